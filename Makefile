@@ -1,0 +1,56 @@
+# `make demo` and `make test` are all a newcomer needs: each makes .venv by itself, once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+ENV_PROJECTS := $(sort $(wildcard environments/*/pyproject.toml))
+ENV_DIRS     := $(patsubst %/pyproject.toml,%,$(ENV_PROJECTS))
+DEMO_DIRS    := $(filter environments/echo environments/gymnasium,$(ENV_DIRS))
+# One pip command names them all, so that the environments find the openenv-async beside them.
+editable      = $(foreach dir,$(1),-e ./$(dir))
+
+DEMO       ?= $(BIN)/openenv-async demo
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+BENCH_ARGS ?=
+
+.PHONY: demo test lint bench venv clean
+
+demo: $(VENV)/.demo-installed
+	$(DEMO)
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@set -e; for dir in $(ENV_DIRS); do \
+		echo "$(BIN)/mypy $$dir"; \
+		MYPYPATH=$$dir $(BIN)/mypy $$dir; \
+	done
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
+
+venv: $(VENV)/.dev-installed
+
+clean:
+	rm -rf $(VENV) benchmarks/.venvs build dist .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml $(ENV_PROJECTS) | $(BIN)/python
+	$(PIP) install --quiet -e '.[fast]' $(call editable,$(DEMO_DIRS))
+	@touch $@
+
+# Everything the demo needs is in here as well.
+$(VENV)/.dev-installed: pyproject.toml $(ENV_PROJECTS) | $(BIN)/python
+	$(PIP) install --quiet -e '.[dev]' $(call editable,$(ENV_DIRS))
+	@touch $@ $(VENV)/.demo-installed

@@ -1,0 +1,246 @@
+"""The load that both sides are put under, and what is read off while it runs.
+
+Only the standard library is imported, because this module runs in two virtual environments: this
+project's and upstream's. Both clients hand their sessions to the same loops, so that a difference
+between two results is a difference between the libraries.
+
+Modes:
+    throughput: N sessions, each a closed loop of ``await step()``, for S seconds after a warm-up.
+    latency: the same with one session.
+    open: sessions are opened (connect and first reset), C at a time, in batches of N until S
+        seconds of opening have been timed. Closing is not timed.
+    idle: N sessions are opened and held until standard input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = [
+    "MESSAGE",
+    "OpenSession",
+    "Session",
+    "announce",
+    "client_parser",
+    "process_cpu_seconds",
+    "raise_file_limit",
+    "run",
+    "server_parser",
+]
+
+MESSAGE: Final = "hello from the benchmark"
+"""What every action says and every observation must say back."""
+
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One open session, as bound callables, so that the loop adds no frame of its own per step.
+
+    Attributes:
+        reset: starts an episode.
+        step: takes one step with an action made beforehand.
+        check: raises if what ``step`` returned is not the typed observation it should be.
+        close: ends the session.
+    """
+
+    reset: Callable[[], Awaitable[object]]
+    step: Callable[[], Awaitable[object]]
+    check: Callable[[object], None]
+    close: Callable[[], Awaitable[object]]
+
+
+OpenSession = Callable[[], Awaitable[Session]]
+"""Connects a new session; its first reset is the driver's."""
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def server_parser(description: str | None, kinds: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--kind", choices=kinds, default=kinds[0], help="how step is written")
+    parser.add_argument("--payload-bytes", type=int, default=0, help="uint8 frame per observation")
+    parser.add_argument("--payload", choices=["ints", "base64"], default="ints")
+    parser.add_argument("--max-sessions", type=int, default=4096)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tuned", action="store_true")
+    return parser
+
+
+def client_parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("mode", choices=["throughput", "latency", "open", "idle"])
+    parser.add_argument("url")
+    parser.add_argument("--sessions", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warmup", type=float, default=1.0)
+    parser.add_argument("--concurrency", type=int, default=64, help="openings at once")
+    parser.add_argument("--payload-bytes", type=int, default=0)
+    parser.add_argument("--payload", choices=["ints", "base64"], default="ints")
+    parser.add_argument("--server-pid", type=int, help="whose CPU time to read")
+    parser.add_argument("--uvloop", action="store_true")
+    return parser
+
+
+def announce(url: str) -> None:
+    """Tell the parent process that this server listens."""
+    print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of the children it has waited for (10 ms ticks)."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_SECOND
+
+
+@dataclass(slots=True)
+class _Usage:
+    """A point in time, with what both processes have used up to it."""
+
+    at: float
+    client_cpu: float
+    server_cpu: float
+
+    @classmethod
+    def now(cls, server_pid: int | None) -> _Usage:
+        server_cpu = process_cpu_seconds(server_pid) if server_pid else 0.0
+        return cls(time.perf_counter(), time.process_time(), server_cpu)
+
+
+def _report(begin: _Usage, end: _Usage, count: int, with_server: bool) -> dict[str, float]:
+    elapsed = end.at - begin.at
+    result = {
+        "seconds": elapsed,
+        "count": count,
+        "per_s": count / elapsed,
+        "client_cpu_us": (end.client_cpu - begin.client_cpu) / count * 1e6,
+    }
+    if with_server:
+        result["server_cpu_us"] = (end.server_cpu - begin.server_cpu) / count * 1e6
+    return result
+
+
+async def _open_all(open_session: OpenSession, count: int, concurrency: int) -> list[Session]:
+    """Open and reset ``count`` sessions, at most ``concurrency`` at a time."""
+    sessions: list[Session] = []
+    remaining = count
+
+    async def opener() -> None:
+        # A slot is taken before the first await, so that no more than `count` are opened.
+        nonlocal remaining
+        while remaining:
+            remaining -= 1
+            session = await open_session()
+            await session.reset()
+            sessions.append(session)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, count)):
+            group.create_task(opener())
+    return sessions
+
+
+async def _close_all(sessions: Sequence[Session]) -> None:
+    await asyncio.gather(*(session.close() for session in sessions))
+
+
+async def _closed_loop(sessions: Sequence[Session], args: argparse.Namespace) -> dict[str, float]:
+    latencies = array("d")
+    stopping = False
+
+    async def drive(session: Session) -> None:
+        step, clock, record = session.step, time.perf_counter, latencies.append
+        session.check(await step())
+        begin = clock()
+        while not stopping:
+            await step()
+            end = clock()
+            record(end - begin)
+            begin = end
+        session.check(await step())
+
+    async with asyncio.TaskGroup() as group:
+        for session in sessions:
+            group.create_task(drive(session))
+        await asyncio.sleep(args.warmup)
+        begin = _Usage.now(args.server_pid)
+        del latencies[:]
+        await asyncio.sleep(args.seconds)
+        end = _Usage.now(args.server_pid)
+        measured = sorted(latencies)
+        stopping = True
+
+    return {
+        **_report(begin, end, len(measured), args.server_pid is not None),
+        "p50_us": measured[len(measured) // 2] * 1e6,
+        "p99_us": measured[len(measured) * 99 // 100] * 1e6,
+    }
+
+
+async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) -> dict[str, float]:
+    await _close_all(await _open_all(open_session, args.concurrency, args.concurrency))
+    total = _Usage(0.0, 0.0, 0.0)
+    opened = 0
+    while total.at < args.seconds:
+        begin = _Usage.now(args.server_pid)
+        sessions = await _open_all(open_session, args.sessions, args.concurrency)
+        end = _Usage.now(args.server_pid)
+        total.at += end.at - begin.at
+        total.client_cpu += end.client_cpu - begin.client_cpu
+        total.server_cpu += end.server_cpu - begin.server_cpu
+        opened += len(sessions)
+        await _close_all(sessions)
+        await asyncio.sleep(0.2)  # the server's half of closing belongs to no batch
+    return _report(_Usage(0.0, 0.0, 0.0), total, opened, args.server_pid is not None)
+
+
+async def _hold(open_session: OpenSession, args: argparse.Namespace) -> dict[str, float]:
+    sessions = await _open_all(open_session, args.sessions, args.concurrency)
+    print(json.dumps({"opened": len(sessions)}), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await _close_all(sessions)
+    return {"count": len(sessions)}
+
+
+async def _measure(open_session: OpenSession, args: argparse.Namespace) -> dict[str, float]:
+    match args.mode:
+        case "open":
+            return await _timed_opening(open_session, args)
+        case "idle":
+            return await _hold(open_session, args)
+        case _:
+            count = 1 if args.mode == "latency" else args.sessions
+            sessions = await _open_all(open_session, count, args.concurrency)
+            result = await _closed_loop(sessions, args)
+            await _close_all(sessions)
+            return result
+
+
+def run(open_session: OpenSession, args: argparse.Namespace) -> None:
+    """Run the mode that ``args`` (of `client_parser`) names and print its figures as JSON."""
+    raise_file_limit()
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if args.uvloop:
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        result = runner.run(_measure(open_session, args))
+    print(json.dumps(result), flush=True)

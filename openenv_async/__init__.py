@@ -1,0 +1,90 @@
+"""openenv_async: a WebSocket-first async environment runtime for agentic RL.
+
+The public names load on first use, so importing the package costs next to nothing and neither
+the server nor the client is loaded by whoever needs only the other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from openenv_async.version import __version__
+
+if TYPE_CHECKING:
+    from openenv_async.client.env import EnvClient, GenericEnvClient
+    from openenv_async.client.http import HTTPEnvClient
+    from openenv_async.client.sync import SyncEnvClient
+    from openenv_async.engine.engine import EngineOptions
+    from openenv_async.environment import Environment
+    from openenv_async.errors import OpenEnvError
+    from openenv_async.inprocess import connect
+    from openenv_async.rollouts import collect, rollout
+    from openenv_async.server.app import HTTPEnvServer, create_app
+    from openenv_async.serving import serve
+    from openenv_async.types import (
+        EpisodeInfo,
+        Limits,
+        Outcome,
+        OutcomeStatus,
+        StepResult,
+        Timeouts,
+    )
+
+__all__ = [
+    "EngineOptions",
+    "EnvClient",
+    "Environment",
+    "EpisodeInfo",
+    "GenericEnvClient",
+    "HTTPEnvClient",
+    "HTTPEnvServer",
+    "Limits",
+    "OpenEnvError",
+    "Outcome",
+    "OutcomeStatus",
+    "StepResult",
+    "SyncEnvClient",
+    "Timeouts",
+    "__version__",
+    "collect",
+    "connect",
+    "create_app",
+    "rollout",
+    "serve",
+]
+
+_HOMES = {
+    "EngineOptions": "engine.engine",
+    "EnvClient": "client.env",
+    "Environment": "environment",
+    "EpisodeInfo": "types",
+    "GenericEnvClient": "client.env",
+    "HTTPEnvClient": "client.http",
+    "HTTPEnvServer": "server.app",
+    "Limits": "types",
+    "OpenEnvError": "errors",
+    "Outcome": "types",
+    "OutcomeStatus": "types",
+    "StepResult": "types",
+    "SyncEnvClient": "client.sync",
+    "Timeouts": "types",
+    "collect": "rollouts",
+    "connect": "inprocess",
+    "create_app": "server.app",
+    "rollout": "rollouts",
+    "serve": "serving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

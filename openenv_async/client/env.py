@@ -1,0 +1,436 @@
+"""EnvClient: one session of a served environment, as async calls."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, Hashable
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
+
+from openenv_async.client.connection import Channel, Connection
+from openenv_async.client.models import ModelHooks, WireModels, wire_models
+from openenv_async.client.pooling import Dial, SharedConnections, shared_connections
+from openenv_async.client.websocket import dial
+from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed
+from openenv_async.models import Format
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Observation,
+    Open,
+    Partial,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
+
+if TYPE_CHECKING:
+    from openenv_async.client.sync import SyncEnvClient
+
+__all__ = ["EnvClient", "GenericEnvClient"]
+
+_CREDIT: Final = 64
+"""Partial observations that the server may send ahead of the consumer."""
+
+
+class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
+    """One session of a served environment.
+
+    Typed by its parameters: ``class MyEnv(EnvClient[MyAction, MyObservation, MyState])``.
+    Open it with ``async with``, or let the first call open it and ``close`` it yourself.
+    Clients of one address in one event loop share a connection unless ``share=False``.
+
+    Args:
+        base_url: ``http://HOST:PORT`` of the server (https, ws and wss too).
+        token: the server's access token.
+        timeouts: deadlines; those of reset, step, state and close are sent with each request.
+        limits: sizes this side accepts.
+        options: constructor options of the environment, where it opens any to clients.
+        share: whether to share a connection with other clients of this address and loop.
+        subprotocol: ``openenv.v1.msgpack`` or ``openenv.v1.json``.
+        headers: more headers of the connection request.
+
+    Raises:
+        ConnectFailed, Unauthorized, ServerBusy, EnvironmentStartFailed: by what opens it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        options: dict[str, Any] | None = None,
+        share: bool = True,
+        subprotocol: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.timeouts = timeouts or Timeouts()
+        self.limits = limits or Limits()
+        self._token = token
+        self._options = options
+        self._share = share
+        self._subprotocol = subprotocol
+        self._headers = headers
+        self._channel: Channel | None = None
+        self._release: tuple[SharedConnections, Hashable] | None = None
+        self._opening: asyncio.Future[Channel] | None = None
+        self._wires: dict[str, WireModels] = {}
+        self._wire: WireModels | None = None
+        self._episode: EpisodeInfo | None = None
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """The same as calling the class."""
+        return cls(url, **options)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def open(self) -> Self:
+        """Connect and open the session now; idempotent."""
+        await self._ready()
+        return self
+
+    async def close(self) -> None:
+        """Close the environment and the session. Idempotent; never raises for a lost session."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        try:
+            if channel.error is None and channel.connection.error is None:
+                timeout = self.timeouts.close
+                request = Close(
+                    channel.number, channel.next_seq(), channel.acked, _on_wire(timeout)
+                )
+                await channel.call(request, timeout)
+        except asyncio.CancelledError:
+            raise
+        except OpenEnvError:
+            pass  # it is gone, which was the wish
+        finally:
+            channel.connection.forget(channel)
+            await self._give_back(channel.connection)
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the open session."""
+        return None if self._channel is None else self._channel.id
+
+    @property
+    def episode(self) -> EpisodeInfo | None:
+        """The episode that the last reset began, with the steps taken in it."""
+        return self._episode
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection of the open session."""
+        return None if self._channel is None else self._channel.connection
+
+    def sync(self) -> SyncEnvClient[ActT, ObsT, StateT]:
+        """A blocking client with the same settings and types, for code without a loop."""
+        from openenv_async.client.sync import SyncEnvClient
+
+        return SyncEnvClient.wrap(self)
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> StepResult[ObsT]:
+        """Begin an episode.
+
+        Args:
+            seed: what the environment draws from; a random one is drawn and reported when
+                ``None``. See ``episode.seed``.
+            episode_id: a name for the episode; one is made when ``None``.
+            timeout: seconds, instead of ``timeouts.reset``.
+            options: what the environment's own ``reset`` declares.
+        """
+        channel = self._channel
+        if channel is None or channel.error is not None:
+            channel = await self._reopened()
+        wire = self._wire
+        assert wire is not None
+        seconds = self.timeouts.reset if timeout is None else timeout
+        request = Reset(
+            channel.number,
+            self._next(channel, "reset"),
+            channel.acked,
+            wire.encode_any(options) if options else None,
+            seed,
+            episode_id,
+            _on_wire(seconds),
+        )
+        reply = await self._call(channel, request, seconds)
+        assert isinstance(reply, Begun)
+        self._episode = EpisodeInfo(reply.episode_id, reply.seed)
+        return self._result(reply)
+
+    async def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
+        """Take one action.
+
+        Args:
+            action: of the client's action type.
+            timeout: seconds, instead of ``timeouts.step``.
+
+        Raises:
+            InvalidAction, EpisodeNotStarted, EpisodeEnded, SessionBusy: the call was wrong.
+            EnvironmentRaised, EnvironmentDied, DeadlineExceeded: the environment failed.
+            ConnectionLost, SessionLost: the connection did.
+        """
+        channel = self._channel
+        if channel is None:
+            channel = await self._ready()
+        wire = self._wire
+        assert wire is not None
+        payload = wire.encode_action(action)
+        seconds = self.timeouts.step if timeout is None else timeout
+        if channel.pending:
+            raise self._busy("step")
+        channel.seq = seq = channel.seq + 1
+        future = channel.call(
+            Step(channel.number, seq, channel.acked, payload, _on_wire(seconds)), seconds
+        )
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            channel.cancel(seq)
+            raise
+        if self._episode is not None:
+            self._episode.step_count += 1
+        info = reply.info
+        return StepResult(
+            wire.decode_observation(reply.payload),
+            reply.reward,
+            reply.terminated,
+            reply.truncated,
+            {} if info is None else wire.decode_any(info),
+        )
+
+    async def state(self, *, timeout: float | None = None) -> StateT:
+        """The environment's state. ``episode`` has the engine's own facts afterwards.
+
+        A state that is a dict also carries ``episode_id`` and ``step_count``.
+        """
+        channel = self._channel or await self._ready()
+        seconds = self.timeouts.state if timeout is None else timeout
+        request = State(
+            channel.number, self._next(channel, "state"), channel.acked, _on_wire(seconds)
+        )
+        reply = await self._call(channel, request, seconds)
+        assert isinstance(reply, StateIs)
+        assert self._wire is not None
+        if reply.episode_id is not None:
+            self._episode = EpisodeInfo(reply.episode_id, reply.seed or 0, reply.step_count)
+        state = self._wire.decode_state(reply.payload)
+        if isinstance(state, dict):
+            state.setdefault("episode_id", reply.episode_id)
+            state.setdefault("step_count", reply.step_count)
+        return state  # type: ignore[no-any-return]  # decoded as StateT
+
+    def stream_step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> AsyncGenerator[StepResult[ObsT], None]:
+        """Take one action and yield what the environment shows while it works on it.
+
+        Every item but the last is partial: no reward, not done. The last is what ``step`` would
+        have returned. An environment that does not stream yields just that one. Leaving the
+        loop cancels the step; close the iterator (``contextlib.aclosing``) to do so at once.
+        """
+        return self._ws_step(action, timeout=timeout)
+
+    async def _ws_step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> AsyncGenerator[StepResult[ObsT], None]:
+        channel = self._channel or await self._ready()
+        wire = self._wire
+        assert wire is not None
+        payload = wire.encode_action(action)
+        seconds = self.timeouts.step if timeout is None else timeout
+        seq = self._next(channel, "step")
+        arrived: deque[Partial] = deque()
+        wake = asyncio.Event()
+
+        def sink(partial: Partial) -> None:
+            arrived.append(partial)
+            wake.set()
+
+        channel.sink = sink
+        request = Step(channel.number, seq, channel.acked, payload, _on_wire(seconds), _CREDIT)
+        future = channel.call(request, seconds)
+        future.add_done_callback(lambda _: wake.set())
+        used = 0
+        try:
+            while True:
+                while arrived:
+                    partial = arrived.popleft()
+                    used += 1
+                    decode = wire.decode_observation if partial.whole else wire.decode_any
+                    yield StepResult(decode(partial.payload))
+                    if used * 2 >= _CREDIT:
+                        channel.grant(seq, used)
+                        used = 0
+                if future.done():
+                    break
+                wake.clear()
+                await wake.wait()
+            if self._episode is not None:
+                self._episode.step_count += 1
+            yield self._result(future.result())
+        finally:
+            if channel.sink is sink:
+                channel.sink = None
+            if not future.done():
+                future.cancel()
+                channel.cancel(seq)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    async def _call(self, channel: Channel, request: Reset | State, timeout: float | None) -> Any:
+        future = channel.call(request, timeout)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            channel.cancel(request.seq)
+            raise
+
+    def _result(self, reply: Begun | Observation) -> StepResult[ObsT]:
+        wire = self._wire
+        assert wire is not None
+        return StepResult(
+            wire.decode_observation(reply.payload),
+            reply.reward,
+            reply.terminated,
+            reply.truncated,
+            {} if reply.info is None else wire.decode_any(reply.info),
+        )
+
+    def _next(self, channel: Channel, what: str) -> int:
+        if channel.pending:
+            raise self._busy(what)
+        return channel.next_seq()
+
+    def _busy(self, what: str) -> OpenEnvError:
+        return SessionBusy(
+            f"{what}() while another call of this client is running: await one call before the"
+            " next, or open another client",
+            session_id=self.session_id,
+        )
+
+    async def _reopened(self) -> Channel:
+        """A channel for a reset: a session that was lost is replaced by a new one."""
+        lost = self._channel
+        if lost is not None:
+            self._channel = None
+            lost.connection.forget(lost)
+            await self._give_back(lost.connection)
+        return await self._ready()
+
+    async def _ready(self) -> Channel:
+        """The open channel; opens it first if need be. Concurrent callers wait for one open."""
+        if self._channel is not None:
+            return self._channel
+        if self._closed:
+            raise SessionClosed("this client was closed: make a new one")
+        if self._opening is None or self._opening.get_loop() is not asyncio.get_running_loop():
+            self._opening = asyncio.ensure_future(self._open())
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
+        finally:
+            if opening.done() and self._opening is opening:
+                self._opening = None
+
+    async def _open(self) -> Channel:
+        connection = await self._acquire()
+        channel: Channel | None = None
+        try:
+            channel = connection.channel(secrets.token_hex(16), secrets.token_hex(16))
+            self._use(connection.format)
+            assert self._wire is not None
+            options = None if not self._options else self._wire.encode_any(self._options)
+            request = Open(
+                channel.number,
+                channel.id,
+                channel.secret,
+                payload=options,
+                timeout=_on_wire(self.timeouts.open),
+            )
+            await channel.call(request, self.timeouts.open)
+        except BaseException:
+            if channel is not None:
+                channel.close_soon()
+            await self._give_back(connection)
+            raise
+        self._channel = channel
+        self._episode = None
+        return channel
+
+    def _use(self, format: Format) -> None:
+        wire = self._wires.get(format)
+        if wire is None:
+            wire = self._wires[format] = wire_models(self, format)
+        self._wire = wire
+
+    async def _acquire(self) -> Connection:
+        make = self._dial()
+        if not self._share:
+            self._release = None
+            return await make()
+        shared = shared_connections()
+        key = self._key()
+        connection = await shared.acquire(key, make)
+        self._release = (shared, key)
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        release, self._release = self._release, None
+        if release is None:
+            await connection.aclose()
+        else:
+            await release[0].release(release[1], connection)
+
+    def _dial(self) -> Dial:
+        return lambda: dial(
+            self.base_url,
+            token=self._token,
+            subprotocol=self._subprotocol,
+            headers=self._headers,
+            limits=self.limits,
+            timeouts=self.timeouts,
+        )
+
+    def _key(self) -> Hashable:
+        headers = tuple(sorted((self._headers or {}).items()))
+        return (self.base_url, self._token, self._subprotocol, headers, self.limits)
+
+
+class GenericEnvClient(EnvClient[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """A client that takes and gives dicts, for any environment."""
+
+
+def _on_wire(timeout: float | None) -> float:
+    """Seconds as a frame carries them: 0 for no deadline."""
+    return 0.0 if timeout is None else timeout

@@ -1,0 +1,127 @@
+"""SyncEnvClient: the same client for code without an event loop, or inside a running one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, Self
+
+from openenv_async.client.env import EnvClient
+from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.models import ModelHooks
+from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
+
+__all__ = ["SyncEnvClient"]
+
+
+class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
+    """One session of a served environment, as blocking calls.
+
+    It works straight from its constructor: the first call connects. All blocking clients of a
+    process share one background I/O thread, so it also works in a notebook's running loop and
+    from many threads (one call at a time per client, as everywhere).
+
+    Args:
+        base_url, options: as for ``EnvClient``.
+
+    ``SyncEnvClient[A, O, S]`` subclasses and ``MyEnv(url).sync()`` are typed; the plain class
+    takes and gives dicts.
+    """
+
+    def __init__(self, base_url: str, **options: Any) -> None:
+        self._client: EnvClient[ActT, ObsT, StateT] = self._client_class()(base_url, **options)
+
+    @classmethod
+    def wrap(cls, client: EnvClient[ActT, ObsT, StateT]) -> SyncEnvClient[ActT, ObsT, StateT]:
+        """A blocking view of an async client that is not used otherwise."""
+        made: SyncEnvClient[ActT, ObsT, StateT] = SyncEnvClient.__new__(SyncEnvClient)
+        made._client = client
+        return made
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """The same as calling the class."""
+        return cls(url, **options)
+
+    @classmethod
+    def _client_class(cls) -> type[EnvClient[Any, Any, Any]]:
+        """An EnvClient with this class's types and hooks."""
+        action, observation, state = cls.model_types()
+        body: dict[str, Any] = {
+            "action_type": action,
+            "observation_type": observation,
+            "state_type": state,
+        }
+        for hook in ("_serialize_action", "_parse_observation", "_parse_state"):
+            if getattr(cls, hook) is not getattr(ModelHooks, hook):
+                body[hook] = getattr(cls, hook)
+        return type(cls.__name__, (EnvClient,), body)
+
+    @property
+    def client(self) -> EnvClient[ActT, ObsT, StateT]:
+        """The async client behind; its calls belong to the background loop."""
+        return self._client
+
+    @property
+    def episode(self) -> EpisodeInfo | None:
+        """As ``EnvClient.episode``."""
+        return self._client.episode
+
+    @property
+    def session_id(self) -> str | None:
+        """As ``EnvClient.session_id``."""
+        return self._client.session_id
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """Connect and open the session now."""
+        background_loop().run(self._client.open())
+        return self
+
+    connect = open
+
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> StepResult[ObsT]:
+        """As ``EnvClient.reset``."""
+        return background_loop().run(
+            self._client.reset(seed=seed, episode_id=episode_id, timeout=timeout, **options)
+        )
+
+    def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
+        """As ``EnvClient.step``."""
+        return background_loop().run(self._client.step(action, timeout=timeout))
+
+    def stream_step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> Iterator[StepResult[ObsT]]:
+        """As ``EnvClient.stream_step``."""
+        run = background_loop().run
+        stream = self._client.stream_step(action, timeout=timeout)
+
+        async def following() -> StepResult[ObsT] | None:
+            return await anext(stream, None)
+
+        try:
+            while (result := run(following())) is not None:
+                yield result
+        finally:
+            run(stream.aclose())
+
+    def state(self, *, timeout: float | None = None) -> StateT:
+        """As ``EnvClient.state``."""
+        return background_loop().run(self._client.state(timeout=timeout))
+
+    def close(self) -> None:
+        """As ``EnvClient.close``."""
+        background_loop().run(self._client.close())

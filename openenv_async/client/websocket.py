@@ -1,0 +1,198 @@
+"""The WebSocket transport of the client: websockets for the handshake, frames without a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+
+from openenv_async.client.connection import Connection
+from openenv_async.errors import ConnectFailed, Unauthorized
+from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.types import Limits, Timeouts
+
+__all__ = ["WebSocketTransport", "dial", "is_loopback", "websocket_url"]
+
+
+def websocket_url(url: str) -> str:
+    """The ``ws(s)://…/ws`` address of a server's base URL.
+
+    Raises:
+        ValueError: it is no http, https, ws or wss URL.
+    """
+    parts = urlsplit(url)
+    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise ValueError(
+            f"{url!r} is no server address: write http://HOST:PORT (or https, ws, wss)"
+        )
+    path = parts.path.rstrip("/")
+    if not path.endswith("/ws"):
+        path += "/ws"
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine; proxies never apply to it."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Socket(ClientConnection):
+    """A client connection that hands data frames over as they are parsed.
+
+    The library's own queue and its reader task would cost two loop turns a message; its
+    handshake, TLS, proxies, masking, pings and closing are used as they are.
+    """
+
+    on_message: Callable[[Any], None] | None = None
+    on_lost: Callable[[], None] | None = None
+    _parts: list[bytes]
+    _text: bool
+
+    def process_event(self, event: Any) -> None:
+        if isinstance(event, Response) or not isinstance(event, Frame):
+            super().process_event(event)
+            return
+        opcode = event.opcode
+        if opcode is Opcode.BINARY or opcode is Opcode.TEXT:
+            if event.fin and self.on_message is not None:
+                self.on_message(
+                    event.data if opcode is Opcode.BINARY else bytes(event.data).decode()
+                )
+                return
+            self._parts, self._text = [bytes(event.data)], opcode is Opcode.TEXT
+        elif opcode is Opcode.CONT:
+            self._parts.append(bytes(event.data))
+        else:
+            super().process_event(event)
+            return
+        if event.fin and self.on_message is not None:
+            data = b"".join(self._parts)
+            self._parts = []
+            self.on_message(data.decode() if self._text else data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
+
+
+class WebSocketTransport:
+    """Messages over one WebSocket."""
+
+    def __init__(self, socket: _Socket) -> None:
+        self._socket = socket
+
+    @property
+    def congested(self) -> bool:
+        """Whether the peer reads slower than we write."""
+        return self._socket.paused
+
+    def send(self, message: bytes, text: bool) -> None:
+        """Write a message; nothing happens when the socket is closed, its owner is told."""
+        socket = self._socket
+        if socket.protocol.state is not State.OPEN:
+            return
+        if text:
+            socket.protocol.send_text(message)
+        else:
+            socket.protocol.send_binary(message)
+        socket.send_data()
+
+    async def drained(self) -> None:
+        """Return when the write buffer has room again."""
+        await self._socket.drain()
+
+    async def aclose(self) -> None:
+        """Close with a handshake, bounded by the socket's close timeout."""
+        await self._socket.close()
+
+
+async def dial(
+    url: str,
+    *,
+    token: str | None = None,
+    subprotocol: str | None = None,
+    headers: dict[str, str] | None = None,
+    limits: Limits,
+    timeouts: Timeouts,
+) -> Connection:
+    """Connect and exchange hello and welcome.
+
+    Args:
+        url: base URL of the server or its ``/ws`` address.
+        token: sent as ``Authorization: Bearer``.
+        subprotocol: ``openenv.v1.msgpack`` (the default) or ``openenv.v1.json``.
+        headers: more request headers.
+        limits, timeouts: of this side.
+
+    Raises:
+        ConnectFailed: no connection, or the server speaks no ``openenv.v1``.
+        Unauthorized: the server refused the token or the origin.
+    """
+    address = websocket_url(url)
+    offered = [Subprotocol(subprotocol)] if subprotocol else [Subprotocol(s) for s in SUBPROTOCOLS]
+    all_headers = dict(headers or {})
+    if token is not None:
+        all_headers["Authorization"] = f"Bearer {token}"
+    try:
+        async with asyncio.timeout(timeouts.connect):
+            socket = await connect(
+                address,
+                subprotocols=offered,
+                compression=None,
+                additional_headers=all_headers,
+                max_size=limits.max_message_size,
+                ping_interval=None,
+                open_timeout=None,
+                close_timeout=2.0,
+                proxy=None if is_loopback(address) else True,
+                create_connection=_Socket,
+            )
+    except TimeoutError:
+        raise ConnectFailed(
+            f"{url} did not answer within {timeouts.connect:g} s (Timeouts.connect)",
+            phase="connect",
+        ) from None
+    except InvalidStatus as exc:
+        status = exc.response.status_code
+        if status in (401, 403):
+            raise Unauthorized(
+                f"{url} refused the connection with HTTP {status}: check the token"
+            ) from None
+        raise ConnectFailed(
+            f"{url} answered HTTP {status} instead of a WebSocket", phase="connect"
+        ) from None
+    except (OSError, InvalidHandshake, InvalidURI, EOFError) as exc:
+        raise ConnectFailed(f"cannot connect to {url}: {exc}", phase="connect") from exc
+    assert isinstance(socket, _Socket)
+    if socket.subprotocol is None:
+        await socket.close()
+        raise ConnectFailed(
+            f"{url} does not speak openenv.v1; an upstream OpenEnv server needs dialect='upstream'",
+            phase="connect",
+        )
+    connection = Connection(url, limits, timeouts)
+    socket.on_message = connection.receive
+    socket.on_lost = connection.lost
+    try:
+        await connection.start(WebSocketTransport(socket), socket.subprotocol)
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection

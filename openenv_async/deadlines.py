@@ -1,0 +1,89 @@
+"""Many deadlines, one heap, one timer.
+
+Each watched item is in the heap at most once for its earliest look. Moving a deadline later,
+which every finished step does, costs nothing: the item is looked at when its old time comes and
+put back. The owner of the clock and of the timer passes both in.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+__all__ = ["Deadlines", "Timer", "Watched"]
+
+
+class Watched(Protocol):
+    """An item with deadlines. ``scheduled`` belongs to the heap: start it at ``inf``."""
+
+    scheduled: float
+
+    def check(self, now: float) -> float | None:
+        """Act on what is due; the next time to look, or ``None`` to be forgotten."""
+        ...
+
+
+class Timer(Protocol):
+    """What ``call_at`` returns."""
+
+    def cancel(self) -> None: ...
+
+
+class Deadlines:
+    """Looks at each watched item when its time has come.
+
+    Args:
+        clock: seconds, monotonic.
+        call_at: starts a timer that calls back at a time of that clock.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], call_at: Callable[[float, Callable[[], None]], Timer]
+    ) -> None:
+        self._clock = clock
+        self._call_at = call_at
+        self._heap: list[tuple[float, int, Watched]] = []
+        self._order = itertools.count()
+        self._timer: Timer | None = None
+        self._timer_at = inf
+
+    def watch(self, item: Watched, when: float) -> None:
+        """Look at ``item`` no later than ``when``."""
+        if when >= item.scheduled:
+            return
+        item.scheduled = when
+        heapq.heappush(self._heap, (when, next(self._order), item))
+        if when < self._timer_at:
+            self._arm(when)
+
+    def close(self) -> None:
+        """Stop the timer and forget everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._timer_at = inf
+        self._heap.clear()
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        self._timer, self._timer_at = None, inf
+        now = self._clock()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            when, _, item = heapq.heappop(heap)
+            if when != item.scheduled:
+                continue  # an earlier look was asked for since, and has been or will be done
+            item.scheduled = inf
+            again = item.check(now)
+            if again is not None:
+                self.watch(item, max(again, now + 1e-3))
+        if heap and heap[0][0] < self._timer_at:
+            self._arm(heap[0][0])

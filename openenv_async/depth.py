@@ -1,0 +1,174 @@
+"""Bounds on nesting, checked before a payload is decoded.
+
+A decoder recurses once per container, and the stack it recurses on belongs to C: a few
+kilobytes of ``[[[[…`` must not reach it. Each check first tries an upper bound that costs
+almost nothing (the number of container headers, real or not, bounds the depth) and scans
+exactly only when that bound is not enough. Nothing here recurses.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from openenv_async.errors import ProtocolError
+
+__all__ = ["check_json_depth", "check_msgpack_depth"]
+
+_CONTAINERS: Final = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+NON_CONTAINER_BYTES: Final = bytes(b for b in range(256) if b not in _CONTAINERS)
+"""Bytes that can never be the header of a msgpack array or map."""
+
+_COUNT_LIMIT: Final = 64 * 1024
+"""Bytes up to which counting headers beats scanning (a memoryview is copied for it)."""
+_COUNT_AFTER: Final = 1024
+"""Above this size a short scan comes first: large payloads are mostly one large blob."""
+_SHORT_SCAN: Final = 128
+
+# Runs of scalars inside large arrays are skipped by the regex engine instead of by Python.
+_SCALAR: Final = (
+    rb"(?:[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8}"
+    rb"|[\xcc\xd0].|[\xcd\xd1]..)"
+)
+_RUNS: Final = tuple(
+    (n, re.compile(_SCALAR + b"{%d}" % n, re.DOTALL).match) for n in (4096, 256, 16)
+)
+
+# Header byte -> bytes of content that follow it.
+_SKIP: Final[dict[int, int]] = {
+    **dict.fromkeys([*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3], 0),  # fixint, nil, bool
+    **dict(zip(range(0xA0, 0xC0), range(32), strict=True)),  # fixstr
+    **dict(zip(range(0xCA, 0xD4), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8), strict=True)),  # float, uint, int
+    **dict(zip(range(0xD4, 0xD9), (2, 3, 5, 9, 17), strict=True)),  # fixext
+}
+# Header byte -> width of the length that follows it, bytes beside the content.
+_LENGTH: Final[dict[int, tuple[int, int]]] = dict(
+    zip(
+        [0xC4, 0xC5, 0xC6, 0xD9, 0xDA, 0xDB, 0xC7, 0xC8, 0xC9],  # bin, str, ext
+        [(1, 0), (2, 0), (4, 0), (1, 0), (2, 0), (4, 0), (1, 1), (2, 1), (4, 1)],
+        strict=True,
+    )
+)
+# Header byte of a small map or array -> values inside it.
+_ITEMS: Final[dict[int, int]] = {0x80 + n: 2 * n if n < 16 else n - 16 for n in range(32)}
+# Header byte -> width of the count that follows it, values per entry.
+_COUNT: Final[dict[int, tuple[int, int]]] = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def check_msgpack_depth(data: bytes | memoryview, limit: int) -> None:
+    """Raise ``ProtocolError`` when ``data`` has more than ``limit`` containers in each other.
+
+    Data that the exact scan finds truncated or malformed is refused too; data that passes may
+    still be malformed in ways that need no recursion to find.
+    """
+    size = len(data)
+    if size <= limit:
+        return
+    if size > _COUNT_AFTER and _scan_msgpack(data, limit, _SHORT_SCAN):
+        return
+    if size <= _COUNT_LIMIT:
+        octets = data if isinstance(data, bytes) else bytes(data)
+        if len(octets.translate(None, NON_CONTAINER_BYTES)) <= limit:
+            return
+    _scan_msgpack(data, limit, None)
+
+
+def _scan_msgpack(data: bytes | memoryview, limit: int, budget: int | None) -> bool:
+    """Walk the headers of one value; False when ``budget`` headers were not enough."""
+    size = len(data)
+    position = 0
+    left = 1  # values still to come in the innermost container
+    outer: list[int] = []  # the same for the containers around it
+    steps = -1 if budget is None else budget
+    while True:
+        while not left:
+            if not outer:
+                return True
+            left = outer.pop()
+        if steps == 0:
+            return False
+        steps -= 1
+        while left >= 16:
+            for length, match in _RUNS:
+                if left >= length and (found := match(data, position)):
+                    left -= length
+                    position = found.end()
+                    break
+            else:
+                break
+        if not left:
+            continue
+        if position >= size:
+            raise _truncated()
+        header = data[position]
+        position += 1
+        left -= 1
+        if (skip := _SKIP.get(header)) is not None:
+            position += skip
+        elif (field := _LENGTH.get(header)) is not None:
+            width, extra = field
+            position += width
+            if position > size:
+                raise _truncated()
+            position += int.from_bytes(data[position - width : position], "big") + extra
+        else:
+            if (items := _ITEMS.get(header)) is None:
+                if (field := _COUNT.get(header)) is None:
+                    raise ProtocolError(f"malformed msgpack: no value begins with 0x{header:02x}")
+                width, factor = field
+                position += width
+                if position > size:
+                    raise _truncated()
+                items = int.from_bytes(data[position - width : position], "big") * factor
+            outer.append(left)
+            if len(outer) > limit:
+                raise _too_deep(limit)
+            if items > size - position:  # every value takes at least one byte
+                raise _truncated()
+            left = items
+        if position > size:
+            raise _truncated()
+
+
+# An unterminated string matches up to the end, so that the substitution stays linear.
+_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS: Final = bytes(b for b in range(256) if b not in b"[]{}")
+
+
+def check_json_depth(data: bytes | memoryview, limit: int) -> None:
+    """Raise ``ProtocolError`` when ``data`` has more than ``limit`` containers in each other.
+
+    Unbalanced brackets are refused as well when the exact scan is reached.
+    """
+    if len(data) <= limit:
+        return
+    octets = data if isinstance(data, bytes) else bytes(data)
+    if octets.count(b"[") + octets.count(b"{") <= limit:
+        return
+    # Take the innermost pairs away, one level a round: as many rounds as there are levels.
+    rest = _JSON_STRING.sub(b"", octets).translate(_BRACKETS, _NOT_BRACKETS)
+    for _ in range(limit):
+        if not rest:
+            return
+        before = len(rest)
+        rest = rest.replace(b"[]", b"")
+        if len(rest) == before:
+            break
+    if not rest:
+        return
+    if b"[]" in rest or rest.startswith(b"[" * (limit + 1)):
+        raise _too_deep(limit)
+    raise ProtocolError("malformed JSON: brackets are not balanced")
+
+
+def _too_deep(limit: int) -> ProtocolError:
+    return ProtocolError(
+        f"payload is nested deeper than the limit of {limit} containers (MAX_DEPTH):"
+        " flatten it or send it as an array",
+        limit=limit,
+    )
+
+
+def _truncated() -> ProtocolError:
+    return ProtocolError("malformed msgpack: the data ends before its last value")

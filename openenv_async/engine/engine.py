@@ -1,0 +1,275 @@
+"""The engine: every session of one environment, whatever door they came by."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from openenv_async.deadlines import Deadlines
+from openenv_async.engine.host import Wire, failed
+from openenv_async.engine.isolation.inline import InlineDriver
+from openenv_async.engine.isolation.tasks import TaskDriver
+from openenv_async.engine.isolation.threads import ThreadDriver
+from openenv_async.engine.session import Driver, Port, Session
+from openenv_async.errors import (
+    GoingAway,
+    OpenEnvError,
+    ProtocolError,
+    ServerBusy,
+    SessionClosed,
+    SessionLost,
+    SessionNotFound,
+)
+from openenv_async.models import Format
+from openenv_async.protocol.frames import Open, Opened
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import Limits, Timeouts
+
+__all__ = ["Engine", "EngineOptions", "EngineStats"]
+
+log = logging.getLogger("openenv_async.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Settings of an engine.
+
+    Attributes:
+        max_sessions: environments that may exist at once; an instance is capped at 1.
+        max_threads: threads for sync environments; by default one per session may exist.
+        timeouts: deadlines for requests that bring none of their own.
+        limits: sizes.
+        resume_ttl: seconds that a session outlives its connection; 0 closes it at once.
+        interrupt_grace: seconds that an interrupted async call has to end.
+        close_grace: seconds that shutting down may take.
+        debug: send tracebacks of environments to clients.
+    """
+
+    max_sessions: int = 1024
+    max_threads: int | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    resume_ttl: float = 0.0
+    interrupt_grace: float = 1.0
+    close_grace: float = 10.0
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_sessions < 1:
+            raise ValueError(f"max_sessions must be at least 1, got {self.max_sessions}")
+        if self.max_threads is not None and self.max_threads < 1:
+            raise ValueError(f"max_threads must be at least 1, got {self.max_threads}")
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Plain counters since the start, read at scrape time."""
+
+    opened: int = 0
+    closed: int = 0
+    refused: int = 0
+    steps: int = 0
+    duplicates: int = 0
+    timeouts: int = 0
+    expired: int = 0
+    peak_sessions: int = 0
+    bad_frames: int = 0
+
+
+class Engine:
+    """Owns the sessions of one environment.
+
+    It starts by itself on the loop of its first request and must be closed with ``aclose`` on
+    that loop. Everything but the constructor runs on the loop.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, options: EngineOptions | None = None) -> None:
+        spec.require_served_isolation()
+        self.spec = spec
+        self.options = options or EngineOptions()
+        self.epoch = secrets.token_hex(8)
+        self.started_at = time.time()
+        self.stats = EngineStats()
+        self.sessions: dict[str, Session] = {}
+        self.clock: Callable[[], float] = time.monotonic
+        self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
+        self.draining: str | None = None
+        self._wires: dict[str, Wire] = {}
+        self._reasons: dict[str, OpenEnvError] = {}
+        self._emptied: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: Deadlines | None = None
+        self._driver: Driver | None = None
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The heap of this engine."""
+        self._start()
+        assert self._deadlines is not None
+        return self._deadlines
+
+    def wire(self, format: Format) -> Wire:
+        """The environment's payload codecs in one format, made once."""
+        wire = self._wires.get(format)
+        if wire is None:
+            wire = self._wires[format] = Wire(self.spec, format)
+        return wire
+
+    def _start(self) -> Driver:
+        loop = asyncio.get_running_loop()
+        if self._driver is not None:
+            if loop is not self._loop:
+                raise RuntimeError(
+                    "the engine belongs to another event loop: make one app per loop"
+                )
+            return self._driver
+        self._loop = loop
+        self.clock = loop.time
+        self._deadlines = Deadlines(loop.time, loop.call_at)
+        if self.spec.contract.isolation == "thread":
+            threads = self.options.max_threads or self.max_sessions
+            self._driver = ThreadDriver(loop, threads, self.spec.cls)
+        elif self.spec.contract.is_async:
+            self._driver = TaskDriver(loop)
+        else:
+            self._driver = InlineDriver()
+        return self._driver
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    def open(self, request: Open, port: Port) -> Session | None:
+        """Open or resume a session; the answer goes to ``port``.
+
+        Returns:
+            The session, or ``None`` when it was refused.
+        """
+        try:
+            driver = self._start()
+            session = self._existing(request)
+            if session is not None:
+                session.attach(port, request.channel)
+                session.log.acknowledge(request.ack)
+                if not isinstance(session.current, Open):
+                    port.send(Opened(request.channel, True, session.log.taken))
+                return session
+            self._admit()
+        except OpenEnvError as exc:
+            exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
+            self.stats.refused += 1
+            port.send(failed(request, exc, port.wire.format))
+            return None
+        session = Session(self, request, driver, port)
+        self.sessions[session.id] = session
+        self.stats.opened += 1
+        self.stats.peak_sessions = max(self.stats.peak_sessions, len(self.sessions))
+        session.open(request)
+        return session if session.dead is None else None
+
+    def _existing(self, request: Open) -> Session | None:
+        """The session that ``request`` names, if it is to be resumed."""
+        if not (_is_token(request.session) and _is_token(request.secret)):
+            raise ProtocolError("session id and secret must be 32 hex digits each")
+        session = self.sessions.get(request.session)
+        if session is not None:
+            if not hmac.compare_digest(session.secret, request.secret):
+                raise SessionNotFound("no session has this id and secret")
+            if request.session in self._reasons:
+                raise self._reasons[request.session]
+            return session
+        if request.resume:
+            raise SessionLost(
+                "the session is gone: the server restarted, or it was away for longer than"
+                f" resume_ttl ({self.options.resume_ttl:g} s); call reset() for a new episode",
+                epoch=self.epoch,
+            )
+        return None
+
+    def _admit(self) -> None:
+        if self.draining is not None:
+            raise GoingAway(f"the server is going away: {self.draining}")
+        if len(self.sessions) >= self.max_sessions:
+            setting = (
+                "serve a class instead of an instance"
+                if self.spec.is_instance
+                else ("raise --max-sessions (max_sessions)")
+            )
+            raise ServerBusy(
+                f"all {self.max_sessions} sessions of {self.spec.name} are taken: close one,"
+                f" wait, or {setting}",
+                limit=self.max_sessions,
+                active=len(self.sessions),
+                setting="max_sessions",
+                retry_after=1.0,
+            )
+
+    def find(self, session_id: str, secret: str) -> Session:
+        """A session by what its client knows.
+
+        Raises:
+            SessionNotFound: none has this id and secret.
+            SessionClosed: it is being closed.
+        """
+        session = self.sessions.get(session_id)
+        if session is None or not hmac.compare_digest(session.secret, secret):
+            raise SessionNotFound(
+                "no session has this id: it was closed, was idle for too long, or never was;"
+                " call reset() without a session id to open one"
+            )
+        if session_id in self._reasons:
+            raise self._reasons[session_id]
+        return session
+
+    def lost(self, session: Session, port: Port) -> None:
+        """The connection of a session is gone."""
+        if not session.detach(port) or session.dead is not None:
+            return
+        session.shut(SessionClosed("its connection was lost"))
+
+    def closing(self, session: Session, error: OpenEnvError) -> None:
+        """Called by a session that begins to close; later calls on it meet ``error``."""
+        self._reasons.setdefault(session.id, error)
+
+    def closing_reason(self, session: Session) -> OpenEnvError | None:
+        """Why a session is being closed, if it is."""
+        return self._reasons.get(session.id)
+
+    def closed(self, session: Session, error: OpenEnvError) -> OpenEnvError:
+        """Called by a session when its environment is gone; gives its capacity back."""
+        reason = self._reasons.pop(session.id, error)
+        if self.sessions.pop(session.id, None) is not None:
+            self.stats.closed += 1
+        if not self.sessions and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+        return reason
+
+    # -- shutting down ----------------------------------------------------------------------
+
+    async def aclose(self, reason: str = "shutdown") -> None:
+        """Close every session, each under its close deadline, then what ran them."""
+        self.draining = reason
+        if self._driver is None or self._loop is None:
+            return
+        error = GoingAway(f"the server is going away: {reason}")
+        for session in list(self.sessions.values()):
+            session.shut(error)
+        if self.sessions:
+            self._emptied = self._loop.create_future()
+            try:
+                await asyncio.wait_for(self._emptied, self.options.close_grace)
+            except TimeoutError:
+                log.warning(
+                    "%d environments did not close within %g s",
+                    len(self.sessions),
+                    self.options.close_grace,
+                )
+        self.deadlines.close()
+        await self._driver.aclose()
+
+
+def _is_token(value: str) -> bool:
+    return len(value) == 32 and value.isascii() and value.isalnum()

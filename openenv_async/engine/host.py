@@ -1,0 +1,364 @@
+"""One environment instance and the requests it answers.
+
+A host checks the lifecycle, decodes, calls the environment and encodes, all in the place where
+the environment lives: on the loop, in a thread, in another process. It knows no socket and no
+session; requests and replies are protocol frames. Only one request runs at a time.
+
+Every exception of the environment ends here, as a ``Failed`` reply.
+"""
+
+from __future__ import annotations
+
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from openenv_async.errors import (
+    EnvironmentRaised,
+    EnvironmentStartFailed,
+    InvalidAction,
+    InvalidModel,
+    InvalidObservation,
+    InvalidOption,
+    OpenEnvError,
+    ProtocolError,
+)
+from openenv_async.models import Format
+from openenv_async.protocol.codec import encode_map
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import StepResult
+
+__all__ = ["Host", "HostReply", "HostRequest", "Wire", "failed"]
+
+HostRequest = Open | Reset | Step | State | Close
+HostReply = Opened | Begun | Observation | StateIs | Closed | Failed
+Emit = Callable[[bytes, bool], Any]
+"""Sends one partial observation: encoded payload, whether it is of the declared type."""
+
+_RAISED: Final = (Exception, SystemExit)
+_OPERATIONS: Final[dict[type, str]] = {
+    Open: "open",
+    Reset: "reset",
+    Step: "step",
+    State: "state",
+    Close: "close",
+}
+
+
+class Wire:
+    """The payload codecs of one environment in one format, bound for speed."""
+
+    __slots__ = (
+        "decode_action",
+        "decode_any",
+        "encode_any",
+        "encode_observation",
+        "encode_state",
+        "format",
+    )
+
+    def __init__(self, spec: EnvironmentSpec, format: Format) -> None:
+        self.format: Format = format
+        self.decode_action = spec.codec("action", format).decode
+        self.encode_observation = spec.codec("observation", format).encode
+        self.encode_state = spec.codec("state", format).encode
+        self.decode_any = spec.codec("any", format).decode
+        self.encode_any = spec.codec("any", format).encode
+
+
+def operation(request: HostRequest) -> str:
+    """The word for a request: open, reset, step, state, close."""
+    return _OPERATIONS[type(request)]
+
+
+def failed(request: HostRequest, error: OpenEnvError, format: str) -> Failed:
+    """The reply that carries ``error``."""
+    return Failed(
+        request.channel,
+        0 if isinstance(request, Open) else request.seq,
+        error.code,
+        error.message,
+        error.retryable,
+        encode_map(error.to_wire(), format),
+    )
+
+
+class Host:
+    """Runs one environment instance.
+
+    Args:
+        spec: how to build it and what it is.
+        debug: put the traceback of an environment's exception into the reply.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_debug",
+        "_extract",
+        "_step",
+        "env",
+        "episode_id",
+        "phase",
+        "seed",
+        "spec",
+        "steps",
+    )
+
+    def __init__(self, spec: EnvironmentSpec, debug: bool = False) -> None:
+        self.spec = spec
+        self.env: Any = None
+        self.phase = Phase.FRESH
+        self.episode_id: str | None = None
+        self.seed: int | None = None
+        self.steps = 0
+        self._extract = spec.extract
+        self._step: Any = None
+        self._debug = debug
+        self._closed = False
+
+    # -- sync environments ------------------------------------------------------------------
+
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+        """Answer one request of a sync environment; never raises."""
+        if type(request) is Step and self.phase is Phase.RUNNING:
+            try:
+                action = wire.decode_action(request.payload)
+            except OpenEnvError as exc:
+                return self._fail(request, _bad_action(exc), wire)
+            try:
+                result = self._step(action)
+            except _RAISED as exc:
+                return self._raised(request, exc, wire)
+            return self._observed(request, result, wire)
+        try:
+            call = self._prepare(request, wire)
+            result = call() if call is not None else None
+        except _RAISED as exc:
+            return self._raised(request, exc, wire)
+        return self._finish(request, result, wire)
+
+    # -- async environments -----------------------------------------------------------------
+
+    async def handle_async(self, request: HostRequest, wire: Wire, emit: Emit) -> HostReply:
+        """Answer one request of an async environment; raises nothing but cancellation."""
+        try:
+            if type(request) is Step and request.credit and self.spec.contract.streams:
+                result = await self._stream(request, wire, emit)
+            else:
+                call = self._prepare(request, wire)
+                result = call() if call is not None else None
+                if operation(request) in self.spec.contract.awaited:
+                    result = await result if result is not None else None
+        except _RAISED as exc:
+            return self._raised(request, exc, wire)
+        return self._finish(request, result, wire)
+
+    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> Any:
+        """Run ``step_stream``: emit what is surely partial, return the final one.
+
+        A ``StepResult`` and whatever is yielded last are final; a value that is not of the
+        declared observation type is partial; one that is of it is held until the next comes.
+        """
+        refused = refuse(self.phase, "step")
+        if refused is not None:
+            raise refused
+        action = self._decode_action(request, wire)
+        declared = self.spec.types["observation"]
+        held: Any = None
+        holding = False
+        stream: AsyncIterator[Any] = self.env.step_stream(action)
+        try:
+            async for item in stream:
+                if holding:
+                    await emit(wire.encode_observation(held), True)
+                if isinstance(item, StepResult):
+                    return item
+                holding = not isinstance(declared, type) or isinstance(item, declared)
+                held = item
+                if not holding:
+                    await emit(wire.encode_any(item), False)
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]  # an async generator
+        if not holding:
+            raise InvalidObservation(
+                f"step_stream() of {self.spec.name} ended without a final observation"
+            )
+        return held
+
+    # -- both -------------------------------------------------------------------------------
+
+    def _decode_action(self, request: Step, wire: Wire) -> Any:
+        try:
+            return wire.decode_action(request.payload)
+        except OpenEnvError as exc:
+            raise _bad_action(exc) from None
+
+    def _prepare(self, request: HostRequest, wire: Wire) -> Callable[[], Any] | None:
+        """Check and decode; what to call, or ``None`` when there is nothing to call."""
+        match request:
+            case Open():
+                options = wire.decode_any(request.payload) if request.payload else None
+                self._build(options)
+                return None
+            case Reset():
+                self._require("reset")
+                return self._prepare_reset(request, wire)
+            case Step():
+                self._require("step")
+                action = self._decode_action(request, wire)
+                return lambda: self._step(action)
+            case State():
+                self._require("state")
+                if self.spec.contract.state_is_property:
+                    return lambda: self.env.state
+                return getattr(self.env, "state", dict)
+            case Close():
+                if self._closed:
+                    return None
+                self._closed = True
+                self.phase = Phase.CLOSED
+                return None if self.spec.is_instance else getattr(self.env, "close", None)
+
+    def _require(self, operation: str) -> None:
+        refused = refuse(self.phase, operation)
+        if refused is not None:
+            raise refused
+
+    def _build(self, options: Any) -> None:
+        if options is not None and not isinstance(options, dict):
+            raise InvalidOption("session options must be a map of names to values")
+        try:
+            self.env = self.spec.build(options)
+        except OpenEnvError:
+            raise
+        except _RAISED as exc:
+            raise EnvironmentStartFailed(
+                f"{self.spec.name} could not be built: {type(exc).__name__}: {exc}",
+                phase="open",
+                env=self.spec.name,
+                raised=type(exc).__name__,
+            ) from exc
+        self._step = self.env.step
+
+    def _prepare_reset(self, request: Reset, wire: Wire) -> Callable[[], Any]:
+        options = wire.decode_any(request.payload) if request.payload is not None else {}
+        if not isinstance(options, dict):
+            raise InvalidOption("reset options must be a map of names to values")
+        if request.seed is not None and request.seed < 0:
+            raise InvalidOption(f"seed must not be negative, got {request.seed}", option="seed")
+        episode_id = request.episode_id
+        if episode_id is not None and not 0 < len(episode_id) <= 255:
+            raise InvalidOption("episode_id must have 1 to 255 characters", option="episode_id")
+        kwargs = self.spec.check_options(options)
+        self.seed = secrets.randbits(31) if request.seed is None else request.seed
+        self.episode_id = episode_id or secrets.token_hex(8)
+        self.steps = 0
+        self.phase = Phase.FRESH
+        if self.spec.contract.takes_seed:
+            kwargs["seed"] = self.seed
+        if self.spec.contract.takes_episode_id:
+            kwargs["episode_id"] = self.episode_id
+        return lambda: self.env.reset(**kwargs)
+
+    def _finish(self, request: HostRequest, result: Any, wire: Wire) -> HostReply:
+        match request:
+            case Step():
+                return self._observed(request, result, wire)
+            case Reset():
+                return self._begun(request, result, wire)
+            case State():
+                try:
+                    payload = wire.encode_state(result)
+                except OpenEnvError as exc:
+                    return self._fail(request, self._bad_value("state", exc), wire)
+                return StateIs(
+                    request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
+                )
+            case Open():
+                return Opened(request.channel)
+            case Close():
+                return Closed(request.channel, request.seq)
+
+    def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply:
+        self.steps += 1
+        try:
+            observation, reward, terminated, truncated, info = self._extract(result)
+            payload = wire.encode_observation(observation)
+            extra = None if info is None else wire.encode_any(info)
+        except (OpenEnvError, TypeError) as exc:
+            return self._fail(request, self._bad_value("step", exc), wire)
+        if terminated or truncated:
+            self.phase = Phase.ENDED
+        return Observation(
+            request.channel, request.seq, payload, reward, terminated, truncated, extra
+        )
+
+    def _begun(self, request: Reset, result: Any, wire: Wire) -> HostReply:
+        assert self.episode_id is not None
+        assert self.seed is not None
+        try:
+            observation, reward, terminated, truncated, info = self._extract(result)
+            payload = wire.encode_observation(observation)
+            extra = None if info is None else wire.encode_any(info)
+        except (OpenEnvError, TypeError) as exc:
+            return self._fail(request, self._bad_value("reset", exc), wire)
+        self.phase = Phase.ENDED if terminated or truncated else Phase.RUNNING
+        return Begun(
+            request.channel,
+            request.seq,
+            payload,
+            self.episode_id,
+            self.seed,
+            reward,
+            terminated,
+            truncated,
+            extra,
+        )
+
+    # -- failures ---------------------------------------------------------------------------
+
+    def _raised(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for an exception: ours as it is, the environment's wrapped."""
+        what = operation(request)
+        if isinstance(exc, OpenEnvError):
+            error = exc
+        else:
+            error = EnvironmentRaised(
+                f"{what}() of {self.spec.name} raised {type(exc).__name__}: {exc}",
+                raised=type(exc).__name__,
+                text=str(exc),
+            )
+        if self._debug:
+            error.detail["traceback"] = "".join(traceback.format_exception(exc))
+        return self._fail(request, error, wire)
+
+    def _fail(self, request: HostRequest, error: OpenEnvError, wire: Wire) -> Failed:
+        error.add_context(env=self.spec.name, phase=operation(request))
+        return failed(request, error, wire.format)
+
+    def _bad_value(self, what: str, exc: Exception) -> OpenEnvError:
+        return InvalidObservation(
+            f"{what}() of {self.spec.name} returned what cannot be sent: {exc}"
+        )
+
+
+def _bad_action(exc: OpenEnvError) -> OpenEnvError:
+    """Decoding errors of an action, named as such."""
+    if isinstance(exc, InvalidModel | ProtocolError):
+        return InvalidAction(f"invalid action: {exc.message}", **exc.detail)
+    return exc

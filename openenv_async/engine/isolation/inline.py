@@ -1,0 +1,28 @@
+"""Sync environments that promise short calls: called straight from the reader."""
+
+from __future__ import annotations
+
+from openenv_async.engine.host import HostRequest
+from openenv_async.engine.session import Session
+
+__all__ = ["InlineDriver"]
+
+
+class InlineDriver:
+    """No task, no thread, no await. A slow call delays every session: that is the promise."""
+
+    timed = False
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        """Run it now."""
+        session.complete(request, session.host.handle(request, session.wire))
+
+    def interrupt(self, session: Session) -> bool:
+        """Nothing is ever running when somebody could ask."""
+        return False
+
+    def abandon(self, session: Session) -> None:
+        """Never needed."""
+
+    async def aclose(self) -> None:
+        """Nothing to stop."""

@@ -1,0 +1,103 @@
+"""Async environments: each session is one task with an inbox.
+
+The task builds, calls and closes its environment, so the environment may hold task groups and
+cancel scopes across calls. No scope or timeout of ours is open around its code: a deadline or a
+cancel frame cancels the task, and the task takes the cancellation back once the call has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from openenv_async.engine.host import HostReply, HostRequest
+from openenv_async.engine.session import Session
+from openenv_async.protocol.frames import Close, Open, Step
+
+__all__ = ["TaskDriver"]
+
+
+class _Slot:
+    """The task of one session and the future it waits on."""
+
+    __slots__ = ("inbox", "task")
+
+    def __init__(self, inbox: asyncio.Future[HostRequest]) -> None:
+        self.inbox = inbox
+        self.task: asyncio.Task[None] | None = None
+
+
+class TaskDriver:
+    """Owns one task per session; they end with their sessions or with ``aclose``."""
+
+    timed = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        """Hand the request to the session's task, which an Open creates."""
+        slot = session.slot
+        if slot is None:
+            slot = session.slot = _Slot(self._loop.create_future())
+            slot.task = self._loop.create_task(self._run(session, slot))
+            self._tasks.add(slot.task)
+            slot.task.add_done_callback(self._tasks.discard)
+        assert isinstance(slot, _Slot)
+        slot.inbox.set_result(request)
+
+    async def _run(self, session: Session, slot: _Slot) -> None:
+        while True:
+            request = await slot.inbox
+            reply = await self._perform(session, request)
+            slot.inbox = self._loop.create_future()
+            session.complete(request, reply)
+            if isinstance(request, Close) or session.dead is not None:
+                return
+
+    async def _perform(self, session: Session, request: HostRequest) -> HostReply:
+        wire = session.wire
+        if isinstance(request, Step) and request.credit:
+            session.credit = request.credit
+            session.partials = 0
+
+        async def emit(payload: bytes, whole: bool) -> None:
+            if not session.emit(payload, whole):
+                waiter = self._loop.create_future()
+                session.credit_waiter = waiter
+                await waiter
+
+        try:
+            return await session.host.handle_async(request, wire, emit)
+        except asyncio.CancelledError:
+            if session.interrupted is None:
+                raise  # the engine is closing
+            return session.interruption(request, wire.format)
+        finally:
+            session.credit_waiter = None
+            task = asyncio.current_task()
+            if session.interrupted is not None and task is not None:
+                while task.cancelling():
+                    task.uncancel()
+
+    def interrupt(self, session: Session) -> bool:
+        """Cancel the call that is running."""
+        slot = session.slot
+        if not isinstance(slot, _Slot) or slot.task is None or isinstance(session.current, Open):
+            return False
+        slot.task.cancel()
+        return True
+
+    def abandon(self, session: Session) -> None:
+        """The task ignores cancellation; it is cancelled once more and awaited at the end."""
+        slot = session.slot
+        if isinstance(slot, _Slot) and slot.task is not None:
+            slot.task.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel what is left and wait for it, a second at most."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)

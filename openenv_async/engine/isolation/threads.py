@@ -1,0 +1,263 @@
+"""Sync environments in a shared pool of threads that works batch-wise.
+
+Jobs of one loop turn lie in one queue; a thread takes them one after the other and posts its
+results with a single wake-up of the loop. So short steps cost one hand-over per batch. When a
+job blocks, the others must not wait behind it: a timer looks whether the queue moves and adds
+threads, doubling, until each job has one or the limit is reached.
+
+A thread cannot be stopped. One whose job passed its deadline is abandoned: it leaves the pool,
+its result is dropped, it closes the environment and ends when the job does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from typing import Final
+
+from openenv_async.engine.host import HostReply, HostRequest, Wire
+from openenv_async.engine.session import Session
+from openenv_async.protocol.frames import Close
+
+__all__ = ["ThreadDriver", "ThreadPool"]
+
+_LOOK: Final = 0.002
+"""Seconds after which a queue that has not moved gets more threads."""
+_POST: Final = 0.0005
+"""Seconds for which a thread gathers results before it wakes the loop."""
+_MOST_AT_ONCE: Final = 64
+"""Threads started per look, so that starting them does not hold up the loop."""
+_IDLE: Final = 30.0
+"""Seconds after which an idle thread ends."""
+
+
+class _Job:
+    __slots__ = ("abandoned", "done", "reply", "request", "session", "wire")
+
+    def __init__(self, session: Session, request: HostRequest, wire: Wire) -> None:
+        self.session = session
+        self.request = request
+        self.wire = wire
+        self.reply: HostReply | None = None
+        self.abandoned = False
+        self.done = False
+
+
+class ThreadPool:
+    """Threads that run the jobs of one driver. Made and closed on the loop.
+
+    Args:
+        loop: where results are delivered.
+        limit: threads at most, abandoned ones not counted.
+        name: prefix of the threads' names.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, name: str) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._name = name
+        self._jobs: deque[_Job] = deque()
+        self._results: deque[_Job] = deque()
+        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._posted = False
+        self._taken = 0
+        self._seen = 0
+        self._look: asyncio.TimerHandle | None = None
+        self._kick: asyncio.Handle | None = None
+        self._closed = False
+
+    def submit(self, job: _Job) -> None:
+        """Queue a job; the threads are woken once at the end of this loop turn."""
+        self._jobs.append(job)
+        if self._kick is None:
+            self._kick = self._loop.call_soon(self._wake_for_batch)
+
+    def _wake_for_batch(self) -> None:
+        self._kick = None
+        with self._lock:
+            # A thread goes idle under this lock after a last look at the queue.
+            wanted = self._idle > 0 or self._threads == 0
+        if wanted:
+            self._wake(1)
+        if self._look is None:
+            self._seen = self._taken
+            self._look = self._loop.call_later(_LOOK, self._look_after)
+
+    def _look_after(self) -> None:
+        """Add threads while jobs wait; stop looking when none does."""
+        self._look = None
+        waiting = len(self._jobs)
+        if not waiting or self._closed:
+            return
+        moved = self._taken - self._seen
+        self._seen = self._taken
+        if moved < waiting:
+            busy = max(1, self._threads - self._idle)
+            self._wake(min(waiting, busy, _MOST_AT_ONCE))
+        self._look = self._loop.call_later(_LOOK, self._look_after)
+
+    def _wake(self, count: int) -> None:
+        with self._lock:
+            reuse = min(count, self._idle)
+            new = min(count - reuse, self._limit - self._threads)
+            self._idle -= reuse
+            self._threads += new
+        for _ in range(reuse):
+            self._wakes.put(True)
+        for _ in range(new):
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _work(self) -> None:
+        jobs, results = self._jobs, self._results
+        clock = time.perf_counter
+        while True:
+            begun = clock()
+            while True:
+                try:
+                    job = jobs.popleft()
+                except IndexError:
+                    break
+                self._taken += 1
+                job.reply = job.session.host.handle(job.request, job.wire)
+                with self._lock:
+                    job.done = True
+                    abandoned = job.abandoned
+                if abandoned:
+                    job.session.host.handle(Close(0, 0), job.wire)
+                    return  # this thread was replaced already
+                results.append(job)
+                if clock() - begun > _POST:
+                    self._post()
+                    begun = clock()
+            self._post()
+            if not self._rest():
+                return
+
+    def _rest(self) -> bool:
+        """Wait for work; ``False`` when this thread is to end."""
+        with self._lock:
+            if self._jobs:
+                return True
+            if self._closed:
+                self._threads -= 1
+                return False
+            self._idle += 1
+        try:
+            return self._wakes.get(timeout=_IDLE)
+        except queue.Empty:
+            with self._lock:
+                leave = self._idle > 0
+                if leave:
+                    self._idle -= 1
+                    self._threads -= 1
+        return False if leave else self._wakes.get()  # a wake-up for this thread is on its way
+
+    def _post(self) -> None:
+        if self._results and not self._posted:
+            self._posted = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._posted = False
+        results = self._results
+        while results:
+            job = results.popleft()
+            if not job.abandoned:
+                assert job.reply is not None
+                job.session.complete(job.request, job.reply)
+
+    def abandon(self, job: _Job) -> None:
+        """Stop waiting for a job. A thread in it is replaced, and closes the environment."""
+        with self._lock:
+            job.abandoned = True
+            running = not job.done
+            if running:
+                try:
+                    self._jobs.remove(job)
+                    running = False  # it had not begun
+                except ValueError:
+                    self._threads -= 1
+        if running:
+            if self._jobs:
+                self._wake(1)
+        else:
+            self.submit(_Job(job.session, Close(0, 0), job.wire))
+
+    def close(self) -> None:
+        """Let every thread end after its job."""
+        self._closed = True
+        for handle in (self._look, self._kick):
+            if handle is not None:
+                handle.cancel()
+        self._look = self._kick = None
+        with self._lock:
+            idle, self._idle = self._idle, 0
+            self._threads -= idle
+        for _ in range(idle):
+            self._wakes.put(False)
+
+
+class ThreadDriver:
+    """Runs sync environments in threads.
+
+    Args:
+        loop: the engine's.
+        limit: threads at most.
+        cls: the environment class; with ``owns_thread`` each session gets a thread of its own.
+    """
+
+    timed = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, cls: type) -> None:
+        self._loop = loop
+        self._name = f"openenv-{cls.__name__}"
+        self._owned = bool(getattr(cls, "owns_thread", False))
+        self._pool = ThreadPool(loop, limit, self._name)
+        self._pools: set[ThreadPool] = {self._pool}
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        """Queue the request for a thread."""
+        job = _Job(session, request, session.wire)
+        slot = session.slot
+        if slot is None:
+            pool = self._pool
+            if self._owned:
+                pool = ThreadPool(self._loop, 1, self._name)
+                self._pools.add(pool)
+        else:
+            assert isinstance(slot, tuple)
+            pool = slot[0]
+        session.slot = (pool, job)
+        pool.submit(job)
+        if self._owned and isinstance(request, Close):
+            self._loop.call_soon(self._release, pool)
+
+    def _release(self, pool: ThreadPool) -> None:
+        pool.close()
+        self._pools.discard(pool)
+
+    def interrupt(self, session: Session) -> bool:
+        """A thread cannot be asked to stop."""
+        return False
+
+    def abandon(self, session: Session) -> None:
+        """Leave the thread to itself."""
+        slot = session.slot
+        assert isinstance(slot, tuple)
+        pool, job = slot
+        pool.abandon(job)
+        if self._owned:
+            self._release(pool)
+
+    async def aclose(self) -> None:
+        """End the idle threads; a thread in a job ends with it (they are daemons)."""
+        for pool in list(self._pools):
+            self._release(pool)

@@ -1,0 +1,269 @@
+"""The engine's side of one ``openenv.v1`` connection, whatever carries its messages.
+
+``receive`` takes a message, ``take`` gives the messages to send; ``wake`` is called when there
+is something to take. Replies that come during ``receive`` need no wake-up: the carrier takes
+right after it. So a batch in becomes a batch out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from openenv_async.engine.engine import Engine
+from openenv_async.engine.host import Wire, failed
+from openenv_async.engine.session import Session
+from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
+from openenv_async.protocol.codec import (
+    BadFrame,
+    JsonCodec,
+    MsgpackCodec,
+    decode_map,
+    encode_map,
+    split_batch,
+    too_large,
+)
+from openenv_async.protocol.frames import (
+    PROTOCOL_VERSION,
+    Cancel,
+    Close,
+    Credit,
+    Failed,
+    Frame,
+    GoingAway,
+    Hello,
+    Open,
+    Renew,
+    Reset,
+    State,
+    Step,
+    Welcome,
+)
+from openenv_async.version import __version__
+
+__all__ = ["NativeConnection"]
+
+
+class NativeConnection:
+    """One connection: its channels, and the frames that wait to be sent.
+
+    Args:
+        engine: what answers.
+        codec: the negotiated frame codec, in the role of the server.
+        wake: called (on the loop) when replies became ready outside ``receive``.
+    """
+
+    def __init__(
+        self, engine: Engine, codec: MsgpackCodec | JsonCodec, wake: Callable[[], None]
+    ) -> None:
+        self.engine = engine
+        self.codec = codec
+        self.wire: Wire = engine.wire(codec.format)
+        self._wake = wake
+        self._out: list[Frame] = []
+        self._receiving = False
+        self._greeted = False
+        self._peer_max_size = engine.options.limits.max_message_size
+        self._channels: dict[int, Session] = {}
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Step: self._on_request,
+            Reset: self._on_request,
+            State: self._on_request,
+            Close: self._on_request,
+            Open: self._on_open,
+            Cancel: self._on_cancel,
+            Credit: self._on_credit,
+            Renew: self._on_renew,
+            Hello: self._on_hello,
+            BadFrame: self._on_bad,
+        }
+
+    # -- the carrier's side -------------------------------------------------------------------
+
+    def receive(self, message: bytes | str) -> None:
+        """Take one message. Never raises: what is wrong with it is answered."""
+        self._receiving = True
+        try:
+            frames = self.codec.decode(message)
+            if not self._greeted and frames and type(frames[0]) is not Hello:
+                raise ProtocolError("the first frame of a connection must be Hello")
+            channels = self._channels
+            for frame in frames:
+                if type(frame) is Step:
+                    session = channels.get(frame.channel)
+                    if session is not None:
+                        session.submit(frame)
+                        continue
+                self._handlers[type(frame)](frame)
+        except OpenEnvError as exc:
+            self.engine.stats.bad_frames += 1
+            self._fail(0, 0, exc)
+        finally:
+            self._receiving = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._out)
+
+    def take(self) -> list[bytes]:
+        """The pending frames as messages, each within the batch size where frames allow it."""
+        out = self._out
+        if not out:
+            return []
+        self._out = []
+        limits = self.engine.options.limits
+        message = self.codec.encode(out)
+        if len(message) <= limits.max_batch_size or len(out) == 1:
+            if len(message) <= self._peer_max_size:
+                return [message]
+        return [self._bounded(part) for part in split_batch(out, limits.max_batch_size)]
+
+    def _bounded(self, frames: Any) -> bytes:
+        """Encode a slice; a frame over the peer's limit becomes an error for that call only."""
+        message = self.codec.encode(frames)
+        if len(message) <= self._peer_max_size:
+            return message
+        return self.codec.encode([self._shrunk(frame) for frame in frames])
+
+    def _shrunk(self, frame: Frame) -> Frame:
+        size = len(self.codec.encode([frame]))
+        if size <= self._peer_max_size:
+            return frame
+        error = too_large(size, self._peer_max_size)
+        return Failed(
+            getattr(frame, "channel", 0),
+            getattr(frame, "seq", 0),
+            error.code,
+            error.message,
+            error.retryable,
+            encode_map(error.to_wire(), self.codec.format),
+        )
+
+    def lost(self) -> None:
+        """The connection is gone: tell the engine about every session on it."""
+        channels, self._channels = self._channels, {}
+        for session in channels.values():
+            self.engine.lost(session, self)
+
+    def going_away(self, reason: str, grace: float) -> None:
+        """Announce that the server stops."""
+        self.send(GoingAway(reason, grace))
+
+    # -- the sessions' side -------------------------------------------------------------------
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame for the next message."""
+        out = self._out
+        out.append(frame)
+        if len(out) == 1 and not self._receiving:
+            self._wake()
+
+    def ended(self, session: Session, reason: OpenEnvError) -> None:
+        """Tell the client and forget the channel."""
+        self._channels.pop(session.channel, None)
+        self._fail(session.channel, 0, reason)
+
+    # -- frames -------------------------------------------------------------------------------
+
+    def _on_request(self, frame: Reset | Step | State | Close) -> None:
+        session = self._channels.get(frame.channel)
+        if session is None:
+            self._fail(
+                frame.channel,
+                frame.seq,
+                SessionNotFound(f"channel {frame.channel} has no session: open one on it first"),
+            )
+            return
+        if type(frame) is Close:
+            del self._channels[frame.channel]
+        session.submit(frame)
+
+    def _on_open(self, frame: Open) -> None:
+        if frame.channel < 1 or frame.channel in self._channels:
+            problem = "is taken" if frame.channel > 0 else "is reserved"
+            error = ProtocolError(f"channel {frame.channel} {problem}: choose another")
+            self.send(failed(frame, error, self.codec.format))
+            return
+        limit = self.engine.options.limits.max_channels
+        if len(self._channels) >= limit:
+            error = ProtocolError(
+                f"this connection has {limit} sessions already (max_channels):"
+                " open another connection"
+            )
+            self.send(failed(frame, error, self.codec.format))
+            return
+        session = self.engine.open(frame, self)
+        if session is not None:
+            self._channels[frame.channel] = session
+
+    def _on_cancel(self, frame: Cancel) -> None:
+        session = self._channels.get(frame.channel)
+        if session is not None:
+            session.cancel(frame.seq)
+
+    def _on_credit(self, frame: Credit) -> None:
+        session = self._channels.get(frame.channel)
+        if session is not None:
+            session.add_credit(frame.seq, frame.units)
+
+    def _on_renew(self, frame: Renew) -> None:
+        session = self._channels.get(frame.channel)
+        if session is not None:
+            session.renew(frame.ack)
+
+    def _on_hello(self, frame: Hello) -> None:
+        if frame.version < PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"the client speaks protocol {frame.version}, this server {PROTOCOL_VERSION}:"
+                " update the older one"
+            )
+        offered = decode_map(frame.payload, self.codec.format)
+        size = offered.get("max_message_size")
+        if isinstance(size, int) and size > 0:
+            self._peer_max_size = min(size, self._peer_max_size)
+        self._greeted = True
+        self.send(Welcome(PROTOCOL_VERSION, self.engine.epoch, self._welcome()))
+
+    def _welcome(self) -> bytes | None:
+        engine = self.engine
+        limits = engine.options.limits
+        spec = engine.spec
+        capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
+        return encode_map(
+            {
+                "server": f"openenv_async/{__version__}",
+                "environment": spec.name,
+                "environment_version": spec.version,
+                "schema_hash": spec.schema_hash,
+                "isolation": spec.contract.isolation,
+                "uses_seed": spec.contract.takes_seed,
+                "capabilities": capabilities,
+                "max_sessions": engine.max_sessions,
+                "resume_ttl": engine.options.resume_ttl,
+                "idle_timeout": engine.options.timeouts.idle,
+                "step_timeout": engine.options.timeouts.step,
+                "reset_timeout": engine.options.timeouts.reset,
+                "max_message_size": limits.max_message_size,
+                "max_batch_size": limits.max_batch_size,
+                "max_channels": limits.max_channels,
+                "max_credit": limits.max_credit,
+            },
+            self.codec.format,
+        )
+
+    def _on_bad(self, frame: BadFrame) -> None:
+        self.engine.stats.bad_frames += 1
+        self._fail(frame.channel, frame.seq, frame.error)
+
+    def _fail(self, channel: int, seq: int, error: OpenEnvError) -> None:
+        self.send(
+            Failed(
+                channel,
+                seq,
+                error.code,
+                error.message,
+                error.retryable,
+                encode_map(error.to_wire(), self.codec.format),
+            )
+        )

@@ -1,0 +1,431 @@
+"""A session: one hosted environment, its request order, its deadlines and its door.
+
+Rules:
+
+- One request runs at a time. A second one is refused as busy, unless the running one is being
+  stopped: then it waits for that to end.
+- Every request that is taken is answered exactly once; the reply is kept until acknowledged.
+- Where a request runs is the driver's business; it comes back through ``complete``.
+- A request past its deadline is interrupted. What does not stop within a grace is abandoned:
+  the session dies, its capacity is given back, the rest of the server is not concerned.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final, Protocol
+
+from openenv_async.engine.host import Host, HostReply, HostRequest, Wire, failed, operation
+from openenv_async.errors import (
+    DeadlineExceeded,
+    OpenEnvError,
+    OperationCancelled,
+    ProtocolError,
+    SessionBusy,
+    SessionClosed,
+)
+from openenv_async.protocol.frames import (
+    Close,
+    Closed,
+    Failed,
+    Frame,
+    Open,
+    Partial,
+    Reply,
+    Request,
+    Step,
+)
+from openenv_async.protocol.replies import Order, ReplyLog
+
+if TYPE_CHECKING:
+    from openenv_async.engine.engine import Engine
+
+__all__ = ["Driver", "Port", "Session"]
+
+_REPLY_OVERHEAD: Final = 64
+_TOMBSTONE: Final = Close(0, 0)
+"""What a dead session is busy with for ever."""
+
+
+class Port(Protocol):
+    """Where a session's replies go: one door's side of one session."""
+
+    wire: Wire
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame; never blocks, never raises."""
+        ...
+
+    def ended(self, session: Session, reason: OpenEnvError) -> None:
+        """The session ended without its client asking."""
+        ...
+
+
+class Driver(Protocol):
+    """Runs the requests of sessions somewhere; one per isolation.
+
+    ``timed`` says whether it can be late at all: a call straight from the loop cannot be
+    watched by the loop.
+    """
+
+    timed: bool
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        """Run a request; ``session.complete`` is called with the reply, on the loop."""
+        ...
+
+    def interrupt(self, session: Session) -> bool:
+        """Ask the running request to stop; ``False`` if it cannot be asked."""
+        ...
+
+    def abandon(self, session: Session) -> None:
+        """The running request will not be waited for any more; the session is dead."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop everything the driver owns."""
+        ...
+
+
+class Session:
+    """One session of the engine. Made by ``Engine.open``; all methods run on the loop."""
+
+    __slots__ = (
+        "__weakref__",
+        "active_at",
+        "channel",
+        "credit",
+        "credit_waiter",
+        "current",
+        "dead",
+        "deferred",
+        "driver",
+        "due",
+        "engine",
+        "host",
+        "id",
+        "interrupted",
+        "log",
+        "partials",
+        "port",
+        "scheduled",
+        "secret",
+        "slot",
+    )
+
+    def __init__(self, engine: Engine, open: Open, driver: Driver, port: Port) -> None:
+        self.engine = engine
+        self.id = open.session
+        self.secret = open.secret
+        self.channel = open.channel
+        self.driver = driver
+        self.port: Port | None = port
+        self.host = Host(engine.spec, engine.options.debug)
+        self.log: ReplyLog[Reply] = ReplyLog(engine.options.limits.max_retained_size)
+        self.current: HostRequest | None = None
+        self.deferred: HostRequest | None = None
+        self.interrupted: str | None = None
+        self.dead: OpenEnvError | None = None
+        self.active_at = engine.clock()
+        self.due = inf
+        self.scheduled = inf
+        self.credit = 0
+        self.partials = 0
+        self.credit_waiter: object | None = None
+        self.slot: object | None = None
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Take one request from the door."""
+        log = self.log
+        if request.seq == log.taken + 1:
+            log.taken = request.seq
+        elif not self._is_new(request):
+            return
+        if request.ack > log.acked:
+            log.acknowledge(request.ack)
+        if self.current is not None:
+            self._queue(request)
+            return
+        self._start(request)
+
+    def _start(self, request: HostRequest) -> None:
+        self.current = request
+        driver = self.driver
+        if driver.timed:
+            timeout = self._timeout(request)
+            self.due = inf if timeout is None else self.engine.clock() + timeout
+            if self.due < self.scheduled:
+                self.engine.deadlines.watch(self, self.due)
+        driver.start(self, request)
+
+    def open(self, request: Open) -> None:
+        """Build the environment."""
+        self._start(request)
+        self.engine.deadlines.watch(self, self._idle_at())
+
+    def _is_new(self, request: Request) -> bool:
+        """Whether an out-of-order request is to be run; if not it is dealt with here."""
+        try:
+            order = self.log.order(request.seq)
+        except ProtocolError as exc:
+            self._send(failed(request, self._located(exc), self._format))
+            return False
+        if order is Order.ANSWERED:
+            self.engine.stats.duplicates += 1
+            self._send(self.log.replies[request.seq][0])
+        elif order is Order.RUNNING:
+            self.engine.stats.duplicates += 1
+        return order is Order.NEW
+
+    def _queue(self, request: Request) -> None:
+        """A request while one is running."""
+        assert self.current is not None
+        gone = self.dead or self.engine.closing_reason(self)
+        if gone is not None:
+            self._answer(request, failed(request, self._located(gone), self._format))
+            return
+        if self.interrupted is not None and self.deferred is None:
+            self.deferred = request
+            return
+        error = SessionBusy(
+            f"{operation(request)}() while {operation(self.current)}() is running on this session:"
+            " await one call before the next, or open another session"
+        )
+        self._answer(request, failed(request, self._located(error), self._format))
+
+    def complete(self, request: HostRequest, reply: HostReply) -> None:
+        """Take back a reply from the driver."""
+        if self.dead is not None:
+            return
+        self.current = None
+        interrupted, self.interrupted = self.interrupted, None
+        self.active_at = self.engine.clock()
+        if interrupted == "deadline":
+            reply = self._expired(request)
+        match request:
+            case Step():
+                self.engine.stats.steps += 1
+            case Open():
+                if isinstance(reply, Failed):
+                    self._end(SessionClosed("the environment could not be built"))
+                self._send(reply)
+                if self.deferred is not None and self.dead is None:
+                    self._start_deferred()
+                return
+            case Close():
+                reason = self._end(SessionClosed("the session is closed: open a new one"))
+                if request.seq:
+                    self._answer(request, reply)  # type: ignore[arg-type]  # Closed or Failed
+                elif self.port is not None:
+                    self.port.ended(self, reason)
+                return
+            case _:
+                pass
+        assert not isinstance(reply, Closed)
+        self._answer(request, reply)  # type: ignore[arg-type]  # an Open never gets here
+        if self.deferred is not None:
+            self._start_deferred()
+
+    def _start_deferred(self) -> None:
+        request, self.deferred = self.deferred, None
+        assert request is not None
+        self._start(request)
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        size = _REPLY_OVERHEAD
+        payload = getattr(reply, "payload", None)
+        if payload is not None:
+            size += len(payload)
+        self.log.keep(request.seq, reply, size)
+        port = self.port
+        if port is not None:
+            reply.channel = self.channel
+            port.send(reply)
+
+    def _send(self, frame: Frame) -> None:
+        if self.port is not None:
+            frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
+            self.port.send(frame)
+
+    def renew(self, ack: int) -> None:
+        """A sign of life."""
+        self.active_at = self.engine.clock()
+        self.log.acknowledge(ack)
+
+    # -- streaming --------------------------------------------------------------------------
+
+    def emit(self, payload: bytes, whole: bool) -> bool:
+        """Send a partial observation; ``False`` when the credit is used up after it."""
+        request = self.current
+        if isinstance(request, Step):
+            self._send(Partial(self.channel, request.seq, self.partials, payload, whole))
+            self.partials += 1
+            self.credit -= 1
+        return self.credit > 0
+
+    def add_credit(self, seq: int, units: int) -> None:
+        """More partial observations may be sent for the streaming step ``seq``."""
+        request = self.current
+        if not isinstance(request, Step) or request.seq != seq or units < 1:
+            return
+        self.credit = min(self.credit + units, self.engine.options.limits.max_credit)
+        waiter, self.credit_waiter = self.credit_waiter, None
+        if waiter is not None:
+            waiter.set_result(None)  # type: ignore[attr-defined]  # a future of the driver's
+
+    # -- stopping ---------------------------------------------------------------------------
+
+    def cancel(self, seq: int) -> None:
+        """Stop request ``seq`` if it is running or waiting; unknown numbers are ignored."""
+        deferred = self.deferred
+        if deferred is not None and not isinstance(deferred, Open) and deferred.seq == seq:
+            self.deferred = None
+            error = OperationCancelled("cancelled before it started")
+            self._answer(deferred, failed(deferred, self._located(error), self._format))
+            return
+        current = self.current
+        if current is None or isinstance(current, Open | Close) or current.seq != seq:
+            return
+        if self.interrupted is None:
+            self.interrupted = "cancel"
+            self.driver.interrupt(self)
+
+    def shut(self, error: OpenEnvError) -> None:
+        """Close the environment without being asked to; ``error`` answers what comes later."""
+        if self.dead is not None:
+            return
+        timeout = self.engine.options.timeouts.close
+        request = Close(self.channel, 0, 0, 0 if timeout is None else timeout)
+        self.engine.closing(self, error)
+        if self.current is None:
+            self._start(request)
+            return
+        if isinstance(self.current, Close):
+            return
+        waiting, self.deferred = self.deferred, request
+        if waiting is not None and not isinstance(waiting, Open):
+            self._answer(waiting, failed(waiting, self._located(error), self._format))
+        if self.interrupted is None:
+            self.interrupted = "cancel"
+            self.driver.interrupt(self)
+        if timeout is not None and self.driver.timed:
+            self.due = min(self.due, self.engine.clock() + timeout)
+            self.engine.deadlines.watch(self, self.due)
+
+    def interruption(self, request: HostRequest, format: str) -> HostReply:
+        """The reply of a request that stopped because it was asked to."""
+        if self.interrupted == "deadline":
+            return self._expired(request)
+        error = OperationCancelled(f"{operation(request)}() was cancelled")
+        return failed(request, self._located(error), format)
+
+    def check(self, now: float) -> float | None:
+        """Deadlines: called by the engine's heap."""
+        if self.dead is not None:
+            return None
+        if self.current is not None:
+            if now < self.due:
+                return min(self.due, max(self._idle_at(), now + 1.0))
+            return self._overdue(now)
+        idle_at = self._idle_at()
+        if now < idle_at:
+            return idle_at if idle_at != inf else None
+        idle = self.engine.options.timeouts.idle
+        self.engine.stats.expired += 1
+        self.shut(
+            SessionClosed(
+                f"the session was idle for {idle:g} s and was closed: raise Timeouts.idle"
+                " or open a new one",
+                field="idle",
+                value=idle,
+            )
+        )
+        return None
+
+    def _overdue(self, now: float) -> float | None:
+        request = self.current
+        assert request is not None
+        if self.interrupted != "deadline":
+            self.engine.stats.timeouts += 1
+            self.interrupted = "deadline"
+            if self.driver.interrupt(self):
+                self.due = now + self.engine.options.interrupt_grace
+                return self.due
+        self._answer_last(request, self._expired(request))
+        self.driver.abandon(self)
+        reason = self._end(
+            SessionClosed(
+                f"{operation(request)}() did not stop at its deadline and its environment was"
+                " given up: open a new session"
+            )
+        )
+        if self.port is not None:
+            self.port.ended(self, reason)
+        return None
+
+    def _answer_last(self, request: HostRequest, reply: HostReply) -> None:
+        if isinstance(request, Open) or request.seq == 0:
+            self._send(reply)
+        else:
+            self._answer(request, reply)  # type: ignore[arg-type]  # no Opened for a request
+
+    def _end(self, error: OpenEnvError) -> OpenEnvError:
+        """The environment is gone or given up; whatever comes now meets the reason."""
+        self.current = _TOMBSTONE
+        deferred, self.deferred = self.deferred, None
+        self.dead = reason = self._located(self.engine.closed(self, error))
+        if deferred is not None and not isinstance(deferred, Open) and deferred.seq:
+            self._answer(deferred, failed(deferred, reason, self._format))
+        return reason
+
+    def _expired(self, request: HostRequest) -> HostReply:
+        what = operation(request)
+        seconds = self._timeout(request) or 0.0
+        error = DeadlineExceeded(
+            f"{what}() of {self.engine.spec.name} took longer than its deadline of {seconds:g} s:"
+            f" raise Timeouts.{what} or make it faster",
+            field=what,
+            value=seconds,
+            phase=what,
+            env=self.engine.spec.name,
+        )
+        return failed(request, self._located(error), self._format)
+
+    # -- the door ---------------------------------------------------------------------------
+
+    def attach(self, port: Port, channel: int) -> None:
+        """Send replies through this port from now on."""
+        self.port = port
+        self.channel = channel
+
+    def detach(self, port: Port) -> bool:
+        """The port is gone; ``False`` if another one has taken over already."""
+        if self.port is not port:
+            return False
+        self.port = None
+        return True
+
+    @property
+    def wire(self) -> Wire:
+        """The codecs that the session's door speaks."""
+        return self.engine.wire("msgpack") if self.port is None else self.port.wire
+
+    @property
+    def _format(self) -> str:
+        return self.wire.format
+
+    def _located(self, error: OpenEnvError) -> OpenEnvError:
+        return error.add_context(session_id=self.id, env=self.engine.spec.name)
+
+    def _timeout(self, request: HostRequest) -> float | None:
+        """Seconds for this request: its own, else the server's; ``None`` for no deadline."""
+        if request.timeout is None:
+            value: float | None = getattr(self.engine.options.timeouts, operation(request))
+            return value
+        return request.timeout if request.timeout > 0 else None
+
+    def _idle_at(self) -> float:
+        idle = self.engine.options.timeouts.idle
+        return inf if idle is None else self.active_at + idle

@@ -1,0 +1,167 @@
+"""The base class that environment authors subclass, and what the runtime reads off it, once.
+
+Rules:
+
+- ``reset``, ``step``, ``state`` and ``close`` may each be sync or async; ``state`` may be a
+  property. If any of them is async, or ``step_stream`` exists, the environment is async.
+- An async environment runs in one task per session, on the loop. A sync one runs in threads
+  unless it declares ``isolation = "inline"``, the promise of short calls.
+- What ``reset`` declares is what it gets; the signature is read when the spec is made, never
+  per call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal
+
+from openenv_async.types import ActT, ObsT, StateT
+
+__all__ = ["Contract", "Environment", "Isolation", "read_contract"]
+
+Isolation = Literal["inline", "thread", "process"]
+_ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
+
+
+class Environment(ABC, Generic[ActT, ObsT, StateT]):
+    """One environment: the author's object, of which every session has its own instance.
+
+    ``reset(seed=..., episode_id=..., **options)`` receives what it declares. ``step(action)``
+    returns an observation, whose own ``reward`` and ``done`` (or ``terminated`` and
+    ``truncated``) fields count, or a ``StepResult``. ``async def step_stream(action)`` may be
+    added: it yields partial observations and ends with the final one.
+
+    Attributes:
+        isolation: where calls run. ``None`` chooses: inline when async, threads when sync.
+        thread_safe: whether instances may run in several threads of one process at once.
+        owns_thread: whether all calls of one session must come from one and the same thread.
+        session_options: names of constructor arguments that a client may set when it opens
+            a session. Empty: none.
+        name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
+            the class name, the description to its docstring.
+    """
+
+    isolation: ClassVar[Isolation | None] = None
+    thread_safe: ClassVar[bool] = True
+    owns_thread: ClassVar[bool] = False
+    session_options: ClassVar[frozenset[str]] = frozenset()
+    name: ClassVar[str | None] = None
+    version: ClassVar[str] = "1.0.0"
+    description: ClassVar[str | None] = None
+
+    @abstractmethod
+    def reset(self, *args: Any, **options: Any) -> Any:
+        """Begin an episode and return its first observation (or a ``StepResult``)."""
+
+    @abstractmethod
+    def step(self, action: ActT) -> Any:
+        """Take one action and return the observation (or a ``StepResult``)."""
+
+    def state(self) -> Any:
+        """What the environment wants known of its episode; ``{}`` by default."""
+        return {}
+
+    def close(self) -> Any:
+        """Release what the environment holds. Called exactly once per instance."""
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        """JSON Schemas that are sharper than the types, by constructor arguments.
+
+        Returns:
+            A map with any of ``action``, ``observation`` and ``state``; each replaces the
+            schema made from the type.
+        """
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What was read off an environment class.
+
+    Attributes:
+        reset_options: parameters of ``reset`` other than ``seed`` and ``episode_id``.
+        any_option: ``reset`` takes ``**options``.
+        takes_seed, takes_episode_id: whether ``reset`` declares them.
+        is_async: any of the calls is a coroutine function, or it streams.
+        streams: it has ``step_stream``.
+        awaited: which of reset, step, state and close are coroutine functions.
+        state_is_property: ``state`` is read, not called.
+        isolation: where its calls run.
+    """
+
+    reset_options: Mapping[str, inspect.Parameter]
+    any_option: bool
+    takes_seed: bool
+    takes_episode_id: bool
+    is_async: bool
+    streams: bool
+    awaited: frozenset[str]
+    state_is_property: bool
+    isolation: Isolation
+
+    def unknown_options(self, options: Mapping[str, Any]) -> list[str]:
+        """The names that ``reset`` does not declare."""
+        if self.any_option:
+            return []
+        return sorted(name for name in options if name not in self.reset_options)
+
+
+def read_contract(cls: type) -> Contract:
+    """Read the calls of an environment class (a subclass of ``Environment`` or alike).
+
+    Raises:
+        TypeError: ``reset`` or ``step`` is missing, or the isolation declared is impossible.
+    """
+    for name in ("reset", "step"):
+        if not callable(getattr(cls, name, None)):
+            raise TypeError(f"{cls.__name__} has no {name}(): an environment needs one")
+    parameters = list(inspect.signature(cls.reset).parameters.values())[1:]  # type: ignore[attr-defined]  # checked above
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    state = inspect.getattr_static(cls, "state", None)
+    state_is_property = not callable(state) and not isinstance(state, classmethod | staticmethod)
+    streams = hasattr(cls, "step_stream")
+    awaited = frozenset(
+        name
+        for name in ("reset", "step", "state", "close")
+        if inspect.iscoroutinefunction(getattr(cls, name, None))
+    )
+    is_async = streams or bool(awaited)
+    return Contract(
+        reset_options={k: v for k, v in named.items() if k not in ("seed", "episode_id")},
+        any_option=any(p.kind is p.VAR_KEYWORD for p in parameters),
+        takes_seed="seed" in named or any(p.kind is p.VAR_KEYWORD for p in parameters),
+        takes_episode_id="episode_id" in named,
+        is_async=is_async,
+        streams=streams,
+        awaited=awaited,
+        state_is_property=state_is_property,
+        isolation=_isolation(cls, is_async),
+    )
+
+
+def _isolation(cls: type, is_async: bool) -> Isolation:
+    declared: Isolation | None = getattr(cls, "isolation", None)
+    thread_safe = getattr(cls, "thread_safe", True)
+    if declared is not None and declared not in _ISOLATIONS:
+        raise TypeError(
+            f"{cls.__name__}.isolation is {declared!r}: it must be one of {_ISOLATIONS} or None"
+        )
+    if is_async:
+        if declared == "thread":
+            raise TypeError(
+                f"{cls.__name__} is async and declares isolation 'thread': an async environment"
+                " runs on the loop, leave isolation at None or 'inline'"
+            )
+        return declared or "inline"
+    if declared == "thread" and not thread_safe:
+        raise TypeError(
+            f"{cls.__name__} declares isolation 'thread' and thread_safe = False:"
+            " declare isolation 'process' or make it safe"
+        )
+    if declared is None:
+        return "thread" if thread_safe else "process"
+    return declared

@@ -1,0 +1,394 @@
+"""The exception tree: one class per decision a caller can make.
+
+Every class has a unique wire ``code``; the same table gives the HTTP status and the code used
+in the upstream dialect. An error crosses any door as (code, message, detail, retryable) and
+comes back as the same class with the same context, and pickles.
+
+Roots name the culprit: the caller, the environment, the peer, the transport, the server.
+Timeouts are also ``TimeoutError``, connection loss is also ``ConnectionError``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+__all__ = [
+    "CallerError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "EnvironmentDied",
+    "EnvironmentFailure",
+    "EnvironmentRaised",
+    "EnvironmentStartFailed",
+    "EpisodeEnded",
+    "EpisodeNotStarted",
+    "GoingAway",
+    "InvalidAction",
+    "InvalidModel",
+    "InvalidObservation",
+    "InvalidOption",
+    "OpenEnvError",
+    "OperationCancelled",
+    "OperationUnsupported",
+    "PayloadTooLarge",
+    "PeerError",
+    "ProtocolError",
+    "ResourceLimit",
+    "ServerBusy",
+    "ServerError",
+    "SessionBusy",
+    "SessionClosed",
+    "SessionLost",
+    "SessionNotFound",
+    "TargetNotFound",
+    "TransportError",
+    "Unauthorized",
+    "VersionMismatch",
+    "error_class",
+]
+
+_CONTEXT: Final = (
+    "session_id",
+    "request_id",
+    "env",
+    "container_id",
+    "phase",
+    "exit_code",
+    "oom",
+    "log_tail",
+    "server_version",
+)
+_REGISTRY: Final[dict[str, type[OpenEnvError]]] = {}
+
+
+class OpenEnvError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Attributes:
+        message: what went wrong and the remedy, in one sentence.
+        retryable: whether the same call may succeed later with nothing else changed.
+        detail: further facts as plain values (limits, sizes, names).
+        session_id, request_id, env, container_id, phase, exit_code, oom, log_tail,
+        server_version: where it happened, each ``None`` when unknown. ``phase`` is one of
+            connect, open, reset, step, state, close.
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    upstream_code: ClassVar[str] = "EXECUTION_ERROR"
+    retryable_by_default: ClassVar[bool] = False
+
+    session_id: str | None
+    request_id: int | None
+    env: str | None
+    container_id: str | None
+    phase: str | None
+    exit_code: int | None
+    oom: bool | None
+    log_tail: str | None
+    server_version: str | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        code = cls.__dict__.get("code")
+        if code is None:
+            raise TypeError(f"{cls.__name__} must define its own wire code")
+        if code in _REGISTRY:
+            raise TypeError(f"wire code {code!r} belongs to {_REGISTRY[code].__name__} already")
+        _REGISTRY[code] = cls
+
+    def __init__(self, message: str, *, retryable: bool | None = None, **detail: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+        for name in _CONTEXT:
+            setattr(self, name, detail.pop(name, None))
+        self.detail: dict[str, Any] = detail
+
+    def context(self) -> dict[str, Any]:
+        """The known context fields, without the unknown ones."""
+        return {name: value for name in _CONTEXT if (value := getattr(self, name)) is not None}
+
+    def add_context(self, **context: Any) -> OpenEnvError:
+        """Fill context fields that are still unknown; returns self."""
+        for name, value in context.items():
+            if name not in _CONTEXT:
+                raise TypeError(f"unknown error context {name!r}")
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """``detail`` and context merged, as they travel in a Failed frame."""
+        return {**self.detail, **self.context()}
+
+    def __reduce__(self) -> Any:
+        return (_rebuild, (type(self), self.message, self.retryable, self.to_wire()))
+
+
+_REGISTRY[OpenEnvError.code] = OpenEnvError
+
+
+def _rebuild(
+    cls: type[OpenEnvError], message: str, retryable: bool, detail: dict[str, Any]
+) -> OpenEnvError:
+    return cls(message, retryable=retryable, **detail)
+
+
+def error_class(code: str) -> type[OpenEnvError]:
+    """The class of a wire code; an unknown code (a newer peer) gives ``OpenEnvError``."""
+    return _REGISTRY.get(code, OpenEnvError)
+
+
+def error_from_wire(
+    code: str, message: str, retryable: bool, detail: dict[str, Any] | None
+) -> OpenEnvError:
+    """Rebuild the exception that a peer sent."""
+    detail = {k: v for k, v in (detail or {}).items() if k not in ("message", "retryable")}
+    cls = error_class(code)
+    if cls is OpenEnvError and code != OpenEnvError.code:
+        detail["code"] = code
+    return cls(message, retryable=retryable, **detail)
+
+
+# -- the caller ---------------------------------------------------------------------------
+
+
+class CallerError(OpenEnvError):
+    """The call was wrong; change the call."""
+
+    code = "caller_error"
+    http_status = 400
+    upstream_code = "VALIDATION_ERROR"
+
+
+class InvalidAction(CallerError, ValueError):
+    """The action does not fit the environment's action type."""
+
+    code = "invalid_action"
+    http_status = 422
+
+
+class InvalidOption(CallerError, ValueError):
+    """A reset option is unknown or has the wrong type."""
+
+    code = "invalid_option"
+    http_status = 422
+
+
+class InvalidModel(CallerError, TypeError):
+    """A value cannot be encoded, or does not fit the declared model type."""
+
+    code = "invalid_model"
+    http_status = 422
+
+
+class EpisodeNotStarted(CallerError):
+    """step() before the first reset()."""
+
+    code = "episode_not_started"
+    http_status = 409
+    upstream_code = "EXECUTION_ERROR"
+
+
+class EpisodeEnded(CallerError):
+    """step() after the episode ended."""
+
+    code = "episode_ended"
+    http_status = 409
+    upstream_code = "EXECUTION_ERROR"
+
+
+class SessionBusy(CallerError):
+    """A second call while one is running on the same session."""
+
+    code = "session_busy"
+    http_status = 409
+    upstream_code = "EXECUTION_ERROR"
+
+
+class SessionClosed(CallerError):
+    """The session was closed, by this side, by the server or by its idle timeout."""
+
+    code = "session_closed"
+    http_status = 409
+    upstream_code = "SESSION_ERROR"
+
+
+class SessionNotFound(CallerError):
+    """No session has this id (or the secret does not match)."""
+
+    code = "session_not_found"
+    http_status = 404
+    upstream_code = "SESSION_ERROR"
+
+
+class PayloadTooLarge(CallerError, ValueError):
+    """A message is larger than the limit that was exchanged; ``detail`` has size and limit."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class OperationUnsupported(CallerError):
+    """The environment or the peer's dialect cannot do this."""
+
+    code = "unsupported"
+    http_status = 501
+    upstream_code = "EXECUTION_ERROR"
+
+
+class OperationCancelled(CallerError):
+    """The request was cancelled by its caller."""
+
+    code = "cancelled"
+    http_status = 499
+    upstream_code = "EXECUTION_ERROR"
+
+
+class TargetNotFound(CallerError, LookupError):
+    """No environment is known by this name, path or ``module:Class``."""
+
+    code = "target_not_found"
+    http_status = 404
+
+
+class Unauthorized(CallerError, PermissionError):
+    """The token is missing or wrong, or the origin is not allowed."""
+
+    code = "unauthorized"
+    http_status = 401
+    upstream_code = "SESSION_ERROR"
+
+
+# -- the environment ----------------------------------------------------------------------
+
+
+class EnvironmentFailure(OpenEnvError):
+    """The environment failed; the runtime around it works."""
+
+    code = "environment_failure"
+
+
+class EnvironmentStartFailed(EnvironmentFailure):
+    """The environment's constructor or factory raised."""
+
+    code = "environment_start_failed"
+    upstream_code = "FACTORY_ERROR"
+
+
+class EnvironmentRaised(EnvironmentFailure):
+    """The environment's reset, step, state or close raised; ``detail`` has the type."""
+
+    code = "environment_raised"
+
+
+class InvalidObservation(EnvironmentFailure):
+    """The environment returned what cannot be encoded or is not what it declares."""
+
+    code = "invalid_observation"
+
+
+class EnvironmentDied(EnvironmentFailure):
+    """The process or container that ran the environment is gone."""
+
+    code = "environment_died"
+
+
+# -- time ---------------------------------------------------------------------------------
+
+
+class DeadlineExceeded(OpenEnvError, TimeoutError):
+    """A deadline passed; ``detail`` names the ``Timeouts`` field and its value in seconds."""
+
+    code = "deadline_exceeded"
+    http_status = 504
+
+
+# -- the peer and the transport -----------------------------------------------------------
+
+
+class PeerError(OpenEnvError):
+    """The other end broke the protocol."""
+
+    code = "peer_error"
+    http_status = 400
+    upstream_code = "VALIDATION_ERROR"
+
+
+class ProtocolError(PeerError):
+    """A frame is malformed, unknown, out of order or nested too deep."""
+
+    code = "protocol_error"
+
+
+class VersionMismatch(PeerError):
+    """The two ends share no protocol version."""
+
+    code = "version_mismatch"
+
+
+class TransportError(OpenEnvError, ConnectionError):
+    """The network failed."""
+
+    code = "transport_error"
+    http_status = 502
+    upstream_code = "SESSION_ERROR"
+    retryable_by_default = True
+
+
+class ConnectFailed(TransportError):
+    """No connection could be made."""
+
+    code = "connect_failed"
+
+
+class ConnectionLost(TransportError):
+    """The connection ended while a request was under way."""
+
+    code = "connection_lost"
+
+
+class SessionLost(TransportError):
+    """The episode is gone for good; ``detail`` has the last acknowledged step."""
+
+    code = "session_lost"
+    http_status = 410
+    retryable_by_default = False
+
+
+# -- the server ---------------------------------------------------------------------------
+
+
+class ServerError(OpenEnvError):
+    """The server cannot do this now."""
+
+    code = "server_error"
+    upstream_code = "SESSION_ERROR"
+
+
+class ServerBusy(ServerError):
+    """Every session is taken; ``detail`` names the limit, the load and the setting to raise."""
+
+    code = "server_busy"
+    http_status = 503
+    upstream_code = "CAPACITY_REACHED"
+    retryable_by_default = True
+
+
+class ResourceLimit(ServerError):
+    """An operating system limit (file descriptors, memory, threads) was reached."""
+
+    code = "resource_limit"
+    http_status = 503
+    upstream_code = "CAPACITY_REACHED"
+    retryable_by_default = True
+
+
+class GoingAway(ServerError):
+    """The server is shutting down; open the session elsewhere."""
+
+    code = "going_away"
+    http_status = 503
+    retryable_by_default = True

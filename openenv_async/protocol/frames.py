@@ -1,0 +1,297 @@
+"""The frames of ``openenv.v1``.
+
+Rules of this file:
+
+- A frame is an array-like Struct ``[kind, ...]``; ``kind`` is the integer tag.
+- ``channel`` stands for a session on one connection; channel 0 is the connection itself.
+- ``seq`` is the session's request number: 1 for the first request, then one more each time.
+- ``ack`` is the highest ``seq`` whose reply the client holds; the server forgets those replies.
+- A field in ``PAYLOAD_FIELDS`` carries an object that was encoded on its own. Headers hold only
+  scalars, so decoding a header can never recurse, and routing never decodes a payload.
+- A ``timeout`` of ``None`` means the server's own setting, 0 means no deadline.
+- Fields are only ever appended, with defaults.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+__all__ = [
+    "CLIENT_FRAMES",
+    "PAYLOAD_FIELDS",
+    "PROTOCOL_VERSION",
+    "SERVER_FRAMES",
+    "Begun",
+    "Cancel",
+    "ClientFrame",
+    "Close",
+    "Closed",
+    "Credit",
+    "Failed",
+    "Frame",
+    "GoingAway",
+    "Hello",
+    "Observation",
+    "Open",
+    "Opened",
+    "Partial",
+    "Payload",
+    "Renew",
+    "Reply",
+    "Request",
+    "Reset",
+    "ServerFrame",
+    "State",
+    "StateIs",
+    "Step",
+    "Waiting",
+    "Welcome",
+]
+
+PROTOCOL_VERSION: Final = 1
+PAYLOAD_FIELDS: Final = frozenset({"payload", "info"})
+
+if TYPE_CHECKING:
+    Payload = bytes | memoryview
+else:
+    # msgspec decodes a field to one type, here without a copy, and encodes either.
+    Payload = memoryview
+
+
+class Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """Base of every frame; an unknown trailing field is met by the codec's lenient path."""
+
+
+class Hello(Frame, tag=0):
+    """First frame of a client. Payload: map of client name, limits and wanted features."""
+
+    version: int
+    payload: Payload | None = None
+
+
+class Open(Frame, tag=1):
+    """Open a session, or resume it on this connection.
+
+    The client makes ``session`` (32 hex digits) and ``secret`` (32 hex digits), so that a lost
+    reply orphans nothing: asking again is the same request. Payload: map of constructor options.
+    """
+
+    channel: int
+    session: str
+    secret: str
+    resume: bool = False
+    ack: int = 0
+    payload: Payload | None = None
+    timeout: float | None = None
+
+
+class Reset(Frame, tag=2):
+    """Begin an episode. Payload: map of the environment's own reset options."""
+
+    channel: int
+    seq: int
+    ack: int = 0
+    payload: Payload | None = None
+    seed: int | None = None
+    episode_id: str | None = None
+    timeout: float | None = None
+
+
+class Step(Frame, tag=3):
+    """Take one step. Payload: the action. ``credit`` above 0 asks for partial observations."""
+
+    channel: int
+    seq: int
+    ack: int
+    payload: Payload
+    timeout: float | None = None
+    credit: int = 0
+
+
+class State(Frame, tag=4):
+    """Ask for the environment's state."""
+
+    channel: int
+    seq: int
+    ack: int = 0
+    timeout: float | None = None
+
+
+class Close(Frame, tag=5):
+    """Close the environment and forget the session."""
+
+    channel: int
+    seq: int
+    ack: int = 0
+    timeout: float | None = None
+
+
+class Cancel(Frame, tag=6):
+    """Stop request ``seq`` if it is still running; it is answered all the same."""
+
+    channel: int
+    seq: int
+
+
+class Credit(Frame, tag=7):
+    """Allow ``units`` more partial observations of the streaming step ``seq``."""
+
+    channel: int
+    seq: int
+    units: int
+
+
+class Renew(Frame, tag=8):
+    """Sign of life of an idle session; carries an acknowledgement like any request."""
+
+    channel: int
+    ack: int = 0
+
+
+class Welcome(Frame, tag=32):
+    """Answer to Hello.
+
+    ``epoch`` names this run of the server: a different epoch means that every earlier session
+    is gone. Payload: map of server version, environment, schema hash, capabilities and limits.
+    """
+
+    version: int
+    epoch: str
+    payload: Payload | None = None
+
+
+class Opened(Frame, tag=33):
+    """The session is ready. ``seq`` is the highest request number the server has taken."""
+
+    channel: int
+    resumed: bool = False
+    seq: int = 0
+
+
+class Waiting(Frame, tag=34):
+    """The open waits for capacity at ``position`` (1 is next) of ``depth``."""
+
+    channel: int
+    position: int
+    depth: int
+
+
+class Begun(Frame, tag=35):
+    """Reply to Reset. Payload: the first observation. ``seed`` is the one that was used."""
+
+    channel: int
+    seq: int
+    payload: Payload
+    episode_id: str
+    seed: int
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+    info: Payload | None = None
+
+
+class Observation(Frame, tag=36):
+    """Reply to Step. Payload: the observation."""
+
+    channel: int
+    seq: int
+    payload: Payload
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+    info: Payload | None = None
+
+
+class Partial(Frame, tag=37):
+    """One partial observation of a streaming step; ``index`` counts from 0.
+
+    ``whole`` says that the payload is of the declared observation type.
+    """
+
+    channel: int
+    seq: int
+    index: int
+    payload: Payload
+    whole: bool = False
+
+
+class StateIs(Frame, tag=38):
+    """Reply to State. Payload: what the environment returned; the engine's facts beside it."""
+
+    channel: int
+    seq: int
+    payload: Payload
+    episode_id: str | None = None
+    seed: int | None = None
+    step_count: int = 0
+
+
+class Closed(Frame, tag=39):
+    """The session is gone: reply to Close."""
+
+    channel: int
+    seq: int
+
+
+class Failed(Frame, tag=40):
+    """A typed error. Channel 0: the connection. Seq 0: the session or its Open.
+
+    Payload: map of details (limits, sizes, context).
+    """
+
+    channel: int
+    seq: int
+    code: str
+    message: str
+    retryable: bool = False
+    payload: Payload | None = None
+
+
+class GoingAway(Frame, tag=41):
+    """The server stops in ``grace`` seconds and opens nothing more."""
+
+    reason: str
+    grace: float
+
+
+Request = Reset | Step | State | Close
+Reply = Begun | Observation | StateIs | Closed | Failed
+ClientFrame = Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew
+ServerFrame = (
+    Welcome
+    | Opened
+    | Waiting
+    | Begun
+    | Observation
+    | Partial
+    | StateIs
+    | Closed
+    | Failed
+    | GoingAway
+)
+
+CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
+    Hello,
+    Open,
+    Reset,
+    Step,
+    State,
+    Close,
+    Cancel,
+    Credit,
+    Renew,
+)
+SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
+    Welcome,
+    Opened,
+    Waiting,
+    Begun,
+    Observation,
+    Partial,
+    StateIs,
+    Closed,
+    Failed,
+    GoingAway,
+)

@@ -1,0 +1,5 @@
+"""The server's doors: ASGI applications over one engine."""
+
+from openenv_async.server.app import HTTPEnvServer, create_app
+
+__all__ = ["HTTPEnvServer", "create_app"]

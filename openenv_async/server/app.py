@@ -1,0 +1,114 @@
+"""The ASGI application: one engine behind a WebSocket door, an HTTP door and upstream's dialect."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Router, WebSocketRoute
+
+from openenv_async.engine import Engine, EngineOptions
+from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.server.http import http_routes
+from openenv_async.server.upstream import UpstreamSocket
+from openenv_async.server.websocket import NativeSocket, Receive, Scope, Send
+from openenv_async.spec import EnvironmentSpec
+
+__all__ = ["HTTPEnvServer", "create_app"]
+
+
+class HTTPEnvServer:
+    """Serves one environment; ``router`` mounts into a Starlette or FastAPI application.
+
+    Args:
+        env: an ``Environment`` class, a zero-argument factory, or an instance. An instance
+            serves one session at a time.
+        action, observation, state: model types; read from the environment when not given.
+        params: constructor arguments.
+        options: capacity, deadlines, sizes.
+        name: overrides the environment's name.
+
+    Raises:
+        TypeError: ``env`` is no environment.
+        OperationUnsupported: it needs an isolation that cannot be given.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        action: Any = None,
+        observation: Any = None,
+        state: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        options: EngineOptions | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.spec = EnvironmentSpec(env, action, observation, state, params=params, name=name)
+        self.engine = Engine(self.spec, options)
+        self._sockets: set[NativeSocket] = set()
+        routes = [*http_routes(self.engine), WebSocketRoute("/ws", _Door(self), name="ws")]
+        self.router = Router(routes, lifespan=self._lifespan)
+
+    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's."""
+        event = await receive()
+        if event["type"] != "websocket.connect":
+            return
+        chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
+        if chosen is None:
+            await UpstreamSocket(self.engine, receive, send).run()
+            return
+        socket = NativeSocket(self.engine, chosen, receive, send)
+        self._sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self._sockets.discard(socket)
+
+    async def aclose(self, reason: str = "shutdown") -> None:
+        """Tell the clients and close every session."""
+        for socket in self._sockets:
+            socket.connection.going_away(reason, self.engine.options.close_grace)
+        await self.engine.aclose(reason)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+
+class _Door:
+    """The WebSocket endpoint as an ASGI application, which routers take as it is."""
+
+    def __init__(self, server: HTTPEnvServer) -> None:
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._server.websocket(scope, receive, send)
+
+
+def create_app(
+    env: Any,
+    action: Any = None,
+    observation: Any = None,
+    state: Any = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    options: EngineOptions | None = None,
+    name: str | None = None,
+) -> Starlette:
+    """An ASGI application that serves ``env``; any ASGI server runs it.
+
+    The arguments are those of ``HTTPEnvServer``, which is at ``app.state.openenv``.
+    """
+    server = HTTPEnvServer(
+        env, action, observation, state, params=params, options=options, name=name
+    )
+    app = Starlette(routes=server.router.routes, lifespan=server.router.lifespan_context)
+    app.state.openenv = server
+    return app

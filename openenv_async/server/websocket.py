@@ -1,0 +1,86 @@
+"""The native WebSocket door: carries the messages of a ``NativeConnection`` over ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from openenv_async.engine import Engine, NativeConnection
+from openenv_async.protocol.codec import frame_codec
+
+__all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class NativeSocket:
+    """One WebSocket that speaks ``openenv.v1``.
+
+    Replies that are ready when a message has been handled go out at once, in one message.
+    Those that come later are gathered by a writer task: it wakes a loop turn after the first of
+    them, so it takes all that became ready in between.
+    """
+
+    def __init__(self, engine: Engine, subprotocol: str, receive: Receive, send: Send) -> None:
+        self._engine = engine
+        self._subprotocol = subprotocol
+        self._receive = receive
+        self._send = send
+        self._sending = False
+        self._waiter: asyncio.Future[None] | None = None
+        codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
+        self.connection = NativeConnection(engine, codec, self._wake)
+
+    async def run(self) -> None:
+        """Accept and serve until the peer is gone."""
+        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+        writer = asyncio.create_task(self._write(), name="openenv-writer")
+        connection, receive = self.connection, self._receive
+        try:
+            while True:
+                event = await receive()
+                if event["type"] != "websocket.receive":
+                    return
+                message = event.get("bytes")
+                connection.receive(event["text"] if message is None else message)
+                if connection.pending:
+                    await self._flush()
+        except OSError:
+            return  # the peer went away while we were sending
+        finally:
+            connection.lost()
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._waiter = loop.create_future()
+            if not self.connection.pending or self._sending:
+                await self._waiter
+            try:
+                await self._flush()
+            except OSError:
+                return  # the reader learns of it by itself
+
+    async def _flush(self) -> None:
+        if self._sending:
+            return  # that flush takes what came meanwhile
+        self._sending = True
+        try:
+            while self.connection.pending:
+                for message in self.connection.take():
+                    if self.connection.codec.text:
+                        await self._send({"type": "websocket.send", "text": message.decode()})
+                    else:
+                        await self._send({"type": "websocket.send", "bytes": message})
+        finally:
+            self._sending = False

@@ -1,0 +1,360 @@
+"""What the runtime knows of one environment: its types, codecs, schemas and how to build it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import threading
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from openenv_async.environment import Contract, Environment, read_contract
+from openenv_async.errors import InvalidOption, OperationUnsupported
+from openenv_async.models import Format, PayloadCodec, field_names, json_schema
+from openenv_async.types import StepResult
+
+__all__ = ["EnvironmentSpec", "Extracted", "model_types"]
+
+Extracted = tuple[Any, float | None, bool, bool, dict[str, Any] | None]
+"""observation, reward, terminated, truncated, info"""
+
+_Kind = Literal["action", "observation", "state", "any"]
+
+
+class EnvironmentSpec:
+    """One servable environment.
+
+    Args:
+        env: an ``Environment`` class, a zero-argument factory, or an instance. An instance is
+            shared by all sessions, so it serves one at a time and is never closed by one.
+        action, observation, state: the model types; read from the type parameters or from the
+            annotations of ``step`` and ``state`` when not given.
+        params: constructor arguments fixed by the server.
+        name: overrides the environment's own name.
+
+    Raises:
+        TypeError: the environment is none, or its types are missing.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        action: Any = None,
+        observation: Any = None,
+        state: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.params: dict[str, Any] = dict(params or {})
+        self.cls: Any
+        self.cls, self._factory, self.is_instance = _resolve(env)
+        self.contract: Contract = read_contract(self.cls)
+        types = model_types(self.cls)
+        self.types: Final[dict[str, Any]] = {
+            "action": action or types[0],
+            "observation": observation or types[1],
+            "state": state or types[2],
+            "any": Any,
+        }
+        self.name: str = name or getattr(self.cls, "name", None) or self.cls.__name__
+        self.version: str = str(getattr(self.cls, "version", "1.0.0"))
+        self.description: str = (
+            getattr(self.cls, "description", None) or inspect.getdoc(self.cls) or self.name
+        )
+        self._codecs: dict[tuple[str, str], PayloadCodec[Any]] = {}
+        self._instance_lock = threading.Lock()
+        self._options_checks = {
+            key: parameter.annotation
+            for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
+            if parameter.annotation not in (inspect.Parameter.empty, Any)
+        }
+        self.extract: Callable[[Any], Extracted] = _extractor(self.types["observation"])
+        if self.params:
+            self._check_params()
+
+    def build(self, options: Mapping[str, Any] | None = None) -> Any:
+        """A new environment instance, with a client's session options where it allows them.
+
+        Raises:
+            InvalidOption: a session option that the environment does not open to clients.
+        """
+        options = dict(options or {})
+        allowed: frozenset[str] = getattr(self.cls, "session_options", frozenset())
+        for key in options:
+            if key not in allowed:
+                known = ", ".join(sorted(allowed)) or "none"
+                raise InvalidOption(
+                    f"{self.name} takes no session option {key!r} (it takes: {known})"
+                )
+        return self._factory(**{**self.params, **options})
+
+    def codec(self, kind: _Kind, format: Format) -> PayloadCodec[Any]:
+        """The codec of one model type in one format, made once."""
+        codec = self._codecs.get((kind, format))
+        if codec is None:
+            codec = PayloadCodec(self.types[kind], format)
+            self._codecs[kind, format] = codec
+        return codec
+
+    def check_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Reset options, each converted to what ``reset`` annotates.
+
+        Raises:
+            InvalidOption: an option that ``reset`` does not declare, or of the wrong type.
+        """
+        unknown = self.contract.unknown_options(options)
+        if unknown:
+            known = ", ".join(sorted(self.contract.reset_options)) or "none"
+            raise InvalidOption(
+                f"reset() of {self.name} takes no option {unknown[0]!r} (it takes: seed,"
+                f" episode_id and {known})",
+                option=unknown[0],
+            )
+        missing = [
+            key
+            for key, parameter in self.contract.reset_options.items()
+            if parameter.default is inspect.Parameter.empty and key not in options
+        ]
+        if missing:
+            raise InvalidOption(
+                f"reset() of {self.name} needs the option {missing[0]!r}", option=missing[0]
+            )
+        for key, annotation in self._options_checks.items():
+            if key in options:
+                try:
+                    options[key] = msgspec.convert(options[key], annotation, strict=False)
+                except (msgspec.ValidationError, TypeError) as exc:
+                    raise InvalidOption(
+                        f"reset option {key!r} of {self.name}: {exc}", option=key
+                    ) from None
+        return options
+
+    @functools.cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON Schemas of action, observation, state and reset options."""
+        made = {key: json_schema(self.types[key]) for key in ("action", "observation", "state")}
+        sharper = getattr(self.cls, "schemas", None)
+        if sharper is not None:
+            made.update(sharper(**self.params))
+        properties = {
+            key: _option_schema(parameter)
+            for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
+        }
+        made["reset"] = {
+            "type": "object",
+            "properties": {
+                "seed": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "used by the environment"
+                    if self.contract.takes_seed
+                    else "accepted and reported, not used by the environment",
+                    "x-used": self.contract.takes_seed,
+                },
+                "episode_id": {"type": "string", "maxLength": 255},
+                **properties,
+            },
+            "additionalProperties": self.contract.any_option,
+        }
+        return made
+
+    @functools.cached_property
+    def schema_hash(self) -> str:
+        """A short digest of the schema, equal for equal contracts."""
+        data = msgspec.json.encode(self.schema, order="deterministic", enc_hook=str)
+        return hashlib.blake2s(data, digest_size=8).hexdigest()
+
+    def require_served_isolation(self) -> None:
+        """Refuse what this runtime cannot isolate.
+
+        Raises:
+            OperationUnsupported: the environment needs its own process.
+        """
+        if self.contract.isolation == "process":
+            raise OperationUnsupported(
+                f"{self.name} needs isolation 'process', which this version cannot give:"
+                " declare isolation = 'thread' with thread_safe = True, or 'inline'",
+                env=self.name,
+            )
+
+    def _check_params(self) -> None:
+        try:
+            inspect.signature(self._factory).bind(**self.params)
+        except TypeError as exc:
+            raise InvalidOption(f"{self.name} cannot be built with {self.params}: {exc}") from None
+        except ValueError:  # a builtin without a signature
+            return
+
+
+def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
+    """The environment class, how to make an instance, and whether ``env`` is an instance."""
+    if inspect.isclass(env):
+        if inspect.isabstract(env):
+            missing = ", ".join(sorted(getattr(env, "__abstractmethods__", ())))
+            raise TypeError(f"{env.__name__} is abstract: it lacks {missing}")
+        return env, env, False
+    if callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None)):
+        return type(env), lambda: env, True
+    if callable(env):
+        return _made_by(env), env, False
+    raise TypeError(
+        f"{env!r} is no environment: pass an Environment class, a factory or an instance"
+    )
+
+
+def _made_by(factory: Callable[..., Any]) -> type:
+    """The class that a factory says it makes."""
+    inner = factory
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if inspect.isclass(inner):
+        return inner
+    try:
+        made = typing.get_type_hints(inner).get("return")
+    except (NameError, TypeError):
+        made = None
+    made = typing.get_origin(made) or made
+    if inspect.isclass(made) and hasattr(made, "step"):
+        return made
+    raise TypeError(
+        f"the factory {getattr(inner, '__name__', inner)!r} does not say what it makes:"
+        " annotate its return type with the Environment class"
+    )
+
+
+def model_types(cls: type, base: type = Environment) -> tuple[Any, Any, Any]:
+    """Action, observation and state type of a class.
+
+    From the type parameters of ``base`` if given there, else from the annotations of ``step``
+    and ``state``, else ``Any``.
+    """
+    parameters = _type_parameters(cls, base)
+    if parameters is None or any(p is Any or isinstance(p, typing.TypeVar) for p in parameters):
+        hinted = _hinted_types(cls)
+        parameters = tuple(
+            hint if p is Any or isinstance(p, typing.TypeVar) else p
+            for p, hint in zip(parameters or (Any, Any, Any), hinted, strict=True)
+        )
+    return parameters[0], parameters[1], parameters[2]
+
+
+def _type_parameters(cls: type, base: type) -> tuple[Any, ...] | None:
+    """Type arguments that ``cls`` gives ``base``, followed through generic classes between."""
+    for orig in getattr(cls, "__orig_bases__", ()):
+        origin = typing.get_origin(orig)
+        if origin is base:
+            return typing.get_args(orig)
+        if inspect.isclass(origin) and issubclass(origin, base):
+            inherited = _type_parameters(origin, base)
+            if inherited is not None:
+                given = dict(
+                    zip(getattr(origin, "__parameters__", ()), typing.get_args(orig), strict=False)
+                )
+                return tuple(given.get(p, p) for p in inherited)
+    for parent in cls.__bases__:
+        if issubclass(parent, base) and parent is not base:
+            found = _type_parameters(parent, base)
+            if found is not None:
+                return found
+    return None
+
+
+def _hinted_types(cls: type) -> tuple[Any, Any, Any]:
+    def hints(call: Any) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(call)
+        except (NameError, TypeError, AttributeError):
+            return {}
+
+    step = hints(getattr(cls, "step", None))
+    returned = step.pop("return", Any)
+    action = next(iter(step.values()), Any)
+    state = getattr(cls, "state", None)
+    of_state = hints(state.fget if isinstance(state, property) else state).get("return", Any)
+    if typing.get_origin(returned) is StepResult:
+        returned = typing.get_args(returned)[0]
+    return tuple(  # type: ignore[return-value]  # three in, three out
+        Any if hint is StepResult or isinstance(hint, typing.TypeVar) else hint
+        for hint in (action, returned, of_state)
+    )
+
+
+def _evaluated(
+    call: Any, parameters: Mapping[str, inspect.Parameter]
+) -> dict[str, inspect.Parameter]:
+    """The parameters with annotations evaluated, where they can be."""
+    try:
+        hints = typing.get_type_hints(call)
+    except (NameError, TypeError):
+        hints = {}
+    return {
+        key: p.replace(annotation=hints.get(key, inspect.Parameter.empty))
+        for key, p in parameters.items()
+    }
+
+
+def _option_schema(parameter: inspect.Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    if parameter.annotation is not inspect.Parameter.empty:
+        schema = json_schema(parameter.annotation)
+    if parameter.default is not inspect.Parameter.empty:
+        default = parameter.default
+        schema["default"] = default if isinstance(default, str | int | float | bool) else None
+    return schema
+
+
+def _extractor(observation: Any) -> Callable[[Any], Extracted]:
+    """How reward, termination and info are read off what this environment returns."""
+    names = field_names(observation)
+    has_reward = names is not None and "reward" in names
+    has_done = names is not None and "done" in names
+    has_ends = names is not None and bool({"terminated", "truncated"} & names)
+
+    def extract(result: Any) -> Extracted:
+        if isinstance(result, StepResult):
+            return (
+                result.observation,
+                _number(result.reward),
+                bool(result.terminated),
+                bool(result.truncated),
+                result.info or None,
+            )
+        if isinstance(result, dict):
+            get: Callable[..., Any] = result.get
+        elif type(result) is observation and not has_ends:
+            reward = result.reward if has_reward else None
+            if reward is not None and type(reward) is not float:
+                reward = _number(reward)
+            return result, reward, has_done and bool(result.done), False, None
+        else:
+            get = functools.partial(_attribute, result)
+        truncated = bool(get("truncated", False))
+        terminated = bool(get("terminated", False)) or (bool(get("done", False)) and not truncated)
+        return result, _number(get("reward", None)), terminated, truncated, None
+
+    return extract
+
+
+def _attribute(value: Any, name: str, default: Any) -> Any:
+    return getattr(value, name, default)
+
+
+def _number(reward: Any) -> float | None:
+    """A reward as float; ``None`` stays ``None``.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if reward is None or type(reward) is float:
+        return reward
+    if isinstance(reward, str | bytes):
+        raise TypeError(f"reward must be a number or None, got {reward!r}")
+    try:
+        return float(reward)
+    except (TypeError, ValueError):
+        raise TypeError(f"reward must be a number or None, got {type(reward).__name__}") from None

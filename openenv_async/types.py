@@ -1,0 +1,157 @@
+"""Plain values that every layer shares. No I/O, no behaviour beyond their own fields."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import Any, Final, Generic, Self, TypeVar
+
+import msgspec
+
+__all__ = ["EpisodeInfo", "Limits", "Outcome", "OutcomeStatus", "StepResult", "Timeouts"]
+
+ActT = TypeVar("ActT")
+ObsT = TypeVar("ObsT")
+StateT = TypeVar("StateT")
+
+MAX_DEPTH: Final = 64
+"""Containers inside containers that one message or payload may have."""
+
+
+class EpisodeInfo(msgspec.Struct, gc=False):
+    """Which episode a session is in.
+
+    Attributes:
+        episode_id: minted by the engine unless given to ``reset``.
+        seed: the seed used, a concrete integer also when none was given.
+        step_count: steps executed since the reset.
+    """
+
+    episode_id: str
+    seed: int
+    step_count: int = 0
+
+
+class StepResult(msgspec.Struct, Generic[ObsT]):
+    """What ``reset`` and ``step`` return.
+
+    An environment may also return it from its own ``reset``/``step`` to state reward,
+    termination and info apart from the observation.
+
+    Attributes:
+        observation: what the agent sees.
+        reward: the environment's reward, or ``None`` when it gave none. Never invented.
+        terminated: the task ended.
+        truncated: the episode was stopped for another reason, such as a step limit.
+        info: further facts that are not part of the observation.
+    """
+
+    observation: ObsT
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over, for either reason."""
+        return self.terminated or self.truncated
+
+
+class OutcomeStatus(enum.StrEnum):
+    """How a rollout ended."""
+
+    COMPLETED = "completed"
+    """The environment terminated the episode."""
+    TRUNCATED = "truncated"
+    """The environment or the caller's step limit stopped it."""
+    TIMEOUT = "timeout"
+    ENV_ERROR = "env_error"
+    INFRA_ERROR = "infra_error"
+    CANCELLED = "cancelled"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the episode may be trained on as it stands."""
+        return self in (OutcomeStatus.COMPLETED, OutcomeStatus.TRUNCATED)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of one rollout, failures included.
+
+    Attributes:
+        index: which rollout of its batch.
+        status: how it ended.
+        episode_return: sum of the rewards that the environment gave; ``None`` when it gave
+            none or the rollout failed. A failure is never a zero.
+        steps: steps executed.
+        duration: wall seconds.
+        trajectory: what happened, when recording was asked for.
+        error: what ended it, for the failing statuses.
+    """
+
+    index: int
+    status: OutcomeStatus
+    episode: EpisodeInfo | None = None
+    episode_return: float | None = None
+    steps: int = 0
+    duration: float = 0.0
+    trajectory: Any | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Every deadline, in seconds; ``None`` switches one off.
+
+    Attributes:
+        connect: TCP, TLS and handshake.
+        open: building the environment, waiting for capacity included.
+        reset, step, state, close: one call of the environment.
+        idle: a session without any request is closed after this long.
+    """
+
+    connect: float | None = 10.0
+    open: float | None = 60.0
+    reset: float | None = 60.0
+    step: float | None = 60.0
+    state: float | None = 30.0
+    close: float | None = 10.0
+    idle: float | None = 1800.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None and (isinstance(value, bool) or not value > 0):
+                raise ValueError(
+                    f"timeout {item.name!r} must be a positive number of seconds or None,"
+                    f" got {value!r}"
+                )
+
+    def replace(self, **changes: float | None) -> Self:
+        """A copy with some fields changed; an unknown name is a ``TypeError``."""
+        known = {item.name: getattr(self, item.name) for item in fields(self)}
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise TypeError(f"unknown timeout {unknown[0]!r}; known: {', '.join(known)}")
+        return type(self)(**{**known, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that a peer must keep; both ends exchange theirs when they meet.
+
+    Attributes:
+        max_message_size: bytes of one WebSocket message or HTTP body.
+        max_batch_size: bytes after which a batch of frames is closed and the next begun.
+        max_channels: sessions on one connection.
+        max_retained_size: bytes of unacknowledged replies kept per session.
+        max_credit: partial observations that may be under way per streaming step.
+    """
+
+    max_message_size: int = 64 * 1024 * 1024
+    max_batch_size: int = 256 * 1024
+    max_channels: int = 65_536
+    max_retained_size: int = 16 * 1024 * 1024
+    max_credit: int = 1024
