@@ -24,9 +24,10 @@ class MemoryTransport:
     congested = False
 
     def __init__(self, engine: Engine, subprotocol: str, client: Connection) -> None:
+        self.subprotocol = subprotocol
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
         self._client = client
-        self._server = NativeConnection(engine, codec, self._wake)
+        self._server = NativeConnection(engine, codec, self._wake, self._cut)
         self._loop = asyncio.get_running_loop()
         self._inbox: list[bytes] = []
         self._scheduled = False
@@ -52,6 +53,10 @@ class MemoryTransport:
         for message in self._server.take():
             self._client.receive(message)
 
+    def _cut(self) -> None:
+        self._closed = True
+        self._loop.call_soon(self._client.lost, self)
+
     async def drained(self) -> None:
         """Memory is never full."""
 
@@ -60,15 +65,20 @@ class MemoryTransport:
         if not self._closed:
             self._pump()
             self._closed = True
-            self._server.lost()
+            self._server.lost(left=True)
 
 
 async def dial_memory(
     engine: Engine, subprotocol: str, limits: Limits, timeouts: Timeouts
 ) -> Connection:
     """A connection to an engine in this loop."""
-    connection = Connection(f"{engine.spec.name} (in process)", limits, timeouts)
-    await connection.start(MemoryTransport(engine, subprotocol, connection), subprotocol)
+
+    async def redial(connection: Connection) -> MemoryTransport:
+        return MemoryTransport(engine, subprotocol, connection)
+
+    where = f"{engine.spec.name} (in process)"
+    connection = Connection(where, limits, timeouts, redial)
+    await connection.start()
     return connection
 
 

@@ -1,17 +1,27 @@
-"""The client's side of one ``openenv.v1`` connection: channels, batches, replies.
+"""The client's side of ``openenv.v1``: channels, batches, replies, and coming back.
 
 Everything that callers ask for in one loop turn leaves in one message; one message of replies
 resolves many callers. The transport below only carries messages: a WebSocket, or memory.
+
+Rules of coming back:
+
+- A request stays in its channel's ``sent`` until it is answered.
+- When the transport is lost, sessions live on at the server for its ``resume_ttl``. The
+  connection dials again with backoff and jitter, resumes every channel and sends again what was
+  not answered; the server knows by the numbers what it has done already.
+- Another epoch means another run of the server: every session is lost, and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from openenv_async.deadlines import Deadlines
 from openenv_async.errors import (
@@ -23,6 +33,8 @@ from openenv_async.errors import (
     ProtocolError,
     ServerBusy,
     SessionClosed,
+    SessionLost,
+    TransportError,
     VersionMismatch,
     error_from_wire,
 )
@@ -50,6 +62,7 @@ from openenv_async.protocol.frames import (
     Open,
     Opened,
     Partial,
+    Renew,
     Request,
     Waiting,
     Welcome,
@@ -57,16 +70,20 @@ from openenv_async.protocol.frames import (
 from openenv_async.types import Limits, Timeouts
 from openenv_async.version import __version__
 
-__all__ = ["Channel", "Connection", "Transport"]
+__all__ = ["Channel", "Connection", "Redial", "Transport"]
 
 log = logging.getLogger("openenv_async.client")
 
-_BACKSTOP = 5.0
+_BACKSTOP: Final = 5.0
 """Seconds after the server's deadline at which the client stops waiting for its answer."""
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 2.0
 
 
 class Transport(Protocol):
     """Carries messages. ``send`` never blocks; ``drained`` is awaited before more is sent."""
+
+    subprotocol: str
 
     @property
     def congested(self) -> bool: ...
@@ -78,6 +95,10 @@ class Transport(Protocol):
     async def aclose(self) -> None: ...
 
 
+Redial = Callable[["Connection"], Awaitable[Transport]]
+"""Makes an open transport that delivers to the connection's ``receive`` and ``lost``."""
+
+
 class Channel:
     """One session's place on a connection: its request numbers and the reply it waits for."""
 
@@ -86,15 +107,18 @@ class Channel:
         "connection",
         "due",
         "error",
+        "future",
         "id",
         "number",
-        "pending",
+        "opened",
         "scheduled",
         "secret",
+        "sent",
         "seq",
         "sink",
+        "steps",
+        "waited",
         "waiting",
-        "watched",
     )
 
     def __init__(self, connection: Connection, number: int, id: str, secret: str) -> None:
@@ -102,14 +126,17 @@ class Channel:
         self.number = number
         self.id = id
         self.secret = secret
+        self.opened = False
         self.seq = 0
         self.acked = 0
-        self.pending: dict[int, asyncio.Future[Any]] = {}
+        self.steps = 0
+        self.sent: dict[int, Request | Open] = {}
+        self.future: asyncio.Future[Any] | None = None
+        self.waited = 0
         self.sink: Callable[[Partial], None] | None = None
         self.error: OpenEnvError | None = None
         self.waiting: tuple[int, int] | None = None
         self.due = inf
-        self.watched = ""
         self.scheduled = inf
 
     def call(self, request: Request | Open, timeout: float | None) -> asyncio.Future[Any]:
@@ -125,13 +152,16 @@ class Channel:
         if error is not None:
             future.set_exception(_fresh(error))
             return future
-        self.pending[0 if type(request) is Open else request.seq] = future  # type: ignore[union-attr]  # an Open has none
-        if timeout is not None:
+        seq = 0 if type(request) is Open else request.seq  # type: ignore[union-attr]  # an Open has none
+        self.sent[seq] = request
+        self.future = future
+        self.waited = seq
+        if timeout is None:
+            self.due = inf
+        else:
             self.due = connection.loop.time() + timeout + _BACKSTOP
             if self.due < self.scheduled:
                 connection.deadlines.watch(self, self.due)
-        else:
-            self.due = inf
         connection.send(request)
         return future
 
@@ -141,8 +171,10 @@ class Channel:
         return seq
 
     def cancel(self, seq: int) -> None:
-        """The caller of request ``seq`` gave up: tell the server and drop the late reply."""
-        if self.pending.pop(seq, None) is not None and self.connection.error is None:
+        """The caller of request ``seq`` gave up: tell the server, drop the late reply."""
+        if self.waited == seq:
+            self.future = None
+        if seq in self.sent:
             self.connection.send(Cancel(self.number, seq))
 
     def grant(self, seq: int, units: int) -> None:
@@ -151,21 +183,33 @@ class Channel:
 
     def close_soon(self) -> None:
         """Ask for the session to be closed without waiting for the answer."""
-        if self.error is None and self.connection.error is None:
+        if self.error is None:
             self.connection.send(Close(self.number, self.next_seq(), self.acked))
         self.connection.forget(self)
 
     def fail(self, error: OpenEnvError) -> None:
-        """The session is over: every caller meets ``error``."""
+        """The session is over: its caller, and every later one, meets ``error``."""
         self.error = error
-        pending, self.pending = self.pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(_fresh(error))
+        self.sent.clear()
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            future.set_exception(_fresh(error))
+
+    def resumption(self) -> list[Frame]:
+        """What to send on a new transport: the session, and all that was not answered."""
+        frames: list[Frame] = []
+        if self.opened:
+            frames.append(Open(self.number, self.id, self.secret, True, self.acked))
+        for seq in sorted(self.sent):
+            frames.append(self.sent[seq])
+            if seq and (self.future is None or seq != self.waited):
+                frames.append(Cancel(self.number, seq))
+        return frames
 
     def check(self, now: float) -> float | None:
         """Give up on a server that is late with its own deadline."""
-        if not self.pending or self.error is not None:
+        future = self.future
+        if future is None or self.error is not None:
             return None
         if now < self.due:
             return self.due if self.due != inf else None
@@ -174,20 +218,17 @@ class Channel:
             self.due = now + 1.0
             return self.due
         self.due = inf
-        pending, self.pending = self.pending, {}
-        for seq, future in pending.items():
-            if not future.done():
-                if seq:
-                    self.connection.send(Cancel(self.number, seq))
-                future.set_exception(
-                    DeadlineExceeded(
-                        "the server did not answer within the deadline it was given: it is"
-                        " overloaded or the network is stuck",
-                        session_id=self.id,
-                        request_id=seq,
-                        field="step",
-                    )
+        self.cancel(self.waited)
+        self.future = None
+        if not future.done():
+            future.set_exception(
+                DeadlineExceeded(
+                    f"{self.connection.where} did not answer within the deadline it was given:"
+                    " it is overloaded, or the network is stuck",
+                    session_id=self.id,
+                    request_id=self.waited or None,
                 )
+            )
         return None
 
 
@@ -195,13 +236,12 @@ class Connection:
     """A connection that many sessions share.
 
     Args:
-        connect: makes a transport; it is given the connection, to which it delivers messages
-            through ``receive`` and its end through ``lost``.
-        limits, timeouts: of this side.
         where: the address, for messages.
+        limits, timeouts: of this side.
+        redial: makes a transport, the first one and those after a loss.
     """
 
-    def __init__(self, where: str, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(self, where: str, limits: Limits, timeouts: Timeouts, redial: Redial) -> None:
         self.where = where
         self.limits = limits
         self.timeouts = timeouts
@@ -211,50 +251,74 @@ class Connection:
         self.server: dict[str, Any] = {}
         self.epoch: str | None = None
         self.late_replies = 0
+        self.reconnects = 0
         self.going_away: GoingAway | None = None
+        self._redial = redial
         self._codec: MsgpackCodec | JsonCodec | None = None
         self._transport: Transport | None = None
+        self._up = False
         self._channels: dict[int, Channel] = {}
         self._numbers = itertools.count(1)
         self._out: list[Frame] = []
-        self._flushing: asyncio.Handle | asyncio.Task[None] | None = None
+        self._flushing: asyncio.Handle | None = None
         self._blocked: asyncio.Task[None] | None = None
-        self._welcome: asyncio.Future[Welcome] = self.loop.create_future()
+        self._coming_back: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._welcome: asyncio.Future[Welcome] | None = None
         self._max_size = limits.max_message_size
 
     # -- life ---------------------------------------------------------------------------------
 
-    async def start(self, transport: Transport, subprotocol: str) -> None:
-        """Say hello over an open transport and wait for the server's welcome.
+    async def start(self) -> None:
+        """Dial, say hello and wait for the server's welcome.
 
         Raises:
+            ConnectFailed, Unauthorized: by dialling, or no welcome came in time.
             VersionMismatch: the server speaks another version.
-            ConnectFailed: it did not answer in time.
         """
+        try:
+            await self._attach()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _attach(self) -> None:
+        """Get a transport and greet."""
+        transport = await self._redial(self)
         self._transport = transport
-        self._codec = frame_codec(subprotocol, "client", self.limits.max_message_size)
+        codec = frame_codec(transport.subprotocol, "client", self.limits.max_message_size)
+        self._codec = codec
         hello = {
             "client": f"openenv_async/{__version__}",
             "max_message_size": self.limits.max_message_size,
             "max_batch_size": self.limits.max_batch_size,
         }
-        self.send(Hello(PROTOCOL_VERSION, encode_map(hello, self.format)))
+        self._welcome = self.loop.create_future()
+        transport.send(
+            codec.encode([Hello(PROTOCOL_VERSION, encode_map(hello, codec.format))]), codec.text
+        )
         try:
             async with asyncio.timeout(self.timeouts.connect):
                 welcome = await self._welcome
         except TimeoutError:
+            self._transport = None
+            await transport.aclose()
             raise ConnectFailed(
                 f"{self.where} did not answer the handshake within"
                 f" {self.timeouts.connect:g} s (Timeouts.connect)",
                 phase="connect",
             ) from None
+        finally:
+            self._welcome = None
         if welcome.version != PROTOCOL_VERSION:
             raise VersionMismatch(f"{self.where} speaks protocol {welcome.version}")
         self.epoch = welcome.epoch
-        self.server = decode_map(welcome.payload, self.format)
+        self.server = decode_map(welcome.payload, codec.format)
         size = self.server.get("max_message_size")
         if isinstance(size, int) and size > 0:
-            self._max_size = min(size, self._max_size)
+            self._max_size = min(size, self.limits.max_message_size)
+        self._up = True
+        self._beat()
 
     @property
     def format(self) -> Format:
@@ -266,33 +330,118 @@ class Connection:
         """Sessions on this connection now."""
         return len(self._channels)
 
+    @property
+    def up(self) -> bool:
+        """Whether there is a transport now, and not only the hope of one."""
+        return self._up
+
     async def aclose(self) -> None:
         """Send what is queued, close the transport; callers that still wait meet an error."""
-        if self.error is None:
+        if self.error is None and self._up:
             self._flush()
             if self._blocked is not None:
                 await asyncio.wait([self._blocked], timeout=self.timeouts.close)
-        self.lost(SessionClosed("the connection was closed by this side"))
-        if self._transport is not None:
-            await self._transport.aclose()
+        transport = self._transport
+        tasks = [task for task in (self._blocked, self._coming_back) if task is not None]
+        self._fail(SessionClosed("the connection was closed by this side"))
+        if tasks:
+            await asyncio.wait(tasks)
+        if transport is not None:
+            await transport.aclose()
 
-    def lost(self, error: OpenEnvError | None = None) -> None:
-        """The transport is gone (called by it): every session on it is over."""
+    def lost(self, transport: Transport) -> None:
+        """A transport is gone (called by it). The connection comes back if sessions wait."""
+        if transport is not self._transport:
+            return
+        self._down()
+        if self._welcome is not None:
+            if not self._welcome.done():
+                self._welcome.set_exception(
+                    ConnectFailed(f"{self.where} closed the connection", phase="connect")
+                )
+            return  # whoever attaches deals with it
         if self.error is not None:
             return
-        self.error = error or ConnectionLost(f"the connection to {self.where} was lost")
-        self.deadlines.close()
-        if self._flushing is not None:
-            self._flushing.cancel()
-        if self._blocked is not None:
-            self._blocked.cancel()
+        ttl = self.server.get("resume_ttl")
+        waiting = any(channel.opened or channel.sent for channel in self._channels.values())
+        if isinstance(ttl, int | float) and ttl > 0 and waiting:
+            self._coming_back = self.loop.create_task(self._come_back(ttl))
+        else:
+            self._fail(ConnectionLost(f"the connection to {self.where} was lost"))
+
+    def _down(self) -> None:
+        self._up = False
+        self._transport = None
         self._out.clear()
-        if not self._welcome.done():
-            self._welcome.set_exception(_fresh(self.error))
-            self._welcome.exception()  # it may be that nobody waits for it any more
+        for handle in (self._flushing, self._blocked, self._heartbeat):
+            if handle is not None:
+                handle.cancel()
+        self._heartbeat = None
+
+    async def _come_back(self, ttl: float) -> None:
+        """Dial until it works or the sessions are gone; then resume them."""
+        epoch, give_up_at, delay = self.epoch, self.loop.time() + ttl, _FIRST_DELAY
+        log.info("the connection to %s was lost: coming back", self.where)
+        try:
+            while True:
+                try:
+                    await self._attach()
+                    break
+                except TransportError as exc:
+                    left = give_up_at - self.loop.time()
+                    if left <= 0:
+                        self._fail(self._gone(f"no connection could be made for {ttl:g} s: {exc}"))
+                        return
+                    await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), left))  # noqa: S311
+                    delay = min(delay * 2, _LONGEST_DELAY)
+        except OpenEnvError as exc:
+            self._fail(exc)
+            return
+        finally:
+            self._coming_back = None
+        self.reconnects += 1
+        for channel in list(self._channels.values()):
+            if channel.opened and self.epoch != epoch:
+                self._channels.pop(channel.number, None)
+                channel.fail(self._gone("the server was restarted", channel))
+                continue
+            for frame in channel.resumption():
+                self.send(frame)
+
+    def _gone(self, why: str, channel: Channel | None = None) -> SessionLost:
+        error = SessionLost(
+            f"the session at {self.where} is lost, {why}; call reset() for a new episode"
+        )
+        if channel is not None:
+            error.detail["last_acknowledged_request"] = channel.acked
+            error.detail["last_acknowledged_step"] = channel.steps
+            error.add_context(session_id=channel.id)
+        return error
+
+    def _fail(self, error: OpenEnvError) -> None:
+        """The connection is over for good, and so is every session on it."""
+        if self.error is not None:
+            return
+        self.error = error
+        self._down()
+        self.deadlines.close()
+        if self._coming_back is not None:
+            self._coming_back.cancel()
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            channel.fail(self.error)
+            lost = error
+            if isinstance(error, SessionLost):
+                lost = _fresh(error)
+                lost.detail["last_acknowledged_request"] = channel.acked
+                lost.detail["last_acknowledged_step"] = channel.steps
+            channel.fail(lost)
+
+    def _beat(self) -> None:
+        """Renew the lease of an idle connection, three times in its length."""
+        lease = self.server.get("lease")
+        if self._up and isinstance(lease, int | float) and lease > 0:
+            self.send(Renew(0))
+            self._heartbeat = self.loop.call_later(lease / 3, self._beat)
 
     # -- sessions -----------------------------------------------------------------------------
 
@@ -313,7 +462,12 @@ class Connection:
     # -- frames out ---------------------------------------------------------------------------
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame for the message that leaves at the end of this loop turn."""
+        """Queue a frame for the message that leaves at the end of this loop turn.
+
+        Without a transport it is dropped: what matters is in a channel's ``sent``.
+        """
+        if not self._up:
+            return
         out = self._out
         out.append(frame)
         if len(out) == 1 and self._blocked is None:
@@ -321,50 +475,49 @@ class Connection:
 
     def _flush(self) -> None:
         out = self._out
-        if not out or self._transport is None or self._codec is None:
+        transport, codec = self._transport, self._codec
+        if not out or transport is None or codec is None:
             return
         self._out = []
-        codec, transport = self._codec, self._transport
         message = codec.encode(out)
-        if len(message) <= min(self.limits.max_batch_size, self._max_size):
+        if len(message) <= self.limits.max_batch_size and len(message) <= self._max_size:
             transport.send(message, codec.text)
         else:
             for part in split_batch(out, self.limits.max_batch_size):
-                self._send_bounded(part)
+                self._send_bounded(part, transport, codec)
         if transport.congested:
             self._blocked = self.loop.create_task(self._unblock(transport))
 
-    def _send_bounded(self, frames: Any) -> None:
-        assert self._codec is not None
-        assert self._transport is not None
-        message = self._codec.encode(frames)
+    def _send_bounded(self, frames: Any, transport: Transport, codec: Any) -> None:
+        message = codec.encode(frames)
         if len(message) <= self._max_size:
-            self._transport.send(message, self._codec.text)
+            transport.send(message, codec.text)
             return
         if len(frames) > 1:
             for frame in frames:
-                self._send_bounded([frame])
+                self._send_bounded([frame], transport, codec)
             return
-        frame = frames[0]
-        channel = self._channels.get(frame.channel)
-        if channel is not None:
-            channel.connection._refuse(channel, frame, too_large(len(message), self._max_size))
+        self._refuse(frames[0], too_large(len(message), self._max_size))
 
-    def _refuse(self, channel: Channel, frame: Any, error: PayloadTooLarge) -> None:
+    def _refuse(self, frame: Any, error: PayloadTooLarge) -> None:
         """A request that must not be sent: its number is given back, its caller told."""
+        channel = self._channels.get(frame.channel)
+        if channel is None:
+            return
         seq = getattr(frame, "seq", 0)
         if seq and seq == channel.seq:
             channel.seq -= 1
-        future = channel.pending.pop(seq, None)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        channel.sent.pop(seq, None)
+        if channel.future is not None and channel.waited == seq:
+            future, channel.future = channel.future, None
+            if not future.done():
+                future.set_exception(error.add_context(session_id=channel.id))
 
     async def _unblock(self, transport: Transport) -> None:
         """Wait until the transport takes more; frames queue up meanwhile."""
-        try:
+        with contextlib.suppress(OSError):
             await transport.drained()
-        finally:
-            self._blocked = None
+        self._blocked = None
         if self._out:
             self._flush()
 
@@ -377,7 +530,7 @@ class Connection:
             frames = self._codec.decode(message)
         except OpenEnvError as exc:
             log.warning("unreadable message from %s: %s", self.where, exc)
-            self.lost(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
+            self._fail(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
             return
         channels = self._channels
         for frame in frames:
@@ -389,55 +542,70 @@ class Connection:
             if kind is Failed:
                 self._on_failed(channel, frame)
             elif kind is Partial:
-                if channel.sink is not None and frame.seq in channel.pending:
+                if channel.sink is not None and frame.seq == channel.waited:
                     channel.sink(frame)
             elif kind is Opened:
-                self._resolve(channel, 0, frame)
+                self._on_opened(channel, frame)
             elif kind is Waiting:
                 channel.waiting = (frame.position, frame.depth)
             elif kind is BadFrame:
                 self._on_failed(channel, Failed(frame.channel, frame.seq, "", frame.error.message))
             else:
                 seq = frame.seq
-                future = channel.pending.pop(seq, None)
                 if seq > channel.acked:
                     channel.acked = seq
-                if future is not None and not future.done():
-                    future.set_result(frame)
+                channel.sent.pop(seq, None)
+                future = channel.future
+                if seq == channel.waited and future is not None:
+                    channel.future = None
+                    if not future.done():
+                        future.set_result(frame)
                 else:
                     self.late_replies += 1
 
-    def _resolve(self, channel: Channel, seq: int, frame: Frame) -> None:
-        future = channel.pending.pop(seq, None)
-        if future is not None and not future.done():
-            future.set_result(frame)
+    def _on_opened(self, channel: Channel, frame: Opened) -> None:
+        channel.opened = True
+        channel.waiting = None
+        if channel.sent.pop(0, None) is None:
+            return  # resumed
+        future = channel.future
+        if future is not None and channel.waited == 0:
+            channel.future = None
+            if not future.done():
+                future.set_result(frame)
 
     def _on_failed(self, channel: Channel, frame: Failed) -> None:
         error = self._error(frame)
         error.add_context(session_id=channel.id, request_id=frame.seq or None)
-        if frame.seq > channel.acked:
-            channel.acked = frame.seq
-        future = channel.pending.pop(frame.seq, None)
-        if future is not None:
-            if not future.done():
-                future.set_exception(error)
-        elif frame.seq == 0:
+        if frame.seq == 0:
+            if isinstance(error, SessionLost):
+                error.detail["last_acknowledged_request"] = channel.acked
+                error.detail["last_acknowledged_step"] = channel.steps
             self._channels.pop(channel.number, None)
             channel.fail(error)
+            return
+        if frame.seq > channel.acked:
+            channel.acked = frame.seq
+        channel.sent.pop(frame.seq, None)
+        future = channel.future
+        if frame.seq == channel.waited and future is not None:
+            channel.future = None
+            if not future.done():
+                future.set_exception(error)
         else:
             self.late_replies += 1
 
     def _on_other(self, frame: Any) -> None:
         """Frames of the connection itself, or of a channel that is gone."""
         if isinstance(frame, Welcome):
-            if not self._welcome.done():
+            if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(frame)
         elif isinstance(frame, GoingAway):
             self.going_away = frame
             log.info("%s is going away: %s", self.where, frame.reason)
         elif isinstance(frame, Failed) and frame.channel == 0:
             error = self._error(frame)
-            if not self._welcome.done():
+            if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_exception(error)
             else:
                 log.warning("%s reports: %s", self.where, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Hashable
 from typing import TYPE_CHECKING, Any, Final, Generic, Self
@@ -12,7 +13,7 @@ from openenv_async.client.connection import Channel, Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import Dial, SharedConnections, shared_connections
 from openenv_async.client.websocket import dial
-from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed
+from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.models import Format
 from openenv_async.protocol.frames import (
     Begun,
@@ -107,11 +108,13 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     async def close(self) -> None:
         """Close the environment and the session. Idempotent; never raises for a lost session."""
         self._closed = True
+        if self._channel is not None and self._is_elsewhere(self._channel):
+            self._channel = None  # its loop is gone, and its connection with it
         channel, self._channel = self._channel, None
         if channel is None:
             return
         try:
-            if channel.error is None and channel.connection.error is None:
+            if channel.error is None and channel.connection.up:
                 timeout = self.timeouts.close
                 request = Close(
                     channel.number, channel.next_seq(), channel.acked, _on_wire(timeout)
@@ -166,7 +169,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             options: what the environment's own ``reset`` declares.
         """
         channel = self._channel
-        if channel is None or channel.error is not None:
+        if channel is None or channel.error is not None or self._is_elsewhere(channel):
             channel = await self._reopened()
         wire = self._wire
         assert wire is not None
@@ -198,13 +201,13 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             ConnectionLost, SessionLost: the connection did.
         """
         channel = self._channel
-        if channel is None:
+        if channel is None or channel.connection.loop is not get_running_loop():
             channel = await self._ready()
         wire = self._wire
         assert wire is not None
         payload = wire.encode_action(action)
         seconds = self.timeouts.step if timeout is None else timeout
-        if channel.pending:
+        if channel.future is not None:
             raise self._busy("step")
         channel.seq = seq = channel.seq + 1
         future = channel.call(
@@ -215,6 +218,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         except asyncio.CancelledError:
             channel.cancel(seq)
             raise
+        channel.steps += 1
         if self._episode is not None:
             self._episode.step_count += 1
         info = reply.info
@@ -231,7 +235,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
         A state that is a dict also carries ``episode_id`` and ``step_count``.
         """
-        channel = self._channel or await self._ready()
+        channel = await self._ready()
         seconds = self.timeouts.state if timeout is None else timeout
         request = State(
             channel.number, self._next(channel, "state"), channel.acked, _on_wire(seconds)
@@ -261,7 +265,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     async def _ws_step(
         self, action: ActT, *, timeout: float | None = None
     ) -> AsyncGenerator[StepResult[ObsT], None]:
-        channel = self._channel or await self._ready()
+        channel = await self._ready()
         wire = self._wire
         assert wire is not None
         payload = wire.encode_action(action)
@@ -270,9 +274,14 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         arrived: deque[Partial] = deque()
         wake = asyncio.Event()
 
+        expected = 0
+
         def sink(partial: Partial) -> None:
-            arrived.append(partial)
-            wake.set()
+            nonlocal expected
+            if partial.index == expected:  # others come twice, after a reconnect
+                expected += 1
+                arrived.append(partial)
+                wake.set()
 
         channel.sink = sink
         request = Step(channel.number, seq, channel.acked, payload, _on_wire(seconds), _CREDIT)
@@ -325,7 +334,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         )
 
     def _next(self, channel: Channel, what: str) -> int:
-        if channel.pending:
+        if channel.future is not None:
             raise self._busy(what)
         return channel.next_seq()
 
@@ -336,23 +345,49 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             session_id=self.session_id,
         )
 
+    def _is_elsewhere(self, channel: Channel) -> bool:
+        """Whether the channel belongs to an event loop other than the running one.
+
+        Raises:
+            SessionBusy: that loop is running, in another thread.
+        """
+        home = channel.connection.loop
+        if home is get_running_loop():
+            return False
+        if home.is_running():
+            raise SessionBusy(
+                "this client is in use on another running event loop: make one client per loop,"
+                " or use SyncEnvClient, which any thread may call",
+                session_id=channel.id,
+            )
+        return True
+
     async def _reopened(self) -> Channel:
         """A channel for a reset: a session that was lost is replaced by a new one."""
-        lost = self._channel
-        if lost is not None:
+        channel = self._channel
+        if channel is not None and channel.error is not None:
             self._channel = None
-            lost.connection.forget(lost)
-            await self._give_back(lost.connection)
-        return await self._ready()
+            if channel.connection.loop is get_running_loop():
+                channel.connection.forget(channel)
+                await self._give_back(channel.connection)
+        try:
+            return await self._ready()
+        except SessionLost:
+            self._channel = None  # it could not be taken along to this loop
+            return await self._ready()
 
     async def _ready(self) -> Channel:
-        """The open channel; opens it first if need be. Concurrent callers wait for one open."""
-        if self._channel is not None:
-            return self._channel
+        """The open channel; opens it first if need be. Concurrent callers wait for one open.
+
+        A session that was left behind by a loop that has ended is resumed on this one.
+        """
+        channel = self._channel
+        if channel is not None and not self._is_elsewhere(channel):
+            return channel
         if self._closed:
             raise SessionClosed("this client was closed: make a new one")
-        if self._opening is None or self._opening.get_loop() is not asyncio.get_running_loop():
-            self._opening = asyncio.ensure_future(self._open())
+        if self._opening is None or self._opening.get_loop() is not get_running_loop():
+            self._opening = asyncio.ensure_future(self._open(channel))
         opening = self._opening
         try:
             return await asyncio.shield(opening)
@@ -363,11 +398,17 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             if opening.done() and self._opening is opening:
                 self._opening = None
 
-    async def _open(self) -> Channel:
+    async def _open(self, left_behind: Channel | None) -> Channel:
         connection = await self._acquire()
         channel: Channel | None = None
         try:
-            channel = connection.channel(secrets.token_hex(16), secrets.token_hex(16))
+            if left_behind is None:
+                channel = connection.channel(secrets.token_hex(16), secrets.token_hex(16))
+            else:
+                channel = connection.channel(left_behind.id, left_behind.secret)
+                channel.seq, channel.acked = left_behind.seq, left_behind.acked
+                channel.steps = left_behind.steps
+                channel.sent.update(left_behind.sent)
             self._use(connection.format)
             assert self._wire is not None
             options = None if not self._options else self._wire.encode_any(self._options)
@@ -375,17 +416,22 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 channel.number,
                 channel.id,
                 channel.secret,
-                payload=options,
-                timeout=_on_wire(self.timeouts.open),
+                left_behind is not None,
+                channel.acked,
+                options,
+                _on_wire(self.timeouts.open),
             )
             await channel.call(request, self.timeouts.open)
+            for frame in channel.resumption()[1:]:
+                connection.send(frame)
         except BaseException:
             if channel is not None:
                 channel.close_soon()
             await self._give_back(connection)
             raise
         self._channel = channel
-        self._episode = None
+        if left_behind is None:
+            self._episode = None
         return channel
 
     def _use(self, format: Format) -> None:

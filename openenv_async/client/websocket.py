@@ -95,8 +95,12 @@ class _Socket(ClientConnection):
 class WebSocketTransport:
     """Messages over one WebSocket."""
 
-    def __init__(self, socket: _Socket) -> None:
+    def __init__(self, socket: _Socket, connection: Connection) -> None:
+        assert socket.subprotocol is not None
+        self.subprotocol: str = socket.subprotocol
         self._socket = socket
+        socket.on_message = connection.receive
+        socket.on_lost = lambda: connection.lost(self)
 
     @property
     def congested(self) -> bool:
@@ -150,13 +154,32 @@ async def dial(
     all_headers = dict(headers or {})
     if token is not None:
         all_headers["Authorization"] = f"Bearer {token}"
+
+    async def redial(connection: Connection) -> WebSocketTransport:
+        socket = await _open_socket(url, address, offered, all_headers, limits, timeouts)
+        return WebSocketTransport(socket, connection)
+
+    connection = Connection(url, limits, timeouts, redial)
+    await connection.start()
+    return connection
+
+
+async def _open_socket(
+    url: str,
+    address: str,
+    offered: list[Subprotocol],
+    headers: dict[str, str],
+    limits: Limits,
+    timeouts: Timeouts,
+) -> _Socket:
+    """An open WebSocket that speaks ``openenv.v1``; every failure translated."""
     try:
         async with asyncio.timeout(timeouts.connect):
             socket = await connect(
                 address,
                 subprotocols=offered,
                 compression=None,
-                additional_headers=all_headers,
+                additional_headers=headers,
                 max_size=limits.max_message_size,
                 ping_interval=None,
                 open_timeout=None,
@@ -183,16 +206,5 @@ async def dial(
     assert isinstance(socket, _Socket)
     if socket.subprotocol is None:
         await socket.close()
-        raise ConnectFailed(
-            f"{url} does not speak openenv.v1; an upstream OpenEnv server needs dialect='upstream'",
-            phase="connect",
-        )
-    connection = Connection(url, limits, timeouts)
-    socket.on_message = connection.receive
-    socket.on_lost = connection.lost
-    try:
-        await connection.start(WebSocketTransport(socket), socket.subprotocol)
-    except BaseException:
-        await connection.aclose()
-        raise
-    return connection
+        raise ConnectFailed(f"{url} answers, but does not speak openenv.v1", phase="connect")
+    return socket

@@ -45,6 +45,8 @@ class EngineOptions:
         timeouts: deadlines for requests that bring none of their own.
         limits: sizes.
         resume_ttl: seconds that a session outlives its connection; 0 closes it at once.
+        lease: seconds without any frame after which a connected client counts as dead.
+        write_timeout: seconds that a peer may take no data before it is cut.
         interrupt_grace: seconds that an interrupted async call has to end.
         close_grace: seconds that shutting down may take.
         debug: send tracebacks of environments to clients.
@@ -54,7 +56,9 @@ class EngineOptions:
     max_threads: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
-    resume_ttl: float = 0.0
+    resume_ttl: float = 60.0
+    lease: float = 180.0
+    write_timeout: float = 30.0
     interrupt_grace: float = 1.0
     close_grace: float = 10.0
     debug: bool = False
@@ -77,6 +81,9 @@ class EngineStats:
     duplicates: int = 0
     timeouts: int = 0
     expired: int = 0
+    abandoned: int = 0
+    cut: int = 0
+    resumed: int = 0
     peak_sessions: int = 0
     bad_frames: int = 0
 
@@ -153,6 +160,7 @@ class Engine:
             session = self._existing(request)
             if session is not None:
                 session.attach(port, request.channel)
+                self.stats.resumed += 1
                 session.log.acknowledge(request.ack)
                 if not isinstance(session.current, Open):
                     port.send(Opened(request.channel, True, session.log.taken))
@@ -224,11 +232,20 @@ class Engine:
             raise self._reasons[session_id]
         return session
 
-    def lost(self, session: Session, port: Port) -> None:
-        """The connection of a session is gone."""
+    def lost(self, session: Session, port: Port, left: bool) -> None:
+        """The connection of a session is gone.
+
+        Args:
+            session: the session.
+            port: through which it replied; nothing happens if another one has taken over.
+            left: the client closed the connection on purpose, so it will not come back.
+        """
         if not session.detach(port) or session.dead is not None:
             return
-        session.shut(SessionClosed("its connection was lost"))
+        if self.options.resume_ttl > 0 and not left:
+            session.park(self.options.resume_ttl)
+        else:
+            session.shut(SessionClosed("its connection was closed"))
 
     def closing(self, session: Session, error: OpenEnvError) -> None:
         """Called by a session that begins to close; later calls on it meet ``error``."""

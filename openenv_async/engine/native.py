@@ -8,6 +8,7 @@ right after it. So a batch in becomes a batch out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from openenv_async.engine.engine import Engine
@@ -51,15 +52,26 @@ class NativeConnection:
         engine: what answers.
         codec: the negotiated frame codec, in the role of the server.
         wake: called (on the loop) when replies became ready outside ``receive``.
+        cut: called when the peer counts as dead: no frame for ``lease``, or no data taken for
+            ``write_timeout``.
     """
 
     def __init__(
-        self, engine: Engine, codec: MsgpackCodec | JsonCodec, wake: Callable[[], None]
+        self,
+        engine: Engine,
+        codec: MsgpackCodec | JsonCodec,
+        wake: Callable[[], None],
+        cut: Callable[[], None],
     ) -> None:
         self.engine = engine
         self.codec = codec
         self.wire: Wire = engine.wire(codec.format)
+        self.scheduled = inf
+        self.seen_at = engine.clock()
+        self.sending_since = inf
         self._wake = wake
+        self._cut = cut
+        self._gone = False
         self._out: list[Frame] = []
         self._receiving = False
         self._greeted = False
@@ -83,6 +95,7 @@ class NativeConnection:
     def receive(self, message: bytes | str) -> None:
         """Take one message. Never raises: what is wrong with it is answered."""
         self._receiving = True
+        self.seen_at = self.engine.clock()
         try:
             frames = self.codec.decode(message)
             if not self._greeted and frames and type(frames[0]) is not Hello:
@@ -114,9 +127,9 @@ class NativeConnection:
         self._out = []
         limits = self.engine.options.limits
         message = self.codec.encode(out)
-        if len(message) <= limits.max_batch_size or len(out) == 1:
-            if len(message) <= self._peer_max_size:
-                return [message]
+        whole = len(message) <= limits.max_batch_size or len(out) == 1
+        if whole and len(message) <= self._peer_max_size:
+            return [message]
         return [self._bounded(part) for part in split_batch(out, limits.max_batch_size)]
 
     def _bounded(self, frames: Any) -> bytes:
@@ -140,11 +153,29 @@ class NativeConnection:
             encode_map(error.to_wire(), self.codec.format),
         )
 
-    def lost(self) -> None:
-        """The connection is gone: tell the engine about every session on it."""
+    def check(self, now: float) -> float | None:
+        """Deadlines of the peer: called by the engine's heap."""
+        if self._gone:
+            return None
+        options = self.engine.options
+        dead_at = min(self.seen_at + options.lease, self.sending_since + options.write_timeout)
+        if now < dead_at:
+            return min(dead_at, now + options.write_timeout)
+        self.engine.stats.cut += 1
+        self.lost(left=now >= self.seen_at + options.lease)
+        self._cut()
+        return None
+
+    def lost(self, left: bool = False) -> None:
+        """The connection is gone: tell the engine about every session on it.
+
+        Args:
+            left: the client will not come back: it said so, or its lease ran out.
+        """
+        self._gone = True
         channels, self._channels = self._channels, {}
         for session in channels.values():
-            self.engine.lost(session, self)
+            self.engine.lost(session, self, left)
 
     def going_away(self, reason: str, grace: float) -> None:
         """Announce that the server stops."""
@@ -223,6 +254,7 @@ class NativeConnection:
         if isinstance(size, int) and size > 0:
             self._peer_max_size = min(size, self._peer_max_size)
         self._greeted = True
+        self.engine.deadlines.watch(self, self.seen_at + self.engine.options.write_timeout)
         self.send(Welcome(PROTOCOL_VERSION, self.engine.epoch, self._welcome()))
 
     def _welcome(self) -> bytes | None:
@@ -241,6 +273,7 @@ class NativeConnection:
                 "capabilities": capabilities,
                 "max_sessions": engine.max_sessions,
                 "resume_ttl": engine.options.resume_ttl,
+                "lease": engine.options.lease,
                 "idle_timeout": engine.options.timeouts.idle,
                 "step_timeout": engine.options.timeouts.step,
                 "reset_timeout": engine.options.timeouts.reset,

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,12 +24,14 @@ from openenv_async.errors import (
     ProtocolError,
     SessionBusy,
     SessionClosed,
+    SessionLost,
 )
 from openenv_async.protocol.frames import (
+    Begun,
     Close,
-    Closed,
     Failed,
     Frame,
+    Observation,
     Open,
     Partial,
     Reply,
@@ -105,7 +108,9 @@ class Session:
         "host",
         "id",
         "interrupted",
+        "kept_partials",
         "log",
+        "parked_until",
         "partials",
         "port",
         "scheduled",
@@ -131,6 +136,8 @@ class Session:
         self.scheduled = inf
         self.credit = 0
         self.partials = 0
+        self.kept_partials: deque[Partial] = deque()
+        self.parked_until = inf
         self.credit_waiter: object | None = None
         self.slot: object | None = None
 
@@ -172,12 +179,15 @@ class Session:
         except ProtocolError as exc:
             self._send(failed(request, self._located(exc), self._format))
             return False
+        if order is Order.NEW:
+            return True
+        self.engine.stats.duplicates += 1
+        for partial in self.kept_partials:
+            if partial.seq == request.seq:
+                self._send(partial)
         if order is Order.ANSWERED:
-            self.engine.stats.duplicates += 1
             self._send(self.log.replies[request.seq][0])
-        elif order is Order.RUNNING:
-            self.engine.stats.duplicates += 1
-        return order is Order.NEW
+        return False
 
     def _queue(self, request: Request) -> None:
         """A request while one is running."""
@@ -200,33 +210,36 @@ class Session:
         if self.dead is not None:
             return
         self.current = None
-        interrupted, self.interrupted = self.interrupted, None
-        self.active_at = self.engine.clock()
-        if interrupted == "deadline":
-            reply = self._expired(request)
-        match request:
-            case Step():
-                self.engine.stats.steps += 1
-            case Open():
-                if isinstance(reply, Failed):
-                    self._end(SessionClosed("the environment could not be built"))
-                self._send(reply)
-                if self.deferred is not None and self.dead is None:
-                    self._start_deferred()
-                return
-            case Close():
-                reason = self._end(SessionClosed("the session is closed: open a new one"))
-                if request.seq:
-                    self._answer(request, reply)  # type: ignore[arg-type]  # Closed or Failed
-                elif self.port is not None:
-                    self.port.ended(self, reason)
-                return
-            case _:
-                pass
-        assert not isinstance(reply, Closed)
-        self._answer(request, reply)  # type: ignore[arg-type]  # an Open never gets here
+        engine = self.engine
+        self.active_at = engine.clock()
+        if self.interrupted is not None:
+            if self.interrupted == "deadline":
+                reply = self._expired(request)
+            self.interrupted = None
+        kind = type(request)
+        if kind is Step:
+            engine.stats.steps += 1
+        elif kind is Open or kind is Close:
+            self._complete_life(request, reply)
+            return
+        self._answer(request, reply)  # type: ignore[arg-type]  # Open and Close went above
         if self.deferred is not None:
             self._start_deferred()
+
+    def _complete_life(self, request: HostRequest, reply: HostReply) -> None:
+        """The environment was built, or is closed."""
+        if isinstance(request, Open):
+            if isinstance(reply, Failed):
+                self._end(SessionClosed("the environment could not be built"))
+            self._send(reply)
+            if self.deferred is not None and self.dead is None:
+                self._start_deferred()
+            return
+        reason = self._end(SessionClosed("the session is closed: open a new one"))
+        if request.seq:
+            self._answer(request, reply)  # type: ignore[arg-type]  # Closed or Failed
+        elif self.port is not None:
+            self.port.ended(self, reason)
 
     def _start_deferred(self) -> None:
         request, self.deferred = self.deferred, None
@@ -234,10 +247,10 @@ class Session:
         self._start(request)
 
     def _answer(self, request: Request, reply: Reply) -> None:
+        kind = type(reply)
         size = _REPLY_OVERHEAD
-        payload = getattr(reply, "payload", None)
-        if payload is not None:
-            size += len(payload)
+        if kind is Observation or kind is Begun:
+            size += len(reply.payload)  # type: ignore[arg-type,union-attr]  # both have one
         self.log.keep(request.seq, reply, size)
         port = self.port
         if port is not None:
@@ -256,11 +269,22 @@ class Session:
 
     # -- streaming --------------------------------------------------------------------------
 
+    def begin_stream(self, credit: int) -> None:
+        """A streaming step starts with this much credit."""
+        self.credit = min(credit, self.engine.options.limits.max_credit)
+        self.partials = 0
+        self.kept_partials.clear()
+
     def emit(self, payload: bytes, whole: bool) -> bool:
-        """Send a partial observation; ``False`` when the credit is used up after it."""
+        """Send a partial observation; ``False`` when the credit is used up after it.
+
+        It is kept until the client grants credit for it, for a client that comes back.
+        """
         request = self.current
         if isinstance(request, Step):
-            self._send(Partial(self.channel, request.seq, self.partials, payload, whole))
+            partial = Partial(self.channel, request.seq, self.partials, payload, whole)
+            self.kept_partials.append(partial)
+            self._send(partial)
             self.partials += 1
             self.credit -= 1
         return self.credit > 0
@@ -270,6 +294,8 @@ class Session:
         request = self.current
         if not isinstance(request, Step) or request.seq != seq or units < 1:
             return
+        for _ in range(min(units, len(self.kept_partials))):
+            self.kept_partials.popleft()
         self.credit = min(self.credit + units, self.engine.options.limits.max_credit)
         waiter, self.credit_waiter = self.credit_waiter, None
         if waiter is not None:
@@ -325,13 +351,20 @@ class Session:
         """Deadlines: called by the engine's heap."""
         if self.dead is not None:
             return None
-        if self.current is not None:
-            if now < self.due:
-                return min(self.due, max(self._idle_at(), now + 1.0))
-            return self._overdue(now)
+        if now >= self.parked_until:
+            self.parked_until = inf
+            self.engine.stats.abandoned += 1
+            ttl = self.engine.options.resume_ttl
+            self.shut(SessionLost(f"its client did not come back within resume_ttl ({ttl:g} s)"))
+            return None
         idle_at = self._idle_at()
+        if self.current is not None:
+            if now >= self.due:
+                return self._overdue(now)
+            return min(self.due, self.parked_until, max(idle_at, now + 1.0))
         if now < idle_at:
-            return idle_at if idle_at != inf else None
+            look = min(idle_at, self.parked_until)
+            return look if look != inf else None
         idle = self.engine.options.timeouts.idle
         self.engine.stats.expired += 1
         self.shut(
@@ -396,9 +429,18 @@ class Session:
     # -- the door ---------------------------------------------------------------------------
 
     def attach(self, port: Port, channel: int) -> None:
-        """Send replies through this port from now on."""
+        """Send replies through this port from now on; a port before it is told so."""
+        old = self.port
+        if old is not None and (old is not port or self.channel != channel):
+            old.ended(self, SessionLost("another connection took the session over"))
         self.port = port
         self.channel = channel
+        self.parked_until = inf
+
+    def park(self, ttl: float) -> None:
+        """Live without a door for a while; what runs goes on, replies are kept."""
+        self.parked_until = self.engine.clock() + ttl
+        self.engine.deadlines.watch(self, self.parked_until)
 
     def detach(self, port: Port) -> bool:
         """The port is gone; ``False`` if another one has taken over already."""

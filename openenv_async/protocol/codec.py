@@ -106,6 +106,18 @@ def _lenient(items: Any, table: dict[int, type[Frame]]) -> Frame | BadFrame:
         return BadFrame(*_address(items), error)
 
 
+def _payload_places(cls: type[Frame]) -> dict[int, bool]:
+    """Where a frame has payloads, and whether ``null`` there means that there is none.
+
+    A payload that a frame must have may itself be the value ``null``.
+    """
+    return {
+        i: not field.required
+        for i, field in enumerate(msgspec.structs.fields(cls))
+        if field.name in PAYLOAD_FIELDS
+    }
+
+
 class MsgpackCodec:
     """Messages as msgpack; the hot path."""
 
@@ -157,10 +169,7 @@ class JsonCodec:
         self._table = _table(role)
         self._batch = msgspec.json.Decoder(list[msgspec.Raw])
         self._frame = msgspec.json.Decoder(list[msgspec.Raw])
-        self._payloads = {
-            cls: [i for i, name in enumerate(cls.__struct_fields__) if name in PAYLOAD_FIELDS]
-            for cls in (*CLIENT_FRAMES, *SERVER_FRAMES)
-        }
+        self._payloads = {cls: _payload_places(cls) for cls in (*CLIENT_FRAMES, *SERVER_FRAMES)}
 
     def decode(self, message: _Message) -> Sequence[Any]:
         """As ``MsgpackCodec.decode``."""
@@ -179,10 +188,11 @@ class JsonCodec:
             items: list[Any] = list(self._frame.decode(raw))
             kind = msgspec.json.decode(items[0]) if items else None
             cls = self._table.get(kind) if type(kind) is int else None
-            payloads = self._payloads[cls] if cls is not None else []
+            payloads = self._payloads[cls] if cls is not None else {}
             for i, item in enumerate(items):
                 if i - 1 in payloads:
-                    items[i] = None if bytes(item) == b"null" else bytes(item)
+                    absent = payloads[i - 1] and bytes(item) == b"null"
+                    items[i] = None if absent else bytes(item)
                 else:
                     items[i] = msgspec.json.decode(item)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:

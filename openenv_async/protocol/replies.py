@@ -78,10 +78,14 @@ class ReplyLog(Generic[ReplyT]):
 
     def acknowledge(self, ack: int) -> None:
         """Forget the replies up to ``ack``. A number beyond what was taken is ignored."""
+        replies = self.replies
+        if ack == self.acked + 1 and ack in replies:  # the common case, one at a time
+            self.acked = ack
+            self.size -= replies.pop(ack)[1]
+            return
         if not self.acked < ack <= self.taken:
             return
         self.acked = ack
-        replies = self.replies
         for seq in [seq for seq in replies if seq <= ack]:
             self.size -= replies.pop(seq)[1]
 

@@ -61,7 +61,7 @@ class HTTPEnvServer:
         if chosen is None:
             await UpstreamSocket(self.engine, receive, send).run()
             return
-        socket = NativeSocket(self.engine, chosen, receive, send)
+        socket = NativeSocket(self.engine, chosen, scope, receive, send)
         self._sockets.add(socket)
         try:
             await socket.run()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 from openenv_async.engine import Engine, NativeConnection
 from openenv_async.protocol.codec import frame_codec
 
 __all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
+
+_NORMAL_CLOSURE: Final = 1000
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,25 +28,33 @@ class NativeSocket:
     them, so it takes all that became ready in between.
     """
 
-    def __init__(self, engine: Engine, subprotocol: str, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, engine: Engine, subprotocol: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._engine = engine
         self._subprotocol = subprotocol
         self._receive = receive
         self._send = send
+        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get("openenv.abort")
+        self._task: asyncio.Task[None] | None = None
+        self._is_cut = False
         self._sending = False
         self._waiter: asyncio.Future[None] | None = None
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
-        self.connection = NativeConnection(engine, codec, self._wake)
+        self.connection = NativeConnection(engine, codec, self._wake, self._cut)
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
         await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         writer = asyncio.create_task(self._write(), name="openenv-writer")
         connection, receive = self.connection, self._receive
+        self._task = asyncio.current_task()
+        left = False
         try:
             while True:
                 event = await receive()
                 if event["type"] != "websocket.receive":
+                    left = event.get("code") == _NORMAL_CLOSURE
                     return
                 message = event.get("bytes")
                 connection.receive(event["text"] if message is None else message)
@@ -51,10 +62,22 @@ class NativeSocket:
                     await self._flush()
         except OSError:
             return  # the peer went away while we were sending
+        except asyncio.CancelledError:
+            if not self._is_cut:
+                raise
+            _uncancel()
         finally:
-            connection.lost()
+            connection.lost(left)
             writer.cancel()
             await asyncio.wait([writer])
+
+    def _cut(self) -> None:
+        """The peer is dead or does not read: end, whatever is being sent."""
+        self._is_cut = True
+        if self._abort is not None:
+            self._abort()
+        if self._task is not None:
+            self._task.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -78,9 +101,17 @@ class NativeSocket:
         try:
             while self.connection.pending:
                 for message in self.connection.take():
+                    self.connection.sending_since = self._engine.clock()
                     if self.connection.codec.text:
                         await self._send({"type": "websocket.send", "text": message.decode()})
                     else:
                         await self._send({"type": "websocket.send", "bytes": message})
         finally:
             self._sending = False
+            self.connection.sending_since = inf
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

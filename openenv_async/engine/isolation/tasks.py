@@ -58,8 +58,7 @@ class TaskDriver:
     async def _perform(self, session: Session, request: HostRequest) -> HostReply:
         wire = session.wire
         if isinstance(request, Step) and request.credit:
-            session.credit = request.credit
-            session.partials = 0
+            session.begin_stream(request.credit)
 
         async def emit(payload: bytes, whole: bool) -> None:
             if not session.emit(payload, whole):

@@ -1,0 +1,369 @@
+"""What tests of environments and servers need: a checker, a clock, environments that misbehave.
+
+``ConformanceEnvironment`` does on command everything a server has to cope with; the conformance
+suite drives it over every door. ``BenchEnvironment`` and its kin are what ``bench`` serves.
+NumPy is imported only by an environment that was asked for an array.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from openenv_async.environment import Environment
+
+if TYPE_CHECKING:
+    from openenv_async.conformance import Result
+
+__all__ = [
+    "BenchAction",
+    "BenchAsyncEnvironment",
+    "BenchEnvironment",
+    "BenchObservation",
+    "BenchThreadEnvironment",
+    "ConformanceAction",
+    "ConformanceEnvironment",
+    "ConformanceObservation",
+    "ConformanceState",
+    "ManualClock",
+    "ManualTimer",
+    "check_environment",
+]
+
+
+# -- time ---------------------------------------------------------------------------------
+
+
+class ManualTimer:
+    """A timer of a ``ManualClock``."""
+
+    __slots__ = ("callback", "cancelled", "when")
+
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self.when = when
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """It will not fire."""
+        self.cancelled = True
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move; called, it gives its time in seconds.
+
+    ``Deadlines(clock, clock.call_at)`` runs on it without a loop and without waiting.
+    """
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self._timers: list[tuple[float, int, ManualTimer]] = []
+        self._order = itertools.count()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> ManualTimer:
+        """A timer that fires when the clock is moved to ``when`` or past it."""
+        timer = ManualTimer(when, callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    @property
+    def armed(self) -> int:
+        """Timers that would still fire."""
+        return sum(not timer.cancelled for _, _, timer in self._timers)
+
+    def advance(self, seconds: float) -> None:
+        """Move on, stopping at every timer on the way."""
+        end = self.now + seconds
+        while self._timers and self._timers[0][0] <= end:
+            when, _, timer = heapq.heappop(self._timers)
+            if not timer.cancelled:
+                self.now = max(self.now, when)
+                timer.callback()
+        self.now = max(self.now, end)
+
+
+# -- conformance --------------------------------------------------------------------------
+
+
+@dataclass
+class ConformanceAction:
+    """One command.
+
+    Attributes:
+        command: what to do.
+
+            - ``echo``: give ``text`` and ``data`` back.
+            - ``reward``: reward ``value``, which may be ``None``.
+            - ``terminate``, ``truncate``: end the episode, with reward ``value``.
+            - ``draw``: three numbers of the episode's own generator.
+            - ``raise``: raise ``RuntimeError(text)``.
+            - ``sleep``: sleep for ``value`` seconds; a cancellation is counted in the state.
+            - ``blob``: ``count`` bytes of text.
+            - ``array``: a uint8 array [count] of 0, 1, 2, … modulo 256.
+            - ``unsendable``: an observation that no codec can encode.
+            - ``stream``: ``count`` partial observations, then the final one; with ``text`` set,
+              ``RuntimeError(text)`` after them instead.
+    """
+
+    command: str = "echo"
+    value: float | None = None
+    text: str = ""
+    count: int = 0
+    data: Any = None
+
+
+@dataclass
+class ConformanceObservation:
+    """What came of it. ``steps`` counts the calls of ``step`` in this episode."""
+
+    text: str = ""
+    steps: int = 0
+    instance: str = ""
+    numbers: list[float] = field(default_factory=list)
+    data: Any = None
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+
+
+@dataclass
+class ConformanceState:
+    """What the environment knows of itself; ``live`` names every instance not yet closed."""
+
+    instance: str
+    label: str
+    steps: int
+    resets: int
+    cancelled: int
+    seed: int | None
+    live: list[str]
+
+
+class ConformanceEnvironment(
+    Environment[ConformanceAction, ConformanceObservation, ConformanceState]
+):
+    """Does what its actions say, so that a server can be judged from outside.
+
+    Args:
+        fail: raise ``RuntimeError(fail)`` in the constructor.
+        label: kept, and shown by ``state``.
+    """
+
+    session_options = frozenset({"fail", "label"})
+    name = "ConformanceEnvironment"
+    live: ClassVar[set[str]] = set()
+
+    def __init__(self, fail: str = "", label: str = "") -> None:
+        if fail:
+            raise RuntimeError(fail)
+        self.instance = uuid.uuid4().hex[:12]
+        self.label = label
+        self.steps = self.resets = self.cancelled = 0
+        self.seed: int | None = None
+        self.random = random.Random(0)
+        self.live.add(self.instance)
+
+    async def reset(
+        self, *, seed: int | None = None, text: str = "", fail: str = ""
+    ) -> ConformanceObservation:
+        """Begin; ``fail`` makes it raise."""
+        self.resets += 1
+        self.steps = 0
+        self.seed = seed
+        self.random = random.Random(seed)
+        if fail:
+            raise RuntimeError(fail)
+        return self._shown(text or "ready", numbers=self._drawn())
+
+    async def step(self, action: ConformanceAction) -> ConformanceObservation:
+        """Obey."""
+        self.steps += 1
+        match action.command:
+            case "echo":
+                return self._shown(action.text, data=action.data)
+            case "reward":
+                return self._shown(reward=action.value)
+            case "terminate":
+                return self._shown(reward=action.value, terminated=True)
+            case "truncate":
+                return self._shown(reward=action.value, truncated=True)
+            case "draw":
+                return self._shown(numbers=self._drawn())
+            case "raise":
+                raise RuntimeError(action.text)
+            case "sleep":
+                try:
+                    await asyncio.sleep(action.value or 0.0)
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+                    raise
+                return self._shown("slept")
+            case "blob":
+                return self._shown("x" * action.count)
+            case "array":
+                import numpy as np
+
+                return self._shown(data=(np.arange(action.count) % 256).astype(np.uint8))
+            case "unsendable":
+                return self._shown(data=object())
+            case "stream":
+                if action.text:
+                    raise RuntimeError(action.text)
+                return self._shown(str(action.count), reward=1.0)
+            case other:
+                raise ValueError(f"unknown command {other!r}")
+
+    async def step_stream(
+        self, action: ConformanceAction
+    ) -> AsyncIterator[ConformanceObservation | dict[str, Any]]:
+        """As ``step``; ``stream`` shows its partial observations first, as maps."""
+        try:
+            for index in range(action.count if action.command == "stream" else 0):
+                yield {"text": str(index)}
+                if action.value:
+                    await asyncio.sleep(action.value)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        yield await self.step(action)
+
+    async def state(self) -> ConformanceState:
+        """What it knows of itself."""
+        return ConformanceState(
+            self.instance,
+            self.label,
+            self.steps,
+            self.resets,
+            self.cancelled,
+            self.seed,
+            sorted(self.live)[:1000],
+        )
+
+    async def close(self) -> None:
+        """Leave the list of the living."""
+        self.live.discard(self.instance)
+
+    def _drawn(self) -> list[float]:
+        return [self.random.random() for _ in range(3)]
+
+    def _shown(self, text: str = "", **fields: Any) -> ConformanceObservation:
+        return ConformanceObservation(text, self.steps, self.instance, **fields)
+
+
+# -- benchmarks ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class BenchAction:
+    """What the load generator says."""
+
+    message: str = ""
+
+
+@dataclass(slots=True)
+class BenchObservation:
+    """The message back, with a uint8 array [obs_bytes] where one was asked for."""
+
+    message: str
+    frame: Any = None
+    reward: float | None = None
+
+
+class BenchEnvironment(Environment[BenchAction, BenchObservation, dict[str, Any]]):
+    """Short sync steps that cost next to nothing, called straight from the reader.
+
+    Args:
+        obs_bytes: size of the array in every observation; 0 for none.
+    """
+
+    isolation = "inline"
+
+    def __init__(self, obs_bytes: int = 0) -> None:
+        self.frame: Any = None
+        if obs_bytes:
+            import numpy as np
+
+            self.frame = (np.arange(obs_bytes) * 37 % 256).astype(np.uint8)
+
+    def reset(self) -> BenchObservation:
+        """Begin."""
+        return BenchObservation("ready", self.frame)
+
+    def step(self, action: BenchAction) -> BenchObservation:
+        """Echo."""
+        return BenchObservation(action.message, self.frame, 1.0)
+
+
+class BenchThreadEnvironment(BenchEnvironment):
+    """The same in the shared thread pool."""
+
+    isolation = "thread"
+
+
+class BenchAsyncEnvironment(Environment[BenchAction, BenchObservation, dict[str, Any]]):
+    """The same as an async environment: a task for every session.
+
+    Args:
+        obs_bytes: size of the array in every observation; 0 for none.
+        step_seconds: how long a step sleeps.
+    """
+
+    def __init__(self, obs_bytes: int = 0, step_seconds: float = 0.0) -> None:
+        self._inner = BenchEnvironment(obs_bytes)
+        self._seconds = step_seconds
+
+    async def reset(self) -> BenchObservation:
+        """Begin."""
+        return self._inner.reset()
+
+    async def step(self, action: BenchAction) -> BenchObservation:
+        """Echo, after the sleep that was asked for."""
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
+        return self._inner.step(action)
+
+
+# -- the checker --------------------------------------------------------------------------
+
+
+async def check_environment(
+    env: Any,
+    *args: Any,
+    params: Mapping[str, Any] | None = None,
+    actions: list[Any] | None = None,
+    seed: int = 0,
+) -> list[Result]:
+    """Put one environment through every generic check, in process and in both wire formats.
+
+    Args:
+        env, args, params: as for ``create_app``.
+        actions: plain actions to play with; by default drawn from the action schema.
+        seed: of the actions drawn.
+
+    Returns:
+        The results, failures included; see ``openenv_async.conformance``. A clean environment
+        has none with ``status == "failed"``.
+    """
+    from openenv_async.conformance import MemoryDoor, Suite
+    from openenv_async.engine import Engine
+    from openenv_async.spec import EnvironmentSpec
+
+    results: list[Result] = []
+    engine = Engine(EnvironmentSpec(env, *args, params=params))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(engine.aclose)
+        for format in ("msgpack", "json"):
+            door = MemoryDoor(engine, format)
+            suite = Suite(door, schema=engine.spec.schema, actions=actions, seed=seed)
+            results += await suite.run()
+    return results
