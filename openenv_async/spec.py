@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from openenv_async.environment import Contract, Environment, read_contract
-from openenv_async.errors import InvalidOption, OperationUnsupported
+from openenv_async.errors import InvalidOption
 from openenv_async.models import Format, PayloadCodec, field_names, json_schema
 from openenv_async.types import StepResult
 
@@ -51,6 +51,7 @@ class EnvironmentSpec:
         name: str | None = None,
     ) -> None:
         self.params: dict[str, Any] = dict(params or {})
+        self.source = env
         self.cls: Any
         self.cls, self._factory, self.is_instance = _resolve(env)
         self.contract: Contract = read_contract(self.cls)
@@ -168,19 +169,6 @@ class EnvironmentSpec:
         """A short digest of the schema, equal for equal contracts."""
         data = msgspec.json.encode(self.schema, order="deterministic", enc_hook=str)
         return hashlib.blake2s(data, digest_size=8).hexdigest()
-
-    def require_served_isolation(self) -> None:
-        """Refuse what this runtime cannot isolate.
-
-        Raises:
-            OperationUnsupported: the environment needs its own process.
-        """
-        if self.contract.isolation == "process":
-            raise OperationUnsupported(
-                f"{self.name} needs isolation 'process', which this version cannot give:"
-                " declare isolation = 'thread' with thread_safe = True, or 'inline'",
-                env=self.name,
-            )
 
     def _check_params(self) -> None:
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine.host import Wire, failed
 from openenv_async.engine.isolation.inline import InlineDriver
+from openenv_async.engine.isolation.processes import ProcessDriver, make_recipe
 from openenv_async.engine.isolation.tasks import TaskDriver
 from openenv_async.engine.isolation.threads import ThreadDriver
 from openenv_async.engine.session import Driver, Port, Session
@@ -41,31 +42,36 @@ class EngineOptions:
 
     Attributes:
         max_sessions: environments that may exist at once; an instance is capped at 1.
+        workers: processes that share the environments, whatever isolation they declare; by
+            default those that declare ``process`` get one each, the others none.
         max_threads: threads for sync environments; by default one per session may exist.
         timeouts: deadlines for requests that bring none of their own.
         limits: sizes.
         resume_ttl: seconds that a session outlives its connection; 0 closes it at once.
         lease: seconds without any frame after which a connected client counts as dead.
         write_timeout: seconds that a peer may take no data before it is cut.
-        interrupt_grace: seconds that an interrupted async call has to end.
+        interrupt_grace: seconds that an interrupted call has to end before it is given up.
         close_grace: seconds that shutting down may take.
         debug: send tracebacks of environments to clients.
     """
 
     max_sessions: int = 1024
+    workers: int | None = None
     max_threads: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     resume_ttl: float = 60.0
     lease: float = 180.0
     write_timeout: float = 30.0
-    interrupt_grace: float = 1.0
+    interrupt_grace: float = 0.5
     close_grace: float = 10.0
     debug: bool = False
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, got {self.max_sessions}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
         if self.max_threads is not None and self.max_threads < 1:
             raise ValueError(f"max_threads must be at least 1, got {self.max_threads}")
 
@@ -96,7 +102,6 @@ class Engine:
     """
 
     def __init__(self, spec: EnvironmentSpec, options: EngineOptions | None = None) -> None:
-        spec.require_served_isolation()
         self.spec = spec
         self.options = options or EngineOptions()
         self.epoch = secrets.token_hex(8)
@@ -106,6 +111,10 @@ class Engine:
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
+        self._recipe: bytes | None = None
+        workers = self.options.workers
+        if workers or (workers is None and spec.contract.isolation == "process"):
+            self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
         self._emptied: asyncio.Future[None] | None = None
@@ -138,7 +147,9 @@ class Engine:
         self._loop = loop
         self.clock = loop.time
         self._deadlines = Deadlines(loop.time, loop.call_at)
-        if self.spec.contract.isolation == "thread":
+        if self._recipe is not None:
+            self._driver = ProcessDriver(self, loop, self._recipe, self.options.workers)
+        elif self.spec.contract.isolation == "thread":
             threads = self.options.max_threads or self.max_sessions
             self._driver = ThreadDriver(loop, threads, self.spec.cls)
         elif self.spec.contract.is_async:

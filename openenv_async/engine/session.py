@@ -6,6 +6,8 @@ Rules:
   stopped: then it waits for that to end.
 - Every request that is taken is answered exactly once; the reply is kept until acknowledged.
 - Where a request runs is the driver's business; it comes back through ``complete``.
+- ``wire`` is the format of the running request and of its reply: the door's when it started.
+  A reply that a door with another format must deliver is converted for it.
 - A request past its deadline is interrupted. What does not stop within a grace is abandoned:
   the session dies, its capacity is given back, the rest of the server is not concerned.
 """
@@ -16,7 +18,15 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
-from openenv_async.engine.host import Host, HostReply, HostRequest, Wire, failed, operation
+from openenv_async.engine.host import (
+    Host,
+    HostReply,
+    HostRequest,
+    Wire,
+    failed,
+    operation,
+    transcoded,
+)
 from openenv_async.errors import (
     DeadlineExceeded,
     OpenEnvError,
@@ -26,6 +36,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
+from openenv_async.models import Format
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -81,6 +92,10 @@ class Driver(Protocol):
         """Ask the running request to stop; ``False`` if it cannot be asked."""
         ...
 
+    def credited(self, session: Session, units: int) -> None:
+        """A streaming step may go on."""
+        ...
+
     def abandon(self, session: Session) -> None:
         """The running request will not be waited for any more; the session is dead."""
         ...
@@ -98,7 +113,6 @@ class Session:
         "active_at",
         "channel",
         "credit",
-        "credit_waiter",
         "current",
         "dead",
         "deferred",
@@ -116,6 +130,7 @@ class Session:
         "scheduled",
         "secret",
         "slot",
+        "wire",
     )
 
     def __init__(self, engine: Engine, open: Open, driver: Driver, port: Port) -> None:
@@ -126,7 +141,9 @@ class Session:
         self.driver = driver
         self.port: Port | None = port
         self.host = Host(engine.spec, engine.options.debug)
-        self.log: ReplyLog[Reply] = ReplyLog(engine.options.limits.max_retained_size)
+        self.wire: Wire = port.wire
+        # Each reply beside the format of its payload.
+        self.log: ReplyLog[tuple[Reply, Format]] = ReplyLog(engine.options.limits.max_retained_size)
         self.current: HostRequest | None = None
         self.deferred: HostRequest | None = None
         self.interrupted: str | None = None
@@ -138,7 +155,6 @@ class Session:
         self.partials = 0
         self.kept_partials: deque[Partial] = deque()
         self.parked_until = inf
-        self.credit_waiter: object | None = None
         self.slot: object | None = None
 
     # -- requests ---------------------------------------------------------------------------
@@ -159,6 +175,8 @@ class Session:
 
     def _start(self, request: HostRequest) -> None:
         self.current = request
+        if self.port is not None:
+            self.wire = self.port.wire
         driver = self.driver
         if driver.timed:
             timeout = self._timeout(request)
@@ -182,11 +200,15 @@ class Session:
         if order is Order.NEW:
             return True
         self.engine.stats.duplicates += 1
+        reply: Reply | None = None
+        format = self._format
+        if order is Order.ANSWERED:
+            reply, format = self.log.replies[request.seq][0]
         for partial in self.kept_partials:
             if partial.seq == request.seq:
-                self._send(partial)
-        if order is Order.ANSWERED:
-            self._send(self.log.replies[request.seq][0])
+                self._send(partial, format)
+        if reply is not None:
+            self._send(reply, format)
         return False
 
     def _queue(self, request: Request) -> None:
@@ -251,16 +273,21 @@ class Session:
         size = _REPLY_OVERHEAD
         if kind is Observation or kind is Begun:
             size += len(reply.payload)  # type: ignore[arg-type,union-attr]  # both have one
-        self.log.keep(request.seq, reply, size)
+        wire = self.wire
+        self.log.keep(request.seq, (reply, wire.format), size)
         port = self.port
         if port is not None:
+            if port.wire is not wire:
+                reply = transcoded(self.engine.spec, reply, wire.format, port.wire.format)
             reply.channel = self.channel
             port.send(reply)
 
-    def _send(self, frame: Frame) -> None:
-        if self.port is not None:
+    def _send(self, frame: Frame, format: Format | None = None) -> None:
+        port = self.port
+        if port is not None:
+            frame = transcoded(self.engine.spec, frame, format or self._format, port.wire.format)
             frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
-            self.port.send(frame)
+            port.send(frame)
 
     def renew(self, ack: int) -> None:
         """A sign of life."""
@@ -297,9 +324,7 @@ class Session:
         for _ in range(min(units, len(self.kept_partials))):
             self.kept_partials.popleft()
         self.credit = min(self.credit + units, self.engine.options.limits.max_credit)
-        waiter, self.credit_waiter = self.credit_waiter, None
-        if waiter is not None:
-            waiter.set_result(None)  # type: ignore[attr-defined]  # a future of the driver's
+        self.driver.credited(self, units)
 
     # -- stopping ---------------------------------------------------------------------------
 
@@ -386,21 +411,40 @@ class Session:
             if self.driver.interrupt(self):
                 self.due = now + self.engine.options.interrupt_grace
                 return self.due
-        self._answer_last(request, self._expired(request))
         self.driver.abandon(self)
-        reason = self._end(
+        self._finish(
+            self._expired(request),
             SessionClosed(
                 f"{operation(request)}() did not stop at its deadline and its environment was"
                 " given up: open a new session"
-            )
+            ),
         )
-        if self.port is not None:
-            self.port.ended(self, reason)
         return None
+
+    def die(self, error: OpenEnvError) -> None:
+        """The environment is gone: called by the driver."""
+        if self.dead is not None:
+            return
+        request = self.current
+        reply = None
+        if request is not None:
+            error.add_context(phase=operation(request))
+            reply = failed(request, self._located(error), self._format)
+        self._finish(reply, error)
+
+    def _finish(self, reply: HostReply | None, error: OpenEnvError) -> None:
+        """Answer the running request with ``reply`` and end with ``error``."""
+        request = self.current
+        if request is not None and reply is not None:
+            self._answer_last(request, reply)
+        reason = self._end(error)
+        if self.port is not None and not isinstance(request, Open):
+            self.port.ended(self, reason)
 
     def _answer_last(self, request: HostRequest, reply: HostReply) -> None:
         if isinstance(request, Open) or request.seq == 0:
-            self._send(reply)
+            if isinstance(request, Open):
+                self._send(reply)
         else:
             self._answer(request, reply)  # type: ignore[arg-type]  # no Opened for a request
 
@@ -450,12 +494,7 @@ class Session:
         return True
 
     @property
-    def wire(self) -> Wire:
-        """The codecs that the session's door speaks."""
-        return self.engine.wire("msgpack") if self.port is None else self.port.wire
-
-    @property
-    def _format(self) -> str:
+    def _format(self) -> Format:
         return self.wire.format
 
     def _located(self, error: OpenEnvError) -> OpenEnvError:

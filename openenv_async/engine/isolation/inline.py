@@ -17,6 +17,9 @@ class InlineDriver:
         """Run it now."""
         session.complete(request, session.host.handle(request, session.wire))
 
+    def credited(self, session: Session, units: int) -> None:
+        """Sync environments do not stream."""
+
     def interrupt(self, session: Session) -> bool:
         """Nothing is ever running when somebody could ask."""
         return False

@@ -19,10 +19,11 @@ __all__ = ["TaskDriver"]
 class _Slot:
     """The task of one session and the future it waits on."""
 
-    __slots__ = ("inbox", "task")
+    __slots__ = ("credit", "inbox", "task")
 
     def __init__(self, inbox: asyncio.Future[HostRequest]) -> None:
         self.inbox = inbox
+        self.credit: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
 
@@ -49,22 +50,21 @@ class TaskDriver:
     async def _run(self, session: Session, slot: _Slot) -> None:
         while True:
             request = await slot.inbox
-            reply = await self._perform(session, request)
+            reply = await self._perform(session, slot, request)
             slot.inbox = self._loop.create_future()
             session.complete(request, reply)
             if isinstance(request, Close) or session.dead is not None:
                 return
 
-    async def _perform(self, session: Session, request: HostRequest) -> HostReply:
+    async def _perform(self, session: Session, slot: _Slot, request: HostRequest) -> HostReply:
         wire = session.wire
         if isinstance(request, Step) and request.credit:
             session.begin_stream(request.credit)
 
         async def emit(payload: bytes, whole: bool) -> None:
             if not session.emit(payload, whole):
-                waiter = self._loop.create_future()
-                session.credit_waiter = waiter
-                await waiter
+                slot.credit = self._loop.create_future()
+                await slot.credit
 
         try:
             return await session.host.handle_async(request, wire, emit)
@@ -73,11 +73,17 @@ class TaskDriver:
                 raise  # the engine is closing
             return session.interruption(request, wire.format)
         finally:
-            session.credit_waiter = None
+            slot.credit = None
             task = asyncio.current_task()
             if session.interrupted is not None and task is not None:
                 while task.cancelling():
                     task.uncancel()
+
+    def credited(self, session: Session, units: int) -> None:
+        """Let a stream go on that waits for credit."""
+        slot = session.slot
+        if isinstance(slot, _Slot) and slot.credit is not None and not slot.credit.done():
+            slot.credit.set_result(None)
 
     def interrupt(self, session: Session) -> bool:
         """Cancel the call that is running."""

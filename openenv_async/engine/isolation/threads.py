@@ -244,6 +244,9 @@ class ThreadDriver:
         pool.close()
         self._pools.discard(pool)
 
+    def credited(self, session: Session, units: int) -> None:
+        """Sync environments do not stream."""
+
     def interrupt(self, session: Session) -> bool:
         """A thread cannot be asked to stop."""
         return False
