@@ -27,7 +27,7 @@ from openenv_async.errors import (
     SessionNotFound,
 )
 from openenv_async.models import Format
-from openenv_async.protocol.frames import Open, Opened
+from openenv_async.protocol.frames import Open, Opened, Waiting
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits, Timeouts
 
@@ -42,6 +42,8 @@ class EngineOptions:
 
     Attributes:
         max_sessions: environments that may exist at once; an instance is capped at 1.
+        max_waiting: sessions that may wait for capacity, first come, first served; 0 refuses
+            at once.
         workers: processes that share the environments, whatever isolation they declare; by
             default those that declare ``process`` get one each, the others none.
         max_threads: threads for sync environments; by default one per session may exist.
@@ -56,6 +58,7 @@ class EngineOptions:
     """
 
     max_sessions: int = 1024
+    max_waiting: int = 0
     workers: int | None = None
     max_threads: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -117,6 +120,9 @@ class Engine:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
+        self._queue: dict[Session, None] = {}  # in order of arrival
+        self._tickets = 0
+        self._admitting = False
         self._emptied: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadlines: Deadlines | None = None
@@ -176,7 +182,7 @@ class Engine:
                 if not isinstance(session.current, Open):
                     port.send(Opened(request.channel, True, session.log.taken))
                 return session
-            self._admit()
+            waits = self._admit()
         except OpenEnvError as exc:
             exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
             self.stats.refused += 1
@@ -185,9 +191,50 @@ class Engine:
         session = Session(self, request, driver, port)
         self.sessions[session.id] = session
         self.stats.opened += 1
-        self.stats.peak_sessions = max(self.stats.peak_sessions, len(self.sessions))
-        session.open(request)
+        if waits:
+            self._tickets += 1
+            self._queue[session] = None
+            session.wait(request, self._tickets)
+            return session
+        self._begin(session, request)
         return session if session.dead is None else None
+
+    def _begin(self, session: Session, request: Open) -> None:
+        self.stats.opened += 1
+        self.stats.peak_sessions = max(self.stats.peak_sessions, self.active)
+        session.open(request)
+
+    @property
+    def active(self) -> int:
+        """Sessions that have capacity, waiting ones not counted."""
+        return len(self.sessions) - len(self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait for capacity."""
+        return len(self._queue)
+
+    def place_of(self, session: Session) -> Waiting:
+        """Where a waiting session stands in the queue, from 1, counted from above."""
+        first = next(iter(self._queue), session)
+        ahead = (session.ticket or 0) - (first.ticket or 0)
+        depth = len(self._queue)
+        return Waiting(session.channel, min(ahead + 1, depth), depth)
+
+    def _admit_waiting(self) -> None:
+        """Give free capacity to those who wait, first come, first served."""
+        if self._admitting:
+            return  # a session that could not be built came back here; the loop below goes on
+        self._admitting = True
+        try:
+            while self._queue and self.active < self.max_sessions and self.draining is None:
+                session = next(iter(self._queue))
+                del self._queue[session]
+                request = session.current
+                assert isinstance(request, Open)
+                self._begin(session, request)
+        finally:
+            self._admitting = False
 
     def _existing(self, request: Open) -> Session | None:
         """The session that ``request`` names, if it is to be resumed."""
@@ -208,23 +255,35 @@ class Engine:
             )
         return None
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Whether a new session must wait for capacity.
+
+        Raises:
+            GoingAway, ServerBusy: it cannot even wait.
+        """
         if self.draining is not None:
             raise GoingAway(f"the server is going away: {self.draining}")
-        if len(self.sessions) >= self.max_sessions:
-            setting = (
-                "serve a class instead of an instance"
-                if self.spec.is_instance
-                else ("raise --max-sessions (max_sessions)")
-            )
-            raise ServerBusy(
-                f"all {self.max_sessions} sessions of {self.spec.name} are taken: close one,"
-                f" wait, or {setting}",
-                limit=self.max_sessions,
-                active=len(self.sessions),
-                setting="max_sessions",
-                retry_after=1.0,
-            )
+        if self.active < self.max_sessions and not self._queue:
+            return False
+        if len(self._queue) >= self.options.max_waiting:
+            raise self.busy()
+        return True
+
+    def busy(self) -> ServerBusy:
+        """The error of a full server."""
+        if self.spec.is_instance:
+            remedy, setting = "serve a class instead of an instance", None
+        else:
+            remedy, setting = "raise --max-sessions (max_sessions)", "max_sessions"
+        return ServerBusy(
+            f"all {self.max_sessions} sessions of {self.spec.name} are taken and"
+            f" {len(self._queue)} wait: close one, wait longer, or {remedy}",
+            limit=self.max_sessions,
+            active=self.active,
+            depth=len(self._queue),
+            setting=setting,
+            retry_after=1.0,
+        )
 
     def find(self, session_id: str, secret: str) -> Session:
         """A session by what its client knows.
@@ -269,8 +328,13 @@ class Engine:
     def closed(self, session: Session, error: OpenEnvError) -> OpenEnvError:
         """Called by a session when its environment is gone; gives its capacity back."""
         reason = self._reasons.pop(session.id, error)
-        if self.sessions.pop(session.id, None) is not None:
+        self.sessions.pop(session.id, None)
+        if session in self._queue:
+            del self._queue[session]
+        else:
             self.stats.closed += 1
+            if self._queue:
+                self._admit_waiting()
         if not self.sessions and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
         return reason

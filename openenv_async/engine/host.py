@@ -12,9 +12,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Literal, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from openenv_async.errors import (
     EnvironmentRaised,
@@ -27,17 +25,15 @@ from openenv_async.errors import (
     ProtocolError,
 )
 from openenv_async.models import Format
-from openenv_async.protocol.codec import decode_map, encode_map
+from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
     Begun,
     Close,
     Closed,
     Failed,
-    Frame,
     Observation,
     Open,
     Opened,
-    Partial,
     Reset,
     State,
     StateIs,
@@ -47,11 +43,10 @@ from openenv_async.protocol.lifecycle import Phase, refuse
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import StepResult
 
-__all__ = ["Host", "HostReply", "HostRequest", "Wire", "failed", "operation", "transcoded"]
+__all__ = ["Host", "HostReply", "HostRequest", "Wire", "failed", "operation"]
 
 HostRequest = Open | Reset | Step | State | Close
 HostReply = Opened | Begun | Observation | StateIs | Closed | Failed
-FrameT = TypeVar("FrameT", bound=Frame)
 Emit = Callable[[bytes, bool], Any]
 """Sends one partial observation: encoded payload, whether it is of the declared type."""
 
@@ -101,48 +96,6 @@ def failed(request: HostRequest, error: OpenEnvError, format: str) -> Failed:
         error.retryable,
         encode_map(error.to_wire(), format),
     )
-
-
-def transcoded(spec: EnvironmentSpec, frame: FrameT, old: Format, new: Format) -> FrameT:
-    """A reply with its payloads in another format; the same frame when that is the same.
-
-    What ``plain`` has lost (NaN became null) stays lost; such a payload is converted untyped.
-    """
-    if old == new:
-        return frame
-    match frame:
-        case Begun() | Observation():
-            info = frame.info
-            return msgspec.structs.replace(
-                frame,
-                payload=_converted(spec, "observation", frame.payload, old, new),
-                info=None if info is None else _converted(spec, "any", info, old, new),
-            )
-        case StateIs():
-            payload = _converted(spec, "state", frame.payload, old, new)
-            return msgspec.structs.replace(frame, payload=payload)
-        case Partial():
-            kind: Literal["observation", "any"] = "observation" if frame.whole else "any"
-            payload = _converted(spec, kind, frame.payload, old, new)
-            return msgspec.structs.replace(frame, payload=payload)
-        case Failed():
-            detail = decode_map(frame.payload, old)
-            return msgspec.structs.replace(frame, payload=encode_map(detail, new))
-        case _:
-            return frame
-
-
-def _converted(
-    spec: EnvironmentSpec,
-    kind: Literal["observation", "state", "any"],
-    payload: bytes | memoryview,
-    old: Format,
-    new: Format,
-) -> bytes:
-    try:
-        return spec.codec(kind, new).encode(spec.codec(kind, old).decode(payload))
-    except OpenEnvError:
-        return spec.codec("any", new).encode(spec.codec("any", old).decode(payload))
 
 
 class Host:

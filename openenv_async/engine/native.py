@@ -206,9 +206,9 @@ class NativeConnection:
                 SessionNotFound(f"channel {frame.channel} has no session: open one on it first"),
             )
             return
-        if type(frame) is Close:
-            del self._channels[frame.channel]
         session.submit(frame)
+        if type(frame) is Close and session.closing:  # one that was refused changes nothing
+            self._channels.pop(frame.channel, None)
 
     def _on_open(self, frame: Open) -> None:
         if frame.channel < 1 or frame.channel in self._channels:

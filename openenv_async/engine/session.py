@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from openenv_async.engine.host import (
     Host,
@@ -25,10 +25,11 @@ from openenv_async.engine.host import (
     Wire,
     failed,
     operation,
-    transcoded,
 )
+from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
     DeadlineExceeded,
+    InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     ProtocolError,
@@ -37,9 +38,11 @@ from openenv_async.errors import (
     SessionLost,
 )
 from openenv_async.models import Format
+from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
     Begun,
     Close,
+    Closed,
     Failed,
     Frame,
     Observation,
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 __all__ = ["Driver", "Port", "Session"]
 
 _REPLY_OVERHEAD: Final = 64
+_WAITING_NEWS: Final = 1.0
+"""Seconds after which a waiting client hears its position again."""
 _TOMBSTONE: Final = Close(0, 0)
 """What a dead session is busy with for ever."""
 
@@ -130,6 +135,7 @@ class Session:
         "scheduled",
         "secret",
         "slot",
+        "ticket",
         "wire",
     )
 
@@ -156,6 +162,7 @@ class Session:
         self.kept_partials: deque[Partial] = deque()
         self.parked_until = inf
         self.slot: object | None = None
+        self.ticket: int | None = None
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -187,8 +194,19 @@ class Session:
 
     def open(self, request: Open) -> None:
         """Build the environment."""
+        self.ticket = None
         self._start(request)
         self.engine.deadlines.watch(self, self._idle_at())
+
+    def wait(self, request: Open, ticket: int) -> None:
+        """Wait for capacity; ``open`` is called when it is this session's turn."""
+        self.ticket = ticket
+        self.current = request
+        timeout = self._timeout(request)
+        now = self.engine.clock()
+        self.due = inf if timeout is None else now + timeout
+        self._send(self.engine.place_of(self))
+        self.engine.deadlines.watch(self, min(self.due, now + _WAITING_NEWS))
 
     def _is_new(self, request: Request) -> bool:
         """Whether an out-of-order request is to be run; if not it is dealt with here."""
@@ -214,9 +232,17 @@ class Session:
     def _queue(self, request: Request) -> None:
         """A request while one is running."""
         assert self.current is not None
+        if self.ticket is not None and isinstance(request, Close):
+            self._finish(None, SessionClosed("closed while it waited for capacity"))
+            self._answer(request, Closed(self.channel, request.seq))
+            return
         gone = self.dead or self.engine.closing_reason(self)
         if gone is not None:
             self._answer(request, failed(request, self._located(gone), self._format))
+            return
+        if isinstance(request, Close) and not isinstance(self.current, Close):
+            gone = SessionClosed("the session was closed by its client")
+            self._close_next(request, self._timeout(request), gone)
             return
         if self.interrupted is not None and self.deferred is None:
             self.deferred = request
@@ -278,16 +304,27 @@ class Session:
         port = self.port
         if port is not None:
             if port.wire is not wire:
-                reply = transcoded(self.engine.spec, reply, wire.format, port.wire.format)
+                reply = self._converted(reply, wire.format, port.wire.format)
             reply.channel = self.channel
             port.send(reply)
 
     def _send(self, frame: Frame, format: Format | None = None) -> None:
         port = self.port
         if port is not None:
-            frame = transcoded(self.engine.spec, frame, format or self._format, port.wire.format)
+            frame = self._converted(frame, format or self._format, port.wire.format)
             frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
             port.send(frame)
+
+    def _converted(self, frame: Any, source: Format, target: Format) -> Any:
+        """A reply for a door that speaks another format than the one it was made in."""
+        if source == target:
+            return frame
+        try:
+            return transcode(self.engine.spec, frame, source, target)
+        except OpenEnvError as exc:
+            error = InvalidObservation(f"the reply cannot be sent in this format: {exc.message}")
+            detail = encode_map(self._located(error).to_wire(), target)
+            return Failed(frame.channel, frame.seq, error.code, error.message, False, detail)
 
     def renew(self, ack: int) -> None:
         """A sign of life."""
@@ -347,16 +384,24 @@ class Session:
         """Close the environment without being asked to; ``error`` answers what comes later."""
         if self.dead is not None:
             return
+        if self.ticket is not None:
+            assert self.current is not None
+            self._send(failed(self.current, self._located(error), self._format))
+            self._end(error)
+            return
         timeout = self.engine.options.timeouts.close
         request = Close(self.channel, 0, 0, 0 if timeout is None else timeout)
         self.engine.closing(self, error)
         if self.current is None:
             self._start(request)
             return
-        if isinstance(self.current, Close):
-            return
+        if not isinstance(self.current, Close):
+            self._close_next(request, timeout, error)
+
+    def _close_next(self, request: Close, timeout: float | None, error: OpenEnvError) -> None:
+        """Stop what is running and close after it; ``error`` answers what was waiting."""
         waiting, self.deferred = self.deferred, request
-        if waiting is not None and not isinstance(waiting, Open):
+        if waiting is not None and not isinstance(waiting, Open) and waiting.seq:
             self._answer(waiting, failed(waiting, self._located(error), self._format))
         if self.interrupted is None:
             self.interrupted = "cancel"
@@ -376,6 +421,14 @@ class Session:
         """Deadlines: called by the engine's heap."""
         if self.dead is not None:
             return None
+        if self.ticket is not None:
+            if now >= self.due:
+                busy = self.engine.busy()
+                self._send(failed(self.current or _TOMBSTONE, self._located(busy), self._format))
+                self._end(busy)
+                return None
+            self._send(self.engine.place_of(self))
+            return min(self.due, now + _WAITING_NEWS)
         if now >= self.parked_until:
             self.parked_until = inf
             self.engine.stats.abandoned += 1
@@ -492,6 +545,11 @@ class Session:
             return False
         self.port = None
         return True
+
+    @property
+    def closing(self) -> bool:
+        """Whether the session is closed or a close has been taken."""
+        return isinstance(self.current, Close) or isinstance(self.deferred, Close)
 
     @property
     def _format(self) -> Format:
