@@ -99,6 +99,7 @@ class OpenEnvError(Exception):
         _REGISTRY[code] = cls
 
     def __init__(self, message: str, *, retryable: bool | None = None, **detail: Any) -> None:
+        message = sendable(message)
         super().__init__(message)
         self.message = message
         self.retryable = self.retryable_by_default if retryable is None else retryable
@@ -128,6 +129,13 @@ class OpenEnvError(Exception):
 
 
 _REGISTRY[OpenEnvError.code] = OpenEnvError
+
+
+def sendable(text: str) -> str:
+    """``text`` as UTF-8 can carry it: file names in messages may hold lone surrogates."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rebuild(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -105,11 +106,18 @@ class Outcome:
 class Timeouts:
     """Every deadline, in seconds; ``None`` switches one off.
 
+    A client sends those of its requests along; the server's own hold where it sends none, and
+    those from ``episode`` on are the server's alone.
+
     Attributes:
         connect: TCP, TLS and handshake.
         open: building the environment, waiting for capacity included.
         reset, step, state, close: one call of the environment.
+        episode: from the start of a reset to the end of its last step.
         idle: a session without any request is closed after this long.
+        lease: a connected client that sends no frame at all for this long counts as dead.
+        resume: a session outlives its connection for this long; ``None`` not at all.
+        write: a peer that takes no data for this long is cut.
     """
 
     connect: float | None = 10.0
@@ -118,12 +126,17 @@ class Timeouts:
     step: float | None = 60.0
     state: float | None = 30.0
     close: float | None = 10.0
+    episode: float | None = None
     idle: float | None = 1800.0
+    lease: float | None = 180.0
+    resume: float | None = 60.0
+    write: float | None = 30.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is not None and (isinstance(value, bool) or not value > 0):
+            good = value is None or (isinstance(value, int | float) and value > 0)
+            if not good or isinstance(value, bool):
                 raise ValueError(
                     f"timeout {item.name!r} must be a positive number of seconds or None,"
                     f" got {value!r}"
@@ -136,6 +149,25 @@ class Timeouts:
         if unknown:
             raise TypeError(f"unknown timeout {unknown[0]!r}; known: {', '.join(known)}")
         return type(self)(**{**known, **changes})
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """The defaults, changed by ``OPENENV_TIMEOUT_STEP=30`` and alike; ``none`` is off.
+
+        Raises:
+            ValueError: a value is no number; the message names the variable.
+        """
+        changes: dict[str, float | None] = {}
+        for item in fields(cls):
+            variable = f"OPENENV_TIMEOUT_{item.name.upper()}"
+            text = environ.get(variable)
+            if text is None:
+                continue
+            try:
+                changes[item.name] = None if text.lower() in ("none", "off") else float(text)
+            except ValueError:
+                raise ValueError(f"{variable} must be seconds or 'none', got {text!r}") from None
+        return cls(**changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ resolves many callers. The transport below only carries messages: a WebSocket, o
 Rules of coming back:
 
 - A request stays in its channel's ``sent`` until it is answered.
-- When the transport is lost, sessions live on at the server for its ``resume_ttl``. The
+- When the transport is lost, sessions live on at the server for its ``Timeouts.resume``. The
   connection dials again with backoff and jitter, resumes every channel and sends again what was
   not answered; the server knows by the numbers what it has done already.
 - Another epoch means another run of the server: every session is lost, and says so.
@@ -362,9 +362,9 @@ class Connection:
             return  # whoever attaches deals with it
         if self.error is not None:
             return
-        ttl = self.server.get("resume_ttl")
+        ttl = self._server_timeout("resume")
         waiting = any(channel.opened or channel.sent for channel in self._channels.values())
-        if isinstance(ttl, int | float) and ttl > 0 and waiting:
+        if ttl is not None and waiting:
             self._coming_back = self.loop.create_task(self._come_back(ttl))
         else:
             self._fail(ConnectionLost(f"the connection to {self.where} was lost"))
@@ -392,7 +392,7 @@ class Connection:
                     if left <= 0:
                         self._fail(self._gone(f"no connection could be made for {ttl:g} s: {exc}"))
                         return
-                    await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), left))  # noqa: S311
+                    await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), left))
                     delay = min(delay * 2, _LONGEST_DELAY)
         except OpenEnvError as exc:
             self._fail(exc)
@@ -436,10 +436,16 @@ class Connection:
                 lost.detail["last_acknowledged_step"] = channel.steps
             channel.fail(lost)
 
+    def _server_timeout(self, name: str) -> float | None:
+        """One of the server's own deadlines, as its welcome told them."""
+        told = self.server.get("timeouts")
+        value = told.get(name) if isinstance(told, dict) else None
+        return value if isinstance(value, int | float) and value > 0 else None
+
     def _beat(self) -> None:
         """Renew the lease of an idle connection, three times in its length."""
-        lease = self.server.get("lease")
-        if self._up and isinstance(lease, int | float) and lease > 0:
+        lease = self._server_timeout("lease")
+        if self._up and lease is not None:
             self.send(Renew(0))
             self._heartbeat = self.loop.call_later(lease / 3, self._beat)
 

@@ -49,9 +49,6 @@ class EngineOptions:
         max_threads: threads for sync environments; by default one per session may exist.
         timeouts: deadlines for requests that bring none of their own.
         limits: sizes.
-        resume_ttl: seconds that a session outlives its connection; 0 closes it at once.
-        lease: seconds without any frame after which a connected client counts as dead.
-        write_timeout: seconds that a peer may take no data before it is cut.
         interrupt_grace: seconds that an interrupted call has to end before it is given up.
         close_grace: seconds that shutting down may take.
         debug: send tracebacks of environments to clients.
@@ -63,9 +60,6 @@ class EngineOptions:
     max_threads: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
-    resume_ttl: float = 60.0
-    lease: float = 180.0
-    write_timeout: float = 30.0
     interrupt_grace: float = 0.5
     close_grace: float = 10.0
     debug: bool = False
@@ -250,7 +244,8 @@ class Engine:
         if request.resume:
             raise SessionLost(
                 "the session is gone: the server restarted, or it was away for longer than"
-                f" resume_ttl ({self.options.resume_ttl:g} s); call reset() for a new episode",
+                f" Timeouts.resume ({self.options.timeouts.resume} s); call reset() for a new"
+                " episode",
                 epoch=self.epoch,
             )
         return None
@@ -312,8 +307,9 @@ class Engine:
         """
         if not session.detach(port) or session.dead is not None:
             return
-        if self.options.resume_ttl > 0 and not left:
-            session.park(self.options.resume_ttl)
+        ttl = self.options.timeouts.resume
+        if ttl is not None and not left:
+            session.park(ttl)
         else:
             session.shut(SessionClosed("its connection was closed"))
 

@@ -8,8 +8,9 @@ right after it. So a batch in becomes a batch out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.host import Wire, failed
@@ -45,6 +46,10 @@ from openenv_async.version import __version__
 __all__ = ["NativeConnection"]
 
 
+_LOOK: Final = 5.0
+"""Seconds between two looks at whether a peer is alive."""
+
+
 class NativeConnection:
     """One connection: its channels, and the frames that wait to be sent.
 
@@ -52,8 +57,8 @@ class NativeConnection:
         engine: what answers.
         codec: the negotiated frame codec, in the role of the server.
         wake: called (on the loop) when replies became ready outside ``receive``.
-        cut: called when the peer counts as dead: no frame for ``lease``, or no data taken for
-            ``write_timeout``.
+        cut: called when the peer counts as dead: no frame for ``Timeouts.lease``, or no data
+            taken for ``Timeouts.write``.
     """
 
     def __init__(
@@ -157,12 +162,13 @@ class NativeConnection:
         """Deadlines of the peer: called by the engine's heap."""
         if self._gone:
             return None
-        options = self.engine.options
-        dead_at = min(self.seen_at + options.lease, self.sending_since + options.write_timeout)
+        timeouts = self.engine.options.timeouts
+        lease_ends = self.seen_at + (timeouts.lease or inf)
+        dead_at = min(lease_ends, self.sending_since + (timeouts.write or inf))
         if now < dead_at:
-            return min(dead_at, now + options.write_timeout)
+            return min(dead_at, now + _LOOK)
         self.engine.stats.cut += 1
-        self.lost(left=now >= self.seen_at + options.lease)
+        self.lost(left=now >= lease_ends)
         self._cut()
         return None
 
@@ -254,12 +260,12 @@ class NativeConnection:
         if isinstance(size, int) and size > 0:
             self._peer_max_size = min(size, self._peer_max_size)
         self._greeted = True
-        self.engine.deadlines.watch(self, self.seen_at + self.engine.options.write_timeout)
+        self.engine.deadlines.watch(self, self.seen_at + _LOOK)
         self.send(Welcome(PROTOCOL_VERSION, self.engine.epoch, self._welcome()))
 
     def _welcome(self) -> bytes | None:
         engine = self.engine
-        limits = engine.options.limits
+        limits, timeouts = engine.options.limits, engine.options.timeouts
         spec = engine.spec
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         return encode_map(
@@ -272,11 +278,9 @@ class NativeConnection:
                 "uses_seed": spec.contract.takes_seed,
                 "capabilities": capabilities,
                 "max_sessions": engine.max_sessions,
-                "resume_ttl": engine.options.resume_ttl,
-                "lease": engine.options.lease,
-                "idle_timeout": engine.options.timeouts.idle,
-                "step_timeout": engine.options.timeouts.step,
-                "reset_timeout": engine.options.timeouts.reset,
+                "timeouts": {
+                    field.name: getattr(timeouts, field.name) for field in fields(timeouts)
+                },
                 "max_message_size": limits.max_message_size,
                 "max_batch_size": limits.max_batch_size,
                 "max_channels": limits.max_channels,

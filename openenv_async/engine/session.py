@@ -50,6 +50,7 @@ from openenv_async.protocol.frames import (
     Partial,
     Reply,
     Request,
+    Reset,
     Step,
 )
 from openenv_async.protocol.replies import Order, ReplyLog
@@ -124,6 +125,7 @@ class Session:
         "driver",
         "due",
         "engine",
+        "episode_due",
         "host",
         "id",
         "interrupted",
@@ -156,6 +158,7 @@ class Session:
         self.dead: OpenEnvError | None = None
         self.active_at = engine.clock()
         self.due = inf
+        self.episode_due = inf
         self.scheduled = inf
         self.credit = 0
         self.partials = 0
@@ -191,6 +194,20 @@ class Session:
             if self.due < self.scheduled:
                 self.engine.deadlines.watch(self, self.due)
         driver.start(self, request)
+
+    def _out_of_time(self, request: HostRequest) -> bool:
+        """Start the clock of an episode; refuse a step after it ran out."""
+        now = self.engine.clock()
+        if isinstance(request, Reset):
+            self.episode_due = now + (self.engine.options.timeouts.episode or inf)
+        elif isinstance(request, Step):
+            if now >= self.episode_due:
+                self.engine.stats.timeouts += 1
+                self.complete(request, self._expired(request))
+                return True
+        elif isinstance(request, Close):
+            self.episode_due = inf
+        return False
 
     def open(self, request: Open) -> None:
         """Build the environment."""
@@ -432,8 +449,10 @@ class Session:
         if now >= self.parked_until:
             self.parked_until = inf
             self.engine.stats.abandoned += 1
-            ttl = self.engine.options.resume_ttl
-            self.shut(SessionLost(f"its client did not come back within resume_ttl ({ttl:g} s)"))
+            ttl = self.engine.options.timeouts.resume
+            self.shut(
+                SessionLost(f"its client did not come back in time (Timeouts.resume, {ttl} s)")
+            )
             return None
         idle_at = self._idle_at()
         if self.current is not None:
@@ -512,15 +531,21 @@ class Session:
 
     def _expired(self, request: HostRequest) -> HostReply:
         what = operation(request)
-        seconds = self._timeout(request) or 0.0
-        error = DeadlineExceeded(
-            f"{what}() of {self.engine.spec.name} took longer than its deadline of {seconds:g} s:"
-            f" raise Timeouts.{what} or make it faster",
-            field=what,
-            value=seconds,
-            phase=what,
-            env=self.engine.spec.name,
-        )
+        name = self.engine.spec.name
+        if isinstance(request, Step | Reset) and self.engine.clock() >= self.episode_due:
+            seconds = self.engine.options.timeouts.episode or 0.0
+            message = (
+                f"the episode of {name} took longer than its deadline of {seconds:g} s: raise"
+                " Timeouts.episode; reset() begins another"
+            )
+            error = DeadlineExceeded(message, field="episode", value=seconds, phase=what, env=name)
+        else:
+            seconds = self._timeout(request) or 0.0
+            message = (
+                f"{what}() of {name} took longer than its deadline of {seconds:g} s: raise"
+                f" Timeouts.{what} or make it faster"
+            )
+            error = DeadlineExceeded(message, field=what, value=seconds, phase=what, env=name)
         return failed(request, self._located(error), self._format)
 
     # -- the door ---------------------------------------------------------------------------

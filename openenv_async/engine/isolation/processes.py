@@ -22,7 +22,6 @@ import socket
 import sys
 from collections import deque
 from dataclasses import fields, replace
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -390,9 +389,7 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
         OperationUnsupported: it cannot be sent to another process.
     """
     never = Timeouts(**{field.name: None for field in fields(Timeouts)})
-    inner = replace(
-        options, workers=0, resume_ttl=0.0, lease=inf, write_timeout=inf, timeouts=never
-    )
+    inner = replace(options, workers=0, max_waiting=0, timeouts=never)
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     recipe = Recipe(spec.source, types, spec.params, spec.name, inner)
     try:

@@ -1,0 +1,75 @@
+"""Who may come in: the token and the origin, checked before anything is accepted or read.
+
+Rules:
+
+- With a token set, every request on every door needs it: ``Authorization: Bearer TOKEN``, or on
+  a WebSocket the subprotocol ``openenv.bearer.TOKEN`` (browsers cannot set headers there).
+  Never in the URL, which ends up in logs.
+- A request with an ``Origin`` header comes from a web page. It is let in when the page was
+  served from the same host and port, or its origin is on the allow-list.
+- Tokens are compared in constant time, and an answer says nothing of why it refuses.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from openenv_async.errors import OriginRefused, Unauthorized
+
+__all__ = ["BEARER_SUBPROTOCOL", "Guard"]
+
+BEARER_SUBPROTOCOL: Final = "openenv.bearer."
+
+
+class Guard:
+    """Checks an ASGI scope.
+
+    Args:
+        token: what clients must show; ``None`` lets everybody in.
+        allowed_origins: origins (``https://host[:port]``) of web pages that may connect; ``*``
+            allows any.
+    """
+
+    def __init__(self, token: str | None = None, allowed_origins: Collection[str] = ()) -> None:
+        if token is not None and not token:
+            raise ValueError("the token must not be empty: leave it out to serve without one")
+        self._token = None if token is None else token.encode()
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+
+    @property
+    def open(self) -> bool:
+        """Whether no token is needed."""
+        return self._token is None
+
+    def check(self, scope: Mapping[str, Any]) -> None:
+        """Let a request through.
+
+        Raises:
+            OriginRefused: it comes from a web page that is not allowed.
+            Unauthorized: the token is missing or wrong.
+        """
+        headers: dict[bytes, bytes] = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if origin is not None and not self._allows(origin.decode("latin-1"), headers):
+            raise OriginRefused("requests from this origin are not allowed: see --allow-origin")
+        if self._token is not None and not self._shown(headers, scope.get("subprotocols", ())):
+            raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
+
+    def _allows(self, origin: str, headers: Mapping[bytes, bytes]) -> bool:
+        if "*" in self._origins or origin.rstrip("/").lower() in self._origins:
+            return True
+        host = headers.get(b"host", b"").decode("latin-1")
+        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+
+    def _shown(self, headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> bool:
+        assert self._token is not None
+        scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
+        good = scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), self._token)
+        for offered in subprotocols:
+            if offered.startswith(BEARER_SUBPROTOCOL):
+                rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
+                good |= hmac.compare_digest(rest, self._token)
+        return good
