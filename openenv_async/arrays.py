@@ -197,7 +197,7 @@ class Verbatim:
 
 
 def tag(tree: Any) -> Any:
-    """Plain JSON for a tree of builtins, arrays, NumPy scalars and :class:`Verbatim`."""
+    """Plain JSON for a tree of builtins, bytes, arrays, NumPy scalars and :class:`Verbatim`."""
     kind = type(tree)
     if kind is dict:
         result = {key: tag(value) for key, value in tree.items()}
@@ -210,6 +210,8 @@ def tag(tree: Any) -> Any:
         return tree if math.isfinite(tree) else {"__float__": str(tree)}
     if kind is Verbatim:
         return tree.value
+    if kind is bytes or kind is bytearray:
+        return tag_bytes(tree)
     if kind in numpy_types():
         dtype, shape, data = _parts(tree)
         text = binascii.b2a_base64(data, newline=False).decode()

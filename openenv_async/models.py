@@ -696,7 +696,8 @@ def json_schema(model: Any) -> dict[str, Any]:
     _add_dtypes(model, schema)
     for part, ref in zip(objects, refs, strict=True):
         definition = definitions[ref["$ref"].rpartition("/")[2]]
-        hints = get_type_hints(part.cls, include_extras=True)
+        # a generic class knows its hints only unsubstituted: NDArray[T] stays without a dtype
+        hints = get_type_hints(getattr(part.cls, "__origin__", part.cls), include_extras=True)
         if "prefixItems" in definition:
             for field, item in zip(part.fields, definition["prefixItems"], strict=False):
                 _add_dtypes(hints[field.name], item)

@@ -156,7 +156,8 @@ def _text(schema: Mapping[str, Any], rng: random.Random) -> str:
     most = min(schema.get("maxLength", least + 12), least + 12)
     if most < least:
         raise ValueError(f"no string fits lengths from {least} to {most}")
-    return "".join(rng.choices(_LETTERS, k=rng.randint(least, most)))
+    letters = schema.get("x-charset", _LETTERS)
+    return "".join(rng.choices(letters, k=rng.randint(least, most)))
 
 
 def _object(
@@ -192,7 +193,7 @@ def _list(
     if items is False:
         most = min(most, len(fixed))
     elif items is True and "items" not in schema:
-        most = least  # nothing is said about the items: give no more than asked for
+        most = min(most, least)  # nothing is said about the items: give no more than asked for
     if most < least:
         raise ValueError(f"no array fits lengths from {least} to {most}")
     size = rng.randint(least, min(most, least + 3))
@@ -235,8 +236,10 @@ def _array(spec: Mapping[str, Any], rng: random.Random) -> Any:
                 np.asarray(least, kind), np.asarray(most, kind), shape, kind.type, endpoint=True
             )
         case "f" | "c":
-            least = np.asarray(-1.0 if low is None else low, "f8")
-            most = np.asarray(np.maximum(least + 2.0, 1.0) if high is None else high, "f8")
+            # null stands for no bound, also within a list of bounds
+            least, most = (np.asarray(np.nan if b is None else b, "f8") for b in (low, high))
+            least = np.where(np.isnan(least), np.where(most < -1.0, most - 2.0, -1.0), least)
+            most = np.where(np.isnan(most), np.maximum(least + 2.0, 1.0), most)
             share = generator.random(shape)
             values = np.clip(least * (1 - share) + most * share, least, most)
         case _:

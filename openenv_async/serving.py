@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import os
+import signal
 import socket
-from collections.abc import AsyncIterator
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 import uvicorn
 
 from openenv_async.engine import EngineOptions
 from openenv_async.server import create_app
 
-__all__ = ["Server", "serve", "uvicorn_config"]
+__all__ = ["Server", "run_server", "serve", "uvicorn_config"]
+
+_STDIN: Final = 0
 
 
 def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn.Config:
@@ -36,11 +42,35 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Shut down; asked a second time, without waiting for connections."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, then ``listening`` is set."""
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, but woken by ``stop`` instead of looking ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, tell the clients and close the environments, then their sockets."""
+        for server in self.servers:
+            server.close()
+        door = getattr(getattr(self.config.app, "state", None), "openenv", None)
+        if door is not None and not self.force_exit:
+            await door.aclose("shutdown")
+            for _ in range(3):  # the writers flush a turn after they are woken
+                await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -57,33 +87,149 @@ async def serve(
     options: EngineOptions | None = None,
     **server: Any,
 ) -> AsyncIterator[str]:
-    """Serve an environment in this loop: ``async with serve(MyEnvironment) as url:``.
+    """Serve an environment in this loop.
+
+    ``async with serve(MyEnvironment) as url:``
 
     Args:
-        env, args, server: as for ``create_app``; ``env`` may also be an ASGI application.
-        host, port: where to listen; port 0 takes a free one.
+        env: as for ``create_app``, or an ASGI application.
+        args: as for ``create_app``.
+        host: where to listen.
+        port: where to listen; 0 takes a free one.
         options: capacity, deadlines, sizes.
+        server: as for ``create_app``.
     """
     options = options or EngineOptions()
     app = env if _is_app(env) else create_app(env, *args, options=options, **server)
     runner = Server(uvicorn_config(app, options))
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    bound = listener.getsockname()[1]
+    listener = listen(host, port)
     task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
     try:
-        waiting = asyncio.create_task(runner.listening.wait())
-        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if task.done():
-            raise RuntimeError("the server ended while starting: see its log")
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        await _listening(runner, task)
+        yield address(host, listener)
     finally:
-        runner.should_exit = True
+        runner.stop()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
         listener.close()
+
+
+def run_server(
+    env: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    options: EngineOptions | None = None,
+    on_listening: Callable[[str], None] | None = None,
+    uvloop: bool | None = None,
+    until_stdin_closes: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then shut down cleanly; a second signal hurries.
+
+    Args:
+        env: as for ``serve``.
+        host: where to listen.
+        port: where to listen; 0 takes a free one.
+        options: capacity, deadlines, sizes.
+        on_listening: called with the address when connections are taken.
+        uvloop: whether to run on uvloop; ``None``: if it is installed.
+        until_stdin_closes: also stop when standard input ends, as it does when the process
+            that holds its other end is gone, however it went.
+
+    Raises:
+        OSError: the address cannot be had.
+        RuntimeError: the application did not start.
+    """
+    options = options or EngineOptions()
+    app = env if _is_app(env) else create_app(env, options=options)
+
+    async def main() -> None:
+        runner = Server(uvicorn_config(app, options))
+        listener = listen(host, port)
+        loop = asyncio.get_running_loop()
+        _on_signals(loop, runner.stop)
+        task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
+        try:
+            await _listening(runner, task)
+            if until_stdin_closes:
+                _on_stdin_closed(loop, runner.stop)
+            if on_listening is not None:
+                on_listening(address(host, listener))
+            await task
+        finally:
+            listener.close()
+
+    with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:
+        runner.run(main())
+
+
+def loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes event loops: uvloop's if wanted (``None``: if installed), else asyncio's."""
+    if uvloop is False or (uvloop is None and importlib.util.find_spec("uvloop") is None):
+        return None
+    from uvloop import new_event_loop
+
+    return new_event_loop
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, kind, proto, _, where = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def address(host: str, listener: socket.socket) -> str:
+    """The URL of a bound socket."""
+    bound = listener.getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+
+
+async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
+    """Return when ``runner`` listens.
+
+    Raises:
+        RuntimeError: it ended instead.
+    """
+    waiting = asyncio.create_task(runner.listening.wait())
+    try:
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if task.done():
+        error = None if task.cancelled() else task.exception()
+        raise RuntimeError("the server ended while starting: see its log") from error
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+def _on_stdin_closed(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    def look() -> None:
+        if not os.read(_STDIN, 4096):
+            loop.remove_reader(_STDIN)
+            stop()
+
+    if sys.stdin is not None:
+        loop.add_reader(_STDIN, look)
 
 
 def _is_app(env: Any) -> bool:

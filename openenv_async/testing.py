@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from openenv_async.environment import Environment
+from openenv_async.environment import Environment, Isolation
 
 if TYPE_CHECKING:
     from openenv_async.conformance import Result
@@ -286,7 +286,7 @@ class BenchEnvironment(Environment[BenchAction, BenchObservation, dict[str, Any]
         obs_bytes: size of the array in every observation; 0 for none.
     """
 
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
 
     def __init__(self, obs_bytes: int = 0) -> None:
         self.frame: Any = None
@@ -307,7 +307,7 @@ class BenchEnvironment(Environment[BenchAction, BenchObservation, dict[str, Any]
 class BenchThreadEnvironment(BenchEnvironment):
     """The same in the shared thread pool."""
 
-    isolation = "thread"
+    isolation: ClassVar[Isolation | None] = "thread"
 
 
 class BenchAsyncEnvironment(Environment[BenchAction, BenchObservation, dict[str, Any]]):
@@ -346,7 +346,9 @@ async def check_environment(
     """Put one environment through every generic check, in process and in both wire formats.
 
     Args:
-        env, args, params: as for ``create_app``.
+        env: as for ``create_app``.
+        *args: as for ``create_app``.
+        params: constructor arguments.
         actions: plain actions to play with; by default drawn from the action schema.
         seed: of the actions drawn.
 

@@ -19,7 +19,11 @@ from openenv_async.errors import InvalidModel, ProtocolError
 from openenv_async.models import PayloadCodec
 
 FORMATS = ["msgpack", "json"]
-CODECS = {name: PayloadCodec(Any, name) for name in ("msgpack", "json", "plain")}  # type: ignore[arg-type] # a literal each
+CODECS: dict[str, PayloadCodec[Any]] = {
+    "msgpack": PayloadCodec(Any, "msgpack"),
+    "json": PayloadCodec(Any, "json"),
+    "plain": PayloadCodec(Any, "plain"),
+}
 DTYPES = [
     *("?", "i1", "u1"),
     *(f"{order}{kind}" for order in "<>" for kind in ("i2", "i4", "i8", "u2", "u4", "u8")),
@@ -231,7 +235,12 @@ TAGS = ["__ndarray__", "__npscalar__", "__float__", "__bytes__", "__escaped__"]
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("name", ["msgpack", "json", "plain"])
 def test_a_user_dict_that_looks_like_a_tag_survives(tag: str, name: str) -> None:
-    for value in ({tag: 1}, {tag: {tag: {"__escaped__": None}}}, {"a": {tag: "nan"}}, {tag: 1, 2: 3}):
+    for value in (
+        {tag: 1},
+        {tag: {tag: {"__escaped__": None}}},
+        {"a": {tag: "nan"}},
+        {tag: 1, 2: 3},
+    ):
         assert trip({"v": value}, "msgpack") == {"v": value}
     for text in ({tag: 1}, {tag: {tag: {"__escaped__": None}}}, {"a": {tag: "nan"}}):
         assert trip(text, name) == text

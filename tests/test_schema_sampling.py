@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 2**32)
 
 class Color(Enum):
     RED = "red"
-    BLUE = 3
+    BLUE = "blue"
 
 
 @dataclass

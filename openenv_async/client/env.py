@@ -50,7 +50,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         timeouts: deadlines; those of reset, step, state and close are sent with each request.
         limits: sizes this side accepts.
         options: constructor options of the environment, where it opens any to clients.
-        share: whether to share a connection with other clients of this address and loop.
+        share: whether to share a connection with other clients of this address and loop; with a
+            string only with those that give the same.
         subprotocol: ``openenv.v1.msgpack`` or ``openenv.v1.json``.
         headers: more headers of the connection request.
 
@@ -66,7 +67,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         options: dict[str, Any] | None = None,
-        share: bool = True,
+        share: bool | str = True,
         subprotocol: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -470,7 +471,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     def _key(self) -> Hashable:
         headers = tuple(sorted((self._headers or {}).items()))
-        return (self.base_url, self._token, self._subprotocol, headers, self.limits)
+        return (self.base_url, self._token, self._subprotocol, headers, self.limits, self._share)
 
 
 class GenericEnvClient(EnvClient[dict[str, Any], dict[str, Any], dict[str, Any]]):

@@ -184,7 +184,6 @@ class Engine:
             return None
         session = Session(self, request, driver, port)
         self.sessions[session.id] = session
-        self.stats.opened += 1
         if waits:
             self._tickets += 1
             self._queue[session] = None

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from openenv_async.depth import check_json_depth, check_msgpack_depth
-from openenv_async.errors import PayloadTooLarge, ProtocolError
+from openenv_async.errors import PayloadTooLarge, ProtocolError, sendable
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
     PAYLOAD_FIELDS,
@@ -144,7 +144,7 @@ class MsgpackCodec:
             raise ProtocolError("text message on a msgpack connection: send binary messages")
         try:
             return self._decoder.decode(message)  # type: ignore[no-any-return]  # a list of frames
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):  # a str that is not UTF-8 is a ValueError
             return self._decode_slowly(message)
 
     def _decode_slowly(self, message: bytes) -> Sequence[Any]:
@@ -173,7 +173,10 @@ class JsonCodec:
 
     def decode(self, message: _Message) -> Sequence[Any]:
         """As ``MsgpackCodec.decode``."""
-        data = message.encode() if isinstance(message, str) else message
+        try:
+            data = message.encode() if isinstance(message, str) else message
+        except UnicodeEncodeError as exc:
+            raise ProtocolError(f"a message must be UTF-8: {exc}") from None
         if len(data) > self._max_size:
             raise too_large(len(data), self._max_size)
         check_json_depth(data, _FRAME_DEPTH + MAX_DEPTH)
@@ -229,7 +232,8 @@ def split_batch(frames: Sequence[Frame], limit: int) -> list[Sequence[Frame]]:
             slices.append(frames[start:i])
             start, size = i, 0
         size += cost
-    slices.append(frames[start:])
+    if start < len(frames):
+        slices.append(frames[start:])
     return slices
 
 
@@ -248,7 +252,11 @@ def encode_map(values: dict[str, Any] | None, format: str) -> bytes | None:
     if not values:
         return None
     encode = msgspec.msgpack.encode if format == "msgpack" else msgspec.json.encode
-    return encode(values, enc_hook=str)
+    try:
+        return encode(values, enc_hook=str)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        # An environment's own error may carry anything; the error must arrive all the same.
+        return encode({sendable(str(k)): sendable(str(v)) for k, v in values.items()})
 
 
 def decode_map(payload: bytes | memoryview | None, format: str) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Router, WebSocketRoute
+from starlette.routing import BaseRoute, Router, WebSocketRoute
 
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.protocol.codec import SUBPROTOCOLS
@@ -23,8 +25,9 @@ class HTTPEnvServer:
     """Serves one environment; ``router`` mounts into a Starlette or FastAPI application.
 
     Args:
-        env: an ``Environment`` class, a zero-argument factory, or an instance. An instance
-            serves one session at a time.
+        env: an ``Environment`` class, a zero-argument factory, an instance, or an
+            ``EnvironmentSpec``, which settles the rest. An instance serves one session at a
+            time.
         action, observation, state: model types; read from the environment when not given.
         params: constructor arguments.
         options: capacity, deadlines, sizes.
@@ -46,11 +49,29 @@ class HTTPEnvServer:
         options: EngineOptions | None = None,
         name: str | None = None,
     ) -> None:
-        self.spec = EnvironmentSpec(env, action, observation, state, params=params, name=name)
+        self.spec = (
+            env
+            if isinstance(env, EnvironmentSpec)
+            else EnvironmentSpec(env, action, observation, state, params=params, name=name)
+        )
         self.engine = Engine(self.spec, options)
         self._sockets: set[NativeSocket] = set()
-        routes = [*http_routes(self.engine), WebSocketRoute("/ws", _Door(self), name="ws")]
-        self.router = Router(routes, lifespan=self._lifespan)
+        self.routes: list[BaseRoute] = [
+            *http_routes(self.engine),
+            WebSocketRoute("/ws", _Door(self), name="ws"),
+        ]
+
+    @functools.cached_property
+    def router(self) -> Any:
+        """The routes with their lifespan; FastAPI's ``include_router`` takes it as well.
+
+        It is an ``APIRouter`` where FastAPI is loaded, which takes no other kind.
+        """
+        if "fastapi" not in sys.modules:
+            return Router(self.routes, lifespan=self.lifespan)
+        from fastapi import APIRouter
+
+        return APIRouter(routes=self.routes, lifespan=self.lifespan)
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's."""
@@ -75,7 +96,8 @@ class HTTPEnvServer:
         await self.engine.aclose(reason)
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        """Closes the engine when the application stops."""
         try:
             yield
         finally:
@@ -109,6 +131,6 @@ def create_app(
     server = HTTPEnvServer(
         env, action, observation, state, params=params, options=options, name=name
     )
-    app = Starlette(routes=server.router.routes, lifespan=server.router.lifespan_context)
+    app = Starlette(routes=server.routes, lifespan=server.lifespan)
     app.state.openenv = server
     return app

@@ -1,3 +1,224 @@
-class UpstreamSocket:
-    def __init__(self, engine, receive, send): ...
-    async def run(self): ...
+"""Upstream's WebSocket door: one socket, one session, one request at a time, JSON text.
+
+Rules:
+
+- The socket is accepted first; what stops the session from opening is then said unprompted and
+  the socket closed with 1000.
+- Messages are answered in order. The reader goes on while one is being answered, so that a peer
+  that leaves interrupts its step; it stops when too much is waiting.
+- A bad message costs an error reply, never the episode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import weakref
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from openenv_async.engine import Engine, Session
+from openenv_async.errors import GoingAway, OpenEnvError
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Failed,
+    Observation,
+    Open,
+    Request,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.protocol.upstream import (
+    Call,
+    Refusal,
+    error_message,
+    read_message,
+    result_message,
+    state_message,
+)
+from openenv_async.server.port import OPENING, CallPort, as_error
+from openenv_async.server.websocket import Message, Receive, Send
+
+__all__ = ["UpstreamSocket"]
+
+log = logging.getLogger("openenv_async.server")
+
+_NORMAL: Final = 1000
+_GOING_AWAY: Final = 1001
+_TOO_BIG: Final = 1009
+_MESSAGE_COST: Final = 256
+"""Bytes that a waiting message counts for beside its text."""
+_MAX_NAMES: Final = 100
+"""Names of dropped options that the log tells of."""
+
+
+class UpstreamSocket(CallPort):
+    """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
+
+    def __init__(self, engine: Engine, receive: Receive, send: Send) -> None:
+        super().__init__(engine.wire("plain"))
+        self._engine = engine
+        self._receive = receive
+        self._send = send
+        self._inbox: deque[tuple[str | None, int]] = deque()
+        self._waiting_size = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._over: OpenEnvError | None = None
+
+    async def run(self) -> None:
+        """Accept and serve until the peer is gone."""
+        await self._send({"type": "websocket.accept"})
+        reader = asyncio.create_task(self._read(), name="openenv-upstream-reader")
+        worker = asyncio.create_task(self._work(), name="openenv-upstream")
+        try:
+            await asyncio.wait([reader, worker], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reader.cancel()
+            worker.cancel()
+            await asyncio.wait([reader, worker])
+        for task in (reader, worker):
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, OSError):
+                raise error
+
+    def ended(self, session: Session, reason: OpenEnvError) -> None:
+        """The session is over: say so and close."""
+        self._over = reason
+        super().ended(session, reason)
+        self._news.set()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        limit = self._engine.options.limits.max_message_size
+        while True:
+            event = await self._receive()
+            if event["type"] != "websocket.receive":
+                return
+            text: str | None = event.get("text")
+            size = _MESSAGE_COST + len(text or "")
+            if size > limit + _MESSAGE_COST:
+                await self._close(_TOO_BIG)
+                return
+            self._inbox.append((text, size))
+            self._waiting_size += size
+            self._news.set()
+            while self._waiting_size > limit:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _next(self) -> str | None:
+        while not self._inbox:
+            if self._over is not None:
+                raise self._over
+            self._news.clear()
+            await self._news.wait()
+        text, size = self._inbox.popleft()
+        self._waiting_size -= size
+        self._room.set()
+        return text
+
+    # -- answering ----------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        opening = self.expect(OPENING)
+        request = Open(1, secrets.token_hex(16), secrets.token_hex(16))
+        session = self._engine.open(request, self)
+        try:
+            opened = await opening
+            if isinstance(opened, Failed):
+                raise as_error(opened, "plain")
+            if isinstance(opened, OpenEnvError):
+                raise opened
+            assert session is not None
+            while await self._answer(session, await self._next()):
+                pass
+            await self._close(_NORMAL)
+        except OpenEnvError as exc:
+            await self._text(error_message(exc))
+            await self._close(_GOING_AWAY if isinstance(exc, GoingAway) else _NORMAL)
+        finally:
+            if session is not None:
+                # The client cannot come back: it never learned the session's id.
+                self._engine.lost(session, self, True)
+
+    async def _answer(self, session: Session, message: str | None) -> bool:
+        """Answer one message; ``False`` after a close.
+
+        Raises:
+            OpenEnvError: the session is over.
+        """
+        call = read_message(message)
+        if isinstance(call, Refusal):
+            await self._text(call.encode())
+            return True
+        request = self._request(session, call)
+        waiting = self.expect(request.seq)
+        session.submit(request)
+        reply = await waiting
+        if call.kind == "close":
+            return False
+        match reply:
+            case OpenEnvError():
+                raise reply
+            case Begun() | Observation():
+                await self._text(result_message(reply))
+            case StateIs():
+                await self._text(state_message(reply))
+            case Failed():
+                await self._text(error_message(as_error(reply, "plain")))
+            case _:
+                raise AssertionError(f"unexpected reply {reply!r}")
+        return True
+
+    def _request(self, session: Session, call: Call) -> Request:
+        seq = session.log.taken + 1
+        ack = seq - 1
+        match call.kind:
+            case "reset":
+                return Reset(1, seq, ack, self._options(call), call.seed, call.episode_id)
+            case "step":
+                return Step(1, seq, ack, call.payload)
+            case "state":
+                return State(1, seq, ack)
+            case "close":
+                return Close(1, seq, ack)
+
+    def _options(self, call: Call) -> bytes | None:
+        """A reset's options without those that the environment does not declare."""
+        options = call.options
+        unknown = self._engine.spec.contract.unknown_options(options)
+        if unknown:
+            _warn_once(self._engine, unknown)
+            options = {key: raw for key, raw in options.items() if key not in unknown}
+        return msgspec.json.encode(options) if options else None
+
+    async def _text(self, text: str) -> None:
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def _close(self, code: int) -> None:
+        message: Message = {"type": "websocket.close", "code": code}
+        await self._send(message)
+
+
+_dropped: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _warn_once(engine: Engine, names: list[str]) -> None:
+    """Upstream drops such options in silence; here the log names each, once per environment."""
+    known = _dropped.setdefault(engine, set())
+    new = [name for name in names if name not in known]
+    if new and len(known) < _MAX_NAMES:
+        known.update(new)
+        log.warning(
+            "reset() of %s takes no %s: dropped, as upstream's dialect wants it",
+            engine.spec.name,
+            ", ".join(repr(name[:80]) for name in new),
+        )

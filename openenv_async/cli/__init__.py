@@ -1,0 +1,95 @@
+"""The command line, ``openenv-async``.
+
+Exit codes: 0 done; 1 an error of the library, one line; 2 a wrong value or option, one line;
+130 interrupted. Commands are loaded when they run, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final, NoReturn
+
+import click
+
+from openenv_async.version import __version__
+
+__all__ = ["main"]
+
+PROGRAM: Final = "openenv-async"
+
+# Name: where the command is, what it does in a few words.
+_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
+    "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),
+    "demo": ("openenv_async.cli.demo:demo", "Play thousands of episodes in a few seconds."),
+    "bench": ("openenv_async.cli.bench:bench", "Measure a server, or this machine."),
+    "conformance": (
+        "openenv_async.cli.conformance:conformance",
+        "Check that a server keeps the protocol.",
+    ),
+}
+
+
+class _Commands(click.Group):
+    """Commands that are imported when they are called; errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, name = entry[0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except Exception as exc:
+            if not standalone:
+                raise
+            _report(exc)
+        if standalone:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _report(exc: Exception) -> NoReturn:
+    """Say what went wrong in one line and exit; a bug keeps its traceback."""
+    if isinstance(exc, click.UsageError):
+        command = exc.ctx.command_path if exc.ctx is not None else PROGRAM
+        _say(f"{exc.format_message()} (see {command} --help)")
+        sys.exit(2)
+    if isinstance(exc, click.ClickException):
+        _say(exc.format_message())
+        sys.exit(exc.exit_code)
+    if isinstance(exc, click.Abort):
+        sys.exit(130)
+    from openenv_async.errors import OpenEnvError
+
+    if isinstance(exc, OpenEnvError):
+        _say(exc.message)
+        sys.exit(1)
+    raise exc
+
+
+def _say(message: str) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"Examples: {PROGRAM} serve echo, {PROGRAM} rollout echo --episodes 100 --max-steps 10",
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def main() -> None:
+    """Serve reinforcement-learning environments and play them, many at once."""

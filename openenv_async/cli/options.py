@@ -1,0 +1,101 @@
+"""Options and values that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from openenv_async.types import Timeouts
+
+__all__ = ["SECONDS", "examples", "import_from_here", "is_url", "param_option", "timeout_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.5 on
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = float("nan")
+        if not 0 <= seconds < float("inf"):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds()
+"""A duration; 0 is for options that can be switched off."""
+
+
+def param_option(command: Command) -> Command:
+    """The option ``--param``, given as ``params``."""
+    decorate = click.option(
+        "--param",
+        "params",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_read_params,
+        help="Constructor argument of the environment; JSON, else text. Repeatable.",
+    )
+    return decorate(command)
+
+
+def timeout_options(command: Command) -> Command:
+    """One option per field of ``Timeouts`` that a server has, such as ``--step-timeout``."""
+    for name, default in reversed(_server_timeouts()):
+        shown = "none" if default is None else f"{default:g}"
+        decorate = click.option(
+            f"--{name}-timeout",
+            type=SECONDS,
+            envvar=f"OPENENV_{name.upper()}_TIMEOUT",
+            metavar="SECONDS",
+            help=f"As Timeouts.{name}; 0 for none.  [default: {shown}]",
+        )
+        command = decorate(command)
+    return command
+
+
+def _server_timeouts() -> list[tuple[str, float | None]]:
+    return [(name, value) for name, value in asdict(Timeouts()).items() if name != "connect"]
+
+
+def _read_params(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for item in value:
+        key, equals, text = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.BadParameter(f"{item!r} is not KEY=VALUE", ctx, param)
+        try:
+            params[key] = json.loads(text)
+        except ValueError:
+            params[key] = text
+    return params
+
+
+def examples(*lines: str) -> str:
+    """An epilog of examples, kept line by line."""
+    return "\b\nExamples:\n" + "\n".join(f"  openenv-async {line}" for line in lines)
+
+
+def import_from_here() -> None:
+    """Let ``module:Class`` name modules of the current folder, as ``python -m`` does."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def is_url(target: str) -> bool:
+    """Whether a target is the address of a server."""
+    return target.startswith(("http://", "https://", "ws://", "wss://"))

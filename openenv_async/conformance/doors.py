@@ -1,0 +1,263 @@
+"""The doors of a server, each as a way to open sessions.
+
+A door's ``features`` say what it can express at all; a check that needs more is skipped there
+with the reason. Errors are judged by class; a dialect that has only codes maps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Hashable
+from typing import Any, ClassVar, Literal, Protocol
+
+from openenv_async.client.env import EnvClient
+from openenv_async.client.http import HTTPEnvClient
+from openenv_async.client.pooling import Dial
+from openenv_async.conformance.rawwire import RawWire
+from openenv_async.conformance.upstream import UpstreamFault, UpstreamSession
+from openenv_async.engine import Engine
+from openenv_async.errors import OpenEnvError
+from openenv_async.inprocess import dial_memory
+from openenv_async.protocol.frames import Open
+from openenv_async.types import EpisodeInfo, Limits, StepResult
+
+__all__ = ["Conversation", "Door", "HTTPDoor", "MemoryDoor", "NativeDoor", "UpstreamDoor"]
+
+_NATIVE = frozenset(
+    "options session_options episode seed deadline cancel stream exact limits busy ends".split()
+)
+
+
+class Conversation(Protocol):
+    """One session, as every client offers it."""
+
+    @property
+    def episode(self) -> EpisodeInfo | None: ...
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> StepResult[Any]: ...
+
+    async def step(self, action: Any, *, timeout: float | None = None) -> StepResult[Any]: ...
+
+    async def state(self) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
+class Door(ABC):
+    """One way into a server.
+
+    Attributes:
+        name: shown in results.
+        features: of
+
+            - ``options``: unknown reset options are refused, not dropped;
+            - ``session_options``: constructor options can be given;
+            - ``episode``, ``seed``: episode id and seed are reported;
+            - ``deadline``, ``cancel``, ``stream``: calls can have them;
+            - ``exact``: arrays, NaN and infinity come back bit by bit;
+            - ``limits``: the client's size limit can be set;
+            - ``busy``: a second call can be made while one runs;
+            - ``ends``: terminated and truncated are two things;
+            - ``sessions``: sessions are found by id;
+            - ``frames``: raw frames can be sent.
+    """
+
+    name: ClassVar[str] | str
+    features: frozenset[str]
+
+    @abstractmethod
+    def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Any]:
+        """A new session, closed at the end; its own failure to open is raised on entry."""
+
+    def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
+        """Whether an error says what ``cls`` says, as far as this door can."""
+        return isinstance(error, cls)
+
+    def wire(self) -> contextlib.AbstractAsyncContextManager[RawWire]:
+        """A raw connection, for doors with the feature ``frames``."""
+        raise NotImplementedError
+
+    async def ask_a_stranger(self) -> None:
+        """Use a session that does not exist, for doors with the feature ``sessions``."""
+        raise NotImplementedError
+
+    async def capacity(self) -> int | None:
+        """How many sessions the server may hold, when the door tells."""
+        return None
+
+
+class _Client(EnvClient[Any, Any, Any]):
+    """A client that knows no types."""
+
+
+class NativeDoor(Door):
+    """``openenv.v1`` over a WebSocket.
+
+    Args:
+        url: of the server.
+        format: of the messages.
+        token: access token.
+    """
+
+    features = _NATIVE | {"frames", "sessions"}
+
+    def __init__(
+        self, url: str, format: Literal["msgpack", "json"] = "msgpack", token: str | None = None
+    ) -> None:
+        self.name = f"native {format}"
+        self.url = url
+        self.format = format
+        self._subprotocol = f"openenv.v1.{format}"
+        self._token = token
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> AsyncIterator[Conversation]:
+        client = _Client(
+            self.url,
+            token=self._token,
+            options=options,
+            limits=limits,
+            subprotocol=self._subprotocol,
+        )
+        async with client:
+            yield client
+
+    def wire(self) -> contextlib.AbstractAsyncContextManager[RawWire]:
+        return RawWire.connect(self.url, self._subprotocol, self._token)
+
+    async def ask_a_stranger(self) -> None:
+        async with self.wire() as wire:
+            wire.send(Open(1, secrets.token_hex(16), secrets.token_hex(16), True))
+            await wire.receive_ok()
+
+    async def capacity(self) -> int | None:
+        async with self.wire() as wire:
+            limit = wire.server.get("max_sessions")
+            return limit if isinstance(limit, int) else None
+
+
+class MemoryDoor(Door):
+    """An engine of this process; the frames and codecs are those of the native door.
+
+    Args:
+        engine: what answers.
+        format: of the messages.
+    """
+
+    features = _NATIVE
+
+    def __init__(self, engine: Engine, format: Literal["msgpack", "json"] = "msgpack") -> None:
+        self.name = f"in process {format}"
+        self.engine = engine
+        self._subprotocol = f"openenv.v1.{format}"
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> AsyncIterator[Conversation]:
+        engine, subprotocol = self.engine, self._subprotocol
+
+        class Memory(_Client):
+            def _dial(self) -> Dial:
+                return lambda: dial_memory(engine, subprotocol, self.limits, self.timeouts)
+
+            def _key(self) -> Hashable:
+                return (id(engine), subprotocol, self.limits)
+
+        async with Memory("memory:", options=options, limits=limits) as client:
+            yield client
+
+    async def capacity(self) -> int | None:
+        return self.engine.max_sessions
+
+
+class HTTPDoor(Door):
+    """Plain HTTP, one request a call.
+
+    Args:
+        url: of the server.
+        token: access token.
+    """
+
+    name = "http"
+    features = frozenset(
+        "options session_options episode seed deadline exact limits busy ends sessions".split()
+    )
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._token = token
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> AsyncIterator[Conversation]:
+        client: HTTPEnvClient[Any, Any, Any] = HTTPEnvClient(
+            self.url, token=self._token, options=options, limits=limits
+        )
+        async with client:
+            yield client
+
+    async def ask_a_stranger(self) -> None:
+        await _ask_http_stranger(self.url, self._token)
+
+
+async def _ask_http_stranger(url: str, token: str | None) -> None:
+    import aiohttp
+
+    from openenv_async.client.websocket import is_loopback
+    from openenv_async.errors import error_from_wire
+
+    headers = {"X-OpenEnv-Session": f"{secrets.token_hex(16)}.{secrets.token_hex(16)}"}
+    headers["X-OpenEnv-Seq"] = "1"
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    async with (
+        aiohttp.ClientSession(trust_env=not is_loopback(url)) as http,
+        http.get(f"{url.rstrip('/')}/state", headers=headers) as response,
+    ):
+        body = await response.json(content_type=None)
+    error = body.get("error", {})
+    raise error_from_wire(error.get("code", ""), error.get("message", str(body)), False, None)
+
+
+class UpstreamDoor(Door):
+    """Upstream OpenEnv's JSON dialect: a WebSocket without a subprotocol.
+
+    Args:
+        url: of the server.
+        token: access token.
+    """
+
+    name = "upstream"
+    features = frozenset[str]()
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._token = token
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> AsyncIterator[Conversation]:
+        session = await UpstreamSession.connect(self.url, self._token)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
+        return isinstance(error, UpstreamFault) and error.code == cls.upstream_code

@@ -1,0 +1,263 @@
+"""Environments by name: installed ones, ``module:Class``, and folders with ``openenv.yaml``.
+
+An environment's distribution announces itself by an entry point of the group
+``openenv_async.environments``, whose value is a module-level ``EnvironmentEntry``::
+
+    [project.entry-points."openenv_async.environments"]
+    echo = "echo_env:ENVIRONMENT"
+
+    # echo_env/__init__.py
+    ENVIRONMENT = EnvironmentEntry(
+        environment="echo_env.environment:EchoEnvironment",
+        client="echo_env.client:EchoEnv",
+        action="echo_env.models:EchoAction",
+    )
+
+The entry holds import paths, not classes, so that whoever wants the client does not load what
+only the server needs. An entry point may also name an ``Environment`` class itself; it then has
+no client and no action class of its own.
+
+Names are compared without regard to case, ``-`` or ``_``, and a trailing ``env``: ``echo``,
+``echo-env`` and ``Echo_Env`` are one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from openenv_async import manifest
+from openenv_async.environment import Environment
+from openenv_async.errors import TargetNotFound
+from openenv_async.spec import EnvironmentSpec
+
+__all__ = [
+    "GROUP",
+    "EnvironmentEntry",
+    "find_entry",
+    "find_target",
+    "import_object",
+    "installed",
+    "normal_name",
+]
+
+GROUP: Final = "openenv_async.environments"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentEntry:
+    """What an installed environment consists of, as ``module:Name`` paths.
+
+    Attributes:
+        environment: the ``Environment`` class (server side).
+        client: the ``EnvClient`` subclass.
+        action: the action type.
+        image: the container image that serves it, if one is published or built by convention.
+    """
+
+    environment: str
+    client: str | None = None
+    action: str | None = None
+    image: str | None = None
+
+    def environment_class(self) -> Any:
+        """Import the environment class.
+
+        Raises:
+            TargetNotFound: it is not there.
+        """
+        return import_object(self.environment)
+
+    def client_class(self) -> Any:
+        """Import the client class; ``None`` when there is none."""
+        return None if self.client is None else import_object(self.client)
+
+    def action_class(self) -> Any:
+        """Import the action type; ``None`` when there is none."""
+        return None if self.action is None else import_object(self.action)
+
+
+def installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """The installed environments by name, not yet loaded."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def normal_name(name: str) -> str:
+    """The form in which names are compared."""
+    parts = [part for part in re.split(r"[-_.\s]+", name.lower()) if part]
+    return "-".join(parts[:-1] if len(parts) > 1 and parts[-1] == "env" else parts)
+
+
+def find_entry(name: str) -> EnvironmentEntry:
+    """The entry of an installed environment.
+
+    Raises:
+        TargetNotFound: none has this name; the message tells the nearest.
+    """
+    known = {normal_name(key): entry for key, entry in installed().items()}
+    point = known.get(normal_name(name))
+    if point is None:
+        raise TargetNotFound(_unknown(name, list(known)))
+    try:
+        loaded = point.load()
+    except ImportError as exc:
+        raise TargetNotFound(
+            f"the environment {point.name!r} is installed but cannot be imported: {exc}"
+        ) from exc
+    if isinstance(loaded, EnvironmentEntry):
+        return loaded
+    if inspect.isclass(loaded):
+        return EnvironmentEntry(environment=point.value)
+    raise TargetNotFound(
+        f"the entry point {point.name!r} ({point.value}) is neither an EnvironmentEntry nor an"
+        " Environment class"
+    )
+
+
+def find_target(text: str, params: Mapping[str, Any] | None = None) -> EnvironmentSpec:
+    """The environment that ``text`` names, with the constructor arguments ``params``.
+
+    Args:
+        text: the name of an installed environment, ``module:Class``, or the path of a folder
+            with an ``openenv.yaml``. An installed name wins over a folder: write ``./NAME``.
+        params: constructor arguments.
+
+    Raises:
+        TargetNotFound: there is no such environment; the message names the nearest.
+        InvalidOption: it takes no such argument.
+        TypeError: what was found is no environment.
+    """
+    if ":" in text and not _looks_like_path(text):
+        return EnvironmentSpec(import_object(text), params=params)
+    known = {normal_name(name) for name in installed()}
+    if not _looks_like_path(text) and normal_name(text) in known:
+        return EnvironmentSpec(find_entry(text).environment_class(), params=params)
+    folder = Path(text).expanduser()
+    if _looks_like_path(text) or (folder / manifest.MANIFEST).is_file():
+        if not folder.is_dir():
+            raise TargetNotFound(f"there is no folder {text!r}")
+        return _from_folder(folder, params)
+    raise TargetNotFound(_unknown(text, sorted(known)))
+
+
+def import_object(path: str) -> Any:
+    """What ``module:Name`` (or ``module:Outer.Name``) names.
+
+    Raises:
+        TargetNotFound: the module or the name does not exist.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise TargetNotFound(f"{path!r} is no import path: write module:Class")
+    found: Any = _import(module_name)
+    if found is None:
+        raise TargetNotFound(f"there is no module {module_name!r} on the path ({path!r})")
+    for part in name.split("."):
+        inner = getattr(found, part, None)
+        if inner is None:
+            near = difflib.get_close_matches(part, [n for n in dir(found) if n[0] != "_"], n=3)
+            hint = f"; did you mean {_listed(near)}?" if near else ""
+            raise TargetNotFound(f"{module_name!r} has no {name!r}{hint}")
+        found = inner
+    return found
+
+
+def _import(name: str) -> ModuleType | None:
+    """The module, or ``None`` when it is this one that does not exist."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
+            return None
+        raise TargetNotFound(f"{name} cannot be imported: it needs {exc.name!r}") from exc
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or "\\" in text or text.startswith((".", "~"))
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(normal_name(name), known, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {_listed(near)}?"
+    elif known:
+        hint = f"installed are {_listed(known)}"
+    else:
+        hint = "none is installed"
+    return f"there is no environment {name!r}; {hint} (or give module:Class or a folder)"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+# -- folders ------------------------------------------------------------------------------------
+
+
+def _from_folder(folder: Path, params: Mapping[str, Any] | None) -> EnvironmentSpec:
+    """The environment of a folder; its modules stay importable from then on."""
+    folder = folder.resolve()
+    about = manifest.load(folder)
+    is_package = (folder / "__init__.py").is_file()
+    # Modules named in the manifest lie in the folder: of the package that it is, or on the path.
+    root = str(folder.parent if is_package else folder)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    prefix = f"{folder.name}." if is_package else ""
+    cls = (
+        import_object(prefix + about.server.environment)
+        if about.server.environment is not None
+        else _search(folder, prefix)
+    )
+    types = {
+        kind: import_object(prefix + ":".join(path.rsplit(".", 1)))  # written module.Name
+        for kind in ("action", "observation", "state")
+        if (path := getattr(about.models, kind)) is not None
+    }
+    return EnvironmentSpec(
+        cls, **types, params=params, name=getattr(cls, "name", None) or about.name
+    )
+
+
+def _search(folder: Path, prefix: str) -> Any:
+    """The one environment class of the modules where it usually is."""
+    places = ["environment.py", "server/*environment*.py", "*_environment.py", "server/app.py"]
+    for pattern in places:
+        for path in sorted(folder.glob(pattern)):
+            relative = path.relative_to(folder).with_suffix("")
+            module = _import(prefix + ".".join(relative.parts))
+            classes = [] if module is None else _environments_in(module)
+            if len(classes) == 1:
+                return classes[0]
+            if classes:
+                names = _listed([cls.__name__ for cls in classes])
+                raise TargetNotFound(
+                    f"{path} has several environments ({names}): name one in"
+                    f" {manifest.MANIFEST} as server.environment"
+                )
+    raise TargetNotFound(
+        f"{folder} has no environment class in {', '.join(places)}: name it in"
+        f" {manifest.MANIFEST} as server.environment: module:Class"
+    )
+
+
+def _environments_in(module: ModuleType) -> list[Any]:
+    """Concrete environments that ``module`` defines."""
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Environment)
+        and not inspect.isabstract(value)
+        and value.__module__ == module.__name__
+    ]

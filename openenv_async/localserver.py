@@ -1,0 +1,165 @@
+"""A server process on this machine, for as long as a block lasts.
+
+The child runs ``openenv-async serve`` in a session of its own, so that Ctrl-C in a terminal is
+this process's to handle, and watches its standard input: it ends by itself when this process is
+gone, however it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+from openenv_async.errors import ServerError
+
+__all__ = ["LocalServer"]
+
+_LOG_LINES: Final = 50
+
+
+class LocalServer:
+    """``async with LocalServer("echo") as server:`` serves it at ``server.url``.
+
+    Args:
+        target: as for ``openenv-async serve``.
+        params: constructor arguments; values that JSON can say.
+        arguments: more arguments of ``openenv-async serve``.
+        start_timeout: seconds until it has to listen.
+        stop_timeout: seconds that it has to shut down before it is killed.
+
+    Raises:
+        ServerError: it did not start; ``log_tail`` has what it wrote.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        start_timeout: float = 60.0,
+        stop_timeout: float = 15.0,
+    ) -> None:
+        self.target = target
+        self._arguments = [
+            *("serve", target, "--port", "0", "--json", "--until-stdin-closes"),
+            *(f"--param={key}={json.dumps(value)}" for key, value in (params or {}).items()),
+            *arguments,
+        ]
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._about: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return str(self._about["url"])
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return int(self._about["pid"])
+
+    @property
+    def environment(self) -> str:
+        """The name of what it serves."""
+        return str(self._about["environment"])
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines it wrote to standard error."""
+        return "\n".join(self._log)
+
+    async def __aenter__(self) -> Self:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "openenv_async.cli",
+            *self._arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._process = process
+        self._reader = asyncio.create_task(self._read_log(process), name="openenv-server-log")
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                line = await process.stdout.readline()
+            self._about = json.loads(line) if line else {}
+        except TimeoutError:
+            await self.aclose()
+            raise self._failed(f"did not listen within {self._start_timeout:g} s") from None
+        except BaseException:
+            await self.aclose()
+            raise
+        if not self._about:
+            await self.aclose()
+            last = self._log[-1] if self._log else "it wrote nothing"
+            raise self._failed(f"did not start: {last.removeprefix('error: ')}")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Shut the server down, killing it if need be; idempotent."""
+        process, reader = self._process, self._reader
+        if process is None or reader is None:
+            return
+        self._process = self._reader = None
+        interrupted: asyncio.CancelledError | None = None
+        self._signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._stop_timeout):
+                await process.wait()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+        if process.returncode is None:
+            self._kill(process)
+        while process.returncode is None or not reader.done():
+            try:
+                await process.wait()
+                await asyncio.wait([reader], timeout=1.0)
+                reader.cancel()
+            except asyncio.CancelledError as exc:
+                interrupted = exc
+        if process.stdin is not None:
+            process.stdin.close()
+        if interrupted is not None:
+            raise interrupted
+
+    def _signal(self, process: asyncio.subprocess.Process, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        """Kill it and what it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+
+    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            self._log.append(line.decode(errors="replace").rstrip())
+
+    def _failed(self, what: str) -> ServerError:
+        return ServerError(
+            f"the server of {self.target!r} {what}", log_tail=self.log_tail, phase="open"
+        )

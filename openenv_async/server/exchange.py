@@ -1,0 +1,199 @@
+"""What HTTP requests say beside their bodies, and how they are answered."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from openenv_async.engine import Session
+from openenv_async.errors import (
+    InvalidModel,
+    OpenEnvError,
+    ProtocolError,
+    SessionClosed,
+    SessionNotFound,
+)
+from openenv_async.models import Format
+from openenv_async.protocol.upstream import Fields, problems, scalar
+
+__all__ = [
+    "COOKIE",
+    "MEDIA",
+    "SEQ_HEADER",
+    "SESSION_HEADER",
+    "TIMEOUT_HEADER",
+    "accepted_format",
+    "body_response",
+    "encode_body",
+    "error_response",
+    "forget",
+    "named",
+    "new_name",
+    "refuse_extra",
+    "request_number",
+    "request_timeout",
+    "richer",
+    "sent_format",
+    "session_name",
+    "step_timeout",
+]
+
+COOKIE: Final = "openenv_session"
+SESSION_HEADER: Final = "X-OpenEnv-Session"
+SEQ_HEADER: Final = "X-OpenEnv-Seq"
+TIMEOUT_HEADER: Final = "X-OpenEnv-Timeout"
+_NAME: Final = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})")
+_TYPES: Final[dict[str, Format]] = {
+    "application/msgpack": "msgpack",
+    "application/openenv+json": "json",
+    "application/json": "plain",
+}
+MEDIA: Final = {format: media for media, format in _TYPES.items()}
+_RICHNESS: Final[dict[Format, int]] = {"plain": 0, "json": 1, "msgpack": 2}
+_UNPROCESSABLE: Final = 422
+
+
+def sent_format(request: Request) -> Format:
+    """The format of the body; JSON when the header says nothing that is known."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _TYPES.get(media, "plain")
+
+
+def accepted_format(request: Request) -> Format:
+    """The format of the reply: the first known one in ``Accept``, else that of the body."""
+    for item in request.headers.get("accept", "").split(","):
+        format = _TYPES.get(item.partition(";")[0].strip().lower())
+        if format is not None:
+            return format
+    return sent_format(request)
+
+
+def richer(one: Format, other: Format) -> Format:
+    return max(one, other, key=_RICHNESS.__getitem__)
+
+
+def session_name(request: Request) -> tuple[str, str] | None:
+    """Session id and secret, if the caller names a session.
+
+    Raises:
+        ProtocolError: what he sends is no name.
+    """
+    name = request.headers.get(SESSION_HEADER) or request.cookies.get(COOKIE)
+    if not name:
+        return None
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ProtocolError(f"{SESSION_HEADER} must be <32 hex digits>.<32 hex digits>")
+    return match[1], match[2]
+
+
+def new_name() -> tuple[str, str]:
+    return secrets.token_hex(16), secrets.token_hex(16)
+
+
+def request_number(request: Request) -> int | None:
+    text = request.headers.get(SEQ_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise ProtocolError(f"{SEQ_HEADER} must be a positive integer")
+    return int(text)
+
+
+def request_timeout(request: Request) -> float | None:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ProtocolError(f"{TIMEOUT_HEADER} must be a number of seconds, 0 for no deadline")
+    return seconds
+
+
+def step_timeout(fields: Fields, format: Format) -> float | None:
+    seconds = scalar(fields, "timeout_s", format)
+    if seconds is None:
+        return None
+    if type(seconds) not in (int, float) or not 0 < seconds < math.inf:
+        raise InvalidModel(
+            "timeout_s must be a positive number of seconds",
+            type="greater_than",
+            loc=["body", "timeout_s"],
+        )
+    return float(seconds)
+
+
+def refuse_extra(fields: Fields) -> None:
+    for name in fields:
+        raise InvalidModel(
+            f"unknown field {name!r:.80} in the body", type="extra_forbidden", loc=["body", name]
+        )
+
+
+def _path(request: Request) -> str:
+    """Where the routes are mounted: sessions of different environments must not meet."""
+    path: str = request.scope["path"]
+    return path.rpartition("/")[0] or "/"
+
+
+# -- responses --------------------------------------------------------------------------------
+
+
+def encode_body(value: Any, format: Format) -> bytes:
+    if format == "msgpack":
+        return msgspec.msgpack.encode(value, enc_hook=str)
+    return msgspec.json.encode(value, enc_hook=str)
+
+
+def body_response(body: Any, format: Format, status: int = 200) -> Response:
+    return Response(encode_body(body, format), status, media_type=MEDIA[format])
+
+
+def error_response(request: Request, error: OpenEnvError, format: Format) -> Response:
+    status = error.http_status
+    detail: Any = error.message
+    if status == _UNPROCESSABLE:
+        detail = problems(error, ("body",))
+    body = {
+        "detail": detail,
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "retryable": error.retryable,
+            "detail": error.to_wire(),
+        },
+    }
+    response = body_response(body, format, status)
+    retry_after = error.detail.get("retry_after")
+    if isinstance(retry_after, int | float):
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
+    if isinstance(error, SessionNotFound | SessionClosed) and COOKIE in request.cookies:
+        forget(response, request)  # so that the next /reset opens a new one
+    return response
+
+
+def named(response: Response, request: Request, session: Session) -> Response:
+    name = f"{session.id}.{session.secret}"
+    response.headers[SESSION_HEADER] = name
+    response.set_cookie(
+        COOKIE,
+        name,
+        path=_path(request),
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+    return response
+
+
+def forget(response: Response, request: Request) -> None:
+    response.delete_cookie(COOKIE, path=_path(request), httponly=True, samesite="strict")

@@ -1,0 +1,571 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from openenv_async import (
+    EngineOptions,
+    EnvClient,
+    Environment,
+    Limits,
+    StepResult,
+    create_app,
+    serve,
+)
+from openenv_async.models import PayloadCodec
+
+HEADER = "X-OpenEnv-Session"
+SEQ = "X-OpenEnv-Seq"
+
+
+@dataclass
+class Inner:
+    weight: int = 1
+
+
+@dataclass
+class Action:
+    message: str
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass
+class Observation:
+    echo: str
+    frame: NDArray[np.float32] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    reward: float | None = None
+    done: bool = False
+
+
+class Echo(Environment[Action, Observation, dict[str, Any]]):
+    """Says what it hears."""
+
+    isolation = "inline"
+    version = "2.5.0"
+    author = "somebody"
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def reset(self, seed: int | None = None, level: int = 1) -> Observation:
+        self.steps = 0
+        return Observation(f"level {level}")
+
+    def step(self, action: Action) -> Any:
+        if action.message == "boom":
+            raise ValueError("boom in step")
+        self.steps += 1
+        if action.message == "info":
+            return StepResult(Observation("told"), 2.0, truncated=True, info={"why": "asked"})
+        frame = np.array([1.5, np.nan], np.float32) if action.message == "frame" else None
+        metadata = {"n": self.steps} if action.message == "meta" else {}
+        return Observation(action.message, frame, metadata, 1.0, action.message == "end")
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "step_count": None}
+
+
+class Gate:
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.steps = 0
+        self.cancelled = 0
+
+
+class Gated(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Its steps wait for the test."""
+
+    gate: Gate
+
+    async def reset(self) -> dict[str, Any]:
+        return {}
+
+    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        self.gate.entered.set()
+        try:
+            await self.gate.opened.wait()
+        except asyncio.CancelledError:
+            self.gate.cancelled += 1
+            raise
+        finally:
+            self.gate.ended.set()
+        self.gate.steps += 1
+        return {"steps": self.gate.steps, "reward": 1}
+
+
+def gated() -> tuple[type[Gated], Gate]:
+    gate = Gate()
+    return type("Gated", (Gated,), {"gate": gate}), gate
+
+
+@asynccontextmanager
+async def served(
+    env: Any = Echo, options: EngineOptions | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, Any]]:
+    """A client with a cookie jar, and the engine behind it."""
+    app = create_app(env, options=options)
+    async with serve(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        yield client, app.state.openenv.engine
+
+
+def step(message: str, **inner: Any) -> dict[str, Any]:
+    return {"action": {"message": message, **inner}}
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+# -- an episode -------------------------------------------------------------------------------
+
+
+async def test_a_cookie_jar_plays_an_episode() -> None:
+    async with served() as (http, engine):
+        began = await http.post("/reset", json={"seed": 7, "episode_id": "ep", "level": 3})
+        assert began.json() == {
+            "observation": {"echo": "level 3", "frame": None},
+            "reward": None,
+            "done": False,
+            "terminated": False,
+            "truncated": False,
+            "episode_id": "ep",
+            "seed": 7,
+        }
+        cookie = began.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert began.headers[HEADER] in cookie
+        stepped = await http.post("/step", json=step("meta"))
+        assert stepped.json() == {
+            "observation": {"echo": "meta", "frame": None},
+            "reward": 1.0,
+            "done": False,
+            "terminated": False,
+            "truncated": False,
+            "metadata": {"n": 1},
+        }
+        assert (await http.get("/state")).json() == {
+            "episode_id": "ep",
+            "step_count": 1,
+            "steps": 1,
+        }
+        told = (await http.post("/step", json=step("info"))).json()
+        assert (told["reward"], told["done"], told["truncated"]) == (2.0, True, True)
+        assert told["info"] == {"why": "asked"}
+        assert problem(await http.post("/step", json=step("x"))) == (409, "episode_ended")
+        assert (await http.post("/close")).json() == {"status": "closed"}
+        assert not http.cookies
+        assert not engine.sessions
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}"])
+async def test_reset_needs_no_body(body: bytes) -> None:
+    async with served() as (http, _):
+        began = await http.post("/reset", content=body)
+        assert began.status_code == 200
+        assert isinstance(began.json()["seed"], int)
+
+
+async def test_a_second_reset_stays_in_its_session() -> None:
+    async with served() as (http, engine):
+        first = await http.post("/reset")
+        second = await http.post("/reset")
+        assert first.headers[HEADER] == second.headers[HEADER]
+        assert first.json()["episode_id"] != second.json()["episode_id"]
+        assert len(engine.sessions) == 1
+
+
+async def test_the_header_goes_before_the_cookie() -> None:
+    async with served() as (http, engine):
+        await http.post("/reset")
+        opened = (await http.post("/open", headers={HEADER: "a" * 32 + "." + "b" * 32})).json()
+        assert opened == {
+            "session": "a" * 32 + "." + "b" * 32,
+            "resumed": False,
+            "seq": 0,
+            "epoch": engine.epoch,
+        }
+        assert len(engine.sessions) == 2
+        again = await http.post("/open", headers={HEADER: opened["session"]})
+        assert again.json()["resumed"] is True
+        assert len(engine.sessions) == 2
+
+
+async def test_open_can_insist_on_resuming() -> None:
+    async with served() as (http, engine):
+        gone = await http.post(
+            "/open", headers={HEADER: "a" * 32 + "." + "b" * 32}, json={"resume": True}
+        )
+        assert problem(gone) == (410, "session_lost")
+        assert not engine.sessions
+
+
+async def test_without_a_session() -> None:
+    async with served() as (http, engine):
+        for answer in (
+            await http.post("/step", json=step("x")),
+            await http.get("/state"),
+            await http.post("/close"),
+        ):
+            assert problem(answer) == (409, "episode_not_started")
+            assert "/reset" in answer.json()["detail"]
+        assert not engine.sessions
+
+
+async def test_an_unknown_session_allocates_nothing() -> None:
+    async with served() as (http, engine):
+        headers = {HEADER: "0" * 32 + "." + "1" * 32}
+        for answer in (
+            await http.post("/reset", headers=headers),
+            await http.post("/step", headers=headers, json=step("x")),
+            await http.get("/state", headers=headers),
+            await http.post("/close", headers=headers),
+        ):
+            assert problem(answer) == (404, "session_not_found")
+        assert problem(await http.post("/reset", headers={HEADER: "me"})) == (400, "protocol_error")
+        assert not engine.sessions
+
+
+async def test_a_wrong_secret_is_an_unknown_session() -> None:
+    async with served() as (http, _):
+        began = await http.post("/reset")
+        id, _, secret = began.headers[HEADER].partition(".")
+        forged = {HEADER: f"{id}.{secret[::-1]}"}
+        assert problem(await http.get("/state", headers=forged)) == (404, "session_not_found")
+
+
+async def test_a_stale_cookie_is_cleared() -> None:
+    async with served() as (http, engine):
+        await http.post("/reset")
+        [session] = engine.sessions.values()
+        session.shut(engine.busy())
+        assert not engine.sessions
+        assert problem(await http.post("/reset")) == (404, "session_not_found")
+        assert (await http.post("/reset")).status_code == 200
+
+
+async def test_capacity() -> None:
+    async with served(options=EngineOptions(max_sessions=1)) as (http, _):
+        await http.post("/reset")
+        http.cookies.clear()
+        refused = await http.post("/reset")
+        assert problem(refused) == (503, "server_busy")
+        assert refused.json()["error"]["retryable"] is True
+        assert refused.headers["Retry-After"] == "1"
+
+
+# -- exactly once, busy, disconnect -----------------------------------------------------------
+
+
+async def test_a_repeated_number_gets_the_kept_reply() -> None:
+    async with served() as (http, engine):
+        await http.post("/reset", headers={SEQ: "1"})
+        first = await http.post("/step", json=step("one"), headers={SEQ: "2"})
+        again = await http.post("/step", json=step("other"), headers={SEQ: "2"})
+        assert first.json() == again.json()
+        assert engine.stats.steps == 1
+        assert problem(await http.get("/state", headers={SEQ: "9"})) == (400, "protocol_error")
+        assert problem(await http.get("/state", headers={SEQ: "0"})) == (400, "protocol_error")
+        state = await http.get("/state")
+        assert state.json()["steps"] == 1
+        assert state.headers[SEQ] == "3"
+
+
+async def test_a_kept_reply_is_given_in_the_format_asked_for() -> None:
+    async with served() as (http, _):
+        await http.post("/reset")
+        sent = {SEQ: "2"}
+        text = await http.post("/step", json=step("one"), headers=sent)
+        packed = await http.post(
+            "/step", json=step("one"), headers={**sent, "Accept": "application/msgpack"}
+        )
+        assert msgspec.msgpack.decode(packed.content)["observation"]["echo"] == "one"
+        tagged = await http.post(
+            "/step", json=step("one"), headers={**sent, "Accept": "application/openenv+json"}
+        )
+        assert tagged.json()["observation"]["reward"] == 1.0
+        assert text.json()["observation"] == {"echo": "one", "frame": None}
+
+
+async def test_a_second_call_is_refused() -> None:
+    env, gate = gated()
+    async with served(env) as (http, _):
+        await http.post("/reset")
+        first = asyncio.ensure_future(http.post("/step", json={"action": {}}))
+        await gate.entered.wait()
+        assert problem(await http.get("/state")) == (409, "session_busy")
+        gate.opened.set()
+        assert (await first).json()["observation"] == {"steps": 1}
+        assert (await http.get("/state")).status_code == 200
+
+
+async def test_two_callers_of_one_number_share_its_reply() -> None:
+    env, gate = gated()
+    async with served(env) as (http, engine):
+        await http.post("/reset")
+        calls = [
+            asyncio.ensure_future(http.post("/step", json={"action": {}}, headers={SEQ: "2"}))
+            for _ in range(2)
+        ]
+        while engine.stats.duplicates == 0:  # noqa: ASYNC110 - the engine sets no event
+            await asyncio.sleep(0.001)
+        gate.opened.set()
+        assert [(await call).json()["observation"] for call in calls] == [{"steps": 1}] * 2
+
+
+async def test_a_caller_who_disconnects_cancels_his_step_and_keeps_his_session() -> None:
+    env, gate = gated()
+    async with served(env) as (http, engine):
+        await http.post("/reset")
+        call = asyncio.ensure_future(http.post("/step", json={"action": {}}))
+        await gate.entered.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        await gate.ended.wait()
+        assert gate.cancelled == 1
+        gate.opened.set()
+        assert (await http.post("/step", json={"action": {}})).json()["observation"] == {"steps": 1}
+        assert len(engine.sessions) == 1
+
+
+async def test_a_numbered_step_outlives_its_connection() -> None:
+    env, gate = gated()
+    async with served(env) as (http, _):
+        await http.post("/reset")
+        numbered: dict[str, Any] = {"json": {"action": {}}, "headers": {SEQ: "2"}}
+        call = asyncio.ensure_future(http.post("/step", **numbered))
+        await gate.entered.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        again = asyncio.ensure_future(http.post("/step", **numbered))
+        gate.opened.set()
+        assert (await again).json()["observation"] == {"steps": 1}
+        assert gate.cancelled == 0
+
+
+async def test_another_request_cancels_what_was_left_behind() -> None:
+    env, gate = gated()
+    async with served(env) as (http, engine):
+        await http.post("/reset")
+        call = asyncio.ensure_future(http.post("/step", json={"action": {}}, headers={SEQ: "2"}))
+        await gate.entered.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        [session] = engine.sessions.values()
+        while session.port.orphan is None:  # noqa: ASYNC110 - the door sets no event
+            await asyncio.sleep(0.001)
+        assert (await http.get("/state", headers={SEQ: "3"})).status_code == 200
+        assert gate.cancelled == 1
+
+
+async def test_a_deadline_by_body_and_by_header() -> None:
+    env, gate = gated()
+    async with served(env) as (http, _):
+        await http.post("/reset")
+        late = await http.post("/step", json={"action": {}, "timeout_s": 0.05})
+        assert problem(late) == (504, "deadline_exceeded")
+        late = await http.post("/step", json={"action": {}}, headers={"X-OpenEnv-Timeout": "0.05"})
+        assert problem(late) == (504, "deadline_exceeded")
+        assert gate.cancelled == 2
+        wrong = await http.post("/step", json={"action": {}, "timeout_s": 0})
+        assert problem(wrong) == (422, "invalid_model")
+
+
+# -- bodies and errors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "loc"),
+    [
+        ("/step", {"message": "hi"}, "missing", ["body", "action"]),
+        ("/step", {**step("x"), "render": True}, "extra_forbidden", ["body", "render"]),
+        ("/step", {**step("x"), "timeout_s": "1"}, "greater_than", ["body", "timeout_s"]),
+        ("/step", {"action": {}}, "missing", ["message"]),
+        ("/step", step("x", z=1), "extra_forbidden", ["z"]),
+        ("/step", step("x", inner={"weight": "a"}), "value_error", ["inner", "weight"]),
+        ("/step", {"action": 3}, "value_error", []),
+        ("/step", [1], "model_attributes_type", ["body"]),
+        ("/reset", {"seed": -1}, "greater_than_equal", ["body", "seed"]),
+        ("/reset", {"seed": 1.5}, "int_type", ["body", "seed"]),
+        ("/reset", {"seed": [[]]}, "int_type", ["body", "seed"]),
+        ("/reset", {"episode_id": "x" * 256}, "string_length", ["body", "episode_id"]),
+        ("/reset", {"episode_id": 3}, "string_type", ["body", "episode_id"]),
+        ("/reset", {"volume": 11}, "value_error", ["body", "volume"]),
+        ("/reset", {"level": "high"}, "value_error", ["body", "level"]),
+        ("/open", {"x": 1}, "extra_forbidden", ["body", "x"]),
+        ("/close", {"x": 1}, "extra_forbidden", ["body", "x"]),
+    ],
+)
+async def test_a_bad_body_is_422_as_upstream_lists_it(
+    path: str, body: Any, kind: str, loc: list[str]
+) -> None:
+    async with served() as (http, _):
+        await http.post("/reset")
+        answer = await http.post(path, json=body)
+        assert answer.status_code == 422
+        [item] = answer.json()["detail"]
+        assert (item["type"], item["loc"]) == (kind, loc)
+        assert item["msg"]
+        assert answer.json()["error"]["retryable"] is False
+        assert (await http.post("/reset")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"{bad", b'{"action":' + b"[" * 100_000, b"\xff", b'"x"'])
+async def test_a_malformed_body(body: bytes) -> None:
+    async with served() as (http, _):
+        answer = await http.post("/step", content=body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body"]
+        packed = await http.post(
+            "/step", content=body, headers={"Content-Type": "application/msgpack"}
+        )
+        assert packed.status_code == 422
+
+
+async def test_an_environment_that_raises_is_500_without_a_traceback() -> None:
+    async with served() as (http, _):
+        await http.post("/reset")
+        answer = await http.post("/step", json=step("boom"))
+        assert problem(answer) == (500, "environment_raised")
+        assert "boom in step" in answer.json()["detail"]
+        assert "Traceback" not in answer.text
+        assert (await http.post("/step", json=step("fine"))).status_code == 200
+
+
+async def test_a_large_body_is_refused_before_it_is_read() -> None:
+    options = EngineOptions(limits=Limits(max_message_size=1000))
+    async with served(options=options) as (http, _):
+        large = json.dumps(step("x" * 2000)).encode()
+        assert problem(await http.post("/step", content=large)) == (413, "payload_too_large")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(10):
+                yield b"x" * 300
+
+        assert problem(await http.post("/step", content=chunks())) == (413, "payload_too_large")
+
+
+async def test_unknown_paths_and_verbs() -> None:
+    async with served() as (http, _):
+        assert (await http.get("/nowhere")).status_code == 404
+        assert (await http.get("/step")).status_code == 405
+
+
+# -- formats ----------------------------------------------------------------------------------
+
+
+async def test_msgpack_loses_nothing() -> None:
+    packed = {"Content-Type": "application/msgpack"}
+    codec: PayloadCodec[Any] = PayloadCodec(dict[str, Any], "msgpack")
+    async with served() as (http, _):
+        await http.post("/reset", content=codec.encode({"seed": 3}), headers=packed)
+        answer = await http.post("/step", content=codec.encode(step("frame")), headers=packed)
+        assert answer.headers["content-type"] == "application/msgpack"
+        body = codec.decode(answer.content)
+        assert body["observation"]["reward"] == body["reward"] == 1.0
+        frame = body["observation"]["frame"]
+        assert frame.dtype == np.float32
+        assert np.isnan(frame[1])
+        state = await http.get("/state", headers={"Accept": "application/msgpack"})
+        assert codec.decode(state.content) | {"episode_id": ""} == {
+            "state": {"steps": 1, "step_count": None},
+            "episode_id": "",
+            "seed": 3,
+            "step_count": 1,
+        }
+        failed = await http.post("/step", content=codec.encode({"action": {}}), headers=packed)
+        assert codec.decode(failed.content)["error"]["code"] == "invalid_action"
+
+
+async def test_the_two_formats_of_a_call_may_differ() -> None:
+    async with served() as (http, _):
+        await http.post("/reset")
+        codec: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
+        packed = codec.encode(step("frame"))
+        answer = await http.post(
+            "/step",
+            content=packed,
+            headers={"Content-Type": "application/msgpack", "Accept": "application/json"},
+        )
+        assert answer.json()["observation"]["frame"] == [1.5, None]
+        answer = await http.post(
+            "/step", json=step("frame"), headers={"Accept": "text/html, application/msgpack;q=1"}
+        )
+        assert codec.decode(answer.content)["observation"]["frame"].size == 2
+
+
+async def test_a_session_changes_its_door() -> None:
+    async with served() as (http, engine), EnvClient[Any, Any, Any](str(http.base_url)) as env:
+        await env.reset()
+        assert (await env.step({"message": "ws"})).observation["echo"] == "ws"
+        [session] = engine.sessions.values()
+        name = {HEADER: f"{session.id}.{session.secret}"}
+        answer = await http.post("/step", json=step("http"), headers=name)
+        assert answer.json()["observation"]["echo"] == "http"
+        assert (await http.get("/state", headers=name)).json()["step_count"] == 2
+
+
+# -- descriptions -----------------------------------------------------------------------------
+
+
+async def test_descriptions() -> None:
+    async with served() as (http, engine):
+        assert (await http.get("/health")).json() == {"status": "healthy"}
+        assert (await http.get("/metadata")).json() == {
+            "name": "Echo",
+            "description": "Says what it hears.",
+            "readme_content": None,
+            "version": "2.5.0",
+            "author": "somebody",
+            "documentation_url": None,
+        }
+        schema = (await http.get("/schema")).json()
+        assert set(schema) == {"action", "observation", "state", "reset"}
+        await http.post("/reset")
+        stats = (await http.get("/stats")).json()
+        assert stats["opened"] == stats["sessions"] == 1
+        assert stats["epoch"] == engine.epoch
+        assert stats["rss_bytes"] > 1_000_000
+        assert stats["cpu_seconds"] > 0
+
+
+async def test_openapi_describes_exactly_the_routes() -> None:
+    app = create_app(Echo)
+    async with serve(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        document = (await http.get("/openapi.json")).json()
+    assert document["info"]["version"] == "2.5.0"
+    described = {
+        (path, verb.upper()) for path, verbs in document["paths"].items() for verb in verbs
+    }
+    routes = {
+        (getattr(route, "path", ""), method)
+        for route in app.routes
+        for method in getattr(route, "methods", None) or ()
+        if method != "HEAD"
+    }
+    assert described == routes
+
+    def references(tree: Any) -> list[str]:
+        if isinstance(tree, dict):
+            own = [tree["$ref"]] if isinstance(tree.get("$ref"), str) else []
+            return own + [ref for value in tree.values() for ref in references(value)]
+        return [ref for item in tree for ref in references(item)] if isinstance(tree, list) else []
+
+    schemas = document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+    action = document["paths"]["/step"]["post"]["requestBody"]["content"]["application/json"]
+    assert action["schema"]["properties"]["action"] == {"$ref": "#/components/schemas/action"}
