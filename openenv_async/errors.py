@@ -31,6 +31,7 @@ __all__ = [
     "OpenEnvError",
     "OperationCancelled",
     "OperationUnsupported",
+    "OriginRefused",
     "PayloadTooLarge",
     "PeerError",
     "ProtocolError",
@@ -263,10 +264,18 @@ class TargetNotFound(CallerError, LookupError):
 
 
 class Unauthorized(CallerError, PermissionError):
-    """The token is missing or wrong, or the origin is not allowed."""
+    """The token is missing or wrong."""
 
     code = "unauthorized"
     http_status = 401
+    upstream_code = "SESSION_ERROR"
+
+
+class OriginRefused(CallerError, PermissionError):
+    """A web page of an origin that is not on the allow-list asked."""
+
+    code = "origin_refused"
+    http_status = 403
     upstream_code = "SESSION_ERROR"
 
 

@@ -91,7 +91,9 @@ async def connect(
     options: EngineOptions | None = None,
     **settings: Any,
 ) -> AsyncIterator[EnvClient[Any, Any, Any]]:
-    """A client of an environment in this process: ``async with connect(MyEnvironment) as env:``.
+    """A client of an environment in this process.
+
+    ``async with connect(MyEnvironment) as env:``
 
     The same frames, codecs and engine as over a socket, so what works here works there.
 

@@ -64,9 +64,8 @@ class EnvironmentSpec:
         }
         self.name: str = name or getattr(self.cls, "name", None) or self.cls.__name__
         self.version: str = str(getattr(self.cls, "version", "1.0.0"))
-        self.description: str = (
-            getattr(self.cls, "description", None) or inspect.getdoc(self.cls) or self.name
-        )
+        own_doc = inspect.cleandoc(self.cls.__dict__.get("__doc__") or "")
+        self.description: str = getattr(self.cls, "description", None) or own_doc or self.name
         self._codecs: dict[tuple[str, str], PayloadCodec[Any]] = {}
         self._instance_lock = threading.Lock()
         self._options_checks = {

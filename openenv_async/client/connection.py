@@ -153,6 +153,11 @@ class Channel:
             future.set_exception(_fresh(error))
             return future
         seq = 0 if type(request) is Open else request.seq  # type: ignore[union-attr]  # an Open has none
+        running = self.future
+        if running is not None and not running.done():  # only a close comes while a call runs
+            running.set_exception(
+                SessionClosed("the session was closed by this side while this call was running")
+            )
         self.sent[seq] = request
         self.future = future
         self.waited = seq

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic
@@ -26,7 +27,7 @@ class WireModels:
 
     def __init__(self, client: ModelHooks[Any, Any, Any], format: Format) -> None:
         cls = type(client)
-        action, observation, state = cls.model_types()
+        action, observation, state = client.instance_types()
         anything: PayloadCodec[Any] = PayloadCodec(Any, format)
         self.encode_any: Callable[[Any], bytes] = anything.encode
         self.decode_any: Callable[[Any], Any] = anything.decode
@@ -59,6 +60,14 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
         found = model_types(cls, ModelHooks)
         return tuple(g if g is not None else f for g, f in zip(given, found, strict=True))
 
+    def instance_types(self) -> tuple[Any, Any, Any]:
+        """The types of this client, also of one made as ``EnvClient[A, O, S](url)``."""
+        types = self.model_types()
+        arguments = typing.get_args(getattr(self, "__orig_class__", None))
+        if len(arguments) == len(types) and all(made is Any for made in types):
+            return arguments[0], arguments[1], arguments[2]
+        return types
+
     @classmethod
     def overrides_hooks(cls) -> bool:
         """Whether any hook is the subclass's own."""
@@ -85,9 +94,12 @@ _shared: weakref.WeakKeyDictionary[type, dict[str, WireModels]] = weakref.WeakKe
 
 
 def wire_models(client: ModelHooks[Any, Any, Any], format: Format) -> WireModels:
-    """The codecs of a client in one format: one set per class unless it overrides a hook."""
+    """The codecs of a client in one format.
+
+    One set per class, unless the instance has hooks or types of its own.
+    """
     cls = type(client)
-    if cls.overrides_hooks():
+    if cls.overrides_hooks() or hasattr(client, "__orig_class__"):
         return WireModels(client, format)
     made = _shared.setdefault(cls, {})
     wire = made.get(format)

@@ -28,13 +28,22 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     """
 
     def __init__(self, base_url: str, **options: Any) -> None:
-        self._client: EnvClient[ActT, ObsT, StateT] = self._client_class()(base_url, **options)
+        self._made: EnvClient[ActT, ObsT, StateT] | None = None
+        self._settings = (base_url, options)
+
+    @property
+    def _client(self) -> EnvClient[ActT, ObsT, StateT]:
+        # Not in __init__: SyncEnvClient[A, O, S](url) learns its types after it.
+        if self._made is None:
+            base_url, options = self._settings
+            self._made = self._client_class()(base_url, **options)
+        return self._made
 
     @classmethod
     def wrap(cls, client: EnvClient[ActT, ObsT, StateT]) -> SyncEnvClient[ActT, ObsT, StateT]:
         """A blocking view of an async client that is not used otherwise."""
         made: SyncEnvClient[ActT, ObsT, StateT] = SyncEnvClient.__new__(SyncEnvClient)
-        made._client = client
+        made._made = client
         return made
 
     @classmethod
@@ -42,10 +51,10 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         """The same as calling the class."""
         return cls(url, **options)
 
-    @classmethod
-    def _client_class(cls) -> type[EnvClient[Any, Any, Any]]:
-        """An EnvClient with this class's types and hooks."""
-        action, observation, state = cls.model_types()
+    def _client_class(self) -> type[EnvClient[Any, Any, Any]]:
+        """An EnvClient with this client's types and hooks."""
+        cls = type(self)
+        action, observation, state = self.instance_types()
         body: dict[str, Any] = {
             "action_type": action,
             "observation_type": observation,

@@ -9,6 +9,7 @@ Every exception of the environment ends here, as a ``Failed`` reply.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -142,14 +143,14 @@ class Host:
                 return self._fail(request, _bad_action(exc), wire)
             try:
                 result = self._step(action)
-            except _RAISED as exc:
-                return self._raised(request, exc, wire)
+            except BaseException as exc:
+                return self.raised(request, exc, wire)
             return self._observed(request, result, wire)
         try:
             call = self._prepare(request, wire)
             result = call() if call is not None else None
-        except _RAISED as exc:
-            return self._raised(request, exc, wire)
+        except BaseException as exc:
+            return self.raised(request, exc, wire)
         return self._finish(request, result, wire)
 
     # -- async environments -----------------------------------------------------------------
@@ -164,8 +165,10 @@ class Host:
                 result = call() if call is not None else None
                 if operation(request) in self.spec.contract.awaited:
                     result = await result if result is not None else None
-        except _RAISED as exc:
-            return self._raised(request, exc, wire)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            return self.raised(request, exc, wire)
         return self._finish(request, result, wire)
 
     async def _stream(self, request: Step, wire: Wire, emit: Emit) -> Any:
@@ -332,8 +335,14 @@ class Host:
 
     # -- failures ---------------------------------------------------------------------------
 
-    def _raised(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
-        """The reply for an exception: ours as it is, the environment's wrapped."""
+    def raised(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for an exception: ours as it is, the environment's wrapped.
+
+        Extensions in other languages raise what is no ``Exception`` (a Rust panic); it must not
+        take the thread or the task with it.
+        """
+        if isinstance(exc, KeyboardInterrupt | GeneratorExit):
+            raise exc
         what = operation(request)
         if isinstance(exc, OpenEnvError):
             error = exc

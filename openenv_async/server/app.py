@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router, WebSocketRoute
 
 from openenv_async.engine import Engine, EngineOptions
+from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.server.guard import Guard
 from openenv_async.server.http import http_routes
 from openenv_async.server.upstream import UpstreamSocket
 from openenv_async.server.websocket import NativeSocket, Receive, Scope, Send
@@ -32,6 +34,8 @@ class HTTPEnvServer:
         params: constructor arguments.
         options: capacity, deadlines, sizes.
         name: overrides the environment's name.
+        token: what every request on every door must show; ``None`` lets everybody in.
+        allowed_origins: origins of web pages, other than this server's own, that may connect.
 
     Raises:
         TypeError: ``env`` is no environment.
@@ -48,6 +52,8 @@ class HTTPEnvServer:
         params: Mapping[str, Any] | None = None,
         options: EngineOptions | None = None,
         name: str | None = None,
+        token: str | None = None,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self.spec = (
             env
@@ -55,9 +61,10 @@ class HTTPEnvServer:
             else EnvironmentSpec(env, action, observation, state, params=params, name=name)
         )
         self.engine = Engine(self.spec, options)
+        self.guard = Guard(token, allowed_origins)
         self._sockets: set[NativeSocket] = set()
         self.routes: list[BaseRoute] = [
-            *http_routes(self.engine),
+            *http_routes(self.engine, self.guard),
             WebSocketRoute("/ws", _Door(self), name="ws"),
         ]
 
@@ -77,6 +84,11 @@ class HTTPEnvServer:
         """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's."""
         event = await receive()
         if event["type"] != "websocket.connect":
+            return
+        try:
+            self.guard.check(scope)
+        except OpenEnvError as exc:
+            await _refuse(exc, scope, send)
             return
         chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
         if chosen is None:
@@ -114,6 +126,18 @@ class _Door:
         await self._server.websocket(scope, receive, send)
 
 
+async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
+    """Turn a WebSocket away before it is accepted, with a status where the server can say one."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", b"text/plain")]
+    status = error.http_status
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    body = error.message.encode()
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
 def create_app(
     env: Any,
     action: Any = None,
@@ -123,13 +147,23 @@ def create_app(
     params: Mapping[str, Any] | None = None,
     options: EngineOptions | None = None,
     name: str | None = None,
+    token: str | None = None,
+    allowed_origins: Collection[str] = (),
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
     The arguments are those of ``HTTPEnvServer``, which is at ``app.state.openenv``.
     """
     server = HTTPEnvServer(
-        env, action, observation, state, params=params, options=options, name=name
+        env,
+        action,
+        observation,
+        state,
+        params=params,
+        options=options,
+        name=name,
+        token=token,
+        allowed_origins=allowed_origins,
     )
     app = Starlette(routes=server.routes, lifespan=server.lifespan)
     app.state.openenv = server

@@ -70,6 +70,7 @@ from openenv_async.server.exchange import (
     session_name,
     step_timeout,
 )
+from openenv_async.server.guard import Guard
 from openenv_async.server.openapi import describe
 from openenv_async.server.port import OPENING, CallPort, as_error
 
@@ -104,7 +105,7 @@ class HttpPort(CallPort):
         return not left
 
 
-def http_routes(engine: Engine) -> list[Route]:
+def http_routes(engine: Engine, guard: Guard) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router."""
     door = _Door(engine)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
@@ -120,17 +121,18 @@ def http_routes(engine: Engine) -> list[Route]:
         ("GET", "/openapi.json", door.openapi),
     )
     return [
-        Route(path, _endpoint(handler), methods=[method], name=path[1:])
+        Route(path, _endpoint(handler, guard), methods=[method], name=path[1:])
         for method, path, handler in table
     ]
 
 
-def _endpoint(handler: Callable[[Request, Format], Awaitable[Any]]) -> Handler:
+def _endpoint(handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard) -> Handler:
     """A handler's body or error as a response."""
 
     async def endpoint(request: Request) -> Response:
         format = accepted_format(request)
         try:
+            guard.check(request.scope)
             result = await handler(request, format)
             response = result if isinstance(result, Response) else body_response(result, format)
         except OpenEnvError as exc:

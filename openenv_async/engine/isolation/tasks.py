@@ -49,11 +49,23 @@ class TaskDriver:
 
     async def _run(self, session: Session, slot: _Slot) -> None:
         while True:
-            request = await slot.inbox
-            reply = await self._perform(session, slot, request)
+            try:
+                request = await slot.inbox
+            except asyncio.CancelledError:
+                # A cancel may come in the loop turn of its request, before this task took it.
+                if session.interrupted is None or session.current is None:
+                    raise  # the engine is closing
+                request = session.current
+                reply = session.interruption(request, session.wire.format)
+                _take_back_cancellation()
+            else:
+                reply = await self._perform(session, slot, request)
             slot.inbox = self._loop.create_future()
             session.complete(request, reply)
-            if isinstance(request, Close) or session.dead is not None:
+            if isinstance(request, Close):
+                return
+            if session.dead is not None:  # it was given up, and has ended after all
+                await self._perform(session, slot, Close(0, 0))
                 return
 
     async def _perform(self, session: Session, slot: _Slot, request: HostRequest) -> HostReply:
@@ -68,16 +80,17 @@ class TaskDriver:
 
         try:
             return await session.host.handle_async(request, wire, emit)
-        except asyncio.CancelledError:
-            if session.interrupted is None:
+        except asyncio.CancelledError as exc:
+            if session.interrupted is not None:
+                return session.interruption(request, wire.format)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise  # the engine is closing
-            return session.interruption(request, wire.format)
+            return session.host.raised(request, exc, wire)  # a task of the environment's own
         finally:
             slot.credit = None
-            task = asyncio.current_task()
-            if session.interrupted is not None and task is not None:
-                while task.cancelling():
-                    task.uncancel()
+            if session.interrupted is not None:
+                _take_back_cancellation()
 
     def credited(self, session: Session, units: int) -> None:
         """Let a stream go on that waits for credit."""
@@ -106,3 +119,9 @@ class TaskDriver:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
+
+
+def _take_back_cancellation() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
