@@ -177,6 +177,7 @@ class Limits:
     Attributes:
         max_message_size: bytes of one WebSocket message or HTTP body.
         max_batch_size: bytes after which a batch of frames is closed and the next begun.
+        chunk_size: bytes of payload above which it is sent in pieces of that size.
         max_channels: sessions on one connection.
         max_retained_size: bytes of unacknowledged replies kept per session.
         max_credit: partial observations that may be under way per streaming step.
@@ -184,6 +185,7 @@ class Limits:
 
     max_message_size: int = 64 * 1024 * 1024
     max_batch_size: int = 256 * 1024
+    chunk_size: int = 1024 * 1024
     max_channels: int = 65_536
     max_retained_size: int = 16 * 1024 * 1024
     max_credit: int = 1024

@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Final, Protocol
@@ -39,6 +40,7 @@ from openenv_async.errors import (
     error_from_wire,
 )
 from openenv_async.models import Format
+from openenv_async.protocol.chunks import Assembler, ChunkQueue
 from openenv_async.protocol.codec import (
     BadFrame,
     JsonCodec,
@@ -52,6 +54,7 @@ from openenv_async.protocol.codec import (
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
+    Chunk,
     Close,
     Closed,
     Credit,
@@ -64,6 +67,7 @@ from openenv_async.protocol.frames import (
     Partial,
     Renew,
     Request,
+    Step,
     Waiting,
     Welcome,
 )
@@ -265,11 +269,14 @@ class Connection:
         self._channels: dict[int, Channel] = {}
         self._numbers = itertools.count(1)
         self._out: list[Frame] = []
+        self._large = ChunkQueue(limits.chunk_size)
+        self._assembler = Assembler(limits.max_message_size, inf)
         self._flushing: asyncio.Handle | None = None
         self._blocked: asyncio.Task[None] | None = None
         self._coming_back: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
+        self._chunk_size = limits.chunk_size
         self._max_size = limits.max_message_size
 
     # -- life ---------------------------------------------------------------------------------
@@ -293,6 +300,7 @@ class Connection:
         self._transport = transport
         codec = frame_codec(transport.subprotocol, "client", self.limits.max_message_size)
         self._codec = codec
+        self._chunk_size = sys.maxsize if codec.text else self.limits.chunk_size
         hello = {
             "client": f"openenv_async/{__version__}",
             "max_message_size": self.limits.max_message_size,
@@ -381,7 +389,9 @@ class Connection:
         for handle in (self._flushing, self._blocked, self._heartbeat):
             if handle is not None:
                 handle.cancel()
-        self._heartbeat = None
+        self._heartbeat = self._flushing = None
+        self._large.clear()
+        self._assembler.clear()
 
     async def _come_back(self, ttl: float) -> None:
         """Dial until it works or the sessions are gone; then resume them."""
@@ -479,25 +489,45 @@ class Connection:
         """
         if not self._up:
             return
-        out = self._out
-        out.append(frame)
-        if len(out) == 1 and self._blocked is None:
+        if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large:
+            self._send_large(frame)
+        else:
+            self._out.append(frame)
+        if self._flushing is None and self._blocked is None:
             self._flushing = self.loop.call_soon(self._flush)
 
+    def _send_large(self, frame: Any) -> None:
+        """Queue a frame in pieces, or behind the pieces of its channel."""
+        payload = getattr(frame, "payload", None)
+        size = 0 if payload is None else len(payload)
+        if size > self._max_size:
+            self._refuse(frame, too_large(size, self._max_size))
+        elif self._large.takes(frame.channel, size):
+            self._large.put(frame)
+        else:
+            self._out.append(frame)
+
     def _flush(self) -> None:
+        self._flushing = None
         out = self._out
         transport, codec = self._transport, self._codec
-        if not out or transport is None or codec is None:
+        if transport is None or codec is None:
             return
-        self._out = []
-        message = codec.encode(out)
-        if len(message) <= self.limits.max_batch_size and len(message) <= self._max_size:
-            transport.send(message, codec.text)
-        else:
-            for part in split_batch(out, self.limits.max_batch_size):
-                self._send_bounded(part, transport, codec)
+        if out:
+            self._out = []
+            message = codec.encode(out)
+            if len(message) <= self.limits.max_batch_size and len(message) <= self._max_size:
+                transport.send(message, codec.text)
+            else:
+                for part in split_batch(out, self.limits.max_batch_size):
+                    self._send_bounded(part, transport, codec)
+        if self._large:
+            # One piece a turn, so that others may go before the next.
+            transport.send(codec.encode(self._large.next()), codec.text)
         if transport.congested:
             self._blocked = self.loop.create_task(self._unblock(transport))
+        elif self._large:
+            self._flushing = self.loop.call_soon(self._flush)
 
     def _send_bounded(self, frames: Any, transport: Transport, codec: Any) -> None:
         message = codec.encode(frames)
@@ -529,7 +559,7 @@ class Connection:
         with contextlib.suppress(OSError):
             await transport.drained()
         self._blocked = None
-        if self._out:
+        if self._out or self._large:
             self._flush()
 
     # -- frames in ----------------------------------------------------------------------------
@@ -543,8 +573,10 @@ class Connection:
             log.warning("unreadable message from %s: %s", self.where, exc)
             self._fail(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
             return
-        channels = self._channels
+        channels, parts = self._channels, self._assembler.parts
         for frame in frames:
+            if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
+                self._complete(frame)
             channel = channels.get(getattr(frame, "channel", 0))
             if channel is None:
                 self._on_other(frame)
@@ -557,6 +589,8 @@ class Connection:
                     channel.sink(frame)
             elif kind is Opened:
                 self._on_opened(channel, frame)
+            elif kind is Chunk:
+                self._on_chunk(channel, frame)
             elif kind is Waiting:
                 channel.waiting = (frame.position, frame.depth)
             elif kind is BadFrame:
@@ -573,6 +607,17 @@ class Connection:
                         future.set_result(frame)
                 else:
                     self.late_replies += 1
+
+    def _on_chunk(self, channel: Channel, frame: Chunk) -> None:
+        try:
+            self._assembler.add(frame)
+        except PayloadTooLarge as exc:
+            self._on_failed(channel, Failed(frame.channel, frame.seq, exc.code, exc.message))
+
+    def _complete(self, frame: Any) -> None:
+        payload = getattr(frame, "payload", None)
+        if payload is not None and not len(payload):
+            self._assembler.fill(frame)
 
     def _on_opened(self, channel: Channel, frame: Opened) -> None:
         channel.opened = True

@@ -219,7 +219,8 @@ async def other_sessions_are_undisturbed(subject: Subject) -> None:
         async with subject.door.session() as env:
             for _ in range(10):
                 await env.reset()
-                for wrong in ({"command": "raise", "text": "loud"}, {"command": []}, 5):
+                wrongs: tuple[Any, ...] = ({"command": "raise", "text": "loud"}, {"command": []}, 5)
+                for wrong in wrongs:
                     with contextlib.suppress(Exception):
                         await env.step(wrong)
                 await env.step({"command": "terminate"})

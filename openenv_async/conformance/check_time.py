@@ -19,7 +19,7 @@ async def _soon(question: Callable[[], Awaitable[Any]], found: str) -> None:
     """Ask until the answer is yes. The server may be anywhere, so there is no event to wait for."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_SOON):
-            while not await question():
+            while not await question():  # noqa: ASYNC110 - the server may be anywhere
                 await asyncio.sleep(_LOOK)
             return
     raise CheckFailed(f"{found} within {_SOON:g} s")

@@ -10,7 +10,7 @@ import contextlib
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
@@ -25,9 +25,10 @@ from openenv_async.types import EpisodeInfo, Limits, StepResult
 
 __all__ = ["Conversation", "Door", "HTTPDoor", "MemoryDoor", "NativeDoor", "UpstreamDoor"]
 
-_NATIVE = frozenset(
-    "options session_options episode seed deadline cancel stream exact limits busy ends".split()
+_SHARED = frozenset(
+    {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy", "ends"}
 )
+_NATIVE = _SHARED | {"cancel", "stream"}
 
 
 class Conversation(Protocol):
@@ -71,7 +72,7 @@ class Door(ABC):
             - ``frames``: raw frames can be sent.
     """
 
-    name: ClassVar[str] | str
+    name: str
     features: frozenset[str]
 
     @abstractmethod
@@ -193,9 +194,7 @@ class HTTPDoor(Door):
     """
 
     name = "http"
-    features = frozenset(
-        "options session_options episode seed deadline exact limits busy ends sessions".split()
-    )
+    features = _SHARED | {"sessions"}
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url

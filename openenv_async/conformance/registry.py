@@ -1,4 +1,4 @@
-"""What a check is: a named async function over a ``Subject`` that raises when a promise is broken."""
+"""What a check is: a named async function over a ``Subject``; it raises what is not as promised."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CheckFailed(AssertionError):
     """What was promised is not so; the message says what was found."""
 
 
-class Skipped(Exception):  # noqa: N818 - not an error
+class Skipped(Exception):
     """The check cannot be made here; the message says why."""
 
 

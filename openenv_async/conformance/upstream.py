@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from openenv_async.types import EpisodeInfo, StepResult
 __all__ = ["UpstreamFault", "UpstreamSession"]
 
 
-class UpstreamFault(Exception):  # noqa: N818 - the dialect calls it an error, this is its report
+class UpstreamFault(Exception):
     """An ``error`` message; ``code`` as upstream spells it."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -87,10 +88,8 @@ class UpstreamSession:
 
     async def close(self) -> None:
         """Say close, then close the socket."""
-        try:
+        with contextlib.suppress(ConnectionClosed):
             await self._socket.send('{"type": "close"}')
-        except ConnectionClosed:
-            pass
         async with asyncio.timeout(10):
             await self._socket.close()
 

@@ -7,7 +7,8 @@ right after it. So a batch in becomes a batch out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from math import inf
 from typing import Any, Final
@@ -16,6 +17,7 @@ from openenv_async.engine.engine import Engine
 from openenv_async.engine.host import Wire, failed
 from openenv_async.engine.session import Session
 from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
+from openenv_async.protocol.chunks import Assembler, ChunkQueue
 from openenv_async.protocol.codec import (
     BadFrame,
     JsonCodec,
@@ -28,6 +30,7 @@ from openenv_async.protocol.codec import (
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
+    Chunk,
     Close,
     Credit,
     Failed,
@@ -48,6 +51,10 @@ __all__ = ["NativeConnection"]
 
 _LOOK: Final = 5.0
 """Seconds between two looks at whether a peer is alive."""
+
+
+_MANY: Final = 4
+"""How many payloads of the greatest size one connection may be sending at once."""
 
 
 class NativeConnection:
@@ -78,9 +85,14 @@ class NativeConnection:
         self._cut = cut
         self._gone = False
         self._out: list[Frame] = []
+        limits = engine.options.limits
+        # JSON has no chunks: there a payload is part of its frame.
+        self._chunk_size = limits.chunk_size if codec.format == "msgpack" else sys.maxsize
+        self._large = ChunkQueue(self._chunk_size)
+        self._assembler = Assembler(limits.max_message_size, _MANY * limits.max_message_size)
         self._receiving = False
         self._greeted = False
-        self._peer_max_size = engine.options.limits.max_message_size
+        self._peer_max_size = limits.max_message_size
         self._channels: dict[int, Session] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             Step: self._on_request,
@@ -93,39 +105,79 @@ class NativeConnection:
             Renew: self._on_renew,
             Hello: self._on_hello,
             BadFrame: self._on_bad,
+            Chunk: self._on_chunk,
         }
 
     # -- the carrier's side -------------------------------------------------------------------
 
     def receive(self, message: bytes | str) -> None:
         """Take one message. Never raises: what is wrong with it is answered."""
-        self._receiving = True
+        frames = self.decode(message)
+        at = 0
+        while at < len(frames):
+            at = self.handle(frames, at, len(frames))
+
+    def decode(self, message: bytes | str) -> Sequence[Any]:
+        """The frames of a message, none when it is unreadable, which is answered."""
         self.seen_at = self.engine.clock()
         try:
             frames = self.codec.decode(message)
             if not self._greeted and frames and type(frames[0]) is not Hello:
                 raise ProtocolError("the first frame of a connection must be Hello")
-            channels = self._channels
-            for frame in frames:
+        except OpenEnvError as exc:
+            self._refuse_message(exc)
+            return ()
+        return frames
+
+    def handle(self, frames: Sequence[Any], start: int, stop: int) -> int:
+        """Handle ``frames[start:stop]``, or fewer when a reply of much work came up.
+
+        Returns:
+            The index of the next frame.
+        """
+        self._receiving = True
+        channels, parts, large = self._channels, self._assembler.parts, self._large
+        at = start
+        try:
+            for at in range(start, stop):
+                frame = frames[at]
+                if parts and type(frame) is not Chunk and frame.channel in parts:
+                    self._complete(frame)
                 if type(frame) is Step:
                     session = channels.get(frame.channel)
                     if session is not None:
                         session.submit(frame)
+                        if large:
+                            break
                         continue
                 self._handlers[type(frame)](frame)
         except OpenEnvError as exc:
-            self.engine.stats.bad_frames += 1
-            self._fail(0, 0, exc)
+            self._refuse_message(exc)
         finally:
             self._receiving = False
+        return at + 1
+
+    def _refuse_message(self, error: OpenEnvError) -> None:
+        self.engine.stats.bad_frames += 1
+        self._fail(0, 0, error)
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to take."""
-        return bool(self._out)
+        return bool(self._out or self._large)
 
     def take(self) -> list[bytes]:
-        """The pending frames as messages, each within the batch size where frames allow it."""
+        """The pending frames as messages, each within the batch size where frames allow it.
+
+        Of the large payloads it gives one piece, so that others may go before the next.
+        """
+        messages = self.take_batch()
+        if self._large:
+            messages.append(self.codec.encode(self._large.next()))
+        return messages
+
+    def take_batch(self) -> list[bytes]:
+        """As ``take``, without large payloads."""
         out = self._out
         if not out:
             return []
@@ -146,8 +198,9 @@ class NativeConnection:
 
     def _shrunk(self, frame: Frame) -> Frame:
         size = len(self.codec.encode([frame]))
-        if size <= self._peer_max_size:
-            return frame
+        return frame if size <= self._peer_max_size else self._refused(frame, size)
+
+    def _refused(self, frame: Frame, size: int) -> Frame:
         error = too_large(size, self._peer_max_size)
         return Failed(
             getattr(frame, "channel", 0),
@@ -179,6 +232,8 @@ class NativeConnection:
             left: the client will not come back: it said so, or its lease ran out.
         """
         self._gone = True
+        self._large.clear()
+        self._assembler.clear()
         channels, self._channels = self._channels, {}
         for session in channels.values():
             self.engine.lost(session, self, left)
@@ -189,12 +244,26 @@ class NativeConnection:
 
     # -- the sessions' side -------------------------------------------------------------------
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, size: int = 0) -> None:
         """Queue a frame for the next message."""
         out = self._out
-        out.append(frame)
-        if len(out) == 1 and not self._receiving:
+        if size > self._chunk_size or self._large:
+            self._send_large(frame, size)
+        else:
+            out.append(frame)
+            if len(out) > 1:
+                return
+        if not self._receiving:
             self._wake()
+
+    def _send_large(self, frame: Any, size: int) -> None:
+        """Queue a frame in pieces, or behind the pieces of its channel."""
+        if size > self._peer_max_size:
+            frame = self._refused(frame, size)
+        if self._large.takes(getattr(frame, "channel", 0), size):
+            self._large.put(frame)
+        else:
+            self._out.append(frame)
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""
@@ -233,6 +302,18 @@ class NativeConnection:
         session = self.engine.open(frame, self)
         if session is not None:
             self._channels[frame.channel] = session
+
+    def _on_chunk(self, frame: Chunk) -> None:
+        try:
+            self._assembler.add(frame)
+        except OpenEnvError as exc:
+            self._fail(frame.channel, frame.seq, exc)
+
+    def _complete(self, frame: Any) -> None:
+        """Give a frame the payload that came in pieces; others of the channel are left alone."""
+        payload = getattr(frame, "payload", None)
+        if payload is not None and not len(payload):
+            self._assembler.fill(frame)
 
     def _on_cancel(self, frame: Cancel) -> None:
         session = self._channels.get(frame.channel)

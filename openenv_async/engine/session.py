@@ -40,12 +40,10 @@ from openenv_async.errors import (
 from openenv_async.models import Format
 from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
-    Begun,
     Close,
     Closed,
     Failed,
     Frame,
-    Observation,
     Open,
     Partial,
     Reply,
@@ -72,8 +70,8 @@ class Port(Protocol):
 
     wire: Wire
 
-    def send(self, frame: Frame) -> None:
-        """Queue a frame; never blocks, never raises."""
+    def send(self, frame: Frame, size: int = 0) -> None:
+        """Queue a frame with ``size`` bytes of payload; never blocks, never raises."""
         ...
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
@@ -312,25 +310,24 @@ class Session:
         self._start(request)
 
     def _answer(self, request: Request, reply: Reply) -> None:
-        kind = type(reply)
-        size = _REPLY_OVERHEAD
-        if kind is Observation or kind is Begun:
-            size += len(reply.payload)  # type: ignore[arg-type,union-attr]  # both have one
+        payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
+        size = 0 if payload is None else len(payload)
         wire = self.wire
-        self.log.keep(request.seq, (reply, wire.format), size)
+        self.log.keep(request.seq, (reply, wire.format), size + _REPLY_OVERHEAD)
         port = self.port
         if port is not None:
             if port.wire is not wire:
                 reply = self._converted(reply, wire.format, port.wire.format)
             reply.channel = self.channel
-            port.send(reply)
+            port.send(reply, size)
 
     def _send(self, frame: Frame, format: Format | None = None) -> None:
         port = self.port
         if port is not None:
             frame = self._converted(frame, format or self._format, port.wire.format)
             frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
-            port.send(frame)
+            payload = getattr(frame, "payload", None)
+            port.send(frame, 0 if payload is None else len(payload))
 
     def _converted(self, frame: Any, source: Format, target: Format) -> Any:
         """A reply for a door that speaks another format than the one it was made in."""

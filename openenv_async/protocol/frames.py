@@ -25,6 +25,7 @@ __all__ = [
     "SERVER_FRAMES",
     "Begun",
     "Cancel",
+    "Chunk",
     "ClientFrame",
     "Close",
     "Closed",
@@ -150,6 +151,14 @@ class Renew(Frame, tag=8):
     ack: int = 0
 
 
+class Chunk(Frame, tag=16):
+    """A piece of the payload of request or reply ``seq``, which follows; in both directions."""
+
+    channel: int
+    seq: int
+    payload: Payload
+
+
 class Welcome(Frame, tag=32):
     """Answer to Hello.
 
@@ -258,7 +267,7 @@ class GoingAway(Frame, tag=41):
 
 Request = Reset | Step | State | Close
 Reply = Begun | Observation | StateIs | Closed | Failed
-ClientFrame = Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew
+ClientFrame = Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew | Chunk
 ServerFrame = (
     Welcome
     | Opened
@@ -270,6 +279,7 @@ ServerFrame = (
     | Closed
     | Failed
     | GoingAway
+    | Chunk
 )
 
 CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
@@ -282,6 +292,7 @@ CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
     Cancel,
     Credit,
     Renew,
+    Chunk,
 )
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
     Welcome,
@@ -294,4 +305,5 @@ SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
     Closed,
     Failed,
     GoingAway,
+    Chunk,
 )

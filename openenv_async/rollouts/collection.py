@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from openenv_async.client.env import GenericEnvClient
+from openenv_async.client.env import EnvClient
 from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
 from openenv_async.rollouts.run import Rollout, status_of
 from openenv_async.rollouts.summary import Summary
@@ -40,6 +40,10 @@ _AFTER_DEADLINE: Final = 0.05
 _AFTER_CLOSE: Final = 1.0
 _OPEN_WAIT: Final = 60.0
 """Seconds to wait for capacity at most while no session of ours is open."""
+
+
+class _UntypedClient(EnvClient[Any, Any, Any]):
+    """Takes and gives whatever the environment's payloads are."""
 
 
 def collect(
@@ -149,7 +153,7 @@ def _factories(source: Source, connections: int | None) -> list[Callable[[], Any
     if lanes < 1:
         raise ValueError(f"connections must be at least 1, got {connections}")
     return [
-        functools.partial(GenericEnvClient, url, share=f"collect-{lane}" if lane else True)
+        functools.partial(_UntypedClient, url, share=f"collect-{lane}" if lane else True)
         for lane in range(lanes)
         for url in urls
     ]

@@ -228,7 +228,7 @@ class ParquetWriter(TrajectoryWriter):
         """Write what is gathered as a row group of its own, safe from then on."""
         if not self._rows:
             return
-        import pyarrow  # type: ignore[import-untyped]  # it has none
+        import pyarrow
 
         table = pyarrow.Table.from_pylist(self._rows, schema=self._schema)
         target = self._parts / f"{self._part:06d}.parquet"

@@ -31,7 +31,7 @@ class CallPort:
             future = self._waiting[seq] = asyncio.get_running_loop().create_future()
         return future
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, size: int = 0) -> None:
         """Hand a reply to whoever waits for it."""
         if isinstance(frame, Partial | Waiting):
             return  # nobody asks for them here

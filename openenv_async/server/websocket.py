@@ -13,6 +13,8 @@ from openenv_async.protocol.codec import frame_codec
 __all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
 
 _NORMAL_CLOSURE: Final = 1000
+_SLICE: Final = 32
+"""Frames handled before the replies so far are sent."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -57,9 +59,13 @@ class NativeSocket:
                     left = event.get("code") == _NORMAL_CLOSURE
                     return
                 message = event.get("bytes")
-                connection.receive(event["text"] if message is None else message)
-                if connection.pending:
-                    await self._flush()
+                frames = connection.decode(event["text"] if message is None else message)
+                at, stop = 0, len(frames)
+                while at < stop:
+                    # In slices, so that the client works on the first replies meanwhile.
+                    at = connection.handle(frames, at, min(at + _SLICE, stop))
+                    if connection.pending:
+                        await self._flush_batch()
         except OSError:
             return  # the peer went away while we were sending
         except asyncio.CancelledError:
@@ -94,18 +100,28 @@ class NativeSocket:
             except OSError:
                 return  # the reader learns of it by itself
 
+    async def _flush_batch(self) -> None:
+        """Send what is ready, from the reader; large payloads are left to the writer."""
+        if not self._sending:
+            await self._put(self.connection.take_batch())
+        if self.connection.pending:
+            self._wake()
+            await asyncio.sleep(0)
+
     async def _flush(self) -> None:
-        if self._sending:
-            return  # that flush takes what came meanwhile
+        """Send everything, from the writer."""
+        while self.connection.pending and not self._sending:
+            await self._put(self.connection.take())
+
+    async def _put(self, messages: list[bytes]) -> None:
         self._sending = True
+        self.connection.sending_since = self._engine.clock()
         try:
-            while self.connection.pending:
-                for message in self.connection.take():
-                    self.connection.sending_since = self._engine.clock()
-                    if self.connection.codec.text:
-                        await self._send({"type": "websocket.send", "text": message.decode()})
-                    else:
-                        await self._send({"type": "websocket.send", "bytes": message})
+            for message in messages:
+                if self.connection.codec.text:
+                    await self._send({"type": "websocket.send", "text": message.decode()})
+                else:
+                    await self._send({"type": "websocket.send", "bytes": message})
         finally:
             self._sending = False
             self.connection.sending_since = inf

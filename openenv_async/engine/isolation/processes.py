@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from openenv_async.engine.host import HostReply, HostRequest, failed
-from openenv_async.engine.isolation.pipe import Pipe
+from openenv_async.engine.isolation.pipe import MAX_PIPE_MESSAGE, Pipe
 from openenv_async.engine.isolation.worker import Recipe, boot_code
 from openenv_async.engine.session import Session
 from openenv_async.engine.transcode import transcode
@@ -97,7 +97,7 @@ class _Worker:
         self._out: list[Frame] = [Hello(PROTOCOL_VERSION)]
         self._flushing = False
         self._pipe = Pipe(self._receive, self._lost)
-        self._codec = MsgpackCodec("client", driver.engine.options.limits.max_message_size * 2)
+        self._codec = MsgpackCodec("client", MAX_PIPE_MESSAGE)
         self._process: asyncio.subprocess.Process | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self.life = self._loop.create_task(self._live(), name=f"openenv-worker-{number}")
@@ -389,7 +389,9 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
         OperationUnsupported: it cannot be sent to another process.
     """
     never = Timeouts(**{field.name: None for field in fields(Timeouts)})
-    inner = replace(options, workers=0, max_waiting=0, timeouts=never)
+    # Over a pipe of our own nothing is cut into pieces or refused for its size.
+    limits = replace(options.limits, chunk_size=sys.maxsize, max_message_size=MAX_PIPE_MESSAGE)
+    inner = replace(options, workers=0, max_waiting=0, timeouts=never, limits=limits)
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     recipe = Recipe(spec.source, types, spec.params, spec.name, inner)
     try:

@@ -1,0 +1,171 @@
+"""``openenv-async bench``: load on a server, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from openenv_async.cli.options import SECONDS, examples, is_url, param_option
+
+if TYPE_CHECKING:
+    from openenv_async.benchmarking import Report
+
+__all__ = ["bench"]
+
+_KINDS: Final = {
+    "inline": "BenchEnvironment",
+    "thread": "BenchThreadEnvironment",
+    "async": "BenchAsyncEnvironment",
+}
+
+
+@click.command(
+    epilog=examples(
+        "bench",
+        "bench --sessions 1024 --connections 4 --seconds 10",
+        "bench --obs-bytes 28224 --param isolation=thread",
+        "bench gymnasium --param id=CartPole-v1 --json",
+        "bench http://127.0.0.1:8000",
+    )
+)
+@click.argument("target", required=False)
+@click.option(
+    "--sessions", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
+)
+@click.option(
+    "--connections",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Connections that they share.",
+)
+@click.option("--seconds", default=5.0, show_default=True, type=SECONDS, help="Measured.")
+@click.option(
+    "--warmup", default=1.0, show_default=True, type=SECONDS, help="Seconds before that, dropped."
+)
+@click.option(
+    "--obs-bytes",
+    type=click.IntRange(0),
+    help="Size of the array in each observation of the built-in environment.",
+)
+@click.option("--seed", default=0, show_default=True, type=int, help="Of the actions.")
+@click.option("--token", envvar="OPENENV_TOKEN", help="Access token of a running server.")
+@param_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def bench(
+    target: str | None,
+    sessions: int,
+    connections: int,
+    seconds: float,
+    warmup: float,
+    obs_bytes: int | None,
+    seed: int,
+    token: str | None,
+    params: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Measure TARGET in a closed loop.
+
+    TARGET is the URL of a server, or what `serve` takes: then a server is started for it on
+    this machine. Without TARGET it is a built-in environment that costs next to nothing;
+    `--param isolation=inline|thread|async` says where its steps run.
+    """
+    from openenv_async.benchmarking import Load
+    from openenv_async.cli.playing import run
+
+    if not seconds:
+        raise click.BadParameter("must be more than 0", param_hint="--seconds")
+    if target is not None and obs_bytes is not None:
+        raise click.BadParameter("is for the built-in environment", param_hint="--obs-bytes")
+    if target is not None and is_url(target) and params:
+        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
+    load = Load(sessions, connections, seconds, warmup, seed)
+    if target is None:
+        kind = params.pop("isolation", "inline")
+        if kind not in _KINDS:
+            raise click.BadParameter(
+                f"isolation is one of {', '.join(_KINDS)}, not {kind!r}", param_hint="--param"
+            )
+        params["obs_bytes"] = obs_bytes or 0
+        found = run(_measure(f"openenv_async.testing:{_KINDS[kind]}", params, load, token, as_json))
+    else:
+        found = run(_measure(target, params, load, token, as_json))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print(found)
+
+
+async def _measure(
+    target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
+) -> Report:
+    from openenv_async.benchmarking import bench as measure
+    from openenv_async.localserver import LocalServer
+
+    with _Bar(quiet) as bar:
+        if is_url(target):
+            return await measure(target, load, token=token, on_progress=bar)
+        room = ("--max-sessions", str(max(1024, load.sessions)))
+        async with LocalServer(target, params, arguments=room) as server:
+            return await measure(server.url, load, target=target, pid=server.pid, on_progress=bar)
+
+
+class _Bar:
+    """Shows the phases on standard error, when that is a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        import sys
+
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[steps]}"),
+            console=Console(stderr=True),
+            transient=True,
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, phase: str, share: float, steps: int) -> None:
+        task = self._tasks.get(phase)
+        if task is None:
+            task = self._tasks[phase] = self._bar.add_task(phase, total=1.0, steps="")
+        self._bar.update(task, completed=share, steps=f"{steps:,} steps" if steps else "")
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, title=report.target, title_justify="left", box=None)
+    table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s)")
+    table.add_row("steps/s", f"[bold]{report.steps_per_second:,.0f}[/bold]")
+    latency = report.latency_ms
+    table.add_row("latency", ", ".join(f"{name} {latency[name]:.2f} ms" for name in latency))
+    failures = ", ".join(f"{code}: {count}" for code, count in report.failures.items())
+    table.add_row(
+        "success", f"{report.success_rate:.2%}" + (f" ([red]{failures}[/red])" if failures else "")
+    )
+    table.add_row("opening", f"{report.sessions / max(report.open_seconds, 1e-9):,.0f} sessions/s")
+    for name, usage in (("server", report.server), ("client", report.client)):
+        cpu = "CPU unknown"
+        if usage.cpu_us_per_step is not None and usage.cpu_share is not None:
+            cpu = f"{usage.cpu_us_per_step:.2f} µs CPU per step ({usage.cpu_share:.0%} of a core)"
+        memory = "" if usage.rss_bytes is None else f", {usage.rss_bytes / 2**20:,.0f} MiB"
+        table.add_row(name, cpu + memory)
+    console = Console()
+    console.print(table)
+    console.print(f"[dim]{report.method}[/dim]")

@@ -1,0 +1,142 @@
+"""Large payloads in pieces, so that one of them delays nobody else.
+
+Rules:
+
+- A payload longer than ``chunk_size`` is sent ahead of its frame as ``Chunk`` frames, each in a
+  message of its own; then the frame follows with an empty payload, which no object encodes to.
+- Frames of one channel keep their order; between two chunks, frames of others may go.
+- A receiver gathers at most the size it announced, and a server only so much for all channels
+  of a connection together.
+- In JSON nothing is cut: there a payload is part of its frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from openenv_async.errors import ProtocolError
+from openenv_async.protocol.codec import too_large
+from openenv_async.protocol.frames import Chunk, Frame
+
+__all__ = ["Assembler", "ChunkQueue"]
+
+
+class _Sending:
+    __slots__ = ("at", "frame")
+
+    def __init__(self, frame: Any) -> None:
+        self.frame = frame
+        self.at = 0
+
+
+class ChunkQueue:
+    """Frames with large payloads that wait to be sent, and what must stay behind them.
+
+    Args:
+        chunk_size: bytes of payload per chunk.
+    """
+
+    def __init__(self, chunk_size: int) -> None:
+        self._chunk_size = chunk_size
+        self._channels: dict[int, deque[_Sending]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._channels)
+
+    def takes(self, channel: int, size: int) -> bool:
+        """Whether a frame with a payload of ``size`` bytes must go through this queue."""
+        return size > self._chunk_size or channel in self._channels
+
+    def put(self, frame: Any) -> None:
+        """Queue a frame behind those of its channel."""
+        self._channels.setdefault(frame.channel, deque()).append(_Sending(frame))
+
+    def next(self) -> list[Frame]:
+        """The frames of the next message, from the channel that waited longest."""
+        channel, waiting = next(iter(self._channels.items()))
+        del self._channels[channel]
+        sending = waiting[0]
+        frame, payload = sending.frame, getattr(sending.frame, "payload", None)
+        if payload is None or (sending.at == 0 and len(payload) <= self._chunk_size):
+            frames = [frame]
+        else:
+            end = sending.at + self._chunk_size
+            part = memoryview(payload)[sending.at : end]
+            frames = [Chunk(channel, getattr(frame, "seq", 0), part)]
+            sending.at = end
+            if end >= len(payload):
+                frames.append(msgspec.structs.replace(frame, payload=b""))
+        if len(frames) == 2 or not isinstance(frames[0], Chunk):
+            waiting.popleft()
+        if waiting:
+            self._channels[channel] = waiting  # behind the other channels
+        return frames
+
+    def drop(self, channel: int) -> None:
+        """Forget what waits on a channel."""
+        self._channels.pop(channel, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._channels.clear()
+
+
+class Assembler:
+    """Puts the payloads of received frames together.
+
+    Args:
+        limit: bytes of one payload.
+        total: bytes that may be held for all channels together.
+
+    Attributes:
+        parts: by channel, the request number and the pieces; empty most of the time.
+    """
+
+    def __init__(self, limit: int, total: float) -> None:
+        self._limit = limit
+        self._total = total
+        self._size = 0
+        self.parts: dict[int, tuple[int, list[bytes]]] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        """Keep one piece.
+
+        Raises:
+            PayloadTooLarge: there are too many; those of the channel are dropped.
+        """
+        seq, parts = self.parts.get(chunk.channel, (chunk.seq, []))
+        if seq != chunk.seq:
+            self.drop(chunk.channel)  # its frame never came: the sender gave it up
+            parts = []
+        size = sum(map(len, parts)) + len(chunk.payload)
+        if size > self._limit or self._size + len(chunk.payload) > self._total:
+            self.drop(chunk.channel)
+            raise too_large(size, self._limit)
+        self._size += len(chunk.payload)
+        parts.append(bytes(chunk.payload))
+        self.parts[chunk.channel] = (chunk.seq, parts)
+
+    def fill(self, frame: Any) -> None:
+        """Give a frame that came with an empty payload the pieces that came before it.
+
+        Raises:
+            ProtocolError: there are none.
+        """
+        seq, parts = self.parts.get(frame.channel, (0, []))
+        if not parts or seq != getattr(frame, "seq", 0):
+            raise ProtocolError("an empty payload without the chunks that belong to it")
+        self.drop(frame.channel)
+        frame.payload = b"".join(parts)
+
+    def drop(self, channel: int) -> None:
+        """Forget the pieces of a channel."""
+        _, parts = self.parts.pop(channel, (0, []))
+        self._size -= sum(map(len, parts))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.parts.clear()
+        self._size = 0
