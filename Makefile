@@ -40,11 +40,11 @@ venv: $(VENV)/.dev-installed
 
 clean:
 	rm -rf $(VENV) benchmarks/.venvs build dist .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+		.hypothesis .import_linter_cache .coverage .coverage.* htmlcov demo-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo-installed: pyproject.toml $(ENV_PROJECTS) | $(BIN)/python
 	$(PIP) install --quiet -e '.[fast]' $(call editable,$(DEMO_DIRS))

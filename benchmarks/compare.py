@@ -350,7 +350,7 @@ def result_tables(runs: Sequence[Run], workloads: Sequence[Workload]) -> list[Ta
     for workload in workloads:
         verdict = judge(runs, workload)
         main_table.add_row(
-            workload.title,
+            workload.name,
             workload.unit,
             *(cell(runs, workload, side, workload.metric) for side in SIDE_NAMES),
             times(verdict.ratio, verdict.tuned_ratio),
@@ -359,7 +359,7 @@ def result_tables(runs: Sequence[Run], workloads: Sequence[Workload]) -> list[Ta
         )
         if workload.mode != "idle":
             cpu_table.add_row(
-                workload.title,
+                workload.name,
                 *(
                     f"{cell(runs, workload, side, 'server_cpu_us')}"
                     f" + {cell(runs, workload, side, 'client_cpu_us')}"
@@ -432,7 +432,8 @@ def parse_arguments() -> tuple[argparse.Namespace, Options]:
     )
     args = parser.parse_args()
     wanted: list[SideName] = args.side or list(SIDE_NAMES)
-    sides = {"ours": Side(sys.executable, "benchmarks.ours_server", "benchmarks.ours_client")}
+    ours = ("benchmarks.ours_server", "benchmarks.ours_client")
+    sides = {"ours": Side(sys.executable, *ours, client_flags=("--uvloop",))}
     if set(wanted) - {"ours"}:
         python = ensure_upstream_python(args.upstream_python)
         server, client = "benchmarks.upstream_server", "benchmarks.upstream_client"
@@ -469,6 +470,8 @@ def main() -> int:
                     highlight=False,
                 )
     console = Console()
+    if not console.is_terminal:
+        console.width = 110
     for table in result_tables(runs, options.workloads):
         console.print(table)
     if args.json is not None:

@@ -25,7 +25,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "MESSAGE",
@@ -58,7 +58,7 @@ class Session:
 
     reset: Callable[[], Awaitable[object]]
     step: Callable[[], Awaitable[object]]
-    check: Callable[[object], None]
+    check: Callable[[Any], None]
     close: Callable[[], Awaitable[object]]
 
 

@@ -6,14 +6,17 @@ It can be served by the command line as well:
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 
-from benchmarks.driver import raise_file_limit, server_parser
-from openenv_async import Environment
+from benchmarks.driver import announce, raise_file_limit, server_parser
+from openenv_async import EngineOptions, Environment, create_app
+from openenv_async.serving import uvicorn_config
 
 FRAME_SHAPE: Final = (84, 84, 4)
 
@@ -42,10 +45,8 @@ class FrameObservation:
     reward: float | None = None
 
 
-class EchoInline(Environment[EchoAction, EchoObservation, dict[str, Any]]):
-    """Short sync steps, called straight from the reader."""
-
-    isolation = "inline"
+class Echo(Environment[EchoAction, EchoObservation, dict[str, Any]]):
+    """Short sync steps; a subclass says where they run."""
 
     def __init__(self) -> None:
         self.step_count = 0
@@ -62,8 +63,14 @@ class EchoInline(Environment[EchoAction, EchoObservation, dict[str, Any]]):
         return {"step_count": self.step_count}
 
 
-class EchoThread(EchoInline):
-    """The same in the shared thread pool."""
+class EchoInline(Echo):
+    """Called straight from the reader."""
+
+    isolation = "inline"
+
+
+class EchoThread(Echo):
+    """Called in the shared thread pool."""
 
     isolation = "thread"
 
@@ -102,3 +109,34 @@ class EchoFrame(Environment[EchoAction, FrameObservation, dict[str, Any]]):
 def make_frame(size: int) -> NDArray[np.uint8]:
     frame = (np.arange(size) * 37 % 256).astype(np.uint8)
     return frame.reshape(FRAME_SHAPE) if size == np.prod(FRAME_SHAPE) else frame
+
+
+class AnnouncingServer(uvicorn.Server):
+    """Uvicorn's own server, saying where it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        announce(f"http://{host}:{port}")
+
+
+def main() -> None:
+    kinds: dict[str, type[Environment[Any, Any, Any]]] = {
+        "inline": EchoInline,
+        "thread": EchoThread,
+        "async": EchoAsync,
+    }
+    args = server_parser(__doc__, list(kinds)).parse_args()
+    raise_file_limit()
+    environment = kinds[args.kind]
+    if args.payload_bytes:
+        EchoFrame.frame = make_frame(args.payload_bytes)
+        environment = EchoFrame
+    options = EngineOptions(max_sessions=args.max_sessions)
+    app = create_app(environment, options=options)
+    config = uvicorn_config(app, options, host="127.0.0.1", port=args.port)
+    AnnouncingServer(config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -387,17 +387,28 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             return channel
         if self._closed:
             raise SessionClosed("this client was closed: make a new one")
-        if self._opening is None or self._opening.get_loop() is not get_running_loop():
-            self._opening = asyncio.ensure_future(self._open(channel))
-        opening = self._opening
+        loop = get_running_loop()
+        while (opening := self._opening) is not None and opening.get_loop() is loop:
+            try:
+                return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                if not opening.cancelled():
+                    raise  # it is this caller who was cancelled; the one who opens goes on
+        self._opening = opening = loop.create_future()
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.cancel()
+            made = await self._open(channel)
+        except BaseException as exc:
+            if isinstance(exc, OpenEnvError):
+                opening.set_exception(exc)
+                opening.exception()  # it may be that nobody else waits
+            else:
+                opening.cancel()
             raise
+        else:
+            opening.set_result(made)
+            return made
         finally:
-            if opening.done() and self._opening is opening:
-                self._opening = None
+            self._opening = None
 
     async def _open(self, left_behind: Channel | None) -> Channel:
         connection = await self._acquire()

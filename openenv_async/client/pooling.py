@@ -39,6 +39,8 @@ class SharedConnections:
                 entry = _Entry(asyncio.ensure_future(_run(dial)))
                 self._entries[key] = entry
             entry.users += 1
+            if entry.dialing.done():
+                return entry.dialing.result()
             try:
                 connection = await asyncio.shield(entry.dialing)
             except BaseException:

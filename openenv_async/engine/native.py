@@ -141,7 +141,7 @@ class NativeConnection:
         try:
             for at in range(start, stop):
                 frame = frames[at]
-                if parts and type(frame) is not Chunk and frame.channel in parts:
+                if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
                     self._complete(frame)
                 if type(frame) is Step:
                     session = channels.get(frame.channel)

@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +22,9 @@ from openenv_async.protocol.codec import too_large
 from openenv_async.protocol.frames import Chunk, Frame
 
 __all__ = ["Assembler", "ChunkQueue"]
+
+_PIECE_COST: Final = 64
+"""Bytes of memory that a piece takes beside its own: a flood of empty ones is bounded too."""
 
 
 class _Sending:
@@ -84,6 +87,16 @@ class ChunkQueue:
         self._channels.clear()
 
 
+class _Parts:
+    __slots__ = ("cost", "pieces", "seq", "size")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.size = 0
+        self.cost = 0
+        self.pieces: list[bytes] = []
+
+
 class Assembler:
     """Puts the payloads of received frames together.
 
@@ -92,14 +105,14 @@ class Assembler:
         total: bytes that may be held for all channels together.
 
     Attributes:
-        parts: by channel, the request number and the pieces; empty most of the time.
+        parts: what has come, by channel; empty most of the time.
     """
 
     def __init__(self, limit: int, total: float) -> None:
         self._limit = limit
         self._total = total
         self._size = 0
-        self.parts: dict[int, tuple[int, list[bytes]]] = {}
+        self.parts: dict[int, _Parts] = {}
 
     def add(self, chunk: Chunk) -> None:
         """Keep one piece.
@@ -107,17 +120,19 @@ class Assembler:
         Raises:
             PayloadTooLarge: there are too many; those of the channel are dropped.
         """
-        seq, parts = self.parts.get(chunk.channel, (chunk.seq, []))
-        if seq != chunk.seq:
+        parts = self.parts.get(chunk.channel)
+        if parts is None or parts.seq != chunk.seq:
             self.drop(chunk.channel)  # its frame never came: the sender gave it up
-            parts = []
-        size = sum(map(len, parts)) + len(chunk.payload)
-        if size > self._limit or self._size + len(chunk.payload) > self._total:
+            parts = self.parts[chunk.channel] = _Parts(chunk.seq)
+        cost = len(chunk.payload) + _PIECE_COST
+        size = parts.size + len(chunk.payload)
+        if size > self._limit or self._size + cost > self._total:
             self.drop(chunk.channel)
             raise too_large(size, self._limit)
-        self._size += len(chunk.payload)
-        parts.append(bytes(chunk.payload))
-        self.parts[chunk.channel] = (chunk.seq, parts)
+        self._size += cost
+        parts.cost += cost
+        parts.size = size
+        parts.pieces.append(bytes(chunk.payload))
 
     def fill(self, frame: Any) -> None:
         """Give a frame that came with an empty payload the pieces that came before it.
@@ -125,16 +140,17 @@ class Assembler:
         Raises:
             ProtocolError: there are none.
         """
-        seq, parts = self.parts.get(frame.channel, (0, []))
-        if not parts or seq != getattr(frame, "seq", 0):
+        parts = self.parts.get(frame.channel)
+        if parts is None or parts.seq != getattr(frame, "seq", 0):
             raise ProtocolError("an empty payload without the chunks that belong to it")
         self.drop(frame.channel)
-        frame.payload = b"".join(parts)
+        frame.payload = b"".join(parts.pieces)
 
     def drop(self, channel: int) -> None:
         """Forget the pieces of a channel."""
-        _, parts = self.parts.pop(channel, (0, []))
-        self._size -= sum(map(len, parts))
+        parts = self.parts.pop(channel, None)
+        if parts is not None:
+            self._size -= parts.cost
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,0 +1,27 @@
+"""What goes in and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["EchoAction", "EchoObservation"]
+
+
+@dataclass
+class EchoAction:
+    """Something to say."""
+
+    message: str
+
+
+@dataclass
+class EchoObservation:
+    """What was said.
+
+    Attributes:
+        echo: ``Ready`` after a reset, then ``Echo: `` and the message.
+        timestamp: seconds since the epoch.
+    """
+
+    echo: str
+    timestamp: float

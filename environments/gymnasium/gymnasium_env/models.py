@@ -1,0 +1,45 @@
+"""What goes in and what comes out. The value's own form is the space's; see ``spaces``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["GymnasiumAction", "GymnasiumObservation", "GymnasiumState"]
+
+
+@dataclass
+class GymnasiumAction:
+    """An element of the action space.
+
+    Attributes:
+        value: such as ``1`` (Discrete) or a ``float32`` array of the space's shape (Box).
+    """
+
+    value: Any
+
+
+@dataclass
+class GymnasiumObservation:
+    """An element of the observation space.
+
+    Attributes:
+        value: arrays as arrays of the space's dtype and shape, tuples as lists.
+    """
+
+    value: Any
+
+
+@dataclass
+class GymnasiumState:
+    """Where the episode stands.
+
+    Attributes:
+        id: the registered id.
+        elapsed_steps: steps since the reset.
+        max_episode_steps: Gymnasium's time limit, if it has one.
+    """
+
+    id: str
+    elapsed_steps: int
+    max_episode_steps: int | None

@@ -1,0 +1,167 @@
+"""Large payloads in pieces: cut, mixed with others, put together, and bounded."""
+
+from __future__ import annotations
+
+import time
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openenv_async.errors import PayloadTooLarge, ProtocolError
+from openenv_async.protocol.chunks import Assembler, ChunkQueue
+from openenv_async.protocol.frames import Cancel, Chunk, Closed, Observation, Reset, Step
+from tests.helpers import Counter, Peer, make_engine, pack
+
+SIZE = 10
+
+
+def received(messages: list[list[Any]], assembler: Assembler) -> list[Any]:
+    frames = []
+    for message in messages:
+        for frame in message:
+            if isinstance(frame, Chunk):
+                assembler.add(frame)
+                continue
+            payload = getattr(frame, "payload", None)
+            if frame.channel in assembler.parts and payload is not None and not len(payload):
+                assembler.fill(frame)
+            frames.append(frame)
+    return frames
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 45), st.booleans()), min_size=1, max_size=12
+    )
+)
+def test_what_is_cut_is_put_together_in_order(plan: list[tuple[int, int, bool]]) -> None:
+    queue = ChunkQueue(SIZE)
+    sent: dict[int, list[Any]] = {}
+    for seq, (channel, size, with_payload) in enumerate(plan, 1):
+        payload = bytes([seq]) * size
+        frame: Any = Step(channel, seq, 0, payload) if with_payload else Cancel(channel, seq)
+        length = size if with_payload else 0
+        sent.setdefault(channel, [])
+        if queue.takes(channel, length):
+            queue.put(frame)
+            sent[channel].append((type(frame), seq, payload if with_payload else None))
+    messages = []
+    while queue:
+        messages.append(queue.next())
+        assert sum(isinstance(frame, Chunk) for frame in messages[-1]) <= 1
+        assert all(len(frame.payload) <= SIZE for frame in messages[-1] if isinstance(frame, Chunk))
+    got: dict[int, list[Any]] = {channel: [] for channel in sent}
+    assembler = Assembler(1000, 1000)
+    for frame in received(messages, assembler):
+        payload = bytes(frame.payload) if isinstance(frame, Step) else None
+        got[frame.channel].append((type(frame), frame.seq, payload))
+    assert got == sent
+    assert not assembler.parts
+    assert assembler._size == 0
+
+
+def test_channels_take_turns() -> None:
+    queue = ChunkQueue(SIZE)
+    for channel in (1, 2):
+        queue.put(Observation(channel, 5, b"x" * 35))
+    order = []
+    while queue:
+        order.append(queue.next()[0].channel)  # type: ignore[attr-defined]  # every one has it
+    assert order == [1, 2, 1, 2, 1, 2, 1, 2]
+
+
+def test_small_frames_pass_unless_their_channel_waits() -> None:
+    queue = ChunkQueue(SIZE)
+    assert not queue.takes(1, SIZE)
+    assert queue.takes(1, SIZE + 1)
+    queue.put(Step(1, 1, 0, b"x" * 11))
+    assert queue.takes(1, 0)
+    assert not queue.takes(2, 0)
+    queue.put(Closed(1, 2))
+    queue.drop(1)
+    assert not queue
+    queue.put(Closed(1, 2))
+    queue.clear()
+    assert not queue
+
+
+def test_pieces_of_another_request_replace_those_that_were_given_up() -> None:
+    assembler = Assembler(100, 1000)
+    assembler.add(Chunk(1, 2, b"old"))
+    assembler.add(Chunk(1, 3, b"new"))
+    with pytest.raises(ProtocolError, match="without the chunks"):
+        assembler.fill(Step(1, 2, 0, b""))
+    frame = Step(1, 3, 0, b"")
+    assembler.fill(frame)
+    assert frame.payload == b"new"
+    with pytest.raises(ProtocolError):
+        assembler.fill(Step(1, 3, 0, b""))
+
+
+def test_one_payload_is_bounded() -> None:
+    assembler = Assembler(25, inf)
+    assembler.add(Chunk(1, 2, b"x" * 20))
+    with pytest.raises(PayloadTooLarge) as caught:
+        assembler.add(Chunk(1, 2, b"x" * 6))
+    assert caught.value.detail == {"size": 26, "limit": 25}
+    assert not assembler.parts
+
+
+def test_all_of_a_connection_are_bounded() -> None:
+    assembler = Assembler(1000, 3000)
+    for channel in range(1, 3):
+        assembler.add(Chunk(channel, 1, b"x" * 1000))
+    with pytest.raises(PayloadTooLarge):
+        assembler.add(Chunk(3, 1, b"x" * 1000))
+    assembler.drop(1)
+    assembler.add(Chunk(3, 1, b"x" * 1000))
+    assembler.clear()
+    assert assembler._size == 0
+
+
+def test_a_flood_of_empty_or_tiny_pieces_is_bounded_and_linear() -> None:
+    assembler = Assembler(1_000_000, 4_000_000)
+    began = time.perf_counter()
+    with pytest.raises(PayloadTooLarge):
+        for _ in range(1_000_000):
+            assembler.add(Chunk(1, 1, b""))
+    assembler.clear()
+    with pytest.raises(PayloadTooLarge):
+        for _ in range(1_000_000):
+            assembler.add(Chunk(1, 1, b"x"))
+    assert time.perf_counter() - began < 5
+
+
+# -- with an engine -----------------------------------------------------------------------
+
+
+async def test_an_action_in_pieces() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    action = pack({"nonce": "x" * 100})
+    peer.send(Chunk(1, 2, action[:40]))
+    peer.send(Chunk(1, 2, action[40:]), Step(1, 2, 1, b""))
+    reply = await peer.next()
+    assert isinstance(reply, Observation), reply
+    await engine.aclose()
+
+
+async def test_pieces_before_a_greeting_or_a_close_are_no_harm() -> None:
+    """Found by the fuzzer: a Hello has no channel to look pieces up by."""
+    from openenv_async.protocol.frames import Close, Hello, Welcome
+
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.send(Chunk(1, 2, b"abc"), Hello(1), Close(1, 2, 1))
+    first, second = peer.take()
+    assert isinstance(first, Welcome)
+    assert isinstance(second, Closed)
+    peer.send(Chunk(7, 1, b"abc"), Reset(7, 1, 0, b""))
+    [reply] = peer.take()
+    assert reply.code == "session_not_found"
+    await engine.aclose()

@@ -1,0 +1,331 @@
+"""Messages of frames, in both formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openenv_async.errors import PayloadTooLarge, ProtocolError
+from openenv_async.protocol.codec import (
+    SUBPROTOCOLS,
+    BadFrame,
+    JsonCodec,
+    MsgpackCodec,
+    decode_map,
+    encode_map,
+    frame_codec,
+    frame_size,
+    split_batch,
+)
+from openenv_async.protocol.frames import (
+    CLIENT_FRAMES,
+    PAYLOAD_FIELDS,
+    SERVER_FRAMES,
+    Begun,
+    Cancel,
+    Frame,
+    Hello,
+    Observation,
+    Partial,
+    Renew,
+    StateIs,
+    Step,
+)
+from tests.helpers import Format, pack, plain
+
+FORMATS: list[Format] = ["msgpack", "json"]
+BIG = 1 << 30
+
+numbers = st.integers(0, 2**53)
+payload_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.floats(-1e9, 1e9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "int": numbers,
+    "str": st.text(),
+    "bool": st.booleans(),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "int | None": st.none() | numbers,
+    "str | None": st.none() | st.text(),
+    "float | None": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    "Payload": payload_values,
+    "Payload | None": payload_values,
+}
+
+
+@st.composite
+def frames(draw: st.DrawFn, classes: tuple[type[Frame], ...]) -> dict[str, Any]:
+    """A frame as its class and its fields, payloads as plain values."""
+    cls = draw(st.sampled_from(classes))
+    hints = {field.name: cls.__annotations__[field.name] for field in msgspec.structs.fields(cls)}
+    return {"cls": cls, "fields": {name: draw(FIELDS[hint]) for name, hint in hints.items()}}
+
+
+def built(made: dict[str, Any], format: str) -> Frame:
+    fields = {
+        name: pack(value, format) if name in PAYLOAD_FIELDS else value
+        for name, value in made["fields"].items()
+    }
+    frame: Frame = made["cls"](**fields)
+    return frame
+
+
+def expected(made: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": made["cls"].__name__, **made["fields"]}
+
+
+def codecs(format: Format, sender: str, size: int = BIG) -> tuple[Any, Any]:
+    """Who encodes and who decodes."""
+    subprotocol = f"openenv.v1.{format}"
+    other: Any = "server" if sender == "client" else "client"
+    return frame_codec(subprotocol, other, BIG), frame_codec(subprotocol, other, size)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("sender", ["client", "server"])
+@given(data=st.data())
+def test_every_frame_comes_back(format: Format, sender: str, data: st.DataObject) -> None:
+    classes = CLIENT_FRAMES if sender == "client" else SERVER_FRAMES
+    made = data.draw(st.lists(frames(classes), max_size=5))
+    encoder, decoder = codecs(format, sender)
+    message = encoder.encode([built(each, format) for each in made])
+    back = decoder.decode(message)
+    assert [plain(frame, format) for frame in back] == [expected(each) for each in made]
+    assert encoder.encode(back) == message
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cls", [Step, Begun, Observation, Partial, StateIs])
+def test_a_payload_of_none_is_a_value_where_one_is_required(
+    format: Format, cls: type[Frame]
+) -> None:
+    fields = {
+        Step: (1, 2, 0, pack(None, format)),
+        Begun: (1, 2, pack(None, format), "e", 7),
+        Observation: (1, 2, pack(None, format)),
+        Partial: (1, 2, 0, pack(None, format)),
+        StateIs: (1, 2, pack(None, format)),
+    }[cls]
+    frame: Any = cls(*fields)
+    encoder, decoder = codecs(format, "client" if cls is Step else "server")
+    [back] = decoder.decode(encoder.encode([frame]))
+    assert type(back) is cls, back
+    assert bytes(back.payload) == pack(None, format)
+
+
+def test_a_msgpack_payload_is_a_view_of_the_message() -> None:
+    encoder, decoder = codecs("msgpack", "client")
+    [step] = decoder.decode(encoder.encode([Step(1, 2, 0, b"x" * 100)]))
+    assert isinstance(step.payload, memoryview)
+    assert bytes(step.payload) == b"x" * 100
+
+
+def raw(frames: list[Any], format: str) -> bytes:
+    return msgspec.msgpack.encode(frames) if format == "msgpack" else msgspec.json.encode(frames)
+
+
+def step_items(format: str, *more: Any) -> list[Any]:
+    payload: Any = pack({"a": 1}) if format == "msgpack" else {"a": 1}
+    return [3, 1, 2, 0, payload, None, 0, *more]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_trailing_fields_of_a_newer_peer_are_ignored(format: Format) -> None:
+    _, decoder = codecs(format, "client")
+    message = raw([step_items(format, "new", {"deep": [1, [2]]}), [8, 5, 6, 7]], format)
+    step, renew = decoder.decode(message)
+    assert plain(step, format)["payload"] == {"a": 1}
+    assert renew == Renew(5, 6)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_missing_fields_of_an_older_peer_take_their_defaults(format: Format) -> None:
+    _, decoder = codecs(format, "client")
+    step, renew = decoder.decode(raw([step_items(format)[:5], [8, 5]], format))
+    assert (step.timeout, step.credit) == (None, 0)
+    assert renew == Renew(5, 0)
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+BAD: list[tuple[Any, tuple[int, int], str]] = [
+    ([], (0, 0), "non-empty"),
+    (5, (0, 0), "array"),
+    (None, (0, 0), "array"),
+    ({"kind": 3}, (0, 0), "array"),
+    ([99, 4, 5], (4, 5), "unknown frame kind 99"),
+    (["Step", 4, 5], (4, 5), "unknown frame kind 'Step'"),
+    ([True, 4, 5], (4, 5), "unknown frame kind True"),
+    ([3.0, 4, 5], (4, 5), "unknown frame kind"),
+    ([[3], 4, 5], (4, 5), "unknown frame kind list"),
+    ([32, 1, "epoch"], (1, 0), "unknown frame kind 32"),  # the server's own kind
+    ([6, 4], (4, 0), "malformed Cancel"),
+    ([6, 4, "5"], (4, 0), "malformed Cancel"),
+    ([6, -4, 5.5], (0, 0), "malformed Cancel"),
+    ([6, 4, None], (4, 0), "malformed Cancel"),
+    ([3, 4, 5, 0], (4, 5), "malformed Step"),
+    ([2, 4, 5, 0, None, "seed"], (4, 5), "malformed Reset"),
+]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("items", "address", "text"), BAD)
+def test_one_bad_frame_does_not_cost_its_neighbours(
+    format: Format, items: Any, address: tuple[int, int], text: str
+) -> None:
+    _, decoder = codecs(format, "client")
+    before, bad, after = decoder.decode(raw([[8, 1], items, [6, 2, 3]], format))
+    assert before == Renew(1)
+    assert after == Cancel(2, 3)
+    assert isinstance(bad, BadFrame)
+    assert (bad.channel, bad.seq) == address
+    assert text in bad.error.message
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("message", [5, None, "text", {"a": 1}, True, 1.5])
+def test_a_message_that_is_no_batch(format: Format, message: Any) -> None:
+    _, decoder = codecs(format, "client")
+    with pytest.raises(ProtocolError, match="array of frames"):
+        decoder.decode(raw(message, format))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_empty_batch_is_fine(format: Format) -> None:
+    _, decoder = codecs(format, "client")
+    assert list(decoder.decode(raw([], format))) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_size_is_bounded_before_anything_else(format: Format) -> None:
+    _, decoder = codecs(format, "client", size=50)
+    message = raw([[8, n] for n in range(50)], format)
+    with pytest.raises(PayloadTooLarge) as caught:
+        decoder.decode(message)
+    assert caught.value.detail == {"size": len(message), "limit": 50}
+    exact = raw([[8, 1]], format)
+    assert codecs(format, "client", size=len(exact))[1].decode(exact) == [Renew(1)]
+
+
+def test_a_limit_counts_bytes_of_text_not_characters() -> None:
+    decoder = JsonCodec("server", 20)
+    with pytest.raises(PayloadTooLarge):
+        decoder.decode('["' + "é" * 15 + '"]')
+
+
+def test_text_on_a_msgpack_connection() -> None:
+    with pytest.raises(ProtocolError, match="binary"):
+        MsgpackCodec("server", BIG).decode("[]")
+
+
+def test_json_takes_binary_messages_too() -> None:
+    assert JsonCodec("server", BIG).decode(b"[[8,1,2]]") == [Renew(1, 2)]
+
+
+def test_json_text_that_is_not_utf8() -> None:
+    for message in ('[[0,"\ud800"]]', b'[[3,1,2,0,"\xff\xfe"]]', b"[[\xff]]"):
+        try:
+            frames = JsonCodec("server", BIG).decode(message)
+        except ProtocolError:
+            continue
+        # A payload is not looked at here; the header is.
+        assert all(isinstance(frame, BadFrame | Step) for frame in frames)
+
+
+def test_malformed_json_inside_one_frame() -> None:
+    decoder = JsonCodec("server", BIG)
+    assert decoder.decode('[[3,1,2,0,{"a":1}],[8,1]]')[1] == Renew(1)
+    with pytest.raises(ProtocolError):
+        decoder.decode('[[3,1,2,0,{"a":}],[8,1]]')
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_slices_of_a_batch(format: Format) -> None:
+    encoder, _ = codecs(format, "client")
+    batch = [Step(1, n, 0, pack("x" * size, format)) for n, size in enumerate([10, 500, 10, 10])]
+    slices = split_batch(batch, 300)
+    assert [frame for part in slices for frame in part] == batch
+    assert all(part for part in slices)
+    for part in slices:
+        size = len(encoder.encode(part))
+        assert size <= 300 or len(part) == 1
+    assert split_batch([], 300) == []
+
+
+@given(
+    sizes=st.lists(st.integers(0, 2000), max_size=30),
+    limit=st.integers(1, 4000),
+)
+def test_slices_keep_order_and_limit(sizes: list[int], limit: int) -> None:
+    batch: list[Frame] = [Step(1, n, 0, b"x" * size) for n, size in enumerate(sizes)]
+    slices = split_batch(batch, limit)
+    assert [frame for part in slices for frame in part] == batch
+    encode = MsgpackCodec("server", BIG).encode
+    for part in slices:
+        assert part
+        assert len(part) == 1 or len(encode(list(part))) <= limit
+
+
+@given(made=frames(CLIENT_FRAMES) | frames(SERVER_FRAMES))
+def test_the_measure_of_a_frame_is_an_upper_bound(made: dict[str, Any]) -> None:
+    frame = built(made, "msgpack")
+    # Text is measured in characters, so the bound holds for ASCII; that is what headers carry.
+    texts = [v for v in made["fields"].values() if isinstance(v, str)]
+    if all(text.isascii() for text in texts):
+        assert len(MsgpackCodec("server", BIG).encode([frame])) <= frame_size(frame) + 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_maps(format: Format) -> None:
+    values = {"a": 1, "b": [1, {"c": None}], "d": "é"}
+    assert decode_map(encode_map(values, format), format) == values
+    assert encode_map({}, format) is None
+    assert encode_map(None, format) is None
+    assert decode_map(None, format) == {}
+    assert decode_map(encode_map({"x": object}, format), format) == {"x": str(object)}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("value", ["\udcff", 2**100, ENDLESS])
+def test_a_map_is_sent_whatever_it_holds(format: Format, value: Any) -> None:
+    """The facts of an environment's own error may be anything; the error must arrive."""
+    back = decode_map(encode_map({"fact": value, "other": "é"}, format), format)
+    assert back["other"] == "é"
+    assert str(back["fact"]).strip("'") in (str(value), "\\udcff")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("value", [[1], 5, None, "x", {"a": [[[[[[[[[[1]]]]]]]]]]}])
+def test_a_payload_that_is_no_small_map(format: Format, value: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_map(pack(value, format), format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_map_that_is_garbage(format: Format) -> None:
+    with pytest.raises(ProtocolError):
+        decode_map(b"\xc1" if format == "msgpack" else b"{", format)
+
+
+def test_the_subprotocols() -> None:
+    assert list(SUBPROTOCOLS) == ["openenv.v1.msgpack", "openenv.v1.json"]
+    for name, format in SUBPROTOCOLS.items():
+        codec = frame_codec(name, "server", BIG)
+        assert codec.format == format
+        assert codec.text == (format == "json")
+
+
+def test_kinds_are_unique_and_fields_have_known_types() -> None:
+    classes = {*CLIENT_FRAMES, *SERVER_FRAMES}  # Chunk goes both ways
+    tags = [cls.__struct_config__.tag for cls in classes]
+    assert len(set(tags)) == len(tags)
+    assert Hello.__struct_config__.tag == 0
+    for cls in classes:
+        assert set(cls.__annotations__.values()) <= set(FIELDS)

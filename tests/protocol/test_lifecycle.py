@@ -1,0 +1,188 @@
+"""The transition table, and a host that keeps to it whatever comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from openenv_async import Environment
+from openenv_async.engine.host import Host, Wire
+from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.spec import EnvironmentSpec
+from tests.helpers import pack, token, unpack
+
+OPERATIONS = ("reset", "step", "state", "close")
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_table(phase: Phase, operation: str) -> None:
+    error = refuse(phase, operation)
+    if phase is Phase.CLOSED:
+        wanted: type[Exception] | None = SessionClosed
+    elif operation == "step":
+        wanted = {Phase.FRESH: EpisodeNotStarted, Phase.ENDED: EpisodeEnded}.get(phase)
+    else:
+        wanted = None
+    assert type(error) is (wanted or type(None))
+    if error is not None:
+        assert error.phase == operation
+        assert "call" in error.message or "open" in error.message  # the remedy
+
+
+class Obedient(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Fails and ends when its action says so; counts what reached it."""
+
+    isolation = "inline"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def reset(self, *, fail: bool = False, over: bool = False) -> dict[str, Any]:
+        self.calls.append("reset")
+        if fail:
+            raise RuntimeError("reset failed")
+        return {"terminated": over}
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        self.calls.append("step")
+        if action.get("fail"):
+            raise RuntimeError("step failed")
+        return {"truncated": action.get("end", False)}
+
+    def state(self) -> dict[str, Any]:
+        self.calls.append("state")
+        return {}
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+SPEC = EnvironmentSpec(Obedient)
+WIRE = Wire(SPEC, "msgpack")
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Random requests; the phase follows the table and the environment sees what it may see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = Host(SPEC)
+        self.seq = 0
+        self.phase = Phase.FRESH
+        self.expected: list[str] = []
+        self.steps = 0
+        assert isinstance(self.ask(Open(1, token(1), token(2))), Opened)
+
+    def ask(self, request: Any) -> Any:
+        reply = self.host.handle(request, WIRE)
+        assert reply.channel == 1
+        if not isinstance(request, Open):
+            assert reply.seq == request.seq  # answered exactly once, and as what was asked
+        return reply
+
+    def next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def refused(self, reply: Any, code: str) -> None:
+        assert isinstance(reply, Failed)
+        assert reply.code == code
+
+    @rule(fail=st.booleans(), over=st.booleans(), seed=st.none() | st.integers(0, 2**31))
+    def reset(self, fail: bool, over: bool, seed: int | None) -> None:
+        payload = pack({"fail": fail, "over": over})
+        reply = self.ask(Reset(1, self.next(), 0, payload, seed))
+        if self.phase is Phase.CLOSED:
+            return self.refused(reply, "session_closed")
+        self.expected.append("reset")
+        self.steps = 0
+        if fail:
+            self.phase = Phase.FRESH
+            return self.refused(reply, "environment_raised")
+        self.phase = Phase.ENDED if over else Phase.RUNNING
+        assert isinstance(reply, Begun)
+        assert reply.terminated == over
+        assert reply.seed == seed if seed is not None else reply.seed >= 0
+        assert reply.episode_id
+        return None
+
+    @rule()
+    def reset_with_an_unknown_option(self) -> None:
+        before = self.phase
+        reply = self.ask(Reset(1, self.next(), 0, pack({"nope": 1})))
+        self.refused(reply, "session_closed" if before is Phase.CLOSED else "invalid_option")
+
+    @rule(fail=st.booleans(), end=st.booleans())
+    def step(self, fail: bool, end: bool) -> None:
+        reply = self.ask(Step(1, self.next(), 0, pack({"fail": fail, "end": end})))
+        if self.phase is not Phase.RUNNING:
+            code = {
+                Phase.FRESH: "episode_not_started",
+                Phase.ENDED: "episode_ended",
+                Phase.CLOSED: "session_closed",
+            }[self.phase]
+            return self.refused(reply, code)
+        self.expected.append("step")
+        if fail:
+            return self.refused(reply, "environment_raised")
+        self.steps += 1
+        assert isinstance(reply, Observation)
+        assert reply.truncated == end
+        if end:
+            self.phase = Phase.ENDED
+        return None
+
+    @rule(payload=st.sampled_from([b"\xc1", pack([1]), pack(5), b""]))
+    def step_with_a_bad_action(self, payload: bytes) -> None:
+        reply = self.ask(Step(1, self.next(), 0, payload))
+        assert isinstance(reply, Failed)
+        if self.phase is Phase.RUNNING:
+            assert reply.code == "invalid_action"
+
+    @rule()
+    def state(self) -> None:
+        reply = self.ask(State(1, self.next()))
+        if self.phase is Phase.CLOSED:
+            return self.refused(reply, "session_closed")
+        self.expected.append("state")
+        assert isinstance(reply, StateIs)
+        assert reply.step_count == self.steps
+        assert unpack(reply.payload) == {}
+        return None
+
+    @rule()
+    def close(self) -> None:
+        reply = self.ask(Close(1, self.next()))
+        assert isinstance(reply, Closed)  # closing twice is no error here
+        if self.phase is not Phase.CLOSED:
+            self.expected.append("close")
+        self.phase = Phase.CLOSED
+
+    @invariant()
+    def phases_agree(self) -> None:
+        assert self.host.phase is self.phase
+
+    @invariant()
+    def the_environment_saw_what_it_may_see(self) -> None:
+        assert self.host.env.calls == self.expected
+
+
+TestLifecycle = Lifecycle.TestCase

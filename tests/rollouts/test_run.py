@@ -1,0 +1,270 @@
+"""One rollout: every way it can end is an outcome, and none invents a return."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from openenv_async import (
+    EnvClient,
+    OutcomeStatus,
+    StepResult,
+    Timeouts,
+    connect,
+    rollout,
+    serve,
+)
+from openenv_async.errors import (
+    ConnectFailed,
+    DeadlineExceeded,
+    EnvironmentRaised,
+    EnvironmentStartFailed,
+    InvalidAction,
+    OperationCancelled,
+    TransportError,
+)
+from openenv_async.rollouts import Reservoir, Trajectory, Turn
+from tests.rollouts.environments import (
+    CannotStart,
+    Counting,
+    Hanging,
+    Move,
+    RaisesInReset,
+    RaisesInStep,
+    Seen,
+    Truncating,
+    Unrewarded,
+)
+
+
+def one(observation: Seen) -> Move:
+    return Move(1)
+
+
+class CountingEnv(EnvClient[Move, Seen, dict[str, Any]]):
+    pass
+
+
+async def test_a_completed_episode_has_its_return_and_its_trajectory() -> None:
+    latencies = Reservoir()
+    async with connect(Counting) as env:
+        outcome = await rollout(
+            env, one, seed=7, episode_id="mine", index=4, reset_options={"goal": 2},
+            latencies=latencies,
+        )  # fmt: skip
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.index == 4
+    assert outcome.steps == 2
+    assert outcome.episode_return == 2.0
+    assert outcome.error is None
+    assert outcome.episode is not None
+    assert (outcome.episode.seed, outcome.episode.episode_id) == (7, "mine")
+    assert latencies.count == 2
+    trajectory = outcome.trajectory
+    assert isinstance(trajectory, Trajectory)
+    assert (trajectory.seed, trajectory.episode_id, trajectory.status) == (7, "mine", "completed")
+    assert [t.t for t in trajectory.transitions] == [0, 1]
+    assert [t.observation.total for t in trajectory.transitions] == [0, 1]
+    assert [t.action for t in trajectory.transitions] == [Move(1), Move(1)]
+    assert [t.reward for t in trajectory.transitions] == [1.0, 1.0]
+    assert [t.terminated for t in trajectory.transitions] == [False, True]
+    assert trajectory.final_observation == Seen(2)
+
+
+async def test_without_record_nothing_is_kept() -> None:
+    async with connect(Counting) as env:
+        outcome = await rollout(env, one, record=False)
+    assert outcome.trajectory is None
+    assert outcome.episode_return == 3.0
+
+
+async def test_no_reward_is_no_return() -> None:
+    async with connect(Unrewarded) as env:
+        outcome = await rollout(env, one)
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.episode_return is None
+
+
+async def test_a_step_limit_truncates() -> None:
+    async with connect(Counting) as env:
+        outcome = await rollout(env, one, max_steps=2)
+    assert outcome.status is OutcomeStatus.TRUNCATED
+    assert (outcome.steps, outcome.episode_return) == (2, 2.0)
+
+
+async def test_an_end_at_the_step_limit_is_an_end() -> None:
+    async with connect(Counting) as env:
+        assert (await rollout(env, one, max_steps=3)).status is OutcomeStatus.COMPLETED
+
+
+async def test_the_environment_truncates() -> None:
+    async with connect(Truncating) as env:
+        outcome = await rollout(env, one)
+    assert outcome.status is OutcomeStatus.TRUNCATED
+    assert outcome.steps == 2
+
+
+async def test_an_environment_that_raises_is_an_env_error_without_a_return() -> None:
+    async with connect(RaisesInStep) as env:
+        outcome = await rollout(env, one)
+    assert outcome.status is OutcomeStatus.ENV_ERROR
+    assert isinstance(outcome.error, EnvironmentRaised)
+    assert outcome.steps == 1
+    assert outcome.episode_return is None
+    assert outcome.trajectory is not None
+    assert outcome.trajectory.error_code == "environment_raised"
+    assert len(outcome.trajectory.transitions) == 1
+
+
+async def test_a_reset_that_raises_has_no_episode() -> None:
+    async with connect(RaisesInReset) as env:
+        outcome = await rollout(env, one)
+    assert outcome.status is OutcomeStatus.ENV_ERROR
+    assert outcome.episode is None
+    assert outcome.episode_return is None
+
+
+async def test_an_environment_that_cannot_start_is_an_env_error() -> None:
+    async with serve(CannotStart) as url:
+        client = CountingEnv(url)
+        outcome = await rollout(client, one)
+        await client.close()
+    assert outcome.status is OutcomeStatus.ENV_ERROR
+    assert isinstance(outcome.error, EnvironmentStartFailed)
+
+
+async def test_a_server_deadline_is_a_timeout() -> None:
+    async with connect(Hanging, timeouts=Timeouts(step=0.05)) as env:
+        outcome = await rollout(env, one, seed=1)
+    assert outcome.status is OutcomeStatus.TIMEOUT
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert outcome.episode_return is None
+
+
+async def test_the_episode_timeout_is_a_timeout_and_reaches_the_environment() -> None:
+    before = Hanging.cancelled
+    async with connect(Hanging) as env:
+        outcome = await rollout(env, one, seed=1, timeout=0.05)
+        assert outcome.status is OutcomeStatus.TIMEOUT
+        assert isinstance(outcome.error, DeadlineExceeded)
+        # The session lives: the next episode waits for the cancelled step to end.
+        assert (await rollout(env, one, seed=2)).status is OutcomeStatus.COMPLETED
+    assert Hanging.cancelled == before + 1
+
+
+async def test_no_server_is_an_infra_error() -> None:
+    async with serve(Counting) as url:
+        pass
+    client = CountingEnv(url)
+    outcome = await rollout(client, one)
+    assert outcome.status is OutcomeStatus.INFRA_ERROR
+    assert isinstance(outcome.error, ConnectFailed)
+    await client.close()
+
+
+async def test_a_server_that_stops_is_an_infra_error() -> None:
+    async def leave(observation: Seen) -> Move:
+        await stack.aclose()
+        return Move(1)
+
+    import contextlib
+
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve(Counting))
+        client = CountingEnv(url)
+        outcome = await rollout(client, leave)
+        await client.close()
+    assert outcome.status is OutcomeStatus.INFRA_ERROR
+    assert outcome.episode_return is None
+
+
+class Scripted:
+    """Anything with ``reset`` and ``step`` will do."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def reset(self) -> StepResult[int]:
+        return StepResult(0, reward=5.0)
+
+    async def step(self, action: int) -> StepResult[int]:
+        if self.error is not None:
+            raise self.error
+        return StepResult(action, -1.0, terminated=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OperationCancelled("stopped"), OutcomeStatus.CANCELLED),
+        (TransportError("gone"), OutcomeStatus.INFRA_ERROR),
+        (ConnectionResetError("gone"), OutcomeStatus.INFRA_ERROR),
+        (TimeoutError("late"), OutcomeStatus.TIMEOUT),
+        (ZeroDivisionError("bug"), OutcomeStatus.ENV_ERROR),
+    ],
+)
+async def test_what_the_environment_raises_decides_the_status(
+    error: Exception, status: OutcomeStatus
+) -> None:
+    outcome = await rollout(Scripted(error), lambda observation: 1)
+    assert (outcome.status, outcome.error, outcome.episode_return) == (status, error, None)
+
+
+async def test_the_reward_of_a_reset_is_kept_but_is_no_part_of_the_return() -> None:
+    outcome = await rollout(Scripted(), lambda observation: 1)
+    assert outcome.episode_return == -1.0
+    assert outcome.trajectory is not None
+    assert outcome.trajectory.reset_reward == 5.0
+
+
+async def test_an_invalid_action_is_the_callers() -> None:
+    async with connect(Counting) as env:
+        with pytest.raises(InvalidAction):
+            await rollout(env, lambda observation: {"nonsense": 1})
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+async def test_what_the_policy_raises_propagates(timeout: float | None) -> None:
+    def fails(observation: Seen) -> Move:
+        raise TimeoutError("the model is slow")
+
+    async with connect(Counting) as env:
+        with pytest.raises(TimeoutError, match="the model is slow"):
+            await rollout(env, fails, timeout=timeout)
+
+
+async def test_cancellation_propagates() -> None:
+    reached = asyncio.Event()
+
+    async def waits(observation: Seen) -> Move:
+        reached.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async with connect(Counting) as env:
+        task = asyncio.create_task(rollout(env, waits))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_policies_may_be_async_and_take_the_turn() -> None:
+    seen: list[tuple[int, int, float | None]] = []
+
+    async def policy(observation: Seen, turn: Turn) -> Move:
+        assert turn.episode is not None
+        seen.append((turn.t, observation.total, turn.result.reward))
+        return Move(1)
+
+    async with connect(Counting) as env:
+        await rollout(env, policy)
+    assert seen == [(0, 0, None), (1, 1, 1.0), (2, 2, 1.0)]
+
+
+@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"timeout": 0}, {"timeout": -1.0}])
+async def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        await rollout(Scripted(), lambda observation: 1, **wrong)

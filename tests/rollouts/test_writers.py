@@ -1,0 +1,206 @@
+"""Trajectories in files: what is written is read back, also after a crash."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has none
+import pytest
+
+from openenv_async import EpisodeInfo, Outcome, OutcomeStatus, serve
+from openenv_async.errors import EnvironmentRaised
+from openenv_async.rollouts import (
+    JsonlWriter,
+    ParquetWriter,
+    Trajectory,
+    Transition,
+    collect,
+    open_writer,
+    read_trajectories,
+)
+from tests.rollouts.environments import Counting, RaisesInStep, Seen
+
+SUFFIXES = ("jsonl", "parquet")
+
+
+def outcome(index: int, **changes: Any) -> Outcome:
+    values: dict[str, Any] = {
+        "status": OutcomeStatus.COMPLETED,
+        "episode": EpisodeInfo(f"episode-{index}", index),
+        "episode_return": 1.5,
+        "steps": 2,
+        "duration": 0.25,
+        **changes,
+    }
+    made = Outcome(index, **values)
+    trajectory = Trajectory(index)
+    trajectory.begin(made.episode)
+    trajectory.transitions = [
+        Transition(0, {"pixels": np.arange(6, dtype=np.uint8).reshape(2, 3)}, 1, None),
+        Transition(1, [math.nan, None, "×"], {"raw": b"\x00"}, 1.5, True, False, {"k": np.int8(3)}),
+    ]
+    trajectory.final_observation = Seen(4, 2)
+    trajectory.reset_info = {"lives": 3}
+    trajectory.finish(made)
+    made.trajectory = trajectory
+    return made
+
+
+def check(read: Trajectory, index: int) -> None:
+    assert (read.index, read.episode_id, read.seed) == (index, f"episode-{index}", index)
+    assert (read.status, read.episode_return, read.steps) == (OutcomeStatus.COMPLETED, 1.5, 2)
+    first, second = read.transitions
+    assert first.observation["pixels"].dtype == np.uint8
+    assert first.observation["pixels"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert (first.t, first.action, first.reward, first.terminated) == (0, 1, None, False)
+    assert math.isnan(second.observation[0])
+    assert second.observation[1:] == [None, "×"]
+    assert second.action == {"raw": b"\x00"}
+    assert (second.reward, second.terminated, second.truncated) == (1.5, True, False)
+    assert second.info == {"k": 3}
+    assert read.final_observation == {"total": 4, "seed": 2}
+    assert read.reset_info == {"lives": 3}
+    assert read.reset_reward is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"file.{suffix}"
+    with open_writer(path) as writer:
+        for index in range(3):
+            writer.write(outcome(index))
+        writer.close()  # closing twice does nothing
+    read = list(read_trajectories(path))
+    assert len(read) == 3
+    for index, trajectory in enumerate(read):
+        check(trajectory, index)
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_failures_and_unrecorded_episodes_are_rows_without_rewards(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"file.{suffix}"
+    error = EnvironmentRaised("it broke")
+    with open_writer(path) as writer:
+        writer.write(
+            Outcome(0, OutcomeStatus.ENV_ERROR, error=error, steps=3, episode=EpisodeInfo("a", 1))
+        )
+        writer.write(Outcome(1, OutcomeStatus.CANCELLED))
+        writer.write(Outcome(2, OutcomeStatus.INFRA_ERROR, error=OSError("no net")))
+    failed, cancelled, lost = read_trajectories(path)
+    assert (failed.status, failed.error_code, failed.error_message) == (
+        OutcomeStatus.ENV_ERROR,
+        "environment_raised",
+        "it broke",
+    )
+    assert (failed.episode_return, failed.steps, failed.seed) == (None, 3, 1)
+    assert (cancelled.status, cancelled.episode_id, cancelled.transitions) == (
+        "cancelled",
+        None,
+        [],
+    )
+    assert lost.error_code == "OSError"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+async def test_what_is_collected_is_what_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file.{suffix}"
+    outcomes = []
+    async with serve(Counting) as url:
+        with open_writer(path) as writer:
+            async for each in collect(url, lambda o: {"amount": 1}, episodes=20, seeds=0):
+                writer.write(each)
+                outcomes.append(each)
+    assert [t.index for t in read_trajectories(path)] == [o.index for o in outcomes]
+    recorded = [o.trajectory.transitions for o in outcomes if o.trajectory is not None]
+    assert [t.transitions for t in read_trajectories(path)] == recorded
+
+
+def test_json_lines_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(outcome(0))
+        check(next(read_trajectories(path)), 0)
+        with path.open("ab") as file:
+            file.write(b'{"index":1,"episode')  # where a crash would have cut it
+        assert len(list(read_trajectories(path))) == 1
+    [line] = path.read_bytes().splitlines()[:1]
+    row = json.loads(line)
+    assert row["transitions"][0]["observation"]["pixels"]["__ndarray__"][0] == "|u1"
+
+
+def test_finished_row_groups_survive_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    writer = ParquetWriter(path, max_group_episodes=2)
+    for index in range(5):
+        writer.write(outcome(index))
+    # Crash: never closed. Two groups are finished, the fifth episode is not.
+    assert not path.exists()
+    read = list(read_trajectories(path))
+    assert [t.index for t in read] == [0, 1, 2, 3]
+    check(read[3], 3)
+    with ParquetWriter(path) as again:  # a new run begins anew
+        again.write(outcome(7))
+    assert [t.index for t in read_trajectories(path)] == [7]
+
+
+def test_parquet_has_typed_columns_and_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    with ParquetWriter(path, max_group_size=1) as writer:
+        for index in range(3):
+            writer.write(outcome(index))
+    table = pq.read_table(path, columns=["index", "status", "episode_return"])
+    assert table.to_pydict() == {
+        "index": [0, 1, 2],
+        "status": ["completed"] * 3,
+        "episode_return": [1.5] * 3,
+    }
+    with pq.ParquetFile(path) as file:
+        assert file.num_row_groups == 3
+
+
+def test_an_empty_file_has_no_trajectories(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        path = tmp_path / f"file.{suffix}"
+        open_writer(path).close()
+        assert list(read_trajectories(path)) == []
+
+
+def test_what_is_no_trajectory_file(tmp_path: Path) -> None:
+    for call in (open_writer, read_trajectories):
+        with pytest.raises(ValueError, match=r"'\.csv' is no trajectory format"):
+            call(tmp_path / "file.csv")
+        with pytest.raises(ValueError, match="'file' is no trajectory format"):
+            call(tmp_path / "file")
+    path = tmp_path / "file.jsonl"
+    path.write_text('{"nonsense": 1}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        list(read_trajectories(path))
+    for suffix in SUFFIXES:
+        with pytest.raises(FileNotFoundError):
+            list(read_trajectories(tmp_path / f"none.{suffix}"))
+
+
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openenv-async\[parquet\]"):
+        open_writer(tmp_path / "file.parquet")
+
+
+async def test_an_episode_that_failed_keeps_the_steps_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    async with serve(RaisesInStep) as url:
+        with open_writer(path) as writer:
+            async for each in collect(url, lambda o: {"amount": 1}, episodes=1):
+                writer.write(each)
+    [trajectory] = read_trajectories(path)
+    assert trajectory.status is OutcomeStatus.ENV_ERROR
+    assert trajectory.episode_return is None
+    assert [t.reward for t in trajectory.transitions] == [1.0]
