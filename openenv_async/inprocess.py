@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient
-from openenv_async.client.pooling import Dial
 from openenv_async.engine import Engine, EngineOptions, NativeConnection
 from openenv_async.protocol.codec import frame_codec
 from openenv_async.spec import EnvironmentSpec
@@ -114,8 +113,8 @@ async def connect(
     subprotocol = f"openenv.v1.{format}"
 
     class Memory(base):  # type: ignore[valid-type,misc]  # the class is a value here
-        def _dial(self) -> Dial:
-            return lambda: dial_memory(engine, subprotocol, self.limits, self.timeouts)
+        async def _connect(self) -> Connection:
+            return await dial_memory(engine, subprotocol, self.limits, self.timeouts)
 
         def _key(self) -> Any:
             return (engine, subprotocol)

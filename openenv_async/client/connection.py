@@ -80,6 +80,8 @@ log = logging.getLogger("openenv_async.client")
 
 _BACKSTOP: Final = 5.0
 """Seconds after the server's deadline at which the client stops waiting for its answer."""
+_CLOSED_HERE: Final = SessionClosed("the session was closed by this side")
+"""Never raised itself: callers get a copy."""
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
@@ -478,7 +480,7 @@ class Connection:
     def forget(self, channel: Channel) -> None:
         """The channel is not used any more."""
         self._channels.pop(channel.number, None)
-        channel.fail(SessionClosed("the session was closed by this side"))
+        channel.fail(_CLOSED_HERE)
 
     # -- frames out ---------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 from openenv_async.client.connection import Channel, Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
-from openenv_async.client.pooling import Dial, SharedConnections, shared_connections
+from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.websocket import dial
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.models import Format
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvClient", "GenericEnvClient"]
 
+_TIMEOUTS: Final = Timeouts()
+_LIMITS: Final = Limits()
 _CREDIT: Final = 64
 """Partial observations that the server may send ahead of the consumer."""
 
@@ -72,8 +74,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         headers: dict[str, str] | None = None,
     ) -> None:
         self.base_url = base_url
-        self.timeouts = timeouts or Timeouts()
-        self.limits = limits or Limits()
+        self.timeouts = timeouts or _TIMEOUTS
+        self.limits = limits or _LIMITS
         self._token = token
         self._options = options
         self._share = share
@@ -453,7 +455,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self._wire = wire
 
     async def _acquire(self) -> Connection:
-        make = self._dial()
+        make = self._connect
         if not self._share:
             self._release = None
             return await make()
@@ -470,8 +472,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         else:
             await release[0].release(release[1], connection)
 
-    def _dial(self) -> Dial:
-        return lambda: dial(
+    async def _connect(self) -> Connection:
+        """A new connection; overridden where there is no socket."""
+        return await dial(
             self.base_url,
             token=self._token,
             subprotocol=self._subprotocol,
@@ -481,7 +484,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         )
 
     def _key(self) -> Hashable:
-        headers = tuple(sorted((self._headers or {}).items()))
+        headers = tuple(sorted(self._headers.items())) if self._headers else None
         return (self.base_url, self._token, self._subprotocol, headers, self.limits, self._share)
 
 

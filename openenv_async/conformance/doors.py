@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable
 from typing import Any, Literal, Protocol
 
+from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
-from openenv_async.client.pooling import Dial
 from openenv_async.conformance.rawwire import RawWire
 from openenv_async.conformance.upstream import UpstreamFault, UpstreamSession
 from openenv_async.engine import Engine
@@ -172,8 +172,8 @@ class MemoryDoor(Door):
         engine, subprotocol = self.engine, self._subprotocol
 
         class Memory(_Client):
-            def _dial(self) -> Dial:
-                return lambda: dial_memory(engine, subprotocol, self.limits, self.timeouts)
+            async def _connect(self) -> Connection:
+                return await dial_memory(engine, subprotocol, self.limits, self.timeouts)
 
             def _key(self) -> Hashable:
                 return (id(engine), subprotocol, self.limits)
