@@ -341,9 +341,8 @@ class Engine:
         self.draining = reason
         if self._driver is None or self._loop is None:
             return
-        error = GoingAway(f"the server is going away: {reason}")
         for session in list(self.sessions.values()):
-            session.shut(error)
+            session.shut(GoingAway(f"the server is going away: {reason}"))
         if self.sessions:
             self._emptied = self._loop.create_future()
             try:

@@ -185,10 +185,13 @@ class Session:
         self.current = request
         if self.port is not None:
             self.wire = self.port.wire
+        if self.engine.options.timeouts.episode is not None and self._out_of_time(request):
+            return
         driver = self.driver
         if driver.timed:
             timeout = self._timeout(request)
-            self.due = inf if timeout is None else self.engine.clock() + timeout
+            due = inf if timeout is None else self.engine.clock() + timeout
+            self.due = min(due, self.episode_due)
             if self.due < self.scheduled:
                 self.engine.deadlines.watch(self, self.due)
         driver.start(self, request)
