@@ -54,7 +54,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         options: constructor options of the environment, where it opens any to clients.
         share: whether to share a connection with other clients of this address and loop; with a
             string only with those that give the same.
-        subprotocol: ``openenv.v1.msgpack`` or ``openenv.v1.json``.
+        subprotocol: ``openenv.v1.msgpack``, ``openenv.v1.json`` or ``upstream`` (the JSON
+            dialect of upstream OpenEnv servers); by default the first that the server speaks.
         headers: more headers of the connection request.
 
     Raises:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import Connection, Transport
+from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.errors import ConnectFailed, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["WebSocketTransport", "dial", "is_loopback", "websocket_url"]
+
+
+UPSTREAM: Final = "upstream"
+"""In place of a subprotocol: upstream OpenEnv's JSON dialect, which has none."""
 
 
 def websocket_url(url: str) -> str:
@@ -65,7 +69,8 @@ class _Socket(ClientConnection):
     _text: bool
 
     def process_event(self, event: Any) -> None:
-        if isinstance(event, Response) or not isinstance(event, Frame):
+        on_message = self.on_message
+        if on_message is None or not isinstance(event, Frame):
             super().process_event(event)
             return
         opcode = event.opcode
@@ -81,10 +86,10 @@ class _Socket(ClientConnection):
         else:
             super().process_event(event)
             return
-        if event.fin and self.on_message is not None:
+        if event.fin:
             data = b"".join(self._parts)
             self._parts = []
-            self.on_message(data.decode() if self._text else data)
+            on_message(data.decode() if self._text else data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -141,7 +146,8 @@ async def dial(
     Args:
         url: base URL of the server or its ``/ws`` address.
         token: sent as ``Authorization: Bearer``.
-        subprotocol: ``openenv.v1.msgpack`` (the default) or ``openenv.v1.json``.
+        subprotocol: ``openenv.v1.msgpack``, ``openenv.v1.json`` or ``upstream``; by default the
+            first of them that the server speaks.
         headers: more request headers.
         limits, timeouts: of this side.
 
@@ -150,14 +156,23 @@ async def dial(
         Unauthorized: the server refused the token or the origin.
     """
     address = websocket_url(url)
-    offered = [Subprotocol(subprotocol)] if subprotocol else [Subprotocol(s) for s in SUBPROTOCOLS]
+    names = list(SUBPROTOCOLS) if subprotocol is None else [subprotocol]
+    offered = [Subprotocol(name) for name in names if name != UPSTREAM]
     all_headers = dict(headers or {})
     if token is not None:
         all_headers["Authorization"] = f"Bearer {token}"
 
-    async def redial(connection: Connection) -> WebSocketTransport:
-        socket = await _open_socket(url, address, offered, all_headers, limits, timeouts)
-        return WebSocketTransport(socket, connection)
+    async def open_socket() -> _Socket:
+        return await _open_socket(url, address, offered, all_headers, limits, timeouts)
+
+    async def redial(connection: Connection) -> Transport:
+        socket = await open_socket()
+        if socket.subprotocol is not None:
+            return WebSocketTransport(socket, connection)
+        if subprotocol in (None, UPSTREAM):
+            return UpstreamTransport(connection, open_socket, socket)
+        await socket.close()
+        raise ConnectFailed(f"{url} answers, but does not speak {subprotocol}", phase="connect")
 
     connection = Connection(url, limits, timeouts, redial)
     await connection.start()
@@ -172,12 +187,12 @@ async def _open_socket(
     limits: Limits,
     timeouts: Timeouts,
 ) -> _Socket:
-    """An open WebSocket that speaks ``openenv.v1``; every failure translated."""
+    """An open WebSocket; every failure translated."""
     try:
         async with asyncio.timeout(timeouts.connect):
             socket = await connect(
                 address,
-                subprotocols=offered,
+                subprotocols=offered or None,
                 compression=None,
                 additional_headers=headers,
                 max_size=limits.max_message_size,
@@ -204,7 +219,4 @@ async def _open_socket(
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as exc:
         raise ConnectFailed(f"cannot connect to {url}: {exc}", phase="connect") from exc
     assert isinstance(socket, _Socket)
-    if socket.subprotocol is None:
-        await socket.close()
-        raise ConnectFailed(f"{url} answers, but does not speak openenv.v1", phase="connect")
     return socket

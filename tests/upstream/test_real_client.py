@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import ensure_upstream_python
 from openenv_async import EngineOptions, Environment, create_app, serve
 
 # One worker makes upstream's environment; the others need not wait for it.
@@ -48,17 +46,6 @@ class Talk(Environment[TalkAction, TalkObservation, dict[str, Any]]):
 
     def state(self) -> dict[str, Any]:
         return {"total": self.total}
-
-
-@pytest.fixture(scope="session")
-def upstream_python() -> str:
-    """An interpreter that has upstream, made once; ``UPSTREAM_PYTHON`` names another one."""
-    try:
-        return ensure_upstream_python(os.environ.get("UPSTREAM_PYTHON"))
-    except (OSError, subprocess.CalledProcessError) as exc:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"upstream cannot be installed here: {exc}")
 
 
 async def play(python: str, scenario: str, url: str) -> Any:
