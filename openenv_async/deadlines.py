@@ -2,7 +2,8 @@
 
 Each watched item is in the heap at most once for its earliest look. Moving a deadline later,
 which every finished step does, costs nothing: the item is looked at when its old time comes and
-put back. The owner of the clock and of the timer passes both in.
+put back. What is stale is taken out once it is half of the heap. The owner of the clock and of the
+timer passes both in.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import heapq
 import itertools
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 __all__ = ["Deadlines", "Timer", "Watched"]
+
+_FEW: Final = 64
+"""Stale entries that the heap may hold at any size."""
 
 
 class Watched(Protocol):
@@ -49,15 +53,30 @@ class Deadlines:
         self._order = itertools.count()
         self._timer: Timer | None = None
         self._timer_at = inf
+        self._stale = 0
 
     def watch(self, item: Watched, when: float) -> None:
         """Look at ``item`` no later than ``when``."""
         if when >= item.scheduled:
             return
+        if item.scheduled != inf:
+            self._stale += 1
         item.scheduled = when
         heapq.heappush(self._heap, (when, next(self._order), item))
         if when < self._timer_at:
             self._arm(when)
+
+    def forget(self, item: Watched) -> None:
+        """Look at ``item`` no more, and let go of it soon."""
+        if item.scheduled == inf:
+            return
+        item.scheduled = inf
+        self._stale += 1
+        heap = self._heap
+        if self._stale > max(_FEW, len(heap) // 2):
+            self._stale = 0
+            heap[:] = [entry for entry in heap if entry[0] == entry[2].scheduled]
+            heapq.heapify(heap)
 
     def close(self) -> None:
         """Stop the timer and forget everything."""
@@ -80,6 +99,7 @@ class Deadlines:
         while heap and heap[0][0] <= now:
             when, _, item = heapq.heappop(heap)
             if when != item.scheduled:
+                self._stale -= self._stale > 0
                 continue  # an earlier look was asked for since, and has been or will be done
             item.scheduled = inf
             again = item.check(now)

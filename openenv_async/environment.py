@@ -121,8 +121,11 @@ def read_contract(cls: type) -> Contract:
             raise TypeError(f"{cls.__name__} has no {name}(): an environment needs one")
     parameters = list(inspect.signature(cls.reset).parameters.values())[1:]  # type: ignore[attr-defined]  # checked above
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    any_option = any(p.kind is p.VAR_KEYWORD for p in parameters)
     state = inspect.getattr_static(cls, "state", None)
-    state_is_property = not callable(state) and not isinstance(state, classmethod | staticmethod)
+    state_is_property = state is not None and not (
+        callable(state) or isinstance(state, classmethod | staticmethod)
+    )
     streams = hasattr(cls, "step_stream")
     awaited = frozenset(
         name
@@ -132,9 +135,9 @@ def read_contract(cls: type) -> Contract:
     is_async = streams or bool(awaited)
     return Contract(
         reset_options={k: v for k, v in named.items() if k not in ("seed", "episode_id")},
-        any_option=any(p.kind is p.VAR_KEYWORD for p in parameters),
-        takes_seed="seed" in named or any(p.kind is p.VAR_KEYWORD for p in parameters),
-        takes_episode_id="episode_id" in named,
+        any_option=any_option,
+        takes_seed="seed" in named or any_option,
+        takes_episode_id="episode_id" in named or any_option,
         is_async=is_async,
         streams=streams,
         awaited=awaited,

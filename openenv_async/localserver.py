@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 from openenv_async.errors import ServerError
+from openenv_async.tokens import TOKEN_VARIABLE
 
 __all__ = ["LocalServer"]
 
@@ -89,6 +90,7 @@ class LocalServer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=_own_environ(),
             start_new_session=True,
         )
         self._process = process
@@ -163,3 +165,8 @@ class LocalServer:
         return ServerError(
             f"the server of {self.target!r} {what}", log_tail=self.log_tail, phase="open"
         )
+
+
+def _own_environ() -> dict[str, str]:
+    """This process's environment variables without a token: that one is another server's."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}

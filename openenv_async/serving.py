@@ -1,20 +1,29 @@
-"""Running a server: inside a test or script (``serve``), or as a process of its own."""
+"""Running a server: inside a test or script (``serve``), or as a process of its own.
+
+A server that other machines can reach needs a token; without one it is refused unless its owner
+says that this is meant (``insecure``).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib.util
+import ipaddress
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from openenv_async.engine import EngineOptions
+from openenv_async.engine.resources import raise_descriptors
 from openenv_async.server import create_app
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
@@ -22,11 +31,35 @@ __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
 _STDIN: Final = 0
 
 
+class _WebSocket(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket, which can be cut.
+
+    Closing waits until what was written has been read, for ever if the peer does not read.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn.debug = False  # it would log every frame, and the token with the request
+
+    def handle_connect(self, event: Request) -> None:
+        """As uvicorn's; the application runs after it, and finds how to abort."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"]["openenv.abort"] = self.transport.abort
+
+
 def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn.Config:
-    """Uvicorn as this runtime wants it: no deflate, no pings that kill, bounded shutdown."""
-    return uvicorn.Config(
+    """Uvicorn as this runtime wants it: no deflate, no pings that kill, bounded shutdown.
+
+    Raises:
+        ValueError: the certificate or key cannot be used.
+    """
+    if settings.get("ssl_keyfile") and not settings.get("ssl_certfile"):
+        raise ValueError("a key needs its certificate (--ssl-certfile; ssl_certfile=)")
+    config = uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=_WebSocket,
         ws_max_size=options.limits.max_message_size,
         ws_ping_interval=None,
         ws_ping_timeout=None,
@@ -34,6 +67,11 @@ def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn
         timeout_graceful_shutdown=int(options.close_grace) + 1,
         **{"log_level": "warning", "access_log": False, "lifespan": "on", **settings},
     )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as exc:
+        raise ValueError(f"the certificate or key cannot be used: {exc}") from exc
+    return config
 
 
 class Server(uvicorn.Server):
@@ -85,6 +123,9 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     options: EngineOptions | None = None,
+    insecure: bool = False,
+    ssl_certfile: str | None = None,
+    ssl_keyfile: str | None = None,
     **server: Any,
 ) -> AsyncIterator[str]:
     """Serve an environment in this loop.
@@ -97,16 +138,24 @@ async def serve(
         host: where to listen.
         port: where to listen; 0 takes a free one.
         options: capacity, deadlines, sizes.
-        server: as for ``create_app``.
+        insecure: listen without a token where other machines can connect.
+        ssl_certfile, ssl_keyfile: PEM files, for https and wss.
+        server: as for ``create_app``, ``token`` and ``allowed_origins`` among them.
+
+    Raises:
+        OSError: the address cannot be had.
+        ValueError: other machines could connect and there is no token; or the certificate or key
+            cannot be used.
     """
     options = options or EngineOptions()
-    app = env if _is_app(env) else create_app(env, *args, options=options, **server)
-    runner = Server(uvicorn_config(app, options))
-    listener = listen(host, port)
+    app = _app(env, options, *args, **server)
+    tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+    runner = Server(uvicorn_config(app, options, **tls))
+    listener = listen(host, port, private=not (insecure or _is_guarded(app)))
     task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
     try:
         await _listening(runner, task)
-        yield address(host, listener)
+        yield address(host, listener, runner.config.is_ssl)
     finally:
         runner.stop()
         with contextlib.suppress(asyncio.CancelledError):
@@ -123,6 +172,11 @@ def run_server(
     on_listening: Callable[[str], None] | None = None,
     uvloop: bool | None = None,
     until_stdin_closes: bool = False,
+    insecure: bool = False,
+    ssl_certfile: str | None = None,
+    ssl_keyfile: str | None = None,
+    uvicorn_settings: Mapping[str, Any] | None = None,
+    **server: Any,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then shut down cleanly; a second signal hurries.
 
@@ -135,17 +189,26 @@ def run_server(
         uvloop: whether to run on uvloop; ``None``: if it is installed.
         until_stdin_closes: also stop when standard input ends, as it does when the process
             that holds its other end is gone, however it went.
+        insecure: listen without a token where other machines can connect.
+        ssl_certfile, ssl_keyfile: PEM files, for https and wss.
+        uvicorn_settings: more arguments of ``uvicorn.Config``.
+        server: as for ``create_app``, ``token`` and ``allowed_origins`` among them.
 
     Raises:
         OSError: the address cannot be had.
         RuntimeError: the application did not start.
+        ValueError: other machines could connect and there is no token; or the certificate or key
+            cannot be used.
     """
     options = options or EngineOptions()
-    app = env if _is_app(env) else create_app(env, options=options)
+    app = _app(env, options, **server)
+    settings = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+    settings |= uvicorn_settings or {}
+    raise_descriptors()
 
     async def main() -> None:
-        runner = Server(uvicorn_config(app, options))
-        listener = listen(host, port)
+        runner = Server(uvicorn_config(app, options, **settings))
+        listener = listen(host, port, private=not (insecure or _is_guarded(app)))
         loop = asyncio.get_running_loop()
         _on_signals(loop, runner.stop)
         task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
@@ -154,7 +217,7 @@ def run_server(
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
             if on_listening is not None:
-                on_listening(address(host, listener))
+                on_listening(address(host, listener, runner.config.is_ssl))
             await task
         finally:
             listener.close()
@@ -172,15 +235,26 @@ def loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop]
     return new_event_loop
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, private: bool = False) -> socket.socket:
     """A bound socket.
+
+    Args:
+        host, port: where.
+        private: refuse an address that other machines can reach.
 
     Raises:
         OSError: the address cannot be had.
+        ValueError: it must be private and is not.
     """
     family, kind, proto, _, where = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
+    if private and not ipaddress.ip_address(where[0]).is_loopback:
+        raise ValueError(
+            f"without a token nobody but this machine may connect, and {host} is open to others:"
+            " give a token (--token-file or OPENENV_TOKEN; token=), listen on 127.0.0.1, or say"
+            " that it is meant (--insecure; insecure=True)"
+        )
     listener = socket.socket(family, kind, proto)
     try:
         if os.name == "posix":
@@ -192,10 +266,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address(host: str, listener: socket.socket) -> str:
+def address(host: str, listener: socket.socket, tls: bool = False) -> str:
     """The URL of a bound socket."""
     bound = listener.getsockname()[1]
-    return f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{bound}"
 
 
 async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
@@ -230,6 +304,20 @@ def _on_stdin_closed(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) 
 
     if sys.stdin is not None:
         loop.add_reader(_STDIN, look)
+
+
+def _app(env: Any, options: EngineOptions, *args: Any, **server: Any) -> Any:
+    if not _is_app(env):
+        return create_app(env, *args, options=options, **server)
+    if args or server:  # a token, for one, must not be lost in silence
+        raise TypeError("an application is served as it is: give these arguments to create_app")
+    return env
+
+
+def _is_guarded(app: Any) -> bool:
+    """Whether an application is known to ask for a token."""
+    door = getattr(getattr(app, "state", None), "openenv", None)
+    return door is not None and not door.guard.open
 
 
 def _is_app(env: Any) -> bool:

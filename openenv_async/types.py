@@ -152,7 +152,7 @@ class Timeouts:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """The defaults, changed by ``OPENENV_TIMEOUT_STEP=30`` and alike; ``none`` is off.
+        """The defaults, changed by ``OPENENV_TIMEOUT_STEP=30`` and alike; 0 or ``none`` is off.
 
         Raises:
             ValueError: a value is no number; the message names the variable.
@@ -164,7 +164,7 @@ class Timeouts:
             if text is None:
                 continue
             try:
-                changes[item.name] = None if text.lower() in ("none", "off") else float(text)
+                changes[item.name] = None if text.lower() in ("none", "0") else float(text)
             except ValueError:
                 raise ValueError(f"{variable} must be seconds or 'none', got {text!r}") from None
         return cls(**changes)

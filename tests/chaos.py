@@ -235,7 +235,13 @@ class _Link:
 
     async def _pump(self, direction: Direction) -> None:
         proxy, writer = self.proxy, self._writers[direction]
-        gathered = b""
+        loop = asyncio.get_running_loop()
+        gathered = bytearray()
+
+        def flush() -> None:
+            writer.write(bytes(gathered))
+            gathered.clear()
+
         try:
             async for kind, piece in self._pieces(direction):
                 await proxy.flowing.wait()
@@ -248,11 +254,14 @@ class _Link:
                     proxy.messages[direction] += 1
                     if await self._faulty(direction, piece):
                         return
-                gathered += piece
-                if proxy.coalesce and kind != "head":
-                    await asyncio.sleep(proxy.coalesce)
-                await self._write(writer, gathered)
-                gathered = b""
+                if gathered or (proxy.coalesce and kind != "head"):
+                    if not gathered:
+                        loop.call_later(proxy.coalesce, flush)
+                    gathered += piece
+                else:
+                    await self._write(writer, piece)
+            if gathered:
+                flush()
             if not self.is_black_hole:
                 self.half_close(direction)
         except (OSError, asyncio.IncompleteReadError):

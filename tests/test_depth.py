@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openenv_async.depth import check_json_depth, check_msgpack_depth
+from openenv_async.depth import _shallow_decoder, check_json_depth, check_msgpack_depth
 from openenv_async.errors import InvalidModel, ProtocolError
 from openenv_async.models import PayloadCodec
 from openenv_async.types import MAX_DEPTH
@@ -111,6 +111,27 @@ def test_content_that_looks_like_containers_is_not_counted(tree: Any) -> None:
     check_msgpack_depth(memoryview(data), 3)
     if "x" not in tree:
         check_json_depth(msgspec.json.encode(tree), 3)
+
+
+def test_shallow_data_is_fast_and_has_no_more_than_the_limit() -> None:
+    records = [{"id": i, "name": "abc", "tags": [{"a": [1.5]}]} for i in range(5000)]
+    data = msgspec.msgpack.encode(records)
+    started = time.perf_counter()
+    check_msgpack_depth(data, LIMIT)
+    assert time.perf_counter() - started < 1  # 2 ms
+    check_msgpack_depth(data, 5)
+    for limit in range(5):
+        with pytest.raises(ProtocolError, match=f"limit of {limit}"):
+            check_msgpack_depth(data, limit)
+
+
+@given(tree=TREES)
+def test_what_the_shallow_decoder_reads_is_shallow(tree: Any) -> None:
+    data = msgspec.msgpack.encode(tree)
+    for levels in range(4):
+        with contextlib.suppress(msgspec.MsgspecError):
+            _shallow_decoder(levels)(data)
+            assert depth(tree) <= levels
 
 
 def test_truncated_msgpack_is_refused() -> None:

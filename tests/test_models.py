@@ -238,6 +238,11 @@ class TestEveryFormat:
         with pytest.raises(InvalidModel):
             codec.decode(codec.encode([["Cell", {"x": np.int8(1)}, 3]]))
 
+    def test_a_union_is_looked_through_by_the_shape_of_the_value(self, name: Format) -> None:
+        codec = PayloadCodec[Any](list[Point | list[Any]], name)
+        values: list[Any] = [{"x": np.int8(1)}, [1, 2, 3, {"any": 4}]]
+        assert codec.decode(codec.encode(values)) == [Point(1), [1, 2, 3, {"any": 4}]]
+
     @pytest.mark.parametrize("other", [datetime.datetime, uuid.UUID, Literal["a"], Color, bytes])
     def test_unions_with_scalars(self, other: Any, name: Format) -> None:
         codec = PayloadCodec[Any](list[Point | other | int | list[int] | None], name)
@@ -429,6 +434,73 @@ def test_pydantic_binary_bytes_survive_native_formats() -> None:
         PayloadCodec[Any](PydanticOuter, "plain").encode(value)
 
 
+@dataclass
+class Parcel:
+    raw: bytes
+    extra: Any = None
+    many: dict[str, list[bytes | None]] = field(default_factory=dict)
+    pair: tuple[int, bytes] = (0, b"")
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+class Crate(msgspec.Struct, tag="crate", array_like=True):
+    raw: bytes
+    extra: dict[str, Any]
+
+
+class TestBytesInJson:
+    @pytest.mark.parametrize("kind", [Any, dict, dict[str, Any], Box[Any], dict[str, Any] | None])
+    @pytest.mark.parametrize("octets", [b"", b"\0", b"\xff" * 300, b"a" * 70_000])
+    def test_untyped_bytes_come_back(self, kind: Any, octets: bytes) -> None:
+        value = {"a": octets, "b": [1.5, None, {"c": [octets, "text"]}], "n": math.inf}
+        for native in ("msgpack", "json"):
+            made = Box(value) if kind is Box[Any] else value
+            assert trip(kind, made, native) == made
+
+    def test_wire(self) -> None:
+        encode = PayloadCodec[Any](Any, "json").encode
+        assert encode(b"a") == b'{"__bytes__":"YQ=="}'
+        assert encode({"a": [memoryview(b"a"), bytearray(b"a")]}) == (
+            b'{"a":[{"__bytes__":"YQ=="},{"__bytes__":"YQ=="}]}'
+        )
+        # each has a byte that in MessagePack would begin bytes
+        assert encode([0xC4, "\u0100", 196.5, 2**70]) == b'[196,"\xc4\x80",196.5,%d]' % 2**70
+
+    def test_inside_models_in_untyped_places(self) -> None:
+        assert trip(Any, [Box(b"a"), Crate(b"b", {"c": b"d"})], "json") == [
+            {"content": b"a"},
+            ["crate", b"b", {"c": b"d"}],
+        ]
+
+    @pytest.mark.parametrize("extra", [None, 1, b"\0", {"__bytes__": b"x"}, [math.nan, b"y"]])
+    def test_declared_bytes_stay_base64_text(self, extra: Any) -> None:
+        value = Parcel(b"\0", extra, {"a": [b"\1", None]}, (1, b"\2"), bytearray(b"\3"))
+        codec = PayloadCodec[Parcel](Parcel, "json")
+        wired = msgspec.json.decode(codec.encode(value))
+        assert (wired["raw"], wired["many"]) == ("AA==", {"a": ["AQ==", None]})
+        assert (wired["pair"], wired["buffer"]) == ([1, "Ag=="], "Aw==")
+        assert repr(codec.decode(codec.encode(value))) == repr(value)
+
+    def test_declared_bytes_in_arrays_and_unions(self) -> None:
+        kind = list[Crate | dict[str, bytes] | None]
+        value = [Crate(b"\0", {"a": b"\1"}), {"b": b"\2"}, None]
+        codec = PayloadCodec[Any](kind, "json")
+        assert codec.encode(value) == (
+            b'[["crate","AA==",{"a":{"__bytes__":"AQ=="}}],{"b":"Ag=="},null]'
+        )
+        assert codec.decode(codec.encode(value)) == value
+
+    def test_declared_bytes_may_come_tagged(self) -> None:
+        data = b'{"raw":{"__bytes__":"AA=="},"buffer":{"__bytes__":"AQ=="},"extra":"AA=="}'
+        assert PayloadCodec[Any](Parcel, "json").decode(data) == Parcel(
+            b"\0", "AA==", buffer=bytearray(b"\1")
+        )
+
+    def test_a_text_field_takes_no_bytes(self) -> None:
+        with pytest.raises(InvalidModel, match="str"):
+            PayloadCodec[Any](Point, "json").decode(b'{"x":1,"label":{"__bytes__":"AA=="}}')
+
+
 def test_pydantic_arrays() -> None:
     value = PydanticOuter(array=np.ones(2, np.float32))
     for name in ("msgpack", "json"):
@@ -439,6 +511,12 @@ def test_pydantic_arrays() -> None:
 class Hidden:
     x: int
     _secret: int = 0
+
+
+class PydanticHolder(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+
+    held: Hidden
 
 
 @dataclass
@@ -454,6 +532,31 @@ def test_types_that_cannot_be_models(model: Any) -> None:
     for name in FORMATS:
         with pytest.raises(InvalidModel, match="cannot be a model"):
             PayloadCodec[Any](model, name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", [Any, dict, Box[Any], list[Any]])
+def test_private_attrs_fields_are_refused_in_untyped_places(kind: Any, name: Format) -> None:
+    codec = PayloadCodec[Any](kind, name)
+    for value in (
+        {"a": [1, Hidden(1)]},
+        Box({"b": (Point(1), Hidden(1))}),
+        [AttrsPoint(Box(Hidden(1)))],  # type: ignore[arg-type] # the point
+        [PydanticHolder(held=Hidden(1))],
+    ):
+        with pytest.raises(InvalidModel, match=r"Hidden._secret would not travel; rename it"):
+            codec.encode(value)
+    with pytest.raises(InvalidModel, match=r"\$\['a'\]\[1\] \(Hidden\)"):
+        codec.encode({"a": [1, Hidden(1)]})
+    codec.encode([AttrsPoint(1), Point(1), TuplePoint(1), {"_a": StructPoint(1)}])
+
+
+def test_private_attrs_fields_are_refused_inside_pydantic_and_by_to_builtins() -> None:
+    for name in FORMATS:
+        with pytest.raises(InvalidModel, match=r"Hidden\._secret"):
+            PayloadCodec[Any](PydanticHolder, name).encode(PydanticHolder(held=Hidden(1)))
+    with pytest.raises(InvalidModel, match=r"Hidden\._secret"):
+        to_builtins([Hidden(1)])
 
 
 def test_field_names() -> None:

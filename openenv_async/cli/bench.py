@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from openenv_async.cli.options import SECONDS, examples, is_url, param_option
+from openenv_async.cli.options import SECONDS, examples, is_url, param_option, token_option
 
 if TYPE_CHECKING:
     from openenv_async.benchmarking import Report
@@ -51,7 +51,7 @@ _KINDS: Final = {
     help="Size of the array in each observation of the built-in environment.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of the actions.")
-@click.option("--token", envvar="OPENENV_TOKEN", help="Access token of a running server.")
+@token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(

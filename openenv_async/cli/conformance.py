@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from openenv_async.cli.options import examples, is_url
+from openenv_async.cli.options import examples, is_url, token_option
 
 if TYPE_CHECKING:
     from openenv_async.conformance import Result
@@ -26,7 +26,7 @@ __all__ = ["conformance"]
     )
 )
 @click.argument("url")
-@click.option("--token", envvar="OPENENV_TOKEN", help="Access token of the server.")
+@token_option
 @click.option("--door", "doors", multiple=True, help="Only this door, such as http. Repeatable.")
 @click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")

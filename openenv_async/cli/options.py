@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,9 +12,18 @@ from typing import Any, TypeVar
 
 import click
 
+from openenv_async.tokens import TOKEN_VARIABLE, find_token
 from openenv_async.types import Timeouts
 
-__all__ = ["SECONDS", "examples", "import_from_here", "is_url", "param_option", "timeout_options"]
+__all__ = [
+    "SECONDS",
+    "examples",
+    "import_from_here",
+    "is_url",
+    "param_option",
+    "timeout_options",
+    "token_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,7 +35,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only from 
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            seconds = float(value)
+            seconds = 0.0 if value == "none" else float(value)
         except ValueError:
             seconds = float("nan")
         if not 0 <= seconds < float("inf"):
@@ -50,6 +60,21 @@ def param_option(command: Command) -> Command:
     return decorate(command)
 
 
+def token_option(command: Command) -> Command:
+    """The option ``--token-file``; what is given as ``token`` is the token, or ``None``.
+
+    There is no ``--token``: every user of the machine can read command lines.
+    """
+    decorate = click.option(
+        "--token-file",
+        "token",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=_read_token,
+        help=f"File with the access token; without it ${TOKEN_VARIABLE} is taken.",
+    )
+    return decorate(command)
+
+
 def timeout_options(command: Command) -> Command:
     """One option per field of ``Timeouts`` that a server has, such as ``--step-timeout``."""
     for name, default in reversed(_server_timeouts()):
@@ -57,7 +82,7 @@ def timeout_options(command: Command) -> Command:
         decorate = click.option(
             f"--{name}-timeout",
             type=SECONDS,
-            envvar=f"OPENENV_{name.upper()}_TIMEOUT",
+            envvar=f"OPENENV_TIMEOUT_{name.upper()}",
             metavar="SECONDS",
             help=f"As Timeouts.{name}; 0 for none.  [default: {shown}]",
         )
@@ -67,6 +92,13 @@ def timeout_options(command: Command) -> Command:
 
 def _server_timeouts() -> list[tuple[str, float | None]]:
     return [(name, value) for name, value in asdict(Timeouts()).items() if name != "connect"]
+
+
+def _read_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return find_token(value, os.environ)
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(str(exc), ctx, param) from None
 
 
 def _read_params(

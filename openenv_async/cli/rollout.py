@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from openenv_async.cli.options import SECONDS, examples, import_from_here, is_url, param_option
+from openenv_async.cli.options import (
+    SECONDS,
+    examples,
+    import_from_here,
+    is_url,
+    param_option,
+    token_option,
+)
 
 __all__ = ["rollout"]
 
@@ -68,6 +75,7 @@ def _read_policy(
 @click.option("--max-steps", type=click.IntRange(1), help="Truncate episodes after so many steps.")
 @click.option("--timeout", type=SECONDS, help="Seconds for one episode; 0: no limit.")
 @click.option("--connections", type=click.IntRange(1), help="Connections to share.  [default: 1]")
+@token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
@@ -95,6 +103,7 @@ async def _rollout(
     seed: int | None,
     timeout: float | None,
     concurrency: int,
+    token: str | None,
     **options: Any,
 ) -> None:
     from openenv_async.cli.playing import play, progress_bar
@@ -106,9 +115,9 @@ async def _rollout(
         if not is_url(target):
             room = ("--max-sessions", str(max(1024, concurrency)))
             server = await stack.enter_async_context(LocalServer(target, params, arguments=room))
-            url = server.url
+            url, token = server.url, None
         if policy is None:
-            policy = RandomPolicy((await fetch_schema(url))["action"], seed)
+            policy = RandomPolicy((await fetch_schema(url, token=token))["action"], seed)
         with progress_bar() as bar:
             summary = await play(
                 url,
@@ -119,6 +128,7 @@ async def _rollout(
                 seeds=seed,
                 timeout=timeout or None,
                 concurrency=concurrency,
+                token=token,
                 **options,
             )
     if as_json:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from openenv_async.cli.options import examples, import_from_here, param_option, timeout_options
+from openenv_async.cli.options import (
+    examples,
+    import_from_here,
+    param_option,
+    timeout_options,
+    token_option,
+)
 
 __all__ = ["serve"]
 
@@ -19,6 +25,7 @@ __all__ = ["serve"]
         "serve gymnasium --param id=CartPole-v1 --param max_episode_steps=100",
         "serve my_package.environment:MyEnvironment --port 0 --json",
         "serve ./my_env --max-sessions 256 --step-timeout 5",
+        "serve echo --host 0.0.0.0 --token-file token.txt --ssl-certfile cert.pem",
     )
 )
 @click.argument("target")
@@ -34,10 +41,49 @@ __all__ = ["serve"]
 @click.option(
     "--max-waiting", type=click.IntRange(0), help="Sessions that may wait for one.  [default: 0]"
 )
-@click.option("--workers", type=click.IntRange(0), help="Processes that share the environments.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that share the environments.")
 @click.option("--max-threads", type=click.IntRange(1), help="Threads for sync environments.")
 @param_option
 @timeout_options
+@token_option
+@click.option(
+    "--allow-origin",
+    "allowed_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages of https://HOST[:PORT] may connect; * allows any. Repeatable.",
+)
+@click.option("--insecure", is_flag=True, help="Let other machines connect without a token.")
+@click.option(
+    "--ssl-certfile",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Certificate chain in PEM format: serve https and wss.",
+)
+@click.option(
+    "--ssl-keyfile",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Its private key, where the certificate's file does not have it.",
+)
+@click.option(
+    "--min-free-memory",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Memory below which nothing new is opened; 0: never refuse.  [default: 64 MiB]",
+)
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged, on standard error.",
+)
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="Lines of text or of JSON.",
+)
 @click.option("--debug", is_flag=True, help="Send tracebacks of the environment to clients.")
 @click.option("--json", "as_json", is_flag=True, help="Announce the address as a line of JSON.")
 @click.option(
@@ -53,6 +99,13 @@ def serve(
     as_json: bool,
     uvloop: bool | None,
     until_stdin_closes: bool,
+    token: str | None,
+    allowed_origins: tuple[str, ...],
+    insecure: bool,
+    ssl_certfile: str | None,
+    ssl_keyfile: str | None,
+    log_level: str,
+    log_format: Literal["text", "json"],
     **settings: Any,
 ) -> None:
     """Serve the environment TARGET until SIGTERM or Ctrl-C.
@@ -62,10 +115,12 @@ def serve(
     """
     from openenv_async.discovery import find_target
     from openenv_async.engine import EngineOptions
+    from openenv_async.logs import configure_logging
     from openenv_async.serving import run_server
     from openenv_async.types import Timeouts
 
     import_from_here()
+    configure_logging(log_level, log_format)
     given = {name: value for name, value in settings.items() if value is not None}
     timeouts = {
         name.removesuffix("_timeout"): given.pop(name) or None
@@ -100,7 +155,15 @@ def serve(
             on_listening=announce,
             uvloop=uvloop,
             until_stdin_closes=until_stdin_closes,
+            insecure=insecure,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
+            uvicorn_settings={"log_level": log_level, "log_config": None},
+            token=token,
+            allowed_origins=allowed_origins,
         )
+    except ValueError as exc:
+        raise click.UsageError(str(exc), click.get_current_context()) from exc
     except OSError as exc:
         raise click.ClickException(
             f"cannot listen on {host}:{port}: {exc.strerror or exc}"

@@ -35,7 +35,6 @@ from openenv_async.errors import (
     ServerBusy,
     SessionClosed,
     SessionLost,
-    TransportError,
     VersionMismatch,
     error_from_wire,
 )
@@ -190,6 +189,9 @@ class Channel:
 
     def grant(self, seq: int, units: int) -> None:
         """Allow more partial observations."""
+        request = self.sent.get(seq)
+        if type(request) is Step:
+            request.credit += units  # in all: should the request be sent again
         self.connection.send(Credit(self.number, seq, units))
 
     def close_soon(self) -> None:
@@ -219,7 +221,7 @@ class Channel:
 
     def check(self, now: float) -> float | None:
         """Give up on a server that is late with its own deadline."""
-        future = self.future
+        future, connection = self.future, self.connection
         if future is None or self.error is not None:
             return None
         if now < self.due:
@@ -228,13 +230,17 @@ class Channel:
             # This loop was held up; what it missed lies in the socket. Look again after reading.
             self.due = now + 1.0
             return self.due
+        again = connection.doubt(self.due - _BACKSTOP, now)
+        if again > now:
+            self.due = again
+            return again
         self.due = inf
         self.cancel(self.waited)
         self.future = None
         if not future.done():
             future.set_exception(
                 DeadlineExceeded(
-                    f"{self.connection.where} did not answer within the deadline it was given:"
+                    f"{connection.where} did not answer within the deadline it was given:"
                     " it is overloaded, or the network is stuck",
                     session_id=self.id,
                     request_id=self.waited or None,
@@ -264,6 +270,9 @@ class Connection:
         self.late_replies = 0
         self.reconnects = 0
         self.going_away: GoingAway | None = None
+        self.heard_at = -inf
+        self._doubted_at = -inf
+        self._closing: set[asyncio.Task[None]] = set()
         self._redial = redial
         self._codec: MsgpackCodec | JsonCodec | None = None
         self._transport: Transport | None = None
@@ -357,7 +366,8 @@ class Connection:
             if self._blocked is not None:
                 await asyncio.wait([self._blocked], timeout=self.timeouts.close)
         transport = self._transport
-        tasks = [task for task in (self._blocked, self._coming_back) if task is not None]
+        tasks: list[asyncio.Task[None]] = [*self._closing]
+        tasks += [task for task in (self._blocked, self._coming_back) if task is not None]
         self._fail(SessionClosed("the connection was closed by this side"))
         if tasks:
             await asyncio.wait(tasks)
@@ -384,6 +394,24 @@ class Connection:
         else:
             self._fail(ConnectionLost(f"the connection to {self.where} was lost"))
 
+    def doubt(self, since: float, now: float) -> float:
+        """An answer is late. If nothing at all came ``since``, this transport may be dead.
+
+        A network may swallow everything and tell nobody. Another transport decides: the session
+        is resumed there, and the request sent again under its number.
+
+        Returns:
+            Until when to wait for that; in the past when there is nothing to wait for.
+        """
+        transport = self._transport
+        if self._up and self.heard_at < since and transport is not None:
+            self._doubted_at = now
+            closing = self.loop.create_task(transport.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self.lost(transport)
+        return self._doubted_at + _BACKSTOP
+
     def _down(self) -> None:
         self._up = False
         self._transport = None
@@ -391,7 +419,7 @@ class Connection:
         for handle in (self._flushing, self._blocked, self._heartbeat):
             if handle is not None:
                 handle.cancel()
-        self._heartbeat = self._flushing = None
+        self._heartbeat = self._flushing = self._blocked = None
         self._large.clear()
         self._assembler.clear()
 
@@ -404,7 +432,9 @@ class Connection:
                 try:
                     await self._attach()
                     break
-                except TransportError as exc:
+                except OpenEnvError as exc:
+                    if not exc.retryable:  # a server short of descriptors is, for one
+                        raise
                     left = give_up_at - self.loop.time()
                     if left <= 0:
                         self._fail(self._gone(f"no connection could be made for {ttl:g} s: {exc}"))
@@ -412,7 +442,10 @@ class Connection:
                     await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), left))
                     delay = min(delay * 2, _LONGEST_DELAY)
         except OpenEnvError as exc:
+            self._coming_back, transport = None, self._transport
             self._fail(exc)
+            if transport is not None:
+                await transport.aclose()
             return
         finally:
             self._coming_back = None
@@ -480,6 +513,7 @@ class Connection:
     def forget(self, channel: Channel) -> None:
         """The channel is not used any more."""
         self._channels.pop(channel.number, None)
+        self.deadlines.forget(channel)
         channel.fail(_CLOSED_HERE)
 
     # -- frames out ---------------------------------------------------------------------------
@@ -569,6 +603,7 @@ class Connection:
     def receive(self, message: bytes | str) -> None:
         """Take one message from the transport."""
         assert self._codec is not None
+        self.heard_at = self.loop.time()
         try:
             frames = self._codec.decode(message)
         except OpenEnvError as exc:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self
 from openenv_async.client.connection import Channel, Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
+from openenv_async.client.tls import Trust
 from openenv_async.client.websocket import dial
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.models import Format
@@ -57,6 +58,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         subprotocol: ``openenv.v1.msgpack``, ``openenv.v1.json`` or ``upstream`` (the JSON
             dialect of upstream OpenEnv servers); by default the first that the server speaks.
         headers: more headers of the connection request.
+        ssl: what to trust at https and wss: an ``ssl.SSLContext``, or the path of a file of
+            certificates (PEM); by default what the system trusts.
 
     Raises:
         ConnectFailed, Unauthorized, ServerBusy, EnvironmentStartFailed: by what opens it.
@@ -73,6 +76,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         share: bool | str = True,
         subprotocol: str | None = None,
         headers: dict[str, str] | None = None,
+        ssl: Trust = None,
     ) -> None:
         self.base_url = base_url
         self.timeouts = timeouts or _TIMEOUTS
@@ -82,6 +86,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self._share = share
         self._subprotocol = subprotocol
         self._headers = headers
+        self._ssl = ssl
         self._channel: Channel | None = None
         self._release: tuple[SharedConnections, Hashable] | None = None
         self._opening: asyncio.Future[Channel] | None = None
@@ -480,17 +485,25 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             token=self._token,
             subprotocol=self._subprotocol,
             headers=self._headers,
+            ssl=self._ssl,
             limits=self.limits,
             timeouts=self.timeouts,
         )
 
     def _key(self) -> Hashable:
         headers = tuple(sorted(self._headers.items())) if self._headers else None
-        return (self.base_url, self._token, self._subprotocol, headers, self.limits, self._share)
+        return (
+            *(self.base_url, self._token, self._subprotocol, headers, self._ssl),
+            *(self.limits, self._share),
+        )
 
 
-class GenericEnvClient(EnvClient[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    """A client that takes and gives dicts, for any environment."""
+class GenericEnvClient(EnvClient[Any, Any, Any]):
+    """A client of any environment, for who has not its model classes.
+
+    Takes and gives plain values: where the environment has a model, a dict of its fields; where
+    it has a number, text, a list or an array, just that.
+    """
 
 
 def _on_wire(timeout: float | None) -> float:

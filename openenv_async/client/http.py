@@ -18,13 +18,14 @@ import asyncio
 import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast
 
 import msgspec
 
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.sockets import Sockets
+from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.websocket import is_loopback
 from openenv_async.depth import check_msgpack_depth
 from openenv_async.errors import (
@@ -43,6 +44,8 @@ from openenv_async.errors import (
     error_from_wire,
 )
 from openenv_async.protocol.codec import too_large
+from openenv_async.tokens import check_token
+from openenv_async.tracing import inject
 from openenv_async.types import (
     MAX_DEPTH,
     ActT,
@@ -55,6 +58,8 @@ from openenv_async.types import (
 )
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     import aiohttp
 
     from openenv_async.client.sync import SyncEnvClient
@@ -76,7 +81,7 @@ class _Result(msgspec.Struct):
     reward: float | None = None
     terminated: bool = False
     truncated: bool = False
-    info: msgspec.Raw | None = None
+    info: msgspec.Raw = msgspec.Raw(b"\xc0")  # msgspec reads ``Raw | None`` as None alone
     episode_id: str = ""
     seed: int = 0
 
@@ -114,6 +119,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         limits: Limits,
         options: dict[str, Any] | None,
         headers: dict[str, str] | None,
+        ssl: Trust,
     ) -> None:
         self.base_url = _http_url(base_url)
         self.timeouts = timeouts
@@ -125,7 +131,9 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         self._options = options
         self._headers = {**(headers or {}), "Accept": _MEDIA}
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = f"Bearer {check_token(token)}"
+        self._ssl = ssl
+        self._trust: SSLContext | Literal[True] | None = None
         self._seq = 0
         self._is_unsure = False
         self._is_busy = False
@@ -212,7 +220,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
             reply.reward,
             reply.terminated,
             reply.truncated,
-            {} if reply.info is None else wire.decode_any(memoryview(reply.info)),
+            wire.decode_any(memoryview(reply.info)) or {},
         )
 
     def _exclusive(self, what: str) -> _Exclusive:
@@ -299,6 +307,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
             "X-OpenEnv-Session": f"{self.session_id}.{self._secret}",
             "X-OpenEnv-Timeout": f"{0.0 if timeout is None else timeout:.6f}",
         }
+        inject(headers)
         if seq is not None:
             headers["X-OpenEnv-Seq"] = str(seq)
         data = None
@@ -309,6 +318,8 @@ class _Calls(Generic[ActT, ObsT, StateT]):
                 self._is_unsure = False
                 raise too_large(len(data), self.limits.max_message_size)
         client = await self._client()
+        if self._trust is None:
+            self._trust = trusted(self._ssl) or True
         total = math.inf if timeout is None else timeout + _BACKSTOP
         limits = aiohttp.ClientTimeout(
             total=None if total == math.inf else total, sock_connect=self.timeouts.connect
@@ -319,7 +330,12 @@ class _Calls(Generic[ActT, ObsT, StateT]):
                 await asyncio.sleep(pause)
             try:
                 async with client.request(
-                    method, self.base_url + path, data=data, headers=headers, timeout=limits
+                    method,
+                    self.base_url + path,
+                    data=data,
+                    headers=headers,
+                    timeout=limits,
+                    ssl=self._trust,
                 ) as response:
                     answer = await self._read(response)
                     return self._decode(response, answer, reply)
@@ -422,6 +438,8 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         limits: sizes this side accepts.
         options: constructor options of the environment, where it opens any to clients.
         headers: more headers of every request.
+        ssl: what to trust at https and wss: an ``ssl.SSLContext``, or the path of a file of
+            certificates (PEM); by default what the system trusts.
 
     Raises:
         ConnectFailed, Unauthorized, ServerBusy, EnvironmentStartFailed: by what opens it.
@@ -436,10 +454,11 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         limits: Limits | None = None,
         options: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
+        ssl: Trust = None,
     ) -> None:
         self.base_url = base_url
         self._calls: _Calls[ActT, ObsT, StateT] = _Calls(
-            base_url, token, timeouts or Timeouts(), limits or Limits(), options, headers
+            base_url, token, timeouts or Timeouts(), limits or Limits(), options, headers, ssl
         )
         self._calls.models = lambda: wire_models(self, "msgpack")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
+from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
@@ -15,9 +17,12 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.client.connection import Connection, Transport
+from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.upstream import UpstreamTransport
-from openenv_async.errors import ConnectFailed, Unauthorized
+from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized, error_from_wire
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.tokens import check_token
+from openenv_async.tracing import inject
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["WebSocketTransport", "dial", "is_loopback", "websocket_url"]
@@ -67,6 +72,10 @@ class _Socket(ClientConnection):
     on_lost: Callable[[], None] | None = None
     _parts: list[bytes]
     _text: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.protocol.debug = False  # it would log every frame, and the token with the request
 
     def process_event(self, event: Any) -> None:
         on_message = self.on_message
@@ -138,6 +147,7 @@ async def dial(
     token: str | None = None,
     subprotocol: str | None = None,
     headers: dict[str, str] | None = None,
+    ssl: Trust = None,
     limits: Limits,
     timeouts: Timeouts,
 ) -> Connection:
@@ -149,6 +159,8 @@ async def dial(
         subprotocol: ``openenv.v1.msgpack``, ``openenv.v1.json`` or ``upstream``; by default the
             first of them that the server speaks.
         headers: more request headers.
+        ssl: what to trust at https and wss: an ``ssl.SSLContext``, or the path of a file of
+            certificates (PEM); by default what the system trusts.
         limits, timeouts: of this side.
 
     Raises:
@@ -160,10 +172,12 @@ async def dial(
     offered = [Subprotocol(name) for name in names if name != UPSTREAM]
     all_headers = dict(headers or {})
     if token is not None:
-        all_headers["Authorization"] = f"Bearer {token}"
+        all_headers["Authorization"] = f"Bearer {check_token(token)}"
+    inject(all_headers)
+    trust = trusted(ssl) if address.startswith("wss") else None
 
     async def open_socket() -> _Socket:
-        return await _open_socket(url, address, offered, all_headers, limits, timeouts)
+        return await _open_socket(url, address, offered, all_headers, trust, limits, timeouts)
 
     async def redial(connection: Connection) -> Transport:
         socket = await open_socket()
@@ -184,10 +198,12 @@ async def _open_socket(
     address: str,
     offered: list[Subprotocol],
     headers: dict[str, str],
+    trust: SSLContext | None,
     limits: Limits,
     timeouts: Timeouts,
 ) -> _Socket:
     """An open WebSocket; every failure translated."""
+    tls: dict[str, Any] = {} if trust is None else {"ssl": trust}
     try:
         async with asyncio.timeout(timeouts.connect):
             socket = await connect(
@@ -201,6 +217,7 @@ async def _open_socket(
                 close_timeout=2.0,
                 proxy=None if is_loopback(address) else True,
                 create_connection=_Socket,
+                **tls,
             )
     except TimeoutError:
         raise ConnectFailed(
@@ -213,10 +230,31 @@ async def _open_socket(
             raise Unauthorized(
                 f"{url} refused the connection with HTTP {status}: check the token"
             ) from None
-        raise ConnectFailed(
+        raise _refusal(exc.response.body) or ConnectFailed(
             f"{url} answered HTTP {status} instead of a WebSocket", phase="connect"
         ) from None
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as exc:
         raise ConnectFailed(f"cannot connect to {url}: {exc}", phase="connect") from exc
     assert isinstance(socket, _Socket)
     return socket
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    message: str
+    retryable: bool = False
+    detail: dict[str, Any] = {}
+
+
+class _Refusal(msgspec.Struct):
+    error: _Problem
+
+
+def _refusal(body: bytes | bytearray) -> OpenEnvError | None:
+    """The error that an openenv_async server gave instead of a WebSocket."""
+    try:
+        error = msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    made = error_from_wire(error.code, error.message, error.retryable, error.detail)
+    return made.add_context(phase="connect")

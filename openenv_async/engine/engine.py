@@ -16,6 +16,8 @@ from openenv_async.engine.isolation.inline import InlineDriver
 from openenv_async.engine.isolation.processes import ProcessDriver, make_recipe
 from openenv_async.engine.isolation.tasks import TaskDriver
 from openenv_async.engine.isolation.threads import ThreadDriver
+from openenv_async.engine.latency import Histogram, StepTimer
+from openenv_async.engine.resources import Resources
 from openenv_async.engine.session import Driver, Port, Session
 from openenv_async.errors import (
     GoingAway,
@@ -51,6 +53,8 @@ class EngineOptions:
         limits: sizes.
         interrupt_grace: seconds that an interrupted call has to end before it is given up.
         close_grace: seconds that shutting down may take.
+        min_free_memory: bytes of memory, of the machine or its cgroup, below which nothing new is
+            opened; 0 never refuses.
         debug: send tracebacks of environments to clients.
     """
 
@@ -62,15 +66,18 @@ class EngineOptions:
     limits: Limits = field(default_factory=Limits)
     interrupt_grace: float = 0.5
     close_grace: float = 10.0
+    min_free_memory: int = 64 * 2**20
     debug: bool = False
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, got {self.max_sessions}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.max_threads is not None and self.max_threads < 1:
             raise ValueError(f"max_threads must be at least 1, got {self.max_threads}")
+        if self.min_free_memory < 0:
+            raise ValueError(f"min_free_memory must not be negative, got {self.min_free_memory}")
 
 
 @dataclass(slots=True)
@@ -89,6 +96,12 @@ class EngineStats:
     resumed: int = 0
     peak_sessions: int = 0
     bad_frames: int = 0
+    connections: int = 0
+    connections_opened: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    workers_started: int = 0
+    workers_died: int = 0
 
 
 class Engine:
@@ -98,23 +111,32 @@ class Engine:
     that loop. Everything but the constructor runs on the loop.
     """
 
-    def __init__(self, spec: EnvironmentSpec, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        options: EngineOptions | None = None,
+        *,
+        in_worker: bool = False,
+    ) -> None:
         self.spec = spec
         self.options = options or EngineOptions()
         self.epoch = secrets.token_hex(8)
         self.started_at = time.time()
         self.stats = EngineStats()
+        self.timer = StepTimer()
+        self.waits = Histogram()
+        self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
         self._recipe: bytes | None = None
-        workers = self.options.workers
-        if workers or (workers is None and spec.contract.isolation == "process"):
+        processes = self.options.workers or spec.contract.isolation == "process"
+        if processes and not in_worker:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
-        self._queue: dict[Session, None] = {}  # in order of arrival
+        self._queue: dict[Session, float] = {}  # in order of arrival, with its time
         self._tickets = 0
         self._admitting = False
         self._emptied: asyncio.Future[None] | None = None
@@ -186,7 +208,7 @@ class Engine:
         self.sessions[session.id] = session
         if waits:
             self._tickets += 1
-            self._queue[session] = None
+            self._queue[session] = self.clock()
             session.wait(request, self._tickets)
             return session
         self._begin(session, request)
@@ -207,6 +229,11 @@ class Engine:
         """Sessions that wait for capacity."""
         return len(self._queue)
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that the first in the queue has waited; 0 when nobody waits."""
+        return self.clock() - next(iter(self._queue.values())) if self._queue else 0.0
+
     def place_of(self, session: Session) -> Waiting:
         """Where a waiting session stands in the queue, from 1, counted from above."""
         first = next(iter(self._queue), session)
@@ -222,7 +249,7 @@ class Engine:
         try:
             while self._queue and self.active < self.max_sessions and self.draining is None:
                 session = next(iter(self._queue))
-                del self._queue[session]
+                self.waits.add(self.clock() - self._queue.pop(session))
                 request = session.current
                 assert isinstance(request, Open)
                 self._begin(session, request)
@@ -253,10 +280,11 @@ class Engine:
         """Whether a new session must wait for capacity.
 
         Raises:
-            GoingAway, ServerBusy: it cannot even wait.
+            GoingAway, ResourceLimit, ServerBusy: it cannot even wait.
         """
         if self.draining is not None:
             raise GoingAway(f"the server is going away: {self.draining}")
+        self.resources.check_memory()
         if self.active < self.max_sessions and not self._queue:
             return False
         if len(self._queue) >= self.options.max_waiting:
@@ -324,6 +352,7 @@ class Engine:
         """Called by a session when its environment is gone; gives its capacity back."""
         reason = self._reasons.pop(session.id, error)
         self.sessions.pop(session.id, None)
+        self.deadlines.forget(session)
         if session in self._queue:
             del self._queue[session]
         else:

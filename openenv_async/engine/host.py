@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
+import typing
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -175,13 +176,16 @@ class Host:
         """Run ``step_stream``: emit what is surely partial, return the final one.
 
         A ``StepResult`` and whatever is yielded last are final; a value that is not of the
-        declared observation type is partial; one that is of it is held until the next comes.
+        declared observation type is partial; one that is of it is held until the next comes,
+        or an error shows that it was not the last.
         """
         refused = refuse(self.phase, "step")
         if refused is not None:
             raise refused
         action = self._decode_action(request, wire)
         declared = self.spec.types["observation"]
+        declared = typing.get_origin(declared) or declared
+        checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
         held: Any = None
         holding = False
         stream: AsyncIterator[Any] = self.env.step_stream(action)
@@ -191,10 +195,14 @@ class Host:
                     await emit(wire.encode_observation(held), True)
                 if isinstance(item, StepResult):
                     return item
-                holding = not isinstance(declared, type) or isinstance(item, declared)
+                holding = not checkable or isinstance(item, declared)
                 held = item
                 if not holding:
                     await emit(wire.encode_any(item), False)
+        except Exception:
+            if holding:
+                await emit(wire.encode_observation(held), True)
+            raise
         finally:
             await stream.aclose()  # type: ignore[attr-defined]  # an async generator
         if not holding:

@@ -44,13 +44,18 @@ from openenv_async.protocol.frames import (
     Step,
     Welcome,
 )
+from openenv_async.tracing import TraceContext
 from openenv_async.version import __version__
 
 __all__ = ["NativeConnection"]
 
 
+_PRUNE: Final = 64
+"""Channels from which on those of dead sessions are looked for, again at twice the rest."""
+_HELD_UP: Final = 0.2
+"""Seconds by which a look may be late; more, and this loop was held up, not the peer."""
 _LOOK: Final = 5.0
-"""Seconds between two looks at whether a peer is alive."""
+"""Seconds between two looks at whether a peer is alive, at most."""
 
 
 _MANY: Final = 4
@@ -81,9 +86,13 @@ class NativeConnection:
         self.scheduled = inf
         self.seen_at = engine.clock()
         self.sending_since = inf
+        self.trace: TraceContext | None = None
         self._wake = wake
         self._cut = cut
         self._gone = False
+        timeouts = engine.options.timeouts
+        self._look_at = inf
+        self._look = min(_LOOK, (timeouts.lease or inf) / 4, (timeouts.write or inf) / 4)
         self._out: list[Frame] = []
         limits = engine.options.limits
         # JSON has no chunks: there a payload is part of its frame.
@@ -94,6 +103,7 @@ class NativeConnection:
         self._greeted = False
         self._peer_max_size = limits.max_message_size
         self._channels: dict[int, Session] = {}
+        self._prune_at = _PRUNE
         self._handlers: dict[type, Callable[[Any], None]] = {
             Step: self._on_request,
             Reset: self._on_request,
@@ -187,7 +197,8 @@ class NativeConnection:
         whole = len(message) <= limits.max_batch_size or len(out) == 1
         if whole and len(message) <= self._peer_max_size:
             return [message]
-        return [self._bounded(part) for part in split_batch(out, limits.max_batch_size)]
+        limit = min(limits.max_batch_size, self._peer_max_size)
+        return [self._bounded(part) for part in split_batch(out, limit)]
 
     def _bounded(self, frames: Any) -> bytes:
         """Encode a slice; a frame over the peer's limit becomes an error for that call only."""
@@ -218,8 +229,12 @@ class NativeConnection:
         timeouts = self.engine.options.timeouts
         lease_ends = self.seen_at + (timeouts.lease or inf)
         dead_at = min(lease_ends, self.sending_since + (timeouts.write or inf))
+        late, self._look_at = now - self._look_at, min(dead_at, now + self._look)
         if now < dead_at:
-            return min(dead_at, now + _LOOK)
+            return self._look_at
+        if late > _HELD_UP:  # what the peer sent meanwhile lies in the socket: read it first
+            self._look_at = now + _HELD_UP
+            return self._look_at
         self.engine.stats.cut += 1
         self.lost(left=now >= lease_ends)
         self._cut()
@@ -286,12 +301,15 @@ class NativeConnection:
             self._channels.pop(frame.channel, None)
 
     def _on_open(self, frame: Open) -> None:
-        if frame.channel < 1 or frame.channel in self._channels:
+        there = self._channels.get(frame.channel)
+        if frame.channel < 1 or (there is not None and there.dead is None):
             problem = "is taken" if frame.channel > 0 else "is reserved"
             error = ProtocolError(f"channel {frame.channel} {problem}: choose another")
             self.send(failed(frame, error, self.codec.format))
             return
         limit = self.engine.options.limits.max_channels
+        if len(self._channels) >= min(self._prune_at, limit):
+            self._forget_dead()
         if len(self._channels) >= limit:
             error = ProtocolError(
                 f"this connection has {limit} sessions already (max_channels):"
@@ -302,6 +320,13 @@ class NativeConnection:
         session = self.engine.open(frame, self)
         if session is not None:
             self._channels[frame.channel] = session
+
+    def _forget_dead(self) -> None:
+        """Drop sessions that could not be built, or gave up waiting, after they were listed."""
+        channels = self._channels
+        for number in [n for n, session in channels.items() if session.dead is not None]:
+            del channels[number]
+        self._prune_at = max(_PRUNE, 2 * len(channels))
 
     def _on_chunk(self, frame: Chunk) -> None:
         try:
@@ -341,7 +366,8 @@ class NativeConnection:
         if isinstance(size, int) and size > 0:
             self._peer_max_size = min(size, self._peer_max_size)
         self._greeted = True
-        self.engine.deadlines.watch(self, self.seen_at + _LOOK)
+        self._look_at = self.seen_at + self._look
+        self.engine.deadlines.watch(self, self._look_at)
         self.send(Welcome(PROTOCOL_VERSION, self.engine.epoch, self._welcome()))
 
     def _welcome(self) -> bytes | None:

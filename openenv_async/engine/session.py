@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -26,13 +27,16 @@ from openenv_async.engine.host import (
     failed,
     operation,
 )
+from openenv_async.engine.traced import TracedHost
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
     DeadlineExceeded,
+    EnvironmentRaised,
     InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     ProtocolError,
+    ServerBusy,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -44,6 +48,7 @@ from openenv_async.protocol.frames import (
     Closed,
     Failed,
     Frame,
+    Observation,
     Open,
     Partial,
     Reply,
@@ -58,7 +63,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Driver", "Port", "Session"]
 
+log = logging.getLogger("openenv_async.engine")
+
 _REPLY_OVERHEAD: Final = 64
+_HELD_UP: Final = 0.2
+"""Seconds by which a look at a deadline may be late."""
 _WAITING_NEWS: Final = 1.0
 """Seconds after which a waiting client hears its position again."""
 _TOMBSTONE: Final = Close(0, 0)
@@ -146,7 +155,11 @@ class Session:
         self.channel = open.channel
         self.driver = driver
         self.port: Port | None = port
-        self.host = Host(engine.spec, engine.options.debug)
+        trace = getattr(port, "trace", None)  # most doors have none
+        if trace is None:
+            self.host = Host(engine.spec, engine.options.debug)
+        else:
+            self.host = TracedHost(engine.spec, engine.options.debug, trace)
         self.wire: Wire = port.wire
         # Each reply beside the format of its payload.
         self.log: ReplyLog[tuple[Reply, Format]] = ReplyLog(engine.options.limits.max_retained_size)
@@ -238,6 +251,11 @@ class Session:
         self.engine.stats.duplicates += 1
         reply: Reply | None = None
         format = self._format
+        running = self.current
+        if isinstance(running, Step) and isinstance(request, Step) and running.seq == request.seq:
+            # It carries all the credit ever given for it: some may have been lost on the way.
+            granted = self.partials - len(self.kept_partials)
+            self.add_credit(request.seq, request.credit - running.credit - granted)
         if order is Order.ANSWERED:
             reply, format = self.log.replies[request.seq][0]
         for partial in self.kept_partials:
@@ -279,18 +297,27 @@ class Session:
         engine = self.engine
         self.active_at = engine.clock()
         if self.interrupted is not None:
-            if self.interrupted == "deadline":
-                reply = self._expired(request)
+            reply = self._stopped(request, reply)
             self.interrupted = None
         kind = type(request)
         if kind is Step:
-            engine.stats.steps += 1
+            engine.stats.steps += type(reply) is Observation
         elif kind is Open or kind is Close:
             self._complete_life(request, reply)
             return
         self._answer(request, reply)  # type: ignore[arg-type]  # Open and Close went above
         if self.deferred is not None:
             self._start_deferred()
+
+    def _stopped(self, request: HostRequest, reply: HostReply) -> HostReply:
+        """The reply of a request that was interrupted: why it was, whatever it says itself."""
+        code = reply.code if isinstance(reply, Failed) else None
+        if self.interrupted == "deadline":
+            return reply if code == ServerBusy.code else self._expired(request)
+        gone = self.engine.closing_reason(self)
+        if gone is not None and code == OperationCancelled.code:
+            return failed(request, self._located(gone), self._format)
+        return reply
 
     def _complete_life(self, request: HostRequest, reply: HostReply) -> None:
         """The environment was built, or is closed."""
@@ -384,6 +411,8 @@ class Session:
 
     def cancel(self, seq: int) -> None:
         """Stop request ``seq`` if it is running or waiting; unknown numbers are ignored."""
+        if seq < 1:
+            return  # no client's request: the engine's own close has number 0
         deferred = self.deferred
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq == seq:
             self.deferred = None
@@ -402,9 +431,7 @@ class Session:
         if self.dead is not None:
             return
         if self.ticket is not None:
-            assert self.current is not None
-            self._send(failed(self.current, self._located(error), self._format))
-            self._end(error)
+            self._give_up(error)
             return
         timeout = self.engine.options.timeouts.close
         request = Close(self.channel, 0, 0, 0 if timeout is None else timeout)
@@ -434,22 +461,37 @@ class Session:
         error = OperationCancelled(f"{operation(request)}() was cancelled")
         return failed(request, self._located(error), format)
 
+    def raised(self, request: HostRequest, exc: BaseException, format: str) -> HostReply:
+        """The reply for what the host lets through, such as an environment's KeyboardInterrupt.
+
+        Where calls run, signals do not arrive: it is the environment's own doing.
+        """
+        error = EnvironmentRaised(
+            f"{operation(request)}() of {self.engine.spec.name} raised {type(exc).__name__}: {exc}",
+            raised=type(exc).__name__,
+            text=str(exc),
+            phase=operation(request),
+        )
+        return failed(request, self._located(error), format)
+
     def check(self, now: float) -> float | None:
         """Deadlines: called by the engine's heap."""
         if self.dead is not None:
             return None
         if self.ticket is not None:
+            if now >= self.parked_until:  # nobody waits for it any more
+                self._give_up(SessionLost("its client did not come back in time"))
+                return None
             if now >= self.due:
-                busy = self.engine.busy()
-                self._send(failed(self.current or _TOMBSTONE, self._located(busy), self._format))
-                self._end(busy)
+                self._give_up(self.engine.busy())
                 return None
             self._send(self.engine.place_of(self))
-            return min(self.due, now + _WAITING_NEWS)
+            return min(self.due, self.parked_until, now + _WAITING_NEWS)
         if now >= self.parked_until:
             self.parked_until = inf
             self.engine.stats.abandoned += 1
             ttl = self.engine.options.timeouts.resume
+            log.info("its client did not come back: closing", extra={"session_id": self.id})
             self.shut(
                 SessionLost(f"its client did not come back in time (Timeouts.resume, {ttl} s)")
             )
@@ -464,6 +506,7 @@ class Session:
             return look if look != inf else None
         idle = self.engine.options.timeouts.idle
         self.engine.stats.expired += 1
+        log.info("idle for %g s: closing", idle, extra={"session_id": self.id})
         self.shut(
             SessionClosed(
                 f"the session was idle for {idle:g} s and was closed: raise Timeouts.idle"
@@ -474,9 +517,19 @@ class Session:
         )
         return None
 
+    def _give_up(self, error: OpenEnvError) -> None:
+        """Wait for capacity no more."""
+        assert self.current is not None
+        self._send(failed(self.current, self._located(error), self._format))
+        self._end(error)
+
     def _overdue(self, now: float) -> float | None:
         request = self.current
         assert request is not None
+        if now - self.due > _HELD_UP:
+            # This loop was held up, and the reply may be there, unread: look again after that.
+            self.due = now + _HELD_UP / 2
+            return self.due
         if self.interrupted != "deadline":
             self.engine.stats.timeouts += 1
             self.interrupted = "deadline"
@@ -484,6 +537,11 @@ class Session:
                 self.due = now + self.engine.options.interrupt_grace
                 return self.due
         self.driver.abandon(self)
+        log.warning(
+            "%s() did not stop at its deadline: its environment is given up",
+            operation(request),
+            extra={"session_id": self.id},
+        )
         self._finish(
             self._expired(request),
             SessionClosed(
@@ -532,6 +590,9 @@ class Session:
     def _expired(self, request: HostRequest) -> HostReply:
         what = operation(request)
         name = self.engine.spec.name
+        gone = self.engine.closing_reason(self)
+        if gone is not None and not isinstance(request, Close):
+            return failed(request, self._located(gone), self._format)
         if isinstance(request, Step | Reset) and self.engine.clock() >= self.episode_due:
             seconds = self.engine.options.timeouts.episode or 0.0
             message = (
@@ -541,9 +602,10 @@ class Session:
             error = DeadlineExceeded(message, field="episode", value=seconds, phase=what, env=name)
         else:
             seconds = self._timeout(request) or 0.0
+            whose = "client" if seconds == request.timeout else "server"
             message = (
                 f"{what}() of {name} took longer than its deadline of {seconds:g} s: raise"
-                f" Timeouts.{what} or make it faster"
+                f" Timeouts.{what} of the {whose} or make it faster"
             )
             error = DeadlineExceeded(message, field=what, value=seconds, phase=what, env=name)
         return failed(request, self._located(error), self._format)
@@ -584,11 +646,12 @@ class Session:
         return error.add_context(session_id=self.id, env=self.engine.spec.name)
 
     def _timeout(self, request: HostRequest) -> float | None:
-        """Seconds for this request: its own, else the server's; ``None`` for no deadline."""
-        if request.timeout is None:
-            value: float | None = getattr(self.engine.options.timeouts, operation(request))
-            return value
-        return request.timeout if request.timeout > 0 else None
+        """Seconds for this request: the server's, or less where the client asked for less."""
+        own: float | None = getattr(self.engine.options.timeouts, operation(request))
+        asked = request.timeout
+        if not asked or asked <= 0:
+            return own
+        return asked if own is None else min(own, asked)
 
     def _idle_at(self) -> float:
         idle = self.engine.options.timeouts.idle

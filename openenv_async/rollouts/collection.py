@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from openenv_async.client.env import EnvClient
+from openenv_async.client.env import GenericEnvClient
 from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
 from openenv_async.rollouts.run import Rollout, status_of
 from openenv_async.rollouts.summary import Summary
@@ -42,10 +42,6 @@ _OPEN_WAIT: Final = 60.0
 """Seconds to wait for capacity at most while no session of ours is open."""
 
 
-class _UntypedClient(EnvClient[Any, Any, Any]):
-    """Takes and gives whatever the environment's payloads are."""
-
-
 def collect(
     source: Source,
     policy: Callable[..., Any],
@@ -60,6 +56,7 @@ def collect(
     deadline: float | None = None,
     on_progress: Callable[[Summary], None] | None = None,
     connections: int | None = None,
+    token: str | None = None,
     record: bool = True,
     summary: Summary | None = None,
 ) -> AsyncGenerator[Outcome, None]:
@@ -82,6 +79,7 @@ def collect(
         deadline: seconds after which the rest is cancelled.
         on_progress: called with the summary before each outcome is handed over; must not block.
         connections: WebSocket connections per URL that the sessions share; one by default.
+        token: access token of the servers, where the source is a URL or several.
         record: keep a trajectory in each outcome.
         summary: is filled as outcomes arrive; bring one to read it afterwards.
 
@@ -91,7 +89,7 @@ def collect(
         Exception: what the policy or ``on_progress`` raised; ends everything.
     """
     collection = _Collection(
-        _factories(source, connections),
+        _factories(source, connections, token),
         functools.partial(
             Rollout,
             policy,
@@ -140,11 +138,15 @@ def _seeds(seeds: int | Sequence[int] | None, episodes: int) -> Callable[[int], 
     return seeds.__getitem__
 
 
-def _factories(source: Source, connections: int | None) -> list[Callable[[], Any]]:
+def _factories(
+    source: Source, connections: int | None, token: str | None
+) -> list[Callable[[], Any]]:
     """What makes the clients; workers go round."""
     if callable(source):
         if connections is not None:
             raise ValueError("connections= belongs to URLs: a client factory decides for itself")
+        if token is not None:
+            raise ValueError("token= belongs to URLs: a client factory gives its own")
         return [source]
     urls = [source] if isinstance(source, str) else list(source)
     if not urls:
@@ -153,7 +155,9 @@ def _factories(source: Source, connections: int | None) -> list[Callable[[], Any
     if lanes < 1:
         raise ValueError(f"connections must be at least 1, got {connections}")
     return [
-        functools.partial(_UntypedClient, url, share=f"collect-{lane}" if lane else True)
+        functools.partial(
+            GenericEnvClient, url, token=token, share=f"collect-{lane}" if lane else True
+        )
         for lane in range(lanes)
         for url in urls
     ]

@@ -108,7 +108,7 @@ class RandomPolicy:
     async def for_client(cls, client: Any, seed: int | None = None) -> Self:
         """A policy for an ``EnvClient`` (or a class's instance): its server's schema, its type."""
         schema = await fetch_schema(client.base_url, token=getattr(client, "_token", None))
-        return cls(schema["action"], seed, client.model_types()[0])
+        return cls(schema["action"], seed, client.instance_types()[0])
 
     def for_episode(self, index: int) -> Callable[[Any], Any]:
         """Random actions for one episode."""

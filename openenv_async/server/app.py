@@ -12,13 +12,16 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router, WebSocketRoute
 
 from openenv_async.engine import Engine, EngineOptions
-from openenv_async.errors import OpenEnvError
+from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.server.exchange import MEDIA, encode_body, error_body
 from openenv_async.server.guard import Guard
 from openenv_async.server.http import http_routes
+from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.upstream import UpstreamSocket
 from openenv_async.server.websocket import NativeSocket, Receive, Scope, Send
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.tracing import trace_of
 
 __all__ = ["HTTPEnvServer", "create_app"]
 
@@ -62,9 +65,10 @@ class HTTPEnvServer:
         )
         self.engine = Engine(self.spec, options)
         self.guard = Guard(token, allowed_origins)
+        self.watch = LoopWatch(self.engine)
         self._sockets: set[NativeSocket] = set()
         self.routes: list[BaseRoute] = [
-            *http_routes(self.engine, self.guard),
+            *http_routes(self.engine, self.guard, self.watch),
             WebSocketRoute("/ws", _Door(self), name="ws"),
         ]
 
@@ -87,12 +91,24 @@ class HTTPEnvServer:
             return
         try:
             self.guard.check(scope)
+            self.engine.resources.take_descriptors(1, "another connection")
         except OpenEnvError as exc:
             await _refuse(exc, scope, send)
             return
+        self.watch.start()
+        stats = self.engine.stats
+        stats.connections += 1
+        stats.connections_opened += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            stats.connections -= 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
         if chosen is None:
-            await UpstreamSocket(self.engine, receive, send).run()
+            trace = trace_of(scope["headers"])
+            await UpstreamSocket(self.engine, receive, send, trace).run()
             return
         socket = NativeSocket(self.engine, chosen, scope, receive, send)
         self._sockets.add(socket)
@@ -103,6 +119,7 @@ class HTTPEnvServer:
 
     async def aclose(self, reason: str = "shutdown") -> None:
         """Tell the clients and close every session."""
+        self.watch.stop()
         for socket in self._sockets:
             socket.connection.going_away(reason, self.engine.options.close_grace)
         await self.engine.aclose(reason)
@@ -110,6 +127,7 @@ class HTTPEnvServer:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Closes the engine when the application stops."""
+        self.watch.start()
         try:
             yield
         finally:
@@ -129,12 +147,15 @@ class _Door:
 async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
     """Turn a WebSocket away before it is accepted, with a status where the server can say one."""
     if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})
+        code = 1008 if error.http_status < 500 else 1013
+        await send({"type": "websocket.close", "code": code})
         return
-    headers = [(b"content-type", b"text/plain")]
+    headers = [(b"content-type", MEDIA["plain"].encode())]
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
     status = error.http_status
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    body = error.message.encode()
+    body = encode_body(error_body(error, error.message), "plain")
     await send({"type": "websocket.http.response.body", "body": body})
 
 

@@ -18,6 +18,7 @@ from openenv_async.errors import (
     ProtocolError,
     SessionClosed,
     SessionNotFound,
+    Unauthorized,
 )
 from openenv_async.models import Format
 from openenv_async.protocol.upstream import Fields, problems, scalar
@@ -31,6 +32,7 @@ __all__ = [
     "accepted_format",
     "body_response",
     "encode_body",
+    "error_body",
     "error_response",
     "forget",
     "named",
@@ -158,12 +160,9 @@ def body_response(body: Any, format: Format, status: int = 200) -> Response:
     return Response(encode_body(body, format), status, media_type=MEDIA[format])
 
 
-def error_response(request: Request, error: OpenEnvError, format: Format) -> Response:
-    status = error.http_status
-    detail: Any = error.message
-    if status == _UNPROCESSABLE:
-        detail = problems(error, ("body",))
-    body = {
+def error_body(error: OpenEnvError, detail: Any) -> dict[str, Any]:
+    """An error as HTTP says it: ``detail`` as upstream does, ``error`` as it is."""
+    return {
         "detail": detail,
         "error": {
             "code": error.code,
@@ -172,7 +171,16 @@ def error_response(request: Request, error: OpenEnvError, format: Format) -> Res
             "detail": error.to_wire(),
         },
     }
-    response = body_response(body, format, status)
+
+
+def error_response(request: Request, error: OpenEnvError, format: Format) -> Response:
+    status = error.http_status
+    detail: Any = error.message
+    if status == _UNPROCESSABLE:
+        detail = problems(error, ("body",))
+    response = body_response(error_body(error, detail), format, status)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
     retry_after = error.detail.get("retry_after")
     if isinstance(retry_after, int | float):
         response.headers["Retry-After"] = str(math.ceil(retry_after))

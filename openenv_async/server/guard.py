@@ -5,19 +5,23 @@ Rules:
 - With a token set, every request on every door needs it: ``Authorization: Bearer TOKEN``, or on
   a WebSocket the subprotocol ``openenv.bearer.TOKEN`` (browsers cannot set headers there).
   Never in the URL, which ends up in logs.
-- A request with an ``Origin`` header comes from a web page. It is let in when the page was
-  served from the same host and port, or its origin is on the allow-list.
+- A request with an ``Origin`` header comes from a web page. It is let in when its origin is on
+  the allow-list, or the page was served from this very host and port. A host *name* counts for
+  that only with a token: without one, a page whose name was made to point here (DNS rebinding)
+  would look the same.
 - Tokens are compared in constant time, and an answer says nothing of why it refuses.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from openenv_async.errors import OriginRefused, Unauthorized
+from openenv_async.tokens import check_token
 
 __all__ = ["BEARER_SUBPROTOCOL", "Guard"]
 
@@ -31,12 +35,13 @@ class Guard:
         token: what clients must show; ``None`` lets everybody in.
         allowed_origins: origins (``https://host[:port]``) of web pages that may connect; ``*``
             allows any.
+
+    Raises:
+        ValueError: the token is empty or cannot be sent in a header.
     """
 
     def __init__(self, token: str | None = None, allowed_origins: Collection[str] = ()) -> None:
-        if token is not None and not token:
-            raise ValueError("the token must not be empty: leave it out to serve without one")
-        self._token = None if token is None else token.encode()
+        self._token = None if token is None else check_token(token).encode()
         self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
 
     @property
@@ -61,8 +66,10 @@ class Guard:
     def _allows(self, origin: str, headers: Mapping[bytes, bytes]) -> bool:
         if "*" in self._origins or origin.rstrip("/").lower() in self._origins:
             return True
-        host = headers.get(b"host", b"").decode("latin-1")
-        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if not host or origin.lower().partition("://")[2] != host:
+            return False
+        return self._token is not None or _is_no_name(host)
 
     def _shown(self, headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> bool:
         assert self._token is not None
@@ -73,3 +80,15 @@ class Guard:
                 rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
                 good |= hmac.compare_digest(rest, self._token)
         return good
+
+
+def _is_no_name(host: str) -> bool:
+    """Whether a ``Host`` is an address or localhost, which no foreign name server answers for."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -17,11 +17,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import mmap
-import os
-import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -31,6 +26,7 @@ from starlette.routing import Route
 
 from openenv_async.engine import Engine, Session
 from openenv_async.engine.host import Wire
+from openenv_async.engine.traced import TracedHost
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
     EpisodeNotStarted,
@@ -71,8 +67,10 @@ from openenv_async.server.exchange import (
     step_timeout,
 )
 from openenv_async.server.guard import Guard
+from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.server.openapi import describe
 from openenv_async.server.port import OPENING, CallPort, as_error
+from openenv_async.tracing import NO_TRACE, trace_of
 
 __all__ = ["HttpPort", "http_routes"]
 
@@ -88,6 +86,7 @@ class HttpPort(CallPort):
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)
+        self.trace = NO_TRACE  # so that each request may bring its own
         self._callers: dict[int, int] = {}
         self.orphan: int | None = None
 
@@ -105,9 +104,9 @@ class HttpPort(CallPort):
         return not left
 
 
-def http_routes(engine: Engine, guard: Guard) -> list[Route]:
+def http_routes(engine: Engine, guard: Guard, watch: LoopWatch) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router."""
-    door = _Door(engine)
+    door = _Door(engine, watch)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
         ("POST", "/open", door.open),
         ("POST", "/reset", door.reset),
@@ -118,15 +117,19 @@ def http_routes(engine: Engine, guard: Guard) -> list[Route]:
         ("GET", "/metadata", door.metadata),
         ("GET", "/health", door.health),
         ("GET", "/stats", door.stats),
+        ("GET", "/metrics.json", door.stats),
+        ("GET", "/metrics", door.metrics),
         ("GET", "/openapi.json", door.openapi),
     )
     return [
-        Route(path, _endpoint(handler, guard), methods=[method], name=path[1:])
+        Route(path, _endpoint(handler, guard, engine), methods=[method], name=path[1:])
         for method, path, handler in table
     ]
 
 
-def _endpoint(handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard) -> Handler:
+def _endpoint(
+    handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard, engine: Engine
+) -> Handler:
     """A handler's body or error as a response."""
 
     async def endpoint(request: Request) -> Response:
@@ -142,6 +145,7 @@ def _endpoint(handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard
         session: Session | None = getattr(request.state, "session", None)
         if session is not None:
             response.headers[SEQ_HEADER] = str(session.log.taken)
+        engine.stats.bytes_out += len(response.body)
         return response
 
     return endpoint
@@ -150,8 +154,9 @@ def _endpoint(handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard
 class _Door:
     """The handlers, over one engine. Each gives a body for the accepted format."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, watch: LoopWatch) -> None:
         self._engine = engine
+        self._watch = watch
 
     # -- sessions ---------------------------------------------------------------------------
 
@@ -273,21 +278,15 @@ class _Door:
         return describe(self._engine.spec)
 
     async def stats(self, request: Request, format: Format) -> Any:
-        engine = self._engine
-        begun = time.perf_counter()
-        await asyncio.sleep(0)
-        return {
-            **dataclasses.asdict(engine.stats),
-            "sessions": len(engine.sessions),
-            "max_sessions": engine.max_sessions,
-            "draining": engine.draining,
-            "epoch": engine.epoch,
-            "uptime": time.time() - engine.started_at,
-            "loop_lag": time.perf_counter() - begun,
-            "pid": os.getpid(),
-            "cpu_seconds": time.process_time(),
-            "rss_bytes": _resident_bytes(),
-        }
+        return self._stats()
+
+    async def metrics(self, request: Request, format: Format) -> Response:
+        text, media = prometheus_text(self._stats())
+        return Response(text, media_type=media)
+
+    def _stats(self) -> dict[str, Any]:
+        self._watch.start()
+        return read_stats(self._engine, self._watch)
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -304,6 +303,7 @@ class _Door:
             if size > limit:
                 raise too_large(size, limit)
             parts.append(part)
+        self._engine.stats.bytes_in += size
         return b"".join(parts)
 
     def _session(self, request: Request, operation: str) -> Session:
@@ -334,6 +334,7 @@ class _Door:
         port = existing.port if existing is not None else None
         if not isinstance(port, HttpPort):
             port = HttpPort(engine.wire(format))
+            port.trace = trace_of(request.scope["headers"]) or NO_TRACE
         waiting = port.expect(OPENING)
         session = engine.open(
             frames.Open(0, *name, resume, 0, payload, request_timeout(request)), port
@@ -377,6 +378,8 @@ class _Door:
         submitted = frame(seq, seq - 1, wire)
         waiting = port.expect(seq)
         port.enter(seq)
+        if isinstance(session.host, TracedHost):
+            session.host.trace = trace_of(request.scope["headers"]) or NO_TRACE
         session.submit(submitted)
         try:
             if not waiting.done():
@@ -456,17 +459,3 @@ async def _reply_or_disconnect(waiting: asyncio.Future[Any], request: Request) -
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _resident_bytes() -> int:
-    """Memory this process holds now; its peak where the system does not say, else 0."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * mmap.PAGESIZE
-    except (OSError, IndexError, ValueError):
-        try:
-            import resource
-        except ImportError:  # Windows
-            return 0
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -68,6 +68,8 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
         "/metadata": ("What environment this is", anything),
         "/health": ("Whether the server answers", anything),
         "/stats": ("Counters of the server", anything),
+        "/metrics.json": ("The same", anything),
+        "/metrics": ("The same, in Prometheus' text format", {"type": "string"}),
         "/openapi.json": ("This document", anything),
     }
     paths: dict[str, Any] = {}

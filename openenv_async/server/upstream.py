@@ -44,6 +44,7 @@ from openenv_async.protocol.upstream import (
 )
 from openenv_async.server.port import OPENING, CallPort, as_error
 from openenv_async.server.websocket import Message, Receive, Send
+from openenv_async.tracing import TraceContext
 
 __all__ = ["UpstreamSocket"]
 
@@ -61,8 +62,11 @@ _MAX_NAMES: Final = 100
 class UpstreamSocket(CallPort):
     """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
 
-    def __init__(self, engine: Engine, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, engine: Engine, receive: Receive, send: Send, trace: TraceContext | None = None
+    ) -> None:
         super().__init__(engine.wire("plain"))
+        self.trace = trace
         self._engine = engine
         self._receive = receive
         self._send = send
@@ -104,6 +108,7 @@ class UpstreamSocket(CallPort):
                 return
             text: str | None = event.get("text")
             size = _MESSAGE_COST + len(text or "")
+            self._engine.stats.bytes_in += size - _MESSAGE_COST
             if size > limit + _MESSAGE_COST:
                 await self._close(_TOO_BIG)
                 return
@@ -201,6 +206,7 @@ class UpstreamSocket(CallPort):
         return msgspec.json.encode(options) if options else None
 
     async def _text(self, text: str) -> None:
+        self._engine.stats.bytes_out += len(text)
         await self._send({"type": "websocket.send", "text": text})
 
     async def _close(self, code: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from openenv_async.engine import Engine, NativeConnection
 from openenv_async.protocol.codec import frame_codec
+from openenv_async.tracing import trace_of
 
 __all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
 
@@ -41,15 +42,17 @@ class NativeSocket:
         self._task: asyncio.Task[None] | None = None
         self._is_cut = False
         self._sending = False
+        self._stats = engine.stats
         self._waiter: asyncio.Future[None] | None = None
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
         self.connection = NativeConnection(engine, codec, self._wake, self._cut)
+        self.connection.trace = trace_of(scope["headers"])
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
         await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         writer = asyncio.create_task(self._write(), name="openenv-writer")
-        connection, receive = self.connection, self._receive
+        connection, receive, stats = self.connection, self._receive, self._stats
         self._task = asyncio.current_task()
         left = False
         try:
@@ -59,7 +62,10 @@ class NativeSocket:
                     left = event.get("code") == _NORMAL_CLOSURE
                     return
                 message = event.get("bytes")
-                frames = connection.decode(event["text"] if message is None else message)
+                if message is None:
+                    message = event["text"]
+                stats.bytes_in += len(message)
+                frames = connection.decode(message)
                 at, stop = 0, len(frames)
                 while at < stop:
                     # In slices, so that the client works on the first replies meanwhile.
@@ -118,6 +124,7 @@ class NativeSocket:
         self.connection.sending_since = self._engine.clock()
         try:
             for message in messages:
+                self._stats.bytes_out += len(message)
                 if self.connection.codec.text:
                     await self._send({"type": "websocket.send", "text": message.decode()})
                 else:

@@ -122,7 +122,10 @@ def test_a_wrong_value_is_one_line_and_2(arguments: list[str], message: str) -> 
         (["serve", "no-such-thing"], "there is no environment 'no-such-thing'"),
         (["serve", "./nowhere"], "no folder"),
         (["serve", COUNTING, "--param", "color=1"], "color"),
-        (["serve", COUNTING, "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
+        (
+            ["serve", COUNTING, "--host", "192.0.2.1", "--insecure"],
+            "cannot listen on 192.0.2.1:8000",
+        ),
         (["rollout", "http://127.0.0.1:1"], "cannot read http://127.0.0.1:1/schema"),
         (["rollout", "no-such-thing"], "there is no environment 'no-such-thing'"),
     ],

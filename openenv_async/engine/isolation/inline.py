@@ -15,7 +15,11 @@ class InlineDriver:
 
     def start(self, session: Session, request: HostRequest) -> None:
         """Run it now."""
-        session.complete(request, session.host.handle(request, session.wire))
+        try:
+            reply = session.host.handle(request, session.wire)
+        except BaseException as exc:
+            reply = session.raised(request, exc, session.wire.format)
+        session.complete(request, reply)
 
     def credited(self, session: Session, units: int) -> None:
         """Sync environments do not stream."""

@@ -1,7 +1,8 @@
 """Messages over a Unix socket between the server process and a worker process.
 
-Each message is preceded by its length as 4 bytes, big-endian. Both ends are asyncio protocols:
-what was sent in one loop turn leaves in one write.
+Each message is preceded by 4 fixed bytes and its length as 4 bytes, big-endian; anything else is
+garbage that something in the process wrote, and ends the connection. Both ends are asyncio
+protocols: what was sent in one loop turn leaves in one write.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-__all__ = ["MAX_PIPE_MESSAGE", "Pipe"]
+__all__ = ["HEADER_SIZE", "MAX_PIPE_MESSAGE", "Pipe", "body_size"]
 
 MAX_PIPE_MESSAGE: Final = 2**31
 """A longer announced message means that the other end writes garbage."""
+_MARK: Final = b"\x93OE\x01"
+HEADER_SIZE: Final = 8
+
+
+def body_size(header: bytes) -> int | None:
+    """The length that a header announces; ``None`` when it is none."""
+    size = int.from_bytes(header[4:], "big")
+    return size if header[:4] == _MARK and size <= MAX_PIPE_MESSAGE else None
 
 
 class Pipe(asyncio.Protocol):
@@ -28,8 +37,9 @@ class Pipe(asyncio.Protocol):
         self._on_message = on_message
         self._on_lost = on_lost
         self._buffer = bytearray()
-        self._wanted = 4
+        self._wanted = HEADER_SIZE
         self._in_body = False
+        self.is_garbled = False
         self._transport: asyncio.Transport | None = None
         self.paused = False
 
@@ -46,13 +56,15 @@ class Pipe(asyncio.Protocol):
             part = bytes(buffer[at : at + self._wanted])
             at += self._wanted
             if self._in_body:
-                self._in_body, self._wanted = False, 4
+                self._in_body, self._wanted = False, HEADER_SIZE
                 self._on_message(part)
             else:
-                self._in_body, self._wanted = True, int.from_bytes(part, "big")
-                if self._wanted > MAX_PIPE_MESSAGE:
+                size = body_size(part)
+                if size is None:
+                    self.is_garbled = True
                     self.close()
                     return
+                self._in_body, self._wanted = True, size
         del buffer[:at]
 
     @property
@@ -64,7 +76,7 @@ class Pipe(asyncio.Protocol):
         """Write a message; nothing happens when the other end is gone."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write(len(message).to_bytes(4, "big") + message)
+            transport.write(_MARK + len(message).to_bytes(4, "big") + message)
 
     def pause_writing(self) -> None:
         """Called by the loop."""

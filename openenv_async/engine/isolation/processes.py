@@ -29,6 +29,7 @@ import msgspec
 from openenv_async.engine.host import HostReply, HostRequest, failed
 from openenv_async.engine.isolation.pipe import MAX_PIPE_MESSAGE, Pipe
 from openenv_async.engine.isolation.worker import Recipe, boot_code
+from openenv_async.engine.latency import TimedWire
 from openenv_async.engine.session import Session
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
@@ -36,9 +37,10 @@ from openenv_async.errors import (
     OpenEnvError,
     OperationUnsupported,
     ProtocolError,
+    ResourceLimit,
     ServerError,
 )
-from openenv_async.protocol.codec import MsgpackCodec
+from openenv_async.protocol.codec import BadFrame, MsgpackCodec
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -52,6 +54,7 @@ from openenv_async.protocol.frames import (
     Partial,
     Step,
 )
+from openenv_async.tokens import TOKEN_VARIABLE
 from openenv_async.types import Timeouts
 
 if TYPE_CHECKING:
@@ -66,8 +69,12 @@ _TAIL_LINES: Final = 50
 _TAIL_LINE_LENGTH: Final = 500
 _EXIT_GRACE: Final = 2.0
 """Seconds that a worker has to end by itself once its socket is closed."""
+_DEATH_GRACE: Final = 0.5
+"""The same where the worker closed it: long enough to learn how it ended."""
 _LAST_WORDS: Final = 0.2
 """Seconds that are waited for the rest of a dead worker's output."""
+_DESCRIPTORS: Final = 10
+"""File descriptors that a worker takes while it is spawned; it keeps four."""
 
 
 class _Place:
@@ -80,6 +87,45 @@ class _Place:
         self.channel = channel
         self.seq = 0
         self.format: Any = "msgpack"
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """What a worker prints, and that it ended.
+
+    Not a ``Process`` with streams: its ``wait`` would also wait for whoever inherited the output.
+    """
+
+    def __init__(self, worker: _Worker) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.drained: asyncio.Future[None] = loop.create_future()
+        self._worker = worker
+        self._rest = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Keep the last lines, and pass them on to the log."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-_TAIL_LINE_LENGTH:]
+        for line in lines:
+            self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
+        text = line[-_TAIL_LINE_LENGTH:].decode(errors="replace")
+        self._worker.tail.append(text)
+        log.info("worker %d: %s", self._worker.number, text)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Called by the loop."""
+        if self._rest:
+            self._keep(self._rest)
+            self._rest = b""
+        if not self.drained.done():
+            self.drained.set_result(None)
+
+    def process_exited(self) -> None:
+        """Called by the loop."""
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 class _Worker:
@@ -98,7 +144,9 @@ class _Worker:
         self._flushing = False
         self._pipe = Pipe(self._receive, self._lost)
         self._codec = MsgpackCodec("client", MAX_PIPE_MESSAGE)
-        self._process: asyncio.subprocess.Process | None = None
+        self._output = _Output(self)
+        self._process: asyncio.SubprocessTransport | None = None
+        self._refusal: OSError | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self.life = self._loop.create_task(self._live(), name=f"openenv-worker-{number}")
 
@@ -106,12 +154,13 @@ class _Worker:
 
     async def _live(self) -> None:
         """Spawn the process, carry its messages, reap it."""
-        ours, theirs = socket.socketpair()
-        lifeline, their_lifeline = socket.socketpair()
-        reading: asyncio.Task[None] | None = None
+        ends = contextlib.ExitStack()
         try:
+            ours, theirs = map(ends.enter_context, socket.socketpair())
+            _, their_lifeline = map(ends.enter_context, socket.socketpair())
             with theirs, their_lifeline:
-                self._process = await asyncio.create_subprocess_exec(
+                self._process, _ = await self._loop.subprocess_exec(
+                    lambda: self._output,
                     sys.executable,
                     "-c",
                     boot_code(theirs.fileno(), their_lifeline.fileno()),
@@ -119,34 +168,31 @@ class _Worker:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
+                    env=_worker_environ(),
                     start_new_session=True,
                 )
             if self.doomed is not None:
                 self._kill_group()
-            assert self._process.stdout is not None
-            reading = self._loop.create_task(self._read_output(self._process.stdout))
             await self._loop.create_connection(lambda: self._pipe, sock=ours)
             self._pipe.send(self._driver.recipe)
             self._flush()
             await self._wait()
-            await asyncio.wait([reading], timeout=_LAST_WORDS)
+            await asyncio.wait([self._output.drained], timeout=_LAST_WORDS)
         except OSError as exc:
-            self.tail.append(f"{type(exc).__name__}: {exc}")
+            self._refusal = exc
         finally:
             self._pipe.close()
-            ours.close()
-            lifeline.close()
-            if reading is not None:
-                reading.cancel()
+            ends.close()
             self._kill_group()
             self._bury()
+            if self._process is not None:
+                self._process.close()
 
     async def _wait(self) -> None:
         """Until the process has ended; a retired one is killed when it takes too long."""
-        assert self._process is not None
-        ended: asyncio.Future[Any] = self._loop.create_task(self._process.wait())
+        ended = self._output.ended
         await asyncio.wait([ended, self._gone], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait([ended], timeout=_EXIT_GRACE)
+        await asyncio.wait([ended], timeout=_EXIT_GRACE if self.retired else _DEATH_GRACE)
         if not ended.done():
             self._kill_group()
         await ended
@@ -155,16 +201,21 @@ class _Worker:
         """Kill the process and what it forked."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.get_pid(), signal.SIGKILL)
 
     def _lost(self) -> None:
+        if self._pipe.is_garbled:
+            self.kill(ServerError("it wrote garbage on its pipe"))
         if not self._gone.done():
             self._gone.set_result(None)
 
     def _bury(self) -> None:
         """Every session that lived here is over, at once."""
+        code = None if self._process is None else self._process.get_returncode()
+        if self.doomed is not None or not self.retired:
+            self._driver.engine.stats.workers_died += 1
+            log.warning("a worker is gone, code %s", code, extra={"worker": self.number})
         self.retired = True
-        code = None if self._process is None else self._process.returncode
         sessions, self.sessions = self.sessions, {}
         self._driver.forget(self)
         for session in sessions.values():
@@ -172,6 +223,14 @@ class _Worker:
 
     def _epitaph(self, code: int | None) -> OpenEnvError:
         name = self._driver.engine.spec.name
+        if self._refusal is not None and code is None:
+            return ResourceLimit(
+                f"no process could be started for {name}: {self._refusal.strerror}; close sessions,"
+                " or raise"
+                " what the system allows (open files, processes, memory)",
+                errno=self._refusal.errno,
+                env=name,
+            )
         if self.doomed is not None:
             why = self.doomed.message
         elif code is None:
@@ -201,19 +260,6 @@ class _Worker:
         self._pipe.close()
         self._lost()
 
-    async def _read_output(self, stream: asyncio.StreamReader) -> None:
-        """Keep the last lines that the worker prints, and pass them on to the log."""
-        rest = b""
-        while data := await stream.read(65536):
-            *lines, rest = (rest + data).split(b"\n")
-            rest = rest[-_TAIL_LINE_LENGTH:]
-            for line in lines:
-                text = line[-_TAIL_LINE_LENGTH:].decode(errors="replace")
-                self.tail.append(text)
-                log.info("worker %d: %s", self.number, text)
-        if rest:
-            self.tail.append(rest.decode(errors="replace"))
-
     # -- frames -------------------------------------------------------------------------------
 
     def adopt(self, session: Session) -> int:
@@ -242,6 +288,9 @@ class _Worker:
             self.kill(ServerError(f"it wrote garbage on its pipe: {exc}"))
             return
         for frame in frames:
+            if isinstance(frame, BadFrame):
+                self.kill(ServerError(f"it wrote a bad frame on its pipe: {frame.error}"))
+                return
             session = self.sessions.get(getattr(frame, "channel", 0))
             if session is not None:
                 self._driver.returned(session, frame)
@@ -284,7 +333,11 @@ class ProcessDriver:
             if isinstance(request, Close):  # it never got a worker
                 session.complete(request, failed(request, ServerError("not started"), "msgpack"))
                 return
-            worker = self._place()
+            try:
+                worker = self._place()
+            except ResourceLimit as exc:
+                session.complete(request, failed(request, exc, session.wire.format))
+                return
             place = session.slot = _Place(worker, worker.adopt(session))
         assert isinstance(place, _Place)
         place.format = session.wire.format
@@ -312,8 +365,7 @@ class ProcessDriver:
         if request is None or session.dead is not None:
             return
         if isinstance(frame, Partial):
-            payload = transcode(self.engine.spec, frame, "msgpack", place.format).payload
-            session.emit(bytes(payload), frame.whole)
+            self._show(session, place, request, frame)
             return
         seq = 0 if isinstance(frame, Opened) else getattr(frame, "seq", -1)
         if seq != (0 if isinstance(request, Open) else place.seq):
@@ -328,7 +380,22 @@ class ProcessDriver:
             reply.seq = request.seq
         if isinstance(request, Close) or (isinstance(request, Open) and isinstance(reply, Failed)):
             self._leave(place)
+        if type(session.wire) is TimedWire:
+            session.wire.replied()
         session.complete(request, reply)
+
+    def _show(
+        self, session: Session, place: _Place, request: HostRequest, partial: Partial
+    ) -> None:
+        if partial.seq != place.seq:
+            return  # of a step that was given up
+        try:
+            payload = transcode(self.engine.spec, partial, "msgpack", place.format).payload
+        except OpenEnvError as exc:
+            place.worker.send(Cancel(place.channel, place.seq))
+            session.complete(request, failed(request, exc, place.format))
+            return
+        session.emit(bytes(payload), partial.whole)
 
     def interrupt(self, session: Session) -> bool:
         """Pass a cancellation on; a worker whose loop is blocked will not see it."""
@@ -353,10 +420,21 @@ class ProcessDriver:
     # -- workers ------------------------------------------------------------------------------
 
     def _place(self) -> _Worker:
-        """The worker for a new session: the emptiest one, or a new one."""
+        """The worker for a new session: the emptiest one, or a new one.
+
+        Raises:
+            ResourceLimit: too few file descriptors are left for a new one.
+        """
         alive = [worker for worker in self._workers if not worker.retired]
         if self._shared is not None and len(alive) >= self._shared:
             return min(alive, key=lambda worker: len(worker.sessions))
+        try:
+            self.engine.resources.take_descriptors(_DESCRIPTORS, "another process")
+        except ResourceLimit:
+            if self._shared is not None and alive:
+                return min(alive, key=lambda worker: len(worker.sessions))
+            raise
+        self.engine.stats.workers_started += 1
         self._numbers += 1
         worker = _Worker(self, self._numbers)
         self._workers.add(worker)
@@ -366,6 +444,11 @@ class ProcessDriver:
         place.worker.sessions.pop(place.channel, None)
         if self._shared is None:
             place.worker.retire()
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes now, those included that are starting or ending."""
+        return len(self._workers)
 
     def forget(self, worker: _Worker) -> None:
         """A worker is gone."""
@@ -391,7 +474,9 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
     never = Timeouts(**{field.name: None for field in fields(Timeouts)})
     # Over a pipe of our own nothing is cut into pieces or refused for its size.
     limits = replace(options.limits, chunk_size=sys.maxsize, max_message_size=MAX_PIPE_MESSAGE)
-    inner = replace(options, workers=0, max_waiting=0, timeouts=never, limits=limits)
+    inner = replace(
+        options, workers=None, max_waiting=0, timeouts=never, limits=limits, min_free_memory=0
+    )
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     recipe = Recipe(spec.source, types, spec.params, spec.name, inner)
     try:
@@ -409,6 +494,11 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
             f"{spec.name} cannot run in a process of its own: it must be an importable class or"
             f" function, not an instance, a lambda or a local class ({exc})"
         ) from None
+
+
+def _worker_environ() -> dict[str, str]:
+    """This process's environment variables, without the server's token."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
 def _signal_name(number: int) -> str:

@@ -87,6 +87,8 @@ class TaskDriver:
             if task is not None and task.cancelling():
                 raise  # the engine is closing
             return session.host.raised(request, exc, wire)  # a task of the environment's own
+        except KeyboardInterrupt as exc:
+            return session.raised(request, exc, wire.format)
         finally:
             slot.credit = None
             if session.interrupted is not None:
@@ -113,12 +115,18 @@ class TaskDriver:
             slot.task.cancel()
 
     async def aclose(self) -> None:
-        """Cancel what is left and wait for it, a second at most."""
+        """Cancel what is left and wait for it, a second at most.
+
+        A task that is deaf to cancellation is disowned: the loop's own last cancellation would
+        wait for it for ever, and the process would never end.
+        """
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+            _, deaf = await asyncio.wait(tasks, timeout=1.0)
+            for task in deaf:
+                asyncio._unregister_task(task)  # type: ignore[attr-defined]  # documented
 
 
 def _take_back_cancellation() -> None:

@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 import time
 from collections import deque
 from typing import Final
 
-from openenv_async.engine.host import HostReply, HostRequest, Wire
+from openenv_async.engine.host import HostReply, HostRequest, Wire, failed, operation
 from openenv_async.engine.session import Session
+from openenv_async.errors import ResourceLimit, ServerBusy
 from openenv_async.protocol.frames import Close
 
 __all__ = ["ThreadDriver", "ThreadPool"]
+
+log = logging.getLogger("openenv_async.engine")
 
 _LOOK: Final = 0.002
 """Seconds after which a queue that has not moved gets more threads."""
@@ -111,8 +115,27 @@ class ThreadPool:
             self._threads += new
         for _ in range(reuse):
             self._wakes.put(True)
-        for _ in range(new):
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        for left in range(new, 0, -1):
+            try:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            except RuntimeError as exc:  # the system gives no more
+                with self._lock:
+                    self._threads -= left
+                    stuck = self._threads == 0
+                log.warning("%d threads of %s could not be started: %s", left, self._name, exc)
+                if stuck:
+                    self._refuse_all(exc)
+                return
+
+    def _refuse_all(self, exc: RuntimeError) -> None:
+        """Nothing will ever take the jobs that wait."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            error = ResourceLimit(
+                f"no thread could be started: {exc}; close sessions, or raise what the system"
+                " allows (threads, memory)"
+            )
+            job.session.complete(job.request, failed(job.request, error, job.wire.format))
 
     def _work(self) -> None:
         jobs, results = self._jobs, self._results
@@ -125,12 +148,12 @@ class ThreadPool:
                 except IndexError:
                     break
                 self._taken += 1
-                job.reply = job.session.host.handle(job.request, job.wire)
+                job.reply = _handle(job)
                 with self._lock:
                     job.done = True
                     abandoned = job.abandoned
                 if abandoned:
-                    job.session.host.handle(Close(0, 0), job.wire)
+                    _handle(_Job(job.session, Close(0, 0), job.wire))
                     return  # this thread was replaced already
                 results.append(job)
                 if clock() - begun > _POST:
@@ -174,6 +197,27 @@ class ThreadPool:
                 assert job.reply is not None
                 job.session.complete(job.request, job.reply)
 
+    def withdraw(self, job: _Job) -> bool:
+        """Take back a job that no thread has begun, if it is one; it is answered soon."""
+        try:
+            self._jobs.remove(job)
+        except ValueError:
+            return False
+        session, request, format = job.session, job.request, job.wire.format
+        if session.interrupted == "deadline":
+            error = ServerBusy(
+                f"all {self._limit} threads were busy for as long as {operation(request)}() may"
+                " take: raise --max-threads (max_threads) or lower --max-sessions",
+                limit=self._limit,
+                setting="max_threads",
+                phase=operation(request),
+            )
+            reply: HostReply = failed(request, error, format)
+        else:
+            reply = session.interruption(request, format)
+        self._loop.call_soon(session.complete, request, reply)
+        return True
+
     def abandon(self, job: _Job) -> None:
         """Stop waiting for a job. A thread in it is replaced, and closes the environment."""
         with self._lock:
@@ -203,6 +247,13 @@ class ThreadPool:
             self._threads -= idle
         for _ in range(idle):
             self._wakes.put(False)
+
+
+def _handle(job: _Job) -> HostReply:
+    try:
+        return job.session.host.handle(job.request, job.wire)
+    except BaseException as exc:
+        return job.session.raised(job.request, exc, job.wire.format)
 
 
 class ThreadDriver:
@@ -248,8 +299,9 @@ class ThreadDriver:
         """Sync environments do not stream."""
 
     def interrupt(self, session: Session) -> bool:
-        """A thread cannot be asked to stop."""
-        return False
+        """A thread cannot be asked to stop; a call that has none yet can."""
+        slot = session.slot
+        return isinstance(slot, tuple) and slot[0].withdraw(slot[1])
 
     def abandon(self, session: Session) -> None:
         """Leave the thread to itself."""

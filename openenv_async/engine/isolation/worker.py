@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openenv_async.engine.isolation.pipe import Pipe
+from openenv_async.engine.isolation.pipe import HEADER_SIZE, Pipe, body_size
 
 __all__ = ["Recipe", "boot_code", "worker_main"]
 
@@ -82,7 +82,7 @@ def _first_message(channel: socket.socket) -> bytes:
         return data
 
     channel.setblocking(True)
-    return exactly(int.from_bytes(exactly(4), "big"))
+    return exactly(body_size(exactly(HEADER_SIZE)) or 0)
 
 
 def _die_with(lifeline: socket.socket) -> None:
@@ -100,7 +100,7 @@ async def _serve(recipe: Recipe, channel: socket.socket) -> None:
 
     loop = asyncio.get_running_loop()
     spec = EnvironmentSpec(recipe.env, *recipe.types, params=recipe.params, name=recipe.name)
-    engine = Engine(spec, recipe.options)
+    engine = Engine(spec, recipe.options, in_worker=True)
     ended: asyncio.Future[None] = loop.create_future()
 
     def flush() -> None:

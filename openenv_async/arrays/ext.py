@@ -1,0 +1,152 @@
+"""Arrays and NumPy scalars as Ext payloads of msgpack."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "EXT_NDARRAY",
+    "EXT_NPSCALAR",
+    "MAX_NDIM",
+    "assemble",
+    "from_ext",
+    "numpy_types",
+    "parts",
+    "to_ext",
+    "wire_dtype",
+]
+
+EXT_NDARRAY: Final = 1
+EXT_NPSCALAR: Final = 2
+
+MAX_NDIM: Final = 32
+# Booleans, integers, floats, complex, datetimes and fixed-size text. ``O`` and ``V`` are not here:
+# objects would need pickle, structured dtypes have no dtype string that says all.
+_DTYPE: Final = re.compile(
+    r"[<>|](?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32)|[US][1-9][0-9]{0,8}"
+    r"|[mM]8(?:\[[0-9]{0,9}(?:Y|M|W|D|h|m|s|ms|us|μs|ns|ps|fs|as)\])?)"
+)
+
+
+def numpy_types() -> tuple[type, ...]:
+    """``ndarray`` and every scalar type; empty as long as nobody has imported NumPy."""
+    return _numpy_types() if "numpy" in sys.modules else ()
+
+
+@functools.cache
+def _numpy_types() -> tuple[type, ...]:
+    import numpy as np
+
+    return (np.ndarray, *set(np.sctypeDict.values()))
+
+
+def to_ext(value: Any) -> tuple[int, bytes] | None:
+    """Ext code and payload of an array or NumPy scalar; None for anything else.
+
+    Raises:
+        TypeError: the dtype cannot travel; the message names it and the remedy.
+    """
+    np = sys.modules.get("numpy")
+    if np is None:
+        return None
+    if isinstance(value, np.ndarray):
+        code = EXT_NDARRAY
+    elif isinstance(value, np.generic):
+        code = EXT_NPSCALAR
+    else:
+        return None
+    dtype, shape, data = parts(value)
+    head = struct.pack(f"<B{len(dtype)}sB{len(shape)}Q", len(dtype), dtype, len(shape), *shape)
+    return code, b"".join((head, data))
+
+
+def from_ext(code: int, payload: memoryview) -> Any:
+    """The array (a read-only view of ``payload``) or scalar of an Ext.
+
+    Raises:
+        ValueError: the payload does not follow the layout above.
+    """
+    try:
+        name_end = 1 + payload[0]
+        dtype = wire_dtype(bytes(payload[1:name_end]))
+        ndim = payload[name_end]
+        data_start = name_end + 1 + 8 * ndim
+        if ndim > MAX_NDIM:
+            raise ValueError(f"malformed array: {ndim} dimensions, at most {MAX_NDIM} travel")
+        shape = struct.unpack_from(f"<{ndim}Q", payload, name_end + 1)
+    except (IndexError, struct.error) as error:
+        raise ValueError("malformed array: the header is truncated") from error
+    return assemble(dtype, shape, payload[data_start:], scalar=code == EXT_NPSCALAR)
+
+
+def parts(value: Any) -> tuple[bytes, tuple[int, ...], Any]:
+    """Dtype string, shape and elements in C order of an array or scalar."""
+    import numpy as np
+
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("a masked array cannot travel: send .filled(...) or data and mask apart")
+    array = np.asarray(value)
+    name = array.dtype.str
+    if _DTYPE.fullmatch(name) is None or array.ndim > MAX_NDIM:
+        raise TypeError(_unsupported(array))
+    # reshape before the view: a 0-d array has no axis to reinterpret
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return name.encode(), array.shape, flat.view(np.uint8).data if flat.size else b""
+
+
+def _unsupported(array: np.ndarray[Any, Any]) -> str:
+    kind = array.dtype.kind
+    if array.ndim > MAX_NDIM:
+        return f"an array of {array.ndim} dimensions cannot travel: at most {MAX_NDIM}"
+    if kind == "O":
+        remedy = "give it a numeric dtype or send a list"
+    elif array.dtype.names is not None:
+        remedy = "send each field as an array of its own, in a dict"
+    else:
+        remedy = "convert it with .astype() to a plain numeric dtype"
+    return f"an array of dtype {array.dtype} cannot travel: {remedy}"
+
+
+@functools.lru_cache(maxsize=256)
+def wire_dtype(name: bytes) -> np.dtype[Any]:
+    import numpy as np
+
+    text = name.decode("ascii", "replace")
+    if _DTYPE.fullmatch(text) is None:
+        raise ValueError(f"malformed array: {text!r} is not a dtype that travels")
+    try:
+        return np.dtype(text)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"malformed array: {text!r} is not a dtype here") from error
+
+
+def assemble(dtype: np.dtype[Any], shape: tuple[int, ...], data: Any, *, scalar: bool) -> Any:
+    import numpy as np
+
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != len(data):
+        raise ValueError(
+            f"malformed array: shape {list(shape)} of {dtype.str} takes {expected} bytes,"
+            f" got {len(data)}"
+        )
+    if scalar and shape:
+        raise ValueError("malformed array: a scalar has no dimensions")
+    try:
+        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, data)
+    except (ValueError, OverflowError, TypeError) as error:  # such as a shape of (0, 2**63)
+        raise ValueError(f"malformed array: {error}") from error
+    array.flags.writeable = False
+    if dtype.kind in "bU" and array.size:
+        # NumPy trusts these bytes: a bool of 7 and a code point past Unicode misbehave later.
+        raw = array.reshape(-1).view(np.uint8 if dtype.kind == "b" else f"{dtype.str[0]}u4")
+        if raw.max() > (1 if dtype.kind == "b" else sys.maxunicode):
+            raise ValueError(f"malformed array: elements are not valid {dtype.str}")
+    return array[()] if scalar else array

@@ -1,0 +1,35 @@
+"""A host whose environment sees the trace context of the request that it serves."""
+
+from __future__ import annotations
+
+from openenv_async.engine.host import Emit, Host, HostReply, HostRequest, Wire
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.tracing import TraceContext, current
+
+__all__ = ["TracedHost"]
+
+
+class TracedHost(Host):
+    """Used only for sessions whose client sent a trace context, so that others pay nothing."""
+
+    __slots__ = ("trace",)
+
+    def __init__(self, spec: EnvironmentSpec, debug: bool, trace: TraceContext) -> None:
+        super().__init__(spec, debug)
+        self.trace = trace
+
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+        """As ``Host.handle``."""
+        before = current.set(self.trace)
+        try:
+            return super().handle(request, wire)
+        finally:
+            current.reset(before)
+
+    async def handle_async(self, request: HostRequest, wire: Wire, emit: Emit) -> HostReply:
+        """As ``Host.handle_async``."""
+        before = current.set(self.trace)
+        try:
+            return await super().handle_async(request, wire, emit)
+        finally:
+            current.reset(before)

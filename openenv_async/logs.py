@@ -1,0 +1,71 @@
+"""Log records as lines of text or JSON, with the session that they are about.
+
+A record about a session is logged with ``extra={"session_id": …}``; both formats show it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any, Final, Literal, TextIO
+
+__all__ = ["JsonFormatter", "TextFormatter", "configure_logging"]
+
+_FIELDS: Final = ("session_id", "worker", "env")
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, session_id, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As ``logging.Formatter``."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_facts(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger and message, then ``session_id=…`` where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """As ``logging.Formatter``."""
+        facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
+        return super().formatMessage(record) + facts
+
+
+def configure_logging(
+    level: str, format: Literal["text", "json"] = "text", stream: TextIO | None = None
+) -> None:
+    """Log to ``stream`` (standard error), for a process of its own.
+
+    Where the program has set up logging already, its handlers stay and only levels are set.
+
+    Args:
+        level: of this package's and uvicorn's records; those of others begin at warnings.
+        format: of the lines.
+        stream: where to.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(handler)
+        root.setLevel(logging.WARNING)
+    for name in ("openenv_async", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())

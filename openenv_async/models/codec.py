@@ -1,0 +1,146 @@
+"""PayloadCodec: one model in one wire format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Literal, NoReturn, TypeVar
+
+import msgspec
+
+from openenv_async import arrays
+from openenv_async.depth import check_json_depth, check_msgpack_depth
+from openenv_async.errors import InvalidModel, OpenEnvError, ProtocolError
+from openenv_async.models.decoding import dec_hook, ext_hook, without_scalars
+from openenv_async.models.encoding import json_encoder, msgpack_encoder, plain_encoder
+from openenv_async.models.inspection import BAD_DATA, type_info, type_name
+from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
+from openenv_async.types import MAX_DEPTH
+
+__all__ = ["Format", "PayloadCodec"]
+
+T = TypeVar("T")
+
+Format = Literal["msgpack", "json", "plain"]
+
+
+class PayloadCodec(Generic[T]):
+    """Encodes and decodes values of one model type in one wire format; made once, thread-safe.
+
+    Attributes:
+        encode: value to bytes. Raises ``InvalidModel`` that names the place in the value.
+        decode: bytes to value. Raises ``InvalidModel`` when the data does not fit the model,
+            ``ProtocolError`` when it is not in the format or nested too deep.
+    """
+
+    encode: Callable[[T], bytes]
+    decode: Callable[[bytes | memoryview], T]
+
+    def __init__(self, model: Any, format: Format) -> None:
+        """Build the codec.
+
+        Raises:
+            InvalidModel: the type cannot be a model.
+        """
+        self.model = model
+        self.format = format
+        self._info = type_info(model)
+        try:
+            if format == "msgpack":
+                self.encode = msgpack_encoder(self._info)
+                self.decode = self._msgpack_decoder()
+            elif format == "json":
+                self.encode = json_encoder(self._info)
+                self.decode = self._json_decoder(tagged=True)
+            else:
+                self.encode = plain_encoder(self._info)
+                self.decode = self._json_decoder(tagged=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
+
+    def _msgpack_decoder(self) -> Callable[[bytes | memoryview], T]:
+        decoder = msgspec.msgpack.Decoder(self.model, ext_hook=ext_hook, dec_hook=dec_hook)
+        read: Callable[[bytes | memoryview], T] = decoder.decode
+        generic = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+        guard = self._guard(msgspec.msgpack.Decoder, generic)
+        limit = MAX_DEPTH
+
+        def decode(data: bytes | memoryview) -> T:
+            if len(data) > limit:
+                check_msgpack_depth(data, limit)
+            try:
+                if guard is not None:
+                    guard(data)
+                return read(data)
+            except BAD_DATA as error:
+                return retry(data, error)
+
+        def retry(data: bytes | memoryview, error: Exception) -> T:
+            # A float field that was given a NumPy scalar: rare and slow, but not an error.
+            try:
+                if isinstance(error, msgspec.ValidationError):
+                    tree = generic(data)
+                    plain = without_scalars(tree)
+                    if plain is not tree:
+                        return self._convert(plain)
+            except BAD_DATA as second:
+                error = second
+            _raise_bad_data(error, self.model, "MessagePack")
+
+        return decode
+
+    def _json_decoder(self, *, tagged: bool) -> Callable[[bytes | memoryview], T]:
+        decoder = msgspec.json.Decoder(self.model, dec_hook=dec_hook)
+        read: Callable[[bytes], T] = decoder.decode
+        generic = msgspec.json.Decoder().decode
+        guard = self._guard(msgspec.json.Decoder, generic)
+
+        def decode(data: bytes | memoryview) -> T:
+            octets = data if isinstance(data, bytes) else bytes(data)
+            check_json_depth(octets, MAX_DEPTH)
+            try:
+                # A tag may also be spelt with \u005f: rare, but legal JSON.
+                if tagged and (b'"__' in octets or b"\\u005" in octets):
+                    return self._from_tree(arrays.untag(generic(octets)))
+                if guard is not None:
+                    guard(octets)
+                return read(octets)
+            except BAD_DATA as error:
+                _raise_bad_data(error, self.model, "JSON")
+
+        return decode
+
+    def _guard(self, decoder: Any, generic: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+        """A reader that raises when the payload has a field the model has not."""
+        info = self._info
+        if not is_open(info):
+            return None
+        try:
+            guard: Callable[[Any], Any] = decoder(mirror(info, {})).decode
+        except (TypeError, ValueError):  # such as a TypedDict key with a quote in it
+            return lambda data: refuse_unknown(info, generic(data))
+        return guard
+
+    def _from_tree(self, tree: Any) -> T:
+        try:
+            return self._convert(tree)
+        except msgspec.ValidationError:
+            plain = without_scalars(tree)
+            if plain is tree:
+                raise
+        return self._convert(plain)
+
+    def _convert(self, tree: Any) -> T:
+        refuse_unknown(self._info, tree)
+        str_keys = self.format != "msgpack"
+        value: T = msgspec.convert(tree, self.model, dec_hook=dec_hook, str_keys=str_keys)
+        return value
+
+
+def _raise_bad_data(error: Exception, model: Any, format: str) -> NoReturn:
+    if isinstance(error, OpenEnvError):
+        raise error
+    if isinstance(error, RecursionError | UnicodeDecodeError) or (
+        isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError)
+    ):
+        raise ProtocolError(f"payload is not valid {format}: {error}") from error
+    raise InvalidModel(f"payload does not fit {type_name(model)}: {error}") from error

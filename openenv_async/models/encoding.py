@@ -1,0 +1,282 @@
+"""Values to bytes: one encoder per model and format.
+
+msgspec encodes by the value's own type. What that would change without a word is found after it
+has encoded, where the model leaves a position untyped: bytes, which would be text in JSON, and
+private fields of attrs classes, which would be missing.
+"""
+
+from __future__ import annotations
+
+import binascii
+import sys
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from openenv_async import arrays
+from openenv_async.errors import InvalidModel
+from openenv_async.models.inspection import (
+    BAD_DATA,
+    may_have_tag,
+    private_field,
+    type_name,
+    typed_items,
+    walk,
+)
+from openenv_async.models.pydantic import dump
+from openenv_async.types import MAX_DEPTH
+
+__all__ = ["json_encoder", "msgpack_encoder", "plain_encoder", "to_builtins"]
+
+Encode = Callable[[Any], bytes]
+
+_OCTETS: Final = (bytes, bytearray, memoryview)
+_LEAVES: Final = frozenset({type(None), bool, int, float, str})
+
+
+def msgpack_encoder(info: inspect.Type) -> Encode:
+    """Encoder of the format ``msgpack``."""
+    return _guarded(info, msgspec.msgpack.Encoder(enc_hook=_pack_hook).encode)
+
+
+def plain_encoder(info: inspect.Type) -> Encode:
+    """Encoder of the format ``plain``."""
+    return _guarded(info, msgspec.json.Encoder(enc_hook=_plain_hook).encode)
+
+
+def json_encoder(info: inspect.Type) -> Encode:
+    """Encoder of the format ``json``: msgspec's own output unless a tag may be needed."""
+    fast = msgspec.json.Encoder(enc_hook=_refuse).encode
+    plain = msgspec.json.Encoder().encode
+    pack = msgspec.msgpack.Encoder().encode
+    untyped = _has(info, inspect.AnyType)
+    declares_bytes = _has(info, _BYTES_TYPES)
+
+    def has_bytes(value: Any) -> bool:
+        try:
+            packed = pack(value)
+        except BAD_DATA:  # such as an integer of more than 64 bits
+            return True
+        # In msgpack bytes have one of these headers; the rest of the time it is something else.
+        if 0xC4 not in packed and 0xC5 not in packed and 0xC6 not in packed:
+            return False
+        return not _kinds(value).isdisjoint(_OCTETS)
+
+    def encode(value: Any) -> bytes:
+        try:
+            octets = fast(value)
+        except _NeedsTags:
+            pass
+        else:
+            # null may stand for NaN, and a key may look like one of our tags.
+            tags = b"null" in octets or b'"__' in octets
+            if not tags and not (untyped and has_bytes(value)):
+                return octets
+        tree = _builtins(value)
+        return plain(arrays.tag(_declared_as_text(info, tree) if declares_bytes else tree))
+
+    return _guarded(info, encode)
+
+
+class _NeedsTags(Exception):
+    """The fast JSON encoder met what needs a tagged object."""
+
+
+def _refuse(value: Any) -> Any:
+    raise _NeedsTags
+
+
+_BYTES_TYPES: Final = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
+
+
+def _has(info: inspect.Type, kinds: Any) -> bool:
+    return any(isinstance(part, kinds) for part in walk(info))
+
+
+def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
+    """``tree`` with bytes as base64 where ``info`` declares them: there they need no tag."""
+    if isinstance(info, _BYTES_TYPES):
+        is_bytes = isinstance(tree, _OCTETS)
+        return binascii.b2a_base64(tree, newline=False).decode() if is_bytes else tree
+    if isinstance(info, inspect.Metadata):
+        return _declared_as_text(info.type, tree)
+    if isinstance(info, inspect.UnionType):
+        for member in info.types:
+            if may_have_tag(member, tree):
+                tree = _declared_as_text(member, tree)
+        return tree
+    changed = {key: _declared_as_text(kind, item) for key, kind, item in typed_items(info, tree)}
+    if isinstance(tree, dict):
+        return {**tree, **changed}
+    return [changed.get(i, item) for i, item in enumerate(tree)] if changed else tree
+
+
+# -- what is refused ------------------------------------------------------------------------
+
+
+def _guarded(info: inspect.Type, encode: Encode) -> Encode:
+    """``encode`` with errors that name the place in the value."""
+    careful = _whole(encode) if _has(info, inspect.AnyType) else encode
+
+    def guarded(value: Any) -> bytes:
+        try:
+            return careful(value)
+        except BAD_DATA as error:
+            path, culprit = _locate(careful, value)
+            message = f"cannot encode {path} ({type(culprit).__name__}): {error}"
+            raise InvalidModel(message) from error
+
+    return guarded
+
+
+def _whole(encode: Encode) -> Encode:
+    """``encode`` that refuses what msgspec would encode in part."""
+
+    def careful(value: Any) -> bytes:
+        octets = encode(value)
+        if "attr" in sys.modules:
+            _refuse_private(value)
+        return octets
+
+    return careful
+
+
+def _refuse_private(value: Any) -> None:
+    for kind in _kinds(value):
+        if name := private_field(kind):
+            raise TypeError(f"the attrs field {type_name(kind)}.{name} would not travel; rename it")
+
+
+def _kinds(value: Any) -> set[type]:
+    """The types in ``value`` but those of dicts and lists and of the plain leaves inside them.
+
+    The value was encoded before, and so has no cycles.
+    """
+    found: set[type] = set()
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        inside: Collection[Any]
+        if isinstance(part, dict):
+            inside = part.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            inside = part
+        else:
+            found.add(type(part))
+            inside = [child for _, child in _children(part)]
+        if not _LEAVES.issuperset(map(type, inside)):
+            todo.extend(child for child in inside if type(child) not in _LEAVES)
+    return found
+
+
+def _locate(encode: Encode, value: Any) -> tuple[str, Any]:
+    """The innermost part of ``value`` that cannot be encoded, and the path to it."""
+    path = "$"
+    for _ in range(MAX_DEPTH):
+        for step, child in _children(value):
+            try:
+                encode(child)
+            except BAD_DATA:
+                path += step
+                value = child
+                break
+        else:
+            break
+    return path, value
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif not isinstance(value, type):
+        names = getattr(value, "__struct_fields__", None) or [
+            getattr(field, "name", field)  # pydantic's fields are names, the others' have them
+            for field in getattr(type(value), "__dataclass_fields__", None)
+            or getattr(type(value), "__attrs_attrs__", None)
+            or getattr(type(value), "model_fields", None)
+            or ()
+        ]
+        yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+# -- what msgspec does not know -------------------------------------------------------------
+
+
+def _pack_hook(value: Any) -> Any:
+    ext = arrays.to_ext(value)
+    if ext is not None:
+        return msgspec.msgpack.Ext(*ext)
+    return _foreign(value)
+
+
+def _plain_hook(value: Any) -> Any:
+    if isinstance(value, arrays.numpy_types()):
+        return arrays.to_plain(value)
+    return _bytes_as_text(_foreign(value))
+
+
+def _foreign(value: Any) -> Any:
+    """A pydantic model as a dict of builtins.
+
+    Raises:
+        TypeError: it is something else; the message has the remedy.
+    """
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        tree = dump(value)
+        if "attr" in sys.modules:
+            _refuse_private(tree)
+        return tree
+    raise TypeError(
+        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel:"
+        " use plain types, arrays or one of the model types"
+        " (dataclass, Struct, attrs, TypedDict, pydantic)"
+    )
+
+
+def _bytes_as_text(tree: Any) -> Any:
+    """What pydantic reads back from plain JSON into a field of bytes."""
+    if isinstance(tree, bytes):
+        return tree.decode()
+    if isinstance(tree, dict):
+        return {key: _bytes_as_text(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple | set | frozenset):
+        return [_bytes_as_text(value) for value in tree]
+    return tree
+
+
+def to_builtins(value: Any) -> Any:
+    """``value`` as dicts, lists and scalars; arrays, NumPy scalars and bytes stay as they are.
+
+    Raises:
+        InvalidModel: a part of the value has no such form.
+    """
+    try:
+        tree = _builtins(value)
+        if "attr" in sys.modules:
+            _refuse_private(value)
+    except BAD_DATA as error:
+        raise InvalidModel(f"cannot convert {type_name(type(value))}: {error}") from error
+    return tree
+
+
+def _builtins(value: Any) -> Any:
+    builtin_types = (*_OCTETS, *arrays.numpy_types())
+    return msgspec.to_builtins(value, builtin_types=builtin_types, enc_hook=_builtins_hook)
+
+
+def _builtins_hook(value: Any) -> Any:
+    # A subclass of an array has a name of its own; what is left is a plain array.
+    return _base_array(value) if isinstance(value, arrays.numpy_types()) else _foreign(value)
+
+
+def _base_array(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, np.ma.MaskedArray):
+        arrays.to_ext(value)  # raises
+    return np.asarray(value)

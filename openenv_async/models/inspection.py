@@ -1,0 +1,169 @@
+"""What an author's type is: msgspec's description of it, walked and asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import inspect
+
+from openenv_async.errors import InvalidModel
+
+__all__ = [
+    "ARRAYS",
+    "BAD_DATA",
+    "OBJECTS",
+    "custom_kind",
+    "field_names",
+    "may_have_tag",
+    "parts",
+    "private_field",
+    "type_info",
+    "type_name",
+    "typed_items",
+    "walk",
+]
+
+OBJECTS: Final = (inspect.DataclassType, inspect.TypedDictType, inspect.StructType)
+ARRAYS: Final = (
+    inspect.ListType,
+    inspect.SetType,
+    inspect.FrozenSetType,
+    inspect.VarTupleType,
+)
+
+
+# What msgspec, NumPy, pydantic and a model's own __post_init__ or validators raise on bad data.
+BAD_DATA: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
+
+
+def type_name(model: Any) -> str:
+    return model.__qualname__ if isinstance(model, type) else str(model)
+
+
+def type_info(model: Any) -> inspect.Type:
+    """A model as msgspec describes it.
+
+    Raises:
+        InvalidModel: the type cannot be a model; the message says why.
+    """
+    try:
+        info = inspect.type_info(model)
+    except (TypeError, ValueError, NameError, AttributeError) as error:
+        raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
+    for part in walk(info):
+        if isinstance(part, inspect.CustomType) and custom_kind(part.cls) is None:
+            raise InvalidModel(
+                f"{type_name(model)} cannot be a model: {type_name(part.cls)} is not a type that"
+                " travels; use plain types, arrays or one of the model types"
+            )
+        if isinstance(part, inspect.DataclassType) and (name := private_field(part.cls)):
+            raise InvalidModel(
+                f"{type_name(model)} cannot be a model: the attrs field"
+                f" {type_name(part.cls)}.{name} would not travel; rename it"
+            )
+    return info
+
+
+def field_names(model: Any) -> frozenset[str] | None:
+    """The names on the wire that a model accepts; None when it accepts any, or has no fields."""
+    info = type_info(model)
+    if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "pydantic":
+        if info.cls.model_config.get("extra") == "allow":  # type: ignore[attr-defined] # a BaseModel
+            return None
+        fields = info.cls.model_fields  # type: ignore[attr-defined] # a BaseModel
+        return frozenset(field.alias or name for name, field in fields.items())
+    if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
+        return frozenset(field.encode_name for field in info.fields)
+    return None
+
+
+def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic"] | None:
+    """What a type that msgspec does not know is to us."""
+    cls = getattr(annotation, "__origin__", annotation)
+    if isinstance(cls, type):
+        numpy, pydantic = sys.modules.get("numpy"), sys.modules.get("pydantic")
+        if numpy is not None and cls is numpy.ndarray:
+            return "array"
+        if numpy is not None and issubclass(cls, numpy.generic):
+            return "scalar"
+        if pydantic is not None and issubclass(cls, pydantic.BaseModel):
+            return "pydantic"
+    return None
+
+
+def private_field(cls: type) -> str | None:
+    """An attrs field that msgspec would drop without a word, because of its underscore."""
+    names = (field.name for field in getattr(cls, "__attrs_attrs__", ()))
+    return next((name for name in names if name.startswith("_")), None)
+
+
+def parts(info: inspect.Type) -> tuple[inspect.Type, ...]:
+    """The types directly inside a type."""
+    if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
+        return tuple(field.type for field in info.fields)
+    if isinstance(info, ARRAYS):
+        return (info.item_type,)
+    if isinstance(info, inspect.TupleType):
+        return info.item_types
+    if isinstance(info, inspect.DictType):
+        return (info.value_type,)
+    if isinstance(info, inspect.UnionType):
+        return info.types
+    if isinstance(info, inspect.Metadata):
+        return (info.type,)
+    return ()
+
+
+def walk(info: inspect.Type) -> Iterator[inspect.Type]:
+    """Every type reachable from ``info``, each once (types may refer to themselves)."""
+    seen: set[int] = set()
+    todo = [info]
+    while todo:
+        part = todo.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            todo.extend(parts(part))
+
+
+def typed_items(info: inspect.Type, tree: Any) -> Iterator[tuple[Any, inspect.Type, Any]]:
+    """Key or index, declared type and value of each part of a decoded tree that has a type.
+
+    Unions are the caller's to resolve, with ``may_have_tag``.
+    """
+    if isinstance(tree, dict):
+        if isinstance(info, inspect.DictType):
+            yield from ((key, info.value_type, item) for key, item in tree.items())
+        elif isinstance(info, OBJECTS):
+            kinds = {field.encode_name: field.type for field in info.fields}
+            yield from ((key, kinds[key], item) for key, item in tree.items() if key in kinds)
+    elif isinstance(tree, list | tuple):
+        if isinstance(info, ARRAYS):
+            yield from ((i, info.item_type, item) for i, item in enumerate(tree))
+        elif isinstance(info, inspect.TupleType | inspect.NamedTupleType) or (
+            isinstance(info, inspect.StructType) and info.array_like
+        ):
+            first = 0 if getattr(info, "tag", None) is None else 1
+            for i, (kind, item) in enumerate(zip(parts(info), tree[first:], strict=False), first):
+                yield i, kind, item
+
+
+def may_have_tag(info: inspect.Type, tree: Any) -> bool:
+    """Whether ``tree`` may be this member of a union, as far as its tag tells."""
+    if not isinstance(info, inspect.StructType) or info.tag is None:
+        return True
+    if info.array_like:
+        return isinstance(tree, list) and tree[:1] == [info.tag]
+    return isinstance(tree, dict) and tree.get(info.tag_field) == info.tag

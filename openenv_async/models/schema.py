@@ -1,0 +1,101 @@
+"""JSON Schema of models."""
+
+from __future__ import annotations
+
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from openenv_async import arrays
+from openenv_async.models.inspection import OBJECTS, custom_kind, type_info, walk
+from openenv_async.models.pydantic import model_schema
+
+__all__ = ["json_schema"]
+
+
+def json_schema(model: Any) -> dict[str, Any]:
+    """JSON Schema of a model.
+
+    An array is ``{"type": "array", "x-ndarray": {"dtype": "<f4"}}``, the dtype only where it is
+    declared. Further keys of ``x-ndarray`` (shape, low, high) come from the author::
+
+        Annotated[NDArray[np.uint8], msgspec.Meta(extra_json_schema={"x-ndarray": {...}})]
+    """
+    info = type_info(model)
+    hoisted: dict[str, Any] = {}
+
+    def hook(annotation: Any) -> dict[str, Any]:
+        if custom_kind(annotation) != "pydantic":
+            return _custom_schema(annotation)
+        schema = model_schema(annotation, _custom_schema)
+        for name, definition in schema.pop("$defs", {}).items():
+            hoisted[f"{annotation.__name__}.{name}"] = definition
+        return schema
+
+    objects = [part for part in walk(info) if isinstance(part, (*OBJECTS, inspect.NamedTupleType))]
+    try:
+        (schema, *refs), definitions = msgspec.json.schema_components(
+            (model, *(part.cls for part in objects)), schema_hook=hook
+        )
+    except TypeError:  # a default that JSON cannot say
+        return {"type": "object"} if isinstance(info, OBJECTS) else {}
+    _add_dtypes(model, schema)
+    for part, ref in zip(objects, refs, strict=True):
+        definition = definitions[ref["$ref"].rpartition("/")[2]]
+        # a generic class knows its hints only unsubstituted: NDArray[T] stays without a dtype
+        hints = get_type_hints(getattr(part.cls, "__origin__", part.cls), include_extras=True)
+        if "prefixItems" in definition:
+            for field, item in zip(part.fields, definition["prefixItems"], strict=False):
+                _add_dtypes(hints[field.name], item)
+        elif "properties" in definition:
+            definition["additionalProperties"] = False
+            for field in part.fields:
+                _add_dtypes(hints.get(field.name), definition["properties"][field.encode_name])
+    definitions = {**definitions, **hoisted}
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _add_dtypes(annotation: Any, schema: dict[str, Any]) -> None:
+    """Write the dtypes named in ``annotation`` into its schema; msgspec's hook loses them."""
+    arguments = getattr(annotation, "__args__", ())
+    if custom_kind(annotation) == "array":
+        dtype = arrays.array_dtype(annotation)
+        if dtype in arrays.numpy_types() and "x-ndarray" in schema:
+            import numpy as np
+
+            schema["x-ndarray"].setdefault("dtype", np.dtype(dtype).str)
+        return
+    for member in schema.get("anyOf", ()):
+        _add_dtypes(annotation, member)
+    if "anyOf" in schema:
+        return
+    children = [schema[key] for key in ("items", "additionalProperties") if key in schema]
+    if "prefixItems" in schema:
+        for argument, child in zip(arguments, schema["prefixItems"], strict=False):
+            _add_dtypes(argument, child)
+    elif "x-ndarray" in schema:
+        for argument in arguments:  # of Optional or Annotated
+            _add_dtypes(argument, schema)
+    else:
+        for argument in arguments:
+            for child in children:
+                if isinstance(child, dict):
+                    _add_dtypes(argument, child)
+
+
+def _custom_schema(annotation: Any) -> dict[str, Any]:
+    """Schema of an array or NumPy scalar type; of anything else the one that says nothing."""
+    kind = custom_kind(annotation)
+    if kind == "array":
+        return {"type": "array", "x-ndarray": {}}
+    return _scalar_schema(annotation) if kind == "scalar" else {}
+
+
+def _scalar_schema(cls: Any) -> dict[str, Any]:
+    import numpy as np
+
+    for base, name in ((np.bool_, "boolean"), (np.integer, "integer"), (np.floating, "number")):
+        if issubclass(cls, base):
+            return {"type": name}
+    return {"type": "string"} if issubclass(cls, np.str_) else {}

@@ -1,0 +1,330 @@
+"""What a server says about itself: one reading, as JSON and in Prometheus' text format.
+
+Rules:
+
+- Nothing is counted here. A reading takes the plain integers that the engine keeps anyway.
+- ``METRICS`` names everything there is; ``docs/metrics.md`` is checked against it.
+- Labels have a fixed set of values. No session, client or episode is ever one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import mmap
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from openenv_async.engine import Engine
+from openenv_async.engine.isolation.processes import ProcessDriver
+from openenv_async.engine.latency import Histogram
+from openenv_async.engine.resources import free_descriptors
+from openenv_async.version import __version__
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+
+__all__ = ["HEALTH", "METRICS", "LoopWatch", "Metric", "prometheus_text", "read_stats"]
+
+HEALTH: Final = ("ok", "degraded", "wedged")
+_TICK: Final = 1.0
+_REMEMBERED: Final = 10
+"""Looks at the loop whose worst lag is told."""
+_SAMPLES: Final = 32
+"""Sessions whose next step is timed, per look."""
+_SLOW_LOOP: Final = 0.25
+_STUCK_LOOP: Final = 5.0
+_LONG_WAIT: Final = 30.0
+
+
+class LoopWatch:
+    """Looks at the event loop once a second: how late it is, and where steps spend their time.
+
+    Args:
+        engine: whose sessions are sampled.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lags: deque[float] = deque(maxlen=_REMEMBERED)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
+        self._turn = 0
+
+    def start(self) -> None:
+        """Begin to look, on the running loop; idempotent."""
+        if self._timer is None:
+            self._loop = asyncio.get_running_loop()
+            self._due = self._loop.time() + _TICK
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._due = None, inf
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        self._lags.append(max(0.0, self._loop.time() - self._due))
+        sessions = list(self._engine.sessions.values())
+        # Each in turn: a few at a time of many, every one of few.
+        start = self._turn % len(sessions) if sessions else 0
+        chosen = sessions[start : start + _SAMPLES]
+        chosen += sessions[: min(start, _SAMPLES - len(chosen))]
+        self._turn = start + len(chosen)
+        self._engine.timer.arm(chosen)
+        self._due = self._loop.time() + _TICK
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which the loop was late at the last look, or is late for the next."""
+        overdue = 0.0 if self._loop is None else max(0.0, self._loop.time() - self._due)
+        return max(overdue, self._lags[-1] if self._lags else 0.0)
+
+    @property
+    def worst_lag(self) -> float:
+        """The greatest of the last ten."""
+        return max(self.lag, *self._lags) if self._lags else self.lag
+
+
+def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
+    """Everything the server knows about itself, as plain values."""
+    driver = engine._driver
+    waiting = engine.waiting
+    parked = sum(session.port is None for session in engine.sessions.values())
+    health, reasons = _health(engine, watch)
+    free = free_descriptors()
+    return {
+        "health": health,
+        "health_reasons": reasons,
+        "environment": engine.spec.name,
+        "server": f"openenv_async/{__version__}",
+        "epoch": engine.epoch,
+        "pid": os.getpid(),
+        "uptime": time.time() - engine.started_at,
+        "draining": engine.draining,
+        "sessions": len(engine.sessions),
+        "active": len(engine.sessions) - waiting - parked,
+        "waiting": waiting,
+        "parked": parked,
+        "max_sessions": engine.max_sessions,
+        **dataclasses.asdict(engine.stats),
+        "resource_refusals": engine.resources.refused,
+        "queue_wait": _histogram(engine.waits),
+        "longest_wait": engine.longest_wait,
+        "step_seconds": {
+            phase: _histogram(found) for phase, found in engine.timer.histograms.items()
+        },
+        "loop_lag": watch.lag,
+        "loop_lag_worst": watch.worst_lag,
+        "workers": driver.worker_count if isinstance(driver, ProcessDriver) else 0,
+        "cpu_seconds": time.process_time(),
+        "rss_bytes": _resident_bytes(),
+        "free_descriptors": None if free == inf else int(free),
+    }
+
+
+def _health(engine: Engine, watch: LoopWatch) -> tuple[str, list[str]]:
+    """How the server is, and why not better. Slow is not dead: nobody is to give it up for it."""
+    lag, wait = watch.worst_lag, engine.longest_wait
+    stuck = [
+        *([f"the loop was {lag:.1f} s late"] if lag >= _STUCK_LOOP else ()),
+        *([f"a session has waited {wait:.0f} s for capacity"] if wait >= _LONG_WAIT else ()),
+    ]
+    if stuck:
+        return "wedged", stuck
+    slow = [
+        *([f"the loop was {lag:.2f} s late"] if lag >= _SLOW_LOOP else ()),
+        *([f"{engine.waiting} sessions wait for capacity"] if engine.waiting else ()),
+        *(["descriptors or memory are short"] if engine.resources.short else ()),
+        *([f"it is going away: {engine.draining}"] if engine.draining is not None else ()),
+    ]
+    return ("degraded", slow) if slow else ("ok", [])
+
+
+def _histogram(found: Histogram) -> dict[str, Any]:
+    ends = [*(f"{bound:g}" for bound in found.bounds), "+Inf"]
+    buckets, below = {}, 0
+    for end, count in zip(ends, found.counts, strict=True):
+        below += count
+        buckets[end] = below
+    return {"count": below, "sum": found.sum, "buckets": buckets}
+
+
+# -- Prometheus -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the table.
+
+    Attributes:
+        name: as Prometheus shows it, a counter's ``_total`` included.
+        kind: of metric.
+        help: what it counts.
+        read: its value in what ``read_stats`` gives; by label value where it has a label.
+        label: the label's name.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    read: Callable[[Mapping[str, Any]], Any]
+    label: str | None = None
+
+
+def _key(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda stats: stats[name]
+
+
+def _keys(*names: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda stats: {name: stats[name] for name in names}
+
+
+def _counter(name: str, key: str, help: str) -> Metric:
+    return Metric(f"openenv_{name}_total", "counter", help, _key(key))
+
+
+def _gauge(name: str, key: str, help: str) -> Metric:
+    return Metric(f"openenv_{name}", "gauge", help, _key(key))
+
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric(
+        "openenv_server_info",
+        "gauge",
+        "Always 1; the label is the server's version.",
+        lambda stats: {stats["server"]: 1},
+        "version",
+    ),
+    Metric(
+        "openenv_environment_info",
+        "gauge",
+        "Always 1; the label is the environment's name.",
+        lambda stats: {stats["environment"]: 1},
+        "environment",
+    ),
+    Metric(
+        "openenv_health",
+        "gauge",
+        "1 for what the server is now, 0 for the others: ok, degraded, wedged.",
+        lambda stats: {state: int(stats["health"] == state) for state in HEALTH},
+        "state",
+    ),
+    _gauge("uptime_seconds", "uptime", "Seconds since the start."),
+    Metric(
+        "openenv_sessions",
+        "gauge",
+        "Sessions: connected (active), in the queue (waiting), without a connection (parked).",
+        _keys("active", "waiting", "parked"),
+        "state",
+    ),
+    _gauge("sessions_limit", "max_sessions", "Sessions that may exist at once."),
+    _gauge("sessions_peak", "peak_sessions", "The most sessions there were at once."),
+    _counter("sessions_opened", "opened", "Sessions whose environment was to be built."),
+    _counter("sessions_closed", "closed", "Sessions that ended, however."),
+    _counter("sessions_refused", "refused", "Requests to open a session that were refused."),
+    _counter("sessions_expired", "expired", "Sessions closed by their idle timeout."),
+    _counter("sessions_abandoned", "abandoned", "Sessions whose client did not come back in time."),
+    _counter("sessions_resumed", "resumed", "Sessions that another connection took up again."),
+    Metric(
+        "openenv_queue_wait_seconds",
+        "histogram",
+        "How long sessions waited for capacity before they got it.",
+        _key("queue_wait"),
+    ),
+    _gauge("queue_longest_wait_seconds", "longest_wait", "Of the first one in the queue now."),
+    _counter("steps", "steps", "Steps that were answered, failed ones included."),
+    Metric(
+        "openenv_step_seconds",
+        "histogram",
+        "Steps of a sample (32 a second at most) by phase: until it begins (queue), in the"
+        " environment's code (env), decoding and encoding (serialize).",
+        _key("step_seconds"),
+        "phase",
+    ),
+    _counter("duplicates", "duplicates", "Requests that came again and were not run again."),
+    _counter("timeouts", "timeouts", "Requests that passed their deadline."),
+    _counter("bad_frames", "bad_frames", "Frames and messages that could not be read."),
+    _gauge("connections", "connections", "WebSocket connections."),
+    _counter("connections_opened", "connections_opened", "WebSocket connections accepted."),
+    _counter("connections_cut", "cut", "Connections of peers that were silent or did not read."),
+    _counter("resource_refusals", "resource_refusals", "Refusals for want of descriptors, memory."),
+    _counter("received_bytes", "bytes_in", "Bytes of WebSocket messages and HTTP bodies received."),
+    _counter("sent_bytes", "bytes_out", "Bytes of WebSocket messages and HTTP bodies sent."),
+    _gauge("workers", "workers", "Worker processes."),
+    _counter("workers_started", "workers_started", "Worker processes started."),
+    _counter("workers_died", "workers_died", "Worker processes that crashed or had to be killed."),
+    _gauge("loop_lag_seconds", "loop_lag", "How late the event loop was when last looked at."),
+    _gauge("loop_lag_worst_seconds", "loop_lag_worst", "The worst of the last ten looks."),
+    _counter("cpu_seconds", "cpu_seconds", "CPU time of the server's process."),
+    _gauge("resident_bytes", "rss_bytes", "Memory that the server's process holds."),
+    _gauge("free_descriptors", "free_descriptors", "File descriptors left (-1: unknown)."),
+)
+
+
+class _Collector:
+    """Gives one reading to a registry."""
+
+    def __init__(self, stats: Mapping[str, Any]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Family]:
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        for metric in METRICS:
+            value = metric.read(self._stats)
+            labels = None if metric.label is None else [metric.label]
+            found = {None: value} if labels is None else value
+            if metric.kind == "histogram":
+                histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
+                for name, each in found.items():
+                    histogram.add_metric(
+                        [] if name is None else [name],
+                        buckets=list(each["buckets"].items()),
+                        sum_value=each["sum"],
+                    )
+                yield histogram
+                continue
+            kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+            family = kind(metric.name, metric.help, labels=labels)
+            for name, each in found.items():
+                family.add_metric([] if name is None else [name], -1 if each is None else each)
+            yield family
+
+
+def prometheus_text(stats: Mapping[str, Any]) -> tuple[bytes, str]:
+    """A reading in Prometheus' text format, and its media type."""
+    # Imported at the first scrape: it takes a while, and most servers are never scraped.
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(stats))
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _resident_bytes() -> int:
+    """Memory this process holds now; its peak where the system does not say, else 0."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,69 @@
+"""W3C trace context: passed through from a client's request to the environment.
+
+The runtime makes no spans. What a client sent as ``traceparent`` and ``tracestate`` (with the
+WebSocket's opening request, or with each HTTP request) is what ``current_traceparent`` gives
+inside the environment's own code, so that spans it makes belong to the caller's trace.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+__all__ = ["TraceContext", "current_traceparent", "current_tracestate"]
+
+# Level 1 of the recommendation: version, trace id, parent id, flags; later versions may go on.
+_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-\S{2,}")
+_LONGEST: Final = 512
+
+
+class TraceContext(NamedTuple):
+    """What a request said about its trace."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+NO_TRACE: Final = TraceContext()
+
+current: Final[ContextVar[TraceContext]] = ContextVar("openenv_trace", default=NO_TRACE)
+
+
+def current_traceparent() -> str | None:
+    """The ``traceparent`` of the request that is being served, for environments."""
+    return current.get().traceparent
+
+
+def current_tracestate() -> str | None:
+    """The ``tracestate`` that came with it."""
+    return current.get().tracestate
+
+
+def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> TraceContext | None:
+    """The trace context of ASGI headers; a malformed one is none, as the standard wants it."""
+    parent: str | None = None
+    states: list[str] = []
+    for name, value in headers:
+        if name == b"traceparent":
+            text = value.decode("latin-1")
+            parent = text if len(text) <= _LONGEST and _PARENT.fullmatch(text) else None
+        elif name == b"tracestate":
+            states.append(value.decode("latin-1"))
+    if parent is None:
+        return None
+    state = ",".join(states)
+    return TraceContext(parent, state if 0 < len(state) <= _LONGEST else None)
+
+
+def inject(headers: MutableMapping[str, str]) -> None:
+    """Add the caller's trace context to request headers, if the program uses OpenTelemetry."""
+    if "opentelemetry" not in sys.modules or "traceparent" in headers:
+        return
+    try:
+        from opentelemetry.propagate import inject as add
+    except ImportError:
+        return
+    add(headers)

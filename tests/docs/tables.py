@@ -1,0 +1,215 @@
+"""Tables that are made from the code: ``python -m tests.docs.tables`` writes them anew.
+
+Each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
+from openenv_async.cli.serve import serve
+from tests.docs.pages import DOCS, ROOT
+
+__all__ = ["REMEDIES", "TABLES", "error_classes", "found", "tested_requirements", "update"]
+
+REMEDIES: Final = {
+    "OpenEnvError": "catch it to catch them all; read `code`, `retryable` and `context()`",
+    "CallerError": "change the call",
+    "InvalidAction": "send an action that fits the schema; the episode goes on",
+    "InvalidOption": "see the message for the options there are, or `GET /schema`",
+    "InvalidModel": "fix the value, or the type that was declared",
+    "EpisodeNotStarted": "call `reset()` first",
+    "EpisodeEnded": "call `reset()`",
+    "SessionBusy": "await one call before the next, or make another client",
+    "SessionClosed": "`reset()` opens a new session, unless this client was closed: make another",
+    "SessionNotFound": "call `reset()` without a session id",
+    "PayloadTooLarge": "send less, or raise `Limits.max_message_size` on both sides",
+    "OperationUnsupported": "use another client or isolation, as the message says",
+    "OperationCancelled": "nothing; somebody asked for it",
+    "TargetNotFound": "see the message for the nearest names",
+    "Unauthorized": "give the client the server's token",
+    "OriginRefused": "put the page's origin on the server's allow-list",
+    "EnvironmentFailure": "look at the environment; the server works",
+    "EnvironmentStartFailed": "fix the constructor or its arguments",
+    "EnvironmentRaised": "fix the environment; the session goes on if it can",
+    "InvalidObservation": "return what the environment declares",
+    "EnvironmentDied": "open a new session; `exit_code` and `log_tail` say why it died",
+    "DeadlineExceeded": "raise the `Timeouts` field that it names, or make the call faster",
+    "PeerError": "look at the other end",
+    "ProtocolError": "look at the client's code; report it if it is ours",
+    "VersionMismatch": "update the older end",
+    "TransportError": "try again",
+    "ConnectFailed": "check the address and that the server runs",
+    "ConnectionLost": "call `reset()`",
+    "SessionLost": "call `reset()`; `detail` has the last acknowledged step",
+    "ServerError": "look at the server's log",
+    "ServerBusy": "wait `retry_after` seconds, or raise the setting that it names",
+    "ResourceLimit": "raise the limit of the operating system, or open fewer sessions",
+    "GoingAway": "open the session on another server",
+}
+"""What the caller does about each error. Every class has one; a test sees to it."""
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join([_row(*head), "|" + "---|" * len(head), *(_row(*row) for row in rows)])
+
+
+def _code(text: str) -> str:
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """What a docstring says of each attribute; several may share a line."""
+    section = (cls.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.split(r"\n(?=\S)", textwrap.dedent(section).strip())
+    about: dict[str, str] = {}
+    for entry in entries:
+        names, _, text = entry.partition(":")
+        for name in names.split(","):
+            about[name.strip()] = _code(" ".join(text.split()))
+    return about
+
+
+def _default(item: Any) -> str:
+    value = item.default_factory() if item.default is MISSING else item.default
+    if value is None:
+        return "none"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1 << 16:
+        return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value:,}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
+    return f"`{type(value).__name__}()`" if not isinstance(value, bool) else str(value)
+
+
+def _subclasses(cls: type[OpenEnvError]) -> list[type[OpenEnvError]]:
+    return [cls, *(each for sub in cls.__subclasses__() for each in _subclasses(sub))]
+
+
+def error_classes() -> list[type[OpenEnvError]]:
+    """Those of ``errors``, roots before what descends from them."""
+    return [cls for cls in _subclasses(OpenEnvError) if cls.__module__ == errors.__name__]
+
+
+def errors_table() -> str:
+    rows = []
+    for cls in error_classes():
+        first_paragraph = (cls.__doc__ or "").partition("\n\n")[0]
+        when = _code(" ".join(first_paragraph.split()))
+        depth = len([base for base in cls.__mro__ if issubclass(base, OpenEnvError)]) - 1
+        name = "&nbsp;" * 3 * depth + f"`{cls.__name__}`"
+        retry = "yes" if cls.retryable_by_default else "no"
+        rows.append((name, when, REMEDIES[cls.__name__], retry))
+    return _table(("class", "when", "what to do", "retryable"), rows)
+
+
+def _serve_options() -> dict[str, click.Option]:
+    return {str(p.name): p for p in serve.params if isinstance(p, click.Option)}
+
+
+def _python_variable(name: str) -> str:
+    """The variable from which ``Timeouts.from_environ`` reads a field."""
+    for variable in (f"OPENENV_{name.upper()}_TIMEOUT", f"OPENENV_TIMEOUT_{name.upper()}"):
+        if getattr(Timeouts.from_environ({variable: "123"}), name) == 123:
+            return variable
+    raise AssertionError(f"no variable for {name}")
+
+
+def timeouts_table() -> str:
+    options, about = _serve_options(), _attributes(Timeouts)
+    rows = []
+    for item in fields(Timeouts):
+        option = options.get(f"{item.name}_timeout")
+        flag = "–" if option is None else f"`{option.opts[0]}`"
+        variable = "–" if option is None else f"`{option.envvar}`"
+        python = f"`{_python_variable(item.name)}`"
+        seconds = _default(item)
+        rows.append((f"`{item.name}`", seconds, about[item.name], flag, variable, python))
+    head = ("field", "default, s", "what it bounds", "`serve` option", "its variable")
+    return _table((*head, "variable of `from_environ`"), rows)
+
+
+def options_table() -> str:
+    rows = []
+    for option in _serve_options().values():
+        if option.hidden or str(option.name).endswith("_timeout"):
+            continue
+        flag = "/".join([*option.opts, *option.secondary_opts])
+        metavar = option.metavar if option.metavar and not option.is_flag else ""
+        about = " ".join(_code(option.help or "").split())
+        if option.show_default and "[default" not in about:
+            about += f" [default: {option.default}]"
+        rows.append((f"`{flag}{' ' + metavar if metavar else ''}`", about))
+    return _table(("option", "meaning"), rows)
+
+
+def _dataclass_table(cls: Any) -> str:
+    about = _attributes(cls)
+    rows = [(f"`{item.name}`", _default(item), about[item.name]) for item in fields(cls)]
+    return _table(("field", "default", "meaning"), rows)
+
+
+def tested_requirements() -> dict[str, list[Path]]:
+    """The files that test each requirement, such as ``test_r07.py`` or ``test_r07_r09.py``."""
+    tests: dict[str, list[Path]] = {}
+    for path in sorted((ROOT / "tests" / "requirements").glob("test_*.py")):
+        for id in re.findall(r"(?<=_)r\d\d(?=_|$)", path.stem):
+            tests.setdefault(id.upper(), []).append(path)
+    return tests
+
+
+def requirements_table() -> str:
+    """The rows as they are, the column of tests made anew."""
+    rows, tested = [], tested_requirements()
+    for line in found(DOCS / "reliability.md", "requirements").splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        links = [f"[{path.name}](../{path.relative_to(ROOT)})" for path in tested.get(cells[0], ())]
+        cells[3] = ", ".join(links) or "**no test yet**"
+        rows.append(tuple(cells))
+    return _table(("id", "what is promised", "what the runtime does", "test", "figure"), rows)
+
+
+TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
+    ("clients.md", "errors"): errors_table,
+    ("serving.md", "timeouts"): timeouts_table,
+    ("serving.md", "serve options"): options_table,
+    ("serving.md", "engine options"): lambda: _dataclass_table(EngineOptions),
+    ("serving.md", "limits"): lambda: _dataclass_table(Limits),
+    ("reliability.md", "requirements"): requirements_table,
+}
+"""By page and name."""
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+
+
+def found(page: Path, name: str) -> str:
+    """The table as the page has it."""
+    begin, end = _marks(name)
+    return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+
+
+def update(page: Path, name: str, table: str) -> None:
+    """Write a table into its page."""
+    begin, end = _marks(name)
+    before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+    assert mark, f"{page.name} has no {begin.strip()}"
+    after = rest.partition(end)[2] if end in rest else rest.partition(end.lstrip())[2]
+    page.write_text(before + begin + table + end + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for (page_name, table_name), make in TABLES.items():
+        update(DOCS / page_name, table_name, make())

@@ -1,0 +1,152 @@
+"""A driver that does what the test says, and a port that keeps what it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from openenv_async import EngineOptions, Environment
+from openenv_async.deadlines import Deadlines
+from openenv_async.engine import Engine, Session
+from openenv_async.engine.host import HostReply, HostRequest, Wire
+from openenv_async.errors import OpenEnvError
+from openenv_async.protocol.codec import encode_map
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Frame,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.testing import ManualClock
+from tests.helpers import pack, token
+
+
+class Nothing(Environment[Any, Any, Any]):
+    """Never called: the driver answers."""
+
+    isolation = "inline"
+
+    def reset(self) -> Any:
+        raise AssertionError
+
+    def step(self, action: Any) -> Any:
+        raise AssertionError
+
+
+class ScriptedDriver:
+    """Keeps requests until ``finish``; interrupts as ``can_interrupt`` says."""
+
+    timed = True
+
+    def __init__(self) -> None:
+        self.running: dict[Session, HostRequest] = {}
+        self.started: list[HostRequest] = []
+        self.interrupted: list[Session] = []
+        self.abandoned: list[Session] = []
+        self.credits: list[int] = []
+        self.can_interrupt = True
+        self.closed = False
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        assert session not in self.running, "two requests at once"
+        self.running[session] = request
+        self.started.append(request)
+
+    def interrupt(self, session: Session) -> bool:
+        self.interrupted.append(session)
+        return self.can_interrupt
+
+    def credited(self, session: Session, units: int) -> None:
+        self.credits.append(units)
+
+    def abandon(self, session: Session) -> None:
+        self.abandoned.append(session)
+        self.running.pop(session, None)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def finish(self, session: Session, reply: HostReply | None = None) -> None:
+        """The running request ends; by default well, or as interrupted."""
+        request = self.running.pop(session)
+        if reply is None and session.interrupted is not None and not isinstance(request, Open):
+            reply = session.interruption(request, session.wire.format)
+        session.complete(request, reply or good(request))
+
+
+def good(request: HostRequest) -> HostReply:
+    match request:
+        case Open():
+            return Opened(request.channel)
+        case Reset():
+            return Begun(request.channel, request.seq, pack("begun"), "episode", 1)
+        case Step():
+            return Observation(request.channel, request.seq, pack(request.seq))
+        case State():
+            return StateIs(request.channel, request.seq, pack({}))
+        case Close():
+            return Closed(request.channel, request.seq)
+
+
+class KeepingPort:
+    """A door that keeps every frame it was to send, and says the end as the native one does."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.frames: list[Any] = []
+        self.reasons: list[OpenEnvError] = []
+
+    def send(self, frame: Frame, size: int = 0) -> None:
+        self.frames.append(frame)
+
+    def ended(self, session: Session, reason: OpenEnvError) -> None:
+        self.reasons.append(reason)
+        detail = encode_map(reason.to_wire(), self.wire.format)
+        self.frames.append(Failed(session.channel, 0, reason.code, reason.message, False, detail))
+
+    def take(self) -> list[Any]:
+        frames, self.frames = self.frames, []
+        return frames
+
+
+class Stage:
+    """An engine on a manual clock with a scripted driver; only ``aclose`` needs a loop."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.engine = Engine(EnvironmentSpec(Nothing), EngineOptions(**options))
+        self.driver = ScriptedDriver()
+        self.engine._driver = self.driver
+        self.engine._start = lambda: self.driver  # type: ignore[method-assign]  # it would want a loop
+        with contextlib.suppress(RuntimeError):
+            self.engine._loop = asyncio.get_running_loop()
+        self.engine.clock = self.clock
+        self.engine._deadlines = Deadlines(self.clock, self.clock.call_at)
+        self.port = self.new_port()
+
+    def new_port(self, format: Any = "msgpack") -> KeepingPort:
+        return KeepingPort(self.engine.wire(format))
+
+    def ask(self, number: int = 1, port: KeepingPort | None = None, **fields: Any) -> Any:
+        """Ask for session ``number``; it is being built then."""
+        request = Open(number, token(number), token(number + 1000), **fields)
+        return self.engine.open(request, port or self.port)
+
+    def open(self, number: int = 1, **fields: Any) -> Session:
+        """Session ``number``, built."""
+        session = self.ask(number, **fields)
+        assert isinstance(session, Session)
+        self.driver.finish(session)
+        [opened] = self.port.take()
+        assert opened == Opened(number)
+        return session

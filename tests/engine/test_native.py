@@ -1,0 +1,370 @@
+"""The engine's side of one connection: batches in, batches out, and every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from openenv_async import EngineOptions, Limits, Timeouts
+from openenv_async.protocol.frames import (
+    PROTOCOL_VERSION,
+    Begun,
+    Cancel,
+    Close,
+    Closed,
+    Credit,
+    Failed,
+    GoingAway,
+    Hello,
+    Observation,
+    Open,
+    Opened,
+    Renew,
+    Reset,
+    State,
+    StateIs,
+    Step,
+    Welcome,
+)
+from openenv_async.testing import ManualClock
+from tests.helpers import Counter, Format, Peer, make_engine, pack, token, unpack
+
+FORMATS: list[Format] = ["msgpack", "json"]
+
+
+class Big(Counter):
+    """Observations of any size."""
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        return {"blob": "x" * action.get("size", 0)}
+
+
+def is_cut(peer: Peer) -> bool:
+    return peer.was_cut  # a call, because mypy remembers what an attribute was
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_a_batch_in_is_a_batch_out(format: Format) -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine, format)
+    for number in range(1, 6):
+        await peer.begin(number)
+    steps = [Step(number, 2, 1, pack({"nonce": number}, format)) for number in range(1, 6)]
+    peer.connection.receive(peer.codec.encode(steps))
+    [message] = peer.connection.take()
+    replies = peer.codec.decode(message)
+    assert [unpack(reply.payload, format)["nonce"] for reply in replies] == [1, 2, 3, 4, 5]
+    assert not peer.connection.pending
+    assert peer.connection.take() == []
+    await engine.aclose()
+
+
+async def test_the_first_frame_must_be_hello() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine, hello=False)
+    peer.send(Open(1, token(1), token(2)))
+    [failed] = peer.take()
+    assert (failed.channel, failed.seq, failed.code) == (0, 0, "protocol_error")
+    assert not engine.sessions
+    peer.send()  # an empty message is fine
+    peer.send(Hello(PROTOCOL_VERSION), Open(1, token(1), token(2)))
+    welcome, opened = peer.take()
+    assert isinstance(welcome, Welcome)
+    assert opened == Opened(1)
+    await engine.aclose()
+
+
+async def test_versions() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine, hello=False)
+    peer.send(Hello(0))
+    assert peer.take()[0].code == "version_mismatch"
+    peer.send(Hello(99))  # a newer client may speak ours as well
+    assert peer.take()[0].version == PROTOCOL_VERSION
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("payload", [pack([1]), b"\xc1", pack({"a": [[[[[[[[[[1]]]]]]]]]]})])
+async def test_a_hello_with_nonsense(payload: bytes) -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine, hello=False)
+    peer.send(Hello(1, payload))
+    assert peer.take()[0].code == "protocol_error"
+    await engine.aclose()
+
+
+async def test_what_the_welcome_says() -> None:
+    options = EngineOptions(max_sessions=7, timeouts=Timeouts(step=5.0, idle=None))
+    engine = make_engine(Counter, options=options)
+    peer = Peer(engine)
+    assert peer.welcome.epoch == engine.epoch
+    said = unpack(peer.welcome.payload)
+    assert said["environment"] == "Counter"
+    assert said["max_sessions"] == 7
+    assert said["timeouts"]["step"] == 5.0
+    assert said["timeouts"]["idle"] is None
+    assert said["capabilities"] == ["cancel"]
+    assert said["uses_seed"] is True
+    assert said["schema_hash"] == engine.spec.schema_hash
+    assert make_engine(Counter).epoch != engine.epoch
+    await engine.aclose()
+
+
+async def test_channels() -> None:
+    engine = make_engine(Counter, limits=Limits(max_channels=2))
+    peer = Peer(engine)
+    peer.send(Reset(5, 1))
+    assert peer.take()[0].code == "session_not_found"
+    for channel in (0, -1):
+        peer.send(Open(channel, token(1), token(2)))
+        [failed] = peer.take()
+        assert (failed.code, failed.channel, failed.seq) == ("protocol_error", channel, 0)
+    await peer.begin(1)
+    peer.send(Open(1, token(8), token(9)))
+    assert peer.take()[0].code == "protocol_error"
+    await peer.begin(2)
+    peer.send(Open(3, token(8), token(9)))
+    [failed] = peer.take()
+    assert "max_channels" in failed.message
+    peer.send(Close(1, 2))
+    assert peer.take() == [Closed(1, 2)]
+    assert isinstance(await peer.begin(3), Begun)
+    assert len(engine.sessions) == 2
+    await engine.aclose()
+
+
+async def test_frames_for_nobody_do_nothing() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.send(
+        Cancel(9, 1), Credit(9, 1, 1), Renew(9, 1), Cancel(1, 1), Credit(1, 1, 1), Renew(1, 1)
+    )
+    assert peer.take() == []
+    assert not engine.sessions[token(1)].log.replies
+    await engine.aclose()
+
+
+async def test_bad_frames_are_answered_where_they_were_meant() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.send_raw(msgspec.msgpack.encode([[99, 1, 5], [4, 1, 2, 1], [6, 1, "x"]]))
+    first, state, second = peer.take()
+    assert (first.code, first.channel, first.seq) == ("protocol_error", 1, 5)
+    assert isinstance(state, StateIs)
+    assert (second.code, second.channel, second.seq) == ("protocol_error", 1, 0)
+    assert engine.stats.bad_frames == 2
+    peer.send_raw(b"\xc1")
+    assert (peer.inbox[0].channel, peer.inbox[0].code) == (0, "protocol_error")
+    await engine.aclose()
+
+
+async def test_a_refused_close_keeps_its_channel() -> None:
+    """The channel was freed before the close was looked at: the session leaked."""
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.send(Close(1, 99))
+    assert peer.take()[0].code == "protocol_error"
+    peer.send(Step(1, 2, 1, pack({})))
+    assert isinstance(peer.take()[0], Observation)
+    peer.close()
+    assert not engine.sessions
+    await engine.aclose()
+
+
+# -- sizes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_messages_keep_to_the_batch_size(format: Format) -> None:
+    engine = make_engine(Big, limits=Limits(max_batch_size=2000))
+    peer = Peer(engine, format)
+    for number in range(1, 11):
+        await peer.begin(number)
+    payload = pack({"size": 500}, format)
+    steps = [Step(number, 2, 1, payload) for number in range(1, 11)]
+    steps[4] = Step(5, 2, 1, pack({"size": 5000}, format))
+    peer.connection.receive(peer.codec.encode(steps))
+    messages = []
+    while peer.connection.pending:
+        messages += peer.connection.take()
+    assert len(messages) > 3
+    frames = [frame for message in messages for frame in peer.codec.decode(message)]
+    assert sorted(frame.channel for frame in frames) == list(range(1, 11))
+    for message in messages:
+        assert len(message) <= 2000 or len(peer.codec.decode(message)) == 1
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_a_reply_over_the_clients_limit_fails_alone(format: Format) -> None:
+    engine = make_engine(Big)
+    peer = Peer(engine, format, max_message_size=10_000)
+    for number in (1, 2, 3):
+        await peer.begin(number)
+    sizes = {1: 100, 2: 11_000, 3: 100}
+    peer.send(*(Step(n, 2, 1, pack({"size": size}, format)) for n, size in sizes.items()))
+    replies = {reply.channel: reply for reply in peer.take()}
+    assert isinstance(replies[1], Observation)
+    assert isinstance(replies[3], Observation)
+    failed = replies[2]
+    assert isinstance(failed, Failed)
+    assert (failed.seq, failed.code) == (2, "payload_too_large")
+    assert peer.detail(failed)["limit"] == 10_000
+    peer.send(Step(2, 3, 2, pack({"size": 10}, format)))
+    assert isinstance(peer.take()[0], Observation)
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_many_small_replies_over_the_clients_limit_are_split(format: Format) -> None:
+    engine = make_engine(Big)
+    peer = Peer(engine, format, max_message_size=3000)
+    for number in range(1, 9):
+        await peer.begin(number)
+    payload = pack({"size": 1000}, format)
+    peer.connection.receive(peer.codec.encode([Step(n, 2, 1, payload) for n in range(1, 9)]))
+    messages = []
+    while peer.connection.pending:
+        messages += peer.connection.take()
+    assert all(len(message) <= 3000 for message in messages)
+    frames = [frame for message in messages for frame in peer.codec.decode(message)]
+    assert [type(frame) for frame in frames] == [Observation] * 8
+    await engine.aclose()
+
+
+async def test_a_reply_in_pieces() -> None:
+    engine = make_engine(Big, limits=Limits(chunk_size=1000))
+    peer = Peer(engine)
+    await peer.begin(1)
+    await peer.begin(2)
+    peer.connection.receive(
+        peer.codec.encode([Step(1, 2, 1, pack({"size": 3500})), Step(2, 2, 1, pack({}))])
+    )
+    frames: list[Any] = []
+    while peer.connection.pending:
+        for message in peer.connection.take():
+            assert len(message) < 1300
+            frames += peer.codec.decode(message)
+    pieces = [frame for frame in frames if type(frame).__name__ == "Chunk"]
+    assert unpack(b"".join(bytes(piece.payload) for piece in pieces)) == {"blob": "x" * 3500}
+    last = frames[-1]
+    assert (last.channel, last.seq, bytes(last.payload)) == (1, 2, b"")
+    small = next(frame for frame in frames if frame.channel == 2)
+    assert frames.index(small) < frames.index(last)
+    peer.connection.lost()
+    assert not peer.connection.pending
+    await engine.aclose()
+
+
+async def test_pieces_that_are_too_much_fail_their_request() -> None:
+    from openenv_async.protocol.frames import Chunk
+
+    engine = make_engine(Counter, limits=Limits(max_message_size=1000))
+    peer = Peer(engine)
+    await peer.begin()
+    for _ in range(3):
+        peer.send(Chunk(1, 2, b"x" * 400))
+    [failed] = peer.take()
+    assert (failed.channel, failed.seq, failed.code) == (1, 2, "payload_too_large")
+    peer.send(Step(1, 2, 1, pack({})))
+    assert isinstance(peer.take()[0], Observation)
+    peer.send(Chunk(1, 5, b"x"), Step(1, 3, 2, b""))
+    assert peer.take()[0].code == "protocol_error"
+    await engine.aclose()
+
+
+# -- life ---------------------------------------------------------------------------------
+
+
+async def test_a_silent_client_is_cut_and_any_frame_keeps_it() -> None:
+    clock = ManualClock()
+    timeouts = Timeouts(lease=30.0, resume=10.0, write=5.0)
+    engine = make_engine(Counter, clock=clock, options=EngineOptions(timeouts=timeouts))
+    peer = Peer(engine)
+    await peer.begin()
+    for _ in range(10):
+        clock.advance(25)
+        peer.send(Renew(0))
+    assert not is_cut(peer)
+    clock.advance(31)
+    assert is_cut(peer)
+    assert engine.stats.cut == 1
+    clock.advance(11)
+    assert not engine.sessions
+    await engine.aclose()
+
+
+async def test_a_client_that_takes_no_data_is_cut() -> None:
+    clock = ManualClock()
+    engine = make_engine(Counter, clock=clock, options=EngineOptions(timeouts=Timeouts(write=5.0)))
+    peer = Peer(engine)
+    await peer.begin()
+    peer.connection.sending_since = clock.now
+    clock.advance(4.5)
+    peer.send(Renew(0))
+    assert not is_cut(peer)
+    clock.advance(5.6)
+    assert is_cut(peer)
+    await engine.aclose()
+
+
+async def test_going_away_is_announced() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.connection.going_away("maintenance", 5.0)
+    assert peer.take() == [GoingAway("maintenance", 5.0)]
+    await engine.aclose()
+    ended, *_ = peer.take()
+    assert (ended.channel, ended.seq, ended.code) == (1, 0, "going_away")
+
+
+async def test_replies_outside_of_receive_wake_the_carrier() -> None:
+    from openenv_async.testing import ConformanceEnvironment
+
+    engine = make_engine(ConformanceEnvironment)
+    peer = Peer(engine)
+    peer.send(Open(1, token(1), token(2)))
+    assert peer.take() == []
+    assert await peer.next() == Opened(1)
+    await engine.aclose()
+
+
+async def test_an_error_of_any_text_arrives() -> None:
+    """Lone surrogates, as file names have them, ended the connection's message."""
+
+    class Odd(Counter):
+        def step(self, action: dict[str, Any]) -> dict[str, Any]:
+            raise FileNotFoundError(2, "No such file", "caf\udce9.txt")
+
+    for format in FORMATS:
+        engine = make_engine(Odd)
+        peer = Peer(engine, format)
+        await peer.begin()
+        reply = await peer.stepped(2, {})
+        assert reply.code == "environment_raised"
+        assert "caf" in reply.message
+        assert "caf" in peer.detail(reply)["text"]
+        await engine.aclose()
+
+
+async def test_connections_are_apart() -> None:
+    engine = make_engine(Counter)
+    one, other = Peer(engine), Peer(engine)
+    await one.begin(1)
+    await other.begin(2)
+    other.send(Step(1, 2, 1, pack({})))
+    assert other.take()[0].code == "session_not_found"
+    one.close()
+    assert list(engine.sessions) == [token(2)]
+    assert isinstance(await other.stepped(2, {}, 2), Observation)
+    other.send(State(2, 3, 2))
+    assert unpack(other.take()[0].payload) == {"count": 1}
+    await engine.aclose()
+    await asyncio.sleep(0)

@@ -1,0 +1,749 @@
+"""One session, its order, deadlines and ends, with a driver and a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from openenv_async import Limits, Timeouts
+from openenv_async.engine import Session
+from openenv_async.errors import EnvironmentDied, GoingAway, SessionClosed
+from openenv_async.protocol.frames import (
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Partial,
+    Reset,
+    State,
+    StateIs,
+    Step,
+    Waiting,
+)
+from tests.engine.scripted import KeepingPort, Stage
+from tests.helpers import pack, token, unpack
+
+
+@pytest.fixture
+async def stage() -> Stage:  # async, so that it has the test's loop
+    return Stage()
+
+
+def step(seq: int, ack: int = 0, **fields: Any) -> Step:
+    return Step(1, seq, ack, pack({}), **fields)
+
+
+def codes(frames: list[Any]) -> list[Any]:
+    """What came, briefly: (seq, code) of errors, (seq, kind) of the rest."""
+    return [
+        (frame.seq, frame.code if isinstance(frame, Failed) else type(frame).__name__)
+        for frame in frames
+    ]
+
+
+def is_closing(session: Session) -> bool:
+    return session.closing  # a call, because mypy remembers what a property was
+
+
+# -- order --------------------------------------------------------------------------------
+
+
+async def test_one_request_after_the_other(stage: Stage) -> None:
+    session = stage.open()
+    for seq in (1, 2, 3):
+        session.submit(step(seq, seq - 1))
+        stage.driver.finish(session)
+        assert codes(stage.port.take()) == [(seq, "Observation")]
+    assert list(session.log.replies) == [3]
+
+
+async def test_a_second_request_is_busy_and_uses_its_number(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.submit(step(2))
+    assert codes(stage.port.take()) == [(2, "session_busy")]
+    stage.driver.finish(session)
+    session.submit(step(2))
+    session.submit(step(3))
+    assert codes(stage.port.take()) == [(1, "Observation"), (2, "session_busy")]
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(3, "Observation")]
+    assert len(stage.driver.started) == 3  # open, 1 and 3
+
+
+async def test_duplicates(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.submit(step(1))
+    assert stage.port.take() == []
+    stage.driver.finish(session)
+    session.submit(step(1))
+    first, again = stage.port.take()
+    assert first is again
+    session.submit(step(3))
+    session.submit(step(2, 1))
+    stage.driver.finish(session)
+    session.submit(step(1))
+    assert codes(stage.port.take()) == [
+        (3, "protocol_error"),
+        (2, "Observation"),
+        (1, "protocol_error"),
+    ]
+    assert stage.engine.stats.duplicates == 2
+
+
+async def test_renew_acknowledges_and_counts_as_activity(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    stage.driver.finish(session)
+    stage.clock.advance(5)
+    session.renew(1)
+    assert not session.log.replies
+    assert session.active_at == stage.clock.now
+
+
+# -- cancel -------------------------------------------------------------------------------
+
+
+async def test_cancel_stops_and_the_next_one_waits(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.cancel(1)
+    session.cancel(1)
+    assert stage.driver.interrupted == [session]
+    session.submit(step(2))
+    session.submit(step(3))
+    assert codes(stage.port.take()) == [(3, "session_busy")]
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(1, "cancelled")]
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(2, "Observation")]
+
+
+async def test_cancel_of_what_waits(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.cancel(1)
+    session.submit(step(2))
+    session.cancel(2)
+    assert codes(stage.port.take()) == [(2, "cancelled")]
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(1, "cancelled")]
+    assert not stage.driver.running
+
+
+async def test_cancel_of_nothing(stage: Stage) -> None:
+    session = stage.open()
+    session.cancel(1)
+    session.submit(step(1))
+    session.cancel(2)
+    session.cancel(0)
+    assert stage.driver.interrupted == []
+    stage.driver.finish(session)
+    session.cancel(1)
+    assert codes(stage.port.take()) == [(1, "Observation")]
+
+
+async def test_a_cancel_that_came_too_late_gives_the_result(stage: Stage) -> None:
+    session = stage.open()
+    stage.driver.can_interrupt = False
+    session.submit(step(1))
+    session.cancel(1)
+    request = stage.driver.running.pop(session)
+    assert isinstance(request, Step)
+    session.complete(request, Observation(1, 1, pack("done")))
+    assert codes(stage.port.take()) == [(1, "Observation")]
+    assert session.interrupted is None
+
+
+# -- close --------------------------------------------------------------------------------
+
+
+async def test_close(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(Close(1, 1))
+    assert session.closing
+    session.submit(Close(1, 2))  # once more, while it closes
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(2, "session_busy"), (1, "Closed")]
+    assert not stage.engine.sessions
+    session.submit(step(3))
+    assert codes(stage.port.take()) == [(3, "session_closed")]
+    session.shut(SessionClosed("again"))
+    session.die(EnvironmentDied("late"))
+    assert session.check(stage.clock.now) is None
+    assert stage.port.take() == []
+
+
+async def test_close_stops_what_runs(stage: Stage) -> None:
+    """A close was refused as busy, and its session leaked until its idle timeout."""
+    session = stage.open()
+    session.submit(step(1))
+    session.submit(Close(1, 2))
+    assert session.closing
+    assert stage.driver.interrupted == [session]
+    stage.driver.finish(session)
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(1, "cancelled"), (2, "Closed")]
+    assert not stage.engine.sessions
+
+
+async def test_close_takes_the_place_of_what_waits(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.cancel(1)
+    session.submit(step(2))
+    session.submit(Close(1, 3))
+    assert codes(stage.port.take()) == [(2, "session_closed")]
+    stage.driver.finish(session)
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(1, "cancelled"), (3, "Closed")]
+
+
+async def test_close_does_not_wait_for_ever_for_what_cannot_be_stopped(stage: Stage) -> None:
+    session = stage.open()
+    stage.driver.can_interrupt = False
+    session.submit(step(1, timeout=0))
+    session.submit(Close(1, 2, 0, 3.0))
+    stage.clock.advance(2.9)
+    assert stage.port.take() == []
+    stage.clock.advance(0.2)
+    assert stage.driver.abandoned == [session]
+    assert codes(stage.port.take()) == [
+        (1, "deadline_exceeded"),
+        (2, "session_closed"),
+        (0, "session_closed"),
+    ]
+    assert not stage.engine.sessions
+
+
+async def test_a_refused_close_leaves_the_session_open(stage: Stage) -> None:
+    """A close with a wrong number freed the channel and leaked the session."""
+    session = stage.open()
+    session.submit(Close(1, 5))
+    assert codes(stage.port.take()) == [(5, "protocol_error")]
+    assert not session.closing
+
+
+async def test_close_while_it_is_being_built(stage: Stage) -> None:
+    session = stage.ask()
+    session.submit(Close(1, 1))
+    stage.driver.finish(session)
+    stage.driver.finish(session)
+    assert stage.port.take() == [Opened(1), Closed(1, 1)]
+
+
+async def test_a_request_while_it_is_being_built(stage: Stage) -> None:
+    session = stage.ask()
+    session.submit(Reset(1, 1))
+    assert codes(stage.port.take()) == [(1, "session_busy")]
+    session.cancel(0)
+    assert stage.driver.interrupted == []
+
+
+async def test_it_cannot_be_built(stage: Stage) -> None:
+    session = stage.ask()
+    session.submit(Close(1, 1))
+    stage.driver.finish(session, Failed(1, 0, "environment_start_failed", "no"))
+    assert codes(stage.port.take()) == [(1, "session_closed"), (0, "environment_start_failed")]
+    assert not stage.engine.sessions
+
+
+# -- deadlines ----------------------------------------------------------------------------
+
+
+async def test_a_deadline_interrupts_and_answers(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, timeout=2.0))
+    stage.clock.advance(1.9)
+    assert stage.driver.interrupted == []
+    stage.clock.advance(0.2)
+    assert stage.driver.interrupted == [session]
+    session.cancel(1)
+    stage.driver.finish(session)
+    [reply] = stage.port.take()
+    assert reply.code == "deadline_exceeded"
+    detail = unpack(reply.payload)
+    assert (detail["field"], detail["value"], detail["phase"]) == ("step", 2.0, "step")
+    assert detail["session_id"] == token(1)
+    session.submit(step(2, 1))
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(2, "Observation")]
+    assert stage.engine.stats.timeouts == 1
+
+
+async def test_what_ignores_its_interruption_is_given_up(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, timeout=2.0))
+    stage.clock.advance(2.0 + stage.engine.options.interrupt_grace + 0.01)
+    assert stage.driver.abandoned == [session]
+    assert codes(stage.port.take()) == [(1, "deadline_exceeded"), (0, "session_closed")]
+    assert [type(reason) for reason in stage.port.reasons] == [SessionClosed]
+    assert not stage.engine.sessions
+    session.complete(step(1), Observation(1, 1, pack("late")))
+    assert stage.port.take() == []
+
+
+async def test_the_servers_own_deadline_and_none(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    stage.clock.advance(59.9)
+    assert not stage.driver.interrupted
+    stage.clock.advance(0.2)
+    assert stage.driver.interrupted == [session]
+    stage.driver.finish(session)
+    session.submit(step(2, timeout=0))  # none of the client's own: the server's holds
+    stage.clock.advance(59.9)
+    assert stage.driver.interrupted == [session]
+    stage.clock.advance(0.2)
+    assert stage.driver.interrupted == [session, session]
+    stage.driver.finish(session)
+
+
+async def test_a_build_past_its_deadline_is_given_up(stage: Stage) -> None:
+    stage.driver.can_interrupt = False
+    session = stage.ask(timeout=1.0)
+    stage.clock.advance(1.1)
+    assert stage.driver.abandoned == [session]
+    [reply] = stage.port.take()
+    assert (reply.seq, reply.code) == (0, "deadline_exceeded")
+    assert not stage.engine.sessions
+
+
+async def test_a_close_past_its_deadline_frees_the_capacity(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(Close(1, 1, 0, 1.0))
+    stage.clock.advance(2.0)
+    assert codes(stage.port.take())[0] == (1, "deadline_exceeded")
+    assert not stage.engine.sessions
+    assert session.dead is not None
+
+
+async def test_the_whole_episode_has_a_deadline() -> None:
+    stage = Stage(timeouts=Timeouts(episode=10.0))
+    session = stage.open()
+    session.submit(Reset(1, 1))
+    stage.driver.finish(session)
+    stage.clock.advance(9.0)
+    session.submit(step(2, 1))
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(1, "Begun"), (2, "Observation")]
+    session.submit(step(3, 2))
+    stage.clock.advance(1.2)
+    stage.driver.finish(session)
+    session.submit(step(4, 3))
+    for reply in stage.port.take():
+        assert reply.code == "deadline_exceeded"
+        assert unpack(reply.payload)["field"] == "episode"
+    session.submit(Reset(1, 5, 4))
+    stage.driver.finish(session)
+    assert codes(stage.port.take()) == [(5, "Begun")]
+
+
+async def test_idle_sessions_are_closed_and_busy_ones_are_not() -> None:
+    stage = Stage(timeouts=Timeouts(idle=10.0, step=None))
+    session = stage.open()
+    stage.clock.advance(6)
+    session.submit(step(1))
+    stage.clock.advance(50)  # longer than idle, but at work
+    assert not is_closing(session)
+    stage.driver.finish(session)
+    stage.port.take()
+    stage.clock.advance(9.5)
+    assert not is_closing(session)
+    stage.clock.advance(1.0)
+    assert is_closing(session)
+    stage.driver.finish(session)
+    [reason] = stage.port.reasons
+    assert reason.detail["field"] == "idle"
+    assert not stage.engine.sessions
+    assert stage.engine.stats.expired == 1
+
+
+async def test_without_an_idle_timeout() -> None:
+    stage = Stage(timeouts=Timeouts(idle=None))
+    session = stage.open()
+    session.submit(step(1))
+    stage.driver.finish(session)
+    stage.clock.advance(1e6)
+    assert not session.closing
+
+
+# -- streaming ----------------------------------------------------------------------------
+
+
+async def test_credit(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, credit=2))
+    session.begin_stream(2)
+    assert session.emit(b"a", False)
+    assert not session.emit(b"b", False)
+    assert [frame.index for frame in stage.port.take()] == [0, 1]
+    session.add_credit(1, 0)
+    session.add_credit(9, 5)
+    assert stage.driver.credits == []
+    session.add_credit(1, 2)
+    assert stage.driver.credits == [2]
+    assert not session.kept_partials
+    assert session.emit(b"c", True)
+    stage.driver.finish(session)
+    partial, last = stage.port.take()
+    assert isinstance(partial, Partial)
+    assert (partial.index, partial.whole) == (2, True)
+    assert isinstance(last, Observation)
+    assert not session.emit(b"late", False) or stage.port.take() == []
+
+
+async def test_credit_is_bounded() -> None:
+    stage = Stage(limits=Limits(max_credit=3))
+    session = stage.open()
+    session.submit(step(1, credit=100))
+    session.begin_stream(100)
+    session.add_credit(1, 10**9)
+    assert session.credit == 3
+
+
+# -- the door -----------------------------------------------------------------------------
+
+
+async def test_parked_and_resumed(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, credit=5))
+    session.begin_stream(5)
+    session.emit(b"a", False)
+    stage.engine.lost(session, stage.port, False)
+    session.emit(b"b", False)
+    stage.driver.finish(session)
+    stage.clock.advance(30)
+    port = stage.new_port()
+    again = stage.ask(1, port, resume=True)
+    assert again is session
+    session.submit(step(1, credit=5))
+    opened, *rest = port.take()
+    assert opened == Opened(1, True, 1)
+    assert [type(frame) for frame in rest] == [Partial, Partial, Observation]
+    stage.clock.advance(1000)
+    assert not session.closing  # not parked any more
+    assert len(stage.port.take()) == 1
+
+
+async def test_parked_for_too_long(stage: Stage) -> None:
+    session = stage.open()
+    stage.engine.lost(session, stage.port, False)
+    stage.clock.advance(61)
+    assert session.closing
+    assert stage.engine.stats.abandoned == 1
+    refused = stage.new_port()
+    assert stage.ask(1, refused, resume=True) is None
+    assert refused.take()[0].code == "session_lost"
+    stage.driver.finish(session)
+    assert not stage.engine.sessions
+    assert stage.ask(1, refused, resume=True) is None
+    assert refused.take()[0].code == "session_lost"
+
+
+async def test_a_client_that_leaves_closes_its_sessions(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    stage.engine.lost(session, stage.port, True)
+    assert stage.driver.interrupted == [session]
+    stage.driver.finish(session)
+    stage.driver.finish(session)
+    assert not stage.engine.sessions
+    assert stage.port.take() == []
+    stage.engine.lost(session, stage.port, True)
+
+
+async def test_another_connection_takes_over(stage: Stage) -> None:
+    session = stage.open()
+    other = stage.new_port("json")
+    assert stage.ask(1, other) is session
+    [reason] = stage.port.reasons
+    assert reason.code == "session_lost"
+    stage.engine.lost(session, stage.port, True)  # the old one goes, which concerns nobody
+    assert not session.closing
+    session.submit(State(1, 1))
+    stage.driver.finish(session, StateIs(1, 1, b"{}"))
+    assert [type(frame) for frame in other.take()] == [Opened, StateIs]
+
+
+async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    other = stage.new_port("json")
+    stage.ask(1, other, resume=True)
+    stage.driver.finish(session, Observation(1, 1, pack({"a": 1}), info=pack([2])))
+    session.submit(step(1))
+    opened, first, again = other.take()
+    assert opened == Opened(1, True, 1)
+    for frame in (first, again):
+        assert (bytes(frame.payload), bytes(frame.info)) == (b'{"a":1}', b"[2]")
+    session.submit(step(2))
+    assert codes(other.take()) == []
+    session.submit(step(3))
+    [busy] = other.take()
+    assert unpack(busy.payload, "json")["session_id"] == token(1)
+
+
+async def test_what_cannot_be_converted_is_an_error_of_that_call(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    other = stage.new_port("plain")
+    stage.ask(1, other, resume=True)
+    numpy = pytest.importorskip("numpy")
+    payload = stage.engine.wire("msgpack").encode_any({"z": numpy.zeros(2, "c16")})
+    stage.driver.finish(session, Observation(1, 1, payload))
+    assert codes(other.take()[1:]) == [(1, "invalid_observation")]
+
+
+async def test_the_wrong_secret(stage: Stage) -> None:
+    session = stage.open()
+    port = stage.new_port()
+    assert stage.engine.open(Open(1, token(1), token(5)), port) is None
+    assert port.take()[0].code == "session_not_found"
+    assert session.port is stage.port
+
+
+async def test_its_environment_dies(stage: Stage) -> None:
+    idle, busy, building = stage.open(1), stage.open(2), stage.ask(3)
+    busy.submit(Step(2, 1, 0, pack({})))
+    for session in (idle, busy, building):
+        session.die(EnvironmentDied("killed", exit_code=-9))
+    frames = stage.port.take()
+    assert [(f.channel, f.seq, f.code) for f in frames] == [
+        (1, 0, "environment_died"),
+        (2, 1, "environment_died"),
+        (2, 0, "environment_died"),
+        (3, 0, "environment_died"),
+    ]
+    for frame, phase in zip(frames, (None, "step", "step", "open"), strict=True):
+        detail = unpack(frame.payload)
+        assert (detail["exit_code"], detail.get("phase")) == (-9, phase)
+    assert not stage.engine.sessions
+
+
+# -- capacity -----------------------------------------------------------------------------
+
+
+async def test_full_and_waiting() -> None:
+    stage = Stage(max_sessions=1, max_waiting=2)
+    first = stage.open(1)
+    second, third = stage.ask(2), stage.ask(3)
+    assert stage.ask(4) is None
+    frames = stage.port.take()
+    assert frames[:2] == [Waiting(2, 1, 1), Waiting(3, 2, 2)]
+    assert frames[2].code == "server_busy"
+    assert (stage.engine.active, stage.engine.waiting) == (1, 2)
+    stage.clock.advance(20)
+    assert {type(frame) for frame in stage.port.take()} <= {Waiting}
+    second.submit(Close(2, 1))  # leaves the queue
+    assert Closed(2, 1) in stage.port.take()
+    first.submit(Close(1, 1))
+    stage.driver.finish(first)
+    stage.driver.finish(third)
+    assert [type(frame) for frame in stage.port.take()] == [Closed, Opened]
+    assert (stage.engine.active, stage.engine.waiting) == (1, 0)
+
+
+async def test_waiting_has_a_deadline_and_ends_with_its_connection() -> None:
+    stage = Stage(max_sessions=1, max_waiting=5)
+    stage.open(1)
+    stage.ask(2, timeout=3.0)
+    gone = stage.ask(3)
+    port = stage.new_port()
+    parked = stage.ask(4, port)
+    stage.port.take()
+    stage.clock.advance(3.1)
+    busy = [frame for frame in stage.port.take() if isinstance(frame, Failed)]
+    assert [(frame.channel, frame.code) for frame in busy] == [(2, "server_busy")]
+    stage.engine.lost(gone, stage.port, True)
+    assert gone.dead is not None
+    stage.engine.lost(parked, port, False)
+    stage.clock.advance(100)
+    assert parked.dead is not None
+    assert stage.engine.waiting == 0
+
+
+async def test_the_engine_goes_away() -> None:
+    stage = Stage(max_sessions=2, max_waiting=2)
+    idle, busy = stage.open(1), stage.open(2)
+    busy.submit(Step(2, 1, 0, pack({})))
+    waiting = stage.ask(3)
+    stage.port.take()
+    closing = asyncio.ensure_future(stage.engine.aclose("maintenance"))
+    await asyncio.sleep(0)
+    assert waiting.dead is not None
+    assert stage.ask(4) is None
+    assert [frame.code for frame in stage.port.take()] == ["going_away", "going_away"]
+    idle.submit(Reset(1, 1))
+    assert codes(stage.port.take()) == [(1, "going_away")]
+    stage.driver.finish(busy)
+    stage.driver.finish(busy)
+    stage.driver.finish(idle)
+    await closing
+    assert stage.driver.closed
+    assert {type(reason) for reason in stage.port.reasons} == {GoingAway}
+    assert codes(stage.port.take())[0][0] == 1
+
+
+async def test_what_does_not_close_within_the_grace_is_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = Stage(close_grace=0.01)
+    stage.open(1)
+    await stage.engine.aclose()
+    assert "did not close within" in caplog.text
+    assert stage.driver.closed
+
+
+# -- everything at once -------------------------------------------------------------------
+
+
+class Sessions(RuleBasedStateMachine):
+    """A client that sends anything, a driver that ends when it likes, a network that breaks.
+
+    The model: every number that was taken is answered once, by the first reply that was sent
+    for it; whoever repeats a request gets that reply again or is told that it is stale.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = Stage(timeouts=Timeouts(step=10.0, idle=None, resume=30.0))
+        self.session: Session = self.stage.open()
+        self.port: KeepingPort | None = self.stage.port
+        self.taken = 0
+        self.answered: dict[int, Any] = {}
+        self.repeated: dict[int, int] = {}
+
+    def collect(self, repeats: int | None = None) -> None:
+        """Check what came: first answers, and repeats only of ``repeats``."""
+        if self.port is None:
+            return
+        for frame in self.port.take():
+            if isinstance(frame, Opened) or frame.seq == 0:
+                continue
+            if frame.seq > self.taken or (isinstance(frame, Failed) and "stale" in frame.message):
+                assert frame.code == "protocol_error"
+            elif frame.seq in self.answered:
+                known = self.answered[frame.seq]
+                assert frame.seq == repeats or known is None
+                if known is not None:
+                    assert frame == known
+                self.answered[frame.seq] = frame
+            else:
+                self.answered[frame.seq] = frame
+
+    @property
+    def over(self) -> bool:
+        return self.session.dead is not None
+
+    def request(self, seq: int, kind: str, ack: int) -> Any:
+        match kind:
+            case "reset":
+                return Reset(1, seq, ack)
+            case "state":
+                return State(1, seq, ack)
+            case "close":
+                return Close(1, seq, ack, 5.0)
+            case _:
+                return step(seq, ack)
+
+    @precondition(lambda self: self.port is not None)
+    @rule(kind=st.sampled_from(["reset", "step", "state"]), lag=st.integers(0, 4))
+    def new(self, kind: str, lag: int) -> None:
+        self.taken += 1
+        self.session.submit(self.request(self.taken, kind, max(0, self.taken - 1 - lag)))
+        self.collect()
+
+    @precondition(lambda self: self.port is not None and self.taken)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        seq = data.draw(st.integers(1, self.taken))
+        self.session.submit(self.request(seq, "step", 0))
+        self.collect(seq)
+
+    @precondition(lambda self: self.port is not None)
+    @rule(ahead=st.integers(2, 9))
+    def gap(self, ahead: int) -> None:
+        self.session.submit(self.request(self.taken + ahead, "close", 0))
+        self.collect()
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.session.cancel(data.draw(st.integers(0, self.taken + 2)))
+        self.collect()
+
+    @precondition(lambda self: self.session in self.stage.driver.running)
+    @rule()
+    def finish(self) -> None:
+        self.stage.driver.finish(self.session)
+        self.collect()
+
+    @rule(seconds=st.floats(0.1, 8.0), stubborn=st.booleans())
+    def wait(self, seconds: float, stubborn: bool) -> None:
+        self.stage.driver.can_interrupt = not stubborn
+        self.stage.clock.advance(seconds)
+        self.collect()
+
+    @precondition(lambda self: self.port is not None)
+    @rule(left=st.booleans())
+    def lose(self, left: bool) -> None:
+        self.collect()
+        assert self.port is not None
+        self.stage.engine.lost(self.session, self.port, left)
+        self.port = None
+
+    @precondition(lambda self: self.port is None)
+    @rule()
+    def resume(self) -> None:
+        port = self.stage.new_port()
+        found = self.stage.ask(1, port, resume=True)
+        if found is None:
+            [refusal] = port.take()
+            assert refusal.code in ("session_lost", "session_closed")
+            assert self.over or self.session.closing
+            return
+        assert found is self.session
+        self.port = port
+        [opened] = [frame for frame in port.frames if isinstance(frame, Opened)]
+        assert opened.seq == self.taken
+        # What was not answered before the connection broke is asked again.
+        for seq in range(1, self.taken + 1):
+            if seq not in self.answered:
+                self.session.submit(self.request(seq, "step", 0))
+                self.collect(seq)
+
+    @precondition(lambda self: self.port is not None)
+    @rule()
+    def close(self) -> None:
+        self.taken += 1
+        self.session.submit(self.request(self.taken, "close", 0))
+        self.collect()
+
+    @invariant()
+    def numbers_agree(self) -> None:
+        assert self.session.log.taken == self.taken
+
+    @invariant()
+    def an_idle_session_owes_nothing(self) -> None:
+        """Whatever was taken is answered, or its reply is kept for a client that is away."""
+        idle = self.session.current is None or self.over
+        if idle and self.session.deferred is None:
+            for seq in range(1, self.taken + 1):
+                log = self.session.log
+                assert seq in self.answered or seq in log.replies or seq <= log.acked
+
+    @invariant()
+    def capacity_agrees(self) -> None:
+        assert (token(1) in self.stage.engine.sessions) != self.over
+
+
+Sessions.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSessions = Sessions.TestCase
