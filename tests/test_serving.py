@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import socket
 import threading
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
-from openenv_async import GenericEnvClient, serve
+from openenv_async import EngineOptions, GenericEnvClient, Timeouts, serve
+from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError
 from openenv_async.server import create_app
 from openenv_async.serving import listen, loop_factory, run_server
 from openenv_async.spec import EnvironmentSpec
+from tests.helpers import until
+from tests.requirements.worlds import Blob
 from tests.rollouts.environments import Counting, Hanging
 
 
@@ -96,6 +105,75 @@ def test_a_server_ends_with_its_standard_input() -> None:
         os.dup2(saved, 0)
         os.close(saved)
         os.close(reading)
+
+
+@pytest.mark.parametrize("subprotocol", ["openenv.v1.json", None])
+@pytest.mark.parametrize("uvloop", [False, True])
+def test_a_peer_that_does_not_read_is_really_cut(subprotocol: str | None, uvloop: bool) -> None:
+    """Closing would wait for ever until it has read what was written."""
+    if uvloop:
+        pytest.importorskip("uvloop")
+    options = EngineOptions(timeouts=Timeouts(write=0.2, resume=None))
+    app = create_app(Blob, options=options)
+    engine: Engine = app.state.openenv.engine
+    size = 32 << 20
+
+    async def main() -> None:
+        async with serve(app, options=options) as url:
+            socket = await connect(
+                url.replace("http", "ws") + "/ws",
+                subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,
+                compression=None,
+                ping_interval=None,
+            )
+            socket.transport.pause_reading()
+            if subprotocol:
+                frames: list[Any] = [[0, 1], [1, 1, "0" * 32, "1" * 32], [2, 1, 1]]
+                frames.append([3, 1, 2, 1, {"size": size}])
+                for frame in frames:
+                    await socket.send(json.dumps([frame]))
+            else:
+                await socket.send(json.dumps({"type": "reset", "data": {}}))
+                await socket.send(json.dumps({"type": "step", "data": {"size": size}}))
+            await until(lambda: engine.stats.cut == 1)
+            await until(lambda: not engine.sessions and not engine.stats.connections)
+            socket.transport.resume_reading()
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        assert len(await socket.recv()) < size, "it was not cut, it was closed"
+            assert socket.close_code == 1006
+
+    with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:
+        runner.run(main())
+
+
+async def test_a_peer_that_reads_is_not_cut() -> None:
+    options = EngineOptions(timeouts=Timeouts(write=0.2))
+    app = create_app(Blob, options=options)
+    async with serve(app, options=options) as url:
+        for subprotocol in (None, "upstream"):
+            async with GenericEnvClient(url, subprotocol=subprotocol) as client:
+                await client.reset()
+                for _ in range(10):
+                    await client.step({"size": 1 << 20})
+        assert app.state.openenv.engine.stats.cut == 0
+
+
+def test_a_process_of_its_own_may_open_as_many_files_as_the_system_lets_it() -> None:
+    import resource
+
+    saved = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, saved[1]))
+
+    def listening(url: str) -> None:
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (saved[1], saved[1])
+        threading.Timer(0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    try:
+        run_server(Counting, port=0, on_listening=listening)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, saved)
 
 
 def test_the_loop_can_be_chosen() -> None:

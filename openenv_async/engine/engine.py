@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from openenv_async.deadlines import Deadlines
-from openenv_async.engine.host import Wire, failed
+from openenv_async.engine.host import OPERATIONS, Wire, failed
 from openenv_async.engine.isolation.inline import InlineDriver
 from openenv_async.engine.isolation.processes import ProcessDriver, make_recipe
 from openenv_async.engine.isolation.tasks import TaskDriver
@@ -121,6 +121,9 @@ class Engine:
         self.spec = spec
         self.options = options or EngineOptions()
         self.epoch = secrets.token_hex(8)
+        self.own_timeouts: dict[type, float | None] = {
+            kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()
+        }
         self.started_at = time.time()
         self.stats = EngineStats()
         self.timer = StepTimer()

@@ -647,7 +647,7 @@ class Session:
 
     def _timeout(self, request: HostRequest) -> float | None:
         """Seconds for this request: the server's, or less where the client asked for less."""
-        own: float | None = getattr(self.engine.options.timeouts, operation(request))
+        own = self.engine.own_timeouts[type(request)]
         asked = request.timeout
         if not asked or asked <= 0:
             return own

@@ -21,7 +21,6 @@ from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.upstream import UpstreamSocket
 from openenv_async.server.websocket import NativeSocket, Receive, Scope, Send
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.tracing import trace_of
 
 __all__ = ["HTTPEnvServer", "create_app"]
 
@@ -107,8 +106,7 @@ class HTTPEnvServer:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
         if chosen is None:
-            trace = trace_of(scope["headers"])
-            await UpstreamSocket(self.engine, receive, send, trace).run()
+            await UpstreamSocket(self.engine, scope, receive, send).run()
             return
         socket = NativeSocket(self.engine, chosen, scope, receive, send)
         self._sockets.add(socket)

@@ -7,6 +7,7 @@ Rules:
 - Messages are answered in order. The reader goes on while one is being answered, so that a peer
   that leaves interrupts its step; it stops when too much is waiting.
 - A bad message costs an error reply, never the episode.
+- A peer that takes no data for ``Timeouts.write`` is cut.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import logging
 import secrets
 import weakref
 from collections import deque
+from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import msgspec
@@ -43,8 +46,8 @@ from openenv_async.protocol.upstream import (
     state_message,
 )
 from openenv_async.server.port import OPENING, CallPort, as_error
-from openenv_async.server.websocket import Message, Receive, Send
-from openenv_async.tracing import TraceContext
+from openenv_async.server.websocket import Message, Receive, Scope, Send
+from openenv_async.tracing import trace_of
 
 __all__ = ["UpstreamSocket"]
 
@@ -53,6 +56,8 @@ log = logging.getLogger("openenv_async.server")
 _NORMAL: Final = 1000
 _GOING_AWAY: Final = 1001
 _TOO_BIG: Final = 1009
+_LOOK: Final = 5.0
+"""Seconds between two looks at whether the peer reads."""
 _MESSAGE_COST: Final = 256
 """Bytes that a waiting message counts for beside its text."""
 _MAX_NAMES: Final = 100
@@ -62,11 +67,15 @@ _MAX_NAMES: Final = 100
 class UpstreamSocket(CallPort):
     """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
 
-    def __init__(
-        self, engine: Engine, receive: Receive, send: Send, trace: TraceContext | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(engine.wire("plain"))
-        self.trace = trace
+        self.trace = trace_of(scope["headers"])
+        self.scheduled = inf
+        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get("openenv.abort")
+        self._task: asyncio.Task[None] | None = None
+        self._sending_since = inf
+        self._suspected = inf
+        self._is_cut = False
         self._engine = engine
         self._receive = receive
         self._send = send
@@ -79,11 +88,18 @@ class UpstreamSocket(CallPort):
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
         await self._send({"type": "websocket.accept"})
+        self._task = asyncio.current_task()
+        self._engine.deadlines.watch(self, self._engine.clock() + self._look)
         reader = asyncio.create_task(self._read(), name="openenv-upstream-reader")
         worker = asyncio.create_task(self._work(), name="openenv-upstream")
         try:
             await asyncio.wait([reader, worker], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not self._is_cut or self._task is None:
+                raise
+            self._task.uncancel()
         finally:
+            self._task = None
             reader.cancel()
             worker.cancel()
             await asyncio.wait([reader, worker])
@@ -91,6 +107,26 @@ class UpstreamSocket(CallPort):
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
                 raise error
+
+    @property
+    def _look(self) -> float:
+        return min(_LOOK, (self._engine.options.timeouts.write or inf) / 4)
+
+    def check(self, now: float) -> float | None:
+        """Cut a peer that does not read: called by the engine's heap."""
+        if self._task is None:
+            return None
+        if now < self._sending_since + (self._engine.options.timeouts.write or inf):
+            return now + self._look
+        if self._suspected != self._sending_since:  # perhaps it was this loop that was held up
+            self._suspected = self._sending_since
+            return now + self._look
+        self._engine.stats.cut += 1
+        self._is_cut = True
+        if self._abort is not None:
+            self._abort()
+        self._task.cancel()
+        return None
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
         """The session is over: say so and close."""
@@ -207,11 +243,15 @@ class UpstreamSocket(CallPort):
 
     async def _text(self, text: str) -> None:
         self._engine.stats.bytes_out += len(text)
-        await self._send({"type": "websocket.send", "text": text})
+        await self._put({"type": "websocket.send", "text": text})
 
     async def _close(self, code: int) -> None:
-        message: Message = {"type": "websocket.close", "code": code}
+        await self._put({"type": "websocket.close", "code": code})
+
+    async def _put(self, message: Message) -> None:
+        self._sending_since = self._engine.clock()
         await self._send(message)
+        self._sending_since = inf
 
 
 _dropped: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()

@@ -134,9 +134,7 @@ async def test_a_client_that_was_congested_comes_back() -> None:
         connection = made[0].connection
         assert connection is not None
         with proxy.pause():
-            calls = [
-                asyncio.ensure_future(c.step({"n": 1, "pad": "x" * (24 << 20)})) for c in made
-            ]
+            calls = [asyncio.ensure_future(c.step({"n": 1, "pad": "x" * (24 << 20)})) for c in made]
             await until(lambda: connection._blocked is not None)
             proxy.cut()
         results = await asyncio.wait_for(gather(calls), 20)

@@ -45,9 +45,7 @@ async def test_random_cuts(env: Any, format: str) -> None:
     rng = random.Random(13)
     scripts = [[rng.randrange(1000) for _ in range(STEPS)] for _ in range(SESSIONS)]
     async with served(env) as (url, engine), ChaosProxy(url, seed=13) as proxy:
-        made = [
-            client(proxy.url, share=False, subprotocol=f"openenv.v1.{format}") for _ in scripts
-        ]
+        made = [client(proxy.url, share=False, subprotocol=f"openenv.v1.{format}") for _ in scripts]
         await gather(c.reset(label=str(n)) for n, c in enumerate(made))
         proxy.cut_rate = 0.05
 

@@ -51,7 +51,7 @@ async def test_first_come_first_served_with_a_visible_place() -> None:
         waiting = []
         for number in range(8):
             waiting.append(asyncio.ensure_future(wait(number)))
-            await until(lambda: engine.waiting == len(waiting))  # noqa: B023 - awaited here
+            await until(lambda: engine.waiting == len(waiting))
         channels = first.connection._channels.values()  # type: ignore[union-attr]
         await until(lambda: sum(c.waiting is not None for c in channels) == 8)
         assert [c.waiting for c in channels if c.waiting] == [(n, n) for n in range(1, 9)]

@@ -44,9 +44,10 @@ async def test_a_long_step_is_activity_and_the_idle_are_reaped(
 
 
 async def test_waiting_for_capacity_is_not_being_idle() -> None:
-    async with served(
-        Sleeper, timeouts=Timeouts(idle=0.4), max_sessions=1, max_waiting=1
-    ) as (url, engine):
+    async with served(Sleeper, timeouts=Timeouts(idle=0.4), max_sessions=1, max_waiting=1) as (
+        url,
+        engine,
+    ):
         first, second = client(url), client(url)
         await first.reset()
         opening = asyncio.ensure_future(second.open())

@@ -6,8 +6,7 @@ import asyncio
 
 from openenv_async import Timeouts
 from tests.chaos import ChaosProxy
-from tests.requirements.worlds import clients, gather, reconnects, served, served_process
-from tests.requirements.worlds import Ledger
+from tests.requirements.worlds import Ledger, clients, gather, reconnects, served, served_process
 
 
 async def test_a_server_that_is_held_up_keeps_everybody() -> None:

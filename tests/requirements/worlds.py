@@ -16,8 +16,9 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from openenv_async import EngineOptions, Environment, EnvClient, GenericEnvClient, Timeouts
+from openenv_async import EngineOptions, EnvClient, Environment, GenericEnvClient, Timeouts
 from openenv_async.engine import Engine
+from openenv_async.environment import Isolation
 from openenv_async.server import create_app
 from openenv_async.serving import serve
 
@@ -34,7 +35,7 @@ class Ledger(Environment[Dict, Dict, Dict]):
     The reply to a step depends on all steps before it, so a lost, repeated or swapped one shows.
     """
 
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
     executed: ClassVar[dict[str, list[int]]] = {}
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class Ledger(Environment[Dict, Dict, Dict]):
 
 
 class LedgerThread(Ledger):
-    isolation = "thread"
+    isolation: ClassVar[Isolation | None] = "thread"
 
 
 class LedgerAsync(Environment[Dict, Dict, Dict]):
@@ -92,7 +93,7 @@ class LedgerStream(LedgerAsync):
 class Commanded(Environment[Dict, Dict, Dict]):
     """Sync; does what ``action["do"]`` says, good or bad."""
 
-    isolation = "thread"
+    isolation: ClassVar[Isolation | None] = "thread"
     working: ClassVar[int] = 0
     closed: ClassVar[int] = 0
 
@@ -210,18 +211,18 @@ POLLUTED = "no"
 
 
 class CommandedProcess(Commanded):
-    isolation = "process"
+    isolation: ClassVar[Isolation | None] = "process"
 
 
 class UnsafeByDefault(Commanded):
     """Says nothing of its isolation but that it is not safe in threads."""
 
-    isolation = None
+    isolation: ClassVar[Isolation | None] = None
     thread_safe = False
 
 
 class CommandedInline(Commanded):
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
 
 
 class Stubborn(Environment[Dict, Dict, Dict]):
@@ -261,7 +262,7 @@ class Sleeper(Environment[Dict, Dict, Dict]):
 class Blob(Environment[Dict, Dict, Dict]):
     """Observations of any size, at once."""
 
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
 
     def reset(self) -> Dict:
         return {}

@@ -8,12 +8,15 @@ cancel frame cancels the task, and the task takes the cancellation back once the
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from openenv_async.engine.host import HostReply, HostRequest
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Close, Open, Step
 
 __all__ = ["TaskDriver"]
+
+_STOPPED: Final = (asyncio.CancelledError, KeyboardInterrupt)
 
 
 class _Slot:
@@ -59,7 +62,15 @@ class TaskDriver:
                 reply = session.interruption(request, session.wire.format)
                 _take_back_cancellation()
             else:
-                reply = await self._perform(session, slot, request)
+                if type(request) is Step and not request.credit:
+                    try:
+                        reply = await session.host.step_async(request, session.wire)
+                    except _STOPPED as exc:
+                        reply = _stopped(session, request, exc)
+                    if session.interrupted is not None:
+                        _take_back_cancellation()
+                else:
+                    reply = await self._perform(session, slot, request)
             slot.inbox = self._loop.create_future()
             session.complete(request, reply)
             if isinstance(request, Close):
@@ -80,15 +91,8 @@ class TaskDriver:
 
         try:
             return await session.host.handle_async(request, wire, emit)
-        except asyncio.CancelledError as exc:
-            if session.interrupted is not None:
-                return session.interruption(request, wire.format)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the engine is closing
-            return session.host.raised(request, exc, wire)  # a task of the environment's own
-        except KeyboardInterrupt as exc:
-            return session.raised(request, exc, wire.format)
+        except _STOPPED as exc:
+            return _stopped(session, request, exc)
         finally:
             slot.credit = None
             if session.interrupted is not None:
@@ -126,7 +130,24 @@ class TaskDriver:
         if tasks:
             _, deaf = await asyncio.wait(tasks, timeout=1.0)
             for task in deaf:
-                asyncio._unregister_task(task)  # type: ignore[attr-defined]  # documented
+                asyncio._unregister_task(task)  # documented for loops of third parties
+
+
+def _stopped(session: Session, request: HostRequest, exc: BaseException) -> HostReply:
+    """The reply of a call that ended with a cancellation, or in a way that ends programs.
+
+    Raises:
+        CancelledError: the engine is closing.
+    """
+    wire = session.wire
+    if isinstance(exc, asyncio.CancelledError):
+        if session.interrupted is not None:
+            return session.interruption(request, wire.format)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise exc
+        return session.host.raised(request, exc, wire)  # of a task of the environment's own
+    return session.raised(request, exc, wire.format)
 
 
 def _take_back_cancellation() -> None:
