@@ -29,6 +29,7 @@ from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
     DeadlineExceeded,
+    InvalidModel,
     OpenEnvError,
     PayloadTooLarge,
     ProtocolError,
@@ -551,7 +552,11 @@ class Connection:
             return
         if out:
             self._out = []
-            message = codec.encode(out)
+            try:
+                message = codec.encode(out)
+            except (ValueError, TypeError, OverflowError):
+                out = self._encodable(out, codec)
+                message = codec.encode(out)
             if len(message) <= self.limits.max_batch_size and len(message) <= self._max_size:
                 transport.send(message, codec.text)
             else:
@@ -576,7 +581,19 @@ class Connection:
             return
         self._refuse(frames[0], too_large(len(message), self._max_size))
 
-    def _refuse(self, frame: Any, error: PayloadTooLarge) -> None:
+    def _encodable(self, frames: list[Frame], codec: Any) -> list[Frame]:
+        """The frames without those that no message can carry, whose callers are told."""
+        good = []
+        for frame in frames:
+            try:
+                codec.encode([frame])
+            except (ValueError, TypeError, OverflowError) as exc:
+                self._refuse(frame, InvalidModel(f"the request cannot be encoded: {exc}"))
+            else:
+                good.append(frame)
+        return good
+
+    def _refuse(self, frame: Any, error: OpenEnvError) -> None:
         """A request that must not be sent: its number is given back, its caller told."""
         channel = self._channels.get(frame.channel)
         if channel is None:

@@ -311,9 +311,6 @@ async def test_a_lost_reply_is_sent_again_and_its_step_is_not_run_again() -> Non
     await engine.aclose()
 
 
-@pytest.mark.xfail(
-    reason="Connection._flush: text that UTF-8 cannot carry fails the encoding of the whole batch",
-)
 async def test_text_that_cannot_be_encoded_fails_its_own_call_only() -> None:
     engine = make_engine(Gated)
     wire = Wire(engine)
