@@ -127,7 +127,7 @@ async def torment(proxy: ChaosProxy, ending: asyncio.Event) -> None:
             elif fault == 6:
                 proxy.cut_rate = 0.05
             else:
-                proxy.half_close(draw.choice(["up", "down"]))  # type: ignore[arg-type]
+                proxy.half_close(draw.choice(["up", "down"]))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), draw.uniform(0.02, 0.2))
         proxy.delay, proxy.segment, proxy.coalesce, proxy.cut_rate = before

@@ -1,8 +1,8 @@
 """Load under faults, and the audit after it: what ran against what the clients saw.
 
 Sessions play through a ``ChaosProxy`` that cuts, pauses and delays; with a server of this
-machine its workers are killed and its process is stopped for moments, too. Each episode ends
-with a question for its state: the steps that the environment executed, counted where it lives,
+machine its workers are killed and its process is stopped for moments, too. Every few steps an
+episode is asked for its state: the steps that the environment executed, counted where it lives,
 must be the steps that the client saw. An action that has a text carries a number of its own;
 where the environment says it back, a reply to another request shows at once.
 
@@ -47,8 +47,9 @@ __all__ = ["Audit", "ChaosReport", "run_chaos"]
 _LOST: Final = (SessionLost, SessionClosed, EnvironmentDied, GoingAway, TransportError, ServerError)
 """What a session that is gone may say."""
 _EPISODE: Final = 200
-"""Steps after which an episode is audited at the latest."""
-_KILL_INTERVAL: Final = 3.0
+_AUDIT: Final = 20
+"""Steps after which an episode is asked for its count."""
+_KILL_INTERVAL: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -56,14 +57,14 @@ class Audit:
     """Steps and sessions, counted on both sides.
 
     Attributes:
-        seen: steps that clients got a reply for, in episodes that were audited.
+        seen: steps that clients got a reply for, and could ask about.
         executed: steps that environments executed in these.
         lost: replies for steps that never ran.
         repeated: steps that ran without a reply, or more than once.
         mismatched: replies that belong to another request.
         unsure: steps whose deadline passed: they may have run, once.
         checked_by_name: replies that said the request's own number back.
-        episodes: that were audited.
+        episodes: that were begun.
         resumed: how often a session went on after its connection was lost.
         typed_lost: sessions that are gone, by the code they said so with.
         unaudited: steps seen in these.
@@ -127,6 +128,7 @@ class _Player:
         self._sent = 0
         self._seen = 0
         self._unsure = 0
+        self._audited = 0
 
     async def play(self) -> None:
         run, audit = self._run, self._run.audit
@@ -136,34 +138,45 @@ class _Player:
             except _LOST as exc:
                 audit.typed_lost[exc.code] += 1
                 audit.unaudited += self._seen
+                self._seen = 0
                 await asyncio.sleep(run.random.uniform(0.01, 0.1))
             except OpenEnvError as exc:
                 audit.untyped[exc.code] += 1
                 await asyncio.sleep(0.1)
 
     async def _episode(self) -> None:
-        """One episode, and the question how many steps it had."""
-        run, audit = self._run, self._run.audit
-        self._seen = self._unsure = 0
+        """One episode; every few steps it is asked how many it had."""
+        run = self._run
+        self._seen = self._unsure = self._audited = 0
         result = await self._client.reset()
-        failed = 0
-        while not (result.done or run.stopped.is_set() or self._seen + failed >= _EPISODE):
+        run.audit.episodes += 1
+        for turn in range(1, _EPISODE + 1):
             try:
                 result = await self._step()
             except DeadlineExceeded:
                 self._unsure += 1
-                failed += 1
             except EnvironmentRaised:
-                failed += 1  # the environment did not like the action: no step of the episode
+                pass  # it did not like the action: no step of the episode
+            over = result.done or run.stopped.is_set()
+            if over or turn % _AUDIT == 0:
+                await self._ask()
+            if over:
+                return
+
+    async def _ask(self) -> None:
+        """What the environment executed since the last time, against what was seen."""
+        audit = self._run.audit
         await self._client.state()
         assert self._client.episode is not None
-        executed = self._client.episode.step_count
-        audit.episodes += 1
-        audit.seen += self._seen
+        executed = self._client.episode.step_count - self._audited
+        seen, unsure = self._seen, self._unsure
+        self._audited += executed
+        self._seen = self._unsure = 0
+        audit.seen += seen
         audit.executed += executed
-        audit.unsure += self._unsure
-        audit.lost += max(0, self._seen - executed)
-        audit.repeated += max(0, executed - self._seen - self._unsure)
+        audit.unsure += unsure
+        audit.lost += max(0, seen - executed)
+        audit.repeated += max(0, executed - seen - unsure)
 
     async def _step(self) -> Any:
         run = self._run
@@ -256,9 +269,7 @@ async def run_chaos(
                 storm.cancel()
                 elapsed = time.monotonic() - began
                 run.stopped.set()  # every player finishes and audits its episode
-            connections = {c.connection for c in clients if c.connection is not None}
-            reconnects = sum(connection.reconnects for connection in connections)
-            run.audit.resumed = reconnects * load.sessions // load.connections
+            run.audit.resumed = sum(c.connection.reconnects for c in clients if c.connection)
         finally:
             await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
     latencies = run.latencies

@@ -11,6 +11,7 @@ from openenv_async.cli.options import SECONDS, examples, is_url, param_option, t
 
 if TYPE_CHECKING:
     from openenv_async.benchmarking import Report
+    from openenv_async.chaos import ChaosReport
 
 __all__ = ["bench"]
 
@@ -28,6 +29,7 @@ _KINDS: Final = {
         "bench --obs-bytes 28224 --param isolation=thread",
         "bench gymnasium --param id=CartPole-v1 --json",
         "bench http://127.0.0.1:8000",
+        "bench echo --chaos --sessions 1000 --seconds 60",
     )
 )
 @click.argument("target", required=False)
@@ -53,6 +55,11 @@ _KINDS: Final = {
 @click.option("--seed", default=0, show_default=True, type=int, help="Of the actions.")
 @token_option
 @param_option
+@click.option(
+    "--chaos",
+    is_flag=True,
+    help="Cut, pause and delay connections and kill workers meanwhile, then audit every step.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(
     target: str | None,
@@ -64,6 +71,7 @@ def bench(
     seed: int,
     token: str | None,
     params: dict[str, Any],
+    chaos: bool,
     as_json: bool,
 ) -> None:
     """Measure TARGET in a closed loop.
@@ -89,9 +97,14 @@ def bench(
                 f"isolation is one of {', '.join(_KINDS)}, not {kind!r}", param_hint="--param"
             )
         params["obs_bytes"] = obs_bytes or 0
-        found = run(_measure(f"openenv_async.testing:{_KINDS[kind]}", params, load, token, as_json))
-    else:
-        found = run(_measure(target, params, load, token, as_json))
+        target = f"openenv_async.testing:{_KINDS[kind]}"
+    if chaos:
+        report = run(_torment(target, params, load, token, as_json))
+        click.echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
+        if not report.audit.passed:
+            raise SystemExit(1)
+        return
+    found = run(_measure(target, params, load, token, as_json))
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -110,6 +123,20 @@ async def _measure(
         room = ("--max-sessions", str(max(1024, load.sessions)))
         async with LocalServer(target, params, arguments=room) as server:
             return await measure(server.url, load, target=target, pid=server.pid, on_progress=bar)
+
+
+async def _torment(
+    target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
+) -> ChaosReport:
+    from openenv_async.chaos import run_chaos
+    from openenv_async.localserver import LocalServer
+
+    with _Bar(quiet) as bar:
+        if is_url(target):
+            return await run_chaos(target, load, token=token, on_progress=bar)
+        room = ("--max-sessions", str(max(1024, 2 * load.sessions)), "--workers", "2")
+        async with LocalServer(target, params, arguments=room) as server:
+            return await run_chaos(server.url, load, target=target, pid=server.pid, on_progress=bar)
 
 
 class _Bar:
@@ -144,6 +171,31 @@ class _Bar:
         if task is None:
             task = self._tasks[phase] = self._bar.add_task(phase, total=1.0, steps="")
         self._bar.update(task, completed=share, steps=f"{steps:,} steps" if steps else "")
+
+
+def _print_chaos(report: ChaosReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    audit, latency = report.audit, report.latency_ms
+    table = Table(show_header=False, title=report.target, title_justify="left", box=None)
+    table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s)")
+    table.add_row("faults", ", ".join(f"{n} {name}" for name, n in sorted(report.faults.items())))
+    table.add_row("steps/s", f"{report.steps_per_second:,.0f}")
+    table.add_row("latency", ", ".join(f"{name} {latency[name]:.1f} ms" for name in latency))
+    table.add_row("resumed", f"{audit.resumed:,} times a session went on after its connection died")
+    lost = ", ".join(f"{count:,} {code}" for code, count in audit.typed_lost.items()) or "none"
+    table.add_row("sessions lost, typed", f"{lost} ({audit.unaudited:,} steps not audited)")
+    untyped = ", ".join(f"{count} {code}" for code, count in audit.untyped.items()) or "none"
+    table.add_row("other errors", untyped)
+    table.add_row(
+        "audit", f"{audit.episodes:,} episodes, {audit.seen:,} steps seen, {audit.executed:,} run"
+    )
+    style = "green" if audit.passed else "red"
+    verdict = f"{audit.lost} lost, {audit.repeated} repeated, {audit.mismatched} mismatched"
+    table.add_row("", f"[bold {style}]{verdict}[/bold {style}]")
+    table.add_row("", f"{audit.checked_by_name:,} replies named their request")
+    Console().print(table)
 
 
 def _print(report: Report) -> None:

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import random
 import sys
 from collections.abc import Awaitable, Callable
@@ -264,6 +265,7 @@ class Connection:
         self.limits = limits
         self.timeouts = timeouts
         self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
         self.deadlines = Deadlines(self.loop.time, self.loop.call_at)
         self.error: OpenEnvError | None = None
         self.server: dict[str, Any] = {}

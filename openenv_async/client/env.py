@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from asyncio import get_running_loop
 from collections import deque
@@ -99,6 +100,11 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a pickled client opens a session of its own when it is used."""
+        fresh = {"_channel": None, "_release": None, "_opening": None, "_episode": None}
+        return {**self.__dict__, **fresh, "_wires": {}, "_wire": None, "_closed": False}
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -363,6 +369,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         home = channel.connection.loop
         if home is get_running_loop():
             return False
+        if channel.connection.pid != os.getpid():
+            self._channel = None  # forked: the session is the parent's, this client needs its own
+            return True
         if home.is_running():
             raise SessionBusy(
                 "this client is in use on another running event loop: make one client per loop,"
@@ -393,6 +402,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         channel = self._channel
         if channel is not None and not self._is_elsewhere(channel):
             return channel
+        channel = self._channel
         if self._closed:
             raise SessionClosed("this client was closed: make a new one")
         loop = get_running_loop()

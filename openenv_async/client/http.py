@@ -457,10 +457,21 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         ssl: Trust = None,
     ) -> None:
         self.base_url = base_url
-        self._calls: _Calls[ActT, ObsT, StateT] = _Calls(
-            base_url, token, timeouts or Timeouts(), limits or Limits(), options, headers, ssl
-        )
-        self._calls.models = lambda: wire_models(self, "msgpack")
+        self._settings = (token, timeouts or Timeouts(), limits or Limits(), options, headers, ssl)
+        self._calls = self._fresh_calls()
+
+    def _fresh_calls(self) -> _Calls[ActT, ObsT, StateT]:
+        calls: _Calls[ActT, ObsT, StateT] = _Calls(self.base_url, *self._settings)
+        calls.models = lambda: wire_models(self, "msgpack")
+        return calls
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a pickled client opens a session of its own when it is used."""
+        return {key: value for key, value in self.__dict__.items() if key != "_calls"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._calls = self._fresh_calls()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:

@@ -31,6 +31,11 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         self._made: EnvClient[ActT, ObsT, StateT] | None = None
         self._settings = (base_url, options)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a pickled client opens a session of its own when it is used."""
+        remade = {"_made": None} if "_settings" in self.__dict__ else {}
+        return {**self.__dict__, **remade}
+
     @property
     def _client(self) -> EnvClient[ActT, ObsT, StateT]:
         # Not in __init__: SyncEnvClient[A, O, S](url) learns its types after it.

@@ -1,0 +1,184 @@
+"""The engine itself: options, capacity, finding sessions, and what conversion does to replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openenv_async import EngineOptions
+from openenv_async.engine.transcode import transcode
+from openenv_async.errors import ServerBusy, SessionClosed, SessionLost, SessionNotFound
+from openenv_async.models import Format
+from openenv_async.protocol.codec import encode_map
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Partial,
+    Reset,
+    StateIs,
+    Step,
+)
+from openenv_async.spec import EnvironmentSpec
+from tests.engine.scripted import Stage
+from tests.helpers import Counter, Peer, make_engine, pack, token, unpack
+
+
+@pytest.mark.parametrize("wrong", [{"max_sessions": 0}, {"workers": 0}, {"max_threads": 0}])
+def test_options_that_make_no_sense(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EngineOptions(**wrong)  # type: ignore[arg-type]  # which of them is known to the test
+
+
+async def test_capacity_is_given_back_however_a_session_ends() -> None:
+    engine = make_engine(Counter, max_sessions=2)
+    for number in range(1, 20):
+        peer = Peer(engine)
+        await peer.begin(1)
+        await peer.begin(2)
+        refused = await peer.open(3)
+        assert refused.code == "server_busy"
+        detail = peer.detail(refused)
+        assert (detail["limit"], detail["active"]) == (2, 2)
+        assert detail["setting"] == "max_sessions"
+        peer.send(Close(1, 2))
+        peer.take()
+        peer.connection.lost(left=True)
+        assert not engine.sessions, number
+    assert engine.stats.opened == engine.stats.closed == 38
+    assert engine.stats.refused == 19
+    assert engine.stats.peak_sessions == 2
+    await engine.aclose()
+
+
+async def test_an_instance_serves_one_session_at_a_time() -> None:
+    engine = make_engine(Counter())
+    peer = Peer(engine)
+    await peer.begin(1)
+    refused = await peer.open(2)
+    assert "instance" in refused.message
+    peer.send(Close(1, 2))
+    assert peer.take() == [Closed(1, 2)]
+    assert isinstance(await peer.begin(2), Begun)
+    await engine.aclose()
+
+
+async def test_find() -> None:
+    stage = Stage()
+    session = stage.open(1)
+    assert stage.engine.find(token(1), token(1001)) is session
+    for wrong in (token(5), "", "é" * 32, "x" * 1000, "\udcff"):
+        with pytest.raises(SessionNotFound):
+            stage.engine.find(token(1), wrong)
+        with pytest.raises(SessionNotFound):
+            stage.engine.find(wrong, token(1001))
+    session.shut(SessionClosed("enough"))
+    with pytest.raises(SessionClosed, match="enough"):
+        stage.engine.find(token(1), token(1001))
+    port = stage.new_port()
+    assert stage.ask(1, port) is None  # nobody attaches to what is closing
+    assert port.take()[0].code == "session_closed"
+
+
+async def test_a_waiting_client_may_come_back_to_its_place() -> None:
+    stage = Stage(max_sessions=1, max_waiting=3)
+    first = stage.open(1)
+    waiting = stage.ask(2)
+    stage.port.take()
+    port = stage.new_port()
+    assert stage.ask(2, port) is waiting  # its answer was lost, so it asks again
+    assert not any(isinstance(frame, Opened) for frame in port.take())
+    stage.clock.advance(5)
+    assert stage.engine.longest_wait == pytest.approx(5)
+    first.submit(Close(1, 1))
+    stage.driver.finish(first)
+    stage.driver.finish(waiting)
+    assert port.take()[-1] == Opened(2)
+    assert stage.engine.longest_wait == 0
+
+
+async def test_a_full_queue_of_those_that_cannot_be_built() -> None:
+    stage = Stage(max_sessions=1, max_waiting=5)
+    first = stage.open(1)
+    waiting = [stage.ask(number) for number in (2, 3, 4)]
+    first.submit(Close(1, 1))
+    stage.driver.finish(first)
+    for session in waiting[:2]:
+        stage.driver.finish(session, Failed(0, 0, "environment_start_failed", "no"))
+    stage.driver.finish(waiting[2])
+    assert (stage.engine.active, stage.engine.waiting) == (1, 0)
+
+
+async def test_busy_says_what_to_do() -> None:
+    error = make_engine(Counter, max_sessions=3).busy()
+    assert isinstance(error, ServerBusy)
+    assert error.retryable
+    assert "max_sessions" in error.message
+
+
+# -- conversion ---------------------------------------------------------------------------
+
+SPEC = EnvironmentSpec(Counter)
+FRAMES: dict[str, Any] = {
+    "begun": lambda p: Begun(1, 1, p({"a": None}), "e", 5, info=p([1])),
+    "observation": lambda p: Observation(1, 1, p({"a": 1.5}), 0.5, info=None),
+    "partial": lambda p: Partial(1, 1, 0, p("text")),
+    "whole": lambda p: Partial(1, 1, 0, p({"a": 1}), True),
+    "state": lambda p: StateIs(1, 1, p({"count": 1})),
+    "step": lambda p: Step(1, 1, 0, p({"n": 1})),
+    "reset": lambda p: Reset(1, 1, 0, p({"x": 1})),
+    "bare reset": lambda p: Reset(1, 1, 0, None),
+    "open": lambda p: Open(1, "s", "t", payload=p({})),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize(
+    ("source", "target"), [("msgpack", "json"), ("json", "msgpack"), ("json", "json")]
+)
+def test_payloads_are_converted(name: str, source: Format, target: Format) -> None:
+    frame = FRAMES[name](lambda value: pack(value, source))
+    wanted = FRAMES[name](lambda value: pack(value, target))
+    assert transcode(SPEC, frame, source, target) == wanted
+
+
+def test_details_are_converted_and_what_has_none_stays() -> None:
+    failed = Failed(1, 1, "code", "text", False, encode_map({"a": 1}, "msgpack"))
+    back = transcode(SPEC, failed, "msgpack", "json")
+    assert unpack(back.payload, "json") == {"a": 1}
+    bare = Failed(1, 1, "code", "text")
+    assert transcode(SPEC, bare, "msgpack", "json") == bare
+    assert transcode(SPEC, Closed(1, 1), "msgpack", "json") == Closed(1, 1)
+
+
+# -- traffic that a door may see ----------------------------------------------------------
+
+
+async def test_a_lost_session_says_so_to_who_resumes_it() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    reply = await peer.open(1, resume=True)
+    assert reply.code == SessionLost.code
+    assert peer.detail(reply)["epoch"] == engine.epoch
+    await engine.aclose()
+
+
+async def test_dead_sessions_do_not_stay_listed() -> None:
+    """Thousands that could not be built, all on one connection."""
+
+    class Unbuildable(Counter):
+        def __init__(self) -> None:
+            raise OSError("no")
+
+    engine = make_engine(Unbuildable)
+    peer = Peer(engine)
+    for number in range(1, 3000):
+        assert (await peer.open(number)).code == "environment_start_failed"
+    assert len(peer.connection._channels) < 2000
+    assert not engine.sessions
+    await engine.aclose()
