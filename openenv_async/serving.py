@@ -32,7 +32,7 @@ _STDIN: Final = 0
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket, which can be cut.
+    """Uvicorn's WebSocket, which can be cut, and refused without an error in the log.
 
     Closing waits until what was written has been read, for ever if the peer does not read.
     """
@@ -47,6 +47,11 @@ class _WebSocket(WebSocketsSansIOProtocol):
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"]["openenv.abort"] = self.transport.abort
+            scope["extensions"]["openenv.refused"] = self._refused
+
+    def _refused(self) -> None:
+        """The application answered with a status: uvicorn takes that for a mistake."""
+        self.handshake_complete = True
 
 
 def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn.Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -67,8 +68,6 @@ def test_nothing_seen_is_no_success() -> None:
 
 
 async def test_the_command() -> None:
-    import asyncio
-
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openenv_async.cli", "bench", "--chaos", "--json"),
         *("--sessions", "20", "--seconds", "6", "--connections", "2"),

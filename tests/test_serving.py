@@ -125,16 +125,18 @@ def test_a_peer_that_does_not_read_is_really_cut(subprotocol: str | None, uvloop
                 subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,
                 compression=None,
                 ping_interval=None,
+                max_size=None,
             )
             socket.transport.pause_reading()
             if subprotocol:
                 frames: list[Any] = [[0, 1], [1, 1, "0" * 32, "1" * 32], [2, 1, 1]]
-                frames.append([3, 1, 2, 1, {"size": size}])
+                frames += [[3, 1, seq, seq - 1, {"size": size}] for seq in (2, 3)]
                 for frame in frames:
                     await socket.send(json.dumps([frame]))
             else:
                 await socket.send(json.dumps({"type": "reset", "data": {}}))
-                await socket.send(json.dumps({"type": "step", "data": {"size": size}}))
+                for _ in range(2):
+                    await socket.send(json.dumps({"type": "step", "data": {"size": size}}))
             await until(lambda: engine.stats.cut == 1)
             await until(lambda: not engine.sessions and not engine.stats.connections)
             socket.transport.resume_reading()

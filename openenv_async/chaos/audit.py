@@ -106,7 +106,11 @@ class ChaosReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**dataclasses.asdict(self), "passed": self.audit.passed}
+        audit = {item.name: getattr(self.audit, item.name) for item in dataclasses.fields(Audit)}
+        for name in ("typed_lost", "untyped"):
+            audit[name] = dict(audit[name])
+        report = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {**report, "audit": audit, "passed": self.audit.passed}
 
 
 class _Client(EnvClient[Any, Any, Any]):

@@ -28,6 +28,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
+from openenv_async.tokens import check_token
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self.base_url = base_url
         self.timeouts = timeouts or _TIMEOUTS
         self.limits = limits or _LIMITS
-        self._token = token
+        self._token = None if token is None else check_token(token)
         self._options = options
         self._share = share
         self._subprotocol = subprotocol

@@ -252,6 +252,8 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         try:
             reply = await self._exchange("POST", "/open", body, _Opened, self.timeouts.open, None)
         except BaseException as exc:
+            if isinstance(exc, OpenEnvError):
+                exc.add_context(session_id=self.session_id, phase="open")
             if is_new or isinstance(exc, SessionLost | SessionClosed | SessionNotFound):
                 self._forget()
             raise
@@ -271,8 +273,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         try:
             return await self._exchange(method, f"/{what}", body, reply, timeout, seq)
         except OpenEnvError as exc:
-            if exc.session_id is None:
-                exc.add_context(session_id=self.session_id, request_id=seq)
+            exc.add_context(session_id=self.session_id, request_id=seq)
             if isinstance(exc, SessionNotFound):
                 lost = SessionLost(
                     "the session is gone: the server restarted, or it was idle for too long;"

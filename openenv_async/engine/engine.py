@@ -318,7 +318,8 @@ class Engine:
             SessionClosed: it is being closed.
         """
         session = self.sessions.get(session_id)
-        if session is None or not hmac.compare_digest(session.secret, secret):
+        known = session is not None and _is_token(secret)  # only ASCII can be compared
+        if session is None or not (known and hmac.compare_digest(session.secret, secret)):
             raise SessionNotFound(
                 "no session has this id: it was closed, was idle for too long, or never was;"
                 " call reset() without a session id to open one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openenv_async.engine.host import Emit, Host, HostReply, HostRequest, Wire
+from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tracing import TraceContext, current
 
@@ -23,6 +24,14 @@ class TracedHost(Host):
         before = current.set(self.trace)
         try:
             return super().handle(request, wire)
+        finally:
+            current.reset(before)
+
+    async def step_async(self, request: Step, wire: Wire) -> HostReply:
+        """As ``Host.step_async``."""
+        before = current.set(self.trace)
+        try:
+            return await super().step_async(request, wire)
         finally:
             current.reset(before)
 

@@ -144,7 +144,8 @@ class _Door:
 
 async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
     """Turn a WebSocket away before it is accepted, with a status where the server can say one."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
+    extensions = scope.get("extensions", {})
+    if "websocket.http.response" not in extensions:
         code = 1008 if error.http_status < 500 else 1013
         await send({"type": "websocket.close", "code": code})
         return
@@ -155,6 +156,8 @@ async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     body = encode_body(error_body(error, error.message), "plain")
     await send({"type": "websocket.http.response.body", "body": body})
+    if "openenv.refused" in extensions:
+        extensions["openenv.refused"]()
 
 
 def create_app(

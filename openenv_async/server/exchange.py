@@ -22,6 +22,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol.upstream import Fields, problems, scalar
+from openenv_async.version import __version__
 
 __all__ = [
     "COOKIE",
@@ -162,6 +163,7 @@ def body_response(body: Any, format: Format, status: int = 200) -> Response:
 
 def error_body(error: OpenEnvError, detail: Any) -> dict[str, Any]:
     """An error as HTTP says it: ``detail`` as upstream does, ``error`` as it is."""
+    error.add_context(server_version=f"openenv_async/{__version__}")
     return {
         "detail": detail,
         "error": {

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ async def test_every_http_route() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["openenv.v1.msgpack", "openenv.v1.json", None])
-async def test_both_websocket_dialects(dialect: str | None) -> None:
+async def test_both_websocket_dialects(
+    dialect: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with guarded() as (url, engine):
         for case, (headers, expected) in HEADERS.items():
             headers = dict(headers)
@@ -132,6 +135,7 @@ async def test_both_websocket_dialects(dialect: str | None) -> None:
             assert caught.value.response.status_code == expected, case
             assert TOKEN.encode() not in caught.value.response.body
             assert engine.stats.connections_opened == before
+    assert capsys.readouterr().err == ""  # strangers fill no log
 
 
 async def test_a_browser_shows_its_token_as_a_subprotocol() -> None:
@@ -201,11 +205,13 @@ async def test_a_body_is_not_read_before_the_check() -> None:
     "token", ["", " ", "two words", "a,b", "line\nbreak", "schlüssel", "x" * 5000]
 )
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
-    for make in (
+    attempts: list[Callable[[], Any]] = [
         lambda: Guard(token),
+        lambda: GenericEnvClient("http://127.0.0.1:1", token=token),
         lambda: HTTPEnvClient("http://127.0.0.1:1", token=token),
         lambda: find_token(None, {"OPENENV_TOKEN": f"x x{token}"}),
-    ):
+    ]
+    for make in attempts:
         with pytest.raises(ValueError, match="token") as caught:
             make()
         if token.strip():
@@ -230,7 +236,7 @@ async def test_clients_show_their_token() -> None:
             with pytest.raises(Unauthorized) as caught:
                 await kind(url, token="wrong").open()
             assert "wrong" not in str(caught.value)
-            client = kind(url, token=TOKEN)
+            client: Any = kind(url, token=TOKEN)
             assert TOKEN not in repr(client)
             assert (await client.reset(seed=1)).observation is not None
             await client.close()
@@ -250,8 +256,9 @@ async def test_tokens_are_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     async with guarded() as (url, engine):
         async with GenericEnvClient(url, token=TOKEN) as client:
             await client.reset()
-        async with HTTPEnvClient(url, token=TOKEN) as http:
-            await http.reset()
+        http: HTTPEnvClient[Any, Any, Any] = HTTPEnvClient(url, token=TOKEN)
+        await http.reset()
+        await http.close()
         for kind in (GenericEnvClient, HTTPEnvClient):
             with pytest.raises(Unauthorized):
                 await kind(url, token=TOKEN + "x").open()
@@ -346,7 +353,7 @@ def test_no_command_takes_a_token_that_ps_would_show(command: str) -> None:
 async def test_a_served_process_and_those_who_talk_to_it(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
-    more = ("--token-file", str(file), "--allow-origin", FRIEND)
+    more = ("--token-file", str(file), "--allow-origin", FRIEND, "--log-level", "debug")
     async with LocalServer(COUNTING, arguments=more) as server:
         with pytest.raises(Unauthorized):
             await GenericEnvClient(server.url).open()
@@ -376,7 +383,7 @@ async def test_a_served_process_and_those_who_talk_to_it(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
@@ -388,7 +395,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 async def test_tls_over_websocket_and_http(certificate: dict[str, str]) -> None:
-    tls = {"ssl_certfile": certificate["cert"], "ssl_keyfile": certificate["key"]}
+    tls: dict[str, Any] = {
+        "ssl_certfile": certificate["cert"],
+        "ssl_keyfile": certificate["key"],
+    }
     async with serve(Counting, token=TOKEN, **tls) as url:
         assert url.startswith("https://")
         for trust in (certificate["ca"], ssl.create_default_context(cafile=certificate["ca"])):
@@ -398,7 +408,7 @@ async def test_tls_over_websocket_and_http(certificate: dict[str, str]) -> None:
                 assert first.observation is not None
                 await client.step({"amount": 1})
                 await client.close()
-            blocking = SyncEnvClient(url, token=TOKEN, ssl=trust)
+            blocking: SyncEnvClient[Any, Any, Any] = SyncEnvClient(url, token=TOKEN, ssl=trust)
             await asyncio.to_thread(blocking.reset)
             await asyncio.to_thread(blocking.close)
         for kind in (GenericEnvClient, HTTPEnvClient):
@@ -420,6 +430,16 @@ async def test_tls_of_a_served_process(certificate: dict[str, str]) -> None:
         assert server.url.startswith("https://127.0.0.1:")
         async with GenericEnvClient(server.url, ssl=certificate["ca"]) as client:
             await client.reset()
+        for trusted in (False, True):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "openenv_async.cli", "rollout", server.url),
+                *("--episodes", "2", "--max-steps", "2", "--json"),
+                env={**os.environ, **({"SSL_CERT_FILE": certificate["ca"]} if trusted else {})},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            await process.communicate()
+            assert (process.returncode == 0) is trusted
 
 
 # -- what errors tell ---------------------------------------------------------------------

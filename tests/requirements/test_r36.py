@@ -58,7 +58,7 @@ async def test_sigterm_with_blocking_steps(
             assert isinstance(result, OpenEnvError)
             assert result.retryable, result
         for pid in workers:
-            assert not Path(f"/proc/{pid}").exists()
+            assert not _runs(pid)
         await outcomes(c.close() for c in made)
 
 

@@ -131,7 +131,8 @@ class Commanded(Environment[Dict, Dict, Dict]):
 
     def do_say(self, action: Dict) -> None:
         for line in range(action["lines"]):
-            print(f"line {line}", flush=True)
+            sys.stdout.write(f"line {line}\n")
+        sys.stdout.flush()
         sys.stderr.write(action.get("last", ""))
         sys.stderr.flush()
 
