@@ -13,8 +13,9 @@ editable      = $(foreach dir,$(1),-e ./$(dir))
 DEMO       ?= $(BIN)/openenv-async demo
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
+SECONDS    ?= 600
 
-.PHONY: demo test lint bench venv clean
+.PHONY: demo test lint bench soak venv clean
 
 demo: $(VENV)/.demo-installed
 	$(DEMO)
@@ -35,6 +36,9 @@ lint: $(VENV)/.dev-installed
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)
+
+soak: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 venv: $(VENV)/.dev-installed
 

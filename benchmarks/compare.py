@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -165,12 +166,18 @@ def ensure_upstream_python(python: str | None) -> str:
         return python
     found = UPSTREAM_VENV / "bin" / "python"
     stamp = UPSTREAM_VENV / ".installed"
-    if not stamp.exists():
-        log.print(f"installing openenv {UPSTREAM_VERSION} into {UPSTREAM_VENV.relative_to(ROOT)}")
-        subprocess.run([sys.executable, "-m", "venv", str(UPSTREAM_VENV)], check=True)
-        pip = [str(found), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, f"openenv=={UPSTREAM_VERSION}", "uvloop"], check=True)
-        stamp.touch()
+    UPSTREAM_VENV.parent.mkdir(exist_ok=True)
+    with (UPSTREAM_VENV.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
+        if not stamp.exists():
+            where = UPSTREAM_VENV.relative_to(ROOT)
+            log.print(f"installing openenv {UPSTREAM_VERSION} into {where}")
+            subprocess.run(
+                [sys.executable, "-m", "venv", "--clear", str(UPSTREAM_VENV)], check=True
+            )
+            pip = [str(found), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            subprocess.run([*pip, f"openenv=={UPSTREAM_VERSION}", "uvloop"], check=True)
+            stamp.touch()
     return str(found)
 
 

@@ -300,7 +300,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 wake.set()
 
         channel.sink = sink
-        request = Step(channel.number, seq, channel.acked, payload, _on_wire(seconds), _CREDIT)
+        credit = min(_CREDIT, channel.connection.server.get("max_credit", _CREDIT))
+        request = Step(channel.number, seq, channel.acked, payload, _on_wire(seconds), credit)
         future = channel.call(request, seconds)
         future.add_done_callback(lambda _: wake.set())
         used = 0
@@ -311,7 +312,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                     used += 1
                     decode = wire.decode_observation if partial.whole else wire.decode_any
                     yield StepResult(decode(partial.payload))
-                    if used * 2 >= _CREDIT:
+                    if used * 2 >= credit:
                         channel.grant(seq, used)
                         used = 0
                 if future.done():

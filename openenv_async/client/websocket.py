@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import socket as sockets
 from collections.abc import Callable
 from ssl import SSLContext
 from typing import Any, Final
@@ -113,6 +115,7 @@ class WebSocketTransport:
         assert socket.subprotocol is not None
         self.subprotocol: str = socket.subprotocol
         self._socket = socket
+        _find_dead_hosts(socket.transport)
         socket.on_message = connection.receive
         socket.on_lost = lambda: connection.lost(self)
 
@@ -139,6 +142,24 @@ class WebSocketTransport:
     async def aclose(self) -> None:
         """Close with a handshake, bounded by the socket's close timeout."""
         await self._socket.close()
+
+
+def _find_dead_hosts(transport: asyncio.Transport) -> None:
+    """Let TCP notice a host that is gone without a word, also when nothing is being sent."""
+    raw = transport.get_extra_info("socket")
+    if raw is None:
+        return
+    options = {
+        "TCP_KEEPIDLE": 30,
+        "TCP_KEEPINTVL": 10,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 60_000,
+    }
+    with contextlib.suppress(OSError):  # not TCP, or not on this system
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(sockets, name):
+                raw.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, name), value)
 
 
 async def dial(

@@ -176,6 +176,11 @@ class NativeConnection:
         """Whether there is anything to take."""
         return bool(self._out or self._large)
 
+    @property
+    def backlog(self) -> int:
+        """Frames that wait to be taken, large ones not counted."""
+        return len(self._out)
+
     def take(self) -> list[bytes]:
         """The pending frames as messages, each within the batch size where frames allow it.
 

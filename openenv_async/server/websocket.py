@@ -14,6 +14,8 @@ from openenv_async.tracing import trace_of
 __all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
 
 _NORMAL_CLOSURE: Final = 1000
+_BACKLOG: Final = 10_000
+"""Frames that may wait for a peer that does not read before its requests wait too."""
 _SLICE: Final = 32
 """Frames handled before the replies so far are sent."""
 
@@ -42,6 +44,7 @@ class NativeSocket:
         self._task: asyncio.Task[None] | None = None
         self._is_cut = False
         self._sending = False
+        self._room: asyncio.Future[None] | None = None
         self._stats = engine.stats
         self._waiter: asyncio.Future[None] | None = None
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
@@ -110,6 +113,10 @@ class NativeSocket:
         """Send what is ready, from the reader; large payloads are left to the writer."""
         if not self._sending:
             await self._put(self.connection.take_batch())
+        elif self.connection.backlog > _BACKLOG:
+            # The peer asks and does not read: neither do we, until it does or is cut.
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
         if self.connection.pending:
             self._wake()
             await asyncio.sleep(0)
@@ -132,6 +139,8 @@ class NativeSocket:
         finally:
             self._sending = False
             self.connection.sending_since = inf
+            if self._room is not None and not self._room.done():
+                self._room.set_result(None)
 
 
 def _uncancel() -> None:

@@ -304,6 +304,7 @@ async def served_process(
         "serve",
         f"tests.requirements.worlds:{target}",
         "--json",
+        *(() if "--port" in arguments else ("--port", "0")),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
