@@ -91,7 +91,8 @@ class Workload:
 
 
 INLINE: Final[dict[SideName, str]] = {"ours": "inline", "upstream": "sync", "tuned": "async"}
-ASYNC: Final[dict[SideName, str]] = {"ours": "async", "upstream": "async", "tuned": "async"}
+# As it installs, upstream runs sync environments; an async one is part of the tuning.
+ASYNC: Final[dict[SideName, str]] = {"ours": "async", "upstream": "sync", "tuned": "async"}
 THREAD: Final[dict[SideName, str]] = {"ours": "thread", "upstream": "sync", "tuned": "sync"}
 
 WORKLOADS: Final = (
@@ -119,7 +120,7 @@ WORKLOADS: Final = (
         floor=50,
         payload_bytes=84 * 84 * 4,
     ),
-    Workload("open", "opening: connect and reset", "open", 1024, INLINE, 50, unit="sessions/s"),
+    Workload("open", "opening sessions", "open", 1024, INLINE, 50, unit="sessions/s"),
     Workload(
         "memory",
         "server memory per idle session",

@@ -7,8 +7,9 @@ between two results is a difference between the libraries.
 Modes:
     throughput: N sessions, each a closed loop of ``await step()``, for S seconds after a warm-up.
     latency: the same with one session.
-    open: sessions are opened (connect and first reset), C at a time, in batches of N until S
-        seconds of opening have been timed. Closing is not timed.
+    open: sessions are opened (upstream: connected), C at a time, in batches of N until S seconds
+        of opening have been timed. The first reset, which shows that each works, and closing are
+        not timed.
     idle: N sessions are opened and held until standard input closes.
 """
 
@@ -137,8 +138,10 @@ def _report(begin: _Usage, end: _Usage, count: int, with_server: bool) -> dict[s
     return result
 
 
-async def _open_all(open_session: OpenSession, count: int, concurrency: int) -> list[Session]:
-    """Open and reset ``count`` sessions, at most ``concurrency`` at a time."""
+async def _open_all(
+    open_session: OpenSession, count: int, concurrency: int, *, reset: bool = True
+) -> list[Session]:
+    """Open (and reset) ``count`` sessions, at most ``concurrency`` at a time."""
     sessions: list[Session] = []
     remaining = count
 
@@ -148,7 +151,8 @@ async def _open_all(open_session: OpenSession, count: int, concurrency: int) -> 
         while remaining:
             remaining -= 1
             session = await open_session()
-            await session.reset()
+            if reset:
+                await session.reset()
             sessions.append(session)
 
     async with asyncio.TaskGroup() as group:
@@ -200,12 +204,15 @@ async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) ->
     opened = 0
     while total.at < args.seconds:
         begin = _Usage.now(args.server_pid)
-        sessions = await _open_all(open_session, args.sessions, args.concurrency)
+        sessions = await _open_all(open_session, args.sessions, args.concurrency, reset=False)
         end = _Usage.now(args.server_pid)
         total.at += end.at - begin.at
         total.client_cpu += end.client_cpu - begin.client_cpu
         total.server_cpu += end.server_cpu - begin.server_cpu
         opened += len(sessions)
+        for start in range(0, len(sessions), args.concurrency):  # each of them works
+            part = sessions[start : start + args.concurrency]
+            await asyncio.gather(*(session.reset() for session in part))
         await _close_all(sessions)
         await asyncio.sleep(0.2)  # the server's half of closing belongs to no batch
     return _report(_Usage(0.0, 0.0, 0.0), total, opened, args.server_pid is not None)

@@ -435,7 +435,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         channel: Channel | None = None
         try:
             if left_behind is None:
-                channel = connection.channel(secrets.token_hex(16), secrets.token_hex(16))
+                token = secrets.token_hex(32)
+                channel = connection.channel(token[:32], token[32:])
             else:
                 channel = connection.channel(left_behind.id, left_behind.secret)
                 channel.seq, channel.acked = left_behind.seq, left_behind.acked
@@ -504,9 +505,10 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     def _key(self) -> Hashable:
         headers = tuple(sorted(self._headers.items())) if self._headers else None
+        limits = None if self.limits is _LIMITS else self.limits  # a hash saved, mostly
         return (
             *(self.base_url, self._token, self._subprotocol, headers, self._ssl),
-            *(self.limits, self._share),
+            *(limits, self._share),
         )
 
 

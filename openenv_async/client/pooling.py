@@ -86,4 +86,8 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, SharedConnections
 
 def shared_connections() -> SharedConnections:
     """Those of the running loop."""
-    return _by_loop.setdefault(asyncio.get_running_loop(), SharedConnections())
+    loop = asyncio.get_running_loop()
+    shared = _by_loop.get(loop)
+    if shared is None:
+        shared = _by_loop[loop] = SharedConnections()
+    return shared

@@ -16,7 +16,7 @@ __all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
 _NORMAL_CLOSURE: Final = 1000
 _BACKLOG: Final = 10_000
 """Frames that may wait for a peer that does not read before its requests wait too."""
-_SLICE: Final = 32
+_SLICE: Final = 16
 """Frames handled before the replies so far are sent."""
 
 Scope = MutableMapping[str, Any]
