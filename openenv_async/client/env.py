@@ -401,10 +401,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
         A session that was left behind by a loop that has ended is resumed on this one.
         """
-        channel = self._channel
-        if channel is not None and not self._is_elsewhere(channel):
-            return channel
-        channel = self._channel
+        if self._channel is not None and not self._is_elsewhere(self._channel):
+            return self._channel
+        left_behind = self._channel  # none when it was another process's
         if self._closed:
             raise SessionClosed("this client was closed: make a new one")
         loop = get_running_loop()
@@ -416,7 +415,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                     raise  # it is this caller who was cancelled; the one who opens goes on
         self._opening = opening = loop.create_future()
         try:
-            made = await self._open(channel)
+            made = await self._open(left_behind)
         except BaseException as exc:
             if isinstance(exc, OpenEnvError):
                 opening.set_exception(exc)

@@ -57,7 +57,7 @@ class SharedConnections:
     async def release(self, key: Hashable, connection: Connection) -> None:
         """Give a connection back; the last user closes it."""
         entry = self._entries.get(key)
-        if entry is None or not entry.dialing.done() or entry.dialing.result() is not connection:
+        if entry is None or _made(entry) is not connection:
             if connection.error is None and connection.channel_count == 0:
                 await connection.aclose()
             return
@@ -71,12 +71,17 @@ async def _run(dial: Dial) -> Connection:
     return await dial()
 
 
+def _made(entry: _Entry) -> Connection | None:
+    """The connection of an entry, if dialling has made one."""
+    dialing = entry.dialing
+    if not dialing.done() or dialing.cancelled() or dialing.exception() is not None:
+        return None
+    return dialing.result()
+
+
 def _broken(entry: _Entry) -> bool:
-    if not entry.dialing.done():
-        return False
-    if entry.dialing.cancelled() or entry.dialing.exception() is not None:
-        return True
-    return entry.dialing.result().error is not None
+    made = _made(entry)
+    return entry.dialing.done() and (made is None or made.error is not None)
 
 
 _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, SharedConnections] = (
