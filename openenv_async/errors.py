@@ -4,7 +4,8 @@ Every class has a unique wire ``code``; the same table gives the HTTP status and
 in the upstream dialect. An error crosses any door as (code, message, detail, retryable) and
 comes back as the same class with the same context, and pickles.
 
-Roots name the culprit: the caller, the environment, the peer, the transport, the server.
+Roots name the culprit: the caller, the environment, the peer, the transport, the server, the
+provider.
 Timeouts are also ``TimeoutError``, connection loss is also ``ConnectionError``.
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "PayloadTooLarge",
     "PeerError",
     "ProtocolError",
+    "ProviderError",
     "ResourceLimit",
     "ServerBusy",
     "ServerError",
@@ -46,6 +48,8 @@ __all__ = [
     "TransportError",
     "Unauthorized",
     "VersionMismatch",
+    "WorkerDied",
+    "WorkerStartFailed",
     "error_class",
 ]
 
@@ -409,3 +413,26 @@ class GoingAway(ServerError):
     code = "going_away"
     http_status = 503
     retryable_by_default = True
+
+
+# -- providers ----------------------------------------------------------------------------
+
+
+class ProviderError(OpenEnvError):
+    """A provider (Docker, a process, a cluster) could not do what was asked of it."""
+
+    code = "provider_error"
+    http_status = 502
+    retryable_by_default = True
+
+
+class WorkerStartFailed(ProviderError):
+    """A worker did not start, or never shook hands; ``log_tail`` has what it wrote."""
+
+    code = "worker_start_failed"
+
+
+class WorkerDied(ProviderError):
+    """The worker that ran the environment ended; its reason, exit code and last lines tell why."""
+
+    code = "worker_died"

@@ -54,6 +54,9 @@ REMEDIES: Final = {
     "ServerBusy": "wait `retry_after` seconds, or raise the setting that it names",
     "ResourceLimit": "raise the limit of the operating system, or open fewer sessions",
     "GoingAway": "open the session on another server",
+    "ProviderError": "see what it says of Docker, the cluster or the command that starts it",
+    "WorkerStartFailed": "read `log_tail`: it is what the server wrote before it ended",
+    "WorkerDied": "open the session on another worker; a pool does so by itself",
 }
 """What the caller does about each error. Every class has one; a test sees to it."""
 

@@ -1,0 +1,126 @@
+"""What a provider is: it starts workers, knows when one died and why, and ends them.
+
+A *worker* is one running server with an address: a container, a process, a node of a cluster or
+an address that somebody else looks after. Rules:
+
+- ``Provider.start`` either gives a worker that the caller then owns, or leaves nothing behind,
+  whatever it was cut off at. It does not wait for the server to answer: the handshake decides
+  that, see ``openenv_async.client.launch``.
+- ``Worker.aclose`` ends what the worker is; idempotent, and a second cancellation of the caller
+  does not stop it. It raises nothing but cancellation: what could not be removed is logged.
+- A worker that ends by itself resolves ``Worker.exited`` with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from openenv_async.errors import OpenEnvError, WorkerDied
+
+__all__ = ["Provider", "Worker", "WorkerExit"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    """How a worker ended by itself.
+
+    Attributes:
+        reason: what happened, in a few words: ``"exited with code 137"``.
+        exit_code: of its process, where it has one.
+        oom: whether it was killed for its use of memory; ``None``: not known.
+        log_tail: the last lines it wrote.
+    """
+
+    reason: str
+    exit_code: int | None = None
+    oom: bool | None = None
+    log_tail: str | None = None
+
+
+class Worker(ABC):
+    """One running server.
+
+    Attributes:
+        name: unique among all workers of this process; what logs and errors call it.
+        url: ``http://HOST:PORT``.
+        token: access token of its server; ``None`` for none.
+        container_id: of its container, where it is one.
+        started_at: ``time.monotonic()`` of when it was started.
+        exited: resolved with a ``WorkerExit`` once it ended without ``aclose``; never cancel it.
+    """
+
+    container_id: str | None = None
+
+    def __init__(self, name: str, url: str, *, token: str | None = None) -> None:
+        self.name = name
+        self.url = url
+        self.token = token
+        self.started_at = time.monotonic()
+        self.exited: asyncio.Future[WorkerExit] = asyncio.get_running_loop().create_future()
+
+    def died(self, phase: str, *, env: str | None = None) -> OpenEnvError:
+        """The error for callers whose worker ended by itself; only once ``exited`` is done."""
+        ended = self.exited.result()
+        return WorkerDied(
+            f"the worker {self.name} died: {ended.reason}",
+            env=env,
+            phase=phase,
+            container_id=self.container_id,
+            exit_code=ended.exit_code,
+            oom=ended.oom,
+            log_tail=ended.log_tail,
+        )
+
+    async def log_tail(self) -> str:
+        """The last lines that the server wrote; empty where they cannot be had."""
+        return ""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the server and free what it holds."""
+
+
+class Provider(ABC):
+    """Starts workers. ``async with`` ends all that are left on leaving.
+
+    Attributes:
+        name: ``docker``, ``process``, …; what the command line and statistics call it.
+        owns_workers: whether ``start`` makes something that costs; a pool does not shrink or
+            replace workers that nobody started.
+    """
+
+    name: str = "provider"
+    owns_workers: bool = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @abstractmethod
+    async def start(self, *, timeout: float | None = None) -> Worker:
+        """Start a server.
+
+        Args:
+            timeout: seconds for all of it; ``None``: the provider's own.
+
+        Raises:
+            WorkerStartFailed: it did not start; nothing is left behind.
+            ProviderError: the provider itself does not work: no Docker Engine answers, say.
+            DeadlineExceeded: not within ``timeout``.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End every worker that is left, and what the provider itself holds; idempotent."""
