@@ -33,12 +33,43 @@ __all__ = ["json_encoder", "msgpack_encoder", "plain_encoder", "to_builtins"]
 Encode = Callable[[Any], bytes]
 
 _OCTETS: Final = (bytes, bytearray, memoryview)
+_LARGE: Final = 1 << 20
+"""Bytes from which on the buffer of an encoder is kept for the next value."""
 _LEAVES: Final = frozenset({type(None), bool, int, float, str})
 
 
 def msgpack_encoder(info: inspect.Type) -> Encode:
     """Encoder of the format ``msgpack``."""
-    return _guarded(info, msgspec.msgpack.Encoder(enc_hook=_pack_hook).encode)
+    return _guarded(info, _reusing(msgspec.msgpack.Encoder(enc_hook=_pack_hook)))
+
+
+def _reusing(encoder: msgspec.msgpack.Encoder) -> Encode:
+    """``encoder.encode`` that keeps its buffer as long as what it encodes is large.
+
+    Growing a buffer to 25 MB touches every new page several times; all of that holds the GIL.
+    """
+    encode, encode_into = encoder.encode, encoder.encode_into
+    spare: list[bytearray] = []
+
+    def reusing(value: Any) -> bytes:
+        if not spare:
+            octets = encode(value)
+            if len(octets) < _LARGE:
+                return octets
+            buffer = bytearray()
+        else:
+            try:
+                buffer = spare.pop()
+            except IndexError:  # another thread took it
+                return encode(value)
+            encode_into(value, buffer)
+            octets = bytes(buffer)
+            if len(octets) < _LARGE:
+                return octets  # and the buffer goes: large ones are over
+        spare.append(buffer)
+        return octets
+
+    return reusing
 
 
 def plain_encoder(info: inspect.Type) -> Encode:

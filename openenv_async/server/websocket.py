@@ -120,11 +120,14 @@ class NativeSocket:
         if self.connection.pending:
             self._wake()
             await asyncio.sleep(0)
+            await asyncio.sleep(0)  # timers that came due meanwhile stand behind the first one
 
     async def _flush(self) -> None:
-        """Send everything, from the writer."""
+        """Send everything, from the writer; others have the loop between two large pieces."""
         while self.connection.pending and not self._sending:
             await self._put(self.connection.take())
+            if self.connection.pending:
+                await asyncio.sleep(0)
 
     async def _put(self, messages: list[bytes]) -> None:
         self._sending = True

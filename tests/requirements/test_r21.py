@@ -67,7 +67,7 @@ async def test_others_step_while_three_large_replies_come() -> None:
         for result in await large:
             assert np.array_equal(result.observation.pixels, Camera.film)
         # Ninety-odd pieces came; in one message each way the others would have had a turn or two.
-        assert small > 12
+        assert small > 20
         await asyncio.gather(*(client.close() for client in clients))
 
 
