@@ -25,11 +25,15 @@ SAMPLE = 0.002
 
 @dataclass
 class Want:
+    """How many bytes to film."""
+
     size: int
 
 
 @dataclass
 class Pixels:
+    """The film: uint8 [size]."""
+
     pixels: np.ndarray
 
 
@@ -49,14 +53,20 @@ class Camera(Environment[Want, Pixels, dict[str, Any]]):
 
 
 class InlineCamera(Camera):
+    """Its step runs as its name says."""
+
     isolation = "inline"
 
 
 class ThreadCamera(Camera):
+    """Its step runs as its name says."""
+
     isolation = "thread"
 
 
 class ProcessCamera(Camera):
+    """Its step runs as its name says."""
+
     isolation = "process"
 
 
