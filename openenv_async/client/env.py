@@ -90,9 +90,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self._headers = headers
         self._ssl = ssl
         self._channel: Channel | None = None
-        self._release: tuple[SharedConnections, Hashable] | None = None
+        self._shared: SharedConnections | None = None
         self._opening: asyncio.Future[Channel] | None = None
-        self._wires: dict[str, WireModels] = {}
         self._wire: WireModels | None = None
         self._episode: EpisodeInfo | None = None
         self._closed = False
@@ -104,8 +103,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
-        fresh = {"_channel": None, "_release": None, "_opening": None, "_episode": None}
-        return {**self.__dict__, **fresh, "_wires": {}, "_wire": None, "_closed": False}
+        fresh = {"_channel": None, "_shared": None, "_opening": None, "_episode": None}
+        return {**self.__dict__, **fresh, "_wire": None, "_closed": False}
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -441,9 +440,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 channel.seq, channel.acked = left_behind.seq, left_behind.acked
                 channel.steps = left_behind.steps
                 channel.sent.update(left_behind.sent)
-            self._use(connection.format)
-            assert self._wire is not None
-            options = None if not self._options else self._wire.encode_any(self._options)
+            wire = self._use(connection.format)
+            options = None if not self._options else wire.encode_any(self._options)
             request = Open(
                 channel.number,
                 channel.id,
@@ -454,8 +452,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 _on_wire(self.timeouts.open),
             )
             await channel.call(request, self.timeouts.open)
-            for frame in channel.resumption()[1:]:
-                connection.send(frame)
+            if left_behind is not None:
+                for frame in channel.resumption()[1:]:
+                    connection.send(frame)
         except BaseException:
             if channel is not None:
                 channel.close_soon()
@@ -466,29 +465,27 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             self._episode = None
         return channel
 
-    def _use(self, format: Format) -> None:
-        wire = self._wires.get(format)
-        if wire is None:
-            wire = self._wires[format] = wire_models(self, format)
-        self._wire = wire
+    def _use(self, format: Format) -> WireModels:
+        wire = self._wire
+        if wire is None or wire.format != format:
+            wire = self._wire = wire_models(self, format)
+        return wire
 
     async def _acquire(self) -> Connection:
-        make = self._connect
         if not self._share:
-            self._release = None
-            return await make()
+            self._shared = None
+            return await self._connect()
         shared = shared_connections()
-        key = self._key()
-        connection = await shared.acquire(key, make)
-        self._release = (shared, key)
+        connection = await shared.acquire(self._key(), self._connect)
+        self._shared = shared
         return connection
 
     async def _give_back(self, connection: Connection) -> None:
-        release, self._release = self._release, None
-        if release is None:
+        shared, self._shared = self._shared, None
+        if shared is None:
             await connection.aclose()
         else:
-            await release[0].release(release[1], connection)
+            await shared.release(connection)
 
     async def _connect(self) -> Connection:
         """A new connection; overridden where there is no socket."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic
 
@@ -23,9 +22,11 @@ class WireModels:
         "decode_state",
         "encode_action",
         "encode_any",
+        "format",
     )
 
     def __init__(self, client: ModelHooks[Any, Any, Any], format: Format) -> None:
+        self.format = format
         cls = type(client)
         action, observation, state = client.instance_types()
         anything: PayloadCodec[Any] = PayloadCodec(Any, format)
@@ -52,6 +53,7 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
     action_type: ClassVar[Any] = None
     observation_type: ClassVar[Any] = None
     state_type: ClassVar[Any] = None
+    _wire_models: ClassVar[dict[str, WireModels]]
 
     @classmethod
     def model_types(cls) -> tuple[Any, Any, Any]:
@@ -90,18 +92,19 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
         raise NotImplementedError
 
 
-_shared: weakref.WeakKeyDictionary[type, dict[str, WireModels]] = weakref.WeakKeyDictionary()
-
-
 def wire_models(client: ModelHooks[Any, Any, Any], format: Format) -> WireModels:
     """The codecs of a client in one format.
 
     One set per class, unless the instance has hooks or types of its own.
     """
     cls = type(client)
-    if cls.overrides_hooks() or hasattr(client, "__orig_class__"):
+    made: dict[str, WireModels] | None = cls.__dict__.get("_wire_models")
+    if made is None:
+        if cls.overrides_hooks():
+            return WireModels(client, format)
+        made = cls._wire_models = {}
+    if hasattr(client, "__orig_class__"):
         return WireModels(client, format)
-    made = _shared.setdefault(cls, {})
     wire = made.get(format)
     if wire is None:
         wire = made[format] = WireModels(client, format)

@@ -14,10 +14,12 @@ Dial = Callable[[], Awaitable[Connection]]
 
 
 class _Entry:
-    __slots__ = ("dialing", "users")
+    __slots__ = ("connection", "dialing", "key", "users")
 
-    def __init__(self, dialing: asyncio.Task[Connection]) -> None:
+    def __init__(self, key: Hashable, dialing: asyncio.Task[Connection]) -> None:
+        self.key = key
         self.dialing = dialing
+        self.connection: Connection | None = None
         self.users = 0
 
 
@@ -26,6 +28,7 @@ class SharedConnections:
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, _Entry] = {}
+        self._in_use: dict[Connection, _Entry] = {}
 
     async def acquire(self, key: Hashable, dial: Dial) -> Connection:
         """The live connection of ``key``, made by ``dial`` if there is none.
@@ -33,37 +36,49 @@ class SharedConnections:
         Whoever comes while it is being made waits for the same one. Each call must be paired
         with one ``release``.
         """
+        entry = self._entries.get(key)
+        if entry is not None and (made := entry.connection) is not None and made.error is None:
+            entry.users += 1
+            return made
         while True:
             entry = self._entries.get(key)
             if entry is None or _broken(entry):
-                entry = _Entry(asyncio.ensure_future(_run(dial)))
-                self._entries[key] = entry
+                entry = self._entries[key] = _Entry(key, asyncio.ensure_future(_run(dial)))
             entry.users += 1
-            if entry.dialing.done():
-                return entry.dialing.result()
             try:
                 connection = await asyncio.shield(entry.dialing)
             except BaseException:
-                entry.users -= 1
-                if entry.users == 0:
-                    entry.dialing.cancel()
-                    if self._entries.get(key) is entry:
-                        del self._entries[key]
+                await self._leave(entry)
                 raise
             if connection.error is None:
+                entry.connection = connection
+                self._in_use[connection] = entry
                 return connection
             entry.users -= 1
 
-    async def release(self, key: Hashable, connection: Connection) -> None:
+    async def _leave(self, entry: _Entry) -> None:
+        """Whoever waited for a dial got none of it; nobody waits for what nobody wants."""
+        entry.users -= 1
+        if entry.users == 0:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+            if not entry.dialing.done():
+                entry.dialing.cancel()
+                await asyncio.wait([entry.dialing])
+            if (made := _made(entry)) is not None:
+                await made.aclose()
+
+    async def release(self, connection: Connection) -> None:
         """Give a connection back; the last user closes it."""
-        entry = self._entries.get(key)
-        if entry is None or _made(entry) is not connection:
-            if connection.error is None and connection.channel_count == 0:
-                await connection.aclose()
+        entry = self._in_use.get(connection)
+        if entry is None:
+            await connection.aclose()
             return
         entry.users -= 1
         if entry.users == 0:
-            del self._entries[key]
+            del self._in_use[connection]
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
             await connection.aclose()
 
 

@@ -35,7 +35,7 @@ async def test_a_broken_successor_does_not_disturb_who_gives_back_the_old_one() 
     old.error = ConnectionLost("lost")
     with pytest.raises(ConnectFailed):
         await shared.acquire("key", refused)
-    await shared.release("key", old)  # must not raise the other caller's ConnectFailed
+    await shared.release(old)  # must not raise the other caller's ConnectFailed
 
 
 async def test_the_last_user_closes() -> None:
@@ -46,7 +46,7 @@ async def test_the_last_user_closes() -> None:
         return connection
 
     assert await shared.acquire("key", dial) is await shared.acquire("key", dial)
-    await shared.release("key", connection)
+    await shared.release(connection)
     assert not connection.closed
-    await shared.release("key", connection)
+    await shared.release(connection)
     assert connection.closed == 1
