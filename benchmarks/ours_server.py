@@ -6,17 +6,15 @@ It can be served by the command line as well:
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 
 from benchmarks.driver import announce, raise_file_limit, server_parser
-from openenv_async import EngineOptions, Environment, create_app
-from openenv_async.serving import uvicorn_config
+from openenv_async import EngineOptions, Environment
+from openenv_async.serving import run_server
 
 FRAME_SHAPE: Final = (84, 84, 4)
 
@@ -111,15 +109,6 @@ def make_frame(size: int) -> NDArray[np.uint8]:
     return frame.reshape(FRAME_SHAPE) if size == np.prod(FRAME_SHAPE) else frame
 
 
-class AnnouncingServer(uvicorn.Server):
-    """Uvicorn's own server, saying where it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        announce(f"http://{host}:{port}")
-
-
 def main() -> None:
     kinds: dict[str, type[Environment[Any, Any, Any]]] = {
         "inline": EchoInline,
@@ -133,9 +122,7 @@ def main() -> None:
         EchoFrame.frame = make_frame(args.payload_bytes)
         environment = EchoFrame
     options = EngineOptions(max_sessions=args.max_sessions)
-    app = create_app(environment, options=options)
-    config = uvicorn_config(app, options, host="127.0.0.1", port=args.port)
-    AnnouncingServer(config).run()
+    run_server(environment, port=args.port, options=options, on_listening=announce)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -219,6 +220,9 @@ def run_server(
         task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
         try:
             await _listening(runner, task)
+            # What is imported stays: collections need not walk it while sessions come and go.
+            gc.collect()
+            gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
             if on_listening is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing.spawn
 import os
 import pickle
@@ -123,6 +124,7 @@ async def _serve(recipe: Recipe, channel: socket.socket) -> None:
     pipe = Pipe(receive, lost)
     channel.setblocking(False)
     await loop.create_connection(lambda: pipe, sock=channel)
+    gc.freeze()  # what is imported stays: collections need not walk it
     await ended
     connection.lost(left=True)
     await engine.aclose("the server is gone")
