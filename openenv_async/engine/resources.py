@@ -19,7 +19,14 @@ from typing import Final
 
 from openenv_async.errors import ResourceLimit
 
-__all__ = ["RESERVE", "Resources", "available_memory", "free_descriptors", "raise_descriptors"]
+__all__ = [
+    "RESERVE",
+    "Resources",
+    "available_memory",
+    "free_descriptors",
+    "oom_kills",
+    "raise_descriptors",
+]
 
 RESERVE: Final = 32
 """File descriptors that are kept back."""
@@ -27,6 +34,8 @@ _FRESH: Final = 0.2
 _SELF_FDS: Final = "/proc/self/fd"
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _MEMINFO: Final = Path("/proc/meminfo")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+_VMSTAT: Final = Path("/proc/vmstat")
 
 
 def descriptor_limit() -> float:
@@ -98,6 +107,33 @@ def available_memory(root: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float:
             continue
         left = min(left, most - taken)
     return left
+
+
+def oom_kills(root: Path = _CGROUP, own: Path = _OWN_CGROUP, vmstat: Path = _VMSTAT) -> int | None:
+    """How often the system killed for lack of memory, in this process's cgroup or else at all.
+
+    ``None`` where it does not say. Compare two readings: a process that was killed with SIGKILL
+    in between, by nobody we know, was killed for its memory if the number grew.
+    """
+    try:
+        names = dict(line.split(":", 2)[1:] for line in own.read_text().splitlines())
+    except (OSError, ValueError):
+        names = {}
+    second, first = names.get("", "/").lstrip("/"), names.get("memory", "/").lstrip("/")
+    for path in (
+        root / second / "memory.events",
+        root / "memory.events",
+        root / "memory" / first / "memory.oom_control",
+        root / "memory" / "memory.oom_control",
+        vmstat,
+    ):
+        try:
+            for line in path.read_bytes().splitlines():
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 class Resources:

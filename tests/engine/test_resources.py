@@ -14,6 +14,7 @@ from openenv_async.engine.resources import (
     Resources,
     available_memory,
     free_descriptors,
+    oom_kills,
     raise_descriptors,
 )
 from openenv_async.errors import ResourceLimit
@@ -126,3 +127,21 @@ def test_the_first_version_of_cgroups(tmp_path: Path) -> None:
     (tmp_path / "memory/memory.usage_in_bytes").write_text(f"{9 * MIB}\n")
     (tmp_path / "memory/memory.stat").write_text(f"total_inactive_file {MIB}\n")
     assert available_memory(tmp_path, tmp_path / "none") == 2 * MIB
+
+
+def test_kills_for_lack_of_memory_are_read_from_the_nearest_count(tmp_path: Path) -> None:
+    own, vmstat = tmp_path / "own", tmp_path / "vmstat"
+
+    def kills() -> int | None:
+        return oom_kills(tmp_path, own, vmstat)
+
+    assert kills() is None
+    vmstat.write_text("pgfault 9\noom_kill 7\n")
+    assert kills() == 7
+    (tmp_path / "memory/job").mkdir(parents=True)
+    (tmp_path / "memory/job/memory.oom_control").write_text("under_oom 0\noom_kill 3\n")
+    own.write_text("4:memory:/job\n0::/unit\n")
+    assert kills() == 3
+    (tmp_path / "unit").mkdir()
+    (tmp_path / "unit/memory.events").write_text("oom 5\noom_kill 2\n")
+    assert kills() == 2

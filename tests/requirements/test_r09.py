@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openenv_async.engine.isolation import processes
 from openenv_async.errors import EnvironmentDied
 from tests.helpers import until
 from tests.requirements.worlds import CommandedProcess, clients, gather, served
@@ -34,6 +36,7 @@ async def test_kill_9_in_mid_step() -> None:
         error = await died(stepping)
         assert time.monotonic() - at < 2.0
         assert error.exit_code == -signal.SIGKILL
+        assert error.oom is not True
         assert error.phase == "step"
         assert error.retryable
         assert error.log_tail is not None
@@ -86,6 +89,17 @@ async def test_out_of_memory() -> None:
         if caught.value.code == "environment_raised":  # type: ignore[attr-defined]
             assert caught.value.detail["raised"] == "MemoryError"  # type: ignore[attr-defined]
         assert (await other.step({})).observation["steps"] == 1
+
+
+async def test_killed_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's count of such kills grew; making it kill would take a victim of its choice."""
+    kills = itertools.count()
+    monkeypatch.setattr(processes, "oom_kills", lambda: next(kills))
+    async with served(CommandedProcess) as (url, _), clients(url, 1) as (one,):
+        await one.reset()
+        error = await died(one.step({"do": "die"}))
+        assert error.oom is True
+        assert "memory ran out" in str(error)
 
 
 async def test_a_stopped_process_is_found_by_the_deadline() -> None:

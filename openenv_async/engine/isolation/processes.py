@@ -30,6 +30,7 @@ from openenv_async.engine.host import HostReply, HostRequest, failed
 from openenv_async.engine.isolation.pipe import MAX_PIPE_MESSAGE, Pipe
 from openenv_async.engine.isolation.worker import Recipe, boot_code
 from openenv_async.engine.latency import TimedWire
+from openenv_async.engine.resources import oom_kills
 from openenv_async.engine.session import Session
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
@@ -147,6 +148,7 @@ class _Worker:
         self._output = _Output(self)
         self._process: asyncio.SubprocessTransport | None = None
         self._refusal: OSError | None = None
+        self._oom_kills = oom_kills()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self.life = self._loop.create_task(self._live(), name=f"openenv-worker-{number}")
 
@@ -231,8 +233,13 @@ class _Worker:
                 errno=self._refusal.errno,
                 env=name,
             )
+        oom: bool | None = False
         if self.doomed is not None:
             why = self.doomed.message
+        elif code == -signal.SIGKILL:
+            before, now = self._oom_kills, oom_kills()
+            oom = None if before is None or now is None else now > before
+            why = "it was killed by SIGKILL" + (", because memory ran out" if oom else "")
         elif code is None:
             why = "it could not be started"
         elif code < 0:
@@ -243,6 +250,7 @@ class _Worker:
             f"the process of {name} is gone: {why}; open a new session",
             retryable=True,
             exit_code=code,
+            oom=oom,
             log_tail="\n".join(self.tail) or None,
             env=name,
             worker=self.number,
