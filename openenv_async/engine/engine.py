@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine.host import OPERATIONS, Wire, failed
@@ -36,6 +37,9 @@ from openenv_async.types import Limits, Timeouts
 __all__ = ["Engine", "EngineOptions", "EngineStats"]
 
 log = logging.getLogger("openenv_async.engine")
+
+_MAX_EPITAPHS: Final = 1024
+"""Sessions that ended with nobody there, of which the reason is kept for who comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class Engine:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
+        self._epitaphs: dict[str, tuple[str, OpenEnvError]] = {}  # secret and reason, oldest first
         self._queue: dict[Session, float] = {}  # in order of arrival, with its time
         self._tickets = 0
         self._admitting = False
@@ -271,6 +276,9 @@ class Engine:
                 raise self._reasons[request.session]
             return session
         if request.resume:
+            secret, reason = self._epitaphs.get(request.session, ("", None))
+            if reason is not None and hmac.compare_digest(secret, request.secret):
+                raise reason
             raise SessionLost(
                 "the session is gone: the server restarted, or it was away for longer than"
                 f" Timeouts.resume ({self.options.timeouts.resume} s); call reset() for a new"
@@ -357,6 +365,10 @@ class Engine:
         reason = self._reasons.pop(session.id, error)
         self.sessions.pop(session.id, None)
         self.deadlines.forget(session)
+        if session.port is None:  # nobody was told; who comes back for it will be
+            self._epitaphs[session.id] = (session.secret, reason)
+            if len(self._epitaphs) > _MAX_EPITAPHS:
+                del self._epitaphs[next(iter(self._epitaphs))]
         if session in self._queue:
             del self._queue[session]
         else:

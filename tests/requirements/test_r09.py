@@ -13,8 +13,9 @@ import pytest
 
 from openenv_async.engine.isolation import processes
 from openenv_async.errors import EnvironmentDied
+from tests.chaos import ChaosProxy
 from tests.helpers import until
-from tests.requirements.worlds import CommandedProcess, clients, gather, served
+from tests.requirements.worlds import CommandedProcess, client, clients, gather, served
 
 
 async def died(call: Any) -> EnvironmentDied:
@@ -89,6 +90,19 @@ async def test_out_of_memory() -> None:
         if caught.value.code == "environment_raised":  # type: ignore[attr-defined]
             assert caught.value.detail["raised"] == "MemoryError"  # type: ignore[attr-defined]
         assert (await other.step({})).observation["steps"] == 1
+
+
+async def test_killed_while_the_client_was_away() -> None:
+    async with served(CommandedProcess) as (url, engine), ChaosProxy(url) as proxy:
+        one = client(proxy.url)
+        pid = (await one.reset()).observation["pid"]
+        with proxy.outage():
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: engine.active == 0)
+        error = await died(one.step({}))
+        assert error.exit_code == -signal.SIGKILL
+        await one.reset()
+        await one.close()
 
 
 async def test_killed_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
