@@ -38,6 +38,7 @@ __all__ = [
     "ProtocolError",
     "ProviderError",
     "ResourceLimit",
+    "ResponderFailed",
     "ServerBusy",
     "ServerError",
     "SessionBusy",
@@ -436,3 +437,9 @@ class WorkerDied(ProviderError):
     """The worker that ran the environment ended; its reason, exit code and last lines tell why."""
 
     code = "worker_died"
+
+
+class ResponderFailed(ProviderError):
+    """The language model that an environment talks to gave no answer."""
+
+    code = "responder_failed"

@@ -27,6 +27,8 @@ class TraceContext(NamedTuple):
     tracestate: str | None = None
 
 
+TRACING: Final = "opentelemetry"
+"""The module without which there is no trace to pass on."""
 NO_TRACE: Final = TraceContext()
 
 current: Final[ContextVar[TraceContext]] = ContextVar("openenv_trace", default=NO_TRACE)
@@ -48,19 +50,22 @@ def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> TraceContext | None:
     states: list[str] = []
     for name, value in headers:
         if name == b"traceparent":
-            text = value.decode("latin-1")
-            parent = text if len(text) <= _LONGEST and _PARENT.fullmatch(text) else None
+            parent = value.decode("latin-1")
         elif name == b"tracestate":
             states.append(value.decode("latin-1"))
-    if parent is None:
+    return None if parent is None else trace_from(parent, ",".join(states))
+
+
+def trace_from(parent: str | None, state: str | None) -> TraceContext | None:
+    """The trace context of these values; a malformed one is none, as the standard wants it."""
+    if parent is None or len(parent) > _LONGEST or not _PARENT.fullmatch(parent):
         return None
-    state = ",".join(states)
-    return TraceContext(parent, state if 0 < len(state) <= _LONGEST else None)
+    return TraceContext(parent, state if state and len(state) <= _LONGEST else None)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
     """Add the caller's trace context to request headers, if the program uses OpenTelemetry."""
-    if "opentelemetry" not in sys.modules or "traceparent" in headers:
+    if TRACING not in sys.modules or "traceparent" in headers:
         return
     try:
         from opentelemetry.propagate import inject as add

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sys
 from asyncio import get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Hashable
@@ -29,6 +30,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.tokens import check_token
+from openenv_async.tracing import TRACING, inject
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
 
 if TYPE_CHECKING:
@@ -451,6 +453,11 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 options,
                 _on_wire(self.timeouts.open),
             )
+            if TRACING in sys.modules:  # the caller's trace, not that of who made the connection
+                trace = dict(self._headers or {})
+                inject(trace)
+                request.traceparent = trace.get("traceparent")
+                request.tracestate = trace.get("tracestate")
             await channel.call(request, self.timeouts.open)
             if left_behind is not None:
                 for frame in channel.resumption()[1:]:

@@ -57,6 +57,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.protocol.replies import Order, ReplyLog
+from openenv_async.tracing import trace_from
 
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
@@ -156,6 +157,8 @@ class Session:
         self.driver = driver
         self.port: Port | None = port
         trace = getattr(port, "trace", None)  # most doors have none
+        if open.traceparent is not None:
+            trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
             self.host = Host(engine.spec, engine.options.debug)
         else:

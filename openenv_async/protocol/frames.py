@@ -77,6 +77,8 @@ class Open(Frame, tag=1):
 
     The client makes ``session`` (32 hex digits) and ``secret`` (32 hex digits), so that a lost
     reply orphans nothing: asking again is the same request. Payload: map of constructor options.
+    ``traceparent`` and ``tracestate`` are the session's own W3C trace context, where it is not
+    the connection's.
     """
 
     channel: int
@@ -86,6 +88,8 @@ class Open(Frame, tag=1):
     ack: int = 0
     payload: Payload | None = None
     timeout: float | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class Reset(Frame, tag=2):

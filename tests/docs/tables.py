@@ -57,6 +57,7 @@ REMEDIES: Final = {
     "ProviderError": "see what it says of Docker, the cluster or the command that starts it",
     "WorkerStartFailed": "read `log_tail`: it is what the server wrote before it ended",
     "WorkerDied": "open the session on another worker; a pool does so by itself",
+    "ResponderFailed": "look at the endpoint, its key and its limits; the environment works",
 }
 """What the caller does about each error. Every class has one; a test sees to it."""
 

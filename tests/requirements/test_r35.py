@@ -196,6 +196,10 @@ class TracedThread(Traced):
     isolation = "thread"
 
 
+class TracedProcess(Traced):
+    isolation = "process"
+
+
 class TracedAsync(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
     def __init__(self) -> None:
         self.inner = Traced()
@@ -211,7 +215,7 @@ class TracedAsync(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
 ENVIRONMENTS = [Traced, TracedThread, TracedAsync]
 
 
-@pytest.mark.parametrize("env", ENVIRONMENTS)
+@pytest.mark.parametrize("env", [*ENVIRONMENTS, TracedProcess])
 async def test_the_connections_trace_reaches_the_environment(env: type) -> None:
     headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
     async with (
@@ -298,14 +302,28 @@ def test_trace_states_are_joined_and_bounded() -> None:
 
 @pytest.mark.parametrize("kind", [GenericEnvClient, HTTPEnvClient])
 async def test_a_program_with_opentelemetry_sends_its_context(kind: Any) -> None:
-    span = NonRecordingSpan(
-        SpanContext(int(PARENT[3:35], 16), int(PARENT[36:52], 16), False, TraceFlags(1))
-    )
     async with served(Traced) as (url, _):
-        with trace.use_span(span):
+        with trace.use_span(_span(PARENT)):
             client = kind(url)
             assert (await client.reset()).observation["parent"] == PARENT
         await client.close()
+
+
+def _span(parent: str) -> NonRecordingSpan:
+    ids = int(parent[3:35], 16), int(parent[36:52], 16)
+    return NonRecordingSpan(SpanContext(*ids, False, TraceFlags(1)))
+
+
+async def test_sessions_of_one_connection_have_traces_of_their_own() -> None:
+    async with served(Traced) as (url, _):
+        with trace.use_span(_span(PARENT)):
+            one = await GenericEnvClient(url).open()
+        with trace.use_span(_span(OTHER)):
+            other = await GenericEnvClient(url).open()
+        assert one.connection is other.connection
+        assert (await one.reset()).observation["parent"] == PARENT
+        assert (await other.reset()).observation["parent"] == OTHER
+        await gather([one.close(), other.close()])
 
 
 def test_headers_of_the_callers_win() -> None:

@@ -32,6 +32,7 @@ from openenv_async.engine.isolation.worker import Recipe, boot_code
 from openenv_async.engine.latency import TimedWire
 from openenv_async.engine.resources import oom_kills
 from openenv_async.engine.session import Session
+from openenv_async.engine.traced import TracedHost
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
     EnvironmentDied,
@@ -361,7 +362,10 @@ class ProcessDriver:
             inner = msgspec.structs.replace(request)
         inner.channel = place.channel
         inner.timeout = 0  # this process watches the clock
-        if not isinstance(inner, Open):
+        if isinstance(inner, Open):
+            if isinstance(session.host, TracedHost):
+                inner.traceparent, inner.tracestate = session.host.trace
+        else:
             place.seq += 1
             inner.seq, inner.ack = place.seq, place.seq - 1
         place.worker.send(inner)
