@@ -311,7 +311,7 @@ async def test_a_program_with_opentelemetry_sends_its_context(kind: Any) -> None
 
 def _span(parent: str) -> NonRecordingSpan:
     ids = int(parent[3:35], 16), int(parent[36:52], 16)
-    return NonRecordingSpan(SpanContext(*ids, False, TraceFlags(1)))
+    return NonRecordingSpan(SpanContext(*ids, False, TraceFlags(int(parent[-2:]))))
 
 
 async def test_sessions_of_one_connection_have_traces_of_their_own() -> None:
