@@ -2,6 +2,7 @@
 
 from openenv_async.engine.engine import Engine, EngineOptions
 from openenv_async.engine.native import NativeConnection
-from openenv_async.engine.session import Port, Session
+from openenv_async.engine.seams import Port
+from openenv_async.engine.session import Session
 
 __all__ = ["Engine", "EngineOptions", "NativeConnection", "Port", "Session"]

@@ -19,7 +19,8 @@ from openenv_async.engine.isolation.tasks import TaskDriver
 from openenv_async.engine.isolation.threads import ThreadDriver
 from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.resources import Resources
-from openenv_async.engine.session import Driver, Port, Session
+from openenv_async.engine.seams import Driver, Port
+from openenv_async.engine.session import Session
 from openenv_async.errors import (
     GoingAway,
     OpenEnvError,

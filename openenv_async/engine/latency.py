@@ -27,7 +27,8 @@ from openenv_async.engine.host import HostRequest, Wire
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
-    from openenv_async.engine.session import Driver, Session
+    from openenv_async.engine.seams import Driver
+    from openenv_async.engine.session import Session
 
 __all__ = ["PHASES", "Histogram", "StepTimer", "TimedWire"]
 

@@ -15,9 +15,8 @@ Rules:
 from __future__ import annotations
 
 import logging
-from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.engine.host import (
     Host,
@@ -27,6 +26,8 @@ from openenv_async.engine.host import (
     failed,
     operation,
 )
+from openenv_async.engine.seams import Driver, Port
+from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.traced import TracedHost
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
@@ -50,7 +51,6 @@ from openenv_async.protocol.frames import (
     Frame,
     Observation,
     Open,
-    Partial,
     Reply,
     Request,
     Reset,
@@ -62,7 +62,7 @@ from openenv_async.tracing import trace_from
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
-__all__ = ["Driver", "Port", "Session"]
+__all__ = ["Session"]
 
 log = logging.getLogger("openenv_async.engine")
 
@@ -75,50 +75,6 @@ _TOMBSTONE: Final = Close(0, 0)
 """What a dead session is busy with for ever."""
 
 
-class Port(Protocol):
-    """Where a session's replies go: one door's side of one session."""
-
-    wire: Wire
-
-    def send(self, frame: Frame, size: int = 0) -> None:
-        """Queue a frame with ``size`` bytes of payload; never blocks, never raises."""
-        ...
-
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
-        """The session ended without its client asking."""
-        ...
-
-
-class Driver(Protocol):
-    """Runs the requests of sessions somewhere; one per isolation.
-
-    ``timed`` says whether it can be late at all: a call straight from the loop cannot be
-    watched by the loop.
-    """
-
-    timed: bool
-
-    def start(self, session: Session, request: HostRequest) -> None:
-        """Run a request; ``session.complete`` is called with the reply, on the loop."""
-        ...
-
-    def interrupt(self, session: Session) -> bool:
-        """Ask the running request to stop; ``False`` if it cannot be asked."""
-        ...
-
-    def credited(self, session: Session, units: int) -> None:
-        """A streaming step may go on."""
-        ...
-
-    def abandon(self, session: Session) -> None:
-        """The running request will not be waited for any more; the session is dead."""
-        ...
-
-    async def aclose(self) -> None:
-        """Stop everything the driver owns."""
-        ...
-
-
 class Session:
     """One session of the engine. Made by ``Engine.open``; all methods run on the loop."""
 
@@ -126,7 +82,6 @@ class Session:
         "__weakref__",
         "active_at",
         "channel",
-        "credit",
         "current",
         "dead",
         "deferred",
@@ -137,14 +92,13 @@ class Session:
         "host",
         "id",
         "interrupted",
-        "kept_partials",
         "log",
         "parked_until",
-        "partials",
         "port",
         "scheduled",
         "secret",
         "slot",
+        "stream",
         "ticket",
         "wire",
     )
@@ -174,9 +128,7 @@ class Session:
         self.due = inf
         self.episode_due = inf
         self.scheduled = inf
-        self.credit = 0
-        self.partials = 0
-        self.kept_partials: deque[Partial] = deque()
+        self.stream: PartialStream | None = None  # of the last step that streamed
         self.parked_until = inf
         self.slot: object | None = None
         self.ticket: int | None = None
@@ -254,14 +206,14 @@ class Session:
         self.engine.stats.duplicates += 1
         reply: Reply | None = None
         format = self._format
-        running = self.current
+        running, stream = self.current, self.stream
         if isinstance(running, Step) and isinstance(request, Step) and running.seq == request.seq:
             # It carries all the credit ever given for it: some may have been lost on the way.
-            granted = self.partials - len(self.kept_partials)
+            granted = 0 if stream is None else stream.granted
             self.add_credit(request.seq, request.credit - running.credit - granted)
         if order is Order.ANSWERED:
             reply, format = self.log.replies[request.seq][0]
-        for partial in self.kept_partials:
+        for partial in () if stream is None else tuple(stream.kept):
             if partial.seq == request.seq:
                 self._send(partial, format)
         if reply is not None:
@@ -382,32 +334,24 @@ class Session:
 
     def begin_stream(self, credit: int) -> None:
         """A streaming step starts with this much credit."""
-        self.credit = min(credit, self.engine.options.limits.max_credit)
-        self.partials = 0
-        self.kept_partials.clear()
+        self.stream = PartialStream(credit, self.engine.options.limits.max_credit)
 
     def emit(self, payload: bytes, whole: bool) -> bool:
-        """Send a partial observation; ``False`` when the credit is used up after it.
-
-        It is kept until the client grants credit for it, for a client that comes back.
-        """
-        request = self.current
+        """Send a partial observation; ``False`` when the credit is used up after it."""
+        request, stream = self.current, self.stream
+        if stream is None:
+            return False
         if isinstance(request, Step):
-            partial = Partial(self.channel, request.seq, self.partials, payload, whole)
-            self.kept_partials.append(partial)
-            self._send(partial)
-            self.partials += 1
-            self.credit -= 1
-        return self.credit > 0
+            self._send(stream.show(self.channel, request.seq, payload, whole))
+        return stream.has_credit
 
     def add_credit(self, seq: int, units: int) -> None:
         """More partial observations may be sent for the streaming step ``seq``."""
-        request = self.current
+        request, stream = self.current, self.stream
         if not isinstance(request, Step) or request.seq != seq or units < 1:
             return
-        for _ in range(min(units, len(self.kept_partials))):
-            self.kept_partials.popleft()
-        self.credit = min(self.credit + units, self.engine.options.limits.max_credit)
+        if stream is not None:
+            stream.grant(units)
         self.driver.credited(self, units)
 
     # -- stopping ---------------------------------------------------------------------------

@@ -87,7 +87,8 @@ async def test_a_reader_that_stops_reading_holds_at_most_its_credit() -> None:
             assert Teller.made <= CREDIT + 1
             assert env.session_id is not None
             session = server.engine.sessions[env.session_id]
-            assert len(session.kept_partials) <= CREDIT
+            assert session.stream is not None
+            assert len(session.stream.kept) <= CREDIT
             count = 1
             async for _ in stream:
                 count += 1
