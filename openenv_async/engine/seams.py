@@ -1,4 +1,4 @@
-"""What a session stands between: the door that its client came by, and what runs its environment."""
+"""What a session stands between: its client's door, and what runs its environment."""
 
 from __future__ import annotations
 
