@@ -42,7 +42,7 @@ START_TIMEOUT: Final = 60.0
 SETTLE_SECONDS: Final = 1.0
 """Between the last opened session and the reading of the server's memory."""
 
-SideName = Literal["ours", "upstream", "tuned"]
+SideName = Literal["ours", "upstream", "tuned", "bare"]
 SIDE_NAMES: Final[tuple[SideName, ...]] = ("ours", "upstream", "tuned")
 Mode = Literal["throughput", "latency", "open", "idle"]
 Figures = dict[str, float]
@@ -90,10 +90,16 @@ class Workload:
         return theirs / ours if self.lower_is_better else ours / theirs
 
 
-INLINE: Final[dict[SideName, str]] = {"ours": "inline", "upstream": "sync", "tuned": "async"}
+INLINE: Final[dict[SideName, str]] = {
+    **{"ours": "inline", "upstream": "sync", "tuned": "async"},
+    "bare": "inline",  # ours with nothing of what survives: see benchmarks/bare.py
+}
 # As it installs, upstream runs sync environments; an async one is part of the tuning.
 ASYNC: Final[dict[SideName, str]] = {"ours": "async", "upstream": "sync", "tuned": "async"}
-THREAD: Final[dict[SideName, str]] = {"ours": "thread", "upstream": "sync", "tuned": "sync"}
+THREAD: Final[dict[SideName, str]] = {
+    **{"ours": "thread", "upstream": "sync", "tuned": "sync"},
+    "bare": "thread",
+}
 
 WORKLOADS: Final = (
     Workload("inline-64", "short sync steps, 64 sessions", "throughput", 64, INLINE, 20, 6),

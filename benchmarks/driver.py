@@ -81,6 +81,7 @@ def server_parser(description: str | None, kinds: Sequence[str]) -> argparse.Arg
     parser.add_argument("--max-sessions", type=int, default=4096)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tuned", action="store_true")
+    parser.add_argument("--bare", action="store_true", help="without deadlines, lease and resume")
     return parser
 
 
@@ -96,6 +97,7 @@ def client_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--payload", choices=["ints", "base64"], default="ints")
     parser.add_argument("--server-pid", type=int, help="whose CPU time to read")
     parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--bare", action="store_true", help="without deadlines")
     return parser
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.driver import MESSAGE, Session, client_parser, run
 from benchmarks.ours_server import EchoAction, EchoObservation, FrameObservation
-from openenv_async import EnvClient, StepResult
+from openenv_async import EnvClient, StepResult, Timeouts
 
 
 class EchoEnv(EnvClient[EchoAction, EchoObservation, dict[str, Any]]):
@@ -26,6 +26,10 @@ def main() -> None:
     action = EchoAction(message=MESSAGE)
     client_class = FrameEnv if args.payload_bytes else EchoEnv
 
+    timeouts = None
+    if args.bare:
+        timeouts = Timeouts(**dict.fromkeys(("open", "reset", "step", "state"), None))
+
     def check(result: StepResult[Any]) -> None:
         observation = result.observation
         if isinstance(observation, FrameObservation):
@@ -36,7 +40,7 @@ def main() -> None:
         assert result.reward == 1.0
 
     async def open_session() -> Session:
-        env: EnvClient[EchoAction, Any, dict[str, Any]] = client_class(args.url)
+        env: EnvClient[EchoAction, Any, dict[str, Any]] = client_class(args.url, timeouts=timeouts)
         await env.open()
         return Session(env.reset, partial(env.step, action), check, env.close)
 

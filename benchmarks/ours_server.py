@@ -6,14 +6,14 @@ It can be served by the command line as well:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.driver import announce, raise_file_limit, server_parser
-from openenv_async import EngineOptions, Environment
+from openenv_async import EngineOptions, Environment, Timeouts
 from openenv_async.serving import run_server
 
 FRAME_SHAPE: Final = (84, 84, 4)
@@ -121,7 +121,10 @@ def main() -> None:
     if args.payload_bytes:
         EchoFrame.frame = make_frame(args.payload_bytes)
         environment = EchoFrame
-    options = EngineOptions(max_sessions=args.max_sessions)
+    timeouts = Timeouts()
+    if args.bare:
+        timeouts = Timeouts(**dict.fromkeys((item.name for item in fields(Timeouts)), None))
+    options = EngineOptions(max_sessions=args.max_sessions, timeouts=timeouts)
     run_server(environment, port=args.port, options=options, on_listening=announce)
 
 
