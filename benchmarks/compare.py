@@ -91,13 +91,17 @@ class Workload:
 
 
 INLINE: Final[dict[SideName, str]] = {
-    **{"ours": "inline", "upstream": "sync", "tuned": "async"},
+    "ours": "inline",
+    "upstream": "sync",
+    "tuned": "async",
     "bare": "inline",  # ours with nothing of what survives: see benchmarks/bare.py
 }
 # As it installs, upstream runs sync environments; an async one is part of the tuning.
 ASYNC: Final[dict[SideName, str]] = {"ours": "async", "upstream": "sync", "tuned": "async"}
 THREAD: Final[dict[SideName, str]] = {
-    **{"ours": "thread", "upstream": "sync", "tuned": "sync"},
+    "ours": "thread",
+    "upstream": "sync",
+    "tuned": "sync",
     "bare": "thread",
 }
 
