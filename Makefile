@@ -7,8 +7,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ENV_PROJECTS := $(sort $(wildcard environments/*/pyproject.toml))
 ENV_DIRS     := $(patsubst %/pyproject.toml,%,$(ENV_PROJECTS))
 DEMO_DIRS    := $(filter environments/echo environments/gymnasium,$(ENV_DIRS))
+# Extras of environments that their tests need.
+EXTRAS_coding := [monty]
 # One pip command names them all, so that the environments find the openenv-async beside them.
-editable      = $(foreach dir,$(1),-e ./$(dir))
+editable      = $(foreach dir,$(1),-e './$(dir)$(EXTRAS_$(notdir $(dir)))')
 
 DEMO       ?= $(BIN)/openenv-async demo
 PYTEST_ARGS ?= -n 2 --dist loadgroup

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
+    from openenv_async.auto import AutoAction, AutoEnv
     from openenv_async.client.env import EnvClient, GenericEnvClient
     from openenv_async.client.http import HTTPEnvClient
     from openenv_async.client.sync import SyncEnvClient
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from openenv_async.environment import Environment
     from openenv_async.errors import OpenEnvError
     from openenv_async.inprocess import connect
+    from openenv_async.pool import EnvPool, SyncEnvPool
     from openenv_async.rollouts import collect, rollout
     from openenv_async.server.app import HTTPEnvServer, create_app
     from openenv_async.serving import serve
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AutoAction",
+    "AutoEnv",
     "EngineOptions",
     "EnvClient",
+    "EnvPool",
     "Environment",
     "EpisodeInfo",
     "GenericEnvClient",
@@ -45,6 +50,7 @@ __all__ = [
     "OutcomeStatus",
     "StepResult",
     "SyncEnvClient",
+    "SyncEnvPool",
     "Timeouts",
     "__version__",
     "collect",
@@ -55,8 +61,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoAction": "auto",
+    "AutoEnv": "auto",
     "EngineOptions": "engine.engine",
     "EnvClient": "client.env",
+    "EnvPool": "pool",
     "Environment": "environment",
     "EpisodeInfo": "types",
     "GenericEnvClient": "client.env",
@@ -68,6 +77,7 @@ _HOMES = {
     "OutcomeStatus": "types",
     "StepResult": "types",
     "SyncEnvClient": "client.sync",
+    "SyncEnvPool": "pool",
     "Timeouts": "types",
     "collect": "rollouts",
     "connect": "inprocess",

@@ -32,6 +32,7 @@ class LocalServer:
         target: as for ``openenv-async serve``.
         params: constructor arguments; values that JSON can say.
         arguments: more arguments of ``openenv-async serve``.
+        token: access token that it asks for; ``None`` for none.
         start_timeout: seconds until it has to listen.
         stop_timeout: seconds that it has to shut down before it is killed.
 
@@ -45,6 +46,7 @@ class LocalServer:
         params: Mapping[str, Any] | None = None,
         *,
         arguments: Sequence[str] = (),
+        token: str | None = None,
         start_timeout: float = 60.0,
         stop_timeout: float = 15.0,
     ) -> None:
@@ -54,6 +56,7 @@ class LocalServer:
             *(f"--param={key}={json.dumps(value)}" for key, value in (params or {}).items()),
             *arguments,
         ]
+        self._token = token
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._process: asyncio.subprocess.Process | None = None
@@ -90,7 +93,7 @@ class LocalServer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_own_environ(),
+            env=_own_environ(self._token),
             start_new_session=True,
         )
         self._process = process
@@ -114,6 +117,19 @@ class LocalServer:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+    async def wait(self) -> int:
+        """Return when its process has ended, and all it wrote is read: the exit code.
+
+        A negative one is the signal that killed it. Only once it was started.
+        """
+        process, reader = self._process, self._reader
+        assert process is not None
+        assert reader is not None
+        code = await process.wait()
+        # What it started may hold its standard error open.
+        await asyncio.wait([reader], timeout=1.0)
+        return code
 
     async def aclose(self) -> None:
         """Shut the server down, killing it if need be; idempotent."""
@@ -167,6 +183,7 @@ class LocalServer:
         )
 
 
-def _own_environ() -> dict[str, str]:
-    """This process's environment variables without a token: that one is another server's."""
-    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+def _own_environ(token: str | None) -> dict[str, str]:
+    """This process's environment variables, but not its token: that one is another server's."""
+    environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    return environ if token is None else environ | {TOKEN_VARIABLE: token}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from openenv_async.rollouts import Summary
+    from openenv_async.rollouts import Source, Summary
 
 __all__ = ["play", "progress_bar", "run"]
 
@@ -53,7 +53,7 @@ def progress_bar() -> Progress:
 
 
 async def play(
-    url: str,
+    source: Source,
     policy: Callable[..., Any],
     *,
     episodes: int,
@@ -62,7 +62,7 @@ async def play(
     title: str,
     **options: Any,
 ) -> Summary:
-    """Play episodes on a server; what happened goes to ``out``, the sums are returned."""
+    """Play episodes on a server or a pool; what happened goes to ``out``, the sums are returned."""
     from openenv_async.rollouts import Summary, collect, open_writer
 
     summary = Summary(episodes)
@@ -80,7 +80,7 @@ async def play(
     with contextlib.ExitStack() as stack:
         writer = None if out is None else stack.enter_context(open_writer(out))
         stream = collect(
-            url,
+            source,
             policy,
             episodes=episodes,
             on_progress=None if bar.disable else show,

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openenv_async.cli.options import (
     SECONDS,
+    complete_target,
     examples,
     import_from_here,
     is_url,
     param_option,
     token_option,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from openenv_async.pool import EnvPool, PoolStatistics
+    from openenv_async.providers.base import Provider
 
 __all__ = ["rollout"]
 
@@ -48,9 +56,10 @@ def _read_policy(
         "rollout echo --episodes 100 --max-steps 10",
         "rollout gymnasium --param id=CartPole-v1 --episodes 500 --seed 0 --out cartpole.parquet",
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
+        "rollout echo --provider docker --workers 4 --max-steps 10",
     )
 )
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option(
     "--episodes", default=100, show_default=True, type=click.IntRange(1), help="How many."
 )
@@ -75,64 +84,165 @@ def _read_policy(
 @click.option("--max-steps", type=click.IntRange(1), help="Truncate episodes after so many steps.")
 @click.option("--timeout", type=SECONDS, help="Seconds for one episode; 0: no limit.")
 @click.option("--connections", type=click.IntRange(1), help="Connections to share.  [default: 1]")
+@click.option(
+    "--provider",
+    type=click.Choice(["process", "docker", "ray", "space", "static"]),
+    help="What runs the servers.  [default: static for a URL, else process]",
+)
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Servers to start."
+)
+@click.option("--image", help="Image for docker.  [default: the environment's own]")
 @token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
-    target: str, policy: Callable[..., Any] | None, params: dict[str, Any], **options: Any
+    target: str,
+    policy: Callable[..., Any] | None,
+    params: dict[str, Any],
+    provider: str | None,
+    workers: int,
+    image: str | None,
+    **options: Any,
 ) -> None:
     """Play episodes of TARGET and report on them.
 
     TARGET is the URL of a server, or what `serve` takes: then a server is started for it on
-    this machine, and ended afterwards.
+    this machine, and ended afterwards. With `--provider docker` it is an environment or an image
+    that runs in containers, with `ray` an environment that runs on the nodes of a Ray cluster,
+    with `space` the OWNER/NAME of a Hugging Face Space.
     """
     from openenv_async.cli.playing import run
 
-    if is_url(target) and params:
+    provider = provider or ("static" if is_url(target) else "process")
+    if (provider == "static") != is_url(target):
+        raise click.BadParameter("a URL is played at as it is: static", param_hint="--provider")
+    if provider in ("static", "space", "docker") and params:
         raise click.BadParameter("a running server has its arguments already", param_hint="--param")
-    run(_rollout(target, policy, params, **options))
+    if image is not None and provider != "docker":
+        raise click.BadParameter("only docker runs images", param_hint="--image")
+    if provider == "static":
+        run(_rollout(target, target, policy, **options))
+    else:
+        size = max(1024, options["concurrency"])
+        run(
+            _in_pool(
+                _provider(provider, target, params, image, size), workers, target, policy, **options
+            )
+        )
+
+
+def _provider(
+    name: str, target: str, params: dict[str, Any], image: str | None, max_sessions: int
+) -> Provider:
+    match name:
+        case "docker":
+            from openenv_async.pool.sources import image_of
+            from openenv_async.providers.docker import DockerProvider
+
+            return DockerProvider(image or image_of(target))
+        case "ray":
+            from openenv_async.providers.ray import RayProvider
+
+            try:
+                return RayProvider(target, params, max_sessions=max_sessions)
+            except ModuleNotFoundError as exc:
+                raise click.ClickException(str(exc)) from exc
+        case "space":
+            from openenv_async.providers.space import SpaceProvider
+
+            return SpaceProvider(target)
+        case _:
+            from openenv_async.providers.process import ProcessProvider
+
+            return ProcessProvider(target, params, max_sessions=max_sessions)
+
+
+async def _in_pool(
+    provider: Provider,
+    workers: int,
+    target: str,
+    policy: Callable[..., Any] | None,
+    *,
+    concurrency: int,
+    connections: int | None,
+    token: str | None,
+    **options: Any,
+) -> None:
+    """Start workers and play on them."""
+    from openenv_async.cli.playing import progress_bar
+    from openenv_async.pool import EnvPool
+
+    with progress_bar() as bar:
+        pool = EnvPool(
+            provider,
+            min_workers=workers,
+            max_workers=workers,
+            sessions_per_worker=math.ceil(concurrency / workers),
+            connections=connections or 1,
+            on_progress=_worker_bar(bar, workers),
+        )
+        async with pool:
+            await _rollout(target, pool, policy, bar=bar, concurrency=concurrency, **options)
+
+
+def _worker_bar(bar: Progress, workers: int) -> Callable[[PoolStatistics], None]:
+    task = bar.add_task("workers", total=workers, rate="", failures="")
+
+    def show(now: PoolStatistics) -> None:
+        failed = now.workers_died + now.starts_failed
+        bar.update(
+            task,
+            completed=now.ready,
+            rate=f"{now.sessions} sessions",
+            failures=f"{failed} failed" if failed else "",
+        )
+
+    return show
 
 
 async def _rollout(
     target: str,
+    source: str | EnvPool,
     policy: Callable[..., Any] | None,
-    params: dict[str, Any],
     *,
     as_json: bool,
     out: Path | None,
     seed: int | None,
     timeout: float | None,
-    concurrency: int,
-    token: str | None,
+    bar: Progress | None = None,
+    token: str | None = None,
     **options: Any,
 ) -> None:
     from openenv_async.cli.playing import play, progress_bar
-    from openenv_async.localserver import LocalServer
     from openenv_async.rollouts import RandomPolicy, fetch_schema
 
-    async with contextlib.AsyncExitStack() as stack:
-        url = target
-        if not is_url(target):
-            room = ("--max-sessions", str(max(1024, concurrency)))
-            server = await stack.enter_async_context(LocalServer(target, params, arguments=room))
-            url, token = server.url, None
-        if policy is None:
-            policy = RandomPolicy((await fetch_schema(url, token=token))["action"], seed)
-        with progress_bar() as bar:
-            summary = await play(
-                url,
-                policy,
-                out=out,
-                bar=bar,
-                title=target,
-                seeds=seed,
-                timeout=timeout or None,
-                concurrency=concurrency,
-                token=token,
-                **options,
-            )
+    if policy is None:
+        if isinstance(source, str):
+            schema = await fetch_schema(source, token=token)
+        else:
+            worker = source.workers[0]
+            schema = await fetch_schema(worker.url, token=worker.token)
+        policy = RandomPolicy(schema["action"], seed)
+    with contextlib.nullcontext(bar) if bar is not None else progress_bar() as shown:
+        summary = await play(
+            source,
+            policy,
+            out=out,
+            bar=shown,
+            title=target,
+            seeds=seed,
+            timeout=timeout or None,
+            token=token,
+            **options,
+        )
+        shown.stop()
+    workers = None if isinstance(source, str) else source.statistics()
+    local = isinstance(source, str) or source.providers[0].name == "process"
     if as_json:
         report = summary.as_dict() | {"file": None if out is None else str(out)}
+        if workers is not None:
+            report["workers"] = workers.as_dict()
         click.echo(json.dumps(report))
     else:
         from rich.console import Console
@@ -140,6 +250,8 @@ async def _rollout(
         table = summary.table(target)
         if out is not None:
             table.add_row("file", str(out))
+        if workers is not None and (workers.workers_started > 1 or not local):
+            workers.add_to(table)
         Console().print(table)
     if summary.failures == summary.episodes:
         reason = next(iter(summary.errors.values()), "all were cancelled")

@@ -75,7 +75,7 @@ from openenv_async.protocol.frames import (
 from openenv_async.types import Limits, Timeouts
 from openenv_async.version import __version__
 
-__all__ = ["Channel", "Connection", "Redial", "Transport"]
+__all__ = ["Channel", "Connection", "Receiver", "Redial", "Transport"]
 
 log = logging.getLogger("openenv_async.client")
 
@@ -100,6 +100,16 @@ class Transport(Protocol):
     async def drained(self) -> None: ...
 
     async def aclose(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """What a channel hands its reply to: a future, or something cheaper that is one in this."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: Any, /) -> None: ...
 
 
 Redial = Callable[["Connection"], Awaitable[Transport]]
@@ -138,7 +148,7 @@ class Channel:
         self.acked = 0
         self.steps = 0
         self.sent: dict[int, Request | Open] = {}
-        self.future: asyncio.Future[Any] | None = None
+        self.future: Receiver | None = None
         self.waited = 0
         self.sink: Callable[[Partial], None] | None = None
         self.error: OpenEnvError | None = None
@@ -153,12 +163,17 @@ class Channel:
             request: with ``seq`` set by ``next_seq``.
             timeout: seconds the server was given, ``None`` for no deadline.
         """
+        future: asyncio.Future[Any] = self.connection.loop.create_future()
+        self.post(request, future, timeout)
+        return future
+
+    def post(self, request: Request | Open, receiver: Receiver, timeout: float | None) -> None:
+        """As ``call``, for a receiver of the caller's own; it may serve call after call."""
         connection = self.connection
-        future: asyncio.Future[Any] = connection.loop.create_future()
         error = self.error or connection.error
         if error is not None:
-            future.set_exception(_fresh(error))
-            return future
+            receiver.set_exception(_fresh(error))
+            return
         seq = 0 if type(request) is Open else request.seq  # type: ignore[union-attr]  # an Open has none
         running = self.future
         if running is not None and not running.done():  # only a close comes while a call runs
@@ -166,7 +181,7 @@ class Channel:
                 SessionClosed("the session was closed by this side while this call was running")
             )
         self.sent[seq] = request
-        self.future = future
+        self.future = receiver
         self.waited = seq
         if timeout is None:
             self.due = inf
@@ -175,7 +190,6 @@ class Channel:
             if self.due < self.scheduled:
                 connection.deadlines.watch(self, self.due)
         connection.send(request)
-        return future
 
     def next_seq(self) -> int:
         """The number of the next request."""

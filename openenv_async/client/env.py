@@ -8,7 +8,7 @@ import secrets
 import sys
 from asyncio import get_running_loop
 from collections import deque
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Generator, Hashable
 from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 from openenv_async.client.connection import Channel, Connection
@@ -34,6 +34,7 @@ from openenv_async.tracing import TRACING, inject
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
 
 if TYPE_CHECKING:
+    from openenv_async.client.contained import Contained
     from openenv_async.client.sync import SyncEnvClient
 
 __all__ = ["EnvClient", "GenericEnvClient"]
@@ -97,11 +98,46 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self._wire: WireModels | None = None
         self._episode: EpisodeInfo | None = None
         self._closed = False
+        self._contained: Contained | None = None
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
+        """A client with a container of its own, removed when the client is closed.
+
+        The container is started when the client opens: ``await`` it, use it in ``async with``,
+        or call it. For code without a loop: ``from_docker_image(…).sync()``.
+
+        Args:
+            image: its name.
+            port: where the server in the container listens.
+            options: of ``DockerProvider``, and ``timeouts``, ``limits``, ``options``,
+                ``subprotocol`` and ``headers`` of the client.
+
+        Raises:
+            TypeError: an option is unknown.
+            WorkerStartFailed, ProviderError, DeadlineExceeded: by what opens it.
+            WorkerDied: by any call, when the container ended; with its last lines.
+        """
+        from openenv_async.client.contained import docker_options
+
+        contained, own = docker_options({"image": image, **options}, port)
+        client = cls("http://127.0.0.1", **own)
+        client._contained = contained
+        return client
+
+    @classmethod
+    def _from_docker(cls, image: str, port: int = 8000, **options: Any) -> Self:
+        """For subclasses whose own ``from_docker_image`` calls it."""
+        return EnvClient.from_docker_image.__func__(cls, image, port, **options)  # type: ignore[attr-defined, no-any-return]  # a bound class method has it
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Open it: ``env = await MyEnv.from_docker_image(…)``."""
+        return self.open().__await__()
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
@@ -123,8 +159,18 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         return self
 
     async def close(self) -> None:
-        """Close the environment and the session. Idempotent; never raises for a lost session."""
+        """Close the environment and the session, and the container if it is this client's own.
+
+        Idempotent; never raises for a lost session.
+        """
         self._closed = True
+        try:
+            await self._close_session()
+        finally:
+            if self._contained is not None:
+                await self._contained.aclose()
+
+    async def _close_session(self) -> None:
         if self._channel is not None and self._is_elsewhere(self._channel):
             self._channel = None  # its loop is gone, and its connection with it
         channel, self._channel = self._channel, None
@@ -235,6 +281,10 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         except asyncio.CancelledError:
             channel.cancel(seq)
             raise
+        except OpenEnvError as exc:
+            if self._contained is None:
+                raise
+            raise await self._contained.explain(exc) from None
         channel.steps += 1
         if self._episode is not None:
             self._episode.step_count += 1
@@ -339,6 +389,10 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         except asyncio.CancelledError:
             channel.cancel(request.seq)
             raise
+        except OpenEnvError as exc:
+            if self._contained is None:
+                raise
+            raise await self._contained.explain(exc) from None
 
     def _result(self, reply: Begun | Observation) -> StepResult[ObsT]:
         wire = self._wire
@@ -431,6 +485,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             self._opening = None
 
     async def _open(self, left_behind: Channel | None) -> Channel:
+        if self._contained is not None:
+            worker = await self._contained.start(self._lose)
+            self.base_url, self._token = worker.url, worker.token
         connection = await self._acquire()
         channel: Channel | None = None
         try:
@@ -477,6 +534,14 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         if wire is None or wire.format != format:
             wire = self._wire = wire_models(self, format)
         return wire
+
+    def _lose(self, error: OpenEnvError) -> None:
+        """The container of this client ended."""
+        channel = self._channel
+        if channel is not None:
+            channel.fail(error)
+            channel.connection.forget(channel)  # what the dying server still says is no news
+            channel.error = error
 
     async def _acquire(self) -> Connection:
         if not self._share:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast
 
 import msgspec
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from openenv_async.client.contained import Contained
     from openenv_async.client.sync import SyncEnvClient
 
 __all__ = ["HTTPEnvClient"]
@@ -124,6 +125,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         self.base_url = _http_url(base_url)
         self.timeouts = timeouts
         self.limits = limits
+        self.contained: Contained | None = None
         self.models: Callable[[], WireModels]
         self.episode: EpisodeInfo | None = None
         self.session_id: str | None = None
@@ -211,6 +213,8 @@ class _Calls(Generic[ActT, ObsT, StateT]):
             sockets, self._sockets = self._sockets, None
             if sockets is not None:
                 await sockets.release()
+            if self.contained is not None:
+                await self.contained.aclose()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -244,13 +248,17 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         if self.session_id is not None and not self._is_unsure:
             return
         is_new = self.session_id is None
+        if self.contained is not None:
+            worker = await self.contained.start()
+            self.base_url = worker.url
+            self._headers["Authorization"] = f"Bearer {worker.token}"
         if is_new:
             self.session_id, self._secret = secrets.token_hex(16), secrets.token_hex(16)
         body: dict[str, Any] = {"resume": not is_new}
         if is_new and self._options:
             body["options"] = msgspec.Raw(self.models().encode_any(self._options))
         try:
-            reply = await self._exchange("POST", "/open", body, _Opened, self.timeouts.open, None)
+            reply = await self._explained("POST", "/open", body, _Opened, self.timeouts.open, None)
         except BaseException as exc:
             if isinstance(exc, OpenEnvError):
                 exc.add_context(session_id=self.session_id, phase="open")
@@ -271,7 +279,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         self._is_unsure = True  # until the server has said that it took the number
         method = "GET" if body is None else "POST"
         try:
-            return await self._exchange(method, f"/{what}", body, reply, timeout, seq)
+            return await self._explained(method, f"/{what}", body, reply, timeout, seq)
         except OpenEnvError as exc:
             exc.add_context(session_id=self.session_id, request_id=seq)
             if isinstance(exc, SessionNotFound):
@@ -285,6 +293,23 @@ class _Calls(Generic[ActT, ObsT, StateT]):
             if isinstance(exc, SessionClosed | SessionLost):
                 self._forget()
             raise
+
+    async def _explained(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        reply: type[T],
+        timeout: float | None,
+        seq: int | None,
+    ) -> T:
+        """As ``_exchange``; when the container of this client ended, its end is the error."""
+        try:
+            return await self._exchange(method, path, body, reply, timeout, seq)
+        except OpenEnvError as exc:
+            if self.contained is None:
+                raise
+            raise await self.contained.explain(exc.add_context(phase=path[1:])) from None
 
     async def _exchange(
         self,
@@ -458,12 +483,14 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         ssl: Trust = None,
     ) -> None:
         self.base_url = base_url
+        self._contained: Contained | None = None
         self._settings = (token, timeouts or Timeouts(), limits or Limits(), options, headers, ssl)
         self._calls = self._fresh_calls()
 
     def _fresh_calls(self) -> _Calls[ActT, ObsT, StateT]:
         calls: _Calls[ActT, ObsT, StateT] = _Calls(self.base_url, *self._settings)
         calls.models = lambda: wire_models(self, "msgpack")
+        calls.contained = self._contained
         return calls
 
     def __getstate__(self) -> dict[str, Any]:
@@ -478,6 +505,37 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
+        """As ``EnvClient.from_docker_image``; the first call starts the container, awaited or not.
+
+        Args:
+            image: its name.
+            port: where the server in the container listens.
+            options: of ``DockerProvider``, and ``timeouts``, ``limits``, ``options`` and
+                ``headers`` of the client.
+        """
+        from openenv_async.client.contained import docker_options
+
+        contained, own = docker_options({"image": image, **options}, port)
+        client = cls("http://127.0.0.1", **own)
+        client._contained = client._calls.contained = contained
+        return client
+
+    @classmethod
+    def _from_docker(cls, image: str, port: int = 8000, **options: Any) -> Self:
+        """For subclasses whose own ``from_docker_image`` calls it."""
+        return HTTPEnvClient.from_docker_image.__func__(cls, image, port, **options)  # type: ignore[attr-defined, no-any-return]  # a bound class method has it
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Open it: ``env = await MyEnv.from_docker_image(…)``."""
+
+        async def opened() -> Self:
+            await self._calls.open()
+            return self
+
+        return opened().__await__()
 
     async def __aenter__(self) -> Self:
         await self._calls.open()

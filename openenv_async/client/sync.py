@@ -30,6 +30,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def __init__(self, base_url: str, **options: Any) -> None:
         self._made: EnvClient[ActT, ObsT, StateT] | None = None
         self._settings = (base_url, options)
+        self._contained: tuple[str, int, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
@@ -41,7 +42,12 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         # Not in __init__: SyncEnvClient[A, O, S](url) learns its types after it.
         if self._made is None:
             base_url, options = self._settings
-            self._made = self._client_class()(base_url, **options)
+            make = self._client_class()
+            if self._contained is None:
+                self._made = make(base_url, **options)
+            else:
+                image, port, options = self._contained
+                self._made = make.from_docker_image(image, port, **options)
         return self._made
 
     @classmethod
@@ -55,6 +61,13 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
+        """As ``EnvClient.from_docker_image``: a container of its own, which ``close`` removes."""
+        made = cls("http://127.0.0.1")
+        made._contained = (image, port, options)
+        return made
 
     def _client_class(self) -> type[EnvClient[Any, Any, Any]]:
         """An EnvClient with this client's types and hooks."""

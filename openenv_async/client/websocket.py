@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -254,7 +254,7 @@ async def _open_socket(
         raise _refusal(exc.response.body) or ConnectFailed(
             f"{url} answered HTTP {status} instead of a WebSocket", phase="connect"
         ) from None
-    except (OSError, InvalidHandshake, InvalidURI, EOFError) as exc:
+    except (OSError, InvalidHandshake, InvalidURI, EOFError, ConnectionClosed) as exc:
         raise ConnectFailed(f"cannot connect to {url}: {exc}", phase="connect") from exc
     assert isinstance(socket, _Socket)
     return socket

@@ -51,10 +51,12 @@ class Worker(ABC):
         token: access token of its server; ``None`` for none.
         container_id: of its container, where it is one.
         started_at: ``time.monotonic()`` of when it was started.
+        leaving: its owner wants it gone: no new sessions, end it when the last one has ended.
         exited: resolved with a ``WorkerExit`` once it ended without ``aclose``; never cancel it.
     """
 
     container_id: str | None = None
+    leaving: bool = False
 
     def __init__(self, name: str, url: str, *, token: str | None = None) -> None:
         self.name = name
@@ -107,6 +109,10 @@ class Provider(ABC):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    async def room(self) -> int | None:
+        """How many workers ``start`` could make now; ``None``: as many as one likes."""
+        return None
 
     @abstractmethod
     async def start(self, *, timeout: float | None = None) -> Worker:

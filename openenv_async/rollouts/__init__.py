@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from openenv_async.rollouts.collection import Source, collect, collect_all
+from openenv_async.rollouts.batching import BatchedPolicy
+from openenv_async.rollouts.collection import Retry, Source, collect, collect_all
+from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
 from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, fetch_schema, load_policy
+from openenv_async.rollouts.replaying import Difference, replay
+from openenv_async.rollouts.responding import ResponderPolicy
 from openenv_async.rollouts.run import rollout
+from openenv_async.rollouts.streaming import (
+    EpisodeStream,
+    GroupStream,
+    VersionedPolicy,
+    stream,
+    stream_groups,
+)
 from openenv_async.rollouts.summary import Reservoir, Summary
 from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.rollouts.writers import (
@@ -16,22 +27,36 @@ from openenv_async.rollouts.writers import (
 )
 
 __all__ = [
+    "BatchedPolicy",
+    "Difference",
+    "EpisodeGroup",
+    "EpisodeStream",
+    "GroupStream",
     "JsonlWriter",
     "ParquetWriter",
     "Policy",
     "RandomPolicy",
     "Reservoir",
+    "ResponderPolicy",
+    "Retry",
     "Source",
+    "StreamedEpisode",
     "Summary",
     "Trajectory",
     "TrajectoryWriter",
     "Transition",
     "Turn",
+    "VersionedPolicy",
+    "advantages",
+    "baseline",
     "collect",
     "collect_all",
     "fetch_schema",
     "load_policy",
     "open_writer",
     "read_trajectories",
+    "replay",
     "rollout",
+    "stream",
+    "stream_groups",
 ]

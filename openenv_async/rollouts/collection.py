@@ -3,7 +3,9 @@
 Rules:
 
 - Workers, one session each, take episodes by number. A session is reused after a good episode
-  (``reset`` again) and replaced after any other; a rollout is never repeated behind the caller.
+  (``reset`` again) and replaced after any other.
+- A rollout is repeated only where ``retry`` allows it: what carried the environment failed before
+  the policy's first action was sent (``unstarted``), or the episode has a seed (``seeded``).
 - A server that is full is waited for, before an episode begins, never in the middle of one.
 - Every episode asked for gives exactly one outcome: what is cut off at the deadline, or when
   enough have ended, comes as ``cancelled`` with the steps it had.
@@ -20,7 +22,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
@@ -28,13 +30,24 @@ from openenv_async.rollouts.run import Rollout, status_of
 from openenv_async.rollouts.summary import Summary
 from openenv_async.types import Outcome, OutcomeStatus
 
-__all__ = ["Source", "collect", "collect_all"]
+__all__ = ["Retry", "SessionSource", "Source", "client_factories", "collect", "collect_all"]
 
 log = logging.getLogger("openenv_async.rollouts")
 
-Source = str | Sequence[str] | Callable[[], Any]
-"""A server's URL, several, or what makes a client: ``functools.partial(MyEnv, url)``."""
 
+class SessionSource(Protocol):
+    """What leases clients, such as an ``EnvPool``."""
+
+    def session(self) -> Any:
+        """A client that takes its place when it is opened and gives it back when closed."""
+
+
+Source = str | Sequence[str] | Callable[[], Any] | SessionSource
+"""A server's URL, several, a pool, or what makes a client: ``functools.partial(MyEnv, url)``."""
+Retry = Literal["never", "unstarted", "seeded"]
+"""Which episodes are played again when what carried their environment failed."""
+
+_MAX_RETRIES: Final = 2
 _AFTER_DEADLINE: Final = 0.05
 """Seconds that sessions have to close when the deadline passed, before they are just left."""
 _AFTER_CLOSE: Final = 1.0
@@ -54,9 +67,11 @@ def collect(
     reset_options: Mapping[str, Any] | None = None,
     min_count: int | None = None,
     deadline: float | None = None,
+    max_ahead: int | None = None,
     on_progress: Callable[[Summary], None] | None = None,
     connections: int | None = None,
     token: str | None = None,
+    retry: Retry | None = None,
     record: bool = True,
     summary: Summary | None = None,
 ) -> AsyncGenerator[Outcome, None]:
@@ -66,7 +81,7 @@ def collect(
     the loop) cancels what runs and closes every session.
 
     Args:
-        source: a URL, several URLs (workers are dealt out over them) or a client factory.
+        source: a URL, several URLs (workers are dealt out over them), a pool or a client factory.
         policy: chooses the actions of all episodes; see ``policies``.
         episodes: how many.
         concurrency: episodes at once, that is sessions.
@@ -77,9 +92,14 @@ def collect(
         reset_options: of each episode, as in ``rollout``.
         min_count: once this many episodes ended usable, the rest is cancelled.
         deadline: seconds after which the rest is cancelled.
+        max_ahead: outcomes that may wait for a slow reader before no more episodes begin;
+            ``2 * concurrency`` by default.
         on_progress: called with the summary before each outcome is handed over; must not block.
         connections: WebSocket connections per URL that the sessions share; one by default.
         token: access token of the servers, where the source is a URL or several.
+        retry: play an episode again, on another session, when its session was lost:
+            ``unstarted`` before its first action was sent, ``seeded`` also later if it was given
+            a seed; twice at most. By default ``unstarted`` on a pool, else ``never``.
         record: keep a trajectory in each outcome.
         summary: is filled as outcomes arrive; bring one to read it afterwards.
 
@@ -89,7 +109,7 @@ def collect(
         Exception: what the policy or ``on_progress`` raised; ends everything.
     """
     collection = _Collection(
-        _factories(source, connections, token),
+        client_factories(source, connections, token),
         functools.partial(
             Rollout,
             policy,
@@ -103,8 +123,10 @@ def collect(
         seeds=_seeds(seeds, episodes),
         min_count=min_count,
         deadline=deadline,
+        max_ahead=max_ahead,
         on_progress=on_progress,
         summary=summary if summary is not None else Summary(episodes),
+        retry=retry or ("unstarted" if hasattr(source, "session") else "never"),
     )
     return _outcomes(collection)
 
@@ -138,17 +160,22 @@ def _seeds(seeds: int | Sequence[int] | None, episodes: int) -> Callable[[int], 
     return seeds.__getitem__
 
 
-def _factories(
+def client_factories(
     source: Source, connections: int | None, token: str | None
 ) -> list[Callable[[], Any]]:
     """What makes the clients; workers go round."""
+    session: Callable[[], Any] | None = getattr(source, "session", None)
+    if session is not None:
+        if connections is not None or token is not None:
+            raise ValueError("connections= and token= belong to URLs: a pool has its own")
+        return [session]
     if callable(source):
         if connections is not None:
             raise ValueError("connections= belongs to URLs: a client factory decides for itself")
         if token is not None:
             raise ValueError("token= belongs to URLs: a client factory gives its own")
         return [source]
-    urls = [source] if isinstance(source, str) else list(source)
+    urls = [source] if isinstance(source, str) else list(cast(Sequence[str], source))
     if not urls:
         raise ValueError("no URL to collect from")
     lanes = 1 if connections is None else connections
@@ -176,14 +203,20 @@ class _Collection:
         seeds: Callable[[int], int | None],
         min_count: int | None,
         deadline: float | None,
+        max_ahead: int | None,
         on_progress: Callable[[Summary], None] | None,
         summary: Summary,
+        retry: Retry,
     ) -> None:
+        if retry not in get_args(Retry):
+            raise ValueError(f"retry must be one of {', '.join(get_args(Retry))}, got {retry!r}")
         for name, value in (("episodes", episodes), ("concurrency", concurrency)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if min_count is not None and not 1 <= min_count <= episodes:
             raise ValueError(f"min_count must be 1 to {episodes} (episodes), got {min_count}")
+        if max_ahead is not None and max_ahead < 1:
+            raise ValueError(f"max_ahead must be at least 1, got {max_ahead}")
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline must be a positive number of seconds, got {deadline!r}")
         make()  # settings that make no sense are told now, not by a worker
@@ -196,10 +229,14 @@ class _Collection:
         self._min_count = min_count
         self._deadline = deadline
         self._on_progress = on_progress
+        self._retry = retry
         self._next_index = 0
+        self._again: deque[int] = deque()
+        self._retries: dict[int, int] = {}
+        self._openers: set[asyncio.Task[None]] = set()
         self._running: dict[int, Rollout] = {}
         self._ready: deque[Outcome] = deque()
-        self._most_ready = 2 * self._concurrency
+        self._most_ready = max_ahead or 2 * self._concurrency
         self._usable = 0
         self._open_sessions = 0
         self._failure: BaseException | None = None
@@ -266,7 +303,7 @@ class _Collection:
         """Play episodes on one session until there are none left."""
         client: Any = None
         try:
-            while self._next_index < self._episodes:
+            while self._left():
                 if client is None:
                     client, error = await self._opened(number)
                     if error is not None:
@@ -288,7 +325,7 @@ class _Collection:
 
     async def _play(self, client: Any) -> Outcome | None:
         """Play the next episode, if there is one."""
-        if self._next_index >= self._episodes:
+        if not self._left():
             return None
         rollout = self._begin()
         try:
@@ -297,19 +334,45 @@ class _Collection:
             exc.add_note(f"in episode {rollout.index} of collect()")
             raise
         if self._running.pop(rollout.index, None) is not None:
-            self._take(outcome)
+            if self._plays_again(rollout, outcome):
+                self._again.append(rollout.index)
+            else:
+                self._take(outcome)
         return outcome
 
+    def _plays_again(self, rollout: Rollout, outcome: Outcome) -> bool:
+        """Whether a failed episode may be repeated; counts it as repeated then."""
+        index = rollout.index
+        if outcome.status is not OutcomeStatus.INFRA_ERROR or self._retry == "never":
+            return False
+        seeded = self._retry == "seeded" and self._seeds(index) is not None
+        if (rollout.acted and not seeded) or self._retries.get(index, 0) >= _MAX_RETRIES:
+            return False
+        log.info("episode %d is played again: %s", index, outcome.error)
+        self._retries[index] = self._retries.get(index, 0) + 1
+        self.summary.retried += 1
+        return True
+
+    def _left(self) -> bool:
+        """Whether there are episodes to begin."""
+        return self._next_index < self._episodes or bool(self._again)
+
     def _begin(self) -> Rollout:
-        index = self._next_index
-        self._next_index += 1
+        if self._again:
+            index = self._again.popleft()
+        else:
+            index = self._next_index
+            self._next_index += 1
+        if not self._left():  # nobody needs to wait for a session any more
+            for task in self._openers:
+                task.cancel()
         rollout = self._make(index=index, seed=self._seeds(index), latencies=self.summary.latencies)
         self._running[index] = rollout
         return rollout
 
     def _fail_one(self, error: BaseException) -> None:
         """No session could be opened: that is the next episode's outcome."""
-        if self._next_index < self._episodes:
+        if self._left():
             rollout = self._begin()
             del self._running[rollout.index]
             self._take(rollout.ended(status_of(error), error))
@@ -321,23 +384,22 @@ class _Collection:
         otherwise for a bounded time.
         """
         make = self._factories[number % len(self._factories)]
-        waited = 0.0
-        while self._next_index < self._episodes:
+        clock = asyncio.get_running_loop().time
+        since = clock()
+        while self._left():
             client = make()
             try:
                 if hasattr(client, "open"):
-                    await client.open()
+                    await self._open(client)
             except ServerBusy as exc:
                 await self._dispose(client)
-                waited = 0.0 if self._open_sessions else waited
-                if waited >= _OPEN_WAIT:
+                since = clock() if self._open_sessions else since
+                if clock() - since >= _OPEN_WAIT:
                     return None, exc
                 if not self.summary.refused:
                     log.info("waiting for capacity: %s", exc.message)
                 self.summary.refused += 1
-                pause = min(float(exc.detail.get("retry_after") or 1.0), 1.0)
-                waited += pause
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(float(exc.detail.get("retry_after") or 1.0), 1.0))
             except CallerError:
                 await self._dispose(client)
                 raise
@@ -351,6 +413,16 @@ class _Collection:
                 self._open_sessions += 1
                 return client, None
         return None, None
+
+    async def _open(self, client: Any) -> None:
+        """Open it; cancelled when the last episode has begun elsewhere meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._openers.add(task)
+        try:
+            await client.open()
+        finally:
+            self._openers.discard(task)
 
     async def _close(self, client: Any) -> None:
         self._open_sessions -= 1
@@ -385,7 +457,7 @@ class _Collection:
         running, self._running = self._running, {}
         for rollout in running.values():
             self._take(rollout.ended(OutcomeStatus.CANCELLED))
-        while self._next_index < self._episodes:
+        while self._left():
             rollout = self._begin()
             del self._running[rollout.index]
             self._take(rollout.ended(OutcomeStatus.CANCELLED))

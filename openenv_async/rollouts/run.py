@@ -102,6 +102,9 @@ class Rollout:
     """A rollout under way; ``collect`` looks into it when it has to stop it.
 
     The arguments are those of ``rollout``.
+
+    Attributes:
+        acted: whether an action was sent, answered or not.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Rollout:
             raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
         self.index = index
         self.steps = 0
+        self.acted = False
         self.episode: EpisodeInfo | None = None
         self.trajectory = Trajectory(index) if record else None
         self._policy = policy
@@ -180,6 +184,7 @@ class Rollout:
             if is_pending(action):
                 action = await action
             begun = clock()
+            self.acted = True
             try:
                 result = await env.step(action)
             except Exception as exc:

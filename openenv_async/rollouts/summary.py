@@ -65,6 +65,7 @@ class Summary:
         errors: the first error message of each failing status.
         latencies: seconds per step call as the caller saw it.
         refused: times a session had to wait because the server was full.
+        retried: times an episode was begun again, see ``collect``.
     """
 
     def __init__(self, total: int | None = None) -> None:
@@ -75,6 +76,7 @@ class Summary:
         self.errors: dict[OutcomeStatus, str] = {}
         self.latencies = Reservoir()
         self.refused = 0
+        self.retried = 0
         self._begun: float | None = None
         self._ended: float | None = None
         self._returns = 0
@@ -166,6 +168,7 @@ class Summary:
                 f"p{percent}": self.latencies.percentile(percent) for percent in PERCENTILES
             },
             "refused": self.refused,
+            "retried": self.retried,
         }
 
     def table(self, title: str | None = None) -> Table:
@@ -193,4 +196,6 @@ class Summary:
             table.add_row(f"step latency p{percent}", text)
         if self.refused:
             table.add_row("waits for capacity", f"{self.refused:,}")
+        if self.retried:
+            table.add_row("played again", f"{self.retried:,}")
         return table

@@ -11,8 +11,10 @@ was ``None`` is null.
 - Parquet (``.parquet``, extra ``parquet``): observations, actions and infos are JSON texts with
   the same tags, since their shape is the environment's; all else is typed columns. A Parquet
   file has its index at the end, so finished row groups are files of their own in
-  ``NAME.parquet.parts/`` until ``close`` joins them; after a crash ``read_trajectories`` finds
-  them there.
+  ``NAME.parquet.parts/`` until ``close`` joins them, and the episodes of the group that is being
+  gathered lie beside them as JSON Lines; after a crash ``read_trajectories`` finds both.
+
+A writer replaces an existing file, or goes on with it (``append=True``), a crashed one included.
 
 Typed observations are written as plain data and read back as plain data. Writers block for as
 long as the disk does.
@@ -70,8 +72,12 @@ class TrajectoryWriter(ABC):
         self.close()
 
 
-def open_writer(path: str | Path) -> TrajectoryWriter:
-    """The writer for a file name; an existing file is replaced.
+def open_writer(path: str | Path, *, append: bool = False) -> TrajectoryWriter:
+    """The writer for a file name.
+
+    Args:
+        path: ends in ``.jsonl`` or ``.parquet``.
+        append: go on with what is there, instead of replacing it.
 
     Raises:
         ValueError: the suffix is neither ``.jsonl`` nor ``.parquet``.
@@ -80,9 +86,9 @@ def open_writer(path: str | Path) -> TrajectoryWriter:
     path = Path(path)
     match path.suffix:
         case ".jsonl":
-            return JsonlWriter(path)
+            return JsonlWriter(path, append=append)
         case ".parquet":
-            return ParquetWriter(path)
+            return ParquetWriter(path, append=append)
         case suffix:
             raise ValueError(f"{suffix or path.name!r} is no trajectory format: .jsonl or .parquet")
 
@@ -123,22 +129,48 @@ def _encode(value: Any) -> bytes:
 
 
 class JsonlWriter(TrajectoryWriter):
-    """JSON Lines, one line per episode, flushed after each."""
+    """JSON Lines, one line per episode, written before ``write`` returns.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: the file.
+        append: go on with what is there; a line that a crash cut is removed.
+    """
+
+    def __init__(self, path: str | Path, *, append: bool = False) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("wb", buffering=0)
+        if append and self.path.exists():
+            _cut_broken_line(self.path)
+        self._file: BinaryIO = self.path.open("ab" if append else "wb", buffering=0)
 
     def write(self, outcome: Outcome) -> None:
         """Add an episode."""
-        line = memoryview(_encode(_trajectory(outcome)) + b"\n")
-        while line:  # a raw file may take less than it is given
-            line = line[self._file.write(line) :]
+        _write_line(self._file, _trajectory(outcome))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _write_line(file: BinaryIO, trajectory: Trajectory) -> None:
+    line = memoryview(_encode(trajectory) + b"\n")
+    while line:  # a raw file may take less than it is given
+        line = line[file.write(line) :]
+
+
+def _cut_broken_line(path: Path) -> None:
+    """Remove what stands after the last newline."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
 
 
 def _read_jsonl(path: Path) -> Iterator[Trajectory]:
@@ -168,7 +200,8 @@ class ParquetWriter(TrajectoryWriter):
 
     Args:
         path: where the file lies after ``close``.
-        max_group_size: bytes of JSON after which a row group is finished, written and safe.
+        append: go on with what is there.
+        max_group_size: bytes of JSON after which a row group is finished and written.
         max_group_episodes: episodes after which it is.
     """
 
@@ -176,6 +209,7 @@ class ParquetWriter(TrajectoryWriter):
         self,
         path: str | Path,
         *,
+        append: bool = False,
         max_group_size: int = 16 * 1024 * 1024,
         max_group_episodes: int = 1024,
     ) -> None:
@@ -190,21 +224,37 @@ class ParquetWriter(TrajectoryWriter):
         self._parquet = parquet
         self._schema = _parquet_schema()
         self._parts = _parts_of(self.path)
-        self._part = 0
         self._rows: list[dict[str, Any]] = []
         self._size = 0
         self._max_group_size = max_group_size
         self._max_group_episodes = max_group_episodes
         self._closed = False
-        if self._parts.exists():
+        if not append and self._parts.exists():
             shutil.rmtree(self._parts)
-        self._parts.mkdir(parents=True)
-        self.path.unlink(missing_ok=True)
+        self._parts.mkdir(parents=True, exist_ok=True)
+        if append and self.path.exists():
+            for left in self._parts.iterdir():  # of a crash while they were joined: in the file
+                left.unlink()
+            self.path.replace(self._parts / "000000.parquet")
+        elif not append:
+            self.path.unlink(missing_ok=True)
+        self._part = 1 + max((int(part.stem) for part in _finished(self._parts)), default=-1)
 
     def write(self, outcome: Outcome) -> None:
         """Add an episode; a full row group is written out."""
         trajectory = _trajectory(outcome)
-        row = {name: getattr(trajectory, name) for name in _EPISODE}
+        with self._journal().open("ab", buffering=0) as journal:
+            _write_line(journal, trajectory)
+        self._rows.append(self._row(trajectory))
+        if self._size >= self._max_group_size or len(self._rows) >= self._max_group_episodes:
+            self.flush()
+
+    def _journal(self) -> Path:
+        """Where the episodes of the group that is being gathered are kept."""
+        return self._parts / f"{self._part:06d}.jsonl"
+
+    def _row(self, trajectory: Trajectory) -> dict[str, Any]:
+        row: dict[str, Any] = {name: getattr(trajectory, name) for name in _EPISODE}
         row["status"] = None if trajectory.status is None else str(trajectory.status)
         for name in _FREE_OF_EPISODE:
             row[name] = self._json(row[name])
@@ -215,9 +265,7 @@ class ParquetWriter(TrajectoryWriter):
             }
             for item in trajectory.transitions
         ]
-        self._rows.append(row)
-        if self._size >= self._max_group_size or len(self._rows) >= self._max_group_episodes:
-            self.flush()
+        return row
 
     def _json(self, value: Any) -> str:
         data = _encode(value)
@@ -225,12 +273,10 @@ class ParquetWriter(TrajectoryWriter):
         return data.decode()
 
     def flush(self) -> None:
-        """Write what is gathered as a row group of its own, safe from then on."""
+        """Write what is gathered as a row group of its own."""
         if not self._rows:
             return
-        import pyarrow
-
-        table = pyarrow.Table.from_pylist(self._rows, schema=self._schema)
+        table = self._table(self._rows)
         target = self._parts / f"{self._part:06d}.parquet"
         unfinished = target.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
@@ -238,9 +284,15 @@ class ParquetWriter(TrajectoryWriter):
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)
+        self._journal().unlink(missing_ok=True)
         self._part += 1
         self._rows = []
         self._size = 0
+
+    def _table(self, rows: list[dict[str, Any]]) -> Any:
+        import pyarrow
+
+        return pyarrow.Table.from_pylist(rows, schema=self._schema)
 
     def close(self) -> None:
         """Join the row groups into one file."""
@@ -250,14 +302,25 @@ class ParquetWriter(TrajectoryWriter):
         self._closed = True
         joined = self.path.with_name(self.path.name + ".unfinished")
         with self._parquet.ParquetWriter(joined, self._schema, compression="zstd") as writer:
-            for part in sorted(self._parts.glob("*.parquet")):
-                writer.write_table(self._parquet.read_table(part))
+            for part in _finished(self._parts):
+                if part.suffix == ".parquet":
+                    writer.write_table(self._parquet.read_table(part))
+                else:  # the journal of a crash
+                    rows = [self._row(trajectory) for trajectory in _read_jsonl(part)]
+                    writer.write_table(self._table(rows))
         joined.replace(self.path)
         shutil.rmtree(self._parts)
 
 
 def _parts_of(path: Path) -> Path:
     return path.with_name(path.name + ".parts")
+
+
+def _finished(parts: Path) -> list[Path]:
+    """What holds each group: its file, or the journal of one that was not finished."""
+    found = {path.stem: path for path in sorted(parts.glob("*.jsonl"))}
+    found |= {path.stem: path for path in parts.glob("*.parquet")}
+    return [found[stem] for stem in sorted(found)]
 
 
 def _parquet_schema() -> Any:
@@ -284,8 +347,11 @@ def _read_parquet(path: Path) -> Iterator[Trajectory]:
     import pyarrow.parquet as parquet
 
     parts = _parts_of(path)
-    files = [path] if path.exists() or not parts.exists() else sorted(parts.glob("*.parquet"))
+    files = [path] if path.exists() or not parts.exists() else _finished(parts)
     for file in files:
+        if file.suffix == ".jsonl":
+            yield from _read_jsonl(file)
+            continue
         with parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=64):
                 for row in batch.to_pylist():

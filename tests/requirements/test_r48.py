@@ -1,4 +1,4 @@
-"""R48: client handles travel between processes, and notice that they did."""
+"""R48: client and pool handles travel between processes, and notice that they did."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from openenv_async import (
     serve,
 )
 from openenv_async.client.loop_thread import background_loop
+from openenv_async.pool import EnvPool, SyncEnvPool
+from openenv_async.providers.process import ProcessProvider
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -129,3 +134,74 @@ async def test_an_inherited_handle_is_not_the_parents_session() -> None:
         assert results.get() == 9
         assert (await asyncio.to_thread(client.step, Add(1))).observation.total == 6
         await asyncio.to_thread(client.close)
+
+
+# -- pools --------------------------------------------------------------------------------------
+
+
+async def play_in_pool(pool: EnvPool, number: int) -> int:
+    async with pool, pool.session() as env:
+        await env.reset()
+        total: int = (await env.step(Add(number))).observation.total
+        return total
+
+
+def play_pool(pool: Any, number: int) -> int:
+    """What a child process does with a pool."""
+    if isinstance(pool, EnvPool):
+        return asyncio.run(play_in_pool(pool, number))
+    with pool, pool.session() as env:
+        env.reset()
+        total: int = env.step(Add(number)).observation.total
+        return total
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_pools_travel_and_open_where_they_are_used(method: str) -> None:
+    """One that was opened, one that plays on its workers, and a blocking one."""
+    async with serve(Adding) as url:
+        options: dict[str, Any] = {"client": AddClient, "sessions_per_worker": 4}
+        async with EnvPool.from_url(url, **options) as pool, pool.session() as env:
+            await env.reset()
+            await env.step(Add(5))
+            blocking = SyncEnvPool.from_url(url, **options)
+            context = multiprocessing.get_context(method)
+            with context.Pool(2) as processes:
+                played = processes.starmap_async(
+                    play_pool, [(pool, 1), (pool.shared(), 2), (blocking, 3)]
+                )
+                assert await asyncio.to_thread(played.get, 60) == [1, 2, 3]
+            assert (await env.step(Add(1))).observation.total == 6
+            assert pool.statistics().sessions == 1
+
+
+def _inherited_pool(pool: EnvPool, results: Any) -> None:
+    async def play() -> None:
+        try:
+            results.put(await play_in_pool(pool, 9))
+        except BaseException as exc:
+            results.put(repr(exc))
+
+    asyncio.run(play())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_forked_process_leaves_the_parents_workers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It starts one of its own and ends that, and that only."""
+    monkeypatch.chdir(ROOT)
+    provider = ProcessProvider(f"{Adding.__module__}:Adding")
+    async with EnvPool(provider, client=AddClient) as pool, pool.session() as env:
+        await env.reset()
+        await env.step(Add(5))
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+        child = context.Process(target=_inherited_pool, args=(pool, results))
+        child.start()
+        await asyncio.to_thread(child.join, 60)
+        assert child.exitcode == 0
+        assert results.get() == 9
+        assert (await env.step(Add(1))).observation.total == 6
+        assert pool.statistics().workers_died == 0

@@ -1,0 +1,184 @@
+"""A leased environment: a client whose session lies wherever the pool had room.
+
+The class is made from the client class that the pool was given, so it has its types, hooks and
+methods. It differs in this:
+
+- Opening takes a slot first, and goes to another worker when the first one cannot.
+- ``close`` gives the slot back, also when its caller is cancelled meanwhile.
+- The death of the worker ends the running call at once; ``reset`` then begins an episode on
+  another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from openenv_async.client.connection import Channel
+from openenv_async.client.env import EnvClient
+from openenv_async.errors import (
+    GoingAway,
+    OpenEnvError,
+    OperationUnsupported,
+    ServerBusy,
+    TransportError,
+    WorkerDied,
+)
+from openenv_async.providers.base import Worker
+
+if TYPE_CHECKING:
+    from openenv_async.pool.pool import EnvPool
+
+__all__ = ["Lease", "leased_class"]
+
+_ELSEWHERE: Final = (TransportError, GoingAway, WorkerDied)
+"""A worker that answers an opening with these is left; the session is opened at another one."""
+_ATTEMPTS: Final = 4
+_SOON: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A slot that is held.
+
+    Attributes:
+        id: its number in the book.
+        worker_id: of the worker, in the book.
+        worker: where it is.
+        env: who holds it.
+        lost: why it is none any more: its worker died, or the pool was closed.
+    """
+
+    id: int
+    worker_id: int
+    worker: Worker
+    env: Leased
+    lost: OpenEnvError | None = None
+
+    def lose(self, error: OpenEnvError) -> None:
+        """The slot is gone, and what is played there ends with ``error``."""
+        self.lost = error
+        self.env.lose(error)
+
+
+class Leased(EnvClient[Any, Any, Any]):
+    """What is mixed into the client class."""
+
+    _pool: EnvPool
+    _lease: Lease | None = None
+    _lane: int = 0
+    _opening_at: asyncio.Future[Channel] | None = None
+    _acquire_timeout: float | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise OperationUnsupported(
+            "a leased environment does not leave its process: pickle the pool instead"
+        )
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that it plays on."""
+        return None if self._lease is None else self._lease.worker
+
+    async def close(self) -> None:
+        """Close the session and give the slot back; idempotent.
+
+        That goes on when the caller is cancelled. Afterwards every call is an error.
+        """
+        self._closed = True
+        lease, self._lease = self._lease, None
+        if lease is None:
+            await super().close()
+            return
+        await asyncio.shield(self._pool.spawn(self._finish(lease), "openenv-release"))
+
+    async def _finish(self, lease: Lease) -> None:
+        channel = self._channel
+        troubled = channel is not None and isinstance(channel.error, TransportError)
+        try:
+            await super().close()
+        finally:
+            self._pool.release(lease, troubled=troubled)
+
+    async def _open(self, left_behind: Channel | None) -> Channel:
+        if self._lease is not None and self._lease.lost is not None:
+            self._lease = None
+        if self._lease is not None:
+            try:
+                return await self._open_at(self._lease, left_behind)  # in the slot that it has
+            except _ELSEWHERE as exc:
+                lease, self._lease = self._lease, None
+                self._pool.doubt(lease, exc)
+                self._pool.release(lease)
+                if left_behind is not None:
+                    raise
+        attempts = 0
+        while True:
+            lease = await self._pool.acquire(self, self._acquire_timeout)
+            self._lease = lease
+            self.base_url, self._token = lease.worker.url, lease.worker.token
+            self._share = self._pool.lane(self._lane)
+            attempts += 1
+            try:
+                return await self._open_at(lease)
+            except BaseException as exc:
+                self._lease = None
+                again = attempts < _ATTEMPTS
+                if isinstance(exc, ServerBusy):
+                    pause = float(exc.detail.get("retry_after") or _SOON)
+                    self._pool.is_full(lease, min(pause, _SOON))
+                elif isinstance(exc, _ELSEWHERE):
+                    self._pool.doubt(lease, exc)
+                else:
+                    again = False
+                self._pool.release(lease)
+                if not again:
+                    raise
+
+    async def _open_at(self, lease: Lease, left_behind: Channel | None = None) -> Channel:
+        """Open the session, or learn that the slot was lost meanwhile."""
+        opening = self._opening_at = asyncio.ensure_future(super()._open(left_behind))
+        try:
+            await asyncio.wait((opening, lease.worker.exited), return_when=asyncio.FIRST_COMPLETED)
+            if lease.lost is not None:
+                raise lease.lost
+            if not opening.done():
+                raise lease.worker.died("open")
+            return opening.result()
+        except BaseException:
+            opening.cancel()
+            opening.add_done_callback(self._opened_in_vain)
+            raise
+        finally:
+            self._opening_at = None
+
+    def _opened_in_vain(self, opening: asyncio.Future[Channel]) -> None:
+        """The session came to be although nobody waited for it any more."""
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        channel, self._channel = opening.result(), None
+        channel.close_soon()
+        self._pool.spawn(self._give_back(channel.connection), "openenv-release")
+
+    def lose(self, error: OpenEnvError) -> None:
+        """The session is gone: end the running call, and every later one but ``reset``."""
+        if self._opening_at is not None:
+            self._opening_at.cancel()
+        channel = self._channel
+        if channel is not None:
+            channel.fail(error)
+            channel.connection.forget(channel)  # what the dying server still says is no news
+            channel.error = error
+
+
+def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[Leased]:
+    """The class of leased environments for a client class.
+
+    Raises:
+        TypeError: ``base`` is no async WebSocket client.
+    """
+    if not issubclass(base, EnvClient):
+        raise TypeError(f"client= must be a subclass of EnvClient, got {base!r}")
+    types = zip(("action_type", "observation_type", "state_type"), base.model_types(), strict=True)
+    return type(base.__name__, (Leased, base), {"__module__": base.__module__, **dict(types)})

@@ -1,0 +1,219 @@
+"""Playing on a pool: rollouts, groups and any other work, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from openenv_async.rollouts import collect, collect_all
+from openenv_async.types import Outcome
+
+__all__ = ["Mapped", "Playing"]
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(slots=True)
+class Mapped(Generic[ItemT, ValueT]):
+    """What ``map`` made of one item.
+
+    Attributes:
+        index: of the item.
+        item: it.
+        value: what the function returned; ``None`` if it raised.
+        error: what it raised.
+    """
+
+    index: int
+    item: ItemT
+    value: ValueT | None = None
+    error: Exception | None = None
+
+    def unwrap(self) -> ValueT:
+        """The value; raises the error if there was one."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]  # None only if that was returned
+
+
+class Playing:
+    """The methods of a pool that play."""
+
+    if TYPE_CHECKING:
+
+        def session(self, **options: Any) -> Any:
+            """As ``EnvPool.session``."""
+
+    async def rollout(
+        self, policy: Callable[..., Any], *, seed: int | None = None, **options: Any
+    ) -> Outcome:
+        """Play one episode.
+
+        Args:
+            policy: chooses the actions; see ``rollouts.policies``.
+            seed: of the episode; ``None``: the environment draws one.
+            options: of ``rollouts.collect``: ``max_steps``, ``timeout``, ``reset_options``.
+        """
+        seeds = None if seed is None else [seed]
+        played = await collect_all(self, policy, episodes=1, seeds=seeds, **options)
+        return played[0]
+
+    def collect(
+        self,
+        policy: Callable[..., Any],
+        n: int,
+        *,
+        min_k: int | None = None,
+        deadline: float | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Play ``n`` episodes; their outcomes as they end, exactly ``n`` of them.
+
+        Args:
+            policy: chooses the actions; see ``rollouts.policies``.
+            n: how many.
+            min_k: once this many are usable the rest is cancelled.
+            deadline: seconds after which the rest is cancelled.
+            options: of ``rollouts.collect``: ``concurrency``, ``seeds``, ``max_steps``,
+                ``retry``, ``on_progress``, …
+        """
+        return collect(self, policy, episodes=n, min_count=min_k, deadline=deadline, **options)
+
+    async def group(
+        self,
+        policy: Callable[..., Any],
+        n: int = 16,
+        *,
+        done_when: int | None = None,
+        seed: int | None = None,
+        deadline: float | None = None,
+        **options: Any,
+    ) -> list[Outcome]:
+        """Play the same episode ``n`` times at once, as group-relative methods want it.
+
+        Args:
+            policy: chooses the actions.
+            n: how many are started.
+            done_when: once this many are usable the rest is cancelled; ``None``: all are
+                waited for.
+            seed: of all of them; ``None`` draws one.
+            deadline: seconds after which the rest is cancelled.
+            options: of ``rollouts.collect``.
+
+        Returns:
+            ``n`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
+        """
+        if seed is None:
+            seed = random.SystemRandom().getrandbits(31)
+        return await collect_all(
+            self,
+            policy,
+            episodes=n,
+            concurrency=n,
+            seeds=[seed] * n,
+            min_count=done_when,
+            deadline=deadline,
+            **options,
+        )
+
+    async def map(
+        self,
+        function: Callable[[Any, ItemT], Awaitable[ValueT]],
+        items: Iterable[ItemT],
+        *,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> AsyncGenerator[Mapped[ItemT, ValueT], None]:
+        """Call ``await function(env, item)`` for every item, each with an environment of its own.
+
+        Results come as they are made. What a function raises is in its result. Leaving the loop
+        (``contextlib.aclosing``) cancels what runs and gives every slot back.
+
+        Args:
+            function: async; the environment is its own until it returns.
+            items: are taken as they are needed.
+            concurrency: calls at once, as far as the pool has slots.
+            session: of ``session``.
+        """
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {concurrency}")
+        work = _Work(enumerate(items), 2 * concurrency)
+        limit = min(concurrency, len(items)) if isinstance(items, Sequence) else concurrency
+
+        async def player() -> None:
+            for index, item in work.items:
+                made: Mapped[ItemT, ValueT] = Mapped(index, item)
+                try:
+                    async with self.session(**session) as env:
+                        made.value = await function(env, item)
+                except Exception as exc:
+                    made.error = exc
+                await work.put(made)
+
+        players = [
+            asyncio.create_task(player(), name=f"openenv-map-{number}") for number in range(limit)
+        ]
+        for task in players:
+            task.add_done_callback(work.player_ended)
+        work.players = len(players)
+        try:
+            while (result := await work.next()) is not None:
+                yield result
+            for task in players:
+                task.result()  # what iterating over ``items`` raised
+        finally:
+            await _cancel(players)
+
+
+class _Work:
+    """What the players of one ``map`` share: the items left, and the results not yet read."""
+
+    def __init__(self, items: Iterator[Any], most: int) -> None:
+        self.items = items
+        self.players = 0
+        self._most = most
+        self._ready: list[Any] = []
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def put(self, result: Any) -> None:
+        """Add a result, then wait until the reader has not too many of them before it."""
+        self._ready.append(result)
+        self._news.set()
+        if len(self._ready) >= self._most:
+            self._room.clear()
+        await self._room.wait()
+
+    async def next(self) -> Any:
+        """The next result; ``None`` when there are no more."""
+        while not self._ready:
+            if not self.players:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        self._room.set()
+        return self._ready.pop(0)
+
+    def player_ended(self, _: object) -> None:
+        self.players -= 1
+        self._news.set()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel and wait, however often the caller is cancelled meanwhile."""
+    pending = {task for task in tasks if not task.done()}
+    for task in pending:
+        task.cancel()
+    interrupted: asyncio.CancelledError | None = None
+    while pending:
+        try:
+            _, pending = await asyncio.wait(pending)
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+    if interrupted is not None:
+        raise interrupted

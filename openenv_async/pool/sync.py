@@ -1,0 +1,127 @@
+"""SyncEnvPool: the pool for code without an event loop, or inside a running one."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.sync import SyncEnvClient
+from openenv_async.pool.playing import Mapped
+from openenv_async.pool.pool import EnvPool
+from openenv_async.pool.sources import Sources
+from openenv_async.pool.statistics import PoolStatistics
+from openenv_async.providers.base import Provider
+from openenv_async.types import Outcome
+
+__all__ = ["SyncEnvPool"]
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+
+class SyncEnvPool(Sources):
+    """An ``EnvPool`` as blocking calls, from any thread.
+
+    Its I/O runs on the background thread that all blocking clients of a process share, and so do
+    policies: one that computes for long should be async and compute elsewhere.
+
+    Args:
+        provider, options: as for ``EnvPool``.
+    """
+
+    def __init__(self, provider: Provider | Iterable[Provider], **options: Any) -> None:
+        several = provider if isinstance(provider, Provider) else list(provider)
+        self.pool = EnvPool(several, **options)
+
+    @classmethod
+    def pool_class(cls) -> type:
+        """Whose options the constructors take."""
+        return EnvPool
+
+    def __enter__(self) -> Self:
+        background_loop().run(self.pool.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """As ``EnvPool.open``."""
+        background_loop().run(self.pool.open())
+        return self
+
+    def close(self) -> None:
+        """As ``EnvPool.aclose``."""
+        background_loop().run(self.pool.aclose())
+
+    @contextlib.contextmanager
+    def session(self, **options: Any) -> Iterator[SyncEnvClient[Any, Any, Any]]:
+        """A blocking environment, for a block; the options of ``EnvPool.session``."""
+        run = background_loop().run
+        env = self.pool.session(**options)
+        run(env.open())
+        try:
+            yield SyncEnvClient.wrap(env)
+        finally:
+            run(env.close())
+
+    def rollout(self, policy: Callable[..., Any], **options: Any) -> Outcome:
+        """As ``EnvPool.rollout``."""
+        return background_loop().run(self.pool.rollout(policy, **options))
+
+    def collect(self, policy: Callable[..., Any], n: int, **options: Any) -> Iterator[Outcome]:
+        """As ``EnvPool.collect``; leaving the loop cancels what runs."""
+        return _iterate(self.pool.collect(policy, n, **options))
+
+    def group(self, policy: Callable[..., Any], n: int = 16, **options: Any) -> list[Outcome]:
+        """As ``EnvPool.group``."""
+        return background_loop().run(self.pool.group(policy, n, **options))
+
+    def map(
+        self,
+        function: Callable[[SyncEnvClient[Any, Any, Any], ItemT], ValueT],
+        items: Iterable[ItemT],
+        *,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> Iterator[Mapped[ItemT, ValueT]]:
+        """Call ``function(env, item)`` for every item, in threads; results as they are made."""
+
+        def call(index: int, item: ItemT) -> Mapped[ItemT, ValueT]:
+            made: Mapped[ItemT, ValueT] = Mapped(index, item)
+            try:
+                with self.session(**session) as env:
+                    made.value = function(env, item)
+            except Exception as exc:
+                made.error = exc
+            return made
+
+        with concurrent.futures.ThreadPoolExecutor(concurrency, "openenv-map") as threads:
+            calls = {threads.submit(call, index, item) for index, item in enumerate(items)}
+            try:
+                for done in concurrent.futures.as_completed(calls):
+                    yield done.result()
+            finally:
+                threads.shutdown(wait=True, cancel_futures=True)
+
+    def statistics(self) -> PoolStatistics:
+        """As ``EnvPool.statistics``."""
+        return self.pool.statistics()
+
+
+def _iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
+    """An async generator as a blocking one."""
+    run = background_loop().run
+
+    async def following() -> T | None:
+        return await anext(stream, None)
+
+    try:
+        while (item := run(following())) is not None:
+            yield item
+    finally:
+        run(stream.aclose())

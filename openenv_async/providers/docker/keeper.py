@@ -1,0 +1,173 @@
+"""The owner's end of the reaper: one reaper per process of ours and Engine.
+
+Rules:
+
+- It is started with the first container and told to go with the last provider; what ends this
+  process in any other way closes the pipe, which says the same.
+- Nothing here waits: lines are short, the pipe does not block, and a reaper that is gone or deaf is
+  replaced by one that is told everything again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from openenv_async.providers.docker.owner import RUN, this_owner
+
+__all__ = ["Keeper", "keeper"]
+
+log = logging.getLogger("openenv_async.providers.docker")
+
+_SCRIPT: Final = Path(__file__).with_name("reaper.py")
+_GOODBYE: Final = 5.0
+_SCHEMES: Final = ("unix", "tcp", "http", "https")
+
+
+class Keeper:
+    """A reaper and what it has to know; shared by the providers of this process."""
+
+    def __init__(self, engine: str) -> None:
+        self.pid = os.getpid()
+        self.users = 0
+        self._engine = engine
+        self._process: subprocess.Popen[bytes] | None = None
+        self._containers: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._is_told = False
+
+    @property
+    def reaper_pid(self) -> int | None:
+        """The process id of the reaper; ``None``: there is none now."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
+
+    def ensure(self) -> None:
+        """See to it that a reaper runs and knows every container."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._begin()
+
+    def add(self, name: str, url: str, token: str, lease: float) -> None:
+        """Renew the lease of a container, five times in its length, beginning now."""
+        where = urlsplit(url)
+        line: dict[str, Any] = {"add": name, "token": token, "every": lease / 5}
+        line |= {"host": where.hostname, "port": where.port}
+        with self._lock:
+            self._containers[name] = line
+            self._tell(line)
+
+    def drop(self, name: str) -> None:
+        """A container is gone."""
+        with self._lock:
+            if self._containers.pop(name, None) is not None:
+                self._tell({"drop": name})
+
+    async def goodbye(self) -> None:
+        """End the reaper; it looks once whether anything was left."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is None:
+                return
+            self._write(process, {"goodbye": True})
+            assert process.stdin is not None
+            process.stdin.close()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _GOODBYE
+        while process.poll() is None and loop.time() < until:  # noqa: ASYNC110 - a process
+            await asyncio.sleep(0.02)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        process = self._process
+        if process is not None and not self._write(process, line):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start a reaper; whoever runs without one has the leases in the containers still."""
+        scheme = self._engine.partition("://")[0]
+        if scheme not in _SCHEMES:
+            if not self._is_told:
+                log.warning("no reaper for an Engine at %s://: leases alone end containers", scheme)
+            self._is_told = True
+            return
+        if self._process is not None:
+            self._process.kill()  # deaf, if not dead
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            log.warning("the reaper of the containers was gone: another one takes over")
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                cwd="/" if os.name == "posix" else None,
+                start_new_session=True,
+            )
+        except OSError as exc:
+            log.warning("no reaper could be started (%s): leases alone end containers", exc)
+            self._process = None
+            return
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        self._process = process
+        owner = this_owner()
+        start = {"engine": self._url(), "label": f"{RUN}={owner.run}", "pid": owner.pid}
+        for line in (start, *self._containers.values()):
+            self._write(process, line)
+
+    def _url(self) -> str:
+        """The Engine's address, its scheme saying whether it is TLS."""
+        scheme, _, rest = self._engine.partition("://")
+        if scheme == "tcp":
+            scheme = "https" if os.environ.get("DOCKER_TLS_VERIFY") == "1" else "http"
+        return f"{scheme}://{rest}"
+
+    def _write(self, process: subprocess.Popen[bytes], line: dict[str, Any]) -> bool:
+        assert process.stdin is not None
+        data = json.dumps(line).encode() + b"\n"
+        try:
+            return process.stdin.write(data) == len(data)
+        except OSError:
+            return False
+
+    def abandon(self) -> None:
+        """In a forked child: the reaper is the parent's; let go of the pipe that keeps it."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            process.returncode = 0  # not this process's child: nothing to wait for
+
+
+_keepers: dict[str, Keeper] = {}
+
+
+def keeper(engine: str) -> Keeper:
+    """This process's keeper for an Engine; whoever takes one counts in ``users``."""
+    found = _keepers.get(engine)
+    if found is None or found.pid != os.getpid():
+        found = _keepers[engine] = Keeper(engine)
+    return found
+
+
+def _forked() -> None:
+    for kept in _keepers.values():
+        kept.abandon()
+    _keepers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,68 @@
+"""A container as a worker, and how its end reads."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+from openenv_async.providers.base import Worker, WorkerExit
+
+if TYPE_CHECKING:
+    from openenv_async.providers.docker.provider import DockerProvider
+
+__all__ = ["DockerWorker", "exit_of"]
+
+_SIGNALLED: Final = 128
+"""A shell's way of saying that a signal ended it: 128 and its number."""
+
+
+class DockerWorker(Worker):
+    """One container.
+
+    Attributes:
+        image: what it was made from.
+    """
+
+    def __init__(
+        self, provider: DockerProvider, name: str, url: str, token: str, container_id: str
+    ) -> None:
+        super().__init__(name, url, token=token)
+        self.container_id = container_id
+        self.image = provider.image
+        self._provider = provider
+
+    async def log_tail(self) -> str:
+        """The last lines that it wrote, to either stream."""
+        return await self._provider._log_tail(self.name)
+
+    async def aclose(self) -> None:
+        """Kill and remove it."""
+        await self._provider._remove(self)
+
+
+def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> WorkerExit:
+    """How a container ended, from the ``State`` that the Engine gives.
+
+    Args:
+        state: of a container that does not run.
+        log_tail: its last lines.
+        memory: its limit, for the message.
+    """
+    code = state.get("ExitCode")
+    oom = bool(state.get("OOMKilled"))
+    if oom:
+        reason = f"its container was killed for its use of memory (limit {memory})"
+    elif isinstance(code, int) and code > _SIGNALLED:
+        reason = f"its container was killed by {_signal(code - _SIGNALLED)}"
+    else:
+        reason = f"its container exited with code {code}"
+    if state.get("Error"):
+        reason += f": {' '.join(str(state['Error']).split())}"
+    return WorkerExit(reason, exit_code=code, oom=oom, log_tail=log_tail)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

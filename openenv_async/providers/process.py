@@ -1,0 +1,136 @@
+"""ProcessProvider: workers are server processes on this machine, the embedded default.
+
+A worker ends with this process, however that one goes: it watches its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openenv_async.errors import ProviderError, ServerError, WorkerStartFailed
+from openenv_async.localserver import LocalServer
+from openenv_async.providers.base import Provider, Worker, WorkerExit
+
+__all__ = ["ProcessProvider", "ProcessWorker"]
+
+_numbers = itertools.count(1)
+
+
+class ProcessWorker(Worker):
+    """One server process.
+
+    Attributes:
+        pid: its process id.
+    """
+
+    def __init__(self, provider: ProcessProvider, server: LocalServer, token: str | None) -> None:
+        name = f"process-{next(_numbers)}"
+        super().__init__(name, server.url, token=token)
+        self.pid = server.pid
+        self._provider = provider
+        self._server = server
+        self._watching = asyncio.create_task(self._watch(), name=f"openenv-watch-{name}")
+
+    async def _watch(self) -> None:
+        code = await self._server.wait()
+        if not self.exited.done():
+            self.exited.set_result(
+                WorkerExit(_reason(code), exit_code=code, log_tail=self._server.log_tail or None)
+            )
+
+    async def log_tail(self) -> str:
+        """The last lines it wrote to standard error."""
+        return self._server.log_tail
+
+    async def aclose(self) -> None:
+        """Shut it down, killing it if need be."""
+        self._watching.cancel()
+        self._provider._workers.discard(self)
+        await self._server.aclose()
+
+
+class ProcessProvider(Provider):
+    """Starts ``openenv-async serve TARGET`` as processes of this machine.
+
+    Args:
+        target: as for ``openenv-async serve``: an installed environment, ``module:Class`` or a
+            folder with an ``openenv.yaml``.
+        params: constructor arguments of the environment; values that JSON can say.
+        max_sessions: environments that one process may hold; ``None``: the server's default.
+        arguments: more arguments of ``openenv-async serve``, such as ``--step-timeout=5``.
+        start_timeout: seconds that a process has to listen.
+        stop_timeout: seconds that it has to shut down before it is killed.
+    """
+
+    name = "process"
+
+    def __init__(
+        self,
+        target: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        max_sessions: int | None = None,
+        arguments: Sequence[str] = (),
+        start_timeout: float = 60.0,
+        stop_timeout: float = 15.0,
+    ) -> None:
+        self.target = target
+        self.params = dict(params or {})
+        self._arguments = [*arguments]
+        if max_sessions is not None:
+            self._arguments.append(f"--max-sessions={max_sessions}")
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._workers: set[ProcessWorker] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; the workers stay with the process that started them."""
+        return {**self.__dict__, "_workers": set()}
+
+    async def start(self, *, timeout: float | None = None) -> ProcessWorker:
+        """Start a process; it listens when this returns."""
+        token = secrets.token_urlsafe(24)
+        server = LocalServer(
+            self.target,
+            self.params,
+            arguments=self._arguments,
+            token=token,
+            start_timeout=self._start_timeout if timeout is None else timeout,
+            stop_timeout=self._stop_timeout,
+        )
+        try:
+            await server.__aenter__()
+        except ServerError as exc:
+            raise WorkerStartFailed(exc.message, phase="open", log_tail=exc.log_tail) from exc
+        except OSError as exc:
+            raise ProviderError(f"no process can be started: {exc}", phase="open") from exc
+        worker = ProcessWorker(self, server, token)
+        self._workers.add(worker)
+        return worker
+
+    async def aclose(self) -> None:
+        """Shut all processes down."""
+        closing = [asyncio.ensure_future(worker.aclose()) for worker in self._workers]
+        interrupted: asyncio.CancelledError | None = None
+        while any(not task.done() for task in closing):
+            try:
+                await asyncio.wait(closing)
+            except asyncio.CancelledError as exc:
+                interrupted = exc
+        if interrupted is not None:
+            raise interrupted
+
+
+def _reason(code: int) -> str:
+    if code >= 0:
+        return f"its process exited with code {code}"
+    name = str(-code)
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+    return f"its process was killed by {name}"

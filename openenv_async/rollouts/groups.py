@@ -1,0 +1,106 @@
+"""Groups of episodes with one seed, and their baselines: failures are left out, never zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openenv_async.types import Outcome
+
+__all__ = ["EpisodeGroup", "StreamedEpisode", "advantages", "baseline"]
+
+
+@dataclass(slots=True)
+class StreamedEpisode:
+    """An episode of a stream.
+
+    Attributes:
+        outcome: how it ended, its trajectory included where it is recorded.
+        group: which group it belongs to, from 0.
+        member: which of its group it is, from 0.
+        versions: of the policy, when each action was asked for; empty without versions.
+        stale: it was cut off because its policy became too old.
+    """
+
+    outcome: Outcome
+    group: int
+    member: int
+    versions: tuple[int, ...] = ()
+    stale: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be trained on as it stands."""
+        return self.outcome.status.usable and not self.stale
+
+    @property
+    def partial(self) -> bool:
+        """Whether it was cut off by us but has steps: they happened, its return is not known."""
+        cut_off = self.outcome.status in ("cancelled", "timeout")
+        return cut_off and self.outcome.steps > 0 and not self.stale
+
+    @property
+    def episode_return(self) -> float | None:
+        """Sum of its rewards; ``None`` when it has none, or is not usable."""
+        return self.outcome.episode_return if self.usable else None
+
+
+@dataclass(slots=True)
+class EpisodeGroup:
+    """Episodes that began alike.
+
+    Attributes:
+        index: which group, from 0.
+        episodes: all of them by member, failures included.
+    """
+
+    index: int
+    episodes: list[StreamedEpisode]
+
+    @property
+    def returns(self) -> list[float | None]:
+        """By member; ``None`` for those that have none."""
+        return [episode.episode_return for episode in self.episodes]
+
+    @property
+    def mask(self) -> list[bool]:
+        """By member, whether it has a return: rows to train on."""
+        return [value is not None for value in self.returns]
+
+    @property
+    def baseline(self) -> float | None:
+        """Mean return of those that have one."""
+        return baseline(self.returns)
+
+    def advantages(self, *, scale: bool = True) -> list[float | None]:
+        """By member, as ``advantages``."""
+        return advantages(self.returns, scale=scale)
+
+
+def baseline(returns: Sequence[float | None]) -> float | None:
+    """Mean of the returns there are; ``None`` when there are none."""
+    there = [value for value in returns if value is not None]
+    return math.fsum(there) / len(there) if there else None
+
+
+def advantages(
+    returns: Sequence[float | None], *, scale: bool = True, epsilon: float = 1e-4
+) -> list[float | None]:
+    """Returns relative to their group, as in GRPO (Shao et al., 2024).
+
+    Args:
+        returns: of one group; ``None`` for what failed, which stays ``None`` and counts in
+            neither mean nor deviation.
+        scale: divide by the standard deviation (of the sample, as trainers do).
+        epsilon: added to the deviation.
+    """
+    mean = baseline(returns)
+    if mean is None:
+        return [None] * len(returns)
+    there = [value for value in returns if value is not None]
+    divisor = 1.0
+    if scale:
+        squares = math.fsum((value - mean) ** 2 for value in there)
+        divisor = math.sqrt(squares / (len(there) - 1)) + epsilon if len(there) > 1 else 1.0
+    return [None if value is None else (value - mean) / divisor for value in returns]

@@ -1,0 +1,436 @@
+"""Leases and workers: nothing is lost, nothing is left, and every error says what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import Any
+
+import pytest
+
+from openenv_async import EngineOptions, EnvClient, HTTPEnvClient, Timeouts, serve
+from openenv_async.errors import (
+    ConnectFailed,
+    DeadlineExceeded,
+    EnvironmentStartFailed,
+    OperationUnsupported,
+    ProviderError,
+    ServerBusy,
+    SessionClosed,
+    TargetNotFound,
+    WorkerDied,
+    WorkerStartFailed,
+)
+from openenv_async.pool import EnvPool, PoolStatistics
+from openenv_async.providers.static import StaticProvider
+from openenv_async.server import create_app
+from tests.helpers import gather_all, settle, until
+from tests.pool.workers import CountingEnv, Held, LoopProvider
+from tests.rollouts.environments import CannotStart, Counting, Move, Seen
+
+
+async def test_a_lease_is_a_typed_client_and_ends_with_close() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, client=CountingEnv) as pool:
+        async with pool.session() as env:
+            assert isinstance(env, CountingEnv)
+            assert (await env.reset(seed=4)).observation == Seen(0, 4)
+            assert (await env.step(Move(2))).reward == 2.0
+            assert env.worker is provider.started[0]  # type: ignore[attr-defined]  # Leased too
+            assert (pool.statistics().sessions, provider.sessions) == (1, 1)
+        assert (pool.statistics().sessions, provider.sessions) == (0, 0)
+        for call in (env.reset(), env.step(Move()), env.state()):
+            with pytest.raises(SessionClosed, match="this client was closed"):
+                await call
+        await env.close()  # once more does no harm
+        assert pool.statistics().sessions == 0
+    assert provider.closed
+
+
+async def test_a_lease_can_be_awaited_or_opened_by_its_first_call() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider) as pool:
+        first = await pool.session()
+        second = pool.session()
+        await second.reset()
+        assert pool.statistics().sessions == provider.sessions == 2
+        await first.close()
+        await second.close()
+        assert pool.statistics().sessions == provider.sessions == 0
+        await pool.session().close()  # never used
+
+
+async def test_closing_goes_on_when_its_caller_is_cancelled() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, sessions_per_worker=1, max_workers=1) as pool:
+        env = await pool.session()
+        await env.reset()
+        closing = asyncio.create_task(env.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        async with pool.session() as other:  # there is just one slot
+            await other.reset()
+            assert provider.sessions == 1
+
+
+async def test_opening_cancelled_at_any_point_leaves_no_slot_behind() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, sessions_per_worker=2, max_workers=1) as pool:
+        for turns in range(25):
+            opening = asyncio.create_task(pool.session().open())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            opening.cancel()
+            done = await gather_all([opening])
+            if not isinstance(done[0], BaseException):
+                await done[0].close()
+        await until(lambda: pool.statistics().sessions == provider.sessions == 0)
+        async with pool.session() as one, pool.session() as two:
+            await one.reset()
+            await two.reset()
+
+
+async def test_who_waits_is_served_in_order_and_may_give_up() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, sessions_per_worker=1, max_workers=1) as pool:
+        holder = await pool.session()
+        order: list[int] = []
+
+        async def wait(number: int) -> None:
+            async with pool.session():
+                order.append(number)
+
+        waiting = [asyncio.create_task(wait(number)) for number in range(4)]
+        await settle()
+        assert pool.statistics().waiting == 4
+        waiting[1].cancel()
+        await holder.close()
+        await gather_all(waiting)
+        assert order == [0, 2, 3]
+
+
+async def test_a_slot_granted_to_who_was_just_cancelled_goes_to_the_next() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, sessions_per_worker=1, max_workers=1) as pool:
+        holder = await pool.session()
+        unlucky = asyncio.create_task(pool.session().open())
+        lucky = asyncio.create_task(pool.session().open())
+        await settle()
+        closing = asyncio.create_task(holder.close())
+        await until(lambda: pool.statistics().waiting == 1)
+        unlucky.cancel()  # it was granted, and has not run since
+        await closing
+        await gather_all([unlucky])
+        if unlucky.cancelled():
+            await (await lucky).close()
+        else:  # too late: it has its slot
+            await unlucky.result().close()
+            await (await lucky).close()
+        assert pool.statistics().sessions == 0
+
+
+async def test_no_slot_in_time_says_what_to_raise() -> None:
+    async with EnvPool(LoopProvider(), sessions_per_worker=1, max_workers=1) as pool:
+        env = await pool.session()
+        with pytest.raises(ServerBusy, match="raise max_workers or sessions_per_worker") as caught:
+            await pool.session(acquire_timeout=0.01)
+        assert (caught.value.detail["limit"], caught.value.detail["active"]) == (1, 1)
+        assert pool.statistics().waiting == 0
+        await env.close()
+
+
+async def test_a_dead_worker_ends_the_call_at_once_and_reset_goes_elsewhere() -> None:
+    Held.gate = asyncio.Event()
+    provider = LoopProvider(Held)
+    async with EnvPool(provider, client=CountingEnv, max_workers=1) as pool:
+        async with pool.session() as env:
+            await env.reset(seed=1)
+            step = asyncio.create_task(env.step(Move()))
+            await until(lambda: Held.stepping == 1)
+            provider.started[0].die()
+            with pytest.raises(WorkerDied, match="loop-1 died: exited with code 137") as caught:
+                await step
+            assert caught.value.exit_code == 137
+            with pytest.raises(WorkerDied):
+                await env.step(Move())
+            assert (await env.reset(seed=2)).observation.seed == 2
+            assert env.worker is provider.started[1]
+        now = pool.statistics()
+        assert (now.workers_died, now.workers_started, now.sessions) == (1, 2, 0)
+        assert provider.started[0].closed == 1
+        assert now.seconds.wasted > 0
+
+
+async def test_death_while_a_session_opens_is_survived() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, max_workers=2, min_workers=2) as pool:
+        opening = asyncio.create_task(pool.session().open())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        provider.started[0].die()
+        env = await opening
+        await env.reset()
+        assert env.worker is provider.started[1]
+        await env.close()
+
+
+async def test_an_environment_that_cannot_be_built_is_the_callers_error() -> None:
+    provider = LoopProvider(CannotStart)
+    async with EnvPool(provider) as pool:
+        with pytest.raises(EnvironmentStartFailed, match="no licence"):
+            await pool.session()
+        assert pool.statistics().sessions == 0
+
+
+async def test_a_pool_whose_workers_do_not_start_says_why_and_leaves_nothing() -> None:
+    provider = LoopProvider()
+    provider.failures = 99
+    with pytest.raises(WorkerStartFailed, match="no such image"):
+        async with EnvPool(provider, min_workers=2):
+            pass
+    assert provider.closed
+    assert provider.asked == 2
+
+
+async def test_a_failed_start_is_tried_again_for_who_comes_later() -> None:
+    provider = LoopProvider()
+    provider.failures = 2
+    async with EnvPool(provider, min_workers=0) as pool:
+        results = await gather_all(pool.session().open() for _ in range(3))
+        assert all(isinstance(result, WorkerStartFailed) for result in results)
+        assert len({id(result) for result in results}) == 3
+        env: Any = None
+        while env is None:
+            try:
+                env = await pool.session()
+            except WorkerStartFailed:
+                continue
+        assert pool.statistics().starts_failed == 2
+        await env.close()
+
+
+async def test_opening_cancelled_leaves_nothing() -> None:
+    for turns in (1, 2, 3, 5, 8, 13, 30, 60):
+        provider = LoopProvider()
+        pool = EnvPool(provider, min_workers=2)
+        opening = asyncio.create_task(pool.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        done = await gather_all([opening])
+        if done[0] is pool:  # it was quicker
+            await pool.aclose()
+        assert provider.closed
+        assert all(worker.closed for worker in provider.started)
+
+
+async def test_demand_starts_workers_and_idleness_ends_them() -> None:
+    told: list[PoolStatistics] = []
+    provider = LoopProvider()
+    async with EnvPool(
+        provider, sessions_per_worker=2, max_workers=3, idle_ttl=0.05, on_progress=told.append
+    ) as pool:
+        assert pool.statistics().ready == 1
+        envs = await asyncio.gather(*(pool.session().open() for _ in range(6)))
+        assert pool.statistics().ready == 3
+        await asyncio.gather(*(env.close() for env in envs))
+        await until(lambda: pool.statistics().ready == 1)
+        await until(lambda: sum(worker.closed for worker in provider.started) == 2)
+        assert pool.statistics().workers_ended == 2
+    assert max(seen.ready for seen in told) == 3
+    assert pool.statistics().peak_workers == 3
+
+
+async def test_warm_workers_are_there_before_they_are_needed() -> None:
+    provider = LoopProvider()
+    async with EnvPool(
+        provider, sessions_per_worker=1, min_workers=0, warm_workers=1, max_workers=3
+    ) as pool:
+        await until(lambda: pool.statistics().ready == 1)
+        env = await pool.session()
+        await until(lambda: pool.statistics().ready == 2)
+        await env.close()
+
+
+async def test_a_worker_for_each_session_if_that_is_asked_for() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, sessions_per_worker=1, max_workers=2, max_uses=1) as pool:
+        for number in range(1, 4):
+            async with pool.session() as env:
+                assert env.worker is provider.started[number - 1]
+        await until(lambda: sum(worker.closed for worker in provider.started) == 3)
+
+
+async def test_a_server_that_says_how_much_it_holds_is_not_overfilled() -> None:
+    provider = LoopProvider(options=EngineOptions(max_sessions=2))
+    async with EnvPool(provider, sessions_per_worker=64, max_workers=2) as pool:
+        envs = await asyncio.gather(*(pool.session().open() for _ in range(4)))
+        assert [len(worker.engine.sessions) for worker in provider.started] == [2, 2]
+        assert sum(worker.engine.stats.refused for worker in provider.started) == 0
+        await asyncio.gather(*(env.close() for env in envs))
+
+
+async def test_closing_ends_what_is_leased_and_what_waits() -> None:
+    provider = LoopProvider()
+    pool = EnvPool(provider, sessions_per_worker=1, max_workers=1)
+    env = await pool.session()  # opens the pool
+    await env.reset()
+    waiting = asyncio.create_task(pool.session().open())
+    await settle()
+    closing = [asyncio.create_task(pool.aclose()) for _ in range(2)]
+    await asyncio.sleep(0)
+    closing[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing[0]
+    await closing[1]
+    with pytest.raises(SessionClosed, match="the pool was closed"):
+        await waiting
+    with pytest.raises(SessionClosed, match="the pool was closed"):
+        await env.step({"amount": 1})
+    with pytest.raises(SessionClosed, match="make a new one"):
+        await pool.session()
+    await env.close()
+    await pool.aclose()
+    assert provider.started[0].closed == 1
+
+
+async def test_more_connections_share_the_sessions() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, connections=3) as pool:
+        envs = [await pool.session() for _ in range(6)]
+        assert len({env.connection for env in envs}) == 3
+        await asyncio.gather(*(env.close() for env in envs))
+
+
+async def test_servers_that_run_already_share_the_load() -> None:
+    apps = [create_app(Counting) for _ in range(3)]
+    async with serve(apps[0]) as a, serve(apps[1]) as b, serve(apps[2]) as c:
+        async with EnvPool.from_urls([a, b, c], client=CountingEnv) as pool:
+            assert pool.statistics().ready == 3
+            envs = await asyncio.gather(*(pool.session().open() for _ in range(9)))
+            engines = [app.state.openenv.engine for app in apps]
+            assert [len(engine.sessions) for engine in engines] == [3, 3, 3]
+            copy = pickle.loads(pickle.dumps(pool))
+            async with copy, copy.session() as env:
+                assert (await env.reset(seed=1)).observation == Seen(0, 1)
+        assert [len(engine.sessions) for engine in engines] == [0, 0, 0]
+        assert all(env._closed for env in envs)
+
+
+async def test_a_server_that_others_fill_is_passed_over() -> None:
+    small = EngineOptions(max_sessions=1)
+    async with (
+        serve(Counting, options=small) as a,
+        serve(Counting, options=small) as b,
+        EnvPool.from_urls([a, b]) as pool,
+        EnvClient(a),
+        pool.session() as env,
+    ):
+        assert env.base_url == b
+
+
+async def test_a_server_that_went_away_is_left_and_taken_back() -> None:
+    async with serve(Counting) as stays:
+        async with serve(Counting) as goes:
+            pool = await EnvPool.from_urls([stays, goes]).open()
+            assert pool.statistics().ready == 2
+        port = int(goes.rpartition(":")[2])
+        for _ in range(3):
+            async with pool.session() as env:
+                assert env.base_url == stays
+                await env.reset()
+        async with serve(Counting, port=port):
+            await until(lambda: pool.statistics().ready == 2, 30.0)
+        await pool.aclose()
+
+
+async def test_addresses_that_nobody_finds_are_an_error() -> None:
+    with pytest.raises(ProviderError, match="has room for none"):
+        async with EnvPool.from_urls(list):
+            pass
+    async with serve(Counting) as url:
+        pass  # gone again
+    with pytest.raises((DeadlineExceeded, ConnectFailed)):
+        async with EnvPool(StaticProvider(url), start_timeout=0.2):
+            pass
+
+
+async def test_a_pool_belongs_to_its_loop() -> None:
+    async with EnvPool(LoopProvider()) as pool:
+        with pytest.raises(OperationUnsupported, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, pool.session().open())
+
+
+async def test_a_lease_does_not_pickle() -> None:
+    async with EnvPool(LoopProvider()) as pool, pool.session() as env:
+        with pytest.raises(OperationUnsupported, match="pickle the pool"):
+            pickle.dumps(env)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_workers": 0}, "max_workers must be at least 1"),
+        ({"sessions_per_worker": 0}, "sessions_per_worker must be at least 1"),
+        ({"min_workers": 3, "max_workers": 2}, "min_workers must be 0 to 2"),
+        ({"warm_workers": -1}, "warm_workers must be"),
+    ],
+)
+async def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EnvPool(LoopProvider(), **options)
+
+
+async def test_what_cannot_be_a_pool_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match="no provider"):
+        EnvPool([])
+    with pytest.raises(TypeError, match="subclass of EnvClient"):
+        EnvPool(LoopProvider(), client=HTTPEnvClient)  # type: ignore[arg-type]  # the point
+    with pytest.raises(TypeError, match="colour"):
+        EnvPool.from_env("echo", colour="red")
+    with pytest.raises(TargetNotFound):
+        EnvPool.from_env("nothing-here")
+
+    class Local(Counting):
+        pass
+
+    with pytest.raises(TargetNotFound, match="module of its own"):
+        EnvPool.from_spec(Local)
+
+
+async def test_a_worker_that_dies_while_a_session_is_opened_again_is_left() -> None:
+    """A reset in the slot that the environment has: the server hangs, then it dies."""
+    hanging = asyncio.Event()
+
+    class HangsOnce(Counting):
+        opened = 0
+        isolation = None  # type: ignore[assignment]  # async
+
+        async def reset(self, seed: int | None = None) -> Seen:  # type: ignore[override]
+            cls = type(self)
+            cls.opened += 1
+            if cls.opened == 2:
+                hanging.set()
+                await asyncio.get_running_loop().create_future()
+            return Seen(0, seed)
+
+    provider = LoopProvider(HangsOnce)
+    async with EnvPool(provider, client=CountingEnv, max_workers=1) as pool, pool.session() as env:
+        await env.reset()
+        resetting = asyncio.create_task(env.reset())
+        await hanging.wait()
+        provider.started[0].die()
+        with pytest.raises(WorkerDied):
+            await resetting
+        assert (await env.reset(seed=5)).observation.seed == 5
+
+
+async def test_sessions_are_given_the_options_of_the_pool_and_their_own() -> None:
+    provider = LoopProvider()
+    async with EnvPool(provider, client_options={"timeouts": Timeouts(step=3.0)}) as pool:
+        async with pool.session() as first, pool.session(timeouts=Timeouts(step=4.0)) as second:
+            assert (first.timeouts.step, second.timeouts.step) == (3.0, 4.0)
+        async with pool.session(client=CountingEnv) as env:
+            assert (await env.reset()).observation.total == 0
