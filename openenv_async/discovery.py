@@ -45,9 +45,13 @@ __all__ = [
     "EnvironmentEntry",
     "find_entry",
     "find_target",
+    "folder_prefix",
     "import_object",
     "installed",
+    "is_installed",
+    "looks_like_path",
     "normal_name",
+    "object_path",
 ]
 
 GROUP: Final = "openenv_async.environments"
@@ -90,6 +94,11 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
     """The installed environments by name, not yet loaded."""
     found = importlib.metadata.entry_points(group=GROUP)
     return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def is_installed(name: str) -> bool:
+    """Whether an installed environment has this name."""
+    return normal_name(name) in {normal_name(each) for each in installed()}
 
 
 def normal_name(name: str) -> str:
@@ -137,13 +146,13 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
         InvalidOption: it takes no such argument.
         TypeError: what was found is no environment.
     """
-    if ":" in text and not _looks_like_path(text):
+    if ":" in text and not looks_like_path(text):
         return EnvironmentSpec(import_object(text), params=params)
     known = {normal_name(name) for name in installed()}
-    if not _looks_like_path(text) and normal_name(text) in known:
+    if not looks_like_path(text) and is_installed(text):
         return EnvironmentSpec(find_entry(text).environment_class(), params=params)
     folder = Path(text).expanduser()
-    if _looks_like_path(text) or (folder / manifest.MANIFEST).is_file():
+    if looks_like_path(text) or (folder / manifest.MANIFEST).is_file():
         if not folder.is_dir():
             raise TargetNotFound(f"there is no folder {text!r}")
         return _from_folder(folder, params)
@@ -182,7 +191,8 @@ def _import(name: str) -> ModuleType | None:
         raise TargetNotFound(f"{name} cannot be imported: it needs {exc.name!r}") from exc
 
 
-def _looks_like_path(text: str) -> bool:
+def looks_like_path(text: str) -> bool:
+    """Whether a target is written as the path of a folder."""
     return "/" in text or "\\" in text or text.startswith((".", "~"))
 
 
@@ -204,23 +214,36 @@ def _listed(names: list[str]) -> str:
 # -- folders ------------------------------------------------------------------------------------
 
 
+def folder_prefix(folder: Path) -> str:
+    """What stands before the modules that a folder's manifest names; they can be imported then.
+
+    They lie in the folder: of the package that it is, or on the path.
+    """
+    folder = folder.resolve()
+    is_package = (folder / "__init__.py").is_file()
+    root = str(folder.parent if is_package else folder)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    return f"{folder.name}." if is_package else ""
+
+
+def object_path(prefix: str, path: str) -> str:
+    """``module.Name``, as manifests write it, as ``module:Name``."""
+    return prefix + ":".join(path.rsplit(".", 1))
+
+
 def _from_folder(folder: Path, params: Mapping[str, Any] | None) -> EnvironmentSpec:
     """The environment of a folder; its modules stay importable from then on."""
     folder = folder.resolve()
     about = manifest.load(folder)
-    is_package = (folder / "__init__.py").is_file()
-    # Modules named in the manifest lie in the folder: of the package that it is, or on the path.
-    root = str(folder.parent if is_package else folder)
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    prefix = f"{folder.name}." if is_package else ""
+    prefix = folder_prefix(folder)
     cls = (
         import_object(prefix + about.server.environment)
         if about.server.environment is not None
         else _search(folder, prefix)
     )
     types = {
-        kind: import_object(prefix + ":".join(path.rsplit(".", 1)))  # written module.Name
+        kind: import_object(object_path(prefix, path))
         for kind in ("action", "observation", "state")
         if (path := getattr(about.models, kind)) is not None
     }

@@ -2,7 +2,8 @@
 
 Covers what ``models.json_schema`` writes: ``$ref``, ``enum``, ``const``, ``anyOf``, ``oneOf``,
 ``allOf``, bounded numbers and strings, objects, arrays, tuples and ``x-ndarray``. A ``pattern``
-or ``format`` of a string is not followed.
+or ``format`` of a string is not followed. ``x-sample`` is a schema to draw from instead, where not
+everything that the schema allows makes sense at every moment.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def _sample(schema: Any, rng: random.Random, root: Mapping[str, Any], depth: int
         raise ValueError("no value fits the schema false")
     if "$ref" in schema:
         return _sample(_resolve(schema["$ref"], root), rng, root, depth + 1)
+    if "x-sample" in schema:
+        return _sample(schema["x-sample"], rng, root, depth + 1)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:

@@ -18,6 +18,7 @@ from openenv_async.models import json_schema
 from openenv_async.schema_sampling import sample
 
 SEEDS = st.integers(0, 2**32)
+RNGS = [random.Random(seed) for seed in range(20)]
 
 
 class Color(Enum):
@@ -87,6 +88,12 @@ def test_array_bounds_may_be_arrays_and_sizes_open() -> None:
     assert value.dtype == np.float32
     assert 1 <= len(value) <= 4
     assert (value[:, 1] >= 5).all()
+
+
+def test_another_schema_may_be_given_to_draw_from() -> None:
+    schema = {"type": "integer", "minimum": -1, "maximum": 8, "x-sample": {"enum": [3, 5]}}
+    drawn = {sample({"type": "array", "items": schema, "minItems": 3}, rng)[0] for rng in RNGS}
+    assert drawn == {3, 5}
 
 
 def test_model_with_arrays() -> None:

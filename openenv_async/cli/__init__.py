@@ -20,8 +20,21 @@ PROGRAM: Final = "openenv-async"
 
 # Name: where the command is, what it does in a few words.
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("openenv_async.cli.init:init", "Make a new environment from a template."),
+    "validate": ("openenv_async.cli.validate:validate", "Check what an environment promises."),
+    "build": ("openenv_async.cli.build:build", "Build an environment's image."),
+    "push": ("openenv_async.cli.push:push", "Push it to a registry or a Hugging Face Space."),
+    "list": ("openenv_async.cli.listing:list_everything", "List environments and workers."),
+    "info": ("openenv_async.cli.info:info", "Show what an environment takes and gives."),
+    "play": ("openenv_async.cli.play:play", "Step an environment by hand."),
+    "doctor": ("openenv_async.cli.doctor:doctor", "Look at what this machine has."),
+    "completion": ("openenv_async.cli.completion:completion", "Make a shell complete names."),
+    "ps": ("openenv_async.cli.containers:ps", "List the containers of all runs."),
+    "gc": ("openenv_async.cli.containers:gc", "Remove containers whose owners are gone."),
+    "logs": ("openenv_async.cli.containers:logs", "Show the last lines of a container."),
     "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
     "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),
+    "replay": ("openenv_async.cli.replay:replay", "Play recorded episodes again and compare."),
     "demo": ("openenv_async.cli.demo:demo", "Play thousands of episodes in a few seconds."),
     "bench": ("openenv_async.cli.bench:bench", "Measure a server, or this machine."),
     "conformance": (
@@ -92,4 +105,8 @@ def _say(message: str) -> None:
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 def main() -> None:
-    """Serve reinforcement-learning environments and play them, many at once."""
+    """Make, check and serve reinforcement-learning environments, and play them, many at once.
+
+    Exit codes: 0 done; 1 an error, told in one line, or something that was checked failed; 2 a
+    wrong value or option, the line names it; 130 interrupted.
+    """

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from openenv_async.cli.options import SECONDS, examples, is_url, param_option, token_option
+from openenv_async.cli.options import (
+    SECONDS,
+    complete_target,
+    examples,
+    is_url,
+    param_option,
+    token_option,
+)
 
 if TYPE_CHECKING:
     from openenv_async.benchmarking import Report
@@ -32,7 +39,7 @@ _KINDS: Final = {
         "bench echo --chaos --sessions 1000 --seconds 60",
     )
 )
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete_target)
 @click.option(
     "--sessions", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )

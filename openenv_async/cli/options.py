@@ -17,6 +17,7 @@ from openenv_async.types import Timeouts
 
 __all__ = [
     "SECONDS",
+    "complete_target",
     "examples",
     "import_from_here",
     "is_url",
@@ -119,6 +120,18 @@ def _read_params(
 def examples(*lines: str) -> str:
     """An epilog of examples, kept line by line."""
     return "\b\nExamples:\n" + "\n".join(f"  openenv-async {line}" for line in lines)
+
+
+def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of installed environments, and folders, for shells that complete TARGET."""
+    from click.shell_completion import CompletionItem
+
+    from openenv_async.discovery import installed
+
+    names = [CompletionItem(name) for name in installed() if name.startswith(incomplete)]
+    if not incomplete or "/" in incomplete or incomplete.startswith((".", "~")) or not names:
+        names.append(CompletionItem(incomplete, type="dir"))
+    return names
 
 
 def import_from_here() -> None:

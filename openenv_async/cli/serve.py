@@ -9,6 +9,7 @@ from typing import Any, Literal
 import click
 
 from openenv_async.cli.options import (
+    complete_target,
     examples,
     import_from_here,
     param_option,
@@ -28,7 +29,7 @@ __all__ = ["serve"]
         "serve echo --host 0.0.0.0 --token-file token.txt --ssl-certfile cert.pem",
     )
 )
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option(
     "--port",
@@ -89,6 +90,13 @@ __all__ = ["serve"]
 @click.option(
     "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: if installed]"
 )
+@click.option(
+    "--owner-lease",
+    type=click.FloatRange(0, min_open=True),
+    envvar="OPENENV_OWNER_LEASE",
+    metavar="SECONDS",
+    help="Stop when nobody with the token showed up for so long.  [default: never]",
+)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 def serve(
     target: str,
@@ -98,6 +106,7 @@ def serve(
     debug: bool,
     as_json: bool,
     uvloop: bool | None,
+    owner_lease: float | None,
     until_stdin_closes: bool,
     token: str | None,
     allowed_origins: tuple[str, ...],
@@ -155,6 +164,7 @@ def serve(
             on_listening=announce,
             uvloop=uvloop,
             until_stdin_closes=until_stdin_closes,
+            owner_lease=owner_lease,
             insecure=insecure,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,

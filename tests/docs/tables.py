@@ -15,7 +15,9 @@ from typing import Any, Final
 import click
 
 from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
+from openenv_async.cli import main as command_line
 from openenv_async.cli.serve import serve
+from openenv_async.validation import CHECKS
 from tests.docs.pages import DOCS, ROOT
 
 __all__ = ["REMEDIES", "TABLES", "error_classes", "found", "tested_requirements", "update"]
@@ -184,7 +186,48 @@ def requirements_table() -> str:
     return _table(("id", "what is promised", "what the runtime does", "test", "figure"), rows)
 
 
+def _option_row(option: click.Option) -> tuple[str, str]:
+    flag = "/".join([*option.opts, *option.secondary_opts])
+    about = " ".join(_code(option.help or "").split())
+    metavar = option.metavar or ""
+    if isinstance(option.type, click.Choice):
+        metavar = "|".join(option.type.choices)
+    if option.show_default and "[default" not in about:
+        about += f" [default: {option.default}]"
+    return f"`{flag}{f' {_code(metavar)}' if metavar and not option.is_flag else ''}`", about
+
+
+def commands_text() -> str:
+    """Each command as its help tells of it: usage, text, options, examples."""
+    context = click.Context(command_line, info_name="openenv-async")
+    parts = []
+    for name in command_line.list_commands(context):
+        command = command_line.get_command(context, name)
+        assert command is not None
+        usage = " ".join(command.collect_usage_pieces(context))
+        about = "\n\n".join(
+            " ".join(paragraph.split()) for paragraph in (command.help or "").split("\n\n")
+        )
+        text = [f"## {name}", f"`openenv-async {name} {usage}`", _code(about)]
+        options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+        if options:
+            text.append(_table(("option", "meaning"), [_option_row(each) for each in options]))
+        examples = (command.epilog or "").partition("Examples:\n")[2]
+        text.append(f"```bash\n{textwrap.dedent(examples).strip()}\n```")
+        parts.append("\n\n".join(text))
+    return "\n\n".join(parts)
+
+
+def checks_table() -> str:
+    """What ``validate`` checks."""
+    order = sorted(CHECKS.values(), key=lambda check: check.subject != "folder")
+    rows = [(f"`{each.name}`", _code(each.promise), _code(each.remedy)) for each in order]
+    return _table(("check", "what is promised", "what to do when it fails"), rows)
+
+
 TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
+    ("cli.md", "commands"): commands_text,
+    ("environments.md", "checks"): checks_table,
     ("clients.md", "errors"): errors_table,
     ("serving.md", "timeouts"): timeouts_table,
     ("serving.md", "serve options"): options_table,

@@ -1,0 +1,159 @@
+"""``openenv-async info``: what an environment takes and gives."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import click
+
+from openenv_async.cli.options import (
+    complete_target,
+    examples,
+    import_from_here,
+    is_url,
+    param_option,
+    token_option,
+)
+
+__all__ = ["field_rows", "info"]
+
+
+@click.command(
+    epilog=examples(
+        "info echo",
+        "info gymnasium --param id=Blackjack-v1",
+        "info ./my_env --json",
+        "info http://127.0.0.1:8000",
+    )
+)
+@click.argument("target", shell_complete=complete_target)
+@token_option
+@param_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, schemas included.")
+def info(target: str, token: str | None, params: dict[str, Any], as_json: bool) -> None:
+    """Show what TARGET takes and gives: its arguments, options, actions and observations.
+
+    TARGET is the name of an installed environment, module:Class, a folder with an openenv.yaml,
+    or the URL of a server.
+
+    Exit codes: 0 shown; 1 there is no such environment or server; 2 a wrong value.
+    """
+    if is_url(target):
+        if params:
+            raise click.BadParameter(
+                "a running server has its arguments already", param_hint="--param"
+            )
+        from openenv_async.cli.playing import run
+
+        about = run(_of_server(target, token))
+    else:
+        import_from_here()
+        about = _of_target(target, params)
+    if as_json:
+        click.echo(json.dumps(about, indent=2, default=str))
+        return
+    _print(about)
+
+
+async def _of_server(url: str, token: str | None) -> dict[str, Any]:
+    from openenv_async.client.websocket import dial
+    from openenv_async.conformance.suite import describe
+    from openenv_async.types import Limits, Timeouts
+
+    name, schema = await describe(url, token)
+    connection = await dial(url, token=token, limits=Limits(), timeouts=Timeouts())
+    try:
+        server = dict(connection.server)
+    finally:
+        await connection.aclose()
+    return {
+        "name": name,
+        "version": server.get("environment_version"),
+        "url": url,
+        "server": server.get("server"),
+        "isolation": server.get("isolation"),
+        "max_sessions": server.get("max_sessions"),
+        "schema": schema or {},
+    }
+
+
+def _of_target(target: str, params: dict[str, Any]) -> dict[str, Any]:
+    from openenv_async.discovery import find_entry, find_target
+    from openenv_async.errors import TargetNotFound
+
+    try:
+        spec = find_target(target, params)
+    except TypeError as exc:
+        raise click.BadParameter(str(exc), param_hint="TARGET") from exc
+    about: dict[str, Any] = {
+        "name": spec.name,
+        "version": spec.version,
+        "description": spec.description,
+        "environment": f"{spec.cls.__module__}:{spec.cls.__qualname__}",
+    }
+    try:
+        entry = find_entry(target)
+        about |= {"client": entry.client, "action": entry.action, "image": entry.image}
+    except TargetNotFound:
+        pass
+    return about | {
+        "isolation": spec.contract.isolation,
+        "streams": spec.contract.streams,
+        "arguments": _arguments(spec.cls),
+        "session_options": sorted(getattr(spec.cls, "session_options", ())),
+        "schema": spec.schema,
+    }
+
+
+def _arguments(cls: Any) -> list[str]:
+    """Constructor arguments as they are written."""
+    if cls.__init__ is object.__init__:
+        return []
+    try:
+        parameters = list(inspect.signature(cls).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    return [str(parameter).replace("'", "") for parameter in parameters]
+
+
+def _print(about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for key, value in about.items():
+        if key != "schema" and value not in (None, [], False):
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            facts.add_row(key.replace("_", " "), shown.partition("\n\n")[0].replace("[", "\\["))
+    console.print(facts)
+    for kind in ("reset", "action", "observation", "state"):
+        rows = field_rows(about["schema"].get(kind))
+        if rows:
+            table = Table(kind, "type", "about", box=None, padding=(0, 2, 0, 0))
+            for row in rows:
+                table.add_row(*(cell.replace("[", "\\[") for cell in row))
+            console.print()
+            console.print(table)
+
+
+def field_rows(schema: Any) -> list[tuple[str, str, str]]:
+    """Name, type and description of each field of a schema; one row where it is no object."""
+    from openenv_async.cli.forms import kind_of, resolve
+
+    if not schema:
+        return []
+    found = resolve(schema, schema)
+    properties = found.get("properties")
+    if not properties:
+        return [("(value)", kind_of(found, schema), "")]
+    required = set(found.get("required", ()))
+    rows = []
+    for name, part in properties.items():
+        described = resolve(part, schema).get("description", "") or part.get("description", "")
+        optional = "" if name in required else f"= {json.dumps(part.get('default'))}"
+        about = " ".join(f"{optional} {described}".split())
+        rows.append((name, kind_of(part, schema), about))
+    return rows

@@ -1,0 +1,63 @@
+"""``openenv-async init``: a new environment from a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from openenv_async.cli.options import examples
+from openenv_async.errors import InvalidOption
+from openenv_async.scaffold import TEMPLATES, scaffold
+
+__all__ = ["init"]
+
+
+@click.command(
+    epilog=examples(
+        "init my_env",
+        "init shop_env --template tools",
+        "init pole_env --template gymnasium --into ../environments",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--template",
+    default="minimal",
+    show_default=True,
+    type=click.Choice(list(TEMPLATES)),
+    help="; ".join(f"{name}: {about}" for name, about in TEMPLATES.items()) + ".",
+)
+@click.option(
+    "--into",
+    default=Path(),
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder that gets the new one.  [default: this one]",
+)
+def init(name: str, template: str, into: Path) -> None:
+    """Make the folder NAME: a new environment that runs, passes its tests and validates.
+
+    It has models, environment, client, application, manifest, Dockerfile, project file, README
+    and tests. Nothing that exists is overwritten.
+
+    Exit codes: 0 made; 2 the name will not do, or the folder exists.
+    """
+    try:
+        files = scaffold(name, template=template, into=into)
+    except InvalidOption as exc:
+        raise click.UsageError(exc.message, click.get_current_context()) from exc
+    folder = into / name
+    click.echo(f"{folder}: {len(files)} files. What to do next:")
+    for command in (
+        f"cd {folder} && python -m pytest",
+        f"openenv-async validate {_path(folder)}",
+        f"openenv-async serve {_path(folder)}",
+        f"openenv-async play {_path(folder)}",
+    ):
+        click.echo(f"  {command}")
+
+
+def _path(folder: Path) -> str:
+    """As commands take it: a plain name would be an installed environment's."""
+    text = str(folder)
+    return text if folder.is_absolute() or text.startswith(".") else f"./{text}"

@@ -1,0 +1,221 @@
+"""``openenv-async play``: step an environment by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from openenv_async.cli.options import (
+    complete_target,
+    examples,
+    import_from_here,
+    is_url,
+    param_option,
+    token_option,
+)
+
+__all__ = ["play"]
+
+_HELP = """\
+:random [N]   N random actions            :state   the environment's state
+:reset [SEED] a new episode               :json    the next action as one line of JSON
+:help         this                        :quit    leave (so does the end of the input)"""
+
+
+@click.command(
+    epilog=examples(
+        "play echo",
+        "play gymnasium --param id=CartPole-v1 --seed 7",
+        "play http://127.0.0.1:8000",
+    )
+)
+@click.argument("target", shell_complete=complete_target)
+@click.option("--seed", type=click.IntRange(0), help="Of the first episode.")
+@token_option
+@param_option
+def play(target: str, seed: int | None, token: str | None, params: dict[str, Any]) -> None:
+    """Play TARGET by hand: each field of an action is asked for, what comes of it is shown.
+
+    TARGET is the URL of a server, or what `serve` takes: then a server is started for it on this
+    machine, and ended afterwards. A line that begins with a colon is a command, see :help. The
+    input may be a pipe.
+
+    Exit codes: 0 left; 1 an error of the environment or server; 2 a wrong value; 130 Ctrl-C.
+    """
+    if is_url(target) and params:
+        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
+    import_from_here()
+    with _served(target, params, token) as (url, its_token):
+        _play(url, its_token, seed)
+
+
+@contextlib.contextmanager
+def _served(
+    target: str, params: dict[str, Any], token: str | None
+) -> Iterator[tuple[str, str | None]]:
+    """The address and token of a server; a started one is ended afterwards."""
+    if is_url(target):
+        yield target, token
+        return
+    from openenv_async.client.loop_thread import background_loop
+    from openenv_async.localserver import LocalServer
+
+    server = LocalServer(target, params)
+    loop = background_loop()
+    try:
+        loop.run(server.__aenter__())
+        yield server.url, None
+    finally:
+        loop.run(server.aclose())
+
+
+class _Left(Exception):
+    """The player leaves."""
+
+
+class _Command(Exception):
+    """A command instead of a value."""
+
+
+class _Game:
+    """One session, and what the player says."""
+
+    def __init__(self, env: Any, schema: dict[str, Any]) -> None:
+        self.env = env
+        self.schema = schema.get("action") or {}
+        self._random = random.Random()
+        self._as_json = False
+        self._done = True
+        self._return = 0.0
+
+    def reset(self, seed: int | None = None) -> None:
+        self._show(self.env.reset(seed=seed), f"episode, seed {self._seed}")
+        self._return = 0.0
+
+    @property
+    def _seed(self) -> Any:
+        return self.env.episode.seed if self.env.episode is not None else "?"
+
+    def turn(self) -> None:
+        """One action, or one command."""
+        from openenv_async.cli.forms import ask
+        from openenv_async.errors import OpenEnvError
+
+        try:
+            if self._done:
+                self._read("the episode is over; Enter begins another: ")
+                self.reset()
+                return
+            form = ask(self.schema, self._read, click.echo) if not self._as_json else self._json()
+            self.step(form)
+        except _Command as exc:
+            self._command(str(exc))
+        except OpenEnvError as exc:
+            click.echo(f"refused: {exc.message}")
+            if not self.env.client.connection or not self.env.client.connection.up:
+                raise
+
+    def step(self, action: Any) -> None:
+        result = self.env.step(action)
+        self._return += result.reward or 0.0
+        self._show(result, "step")
+
+    def _json(self) -> Any:
+        while True:
+            text = self._read("action (JSON): ")
+            try:
+                return json.loads(text)
+            except ValueError as exc:
+                click.echo(f"that is no JSON: {exc}")
+
+    def _show(self, result: Any, what: str) -> None:
+        self._done = result.done
+        click.echo(f"-- {what}")
+        _show_value(result.observation)
+        notes = [] if result.reward is None else [f"reward {result.reward:g}"]
+        if result.terminated:
+            notes.append("terminated")
+        if result.truncated:
+            notes.append("truncated")
+        if result.done:
+            notes.append(f"return {self._return:g}")
+        if notes:
+            click.echo("   " + ", ".join(notes))
+
+    def _read(self, prompt: str) -> str:
+        click.echo(prompt, nl=False)
+        line = sys.stdin.readline()
+        if not line:
+            click.echo()
+            raise _Left
+        line = line.rstrip("\n")
+        if not sys.stdin.isatty():
+            click.echo(line)  # so that a transcript of a pipe can be read
+        if line.startswith(":"):
+            raise _Command(line)
+        return line
+
+    def _command(self, line: str) -> None:
+        from openenv_async.schema_sampling import sample
+
+        word, _, rest = line.partition(" ")
+        number = int(rest) if rest.strip().isdecimal() else None
+        match word:
+            case ":quit" | ":q":
+                raise _Left
+            case ":reset":
+                self.reset(number)
+            case ":state":
+                _show_value(self.env.state())
+            case ":json":
+                self._as_json = not self._as_json
+            case ":random":
+                for _ in range(number or 1):
+                    if self._done:
+                        break
+                    action = sample(self.schema, self._random)
+                    click.echo(f"action {action}")
+                    self.step(action)
+            case ":help":
+                click.echo(_HELP)
+            case _:
+                click.echo(f"there is no command {word}\n{_HELP}")
+
+
+def _play(url: str, token: str | None, seed: int | None) -> None:
+    from openenv_async.client.env import GenericEnvClient
+    from openenv_async.client.loop_thread import background_loop
+    from openenv_async.rollouts import fetch_schema
+
+    schema = background_loop().run(fetch_schema(url, token=token))
+    with GenericEnvClient(url, token=token).sync() as env:
+        game = _Game(env, schema)
+        click.echo(f"{url}: each field of an action is asked for; :help shows what else there is")
+        with contextlib.suppress(_Left):
+            game.reset(seed)
+            while True:
+                game.turn()
+
+
+def _show_value(value: Any) -> None:
+    if not isinstance(value, dict):
+        click.echo(f"   {_short(value)}")
+        return
+    width = max((len(str(key)) for key in value), default=0)
+    for key, item in value.items():
+        click.echo(f"   {str(key).ljust(width)}  {_short(item)}")
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "dtype") and getattr(value, "size", 1) > 16:
+        return f"array {value.dtype} {value.shape}"
+    if isinstance(value, bytes | bytearray | memoryview) and len(value) > 64:
+        return f"{len(value):,} bytes"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 2000 else f"{text[:2000]}… ({len(text):,} characters)"

@@ -1,0 +1,99 @@
+"""``openenv-async replay``: drive an environment through recorded episodes again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openenv_async.cli.options import examples, is_url, param_option, token_option
+
+__all__ = ["replay"]
+
+
+@click.command(
+    epilog=examples(
+        "replay cartpole.parquet gymnasium --param id=CartPole-v1",
+        "replay runs.jsonl http://127.0.0.1:8000 --ignore info --episode 3",
+    )
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("target")
+@click.option("--episode", "wanted", type=click.IntRange(0), help="Only the episode of this index.")
+@click.option(
+    "--tolerance", default=0.0, type=click.FloatRange(0.0), help="By which numbers may differ."
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    type=click.Choice(["observation", "reward", "terminated", "truncated", "info"]),
+    help="What is not compared; may be repeated.",
+)
+@token_option
+@param_option
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+def replay(file: Path, target: str, params: dict[str, Any], **options: Any) -> None:
+    """Replay the episodes of FILE on TARGET and say where each first differs.
+
+    FILE is what `rollout --out` wrote. TARGET is the URL of a server, or what `serve` takes.
+    The exit code is 1 when an episode differs. Episodes whose reset failed are left out.
+    """
+    from openenv_async.cli.playing import run
+
+    if is_url(target) and params:
+        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
+    if file.suffix not in (".jsonl", ".parquet"):
+        raise click.BadParameter(
+            f"{file.name!r} ends neither in .jsonl nor .parquet", param_hint="FILE"
+        )
+    run(_replay(file, target, params, **options))
+
+
+async def _replay(
+    file: Path,
+    target: str,
+    params: dict[str, Any],
+    *,
+    wanted: int | None,
+    tolerance: float,
+    ignore: tuple[str, ...],
+    token: str | None,
+    as_json: bool,
+) -> None:
+    from openenv_async import GenericEnvClient
+    from openenv_async.localserver import LocalServer
+    from openenv_async.rollouts import read_trajectories
+    from openenv_async.rollouts.replaying import replay as replayed
+
+    report: list[dict[str, Any]] = []
+    left_out = 0
+    async with contextlib.AsyncExitStack() as stack:
+        url = target
+        if not is_url(target):
+            server = await stack.enter_async_context(LocalServer(target, params))
+            url, token = server.url, None
+        for trajectory in read_trajectories(file):
+            if wanted is not None and trajectory.index != wanted:
+                continue
+            if trajectory.seed is None:
+                left_out += 1
+                continue
+            async with GenericEnvClient(url, token=token) as env:
+                found = await replayed(env, trajectory, tolerance=tolerance, ignore=ignore)
+            text = None if found is None else str(found)
+            report.append(
+                {"episode": trajectory.index, "steps": trajectory.steps, "difference": text}
+            )
+            if not as_json:
+                steps = len(trajectory.transitions)
+                click.echo(f"episode {trajectory.index}: {text or f'the same, {steps} steps'}")
+    if as_json:
+        click.echo(json.dumps({"episodes": report, "left_out": left_out}))
+    if not report:
+        raise click.ClickException(f"{file.name} has no such episode that could be replayed")
+    differing = sum(row["difference"] is not None for row in report)
+    if differing:
+        raise click.ClickException(f"{differing} of {len(report)} episodes differ")

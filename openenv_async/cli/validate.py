@@ -1,0 +1,146 @@
+"""``openenv-async validate``: does an environment keep what it promises?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openenv_async.cli.options import (
+    SECONDS,
+    complete_target,
+    examples,
+    import_from_here,
+    is_url,
+    param_option,
+    token_option,
+)
+
+if TYPE_CHECKING:
+    from openenv_async.conformance.registry import Result
+
+__all__ = ["validate"]
+
+_MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("skip", "yellow")}
+
+
+@click.command(
+    epilog=examples(
+        "validate ./my_env",
+        "validate echo --json",
+        "validate gymnasium --param id=Blackjack-v1",
+        "validate http://127.0.0.1:8000 --check equal_seeds_give_equal_episodes",
+        "validate . --varying elapsed --timeout 60",
+    )
+)
+@click.argument("target", default=".", shell_complete=complete_target)
+@click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
+@click.option(
+    "--timeout", default=10.0, show_default=True, type=SECONDS, help="Seconds for one call."
+)
+@click.option(
+    "--varying",
+    multiple=True,
+    metavar="FIELD",
+    help="A field that differs between equal episodes, such as a duration. Repeatable.",
+)
+@click.option(
+    "--max-observation-size",
+    default=16 * 1024 * 1024,
+    type=click.IntRange(1),
+    metavar="BYTES",
+    help="Of the largest observation.  [default: 16 MiB]",
+)
+@click.option(
+    "--sessions",
+    default=16,
+    show_default=True,
+    type=click.IntRange(2, 512),
+    help="How many run at once in the check of load.",
+)
+@token_option
+@param_option
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("--quiet", is_flag=True, help="Show only what failed.")
+def validate(
+    target: str,
+    names: tuple[str, ...],
+    token: str | None,
+    params: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+    timeout: float,
+    **options: Any,
+) -> None:
+    """Check the environment TARGET: its folder, and what it does when it is served.
+
+    TARGET is a folder with an openenv.yaml (by default this one), the name of an installed
+    environment, module:Class, or the URL of a server, upstream's included. Each check has a name
+    and says what was found and what to do.
+
+    Exit codes: 0 nothing failed; 1 a check failed, or there is nothing to check; 2 a wrong value.
+    """
+    from openenv_async.cli.playing import run
+    from openenv_async.validation import CHECKS
+    from openenv_async.validation import validate as check_all
+
+    if is_url(target) and params:
+        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
+    for name in names:
+        if name not in CHECKS:
+            known = ", ".join(CHECKS)
+            message = f"there is no check {name!r}; there are {known}"
+            raise click.BadParameter(message, param_hint="--check")
+    import_from_here()
+    shown = None if as_json else (lambda result: _show(result, quiet))
+    results = run(
+        check_all(
+            Path(target) if target == "." else target,
+            params=params,
+            token=token,
+            names=names or None,
+            timeout=timeout or 10.0,
+            on_result=shown,
+            **options,
+        )
+    )
+    failed = sum(result.status == "failed" for result in results)
+    if as_json:
+        click.echo(json.dumps([_plain(result) for result in results], indent=2))
+    else:
+        _clear()
+        skipped = sum(result.status == "skipped" for result in results)
+        passed = len(results) - failed - skipped
+        click.echo(f"{passed} passed, {failed} failed, {skipped} skipped")
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    given = dataclasses.asdict(result)
+    return {"name": given["name"], "result": _MARKS[given["status"]][0].lower()} | {
+        key: given[key] for key in ("reason", "remedy")
+    }
+
+
+def _show(result: Result, quiet: bool) -> None:
+    if quiet and result.status != "failed":
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{result.name}", err=True, nl=False)
+        return
+    _clear()
+    word, color = _MARKS[result.status]
+    click.echo(f"{click.style(word, fg=color)}  {result.name}")
+    if result.reason:
+        click.echo(f"      {result.reason}")
+    if result.remedy:
+        click.echo(f"      do: {result.remedy}")
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)

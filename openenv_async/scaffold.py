@@ -1,0 +1,138 @@
+"""New environments from templates: a folder that runs, tests itself and validates as it is.
+
+Templates are the files of ``templates/common`` and of ``templates/NAME``, which wins. In them
+``{{package}}`` and alike are filled in; ``NAME`` in a file's name is the environment's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from openenv_async.errors import InvalidOption
+
+__all__ = ["TEMPLATES", "check_name", "scaffold"]
+
+TEMPLATES: Final = {
+    "minimal": "a number to guess; seed, reward, end and state in 40 lines",
+    "tools": "a question that an agent answers by calling tools; async",
+    "gymnasium": "a Gymnasium environment with named actions and observations",
+}
+_FOLDER: Final = Path(__file__).with_name("templates")
+_SUFFIX: Final = ".tmpl"
+_LONGEST: Final = 40
+
+
+def scaffold(name: str, *, template: str = "minimal", into: Path = Path()) -> list[Path]:
+    """Write a new environment to the folder ``into/name``.
+
+    Args:
+        name: of the package: lower case, digits and ``_``.
+        template: one of ``TEMPLATES``.
+        into: the folder that gets it; made if need be.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InvalidOption: the name or the template will not do, or the folder exists; nothing was
+            written.
+    """
+    if template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise InvalidOption(f"there is no template {template!r}; there are {known}")
+    check_name(name)
+    folder = into / name
+    if folder.exists() or folder.is_symlink():
+        raise InvalidOption(f"{folder} exists already: take another name or --into another folder")
+    words = _words(name, template)
+    written = []
+    try:
+        folder.mkdir(parents=True)
+    except OSError as exc:
+        raise InvalidOption(f"{folder} cannot be made: {exc.strerror or exc}") from exc
+    for path, text in _files(template):
+        target = folder / path.replace("NAME", words["stem"])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(_fill(text, words), encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def check_name(name: str) -> None:
+    """Refuse names that cannot be a package's, with one that can.
+
+    Raises:
+        InvalidOption: with the fix.
+    """
+    better = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    better = re.sub(r"[^a-z0-9]+", "_", better.lower()).strip("_")[:_LONGEST].rstrip("_")
+    if better and not better[0].isalpha():
+        better = f"env_{better}"
+    if not better:
+        raise InvalidOption(f"{name!r} is no name for an environment: try my_env")
+    why = ""
+    if name != better:
+        why = "a package's name is lower case letters, digits and _, beginning with a letter"
+    elif keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        why = "it is a word of Python"
+    elif name in sys.stdlib_module_names:
+        why = "it is a module of Python's library"
+    elif name == "openenv_async" or _is_installed(name):
+        why = "an installed package has it"
+    if not why:
+        return
+    while keyword.iskeyword(better) or better in sys.stdlib_module_names or _is_installed(better):
+        better += "_env"
+    raise InvalidOption(f"{name!r} will not do, {why}: try {better}")
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a package of this name comes from where packages are installed."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and "site-packages" in spec.origin
+
+
+def _words(name: str, template: str) -> dict[str, str]:
+    """What is filled in for the words in braces."""
+    stem = name.removesuffix("_env") or name
+    words = {
+        "package": name,
+        "stem": stem,
+        "entry": stem.replace("_", "-"),
+        "Class": "".join(part.capitalize() for part in stem.split("_")),
+    }
+    about = tomllib.loads(_fill((_FOLDER / template / f"about.toml{_SUFFIX}").read_text(), words))
+    needed = about["dependencies"]
+    return words | {
+        "description": about["description"],
+        "fields": about["fields"].strip(),
+        "example": about["example"].strip(),
+        "dependencies": ", ".join(f'"{each}"' for each in ["openenv-async", *needed]),
+        "manifest_dependencies": ", ".join(f'"{each}"' for each in needed),
+    }
+
+
+def _files(template: str) -> Iterator[tuple[str, str]]:
+    """Relative path and text of each file; a file of the template replaces a common one."""
+    found: dict[str, Path] = {}
+    for folder in (_FOLDER / "common", _FOLDER / template):
+        for path in sorted(folder.rglob(f"*{_SUFFIX}")):
+            relative = path.relative_to(folder).as_posix().removesuffix(_SUFFIX)
+            found[relative.replace("dot.", ".")] = path
+    del found["about.toml"]
+    for relative, path in found.items():
+        yield relative, path.read_text(encoding="utf-8")
+
+
+def _fill(text: str, words: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: words[match[1]], text)

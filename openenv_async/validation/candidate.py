@@ -1,0 +1,211 @@
+"""What is validated: a folder, a running server, or both; and how to play on it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from openenv_async.client.env import EnvClient
+from openenv_async.conformance.check_episodes import comparable
+from openenv_async.conformance.registry import CheckFailed, Skipped
+from openenv_async.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    InvalidAction,
+    OpenEnvError,
+    ServerBusy,
+)
+from openenv_async.manifest import Manifest
+from openenv_async.protocol.frames import Close
+from openenv_async.schema_sampling import sample
+from openenv_async.types import StepResult, Timeouts
+
+__all__ = ["Candidate", "Session", "Turn", "play"]
+
+_CLOCK_SLACK: Final = 3600.0
+"""Seconds from now within which a number is taken for a reading of the clock."""
+
+Turn = tuple[Any, float | None, bool, bool]
+"""Observation in a form that can be compared, reward, terminated, truncated."""
+
+
+class Session(EnvClient[Any, Any, Any]):
+    """A client that knows no types, and tells what closing brought about."""
+
+    async def close_openly(self) -> None:
+        """Close, and raise what the environment's ``close`` raised."""
+        channel, self._channel = self._channel, None
+        assert channel is not None
+        seconds = self.timeouts.close or 0.0
+        frame = Close(channel.number, channel.next_seq(), channel.acked, seconds)
+        try:
+            await channel.call(frame, seconds)
+        finally:
+            channel.connection.forget(channel)
+            await self._give_back(channel.connection)
+
+
+@dataclass
+class Candidate:
+    """What is validated.
+
+    Attributes:
+        folder, manifest: of the environment, where there is one.
+        findings: what ``inspecting`` found in its modules, by check.
+        url, token: of the running server.
+        pid: of the server's process, where it is one that was started here.
+        schema: JSON Schemas of action, observation, state and reset.
+        is_upstream: it speaks upstream's dialect only.
+        actions: to choose from; drawn from the schema when empty.
+        varying: names of fields that are left out when episodes are compared.
+        timeout: seconds for one call.
+        max_observation_size: bytes.
+        sessions: how many at once are tried.
+    """
+
+    folder: Path | None = None
+    manifest: Manifest | None = None
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    url: str = ""
+    token: str | None = None
+    pid: int | None = None
+    schema: dict[str, Any] = field(default_factory=dict)
+    is_upstream: bool = False
+    actions: tuple[Any, ...] = ()
+    varying: frozenset[str] = frozenset()
+    timeout: float = 10.0
+    max_observation_size: int = 16 * 1024 * 1024
+    sessions: int = 16
+
+    @contextlib.asynccontextmanager
+    async def session(self, **timeouts: float | None) -> AsyncIterator[Session]:
+        """A new session, closed at the end.
+
+        Raises:
+            Skipped: the server has no room for another.
+        """
+        seconds = max(self.timeout, 0.001)
+        of_calls = {"reset": seconds, "step": seconds, "state": seconds, "close": seconds}
+        client = Session(
+            self.url,
+            token=self.token,
+            timeouts=Timeouts(open=max(60.0, seconds), **(of_calls | timeouts)),
+            subprotocol="upstream" if self.is_upstream else None,
+        )
+        try:
+            await client.open()
+        except ServerBusy as exc:
+            raise _no_room(exc) from exc
+        except OpenEnvError as exc:
+            raise CheckFailed(f"no session could be opened: {exc.message}") from exc
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    def action(self, rng: random.Random) -> Any:
+        """An action that fits.
+
+        Raises:
+            Skipped: none can be made.
+        """
+        if self.actions:
+            return rng.choice(self.actions)
+        if "action" not in self.schema:
+            raise Skipped("the server gives no action schema (GET /schema)")
+        try:
+            return sample(self.schema["action"], rng)
+        except ValueError as exc:
+            raise Skipped(f"no action can be drawn from the schema: {exc}") from exc
+
+    def turn(self, result: StepResult[Any]) -> Turn:
+        """What is compared of a result."""
+        seen = _without(result.observation, self.varying)
+        return comparable(seen), result.reward, result.terminated, result.truncated
+
+    def state(self, state: Any) -> Any:
+        """What is compared of a state; episode ids and counts are the server's."""
+        plain = _without(state, self.varying | {"episode_id", "step_count"})
+        return comparable(plain)
+
+
+async def play(
+    candidate: Candidate, env: Session, *, seed: int, steps: int, choices: int = 99
+) -> AsyncIterator[tuple[str, StepResult[Any]]]:
+    """One episode of drawn actions: ``("reset", result)``, then ``("step", result)`` for each.
+
+    An action that the environment refuses as illegal is left out.
+
+    Args:
+        candidate: what is played on.
+        env: an open session.
+        seed: of the episode.
+        steps: at most.
+        choices: seed of the actions.
+
+    Raises:
+        CheckFailed: a call failed.
+    """
+    rng = random.Random(choices)
+    yield "reset", (result := await answered(env, "reset", seed=seed))
+    for _ in range(steps):
+        if result.done:
+            return
+        action = candidate.action(rng)
+        try:
+            result = await answered(env, "step", action)
+        except InvalidAction:
+            continue
+        yield "step", result
+
+
+async def answered(env: Session, call: str, *arguments: Any, **options: Any) -> StepResult[Any]:
+    """The result of a call.
+
+    Raises:
+        InvalidAction: the environment refuses the action.
+        CheckFailed: anything else went wrong.
+    """
+    shown = f"step({arguments[0]!r:.120})" if call == "step" else f"{call}()"
+    try:
+        result: StepResult[Any] = await getattr(env, call)(*arguments, **options)
+    except InvalidAction:
+        raise
+    except DeadlineExceeded as exc:
+        raise CheckFailed(f"{shown} did not answer: {exc.message}") from exc
+    except EnvironmentFailure as exc:
+        raise CheckFailed(f"{shown} failed: {exc.message}") from exc
+    except ServerBusy as exc:  # an upstream server says so when it is first asked for something
+        raise _no_room(exc) from exc
+    except OpenEnvError as exc:
+        raise CheckFailed(f"{shown}: {type(exc).__name__}: {exc.message}") from exc
+    return result
+
+
+def _no_room(error: ServerBusy) -> Skipped:
+    return Skipped(f"the server has no room for another session: {error.message}")
+
+
+def _without(value: Any, names: Iterable[str]) -> Any:
+    """A value without the named fields; readings of the clock are all alike."""
+    if isinstance(value, dict):
+        return {key: _without(each, names) for key, each in value.items() if key not in names}
+    if isinstance(value, list | tuple):
+        return [_without(each, names) for each in value]
+    return "(a time)" if _is_now(value) else value
+
+
+def _is_now(value: Any) -> bool:
+    """Whether a value is the time of day, in seconds or smaller units, or as text."""
+    if isinstance(value, str):
+        return value.startswith(datetime.now(UTC).strftime("%Y-%m-%dT%H:"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    now = time.time()
+    return any(abs(value / unit - now) < _CLOCK_SLACK for unit in (1, 1e3, 1e6, 1e9))

@@ -1,0 +1,121 @@
+"""Seeds that mean something, and sessions that do not feel each other."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import zip_longest
+from typing import Any, Final
+
+from openenv_async.conformance.registry import CheckFailed, Skipped, require
+from openenv_async.validation.candidate import Candidate, Session, Turn, answered, play
+from openenv_async.validation.registry import check
+
+_STEPS: Final = 10
+_SEED: Final = 11
+_VARYING = (
+    "; a field that is meant to vary (a duration) is named in the manifest's validation.varying"
+)
+
+
+async def _trace(
+    candidate: Candidate, env: Session, *, seed: int = _SEED, choices: int = 7
+) -> list[Turn]:
+    return [
+        candidate.turn(result)
+        async for _, result in play(candidate, env, seed=seed, steps=_STEPS, choices=choices)
+    ]
+
+
+async def _alone(candidate: Candidate) -> list[Turn]:
+    async with candidate.session() as env:
+        return await _trace(candidate, env)
+
+
+def _first_difference(one: list[Turn], other: list[Turn]) -> str | None:
+    """Where two episodes part; ``None`` when they do not."""
+    for step, (left, right) in enumerate(zip_longest(one, other)):
+        if left == right:
+            continue
+        where = "reset()" if step == 0 else f"step {step}"
+        if left is None or right is None:
+            return f"one ends before {where}"
+        names = ("observation", "reward", "terminated", "truncated")
+        for name, before, after in zip(names, left, right, strict=True):
+            if before != after:
+                return _part(before, after, f"{name} of {where}")
+    return None
+
+
+def _part(left: Any, right: Any, path: str) -> str:
+    """The innermost part in which two values differ, and both of it."""
+    if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
+        key = next(key for key in left if left[key] != right[key])
+        return _part(left[key], right[key], f"{key!r} of {path}")
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        index = next(index for index, item in enumerate(left) if item != right[index])
+        return _part(left[index], right[index], f"[{index}] of {path}")
+    return f"{path} is {_shown(left)} and {_shown(right)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], bytes):
+        return f"an array {value[0]} {value[1]}"  # as comparable() writes one; its bytes say little
+    return f"{value!r:.80}"
+
+
+@check("behaviour", remedy="draw from random.Random(seed), made in reset(seed)" + _VARYING)
+async def equal_seeds_give_equal_episodes(candidate: Candidate) -> None:
+    """The same seed and actions give the same episode: in a new session, and in the same one."""
+    async with candidate.session() as env:
+        first = await _trace(candidate, env)
+        again = await _trace(candidate, env)
+    other = await _alone(candidate)
+    for found, where in ((other, "two sessions"), (again, "two episodes of a session")):
+        difference = _first_difference(first, found)
+        require(difference is None, f"in {where} one seed differs: {difference}")
+
+
+@check("behaviour", remedy="a generator for each episode: never random.seed() or np.random.seed()")
+async def sessions_share_no_randomness(candidate: Candidate) -> None:
+    """Sessions that run at once with one seed see one episode, whatever others draw."""
+    alone = await _alone(candidate)
+    if _first_difference(alone, await _alone(candidate)) is not None:
+        raise Skipped("one seed gives different episodes already, see the check before")
+
+    async def one(seed: int, wanted: bool) -> None:
+        async with candidate.session() as env:
+            trace = await _trace(candidate, env, seed=seed)
+        difference = _first_difference(alone, trace) if wanted else None
+        require(difference is None, f"beside other sessions the seed differs: {difference}")
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(2):
+            group.create_task(one(_SEED, True))
+            group.create_task(one(_SEED + 1 + seed, False))
+
+
+@check(
+    "behaviour", remedy="keep what belongs to an episode on the instance, not on class or module"
+)
+async def sessions_are_isolated(candidate: Candidate) -> None:
+    """What one session does changes neither the state nor the episode of another."""
+    async with candidate.session() as env, candidate.session() as other:
+        await answered(env, "reset", seed=_SEED)
+        before = candidate.state(await answered(env, "state"))
+        async for _ in play(candidate, other, seed=_SEED + 5, steps=5, choices=3):
+            pass
+        after = candidate.state(await answered(env, "state"))
+        if before != after:
+            raise CheckFailed(f"another's steps changed it: {_part(before, after, 'the state')}")
+    alone = await _alone(candidate)
+    if _first_difference(alone, await _alone(candidate)) is not None:
+        return
+    async with candidate.session() as env, candidate.session() as other:
+        beside: list[Any] = []
+        disturbing = play(candidate, other, seed=_SEED + 5, steps=2 * _STEPS, choices=3)
+        async for _, result in play(candidate, env, seed=_SEED, steps=_STEPS, choices=7):
+            beside.append(candidate.turn(result))
+            await anext(disturbing, None)
+        await disturbing.aclose()  # type: ignore[attr-defined]  # an async generator
+    difference = _first_difference(alone, beside)
+    require(difference is None, f"another's steps changed the episode: {difference}")

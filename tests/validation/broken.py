@@ -1,0 +1,238 @@
+"""Environments that break one promise each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from openenv_async import Environment, StepResult
+from openenv_async.environment import Isolation
+
+__all__ = ["BROKEN", "Good"]
+
+
+@dataclass
+class Move:
+    by: int
+
+
+@dataclass
+class Seen:
+    numbers: list[int]
+    total: int
+    reward: float | None = None
+    done: bool = False
+
+
+@dataclass
+class Where:
+    total: int
+
+
+class Good(Environment[Move, Seen, Where]):
+    """Keeps every promise: draws a number from the seed at each step, ends after twenty."""
+
+    isolation: ClassVar[Isolation | None] = "inline"
+
+    def __init__(self) -> None:
+        self.rng: Any = random.Random()
+        self.total = 0
+        self.steps = 0
+
+    def reset(self, seed: int = 0) -> Any:
+        self.rng = random.Random(seed)
+        self.total = self.steps = 0
+        return self.seen()
+
+    def step(self, action: Move) -> Any:
+        self.total += action.by
+        self.steps += 1
+        return self.seen(reward=1.0)
+
+    def seen(self, reward: float | None = None) -> Seen:
+        numbers = [self.rng.randint(0, 10**9)]
+        return Seen(numbers, self.total, reward, done=self.steps == 20)
+
+    def state(self) -> Where:
+        return Where(self.total)
+
+
+class RaisesInStep(Good):
+    def step(self, action: Move) -> Any:
+        raise ZeroDivisionError("broken")
+
+
+class HangsInReset(Good):
+    isolation: ClassVar[Isolation | None] = "thread"
+
+    def reset(self, seed: int = 0) -> Any:
+        threading.Event().wait(3)
+
+
+class OverAfterReset(Good):
+    """Its first episode ends, and every later one is over from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = False
+
+    def seen(self, reward: float | None = None) -> Seen:
+        self.over |= self.steps == 20
+        return Seen([], 0, reward, done=self.over)
+
+
+class RewardsNothingFinite(Good):
+    def seen(self, reward: float | None = None) -> Seen:
+        return super().seen(None if reward is None else float("nan"))
+
+
+class ShowsWhatItDoesNotDeclare(Good):
+    def seen(self, reward: float | None = None) -> Seen:
+        return Seen(["one"], self.total, reward)  # type: ignore[list-item]  # wrong on purpose
+
+
+class StatesWhatItDoesNotDeclare(Good):
+    def state(self) -> Where:
+        return Where("much")  # type: ignore[arg-type]  # wrong on purpose
+
+
+class ShowsTooMuch(Good):
+    def step(self, action: Move) -> Any:
+        return Seen([7] * 300_000, 0)
+
+
+class TakesAnything(Good):
+    """Its schema promises a type that it does not hold its actions to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        number = {"type": "object", "properties": {"by": {"type": "integer"}}}
+        return {"action": {**number, "required": ["by"], "additionalProperties": False}}
+
+
+class TakesAnyDict(TakesAnything, Environment[dict[str, Any], Seen, Where]):
+    def step(self, action: Any) -> Any:
+        return self.seen(reward=1.0)
+
+
+class IgnoresItsSeed(Good):
+    def reset(self, seed: int = 0) -> Any:
+        super().reset()
+        self.rng = random.SystemRandom()
+        return self.seen()
+
+
+class SharesItsGenerator(Good):
+    """The global generator: the same episode again, as long as nobody else draws."""
+
+    def reset(self, seed: int = 0) -> Any:
+        super().reset(seed)
+        random.seed(seed)
+        self.rng = random
+        return self.seen()
+
+
+class SharesItsState(Good):
+    shared: ClassVar[dict[str, int]] = {"total": 0}
+
+    def reset(self, seed: int = 0) -> Any:
+        self.shared["total"] = 0
+        return super().reset(seed)
+
+    def step(self, action: Move) -> Any:
+        self.shared["total"] += 1
+        return super().step(action)
+
+    def state(self) -> Where:
+        return Where(self.shared["total"])
+
+
+class GoesOnAfterItsDeadline(Good):
+    """Async, and deaf to being cancelled."""
+
+    async def step(self, action: Move) -> Any:
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+        return super().step(action)
+
+
+class HoldsUpOthers(Good):
+    def step(self, action: Move) -> Any:
+        time.sleep(0.4)
+        return super().step(action)
+
+
+class RaisesInClose(Good):
+    def close(self) -> None:
+        raise RuntimeError("cannot close")
+
+
+class LeavesFilesOpen(Good):
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept.append(open(__file__))  # noqa: SIM115 - left open on purpose
+
+
+class LeavesThreadsBehind(Good):
+    def reset(self, seed: int = 0) -> Any:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return super().reset(seed)
+
+
+class OnlyAFew(Good):
+    """Fails when more than four are alive."""
+
+    alive: ClassVar[list[int]] = [0]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive[0] += 1
+        if self.alive[0] > 4:
+            self.alive[0] -= 1
+            raise OSError("the port is taken")
+
+    def close(self) -> None:
+        self.alive[0] -= 1
+
+
+class EndsOddly(Good):
+    """Returns a StepResult whose reward is text."""
+
+    def step(self, action: Move) -> Any:
+        return StepResult(self.seen(), "1.0")  # type: ignore[arg-type]  # wrong on purpose
+
+
+BROKEN = {
+    RaisesInStep: "episodes_run_over_native_msgpack",
+    HangsInReset: "episodes_run_over_http",
+    OverAfterReset: "the_end_is_respected",
+    RewardsNothingFinite: "rewards_are_numbers",
+    EndsOddly: "rewards_are_numbers",
+    ShowsWhatItDoesNotDeclare: "observations_fit_the_schema",
+    StatesWhatItDoesNotDeclare: "states_fit_the_schema",
+    ShowsTooMuch: "observations_are_small_enough",
+    TakesAnyDict: "wrong_actions_are_refused",
+    IgnoresItsSeed: "equal_seeds_give_equal_episodes",
+    SharesItsGenerator: "sessions_share_no_randomness",
+    SharesItsState: "sessions_are_isolated",
+    GoesOnAfterItsDeadline: "deadlines_are_honoured",
+    HoldsUpOthers: "slow_calls_delay_nobody",
+    RaisesInClose: "closing_succeeds",
+    LeavesFilesOpen: "closing_releases",
+    LeavesThreadsBehind: "closing_releases",
+    OnlyAFew: "sessions_run_at_once",
+}
+"""The check that catches each."""

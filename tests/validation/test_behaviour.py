@@ -1,0 +1,108 @@
+"""Environments that break one promise each are caught by the check of that promise."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from openenv_async import serve
+from openenv_async.errors import InvalidOption, TargetNotFound
+from openenv_async.validation import CHECKS, Result, validate
+from tests.validation.broken import BROKEN, Good
+
+MODULE = "tests.validation.broken"
+IN_A_PROCESS = {"closing_releases", "slow_calls_delay_nobody"}
+BEHAVIOUR = [name for name, check in CHECKS.items() if check.subject == "behaviour"]
+
+
+def by_name(results: list[Result]) -> dict[str, Result]:
+    return {result.name: result for result in results}
+
+
+@pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
+async def test_each_broken_environment_is_caught_by_its_check(cls: Any) -> None:
+    name = BROKEN[cls]
+    options: dict[str, Any] = {"names": [name], "max_observation_size": 100_000}
+    if cls.__name__ in ("HangsInReset", "GoesOnAfterItsDeadline"):
+        options["timeout"] = 0.5
+    if name in IN_A_PROCESS:
+        results = await validate(f"{MODULE}:{cls.__name__}", **options)
+    else:
+        async with serve(cls) as url:
+            results = await validate(url, **options)
+    result = by_name(results)[name]
+    assert result.status == "failed", result
+    assert result.reason
+    assert result.remedy == CHECKS[name].remedy
+
+
+async def test_a_good_environment_fails_nothing() -> None:
+    seen: list[Result] = []
+    results = await validate(f"{MODULE}:Good", on_result=seen.append)
+    assert [result for result in results if result.status == "failed"] == []
+    assert seen == results
+    assert {r.name for r in results} == {*CHECKS, "the_server_starts"}
+    passed = {result.name for result in results if result.status == "passed"}
+    assert passed >= set(BEHAVIOUR) - {"deadlines_are_honoured", "cancelling_is_honoured"}
+
+
+async def test_every_check_of_behaviour_catches_one() -> None:
+    over_other_doors = {f"episodes_run_over_{door}" for door in ("native_json", "upstream")}
+    assert set(BEHAVIOUR) - set(BROKEN.values()) <= over_other_doors | {"cancelling_is_honoured"}
+    assert len(BROKEN) >= 10
+
+
+async def test_a_call_that_cannot_be_cancelled_is_caught() -> None:
+    [cls] = [cls for cls in BROKEN if cls.__name__ == "GoesOnAfterItsDeadline"]
+    async with serve(cls) as url:
+        results = await validate(url, names=["cancelling_is_honoured"], timeout=0.5)
+    assert results[-1].status == "failed"
+    assert "went on after being cancelled" in results[-1].reason
+
+
+async def test_a_step_that_can_be_given_up_passes() -> None:
+    async with serve(PatientEnvironment) as url:
+        results = await validate(url, names=["deadlines_are_honoured", "cancelling_is_honoured"])
+    assert [result.status for result in results] == ["passed"] * 3
+
+
+class PatientEnvironment(Good):
+    """Async, and it lets itself be cancelled."""
+
+    async def step(self, action: Any) -> Any:
+        import asyncio
+
+        await asyncio.sleep(0.2)
+        return super().step(action)
+
+
+async def test_actions_and_varying_fields_can_be_told() -> None:
+    [cls] = [cls for cls in BROKEN if cls.__name__ == "IgnoresItsSeed"]
+    async with serve(cls) as url:
+        names = ["equal_seeds_give_equal_episodes"]
+        good = await validate(url, names=names, varying=["numbers"], actions=[{"by": 1}])
+        bad = await validate(url, names=["rewards_are_numbers"], actions=[{"by": "far"}])
+    assert good[-1].status == "passed"
+    assert bad[-1].status == "passed"  # a refused action is no failure
+
+
+async def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(InvalidOption, match="there is no check 'nothing'"):
+        await validate("echo", names=["nothing"])
+    with pytest.raises(TargetNotFound, match="there is no environment 'no-such-thing'"):
+        await validate("no-such-thing")
+
+
+async def test_a_server_that_does_not_start_is_a_finding() -> None:
+    results = by_name(await validate("tests.rollouts.environments:Missing"))
+    assert results["the_server_starts"].status == "failed"
+    assert "Missing" in results["the_server_starts"].reason
+    assert results["rewards_are_numbers"].status == "skipped"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="it reads /proc")
+async def test_what_is_closed_is_not_counted_as_left_behind() -> None:
+    results = await validate(f"{MODULE}:Good", names=["closing_releases"])
+    assert results[-1].status == "passed"
