@@ -1,0 +1,245 @@
+"""The actions: what each does with the page. Names and arguments are BrowserGym's."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from playwright.async_api import Error, Page
+
+from browsergym_env.actions import ActionError, Call, Signatures, signatures
+
+__all__ = ["ACTIONS", "Actor", "action_failed"]
+
+Button = Literal["left", "middle", "right"]
+Modifier = Literal["Alt", "Control", "ControlOrMeta", "Meta", "Shift"]
+
+_DRAG_STEPS: Final = 8
+_LONGEST_WAIT: Final = 60_000.0
+
+
+class Actor:
+    """Does actions on one page. Elements are named by their bids, places in CSS pixels.
+
+    Clicks go through the mouse, at the middle of the element: one that is covered, hidden or
+    gone is an error at once, since nothing changes while the page's time stands still.
+
+    Args:
+        page: where to act.
+        timeout: milliseconds that one operation of the browser may take.
+    """
+
+    def __init__(self, page: Page, timeout: float) -> None:
+        self._page = page
+        self._timeout = timeout
+        self._mouse = (0.0, 0.0)
+        self.messages: list[str] = []
+
+    async def do(self, call: Call) -> None:
+        """Do one call.
+
+        Raises:
+            ActionError: it cannot be done.
+            Error: Playwright's; the page itself may be gone.
+        """
+        await getattr(self, call.name)(**call.arguments)
+
+    # -- the action set: methods listed in ACTIONS ---------------------------------------------
+
+    async def noop(self, wait_ms: float = 1000.0) -> None:
+        """Let the page's time go on."""
+        if wait_ms < 0:
+            raise ActionError("wait_ms must not be negative")
+        await self._page.evaluate("ms => __openenv.advance(ms)", min(wait_ms, _LONGEST_WAIT))
+
+    async def send_msg_to_user(self, text: str) -> None:
+        """Say something; it is kept in the state."""
+        self.messages.append(text)
+
+    async def report_infeasible(self, reason: str) -> None:
+        """Say that the task cannot be done; it is kept in the state."""
+        self.messages.append(reason)
+
+    async def click(
+        self, bid: str, button: Button = "left", modifiers: list[Modifier] | None = None
+    ) -> None:
+        """Click an element."""
+        await self._click(await self._locate(bid), button, 1, modifiers)
+
+    async def dblclick(
+        self, bid: str, button: Button = "left", modifiers: list[Modifier] | None = None
+    ) -> None:
+        """Click an element twice."""
+        await self._click(await self._locate(bid), button, 2, modifiers)
+
+    async def hover(self, bid: str) -> None:
+        """Move the mouse over an element."""
+        await self._move(*await self._locate(bid))
+
+    async def fill(self, bid: str, value: str) -> None:
+        """Replace the text of an input, a textarea or an editable element."""
+        await self._prepare(bid, "fill")
+        await self._page.fill(_selector(bid), value, timeout=self._timeout)
+
+    async def clear(self, bid: str) -> None:
+        """Remove the text of an element."""
+        await self.fill(bid, "")
+
+    async def select_option(self, bid: str, options: str | list[str]) -> None:
+        """Choose options of a select element by value or label."""
+        wanted = [options] if isinstance(options, str) else options
+        await self._prepare(bid, "select", wanted)
+        await self._page.select_option(_selector(bid), wanted, timeout=self._timeout)
+
+    async def focus(self, bid: str) -> None:
+        """Give an element the focus."""
+        await self._prepare(bid, "focus")
+
+    async def press(self, bid: str, key_comb: str) -> None:
+        """Focus an element and press a key or combination, such as ``Control+a``."""
+        await self._prepare(bid, "focus")
+        await self._page.keyboard.press(key_comb)
+
+    async def drag_and_drop(self, from_bid: str, to_bid: str) -> None:
+        """Drag one element onto another."""
+        start = await self._locate(from_bid)
+        end = await self._locate(to_bid)
+        await self._drag(*start, *end)
+
+    async def scroll(self, delta_x: float, delta_y: float) -> None:
+        """Scroll what is under the mouse, else the first thing that scrolls."""
+        await self._page.evaluate(
+            "([x, y, dx, dy]) => __openenv.scroll(x, y, dx, dy)", [*self._mouse, delta_x, delta_y]
+        )
+
+    async def mouse_move(self, x: float, y: float) -> None:
+        """Move the mouse."""
+        await self._move(x, y)
+
+    async def mouse_down(self, x: float, y: float, button: Button = "left") -> None:
+        """Press a button of the mouse and hold it."""
+        await self._move(x, y)
+        await self._page.mouse.down(button=button)
+
+    async def mouse_up(self, x: float, y: float, button: Button = "left") -> None:
+        """Let a button of the mouse go."""
+        await self._move(x, y)
+        await self._page.mouse.up(button=button)
+
+    async def mouse_click(self, x: float, y: float, button: Button = "left") -> None:
+        """Click a place."""
+        await self._click((x, y), button, 1, None)
+
+    async def mouse_dblclick(self, x: float, y: float, button: Button = "left") -> None:
+        """Click a place twice."""
+        await self._click((x, y), button, 2, None)
+
+    async def mouse_drag_and_drop(
+        self, from_x: float, from_y: float, to_x: float, to_y: float
+    ) -> None:
+        """Drag from a place to another."""
+        await self._drag(from_x, from_y, to_x, to_y)
+
+    async def keyboard_press(self, key: str) -> None:
+        """Press a key or combination."""
+        await self._page.keyboard.press(key)
+
+    async def keyboard_down(self, key: str) -> None:
+        """Press a key and hold it."""
+        await self._page.keyboard.down(key)
+
+    async def keyboard_up(self, key: str) -> None:
+        """Let a key go."""
+        await self._page.keyboard.up(key)
+
+    async def keyboard_type(self, text: str) -> None:
+        """Type, key by key, into what has the focus."""
+        await self._page.keyboard.type(text)
+
+    async def keyboard_insert_text(self, text: str) -> None:
+        """Insert text into what has the focus, without key events."""
+        await self._page.keyboard.insert_text(text)
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    async def _locate(self, bid: str) -> tuple[float, float]:
+        found: dict[str, Any] = await self._page.evaluate("bid => __openenv.locate(bid)", bid)
+        if "error" in found:
+            raise ActionError(found["error"])
+        return found["x"], found["y"]
+
+    async def _prepare(self, bid: str, purpose: str, wanted: list[str] | None = None) -> None:
+        refused = await self._page.evaluate(
+            "([bid, purpose, wanted]) => __openenv.prepare(bid, purpose, wanted)",
+            [bid, purpose, wanted or []],
+        )
+        if refused is not None:
+            raise ActionError(refused)
+
+    async def _move(self, x: float, y: float, steps: int = 1) -> None:
+        self._mouse = (x, y)
+        await self._page.mouse.move(x, y, steps=steps)
+
+    async def _click(
+        self,
+        place: tuple[float, float],
+        button: Button,
+        count: int,
+        modifiers: list[Modifier] | None,
+    ) -> None:
+        self._mouse = place
+        held: list[Modifier] = []
+        try:
+            for key in modifiers or ():
+                await self._page.keyboard.down(key)
+                held.append(key)
+            await self._page.mouse.click(*place, button=button, click_count=count)
+        finally:
+            for key in reversed(held):
+                await self._page.keyboard.up(key)
+
+    async def _drag(self, from_x: float, from_y: float, to_x: float, to_y: float) -> None:
+        await self._move(from_x, from_y)
+        await self._page.mouse.down()
+        try:
+            await self._move(to_x, to_y, steps=_DRAG_STEPS)
+        finally:
+            await self._page.mouse.up()
+
+
+def _selector(bid: str) -> str:
+    escaped = bid.replace("\\", "\\\\").replace('"', '\\"')
+    return f'[bid="{escaped}"]'
+
+
+ACTIONS: Final[Signatures] = signatures(
+    Actor.noop,
+    Actor.click,
+    Actor.dblclick,
+    Actor.hover,
+    Actor.fill,
+    Actor.clear,
+    Actor.select_option,
+    Actor.focus,
+    Actor.press,
+    Actor.drag_and_drop,
+    Actor.scroll,
+    Actor.mouse_move,
+    Actor.mouse_down,
+    Actor.mouse_up,
+    Actor.mouse_click,
+    Actor.mouse_dblclick,
+    Actor.mouse_drag_and_drop,
+    Actor.keyboard_press,
+    Actor.keyboard_down,
+    Actor.keyboard_up,
+    Actor.keyboard_type,
+    Actor.keyboard_insert_text,
+    Actor.send_msg_to_user,
+    Actor.report_infeasible,
+)
+"""What an agent may call, by name."""
+
+
+def action_failed(exc: Error) -> ActionError:
+    """Playwright's refusal as the agent's error: its first line."""
+    return ActionError(" ".join(exc.message.split("\n")[0].split())[:300])

@@ -1,0 +1,77 @@
+"""What goes in and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["BrowserGymAction", "BrowserGymObservation", "BrowserGymState"]
+
+
+@dataclass
+class BrowserGymAction:
+    """What to do on the page.
+
+    Attributes:
+        action_str: one or more calls of the action set, one a line, such as ``click('12')`` or
+            ``fill('7', 'hello')``. Arguments are literals. ``""`` does nothing.
+    """
+
+    action_str: str
+
+
+@dataclass
+class BrowserGymObservation:
+    """What the page shows. What ``observe`` of the reset leaves out is empty.
+
+    Attributes:
+        goal: the task in words.
+        url: the page's address, ``http://miniwob/`` standing for the folder of the pages.
+        text: the visible text.
+        axtree_txt: the accessibility tree, one node a line, with the bids of its elements.
+        pruned_html: the visible document with bids, without scripts and styles.
+        screenshot: an image file (PNG or JPEG) of the viewport, or ``None``.
+        focused_element_bid: the element that has the focus.
+        error: why the last action failed, ``""`` when it did not.
+        last_action_error: whether it failed.
+    """
+
+    goal: str
+    url: str
+    text: str = ""
+    axtree_txt: str = ""
+    pruned_html: str = ""
+    screenshot: bytes | None = None
+    focused_element_bid: str | None = None
+    error: str = ""
+    last_action_error: bool = False
+
+
+@dataclass
+class BrowserGymState:
+    """Where the episode stands.
+
+    Attributes:
+        benchmark: ``miniwob``.
+        task_name: such as ``click-test``.
+        task_id: the benchmark and the name, ``miniwob.click-test``.
+        goal: the task in words.
+        current_url: the page's address.
+        max_steps: steps after which the episode is truncated.
+        cum_reward: sum of the rewards so far.
+        step_count: steps since the reset.
+        elapsed_time: seconds of the page's own clock since the reset.
+        reason: why MiniWoB ended the episode, where it says so.
+        messages: what the agent said with ``send_msg_to_user`` and ``report_infeasible``.
+    """
+
+    benchmark: str
+    task_name: str
+    task_id: str
+    goal: str
+    current_url: str
+    max_steps: int
+    cum_reward: float
+    step_count: int
+    elapsed_time: float
+    reason: str | None = None
+    messages: list[str] = field(default_factory=list)

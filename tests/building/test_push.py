@@ -1,0 +1,214 @@
+"""Pushing to a real registry, pulled back and run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from openenv_async.building import (
+    PushFailed,
+    build_image,
+    image_name,
+    push_image,
+    registry_name,
+)
+from openenv_async.building.credentials import registry_credentials
+from openenv_async.building.push import split_tag
+from openenv_async.cli import main
+from openenv_async.client.env import EnvClient
+from openenv_async.errors import ProviderError
+from openenv_async.providers.docker import DockerProvider
+from tests.building.registry import registry
+from tests.building.test_build import MANIFEST, tiny
+from tests.providers.engines import BASE, ECHO, docker, docker_tests
+
+pytestmark = docker_tests
+
+
+@pytest.fixture
+def tag() -> Iterator[str]:
+    """A tag that no other test uses; images that carry it are removed at the end."""
+    name = uuid.uuid4().hex[:12]
+    yield name
+    listed = docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    for image in listed:
+        if image.endswith(f":{name}"):
+            docker("rmi", "--force", image)
+
+
+def tiny_push(folder: Path, address: str, tag: str) -> str:
+    """Push an environment by the command, remove it here, pull it back: its name."""
+    command = [sys.executable, "-m", "openenv_async.cli", "push", str(folder), "--json"]
+    done = subprocess.run(
+        [*command, "--registry", address, "--tag", tag], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    pushed = json.loads(done.stdout)
+    name = f"{address}/{image_name(folder).removesuffix(':latest')}:{tag}"
+    assert pushed["image"] == name
+    assert ": Pushed" in done.stderr
+    docker("rmi", "--force", name, image_name(folder))
+    assert docker("images", "--quiet", name) == ""
+    docker("pull", "--quiet", name)
+    assert pushed["digest"].startswith("sha256:")
+    assert pushed["digest"] in docker("inspect", "--format", "{{json .RepoDigests}}", name)
+    return name
+
+
+def test_an_image_goes_to_a_registry_and_back(tmp_path: Path, tag: str) -> None:
+    folder = tiny(tmp_path / "env", "COPY content /content", 'CMD ["/none"]', base="scratch")
+    (folder / "openenv.yaml").write_text(MANIFEST.replace("tiny", f"tiny-{tag}"))
+    (folder / "content").write_text(tag)
+    with registry(tmp_path) as address:
+        container = docker("create", tiny_push(folder, address, tag))
+        try:
+            docker("cp", f"{container}:/content", str(tmp_path / "back"))
+        finally:
+            docker("rm", container)
+    assert (tmp_path / "back").read_text() == tag
+
+
+@pytest.mark.heavy
+def test_an_environment_goes_to_a_registry_and_plays(tmp_path: Path, tag: str) -> None:
+    """Show 4 of "The command line": built, pushed, removed here, pulled back, and it plays."""
+    folder = tiny(tmp_path / "env", f"CMD {json.dumps(SERVE)}")
+    (folder / "openenv.yaml").write_text(MANIFEST.replace("tiny", f"tiny-{tag}"))
+    with registry(tmp_path) as address:
+        asyncio.run(play(tiny_push(folder, address, tag)))
+
+
+SERVE = ["openenv-async", "serve", "openenv_async.testing:BenchEnvironment", "--host", "0.0.0.0"]
+
+
+async def play(image: str) -> None:
+    provider = DockerProvider(image, memory="256m", cpus=1.0, pids=128, pull_policy="never")
+    async with provider:
+        worker = await provider.start(timeout=120)
+        try:
+            until = asyncio.get_running_loop().time() + 60
+            while True:
+                try:
+                    env: EnvClient[Any, Any, Any]
+                    async with EnvClient(worker.url, token=worker.token) as env:
+                        assert (await env.reset(seed=1)).observation is not None
+                        return
+                except ConnectionError:
+                    assert asyncio.get_running_loop().time() < until
+                    await asyncio.sleep(0.2)
+        finally:
+            await worker.aclose()
+
+
+async def test_what_is_not_there_or_not_answered_is_told(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(PushFailed, match="No such image"):
+        await push_image(f"openenv-async-none:{tag}", f"localhost:1/none:{tag}")
+    with pytest.raises(PushFailed, match=r"localhost:1/base:\w+ was not pushed: .*refused"):
+        await push_image(BASE, f"localhost:1/base:{tag}")
+    with pytest.raises(ProviderError, match="no Docker Engine answers"):
+        await push_image(BASE, f"localhost:1/base:{tag}", url=f"unix://{tmp_path}/none.sock")
+
+
+async def test_credentials_are_those_of_docker_login(
+    tmp_path: Path, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    folder = tiny(tmp_path / "env", "COPY openenv.yaml /", base="scratch")
+    image = (await build_image(folder, tag=f"openenv-async-tiny:{tag}")).name
+    with registry(tmp_path, HTPASSWD) as address:
+        target = f"{address}/base:{tag}"
+        with pytest.raises(PushFailed, match=f"docker login {address}"):
+            await push_image(image, target)
+        auth = base64.b64encode(b"tester:secret").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": auth}}}))
+        assert (await push_image(image, target)).startswith("sha256:")
+
+
+HTPASSWD = "tester:$2b$04$e3Z7vXy1qpt1X2B3qaNofukSXl35VjQ6G4rXHHx/./EcgqwppBZVe\n"
+"""The password "secret"."""
+
+
+def helper(folder: Path, name: str, script: str) -> None:
+    path = folder / f"docker-credential-{name}"
+    path.write_text(f"#!{sys.executable}\n{script}\n")
+    path.chmod(0o755)
+
+
+async def test_credentials_come_from_file_or_helper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await registry_credentials("a.test") is None
+    helper(
+        tmp_path,
+        "good",
+        "import json, sys\nserver = sys.stdin.read()\n"
+        "print(json.dumps({'Username': server, 'Secret': sys.argv[1]}))",
+    )
+    helper(tmp_path, "empty", "raise SystemExit(1)")
+    helper(tmp_path, "odd", "print('what?')")
+    config = {
+        "auths": {
+            "https://a.test": {"auth": base64.b64encode(b"me:a:b").decode()},
+            "token.test": {"identitytoken": "t"},
+            "bad.test": {"auth": "%%%"},
+            "blank.test": {},
+        },
+        "credHelpers": {"b.test": "good", "c.test": "empty", "d.test": "odd", "e.test": "none"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert await registry_credentials("a.test") == {"username": "me", "password": "a:b"}
+    assert await registry_credentials("token.test") == {"identitytoken": "t"}
+    assert await registry_credentials("blank.test") is None
+    assert await registry_credentials("unknown.test") is None
+    assert await registry_credentials("b.test") == {"username": "b.test", "password": "get"}
+    assert await registry_credentials("c.test") is None
+    for registry_host, words in (
+        ("bad.test", "log in again"),
+        ("d.test", "no credential"),
+        ("e.test", "cannot be run"),
+    ):
+        with pytest.raises(ProviderError, match=words):
+            await registry_credentials(registry_host)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ProviderError, match="cannot be read"):
+        await registry_credentials("a.test")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a", ("a", "latest")),
+        ("a:1", ("a", "1")),
+        ("h:5000/a", ("h:5000/a", "latest")),
+        ("h:5000/a:1", ("h:5000/a", "1")),
+    ],
+)
+def test_names_are_split(name: str, parts: tuple[str, str]) -> None:
+    assert split_tag(name) == parts
+
+
+def test_names_in_a_registry() -> None:
+    assert registry_name("openenv-async-x:latest", "h:5000") == "h:5000/openenv-async-x:latest"
+    assert registry_name("a/x:1", "https://ghcr.io/me/", "2") == "ghcr.io/me/x:2"
+
+
+def test_the_command_says_where_to() -> None:
+    for arguments in ([], ["--registry", "a", "--space", "b/c"], ["--space", "b/c", "--tag", "1"]):
+        result = CliRunner().invoke(main, ["push", ".", *arguments])
+        assert result.exit_code == 2, result.output
+    with contextlib.chdir(Path(__file__).parents[2] / "environments" / "echo"):
+        result = CliRunner().invoke(main, ["push", "--registry", "ghcr.io/me", "--dry-run"])
+    assert result.output == "would push ghcr.io/me/openenv-async-echo:latest\n"
+    assert ECHO not in result.output
