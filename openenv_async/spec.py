@@ -276,7 +276,7 @@ def _evaluated(
 ) -> dict[str, inspect.Parameter]:
     """The parameters with annotations evaluated, where they can be."""
     try:
-        hints = typing.get_type_hints(call)
+        hints = typing.get_type_hints(call, include_extras=True)
     except (NameError, TypeError):
         hints = {}
     return {

@@ -1,0 +1,393 @@
+"""The environment, as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_env import ENVIRONMENT, CodeAction, CodeObservation, CodingEnv
+from coding_env.app import app
+from coding_env.environment import CodingEnvironment
+from coding_env.policies import SnippetPolicy
+from coding_env.tasks import BUNDLED, Task
+
+from openenv_async import EnvClient, Timeouts, connect, serve
+from openenv_async.discovery import find_target
+from openenv_async.engine import EngineOptions
+from openenv_async.errors import (
+    DeadlineExceeded,
+    EnvironmentDied,
+    EpisodeEnded,
+    EpisodeNotStarted,
+    InvalidAction,
+    InvalidOption,
+)
+from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.testing import check_environment
+
+SORT = "def sort_numbers(numbers):\n    return sorted(numbers)\n"
+
+
+def code(text: str, **fields: Any) -> CodeAction:
+    return CodeAction(text, **fields)
+
+
+async def test_code_runs_and_what_it_made_stays() -> None:
+    async with serve(CodingEnvironment) as url, CodingEnv(url) as env:
+        result = await env.reset(seed=1)
+        assert result.observation == CodeObservation()
+        assert (result.reward, result.done) == (None, False)
+        result = await env.step(code("import math\nx = 20\nopen('f', 'w').write('kept')"))
+        assert result.observation == CodeObservation()
+        result = await env.step(code("print(x + 1, math.pi > 3, open('f').read())"))
+        assert result.observation.stdout == "21 True kept\n"
+        assert (result.reward, result.done) == (None, False)
+        await env.reset(seed=1)
+        result = await env.step(code("x"))
+        assert result.observation.error_type == "NameError"
+        assert "FileNotFoundError" in (await env.step(code("open('f')"))).observation.stderr
+        state = await env.state()
+        assert (state.last_exit_code, state.steps, state.mode, state.seed) == (1, 2, "free", 1)
+
+
+ENDS = [
+    ("1/0", 1, "ZeroDivisionError", "line 1, in <module>\n    1/0\n    ~^~"),
+    ("x = (", 1, "SyntaxError", "was never closed"),
+    ("import sys; sys.exit(3)", 3, "SystemExit", ""),
+    ("import sys; sys.exit()", 0, "", ""),
+    ("raise SystemExit('gone')", 1, "SystemExit", "gone"),
+    ("import os; os._exit(4)", 4, "InterpreterExited", ""),
+    ("import ctypes; ctypes.string_at(0)", -11, "InterpreterCrashed", ""),
+    ("raise KeyboardInterrupt", 1, "KeyboardInterrupt", "KeyboardInterrupt"),
+    ("class E(Exception):\n  def __str__(self): 1/0\nraise E", 1, "E", "<exception str() failed>"),
+    ("input()", 1, "EOFError", "EOF when reading a line"),
+    ("import sys; print('é', file=sys.stderr)", 0, "", "é"),
+    ("import os; os.write(2, b'\\xff raw')", 0, "", "\ufffd raw"),
+    ("import sys; sys.stdout = None; print('x')", 0, "", ""),
+]
+
+
+async def test_how_code_ends_is_told() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        await env.reset()
+        for text, exit_code, error, stderr in ENDS:
+            seen = (await env.step(code(text))).observation
+            assert (seen.exit_code, seen.error_type) == (exit_code, error), text
+            assert stderr in seen.stderr
+            assert seen.restarted == error.startswith("Interpreter")
+            after = await env.step(code("import sys; sys.stdout = sys.__stdout__; print('on')"))
+            assert after.observation.exit_code == 0
+
+
+async def test_time_is_up_and_the_variables_are_kept() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        await env.reset()
+        await env.step(code("x = 'kept'"))
+        seen = (await env.step(code("print('so far')\nwhile True: pass", timeout=0.3))).observation
+        assert (seen.exit_code, seen.error_type, seen.stdout) == (-1, "Timeout", "so far\n")
+        assert not seen.restarted
+        assert (await env.step(code("print(x)"))).observation.stdout == "kept\n"
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, 301.0])
+async def test_a_timeout_out_of_range_is_refused(timeout: float) -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        await env.reset()
+        with pytest.raises(InvalidAction):
+            await env.step(code("1", timeout=timeout))
+
+
+async def test_a_call_that_is_cut_off_ends_the_episode_not_the_session() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv, timeouts=Timeouts(step=0.5)) as env:
+        await env.reset()
+        with pytest.raises(DeadlineExceeded):
+            await env.step(code("while True: pass", timeout=200.0))
+        with pytest.raises(EpisodeNotStarted, match="reset"):
+            await env.step(code("print(1)"))
+        await env.reset()
+        assert (await env.step(code("print(1)"))).observation.stdout == "1\n"
+
+
+async def test_a_lost_interpreter_is_told_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CodingEnvironment] = []
+
+    class Watched(CodingEnvironment):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    async with connect(Watched, client=CodingEnv) as env:
+        await env.reset()
+        os.kill(made[0]._runner.pid, 9)  # type: ignore[attr-defined]  # it is a Sandbox
+        with pytest.raises(EnvironmentDied, match="outside"):
+            await env.step(code("import time; time.sleep(100)"))
+        with pytest.raises(EpisodeNotStarted):
+            await env.step(code("1"))
+        await env.reset()
+        assert (await env.step(code("print(1)"))).observation.stdout == "1\n"
+
+
+# -- tasks --------------------------------------------------------------------------------
+
+
+async def test_a_submission_is_scored_and_ends_the_episode() -> None:
+    async with serve(CodingEnvironment) as url, CodingEnv(url) as env:
+        result = await env.reset(seed=5, task="sort-numbers")
+        assert "def sort_numbers" in result.observation.prompt
+        assert result.observation.tests_total == 12
+        result = await env.step(code("print(sorted([2, 1]))"))
+        assert (result.reward, result.done) == (0.0, False)
+        result = await env.step(code(SORT, submit=True))
+        assert (result.reward, result.terminated, result.truncated) == (1.0, True, False)
+        assert (result.observation.tests_passed, result.observation.done) == (12, True)
+        with pytest.raises(EpisodeEnded):
+            await env.step(code("1"))
+        state = await env.state()
+        assert (state.task, state.split, state.difficulty) == ("sort-numbers", "train", "easy")
+
+
+SUBMISSIONS: list[tuple[str, float | None, str]] = [
+    ("def sort_numbers(n): return n", None, ""),
+    ("def sort_numbers(n): return sorted(n) if len(n) < 3 else 1 / 0", None, "ZeroDivisionError"),
+    ("def sort_numbers(n): raise SystemExit", 0.0, ""),
+    ("def sort_numbers(n):\n  import os\n  os._exit(0)", 0.0, "InterpreterExited"),
+    ("def other(n): return n", 0.0, "KeyError"),
+    ("x = (", 0.0, "SyntaxError"),
+    ("1/0", 0.0, "ZeroDivisionError"),
+    ("", 0.0, "KeyError"),
+]
+
+
+async def test_partial_and_broken_solutions() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        for text, reward, error in SUBMISSIONS:
+            await env.reset(seed=5, task="sort-numbers")
+            result = await env.step(code(text, submit=True))
+            assert result.terminated
+            assert result.reward is not None
+            assert result.observation.tests_passed == round(result.reward * 12)
+            assert result.observation.error_type == error, text
+            assert result.reward == reward if reward is not None else 0.0 < result.reward < 1.0
+
+
+async def test_a_test_that_hangs_costs_only_itself() -> None:
+    text = "def sort_numbers(n):\n  while len(n) == 1: pass\n  return sorted(n)"
+    params = {"test_timeout": 1.0}
+    async with serve(CodingEnvironment, params=params) as url, CodingEnv(url) as env:
+        await env.reset(seed=5, task="sort-numbers")
+        result = await env.step(code(text, submit=True))
+        assert result.observation.tests_passed == 11
+        await env.reset(seed=5, task="sort-numbers")
+        result = await env.step(
+            code("def sort_numbers(n):\n  while 1: pass", submit=True, timeout=1.0)
+        )
+        assert (result.reward, result.observation.error_type) == (0.0, "Timeout")
+
+
+THIEF = """
+import gc, sys, os, builtins, json
+
+def look():
+    found = []
+    for o in gc.get_objects():
+        if type(o) is dict and ("expected" in o or "cases" in o): found.append(o)
+    for frame in sys._current_frames().values():
+        while frame:
+            found += [v for k, v in frame.f_locals.items() if "expect" in k or "case" in k]
+            frame = frame.f_back
+    return found
+
+def sort_numbers(n):
+    seen = look()
+    for m in list(sys.modules.values()):
+        for k in list(getattr(m, "__dict__", {})):
+            if k in ("canonical", "_text"):
+                setattr(m, k, lambda *a: "[]")      # every answer is the empty list
+            if k in ("BUNDLED", "TASKS"):
+                seen.append(k)
+    if seen: return "stolen"
+    class Equal(list):
+        def __eq__(self, other): return True
+        def __repr__(self): return "[]"
+    return Equal([float("nan")])
+"""
+
+
+async def test_hidden_tests_can_neither_be_read_nor_patched_away() -> None:
+    """The harness says what it is told to; that is right for the one empty list at most."""
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        await env.reset(seed=5, task="sort-numbers")
+        result = await env.step(code(THIEF, submit=True))
+        assert result.observation.tests_passed is not None
+        assert result.observation.tests_passed <= 1
+
+
+def source_of(task: Task) -> str:
+    """The reference as a submission: its module without the tasks."""
+    module = inspect.getmodule(task.solve)
+    assert module is not None
+    source = inspect.getsource(module).partition("\nTASKS = [")[0]
+    kept = [line for line in source.splitlines() if not line.startswith("from coding_env")]
+    return "\n".join([*kept, f"{task.entry_point} = {task.solve.__name__}", ""])
+
+
+async def test_every_reference_passes_when_it_is_submitted() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        for task in BUNDLED:
+            await env.reset(seed=11, task=task.name)
+            result = await env.step(code(source_of(task), submit=True))
+            assert result.reward == 1.0, (task.name, result)
+
+
+async def test_costs_and_the_step_limit() -> None:
+    options = {"mode": "tasks", "max_steps": 2, "step_cost": 0.25, "error_cost": 0.5}
+    async with serve(CodingEnvironment) as url, CodingEnv(url, options=options) as env:
+        await env.reset(seed=1)
+        assert (await env.step(code("1"))).reward == -0.25
+        result = await env.step(code("1/0"))
+        assert (result.reward, result.terminated, result.truncated) == (-0.75, False, True)
+        await env.reset(task="sort-numbers")
+        assert (await env.step(code(SORT, submit=True))).reward == 0.75
+
+
+async def test_a_seed_is_an_episode() -> None:
+    """Sixteen sessions, interleaved: same seed, same everything."""
+    actions = [
+        code("import random; print(random.random(), {'b', 'a', 'c'}, hash('x'))"),
+        code("def sort_numbers(n): return n", submit=False),
+        code("def first_repeat(n): return n[0] if n else None", submit=True),
+    ]
+
+    async def play(seed: int) -> list[Any]:
+        async with CodingEnv(url) as env:
+            trace: list[Any] = [await env.reset(seed=seed, mode="tasks", split="test")]
+            for action in actions:
+                trace.append(await env.step(action))
+                await asyncio.sleep(0)
+            return trace
+
+    async with serve(CodingEnvironment) as url:
+        same = await asyncio.gather(*(play(7) for _ in range(16)), play(8))
+    assert all(trace == same[0] for trace in same[:16])
+    assert same[16] != same[0]
+
+
+async def test_splits_and_options() -> None:
+    async with connect(CodingEnvironment, client=CodingEnv) as env:
+        for seed in range(6):
+            await env.reset(seed=seed, mode="tasks", split="test", difficulty="hard")
+            state = await env.state()
+            assert (state.split, state.difficulty, state.seed) == ("test", "hard", seed)
+        with pytest.raises(InvalidOption, match="there is no task"):
+            await env.reset(task="none")
+    for params in ({"mode": "x"}, {"interpreter": "x"}, {"tasks_path": "/none"}):
+        with pytest.raises(InvalidOption):
+            CodingEnvironment(**params)  # type: ignore[arg-type]  # wrong on purpose
+
+
+# -- packages -----------------------------------------------------------------------------
+
+
+async def test_packages_that_are_named_can_be_imported() -> None:
+    params = {"packages": ["numpy"], "memory_mib": 512}
+    async with serve(CodingEnvironment, params=params) as url, CodingEnv(url) as env:
+        await env.reset()
+        seen = await env.step(code("import numpy as np; print(np.arange(4) @ np.ones(4))"))
+        assert seen.observation.stdout == "6.0\n", seen.observation.stderr
+        seen = await env.step(code("import numpy.linalg as l; print(l.inv(np.eye(2))[1, 1])"))
+        assert seen.observation.stdout == "1.0\n", seen.observation.stderr
+        seen = await env.step(
+            code("import os; os.listdir(os.path.dirname(np.__path__[0]) + '/..')")
+        )
+        assert seen.observation.error_type == "PermissionError"
+        for hidden in ("msgspec", "coding_env"):
+            assert (await env.step(code(f"import {hidden}"))).observation.exit_code == 1
+    for refused, interpreter in (
+        ("no_such_package", "cpython"),
+        ("os.path", "cpython"),
+        ("coding_env", "cpython"),
+        ("numpy", "monty"),
+    ):
+        with pytest.raises(InvalidOption, match="packages"):
+            CodingEnvironment(packages=[refused], interpreter=interpreter)
+
+
+# -- many sessions ------------------------------------------------------------------------
+
+
+async def test_sixty_four_sessions_at_once() -> None:
+    async with serve(CodingEnvironment) as url, contextlib.AsyncExitStack() as stack:
+        envs = [await stack.enter_async_context(CodingEnv(url)) for _ in range(64)]
+        await asyncio.gather(*(env.reset(seed=i) for i, env in enumerate(envs)))
+        await asyncio.gather(*(env.step(code(f"x = {i}")) for i, env in enumerate(envs)))
+        results = await asyncio.gather(*(env.step(code("print(x)")) for env in envs))
+    assert [r.observation.stdout for r in results] == [f"{i}\n" for i in range(64)]
+
+
+async def test_random_play_fits_the_schema_and_the_example_beats_it() -> None:
+    params = {"mode": "tasks", "split": None}
+    async with serve(CodingEnvironment, params=params) as url:
+        random_policy = RandomPolicy((await fetch_schema(url))["action"], 0)
+
+        def client() -> CodingEnv:
+            return CodingEnv(url)
+
+        outcomes = {
+            policy: await collect_all(client, play, episodes=12, concurrency=4, seeds=0)
+            for policy, play in (("random", random_policy), ("example", SnippetPolicy()))
+        }
+    means = {}
+    for policy, found in outcomes.items():
+        assert all(outcome.status.usable for outcome in found), found
+        means[policy] = sum(outcome.episode_return or 0.0 for outcome in found) / len(found)
+    assert means["random"] == 0.0
+    assert means["example"] > 0.2
+
+
+async def test_the_application_serves_and_it_is_found_by_name() -> None:
+    async with serve(app) as url, EnvClient[Any, Any, Any](url) as env:
+        await env.reset()
+        assert (await env.step({"code": "print(1)"})).observation["stdout"] == "1\n"
+    assert find_target("coding").cls is CodingEnvironment
+    assert ENVIRONMENT.client_class() is CodingEnv
+    assert ENVIRONMENT.action_class() is CodeAction
+
+
+async def test_the_examples_of_the_readme_run() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert blocks
+    async with serve(CodingEnvironment) as url:
+        for block in blocks:
+            told = [line.rpartition("# ")[2] for line in block.splitlines() if "  # " in line]
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", block.replace("http://127.0.0.1:8000", url)),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            printed, _ = await process.communicate()
+            assert process.returncode == 0
+            assert [line for line in told if line not in printed.decode().splitlines()] == []
+
+
+async def test_the_generic_checks_find_nothing() -> None:
+    results = await check_environment(CodingEnvironment, actions=[{"code": "print(1)"}])
+    assert [result for result in results if result.status == "failed"] == []
+
+
+async def test_it_runs_in_worker_processes() -> None:
+    async with (
+        serve(CodingEnvironment, options=EngineOptions(workers=2)) as url,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        envs = [await stack.enter_async_context(CodingEnv(url)) for _ in range(4)]
+        await asyncio.gather(*(env.reset(seed=0) for env in envs))
+        results = await asyncio.gather(*(env.step(CodeAction("print(1)")) for env in envs))
+    seen = [result.observation.stdout for result in results]
+    assert seen == ["1\n"] * 4

@@ -1,0 +1,23 @@
+"""The REPL environment: Python over a long context, for recursive language models."""
+
+from __future__ import annotations
+
+from openenv_async.discovery import EnvironmentEntry
+from repl_env.client import REPLEnv
+from repl_env.models import CodeBlockResult, REPLAction, REPLObservation, REPLState
+
+__all__ = [
+    "ENVIRONMENT",
+    "CodeBlockResult",
+    "REPLAction",
+    "REPLEnv",
+    "REPLObservation",
+    "REPLState",
+]
+
+ENVIRONMENT = EnvironmentEntry(
+    environment="repl_env.environment:REPLEnvironment",
+    client="repl_env.client:REPLEnv",
+    action="repl_env.models:REPLAction",
+    image="openenv-async-repl",
+)

@@ -1,0 +1,47 @@
+"""How an episode ends: where the final answer is found, and what it is worth."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+__all__ = ["PRELUDE", "is_right", "printed_answer"]
+
+PRELUDE: Final = '''
+def FINAL(value):
+    """End the episode with this answer."""
+    _final_answer(str(value))
+    return f"FINAL({value})"
+
+def FINAL_VAR(name):
+    """End the episode with the value of the variable of this name."""
+    return FINAL(globals()[name] if isinstance(name, str) else name)
+
+rlm_query, rlm_query_batched = llm_query, llm_query_batched
+'''
+"""Run in every new interpreter; ``_final_answer`` is answered by the server."""
+
+_PRINTED: Final = re.compile(r"^[ \t]*FINAL(_VAR)?\((.*)\)[ \t]*$", re.MULTILINE)
+
+
+def printed_answer(stdout: str) -> tuple[str, str]:
+    """The answer in the first line that is nothing but ``FINAL(…)`` or ``FINAL_VAR(…)``.
+
+    Such text within a line does not count: the context may hold it.
+
+    Returns:
+        The answer and the name of a variable; one of them is empty, or both.
+    """
+    found = _PRINTED.search(stdout)
+    if found is None:
+        return "", ""
+    text = found[2].strip()
+    return ("", text.strip("'\"")) if found[1] else (text, "")
+
+
+def is_right(answer: str, expected: str) -> bool:
+    """Exact match, but for the form of letters (NFC) and blanks at either end."""
+    return unicodedata.normalize("NFC", answer).strip() == (
+        unicodedata.normalize("NFC", expected).strip()
+    )

@@ -1,0 +1,101 @@
+"""What goes in and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+
+__all__ = ["CodeBlockResult", "REPLAction", "REPLObservation", "REPLState"]
+
+
+@dataclass
+class REPLAction:
+    """Code to run, or the final answer, or both.
+
+    Attributes:
+        code: Python; what it makes stays for the next step.
+        is_final: end the episode with ``final_answer``, after ``code`` has run.
+        final_answer: ``None``: what ``answer["content"]`` holds.
+        timeout: seconds that the code may take, its questions to the model included; more than 0
+            and at most 3600.
+    """
+
+    code: str = ""
+    is_final: bool = False
+    final_answer: str | None = None
+    timeout: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 60.0
+
+
+@dataclass
+class CodeBlockResult:
+    """What came of the code.
+
+    Attributes:
+        stdout, stderr: what was written; what is too long is cut, and a last line says so.
+        locals_snapshot: the variables, each with the start of its repr.
+        success: it neither raised nor met a limit.
+        exception: the exception's class or the limit; ``None`` if it went well.
+        restarted: the interpreter was replaced: only the context was loaded anew.
+    """
+
+    stdout: str = ""
+    stderr: str = ""
+    locals_snapshot: dict[str, str] = field(default_factory=dict)
+    success: bool = True
+    exception: str | None = None
+    restarted: bool = False
+
+
+@dataclass
+class REPLObservation:
+    """What the agent sees.
+
+    Attributes:
+        result: of the code.
+        task_prompt: the question.
+        context_preview: the context's first characters; ``None`` if there is no context.
+        context_length: its length in characters.
+        available_variables: what the namespace holds.
+        iteration: steps so far.
+        max_iterations: steps that there may be.
+        final_answer: ``None`` until there is one.
+        done: the episode is over.
+    """
+
+    result: CodeBlockResult
+    task_prompt: str
+    context_preview: str | None
+    context_length: int
+    available_variables: list[str]
+    iteration: int
+    max_iterations: int
+    final_answer: str | None = None
+    done: bool = False
+
+
+@dataclass
+class REPLState:
+    """Where the episode stands.
+
+    Attributes:
+        context: all of it, as it was loaded.
+        namespace_keys: names of the variables.
+        total_execution_time: seconds that steps have taken; the one thing here that a seed does
+            not fix.
+        llm_calls: questions to the model so far.
+        task: name of the bundled task, if it is one.
+        seed: of the episode, drawn if none was given.
+    """
+
+    context: Any
+    task_prompt: str
+    iteration: int
+    max_iterations: int
+    namespace_keys: list[str]
+    final_answer: str | None
+    total_execution_time: float
+    llm_calls: int
+    task: str
+    seed: int

@@ -1,0 +1,17 @@
+"""Responders: what answers a conversation, for environments that talk or ask a language model."""
+
+from __future__ import annotations
+
+from openenv_async.responders.base import Reply, Responder, Usage
+from openenv_async.responders.loading import load_responder
+from openenv_async.responders.openai import OpenAIResponder
+from openenv_async.responders.scripted import ScriptedResponder
+
+__all__ = [
+    "OpenAIResponder",
+    "Reply",
+    "Responder",
+    "ScriptedResponder",
+    "Usage",
+    "load_responder",
+]

@@ -1,0 +1,111 @@
+"""A responder from one line of text, as the command line and environment variables give it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from openenv_async.errors import InvalidOption
+from openenv_async.responders.base import Responder
+from openenv_async.responders.openai import OpenAIResponder
+from openenv_async.responders.scripted import ScriptedResponder
+
+__all__ = ["load_responder"]
+
+_FORMS = (
+    'scripted:["a line"], scripted:{"rules": {"regex": "reply"}}, scripted:FILE.json,'
+    " openai:MODEL, openai:MODEL@URL or module:name"
+)
+_SETTINGS = {"timeout": float, "max_attempts": int, "api_key_variable": str}
+
+
+def load_responder(text: str) -> Responder:
+    """The responder that ``text`` describes.
+
+    - ``scripted:[...]``: lines, a JSON list; ``scripted:{...}``: ``rules`` (regex to reply or
+      replies) and ``default``; ``scripted:FILE.json``: either in a file.
+    - ``openai:MODEL`` or ``openai:MODEL@URL``: an OpenAI-compatible endpoint, with settings after
+      a ``#``: ``openai:qwen@http://127.0.0.1:8080/v1#timeout=30&api_key_variable=MY_KEY``.
+    - ``module:name``: a responder, a class or function that makes one when it is called without
+      arguments, or a function of the messages.
+
+    Raises:
+        InvalidOption: it describes none; the message says why.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    if not colon or not rest:
+        raise InvalidOption(f"{text!r} is no responder: write {_FORMS}")
+    try:
+        match kind:
+            case "scripted":
+                return _scripted(rest)
+            case "openai":
+                return _openai(rest)
+            case _:
+                return _imported(kind, rest)
+    except (ValueError, OSError, TypeError) as exc:
+        raise InvalidOption(f"{text!r} is no responder: {exc}") from exc
+
+
+def _scripted(text: str) -> ScriptedResponder:
+    if text[0] not in "[{":
+        text = Path(text).read_text(encoding="utf-8")
+    script = json.loads(text)
+    if isinstance(script, list):
+        return ScriptedResponder(script)
+    if not isinstance(script, dict) or not isinstance(script.get("rules"), dict):
+        raise ValueError('a script is a list of lines or {"rules": {...}, "default": "..."}')
+    if unknown := sorted(set(script) - {"rules", "default"}):
+        raise ValueError(f"a script has no {unknown[0]!r}")
+    return ScriptedResponder(rules=list(script["rules"].items()), default=script.get("default", ""))
+
+
+def _openai(text: str) -> OpenAIResponder:
+    text, _, fragment = text.partition("#")
+    model, _, url = text.partition("@")
+    settings: dict[str, Any] = {}
+    for name, value in parse_qsl(fragment, keep_blank_values=True, strict_parsing=bool(fragment)):
+        if name not in _SETTINGS:
+            raise ValueError(f"there is no setting {name!r}; known: {', '.join(_SETTINGS)}")
+        settings[name] = _SETTINGS[name](value)
+    return OpenAIResponder(model, url or None, **settings)
+
+
+def _imported(module_name: str, path: str) -> Responder:
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise  # a module that it needs is missing
+        raise ValueError(f"there is no module {module_name!r}; write {_FORMS}") from None
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise ValueError(f"{module_name!r} has no {path!r}") from None
+    if _responds(found):
+        return found  # type: ignore[no-any-return]  # a Responder, as was checked
+    if inspect.isclass(found) or (callable(found) and _takes_nothing(found)):
+        made = found()
+        if not _responds(made):
+            raise TypeError(f"it makes a {type(made).__name__}, which has no respond()")
+        return made  # type: ignore[no-any-return]  # a Responder, as was checked
+    if callable(found):
+        return ScriptedResponder(function=found)
+    raise TypeError(f"a {type(found).__name__} has no respond() and cannot be called")
+
+
+def _responds(value: Any) -> bool:
+    return not inspect.isclass(value) and isinstance(value, Responder)
+
+
+def _takes_nothing(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return not any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
