@@ -1,0 +1,153 @@
+"""One emulated console with a game in it.
+
+Rules:
+
+- ALE ends the whole process when it is given a ROM that it does not support, so that is asked
+  before.
+- ALE's own randomness is off: sticky actions are drawn outside, so that the console is a
+  function of its state and the actions. (ALE's ``cloneState(include_rng=True)`` does not bring
+  its sticky actions back.)
+- A game begins by restoring the state that its first start left: 0.1 ms instead of the 100 ms of
+  loading the ROM again. ``reset_game`` would not do, in 23 games something of the game before
+  stays.
+- Right after ``reset_game`` the state of a few games (``koolaid``, ``qbert``, ``tetris``,
+  ``trondead``) lacks something, so that restoring it gives different games. Whether it does is
+  tried out, and no-op frames are played until it does not.
+- ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the
+  one before: the first picture of a game is kept beside its state.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from ale_py import Action, ALEInterface, ALEState, LoggerMode, roms
+from numpy.typing import NDArray
+
+from openenv_async.errors import InvalidOption
+
+__all__ = ["Emulator"]
+
+_NO_STICKY: Final = 0.0
+_SETTLING: Final = 60
+"""No-op frames that a game may need until its state is whole."""
+_PROBE: Final = 40
+"""Frames in which a state that is not whole shows; those known show in the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The beginning of a game in one mode and difficulty."""
+
+    state: ALEState
+    pictures: dict[str, NDArray[np.uint8]]
+
+
+class Emulator:
+    """A console with one ROM.
+
+    Args:
+        game: a ROM's id.
+
+    Raises:
+        InvalidOption: ALE does not play it: ``combat``, ``joust``, ``maze_craze``, ``warlords``.
+    """
+
+    def __init__(self, game: str) -> None:
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self.game = game
+        self.ale = ALEInterface()
+        self.ale.setFloat("repeat_action_probability", _NO_STICKY)
+        self.ale.setInt("max_num_frames_per_episode", 0)
+        rom = roms.get_rom_path(game)
+        if rom is None or ALEInterface.isSupportedROM(rom) is None:
+            raise InvalidOption(
+                f"ALE has the ROM of {game} but does not play it: it takes two players",
+                option="game_name",
+            )
+        self.ale.loadROM(rom)
+        self.modes: list[int] = [int(mode) for mode in self.ale.getAvailableModes()]
+        self.difficulties: list[int] = [int(d) for d in self.ale.getAvailableDifficulties()]
+        self._starts: dict[tuple[int, int], _Start] = {}
+
+    def actions(self, full: bool) -> list[Action]:
+        """The action set: all, or those that the game uses."""
+        return list(self.ale.getLegalActionSet() if full else self.ale.getMinimalActionSet())
+
+    def start(
+        self, mode: int | None, difficulty: int | None, obs_type: str
+    ) -> tuple[int, int, NDArray[np.uint8]]:
+        """Begin a game; ``None`` takes the first that the game has.
+
+        Returns:
+            The mode, the difficulty and what ``read(obs_type)`` should see.
+
+        Raises:
+            InvalidOption: the game has no such mode or difficulty.
+        """
+        mode = self._chosen("mode", mode, self.modes)
+        difficulty = self._chosen("difficulty", difficulty, self.difficulties)
+        start = self._starts.get((mode, difficulty))
+        if start is None:
+            self.ale.setMode(mode)
+            self.ale.setDifficulty(difficulty)
+            self.ale.reset_game()
+            start = self._starts[mode, difficulty] = self._settled()
+        self.ale.restoreState(start.state)
+        picture = start.pictures["grayscale" if obs_type == "resized" else obs_type]
+        return mode, difficulty, picture.copy()
+
+    def _settled(self) -> _Start:
+        """A beginning that can be gone back to, as it is now or some no-op frames later."""
+        for _ in range(_SETTLING):
+            pictures = {each: self.read(each) for each in ("rgb", "grayscale", "ram")}
+            state = self.ale.cloneState()
+            traces = []
+            for other in (1, 2):  # what was played before must not matter
+                self._probe(other)
+                self.ale.restoreState(state)
+                traces.append(self._probe(0))
+            if traces[0] == traces[1]:
+                break
+            self.ale.restoreState(state)
+            self.ale.act(Action.NOOP)
+        return _Start(state, pictures)
+
+    def _probe(self, seed: int) -> list[bytes]:
+        rng, actions = random.Random(seed), self.actions(full=False)
+        trace = []
+        for _ in range(_PROBE):
+            self.ale.act(rng.choice(actions))
+            trace.append(self.ale.getRAM().tobytes())
+        return trace
+
+    def _chosen(self, name: str, value: int | None, known: list[int]) -> int:
+        if value is None:
+            return known[0]
+        if value not in known:
+            has = ", ".join(map(str, known))
+            raise InvalidOption(f"{self.game} has no {name} {value}: it has {has}", option=name)
+        return value
+
+    def read(self, obs_type: str) -> NDArray[np.uint8]:
+        """The picture (rgb or grayscale) or the memory, as it is after the last frame."""
+        pixels: Any
+        match obs_type:
+            case "rgb":
+                pixels = self.ale.getScreenRGB()
+            case "ram":
+                pixels = self.ale.getRAM()
+            case _:
+                pixels = self.ale.getScreenGrayscale()
+        return pixels  # type: ignore[no-any-return]  # uint8, by ale-py
+
+    def save(self) -> bytes:
+        """The console's state, about 14 KB."""
+        return bytes(self.ale.cloneState().serialize())
+
+    def load(self, state: bytes) -> None:
+        """Go back to what ``save`` gave."""
+        self.ale.restoreState(ALEState(state))

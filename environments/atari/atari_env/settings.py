@@ -1,0 +1,172 @@
+"""How a game is played: defaults, the server's environment variables, and what they may be."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal, Self, get_type_hints
+
+import msgspec
+from ale_py import roms
+
+from openenv_async.environment import Isolation
+from openenv_async.errors import InvalidOption
+
+__all__ = ["OBS_TYPES", "VARIABLES", "ObsType", "Settings", "declared_isolation", "rom_name"]
+
+ObsType = Literal["rgb", "grayscale", "ram", "resized"]
+OBS_TYPES: Final[tuple[ObsType, ...]] = ("rgb", "grayscale", "ram", "resized")
+
+VARIABLES: Final[dict[str, str]] = {
+    "ATARI_GAME": "game_name",
+    "ATARI_OBS_TYPE": "obs_type",
+    "ATARI_FULL_ACTION_SPACE": "full_action_space",
+    "ATARI_MODE": "mode",
+    "ATARI_DIFFICULTY": "difficulty",
+    "ATARI_REPEAT_ACTION_PROB": "repeat_action_probability",
+    "ATARI_FRAMESKIP": "frameskip",
+    "ATARI_MAX_POOL": "max_pool",
+    "ATARI_FRAME_STACK": "frame_stack",
+    "ATARI_NOOP_MAX": "noop_max",
+    "ATARI_TERMINAL_ON_LIFE_LOSS": "terminal_on_life_loss",
+    "ATARI_CLIP_REWARD": "clip_reward",
+    "ATARI_MAX_NUM_FRAMES": "max_num_frames_per_episode",
+}
+"""Environment variable of every setting; upstream's names where it has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a game is played.
+
+    Attributes:
+        game_name: a ROM of ale-py; ``pong``, ``Pong``, ``ALE/Pong-v5`` are the same.
+        obs_type: what ``screen`` holds; ``resized`` is 84 × 84 grayscale.
+        full_action_space: all 18 actions rather than those that the game uses.
+        mode, difficulty: the game's switches; ``None`` takes the first that it has.
+        repeat_action_probability: sticky actions: with this probability a frame repeats the
+            action of the frame before (Machado et al., 2018).
+        frameskip: frames for which an action is held.
+        max_pool: observe the brighter of the last two frames, against flicker; ``None``: for
+            ``resized`` only.
+        frame_stack: frames in one observation, the newest last; 1 adds no axis; ``None``: 4 for
+            ``resized``, else 1.
+        noop_max: begin with 1 to this many no-op frames, drawn from the seed; 0: none.
+        terminal_on_life_loss: losing a life terminates the episode.
+        clip_reward: the reward's sign instead of its size; ``info["raw_reward"]`` has it all.
+        max_num_frames_per_episode: frames after which the episode is truncated; 0: never.
+    """
+
+    game_name: str = "pong"
+    obs_type: ObsType = "rgb"
+    full_action_space: bool = False
+    mode: int | None = None
+    difficulty: int | None = None
+    repeat_action_probability: float = 0.0
+    frameskip: int = 4
+    max_pool: bool | None = None
+    frame_stack: int | None = None
+    noop_max: int = 0
+    terminal_on_life_loss: bool = False
+    clip_reward: bool = False
+    max_num_frames_per_episode: int = 108_000
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # frozen: what depends on others is filled in here, once
+        put(self, "game_name", rom_name(self.game_name))
+        if self.obs_type not in OBS_TYPES:
+            raise _refused("obs_type", self.obs_type, f"one of {', '.join(OBS_TYPES)}")
+        resized = self.obs_type == "resized"
+        if self.max_pool is None:
+            put(self, "max_pool", resized)
+        if self.frame_stack is None:
+            put(self, "frame_stack", 4 if resized else 1)
+        for name, least, most in (
+            ("repeat_action_probability", 0.0, 1.0),
+            ("frameskip", 1, 1000),
+            ("frame_stack", 1, 64),
+            ("noop_max", 0, 1000),
+            ("max_num_frames_per_episode", 0, 1 << 31),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise _refused(name, value, f"from {least:g} to {most:g}")
+
+    def changed(self, options: Mapping[str, Any]) -> Self:
+        """A copy with those options that are not ``None``.
+
+        Raises:
+            InvalidOption: a value that cannot be.
+        """
+        changes = {name: value for name, value in options.items() if value is not None}
+        if not changes:
+            return self
+        if "obs_type" in changes:  # these follow it unless they are given too
+            changes = {"max_pool": None, "frame_stack": None} | changes
+        if rom_name(changes.get("game_name", self.game_name)) != self.game_name:
+            changes = {"mode": None, "difficulty": None} | changes
+        return replace(self, **changes)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The defaults as the environment variables change them.
+
+        Raises:
+            InvalidOption: a variable's value is none; the message names the variable.
+        """
+        hints = get_type_hints(cls)
+        changes: dict[str, Any] = {}
+        for variable, name in VARIABLES.items():
+            if text := environ.get(variable):
+                try:
+                    changes[name] = msgspec.convert(text.lower(), hints[name], strict=False)
+                except msgspec.ValidationError as exc:
+                    raise InvalidOption(f"{variable}={text}: {exc}", option=name) from None
+        return cls(**changes)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [item.name for item in fields(cls)]
+
+
+def declared_isolation(environ: Mapping[str, str] = os.environ) -> Isolation:
+    """``ATARI_ISOLATION``: inline (the default), thread or process.
+
+    Raises:
+        InvalidOption: it is something else.
+    """
+    text = environ.get("ATARI_ISOLATION") or "inline"
+    try:
+        isolation: Isolation = msgspec.convert(text, Isolation)
+    except msgspec.ValidationError as exc:
+        raise InvalidOption(f"ATARI_ISOLATION={text}: {exc}") from None
+    return isolation
+
+
+def _refused(option: str, value: Any, wanted: str) -> InvalidOption:
+    return InvalidOption(f"{option} must be {wanted}, got {value!r}", option=option)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def rom_name(name: str) -> str:
+    """The ROM's id for any of the ways in which a game is written.
+
+    Raises:
+        InvalidOption: ale-py has no such ROM.
+    """
+    known = {_letters(rom): rom for rom in roms.get_all_rom_ids()}
+    core = re.sub(r"-v\d+$", "", name.strip().rpartition("/")[2])
+    core = re.sub(r"(NoFrameskip|Deterministic)$", "", core)
+    found = known.get(_letters(core))
+    if found is None:
+        near = difflib.get_close_matches(_letters(core), list(known), n=3, cutoff=0.5)
+        hint = ", ".join(known[each] for each in near)
+        text = f"did you mean {hint}?" if near else "ale_py.roms.get_all_rom_ids() lists them all"
+        raise InvalidOption(f"ale-py has no game {name!r}; {text}", option="game_name")
+    return found

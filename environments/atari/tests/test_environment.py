@@ -1,0 +1,257 @@
+"""The environment: what is played, seen, rewarded and kept."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import ale_py
+import gymnasium
+import numpy as np
+import pytest
+from ale_py import roms
+from atari_env import AtariAction, AtariObservation
+from atari_env.environment import AtariEnvironment
+
+from openenv_async import StepResult
+from openenv_async.errors import InvalidAction, InvalidOption
+
+gymnasium.register_envs(ale_py)
+Trace = list[tuple[bytes, float | None, bool, bool, int]]
+
+
+def row(result: StepResult[AtariObservation]) -> tuple[bytes, float | None, bool, bool, int]:
+    seen = result.observation
+    return (seen.screen.tobytes(), result.reward, result.terminated, result.truncated, seen.lives)
+
+
+def play(env: AtariEnvironment, actions: list[int], seed: int = 0, **options: Any) -> Trace:
+    trace = [row(env.reset(seed=seed, **options))]
+    for action in actions:
+        result = env.step(AtariAction(action))
+        trace.append(row(result))
+        if result.done:
+            break
+    return trace
+
+
+def moves(count: int, actions: int = 4) -> list[int]:
+    rng = random.Random(count)
+    return [rng.randrange(actions) for _ in range(count)]
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "grayscale", "ram"])
+def test_it_plays_as_gymnasium_does(obs_type: str) -> None:
+    theirs = gymnasium.make(
+        "ALE/SpaceInvaders-v5", obs_type=obs_type, frameskip=4, repeat_action_probability=0.0
+    )
+    expected: list[tuple[bytes, float | None, bool, int]] = []
+    screen, info = theirs.reset(seed=3)
+    expected.append((screen.tobytes(), None, False, info["lives"]))
+    for action in moves(200, 6):
+        screen, reward, terminated, _, info = theirs.step(action)
+        expected.append((screen.tobytes(), float(reward), terminated, info["lives"]))
+        if terminated:
+            break
+    theirs.close()
+    ours = play(AtariEnvironment(game_name="space_invaders"), moves(200, 6), obs_type=obs_type)
+    assert [(screen, reward, end, lives) for screen, reward, end, _, lives in ours] == expected
+    assert any(reward for _, reward, *_ in ours)
+
+
+FOR_TWO = ("combat", "joust", "maze_craze", "warlords")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("game", [rom for rom in roms.get_all_rom_ids() if rom not in FOR_TWO])
+def test_every_rom_can_be_played(game: str) -> None:
+    check_game(game)
+
+
+@pytest.mark.parametrize("game", ["adventure", "breakout", "freeway", "qbert", "tetris"])
+def test_games_can_be_played(game: str) -> None:
+    check_game(game)
+
+
+@pytest.mark.parametrize("game", FOR_TWO)
+def test_games_for_two_players_are_refused(game: str) -> None:
+    with pytest.raises(InvalidOption, match="it takes two players"):
+        AtariEnvironment(game_name=game)
+
+
+def check_game(game: str) -> None:
+    env = AtariEnvironment(game_name=game)
+    first = env.reset(seed=1).observation
+    assert first.screen.dtype == np.uint8
+    assert first.screen.shape[1:] == (160, 3)
+    assert 210 <= first.screen.shape[0] <= 250
+    actions = moves(25, len(first.legal_actions))
+    alone = play(AtariEnvironment(game_name=game), actions)
+    play(env, moves(40, len(first.legal_actions)))
+    assert play(env, actions) == alone  # whatever was played before
+    play(env, moves(10, len(first.legal_actions)))
+    saved = env.snapshot()
+    after = [row(env.step(AtariAction(0))) for _ in range(5)]
+    play(env, moves(30, len(first.legal_actions)))
+    env.restore(saved)
+    assert [row(env.step(AtariAction(0))) for _ in range(5)] == after
+    small = env.reset(obs_type="resized").observation
+    assert small.screen.shape == (4, 84, 84)
+    assert small.screen_shape == [4, 84, 84]
+
+
+def test_a_stack_holds_the_last_frames() -> None:
+    env = AtariEnvironment(game_name="breakout", obs_type="resized")
+    first = env.reset(seed=0).observation.screen
+    assert all(np.array_equal(first[0], frame) for frame in first)
+    env.step(AtariAction(1))
+    before = env.step(AtariAction(1)).observation.screen
+    after = env.step(AtariAction(2)).observation.screen
+    assert np.array_equal(after[:-1], before[1:])
+    assert not np.array_equal(after[-1], before[-1])
+    stacked = env.reset(obs_type="grayscale", frame_stack=2).observation
+    assert stacked.screen.shape == (2, 210, 160)
+
+
+def test_pooling_takes_the_brighter_of_the_last_two_frames() -> None:
+    pooled = AtariEnvironment(game_name="asteroids", obs_type="grayscale", max_pool=True)
+    single = AtariEnvironment(game_name="asteroids", obs_type="grayscale", frameskip=1)
+    pooled.reset(seed=0)
+    single.reset(seed=0)
+    flickered = 0
+    for action in moves(40):
+        got = pooled.step(AtariAction(action)).observation.screen
+        frames = [single.step(AtariAction(action)).observation.screen for _ in range(4)]
+        assert np.array_equal(got, np.maximum(frames[2], frames[3]))
+        flickered += not np.array_equal(got, frames[3])
+    assert flickered > 5
+
+
+def test_no_op_starts_are_drawn_from_the_seed() -> None:
+    env = AtariEnvironment(noop_max=30)
+    lengths = [env.reset(seed=seed).observation.episode_frame_number for seed in range(20)]
+    assert lengths == [env.reset(seed=seed).observation.episode_frame_number for seed in range(20)]
+    assert min(lengths) >= 1
+    assert max(lengths) <= 30
+    assert len(set(lengths)) > 5
+    assert env.reset(seed=0, noop_max=0).observation.episode_frame_number == 0
+
+
+def test_sticky_actions_follow_the_seed() -> None:
+    env = AtariEnvironment(game_name="breakout", repeat_action_probability=0.25)
+    actions = [1, *moves(80)]
+    assert play(env, actions, seed=4) == play(env, actions, seed=4)
+    assert play(env, actions, seed=4) != play(env, actions, seed=5)
+    assert play(env, actions, 4, repeat_action_probability=0.0) == play(
+        env, actions, 5, repeat_action_probability=0.0
+    )
+    never = play(env, actions, repeat_action_probability=1.0)  # the first no-op is never left
+    assert never == play(env, [0] * len(actions), repeat_action_probability=1.0)
+
+
+def breakout_until_a_life_is_lost(**options: Any) -> StepResult[AtariObservation]:
+    env = AtariEnvironment(game_name="breakout", **options)
+    env.reset(seed=0)
+    for _ in range(200):
+        result = env.step(AtariAction(1))
+        if result.observation.lives < 5:
+            return result
+    raise AssertionError("no life was lost")
+
+
+def test_a_lost_life_ends_the_episode_only_when_asked_to() -> None:
+    assert not breakout_until_a_life_is_lost().done
+    lost = breakout_until_a_life_is_lost(terminal_on_life_loss=True)
+    assert lost.terminated
+    assert not lost.truncated
+
+
+def test_the_game_is_over_or_cut_off() -> None:
+    env = AtariEnvironment(game_name="breakout")
+    over = play(env, [1] * 2000)
+    assert over[-1][2:] == (True, False, 0)
+    cut = play(env, [0] * 100, max_num_frames_per_episode=30)
+    assert cut[-1][2:4] == (False, True)
+    assert len(cut) == 1 + 8  # the eighth step reaches the limit in its second frame
+    assert env.step(AtariAction(0)).observation.episode_frame_number > 30
+
+
+def test_rewards_are_the_games_or_their_sign() -> None:
+    env = AtariEnvironment(game_name="ms_pacman", clip_reward=True)
+    env.reset(seed=0)
+    results = [env.step(AtariAction(3)) for _ in range(120)]
+    assert {result.reward for result in results} == {0.0, 1.0}
+    raw = [result.info["raw_reward"] for result in results]
+    assert max(raw) == 10.0
+    assert env.state().score == sum(raw)
+    plain = play(env, [3] * 120, clip_reward=False)
+    assert [reward for _, reward, *_ in plain[1:]] == raw
+
+
+@pytest.mark.parametrize("action_id", [-1, 4, 17])
+def test_an_action_outside_the_set_costs_nothing(action_id: int) -> None:
+    env = AtariEnvironment(game_name="breakout")
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction, match="it must be from 0 to 3"):
+        env.step(AtariAction(action_id))
+    assert env.step(AtariAction(0)).observation.episode_frame_number == 4
+    full = env.reset(full_action_space=True).observation
+    assert full.legal_actions == list(range(18))
+    assert env.step(AtariAction(17)).observation.episode_frame_number == 4
+
+
+def test_modes_and_difficulties_are_switched_and_checked() -> None:
+    env = AtariEnvironment(game_name="breakout")
+    state = env.state()
+    assert (state.mode, state.difficulty) == (0, 0)
+    assert state.action_meanings == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    ordinary = play(env, [1, *moves(60)])
+    assert play(env, [1, *moves(60)], mode=12, difficulty=1) != ordinary
+    assert (env.state().mode, env.state().difficulty) == (12, 1)
+    assert play(env, [1, *moves(60)]) == ordinary
+    with pytest.raises(InvalidOption, match="breakout has no mode 3: it has 0, 4"):
+        env.reset(mode=3)
+
+
+def test_a_reset_option_holds_for_its_episode() -> None:
+    env = AtariEnvironment()
+    assert env.reset(game_name="SpaceInvaders").observation.lives == 3
+    assert env.state().game_name == "space_invaders"
+    env.reset()
+    assert env.state().game_name == "pong"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"repeat_action_probability": 0.25, "obs_type": "resized"}]
+)
+def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) -> None:
+    env = AtariEnvironment(game_name="breakout", mode=4, **options)
+    play(env, [1, *moves(30)], seed=9)
+    saved = env.snapshot()
+
+    def go_on(env: AtariEnvironment) -> Trace:
+        return [row(env.step(AtariAction(action))) for action in moves(50)]
+
+    expected = go_on(env)
+    env.restore(saved)
+    assert go_on(env) == expected
+    other = AtariEnvironment()
+    play(other, [1, 2, 3])
+    other.restore(saved)
+    assert other.state().mode == 4
+    assert go_on(other) == expected
+    forks = [AtariEnvironment() for _ in range(2)]
+    for fork in forks:
+        fork.restore(saved)
+    turns = [
+        [row(fork.step(AtariAction(action))) for fork in forks] for action in moves(50)
+    ]  # interleaved
+    assert [list(trace) for trace in zip(*turns, strict=True)] == [expected, expected]
+
+
+def test_what_is_no_snapshot_is_told() -> None:
+    env = AtariEnvironment()
+    for bad in (b"", b"\x00" * 10, env.snapshot()[:-20]):
+        with pytest.raises(InvalidOption, match="no snapshot of atari"):
+            env.restore(bad)
+    play(env, moves(3))

@@ -1,0 +1,90 @@
+"""What goes in and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FinRLAction", "FinRLMetrics", "FinRLObservation", "FinRLState"]
+
+
+@dataclass(slots=True)
+class FinRLAction:
+    """What to trade at today's closing prices.
+
+    Attributes:
+        actions: one number from -1 to 1 for every ticker, in the order of
+            ``FinRLState.tickers``. With ``action_mode="shares"`` it is the share of ``hmax``
+            stocks to buy (positive) or sell; with ``"weights"`` (a + 1) / 2 is the part of the
+            portfolio that the stock should have, all of them scaled down if they sum to more
+            than 1, what is left being cash.
+    """
+
+    actions: list[float]
+
+
+@dataclass(slots=True)
+class FinRLObservation:
+    """The market and the portfolio after a day's close.
+
+    Attributes:
+        state: float32 [1 + 2 n + k n] for n tickers and k indicators: cash, n closing prices, n
+            numbers of stocks held, then the indicators, n of each, in the order of
+            ``FinRLState.tech_indicators``. Nothing in it is later than ``date``.
+        portfolio_value: cash and stocks at closing prices.
+        date: ISO, the trading day that has just closed.
+        turbulence: how unusual the day's returns were, 0 or more; see ``indicators``.
+    """
+
+    state: NDArray[np.float32]
+    portfolio_value: float
+    date: str
+    turbulence: float
+
+
+@dataclass(slots=True)
+class FinRLMetrics:
+    """How an episode went so far.
+
+    Attributes:
+        total_return: last value / first value - 1.
+        sharpe: √252 × mean / standard deviation (n - 1) of the daily returns, no risk-free rate;
+            0 when there are fewer than two or they do not vary.
+        max_drawdown: the largest fall from a peak, as a part of the peak.
+        turnover: traded value / mean portfolio value, per 252 days.
+        total_cost: paid for trading.
+        trades: orders that were executed.
+        buy_and_hold_return: of equal parts of all tickers bought at the start, without costs.
+    """
+
+    total_return: float
+    sharpe: float
+    max_drawdown: float
+    turnover: float
+    total_cost: float
+    trades: int
+    buy_and_hold_return: float
+
+
+@dataclass(slots=True)
+class FinRLState:
+    """What is traded and how; most names are those of the ``reset`` options."""
+
+    tickers: list[str]
+    tech_indicators: list[str]
+    stock_dim: int
+    split: str
+    start: str
+    end: str
+    day: int
+    episode_days: int
+    initial_amount: float
+    hmax: int
+    action_mode: str
+    reward: str
+    backend: str
+    cash: float
+    shares: list[float]
+    metrics: FinRLMetrics

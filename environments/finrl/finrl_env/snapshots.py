@@ -1,0 +1,55 @@
+"""An episode as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from finrl_env.account import Account
+from finrl_env.metrics import DifferentialSharpe
+from finrl_env.settings import Settings
+from openenv_async.errors import InvalidOption
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot(msgspec.Struct, array_like=True):
+    """Where an episode stands.
+
+    Attributes:
+        settings: of the episode.
+        first, last, day: places in the market's dates.
+        account: the portfolio.
+        values: of the portfolio, one for each day so far.
+        sharpe: of the reward of that name.
+    """
+
+    settings: Settings
+    first: int
+    last: int
+    day: int
+    account: Account
+    values: list[float]
+    sharpe: DifferentialSharpe
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self, enc_hook=lambda array: array.tolist())
+
+    @classmethod
+    def decode(cls, data: bytes) -> Snapshot:
+        """What ``encode`` gave.
+
+        Raises:
+            InvalidOption: the bytes are no snapshot.
+        """
+        try:
+            return msgspec.msgpack.decode(data, type=cls, dec_hook=_vector)
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise InvalidOption(f"these bytes are no snapshot of finrl: {exc}") from exc
+
+
+def _vector(kind: Any, value: Any) -> NDArray[np.float64]:
+    return np.array(value, np.float64)

@@ -1,0 +1,101 @@
+"""Over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from finrl_env import ENVIRONMENT, FinRLAction, FinRLEnv, FinRLMetrics, FinRLState
+from finrl_env.environment import FinRLEnvironment
+from finrl_env.policies import buy_and_hold
+
+from openenv_async import OutcomeStatus, serve
+from openenv_async.discovery import find_target
+from openenv_async.errors import InvalidOption
+from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+
+
+async def test_sixteen_sessions_side_by_side_trade_the_same() -> None:
+    async def play(url: str, seed: int) -> list[tuple[bytes, float | None, str]]:
+        rng = np.random.default_rng(1)
+        async with FinRLEnv(url) as env:
+            result = await env.reset(seed=seed)
+            trace = []
+            for _ in range(30):
+                seen = result.observation
+                assert seen.state.dtype == np.float32
+                trace.append((seen.state.tobytes(), result.reward, seen.date))
+                result = await env.step(FinRLAction(rng.uniform(-1, 1, 20).tolist()))
+            return trace
+
+    async with serve(FinRLEnvironment) as url:
+        alone = await play(url, 7)
+        traces = await asyncio.gather(*(play(url, 7 if i % 2 else 100 + i) for i in range(16)))
+    assert all(trace == alone for trace in traces[1::2])
+    assert all(trace != alone for trace in traces[::2])
+
+
+async def test_the_schema_knows_the_stocks_and_random_play_fits_it() -> None:
+    params: dict[str, Any] = {"tickers": ["KO", "PEP"], "episode_days": 20}
+    async with serve(FinRLEnvironment, params=params) as url:
+        schema = await fetch_schema(url)
+        outcomes = await collect_all(
+            url, RandomPolicy(schema["action"], 0), episodes=4, concurrency=2, seeds=0
+        )
+    assert [outcome.status for outcome in outcomes] == [OutcomeStatus.TRUNCATED] * 4
+    assert [outcome.steps for outcome in outcomes] == [19] * 4
+    actions = schema["action"]["$defs"]["FinRLAction"]["properties"]["actions"]
+    assert (actions["minItems"], actions["maxItems"]) == (2, 2)
+    state = schema["observation"]["$defs"]["FinRLObservation"]["properties"]["state"]
+    assert state["x-ndarray"] == {"dtype": "<f4", "shape": [1 + 2 * 9]}
+
+
+async def test_options_state_and_metrics_come_through() -> None:
+    async with serve(FinRLEnvironment) as url, FinRLEnv(url) as env:
+        result = await env.reset(seed=0, tickers=["KO"], split="test", episode_days=3)
+        assert result.observation.state.shape == (10,)
+        while not result.done:
+            result = await env.step(FinRLAction([1.0]))
+        state = await env.state()
+        assert isinstance(state, FinRLState)
+        assert isinstance(state.metrics, FinRLMetrics)
+        assert result.info["metrics"]["trades"] == state.metrics.trades == 2
+        assert (state.split, state.tickers, state.day) == ("test", ["KO"], 2)
+        with pytest.raises(InvalidOption):  # files are the server's
+            await env.reset(data_path="/etc/passwd")
+
+
+async def test_the_example_policy_plays_from_the_client() -> None:
+    async with serve(FinRLEnvironment, params={"split": "test"}) as url:
+        outcomes = await collect_all(lambda: FinRLEnv(url), buy_and_hold, episodes=4, seeds=0)
+    assert all(outcome.steps == 251 for outcome in outcomes)
+    assert sum(outcome.episode_return or 0 for outcome in outcomes) > 0
+
+
+def test_it_is_found_by_name() -> None:
+    spec = find_target("finrl", {"split": "test"})
+    assert spec.cls is FinRLEnvironment
+    assert spec.contract.isolation == "inline"
+    assert ENVIRONMENT.client_class() is FinRLEnv
+    assert ENVIRONMENT.action_class() is FinRLAction
+
+
+def test_the_application_and_its_isolation_are_set_from_outside() -> None:
+    code = (
+        "from finrl_env.app import app;"
+        "spec = app.state.openenv.spec;"
+        "print(spec.build().state().stock_dim, spec.contract.isolation)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FINRL_TICKERS": "KO,PEP", "FINRL_ISOLATION": "process"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == ["2", "process"]

@@ -1,0 +1,52 @@
+"""An episode as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from openenv_async.errors import InvalidOption
+from openspiel_env.table import Move
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot(msgspec.Struct, array_like=True):
+    """Where an episode stands.
+
+    Attributes:
+        settings: of the episode, but for its opponent.
+        opponent: its name.
+        seed: with which the game was loaded.
+        log: every move so far, chance included; ``pending`` those of a simultaneous node.
+        random: inner state of the Mersenne twister.
+        mover: who moved last for the client.
+        last_moves: player and move, the latest last.
+    """
+
+    settings: dict[str, Any]
+    opponent: str
+    seed: int
+    log: list[Move]
+    pending: list[int]
+    random: tuple[int, ...]
+    steps: int
+    mover: int
+    last_moves: list[tuple[int, int]]
+    returns: list[float]
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Snapshot:
+        """What ``encode`` gave.
+
+        Raises:
+            InvalidOption: the bytes are no snapshot.
+        """
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except msgspec.DecodeError as exc:
+            raise InvalidOption(f"these bytes are no snapshot of openspiel: {exc}") from exc

@@ -1,0 +1,112 @@
+"""One game being played: chance, simultaneous moves and mean fields are dealt with here.
+
+Rules:
+
+- After every call the game is over or ``player`` has to move: chance nodes are drawn from the
+  generator, mean-field nodes get a uniform population.
+- At a simultaneous node the players move one after the other, lowest number first, and see
+  nothing of each other's moves; the moves are applied together when the last is in.
+- Everything applied is logged. A log replayed on a fresh game gives the same state, for games
+  whose own serialisation leaves their random generator out too.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import pyspiel
+
+__all__ = ["TERMINAL", "Move", "Table"]
+
+TERMINAL: Final = int(pyspiel.PlayerId.TERMINAL)
+Move = int | list[int] | None
+"""One player's or chance's action, a joint one, or a mean field's update."""
+
+
+class Table:
+    """A game from its start.
+
+    Args:
+        game: what is played.
+        rng: draws chance.
+    """
+
+    def __init__(self, game: pyspiel.Game, rng: random.Random) -> None:
+        self.game = game
+        self.rng = rng
+        self.state: pyspiel.State = game.new_initial_state()
+        self.log: list[Move] = []
+        self.pending: list[int] = []
+        self.player = TERMINAL
+
+    def start(self) -> None:
+        """Go on to the first player's move."""
+        self._settle()
+
+    def replay(self, log: list[Move], pending: list[int]) -> None:
+        """Bring a fresh table to where the log ends.
+
+        Raises:
+            pyspiel.SpielError: the log is not one of this game.
+        """
+        for move in log:
+            self._apply(move)
+        self.pending = pending
+        self._settle()
+
+    @property
+    def over(self) -> bool:
+        return self.player == TERMINAL
+
+    def legal_actions(self) -> list[int]:
+        """Of the player who has to move, ascending."""
+        if self.over:
+            return []
+        actions: list[int] = self.state.legal_actions(self.player)
+        return actions
+
+    def move(self, action: int) -> None:
+        """The player who has to move plays ``action``, which is legal."""
+        if self.state.is_simultaneous_node():
+            self.pending.append(action)
+        else:
+            self._apply(action)
+        self._settle()
+
+    def _apply(self, move: Move) -> None:
+        if move is None:
+            support = self.state.distribution_support()
+            self.state.update_distribution([1.0 / max(1, len(support))] * len(support))
+        elif isinstance(move, list):
+            self.state.apply_actions_with_legality_checks(move)
+        else:
+            self.state.apply_action(move)
+        self.log.append(move)
+
+    def _settle(self) -> None:
+        state = self.state
+        while not state.is_terminal():
+            if state.is_chance_node():
+                self._apply(self._drawn())
+            elif state.is_mean_field_node():
+                self._apply(None)
+            elif not state.is_simultaneous_node():
+                self.player = state.current_player()
+                return
+            elif len(self.pending) < self.game.num_players():
+                self.player = len(self.pending)
+                if state.legal_actions(self.player):
+                    return
+                self.pending.append(0)  # who has no move takes part with any
+            else:
+                joint, self.pending = self.pending, []
+                self._apply(joint)
+        self.player = TERMINAL
+
+    def _drawn(self) -> int:
+        outcomes = self.state.chance_outcomes()
+        if len(outcomes) == 1:
+            return int(outcomes[0][0])
+        actions, weights = zip(*outcomes, strict=True)
+        return int(self.rng.choices(actions, weights)[0])

@@ -1,0 +1,295 @@
+"""Players, opponents, rewards, refusals, snapshots."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pyspiel
+import pytest
+from openspiel_env import RANDOM_ACTION, OpenSpielAction, OpenSpielObservation
+from openspiel_env.environment import OpenSpielEnvironment
+from openspiel_env.policies import catch, tic_tac_toe
+from openspiel_env.settings import VARIABLES, Settings, declared_isolation
+
+from openenv_async import StepResult
+from openenv_async.errors import InvalidAction, InvalidOption
+
+ANY = OpenSpielAction(RANDOM_ACTION)
+Row = tuple[bytes, float | None, bool, list[int], int, list[float]]
+
+
+def row(result: StepResult[OpenSpielObservation]) -> Row:
+    seen = result.observation
+    return (
+        seen.info_state.tobytes(),
+        result.reward,
+        result.terminated,
+        seen.legal_actions,
+        seen.current_player_id,
+        seen.rewards,
+    )
+
+
+def mean_return(env: OpenSpielEnvironment, policy: Any, episodes: int) -> float:
+    total = 0.0
+    for seed in range(episodes):
+        result = env.reset(seed=seed)
+        while not result.done:
+            result = env.step(policy(result.observation))
+            total += result.reward or 0.0
+    return total / episodes
+
+
+def test_catch_is_caught() -> None:
+    env = OpenSpielEnvironment()
+    assert mean_return(env, catch, 50) == 1.0
+    assert mean_return(env, lambda observation: ANY, 50) < 0.0
+
+
+@pytest.mark.parametrize("agent_player", [0, 1])
+def test_tic_tac_toe_is_played_well(agent_player: int) -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", agent_player=agent_player)
+    good = mean_return(env, tic_tac_toe, 60)
+    chance = mean_return(env, lambda observation: ANY, 60)
+    assert good > chance + 0.4
+
+
+def test_mcts_is_an_opponent_that_wins() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy="mcts")
+    assert mean_return(env, lambda observation: ANY, 12) <= -0.5
+    traces = []
+    for _ in range(2):
+        result = env.reset(seed=3)
+        traces.append([row(result)])
+        while not result.done:
+            result = env.step(ANY)
+            traces[-1].append(row(result))
+    assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize(("policy", "index"), [("first", 0), ("middle", 4), ("last", -1)])
+def test_plain_opponents(policy: str, index: int) -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy=policy)
+    first = env.reset(seed=0).observation
+    assert first.opponent_last_action is None
+    assert (first.game_phase, first.current_player_id) == ("initial", 0)
+    seen = env.step(OpenSpielAction(4)).observation
+    left = [cell for cell in range(9) if cell != 4]
+    assert seen.opponent_last_action == left[index]
+    assert (seen.game_phase, seen.current_player_id) == ("playing", 0)
+    assert seen.legal_actions == [cell for cell in left if cell != left[index]]
+
+
+def stubborn(state: pyspiel.State, player: int, rng: random.Random) -> int:
+    """An opponent from the outside."""
+    return int(max(state.legal_actions(player)))
+
+
+def test_a_callable_may_be_the_opponent() -> None:
+    for policy in (stubborn, f"{__name__}:stubborn"):
+        env = OpenSpielEnvironment(game_name="connect_four", opponent_policy=policy)
+        env.reset()
+        assert env.step(OpenSpielAction(0)).observation.opponent_last_action == 6
+        assert env.state().opponent_policy == "stubborn"
+    cheat = OpenSpielEnvironment(
+        game_name="connect_four", opponent_policy=lambda state, player, rng: 99
+    )
+    cheat.reset()
+    with pytest.raises(ValueError, match="chose 99, which is not legal"):
+        cheat.step(ANY)
+
+
+def test_the_agent_may_sit_anywhere() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", agent_player=1, opponent_policy="first")
+    seen = env.reset().observation
+    assert (seen.current_player_id, seen.opponent_last_action) == (1, 0)
+
+
+def test_players_of_one_episode_take_turns() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy="self")
+    result = env.reset()
+    turns = []
+    for cell in (0, 3, 1, 4, 2):
+        turns.append(result.observation.current_player_id)
+        result = env.step(OpenSpielAction(cell))
+    assert turns == [0, 1, 0, 1, 0]
+    assert result.terminated
+    assert result.observation.rewards == [1.0, -1.0]
+    assert result.reward == 1.0  # of player 0, who moved
+    assert env.state().agent_player is None
+
+
+def test_simultaneous_moves_are_hidden_until_all_are_in() -> None:
+    env = OpenSpielEnvironment(game_name="matrix_rps", opponent_policy="self")
+    first = env.reset()
+    states = []
+    for choice in (0, 1, 2):
+        env.reset()
+        result = env.step(OpenSpielAction(choice))
+        seen = result.observation
+        assert (seen.current_player_id, seen.rewards, result.done) == (1, [0.0, 0.0], False)
+        assert seen.opponent_last_action is None
+        states.append(seen.info_state.tobytes())
+    assert len(set(states)) == 1
+    assert first.observation.current_player_id == 0
+    result = env.step(OpenSpielAction(0))  # rock against scissors
+    assert result.terminated
+    assert result.observation.rewards == [-1.0, 1.0]
+    assert result.reward == 1.0
+
+
+def test_in_simultaneous_games_opponents_move_too() -> None:
+    env = OpenSpielEnvironment(
+        game_name="goofspiel", game_params={"players": 3, "num_cards": 4}, agent_player=1
+    )
+    result = env.reset(seed=2)
+    total = 0.0
+    while not result.done:
+        assert result.observation.current_player_id == 1
+        result = env.step(ANY)
+        total += result.reward or 0.0
+    assert total == env.state().returns[1]
+    assert env.state().num_players == 3
+    assert env.state().game_params["num_cards"] == 4
+
+
+@pytest.mark.parametrize("action_id", [0, 9, -2])
+def test_an_illegal_move_costs_nothing(action_id: int) -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy="first")
+    env.reset(seed=0)
+    before = env.step(OpenSpielAction(4)).observation.legal_actions
+    with pytest.raises(InvalidAction, match=r"not legal for player 0 of tic_tac_toe now: take one"):
+        env.step(OpenSpielAction(action_id))
+    assert env.state().moves == 2
+    assert env.step(OpenSpielAction(before[0])).observation.legal_actions == before[2:]
+
+
+def test_the_episode_may_be_cut_off() -> None:
+    env = OpenSpielEnvironment(game_name="chess", max_steps=2)
+    env.reset(seed=0)
+    assert not env.step(ANY).done
+    cut = env.step(ANY)
+    assert (cut.terminated, cut.truncated) == (False, True)
+
+
+def test_words_on_request() -> None:
+    env = OpenSpielEnvironment(game_name="kuhn_poker")
+    assert env.reset(seed=0).observation.text == ""
+    assert env.reset(seed=0, text=True).observation.text in {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"game_name": "leduc_poker"},
+        {"game_name": "goofspiel", "opponent_policy": "self"},
+        {"game_name": "negotiation"},
+        {"game_name": "connect_four", "opponent_policy": "mcts", "mcts_simulations": 20},
+        {"game_name": "mfg_crowd_modelling"},
+        {"game_name": "turn_based_simultaneous_game(game=goofspiel(num_cards=5))"},
+    ],
+)
+def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) -> None:
+    env = OpenSpielEnvironment(**options)
+    result = env.reset(seed=4)
+    for _ in range(3):
+        if not result.done:
+            result = env.step(ANY)
+    if result.done:
+        env.reset(seed=4)
+    saved = env.snapshot()
+
+    def go_on(env: OpenSpielEnvironment) -> list[Row]:
+        rows: list[Row] = []
+        for _ in range(30):
+            result = env.step(ANY)
+            rows.append(row(result))
+            if result.done:
+                break
+        return rows
+
+    expected = go_on(env)
+    env.restore(saved)
+    assert go_on(env) == expected
+    other = OpenSpielEnvironment()
+    other.reset()
+    other.restore(saved)
+    assert go_on(other) == expected
+
+
+def test_what_is_no_snapshot_is_told() -> None:
+    env = OpenSpielEnvironment()
+    env.reset(seed=0)
+    for bad in (b"", b"\x90", env.snapshot()[:-5]):
+        with pytest.raises(InvalidOption, match="no snapshot of openspiel"):
+            env.restore(bad)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"game_name": "tictactoe"}, "did you mean tic_tac_toe"),
+        ({"game_name": "zzzzzz"}, "registered_names"),
+        ({"game_name": "kuhn_poker", "game_params": {"colour": 1}}, "cannot be loaded with"),
+        ({"game_name": "crossword"}, "have no numbers"),
+        ({"game_name": "misere"}, "misere cannot be loaded"),
+        ({"agent_player": 3}, "catch has 1 players"),
+        ({"agent_player": -1}, "agent_player must be at least 0"),
+        ({"opponent_policy": "clever"}, "take one of random, first"),
+        ({"opponent_policy": "no_such_module:f"}, "No module named"),
+        ({"opponent_policy": "openspiel_env:__all__"}, "is not callable"),
+        ({"game_name": "kuhn_poker", "opponent_policy": "mcts"}, "kuhn_poker is not"),
+        ({"game_name": "matrix_rps", "opponent_policy": "mcts"}, "matrix_rps is not"),
+    ],
+)
+def test_what_cannot_be_is_told(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        OpenSpielEnvironment(**params)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"game_name": "nfg_game(filename=/etc/hostname)"},
+        {"game_name": "efg_game", "game_params": {"filename": "/etc/hostname"}},
+        {"game_name": "misere(game=bargaining(instances_file=/etc/hostname))"},
+    ],
+)
+def test_a_client_opens_no_file_of_the_server(options: dict[str, Any]) -> None:
+    env = OpenSpielEnvironment()
+    with pytest.raises(InvalidOption, match="for the server to choose"):
+        env.reset(**options)
+    assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
+
+
+def test_every_setting_has_a_variable() -> None:
+    assert sorted(VARIABLES.values()) == sorted(Settings.names())
+    read = Settings.from_environ(
+        {
+            "OPENSPIEL_GAME": "goofspiel",
+            "OPENSPIEL_GAME_PARAMS": '{"num_cards": 4}',
+            "OPENSPIEL_AGENT_PLAYER": "1",
+            "OPENSPIEL_OPPONENT_POLICY": "last",
+        }
+    )
+    assert read == Settings("goofspiel", {"num_cards": 4}, 1, "last")
+    assert read.changed({"game_name": "catch"}).game_params == {}
+    with pytest.raises(InvalidOption, match="OPENSPIEL_MAX_STEPS=many"):
+        Settings.from_environ({"OPENSPIEL_MAX_STEPS": "many"})
+    with pytest.raises(InvalidOption, match="OPENSPIEL_GAME_PARAMS="):
+        Settings.from_environ({"OPENSPIEL_GAME_PARAMS": "{"})
+    with pytest.raises(InvalidOption, match="OPENSPIEL_ISOLATION=none"):
+        declared_isolation({"OPENSPIEL_ISOLATION": "none"})
+
+
+def test_the_schema_knows_the_game() -> None:
+    schemas = OpenSpielEnvironment.schemas(game_name="connect_four")
+    action = schemas["action"]["$defs"]["OpenSpielAction"]["properties"]["action_id"]
+    assert (action["minimum"], action["maximum"]) == (-1, 6)
+    seen = schemas["observation"]["$defs"]["OpenSpielObservation"]["properties"]
+    assert seen["info_state"]["x-ndarray"] == {"dtype": "<f4", "shape": [3 * 6 * 7]}
+    env = OpenSpielEnvironment(game_name="connect_four")
+    assert env.reset().observation.info_state.shape == (3 * 6 * 7,)
+    assert np.array_equal(env.reset().observation.legal_actions_mask, np.ones(7, np.uint8))
