@@ -28,6 +28,8 @@ EXT_NDARRAY: Final = 1
 EXT_NPSCALAR: Final = 2
 
 MAX_NDIM: Final = 32
+_SMALL: Final = 4096
+"""Bytes up to which copying an array's elements costs less than taking a view of them."""
 # Booleans, integers, floats, complex, datetimes and fixed-size text. ``O`` and ``V`` are not here:
 # objects would need pickle, structured dtypes have no dtype string that says all.
 _DTYPE: Final = re.compile(
@@ -57,6 +59,8 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
     np = sys.modules.get("numpy")
     if np is None:
         return None
+    if type(value) is np.ndarray and value.nbytes <= _SMALL:
+        return EXT_NDARRAY, _head(value.dtype, value.shape) + value.tobytes()
     if isinstance(value, np.ndarray):
         code = EXT_NDARRAY
     elif isinstance(value, np.generic):
@@ -64,8 +68,20 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
     else:
         return None
     dtype, shape, data = parts(value)
-    head = struct.pack(f"<B{len(dtype)}sB{len(shape)}Q", len(dtype), dtype, len(shape), *shape)
-    return code, b"".join((head, data))
+    return code, b"".join((_packed(dtype, shape), data))
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before the elements of an array, once checked that it may travel."""
+    import numpy as np
+
+    name, _, _ = parts(np.empty((0,) * len(shape), dtype))
+    return _packed(name, shape)
+
+
+def _packed(dtype: bytes, shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<B{len(dtype)}sB{len(shape)}Q", len(dtype), dtype, len(shape), *shape)
 
 
 def from_ext(code: int, payload: memoryview) -> Any:

@@ -8,7 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from openenv_async.rollouts import collect, collect_all
+from openenv_async.rollouts import (
+    EpisodeStream,
+    GroupStream,
+    collect,
+    collect_all,
+    stream,
+    stream_groups,
+)
 from openenv_async.types import Outcome
 
 __all__ = ["Mapped", "Playing"]
@@ -82,6 +89,27 @@ class Playing:
                 ``retry``, ``on_progress``, …
         """
         return collect(self, policy, episodes=n, min_count=min_k, deadline=deadline, **options)
+
+    def stream(self, policy: Callable[..., Any], **options: Any) -> EpisodeStream:
+        """Episodes as they end, for a trainer: ``async for episode in pool.stream(policy)``.
+
+        Args:
+            policy: chooses the actions; a ``VersionedPolicy`` is watched for staleness.
+            options: of ``rollouts.stream``: ``episodes``, ``group_size``, ``max_staleness``, …
+        """
+        return stream(self, policy, **options)
+
+    def stream_groups(
+        self, policy: Callable[..., Any], *, group_size: int, **options: Any
+    ) -> GroupStream:
+        """Groups of one seed each, complete, as ``rollouts.stream_groups`` gives them.
+
+        Args:
+            policy: chooses the actions.
+            group_size: episodes of one seed.
+            options: of ``rollouts.stream_groups``.
+        """
+        return stream_groups(self, policy, group_size=group_size, **options)
 
     async def group(
         self,

@@ -266,6 +266,17 @@ async def test_map_takes_items_as_they_are_needed_and_can_be_left() -> None:
             [r async for r in pool.map(double, failing())]
 
 
+async def test_streams_for_a_trainer() -> None:
+    provider = ProcessProvider("tests.rollouts.environments:Counting")
+    async with EnvPool(provider, client=CountingEnv, sessions_per_worker=8) as pool:
+        async with pool.stream(one, episodes=6, concurrency=3) as episodes:
+            assert [episode.outcome.episode_return async for episode in episodes] == [3.0] * 6
+        async with pool.stream_groups(one, group_size=4, groups=2) as groups:
+            sizes = [len(group.episodes) async for group in groups]
+        assert sizes == [4, 4]
+        await until(lambda: pool.statistics().sessions == 0)
+
+
 # -- without a loop -----------------------------------------------------------------------------
 
 

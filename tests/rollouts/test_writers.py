@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,14 +143,56 @@ def test_finished_row_groups_survive_a_crash(tmp_path: Path) -> None:
     writer = ParquetWriter(path, max_group_episodes=2)
     for index in range(5):
         writer.write(outcome(index))
-    # Crash: never closed. Two groups are finished, the fifth episode is not.
+    # Crash: never closed. Two groups are finished, the fifth episode's is not.
     assert not path.exists()
     read = list(read_trajectories(path))
-    assert [t.index for t in read] == [0, 1, 2, 3]
+    assert [t.index for t in read] == [0, 1, 2, 3, 4]
     check(read[3], 3)
+    check(read[4], 4)
     with ParquetWriter(path) as again:  # a new run begins anew
         again.write(outcome(7))
     assert [t.index for t in read_trajectories(path)] == [7]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_killed_in_the_middle_it_loses_nothing(tmp_path: Path, suffix: str) -> None:
+    """``kill -9`` of the writing process; then another goes on with the file."""
+    path = tmp_path / f"file.{suffix}"
+    code = (
+        "import sys\n"
+        "from tests.rollouts.test_writers import outcome, open_writer\n"
+        "writer = open_writer(sys.argv[1])\n"
+        "if hasattr(writer, '_max_group_episodes'): writer._max_group_episodes = 7\n"
+        "for index in range(10**6):\n"
+        "    writer.write(outcome(index))\n"
+        "    print(index, flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        written = -1
+        for line in process.stdout:
+            written = int(line)
+            if written == 40:
+                process.kill()
+        assert process.wait() == -signal.SIGKILL
+    read = list(read_trajectories(path))
+    assert len(read) >= written + 1 >= 41
+    for index, trajectory in enumerate(read):
+        check(trajectory, index)
+    if suffix == "jsonl":
+        with path.open("ab") as file:
+            file.write(b'{"index": 7')  # where it could have been cut
+    with open_writer(path, append=True) as writer:
+        writer.write(outcome(len(read)))
+    again = list(read_trajectories(path))
+    assert [t.index for t in again] == list(range(len(read) + 1))
+    with open_writer(path, append=True) as writer:
+        writer.write(outcome(len(again)))
+    assert len(list(read_trajectories(path))) == len(again) + 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
 
 
 def test_parquet_has_typed_columns_and_row_groups(tmp_path: Path) -> None:

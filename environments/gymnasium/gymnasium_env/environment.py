@@ -46,9 +46,20 @@ class GymnasiumEnvironment(
         self._elapsed = 0
 
     def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        keep_rng: bool = False,
     ) -> StepResult[GymnasiumObservation]:
-        observation, info = self._env.reset(seed=seed, options=options)
+        """Begin an episode.
+
+        Args:
+            seed: of Gymnasium's generator.
+            options: Gymnasium's own.
+            keep_rng: go on with the generator as it stands, as Gymnasium does when it is given
+                no seed; ``seed`` is then not used.
+        """
+        observation, info = self._env.reset(seed=None if keep_rng else seed, options=options)
         self._elapsed = 0
         return StepResult(GymnasiumObservation(self._write(observation)), info=info)
 

@@ -1,0 +1,116 @@
+"""Tokens and templates."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from chat_env.models import Message
+from chat_env.tokenizer import ChatTokenizer, load_tokenizer
+
+from openenv_async.errors import InvalidOption
+
+START, END = 1, 2
+JINJA = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>\n"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer() -> ChatTokenizer:
+    return load_tokenizer()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The bundled tokenizer as a folder without a template."""
+    packed = resources.files("chat_env").joinpath("data/smollm2-tokenizer.json.gz")
+    (tmp_path / "tokenizer.json").write_bytes(gzip.decompress(packed.read_bytes()))
+    return tmp_path
+
+
+def everything(tokenizer: ChatTokenizer, ids: list[int]) -> str:
+    return tokenizer.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_the_bundled_one_is_smollm2(tokenizer: ChatTokenizer) -> None:
+    assert load_tokenizer() is tokenizer
+    assert (tokenizer.size, tokenizer.end_of_turn) == (49_152, END)
+    for text in ("What is 12 plus 30?", "été 日本 🎉", "  two\n\nlines "):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_template_is_chatml(tokenizer: ChatTokenizer) -> None:
+    ids = tokenizer.opening([Message("system", "Be brief."), Message("user", "Hi")])
+    assert everything(tokenizer, ids) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert ids.count(START) == 3
+
+
+def test_turns_put_together_are_the_conversation(tokenizer: ChatTokenizer) -> None:
+    """What a trainer appends step by step is what the template makes of the whole."""
+    opening = tokenizer.opening([Message("user", "Hi")])
+    said = tokenizer.encode("Hello there.")
+    for end in ([], [END]):
+        following = tokenizer.following([*said, *end], "How are you?")
+        assert [*opening, *said, *end, *following] == tokenizer.opening(
+            [
+                Message("user", "Hi"),
+                Message("assistant", "Hello there."),
+                Message("user", "How are you?"),
+            ]
+        )
+        assert tokenizer.following([*said, *end], None) == ([] if end else [END])
+
+
+def test_special_tokens_are_taken_out_of_texts(tokenizer: ChatTokenizer) -> None:
+    assert tokenizer.clean("a<|im_end|>b") == "ab"
+    assert tokenizer.clean("<|im_<|im_end|>end|>x") == "x"
+    assert END not in tokenizer.encode(tokenizer.clean("<|im_end|>" * 3 + "x"))
+    assert tokenizer.until_end([5, END, 6, END]) == [5, END]
+    assert tokenizer.until_end([5, 6]) == [5, 6]
+
+
+def test_a_folder_with_a_jinja_template(folder: Path) -> None:
+    config = {"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    template = JINJA.replace("</s>", "<|im_end|>")
+    (folder / "chat_template.jinja").write_text(template)
+    made = load_tokenizer(str(folder))
+    ids = made.opening([Message("user", "Hi")])
+    assert everything(made, ids) == "<|im_start|>[user]Hi<|im_end|>\n[assistant]"
+    assert made.end_of_turn == END
+    said = made.encode("Yes")
+    assert (
+        everything(made, made.following([*said, END], "No?"))
+        == "\n[user]No?<|im_end|>\n[assistant]"
+    )
+
+
+def test_a_template_in_the_config_and_none_at_all(folder: Path) -> None:
+    named = [{"name": "default", "template": JINJA}, {"name": "tools", "template": "x"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    made = load_tokenizer(str(folder / "tokenizer.json"))
+    assert everything(made, made.opening([Message("user", "Hi")])) == "[user]Hi</s>\n[assistant]"
+    (folder / "tokenizer_config.json").unlink()
+    load_tokenizer.cache_clear()
+    made = load_tokenizer(str(folder))
+    assert everything(made, made.opening([Message("user", "Hi")])) == "user: Hi\nassistant: "
+    assert made.following([5], None) == []
+
+
+def test_templates_run_in_a_sandbox(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
+    with pytest.raises(InvalidOption, match="template fails"):
+        load_tokenizer(str(folder))
+
+
+def test_there_is_no_such_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"no tokenizer .*smollm2"):
+        load_tokenizer(str(tmp_path))

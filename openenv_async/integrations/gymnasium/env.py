@@ -1,0 +1,155 @@
+"""GymEnv: one served environment as a ``gymnasium.Env``."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Final, SupportsFloat
+
+import gymnasium
+from gymnasium import spaces
+
+from openenv_async.client.sync import SyncEnvClient
+from openenv_async.errors import OperationUnsupported
+from openenv_async.integrations.gymnasium.settings import Translation
+from openenv_async.integrations.source import ServedEnvironment, Source
+from openenv_async.types import EpisodeInfo, Timeouts
+
+__all__ = ["GymEnv", "OpenEnvGymWrapper"]
+
+
+class GymEnv(gymnasium.Env[Any, Any]):
+    """One session of any served environment, as Gymnasium's API.
+
+    A failure is raised as the library's typed error, never turned into a step: after it,
+    ``reset`` begins an episode in a new session. Copies (pickle, fork) open their own session.
+
+    Args:
+        source: a URL, the name of an environment (a server is started for it and ends with
+            ``close``), or a client whose settings are taken.
+        params: constructor arguments, for a name.
+        token: access token, for a URL.
+        timeouts: deadlines of the calls.
+        missing_reward: the reward of a step for which the environment gave none. By default
+            not a number, so that no trainer takes it for one; give 0.0 if that is what no
+            reward means here.
+        action_field, observation_field: where an action or observation has several fields, the
+            one that counts; without it they are a Dict space.
+        action_space, encode_action: instead of what the schema says: a space, and what turns
+            its elements into actions.
+        observation_space, decode_observation: a space, and what turns observations into its
+            elements.
+
+    Raises:
+        OperationUnsupported: the schema has no space for a part, and none was given.
+        ConnectFailed, ServerError: there is no server.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as in the base class
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        timeouts: Timeouts | None = None,
+        missing_reward: float = math.nan,
+        action_field: str | None = None,
+        observation_field: str | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        encode_action: Callable[[Any], Any] | None = None,
+        observation_space: spaces.Space[Any] | None = None,
+        decode_observation: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._served = ServedEnvironment(source, params=params, token=token, timeouts=timeouts)
+        try:
+            self._translation = Translation(
+                self._served.schema(),
+                action_field=action_field,
+                observation_field=observation_field,
+                action_space=action_space,
+                encode_action=encode_action,
+                observation_space=observation_space,
+                decode_observation=decode_observation,
+            )
+        except BaseException:
+            self._served.close()
+            raise
+        self.action_space = self._translation.action.space
+        self.observation_space = self._translation.observation.space
+        self._missing_reward = missing_reward
+        self._client: SyncEnvClient[Any, Any, Any] = SyncEnvClient.wrap(self._served.client)
+        self._seeded_session: str | None = None
+        self._seeds: random.Random | None = None
+
+    @property
+    def client(self) -> SyncEnvClient[Any, Any, Any]:
+        """The blocking client behind, for what Gymnasium has no call for, such as ``state``."""
+        return self._client
+
+    @property
+    def episode(self) -> EpisodeInfo | None:
+        """Id, seed and steps of the episode."""
+        return self._client.episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Without a seed after one with a seed the environment goes on drawing from its generator
+        where it can; else a seed is drawn from the one before, so that a seeded run stays one.
+        """
+        super().reset(seed=seed)
+        resume = False
+        if seed is not None:
+            self._seeds = random.Random(seed)
+        elif self._seeds is not None:
+            # A new session has a new generator, which must be seeded first.
+            resume = self._translation.resume_options is not None and (
+                self._seeded_session is not None and self._seeded_session == self._client.session_id
+            )
+            seed = None if resume else self._seeds.getrandbits(31)
+        result = self._client.reset(
+            seed=seed, **self._translation.reset_options(options, resume=resume)
+        )
+        if resume and self._client.session_id != self._seeded_session:
+            # The session was lost, and the generator with it.
+            assert self._seeds is not None
+            seed = self._seeds.getrandbits(31)
+            result = self._client.reset(
+                seed=seed, **self._translation.reset_options(options, resume=False)
+            )
+        if seed is not None:
+            self._seeded_session = self._client.session_id
+        return self._translation.observation.from_wire(result.observation), result.info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        result = self._client.step(self._translation.action.to_wire(action))
+        return (
+            self._translation.observation.from_wire(result.observation),
+            self._missing_reward if result.reward is None else result.reward,
+            result.terminated,
+            result.truncated,
+            result.info,
+        )
+
+    def render(self) -> None:
+        """Not served: an environment that draws shows it in its observations.
+
+        Raises:
+            OperationUnsupported: always.
+        """
+        raise OperationUnsupported("a served environment is not rendered: look at observations")
+
+    def close(self) -> None:
+        """Close the session, and the server if it was started for this; idempotent."""
+        self._client.close()
+        self._served.close()
+
+
+OpenEnvGymWrapper: Final = GymEnv
+"""The name under which this class is sketched in upstream's documentation."""

@@ -1,0 +1,104 @@
+"""What ``GymEnv`` and ``GymVectorEnv`` have in common: spaces, and how a reset is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gymnasium import spaces
+
+from openenv_async.errors import OperationUnsupported
+from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
+
+__all__ = ["Translation"]
+
+
+class Translation:
+    """Between Gymnasium's values and an environment's.
+
+    Args:
+        schema: the server's schemas.
+        action_field, observation_field: of an action or observation of several fields, the one
+            that counts.
+        action_space, encode_action: an action space, and its elements as actions.
+        observation_space, decode_observation: an observation space, and observations as its
+            elements.
+
+    Attributes:
+        decodes_itself: whether the caller gave the observation space.
+        resume_options: of a reset that goes on with the environment's generator; ``None`` where
+            there are none.
+
+    Raises:
+        OperationUnsupported: the schema has no space for a part, and none was given.
+    """
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any],
+        *,
+        action_field: str | None = None,
+        observation_field: str | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        encode_action: Callable[[Any], Any] | None = None,
+        observation_space: spaces.Space[Any] | None = None,
+        decode_observation: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._settings = {
+            "schema": schema,
+            "action_field": action_field,
+            "observation_field": observation_field,
+            "action_space": action_space,
+            "encode_action": encode_action,
+            "observation_space": observation_space,
+            "decode_observation": decode_observation,
+        }
+        self.action = _given(action_space, encode_action, None) or codec_of(
+            schema["action"], optional=True, field=action_field
+        )
+        self.observation = _given(observation_space, None, decode_observation) or codec_of(
+            schema["observation"], field=observation_field
+        )
+        self.decodes_itself = observation_space is not None
+        options = schema.get("reset", {}).get("properties", {})
+        self._wraps_options = "options" in options
+        self.resume_options = {"keep_rng": True} if "keep_rng" in options else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._settings
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__init__(**settings)  # type: ignore[misc]  # the codecs are closures: made again
+
+    def reset_options(self, options: Mapping[str, Any] | None, *, resume: bool) -> dict[str, Any]:
+        """The reset's own options.
+
+        Args:
+            options: Gymnasium's; an environment whose ``reset`` has no ``options`` gets them as
+                separate ones.
+            resume: go on with the generator that an earlier reset seeded, where it can.
+        """
+        made: dict[str, Any] = {}
+        if options:
+            made = {"options": dict(options)} if self._wraps_options else dict(options)
+        if resume and self.resume_options is not None:
+            made |= self.resume_options
+        return made
+
+
+def _given(
+    space: spaces.Space[Any] | None,
+    to_wire: Callable[[Any], Any] | None,
+    from_wire: Callable[[Any], Any] | None,
+) -> SpaceCodec | None:
+    if space is None:
+        if to_wire is not None or from_wire is not None:
+            raise OperationUnsupported(
+                "encode_action= needs action_space=, and decode_observation= observation_space="
+            )
+        return None
+    return SpaceCodec(space, to_wire or _same, from_wire or _same)
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -1,0 +1,397 @@
+"""GymVectorEnv: many sessions on one connection as a ``gymnasium.vector.VectorEnv``.
+
+Rules:
+
+- A step is one message each way, with at most one more where ``SAME_STEP`` resets what ended.
+- A failure of one environment is its own row's: ``failures="raise"`` raises it, ``"mask"``
+  gives a row whose reward is not a number, ``truncated`` and named in ``infos["masked"]``;
+  ``infos["error"]`` has the exception. Its session is replaced with the next reset.
+- A call that was wrong (an action outside the space, a step after the end) always raises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, iterate
+
+from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
+from openenv_async.errors import (
+    CallerError,
+    OpenEnvError,
+    SessionBusy,
+    SessionClosed,
+    SessionLost,
+)
+from openenv_async.integrations.gymnasium.rows import ObservationRows
+from openenv_async.integrations.gymnasium.settings import Translation
+from openenv_async.integrations.source import ServedEnvironment, Source
+from openenv_async.types import Timeouts
+
+__all__ = ["Failures", "GymVectorEnv"]
+
+Failures = Literal["raise", "mask"]
+
+Batch = tuple[Any, Any, Any, Any, dict[str, Any]]
+
+
+class GymVectorEnv(VectorEnv[Any, Any, Any]):
+    """``num_envs`` sessions of one server, stepped together.
+
+    Observations lie in arrays that are allocated once: with ``copy=False`` what ``step``
+    returns is valid until the next call. ``send`` and ``recv`` step some environments while the
+    caller deals with others. A pickled or forked copy opens sessions of its own.
+
+    Args:
+        source: a URL, the name of an environment (a server is started for it and ends with
+            ``close``), or a client whose settings are taken.
+        num_envs: how many sessions.
+        autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as Gymnasium means them.
+        failures: ``"raise"`` or ``"mask"``; see the module.
+        copy: return copies of the observations.
+        params, token, timeouts, missing_reward, action_field, observation_field, action_space,
+        encode_action, observation_space, decode_observation: as for ``GymEnv``.
+        server_arguments: more arguments of ``openenv-async serve``, for a name.
+
+    Attributes:
+        valid: bool [num_envs], whether the last row of each environment is one that an
+            environment gave.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        num_envs: int,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        failures: Failures = "raise",
+        copy: bool = True,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        timeouts: Timeouts | None = None,
+        missing_reward: float = math.nan,
+        action_field: str | None = None,
+        observation_field: str | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        encode_action: Callable[[Any], Any] | None = None,
+        observation_space: spaces.Space[Any] | None = None,
+        decode_observation: Callable[[Any], Any] | None = None,
+        server_arguments: Sequence[str] = (),
+    ) -> None:
+        if failures not in ("raise", "mask"):
+            raise ValueError(f"failures must be 'raise' or 'mask', got {failures!r}")
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self._failures = failures
+        self._served = ServedEnvironment(
+            source, params=params, token=token, timeouts=timeouts, arguments=server_arguments
+        )
+        try:
+            self._translation = translation = Translation(
+                self._served.schema(),
+                action_field=action_field,
+                observation_field=observation_field,
+                action_space=action_space,
+                encode_action=encode_action,
+                observation_space=observation_space,
+                decode_observation=decode_observation,
+            )
+            self.sessions = VectorSessions(
+                self._served.client,
+                num_envs,
+                same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
+                resume_options=translation.resume_options,
+            )
+        except BaseException:
+            self._served.close()
+            raise
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
+        self.single_action_space = translation.action.space
+        self.single_observation_space = translation.observation.space
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._copy = copy
+        self._missing_reward = missing_reward
+        self._allocate()
+
+    def _allocate(self) -> None:
+        count = self.num_envs
+        self._rows = ObservationRows(
+            self.single_observation_space,
+            count,
+            self._decoded,
+            alike=not self._translation.decodes_itself,
+        )
+        self._rewards = np.zeros(count, np.float64)
+        self._terminations = np.zeros(count, np.bool_)
+        self._truncations = np.zeros(count, np.bool_)
+        self.valid = np.ones(count, np.bool_)
+        self._ended = np.zeros(count, np.bool_)
+        self._late: set[int] = set()
+        self._due = 0
+        self._payloads: dict[int, bytes] = {}
+        self._everyone = list(range(count))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_rows", "_payloads")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._allocate()
+
+    # -- Gymnasium's calls --------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every environment, or where ``options["reset_mask"]`` says so.
+
+        Args:
+            seed: of the first environment, the others count on from it; or one for each.
+            options: of each environment's reset.
+        """
+        self._drain()
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        elif len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        else:
+            seeds = list(seed)
+        who = self._everyone
+        if options and "reset_mask" in options:
+            options = dict(options)
+            mask = np.asarray(options.pop("reset_mask"))
+            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+                raise ValueError(
+                    f"reset_mask must be {self.num_envs} booleans of which one is true at least"
+                )
+            who = np.flatnonzero(mask).tolist()
+        infos = self._begin(who, seeds, [options] * self.num_envs)
+        return self._shown(), infos
+
+    def _begin(
+        self, who: list[int], seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        """Reset some environments; seeds and options are those of all."""
+        self.sessions.open()
+        requests = []
+        for i in who:
+            given = self._translation.reset_options(options[i], resume=False)
+            payload = self.sessions.wire.encode_any(given) if given else None
+            requests.append(ResetRequest(i, seeds[i], payload))
+        self.sessions.reset(requests)
+        return self._take(len(who))[1]
+
+    def step(self, actions: Any) -> Batch:
+        """One action in every environment."""
+        if self._due:
+            raise SessionBusy(f"step() while {self._due} rows are under way: recv() them first")
+        self._request(self._encoded(actions), self._everyone)
+        _, infos = self._take(self.num_envs)
+        return (
+            self._shown(),
+            self._rewards.copy(),
+            self._terminations.copy(),
+            self._truncations.copy(),
+            infos,
+        )
+
+    def send(self, actions: Any, env_ids: Sequence[int] | None = None) -> None:
+        """Begin a step of some environments, one action for each; ``recv`` gives the rows.
+
+        Args:
+            actions: as for ``step``, or as many as ``env_ids``.
+            env_ids: which environments; all of them when ``None``.
+        """
+        who = self._everyone if env_ids is None else [int(i) for i in env_ids]
+        self._request(self._encoded(actions, len(who)), who)
+        self._due += len(who)
+
+    def recv(self, count: int | None = None, timeout: float | None = None) -> Batch:
+        """The first ``count`` rows of what was sent; all of them when ``None``.
+
+        Returns:
+            What ``step`` returns, with rows in the order in which they came; the environment of
+            each is in ``infos["env_id"]``, and so are the other infos by environment.
+
+        Raises:
+            DeadlineExceeded: there were not as many within ``timeout`` seconds.
+        """
+        rows, infos = self._take(self._due if count is None else count, timeout)
+        self._due -= len(rows)
+        infos["env_id"] = np.array(rows, np.int64)
+        return (
+            self._rows.some(rows),
+            self._rewards[rows],
+            self._terminations[rows],
+            self._truncations[rows],
+            infos,
+        )
+
+    def states(self) -> list[Any]:
+        """The state of every environment, as plain data."""
+        return self.sessions.states()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the sessions, and the server if it was started for this."""
+        self.sessions.close()
+        self._served.close()
+
+    # -- out ----------------------------------------------------------------------------------
+
+    def _request(self, actions: list[bytes], who: list[int]) -> None:
+        if self._ended.any() and self.autoreset_mode is not AutoresetMode.DISABLED:
+            ended = self._ended
+            resets = [i for i in who if ended[i]]
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                self._late.update(resets)
+            chosen = [(i, a) for i, a in zip(who, actions, strict=True) if not ended[i]]
+            self.sessions.step([i for i, _ in chosen], [a for _, a in chosen], resets)
+        else:
+            self.sessions.step(who, actions)
+
+    def _encoded(self, actions: Any, count: int | None = None) -> list[bytes]:
+        """Actions as payloads; those of a Discrete space are encoded once."""
+        encode, to_wire = self.sessions.wire.encode_action, self._translation.action.to_wire
+        wanted = self.num_envs if count is None else count
+        if isinstance(self.single_action_space, spaces.Discrete):
+            numbers = np.asarray(actions).tolist()
+            if not isinstance(numbers, list) or len(numbers) != wanted:
+                raise ValueError(f"{wanted} actions are needed, got {actions!r}")
+            known = self._payloads
+            for number in {*numbers} - known.keys():
+                known[number] = encode(to_wire(number))
+            return [known[number] for number in numbers]
+        space = self.action_space
+        if wanted != self.num_envs:
+            space = batch_space(self.single_action_space, wanted)
+        made = [encode(to_wire(action)) for action in iterate(space, actions)]
+        if len(made) != wanted:
+            raise ValueError(f"{wanted} actions are needed, got {len(made)}")
+        return made
+
+    # -- in -----------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Take what was sent and not received: its rows are not wanted any more."""
+        if self._due:
+            self.sessions.take(self._due)
+            self._due = 0
+
+    def _take(self, count: int, timeout: float | None = None) -> tuple[list[int], dict[str, Any]]:
+        """Put the next answers into their rows."""
+        answers = self.sessions.take(count, timeout)
+        infos: dict[str, Any] = {}
+        rows = [answer.seat for answer in answers]
+        # NumPy takes a list of rows, but copies faster through a slice.
+        where: Any = slice(None) if rows == self._everyone else rows
+        if self._late or any(
+            answer.frame is None or answer.final is not None for answer in answers
+        ):
+            self._take_apart(answers, infos)
+            return rows, infos
+        frames: list[Any] = [answer.frame for answer in answers]
+        self._rows.put([frame.payload for frame in frames], rows, where)
+        self.valid[where] = True
+        rewards = [frame.reward for frame in frames]
+        if None in rewards or any(answer.again for answer in answers):
+            rewards = [
+                0.0 if answer.again else self._reward(answer.frame.reward)  # type: ignore[union-attr]  # all have one
+                for answer in answers
+            ]
+        self._rewards[where] = rewards
+        self._terminations[where] = [frame.terminated for frame in frames]
+        self._truncations[where] = [frame.truncated for frame in frames]
+        self._ended[where] = self._terminations[where] | self._truncations[where]
+        for answer in answers:
+            if answer.frame.info is not None:  # type: ignore[union-attr]  # all have one
+                self._inform(infos, answer)
+        return rows, infos
+
+    def _reward(self, given: float | None) -> float:
+        return self._missing_reward if given is None else given
+
+    def _take_apart(self, answers: list[Answer], infos: dict[str, Any]) -> None:
+        """As ``_take``, where something failed or was reset in the same step: row by row."""
+        wrong: OpenEnvError | None = None
+        for answer in answers:
+            row, frame, final = answer.seat, answer.frame, answer.final
+            failed = answer.error or (final if isinstance(final, OpenEnvError) else None)
+            if failed is not None:
+                called_wrongly = isinstance(failed, CallerError) and not isinstance(
+                    failed, SessionClosed
+                )
+                if wrong is None and (self._failures == "raise" or called_wrongly):
+                    wrong = failed
+                    failed.add_note(f"in environment {row} of {self.num_envs}")
+                self._mask(row, failed, infos, ended=frame is None)
+            elif final is not None:
+                self._finish(row, final, infos)
+            elif row in self._late:
+                # It had failed and could not be reset in that step: what was not stepped
+                # now is no transition either.
+                late = SessionLost(f"environment {row} had no session; this row begins anew")
+                self._mask(row, late, infos, ended=False)
+            else:
+                assert frame is not None
+                self._rewards[row] = 0.0 if answer.again else self._reward(frame.reward)
+                self._terminations[row] = frame.terminated
+                self._truncations[row] = frame.truncated
+                self._ended[row] = frame.terminated or frame.truncated
+                self.valid[row] = True
+            self._late.discard(row)
+            if frame is not None:
+                self._rows.put([frame.payload], [row], [row])
+                self._inform(infos, answer)
+        if wrong is not None:
+            raise wrong
+
+    def _mask(self, row: int, error: OpenEnvError, infos: dict[str, Any], *, ended: bool) -> None:
+        """A row that no environment gave. No reward is made up for it."""
+        self._rewards[row] = math.nan
+        self._terminations[row] = False
+        self._truncations[row] = True
+        self._ended[row] = ended
+        self.valid[row] = False
+        about: dict[str, Any] = {"masked": True, "error": error}
+        if not ended:
+            about["final_obs"] = self._rows.one(row)
+        self._add_info(infos, about, row)
+
+    def _finish(self, row: int, frame: Any, infos: dict[str, Any]) -> None:
+        """The end of the episode before the one that the row now begins."""
+        self._rewards[row] = self._reward(frame.reward)
+        self._terminations[row] = frame.terminated
+        self._truncations[row] = frame.truncated
+        self._ended[row] = False
+        self.valid[row] = True
+        info = {} if frame.info is None else self.sessions.wire.decode_any(frame.info)
+        self._add_info(
+            infos, {"final_obs": self._rows.decoded(frame.payload), "final_info": info}, row
+        )
+
+    def _inform(self, infos: dict[str, Any], answer: Answer) -> None:
+        assert answer.frame is not None
+        if answer.frame.info is not None:
+            self._add_info(infos, self.sessions.wire.decode_any(answer.frame.info), answer.seat)
+
+    def _decoded(self, payload: Any) -> Any:
+        """An element of the space of a payload."""
+        decoded = self.sessions.wire.decode_observation(payload)
+        return self._translation.observation.from_wire(decoded)
+
+    def _shown(self) -> Any:
+        return self._rows.copy() if self._copy else self._rows.all

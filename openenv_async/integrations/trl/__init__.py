@@ -1,0 +1,42 @@
+"""TRL: rollouts, tools and rewards of environments for its online trainers (extra ``trl``).
+
+``make_rollout_func`` is for ``GRPOTrainer(rollout_func=...)``: many episodes at once while the
+model generates in batches. ``make_environment_factory`` is for ``environment_factory=``: the
+environment as tools of the model. ``make_reward_func`` scores finished completions.
+
+Importing this loads neither TRL nor torch.
+"""
+
+from __future__ import annotations
+
+from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat, TextFormat
+from openenv_async.integrations.trl.rewards import (
+    make_reward_func,
+    rollout_reward,
+    usable_only,
+)
+from openenv_async.integrations.trl.rollouts import (
+    RolloutFunc,
+    episode_rows,
+    make_rollout_func,
+    reset_from_json,
+)
+from openenv_async.integrations.trl.shared import SharedSource, close_all
+from openenv_async.integrations.trl.tools import EnvironmentFactory, make_environment_factory
+
+__all__ = [
+    "ChatFormat",
+    "EnvironmentFactory",
+    "EpisodeFormat",
+    "RolloutFunc",
+    "SharedSource",
+    "TextFormat",
+    "close_all",
+    "episode_rows",
+    "make_environment_factory",
+    "make_reward_func",
+    "make_rollout_func",
+    "reset_from_json",
+    "rollout_reward",
+    "usable_only",
+]

@@ -1,0 +1,326 @@
+"""``rollout_func``: a batch's episodes all at once, generated in batches.
+
+Rules:
+
+- The trainer's thread generates; episodes run on the background loop and wait for it there.
+- The tokens of an episode are kept as they were sampled: the completion is the model's messages
+  with the environment's turns between them, which ``env_mask`` marks with 0.
+- What failed is no zero: its row is masked throughout and its reward is ``None``. TRL leaves such
+  a row out of the group's baseline and gives it no advantage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from openenv_async.client.loop_thread import background_loop
+from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
+from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
+from openenv_async.integrations.trl.shared import SharedSource, Source
+from openenv_async.rollouts import Retry, Summary, Turn, collect
+from openenv_async.types import EpisodeInfo, Outcome, StepResult
+
+__all__ = ["RolloutFunc", "episode_rows", "make_rollout_func", "reset_from_json"]
+
+_CLOSE_PATIENCE: Final = 30.0
+
+
+def reset_from_json(prompt: Any) -> dict[str, Any]:
+    """The arguments of ``reset`` that a row of ``episode_rows`` carries in its prompt."""
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    options = json.loads(text)
+    if not isinstance(options, dict):
+        raise ValueError(f"a prompt of episode_rows is a JSON object, got {text!r}")
+    return options
+
+
+def episode_rows(episodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a dataset whose prompts name episodes: their arguments of ``reset``, ``seed`` too.
+
+    For environments that bring their own prompt; TRL hands a ``rollout_func`` nothing else of a
+    row than the prompt.
+    """
+    return [
+        {"prompt": [{"role": "user", "content": json.dumps(dict(each), sort_keys=True)}]}
+        for each in episodes
+    ]
+
+
+def _same_seed(prompt: Any) -> dict[str, Any]:
+    """One seed per prompt, so that a group plays one episode."""
+    return {"seed": zlib.crc32(json.dumps(prompt, sort_keys=True, default=repr).encode())}
+
+
+@dataclass
+class _Row:
+    """One rollout of the batch: its tokens, as sampled."""
+
+    prompt: Any
+    prompt_ids: list[int] = field(default_factory=list)
+    completion_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    said: list[int] = field(default_factory=list)
+    counted: bool = True
+    outcome: Outcome | None = None
+
+    def restart(self) -> None:
+        self.prompt_ids, self.completion_ids, self.logprobs, self.mask = [], [], [], []
+
+    def add(self, ids: Sequence[int], logprobs: Sequence[float] | None, mask: int) -> None:
+        self.completion_ids += ids
+        self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
+        self.mask += [mask] * len(ids)
+
+
+class _RowClient:
+    """A client whose episodes are the rows of a batch: the seed it is reset with is the row's."""
+
+    def __init__(self, client: Any, run: _Run) -> None:
+        self._client = client
+        self._run = run
+        self._row: _Row | None = None
+
+    @property
+    def episode(self) -> EpisodeInfo | None:
+        return getattr(self._client, "episode", None)
+
+    async def open(self) -> None:
+        if hasattr(self._client, "open"):
+            await self._client.open()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def reset(self, *, seed: int) -> StepResult[Any]:
+        row = self._row = self._run.rows[seed]
+        row.restart()
+        result: StepResult[Any] = await self._client.reset(**self._run.options[seed])
+        row.prompt_ids = self._run.format.begin(row.prompt, result.observation, self._run.tokenizer)
+        return result
+
+    async def step(self, action: Any) -> StepResult[Any]:
+        row, run = self._row, self._run
+        assert row is not None
+        result: StepResult[Any] = await self._client.step(action)
+        if not result.done:
+            between = run.format.follow(result.observation, row.said, run.tokenizer)
+            if len(row.completion_ids) + len(between) >= run.max_completion_length:
+                result.truncated = True  # no room for another message
+            else:
+                row.add(between, None, 0)
+        return result
+
+
+class _Run:
+    """One call of a rollout function."""
+
+    def __init__(self, made: RolloutFunc, prompts: Sequence[Any], trainer: Any) -> None:
+        self.format = made.format
+        self.rows = [_Row(prompt) for prompt in prompts]
+        self.options = [dict(made.reset(prompt)) for prompt in prompts]
+        processing = trainer.processing_class
+        self.tokenizer = getattr(processing, "tokenizer", processing)
+        self.max_completion_length: int = (
+            made.max_completion_length or trainer.max_completion_length
+        )
+        self.max_turn_tokens = made.max_turn_tokens or self.max_completion_length
+        self.concurrency = min(made.concurrency or len(self.rows), len(self.rows))
+        self.summary = Summary(len(self.rows))
+        self.batcher = Batcher(made.batch_wait, made.max_batch, self._running)
+        self._made = made
+
+    def _running(self) -> int:
+        return min(self.concurrency, len(self.rows) - self.summary.episodes)
+
+    async def play(self) -> None:
+        """Play all rows; every one has an outcome then."""
+        made = self._made
+        try:
+            stream = collect(
+                lambda: _RowClient(made.source.client(), self),
+                self._decide,
+                episodes=len(self.rows),
+                concurrency=self.concurrency,
+                seeds=range(len(self.rows)),
+                max_steps=made.max_steps,
+                timeout=made.timeout,
+                deadline=made.deadline,
+                retry=made.retry or ("unstarted" if made.source.is_pool else "never"),
+                record=False,
+                summary=self.summary,
+            )
+            async with contextlib.aclosing(stream):
+                async for outcome in stream:
+                    self.rows[outcome.index].outcome = outcome
+                    self.batcher.changed()
+        finally:
+            self.batcher.finish()
+
+    async def _decide(self, observation: Any, turn: Turn) -> Any:
+        row = self.rows[turn.index]
+        room = self.max_completion_length - len(row.completion_ids)
+        request = Request(row.prompt_ids + row.completion_ids, min(room, self.max_turn_tokens))
+        ids, logprobs = await self.batcher.ask(request)
+        row.counted = row.counted and logprobs is not None
+        row.said = ids
+        row.add(ids, logprobs, 1)
+        return self.format.action(self.tokenizer.decode(ids, skip_special_tokens=True), ids)
+
+
+class RolloutFunc:
+    """What ``make_rollout_func`` makes: a callable for ``GRPOTrainer(rollout_func=...)``.
+
+    Attributes:
+        summary: of the last batch; ``None`` before there was one.
+    """
+
+    def __init__(
+        self,
+        source: Source | SharedSource,
+        *,
+        format: EpisodeFormat | None = None,
+        reset: Callable[[Any], Mapping[str, Any]] = _same_seed,
+        max_steps: int | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        concurrency: int | None = None,
+        max_completion_length: int | None = None,
+        max_turn_tokens: int | None = None,
+        batch_wait: float = 0.05,
+        max_batch: int | None = None,
+        retry: Retry | None = None,
+        generate: Generate = generate,
+        **source_options: Any,
+    ) -> None:
+        self.source = SharedSource.of(source, **source_options)
+        self.format: EpisodeFormat = format or ChatFormat()
+        self.reset = reset
+        self.max_steps = max_steps
+        self.timeout = timeout
+        self.deadline = deadline
+        self.concurrency = concurrency
+        self.max_completion_length = max_completion_length
+        self.max_turn_tokens = max_turn_tokens
+        self.batch_wait = batch_wait
+        self.max_batch = max_batch
+        self.retry = retry
+        self.generate: Generate = generate
+        self.summary: Summary | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "summary": None}
+
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Play one episode per prompt.
+
+        Returns:
+            ``prompt_ids``, ``completion_ids``, ``logprobs``, ``env_mask``, each a list per
+            prompt; and for reward functions ``env_reward`` (``None`` where there is none),
+            ``env_status``, ``env_failed`` and ``env_steps``.
+
+        Raises:
+            CallerError: an action or reset option does not fit the environment.
+            Exception: what the format or the generation raised.
+        """
+        if not prompts:
+            return {name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask")}
+        background = background_loop()
+        run = background.run(self._started(prompts, trainer))
+        playing = asyncio.run_coroutine_threadsafe(run.play(), background.loop)
+        try:
+            while (batch := background.run(run.batcher.take())) is not None:
+                most = max(request.max_new_tokens for request in batch)
+                ids, logprobs = self.generate(
+                    trainer, [request.prompt_ids for request in batch], most
+                )
+                background.loop.call_soon_threadsafe(run.batcher.answer, batch, ids, logprobs)
+            playing.result()
+        except BaseException:
+            playing.cancel()
+            with contextlib.suppress(Exception):
+                background.run(_settled(run))
+            raise
+        self.summary = run.summary
+        end = run.tokenizer.eos_token_id
+        return _columns(run.rows, run.tokenizer.pad_token_id if end is None else end)
+
+    async def _started(self, prompts: Sequence[Any], trainer: Any) -> _Run:
+        return _Run(self, prompts, trainer)  # on the loop that its events belong to
+
+    def close(self) -> None:
+        """Release the environments; done at exit as well. Idempotent."""
+        self.source.close()
+
+
+async def _settled(run: _Run) -> None:
+    """Wait until the sessions of a run that was cut off are closed."""
+    async with asyncio.timeout(_CLOSE_PATIENCE):
+        while await run.batcher.take() is not None:
+            pass
+
+
+def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutFunc:
+    """A ``rollout_func`` for TRL's ``GRPOTrainer``.
+
+    Give the trainer ``rollout_reward`` as its reward function, for the environment's own reward;
+    wrap others in ``usable_only``.
+
+    Args:
+        source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.
+        options:
+            format: how episodes are told to the model; ``ChatFormat()`` by default.
+            reset: makes the arguments of ``reset`` of a row's prompt. By default a seed that
+                is the same for the same prompt, so that a group plays one episode;
+                ``reset_from_json`` reads rows of ``episode_rows``.
+            max_steps, timeout, deadline, retry: as of ``rollouts.collect``; ``timeout`` covers
+                the time that the model takes.
+            concurrency: episodes at once; by default all.
+            max_completion_length: tokens of an episode, the environment's included; by default
+                the trainer's. An episode that runs out of them is truncated.
+            max_turn_tokens: of one message.
+            batch_wait: seconds that a batch of requests waits for further ones.
+            max_batch: prompts generated at once.
+            generate: samples completions; by default with the trainer's model.
+            params, token, and those of ``EnvPool``: as of ``SharedSource``.
+
+    Raises:
+        TargetNotFound: no installed environment has this name.
+    """
+    return RolloutFunc(source, **options)
+
+
+def _columns(rows: Sequence[_Row], filler: int) -> dict[str, Any]:
+    """The rows as TRL takes them; one that has no tokens gets one, masked."""
+    counted = all(row.counted for row in rows)
+    columns: dict[str, Any] = {
+        name: []
+        for name in (
+            *("prompt_ids", "completion_ids", "logprobs", "env_mask"),
+            *("env_reward", "env_status", "env_failed", "env_steps"),
+        )
+    }
+    for row in rows:
+        outcome = row.outcome
+        assert outcome is not None  # collect gives one for each
+        failed = not outcome.status.usable
+        ids, logprobs, mask = row.completion_ids, row.logprobs, row.mask
+        if not ids:
+            failed, ids, logprobs = True, [filler], [0.0]
+        columns["prompt_ids"].append(row.prompt_ids or [filler])
+        columns["completion_ids"].append(ids)
+        columns["logprobs"].append(logprobs)
+        columns["env_mask"].append([0] * len(ids) if failed else mask)
+        columns["env_reward"].append(None if failed else outcome.episode_return)
+        columns["env_status"].append(str(outcome.status))
+        columns["env_failed"].append(failed)
+        columns["env_steps"].append(outcome.steps)
+    if not counted:
+        columns["logprobs"] = None
+    return columns

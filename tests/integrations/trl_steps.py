@@ -1,0 +1,136 @@
+"""Run by test_trl, all that needs torch in one process: importing it takes the most time.
+
+GRPO steps on a tiny model with episodes that fail, and what TRL made of them; then the examples.
+Prints one JSON object. Usage: python tests/integrations/trl_steps.py URL FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+import torch
+from chat_env.tokenizer import load_tokenizer
+from datasets import Dataset  # type: ignore[import-untyped]  # it has no types
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # made on first use
+
+from openenv_async.integrations.trl import (
+    TextFormat,
+    episode_rows,
+    make_rollout_func,
+    rollout_reward,
+)
+
+Row = dict[str, Any]
+
+
+def baseline(url: str, folder: str) -> Row:
+    set_seed(0)
+    make_tokenizer: Any = PreTrainedTokenizerFast  # untyped
+    tokenizer = make_tokenizer(
+        tokenizer_object=load_tokenizer().tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=2,
+        pad_token_id=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    options: Any = iter(())
+    rollouts = make_rollout_func(
+        url,
+        format=TextFormat(lambda text: {"text": text}),
+        reset=lambda prompt: next(options),
+        max_turn_tokens=6,
+        max_completion_length=48,
+    )
+    rows: Row = {}
+
+    def noted(prompts: Any, trainer: Any) -> Row:
+        out = rollouts(["tell"] * len(prompts), trainer)
+        rows.update(out)
+        return out
+
+    def train(episodes: list[Row]) -> tuple[Any, list[Any], bool]:
+        nonlocal options
+        options = itertools.cycle(episodes)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        trainer = GRPOTrainer(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=rollout_reward,
+            rollout_func=noted,
+            train_dataset=Dataset.from_list(episode_rows([{"number": 0}])),
+            args=GRPOConfig(
+                output_dir=folder, max_steps=1, per_device_train_batch_size=4, num_generations=4,
+                max_completion_length=48, learning_rate=1e-2, gradient_checkpointing=False,
+                logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+                use_cpu=True, temperature=1.3,
+            ),
+        )  # fmt: skip
+        trainer.train()
+        moved = any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+        return trainer, list(trainer._logs["advantages"]), moved
+
+    def gap() -> float:
+        """Between the log probabilities that came with the rollouts and those of the model."""
+        worst = 0.0
+        for row in range(4):
+            ids = rows["prompt_ids"][row] + rows["completion_ids"][row]
+            start = len(rows["prompt_ids"][row])
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids])).logits[0].float() / 1.3
+            values = torch.log_softmax(logits, -1)
+            for place, given in enumerate(rows["logprobs"][row]):
+                if rows["env_mask"][row][place]:
+                    own = values[start + place - 1, ids[start + place]].item()
+                    worst = max(worst, abs(own - given))
+        return worst
+
+    _, nothing, moved = train([{"fault": "raises"}])
+    assert moved is any(nothing)
+    finite = all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    failed = {"advantages": nothing, "finite": finite, "moved": moved}
+    # The model moves after its rollouts: to compare with it, take a copy from before.
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    _, advantages, _ = train([{}, {"fault": "raises"}, {}, {"fault": "reset raises"}])
+    mixed = [
+        {"reward": reward, "advantage": advantage}
+        for reward, advantage in zip(rows["env_reward"], advantages, strict=True)
+    ]
+    model.load_state_dict(start)
+    return {"with": mixed, "all failed": failed, "logprobs gap": gap()}
+
+
+def smoke(name: str) -> Row:
+    """The report of an example's smoke run."""
+    path = Path(__file__).resolve().parents[2] / "examples" / name
+    sys.argv = [str(path), "--smoke", "--threads", "1"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(path), run_name="__main__")
+    found = next(line for line in printed.getvalue().splitlines() if line.startswith('{"'))
+    return dict(json.loads(found))
+
+
+def main(url: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(sys.stderr):
+        made = {"baseline": baseline(url, folder)}
+    for name in ("trl_grpo.py", "trl_environment_factory.py"):
+        made[name] = smoke(name)
+    sys.stdout.write(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
