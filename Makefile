@@ -17,13 +17,17 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
 SECONDS    ?= 600
 
-.PHONY: demo test lint bench soak venv clean
+.PHONY: demo test test-heavy lint bench soak venv clean
 
 demo: $(VENV)/.demo-installed
 	$(DEMO)
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not heavy"
+
+# What takes minutes: every ROM and every game, all images, pushing, hundreds of containers.
+test-heavy: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m heavy
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
@@ -33,7 +37,7 @@ lint: $(VENV)/.dev-installed
 		echo "$(BIN)/mypy $$dir"; \
 		MYPYPATH=$$dir $(BIN)/mypy $$dir; \
 	done
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 
 bench: $(VENV)/.dev-installed

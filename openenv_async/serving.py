@@ -26,6 +26,7 @@ from websockets.http11 import Request
 from openenv_async.engine import EngineOptions
 from openenv_async.engine.resources import raise_descriptors
 from openenv_async.server import create_app
+from openenv_async.server.lease import OwnerLease
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
 
@@ -178,6 +179,7 @@ def run_server(
     on_listening: Callable[[str], None] | None = None,
     uvloop: bool | None = None,
     until_stdin_closes: bool = False,
+    owner_lease: float | None = None,
     insecure: bool = False,
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
@@ -195,6 +197,8 @@ def run_server(
         uvloop: whether to run on uvloop; ``None``: if it is installed.
         until_stdin_closes: also stop when standard input ends, as it does when the process
             that holds its other end is gone, however it went.
+        owner_lease: seconds without an open connection or an authenticated request after which
+            to stop as well; ``None``: never.
         insecure: listen without a token where other machines can connect.
         ssl_certfile, ssl_keyfile: PEM files, for https and wss.
         uvicorn_settings: more arguments of ``uvicorn.Config``.
@@ -208,6 +212,9 @@ def run_server(
     """
     options = options or EngineOptions()
     app = _app(env, options, **server)
+    door = getattr(getattr(app, "state", None), "openenv", None)
+    if owner_lease is not None and door is None:
+        raise ValueError("an owner's lease needs an application made with create_app")
     settings = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     settings |= uvicorn_settings or {}
     raise_descriptors()
@@ -217,6 +224,7 @@ def run_server(
         listener = listen(host, port, private=not (insecure or _is_guarded(app)))
         loop = asyncio.get_running_loop()
         _on_signals(loop, runner.stop)
+        lease: OwnerLease | None = None
         task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
         try:
             await _listening(runner, task)
@@ -225,10 +233,14 @@ def run_server(
             gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
+            if owner_lease is not None:
+                lease = OwnerLease(door, owner_lease, runner.stop)
             if on_listening is not None:
                 on_listening(address(host, listener, runner.config.is_ssl))
             await task
         finally:
+            if lease is not None:
+                await lease.aclose()
             listener.close()
 
     with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:

@@ -36,12 +36,16 @@ class Guard:
         allowed_origins: origins (``https://host[:port]``) of web pages that may connect; ``*``
             allows any.
 
+    Attributes:
+        admitted: how many requests were let through.
+
     Raises:
         ValueError: the token is empty or cannot be sent in a header.
     """
 
     def __init__(self, token: str | None = None, allowed_origins: Collection[str] = ()) -> None:
         self._token = None if token is None else check_token(token).encode()
+        self.admitted = 0
         self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
 
     @property
@@ -62,6 +66,7 @@ class Guard:
             raise OriginRefused("requests from this origin are not allowed: see --allow-origin")
         if self._token is not None and not self._shown(headers, scope.get("subprotocols", ())):
             raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
+        self.admitted += 1
 
     def _allows(self, origin: str, headers: Mapping[bytes, bytes]) -> bool:
         if "*" in self._origins or origin.rstrip("/").lower() in self._origins:

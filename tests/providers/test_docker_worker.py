@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openenv_async import EnvClient, GenericEnvClient, HTTPEnvClient, SyncEnvClient
-from openenv_async.client.launch import launch
+from openenv_async.client.launch import launch, wait_ready
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, WorkerDied, WorkerStartFailed
 from openenv_async.providers.docker import DockerProvider, DockerWorker
 from tests.providers.engines import (
@@ -144,11 +144,14 @@ async def test_paused() -> None:
 async def test_one_that_never_answers() -> None:
     command = ["sh", "-c", "echo I will not answer; exec sleep 600"]
     async with provider(BASE, command=command) as containers:
+        worker = await containers.start()
         with pytest.raises(DeadlineExceeded, match="did not answer within") as caught:
-            await launch(containers, timeout=3.0)
+            await wait_ready(worker, timeout=3.0)
         assert caught.value.log_tail == "I will not answer"
-        assert caught.value.container_id
-        assert ours() == []
+        assert caught.value.container_id == worker.container_id
+        with pytest.raises(DeadlineExceeded):
+            await launch(containers, timeout=2.0)
+        assert ours() == [worker.name]
 
 
 # -- a client's own -----------------------------------------------------------------------

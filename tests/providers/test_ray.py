@@ -50,7 +50,6 @@ async def run_script() -> dict[str, Any]:
     return report
 
 
-@pytest.mark.heavy
 async def test_300_rollouts_on_three_nodes_one_of_which_is_removed() -> None:
     """Shows 7."""
     require_ray()

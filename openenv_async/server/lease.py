@@ -1,0 +1,58 @@
+"""The owner's lease: a server that somebody owns ends by itself when he no longer shows himself.
+
+Rules:
+
+- Any request that the guard lets through renews the lease, and so does every open connection.
+- Time counts only while this process runs: a container that was paused, or a machine that slept,
+  has heard nobody because it could not. An event loop that was held up likewise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["OwnerLease"]
+
+log = logging.getLogger("openenv_async.server")
+
+_TICK: Final = 0.5
+
+
+class OwnerLease:
+    """Watches one server.
+
+    Args:
+        server: the ``HTTPEnvServer`` whose guard and connections count.
+        seconds: without a sign of the owner, after which the server has to end.
+        expired: called once, then.
+    """
+
+    def __init__(self, server: Any, seconds: float, expired: Callable[[], None]) -> None:
+        if seconds <= 0:
+            raise ValueError("an owner's lease is a positive number of seconds")
+        self._server = server
+        self._seconds = seconds
+        self._expired = expired
+        self._task = asyncio.create_task(self._watch(), name="openenv-owner-lease")
+
+    async def aclose(self) -> None:
+        """Stop watching."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        guard, stats = self._server.guard, self._server.engine.stats
+        heard, unheard = guard.admitted, 0.0
+        while unheard < self._seconds:
+            since = loop.time()
+            await asyncio.sleep(_TICK)
+            if stats.connections or guard.admitted != heard:
+                heard, unheard = guard.admitted, 0.0
+            else:
+                unheard += min(loop.time() - since, 2 * _TICK)
+        log.warning("nobody renewed the owner's lease for %g s: shutting down", self._seconds)
+        self._expired()
