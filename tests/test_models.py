@@ -454,7 +454,7 @@ class TestBytesInJson:
     def test_untyped_bytes_come_back(self, kind: Any, octets: bytes) -> None:
         value = {"a": octets, "b": [1.5, None, {"c": [octets, "text"]}], "n": math.inf}
         for native in ("msgpack", "json"):
-            made = Box(value) if kind is Box[Any] else value
+            made = Box(value) if kind == Box[Any] else value
             assert trip(kind, made, native) == made
 
     def test_wire(self) -> None:

@@ -259,7 +259,7 @@ def _literal(value: Any) -> str:
 
 def error_classes() -> list[type[errors.OpenEnvError]]:
     """Every error that has a code, in the order of the source."""
-    return list(errors._REGISTRY.values())
+    return [cls for cls in errors._REGISTRY.values() if cls.__module__ == errors.__name__]
 
 
 def error_table() -> str:

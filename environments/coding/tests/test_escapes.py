@@ -43,14 +43,25 @@ def traits(path: Path) -> tuple[int, int, int, int]:
     return found.st_mode, found.st_uid, found.st_size, found.st_mtime_ns
 
 
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def only_ours() -> None:
+    """What other tests left running in this process is not counted."""
+    _others.clear()
+    _others.update(children(os.getpid()))
+
+
 def children(pid: int) -> list[int]:
     """The processes that this process started, and theirs."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = entry.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(entry.parent.name))
+            child = int(entry.parent.name)
+            if int(fields[1]) == pid and fields[0] != "Z" and child not in _others:
+                found.append(child)
     return found + [under for child in found for under in children(child)]
 
 
