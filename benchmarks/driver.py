@@ -9,7 +9,7 @@ Modes:
     latency: the same with one session.
     open: sessions are opened (upstream: connected), C at a time, in batches of N until S seconds
         of opening have been timed. The first reset, which shows that each works, and closing are
-        not timed.
+        not timed; a few sessions step in between.
     idle: N sessions are opened and held until standard input closes.
 """
 
@@ -200,8 +200,22 @@ async def _closed_loop(sessions: Sequence[Session], args: argparse.Namespace) ->
     }
 
 
+async def _step_for(sessions: Sequence[Session], seconds: float) -> None:
+    """Let every session step, one step after another, for so long."""
+    until = time.perf_counter() + seconds
+
+    async def drive(session: Session) -> None:
+        while time.perf_counter() < until:
+            await session.step()
+
+    await asyncio.gather(*(drive(session) for session in sessions))
+
+
 async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) -> dict[str, float]:
-    await _close_all(await _open_all(open_session, args.concurrency, args.concurrency))
+    # Some sessions stay and step between the batches: both ends are awake, as in a run that opens
+    # more, and what closing leaves behind belongs to no batch.
+    kept = await _open_all(open_session, args.concurrency, args.concurrency)
+    await _step_for(kept, 0.3)
     total = _Usage(0.0, 0.0, 0.0)
     opened = 0
     while total.at < args.seconds:
@@ -216,7 +230,8 @@ async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) ->
             part = sessions[start : start + args.concurrency]
             await asyncio.gather(*(session.reset() for session in part))
         await _close_all(sessions)
-        await asyncio.sleep(0.2)  # the server's half of closing belongs to no batch
+        await _step_for(kept, 0.3)
+    await _close_all(kept)
     return _report(_Usage(0.0, 0.0, 0.0), total, opened, args.server_pid is not None)
 
 
