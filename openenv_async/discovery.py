@@ -46,6 +46,7 @@ __all__ = [
     "find_entry",
     "find_target",
     "folder_prefix",
+    "image_name",
     "import_object",
     "installed",
     "is_installed",
@@ -105,6 +106,11 @@ def normal_name(name: str) -> str:
     """The form in which names are compared."""
     parts = [part for part in re.split(r"[-_.\s]+", name.lower()) if part]
     return "-".join(parts[:-1] if len(parts) > 1 and parts[-1] == "env" else parts)
+
+
+def image_name(name: str) -> str:
+    """The image of an environment by convention: ``openenv-async-NAME:latest``."""
+    return f"openenv-async-{normal_name(name)}:latest"
 
 
 def find_entry(name: str) -> EnvironmentEntry:

@@ -16,7 +16,7 @@ from openenv_async.building.context import context_tar
 from openenv_async.building.pip_settings import PIP_ARGUMENT, pip_files, wants_pip_settings
 from openenv_async.building.progress import BuildLog
 from openenv_async.building.stream import StreamError, engine_stream, opened
-from openenv_async.discovery import normal_name
+from openenv_async.discovery import image_name as conventional
 from openenv_async.errors import ProviderError, TargetNotFound
 
 __all__ = [
@@ -58,8 +58,7 @@ class BuiltImage:
 
 def image_name(folder: Path) -> str:
     """The name by convention, ``openenv-async-NAME:latest``, from the folder's manifest."""
-    name = normal_name(manifest.load(folder).name)
-    return f"openenv-async-{name}:latest"
+    return conventional(manifest.load(folder).name)
 
 
 def find_dockerfile(folder: Path) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from openenv_async.discovery import find_entry, installed, normal_name
+from openenv_async import manifest
+from openenv_async.discovery import find_entry, image_name, is_installed
 from openenv_async.errors import TargetNotFound
 from openenv_async.providers.base import Provider
 from openenv_async.providers.process import ProcessProvider
@@ -140,13 +141,16 @@ class Sources:
 
 
 def image_of(target: str) -> str:
-    """The image that serves an installed environment: its entry's, or the conventional one.
+    """The image that serves an environment: its entry's, or the one that ``build`` makes.
 
-    A target that is no installed environment is an image's name itself.
+    A target that is neither an installed environment nor a folder is an image's name itself.
     """
-    if normal_name(target) not in {normal_name(name) for name in installed()}:
-        return target
-    return find_entry(target).image or f"openenv-async-{normal_name(target)}:latest"
+    if is_installed(target):
+        return find_entry(target).image or image_name(target)
+    folder = Path(target).expanduser()
+    if (folder / manifest.MANIFEST).is_file():
+        return image_name(manifest.load(folder).name)
+    return target
 
 
 def _import_path(made_by: Any) -> str:

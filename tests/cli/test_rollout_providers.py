@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from openenv_async.building.build import image_name
 from openenv_async.cli import main
 from openenv_async.discovery import find_entry
 from openenv_async.pool.sources import image_of
@@ -61,6 +62,11 @@ def test_what_does_not_start_is_one_line() -> None:
     assert done.exit_code == 1
     assert "there is no environment 'nothing-here'" in done.output
     assert done.output.count("\n") == 1
+
+
+def test_the_image_of_a_folder_is_what_build_makes(tmp_path: Path) -> None:
+    (tmp_path / "openenv.yaml").write_text("name: my_env\n")
+    assert image_of(str(tmp_path)) == image_name(tmp_path) == "openenv-async-my:latest"
 
 
 def test_the_image_of_an_environment() -> None:
