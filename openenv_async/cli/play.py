@@ -92,11 +92,11 @@ class _Game:
         self._random = random.Random()
         self._as_json = False
         self._done = True
-        self._return = 0.0
+        self._return: float | None = None
 
     def reset(self, seed: int | None = None) -> None:
         self._show(self.env.reset(seed=seed), f"episode, seed {self._seed}")
-        self._return = 0.0
+        self._return = None
 
     @property
     def _seed(self) -> Any:
@@ -123,7 +123,8 @@ class _Game:
 
     def step(self, action: Any) -> None:
         result = self.env.step(action)
-        self._return += result.reward or 0.0
+        if result.reward is not None:
+            self._return = result.reward + (self._return or 0.0)
         self._show(result, "step")
 
     def _json(self) -> Any:
@@ -144,7 +145,7 @@ class _Game:
         if result.truncated:
             notes.append("truncated")
         if result.done:
-            notes.append(f"return {self._return:g}")
+            notes.append("no return" if self._return is None else f"return {self._return:g}")
         if notes:
             click.echo("   " + ", ".join(notes))
 
