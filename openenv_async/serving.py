@@ -20,40 +20,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
 from openenv_async.engine import EngineOptions
 from openenv_async.engine.resources import raise_descriptors
 from openenv_async.server import create_app
+from openenv_async.server.direct import DirectWebSocket
 from openenv_async.server.lease import OwnerLease
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
 
 _STDIN: Final = 0
-
-
-class _WebSocket(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket, which can be cut, and refused without an error in the log.
-
-    Closing waits until what was written has been read, for ever if the peer does not read.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn.debug = False  # it would log every frame, and the token with the request
-
-    def handle_connect(self, event: Request) -> None:
-        """As uvicorn's; the application runs after it, and finds how to abort."""
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)
-        if scope is not None:
-            scope["extensions"]["openenv.abort"] = self.transport.abort
-            scope["extensions"]["openenv.refused"] = self._refused
-
-    def _refused(self) -> None:
-        """The application answered with a status: uvicorn takes that for a mistake."""
-        self.handshake_complete = True
 
 
 def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn.Config:
@@ -66,7 +42,7 @@ def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn
         raise ValueError("a key needs its certificate (--ssl-certfile; ssl_certfile=)")
     config = uvicorn.Config(
         app,
-        ws=_WebSocket,
+        ws=DirectWebSocket,
         ws_max_size=options.limits.max_message_size,
         ws_ping_interval=None,
         ws_ping_timeout=None,

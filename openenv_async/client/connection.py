@@ -300,6 +300,7 @@ class Connection:
         self._large = ChunkQueue(limits.chunk_size)
         self._assembler = Assembler(limits.max_message_size, inf)
         self._flushing: asyncio.Handle | None = None
+        self._answered = 0
         self._blocked: asyncio.Task[None] | None = None
         self._coming_back: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -538,6 +539,9 @@ class Connection:
     def send(self, frame: Frame) -> None:
         """Queue a frame for the message that leaves at the end of this loop turn.
 
+        Or at once, when as many have come as the last message had answers: then every caller that
+        it woke has asked again, and a session alone need not wait for the turn to end.
+
         Without a transport it is dropped: what matters is in a channel's ``sent``.
         """
         if not self._up:
@@ -546,7 +550,14 @@ class Connection:
             self._send_large(frame)
         else:
             self._out.append(frame)
-        if self._flushing is None and self._blocked is None:
+        if self._blocked is not None:
+            return
+        self._answered -= 1
+        if not self._answered:
+            if self._flushing is not None:
+                self._flushing.cancel()
+            self._flush()
+        elif self._flushing is None:
             self._flushing = self.loop.call_soon(self._flush)
 
     def _send_large(self, frame: Any) -> None:
@@ -644,6 +655,7 @@ class Connection:
             self._fail(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
             return
         channels, parts = self._channels, self._assembler.parts
+        answered = self._answered = 0
         for frame in frames:
             if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
                 self._complete(frame)
@@ -674,9 +686,11 @@ class Connection:
                 if seq == channel.waited and future is not None:
                     channel.future = None
                     if not future.done():
+                        answered += 1
                         future.set_result(frame)
                 else:
                     self.late_replies += 1
+        self._answered = answered
 
     def _on_chunk(self, channel: Channel, frame: Chunk) -> None:
         try:

@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 from openenv_async.client.connection import Connection, Transport
 from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.upstream import UpstreamTransport
+from openenv_async.data_frames import END_OF_HANDSHAKE, DataFrames, masked_data_frame
 from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized, error_from_wire
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.tokens import check_token
@@ -64,20 +65,38 @@ def is_loopback(url: str) -> bool:
 
 
 class _Socket(ClientConnection):
-    """A client connection that hands data frames over as they are parsed.
+    """A client connection that hands messages over as they come.
 
     The library's own queue and its reader task would cost two loop turns a message; its
-    handshake, TLS, proxies, masking, pings and closing are used as they are.
+    handshake, TLS, proxies, pings and closing are used as they are.
     """
 
     on_message: Callable[[Any], None] | None = None
     on_lost: Callable[[], None] | None = None
     _parts: list[bytes]
     _text: bool
+    _frames: DataFrames | None = None
+    _at_first_frame = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.protocol.debug = False  # it would log every frame, and the token with the request
+
+    def cut_frames(self, max_size: int) -> None:
+        """From here on, leave to the library only what is no whole data frame."""
+        if self._at_first_frame:
+            self._frames = DataFrames(False, max_size, self._deliver, super().data_received)
+
+    def data_received(self, data: bytes) -> None:
+        if self._frames is None:
+            self._at_first_frame = data.endswith(END_OF_HANDSHAKE)
+            super().data_received(data)
+        else:
+            self._frames.feed(data)
+
+    def _deliver(self, message: bytes, text: bool) -> None:
+        if self.on_message is not None and self.protocol.state is State.OPEN:
+            self.on_message(message.decode() if text else message)
 
     def process_event(self, event: Any) -> None:
         on_message = self.on_message
@@ -111,13 +130,14 @@ class _Socket(ClientConnection):
 class WebSocketTransport:
     """Messages over one WebSocket."""
 
-    def __init__(self, socket: _Socket, connection: Connection) -> None:
+    def __init__(self, socket: _Socket, connection: Connection, max_size: int) -> None:
         assert socket.subprotocol is not None
         self.subprotocol: str = socket.subprotocol
         self._socket = socket
         _find_dead_hosts(socket.transport)
         socket.on_message = connection.receive
         socket.on_lost = lambda: connection.lost(self)
+        socket.cut_frames(max_size)
 
     @property
     def congested(self) -> bool:
@@ -127,13 +147,8 @@ class WebSocketTransport:
     def send(self, message: bytes, text: bool) -> None:
         """Write a message; nothing happens when the socket is closed, its owner is told."""
         socket = self._socket
-        if socket.protocol.state is not State.OPEN:
-            return
-        if text:
-            socket.protocol.send_text(message)
-        else:
-            socket.protocol.send_binary(message)
-        socket.send_data()
+        if socket.protocol.state is State.OPEN:
+            socket.transport.write(masked_data_frame(message, text))
 
     async def drained(self) -> None:
         """Return when the write buffer has room again."""
@@ -203,7 +218,7 @@ async def dial(
     async def redial(connection: Connection) -> Transport:
         socket = await open_socket()
         if socket.subprotocol is not None:
-            return WebSocketTransport(socket, connection)
+            return WebSocketTransport(socket, connection, limits.max_message_size)
         if subprotocol in (None, UPSTREAM):
             return UpstreamTransport(connection, open_socket, socket)
         await socket.close()

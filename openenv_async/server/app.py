@@ -17,9 +17,10 @@ from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.server.exchange import MEDIA, encode_body, error_body
 from openenv_async.server.guard import Guard
 from openenv_async.server.http import http_routes
+from openenv_async.server.lines import Receive, Scope, Send
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.upstream import UpstreamSocket
-from openenv_async.server.websocket import NativeSocket, Receive, Scope, Send
+from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["HTTPEnvServer", "create_app"]

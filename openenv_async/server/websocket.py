@@ -1,36 +1,36 @@
-"""The native WebSocket door: carries the messages of a ``NativeConnection`` over ASGI."""
+"""The native WebSocket door: carries the messages of a ``NativeConnection``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import deque
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Final
 
 from openenv_async.engine import Engine, NativeConnection
 from openenv_async.protocol.codec import frame_codec
+from openenv_async.server.lines import AsgiLine, Line, Receive, Scope, Send
 from openenv_async.tracing import trace_of
 
-__all__ = ["Message", "NativeSocket", "Receive", "Scope", "Send"]
+__all__ = ["NativeSocket"]
 
 _NORMAL_CLOSURE: Final = 1000
 _BACKLOG: Final = 10_000
 """Frames that may wait for a peer that does not read before its requests wait too."""
 _SLICE: Final = 16
 """Frames handled before the replies so far are sent."""
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+_PAUSE: Final = 2
+"""Loop turns between two pieces of work where a large payload waits to be sent: timers that came
+due meanwhile stand behind the first."""
 
 
 class NativeSocket:
     """One WebSocket that speaks ``openenv.v1``.
 
     Replies that are ready when a message has been handled go out at once, in one message.
-    Those that come later are gathered by a writer task: it wakes a loop turn after the first of
-    them, so it takes all that became ready in between.
+    Those that come later are gathered: they leave a loop turn after the first of them, with all
+    that became ready in between.
     """
 
     def __init__(
@@ -40,113 +40,127 @@ class NativeSocket:
         self._subprotocol = subprotocol
         self._receive = receive
         self._send = send
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get("openenv.abort")
+        direct: Line | None = scope.get("extensions", {}).get("openenv.line")
+        self._line: Line = AsgiLine(send) if direct is None else direct
+        self._loop = asyncio.get_running_loop()
+        self._stats = engine.stats
         self._task: asyncio.Task[None] | None = None
         self._is_cut = False
-        self._sending = False
-        self._room: asyncio.Future[None] | None = None
-        self._stats = engine.stats
-        self._waiter: asyncio.Future[None] | None = None
+        self._pumping: asyncio.Handle | None = None
+        self._held = False
+        self._waiting: deque[tuple[Sequence[Any], int]] = deque()
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
+        self._text = codec.text
         self.connection = NativeConnection(engine, codec, self._wake, self._cut)
         self.connection.trace = trace_of(scope["headers"])
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
-        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
-        writer = asyncio.create_task(self._write(), name="openenv-writer")
-        connection, receive, stats = self.connection, self._receive, self._stats
+        line = self._line
+        line.attach(self)
         self._task = asyncio.current_task()
         left = False
         try:
+            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
             while True:
-                event = await receive()
+                event = await self._receive()
                 if event["type"] != "websocket.receive":
                     left = event.get("code") == _NORMAL_CLOSURE
                     return
                 message = event.get("bytes")
-                if message is None:
-                    message = event["text"]
-                stats.bytes_in += len(message)
-                frames = connection.decode(message)
-                at, stop = 0, len(frames)
-                while at < stop:
-                    # In slices, so that the client works on the first replies meanwhile.
-                    at = connection.handle(frames, at, min(at + _SLICE, stop))
-                    if connection.pending:
-                        await self._flush_batch()
+                self.take(event["text"] if message is None else message)
+                await line.settled()
         except OSError:
             return  # the peer went away while we were sending
         except asyncio.CancelledError:
-            if not self._is_cut:
+            if not self._is_cut or self._task is None:
                 raise
-            _uncancel()
+            self._task.uncancel()
         finally:
-            connection.lost(left)
-            writer.cancel()
-            await asyncio.wait([writer])
+            self.connection.lost(left)
+            self._task = None
+            if self._pumping is not None:
+                self._pumping.cancel()
+            await line.aclose()
+
+    # -- the line's side ----------------------------------------------------------------------
+
+    def take(self, message: bytes | str) -> None:
+        """Take a message, and answer what can be answered at once."""
+        self._stats.bytes_in += len(message)
+        frames = self.connection.decode(message)
+        if self._held:
+            self._waiting.append((frames, 0))
+        else:
+            self._work(frames, 0)
+
+    def congestion(self, congested: bool) -> None:
+        """The peer began to read slower than we write, or has caught up."""
+        self.connection.sending_since = self._engine.clock() if congested else inf
+        if not congested:
+            if self.connection.pending:
+                self._wake()
+            if self._held:
+                self._loop.call_soon(self._go_on, 0)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _work(self, frames: Sequence[Any], at: int) -> None:
+        """Handle frames in slices, so that the client works on the first replies meanwhile."""
+        connection, stop = self.connection, len(frames)
+        while at < stop:
+            at = connection.handle(frames, at, min(at + _SLICE, stop))
+            if connection.pending:
+                if not self._line.congested:
+                    self._write(connection.take_batch())
+                if connection.pending:
+                    self._hold(frames, at)
+                    return
+
+    def _hold(self, frames: Sequence[Any], at: int) -> None:
+        """Leave the rest for later: large payloads go out in pieces, others have turns between.
+
+        Of a peer that asks and does not read nothing more is taken, until it does or is cut.
+        """
+        self._waiting.appendleft((frames, at))
+        self._held = True
+        self._line.hold()
+        self._wake()
+        if not self._line.congested or self.connection.backlog <= _BACKLOG:
+            self._loop.call_soon(self._go_on, _PAUSE - 1)
+
+    def _go_on(self, turns: int) -> None:
+        if not self._held or self._task is None:
+            return
+        if turns:
+            self._loop.call_soon(self._go_on, turns - 1)
+            return
+        self._held = False
+        while self._waiting and not self._held:
+            self._work(*self._waiting.popleft())
+        if not self._held:
+            self._line.release()
 
     def _cut(self) -> None:
         """The peer is dead or does not read: end, whatever is being sent."""
         self._is_cut = True
-        if self._abort is not None:
-            self._abort()
         if self._task is not None:
-            self._task.cancel()
+            self._line.abort(self._task)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._pumping is None:
+            self._pumping = self._loop.call_soon(self._pump)
 
-    async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._waiter = loop.create_future()
-            if not self.connection.pending or self._sending:
-                await self._waiter
-            try:
-                await self._flush()
-            except OSError:
-                return  # the reader learns of it by itself
-
-    async def _flush_batch(self) -> None:
-        """Send what is ready, from the reader; large payloads are left to the writer."""
-        if not self._sending:
-            await self._put(self.connection.take_batch())
-        elif self.connection.backlog > _BACKLOG:
-            # The peer asks and does not read: neither do we, until it does or is cut.
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+    def _pump(self) -> None:
+        """Send what is ready; others have the loop between two large pieces."""
+        self._pumping = None
+        if self._task is None or self._line.congested:
+            return  # the line tells when it has room
+        self._write(self.connection.take())
         if self.connection.pending:
             self._wake()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)  # timers that came due meanwhile stand behind the first one
 
-    async def _flush(self) -> None:
-        """Send everything, from the writer; others have the loop between two large pieces."""
-        while self.connection.pending and not self._sending:
-            await self._put(self.connection.take())
-            if self.connection.pending:
-                await asyncio.sleep(0)
-
-    async def _put(self, messages: list[bytes]) -> None:
-        self._sending = True
-        self.connection.sending_since = self._engine.clock()
-        try:
-            for message in messages:
-                self._stats.bytes_out += len(message)
-                if self.connection.codec.text:
-                    await self._send({"type": "websocket.send", "text": message.decode()})
-                else:
-                    await self._send({"type": "websocket.send", "bytes": message})
-        finally:
-            self._sending = False
-            self.connection.sending_since = inf
-            if self._room is not None and not self._room.done():
-                self._room.set_result(None)
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
+    def _write(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._stats.bytes_out += len(message)
+            self._line.write(message, self._text)

@@ -1,0 +1,137 @@
+"""What carries the messages of one native WebSocket: any ASGI server, or something more direct."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+__all__ = ["AsgiLine", "Line", "LineUser", "Message", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class LineUser(Protocol):
+    """Whom a line tells. Both are called on the loop, and never raise."""
+
+    def take(self, message: bytes | str) -> None: ...
+
+    def congestion(self, congested: bool) -> None: ...
+
+
+class Line(Protocol):
+    """Carries messages both ways.
+
+    A server may offer one in the scope, as the extension ``openenv.line``. What it hands to its
+    user itself, ``receive`` does not give; all else it does, and the end of the connection.
+    """
+
+    @property
+    def congested(self) -> bool:
+        """Whether the peer reads slower than we write; what is written all the same is kept."""
+        ...
+
+    def attach(self, user: LineUser) -> None:
+        """Begin, right before the connection is accepted."""
+        ...
+
+    def write(self, message: bytes, text: bool) -> None:
+        """Send a message soon; nothing happens when the connection is gone."""
+        ...
+
+    def hold(self) -> None:
+        """Read no more than is underway, until ``release``."""
+        ...
+
+    def release(self) -> None: ...
+
+    async def settled(self) -> None:
+        """Awaited between two messages that ``receive`` gave."""
+        ...
+
+    def abort(self, task: asyncio.Task[None]) -> None:
+        """End at once, whatever is being sent; ``task`` is the one that waits in ``receive``."""
+        ...
+
+    async def aclose(self) -> None:
+        """The user is gone."""
+        ...
+
+
+class AsgiLine:
+    """The line over ASGI's ``send``: one message at a time, of which each may have to wait."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._user: LineUser | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._out: deque[tuple[bytes, bool]] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.congested = False
+
+    def attach(self, user: LineUser) -> None:
+        """Begin; a task sends what is written outside the reader."""
+        self._user = user
+        self._writer = asyncio.create_task(self._write(), name="openenv-writer")
+
+    def write(self, message: bytes, text: bool) -> None:
+        """Send a message soon."""
+        self._out.append((message, text))
+        self._news.set()
+
+    def hold(self) -> None:
+        """``settled`` waits until ``release``."""
+        self._room.clear()
+
+    def release(self) -> None:
+        """See ``hold``."""
+        self._room.set()
+
+    async def settled(self) -> None:
+        """Send what the last message led to, without the writer's loop turn."""
+        await self._flush()
+        await self._room.wait()
+
+    def abort(self, task: asyncio.Task[None]) -> None:
+        """End the reader; ASGI has no more to offer."""
+        task.cancel()
+
+    async def aclose(self) -> None:
+        """Stop sending."""
+        self._user = None
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+
+    async def _write(self) -> None:
+        with contextlib.suppress(OSError):  # the reader learns of it by itself
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._flush()
+
+    async def _flush(self) -> None:
+        if self.congested or not self._out:
+            return
+        self._tell(True)
+        try:
+            while self._out:
+                message, text = self._out.popleft()
+                if text:
+                    await self._send({"type": "websocket.send", "text": message.decode()})
+                else:
+                    await self._send({"type": "websocket.send", "bytes": message})
+        finally:
+            self._tell(False)
+
+    def _tell(self, congested: bool) -> None:
+        self.congested = congested
+        if self._user is not None:
+            self._user.congestion(congested)
