@@ -26,7 +26,15 @@ message, or to write to it. NumPy is imported when the first array is met.
 
 from __future__ import annotations
 
-from openenv_async.arrays.ext import EXT_NDARRAY, EXT_NPSCALAR, from_ext, numpy_types, to_ext
+from openenv_async.arrays.ext import (
+    EXT_NDARRAY,
+    EXT_NPSCALAR,
+    ext_pieces,
+    from_ext,
+    is_large_array,
+    numpy_types,
+    to_ext,
+)
 from openenv_async.arrays.tags import tag, untag
 from openenv_async.arrays.typed import array_dtype, as_array, as_scalar, to_plain
 
@@ -36,7 +44,9 @@ __all__ = [
     "array_dtype",
     "as_array",
     "as_scalar",
+    "ext_pieces",
     "from_ext",
+    "is_large_array",
     "numpy_types",
     "tag",
     "to_ext",

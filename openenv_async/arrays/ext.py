@@ -17,7 +17,9 @@ __all__ = [
     "EXT_NPSCALAR",
     "MAX_NDIM",
     "assemble",
+    "ext_pieces",
     "from_ext",
+    "is_large_array",
     "numpy_types",
     "parts",
     "to_ext",
@@ -28,6 +30,8 @@ EXT_NDARRAY: Final = 1
 EXT_NPSCALAR: Final = 2
 
 MAX_NDIM: Final = 32
+_LARGE: Final = 1 << 18
+"""Bytes from which on an array is put into a payload after the rest."""
 _SMALL: Final = 4096
 """Bytes up to which copying an array's elements costs less than taking a view of them."""
 # Booleans, integers, floats, complex, datetimes and fixed-size text. ``O`` and ``V`` are not here:
@@ -67,8 +71,23 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
         code = EXT_NPSCALAR
     else:
         return None
+    return code, b"".join(ext_pieces(value))
+
+
+def is_large_array(value: Any) -> bool:
+    """Whether a copy of an array's elements is worth avoiding."""
+    np = sys.modules.get("numpy")
+    return np is not None and isinstance(value, np.ndarray) and value.nbytes >= _LARGE
+
+
+def ext_pieces(value: Any) -> tuple[bytes, Any]:
+    """The payload of an array's or scalar's Ext in two pieces: its head, its elements as they lie.
+
+    Raises:
+        TypeError: as ``to_ext``.
+    """
     dtype, shape, data = parts(value)
-    return code, b"".join((_packed(dtype, shape), data))
+    return _packed(dtype, shape), data
 
 
 @functools.lru_cache(maxsize=1024)
