@@ -157,7 +157,10 @@ class Leased(EnvClient[Any, Any, Any]):
         """The session came to be although nobody waited for it any more."""
         if opening.cancelled() or opening.exception() is not None:
             return
-        channel, self._channel = opening.result(), None
+        channel = opening.result()
+        if self._channel is not channel:
+            return  # closed meanwhile, and its connection given back
+        self._channel = None
         channel.close_soon()
         self._pool.spawn(self._give_back(channel.connection), "openenv-release")
 

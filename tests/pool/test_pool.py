@@ -92,6 +92,31 @@ async def test_opening_cancelled_at_any_point_leaves_no_slot_behind() -> None:
             await two.reset()
 
 
+async def test_opening_cancelled_at_any_point_leaves_the_connection_to_others() -> None:
+    """It is given back once, whoever notices first that the session was opened in vain."""
+    provider = LoopProvider()
+    async with EnvPool(provider, client=CountingEnv, max_workers=1) as pool, pool.session() as env:
+        await env.reset()
+        session = env.session_id
+        for turns in range(40):
+            holding = asyncio.create_task(_hold(pool))
+            await settle(turns)
+            holding.cancel()
+            await gather_all([holding])
+            assert (await env.reset(seed=turns)).observation.seed == turns
+            assert env.session_id == session  # and not one on another connection
+        await until(lambda: provider.sessions == 1)
+
+
+async def _hold(pool: EnvPool) -> None:
+    env = pool.session()
+    try:
+        await env.open()
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await env.close()
+
+
 async def test_who_waits_is_served_in_order_and_may_give_up() -> None:
     provider = LoopProvider()
     async with EnvPool(provider, sessions_per_worker=1, max_workers=1) as pool:
