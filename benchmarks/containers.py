@@ -4,7 +4,8 @@
 
 Cold start is from asking for a container to the first observation, image present. The cost of a
 step is CPU time per step of everything that works for it: the client, the server process, and for
-a container also docker-proxy, which carries the port. Rounds of both alternate; medians.
+a container also docker-proxy, which carries the port with ``--published``. Rounds of both
+alternate; medians.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import psutil  # type: ignore[import-untyped]  # it has none
 from openenv_async import GenericEnvClient
 from openenv_async.client.launch import launch
 from openenv_async.providers.base import Worker
-from openenv_async.providers.docker import DockerProvider
+from openenv_async.providers.docker import DockerProvider, DockerWorker
 from openenv_async.providers.docker.engine import Engine
 from openenv_async.providers.process import ProcessProvider, ProcessWorker
 
@@ -45,7 +46,8 @@ async def processes_of(engine: Engine, worker: Worker) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     info = await engine.inspect(worker.name)
     root = psutil.Process(info["State"]["Pid"])
-    port = worker.url.rpartition(":")[2]
+    assert isinstance(worker, DockerWorker)
+    port = worker.published_url.rpartition(":")[2]
     proxies = [
         process
         for process in psutil.process_iter(["name", "cmdline"])
@@ -96,13 +98,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--image", default="echo-env:latest")
     parser.add_argument("--environment", default="echo")
+    parser.add_argument("--published", action="store_true", help="by the port on 127.0.0.1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--steps", type=int, default=500)
     asked = parser.parse_args()
     report: dict[str, Any] = {}
     async with (
-        DockerProvider(asked.image) as containers,
+        DockerProvider(asked.image, direct=not asked.published) as containers,
         ProcessProvider(asked.environment) as here,
     ):
         engine = Engine(None, max_calls=4, redact=str)

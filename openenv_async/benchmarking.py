@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from openenv_async.addresses import is_here
 from openenv_async.client.env import EnvClient
-from openenv_async.client.websocket import is_loopback
 from openenv_async.errors import OpenEnvError, ServerError
 from openenv_async.schema_sampling import sample
 from openenv_async.types import Timeouts
@@ -395,7 +395,7 @@ async def _get_json(url: str, path: str, token: str | None) -> Any:
     address = url.rstrip("/") + path
     try:
         async with (
-            aiohttp.ClientSession(headers=headers, trust_env=not is_loopback(url)) as http,
+            aiohttp.ClientSession(headers=headers, trust_env=not is_here(url)) as http,
             http.get(address, timeout=aiohttp.ClientTimeout(total=10)) as response,
         ):
             if response.status != 200:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, c
 
 import msgspec
 
+from openenv_async.addresses import is_here
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.sockets import Sockets
 from openenv_async.client.tls import Trust, trusted
-from openenv_async.client.websocket import is_loopback
 from openenv_async.depth import check_msgpack_depth
 from openenv_async.errors import (
     ConnectFailed,
@@ -429,7 +429,7 @@ class _Calls(Generic[ActT, ObsT, StateT]):
         loop = asyncio.get_running_loop()
         if self._sockets is None or self._sockets.loop is not loop:
             # Those of a loop that has ended were closed by it.
-            self._sockets = await Sockets.acquire(not is_loopback(self.base_url))
+            self._sockets = await Sockets.acquire(not is_here(self.base_url))
         return self._sockets.client
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket as sockets
 from collections.abc import Callable
 from ssl import SSLContext
@@ -18,6 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
+from openenv_async.addresses import is_here
 from openenv_async.client.connection import Connection, Transport
 from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.upstream import UpstreamTransport
@@ -28,7 +28,7 @@ from openenv_async.tokens import check_token
 from openenv_async.tracing import inject
 from openenv_async.types import Limits, Timeouts
 
-__all__ = ["WebSocketTransport", "dial", "is_loopback", "websocket_url"]
+__all__ = ["WebSocketTransport", "dial", "websocket_url"]
 
 
 UPSTREAM: Final = "upstream"
@@ -51,17 +51,6 @@ def websocket_url(url: str) -> str:
     if not path.endswith("/ws"):
         path += "/ws"
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine; proxies never apply to it."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Socket(ClientConnection):
@@ -251,7 +240,7 @@ async def _open_socket(
                 ping_interval=None,
                 open_timeout=None,
                 close_timeout=2.0,
-                proxy=None if is_loopback(address) else True,
+                proxy=None if is_here(address) else True,
                 create_connection=_Socket,
                 **tls,
             )

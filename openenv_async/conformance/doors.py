@@ -217,7 +217,7 @@ class HTTPDoor(Door):
 async def _ask_http_stranger(url: str, token: str | None) -> None:
     import aiohttp
 
-    from openenv_async.client.websocket import is_loopback
+    from openenv_async.addresses import is_here
     from openenv_async.errors import error_from_wire
 
     headers = {"X-OpenEnv-Session": f"{secrets.token_hex(16)}.{secrets.token_hex(16)}"}
@@ -225,7 +225,7 @@ async def _ask_http_stranger(url: str, token: str | None) -> None:
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
     async with (
-        aiohttp.ClientSession(trust_env=not is_loopback(url)) as http,
+        aiohttp.ClientSession(trust_env=not is_here(url)) as http,
         http.get(f"{url.rstrip('/')}/state", headers=headers) as response,
     ):
         body = await response.json(content_type=None)

@@ -12,7 +12,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from openenv_async.client.websocket import is_loopback, websocket_url
+from openenv_async.addresses import is_here
+from openenv_async.client.websocket import websocket_url
 from openenv_async.errors import error_from_wire
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.codec import decode_map, frame_codec
@@ -59,7 +60,7 @@ class RawWire:
             compression=None,
             max_size=None,
             ping_interval=None,
-            proxy=None if is_loopback(address) else True,
+            proxy=None if is_here(address) else True,
         ) as socket:
             wire = cls(socket, subprotocol)
             if hello:

@@ -133,7 +133,7 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
     """The environment's name and schemas, by HTTP; ``None`` where the server gives none."""
     import aiohttp
 
-    from openenv_async.client.websocket import is_loopback
+    from openenv_async.addresses import is_here
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     base = url.rstrip("/")
@@ -141,7 +141,7 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
     try:
         async with aiohttp.ClientSession(
             headers=headers,
-            trust_env=not is_loopback(url),
+            trust_env=not is_here(url),
             timeout=aiohttp.ClientTimeout(total=10),
         ) as http:
             for path in ("/metadata", "/schema"):

@@ -10,7 +10,8 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from openenv_async.client.websocket import is_loopback, websocket_url
+from openenv_async.addresses import is_here
+from openenv_async.client.websocket import websocket_url
 from openenv_async.types import EpisodeInfo, StepResult
 
 __all__ = ["UpstreamFault", "UpstreamSession"]
@@ -42,7 +43,7 @@ class UpstreamSession:
             additional_headers=headers,
             compression=None,
             max_size=None,
-            proxy=None if is_loopback(address) else True,
+            proxy=None if is_here(address) else True,
         )
         return cls(socket)
 

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgspec
 
+from openenv_async.addresses import is_here
 from openenv_async.client.sockets import Sockets
-from openenv_async.client.websocket import is_loopback
 from openenv_async.errors import DeadlineExceeded, ResponderFailed
 from openenv_async.responders.base import Reply, Usage
 
@@ -220,7 +220,7 @@ class OpenAIResponder:
         if self._sockets is not None and self._sockets.loop is not asyncio.get_running_loop():
             await self.aclose()
         if self._sockets is None:
-            self._sockets = await Sockets.acquire(not is_loopback(self.base_url))
+            self._sockets = await Sockets.acquire(not is_here(self.base_url))
         return self._sockets
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
-from openenv_async.client.websocket import is_loopback
+from openenv_async.addresses import is_here
 from openenv_async.errors import ConnectFailed
 from openenv_async.models import PayloadCodec
 from openenv_async.schema_sampling import sample
@@ -143,7 +143,7 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
     limit = aiohttp.ClientTimeout(total=timeout)
     try:
         async with (
-            aiohttp.ClientSession(timeout=limit, trust_env=not is_loopback(address)) as http,
+            aiohttp.ClientSession(timeout=limit, trust_env=not is_here(address)) as http,
             http.get(address, headers=headers) as response,
         ):
             if response.status != 200:

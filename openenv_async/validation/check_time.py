@@ -108,13 +108,13 @@ async def slow_calls_delay_nobody(candidate: Candidate) -> None:
     """While a call of one session takes its time, the server answers others."""
     import aiohttp
 
-    from openenv_async.client.websocket import is_loopback
+    from openenv_async.addresses import is_here
 
     held: list[str] = []
     headers = {} if candidate.token is None else {"Authorization": f"Bearer {candidate.token}"}
     address = candidate.url.rstrip("/") + "/health"
     async with (
-        aiohttp.ClientSession(headers=headers, trust_env=not is_loopback(address)) as http,
+        aiohttp.ClientSession(headers=headers, trust_env=not is_here(address)) as http,
         candidate.session() as env,
     ):
 

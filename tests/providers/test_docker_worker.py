@@ -37,7 +37,7 @@ EAT_MEMORY = (
 async def test_start_step_stop() -> None:
     async with provider() as containers:
         worker = await launch(containers)
-        assert worker.url.startswith("http://127.0.0.1:")
+        assert worker.published_url.startswith("http://127.0.0.1:")
         assert worker.name in ours()
         async with GenericEnvClient(worker.url, token=worker.token) as env:
             await env.reset()
@@ -47,6 +47,26 @@ async def test_start_step_stop() -> None:
         await worker.aclose()
         assert ours() == []
         assert not worker.exited.done()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_way_into_a_container(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To its own address, or by a port of this machine; by a proxy never."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with provider(direct=direct) as containers:
+        worker = await launch(containers)
+        assert isinstance(worker, DockerWorker)
+        address = await asyncio.to_thread(
+            docker, "inspect", "--format", "{{.NetworkSettings.IPAddress}}", worker.name
+        )
+        expected = f"http://{address.strip()}:8000" if direct else worker.published_url
+        assert worker.url == expected
+        for url in {worker.url, worker.published_url}:
+            async with GenericEnvClient(url, token=worker.token) as env:
+                await env.reset()
+            async with HTTPEnvClient[Any, Any, Any](url, token=worker.token) as env:
+                await env.reset()
 
 
 async def test_killed_between_steps_and_the_client_knows_at_once() -> None:

@@ -20,7 +20,7 @@ async def wave(count: int) -> None:
         workers = await asyncio.gather(*(containers.start(timeout=240) for _ in range(count)))
         names = [worker.name for worker in workers]
         assert all(re.fullmatch(r"openenv-[0-9a-f]{32}", name) for name in names)
-        told = {urlsplit(worker.url).port for worker in workers}
+        told = {urlsplit(worker.published_url).port for worker in workers}
         assert len(told) == len(set(names)) == count
         read = await asyncio.to_thread(
             docker, "inspect", "--format", "{{json .NetworkSettings.Ports}}", *names

@@ -19,6 +19,8 @@ import functools
 import json
 import logging
 import random
+import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -123,6 +125,7 @@ class Engine:
     def __init__(self, url: str | None, *, max_calls: int, redact: Callable[[str], str]) -> None:
         self.breaker = Breaker()
         self._redact = redact
+        self._host: str | None = None
         self._calls = asyncio.Semaphore(max_calls)
         self._docker = self._connect(url)
         self.url = self._docker._connection_info  # what aiodocker found; it has no public name
@@ -204,6 +207,19 @@ class Engine:
                     raise
 
         await self._call(f"connect to the network {network}", once, timeout)
+
+    async def shares_networks(self, *, timeout: float = 10.0) -> bool:
+        """Whether its bridges are bridges of this machine.
+
+        Not so for one on another machine, in a virtual machine (Docker Desktop), or for whoever
+        runs in a container himself: those have another host name.
+        """
+        if sys.platform != "linux" or not self.url.startswith("unix://"):
+            return False
+        if self._host is None:
+            about = await self._call("ask about the Engine", self._docker.system.info, timeout)
+            self._host = str(about.get("Name"))
+        return self._host == socket.gethostname()
 
     async def inspect(self, name: str, *, timeout: float = 10.0) -> dict[str, Any]:
         """All that the Engine knows of a container."""

@@ -37,6 +37,7 @@ class ContainerOptions:
     gpus: int | str | Sequence[str] | None = None
     volumes: Mapping[str, str] = field(default_factory=dict)
     networks: Sequence[str] = ()
+    direct: bool = True
     platform: str | None = None
     user: str | None = None
     read_only: bool | None = None

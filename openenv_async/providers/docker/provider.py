@@ -35,7 +35,7 @@ from openenv_async.providers.docker.options import ContainerOptions, Redactor, c
 from openenv_async.providers.docker.owner import this_owner
 from openenv_async.providers.docker.sweep import sweep
 from openenv_async.providers.docker.watch import Watch
-from openenv_async.providers.docker.worker import DockerWorker, exit_of
+from openenv_async.providers.docker.worker import DockerWorker, direct_url, exit_of
 
 __all__ = ["DockerProvider"]
 
@@ -67,6 +67,9 @@ class DockerProvider(Provider):
         gpus: a number, ``"all"``, or ids of devices.
         volumes: folder or named volume: where it is mounted, ``"/data:ro"``.
         networks: names of networks, instead of the default one.
+        direct: whether to go to a container's own address where its network is a bridge of this
+            machine, which saves the way through docker-proxy; ``False``: always by its port on
+            127.0.0.1, should a firewall forbid the other.
         platform: ``linux/arm64`` and the like.
         user: who runs the server; by default the image's user, but never root.
         read_only: whether its files are read-only but for ``tmpfs``; by default if the image's
@@ -272,7 +275,11 @@ class DockerProvider(Provider):
                 container_id=id,
                 retryable=False,
             )
-        return DockerWorker(self, name, f"http://127.0.0.1:{published[0]['HostPort']}", token, id)
+        by_port = f"http://127.0.0.1:{published[0]['HostPort']}"
+        url = None
+        if self.options.direct and await engine.shares_networks():
+            url = direct_url(info, self.options.port)
+        return DockerWorker(self, name, url or by_port, token, id, by_port)
 
     def _start_failed(self, name: str, exc: ProviderError) -> ProviderError:
         if isinstance(exc, WorkerStartFailed):

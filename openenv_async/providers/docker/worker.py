@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
+from openenv_async.addresses import is_on_bridge
 from openenv_async.providers.base import Worker, WorkerExit
 
 if TYPE_CHECKING:
     from openenv_async.providers.docker.provider import DockerProvider
 
-__all__ = ["DockerWorker", "exit_of"]
+__all__ = ["DockerWorker", "direct_url", "exit_of"]
 
 _SIGNALLED: Final = 128
 """A shell's way of saying that a signal ended it: 128 and its number."""
@@ -21,13 +22,21 @@ class DockerWorker(Worker):
 
     Attributes:
         image: what it was made from.
+        published_url: its address by a port of this machine; ``url`` may lead to it directly.
     """
 
     def __init__(
-        self, provider: DockerProvider, name: str, url: str, token: str, container_id: str
+        self,
+        provider: DockerProvider,
+        name: str,
+        url: str,
+        token: str,
+        container_id: str,
+        published_url: str,
     ) -> None:
         super().__init__(name, url, token=token)
         self.container_id = container_id
+        self.published_url = published_url
         self.image = provider.image
         self._provider = provider
 
@@ -38,6 +47,19 @@ class DockerWorker(Worker):
     async def aclose(self) -> None:
         """Kill and remove it."""
         await self._provider._remove(self)
+
+
+def direct_url(info: dict[str, Any], port: int) -> str | None:
+    """The address of a container itself, if it has one on a bridge of this machine.
+
+    Args:
+        info: all that the Engine knows of it.
+        port: where its server listens.
+    """
+    networks = (info.get("NetworkSettings") or {}).get("Networks") or {}
+    addresses = [network.get("IPAddress") or "" for network in networks.values()]
+    found = next(filter(is_on_bridge, addresses), None)
+    return None if found is None else f"http://{found}:{port}"
 
 
 def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> WorkerExit:
