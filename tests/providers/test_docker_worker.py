@@ -37,6 +37,7 @@ EAT_MEMORY = (
 async def test_start_step_stop() -> None:
     async with provider() as containers:
         worker = await launch(containers)
+        assert isinstance(worker, DockerWorker)
         assert worker.published_url.startswith("http://127.0.0.1:")
         assert worker.name in ours()
         async with GenericEnvClient(worker.url, token=worker.token) as env:
