@@ -74,10 +74,12 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
             user.take(message)
             return
         try:
-            user.take(message.decode())
+            words = message.decode()
         except UnicodeDecodeError:
-            self.frames, self.curr_msg_data_type = [message], "text"
-            super().send_receive_event_to_app()  # which knows how to refuse it
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
+        user.take(words)
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
@@ -109,13 +111,13 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
 
     def hold(self) -> None:
         """Read no more."""
-        if not self.read_paused:
+        if not self.read_paused and not self.transport.is_closing():
             self.read_paused = True
             self.transport.pause_reading()
 
     def release(self) -> None:
         """Read again."""
-        if self.read_paused:
+        if self.read_paused and not self.transport.is_closing():
             self.read_paused = False
             self.transport.resume_reading()
 

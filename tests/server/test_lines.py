@@ -134,6 +134,17 @@ async def _send(socket: Any, message: str, times: int) -> None:
             await socket.send(message)
 
 
+@pytest.mark.parametrize("lines", ["direct"], indirect=True)  # uvicorn's own logs a traceback
+async def test_text_that_is_none_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with serve(Blob) as url, deaf(url) as socket:
+        socket.transport.resume_reading()
+        await socket.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1007
+    assert not caplog.records
+
+
 async def test_a_server_that_stops_says_so() -> None:
     async with serve(Blob) as url:
         client = await GenericEnvClient(url).open()
