@@ -8,16 +8,18 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
-from openenv_async.engine.host import OPERATIONS, Wire, failed
 from openenv_async.engine.isolation.inline import InlineDriver
-from openenv_async.engine.isolation.processes import ProcessDriver, make_recipe
+from openenv_async.engine.isolation.processes import ProcessDriver
+from openenv_async.engine.isolation.recipe import make_recipe
 from openenv_async.engine.isolation.tasks import TaskDriver
 from openenv_async.engine.isolation.threads import ThreadDriver
 from openenv_async.engine.latency import Histogram, StepTimer
+from openenv_async.engine.options import EngineOptions
+from openenv_async.engine.requests import OPERATIONS, Wire, failed
 from openenv_async.engine.resources import Resources
 from openenv_async.engine.seams import Driver, Port
 from openenv_async.engine.session import Session
@@ -33,56 +35,13 @@ from openenv_async.errors import (
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Open, Opened, Waiting
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.types import Limits, Timeouts
 
-__all__ = ["Engine", "EngineOptions", "EngineStats"]
+__all__ = ["Engine", "EngineStats"]
 
 log = logging.getLogger("openenv_async.engine")
 
 _MAX_EPITAPHS: Final = 1024
 """Sessions that ended with nobody there, of which the reason is kept for who comes back."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Settings of an engine.
-
-    Attributes:
-        max_sessions: environments that may exist at once; an instance is capped at 1.
-        max_waiting: sessions that may wait for capacity, first come, first served; 0 refuses
-            at once.
-        workers: processes that share the environments, whatever isolation they declare; by
-            default those that declare ``process`` get one each, the others none.
-        max_threads: threads for sync environments; by default one per session may exist.
-        timeouts: deadlines for requests that bring none of their own.
-        limits: sizes.
-        interrupt_grace: seconds that an interrupted call has to end before it is given up.
-        close_grace: seconds that shutting down may take.
-        min_free_memory: bytes of memory, of the machine or its cgroup, below which nothing new is
-            opened; 0 never refuses.
-        debug: send tracebacks of environments to clients.
-    """
-
-    max_sessions: int = 1024
-    max_waiting: int = 0
-    workers: int | None = None
-    max_threads: int | None = None
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    limits: Limits = field(default_factory=Limits)
-    interrupt_grace: float = 0.5
-    close_grace: float = 10.0
-    min_free_memory: int = 64 * 2**20
-    debug: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_sessions < 1:
-            raise ValueError(f"max_sessions must be at least 1, got {self.max_sessions}")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.max_threads is not None and self.max_threads < 1:
-            raise ValueError(f"max_threads must be at least 1, got {self.max_threads}")
-        if self.min_free_memory < 0:
-            raise ValueError(f"min_free_memory must not be negative, got {self.min_free_memory}")
 
 
 @dataclass(slots=True)
@@ -179,7 +138,7 @@ class Engine:
         self.clock = loop.time
         self._deadlines = Deadlines(loop.time, loop.call_at)
         if self._recipe is not None:
-            self._driver = ProcessDriver(self, loop, self._recipe, self.options.workers)
+            self._driver = ProcessDriver(self, self._recipe, self.options.workers)
         elif self.spec.contract.isolation == "thread":
             threads = self.options.max_threads or self.max_sessions
             self._driver = ThreadDriver(loop, threads, self.spec.cls)

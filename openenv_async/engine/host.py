@@ -16,6 +16,7 @@ import typing
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from openenv_async.engine.requests import HostReply, HostRequest, Wire, failed, operation
 from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
@@ -26,8 +27,6 @@ from openenv_async.errors import (
     OpenEnvError,
     ProtocolError,
 )
-from openenv_async.models import Format
-from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -45,59 +44,12 @@ from openenv_async.protocol.lifecycle import Phase, refuse
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import StepResult
 
-__all__ = ["Host", "HostReply", "HostRequest", "Wire", "failed", "operation"]
+__all__ = ["Emit", "Host", "bad_action", "environment_raised"]
 
-HostRequest = Open | Reset | Step | State | Close
-HostReply = Opened | Begun | Observation | StateIs | Closed | Failed
 Emit = Callable[[bytes, bool], Any]
 """Sends one partial observation: encoded payload, whether it is of the declared type."""
 
 _RAISED: Final = (Exception, SystemExit)
-OPERATIONS: Final[dict[type, str]] = {
-    Open: "open",
-    Reset: "reset",
-    Step: "step",
-    State: "state",
-    Close: "close",
-}
-
-
-class Wire:
-    """The payload codecs of one environment in one format, bound for speed."""
-
-    __slots__ = (
-        "decode_action",
-        "decode_any",
-        "encode_any",
-        "encode_observation",
-        "encode_state",
-        "format",
-    )
-
-    def __init__(self, spec: EnvironmentSpec, format: Format) -> None:
-        self.format: Format = format
-        self.decode_action = spec.codec("action", format).decode
-        self.encode_observation = spec.codec("observation", format).encode
-        self.encode_state = spec.codec("state", format).encode
-        self.decode_any = spec.codec("any", format).decode
-        self.encode_any = spec.codec("any", format).encode
-
-
-def operation(request: HostRequest) -> str:
-    """The word for a request: open, reset, step, state, close."""
-    return OPERATIONS[type(request)]
-
-
-def failed(request: HostRequest, error: OpenEnvError, format: str) -> Failed:
-    """The reply that carries ``error``."""
-    return Failed(
-        request.channel,
-        0 if isinstance(request, Open) else request.seq,
-        error.code,
-        error.message,
-        error.retryable,
-        encode_map(error.to_wire(), format),
-    )
 
 
 class Host:
@@ -143,7 +95,7 @@ class Host:
             try:
                 action = wire.decode_action(request.payload)
             except OpenEnvError as exc:
-                return self._fail(request, _bad_action(exc), wire)
+                return self._fail(request, bad_action(exc), wire)
             try:
                 result = self._step(action)
             except BaseException as exc:
@@ -165,7 +117,7 @@ class Host:
         try:
             action = wire.decode_action(request.payload)
         except OpenEnvError as exc:
-            return self._fail(request, _bad_action(exc), wire)
+            return self._fail(request, bad_action(exc), wire)
         try:
             result = await self._step(action)
         except asyncio.CancelledError:
@@ -235,7 +187,7 @@ class Host:
         try:
             return wire.decode_action(request.payload)
         except OpenEnvError as exc:
-            raise _bad_action(exc) from None
+            raise bad_action(exc) from None
 
     def _prepare(self, request: HostRequest, wire: Wire) -> Callable[[], Any] | None:
         """Check and decode; what to call, or ``None`` when there is nothing to call."""
@@ -370,14 +322,7 @@ class Host:
         if isinstance(exc, KeyboardInterrupt | GeneratorExit):
             raise exc
         what = operation(request)
-        if isinstance(exc, OpenEnvError):
-            error = exc
-        else:
-            error = EnvironmentRaised(
-                f"{what}() of {self.spec.name} raised {type(exc).__name__}: {exc}",
-                raised=type(exc).__name__,
-                text=str(exc),
-            )
+        error = exc if isinstance(exc, OpenEnvError) else environment_raised(self.spec, what, exc)
         if self._debug:
             error.detail["traceback"] = "".join(traceback.format_exception(exc))
         return self._fail(request, error, wire)
@@ -392,11 +337,21 @@ class Host:
         )
 
 
+def environment_raised(spec: EnvironmentSpec, what: str, exc: BaseException) -> EnvironmentRaised:
+    """The error of an exception that the environment's ``what()`` let through."""
+    return EnvironmentRaised(
+        f"{what}() of {spec.name} raised {type(exc).__name__}: {exc}",
+        raised=type(exc).__name__,
+        text=str(exc),
+        phase=what,
+    )
+
+
 async def _no_emit(payload: bytes, whole: bool) -> None:
     """For requests that do not stream."""
 
 
-def _bad_action(exc: OpenEnvError) -> OpenEnvError:
+def bad_action(exc: OpenEnvError) -> OpenEnvError:
     """Decoding errors of an action, named as such."""
     if isinstance(exc, InvalidModel | ProtocolError):
         return InvalidAction(f"invalid action: {exc.message}", **exc.detail)

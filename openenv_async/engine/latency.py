@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.engine.host import HostRequest, Wire
+from openenv_async.engine.requests import HostRequest, Wire
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from math import inf
 from typing import Any, Final
 
 from openenv_async.engine.engine import Engine
-from openenv_async.engine.host import Wire, failed
+from openenv_async.engine.expiry import HELD_UP
+from openenv_async.engine.requests import Wire, error_frame, failed
 from openenv_async.engine.session import Session
 from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
 from openenv_async.protocol.chunks import Assembler, ChunkQueue
@@ -33,7 +34,6 @@ from openenv_async.protocol.frames import (
     Chunk,
     Close,
     Credit,
-    Failed,
     Frame,
     GoingAway,
     Hello,
@@ -49,15 +49,10 @@ from openenv_async.version import __version__
 
 __all__ = ["NativeConnection"]
 
-
 _PRUNE: Final = 64
 """Channels from which on those of dead sessions are looked for, again at twice the rest."""
-_HELD_UP: Final = 0.2
-"""Seconds by which a look may be late; more, and this loop was held up, not the peer."""
 _LOOK: Final = 5.0
 """Seconds between two looks at whether a peer is alive, at most."""
-
-
 _MANY: Final = 4
 """How many payloads of the greatest size one connection may be sending at once."""
 
@@ -218,14 +213,8 @@ class NativeConnection:
 
     def _refused(self, frame: Frame, size: int) -> Frame:
         error = too_large(size, self._peer_max_size)
-        return Failed(
-            getattr(frame, "channel", 0),
-            getattr(frame, "seq", 0),
-            error.code,
-            error.message,
-            error.retryable,
-            encode_map(error.to_wire(), self.codec.format),
-        )
+        channel, seq = getattr(frame, "channel", 0), getattr(frame, "seq", 0)
+        return error_frame(channel, seq, error, self.codec.format)
 
     def check(self, now: float) -> float | None:
         """Deadlines of the peer: called by the engine's heap."""
@@ -237,8 +226,8 @@ class NativeConnection:
         late, self._look_at = now - self._look_at, min(dead_at, now + self._look)
         if now < dead_at:
             return self._look_at
-        if late > _HELD_UP:  # what the peer sent meanwhile lies in the socket: read it first
-            self._look_at = now + _HELD_UP
+        if late > HELD_UP:  # what the peer sent meanwhile lies in the socket: read it first
+            self._look_at = now + HELD_UP
             return self._look_at
         self.engine.stats.cut += 1
         self.lost(left=now >= lease_ends)
@@ -406,13 +395,4 @@ class NativeConnection:
         self._fail(frame.channel, frame.seq, frame.error)
 
     def _fail(self, channel: int, seq: int, error: OpenEnvError) -> None:
-        self.send(
-            Failed(
-                channel,
-                seq,
-                error.code,
-                error.message,
-                error.retryable,
-                encode_map(error.to_wire(), self.codec.format),
-            )
-        )
+        self.send(error_frame(channel, seq, error, self.codec.format))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from openenv_async.engine.host import HostRequest, Wire
+from openenv_async.engine.requests import HostRequest, Wire
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Frame
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from openenv_async.engine.host import Emit, Host, HostReply, HostRequest, Wire
+from openenv_async.engine.host import Emit, Host
+from openenv_async.engine.requests import HostReply, HostRequest, Wire
 from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tracing import TraceContext, current

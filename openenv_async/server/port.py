@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from openenv_async.engine import Session
-from openenv_async.engine.host import Wire
+from openenv_async.engine.requests import Wire
 from openenv_async.errors import OpenEnvError, error_from_wire
 from openenv_async.models import Format
 from openenv_async.protocol.codec import decode_map

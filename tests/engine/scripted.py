@@ -9,7 +9,7 @@ from typing import Any
 from openenv_async import EngineOptions, Environment
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine, Session
-from openenv_async.engine.host import HostReply, HostRequest, Wire
+from openenv_async.engine.requests import HostReply, HostRequest, Wire
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
@@ -80,7 +80,7 @@ class ScriptedDriver:
         """The running request ends; by default well, or as interrupted."""
         request = self.running.pop(session)
         if reply is None and session.interrupted is not None and not isinstance(request, Open):
-            reply = session.interruption(request, session.wire.format)
+            reply = session.interruption(request)
         session.complete(request, reply or good(request))
 
 

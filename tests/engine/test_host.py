@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from openenv_async import Environment, StepResult
-from openenv_async.engine.host import Host, Wire
+from openenv_async.engine.host import Host
+from openenv_async.engine.requests import Wire
 from openenv_async.errors import EnvironmentDied, InvalidAction
 from openenv_async.protocol.frames import (
     Begun,

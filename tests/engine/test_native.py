@@ -314,6 +314,33 @@ async def test_a_client_that_takes_no_data_is_cut() -> None:
     await engine.aclose()
 
 
+@pytest.mark.parametrize("returns", [True, False])
+async def test_a_client_cut_for_not_reading_has_the_time_of_resume(returns: bool) -> None:
+    """Unlike one whose lease ran out: it may be alive, with its replies still to come."""
+    clock = ManualClock()
+    times = Timeouts(write=5.0, resume=60.0)
+    engine = make_engine(Counter, clock=clock, options=EngineOptions(timeouts=times))
+    peer = Peer(engine)
+    await peer.begin()
+    peer.connection.sending_since = clock.now
+    peer.connection.receive(peer.codec.encode([Step(1, 2, 1, pack({"nonce": 2}))]))
+    clock.advance(10)
+    assert is_cut(peer)
+    clock.advance(45)
+    assert len(engine.sessions) == 1
+    if returns:
+        peer = Peer(engine)
+        peer.send(Open(1, token(1), token(1001), True, 1))
+        peer.send(Step(1, 2, 1, pack({"nonce": 2})))
+        opened, kept = peer.take()
+        assert (opened.resumed, kept.seq) == (True, 2)
+        assert unpack(kept.payload)["count"] == 1
+    clock.advance(20)
+    assert len(engine.sessions) == returns
+    assert engine.stats.abandoned == (not returns)
+    await engine.aclose()
+
+
 async def test_going_away_is_announced() -> None:
     engine = make_engine(Counter)
     peer = Peer(engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from openenv_async import Limits, Timeouts
 from openenv_async.engine import Session
-from openenv_async.errors import EnvironmentDied, GoingAway, SessionClosed
+from openenv_async.engine.requests import HostRequest
+from openenv_async.errors import EnvironmentDied, GoingAway, OpenEnvError, SessionClosed
 from openenv_async.protocol.frames import (
     Close,
     Closed,
@@ -27,7 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
     Waiting,
 )
-from tests.engine.scripted import KeepingPort, Stage
+from tests.engine.scripted import KeepingPort, ScriptedDriver, Stage
 from tests.helpers import pack, token, unpack
 
 
@@ -570,6 +572,45 @@ async def test_waiting_has_a_deadline_and_ends_with_its_connection() -> None:
     stage.clock.advance(100)
     assert parked.dead is not None
     assert stage.engine.waiting == 0
+
+
+async def test_building_has_what_waiting_left_of_the_deadline() -> None:
+    stage = Stage(max_sessions=1, max_waiting=1)
+    first = stage.open(1)
+    second = stage.ask(2, timeout=10.0)
+    stage.clock.advance(8)
+    first.submit(Close(1, 1))
+    stage.driver.finish(first)
+    assert stage.engine.waiting == 0
+    stage.port.take()
+    stage.clock.advance(1.9)
+    assert not stage.driver.interrupted
+    stage.clock.advance(0.15)
+    assert stage.driver.interrupted == [second]
+    stage.driver.finish(second, Failed(2, 0, "operation_cancelled", "stopped"))
+    assert codes(stage.port.take()) == [(0, "deadline_exceeded")]
+
+
+async def test_a_session_that_could_not_be_built_is_not_kept() -> None:
+    """One that fails at once, without its driver waiting for anything."""
+
+    class Failing(ScriptedDriver):
+        def start(self, session: Session, request: HostRequest) -> None:
+            session.complete(request, Failed(1, 0, "environment_start_failed", "no"))
+
+    stage = Stage()
+    stage.driver = Failing()
+    ended: list[Session] = []
+    closed = stage.engine.closed
+
+    def close(session: Session, error: OpenEnvError) -> OpenEnvError:
+        ended.append(session)
+        return closed(session, error)
+
+    stage.engine.closed = close  # type: ignore[method-assign]  # to get hold of the session
+    assert stage.ask(1) is None
+    assert codes(stage.port.take()) == [(0, "environment_start_failed")]
+    assert [session.scheduled for session in ended] == [inf]  # no clock looks at it
 
 
 async def test_the_engine_goes_away() -> None:

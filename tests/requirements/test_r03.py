@@ -15,9 +15,11 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from openenv_async import Timeouts
+from openenv_async import HTTPEnvClient, Timeouts
+from openenv_async.deadlines import Deadlines
 from openenv_async.protocol.codec import MsgpackCodec
 from openenv_async.protocol.frames import Frame, Hello, Open, Reset, Step
+from openenv_async.testing import ManualClock
 from tests.chaos import ChaosProxy
 from tests.helpers import token, until
 from tests.requirements.worlds import Blob, Ledger, clients, gather, served
@@ -99,6 +101,27 @@ async def test_a_cut_reader_may_come_back_within_resume() -> None:
         await until(lambda: not engine.sessions, seconds=3)
         assert engine.stats.abandoned == 1
         socket.transport.abort()
+
+
+async def test_a_session_over_http_has_no_lease_and_ends_when_idle() -> None:
+    """Nothing tells a caller who thinks from one who is gone."""
+    clock = ManualClock()
+    times = Timeouts(lease=10.0, idle=100.0)
+    async with served(Ledger, timeouts=times) as (url, engine):
+        engine._start()
+        engine.clock = clock
+        engine._deadlines = Deadlines(clock, clock.call_at)
+        one = HTTPEnvClient[Any, Any, Any](url)
+        await one.reset()
+        clock.advance(95)
+        assert (await one.step({"n": 1})).observation["count"] == 1
+        clock.advance(95)
+        assert len(engine.sessions) == 1
+        assert engine.stats.cut == 0
+        clock.advance(10)
+        assert not engine.sessions
+        assert engine.stats.expired == 1
+        await one.close()
 
 
 def _sockets() -> int:

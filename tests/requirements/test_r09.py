@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.engine.isolation import processes
+from openenv_async.engine.isolation import child
 from openenv_async.errors import EnvironmentDied
 from tests.chaos import ChaosProxy
 from tests.helpers import until
@@ -108,7 +108,7 @@ async def test_killed_while_the_client_was_away() -> None:
 async def test_killed_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's count of such kills grew; making it kill would take a victim of its choice."""
     kills = itertools.count()
-    monkeypatch.setattr(processes, "oom_kills", lambda: next(kills))
+    monkeypatch.setattr(child, "oom_kills", lambda: next(kills))
     async with served(CommandedProcess) as (url, _), clients(url, 1) as (one,):
         await one.reset()
         error = await died(one.step({"do": "die"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.engine.host import HostRequest
+from openenv_async.engine.requests import HostRequest
 from openenv_async.engine.session import Session
 
 __all__ = ["InlineDriver"]
@@ -18,7 +18,7 @@ class InlineDriver:
         try:
             reply = session.host.handle(request, session.wire)
         except BaseException as exc:
-            reply = session.raised(request, exc, session.wire.format)
+            reply = session.raised(request, exc)
         session.complete(request, reply)
 
     def credited(self, session: Session, units: int) -> None:

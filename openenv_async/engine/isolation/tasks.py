@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from openenv_async.engine.host import HostReply, HostRequest
+from openenv_async.engine.requests import HostReply, HostRequest
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Close, Open, Step
 
@@ -59,7 +59,7 @@ class TaskDriver:
                 if session.interrupted is None or session.current is None:
                     raise  # the engine is closing
                 request = session.current
-                reply = session.interruption(request, session.wire.format)
+                reply = session.interruption(request)
                 _take_back_cancellation()
             else:
                 if type(request) is Step and not request.credit:
@@ -142,12 +142,12 @@ def _stopped(session: Session, request: HostRequest, exc: BaseException) -> Host
     wire = session.wire
     if isinstance(exc, asyncio.CancelledError):
         if session.interrupted is not None:
-            return session.interruption(request, wire.format)
+            return session.interruption(request)
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise exc
         return session.host.raised(request, exc, wire)  # of a task of the environment's own
-    return session.raised(request, exc, wire.format)
+    return session.raised(request, exc)
 
 
 def _take_back_cancellation() -> None:

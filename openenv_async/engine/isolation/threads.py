@@ -20,7 +20,7 @@ import time
 from collections import deque
 from typing import Final
 
-from openenv_async.engine.host import HostReply, HostRequest, Wire, failed, operation
+from openenv_async.engine.requests import HostReply, HostRequest, Wire, failed, operation
 from openenv_async.engine.session import Session
 from openenv_async.errors import ResourceLimit, ServerBusy
 from openenv_async.protocol.frames import Close
@@ -214,7 +214,7 @@ class ThreadPool:
             )
             reply: HostReply = failed(request, error, format)
         else:
-            reply = session.interruption(request, format)
+            reply = session.interruption(request)
         self._loop.call_soon(session.complete, request, reply)
         return True
 
@@ -253,7 +253,7 @@ def _handle(job: _Job) -> HostReply:
     try:
         return job.session.host.handle(job.request, job.wire)
     except BaseException as exc:
-        return job.session.raised(job.request, exc, job.wire.format)
+        return job.session.raised(job.request, exc)
 
 
 class ThreadDriver:

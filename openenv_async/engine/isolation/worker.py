@@ -12,32 +12,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from openenv_async.engine.isolation.pipe import HEADER_SIZE, Pipe, body_size
+from openenv_async.engine.isolation.recipe import Recipe
 
-__all__ = ["Recipe", "boot_code", "worker_main"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to make the environment in another process. Everything in it must pickle.
-
-    Attributes:
-        env: class or factory.
-        types: action, observation and state type.
-        params: constructor arguments.
-        name: the environment's name.
-        options: the ``EngineOptions`` for the worker's own engine.
-    """
-
-    env: Any
-    types: tuple[Any, Any, Any]
-    params: Mapping[str, Any]
-    name: str
-    options: Any
+__all__ = ["boot_code", "worker_main"]
 
 
 def boot_code(channel: int, lifeline: int) -> str:

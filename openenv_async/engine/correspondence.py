@@ -1,0 +1,110 @@
+"""What a session owes its client, whichever door the client is at.
+
+Rules:
+
+- Every reply is kept until acknowledged; who asks again gets the same one.
+- ``wire`` is the format of the running request and of its reply: the door's when it started.
+  A reply that a door with another format must deliver is converted for it.
+- Without a door replies are kept all the same, for a client that comes back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from openenv_async.engine.requests import HostRequest, Wire, error_frame, failed
+from openenv_async.engine.seams import Port
+from openenv_async.engine.streaming import PartialStream
+from openenv_async.engine.transcode import transcode
+from openenv_async.errors import InvalidObservation, OpenEnvError
+from openenv_async.models import Format
+from openenv_async.protocol.frames import Closed, Failed, Frame, Open, Reply, Request
+from openenv_async.protocol.replies import ReplyLog
+
+if TYPE_CHECKING:
+    from openenv_async.engine.engine import Engine
+
+__all__ = ["Correspondence"]
+
+_REPLY_OVERHEAD: Final = 64
+"""Bytes that a kept reply counts beside its payload."""
+
+
+class Correspondence:
+    """The half of a session that faces its client: a door, and what was said through it.
+
+    A base class and no part of ``Session``, so that a step pays for no further object.
+
+    Attributes:
+        channel: the session's number at the door.
+        log: the numbers taken, and each reply beside the format of its payload.
+        port: the door; ``None`` while the client is away.
+        stream: what the last step that streamed has shown.
+        wire: the codecs of the running request.
+    """
+
+    __slots__ = ("channel", "engine", "id", "log", "port", "secret", "stream", "wire")
+
+    def __init__(self, engine: Engine, open: Open, port: Port) -> None:
+        self.engine = engine
+        self.id = open.session
+        self.secret = open.secret
+        self.channel = open.channel
+        self.port: Port | None = port
+        self.wire: Wire = port.wire
+        self.log: ReplyLog[tuple[Reply, Format]] = ReplyLog(engine.options.limits.max_retained_size)
+        self.stream: PartialStream | None = None
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        """Keep the reply of a request and send it."""
+        payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
+        size = 0 if payload is None else len(payload)
+        wire = self.wire
+        self.log.keep(request.seq, (reply, wire.format), size + _REPLY_OVERHEAD)
+        port = self.port
+        if port is not None:
+            if port.wire is not wire:
+                reply = self._converted(reply, wire.format, port.wire.format)
+            reply.channel = self.channel
+            port.send(reply, size)
+
+    def refuse(self, request: Request, error: OpenEnvError) -> None:
+        """Answer a request with an error."""
+        self.answer(request, self.failure(request, error))
+
+    def send(self, frame: Frame, format: Format | None = None) -> None:
+        """Send what is not kept, or is already; ``format`` is that of its payload."""
+        port = self.port
+        if port is not None:
+            frame = self._converted(frame, format or self.wire.format, port.wire.format)
+            frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
+            payload = getattr(frame, "payload", None)
+            port.send(frame, 0 if payload is None else len(payload))
+
+    def repeat(self, seq: int) -> None:
+        """Send again what the client may lack of the answer to request ``seq``."""
+        kept, stream = self.log.replies.get(seq), self.stream
+        reply, format = (None, self.wire.format) if kept is None else kept[0]
+        for partial in () if stream is None else tuple(stream.kept):
+            if partial.seq == seq:
+                self.send(partial, format)
+        if reply is not None:
+            self.send(reply, format)
+
+    def failure(self, request: HostRequest, error: OpenEnvError) -> Failed:
+        """The reply that carries ``error``, which is told where it happened."""
+        return failed(request, self.located(error), self.wire.format)
+
+    def located(self, error: OpenEnvError) -> OpenEnvError:
+        """The error, told which session and environment it is about."""
+        return error.add_context(session_id=self.id, env=self.engine.spec.name)
+
+    def _converted(self, frame: Any, source: Format, target: Format) -> Any:
+        """A reply for a door that speaks another format than the one it was made in."""
+        if source == target:
+            return frame
+        try:
+            return transcode(self.engine.spec, frame, source, target)
+        except OpenEnvError as exc:
+            error = InvalidObservation(f"the reply cannot be sent in this format: {exc.message}")
+            return error_frame(frame.channel, frame.seq, self.located(error), target)

@@ -1,0 +1,82 @@
+"""What a host is asked and what it answers: the frames, their words, their payload codecs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from openenv_async.errors import OpenEnvError
+from openenv_async.models import Format
+from openenv_async.protocol.codec import encode_map
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.spec import EnvironmentSpec
+
+__all__ = [
+    "OPERATIONS",
+    "HostReply",
+    "HostRequest",
+    "Wire",
+    "error_frame",
+    "failed",
+    "operation",
+]
+
+HostRequest = Open | Reset | Step | State | Close
+HostReply = Opened | Begun | Observation | StateIs | Closed | Failed
+OPERATIONS: Final[dict[type, str]] = {
+    Open: "open",
+    Reset: "reset",
+    Step: "step",
+    State: "state",
+    Close: "close",
+}
+
+
+class Wire:
+    """The payload codecs of one environment in one format, bound for speed."""
+
+    __slots__ = (
+        "decode_action",
+        "decode_any",
+        "encode_any",
+        "encode_observation",
+        "encode_state",
+        "format",
+    )
+
+    def __init__(self, spec: EnvironmentSpec, format: Format) -> None:
+        self.format: Format = format
+        self.decode_action = spec.codec("action", format).decode
+        self.encode_observation = spec.codec("observation", format).encode
+        self.encode_state = spec.codec("state", format).encode
+        self.decode_any = spec.codec("any", format).decode
+        self.encode_any = spec.codec("any", format).encode
+
+
+def operation(request: HostRequest) -> str:
+    """The word for a request: open, reset, step, state, close."""
+    return OPERATIONS[type(request)]
+
+
+def failed(request: HostRequest, error: OpenEnvError, format: str) -> Failed:
+    """The reply that carries ``error``."""
+    return error_frame(
+        request.channel, 0 if isinstance(request, Open) else request.seq, error, format
+    )
+
+
+def error_frame(channel: int, seq: int, error: OpenEnvError, format: str) -> Failed:
+    """``error`` as it travels; ``seq`` is 0 where it answers no numbered request."""
+    detail = encode_map(error.to_wire(), format)
+    return Failed(channel, seq, error.code, error.message, error.retryable, detail)
