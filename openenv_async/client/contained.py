@@ -10,12 +10,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any, Final
 
-from openenv_async.client.launch import START_TIMEOUT, launch
+from openenv_async.client.launch import START_TIMEOUT, last_lines, launch
 from openenv_async.errors import (
     ConnectFailed,
     DeadlineExceeded,
@@ -32,7 +31,6 @@ _CLIENT_OPTIONS: Final = frozenset(
 )
 _NEWS: Final = 3.0
 """Seconds that the news of a container's end may take after its connection broke."""
-_LOG_WAIT: Final = 2.0
 
 
 class Contained:
@@ -93,9 +91,7 @@ class Contained:
         if worker.exited.done():
             return worker.died(error.phase or "step")
         if isinstance(error, DeadlineExceeded | TransportError | ConnectFailed):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOG_WAIT):
-                    error.add_context(log_tail=await worker.log_tail() or None)
+            error.add_context(log_tail=await last_lines(worker))
         error.add_context(container_id=worker.container_id)
         return error
 

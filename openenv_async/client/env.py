@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import sys
 from asyncio import get_running_loop
-from collections import deque
-from collections.abc import AsyncGenerator, Generator, Hashable
-from typing import TYPE_CHECKING, Any, Final, Generic, Self
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Any, Generic, Self
 
-from openenv_async.client.connection import Channel, Connection
-from openenv_async.client.models import ModelHooks, WireModels, wire_models
-from openenv_async.client.pooling import SharedConnections, shared_connections
-from openenv_async.client.tls import Trust
-from openenv_async.client.websocket import dial
-from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
-from openenv_async.models import Format
-from openenv_async.protocol.frames import (
-    Begun,
-    Close,
-    Observation,
-    Open,
-    Partial,
-    Reset,
-    State,
-    StateIs,
-    Step,
-)
-from openenv_async.tokens import check_token
-from openenv_async.tracing import TRACING, inject
-from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
+from openenv_async.client.channel import Channel, on_wire
+from openenv_async.client.session import SessionHolder
+from openenv_async.client.streaming import CREDIT, StreamedStep
+from openenv_async.errors import OpenEnvError, SessionBusy
+from openenv_async.protocol.frames import Begun, Observation, Reset, State, StateIs, Step
+from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 if TYPE_CHECKING:
-    from openenv_async.client.contained import Contained
     from openenv_async.client.sync import SyncEnvClient
 
 __all__ = ["EnvClient", "GenericEnvClient"]
 
-_TIMEOUTS: Final = Timeouts()
-_LIMITS: Final = Limits()
-_CREDIT: Final = 64
-"""Partial observations that the server may send ahead of the consumer."""
 
-
-class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
+class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     """One session of a served environment.
 
     Typed by its parameters: ``class MyEnv(EnvClient[MyAction, MyObservation, MyState])``.
@@ -69,36 +44,6 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     Raises:
         ConnectFailed, Unauthorized, ServerBusy, EnvironmentStartFailed: by what opens it.
     """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        token: str | None = None,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-        options: dict[str, Any] | None = None,
-        share: bool | str = True,
-        subprotocol: str | None = None,
-        headers: dict[str, str] | None = None,
-        ssl: Trust = None,
-    ) -> None:
-        self.base_url = base_url
-        self.timeouts = timeouts or _TIMEOUTS
-        self.limits = limits or _LIMITS
-        self._token = None if token is None else check_token(token)
-        self._options = options
-        self._share = share
-        self._subprotocol = subprotocol
-        self._headers = headers
-        self._ssl = ssl
-        self._channel: Channel | None = None
-        self._shared: SharedConnections | None = None
-        self._opening: asyncio.Future[Channel] | None = None
-        self._wire: WireModels | None = None
-        self._episode: EpisodeInfo | None = None
-        self._closed = False
-        self._contained: Contained | None = None
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -139,11 +84,6 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         """Open it: ``env = await MyEnv.from_docker_image(…)``."""
         return self.open().__await__()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings: a pickled client opens a session of its own when it is used."""
-        fresh = {"_channel": None, "_shared": None, "_opening": None, "_episode": None}
-        return {**self.__dict__, **fresh, "_wire": None, "_closed": False}
-
     # -- life ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -169,42 +109,6 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         finally:
             if self._contained is not None:
                 await self._contained.aclose()
-
-    async def _close_session(self) -> None:
-        if self._channel is not None and self._is_elsewhere(self._channel):
-            self._channel = None  # its loop is gone, and its connection with it
-        channel, self._channel = self._channel, None
-        if channel is None:
-            return
-        try:
-            if channel.error is None and channel.connection.up:
-                timeout = self.timeouts.close
-                request = Close(
-                    channel.number, channel.next_seq(), channel.acked, _on_wire(timeout)
-                )
-                await channel.call(request, timeout)
-        except asyncio.CancelledError:
-            raise
-        except OpenEnvError:
-            pass  # it is gone, which was the wish
-        finally:
-            channel.connection.forget(channel)
-            await self._give_back(channel.connection)
-
-    @property
-    def session_id(self) -> str | None:
-        """The id of the open session."""
-        return None if self._channel is None else self._channel.id
-
-    @property
-    def episode(self) -> EpisodeInfo | None:
-        """The episode that the last reset began, with the steps taken in it."""
-        return self._episode
-
-    @property
-    def connection(self) -> Connection | None:
-        """The connection of the open session."""
-        return None if self._channel is None else self._channel.connection
 
     def sync(self) -> SyncEnvClient[ActT, ObsT, StateT]:
         """A blocking client with the same settings and types, for code without a loop."""
@@ -244,7 +148,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             wire.encode_any(options) if options else None,
             seed,
             episode_id,
-            _on_wire(seconds),
+            on_wire(seconds),
         )
         reply = await self._call(channel, request, seconds)
         assert isinstance(reply, Begun)
@@ -274,7 +178,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             raise self._busy("step")
         channel.seq = seq = channel.seq + 1
         future = channel.call(
-            Step(channel.number, seq, channel.acked, payload, _on_wire(seconds)), seconds
+            Step(channel.number, seq, channel.acked, payload, on_wire(seconds)), seconds
         )
         try:
             reply = await future
@@ -305,7 +209,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         channel = await self._ready()
         seconds = self.timeouts.state if timeout is None else timeout
         request = State(
-            channel.number, self._next(channel, "state"), channel.acked, _on_wire(seconds)
+            channel.number, self._next(channel, "state"), channel.acked, on_wire(seconds)
         )
         reply = await self._call(channel, request, seconds)
         assert isinstance(reply, StateIs)
@@ -337,57 +241,33 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         assert wire is not None
         payload = wire.encode_action(action)
         seconds = self.timeouts.step if timeout is None else timeout
+        credit = min(CREDIT, channel.connection.server.get("max_credit", CREDIT))
         seq = self._next(channel, "step")
-        arrived: deque[Partial] = deque()
-        wake = asyncio.Event()
-
-        expected = 0
-
-        def sink(partial: Partial) -> None:
-            nonlocal expected
-            if partial.index == expected:  # others come twice, after a reconnect
-                expected += 1
-                arrived.append(partial)
-                wake.set()
-
-        channel.sink = sink
-        credit = min(_CREDIT, channel.connection.server.get("max_credit", _CREDIT))
-        request = Step(channel.number, seq, channel.acked, payload, _on_wire(seconds), credit)
-        future = channel.call(request, seconds)
-        future.add_done_callback(lambda _: wake.set())
-        used = 0
+        request = Step(channel.number, seq, channel.acked, payload, on_wire(seconds), credit)
+        stream = StreamedStep(channel, request, seconds)
         try:
-            while True:
-                while arrived:
-                    partial = arrived.popleft()
-                    used += 1
-                    decode = wire.decode_observation if partial.whole else wire.decode_any
-                    yield StepResult(decode(partial.payload))
-                    if used * 2 >= credit:
-                        channel.grant(seq, used)
-                        used = 0
-                if future.done():
-                    break
-                wake.clear()
-                await wake.wait()
+            while (partial := await stream.next()) is not None:
+                decode = wire.decode_observation if partial.whole else wire.decode_any
+                yield StepResult(decode(partial.payload))
+            reply = await self._outcome(channel, seq, stream.reply)
+            channel.steps += 1
             if self._episode is not None:
                 self._episode.step_count += 1
-            yield self._result(future.result())
+            yield self._result(reply)
         finally:
-            if channel.sink is sink:
-                channel.sink = None
-            if not future.done():
-                future.cancel()
-                channel.cancel(seq)
+            stream.close()
 
     # -- inside -------------------------------------------------------------------------------
 
     async def _call(self, channel: Channel, request: Reset | State, timeout: float | None) -> Any:
-        future = channel.call(request, timeout)
+        return await self._outcome(channel, request.seq, channel.call(request, timeout))
+
+    async def _outcome(self, channel: Channel, seq: int, future: asyncio.Future[Any]) -> Any:
+        """The reply to request ``seq``; ``step`` has the same in itself."""
         try:
             return await future
         except asyncio.CancelledError:
-            channel.cancel(request.seq)
+            channel.cancel(seq)
             raise
         except OpenEnvError as exc:
             if self._contained is None:
@@ -417,168 +297,6 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             session_id=self.session_id,
         )
 
-    def _is_elsewhere(self, channel: Channel) -> bool:
-        """Whether the channel belongs to an event loop other than the running one.
-
-        Raises:
-            SessionBusy: that loop is running, in another thread.
-        """
-        home = channel.connection.loop
-        if home is get_running_loop():
-            return False
-        if channel.connection.pid != os.getpid():
-            self._channel = None  # forked: the session is the parent's, this client needs its own
-            return True
-        if home.is_running():
-            raise SessionBusy(
-                "this client is in use on another running event loop: make one client per loop,"
-                " or use SyncEnvClient, which any thread may call",
-                session_id=channel.id,
-            )
-        return True
-
-    async def _reopened(self) -> Channel:
-        """A channel for a reset: a session that was lost is replaced by a new one."""
-        channel = self._channel
-        if channel is not None and channel.error is not None:
-            self._channel = None
-            if channel.connection.loop is get_running_loop():
-                channel.connection.forget(channel)
-                await self._give_back(channel.connection)
-        try:
-            return await self._ready()
-        except SessionLost:
-            self._channel = None  # it could not be taken along to this loop
-            return await self._ready()
-
-    async def _ready(self) -> Channel:
-        """The open channel; opens it first if need be. Concurrent callers wait for one open.
-
-        A session that was left behind by a loop that has ended is resumed on this one.
-        """
-        if self._channel is not None and not self._is_elsewhere(self._channel):
-            return self._channel
-        left_behind = self._channel  # none when it was another process's
-        if self._closed:
-            raise SessionClosed("this client was closed: make a new one")
-        loop = get_running_loop()
-        while (opening := self._opening) is not None and opening.get_loop() is loop:
-            try:
-                return await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                if not opening.cancelled():
-                    raise  # it is this caller who was cancelled; the one who opens goes on
-        self._opening = opening = loop.create_future()
-        try:
-            made = await self._open(left_behind)
-        except BaseException as exc:
-            if isinstance(exc, OpenEnvError):
-                opening.set_exception(exc)
-                opening.exception()  # it may be that nobody else waits
-            else:
-                opening.cancel()
-            raise
-        else:
-            opening.set_result(made)
-            return made
-        finally:
-            self._opening = None
-
-    async def _open(self, left_behind: Channel | None) -> Channel:
-        if self._contained is not None:
-            worker = await self._contained.start(self._lose)
-            self.base_url, self._token = worker.url, worker.token
-        connection = await self._acquire()
-        channel: Channel | None = None
-        try:
-            if left_behind is None:
-                token = secrets.token_hex(32)
-                channel = connection.channel(token[:32], token[32:])
-            else:
-                channel = connection.channel(left_behind.id, left_behind.secret)
-                channel.seq, channel.acked = left_behind.seq, left_behind.acked
-                channel.steps = left_behind.steps
-                channel.sent.update(left_behind.sent)
-            wire = self._use(connection.format)
-            options = None if not self._options else wire.encode_any(self._options)
-            request = Open(
-                channel.number,
-                channel.id,
-                channel.secret,
-                left_behind is not None,
-                channel.acked,
-                options,
-                _on_wire(self.timeouts.open),
-            )
-            if TRACING in sys.modules:  # the caller's trace, not that of who made the connection
-                trace = dict(self._headers or {})
-                inject(trace)
-                request.traceparent = trace.get("traceparent")
-                request.tracestate = trace.get("tracestate")
-            await channel.call(request, self.timeouts.open)
-            if left_behind is not None:
-                for frame in channel.resumption()[1:]:
-                    connection.send(frame)
-        except BaseException:
-            if channel is not None:
-                channel.close_soon()
-            await self._give_back(connection)
-            raise
-        self._channel = channel
-        if left_behind is None:
-            self._episode = None
-        return channel
-
-    def _use(self, format: Format) -> WireModels:
-        wire = self._wire
-        if wire is None or wire.format != format:
-            wire = self._wire = wire_models(self, format)
-        return wire
-
-    def _lose(self, error: OpenEnvError) -> None:
-        """The container of this client ended."""
-        channel = self._channel
-        if channel is not None:
-            channel.fail(error)
-            channel.connection.forget(channel)  # what the dying server still says is no news
-            channel.error = error
-
-    async def _acquire(self) -> Connection:
-        if not self._share:
-            self._shared = None
-            return await self._connect()
-        shared = shared_connections()
-        connection = await shared.acquire(self._key(), self._connect)
-        self._shared = shared
-        return connection
-
-    async def _give_back(self, connection: Connection) -> None:
-        shared, self._shared = self._shared, None
-        if shared is None:
-            await connection.aclose()
-        else:
-            await shared.release(connection)
-
-    async def _connect(self) -> Connection:
-        """A new connection; overridden where there is no socket."""
-        return await dial(
-            self.base_url,
-            token=self._token,
-            subprotocol=self._subprotocol,
-            headers=self._headers,
-            ssl=self._ssl,
-            limits=self.limits,
-            timeouts=self.timeouts,
-        )
-
-    def _key(self) -> Hashable:
-        headers = tuple(sorted(self._headers.items())) if self._headers else None
-        limits = None if self.limits is _LIMITS else self.limits  # a hash saved, mostly
-        return (
-            *(self.base_url, self._token, self._subprotocol, headers, self._ssl),
-            *(limits, self._share),
-        )
-
 
 class GenericEnvClient(EnvClient[Any, Any, Any]):
     """A client of any environment, for who has not its model classes.
@@ -586,8 +304,3 @@ class GenericEnvClient(EnvClient[Any, Any, Any]):
     Takes and gives plain values: where the environment has a model, a dict of its fields; where
     it has a number, text, a list or an array, just that.
     """
-
-
-def _on_wire(timeout: float | None) -> float:
-    """Seconds as a frame carries them: 0 for no deadline."""
-    return 0.0 if timeout is None else timeout

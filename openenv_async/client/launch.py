@@ -21,13 +21,14 @@ from openenv_async.errors import (
 from openenv_async.providers.base import Provider, Worker
 from openenv_async.types import Limits, Timeouts
 
-__all__ = ["START_TIMEOUT", "launch", "wait_ready"]
+__all__ = ["START_TIMEOUT", "last_lines", "launch", "wait_ready"]
 
 START_TIMEOUT: Final = 60.0
 """Seconds that a worker has to start and answer, unless told otherwise."""
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
+_LOG_WAIT: Final = 2.0
 
 
 async def launch(provider: Provider, *, timeout: float = START_TIMEOUT) -> Worker:
@@ -70,7 +71,7 @@ async def wait_ready(worker: Worker, *, timeout: float) -> None:
             f"the worker {worker.name} did not answer within {timeout:.3g} s",
             phase="open",
             container_id=worker.container_id,
-            log_tail=await _log_tail(worker),
+            log_tail=await last_lines(worker),
         ) from None
 
 
@@ -85,7 +86,7 @@ async def _answer(worker: Worker) -> None:
                 dialing.result()
             except OpenEnvError as exc:
                 raise _start_failed(
-                    worker, f"answers wrongly: {exc.message}", await _log_tail(worker)
+                    worker, f"answers wrongly: {exc.message}", await last_lines(worker)
                 ) from exc
         else:
             ended = worker.exited.result()
@@ -114,10 +115,10 @@ async def _shake_hands(worker: Worker) -> None:
             return
 
 
-async def _log_tail(worker: Worker) -> str | None:
-    """The worker's last lines, if it gives them soon."""
+async def last_lines(worker: Worker) -> str | None:
+    """What the worker wrote last, if that can be had, and soon."""
     with contextlib.suppress(TimeoutError, OpenEnvError):
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(_LOG_WAIT):
             return await worker.log_tail() or None
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from openenv_async.client.connection import Channel
+from openenv_async.client.channel import Channel
 from openenv_async.errors import CallerError, OpenEnvError, SessionClosed
 from openenv_async.protocol.frames import Begun, Observation
 

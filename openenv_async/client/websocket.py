@@ -18,8 +18,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.addresses import is_here
-from openenv_async.client.connection import Connection, Transport
+from openenv_async.client.connection import Connection
 from openenv_async.client.tls import Trust, trusted
+from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.data_frames import END_OF_HANDSHAKE, DataFrames, masked_data_frame
 from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized, error_from_wire

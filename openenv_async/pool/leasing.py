@@ -15,7 +15,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from openenv_async.client.connection import Channel
+from openenv_async.client.channel import Channel
 from openenv_async.client.env import EnvClient
 from openenv_async.errors import (
     GoingAway,
@@ -168,11 +168,8 @@ class Leased(EnvClient[Any, Any, Any]):
         """The session is gone: end the running call, and every later one but ``reset``."""
         if self._opening_at is not None:
             self._opening_at.cancel()
-        channel = self._channel
-        if channel is not None:
-            channel.fail(error)
-            channel.connection.forget(channel)  # what the dying server still says is no news
-            channel.error = error
+        if self._channel is not None:
+            self._channel.lose(error)
 
 
 def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[Leased]:

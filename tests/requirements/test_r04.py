@@ -135,7 +135,7 @@ async def test_a_client_that_was_congested_comes_back() -> None:
         assert connection is not None
         with proxy.pause():
             calls = [asyncio.ensure_future(c.step({"n": 1, "pad": "x" * (24 << 20)})) for c in made]
-            await until(lambda: connection._blocked is not None)
+            await until(lambda: connection.outbox.blocked is not None)
             proxy.cut()
         results = await asyncio.wait_for(gather(calls), 20)
         assert [result.observation["count"] for result in results] == [1] * 4
@@ -143,7 +143,7 @@ async def test_a_client_that_was_congested_comes_back() -> None:
 
 async def test_a_silent_network_costs_one_late_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What swallows every byte and tells nobody is found when an answer is overdue."""
-    monkeypatch.setattr("openenv_async.client.connection._BACKSTOP", 0.5)
+    monkeypatch.setattr("openenv_async.client.channel._BACKSTOP", 0.5)
     Ledger.executed.clear()
     async with (
         served(Ledger) as (url, engine),

@@ -1,0 +1,265 @@
+"""A channel: one session's place on a connection that many sessions share.
+
+Rules:
+
+- One call at a time: ``future`` is who waits, ``waited`` the number of the request waited for.
+- A request stays in ``sent`` until it is answered, so that it can be sent again on another
+  transport; the server knows by its number what it has done already.
+- A channel with an ``error`` is over; every later call on it meets that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from openenv_async.errors import DeadlineExceeded, OpenEnvError, SessionClosed
+from openenv_async.protocol.frames import (
+    Cancel,
+    Close,
+    Credit,
+    Frame,
+    Open,
+    Opened,
+    Partial,
+    Request,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from openenv_async.client.connection import Connection
+
+__all__ = ["Channel", "Receiver", "on_wire"]
+
+_BACKSTOP: Final = 5.0
+"""Seconds after the server's deadline at which the client stops waiting for its answer."""
+
+
+class Receiver(Protocol):
+    """What a channel hands its reply to: a future, or something cheaper that is one in this."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: Any, /) -> None: ...
+
+
+class Channel:
+    """One session's place on a connection: its request numbers and the reply it waits for."""
+
+    __slots__ = (
+        "acked",
+        "connection",
+        "due",
+        "error",
+        "future",
+        "id",
+        "number",
+        "opened",
+        "scheduled",
+        "secret",
+        "sent",
+        "seq",
+        "sink",
+        "steps",
+        "waited",
+        "waiting",
+    )
+
+    def __init__(self, connection: Connection, number: int, id: str, secret: str) -> None:
+        self.connection = connection
+        self.number = number
+        self.id = id
+        self.secret = secret
+        self.opened = False
+        self.seq = 0
+        self.acked = 0
+        self.steps = 0
+        self.sent: dict[int, Request | Open] = {}
+        self.future: Receiver | None = None
+        self.waited = 0
+        self.sink: Callable[[Partial], None] | None = None
+        self.error: OpenEnvError | None = None
+        self.waiting: tuple[int, int] | None = None
+        self.due = inf
+        self.scheduled = inf
+
+    # -- calls --------------------------------------------------------------------------------
+
+    def call(self, request: Request | Open, timeout: float | None) -> asyncio.Future[Any]:
+        """Send a request; the future holds the reply frame or raises the typed error.
+
+        Args:
+            request: with ``seq`` set by ``next_seq``.
+            timeout: seconds the server was given, ``None`` for no deadline.
+        """
+        future: asyncio.Future[Any] = self.connection.loop.create_future()
+        self.post(request, future, timeout)
+        return future
+
+    def post(self, request: Request | Open, receiver: Receiver, timeout: float | None) -> None:
+        """As ``call``, for a receiver of the caller's own; it may serve call after call."""
+        connection = self.connection
+        error = self.error or connection.error
+        if error is not None:
+            receiver.set_exception(copy.copy(error))
+            return
+        seq = 0 if type(request) is Open else request.seq  # type: ignore[union-attr]  # an Open has none
+        running = self.future
+        if running is not None and not running.done():  # only a close comes while a call runs
+            running.set_exception(
+                SessionClosed("the session was closed by this side while this call was running")
+            )
+        self.sent[seq] = request
+        self.future = receiver
+        self.waited = seq
+        if timeout is None:
+            self.due = inf
+        else:
+            self.due = connection.loop.time() + timeout + _BACKSTOP
+            if self.due < self.scheduled:
+                connection.deadlines.watch(self, self.due)
+        connection.outbox.send(request)
+
+    def next_seq(self) -> int:
+        """The number of the next request."""
+        self.seq = seq = self.seq + 1
+        return seq
+
+    def cancel(self, seq: int) -> None:
+        """The caller of request ``seq`` gave up: tell the server, drop the late reply."""
+        if self.waited == seq:
+            self.future = None
+        if seq in self.sent:
+            self.connection.outbox.send(Cancel(self.number, seq))
+
+    def grant(self, seq: int, units: int) -> None:
+        """Allow more partial observations."""
+        request = self.sent.get(seq)
+        if type(request) is Step:
+            request.credit += units  # in all: should the request be sent again
+        self.connection.outbox.send(Credit(self.number, seq, units))
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def on_opened(self, frame: Opened) -> None:
+        """The session is open, or was resumed."""
+        self.opened = True
+        self.waiting = None
+        if self.sent.pop(0, None) is None:
+            return  # resumed
+        future = self.future
+        if future is not None and self.waited == 0:
+            self.future = None
+            if not future.done():
+                future.set_result(frame)
+
+    def on_failed(self, seq: int, error: OpenEnvError) -> bool:
+        """The server answered request ``seq`` with an error.
+
+        Returns:
+            Whether it was the one that is waited for.
+        """
+        if seq > self.acked:
+            self.acked = seq
+        return self._end(seq, error)
+
+    def refuse(self, seq: int, error: OpenEnvError) -> None:
+        """Request ``seq`` must not be sent: its number is given back, its caller told."""
+        if seq and seq == self.seq:
+            self.seq -= 1
+        self._end(seq, error.add_context(session_id=self.id))
+
+    def _end(self, seq: int, error: OpenEnvError) -> bool:
+        """Nothing will come for request ``seq``: raise in its caller, if that still waits."""
+        self.sent.pop(seq, None)
+        future = self.future
+        if future is None or self.waited != seq:
+            return False
+        self.future = None
+        if not future.done():
+            future.set_exception(error)
+        return True
+
+    # -- the session's end --------------------------------------------------------------------
+
+    def close_soon(self) -> None:
+        """Ask for the session to be closed without waiting for the answer."""
+        if self.error is None:
+            self.connection.outbox.send(Close(self.number, self.next_seq(), self.acked))
+        self.connection.forget(self)
+
+    def fail(self, error: OpenEnvError) -> None:
+        """The session is over: its caller, and every later one, meets ``error``."""
+        self.error = error
+        self.sent.clear()
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            future.set_exception(copy.copy(error))
+
+    def lose(self, error: OpenEnvError) -> None:
+        """What served the session is gone; what the dying server still says is no news."""
+        self.fail(error)
+        self.connection.forget(self)
+        self.error = error  # and not that it was closed here
+
+    def add_progress(self, error: OpenEnvError) -> None:
+        """Say in the error that ends the session how far it had come."""
+        error.detail["last_acknowledged_request"] = self.acked
+        error.detail["last_acknowledged_step"] = self.steps
+
+    # -- another transport, another connection --------------------------------------------------
+
+    def resumption(self) -> list[Frame]:
+        """What to send on a new transport: the session, and all that was not answered."""
+        frames: list[Frame] = []
+        if self.opened:
+            frames.append(Open(self.number, self.id, self.secret, True, self.acked))
+        for seq in sorted(self.sent):
+            frames.append(self.sent[seq])
+            if seq and (self.future is None or seq != self.waited):
+                frames.append(Cancel(self.number, seq))
+        return frames
+
+    def succeed(self, left_behind: Channel) -> None:
+        """Go on where the channel of a connection that is gone had stopped."""
+        self.seq, self.acked = left_behind.seq, left_behind.acked
+        self.steps = left_behind.steps
+        self.sent.update(left_behind.sent)
+
+    def check(self, now: float) -> float | None:
+        """Give up on a server that is late with its own deadline."""
+        future, connection = self.future, self.connection
+        if future is None or self.error is not None:
+            return None
+        if now < self.due:
+            return self.due if self.due != inf else None
+        if now - self.due > 1.0:
+            # This loop was held up; what it missed lies in the socket. Look again after reading.
+            self.due = now + 1.0
+            return self.due
+        again = connection.doubt(self.due - _BACKSTOP, now) + _BACKSTOP
+        if again > now:
+            self.due = again
+            return again
+        self.due = inf
+        self.cancel(self.waited)
+        if not future.done():
+            future.set_exception(
+                DeadlineExceeded(
+                    f"{connection.where} did not answer within the deadline it was given:"
+                    " it is overloaded, or the network is stuck",
+                    session_id=self.id,
+                    request_id=self.waited or None,
+                )
+            )
+        return None
+
+
+def on_wire(timeout: float | None) -> float:
+    """Seconds as a frame carries them: 0 for no deadline."""
+    return 0.0 if timeout is None else timeout

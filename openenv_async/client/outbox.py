@@ -1,0 +1,200 @@
+"""What leaves on a connection: the frames of one loop turn, in one message.
+
+Rules:
+
+- Without a transport everything is dropped: what matters is in a channel's ``sent``.
+- While the transport is congested, frames queue up.
+- A large payload goes in pieces, one a turn, and what follows it on its channel behind it.
+- What no message can carry is handed to ``refuse``, and the rest still goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from openenv_async.client.transport import Transport
+from openenv_async.errors import InvalidModel, OpenEnvError
+from openenv_async.protocol.chunks import ChunkQueue
+from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, split_batch, too_large
+from openenv_async.protocol.frames import Frame, Step
+from openenv_async.types import Limits
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Gathers frames and writes them to the transport it is attached to.
+
+    Args:
+        loop: whose turns count.
+        limits: of this side.
+        refuse: told of a frame that cannot be sent, and why.
+
+    Attributes:
+        answered: frames that may still come before all whom the last message woke have asked
+            again.
+        blocked: waits until a congested transport takes more.
+    """
+
+    __slots__ = (
+        "_chunk_size",
+        "_codec",
+        "_flushing",
+        "_large",
+        "_limits",
+        "_loop",
+        "_max_size",
+        "_out",
+        "_refuse",
+        "_transport",
+        "answered",
+        "blocked",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        refuse: Callable[[Any, OpenEnvError], None],
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._refuse = refuse
+        self._transport: Transport | None = None
+        self._codec: MsgpackCodec | JsonCodec | None = None
+        self._chunk_size = limits.chunk_size
+        self._max_size = limits.max_message_size
+        self._out: list[Frame] = []
+        self._large = ChunkQueue(limits.chunk_size)
+        self._flushing: asyncio.Handle | None = None
+        self.blocked: asyncio.Task[None] | None = None
+        self.answered = 0
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a transport."""
+        return self._transport is not None
+
+    def attach(self, transport: Transport, codec: MsgpackCodec | JsonCodec, max_size: int) -> None:
+        """Send from now on.
+
+        Args:
+            transport: where to.
+            codec: of its subprotocol.
+            max_size: bytes of the largest message that the peer takes.
+        """
+        self._transport = transport
+        self._codec = codec
+        self._chunk_size = sys.maxsize if codec.text else self._limits.chunk_size
+        self._max_size = min(max_size, self._limits.max_message_size)
+
+    def detach(self) -> None:
+        """The transport is gone, and with it all that was queued."""
+        self._transport = None
+        self._out.clear()
+        self._large.clear()
+        for handle in (self._flushing, self.blocked):
+            if handle is not None:
+                handle.cancel()
+        self._flushing = self.blocked = None
+
+    async def drain(self, timeout: float | None) -> None:
+        """Write what is queued; give a congested transport ``timeout`` seconds to take it."""
+        self._flush()
+        if self.blocked is not None:
+            await asyncio.wait([self.blocked], timeout=timeout)
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame for the message that leaves at the end of this loop turn.
+
+        Or at once, when as many have come as the last message had answers: then every caller that
+        it woke has asked again, and a session alone need not wait for the turn to end.
+        """
+        if self._transport is None:
+            return
+        if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large:
+            self._send_large(frame)
+        else:
+            self._out.append(frame)
+        if self.blocked is not None:
+            return
+        self.answered -= 1
+        if not self.answered:
+            if self._flushing is not None:
+                self._flushing.cancel()
+            self._flush()
+        elif self._flushing is None:
+            self._flushing = self._loop.call_soon(self._flush)
+
+    def _send_large(self, frame: Any) -> None:
+        """Queue a frame in pieces, or behind the pieces of its channel."""
+        payload = getattr(frame, "payload", None)
+        size = 0 if payload is None else len(payload)
+        if size > self._max_size:
+            self._refuse(frame, too_large(size, self._max_size))
+        elif self._large.takes(frame.channel, size):
+            self._large.put(frame)
+        else:
+            self._out.append(frame)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        out = self._out
+        transport, codec = self._transport, self._codec
+        if transport is None or codec is None:
+            return
+        if out:
+            self._out = []
+            try:
+                message = codec.encode(out)
+            except (ValueError, TypeError, OverflowError):
+                out = self._encodable(out, codec)
+                message = codec.encode(out)
+            if len(message) <= self._limits.max_batch_size and len(message) <= self._max_size:
+                transport.send(message, codec.text)
+            else:
+                for part in split_batch(out, self._limits.max_batch_size):
+                    self._send_bounded(part, transport, codec)
+        if self._large:
+            # One piece a turn, so that others may go before the next.
+            transport.send(codec.encode(self._large.next()), codec.text)
+        if transport.congested:
+            if self.blocked is None:
+                self.blocked = self._loop.create_task(self._unblock(transport))
+        elif self._large:
+            self._flushing = self._loop.call_soon(self._flush)
+
+    def _send_bounded(self, frames: Any, transport: Transport, codec: Any) -> None:
+        message = codec.encode(frames)
+        if len(message) <= self._max_size:
+            transport.send(message, codec.text)
+            return
+        if len(frames) > 1:
+            for frame in frames:
+                self._send_bounded([frame], transport, codec)
+            return
+        self._refuse(frames[0], too_large(len(message), self._max_size))
+
+    def _encodable(self, frames: list[Frame], codec: Any) -> list[Frame]:
+        """The frames without those that no message can carry."""
+        good = []
+        for frame in frames:
+            try:
+                codec.encode([frame])
+            except (ValueError, TypeError, OverflowError) as exc:
+                self._refuse(frame, InvalidModel(f"the request cannot be encoded: {exc}"))
+            else:
+                good.append(frame)
+        return good
+
+    async def _unblock(self, transport: Transport) -> None:
+        """Wait until the transport takes more."""
+        with contextlib.suppress(OSError):
+            await transport.drained()
+        self.blocked = None
+        if self._out or self._large:
+            self._flush()

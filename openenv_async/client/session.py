@@ -1,0 +1,273 @@
+"""Where a client's session is: opened by its first use, taken along, replaced when it is lost.
+
+Rules:
+
+- Callers that come at once wait for one opening.
+- A session that was left behind by an event loop that has ended is resumed on the running one.
+- A forked process leaves the session to its parent and opens one of its own.
+- A session that was lost is replaced by the next reset, and by nothing else.
+- A closed client opens nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from asyncio import get_running_loop
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Final
+
+from openenv_async.client.channel import Channel, on_wire
+from openenv_async.client.connection import Connection
+from openenv_async.client.models import ModelHooks, WireModels, wire_models
+from openenv_async.client.pooling import SharedConnections, shared_connections
+from openenv_async.client.tls import Trust
+from openenv_async.client.websocket import dial
+from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
+from openenv_async.models import Format
+from openenv_async.protocol.frames import Close, Open
+from openenv_async.tokens import check_token
+from openenv_async.tracing import TRACING, inject
+from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
+
+if TYPE_CHECKING:
+    from openenv_async.client.contained import Contained
+
+__all__ = ["SessionHolder"]
+
+_TIMEOUTS: Final = Timeouts()
+_LIMITS: Final = Limits()
+_CLOSED: Final = "this client was closed: make a new one"
+
+
+class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
+    """The session of one client; ``EnvClient``, which documents the arguments, calls on it."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        options: dict[str, Any] | None = None,
+        share: bool | str = True,
+        subprotocol: str | None = None,
+        headers: dict[str, str] | None = None,
+        ssl: Trust = None,
+    ) -> None:
+        self.base_url = base_url
+        self.timeouts = timeouts or _TIMEOUTS
+        self.limits = limits or _LIMITS
+        self._token = None if token is None else check_token(token)
+        self._options = options
+        self._share = share
+        self._subprotocol = subprotocol
+        self._headers = headers
+        self._ssl = ssl
+        self._channel: Channel | None = None
+        self._shared: SharedConnections | None = None
+        self._opening: asyncio.Future[Channel] | None = None
+        self._wire: WireModels | None = None
+        self._episode: EpisodeInfo | None = None
+        self._closed = False
+        self._contained: Contained | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a pickled client opens a session of its own when it is used."""
+        fresh = {"_channel": None, "_shared": None, "_opening": None, "_episode": None}
+        return {**self.__dict__, **fresh, "_wire": None, "_closed": False}
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the open session."""
+        return None if self._channel is None else self._channel.id
+
+    @property
+    def episode(self) -> EpisodeInfo | None:
+        """The episode that the last reset began, with the steps taken in it."""
+        return self._episode
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection of the open session."""
+        return None if self._channel is None else self._channel.connection
+
+    def _is_elsewhere(self, channel: Channel) -> bool:
+        """Whether the channel belongs to an event loop other than the running one.
+
+        Raises:
+            SessionBusy: that loop is running, in another thread.
+        """
+        home = channel.connection.loop
+        if home is get_running_loop():
+            return False
+        if channel.connection.pid != os.getpid():
+            self._channel = None  # forked: the session is the parent's, this client needs its own
+            return True
+        if home.is_running():
+            raise SessionBusy(
+                "this client is in use on another running event loop: make one client per loop,"
+                " or use SyncEnvClient, which any thread may call",
+                session_id=channel.id,
+            )
+        return True
+
+    async def _reopened(self) -> Channel:
+        """A channel for a reset: a session that was lost is replaced by a new one."""
+        channel = self._channel
+        if channel is not None and channel.error is not None:
+            self._channel = None
+            if channel.connection.loop is get_running_loop():
+                channel.connection.forget(channel)
+                await self._give_back(channel.connection)
+        try:
+            return await self._ready()
+        except SessionLost:
+            self._channel = None  # it could not be taken along to this loop
+            return await self._ready()
+
+    async def _ready(self) -> Channel:
+        """The open channel; opens it first if need be."""
+        if self._channel is not None and not self._is_elsewhere(self._channel):
+            return self._channel
+        left_behind = self._channel  # none when it was another process's
+        if self._closed:
+            raise SessionClosed(_CLOSED)
+        loop = get_running_loop()
+        while (opening := self._opening) is not None and opening.get_loop() is loop:
+            try:
+                return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                if not opening.cancelled():
+                    raise  # it is this caller who was cancelled; the one who opens goes on
+        self._opening = opening = loop.create_future()
+        try:
+            made = await self._open(left_behind)
+        except BaseException as exc:
+            if isinstance(exc, OpenEnvError):
+                opening.set_exception(exc)
+                opening.exception()  # it may be that nobody else waits
+            else:
+                opening.cancel()
+            raise
+        else:
+            opening.set_result(made)
+            return made
+        finally:
+            self._opening = None
+
+    async def _open(self, left_behind: Channel | None) -> Channel:
+        """Open a session, or resume the one that ``left_behind`` had."""
+        if self._contained is not None:
+            worker = await self._contained.start(self._lose)
+            self.base_url, self._token = worker.url, worker.token
+        connection = await self._acquire()
+        channel: Channel | None = None
+        try:
+            if left_behind is None:
+                token = secrets.token_hex(32)
+                channel = connection.channel(token[:32], token[32:])
+            else:
+                channel = connection.channel(left_behind.id, left_behind.secret)
+                channel.succeed(left_behind)
+            wire = self._use(connection.format)
+            options = None if not self._options else wire.encode_any(self._options)
+            request = Open(
+                channel.number,
+                channel.id,
+                channel.secret,
+                left_behind is not None,
+                channel.acked,
+                options,
+                on_wire(self.timeouts.open),
+            )
+            if TRACING in sys.modules:  # the caller's trace, not that of who made the connection
+                trace = dict(self._headers or {})
+                inject(trace)
+                request.traceparent = trace.get("traceparent")
+                request.tracestate = trace.get("tracestate")
+            await channel.call(request, self.timeouts.open)
+            if left_behind is not None:
+                for frame in channel.resumption()[1:]:
+                    connection.outbox.send(frame)
+            if self._closed:
+                raise SessionClosed(_CLOSED)  # meanwhile, with nobody left to close this session
+        except BaseException:
+            if channel is not None:
+                channel.close_soon()
+            await self._give_back(connection)
+            raise
+        self._channel = channel
+        if left_behind is None:
+            self._episode = None
+        return channel
+
+    def _use(self, format: Format) -> WireModels:
+        wire = self._wire
+        if wire is None or wire.format != format:
+            wire = self._wire = wire_models(self, format)
+        return wire
+
+    def _lose(self, error: OpenEnvError) -> None:
+        """The container of this client ended."""
+        if self._channel is not None:
+            self._channel.lose(error)
+
+    async def _acquire(self) -> Connection:
+        if not self._share:
+            self._shared = None
+            return await self._connect()
+        shared = shared_connections()
+        connection = await shared.acquire(self._key(), self._connect)
+        self._shared = shared
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        shared, self._shared = self._shared, None
+        if shared is None:
+            await connection.aclose()
+        else:
+            await shared.release(connection)
+
+    async def _connect(self) -> Connection:
+        """A new connection; overridden where there is no socket."""
+        return await dial(
+            self.base_url,
+            token=self._token,
+            subprotocol=self._subprotocol,
+            headers=self._headers,
+            ssl=self._ssl,
+            limits=self.limits,
+            timeouts=self.timeouts,
+        )
+
+    def _key(self) -> Hashable:
+        headers = tuple(sorted(self._headers.items())) if self._headers else None
+        limits = None if self.limits is _LIMITS else self.limits  # a hash saved, mostly
+        return (
+            *(self.base_url, self._token, self._subprotocol, headers, self._ssl),
+            *(limits, self._share),
+        )
+
+    async def _close_session(self) -> None:
+        """Close the environment; whatever is lost already needs no closing."""
+        if self._channel is not None and self._is_elsewhere(self._channel):
+            self._channel = None  # its loop is gone, and its connection with it
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        try:
+            if channel.error is None and channel.connection.up:
+                timeout = self.timeouts.close
+                request = Close(channel.number, channel.next_seq(), channel.acked, on_wire(timeout))
+                await channel.call(request, timeout)
+        except asyncio.CancelledError:
+            raise
+        except OpenEnvError:
+            pass  # it is gone, which was the wish
+        finally:
+            channel.connection.forget(channel)
+            await self._give_back(channel.connection)
