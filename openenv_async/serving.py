@@ -133,17 +133,9 @@ async def serve(
     options = options or EngineOptions()
     app = _app(env, options, *args, **server)
     tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
-    runner = Server(uvicorn_config(app, options, **tls))
-    listener = listen(host, port, private=not (insecure or _is_guarded(app)))
-    task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
-    try:
-        await _listening(runner, task)
+    runner, listener = _made(app, options, host, port, insecure, tls)
+    async with _running(runner, listener):
         yield address(host, listener, runner.config.is_ssl)
-    finally:
-        runner.stop()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-        listener.close()
 
 
 def run_server(
@@ -196,31 +188,75 @@ def run_server(
     raise_descriptors()
 
     async def main() -> None:
-        runner = Server(uvicorn_config(app, options, **settings))
-        listener = listen(host, port, private=not (insecure or _is_guarded(app)))
+        runner, listener = _made(app, options, host, port, insecure, settings)
         loop = asyncio.get_running_loop()
         _on_signals(loop, runner.stop)
-        lease: OwnerLease | None = None
-        task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
-        try:
-            await _listening(runner, task)
+        async with _running(runner, listener) as task:
             # What is imported stays: collections need not walk it while sessions come and go.
             gc.collect()
             gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
-            if owner_lease is not None:
-                lease = OwnerLease(door, owner_lease, runner.stop)
-            if on_listening is not None:
-                on_listening(address(host, listener, runner.config.is_ssl))
-            await task
-        finally:
-            if lease is not None:
-                await lease.aclose()
-            listener.close()
+            async with _leased(door, owner_lease, runner.stop):
+                if on_listening is not None:
+                    on_listening(address(host, listener, runner.config.is_ssl))
+                await task
 
     with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:
         runner.run(main())
+
+
+def _made(
+    app: Any,
+    options: EngineOptions,
+    host: str,
+    port: int,
+    insecure: bool,
+    settings: Mapping[str, Any],
+) -> tuple[Server, socket.socket]:
+    """A server of ``app`` and the bound socket that it is to listen on."""
+    server = Server(uvicorn_config(app, options, **settings))
+    return server, listen(host, port, private=not (insecure or _is_guarded(app)))
+
+
+@contextlib.asynccontextmanager
+async def _running(runner: Server, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """The task of a server that listens; it is stopped and waited for at the end.
+
+    Stopping has deadlines of its own: cancelled once, it still ends as it should.
+
+    Raises:
+        RuntimeError: the application did not start.
+    """
+    task = asyncio.create_task(runner.serve([listener]), name="openenv-server")
+    try:
+        await _listening(runner, task)
+        yield task
+    finally:
+        runner.stop()
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+        finally:
+            task.cancel()
+            listener.close()
+
+
+@contextlib.asynccontextmanager
+async def _leased(
+    door: Any, seconds: float | None, stop: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Within it ``stop`` is called when the owner of ``door`` did not show up for so long."""
+    if seconds is None:
+        yield
+        return
+    lease = OwnerLease(door, seconds, stop)
+    try:
+        yield
+    finally:
+        await lease.aclose()
 
 
 def loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -78,6 +78,47 @@ async def test_stopping_tells_the_clients_and_closes_the_environments() -> None:
     await client.close()
 
 
+async def test_stopping_ends_as_it_should_though_it_is_cancelled() -> None:
+    closing, closed = asyncio.Event(), asyncio.Event()
+
+    class Slow(Counting):
+        async def close(self) -> None:
+            closing.set()
+            await closed.wait()
+
+    app = create_app(Slow)
+    engine: Engine = app.state.openenv.engine
+
+    async def main() -> None:
+        async with serve(app) as url:
+            client = await GenericEnvClient(url).open()
+            await client.reset()
+            clients.append(client)
+
+    clients: list[GenericEnvClient] = []
+    serving = asyncio.create_task(main())
+    await closing.wait()
+    serving.cancel()
+    await asyncio.sleep(0)
+    assert not serving.done()
+    closed.set()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not engine.sessions
+    await clients[0].close()
+
+
+def test_a_server_that_cannot_say_where_it_listens_ends_as_it_should() -> None:
+    app = create_app(Counting)
+
+    def listening(url: str) -> None:
+        raise BrokenPipeError("nobody reads this")
+
+    with pytest.raises(BrokenPipeError):
+        run_server(app, port=0, on_listening=listening)
+    assert app.state.openenv.engine.draining == "shutdown"
+
+
 def test_a_server_of_its_own_stops_at_a_signal() -> None:
     urls: list[str] = []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,6 +18,10 @@ from openenv_async.cli.options import (
     timeout_options,
     token_option,
 )
+
+if TYPE_CHECKING:
+    from openenv_async.engine import EngineOptions
+    from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["serve"]
 
@@ -122,46 +128,20 @@ def serve(
     TARGET is the name of an installed environment, module:Class, or a folder with an
     openenv.yaml. One line tells the address once it listens.
     """
-    from openenv_async.discovery import find_target
-    from openenv_async.engine import EngineOptions
     from openenv_async.logs import configure_logging
     from openenv_async.serving import run_server
-    from openenv_async.types import Timeouts
 
     import_from_here()
     configure_logging(log_level, log_format)
-    given = {name: value for name, value in settings.items() if value is not None}
-    timeouts = {
-        name.removesuffix("_timeout"): given.pop(name) or None
-        for name in list(given)
-        if name.endswith("_timeout")
-    }
-    options = EngineOptions(timeouts=Timeouts(**timeouts), debug=debug, **given)
-    try:
-        spec = find_target(target, params)
-    except TypeError as exc:
-        raise click.BadParameter(str(exc), param_hint="TARGET") from exc
-    spec.schema  # noqa: B018  # fails now if the arguments make no sense
-
-    def announce(url: str) -> None:
-        if as_json:
-            about = {
-                "url": url,
-                "pid": os.getpid(),
-                "environment": spec.name,
-                "version": spec.version,
-            }
-            click.echo(json.dumps(about))
-        else:
-            click.echo(f"{spec.name} {spec.version} at {url}")
-
-    try:
+    options = _options(settings, debug)
+    spec = _spec(target, params)
+    with _told(host, port):
         run_server(
             spec,
             host=host,
             port=port,
             options=options,
-            on_listening=announce,
+            on_listening=lambda url: _announce(spec, url, as_json),
             uvloop=uvloop,
             until_stdin_closes=until_stdin_closes,
             owner_lease=owner_lease,
@@ -172,6 +152,51 @@ def serve(
             token=token,
             allowed_origins=allowed_origins,
         )
+
+
+def _options(settings: Mapping[str, Any], debug: bool) -> EngineOptions:
+    """The engine's options: those that were given, 0 seconds for no deadline."""
+    from openenv_async.engine import EngineOptions
+    from openenv_async.types import Timeouts
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    timeouts = {
+        name.removesuffix("_timeout"): given.pop(name) or None
+        for name in list(given)
+        if name.endswith("_timeout")
+    }
+    return EngineOptions(timeouts=Timeouts(**timeouts), debug=debug, **given)
+
+
+def _spec(target: str, params: dict[str, Any]) -> EnvironmentSpec:
+    from openenv_async.discovery import find_target
+
+    try:
+        spec = find_target(target, params)
+    except TypeError as exc:
+        raise click.BadParameter(str(exc), param_hint="TARGET") from exc
+    spec.schema  # noqa: B018  # fails now if the arguments make no sense
+    return spec
+
+
+def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
+    if as_json:
+        about = {
+            "url": url,
+            "pid": os.getpid(),
+            "environment": spec.name,
+            "version": spec.version,
+        }
+        click.echo(json.dumps(about))
+    else:
+        click.echo(f"{spec.name} {spec.version} at {url}")
+
+
+@contextlib.contextmanager
+def _told(host: str, port: int) -> Iterator[None]:
+    """Why a server cannot run, as the command line says it."""
+    try:
+        yield
     except ValueError as exc:
         raise click.UsageError(str(exc), click.get_current_context()) from exc
     except OSError as exc:

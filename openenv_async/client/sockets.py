@@ -44,13 +44,25 @@ class Sockets:
         return sockets
 
     async def release(self) -> None:
-        """One user less; the last one closes."""
+        """One user less; the last one closes. From any loop and thread."""
+        if self.loop is asyncio.get_running_loop():
+            await self._leave()
+        elif self.loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._leave(), self.loop)
+        else:
+            self._users -= 1  # they closed with their loop, or wait for it to run again
+
+    async def _leave(self) -> None:
         self._users -= 1
-        if self._users == 0 and not self.loop.is_closed():
-            if self.loop is asyncio.get_running_loop():
-                await self._life.aclose()
-            elif self.loop.is_running():
-                asyncio.run_coroutine_threadsafe(self._life.aclose(), self.loop)
+        if self._users == 0:
+            self._unlist()
+            await self._life.aclose()
+
+    def _unlist(self) -> None:
+        """Whoever comes from now on, while these are closing, gets others."""
+        key = (self.loop, self._trust_env)
+        if self._open.get(key) is self:
+            del self._open[key]
 
     async def _live(self) -> AsyncGenerator[None, None]:
         import aiohttp
@@ -63,4 +75,4 @@ class Sockets:
             ) as self.client:
                 yield
         finally:
-            self._open.pop((self.loop, self._trust_env), None)
+            self._unlist()

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["describe"]
 
-_NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
+_ANYTHING: Final = {"type": "object"}
+_OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 
 
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     """An OpenAPI 3.1 document of exactly the routes that ``http_routes`` makes."""
+    paths = {**_posts(), **_gets()}
+    for path in _OF_A_SESSION:
+        (operation,) = paths[path].values()
+        operation["parameters"] = _parameters()
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": spec.name, "version": spec.version, "description": spec.description},
+        "paths": paths,
+        "components": {"schemas": _schemas(spec)},
+    }
+
+
+def _schemas(spec: EnvironmentSpec) -> dict[str, Any]:
+    """What the operations refer to: the environment's models, a result, an error."""
     components: dict[str, Any] = {}
     for kind, schema in spec.schema.items():
         components[kind] = _hoisted(schema, kind, components)
@@ -32,19 +48,18 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
         },
         "required": ["observation", "reward", "done", "terminated", "truncated"],
     }
-    components["error"] = _object(
-        {
-            "detail": {},
-            "error": _object(
-                {
-                    "code": {"type": "string"},
-                    "message": {"type": "string"},
-                    "retryable": {"type": "boolean"},
-                    "detail": {"type": "object"},
-                }
-            ),
-        }
-    )
+    error = {
+        "code": {"type": "string"},
+        "message": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "detail": {"type": "object"},
+    }
+    components["error"] = _object({"detail": {}, "error": _object(error)})
+    return components
+
+
+def _posts() -> dict[str, Any]:
+    """The routes that take a body."""
     step = _object({"action": _ref("action")})
     step["properties"] |= {
         "timeout_s": {"type": ["number", "null"], "exclusiveMinimum": 0},
@@ -55,39 +70,35 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
         "properties": {"options": {"type": "object"}, "resume": {"type": "boolean"}},
         "additionalProperties": False,
     }
-    anything = {"type": "object"}
-    posts = {
-        "/open": ("Open a session without beginning an episode", options, anything),
-        "/reset": ("Begin an episode; opens a session if none is named", _ref("reset"), None),
-        "/step": ("Take one action", step, None),
-        "/close": ("Close the session and its environment", {"type": "object"}, anything),
-    }
-    gets = {
-        "/state": ("The environment's state", _ref("state")),
-        "/schema": ("JSON Schemas of the models", anything),
-        "/metadata": ("What environment this is", anything),
-        "/health": ("Whether the server answers", anything),
-        "/stats": ("Counters of the server", anything),
-        "/metrics.json": ("The same", anything),
-        "/metrics": ("The same, in Prometheus' text format", {"type": "string"}),
-        "/openapi.json": ("This document", anything),
-    }
+    result = _ref("result")
+    table: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
+        ("/open", "Open a session without beginning an episode", options, _ANYTHING),
+        ("/reset", "Begin an episode; opens a session if none is named", _ref("reset"), result),
+        ("/step", "Take one action", step, result),
+        ("/close", "Close the session and its environment", {"type": "object"}, _ANYTHING),
+    )
     paths: dict[str, Any] = {}
-    for path, (summary, body, result) in posts.items():
-        paths[path] = {"post": _operation(path, summary, result or _ref("result"))}
+    for path, summary, body, answer in table:
+        operation = _operation(path, summary, answer)
         content = {"application/json": {"schema": body}}
-        paths[path]["post"]["requestBody"] = {"content": content, "required": path == "/step"}
-    for path, (summary, result) in gets.items():
-        paths[path] = {"get": _operation(path, summary, result)}
-    for path in ("/reset", "/step", "/close", "/open", "/state"):
-        (operation,) = paths[path].values()
-        operation["parameters"] = _parameters()
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": spec.name, "version": spec.version, "description": spec.description},
-        "paths": paths,
-        "components": {"schemas": components},
-    }
+        operation["requestBody"] = {"content": content, "required": path == "/step"}
+        paths[path] = {"post": operation}
+    return paths
+
+
+def _gets() -> dict[str, Any]:
+    """The routes that take none."""
+    table: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("/state", "The environment's state", _ref("state")),
+        ("/schema", "JSON Schemas of the models", _ANYTHING),
+        ("/metadata", "What environment this is", _ANYTHING),
+        ("/health", "Whether the server answers", _ANYTHING),
+        ("/stats", "Counters of the server", _ANYTHING),
+        ("/metrics.json", "The same", _ANYTHING),
+        ("/metrics", "The same, in Prometheus' text format", {"type": "string"}),
+        ("/openapi.json", "This document", _ANYTHING),
+    )
+    return {path: {"get": _operation(path, summary, answer)} for path, summary, answer in table}
 
 
 def _operation(path: str, summary: str, result: dict[str, Any]) -> dict[str, Any]:

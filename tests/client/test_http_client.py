@@ -31,6 +31,7 @@ from openenv_async.errors import (
     SessionLost,
 )
 from openenv_async.types import EpisodeInfo, Limits
+from tests.helpers import until
 
 
 @dataclass
@@ -262,6 +263,32 @@ async def test_capacity() -> None:
         await second.close()
 
 
+async def test_what_a_cancelled_open_left_is_closed() -> None:
+    options = EngineOptions(max_sessions=1, max_waiting=1)
+    app = create_app(Echo, options=options)
+    engine = app.state.openenv.engine
+    async with serve(app, options=options) as url, Client(url) as first:
+        await first.reset()
+        for leave in (True, False):
+            second = Client(url)
+            opening = asyncio.ensure_future(second.open())
+            await until(lambda: engine.waiting == 1)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            assert second.session_id is None
+            if leave:
+                await second.close()
+                await until(lambda: engine.waiting == 0)
+        opening = asyncio.ensure_future(second.open())
+        await asyncio.sleep(0)
+        await first.close()
+        await opening
+        assert engine.stats.opened == 2
+        await second.close()
+        assert not engine.sessions
+
+
 async def test_deadlines_are_sent() -> None:
     env, gate = gated()
     async with serve(env) as url, Generic(url, timeouts=Timeouts(step=0.05)) as client:
@@ -425,6 +452,6 @@ def test_proxies_are_for_other_hosts(sync_url: str, monkeypatch: pytest.MonkeyPa
 
 def test_headers_and_token() -> None:
     env = Client("http://127.0.0.1:1", token="secret", headers={"X-Team": "a"})
-    assert env._calls._headers["Authorization"] == "Bearer secret"
-    assert env._calls._headers["X-Team"] == "a"
-    assert Client("wss://host/env/ws")._calls.base_url == "https://host/env"
+    assert env._session.endpoint.headers["Authorization"] == "Bearer secret"
+    assert env._session.endpoint.headers["X-Team"] == "a"
+    assert Client("wss://host/env/ws")._session.endpoint.url == "https://host/env"

@@ -247,6 +247,21 @@ async def test_a_wrong_secret_is_an_unknown_session() -> None:
         assert problem(await http.get("/state", headers=forged)) == (404, "session_not_found")
 
 
+async def test_a_wrong_secret_disturbs_nobody_who_waits() -> None:
+    options = EngineOptions(max_sessions=1, max_waiting=1)
+    async with served(options=options) as (http, engine):
+        first = {HEADER: (await http.post("/reset")).headers[HEADER]}
+        name = {HEADER: "a" * 32 + "." + "b" * 32}
+        opening = asyncio.create_task(http.post("/open", headers=name))
+        while not engine.waiting:  # noqa: ASYNC110 - nothing here could set an event
+            await asyncio.sleep(0)
+        forged = {HEADER: "a" * 32 + "." + "c" * 32}
+        assert problem(await http.post("/open", headers=forged)) == (404, "session_not_found")
+        assert not opening.done()
+        await http.post("/close", headers=first)
+        assert (await opening).json()["session"] == name[HEADER]
+
+
 async def test_a_stale_cookie_is_cleared() -> None:
     async with served() as (http, engine):
         await http.post("/reset")

@@ -1,0 +1,299 @@
+"""One session of a served environment over HTTP requests, as coroutines.
+
+Rules:
+
+- The session's id and secret are made here, so that asking to open it again is the same request.
+- Requests are numbered. After one whose fate is unknown, the next one first asks the server how
+  far it got.
+- A session is the server's: it may be used from one event loop after another.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+
+from openenv_async.client.endpoint import Endpoint
+from openenv_async.client.http_replies import (
+    MEDIA,
+    Opened,
+    Result,
+    State,
+    read_reply,
+    taken_number,
+)
+from openenv_async.client.models import WireModels
+from openenv_async.errors import (
+    OpenEnvError,
+    OperationUnsupported,
+    SessionBusy,
+    SessionClosed,
+    SessionLost,
+    SessionNotFound,
+)
+from openenv_async.protocol.codec import too_large
+from openenv_async.tracing import inject
+from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
+
+if TYPE_CHECKING:
+    from openenv_async.client.contained import Contained
+
+__all__ = ["HTTPSession"]
+
+T = TypeVar("T")
+
+
+class HTTPSession(Generic[ActT, ObsT, StateT]):
+    """The session and its calls; ``HTTPEnvClient`` is its façade.
+
+    Args:
+        endpoint: the server; closed with the session.
+        models: the codecs of the client, asked for when they are needed.
+        timeouts: deadlines that are sent along.
+        limits: sizes.
+        options: constructor options of the environment.
+        contained: the container that the server is in, if it is the client's own.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        models: Callable[[], WireModels],
+        timeouts: Timeouts,
+        limits: Limits,
+        options: dict[str, Any] | None,
+        contained: Contained | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.episode: EpisodeInfo | None = None
+        self.session_id: str | None = None
+        self._models = models
+        self._timeouts = timeouts
+        self._limits = limits
+        self._options = options
+        self._contained = contained
+        self._secret = ""
+        self._unopened: tuple[str, str] | None = None
+        self._seq = 0
+        self._is_unsure = False
+        self._is_busy = False
+        self._is_closed = False
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        with self._exclusive("open"):
+            await self._ready()
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> StepResult[ObsT]:
+        wire = self._models()
+        body: dict[str, Any] = {
+            key: msgspec.Raw(wire.encode_any(value)) for key, value in options.items()
+        }
+        body |= {"seed": seed, "episode_id": episode_id}
+        seconds = self._timeouts.reset if timeout is None else timeout
+        with self._exclusive("reset"):
+            had = self.session_id is not None
+            try:
+                reply = await self._numbered("reset", body, Result, seconds)
+            except (SessionLost, SessionClosed):
+                if not had or self._is_closed:
+                    raise
+                # A reset begins anew anyway: in a new session.
+                reply = await self._numbered("reset", body, Result, seconds)
+        self.episode = EpisodeInfo(reply.episode_id, reply.seed)
+        return self._result(wire, reply)
+
+    async def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
+        wire = self._models()
+        body = {"action": msgspec.Raw(wire.encode_action(action))}
+        seconds = self._timeouts.step if timeout is None else timeout
+        with self._exclusive("step"):
+            reply = await self._numbered("step", body, Result, seconds)
+        if self.episode is not None:
+            self.episode.step_count += 1
+        return self._result(wire, reply)
+
+    async def state(self, *, timeout: float | None = None) -> StateT:
+        seconds = self._timeouts.state if timeout is None else timeout
+        with self._exclusive("state"):
+            reply = await self._numbered("state", None, State, seconds)
+        if reply.episode_id is not None:
+            self.episode = EpisodeInfo(reply.episode_id, reply.seed or 0, reply.step_count)
+        state = self._models().decode_state(memoryview(reply.state))
+        if isinstance(state, dict):
+            state.setdefault("episode_id", reply.episode_id)
+            state.setdefault("step_count", reply.step_count)
+        return cast(StateT, state)
+
+    def stream_step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> AsyncGenerator[StepResult[ObsT], None]:
+        raise OperationUnsupported("HTTP cannot stream a step: use EnvClient")
+
+    async def close(self) -> None:
+        self._is_closed = True
+        try:
+            if self.session_id is None and self._unopened is not None:
+                self.session_id, self._secret = self._unopened  # it may be open all the same
+            if self.session_id is not None:
+                await self._numbered("close", {}, dict, self._timeouts.close)
+        except OpenEnvError:
+            pass  # it is gone, which was the wish
+        finally:
+            self._forget()
+            await self.endpoint.aclose()
+            if self._contained is not None:
+                await self._contained.aclose()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _result(self, wire: WireModels, reply: Result) -> StepResult[ObsT]:
+        return StepResult(
+            wire.decode_observation(memoryview(reply.observation)),
+            reply.reward,
+            reply.terminated,
+            reply.truncated,
+            wire.decode_any(memoryview(reply.info)) or {},
+        )
+
+    def _exclusive(self, what: str) -> _Exclusive:
+        if self._is_busy:
+            raise SessionBusy(
+                f"{what}() while another call of this client is running: await one call before"
+                " the next, or make another client",
+                session_id=self.session_id,
+            )
+        return _Exclusive(self)
+
+    def _forget(self) -> None:
+        self.session_id = None
+        self._seq = 0
+        self._is_unsure = False
+
+    async def _ready(self) -> None:
+        """Open the session, or learn how far it got when that is unknown."""
+        if self._is_closed and self.session_id is None:
+            raise SessionClosed("this client was closed: make a new one")
+        if self.session_id is not None and not self._is_unsure:
+            return
+        is_new = self.session_id is None
+        if self._contained is not None:
+            worker = await self._contained.start()
+            self.endpoint.move(worker.url, worker.token)
+        if is_new:
+            name = self._unopened or (secrets.token_hex(16), secrets.token_hex(16))
+            self.session_id, self._secret = name
+            self._unopened = name
+        body: dict[str, Any] = {"resume": not is_new}
+        if is_new and self._options:
+            body["options"] = msgspec.Raw(self._models().encode_any(self._options))
+        try:
+            reply = await self._explained("POST", "/open", body, Opened, self._timeouts.open, None)
+        except BaseException as exc:
+            if isinstance(exc, OpenEnvError):
+                exc.add_context(session_id=self.session_id, phase="open")
+                self._unopened = None
+            if is_new or isinstance(exc, SessionLost | SessionClosed | SessionNotFound):
+                self._forget()
+            raise
+        self._unopened = None
+        if is_new:
+            self.episode = None
+        self._seq = reply.seq
+        self._is_unsure = False
+
+    async def _numbered(
+        self, what: str, body: dict[str, Any] | None, reply: type[T], timeout: float | None
+    ) -> T:
+        """One request of the session."""
+        await self._ready()
+        seq = self._seq + 1
+        method = "GET" if body is None else "POST"
+        try:
+            return await self._explained(method, f"/{what}", body, reply, timeout, seq)
+        except OpenEnvError as exc:
+            exc.add_context(session_id=self.session_id, request_id=seq)
+            if isinstance(exc, SessionNotFound):
+                lost = SessionLost(
+                    "the session is gone: the server restarted, or it was idle for too long;"
+                    " call reset() for a new one",
+                    session_id=self.session_id,
+                )
+                self._forget()
+                raise lost from None
+            if isinstance(exc, SessionClosed | SessionLost):
+                self._forget()
+            raise
+
+    async def _explained(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        reply: type[T],
+        timeout: float | None,
+        seq: int | None,
+    ) -> T:
+        """As ``_exchange``; when the container of this client ended, its end is the error."""
+        try:
+            return await self._exchange(method, path, body, reply, timeout, seq)
+        except OpenEnvError as exc:
+            if self._contained is None:
+                raise
+            raise await self._contained.explain(exc.add_context(phase=path[1:])) from None
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        reply: type[T],
+        timeout: float | None,
+        seq: int | None,
+    ) -> T:
+        """One request and its reply; it is numbered, or names its session, and so may repeat."""
+        headers = {
+            **self.endpoint.headers,
+            "X-OpenEnv-Session": f"{self.session_id}.{self._secret}",
+            "X-OpenEnv-Timeout": f"{0.0 if timeout is None else timeout:.6f}",
+        }
+        inject(headers)
+        if seq is not None:
+            headers["X-OpenEnv-Seq"] = str(seq)
+        data = None
+        if body is not None:
+            headers["Content-Type"] = MEDIA
+            data = msgspec.msgpack.encode(body)
+            if len(data) > self._limits.max_message_size:
+                raise too_large(len(data), self._limits.max_message_size)
+        if seq is not None:
+            self._is_unsure = True  # until the server has said that it took the number
+        response, answer = await self.endpoint.exchange(method, path, data, headers, timeout)
+        taken = taken_number(response)
+        if taken is not None:
+            self._seq, self._is_unsure = taken, False
+        return read_reply(self.endpoint.url, response, answer, reply)
+
+
+class _Exclusive:
+    """One call at a time."""
+
+    def __init__(self, session: HTTPSession[Any, Any, Any]) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._session._is_busy = True
+
+    def __exit__(self, *exc: object) -> None:
+        self._session._is_busy = False

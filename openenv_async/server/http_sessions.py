@@ -1,0 +1,249 @@
+"""The sessions behind the HTTP door: found, opened, and called, one reply to each request.
+
+Rules:
+
+- A session answers HTTP through one ``HttpPort``, whoever sends the requests; requests of the
+  same number wait for the same reply.
+- A caller who disconnects cancels what is running for him; one who numbers his requests may
+  come back for the reply within a grace, or at once by asking for something else.
+- The richer of the formats sent and accepted is what the session speaks; it changes only while
+  nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from starlette.requests import ClientDisconnect, Request
+
+from openenv_async.engine import Engine, Session
+from openenv_async.engine.requests import Wire
+from openenv_async.engine.traced import TracedHost
+from openenv_async.engine.transcode import transcode
+from openenv_async.errors import (
+    EpisodeNotStarted,
+    InvalidObservation,
+    OpenEnvError,
+    SessionBusy,
+    SessionClosed,
+)
+from openenv_async.models import Format
+from openenv_async.protocol import frames
+from openenv_async.server.exchange import (
+    MEDIA,
+    SESSION_HEADER,
+    request_number,
+    request_timeout,
+    richer,
+    session_name,
+)
+from openenv_async.server.port import OPENING, CallPort, as_error
+from openenv_async.tracing import NO_TRACE, trace_of
+
+__all__ = ["NOBODY", "HttpPort", "HttpSessions"]
+
+NOBODY: Final = "its caller went away before it learned the session's name"
+_RETRY_GRACE: Final = 2.0
+"""Seconds that a numbered request runs on after its caller disconnected."""
+
+
+class HttpPort(CallPort):
+    """The door of one session: its replies, and who still waits for them."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.trace = NO_TRACE  # so that each request may bring its own
+        self._callers: dict[int, int] = {}
+        self.orphan: int | None = None
+
+    def enter(self, seq: int) -> None:
+        """One more caller waits for ``seq``."""
+        self._callers[seq] = self._callers.get(seq, 0) + 1
+        if self.orphan == seq:
+            self.orphan = None
+
+    def leave(self, seq: int) -> bool:
+        """A caller does not wait any more; whether he was the last."""
+        left = self._callers.pop(seq) - 1
+        if left:
+            self._callers[seq] = left
+        return not left
+
+
+class HttpSessions:
+    """The sessions of one engine, as HTTP requests name and call them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def named(self, request: Request, operation: str) -> Session:
+        """The session that ``request`` names.
+
+        Raises:
+            EpisodeNotStarted: it names none.
+            ProtocolError, SessionNotFound, SessionClosed: it names one that cannot be had.
+        """
+        name = session_name(request)
+        if name is None:
+            raise EpisodeNotStarted(
+                f"/{operation} without a session: call /reset first and send the"
+                f" {SESSION_HEADER} header or the cookie that it returns",
+                phase=operation,
+            )
+        return self.find(request, name)
+
+    def find(self, request: Request, name: tuple[str, str]) -> Session:
+        """The session of this id and secret, which the response is to tell about."""
+        request.state.session = session = self._engine.find(*name)
+        return session
+
+    async def open(
+        self,
+        name: tuple[str, str],
+        format: Format,
+        payload: bytes | None,
+        resume: bool,
+        request: Request,
+    ) -> tuple[Session, frames.Opened]:
+        """Open the session of this name, or join the one that exists.
+
+        Raises:
+            OpenEnvError: it cannot be opened, or the secret is not its own.
+            ClientDisconnect: the caller went away.
+        """
+        engine = self._engine
+        asked = frames.Open(0, *name, resume, 0, payload, request_timeout(request))
+        existing = engine.sessions.get(name[0])
+        port = None
+        if existing is not None and hmac.compare_digest(existing.secret, name[1]):
+            port = (
+                existing.port
+            )  # where others may wait: the answer to a wrong secret is not theirs
+        if not isinstance(port, HttpPort):
+            port = HttpPort(engine.wire(format))
+            port.trace = trace_of(request.scope["headers"]) or NO_TRACE
+        waiting = port.expect(OPENING)
+        session = engine.open(asked, port)
+        try:
+            if not waiting.done():
+                await _reply_or_disconnect(waiting, request)
+        except (ClientDisconnect, asyncio.CancelledError):
+            if session is not None and session_name(request) is None:
+                session.shut(SessionClosed(NOBODY))
+            raise
+        reply = waiting.result()
+        if isinstance(reply, frames.Failed):
+            raise as_error(reply, port.wire.format)
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        assert session is not None
+        assert isinstance(reply, frames.Opened)
+        request.state.session = session
+        return session, reply
+
+    async def call(
+        self,
+        session: Session,
+        request: Request,
+        frame: Callable[[int, int, Format], frames.Request],
+        sent: Format,
+        format: Format,
+    ) -> frames.Frame:
+        """Submit one request and wait for its reply, in ``format``.
+
+        Raises:
+            OpenEnvError: the reply is an error.
+        """
+        port = self._port(session, richer(sent, format))
+        wire = port.wire.format
+        numbered = request_number(request)
+        seq = numbered or session.log.taken + 1
+        if port.orphan is not None and port.orphan != seq:
+            session.cancel(port.orphan)  # its caller asks for something else now
+        submitted = frame(seq, seq - 1, wire)
+        waiting = port.expect(seq)
+        port.enter(seq)
+        if isinstance(session.host, TracedHost):
+            session.host.trace = trace_of(request.scope["headers"]) or NO_TRACE
+        session.submit(submitted)
+        try:
+            if not waiting.done():
+                await _reply_or_disconnect(waiting, request)
+        finally:
+            if port.leave(seq) and not waiting.done():
+                self._abandoned(session, port, seq, grace=numbered is not None)
+        reply = waiting.result()
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        if isinstance(reply, frames.Failed):
+            raise as_error(reply, wire)
+        try:
+            return cast(frames.Frame, transcode(self._engine.spec, reply, wire, format))
+        except OpenEnvError as exc:
+            raise InvalidObservation(
+                f"the reply cannot be said in {MEDIA[format]}: {exc.message}"
+            ) from None
+
+    def _abandoned(self, session: Session, port: HttpPort, seq: int, grace: bool) -> None:
+        """Nobody waits for a request any more."""
+        if not grace:
+            session.cancel(seq)
+            return
+        port.orphan = seq
+
+        def give_up() -> None:
+            if port.orphan == seq:
+                port.orphan = None
+                session.cancel(seq)
+
+        asyncio.get_running_loop().call_later(_RETRY_GRACE, give_up)
+
+    def _port(self, session: Session, format: Format) -> HttpPort:
+        """The session's HTTP port, in ``format`` unless something runs in another one."""
+        port = session.port
+        idle = session.current is None
+        if not isinstance(port, HttpPort):
+            if not idle:
+                raise SessionBusy(
+                    "the session is being used over another connection: wait for that call"
+                )
+            port = HttpPort(self._engine.wire(format))
+            session.attach(port, 0)
+        elif idle:
+            port.wire = self._engine.wire(format)
+        return port
+
+    def payload(self, kind: Any, payload: bytes, old: Format, new: Format) -> bytes:
+        """A request's payload in the session's format."""
+        if old == new:
+            return payload
+        spec = self._engine.spec
+        try:
+            return spec.codec(kind, new).encode(spec.codec(kind, old).decode(payload))
+        except OpenEnvError:
+            # It is wrong, or cannot be said in the new format: let the session say so.
+            return spec.codec("any", new).encode(spec.codec("any", old).decode(payload))
+
+
+async def _reply_or_disconnect(waiting: asyncio.Future[Any], request: Request) -> None:
+    """Wait for a reply.
+
+    Raises:
+        ClientDisconnect: the caller went away first.
+    """
+    watching = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait([waiting, watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    if not waiting.done():
+        raise ClientDisconnect
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
