@@ -8,9 +8,12 @@ import sys
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from openenv_async.benchmarking import Load
 from openenv_async.chaos import Audit, run_chaos
+from openenv_async.errors import ServerBusy, ServerError
 from openenv_async.protocol.replies import Order, ReplyLog
 from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
 from tests.requirements.worlds import served
@@ -80,3 +83,23 @@ async def test_the_command() -> None:
     assert report["faults"]["worker kills"] >= 1
     assert report["audit"]["typed_lost"]
     process._transport.close()  # type: ignore[attr-defined]  # else it warns when collected
+
+
+async def test_a_server_that_is_full() -> None:
+    """Nothing of the sessions that were being opened goes on."""
+    before = asyncio.all_tasks()
+    async with served(BenchEnvironment, max_sessions=4) as (url, _):
+        with pytest.raises(ServerBusy):
+            await run_chaos(url, LOAD)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_server_without_an_action_schema() -> None:
+    async def schema(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/schema", schema)
+    async with TestServer(app) as server:
+        with pytest.raises(ServerError, match="gives no action schema"):
+            await run_chaos(str(server.make_url("/")), LOAD)

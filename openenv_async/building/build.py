@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from openenv_async import manifest
 from openenv_async.building.context import context_tar
@@ -111,14 +111,11 @@ async def build_image(
     check_reference(name)
     dockerfile = find_dockerfile(folder)
     arguments = dict(build_args or {})
-    wanted = wants_pip_settings((folder / dockerfile).read_text("utf-8"))
-    extra: dict[str, bytes] = {}
-    if wanted if pip_settings is None else pip_settings:
-        extra = await asyncio.to_thread(pip_files)
-        if "pip.conf" in extra:
-            arguments.setdefault(PIP_ARGUMENT, "pip.conf")
-    context = await asyncio.to_thread(context_tar, folder, dockerfile, extra)
-    log = BuildLog(on_line)
+    if pip_settings is None:
+        pip_settings = wants_pip_settings((folder / dockerfile).read_text("utf-8"))
+    extra = await asyncio.to_thread(pip_files) if pip_settings else {}
+    if "pip.conf" in extra:
+        arguments.setdefault(PIP_ARGUMENT, "pip.conf")
     params: dict[str, Any] = {
         "dockerfile": dockerfile,
         "t": name,
@@ -128,24 +125,39 @@ async def build_image(
         "buildargs": json.dumps(arguments),
         "labels": json.dumps(dict(labels or {})),
     }
-    headers = {"Content-Type": "application/x-tar"}
-    with context:
+    log = BuildLog(on_line)
+    with await asyncio.to_thread(context_tar, folder, dockerfile, extra) as context:
         try:
-            async with asyncio.timeout(timeout), opened(url) as docker:
-                stream = engine_stream(docker, "build", params, headers, context)
-                async with contextlib.aclosing(stream):
-                    async for message in stream:
-                        log.feed(message)
-                log.finish()
-                if log.image_id is None:
-                    raise StreamError("the Engine broke off")
-                shown = await docker.images.inspect(log.image_id)
+            async with asyncio.timeout(timeout):
+                shown = await _build(url, params, context, log)
         except TimeoutError:
             raise _failed(name, log, f"it took longer than {timeout:g} s") from None
         except StreamError as exc:
             log.finish()
             raise _failed(name, log, str(exc)) from None
     return BuiltImage(name, str(shown["Id"]), int(shown["Size"]))
+
+
+async def _build(
+    url: str | None, params: Mapping[str, Any], context: IO[bytes], log: BuildLog
+) -> dict[str, Any]:
+    """Let the Engine build: what it knows of the image.
+
+    Raises:
+        StreamError: a step failed, or the Engine refused.
+    """
+    headers = {"Content-Type": "application/x-tar"}
+    async with opened(url) as docker:
+        async with contextlib.aclosing(
+            engine_stream(docker, "build", params, headers, context)
+        ) as stream:
+            async for message in stream:
+                log.feed(message)
+        log.finish()
+        if log.image_id is None:
+            raise StreamError("the Engine broke off")
+        shown: dict[str, Any] = await docker.images.inspect(log.image_id)
+        return shown
 
 
 def check_reference(name: str) -> None:

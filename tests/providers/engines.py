@@ -101,12 +101,14 @@ class Proxy:
 
     Attributes:
         choose: decides for each request, by its method and path without the version.
+        edits: what is done to the JSON answers of a path.
         seen: the requests, in order.
         most: requests that were under way at once, streams aside.
     """
 
     def __init__(self) -> None:
         self.choose: Callable[[str, str], Fault] = lambda method, path: "pass"
+        self.edits: dict[str, Callable[[Any], Any]] = {}
         self.seen: list[str] = []
         self.most = 0
         self._now = 0
@@ -140,11 +142,14 @@ class Proxy:
         self._now += not stream
         self.most = max(self.most, self._now)
         try:
-            return await self._treat(request, self.choose(request.method, path))
+            fault = self.choose(request.method, path)
+            return await self._treat(request, fault, self.edits.get(path))
         finally:
             self._now -= not stream
 
-    async def _treat(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+    async def _treat(
+        self, request: web.Request, fault: Fault, edit: Callable[[Any], Any] | None
+    ) -> web.StreamResponse:
         assert request.transport is not None
         if fault in ("400", "500"):
             return web.json_response({"message": "an injected error"}, status=int(fault))
@@ -169,6 +174,8 @@ class Proxy:
                 await answer.read()
                 request.transport.abort()
                 return web.Response()
+            if edit is not None:
+                return web.json_response(edit(await answer.json()), status=answer.status)
             reply = web.StreamResponse(status=answer.status)
             reply.content_type = answer.content_type
             await reply.prepare(request)

@@ -11,13 +11,13 @@ import pytest
 from openenv_async.client.launch import launch
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, ProviderError, WorkerStartFailed
 from openenv_async.providers.docker import DockerProvider
-from openenv_async.providers.docker.engine import (
+from openenv_async.providers.docker.calls import (
     Breaker,
-    Engine,
     EngineError,
     NoSuchContainer,
     NoSuchImage,
 )
+from openenv_async.providers.docker.engine import Engine
 from tests.providers.engines import BASE, SLEEP, Fault, Proxy, docker_tests, none_left, provider
 
 pytestmark = docker_tests
@@ -141,9 +141,9 @@ async def test_while_the_engine_fails_new_starts_wait_and_removing_goes_on() -> 
         provider(BASE, command=SLEEP, engine=proxy.url) as containers,
     ):
         worker = await containers.start()
-        assert containers._engine is not None
+        assert containers._attached is not None
         for _ in range(20):
-            containers._engine.breaker.failed(asyncio.get_running_loop().time() + 60)
+            containers._attached.engine.breaker.failed(asyncio.get_running_loop().time() + 60)
         proxy.choose = lambda method, path: "500" if path == "/containers/json" else "pass"
         before = proxy.seen.count("POST /containers/create")
         with pytest.raises(DeadlineExceeded, match="failed too often"):
@@ -161,4 +161,27 @@ async def test_starts_under_way_end_with_their_provider() -> None:
     await containers.aclose()
     for outcome in await asyncio.gather(*starting, return_exceptions=True):
         assert isinstance(outcome, ProviderError)
+    await none_left(seconds=0.0)
+
+
+async def test_closed_twice_at_once_while_starts_are_under_way() -> None:
+    """Both wait for the same end, and the reaper stays with those who still use it."""
+    async with provider(BASE, command=SLEEP) as others:
+        await (await others.start()).aclose()
+        reaper = others.reaper_pid
+        containers = provider(BASE, command=SLEEP)
+        await (await containers.start()).aclose()
+        starting = [asyncio.ensure_future(containers.start()) for _ in range(2)]
+        await asyncio.sleep(0)
+        closing = [asyncio.ensure_future(containers.aclose()) for _ in range(3)]
+        _, hung = await asyncio.wait(closing, timeout=60)
+        for task in hung:
+            task.cancel()
+        assert not hung
+        for outcome in await asyncio.gather(*starting, return_exceptions=True):
+            assert isinstance(outcome, ProviderError)
+        await containers.aclose()
+        assert others.reaper_pid == reaper
+        await (await others.start()).aclose()
+    assert others.reaper_pid is None
     await none_left(seconds=0.0)

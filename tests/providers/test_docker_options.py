@@ -10,7 +10,8 @@ import pytest
 
 from openenv_async.errors import ProviderError
 from openenv_async.providers.docker import DockerProvider
-from openenv_async.providers.docker.options import Redactor, create_body, size
+from openenv_async.providers.docker.body import create_body
+from openenv_async.providers.docker.options import Redactor, size
 from openenv_async.providers.docker.owner import Owner, expires_at, this_owner
 from openenv_async.providers.docker.reaper import identity
 from openenv_async.providers.docker.worker import exit_of

@@ -1,15 +1,4 @@
-"""Calls to a Docker Engine: each with its own deadline, few at a time, again when it stumbles.
-
-aiodocker has no deadlines and an Engine under load answers some calls with 5xx, or not at all.
-Rules:
-
-- Every call has a deadline of its own; a caller may be cut off at any time.
-- Transient failures (connection lost, 409, 429, 5xx, no answer in time) are tried again with
-  jitter, inside what time the caller has. Each call is such that doing it twice is doing it once:
-  containers have names that only one start uses.
-- After many failures in a row, no *new* container is begun for a while. Looking, logs and removing
-  go on: they are what heals.
-"""
+"""What is asked of a Docker Engine; how, is the matter of ``calls``."""
 
 from __future__ import annotations
 
@@ -18,99 +7,19 @@ import contextlib
 import functools
 import json
 import logging
-import random
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from openenv_async.errors import ProviderError
+from openenv_async.providers.docker.calls import Calls, EngineError, NoSuchContainer, NoSuchImage
 
 if TYPE_CHECKING:
     from aiodocker import Docker
 
-__all__ = ["Engine", "EngineError", "NoSuchContainer", "NoSuchImage"]
+__all__ = ["Engine"]
 
 log = logging.getLogger("openenv_async.providers.docker")
-T = TypeVar("T")
-
-_ATTEMPTS: Final = 12
-_ATTEMPTS_TO_CONNECT: Final = 4
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
-_TRANSIENT: Final = frozenset({409, 429, 500, 502, 503, 504, 900})
-_FOR_GOOD: Final = (
-    "executable file not found",
-    "exec format error",
-    "could not select device driver",
-    "no such file or directory",
-    "not a directory",
-)
-"""Words in a 5xx of a start that say that another attempt would end the same."""
-
-
-class EngineError(ProviderError):
-    """The Docker Engine refused a call, or did not answer."""
-
-    code = "docker_engine_error"
-
-
-class NoSuchContainer(EngineError):
-    """The Engine has no container of this name or id."""
-
-    code = "docker_no_such_container"
-
-
-class NoSuchImage(EngineError):
-    """The Engine has no image of this name."""
-
-    code = "docker_no_such_image"
-
-
-class _Stumble(Exception):
-    """A transient failure: the call may be tried again."""
-
-    def __init__(self, error: EngineError, nobody_listens: bool) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.nobody_listens = nobody_listens
-
-
-class Breaker:
-    """Holds new starts back while the Engine fails.
-
-    Args:
-        failures: in a row, after which it holds them.
-        pause: seconds of the first hold; each further one is twice as long.
-        longest: seconds of the longest.
-    """
-
-    def __init__(self, failures: int = 20, pause: float = 1.0, longest: float = 30.0) -> None:
-        self._failures = failures
-        self._pause = pause
-        self._longest = longest
-        self._in_a_row = 0
-        self._holds = 0
-        self._until = 0.0
-
-    def succeeded(self) -> None:
-        """A call was answered."""
-        self._in_a_row = self._holds = 0
-        self._until = 0.0
-
-    def failed(self, now: float) -> None:
-        """A call was not."""
-        self._in_a_row += 1
-        if self._in_a_row >= self._failures and now >= self._until:
-            hold = min(self._pause * 2**self._holds, self._longest)
-            self._holds += 1
-            self._in_a_row = 0
-            self._until = now + hold
-            log.warning("the Docker Engine fails: no new containers for %.1f s", hold)
-
-    def hold(self, now: float) -> float:
-        """Seconds that a new start has to wait."""
-        return max(0.0, self._until - now)
 
 
 class Engine:
@@ -123,12 +32,12 @@ class Engine:
     """
 
     def __init__(self, url: str | None, *, max_calls: int, redact: Callable[[str], str]) -> None:
-        self.breaker = Breaker()
         self._redact = redact
-        self._host: str | None = None
-        self._calls = asyncio.Semaphore(max_calls)
+        self._shares_networks: bool | None = None
         self._docker = self._connect(url)
         self.url = self._docker._connection_info  # what aiodocker found; it has no public name
+        self._calls = Calls(self.url, max_calls=max_calls, redact=redact)
+        self.breaker = self._calls.breaker
 
     def _connect(self, url: str | None) -> Docker:
         from aiodocker import Docker
@@ -183,14 +92,14 @@ class Engine:
                 return str((await self._docker.containers.container(name).show())["Id"])
             return str(made["Id"])
 
-        return await self._call(
+        return await self._calls.do(
             "create a container", once, timeout, missing=NoSuchImage, wanted=wanted
         )
 
     async def start(self, name: str, *, timeout: float) -> None:
         """Start a container; one that runs already is left as it is."""
         container = self._docker.containers.container(name)
-        await self._call("start a container", container.start, timeout)
+        await self._calls.do("start a container", container.start, timeout)
 
     async def connect_network(self, network: str, name: str, *, timeout: float) -> None:
         """Put a container into one more network."""
@@ -206,25 +115,36 @@ class Engine:
                 if "already exists in network" not in exc.message:
                     raise
 
-        await self._call(f"connect to the network {network}", once, timeout)
+        await self._calls.do(f"connect to the network {network}", once, timeout)
 
     async def shares_networks(self, *, timeout: float = 10.0) -> bool:
-        """Whether its bridges are bridges of this machine.
+        """Whether its bridges are bridges of this machine; asked once.
 
         Not so for one on another machine, in a virtual machine (Docker Desktop), or for whoever
-        runs in a container himself: those have another host name.
+        runs in a container himself: those have another host name. A rootless one has this name
+        and a network of its own, whose addresses may be somebody else's here.
         """
         if sys.platform != "linux" or not self.url.startswith("unix://"):
             return False
-        if self._host is None:
-            about = await self._call("ask about the Engine", self._docker.system.info, timeout)
-            self._host = str(about.get("Name"))
-        return self._host == socket.gethostname()
+        if self._shares_networks is None:
+            try:
+                about = await self._calls.do(
+                    "ask about the Engine", self._docker.system.info, timeout
+                )
+            except EngineError as exc:
+                log.warning("containers are reached by their published ports: %s", exc.message)
+                about = {}
+            self._shares_networks = about.get(
+                "Name"
+            ) == socket.gethostname() and "name=rootless" not in (
+                about.get("SecurityOptions") or []
+            )
+        return self._shares_networks
 
     async def inspect(self, name: str, *, timeout: float = 10.0) -> dict[str, Any]:
         """All that the Engine knows of a container."""
         container = self._docker.containers.container(name)
-        return await self._call("look at a container", container.show, timeout)
+        return await self._calls.do("look at a container", container.show, timeout)
 
     async def image(self, name: str, *, timeout: float = 10.0) -> dict[str, Any]:
         """All that it knows of an image.
@@ -233,18 +153,18 @@ class Engine:
             NoSuchImage: it has none of this name.
         """
         look = functools.partial(self._docker.images.inspect, name)
-        return dict(await self._call(f"look at {name}", look, timeout, missing=NoSuchImage))
+        return dict(await self._calls.do(f"look at {name}", look, timeout, missing=NoSuchImage))
 
     async def pull(self, name: str, *, platform: str | None, timeout: float) -> None:
         """Get an image from its registry."""
         get = functools.partial(self._docker.images.pull, name, platform=platform)
-        await self._call(f"pull {name}", get, timeout, missing=NoSuchImage, attempt=timeout)
+        await self._calls.do(f"pull {name}", get, timeout, missing=NoSuchImage, attempt=timeout)
 
     async def log_tail(self, name: str, *, lines: int, timeout: float) -> str:
         """The last lines that a container wrote, without secrets."""
         container = self._docker.containers.container(name)
         get = functools.partial(container.log, stdout=True, stderr=True, tail=lines)
-        parts = await self._call("read a log", get, timeout)
+        parts = await self._calls.do("read a log", get, timeout)
         return self._redact("".join(parts)).rstrip("\n")
 
     async def remove(self, name: str, *, timeout: float) -> None:
@@ -262,13 +182,13 @@ class Engine:
                 raise
 
         with contextlib.suppress(NoSuchContainer):
-            await self._call("remove a container", once, timeout)
+            await self._calls.do("remove a container", once, timeout)
 
     async def containers(self, label: str, *, timeout: float = 10.0) -> list[dict[str, Any]]:
         """Containers with a label (``NAME`` or ``NAME=VALUE``), ended ones too, in short."""
         params = {"all": "true", "filters": json.dumps({"label": [label]})}
         get = functools.partial(self._docker._query_json, "containers/json", params=params)
-        found: list[dict[str, Any]] = await self._call("list containers", get, timeout)
+        found: list[dict[str, Any]] = await self._calls.do("list containers", get, timeout)
         return found
 
     async def deaths(self, label: str) -> AsyncGenerator[str, None]:
@@ -285,77 +205,3 @@ class Engine:
             await asyncio.wait([running])
             if not running.cancelled():
                 running.exception()  # the poll finds out what is wrong
-
-    # -- inside -------------------------------------------------------------------------------
-
-    async def _call(
-        self,
-        what: str,
-        once: Callable[[], Awaitable[T]],
-        timeout: float,
-        *,
-        missing: type[EngineError] = NoSuchContainer,
-        attempt: float = 15.0,
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> T:
-        """Do a call until it is done.
-
-        Args:
-            what: for messages: ``could not WHAT``.
-            once: does it once.
-            timeout: seconds for all attempts.
-            missing: what a 404 means.
-            attempt: seconds for one; an answer that was lost must not cost all the time.
-            wanted: asked before each further attempt.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        pause = _FIRST_PAUSE
-        for number in range(1, _ATTEMPTS + 1):
-            left = until - loop.time()
-            try:
-                async with self._calls, asyncio.timeout(max(0.0, min(left, attempt))):
-                    result = await self._attempt(what, once, missing)
-            except TimeoutError:
-                stumble = _Stumble(
-                    EngineError(f"could not {what}: the Docker Engine did not answer in time"),
-                    False,
-                )
-            except _Stumble as exc:
-                stumble = exc
-            else:
-                self.breaker.succeeded()
-                return result
-            self.breaker.failed(loop.time())
-            left = until - loop.time()
-            last = number >= (_ATTEMPTS_TO_CONNECT if stumble.nobody_listens else _ATTEMPTS)
-            if last or left <= 0 or not wanted():
-                raise stumble.error from stumble.__cause__
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), left))
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        raise AssertionError("unreachable")
-
-    async def _attempt(
-        self, what: str, once: Callable[[], Awaitable[T]], missing: type[EngineError]
-    ) -> T:
-        import aiohttp
-        from aiodocker import DockerError
-
-        try:
-            return await once()
-        except DockerError as exc:
-            words = self._redact(" ".join(exc.message.split()))
-            if exc.status == 404:
-                raise missing(f"could not {what}: {words}", retryable=False) from None
-            nobody = exc.status == 900 and isinstance(exc.__context__, aiohttp.ClientConnectorError)
-            if nobody:
-                words = f"no Docker Engine answers at {self.url}: start it, or set DOCKER_HOST"
-            hopeless = exc.status == 500 and any(word in words.lower() for word in _FOR_GOOD)
-            if exc.status not in _TRANSIENT or hopeless:
-                raise EngineError(f"could not {what}: {words}", retryable=False) from None
-            raise _Stumble(EngineError(f"could not {what}: {words}"), nobody) from None
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            if isinstance(exc, TimeoutError):
-                raise
-            error = EngineError(f"could not {what}: {type(exc).__name__} at {self.url}")
-            raise _Stumble(error, False) from exc

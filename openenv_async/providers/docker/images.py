@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from openenv_async.errors import WorkerStartFailed
-from openenv_async.providers.docker.engine import Engine, NoSuchImage
+from openenv_async.providers.docker.calls import NoSuchImage
+from openenv_async.providers.docker.engine import Engine
 
 __all__ = ["PullPolicy", "ensure_image"]
 

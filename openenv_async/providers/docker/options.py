@@ -1,24 +1,19 @@
-"""What a container is made of: its options, and the Engine's words for them."""
+"""What a container is made of, as the caller says it."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from openenv_async.providers.docker.owner import Owner
 from openenv_async.tokens import TOKEN_VARIABLE
 
-__all__ = ["LEASE_VARIABLE", "READ_ONLY", "ContainerOptions", "Redactor", "create_body"]
+__all__ = ["LEASE_VARIABLE", "ContainerOptions", "Redactor", "size"]
 
 LEASE_VARIABLE: Final = "OPENENV_OWNER_LEASE"
-READ_ONLY: Final = "openenv_async.read_only"
-"""Label of an image whose server writes nowhere but ``/tmp``."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MIN_LINE: Final = 8
-_USER: Final = "10001:10001"
 _UNITS: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -79,93 +74,6 @@ def size(value: int | str) -> int:
     if match is None or float(match[1]) <= 0:
         raise ValueError(f"{value!r} is no size: write 512m or 2g")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def create_body(
-    image: str,
-    config: Mapping[str, Any],
-    options: ContainerOptions,
-    owner: Owner,
-    *,
-    token: str,
-    lease: float,
-) -> dict[str, Any]:
-    """The body of the Engine's ``POST /containers/create``.
-
-    Args:
-        image: its name.
-        config: of the image, as the Engine's inspect gives it.
-        options: the caller's.
-        owner: this process.
-        token: what the server in the container will ask for.
-        lease: seconds after which it ends when its owner no longer renews.
-    """
-    port = f"{options.port}/tcp"
-    labels = config.get("Labels") or {}
-    read_only = options.read_only
-    if read_only is None:
-        read_only = labels.get(READ_ONLY) == "true"
-    variables = {
-        **options.env,
-        **options.secrets,
-        TOKEN_VARIABLE: token,
-        LEASE_VARIABLE: f"{lease:g}",
-    }
-    user = options.user
-    if user is None and (config.get("User") or "").partition(":")[0] in ("", "0", "root"):
-        user = _USER
-    memory = size(options.memory)
-    host: dict[str, Any] = {
-        # An empty host port: the Engine takes a free one, which no two starts can fight over.
-        "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
-        "Memory": memory,
-        "MemorySwap": memory,  # no swap on top of it
-        "NanoCpus": int(options.cpus * 1e9),
-        "PidsLimit": options.pids,
-        "ShmSize": size(options.shm_size),
-        "CapDrop": ["ALL"],
-        "CapAdd": list(options.cap_add),
-        "SecurityOpt": ["no-new-privileges"],
-        "ReadonlyRootfs": read_only,
-        "Tmpfs": dict(options.tmpfs) if read_only else {},
-        "Init": True,
-        "Binds": [f"{_source(name)}:{where}" for name, where in options.volumes.items()],
-        "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "8m", "max-file": "2"}},
-    }
-    if options.networks:
-        host["NetworkMode"] = options.networks[0]
-    if options.gpus is not None:
-        host["DeviceRequests"] = [_gpus(options.gpus)]
-    body: dict[str, Any] = {
-        "Image": image,
-        "Env": [f"{name}={value}" for name, value in variables.items()],
-        "Labels": {**options.labels, **owner.labels(options.lifetime)},
-        "ExposedPorts": {port: {}},
-        # Ours is the handshake; the image's would start a process every few seconds.
-        "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": host,
-    }
-    if options.command is not None:
-        body["Cmd"] = list(options.command)
-    if user is not None:
-        body["User"] = user
-    return body
-
-
-def _source(name: str) -> str:
-    """What is mounted: a path of the Engine's machine, or a named volume as it is."""
-    return os.path.abspath(os.path.expanduser(name)) if name.startswith((".", "/", "~")) else name
-
-
-def _gpus(gpus: int | str | Sequence[str]) -> dict[str, Any]:
-    """As ``docker run --gpus``: a number, ``"all"`` or the ids of devices."""
-    request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]]}
-    if gpus == "all":
-        return request | {"Count": -1}
-    if isinstance(gpus, int):
-        return request | {"Count": gpus}
-    return request | {"DeviceIDs": [gpus] if isinstance(gpus, str) else list(gpus)}
 
 
 class Redactor:

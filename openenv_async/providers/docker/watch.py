@@ -85,10 +85,9 @@ class Watch:
     async def _listen(self) -> None:
         while True:
             await self._some.wait()
-            with contextlib.suppress(OpenEnvError):
-                async with contextlib.aclosing(self._engine.deaths(self._label)) as deaths:
-                    async for id in deaths:
-                        self._look(id)
+            async with contextlib.aclosing(self._engine.deaths(self._label)) as deaths:
+                async for id in deaths:
+                    self._look(id)
             await asyncio.sleep(_LISTEN_AGAIN)
 
     async def _poll(self) -> None:

@@ -11,7 +11,7 @@ from openenv_async.providers.base import Worker, WorkerExit
 if TYPE_CHECKING:
     from openenv_async.providers.docker.provider import DockerProvider
 
-__all__ = ["DockerWorker", "direct_url", "exit_of"]
+__all__ = ["DockerWorker", "direct_url", "exit_of", "port_url"]
 
 _SIGNALLED: Final = 128
 """A shell's way of saying that a signal ended it: 128 and its number."""
@@ -47,6 +47,18 @@ class DockerWorker(Worker):
     async def aclose(self) -> None:
         """Kill and remove it."""
         await self._provider._remove(self)
+
+
+def port_url(info: dict[str, Any], port: int) -> str | None:
+    """The address of a container by the port of this machine that the Engine chose, if it did.
+
+    Args:
+        info: all that the Engine knows of it.
+        port: where its server listens.
+    """
+    ports = (info.get("NetworkSettings") or {}).get("Ports") or {}
+    published = ports.get(f"{port}/tcp") or []
+    return f"http://127.0.0.1:{published[0]['HostPort']}" if published else None
 
 
 def direct_url(info: dict[str, Any], port: int) -> str | None:

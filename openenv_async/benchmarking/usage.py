@@ -1,0 +1,103 @@
+"""What a run cost on both sides: CPU time and memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from openenv_async.benchmarking.asking import get_json
+from openenv_async.errors import OpenEnvError
+
+__all__ = ["ServerMeter", "Usage", "own_rss"]
+
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one side used while the clock ran.
+
+    Attributes:
+        cpu_us_per_step: microseconds of CPU, all its processes together; ``None`` if unknown.
+        cpu_share: of one core; ``None`` if unknown.
+        rss_bytes: memory at the end; ``None`` if unknown.
+        measured_by: who looked.
+    """
+
+    cpu_us_per_step: float | None
+    cpu_share: float | None
+    rss_bytes: int | None
+    measured_by: str
+
+
+class ServerMeter:
+    """CPU seconds and memory of the server: from /proc where it is ours, else as it says."""
+
+    def __init__(self, url: str, token: str | None, pid: int | None) -> None:
+        self._url = url
+        self._token = token
+        self._pid = pid if pid is not None and Path(f"/proc/{pid}/stat").exists() else None
+        self.measured_by = "nobody: it has no GET /stats"
+        if self._pid is not None:
+            self.measured_by = "this process from /proc, its child processes included"
+
+    async def read(self) -> tuple[float, int] | None:
+        """CPU seconds so far and bytes resident; ``None`` when unknown."""
+        if self._pid is not None:
+            return _of_processes(self._pid)
+        try:
+            stats = await get_json(self._url, "/stats", self._token)
+        except OpenEnvError:
+            return None
+        if not isinstance(stats, dict) or "cpu_seconds" not in stats:
+            return None
+        self.measured_by = "itself (GET /stats), its own process only"
+        return float(stats["cpu_seconds"]), int(stats.get("rss_bytes") or 0)
+
+    def usage(
+        self,
+        before: tuple[float, int] | None,
+        after: tuple[float, int] | None,
+        steps: int,
+        elapsed: float,
+    ) -> Usage:
+        """The difference of two readings."""
+        if before is None or after is None:
+            return Usage(None, None, None, self.measured_by)
+        cpu = after[0] - before[0]
+        return Usage(cpu * 1e6 / steps, cpu / elapsed, after[1] or None, self.measured_by)
+
+
+def _of_processes(pid: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of a process and its descendants (Linux)."""
+    facts: dict[int, tuple[int, float, int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        seconds = (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+        facts[int(path.parent.name)] = (int(fields[1]), seconds, int(fields[21]))
+    family = {pid}
+    while True:
+        children = {each for each, (parent, *_) in facts.items() if parent in family} - family
+        if not children:
+            break
+        family |= children
+    known = [facts[each] for each in family if each in facts]
+    pages = sum(rss for *_, rss in known)
+    return sum(seconds for _, seconds, _ in known), pages * resource.getpagesize()
+
+
+def own_rss() -> int:
+    """Bytes resident of this process; the peak where /proc is missing."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
