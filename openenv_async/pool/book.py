@@ -349,7 +349,7 @@ class Book:
     def seconds_at(self, now: float) -> Seconds:
         """The seconds so far, those of the workers that live included."""
         sums = Seconds(*(getattr(self.seconds, name) for name in Seconds.__slots__))
-        for worker in self.workers.values():
+        for worker in list(self.workers.values()):
             spent = now - worker.since
             if worker.phase is Phase.STARTING:
                 sums.starting += spent

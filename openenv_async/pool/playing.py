@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from openenv_async.outlasting import outlast
 from openenv_async.rollouts import (
     EpisodeStream,
     GroupStream,
@@ -16,6 +17,7 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.results import Results
 from openenv_async.types import Outcome
 
 __all__ = ["Mapped", "Playing"]
@@ -169,79 +171,35 @@ class Playing:
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {concurrency}")
-        work = _Work(enumerate(items), 2 * concurrency)
+        results: Results[Mapped[ItemT, ValueT]] = Results(2 * concurrency)
+        left = iter(enumerate(items))
         limit = min(concurrency, len(items)) if isinstance(items, Sequence) else concurrency
 
         async def player() -> None:
-            for index, item in work.items:
+            for index, item in left:
                 made: Mapped[ItemT, ValueT] = Mapped(index, item)
                 try:
                     async with self.session(**session) as env:
                         made.value = await function(env, item)
                 except Exception as exc:
                     made.error = exc
-                await work.put(made)
+                results.put(made)
+                await results.room()
+
+        def over() -> bool:
+            return all(task.done() for task in players)
 
         players = [
             asyncio.create_task(player(), name=f"openenv-map-{number}") for number in range(limit)
         ]
         for task in players:
-            task.add_done_callback(work.player_ended)
-        work.players = len(players)
+            task.add_done_callback(lambda _: results.wake())
         try:
-            while (result := await work.next()) is not None:
+            while (result := await results.next(over)) is not None:
                 yield result
             for task in players:
                 task.result()  # what iterating over ``items`` raised
         finally:
-            await _cancel(players)
-
-
-class _Work:
-    """What the players of one ``map`` share: the items left, and the results not yet read."""
-
-    def __init__(self, items: Iterator[Any], most: int) -> None:
-        self.items = items
-        self.players = 0
-        self._most = most
-        self._ready: list[Any] = []
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    async def put(self, result: Any) -> None:
-        """Add a result, then wait until the reader has not too many of them before it."""
-        self._ready.append(result)
-        self._news.set()
-        if len(self._ready) >= self._most:
-            self._room.clear()
-        await self._room.wait()
-
-    async def next(self) -> Any:
-        """The next result; ``None`` when there are no more."""
-        while not self._ready:
-            if not self.players:
-                return None
-            self._news.clear()
-            await self._news.wait()
-        self._room.set()
-        return self._ready.pop(0)
-
-    def player_ended(self, _: object) -> None:
-        self.players -= 1
-        self._news.set()
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel and wait, however often the caller is cancelled meanwhile."""
-    pending = {task for task in tasks if not task.done()}
-    for task in pending:
-        task.cancel()
-    interrupted: asyncio.CancelledError | None = None
-    while pending:
-        try:
-            _, pending = await asyncio.wait(pending)
-        except asyncio.CancelledError as exc:
-            interrupted = exc
-    if interrupted is not None:
-        raise interrupted
+            for task in players:
+                task.cancel()
+            await outlast(*players)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.pool.book import Seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["PoolStatistics"]
+__all__ = ["PoolStatistics", "read_between_turns"]
+
+_TURN: Final = 1.0
+"""Seconds to wait for a turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +61,37 @@ class PoolStatistics:
                 table.add_row(name.replace("_", " "), f"{count:,}")
         for name in ("used", "idle", "starting", "wasted"):
             table.add_row(f"worker seconds {name}", f"{getattr(self.seconds, name):.1f}")
+
+
+def read_between_turns(
+    loop: asyncio.AbstractEventLoop, read: Callable[[], PoolStatistics]
+) -> PoolStatistics:
+    """A reading of what ``loop`` changes, from any thread: never in the middle of a change.
+
+    A loop that gives no turn for a second is busy with other code than the pool's, whose turns
+    are short: then it is read as it stands.
+    """
+    if _runs_here(loop) or not loop.is_running():
+        return read()
+    reading: concurrent.futures.Future[PoolStatistics] = concurrent.futures.Future()
+
+    def take_turn() -> None:
+        if reading.set_running_or_notify_cancel():
+            reading.set_result(read())
+
+    try:
+        loop.call_soon_threadsafe(take_turn)
+    except RuntimeError:  # it was closed meanwhile
+        return read()
+    try:
+        return reading.result(_TURN)
+    except TimeoutError:
+        reading.cancel()
+        return read()
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

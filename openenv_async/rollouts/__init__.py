@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from openenv_async.rollouts.batching import BatchedPolicy
-from openenv_async.rollouts.collection import Retry, Source, collect, collect_all
+from openenv_async.rollouts.collection import collect, collect_all
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
+from openenv_async.rollouts.options import Retry
 from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, fetch_schema, load_policy
 from openenv_async.rollouts.replaying import Difference, replay
 from openenv_async.rollouts.responding import ResponderPolicy
 from openenv_async.rollouts.run import rollout
-from openenv_async.rollouts.streaming import (
-    EpisodeStream,
-    GroupStream,
-    VersionedPolicy,
-    stream,
-    stream_groups,
-)
+from openenv_async.rollouts.sources import Source
+from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
 from openenv_async.rollouts.summary import Reservoir, Summary
 from openenv_async.rollouts.trajectory import Trajectory, Transition
+from openenv_async.rollouts.versions import VersionedPolicy
 from openenv_async.rollouts.writers import (
     JsonlWriter,
     ParquetWriter,

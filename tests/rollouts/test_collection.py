@@ -158,7 +158,7 @@ async def test_a_full_server_is_waited_for() -> None:
 
 
 async def test_a_server_that_stays_full_fails_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openenv_async.rollouts.collection._OPEN_WAIT", 0.0)
+    monkeypatch.setattr("openenv_async.rollouts.sessions._OPEN_WAIT", 0.0)
     async with (
         serve(Counting, options=EngineOptions(max_sessions=1)) as url,
         GenericEnvClient(url),

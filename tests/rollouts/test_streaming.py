@@ -208,6 +208,41 @@ async def test_leaving_it_cancels_the_environments() -> None:
     assert Hanging.closed >= 1
 
 
+async def test_a_reader_that_is_cancelled_twice_still_closes_its_sessions() -> None:
+    reading, closing, gate = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    closed: list[int] = []
+
+    class SlowToClose:
+        async def reset(self, **options: Any) -> Any:
+            reading.set()
+            await asyncio.get_running_loop().create_future()
+
+        async def close(self) -> None:
+            closing.set()
+            try:
+                await gate.wait()
+            finally:
+                closed.append(1)
+
+    async def read() -> None:
+        async with stream(SlowToClose, move, concurrency=1) as episodes:
+            await anext(episodes)
+
+    reader = asyncio.create_task(read())
+    closed_at_end: list[int] = []
+    reader.add_done_callback(lambda _: closed_at_end.append(len(closed)))
+    await reading.wait()
+    reader.cancel()
+    await closing.wait()
+    reader.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert closed_at_end == [1]
+
+
 async def test_a_pool_is_a_source() -> None:
     provider = ProcessProvider("tests.rollouts.environments:Counting")
     async with (

@@ -1,0 +1,65 @@
+"""The numbers that govern a pool: how many workers and slots, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from openenv_async.pool.book import Book, SourceRules
+from openenv_async.providers.base import Provider
+
+__all__ = ["PoolSettings"]
+
+_MAX_WORKERS: Final = 8
+_ANY_NUMBER: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """Arguments of ``EnvPool``, by the same names, once they are known to make sense.
+
+    Raises:
+        ValueError: they do not.
+    """
+
+    max_workers: int | None
+    sessions_per_worker: int
+    min_workers: int
+    warm_workers: int
+    idle_ttl: float | None
+    max_lifetime: float | None
+    max_uses: int | None
+    acquire_timeout: float | None
+    start_timeout: float
+    connections: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_workers", "sessions_per_worker", "max_uses", "connections"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        for name in ("min_workers", "warm_workers"):
+            count = getattr(self, name)
+            if not 0 <= count <= (self.max_workers or count):
+                raise ValueError(
+                    f"{name} must be 0 to {self.max_workers} (max_workers), got {count}"
+                )
+
+    def book(self, providers: Sequence[Provider]) -> Book:
+        """An empty book with these rules."""
+        return Book(
+            [self._rules(provider) for provider in providers],
+            min_workers=self.min_workers,
+            warm_workers=self.warm_workers,
+            idle_ttl=self.idle_ttl,
+            max_lifetime=self.max_lifetime,
+            max_uses=self.max_uses,
+        )
+
+    def _rules(self, provider: Provider) -> SourceRules:
+        most = self.max_workers
+        if most is None:
+            owned = provider.owns_workers
+            most = max(_MAX_WORKERS, self.min_workers) if owned else _ANY_NUMBER
+        return SourceRules(most, self.sessions_per_worker, free=not provider.owns_workers)
