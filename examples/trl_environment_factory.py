@@ -25,9 +25,10 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import tokenizers
 import torch
+from cpu_training import config, logged, parser, prepare, tenths  # type: ignore[import-not-found]  # beside this file
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
-from trl import GRPOConfig, GRPOTrainer
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
 from openenv_async.integrations.trl import make_environment_factory
@@ -100,26 +101,8 @@ def demonstrate(model: Any, tokenizer: Any, tools: list[Any], steps: int) -> Non
         optimizer.zero_grad()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--demonstrations", type=int, default=200)
-    parser.add_argument("--secret", type=int, default=11, help="the number, 1 to 15")
-    parser.add_argument("--tokens", type=int, default=96, help="of a completion, tools included")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--smoke", action="store_true", help="2 steps")
-    args = parser.parse_args()
-    if args.smoke:
-        args.steps, args.demonstrations, args.tokens = 2, 5, 24
-    torch.set_num_threads(args.threads)
-    set_seed(args.seed)
-    begun = time.perf_counter()
-    model, tokenizer = tiny()
-    # An episode in which the model never guesses is its own doing: it is worth 0, not left out.
-    factory = make_environment_factory("chat", tools=[guess], unplayed_reward=0.0, name="Guessing")
-    demonstrate(model, tokenizer, [factory().guess], args.demonstrations)
+def train(model: Any, tokenizer: Any, factory: Any, args: argparse.Namespace) -> Any:
+    """Train; what was logged of each step."""
     rows = [
         {"prompt": [{"role": "user", "content": ""}], "task": f"guess-{args.secret}", "seed": n}
         for n in range(args.steps)
@@ -130,35 +113,42 @@ def main() -> None:
             processing_class=tokenizer,
             environment_factory=factory,
             train_dataset=Dataset.from_list(rows),
-            args=GRPOConfig(
-                output_dir=folder,
+            args=config(
+                args,
+                folder,
                 seed=args.seed,
-                max_steps=args.steps,
-                per_device_train_batch_size=GENERATIONS,
-                num_generations=GENERATIONS,
-                max_completion_length=args.tokens,
+                batch=GENERATIONS,
+                generations=GENERATIONS,
                 max_tool_calling_iterations=1,
-                learning_rate=args.learning_rate,
-                lr_scheduler_type="constant",
-                beta=0.0,
-                gradient_checkpointing=False,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
             ),
         )
         trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
-    rewards = [entry["reward"] for entry in logged]
-    few = max(1, len(rewards) // 10)
+    return logged(trainer)
+
+
+def main() -> None:
+    options = parser(__doc__, steps=30, tokens=96, learning_rate=5e-4)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--demonstrations", type=int, default=200)
+    options.add_argument("--secret", type=int, default=11, help="the number, 1 to 15")
+    args = options.parse_args()
+    if args.smoke:
+        args.steps, args.demonstrations, args.tokens = 2, 5, 24
+    prepare(args, args.seed)
+    begun = time.perf_counter()
+    model, tokenizer = tiny()
+    # An episode in which the model never guesses is its own doing: it is worth 0, not left out.
+    factory = make_environment_factory("chat", tools=[guess], unplayed_reward=0.0, name="Guessing")
+    demonstrate(model, tokenizer, [factory().guess], args.demonstrations)
+    entries = train(model, tokenizer, factory, args)
+    rewards = [entry["reward"] for entry in entries]
+    first, last = tenths(rewards)
     report = {
         "seed": args.seed,
         "steps": len(rewards),
-        "first": round(fmean(rewards[:few]), 3),
-        "last": round(fmean(rewards[-few:]), 3),
-        "calls an episode": round(fmean(e["tools/call_frequency"] for e in logged), 3),
+        "first": round(first, 3),
+        "last": round(last, 3),
+        "calls an episode": round(fmean(e["tools/call_frequency"] for e in entries), 3),
         "seconds": round(time.perf_counter() - begun, 1),
         "rewards": [round(each, 3) for each in rewards],
     }

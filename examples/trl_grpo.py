@@ -26,6 +26,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from chat_env.local import packaged_model
 from chat_env.tokenizer import load_tokenizer
+from cpu_training import config, logged, parser, prepare, tenths  # type: ignore[import-not-found]  # beside this file
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -35,7 +36,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     set_seed,
 )
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from openenv_async.integrations.trl import (
     RolloutFunc,
@@ -104,50 +105,24 @@ def train(
             reward_funcs=rollout_reward,
             rollout_func=rollouts,
             train_dataset=Dataset.from_list(rows),
-            args=GRPOConfig(
-                output_dir=folder,
-                seed=seed,
-                max_steps=args.steps,
-                per_device_train_batch_size=args.prompts * GENERATIONS,
-                num_generations=GENERATIONS,
-                max_completion_length=args.tokens,
-                learning_rate=args.learning_rate,
-                lr_scheduler_type="constant",
-                beta=0.0,
-                gradient_checkpointing=False,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
+            args=config(
+                args, folder, seed=seed, batch=args.prompts * GENERATIONS, generations=GENERATIONS
             ),
         )
         trainer.train()
-    return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-
-
-def tenths(rewards: list[float]) -> tuple[float, float]:
-    """The mean reward over the first and the last tenth of the steps."""
-    few = max(1, len(rewards) // 10)
-    return fmean(rewards[:few]), fmean(rewards[-few:])
+    return [entry["reward"] for entry in logged(trainer)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", help="a folder or GGUF file")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--prompts", type=int, default=2, help="episodes a step, each 8 times")
-    parser.add_argument("--tokens", type=int, default=8, help="of a completion")
-    parser.add_argument("--layers", type=int, default=6, help="that are trained")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--smoke", action="store_true", help="a tiny random model, 2 steps")
-    args = parser.parse_args()
+    options = parser(__doc__, steps=20, tokens=8, learning_rate=2e-4)
+    options.add_argument("--model", help="a folder or GGUF file")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--prompts", type=int, default=2, help="episodes a step, each 8 times")
+    options.add_argument("--layers", type=int, default=6, help="that are trained")
+    args = options.parse_args()
     if args.smoke:
         args.seeds, args.steps, args.prompts = [0], 2, 1
-    torch.set_num_threads(args.threads)
-    set_seed(args.seeds[0])
+    prepare(args, args.seeds[0])
     model, tokenizer = tiny() if args.smoke else load(args.model)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     rollouts = make_rollout_func("chat", reset=reset_from_json)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openenv_async.client.env import EnvClient, GenericEnvClient
     from openenv_async.client.http import HTTPEnvClient
     from openenv_async.client.sync import SyncEnvClient
-    from openenv_async.engine.engine import EngineOptions
+    from openenv_async.engine.options import EngineOptions
     from openenv_async.environment import Environment
     from openenv_async.errors import OpenEnvError
     from openenv_async.inprocess import connect
@@ -63,7 +63,7 @@ __all__ = [
 _HOMES = {
     "AutoAction": "auto",
     "AutoEnv": "auto",
-    "EngineOptions": "engine.engine",
+    "EngineOptions": "engine.options",
     "EnvClient": "client.env",
     "EnvPool": "pool",
     "Environment": "environment",

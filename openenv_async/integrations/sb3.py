@@ -65,14 +65,14 @@ class OpenEnvVecEnv(VecEnv):
     """
 
     def __init__(self, source: Source, num_envs: int, **options: Any) -> None:
-        self.vector: GymVectorEnv = _Rows(
-            source, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
-        )
         self._attributes: list[dict[str, Any]] = [{"render_mode": None} for _ in range(num_envs)]
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._begun = time.time()
         self._whole = np.ones(num_envs, np.bool_)
+        self.vector: GymVectorEnv = _Rows(
+            source, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
+        )
         try:
             super().__init__(
                 num_envs, self.vector.single_observation_space, self.vector.single_action_space
@@ -231,24 +231,8 @@ class MaskedRolloutBuffer(RolloutBuffer):
         return super()._get_samples(batch_inds[~self.masked[batch_inds]], env)
 
 
-class MaskedDictRolloutBuffer(DictRolloutBuffer):
+class MaskedDictRolloutBuffer(MaskedRolloutBuffer, DictRolloutBuffer):
     """As ``MaskedRolloutBuffer``, for observations that are dicts."""
-
-    masked: np.ndarray[Any, Any]
-
-    def compute_returns_and_advantage(self, last_values: Any, dones: Any) -> None:
-        """As the base class, with failed steps as ends."""
-        self.masked = _leave_out(self, lambda: self._compute(last_values, dones))
-
-    def _compute(self, last_values: Any, dones: Any) -> None:
-        super().compute_returns_and_advantage(last_values, dones)
-
-    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Minibatches of the steps that were."""
-        return _kept(super().get(batch_size))
-
-    def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
-        return super()._get_samples(batch_inds[~self.masked[batch_inds]], env)
 
 
 def _leave_out(buffer: RolloutBuffer, compute: Any) -> np.ndarray[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.loop_thread import background_loop
@@ -13,7 +13,10 @@ from openenv_async.localserver import LocalServer
 from openenv_async.rollouts.policies import fetch_schema
 from openenv_async.types import Timeouts
 
-__all__ = ["ServedEnvironment", "Source"]
+__all__ = ["URL_SCHEMES", "ServedEnvironment", "Source"]
+
+URL_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
+"""What begins otherwise is the name of an environment."""
 
 Source = str | EnvClient[Any, Any, Any] | SyncEnvClient[Any, Any, Any]
 """A URL, the name of an installed environment (or what else ``openenv-async serve`` takes), or a
@@ -48,31 +51,17 @@ class ServedEnvironment:
     ) -> None:
         self._server: LocalServer | None = None
         self._pid = os.getpid()
-        if isinstance(source, str) and not source.startswith(
-            ("http://", "https://", "ws://", "wss://")
-        ):
+        if isinstance(source, str) and not source.startswith(URL_SCHEMES):
             self._server = LocalServer(source, params, arguments=arguments)
             background_loop().run(self._server.__aenter__())
             source = self._server.url
         elif params:
             raise ValueError("a running server has its arguments already: params= belongs to names")
-        if isinstance(source, str):
-            client: EnvClient[Any, Any, Any] = GenericEnvClient(
-                source, token=token, timeouts=timeouts
-            )
-        else:
-            given = source.client if isinstance(source, SyncEnvClient) else source
-            client = GenericEnvClient(
-                given.base_url,
-                token=token or given._token,
-                timeouts=timeouts or given.timeouts,
-                limits=given.limits,
-                options=given._options,
-                subprotocol=given._subprotocol,
-                headers=given._headers,
-                ssl=given._ssl,
-            )
-        self.client = client
+        try:
+            self.client = _client_of(source, token, timeouts)
+        except BaseException:
+            self.close()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_server": None}
@@ -101,3 +90,21 @@ class ServedEnvironment:
         server, self._server = self._server, None
         if server is not None and self._pid == os.getpid():
             background_loop().run(server.aclose())
+
+
+def _client_of(
+    source: Source, token: str | None, timeouts: Timeouts | None
+) -> EnvClient[Any, Any, Any]:
+    if isinstance(source, str):
+        return GenericEnvClient(source, token=token, timeouts=timeouts)
+    given = source.client if isinstance(source, SyncEnvClient) else source
+    return GenericEnvClient(
+        given.base_url,
+        token=token or given._token,
+        timeouts=timeouts or given.timeouts,
+        limits=given.limits,
+        options=given._options,
+        subprotocol=given._subprotocol,
+        headers=given._headers,
+        ssl=given._ssl,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import multiprocessing
@@ -12,12 +13,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # its stubs are not among our tools
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium_env.environment import InlineGymnasiumEnvironment
 
 from openenv_async import Environment
 from openenv_async.errors import (
+    ConnectionLost,
     EnvironmentRaised,
     EpisodeEnded,
     EpisodeNotStarted,
@@ -283,6 +286,60 @@ def test_a_name_starts_a_server_that_ends_with_it() -> None:
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def servers() -> list[int]:
+    """The server processes that this one started, and which have not ended."""
+    children = psutil.Process().children()
+    return [child.pid for child in children if "openenv_async.cli" in child.cmdline()]
+
+
+class Unbatched(gymnasium.Space[Any]):
+    """A space that no batch can be made of."""
+
+    is_np_flattenable = False
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "options"),
+    [
+        (GymEnv, ValueError, {"token": "two\nlines"}),
+        (GymEnv, OperationUnsupported, {"action_field": "nothing"}),
+        (functools.partial(GymVectorEnv, num_envs=0), ValueError, {}),
+        (
+            functools.partial(GymVectorEnv, num_envs=2),
+            Exception,
+            {"observation_space": Unbatched(), "decode_observation": lambda plain: plain},
+        ),
+    ],
+)
+def test_one_that_cannot_be_made_leaves_no_server(
+    make: Any, error: type[Exception], options: dict[str, Any]
+) -> None:
+    with pytest.raises(error):
+        make("gymnasium-inline", params={"id": "CartPole-v1"}, **options)
+    assert servers() == []
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_the_server_ends_although_the_session_does_not_close(vector: bool) -> None:
+    class Gone:
+        def close(self) -> None:
+            raise ConnectionLost("the network is gone")
+
+    params = {"id": "CartPole-v1"}
+    env: Any
+    if vector:
+        env = GymVectorEnv("gymnasium-inline", 1, params=params)
+        env.sessions.close()
+        env.sessions = Gone()
+    else:
+        env = GymEnv("gymnasium-inline", params=params)
+        env._client.close()
+        env._client = Gone()
+    with pytest.raises(ConnectionLost):
+        env.close()
+    assert servers() == []
 
 
 def test_the_seed_goes_on_in_a_new_session(cartpole: str) -> None:

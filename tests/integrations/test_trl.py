@@ -1,4 +1,6 @@
-"""The TRL adapters: episodes as rows, failures masked, environments as tools (R02, R37).
+"""The TRL adapters: episodes as rows, failures masked, environments as tools (R02).
+
+What R37 asks for: ``tests/requirements/test_r37.py``.
 
 Most need no TRL: its contract is small. The last ones run TRL's own trainer on a tiny model.
 """
@@ -23,10 +25,12 @@ from typing import Any
 import pytest
 
 from openenv_async import Timeouts
-from openenv_async.errors import CallerError, InvalidOption, SessionClosed, TargetNotFound
+from openenv_async.errors import ConnectionLost, InvalidOption, SessionClosed
 from openenv_async.integrations.trl import (
     ChatFormat,
+    SharedSource,
     TextFormat,
+    close_all,
     episode_rows,
     make_environment_factory,
     make_reward_func,
@@ -37,7 +41,7 @@ from openenv_async.integrations.trl import (
 )
 from openenv_async.pool import EnvPool, SyncEnvPool
 from tests.integrations.serving import served
-from tests.integrations.trl_worlds import CutClient, Dying, Talk
+from tests.integrations.trl_worlds import CutClient, Dying, Talk, say
 
 ROOT = Path(__file__).resolve().parents[2]
 END = 256
@@ -271,6 +275,41 @@ def test_what_is_wrong_with_the_call_is_raised_and_nothing_stays_open(talk: str)
         rollouts(prompts_of({}), TRAINER)
 
 
+def test_what_is_not_closed_in_time_is_told_beside_what_went_wrong(
+    talk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(trainer: Any, prompt_ids: Any, most: int) -> Any:
+        raise MemoryError("out of memory")
+
+    rollouts = talking(talk)
+    rollouts.generate = broken
+    with pytest.raises(MemoryError) as caught:
+        rollouts(prompts_of({}, {}), TRAINER)
+    assert not hasattr(caught.value, "__notes__")
+    monkeypatch.setattr("openenv_async.integrations.trl.rollouts._CLOSE_PATIENCE", 0.0)
+    with pytest.raises(MemoryError) as caught:
+        rollouts(prompts_of({}, {}), TRAINER)
+    assert "not closed within 0 s" in caught.value.__notes__[0]
+    rollouts.close()
+
+
+def test_a_source_that_does_not_close_keeps_no_other_open(
+    talk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck:
+        def close(self) -> None:
+            raise ConnectionLost("the network is gone")
+
+    source = SharedSource(talk)
+    monkeypatch.setattr(
+        "openenv_async.integrations.trl.shared._open", {"": Stuck(), source.key: source}
+    )
+    with pytest.raises(ConnectionLost):
+        close_all()
+    with pytest.raises(SessionClosed):
+        source.client()
+
+
 def test_pools_are_taken_and_stay_their_givers(talk: str) -> None:
     with SyncEnvPool.from_url(talk, sessions_per_worker=2) as pool:
         rollouts = talking(pool)
@@ -284,41 +323,6 @@ def test_pools_are_taken_and_stay_their_givers(talk: str) -> None:
 
 
 # -- tools --------------------------------------------------------------------------------------
-
-
-def say(text: str) -> Any:
-    """Say something.
-
-    Args:
-        text: What to say.
-    """
-    return {"text": text}
-
-
-def test_r37_an_instance_has_reset_reward_and_tools_and_nothing_else(talk: str) -> None:
-    factory = make_environment_factory(talk, tools=[say])
-    env = factory()
-    public = [
-        name
-        for name, _ in inspect.getmembers(type(env), predicate=inspect.isfunction)
-        if not name.startswith("_")
-    ]
-    assert sorted(public) == ["get_reward", "reset", "say"]
-    assert inspect.signature(env.say) == inspect.Signature(
-        [inspect.Parameter("text", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)],
-        return_annotation=str,
-    )
-    assert env.reset(prompt="x", seed=7, answer=4) == "seed 7:"
-    assert env.get_reward() is None
-    assert env.say(text="abc") == "<abc>"
-    assert env.get_reward() == 3.0
-    assert env.say("de") == "<de>\n(The episode is over.)"
-    with pytest.raises(CallerError, match="over"):
-        env.say("more")
-    assert env.get_reward() == 5.0
-    assert env.reset(seed=8) == "seed 8:"
-    assert env.get_reward() is None
-    factory.close()
 
 
 @pytest.mark.parametrize("fault", ["raises", "reset raises", "cut"])
@@ -354,26 +358,6 @@ def test_a_call_that_does_not_fit_is_told_and_costs_nothing(talk: str) -> None:
     factory.close()
 
 
-def test_r37_instances_share_one_pool_and_copies_too(talk: str) -> None:
-    factory = make_environment_factory(talk, tools=[say])
-    envs = [factory() for _ in range(8)]
-    for env in envs:
-        env.reset()
-    pool = factory.source._pool
-    assert pool is not None
-    assert (pool.statistics().ready, pool.statistics().sessions) == (1, 8)
-    connections = {env._client.connection for env in envs}
-    assert len(connections) == 1
-    copy = pickle.loads(pickle.dumps(factory))
-    assert copy.source is factory.source
-    again = pickle.loads(pickle.dumps(envs[0]))
-    assert type(again).__name__ == type(envs[0]).__name__
-    assert again.reset(seed=5) == "seed 5:"
-    factory.close()
-    with pytest.raises(SessionClosed):
-        factory().reset()
-
-
 def test_r48_a_factory_travels_to_another_process(talk: str, tmp_path: Path) -> None:
     factory = make_environment_factory(talk, tools=[say])
     factory().reset()
@@ -394,35 +378,6 @@ def test_r48_a_factory_travels_to_another_process(talk: str, tmp_path: Path) -> 
     factory.close()
     assert done.stdout.split("\n")[0] == "seed 9: <abcd> 4.0", done.stderr
     assert done.stderr == ""
-
-
-def test_r37_an_unknown_name_fails_at_construction() -> None:
-    for make in (make_rollout_func, make_environment_factory):
-        with pytest.raises(TargetNotFound):
-            make("no-such-environment")
-
-
-def test_r37_everything_is_released_at_exit(tmp_path: Path) -> None:
-    """A trainer closes nothing: the server process that was started is gone all the same."""
-    code = """
-from openenv_async.integrations.trl import make_environment_factory
-factory = make_environment_factory("echo")
-env = factory()
-print(env.reset(), "|", env.act(message="hi"))
-print(factory.source._pool.workers[0].pid)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "Echo: hi" in lines[0]
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(lines[1]), 0)
 
 
 def nameless(text: str) -> Any:

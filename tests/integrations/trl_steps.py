@@ -116,6 +116,7 @@ def smoke(name: str) -> Row:
     """The report of an example's smoke run."""
     path = Path(__file__).resolve().parents[2] / "examples" / name
     sys.argv = [str(path), "--smoke", "--threads", "1"]
+    sys.path[0] = str(path.parent)  # as for a script that is started itself
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         runpy.run_path(str(path), run_name="__main__")

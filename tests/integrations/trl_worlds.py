@@ -66,3 +66,12 @@ class CutClient(GenericEnvClient):
             raise ConnectionLost("the network is gone")
         self._cut_after -= 1
         return await super().step(action, timeout=timeout)
+
+
+def say(text: str) -> Any:
+    """Say something.
+
+    Args:
+        text: What to say.
+    """
+    return {"text": text}

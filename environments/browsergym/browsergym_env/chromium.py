@@ -142,11 +142,10 @@ def _alive(task: asyncio.Task[_Launched]) -> bool:
 
 
 async def _stop(task: asyncio.Task[_Launched]) -> None:
-    try:
-        launched = await task
-    except EnvironmentStartFailed:
-        return  # whoever waited was told
-    await launched.stop()
+    await asyncio.wait([task])
+    if task.cancelled() or task.exception() is not None:
+        return  # whoever waited for it was told
+    await task.result().stop()
 
 
 async def _launch(former: asyncio.Task[_Launched] | None) -> _Launched:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # its stubs are not among our tools
 import pytest
@@ -117,6 +118,23 @@ async def test_a_cancelled_reset_leaves_nothing_and_spoils_no_other() -> None:
         await task
     await third.close()
     assert chromiums() == []
+
+
+async def test_a_launch_that_failed_in_a_way_of_its_own_is_not_the_next_one_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def out_of_memory() -> Any:
+        raise MemoryError("no memory for a browser")
+
+    monkeypatch.setenv("BROWSERGYM_CHROMIUM", "/nothing/here")
+    shared, user = shared_chromium(), object()
+    shared._launch = asyncio.create_task(out_of_memory())
+    with pytest.raises(MemoryError):
+        await shared.browser(user)
+    with pytest.raises(EnvironmentStartFailed, match="/nothing/here"):
+        await shared.browser(user)  # tried anew, and told why this one fails
+    await shared.leave(user)
+    assert shared.users == 0
 
 
 @browser

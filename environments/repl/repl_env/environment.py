@@ -11,7 +11,7 @@ from typing import Any, Final
 from coding_env.sandbox import Execution, Limits, Sandbox
 
 from openenv_async import Environment, StepResult
-from openenv_async.errors import EpisodeNotStarted
+from openenv_async.errors import EpisodeNotStarted, OpenEnvError
 from openenv_async.responders import Responder, load_responder
 from repl_env.answers import PRELUDE, is_right, printed_answer
 from repl_env.language import LanguageModel
@@ -161,6 +161,8 @@ class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
         Raises:
             EpisodeNotStarted: the last step was cut off, and its interpreter with it.
             EnvironmentDied: the interpreter was lost, through no fault of the code.
+            ResponderFailed, DeadlineExceeded: the model that the code asked gave no answer; the
+                step is not counted.
         """
         if not self._sandbox.usable:
             raise EpisodeNotStarted("the interpreter is gone with the step before: call reset()")
@@ -174,6 +176,11 @@ class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
             self._answer = await self._found(action, execution.stdout)
         else:
             await self._look()
+        try:
+            self._model.check()
+        except OpenEnvError:
+            self._answer = None  # such a step is not scored: it may be taken again
+            raise
         self._seconds += time.monotonic() - began
         self._iteration += 1
         terminated = self._answer is not None

@@ -6,13 +6,15 @@ import asyncio
 import random
 from typing import Any, Final
 
-from openenv_async.errors import InvalidOption
+from openenv_async.errors import InvalidOption, OpenEnvError
 from openenv_async.responders import Responder
 
 __all__ = ["LanguageModel"]
 
 _MAX_PROMPT_SIZE: Final = 1 << 20
 _CONCURRENCY: Final = 8
+_REFUSALS: Final = (400, 413, 422)
+"""HTTP status of answers that find fault with the question, such as a prompt that is too long."""
 
 
 class LanguageModel:
@@ -32,10 +34,21 @@ class LanguageModel:
         self._responder = responder
         self._max_calls, self._max_tokens = max_calls, max_tokens
         self._seed = 0
+        self._failure: OpenEnvError | None = None
 
     def begin(self, seed: int) -> None:
         """A new episode."""
-        self.calls, self._seed = 0, seed
+        self.calls, self._seed, self._failure = 0, seed, None
+
+    def check(self) -> None:
+        """Raise what kept the model from answering, if something did: it is no fault of the code.
+
+        Raises:
+            ResponderFailed, DeadlineExceeded: as the responder raised it.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     async def query(self, *args: Any) -> str:
         """``llm_query(prompt)``."""
@@ -78,6 +91,9 @@ class LanguageModel:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(first + i, text)) for i, text in enumerate(prompts)]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # one is enough for the code to know
+        except ExceptionGroup as failed:
+            error = failed.exceptions[0]  # one is enough for the code to know
+            if isinstance(error, OpenEnvError) and error.detail.get("status") not in _REFUSALS:
+                self._failure = error
+            raise error from None
         return [task.result() for task in tasks]

@@ -18,7 +18,13 @@ from repl_env.policies import GrepPolicy
 from openenv_async import EnvClient, Timeouts, connect, serve
 from openenv_async.discovery import find_target
 from openenv_async.engine import EngineOptions
-from openenv_async.errors import DeadlineExceeded, EpisodeNotStarted, InvalidAction, InvalidOption
+from openenv_async.errors import (
+    DeadlineExceeded,
+    EpisodeNotStarted,
+    InvalidAction,
+    InvalidOption,
+    ResponderFailed,
+)
 from openenv_async.responders import Reply, ScriptedResponder
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.testing import check_environment
@@ -171,6 +177,41 @@ async def test_a_scripted_model_by_its_text_and_none_at_all() -> None:
         assert "serve with a responder" in result.observation.result.stderr
     with pytest.raises(InvalidOption):
         REPLEnvironment(responder="nobody")
+
+
+@pytest.mark.parametrize(
+    "code", ["llm_query('?')", "try: llm_query('?')\nexcept RuntimeError: FINAL(3)"]
+)
+async def test_a_model_that_is_gone_is_no_fault_of_the_code(code: str) -> None:
+    down = True
+
+    async def answer(messages: Any) -> str:
+        if down:
+            raise ResponderFailed("the endpoint is gone")
+        return "3"
+
+    params = {"responder": ScriptedResponder(function=answer)}
+    async with serve(REPLEnvironment, params=params) as url, REPLEnv(url) as env:
+        await env.reset(**ASKED)
+        with pytest.raises(ResponderFailed, match="the endpoint is gone"):
+            await env.execute(code)
+        state = await env.state()
+        assert (state.iteration, state.final_answer) == (0, None)
+        down = False
+        result = await env.execute("FINAL(llm_query('?'))")
+        assert result.reward == 1.0
+
+
+async def test_a_question_that_is_refused_is_told_to_the_code() -> None:
+    async def refuse(messages: Any) -> str:
+        raise ResponderFailed("the prompt is too long", retryable=False, status=400)
+
+    params = {"responder": ScriptedResponder(function=refuse)}
+    async with serve(REPLEnvironment, params=params) as url, REPLEnv(url) as env:
+        await env.reset(**ASKED)
+        result = await env.execute("llm_query('?')")
+        assert "the prompt is too long" in result.observation.result.stderr
+        assert result.observation.iteration == 1
 
 
 async def test_time_runs_while_the_model_thinks() -> None:

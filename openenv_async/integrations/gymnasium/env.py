@@ -147,8 +147,10 @@ class GymEnv(gymnasium.Env[Any, Any]):
 
     def close(self) -> None:
         """Close the session, and the server if it was started for this; idempotent."""
-        self._client.close()
-        self._served.close()
+        try:
+            self._client.close()
+        finally:
+            self._served.close()
 
 
 OpenEnvGymWrapper: Final = GymEnv

@@ -86,7 +86,11 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         if failures not in ("raise", "mask"):
             raise ValueError(f"failures must be 'raise' or 'mask', got {failures!r}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self._failures = failures
+        self._copy = copy
+        self._missing_reward = missing_reward
         self._served = ServedEnvironment(
             source, params=params, token=token, timeouts=timeouts, arguments=server_arguments
         )
@@ -106,18 +110,14 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                 same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
                 resume_options=translation.resume_options,
             )
+            self.single_action_space = translation.action.space
+            self.single_observation_space = translation.observation.space
+            self.action_space = batch_space(self.single_action_space, num_envs)
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
+            self._allocate()
         except BaseException:
             self._served.close()
             raise
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
-        self.single_action_space = translation.action.space
-        self.single_observation_space = translation.observation.space
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._copy = copy
-        self._missing_reward = missing_reward
-        self._allocate()
 
     def _allocate(self) -> None:
         count = self.num_envs
@@ -247,8 +247,10 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the sessions, and the server if it was started for this."""
-        self.sessions.close()
-        self._served.close()
+        try:
+            self.sessions.close()
+        finally:
+            self._served.close()
 
     # -- out ----------------------------------------------------------------------------------
 

@@ -15,12 +15,8 @@ from openenv_async.integrations.trl.rewards import (
     rollout_reward,
     usable_only,
 )
-from openenv_async.integrations.trl.rollouts import (
-    RolloutFunc,
-    episode_rows,
-    make_rollout_func,
-    reset_from_json,
-)
+from openenv_async.integrations.trl.rollouts import RolloutFunc, make_rollout_func
+from openenv_async.integrations.trl.rows import episode_rows, reset_from_json
 from openenv_async.integrations.trl.shared import SharedSource, close_all
 from openenv_async.integrations.trl.tools import EnvironmentFactory, make_environment_factory
 

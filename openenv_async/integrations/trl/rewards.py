@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from openenv_async.integrations.trl.shared import SharedSource, Source
@@ -83,38 +84,9 @@ def make_reward_func(
     Returns:
         The function. Its rewards are the environment's; ``None`` where it gave none or failed.
     """
-    shared = SharedSource.of(source, **source_options)
-
-    async def played(
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Any] | None,
-        columns: Mapping[str, Any],
-    ) -> Rewards:
-        if not completions:
-            return []
-        rows = [
-            {"prompt": prompt, **{key: _at(values, i) for key, values in columns.items()}}
-            for i, prompt in enumerate(prompts)
-        ]
-        options = [{} if reset is None else dict(reset(row)) for row in rows]
-        ids = completion_ids or [None] * len(completions)
-
-        def act(observation: Any, turn: Turn) -> Any:
-            return to_action(completions[turn.index], ids[turn.index])
-
-        outcomes: list[Outcome] = await collect_all(
-            lambda: _Prepared(shared.client(), options),
-            act,
-            episodes=len(completions),
-            concurrency=concurrency,
-            seeds=range(len(completions)),
-            max_steps=1,
-            timeout=timeout,
-            retry="unstarted" if shared.is_pool else "never",
-            record=False,
-        )
-        return [outcome.episode_return for outcome in outcomes]
+    scorer = _Scorer(
+        SharedSource.of(source, **source_options), to_action, reset, concurrency, timeout
+    )
 
     async def awaited(
         prompts: Sequence[Any],
@@ -122,7 +94,8 @@ def make_reward_func(
         completion_ids: Sequence[Any] | None = None,
         **columns: Any,
     ) -> Rewards:
-        return await shared.follow(played(prompts, completions, completion_ids, columns))
+        work = scorer.play(prompts, completions, completion_ids, columns)
+        return await scorer.source.follow(work)
 
     def called(
         prompts: Sequence[Any],
@@ -130,11 +103,55 @@ def make_reward_func(
         completion_ids: Sequence[Any] | None = None,
         **columns: Any,
     ) -> Rewards:
-        return shared.run(played(prompts, completions, completion_ids, columns))
+        return scorer.source.run(scorer.play(prompts, completions, completion_ids, columns))
 
     made: Callable[..., Any] = called if blocking else awaited
     made.__name__ = made.__qualname__ = name
     return made
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Plays an episode of one step for each completion; the arguments of ``make_reward_func``."""
+
+    source: SharedSource
+    to_action: Callable[[Any, Any], Any]
+    reset: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
+    concurrency: int
+    timeout: float | None
+
+    async def play(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any] | None,
+        columns: Mapping[str, Any],
+    ) -> Rewards:
+        """The environment's rewards, in the order of the completions."""
+        if not completions:
+            return []
+        rows = [
+            {"prompt": prompt, **{key: _at(values, i) for key, values in columns.items()}}
+            for i, prompt in enumerate(prompts)
+        ]
+        options = [{} if self.reset is None else dict(self.reset(row)) for row in rows]
+        ids = completion_ids or [None] * len(completions)
+
+        def act(observation: Any, turn: Turn) -> Any:
+            return self.to_action(completions[turn.index], ids[turn.index])
+
+        outcomes: list[Outcome] = await collect_all(
+            lambda: _Prepared(self.source.client(), options),
+            act,
+            episodes=len(completions),
+            concurrency=self.concurrency,
+            seeds=range(len(completions)),
+            max_steps=1,
+            timeout=self.timeout,
+            retry="unstarted" if self.source.is_pool else "never",
+            record=False,
+        )
+        return [outcome.episode_return for outcome in outcomes]
 
 
 def _at(values: Any, index: int) -> Any:

@@ -13,70 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
 from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
+from openenv_async.integrations.trl.rows import Row, columns_of, same_seed
 from openenv_async.integrations.trl.shared import SharedSource, Source
 from openenv_async.rollouts import Retry, Summary, Turn, collect
-from openenv_async.types import EpisodeInfo, Outcome, StepResult
+from openenv_async.types import EpisodeInfo, StepResult
 
-__all__ = ["RolloutFunc", "episode_rows", "make_rollout_func", "reset_from_json"]
+__all__ = ["RolloutFunc", "make_rollout_func"]
 
 _CLOSE_PATIENCE: Final = 30.0
-
-
-def reset_from_json(prompt: Any) -> dict[str, Any]:
-    """The arguments of ``reset`` that a row of ``episode_rows`` carries in its prompt."""
-    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    options = json.loads(text)
-    if not isinstance(options, dict):
-        raise ValueError(f"a prompt of episode_rows is a JSON object, got {text!r}")
-    return options
-
-
-def episode_rows(episodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a dataset whose prompts name episodes: their arguments of ``reset``, ``seed`` too.
-
-    For environments that bring their own prompt; TRL hands a ``rollout_func`` nothing else of a
-    row than the prompt.
-    """
-    return [
-        {"prompt": [{"role": "user", "content": json.dumps(dict(each), sort_keys=True)}]}
-        for each in episodes
-    ]
-
-
-def _same_seed(prompt: Any) -> dict[str, Any]:
-    """One seed per prompt, so that a group plays one episode."""
-    return {"seed": zlib.crc32(json.dumps(prompt, sort_keys=True, default=repr).encode())}
-
-
-@dataclass
-class _Row:
-    """One rollout of the batch: its tokens, as sampled."""
-
-    prompt: Any
-    prompt_ids: list[int] = field(default_factory=list)
-    completion_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    said: list[int] = field(default_factory=list)
-    counted: bool = True
-    outcome: Outcome | None = None
-
-    def restart(self) -> None:
-        self.prompt_ids, self.completion_ids, self.logprobs, self.mask = [], [], [], []
-
-    def add(self, ids: Sequence[int], logprobs: Sequence[float] | None, mask: int) -> None:
-        self.completion_ids += ids
-        self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
-        self.mask += [mask] * len(ids)
 
 
 class _RowClient:
@@ -85,7 +35,7 @@ class _RowClient:
     def __init__(self, client: Any, run: _Run) -> None:
         self._client = client
         self._run = run
-        self._row: _Row | None = None
+        self._row: Row | None = None
 
     @property
     def episode(self) -> EpisodeInfo | None:
@@ -119,11 +69,11 @@ class _RowClient:
 
 
 class _Run:
-    """One call of a rollout function."""
+    """One call of a rollout function; it owns the task that plays."""
 
     def __init__(self, made: RolloutFunc, prompts: Sequence[Any], trainer: Any) -> None:
         self.format = made.format
-        self.rows = [_Row(prompt) for prompt in prompts]
+        self.rows = [Row(prompt) for prompt in prompts]
         self.options = [dict(made.reset(prompt)) for prompt in prompts]
         processing = trainer.processing_class
         self.tokenizer = getattr(processing, "tokenizer", processing)
@@ -135,12 +85,33 @@ class _Run:
         self.summary = Summary(len(self.rows))
         self.batcher = Batcher(made.batch_wait, made.max_batch, self._running)
         self._made = made
+        self._playing: asyncio.Task[None] | None = None
 
     def _running(self) -> int:
         return min(self.concurrency, len(self.rows) - self.summary.episodes)
 
-    async def play(self) -> None:
-        """Play all rows; every one has an outcome then."""
+    async def begin(self) -> None:
+        """Play from now on; ``end`` or ``stop`` waits for it."""
+        self._playing = asyncio.create_task(self._play())
+
+    async def end(self) -> None:
+        """Wait until all rows are played, every one has an outcome then, or raise what failed."""
+        assert self._playing is not None
+        await self._playing
+
+    async def stop(self, why: BaseException) -> str:
+        """Cut off what still plays and close its sessions; what there is to add to ``why``."""
+        playing = self._playing
+        if playing is None:
+            return ""
+        playing.cancel()
+        _, late = await asyncio.wait([playing], timeout=_CLOSE_PATIENCE)
+        if late:
+            return f"the sessions of its episodes were not closed within {_CLOSE_PATIENCE:g} s"
+        failed = None if playing.cancelled() else playing.exception()
+        return "" if failed is None or failed is why else f"its episodes ended with {failed!r}"
+
+    async def _play(self) -> None:
         made = self._made
         try:
             stream = collect(
@@ -186,7 +157,7 @@ class RolloutFunc:
         source: Source | SharedSource,
         *,
         format: EpisodeFormat | None = None,
-        reset: Callable[[Any], Mapping[str, Any]] = _same_seed,
+        reset: Callable[[Any], Mapping[str, Any]] = same_seed,
         max_steps: int | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
@@ -232,38 +203,30 @@ class RolloutFunc:
         if not prompts:
             return {name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask")}
         background = background_loop()
-        run = background.run(self._started(prompts, trainer))
-        playing = asyncio.run_coroutine_threadsafe(run.play(), background.loop)
+        run = background.run(self._run_of(prompts, trainer))
         try:
+            background.run(run.begin())
             while (batch := background.run(run.batcher.take())) is not None:
                 most = max(request.max_new_tokens for request in batch)
                 ids, logprobs = self.generate(
                     trainer, [request.prompt_ids for request in batch], most
                 )
                 background.loop.call_soon_threadsafe(run.batcher.answer, batch, ids, logprobs)
-            playing.result()
-        except BaseException:
-            playing.cancel()
-            with contextlib.suppress(Exception):
-                background.run(_settled(run))
+            background.run(run.end())
+        except BaseException as exc:
+            if left := background.run(run.stop(exc)):
+                exc.add_note(left)
             raise
         self.summary = run.summary
         end = run.tokenizer.eos_token_id
-        return _columns(run.rows, run.tokenizer.pad_token_id if end is None else end)
+        return columns_of(run.rows, run.tokenizer.pad_token_id if end is None else end)
 
-    async def _started(self, prompts: Sequence[Any], trainer: Any) -> _Run:
+    async def _run_of(self, prompts: Sequence[Any], trainer: Any) -> _Run:
         return _Run(self, prompts, trainer)  # on the loop that its events belong to
 
     def close(self) -> None:
         """Release the environments; done at exit as well. Idempotent."""
         self.source.close()
-
-
-async def _settled(run: _Run) -> None:
-    """Wait until the sessions of a run that was cut off are closed."""
-    async with asyncio.timeout(_CLOSE_PATIENCE):
-        while await run.batcher.take() is not None:
-            pass
 
 
 def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutFunc:
@@ -294,33 +257,3 @@ def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutF
         TargetNotFound: no installed environment has this name.
     """
     return RolloutFunc(source, **options)
-
-
-def _columns(rows: Sequence[_Row], filler: int) -> dict[str, Any]:
-    """The rows as TRL takes them; one that has no tokens gets one, masked."""
-    counted = all(row.counted for row in rows)
-    columns: dict[str, Any] = {
-        name: []
-        for name in (
-            *("prompt_ids", "completion_ids", "logprobs", "env_mask"),
-            *("env_reward", "env_status", "env_failed", "env_steps"),
-        )
-    }
-    for row in rows:
-        outcome = row.outcome
-        assert outcome is not None  # collect gives one for each
-        failed = not outcome.status.usable
-        ids, logprobs, mask = row.completion_ids, row.logprobs, row.mask
-        if not ids:
-            failed, ids, logprobs = True, [filler], [0.0]
-        columns["prompt_ids"].append(row.prompt_ids or [filler])
-        columns["completion_ids"].append(ids)
-        columns["logprobs"].append(logprobs)
-        columns["env_mask"].append([0] * len(ids) if failed else mask)
-        columns["env_reward"].append(None if failed else outcome.episode_return)
-        columns["env_status"].append(str(outcome.status))
-        columns["env_failed"].append(failed)
-        columns["env_steps"].append(outcome.steps)
-    if not counted:
-        columns["logprobs"] = None
-    return columns

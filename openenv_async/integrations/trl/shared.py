@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.errors import OperationUnsupported, SessionClosed
+from openenv_async.integrations.source import URL_SCHEMES
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts.policies import fetch_schema
 
@@ -26,7 +28,6 @@ Source = str | Sequence[str] | EnvPool | SyncEnvPool | Callable[[], Any]
 """The name of an installed environment, a server's URL, several URLs, a pool, or what makes a
 client (``functools.partial(MyEnv, url)``)."""
 
-_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
 _lock = threading.Lock()
 _open: dict[str, SharedSource] = {}
 
@@ -59,7 +60,7 @@ class SharedSource:
         self._factory: Callable[[], Any] | None = None
         self._owned = False
         self._closed = False
-        named = isinstance(source, str) and not source.startswith(_SCHEMES)
+        named = isinstance(source, str) and not source.startswith(URL_SCHEMES)
         if params is not None and not named:
             raise ValueError("params= belongs to the name of an environment")
         if isinstance(source, SyncEnvPool):
@@ -166,9 +167,10 @@ def _restored(
 
 
 def close_all() -> None:
-    """Close every source of this process; done when it exits."""
-    for source in list(_open.values()):
-        source.close()
+    """Close every source of this process, whichever of them fails; done when it exits."""
+    with contextlib.ExitStack() as closing:
+        for source in _open.values():
+            closing.callback(source.close)
 
 
 atexit.register(close_all)

@@ -25,20 +25,13 @@ from openenv_async.errors import (
     SessionClosed,
     SessionNotFound,
 )
+from openenv_async.integrations.trl.action_tool import action_function
 from openenv_async.integrations.trl.formats import observation_text
 from openenv_async.integrations.trl.shared import SharedSource, Source
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentFactory", "make_environment_factory"]
 
-_TYPES: Final[dict[str, Any]] = {
-    "string": str,
-    "integer": int,
-    "number": float,
-    "boolean": bool,
-    "object": dict,
-    "null": None,
-}
 _SEED: Final = ("seed", "episode_id")
 _FAILURES: Final = (SessionClosed, SessionNotFound, OperationCancelled)
 """Caller errors that are not the caller's doing here."""
@@ -177,7 +170,7 @@ class EnvironmentFactory:
         if self._class is None:
             functions = self._tools
             if functions is None:
-                functions = [_from_schema(self._tool_name, self._schema["action"])]
+                functions = [action_function(self._tool_name, self._schema["action"])]
             body: dict[str, Any] = {"_factory": self}
             for function in functions:
                 name = _public("a tool", function.__name__)
@@ -251,70 +244,3 @@ def _method(function: Callable[..., Any]) -> Callable[..., str]:
 
 def _lacks(function: Callable[..., Any], what: str) -> NoReturn:
     raise ValueError(f"the tool {function.__name__}() lacks {what}: the model sees nothing else")
-
-
-def _from_schema(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
-    """A function that makes an action of its arguments, by the action's schema."""
-    definitions = schema.get("$defs", {})
-    schema = _resolved(schema, definitions)
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    if schema.get("type") != "object" or not all(map(str.isidentifier, properties)):
-        raise OperationUnsupported(
-            "the action of this environment is no object of named fields: give tools="
-        )
-    required = set(schema.get("required", ()))
-    parameters, lines = [], []
-    ordered = sorted(properties.items(), key=lambda item: item[0] not in required)
-    for field, of_field in ordered:
-        each = _resolved(of_field, definitions)
-        default = inspect.Parameter.empty if field in required else each.get("default")
-        hint = _hint(each, definitions)
-        if field not in required and default is None:
-            hint = hint | None if hint is not Any else Any
-        parameters.append(
-            inspect.Parameter(
-                field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
-            )
-        )
-        about = " ".join(str(each.get("description", "")).split()) or f"The {field}."
-        if "enum" in each:
-            about += f" One of {', '.join(map(str, each['enum']))}."
-        lines.append(f"    {field}: {about}")
-    about = " ".join(str(schema.get("description") or "Take one action.").split())
-
-    def tool(**fields: Any) -> Any:
-        return {key: value for key, value in fields.items() if value is not None}
-
-    tool.__name__ = tool.__qualname__ = name
-    tool.__doc__ = "\n".join([about, "", "Args:", *lines]) if lines else about
-    tool.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
-    return tool
-
-
-def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    while "$ref" in schema:
-        schema = definitions[str(schema["$ref"]).rpartition("/")[2]]
-    return schema
-
-
-def _hint(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
-    """The Python type of a schema, as far as tool schemas can say it."""
-    schema = _resolved(schema, definitions)
-    kinds = schema.get("anyOf") or schema.get("oneOf")
-    if kinds:
-        hints = [_hint(each, definitions) for each in kinds]
-        if Any in hints:
-            return Any
-        found: Any = hints[0]
-        for each in hints[1:]:
-            found = found | each
-        return found
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        return _hint({"anyOf": [{"type": each} for each in kind]}, definitions)
-    if kind == "array":
-        items = schema.get("items")
-        return list[_hint(items, definitions)] if items else list  # type: ignore[misc]  # made at run time
-    if kind is None and "enum" in schema:
-        return type(schema["enum"][0])
-    return _TYPES.get(str(kind), Any)

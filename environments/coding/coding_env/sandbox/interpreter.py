@@ -305,9 +305,9 @@ class Interpreter:
             answer = {"value": await function(*reply.args)}
         except Exception as exc:  # of the host's function: the code is told
             answer = {"error": f"{type(exc).__name__}: {exc}"}
-        if self._answering is asyncio.current_task():
-            self._answering = None  # before the worker can answer
         await self._send(answer)
+        if self._answering is asyncio.current_task():
+            self._answering = None  # in the turn of the last write, before the worker can go on
 
     def _breach(self) -> None:
         """The worker said what it must not."""

@@ -92,28 +92,28 @@ class Zygote:
             EnvironmentStartFailed: there is no place for another process.
             EnvironmentDied: the zygote is gone.
         """
-        control, theirs = socket.socketpair()
-        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         request = {"op": "spawn", "folder": folder, "limits": asdict(limits), "seed": seed}
         request["functions"] = functions
-        try:
-            answer, fds = await self._ask(request, [theirs.fileno(), pipes[0][1], pipes[1][1]])
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            control, inside = socket.socketpair()
+            ours.enter_context(control)
+            theirs.enter_context(inside)
+            readers, writers = [], [inside.fileno()]
+            for _ in range(2):
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                ours.callback(os.close, reader)
+                theirs.callback(os.close, writer)
+                readers.append(reader)
+                writers.append(writer)
+            answer, fds = await self._ask(request, writers)
             if "error" in answer:
                 raise EnvironmentStartFailed(
                     f"the sandbox cannot fork ({answer['error']}): raise the limit of processes"
                 )
-        except BaseException:
-            control.close()
-            for reader, _ in pipes:
-                os.close(reader)
-            raise
-        finally:
-            theirs.close()
-            for _, writer in pipes:
-                os.close(writer)
-        for fd in (control.fileno(), pipes[0][0], pipes[1][0]):
-            os.set_blocking(fd, False)
-        return Spawned(answer["pid"], fds[0], control.detach(), pipes[0][0], pipes[1][0])
+            for fd in (control.fileno(), *readers):
+                os.set_blocking(fd, False)
+            ours.pop_all()
+            return Spawned(answer["pid"], fds[0], control.detach(), *readers)
 
     async def reap(self, pid: int) -> tuple[int, float] | None:
         """Exit code (negative: the signal) and CPU seconds of a worker that has ended.
@@ -138,11 +138,11 @@ class Zygote:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 await self._send(data, fds)
                 return await future
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError) as exc:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._discard(*future.result())  # it came in the loop turn of the cancellation
-            raise
-        except TimeoutError:
+                self._discard(*future.result())  # it came in the very loop turn of the end
+            if isinstance(exc, asyncio.CancelledError):
+                raise
             raise EnvironmentDied(
                 "the sandbox's zygote does not answer: reset() tries again"
             ) from None
@@ -209,6 +209,9 @@ class Zygote:
             await readable(self._loop, pidfd, _END_TIMEOUT)
         except TimeoutError:
             self._process.kill()
+        except BaseException:
+            self._process.kill()  # whoever does not wait for its end must not be held up by it
+            raise
         finally:
             os.close(pidfd)
             self._process.wait()

@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from typing import Any, Final
 
 from . import confine, landlock, seccomp, wire
@@ -97,12 +98,16 @@ def _spawn(
             os.close(fd)
         return 0
     if not pid:
+        exit_code = 1
         try:
             confine.die_with_parent(libc, parent)
             server.close()
             _become_worker(request, fds, libc, paths)
+            exit_code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(0)
+            os._exit(exit_code)
     for fd in fds:
         os.close(fd)
     pidfd = os.pidfd_open(pid)
