@@ -59,12 +59,12 @@ class MemoryTransport:
     async def drained(self) -> None:
         """Memory is never full."""
 
-    async def aclose(self) -> None:
+    async def aclose(self, leaving: bool = True) -> None:
         """The engine learns that the connection is gone."""
         if not self._closed:
             self._pump()
             self._closed = True
-            self._server.lost(left=True)
+            self._server.lost(left=leaving)
 
 
 async def dial_memory(

@@ -171,10 +171,10 @@ class Pipe:
     async def drained(self) -> None:
         return
 
-    async def aclose(self) -> None:
+    async def aclose(self, leaving: bool = True) -> None:
         if self.open:
             self.open = False
-            self.server.lost(left=True)
+            self.server.lost(left=leaving)
 
     def cut(self) -> None:
         self.open = False

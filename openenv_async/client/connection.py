@@ -232,13 +232,13 @@ class Connection:
         transport = self._transport
         if self.up and self.heard_at < since and transport is not None:
             self._doubted_at = now
-            self._close(transport)
+            self._close(transport, leaving=False)
             self.lost(transport)
         return self._doubted_at
 
-    def _close(self, transport: Transport) -> None:
+    def _close(self, transport: Transport, leaving: bool = True) -> None:
         """Close a transport that is not used any more."""
-        closing = self.loop.create_task(transport.aclose())
+        closing = self.loop.create_task(transport.aclose(leaving))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 

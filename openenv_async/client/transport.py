@@ -19,4 +19,11 @@ class Transport(Protocol):
 
     async def drained(self) -> None: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self, leaving: bool = True) -> None:
+        """Close.
+
+        Args:
+            leaving: whether to say so, at which the server ends the sessions on it; otherwise
+                they wait for their client to resume them.
+        """
+        ...

@@ -130,8 +130,8 @@ class UpstreamTransport:
     async def drained(self) -> None:
         """One request per socket is never too much."""
 
-    async def aclose(self) -> None:
-        """Close every socket."""
+    async def aclose(self, leaving: bool = True) -> None:
+        """Close every socket, at which upstream's servers always end the session."""
         links = list(self._links.values())
         for link in links:
             if not link.closing:

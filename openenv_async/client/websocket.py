@@ -144,9 +144,12 @@ class WebSocketTransport:
         """Return when the write buffer has room again."""
         await self._socket.drain()
 
-    async def aclose(self) -> None:
-        """Close with a handshake, bounded by the socket's close timeout."""
-        await self._socket.close()
+    async def aclose(self, leaving: bool = True) -> None:
+        """Close with a handshake, bounded by the socket's close timeout; or without a word."""
+        if leaving:
+            await self._socket.close()
+        else:
+            self._socket.transport.abort()
 
 
 def _find_dead_hosts(transport: asyncio.Transport) -> None:

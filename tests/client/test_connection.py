@@ -51,7 +51,7 @@ class Line:
     async def drained(self) -> None:
         await self._room.wait()
 
-    async def aclose(self) -> None:
+    async def aclose(self, leaving: bool = True) -> None:
         self.closed = True
 
 

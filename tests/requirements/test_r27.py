@@ -52,3 +52,21 @@ async def test_a_pause_within_the_lease_is_only_latency() -> None:
             assert not done
         assert [r.observation["count"] for r in await calls] == [1] * 8
         assert reconnects(made) == engine.stats.cut == 0
+
+
+async def test_a_client_that_doubts_a_connection_does_not_leave() -> None:
+    """It dials again; what the server still finds on the old one must not end its sessions."""
+    async with (
+        served(Ledger) as (url, engine),
+        clients(url, 4) as made,
+    ):
+        await gather(c.reset() for c in made)
+        connection = made[0].connection
+        assert connection is not None
+        now = asyncio.get_running_loop().time()
+        connection.doubt(now + 1.0, now)
+        for round_ in range(2):
+            results = await gather(c.step({"n": round_}) for c in made)
+            assert [r.observation["count"] for r in results] == [round_ + 1] * 4
+        assert reconnects(made) >= 1
+        assert engine.stats.opened == 4
