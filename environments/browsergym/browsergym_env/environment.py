@@ -133,7 +133,7 @@ class BrowserGymEnvironment(
         reading = await page.read(self._observe, self._image)
         self._elapsed = reading.elapsed
         self._reason = score.reason
-        left = not score.begun
+        left = not (score.begun and reading.score.begun)
         timed_out = score.done and score.reason == "timed out"
         terminated = score.done and not timed_out
         truncated = not terminated and (timed_out or left or self._steps >= self._max_steps)

@@ -146,15 +146,27 @@ class TaskPage:
     async def read(
         self, observe: frozenset[Observe], image: Literal["png", "jpeg"] = "png"
     ) -> Reading:
-        """The observations asked for, all of the same moment: the page's time stands still."""
-        centres = "centers" in observe
-        wanted = {"text": "text" in observe, "html": "html" in observe, "centres": centres}
+        """The observations asked for, all of the same moment: the page's time stands still.
+
+        Of a document that goes away meanwhile, those of the one that takes its place.
+        """
         try:
-            read = await self.page.evaluate("wanted => __openenv.read(wanted)", wanted)
-            tree = await self._axtree(read["places"]) if "axtree" in observe else ""
-            shot = await self._screenshot(image) if "screenshot" in observe else None
+            return await self._read(observe, image)
+        except Error as exc:
+            if not self.alive:
+                raise self.died(exc) from exc
+        try:
+            await self.page.wait_for_load_state("load")
+            return await self._read(observe, image)
         except Error as exc:
             raise self.died(exc) from exc
+
+    async def _read(self, observe: frozenset[Observe], image: Literal["png", "jpeg"]) -> Reading:
+        centres = "centers" in observe
+        wanted = {"text": "text" in observe, "html": "html" in observe, "centres": centres}
+        read = await self.page.evaluate("wanted => __openenv.read(wanted)", wanted)
+        tree = await self._axtree(read["places"]) if "axtree" in observe else ""
+        shot = await self._screenshot(image) if "screenshot" in observe else None
         score = Score(*(read[key] for key in ("begun", "done", "reward", "raw", "reason")))
         return Reading(
             score, read["goal"], read["text"], read["html"], tree, read["focused"],

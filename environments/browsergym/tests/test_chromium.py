@@ -175,6 +175,36 @@ async def test_pages_reach_no_network() -> None:
 
 
 @browser
+async def test_a_page_that_is_left_while_it_is_read_truncates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = BrowserGymEnvironment()
+    try:
+        await env.reset(seed=1)
+        page = env._page
+        assert page is not None
+        read, times = page._read, 0
+
+        async def read_and_fail(*args: Any) -> Any:
+            """As when the document has no body yet: seen now and then, and hard to bring about."""
+            nonlocal times
+            times += 1
+            if times == 1:
+                await page.page.evaluate("() => { location.reload() }")
+                raise Error("Page.evaluate: Cannot read properties of null (reading 'id')")
+            await page.page.wait_for_function("() => !__openenv.score().begun")
+            return await read(*args)
+
+        monkeypatch.setattr(page, "_read", read_and_fail)
+        result = await env.step(NOTHING)
+        assert (result.terminated, result.truncated) == (False, True)
+        assert result.info == {"reason": "the page was left"}
+        assert not (await env.reset(seed=1)).done
+    finally:
+        await env.close()
+
+
+@browser
 async def test_a_page_that_is_left_truncates() -> None:
     env = BrowserGymEnvironment()
     try:
