@@ -21,6 +21,7 @@ from typing import Final
 from playwright.async_api import Browser, Error, Playwright, async_playwright
 
 from openenv_async.errors import EnvironmentStartFailed
+from openenv_async.outlasting import outlast
 
 __all__ = ["SharedChromium", "find_chromium", "shared_chromium"]
 
@@ -96,14 +97,16 @@ class SharedChromium:
         return (await asyncio.shield(task)).browser
 
     async def leave(self, user: object) -> None:
-        """``user`` needs it no more; the last one closes it."""
+        """``user`` needs it no more; the last one closes it, also when cancelled meanwhile."""
         self._users.discard(user)
         if self._users:
             return
         task, self._launch = self._launch, None
         _shared.pop(self._loop, None)
         if task is not None:
-            await asyncio.shield(self._loop.create_task(_stop(task)))
+            stopping = self._loop.create_task(_stop(task))
+            await outlast(stopping)
+            stopping.result()
 
 
 _shared: dict[asyncio.AbstractEventLoop, SharedChromium] = {}

@@ -120,6 +120,21 @@ async def test_a_cancelled_reset_leaves_nothing_and_spoils_no_other() -> None:
     assert chromiums() == []
 
 
+@browser
+async def test_the_last_one_closes_it_though_it_is_cancelled() -> None:
+    env = BrowserGymEnvironment()
+    await env.reset(seed=1)
+    closing = asyncio.create_task(env.close())
+    while shared_chromium().users:  # noqa: ASYNC110 - nothing tells when it has left
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert chromiums() == []
+    drivers = [child.name() for child in psutil.Process().children() if "node" in child.name()]
+    assert drivers == []
+
+
 async def test_a_launch_that_failed_in_a_way_of_its_own_is_not_the_next_one_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
