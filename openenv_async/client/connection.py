@@ -53,14 +53,17 @@ from openenv_async.protocol.codec import (
 )
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
+    Begun,
     Chunk,
     Closed,
     Failed,
     GoingAway,
     Hello,
+    Observation,
     Opened,
     Partial,
     Renew,
+    StateIs,
     Waiting,
     Welcome,
 )
@@ -73,6 +76,7 @@ log = logging.getLogger("openenv_async.client")
 
 _CLOSED_HERE: Final = SessionClosed("the session was closed by this side")
 """Never raised itself: callers get a copy."""
+_OTHER_REPLIES: Final = frozenset({Begun, StateIs, Closed})
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
@@ -370,27 +374,13 @@ class Connection:
         channels, parts, outbox = self._channels, self._assembler.parts, self.outbox
         answered = outbox.answered = 0
         for frame in frames:
-            if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
+            kind = type(frame)
+            if parts and kind is not Chunk and getattr(frame, "channel", 0) in parts:
                 self._complete(frame)
             channel = channels.get(getattr(frame, "channel", 0))
             if channel is None:
                 self._on_other(frame)
-                continue
-            kind = type(frame)
-            if kind is Failed:
-                self._on_failed(channel, frame)
-            elif kind is Partial:
-                if channel.sink is not None and frame.seq == channel.waited:
-                    channel.sink(frame)
-            elif kind is Opened:
-                channel.on_opened(frame)
-            elif kind is Chunk:
-                self._on_chunk(channel, frame)
-            elif kind is Waiting:
-                channel.waiting = (frame.position, frame.depth)
-            elif kind is BadFrame:
-                self._on_failed(channel, Failed(frame.channel, frame.seq, "", frame.error.message))
-            else:
+            elif kind is Observation or kind in _OTHER_REPLIES:
                 seq = frame.seq
                 if seq > channel.acked:
                     channel.acked = seq
@@ -403,6 +393,19 @@ class Connection:
                         future.set_result(frame)
                 else:
                     self.late_replies += 1
+            elif kind is Failed:
+                self._on_failed(channel, frame)
+            elif kind is Partial:
+                if channel.sink is not None and frame.seq == channel.waited:
+                    channel.sink(frame)
+            elif kind is Opened:
+                channel.on_opened(frame)
+            elif kind is Chunk:
+                self._on_chunk(channel, frame)
+            elif kind is Waiting:
+                channel.waiting = (frame.position, frame.depth)
+            elif kind is BadFrame:
+                self._on_failed(channel, Failed(frame.channel, frame.seq, "", frame.error.message))
         outbox.answered = answered
 
     def _on_chunk(self, channel: Channel, frame: Chunk) -> None:

@@ -177,9 +177,9 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         if channel.future is not None:
             raise self._busy("step")
         channel.seq = seq = channel.seq + 1
-        future = channel.call(
-            Step(channel.number, seq, channel.acked, payload, on_wire(seconds)), seconds
-        )
+        request = Step(channel.number, seq, channel.acked, payload, on_wire(seconds))
+        future: asyncio.Future[Observation] = channel.connection.loop.create_future()
+        channel.post(request, future, seconds)
         try:
             reply = await future
         except asyncio.CancelledError:

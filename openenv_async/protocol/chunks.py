@@ -94,7 +94,7 @@ class _Parts:
         self.seq = seq
         self.size = 0
         self.cost = 0
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | memoryview] = []
 
 
 class Assembler:
@@ -132,7 +132,7 @@ class Assembler:
         self._size += cost
         parts.cost += cost
         parts.size = size
-        parts.pieces.append(bytes(chunk.payload))
+        parts.pieces.append(chunk.payload)
 
     def fill(self, frame: Any) -> None:
         """Give a frame that came with an empty payload the pieces that came before it.

@@ -57,8 +57,10 @@ PAYLOAD_FIELDS: Final = frozenset({"payload", "info"})
 if TYPE_CHECKING:
     Payload = bytes | memoryview
 else:
-    # msgspec decodes a field to one type, here without a copy, and encodes either.
-    Payload = memoryview
+    # msgspec decodes a field to one type and encodes either. A view would save copying, and cost
+    # more than that: two objects for the garbage collector a frame, and the whole message kept
+    # alive by whoever keeps one array. What is large comes in pieces, which are joined anyway.
+    Payload = bytes
 
 
 class Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
