@@ -262,8 +262,18 @@ async def test_what_is_no_chromium_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @browser
 async def test_a_driver_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = asyncio.create_subprocess_exec
+    started: list[asyncio.subprocess.Process] = []
+
+    async def noted(*args: Any, **kwargs: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
     monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", "/bin/false")
     env = BrowserGymEnvironment()
     with pytest.raises(EnvironmentStartFailed, match="driver does not start"):
         await env.reset()
     await env.close()
+    [driver] = started
+    await driver.wait()  # Playwright gives up at its closed output: this loop must see its end
