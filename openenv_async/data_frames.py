@@ -8,6 +8,7 @@ does the handshake and the closing. The library sees whole frames only, so it ne
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 from collections.abc import Callable
@@ -18,11 +19,10 @@ try:
 except ImportError:  # no compiled part for this platform
     from websockets.utils import apply_mask
 
-__all__ = ["END_OF_HANDSHAKE", "DataFrames", "data_frame", "masked_data_frame"]
+__all__ = ["CutsFrames", "DataFrames", "data_frame", "masked_data_frame"]
 
-END_OF_HANDSHAKE: Final = b"\r\n\r\n"
+_END_OF_HANDSHAKE: Final = b"\r\n\r\n"
 """What the library has read ends so when it stands before the first frame."""
-
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
 _FIN: Final = 0x80
@@ -105,6 +105,28 @@ class DataFrames:
     def _keep(self, data: bytes, at: int, needed: int) -> None:
         self._kept += data[at:]
         self._needed = needed
+
+
+class CutsFrames(asyncio.Protocol):
+    """In front of a WebSocket library's protocol: leaves to it what is no whole data frame."""
+
+    _frames: DataFrames | None = None
+    _at_first_frame = False
+
+    def cut_frames(
+        self, masked: bool, max_size: int, deliver: Callable[[bytes, bool], None]
+    ) -> None:
+        """Begin with it, if the library stands between two frames; arguments of ``DataFrames``."""
+        if self._at_first_frame:
+            self._frames = DataFrames(masked, max_size, deliver, super().data_received)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        if self._frames is None:
+            self._at_first_frame = data.endswith(_END_OF_HANDSHAKE)
+            super().data_received(data)
+        else:
+            self._frames.feed(data)
 
 
 def _header(size: int, text: bool, mask: int) -> bytes:

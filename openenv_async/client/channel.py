@@ -14,8 +14,9 @@ import asyncio
 import copy
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from openenv_async.client.waits import BACKSTOP
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, SessionClosed
 from openenv_async.protocol.frames import (
     Cancel,
@@ -32,10 +33,7 @@ from openenv_async.protocol.frames import (
 if TYPE_CHECKING:
     from openenv_async.client.connection import Connection
 
-__all__ = ["Channel", "Receiver", "on_wire"]
-
-_BACKSTOP: Final = 5.0
-"""Seconds after the server's deadline at which the client stops waiting for its answer."""
+__all__ = ["Channel", "Receiver"]
 
 
 class Receiver(Protocol):
@@ -120,7 +118,7 @@ class Channel:
         if timeout is None:
             self.due = inf
         else:
-            self.due = connection.loop.time() + timeout + _BACKSTOP
+            self.due = connection.loop.time() + timeout + BACKSTOP
             if self.due < self.scheduled:
                 connection.deadlines.watch(self, self.due)
         connection.outbox.send(request)
@@ -242,7 +240,7 @@ class Channel:
             # This loop was held up; what it missed lies in the socket. Look again after reading.
             self.due = now + 1.0
             return self.due
-        again = connection.doubt(self.due - _BACKSTOP, now) + _BACKSTOP
+        again = connection.doubt(self.due - BACKSTOP, now) + BACKSTOP
         if again > now:
             self.due = again
             return again
@@ -258,8 +256,3 @@ class Channel:
                 )
             )
         return None
-
-
-def on_wire(timeout: float | None) -> float:
-    """Seconds as a frame carries them: 0 for no deadline."""
-    return 0.0 if timeout is None else timeout

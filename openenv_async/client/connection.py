@@ -21,6 +21,7 @@ import itertools
 import logging
 import os
 import random
+import secrets
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Final
@@ -338,12 +339,18 @@ class Connection:
 
     # -- sessions -----------------------------------------------------------------------------
 
-    def channel(self, id: str, secret: str) -> Channel:
-        """A new channel; its session is not open yet."""
+    def channel(self, left_behind: Channel | None = None) -> Channel:
+        """A new channel; its session is not open yet, or is that of a connection that is gone."""
         limit = self.server.get("max_channels", self.limits.max_channels)
         if len(self._channels) >= limit:
             raise ServerBusy(f"{limit} sessions are on this connection already (max_channels)")
-        channel = Channel(self, next(self._numbers), id, secret)
+        number = next(self._numbers)
+        if left_behind is None:
+            name = secrets.token_hex(32)
+            channel = Channel(self, number, name[:32], name[32:])
+        else:
+            channel = Channel(self, number, left_behind.id, left_behind.secret)
+            channel.succeed(left_behind)
         self._channels[channel.number] = channel
         return channel
 

@@ -18,6 +18,7 @@ from openenv_async.addresses import is_here
 from openenv_async.client.http_replies import MEDIA
 from openenv_async.client.sockets import Sockets
 from openenv_async.client.tls import Trust, trusted
+from openenv_async.client.waits import BACKSTOP
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -37,8 +38,6 @@ __all__ = ["Endpoint"]
 
 _PAUSES: Final = (0.0, 0.1, 0.5, 1.0)
 """Seconds before each further attempt of a request whose connection was lost."""
-_BACKSTOP: Final = 5.0
-"""Seconds after the server's deadline at which the client stops waiting for its answer."""
 
 
 class Endpoint:
@@ -117,7 +116,7 @@ class Endpoint:
         if self._trust is None:
             self._trust = trusted(self._ssl) or True
         limits = aiohttp.ClientTimeout(
-            total=None if timeout is None or timeout == math.inf else timeout + _BACKSTOP,
+            total=None if timeout is None or timeout == math.inf else timeout + BACKSTOP,
             sock_connect=self._connect_timeout,
         )
         lost: Exception | None = None
@@ -132,6 +131,7 @@ class Endpoint:
                     headers=headers,
                     timeout=limits,
                     ssl=self._trust,
+                    allow_redirects=False,  # the session's secret is for this server alone
                 ) as response:
                     return response, await self._read(response)
             except OpenEnvError:

@@ -7,9 +7,10 @@ from asyncio import get_running_loop
 from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Any, Generic, Self
 
-from openenv_async.client.channel import Channel, on_wire
+from openenv_async.client.channel import Channel
 from openenv_async.client.session import SessionHolder
 from openenv_async.client.streaming import CREDIT, StreamedStep
+from openenv_async.client.waits import on_wire
 from openenv_async.errors import OpenEnvError, SessionBusy
 from openenv_async.protocol.frames import Begun, Observation, Reset, State, StateIs, Step
 from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult

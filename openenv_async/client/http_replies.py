@@ -20,7 +20,7 @@ from openenv_async.types import MAX_DEPTH
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["MEDIA", "Opened", "Result", "State", "read_reply", "taken_number"]
+__all__ = ["MEDIA", "Failure", "Opened", "Result", "State", "read_reply", "taken_number"]
 
 T = TypeVar("T")
 
@@ -63,8 +63,15 @@ class _Problem(msgspec.Struct):
     detail: dict[str, Any] = {}
 
 
-class _Failure(msgspec.Struct):
+class Failure(msgspec.Struct):
+    """Of every route, and of a WebSocket's handshake: what went wrong, in place of the reply."""
+
     error: _Problem
+
+    def made(self) -> OpenEnvError:
+        """The typed error."""
+        said = self.error
+        return error_from_wire(said.code, said.message, said.retryable, said.detail)
 
 
 def taken_number(response: aiohttp.ClientResponse) -> int | None:
@@ -88,20 +95,26 @@ def read_reply(url: str, response: aiohttp.ClientResponse, body: bytes, reply: t
         OpenEnvError: the reply is an error, or no reply of such a server.
     """
     if response.content_type != MEDIA:
-        raise _foreign(url, response.status, response.reason or "")
+        raise _foreign(url, response)
     check_msgpack_depth(body, MAX_DEPTH + 4)
     try:
         if response.status < 400:
             return msgspec.msgpack.decode(body, type=reply)
-        problem = msgspec.msgpack.decode(body, type=_Failure).error
+        failure = msgspec.msgpack.decode(body, type=Failure)
     except (msgspec.MsgspecError, ValueError) as exc:
         raise ProtocolError(f"{url} sent an unreadable reply: {exc}") from None
-    raise error_from_wire(problem.code, problem.message, problem.retryable, problem.detail)
+    raise failure.made()
 
 
-def _foreign(url: str, status: int, reason: str) -> OpenEnvError:
+def _foreign(url: str, response: aiohttp.ClientResponse) -> OpenEnvError:
     """The error for an answer that no openenv_async server gave."""
-    text = f"{url} answered HTTP {status} {reason}".rstrip()
+    status, elsewhere = response.status, response.headers.get("Location")
+    text = f"{url} answered HTTP {status} {response.reason or ''}".rstrip()
+    if 300 <= status < 400 and elsewhere is not None:
+        return ConnectFailed(
+            f"{text}, a redirection to {elsewhere}: give the address of the server itself",
+            retryable=False,
+        )
     if status in (401, 403):
         return Unauthorized(f"{text}: check the token")
     if status in _GATEWAY_ERRORS:

@@ -26,6 +26,7 @@ from openenv_async.client.http_replies import (
     taken_number,
 )
 from openenv_async.client.models import WireModels
+from openenv_async.client.waits import on_wire
 from openenv_async.errors import (
     OpenEnvError,
     OperationUnsupported,
@@ -199,7 +200,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         if is_new and self._options:
             body["options"] = msgspec.Raw(self._models().encode_any(self._options))
         try:
-            reply = await self._explained("POST", "/open", body, Opened, self._timeouts.open, None)
+            reply = await self._exchange("POST", "/open", body, Opened, self._timeouts.open, None)
         except BaseException as exc:
             if isinstance(exc, OpenEnvError):
                 exc.add_context(session_id=self.session_id, phase="open")
@@ -221,7 +222,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         seq = self._seq + 1
         method = "GET" if body is None else "POST"
         try:
-            return await self._explained(method, f"/{what}", body, reply, timeout, seq)
+            return await self._exchange(method, f"/{what}", body, reply, timeout, seq)
         except OpenEnvError as exc:
             exc.add_context(session_id=self.session_id, request_id=seq)
             if isinstance(exc, SessionNotFound):
@@ -236,23 +237,6 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
                 self._forget()
             raise
 
-    async def _explained(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None,
-        reply: type[T],
-        timeout: float | None,
-        seq: int | None,
-    ) -> T:
-        """As ``_exchange``; when the container of this client ended, its end is the error."""
-        try:
-            return await self._exchange(method, path, body, reply, timeout, seq)
-        except OpenEnvError as exc:
-            if self._contained is None:
-                raise
-            raise await self._contained.explain(exc.add_context(phase=path[1:])) from None
-
     async def _exchange(
         self,
         method: str,
@@ -262,11 +246,14 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         timeout: float | None,
         seq: int | None,
     ) -> T:
-        """One request and its reply; it is numbered, or names its session, and so may repeat."""
+        """One request and its reply; it is numbered, or names its session, and so may repeat.
+
+        When the container of this client ended, its end is the error.
+        """
         headers = {
             **self.endpoint.headers,
             "X-OpenEnv-Session": f"{self.session_id}.{self._secret}",
-            "X-OpenEnv-Timeout": f"{0.0 if timeout is None else timeout:.6f}",
+            "X-OpenEnv-Timeout": f"{on_wire(timeout):.6f}",
         }
         inject(headers)
         if seq is not None:
@@ -279,11 +266,16 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
                 raise too_large(len(data), self._limits.max_message_size)
         if seq is not None:
             self._is_unsure = True  # until the server has said that it took the number
-        response, answer = await self.endpoint.exchange(method, path, data, headers, timeout)
-        taken = taken_number(response)
-        if taken is not None:
-            self._seq, self._is_unsure = taken, False
-        return read_reply(self.endpoint.url, response, answer, reply)
+        try:
+            response, answer = await self.endpoint.exchange(method, path, data, headers, timeout)
+            taken = taken_number(response)
+            if taken is not None:
+                self._seq, self._is_unsure = taken, False
+            return read_reply(self.endpoint.url, response, answer, reply)
+        except OpenEnvError as exc:
+            if self._contained is None:
+                raise
+            raise await self._contained.explain(exc.add_context(phase=path[1:])) from None
 
 
 class _Exclusive:

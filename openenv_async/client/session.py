@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import sys
 from asyncio import get_running_loop
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.client.channel import Channel, on_wire
+from openenv_async.client.channel import Channel
 from openenv_async.client.connection import Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.tls import Trust
+from openenv_async.client.waits import on_wire
 from openenv_async.client.websocket import dial
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.models import Format
@@ -167,28 +167,8 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         connection = await self._acquire()
         channel: Channel | None = None
         try:
-            if left_behind is None:
-                token = secrets.token_hex(32)
-                channel = connection.channel(token[:32], token[32:])
-            else:
-                channel = connection.channel(left_behind.id, left_behind.secret)
-                channel.succeed(left_behind)
-            wire = self._use(connection.format)
-            options = None if not self._options else wire.encode_any(self._options)
-            request = Open(
-                channel.number,
-                channel.id,
-                channel.secret,
-                left_behind is not None,
-                channel.acked,
-                options,
-                on_wire(self.timeouts.open),
-            )
-            if TRACING in sys.modules:  # the caller's trace, not that of who made the connection
-                trace = dict(self._headers or {})
-                inject(trace)
-                request.traceparent = trace.get("traceparent")
-                request.tracestate = trace.get("tracestate")
+            channel = connection.channel(left_behind)
+            request = self._opening_of(channel, left_behind is not None)
             await channel.call(request, self.timeouts.open)
             if left_behind is not None:
                 for frame in channel.resumption()[1:]:
@@ -204,6 +184,25 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         if left_behind is None:
             self._episode = None
         return channel
+
+    def _opening_of(self, channel: Channel, resume: bool = False) -> Open:
+        """The request that opens the session of ``channel``, in the caller's trace."""
+        wire = self._use(channel.connection.format)
+        request = Open(
+            channel.number,
+            channel.id,
+            channel.secret,
+            resume,
+            channel.acked,
+            None if not self._options else wire.encode_any(self._options),
+            on_wire(self.timeouts.open),
+        )
+        if TRACING in sys.modules:  # not in the trace of who made the connection
+            trace = dict(self._headers or {})
+            inject(trace)
+            request.traceparent = trace.get("traceparent")
+            request.tracestate = trace.get("tracestate")
+        return request
 
     def _use(self, format: Format) -> WireModels:
         wire = self._wire

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import secrets
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.models import WireModels, wire_models
 from openenv_async.client.seats import Answer, ResetRequest, Seat
+from openenv_async.client.waits import on_wire
 from openenv_async.errors import (
     DeadlineExceeded,
     EpisodeNotStarted,
@@ -38,7 +38,7 @@ from openenv_async.errors import (
     SessionBusy,
     SessionClosed,
 )
-from openenv_async.protocol.frames import Close, Open, Reset, State, Step
+from openenv_async.protocol.frames import Close, Reset, State, Step
 
 __all__ = ["Answer", "ResetRequest", "VectorSessions"]
 
@@ -208,7 +208,7 @@ class VectorSessions:
         self, seats: Sequence[int], actions: Sequence[bytes], resets: Sequence[int]
     ) -> None:
         seconds = self.client.timeouts.step
-        timeout = 0.0 if seconds is None else seconds
+        timeout = on_wire(seconds)
         places = self._seats
         for number, action in zip(seats, actions, strict=True):
             seat = places[number]
@@ -257,12 +257,9 @@ class VectorSessions:
                 seed = seat.rng.getrandbits(31)
                 seat.seeded = True
         seconds = self.client.timeouts.reset
-        timeout = 0.0 if seconds is None else seconds
-        channel.post(
-            Reset(channel.number, channel.next_seq(), channel.acked, options, seed, None, timeout),
-            seat,
-            seconds,
-        )
+        number, seq, acked = channel.number, channel.next_seq(), channel.acked
+        request = Reset(number, seq, acked, options, seed, None, on_wire(seconds))
+        channel.post(request, seat, seconds)
 
     async def _revive(self, seat: Seat, seed: int | None, options: bytes | None) -> None:
         """A new session for a seat, then its reset."""
@@ -320,21 +317,9 @@ class VectorSessions:
 
     async def _open_seat(self, seat: Seat) -> None:
         connection = await self._connected()
-        token = secrets.token_hex(32)
-        channel = connection.channel(token[:32], token[32:])
-        options = self.client._options
-        seconds = self.client.timeouts.open
-        request = Open(
-            channel.number,
-            channel.id,
-            channel.secret,
-            False,
-            0,
-            None if not options else self.wire.encode_any(options),
-            0.0 if seconds is None else seconds,
-        )
+        channel = connection.channel()
         try:
-            await channel.call(request, seconds)
+            await channel.call(self.client._opening_of(channel), self.client.timeouts.open)
         except BaseException:
             channel.close_soon()
             raise
@@ -348,7 +333,7 @@ class VectorSessions:
             channel = seat.channel
             if channel is None or channel.future is not None:
                 raise _busy(seat.number)
-            request = State(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
+            request = State(channel.number, channel.next_seq(), channel.acked, on_wire(seconds))
             calls.append(channel.call(request, seconds))
         replies = await asyncio.gather(*calls)
         return [self.wire.decode_state(reply.payload) for reply in replies]
@@ -367,7 +352,7 @@ class VectorSessions:
         for seat in self._seats:
             channel, seat.channel = seat.channel, None
             if channel is not None and channel.error is None and channel.connection.up:
-                request = Close(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
+                request = Close(channel.number, channel.next_seq(), channel.acked, on_wire(seconds))
                 channel.future = None  # whoever waited has gone
                 closing.append(channel.call(request, seconds))
         if closing:

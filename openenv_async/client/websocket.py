@@ -19,11 +19,12 @@ from websockets.typing import Subprotocol
 
 from openenv_async.addresses import is_here
 from openenv_async.client.connection import Connection
+from openenv_async.client.http_replies import Failure
 from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
-from openenv_async.data_frames import END_OF_HANDSHAKE, DataFrames, masked_data_frame
-from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized, error_from_wire
+from openenv_async.data_frames import CutsFrames, masked_data_frame
+from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.tokens import check_token
 from openenv_async.tracing import inject
@@ -54,7 +55,7 @@ def websocket_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
-class _Socket(ClientConnection):
+class _Socket(CutsFrames, ClientConnection):
     """A client connection that hands messages over as they come.
 
     The library's own queue and its reader task would cost two loop turns a message; its
@@ -65,26 +66,12 @@ class _Socket(ClientConnection):
     on_lost: Callable[[], None] | None = None
     _parts: list[bytes]
     _text: bool
-    _frames: DataFrames | None = None
-    _at_first_frame = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.protocol.debug = False  # it would log every frame, and the token with the request
 
-    def cut_frames(self, max_size: int) -> None:
-        """From here on, leave to the library only what is no whole data frame."""
-        if self._at_first_frame:
-            self._frames = DataFrames(False, max_size, self._deliver, super().data_received)
-
-    def data_received(self, data: bytes) -> None:
-        if self._frames is None:
-            self._at_first_frame = data.endswith(END_OF_HANDSHAKE)
-            super().data_received(data)
-        else:
-            self._frames.feed(data)
-
-    def _deliver(self, message: bytes, text: bool) -> None:
+    def deliver(self, message: bytes, text: bool) -> None:
         if self.on_message is not None and self.protocol.state is State.OPEN:
             self.on_message(message.decode() if text else message)
 
@@ -127,7 +114,7 @@ class WebSocketTransport:
         _find_dead_hosts(socket.transport)
         socket.on_message = connection.receive
         socket.on_lost = lambda: connection.lost(self)
-        socket.cut_frames(max_size)
+        socket.cut_frames(False, max_size, socket.deliver)
 
     @property
     def congested(self) -> bool:
@@ -268,22 +255,10 @@ async def _open_socket(
     return socket
 
 
-class _Problem(msgspec.Struct):
-    code: str
-    message: str
-    retryable: bool = False
-    detail: dict[str, Any] = {}
-
-
-class _Refusal(msgspec.Struct):
-    error: _Problem
-
-
 def _refusal(body: bytes | bytearray) -> OpenEnvError | None:
     """The error that an openenv_async server gave instead of a WebSocket."""
     try:
-        error = msgspec.json.decode(body, type=_Refusal).error
+        failure = msgspec.json.decode(body, type=Failure)
     except (msgspec.MsgspecError, ValueError):
         return None
-    made = error_from_wire(error.code, error.message, error.retryable, error.detail)
-    return made.add_context(phase="connect")
+    return failure.made().add_context(phase="connect")

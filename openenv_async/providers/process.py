@@ -15,6 +15,7 @@ from typing import Any
 
 from openenv_async.errors import ProviderError, ServerError, WorkerStartFailed
 from openenv_async.localserver import LocalServer
+from openenv_async.outlasting import outlast
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 
 __all__ = ["ProcessProvider", "ProcessWorker"]
@@ -116,15 +117,10 @@ class ProcessProvider(Provider):
 
     async def aclose(self) -> None:
         """Shut all processes down."""
-        closing = [asyncio.ensure_future(worker.aclose()) for worker in self._workers]
-        interrupted: asyncio.CancelledError | None = None
-        while any(not task.done() for task in closing):
-            try:
-                await asyncio.wait(closing)
-            except asyncio.CancelledError as exc:
-                interrupted = exc
-        if interrupted is not None:
-            raise interrupted
+        closing = [asyncio.create_task(worker.aclose()) for worker in self._workers]
+        await outlast(*closing)
+        for task in closing:
+            task.result()
 
 
 def _reason(code: int) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from openenv_async.errors import DeadlineExceeded, ProviderError, WorkerStartFailed
+from openenv_async.outlasting import outlast
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.providers.process import ProcessProvider, ProcessWorker
 
@@ -279,15 +280,8 @@ class RayProvider(Provider):
                 self._actors.pop(node_id, None)
             return
         ending = asyncio.create_task(self._stop(node_id, actor), name="openenv-ray-end")
-        interrupted: asyncio.CancelledError | None = None
-        while not ending.done():
-            try:
-                await asyncio.wait([ending])
-            except asyncio.CancelledError as exc:
-                interrupted = exc
+        await outlast(ending)
         ending.result()
-        if interrupted is not None:
-            raise interrupted
 
     async def _stop(self, node_id: str, actor: Any) -> None:
         errors = self.ray.exceptions.RayError

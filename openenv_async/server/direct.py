@@ -14,13 +14,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from openenv_async.data_frames import END_OF_HANDSHAKE, DataFrames, data_frame
+from openenv_async.data_frames import CutsFrames, data_frame
 from openenv_async.server.lines import LineUser
 
 __all__ = ["DirectWebSocket"]
 
 
-class DirectWebSocket(WebSocketsSansIOProtocol):
+class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
     """A WebSocket that is its own ``Line``, can be cut, and refused without an error in the log.
 
     Cut, because closing waits until what was written has been read: for ever, if the peer does
@@ -32,8 +32,6 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
         self.conn.debug = False  # it would log every frame, and the token with the request
         self.congested = False
         self._user: LineUser | None = None
-        self._frames: DataFrames | None = None
-        self._at_first_frame = False
 
     # -- uvicorn's side -----------------------------------------------------------------------
 
@@ -49,14 +47,6 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
     def _refused(self) -> None:
         """The application answered with a status: uvicorn takes that for a mistake."""
         self.handshake_complete = True
-
-    def data_received(self, data: bytes) -> None:
-        """As uvicorn's; while attached, only what is no whole data frame."""
-        if self._frames is None:
-            self._at_first_frame = data.endswith(END_OF_HANDSHAKE)
-            super().data_received(data)
-        else:
-            self._frames.feed(data)
 
     def send_receive_event_to_app(self) -> None:
         """As uvicorn's, past its queue where there is somebody to take the message."""
@@ -100,9 +90,7 @@ class DirectWebSocket(WebSocketsSansIOProtocol):
     def attach(self, user: LineUser) -> None:
         """Hand every message to ``user`` from now on."""
         self._user = user
-        if self._at_first_frame:
-            limit = self.config.ws_max_size
-            self._frames = DataFrames(True, limit, self._deliver, super().data_received)
+        self.cut_frames(True, self.config.ws_max_size, self._deliver)
 
     def write(self, message: bytes, text: bool) -> None:
         """Send a message; nothing happens once the closing handshake has begun."""

@@ -78,7 +78,7 @@ class Lines:
 
 async def opened(connection: Connection) -> None:
     """Open a session, for whose sake the connection comes back."""
-    channel = connection.channel("1" * 32, "2" * 32)
+    channel = connection.channel()
     await channel.call(Open(channel.number, channel.id, channel.secret), 5.0)
 
 

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 
 from openenv_async import Environment, Timeouts, create_app, serve
 from openenv_async.client.http import HTTPEnvClient
@@ -343,6 +347,16 @@ async def test_another_server() -> None:
     async with serve(Echo) as url:
         with pytest.raises(ConnectFailed, match="no openenv_async server"):
             await Client(url + "/elsewhere").reset()
+
+
+async def test_the_secret_of_a_session_follows_no_redirection() -> None:
+    def moved(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{url}{request.url.path}", 307)
+
+    everywhere = Starlette(routes=[Route("/{path:path}", moved, methods=["GET", "POST"])])
+    async with serve(Echo) as url, serve(everywhere) as there:
+        with pytest.raises(ConnectFailed, match=rf"redirection to {url}/open: give the address"):
+            await Client(there).reset()
 
 
 async def test_too_large_is_not_sent_and_costs_nothing() -> None:
