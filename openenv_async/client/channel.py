@@ -3,8 +3,9 @@
 Rules:
 
 - One call at a time: ``future`` is who waits, ``waited`` the number of the request waited for.
-- A request stays in ``sent`` until it is answered, so that it can be sent again on another
-  transport; the server knows by its number what it has done already.
+- A request is kept until it is answered, so that it can be sent again on another transport; the
+  server knows by its number what it has done already. The last one is in ``asked``, under the
+  number ``waited``; those before it that were given up and are not answered yet in ``earlier``.
 - A channel with an ``error`` is over; every later call on it meets that error.
 """
 
@@ -51,8 +52,10 @@ class Channel:
 
     __slots__ = (
         "acked",
+        "asked",
         "connection",
         "due",
+        "earlier",
         "error",
         "future",
         "id",
@@ -60,7 +63,6 @@ class Channel:
         "opened",
         "scheduled",
         "secret",
-        "sent",
         "seq",
         "sink",
         "steps",
@@ -77,7 +79,8 @@ class Channel:
         self.seq = 0
         self.acked = 0
         self.steps = 0
-        self.sent: dict[int, Request | Open] = {}
+        self.asked: Request | Open | None = None
+        self.earlier: dict[int, Request | Open] | None = None
         self.future: Receiver | None = None
         self.waited = 0
         self.sink: Callable[[Partial], None] | None = None
@@ -112,7 +115,9 @@ class Channel:
             running.set_exception(
                 SessionClosed("the session was closed by this side while this call was running")
             )
-        self.sent[seq] = request
+        if self.asked is not None:
+            self.earlier = self.unanswered()
+        self.asked = request
         self.future = receiver
         self.waited = seq
         if timeout is None:
@@ -132,15 +137,38 @@ class Channel:
         """The caller of request ``seq`` gave up: tell the server, drop the late reply."""
         if self.waited == seq:
             self.future = None
-        if seq in self.sent:
+        if self._find(seq) is not None:
             self.connection.outbox.send(Cancel(self.number, seq))
 
     def grant(self, seq: int, units: int) -> None:
         """Allow more partial observations."""
-        request = self.sent.get(seq)
+        request = self._find(seq)
         if type(request) is Step:
             request.credit += units  # in all: should the request be sent again
         self.connection.outbox.send(Credit(self.number, seq, units))
+
+    # -- what is not answered -----------------------------------------------------------------
+
+    def unanswered(self) -> dict[int, Request | Open]:
+        """Requests without an answer, by number, in the order they were made."""
+        requests = {} if self.earlier is None else self.earlier.copy()
+        if self.asked is not None:
+            requests[self.waited] = self.asked
+        return requests
+
+    def _find(self, seq: int) -> Request | Open | None:
+        if seq == self.waited:
+            return self.asked
+        return None if self.earlier is None else self.earlier.get(seq)
+
+    def settle(self, seq: int) -> bool:
+        """Request ``seq`` needs no answer any more; whether it did."""
+        found = self._find(seq) is not None
+        if seq == self.waited:
+            self.asked = None
+        elif self.earlier is not None:
+            self.earlier.pop(seq, None)
+        return found
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -148,7 +176,7 @@ class Channel:
         """The session is open, or was resumed."""
         self.opened = True
         self.waiting = None
-        if self.sent.pop(0, None) is None:
+        if not self.settle(0):
             return  # resumed
         future = self.future
         if future is not None and self.waited == 0:
@@ -174,7 +202,7 @@ class Channel:
 
     def _end(self, seq: int, error: OpenEnvError) -> bool:
         """Nothing will come for request ``seq``: raise in its caller, if that still waits."""
-        self.sent.pop(seq, None)
+        self.settle(seq)
         future = self.future
         if future is None or self.waited != seq:
             return False
@@ -194,7 +222,7 @@ class Channel:
     def fail(self, error: OpenEnvError) -> None:
         """The session is over: its caller, and every later one, meets ``error``."""
         self.error = error
-        self.sent.clear()
+        self.asked = self.earlier = None
         future, self.future = self.future, None
         if future is not None and not future.done():
             future.set_exception(copy.copy(error))
@@ -217,8 +245,8 @@ class Channel:
         frames: list[Frame] = []
         if self.opened:
             frames.append(Open(self.number, self.id, self.secret, True, self.acked))
-        for seq in sorted(self.sent):
-            frames.append(self.sent[seq])
+        for seq, request in self.unanswered().items():
+            frames.append(request)
             if seq and (self.future is None or seq != self.waited):
                 frames.append(Cancel(self.number, seq))
         return frames
@@ -227,7 +255,7 @@ class Channel:
         """Go on where the channel of a connection that is gone had stopped."""
         self.seq, self.acked = left_behind.seq, left_behind.acked
         self.steps = left_behind.steps
-        self.sent.update(left_behind.sent)
+        self.earlier = left_behind.unanswered()
 
     def check(self, now: float) -> float | None:
         """Give up on a server that is late with its own deadline."""

@@ -5,7 +5,7 @@ resolves many callers. The transport below only carries messages: a WebSocket, o
 
 Rules of coming back:
 
-- A request stays in its channel's ``sent`` until it is answered.
+- A channel keeps a request until it is answered.
 - When the transport is lost, sessions live on at the server for its ``Timeouts.resume``. The
   connection dials again with backoff and jitter, resumes every channel and sends again what was
   not answered; the server knows by the numbers what it has done already.
@@ -219,7 +219,7 @@ class Connection:
         if self.error is not None:
             return
         ttl = self._server_timeout("resume")
-        waiting = any(channel.opened or channel.sent for channel in self._channels.values())
+        waiting = any(channel.opened or channel.unanswered() for channel in self._channels.values())
         if ttl is not None and waiting:
             self._coming_back = self.loop.create_task(self._come_back(ttl))
         else:
@@ -391,15 +391,17 @@ class Connection:
                 seq = frame.seq
                 if seq > channel.acked:
                     channel.acked = seq
-                channel.sent.pop(seq, None)
-                future = channel.future
-                if seq == channel.waited and future is not None:
-                    channel.future = None
-                    if not future.done():
-                        answered += 1
-                        future.set_result(frame)
+                future = None
+                if seq == channel.waited:
+                    channel.asked = None
+                    future, channel.future = channel.future, None
                 else:
+                    channel.settle(seq)
+                if future is None:
                     self.late_replies += 1
+                elif not future.done():
+                    answered += 1
+                    future.set_result(frame)
             elif kind is Failed:
                 self._on_failed(channel, frame)
             elif kind is Partial:

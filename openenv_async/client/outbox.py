@@ -2,7 +2,7 @@
 
 Rules:
 
-- Without a transport everything is dropped: what matters is in a channel's ``sent``.
+- Without a transport everything is dropped: a channel keeps what matters.
 - While the transport is congested, frames queue up.
 - A large payload goes in pieces, one a turn, and what follows it on its channel behind it.
 - What no message can carry is handed to ``refuse``, and the rest still goes.

@@ -37,7 +37,7 @@ class Correspondence:
 
     Attributes:
         channel: the session's number at the door.
-        log: the numbers taken, and each reply beside the format of its payload.
+        log: the numbers taken, and the replies that may be asked for again.
         port: the door; ``None`` while the client is away.
         stream: what the last step that streamed has shown.
         wire: the codecs of the running request.
@@ -52,7 +52,7 @@ class Correspondence:
         self.channel = open.channel
         self.port: Port | None = port
         self.wire: Wire = port.wire
-        self.log: ReplyLog[tuple[Reply, Format]] = ReplyLog(engine.options.limits.max_retained_size)
+        self.log: ReplyLog[Reply] = ReplyLog(engine.options.limits.max_retained_size)
         self.stream: PartialStream | None = None
 
     def answer(self, request: Request, reply: Reply) -> None:
@@ -60,7 +60,7 @@ class Correspondence:
         payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
         size = 0 if payload is None else len(payload)
         wire = self.wire
-        self.log.keep(request.seq, (reply, wire.format), size + _REPLY_OVERHEAD)
+        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, wire.format)
         port = self.port
         if port is not None:
             if port.wire is not wire:
@@ -83,13 +83,13 @@ class Correspondence:
 
     def repeat(self, seq: int) -> None:
         """Send again what the client may lack of the answer to request ``seq``."""
-        kept, stream = self.log.replies.get(seq), self.stream
-        reply, format = (None, self.wire.format) if kept is None else kept[0]
+        kept, stream = self.log.get(seq), self.stream
+        format = self.wire.format if kept is None else kept.format
         for partial in () if stream is None else tuple(stream.kept):
             if partial.seq == seq:
                 self.send(partial, format)
-        if reply is not None:
-            self.send(reply, format)
+        if kept is not None:
+            self.send(kept.reply, format)
 
     def failure(self, request: HostRequest, error: OpenEnvError) -> Failed:
         """The reply that carries ``error``, which is told where it happened."""

@@ -13,11 +13,13 @@ Rules:
 from __future__ import annotations
 
 import enum
-from typing import Generic, TypeVar
+from collections import OrderedDict
+from typing import Generic, NamedTuple, TypeVar
 
 from openenv_async.errors import ProtocolError
+from openenv_async.models import Format
 
-__all__ = ["Order", "ReplyLog"]
+__all__ = ["Kept", "Order", "ReplyLog"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -30,21 +32,69 @@ class Order(enum.Enum):
     ANSWERED = enum.auto()
 
 
+class Kept(NamedTuple, Generic[ReplyT]):
+    """A reply that may be asked for again.
+
+    Attributes:
+        reply: the reply.
+        size: bytes that it counts.
+        format: of its payload.
+    """
+
+    reply: ReplyT
+    size: int
+    format: Format
+
+
 class ReplyLog(Generic[ReplyT]):
     """Sequence numbers of one session and the replies not yet acknowledged.
 
-    ``taken`` and ``replies`` are read and, for the common case (next seq, all before it
-    acknowledged), written by the session itself; everything else goes through the methods.
+    ``taken`` is read and, for the common case (the next seq), written by the session itself;
+    everything else goes through the methods. A client that awaits each answer has one reply kept
+    at a time, so the last one is here itself, and only those before it are in a dict.
     """
 
-    __slots__ = ("acked", "budget", "replies", "size", "taken")
+    __slots__ = (
+        "_earlier",
+        "_earlier_size",
+        "_format",
+        "_last",
+        "_seq",
+        "_size",
+        "acked",
+        "budget",
+        "taken",
+    )
 
     def __init__(self, budget: int) -> None:
         self.taken = 0
         self.acked = 0
-        self.size = 0
         self.budget = budget
-        self.replies: dict[int, tuple[ReplyT, int]] = {}
+        self._seq = 0
+        self._last: ReplyT | None = None
+        self._size = 0
+        self._format: Format = "msgpack"
+        self._earlier: OrderedDict[int, Kept[ReplyT]] | None = None
+        self._earlier_size = 0
+
+    @property
+    def replies(self) -> dict[int, Kept[ReplyT]]:
+        """All that is kept, by number, in the order they were answered."""
+        kept = dict(self._earlier or {})
+        if self._last is not None:
+            kept[self._seq] = Kept(self._last, self._size, self._format)
+        return kept
+
+    @property
+    def size(self) -> int:
+        """Bytes kept."""
+        return self._earlier_size + (0 if self._last is None else self._size)
+
+    def get(self, seq: int) -> Kept[ReplyT] | None:
+        """The kept reply of request ``seq``."""
+        if self._last is not None and seq == self._seq:
+            return Kept(self._last, self._size, self._format)
+        return None if self._earlier is None else self._earlier.get(seq)
 
     def order(self, seq: int) -> Order:
         """Classify ``seq`` and take it when it is new.
@@ -60,7 +110,7 @@ class ReplyLog(Generic[ReplyT]):
                 f"request {seq} leaves a gap: the next one is {self.taken + 1}",
                 expected=self.taken + 1,
             )
-        if seq in self.replies:
+        if self.get(seq) is not None:
             return Order.ANSWERED
         if seq <= self.acked or seq < 1:
             raise ProtocolError(
@@ -69,30 +119,48 @@ class ReplyLog(Generic[ReplyT]):
             )
         return Order.RUNNING
 
-    def keep(self, seq: int, reply: ReplyT, size: int) -> None:
-        """Keep the reply of a taken request until it is acknowledged."""
-        self.replies[seq] = (reply, size)
-        self.size += size
-        if self.size > self.budget:
-            self._shrink()
+    def keep(self, seq: int, reply: ReplyT, size: int, format: Format) -> None:
+        """Keep the reply of a taken request until it is acknowledged.
+
+        Args:
+            seq: the request's number.
+            reply: the reply.
+            size: bytes that it counts.
+            format: of its payload.
+        """
+        if self._last is not None:
+            self._put_aside(Kept(self._last, self._size, self._format))
+        self._seq, self._last, self._size, self._format = seq, reply, size, format
+        if self._earlier is not None:
+            self._shrink(self._earlier)
 
     def acknowledge(self, ack: int) -> None:
         """Forget the replies up to ``ack``. A number beyond what was taken is ignored."""
-        replies = self.replies
-        if ack == self.acked + 1 and ack in replies:  # the common case, one at a time
-            self.acked = ack
-            self.size -= replies.pop(ack)[1]
-            return
         if not self.acked < ack <= self.taken:
             return
+        if self._earlier is not None:
+            self._forget(self._earlier, ack)
         self.acked = ack
-        for seq in [seq for seq in replies if seq <= ack]:
-            self.size -= replies.pop(seq)[1]
+        if self._seq <= ack:
+            self._last = None
 
-    def _shrink(self) -> None:
-        """Drop the oldest replies over the budget, the newest one never."""
-        for seq in sorted(self.replies)[:-1]:
-            if self.size <= self.budget:
-                return
-            self.size -= self.replies.pop(seq)[1]
+    def _put_aside(self, last: Kept[ReplyT]) -> None:
+        if self._earlier is None:
+            self._earlier = OrderedDict()
+        self._earlier[self._seq] = last
+        self._earlier_size += last.size
+
+    def _forget(self, earlier: OrderedDict[int, Kept[ReplyT]], ack: int) -> None:
+        """Forget those up to ``ack``."""
+        one_more = ack == self.acked + 1 and ack in earlier
+        for seq in [ack] if one_more else [seq for seq in earlier if seq <= ack]:
+            self._earlier_size -= earlier.pop(seq).size
+
+    def _shrink(self, earlier: OrderedDict[int, Kept[ReplyT]]) -> None:
+        """Drop the oldest replies over the budget, the last one never."""
+        while earlier and self.size > self.budget:
+            seq, kept = earlier.popitem(last=False)
+            self._earlier_size -= kept.size
             self.acked = max(self.acked, seq)
+        if not earlier:
+            self._earlier = None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from openenv_async.errors import ProtocolError
-from openenv_async.protocol.replies import Order, ReplyLog
+from openenv_async.protocol.replies import Kept, Order, ReplyLog
 
 BUDGET = 1000
 
@@ -25,7 +25,7 @@ class Replies(RuleBasedStateMachine):
         self.taken = 0
         self.acked = 0
         self.running: set[int] = set()
-        self.answers: dict[int, tuple[str, int]] = {}
+        self.answers: dict[int, Kept[str]] = {}
         self.evicted = 0
 
     @rule()
@@ -39,7 +39,7 @@ class Replies(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, size: int) -> None:
         seq = data.draw(st.sampled_from(sorted(self.running)))
         self.running.discard(seq)
-        self.answers[seq] = (f"reply {seq}", size)
+        self.answers[seq] = Kept(f"reply {seq}", size, "msgpack")
         self.log.keep(seq, *self.answers[seq])
 
     @precondition(lambda self: self.taken)
@@ -85,7 +85,7 @@ class Replies(RuleBasedStateMachine):
 
     @invariant()
     def size_is_the_sum(self) -> None:
-        assert self.log.size == sum(size for _, size in self.log.replies.values())
+        assert self.log.size == sum(kept.size for kept in self.log.replies.values())
 
     @invariant()
     def within_budget(self) -> None:
@@ -110,7 +110,7 @@ def test_the_newest_reply_is_kept_whatever_its_size() -> None:
     log: ReplyLog[str] = ReplyLog(10)
     for seq in (1, 2):
         assert log.order(seq) is Order.NEW
-        log.keep(seq, "big", 1000)
+        log.keep(seq, "big", 1000, "msgpack")
     assert list(log.replies) == [2]
     assert log.acked == 1
     with pytest.raises(ProtocolError, match="stale"):
