@@ -27,6 +27,7 @@ from math import inf
 from typing import Any, Final
 
 from openenv_async.client.channel import Channel
+from openenv_async.client.inbox import Inbox
 from openenv_async.client.outbox import Outbox
 from openenv_async.client.transport import Transport
 from openenv_async.deadlines import Deadlines
@@ -34,7 +35,6 @@ from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
     OpenEnvError,
-    PayloadTooLarge,
     ProtocolError,
     ServerBusy,
     SessionClosed,
@@ -43,9 +43,7 @@ from openenv_async.errors import (
     error_from_wire,
 )
 from openenv_async.models import Format
-from openenv_async.protocol.chunks import Assembler
 from openenv_async.protocol.codec import (
-    BadFrame,
     JsonCodec,
     MsgpackCodec,
     decode_map,
@@ -54,18 +52,10 @@ from openenv_async.protocol.codec import (
 )
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
-    Begun,
-    Chunk,
-    Closed,
     Failed,
     GoingAway,
     Hello,
-    Observation,
-    Opened,
-    Partial,
     Renew,
-    StateIs,
-    Waiting,
     Welcome,
 )
 from openenv_async.types import Limits, Timeouts
@@ -77,7 +67,6 @@ log = logging.getLogger("openenv_async.client")
 
 _CLOSED_HERE: Final = SessionClosed("the session was closed by this side")
 """Never raised itself: callers get a copy."""
-_OTHER_REPLIES: Final = frozenset({Begun, StateIs, Closed})
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
@@ -95,6 +84,7 @@ class Connection:
 
     Attributes:
         outbox: where channels put their frames.
+        inbox: what brings them the server's.
     """
 
     def __init__(self, where: str, limits: Limits, timeouts: Timeouts, redial: Redial) -> None:
@@ -107,19 +97,18 @@ class Connection:
         self.error: OpenEnvError | None = None
         self.server: dict[str, Any] = {}
         self.epoch: str | None = None
-        self.late_replies = 0
         self.reconnects = 0
         self.going_away: GoingAway | None = None
         self.heard_at = -inf
+        self._channels: dict[int, Channel] = {}
         self.outbox = Outbox(self.loop, limits, self._refuse)
+        self.inbox = Inbox(self._channels, limits, self.outbox, self._on_own, self._error)
         self._doubted_at = -inf
         self._closing: set[asyncio.Task[None]] = set()
         self._redial = redial
         self._codec: MsgpackCodec | JsonCodec | None = None
         self._transport: Transport | None = None
-        self._channels: dict[int, Channel] = {}
         self._numbers = itertools.count(1)
-        self._assembler = Assembler(limits.max_message_size, inf)
         self._coming_back: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
@@ -251,7 +240,7 @@ class Connection:
         """There is no transport now."""
         self._transport = None
         self.outbox.detach()
-        self._assembler.clear()
+        self.inbox.clear()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
@@ -316,8 +305,9 @@ class Connection:
             self._coming_back.cancel()
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(error)
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
+        channels = list(self._channels.values())
+        self._channels.clear()
+        for channel in channels:
             lost = error
             if isinstance(error, SessionLost):
                 lost = copy.copy(error)
@@ -378,76 +368,17 @@ class Connection:
             log.warning("unreadable message from %s: %s", self.where, exc)
             self._fail(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
             return
-        channels, parts, outbox = self._channels, self._assembler.parts, self.outbox
-        answered = outbox.answered = 0
-        for frame in frames:
-            kind = type(frame)
-            if parts and kind is not Chunk and getattr(frame, "channel", 0) in parts:
-                self._complete(frame)
-            channel = channels.get(getattr(frame, "channel", 0))
-            if channel is None:
-                self._on_other(frame)
-            elif kind is Observation or kind in _OTHER_REPLIES:
-                seq = frame.seq
-                if seq > channel.acked:
-                    channel.acked = seq
-                future = None
-                if seq == channel.waited:
-                    channel.asked = None
-                    future, channel.future = channel.future, None
-                else:
-                    channel.settle(seq)
-                if future is None:
-                    self.late_replies += 1
-                elif not future.done():
-                    answered += 1
-                    future.set_result(frame)
-            elif kind is Failed:
-                self._on_failed(channel, frame)
-            elif kind is Partial:
-                if channel.sink is not None and frame.seq == channel.waited:
-                    channel.sink(frame)
-            elif kind is Opened:
-                channel.on_opened(frame)
-            elif kind is Chunk:
-                self._on_chunk(channel, frame)
-            elif kind is Waiting:
-                channel.waiting = (frame.position, frame.depth)
-            elif kind is BadFrame:
-                self._on_failed(channel, Failed(frame.channel, frame.seq, "", frame.error.message))
-        outbox.answered = answered
+        self.inbox.deliver(frames)
 
-    def _on_chunk(self, channel: Channel, frame: Chunk) -> None:
-        try:
-            self._assembler.add(frame)
-        except PayloadTooLarge as exc:
-            self._on_failed(channel, Failed(frame.channel, frame.seq, exc.code, exc.message))
-
-    def _complete(self, frame: Any) -> None:
-        payload = getattr(frame, "payload", None)
-        if payload is not None and not len(payload):
-            self._assembler.fill(frame)
-
-    def _on_failed(self, channel: Channel, frame: Failed) -> None:
-        error = self._error(frame)
-        error.add_context(session_id=channel.id, request_id=frame.seq or None)
-        if frame.seq == 0:
-            if isinstance(error, SessionLost):
-                channel.add_progress(error)
-            self._channels.pop(channel.number, None)
-            channel.fail(error)
-        elif not channel.on_failed(frame.seq, error):
-            self.late_replies += 1
-
-    def _on_other(self, frame: Any) -> None:
-        """Frames of the connection itself, or of a channel that is gone."""
+    def _on_own(self, frame: Welcome | GoingAway | Failed) -> None:
+        """A frame of the connection itself."""
         if isinstance(frame, Welcome):
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(frame)
         elif isinstance(frame, GoingAway):
             self.going_away = frame
             log.info("%s is going away: %s", self.where, frame.reason)
-        elif isinstance(frame, Failed) and frame.channel == 0:
+        else:
             error = self._error(frame)
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_exception(error)
@@ -455,8 +386,6 @@ class Connection:
                 log.warning("%s reports: %s", self.where, error)
                 for channel in list(self._channels.values()):
                     channel.fail(error)
-        elif not isinstance(frame, Closed):
-            self.late_replies += 1
 
     def _error(self, frame: Failed) -> OpenEnvError:
         try:
