@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from openenv_async.errors import InvalidOption
+from openenv_async.discovery import import_object
+from openenv_async.errors import InvalidOption, TargetNotFound
 from openenv_async.responders.base import Responder
 from openenv_async.responders.openai import OpenAIResponder
 from openenv_async.responders.scripted import ScriptedResponder
@@ -46,7 +46,7 @@ def load_responder(text: str) -> Responder:
             case "openai":
                 return _openai(rest)
             case _:
-                return _imported(kind, rest)
+                return _imported(f"{kind}:{rest}")
     except (ValueError, OSError, TypeError) as exc:
         raise InvalidOption(f"{text!r} is no responder: {exc}") from exc
 
@@ -75,18 +75,11 @@ def _openai(text: str) -> OpenAIResponder:
     return OpenAIResponder(model, url or None, **settings)
 
 
-def _imported(module_name: str, path: str) -> Responder:
+def _imported(text: str) -> Responder:
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # a module that it needs is missing
-        raise ValueError(f"there is no module {module_name!r}; write {_FORMS}") from None
-    for name in path.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise ValueError(f"{module_name!r} has no {path!r}") from None
+        found = import_object(text)
+    except TargetNotFound as exc:
+        raise ValueError(f"{exc.message}; write {_FORMS}") from exc
     if _responds(found):
         return found  # type: ignore[no-any-return]  # a Responder, as was checked
     if inspect.isclass(found) or (callable(found) and _takes_nothing(found)):

@@ -13,7 +13,6 @@ What a policy raises is a bug or a decision of the caller: it is never turned in
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import random
 from collections.abc import Callable, Mapping
@@ -22,7 +21,8 @@ from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
 from openenv_async.addresses import is_here
-from openenv_async.errors import ConnectFailed
+from openenv_async.discovery import import_object
+from openenv_async.errors import ConnectFailed, TargetNotFound
 from openenv_async.models import PayloadCodec
 from openenv_async.schema_sampling import sample
 from openenv_async.types import EpisodeInfo, StepResult
@@ -163,16 +163,9 @@ def load_policy(text: str) -> Callable[..., Any]:
     if not colon or not module_name or not path:
         raise ValueError(f"{text!r} is no policy: write random or module:callable")
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # a module that it needs is missing
-        raise ValueError(f"there is no module {module_name!r}: is it on the path?") from None
-    for name in path.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise ValueError(f"{module_name!r} has no {path!r}") from None
+        found = import_object(text)
+    except TargetNotFound as exc:
+        raise ValueError(f"{text!r} is no policy: {exc.message}") from exc
     if inspect.isclass(found):
         found = found()
     if not callable(found):

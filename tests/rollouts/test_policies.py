@@ -135,5 +135,5 @@ def test_policies_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }.items():
         with pytest.raises(ValueError, match=message):
             load_policy(text)
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+    with pytest.raises(ValueError, match="needs 'not_installed_anywhere'"):
         load_policy("needs_more:policy")
