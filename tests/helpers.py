@@ -265,6 +265,44 @@ async def gather_all(calls: Iterable[Awaitable[T]]) -> list[T | BaseException]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
+class Gate:
+    """Holds the steps of `Gated` until a test opens it."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.steps = 0
+        self.cancelled = 0
+
+
+class Gated(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Its steps wait for the gate."""
+
+    gate: Gate
+
+    async def reset(self) -> dict[str, Any]:
+        return {}
+
+    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        self.gate.entered.set()
+        try:
+            await self.gate.opened.wait()
+        except asyncio.CancelledError:
+            self.gate.cancelled += 1
+            raise
+        finally:
+            self.gate.ended.set()
+        self.gate.steps += 1
+        return {"steps": self.gate.steps}
+
+
+def gated() -> tuple[type[Gated], Gate]:
+    """An environment of its own for a test, and its gate."""
+    gate = Gate()
+    return type("Gated", (Gated,), {"gate": gate}), gate
+
+
 class Counter(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
     """Counts its steps; called straight from the reader."""
 

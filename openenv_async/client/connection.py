@@ -180,6 +180,11 @@ class Connection:
         return len(self._channels)
 
     @property
+    def late_replies(self) -> int:
+        """Frames that came when nobody waited for them any more."""
+        return self.inbox.late_replies
+
+    @property
     def up(self) -> bool:
         """Whether there is a transport now, and not only the hope of one."""
         return self.outbox.attached

@@ -35,7 +35,7 @@ from openenv_async.errors import (
     SessionLost,
 )
 from openenv_async.types import EpisodeInfo, Limits
-from tests.helpers import until
+from tests.helpers import gated, until
 
 
 @dataclass
@@ -75,38 +75,6 @@ class Echo(Environment[Action, Observation, State]):
 
     def state(self) -> State:
         return State(self.steps)
-
-
-class Gate:
-    """Holds the steps of `Gated` until a test opens it."""
-
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.opened = asyncio.Event()
-        self.steps = 0
-        self.cancelled = 0
-
-
-class Gated(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    gate: Gate
-
-    async def reset(self) -> dict[str, Any]:
-        return {}
-
-    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        self.gate.entered.set()
-        try:
-            await self.gate.opened.wait()
-        except asyncio.CancelledError:
-            self.gate.cancelled += 1
-            raise
-        self.gate.steps += 1
-        return {"steps": self.gate.steps}
-
-
-def gated() -> tuple[type[Gated], Gate]:
-    gate = Gate()
-    return type("Gated", (Gated,), {"gate": gate}), gate
 
 
 class Client(HTTPEnvClient[Action, Observation, State]):

@@ -23,6 +23,7 @@ from openenv_async import (
     serve,
 )
 from openenv_async.models import PayloadCodec
+from tests.helpers import gated
 
 HEADER = "X-OpenEnv-Session"
 SEQ = "X-OpenEnv-Seq"
@@ -74,41 +75,6 @@ class Echo(Environment[Action, Observation, dict[str, Any]]):
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "step_count": None}
-
-
-class Gate:
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.opened = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.steps = 0
-        self.cancelled = 0
-
-
-class Gated(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    """Its steps wait for the test."""
-
-    gate: Gate
-
-    async def reset(self) -> dict[str, Any]:
-        return {}
-
-    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        self.gate.entered.set()
-        try:
-            await self.gate.opened.wait()
-        except asyncio.CancelledError:
-            self.gate.cancelled += 1
-            raise
-        finally:
-            self.gate.ended.set()
-        self.gate.steps += 1
-        return {"steps": self.gate.steps, "reward": 1}
-
-
-def gated() -> tuple[type[Gated], Gate]:
-    gate = Gate()
-    return type("Gated", (Gated,), {"gate": gate}), gate
 
 
 @asynccontextmanager
