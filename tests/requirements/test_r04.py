@@ -143,7 +143,7 @@ async def test_a_client_that_was_congested_comes_back() -> None:
 
 async def test_a_silent_network_costs_one_late_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What swallows every byte and tells nobody is found when an answer is overdue."""
-    monkeypatch.setattr("openenv_async.client.channel._BACKSTOP", 0.5)
+    monkeypatch.setattr("openenv_async.client.channel.BACKSTOP", 0.5)
     Ledger.executed.clear()
     async with (
         served(Ledger) as (url, engine),
