@@ -33,13 +33,16 @@ _SHORT: Final = 126
 _MEDIUM: Final = 1 << 16
 
 
+Deliver = Callable[[bytes | memoryview, bool], None]
+
+
 class DataFrames:
     """Cuts whole, unfragmented data frames from what a connection receives.
 
     Args:
         masked: whether the peer masks its frames, as clients do and servers do not.
         max_size: bytes of the greatest payload; the library refuses a longer one.
-        deliver: takes a message's payload and whether it is text.
+        deliver: takes a message's payload, a large one not copied, and whether it is text.
         other: takes whole frames of every other kind, and all that follows a broken one.
     """
 
@@ -47,25 +50,26 @@ class DataFrames:
         self,
         masked: bool,
         max_size: int,
-        deliver: Callable[[bytes, bool], None],
+        deliver: Deliver,
         other: Callable[[bytes], None],
     ) -> None:
         self._mask = _MASKED if masked else 0
         self._max_size = max_size
         self._deliver = deliver
         self._other = other
-        self._kept = bytearray()
-        self._needed = 0
+        self._kept: list[bytes] = []
+        self._missing = 0
         self._fragmented = False
         self._broken = False
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come."""
         if self._kept:
-            self._kept += data
-            if len(self._kept) < self._needed:
+            self._kept.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
                 return
-            data = bytes(self._kept)
+            data = b"".join(self._kept)
             self._kept.clear()
         at, end = 0, len(data)
         while at < end and not self._broken:
@@ -90,7 +94,8 @@ class DataFrames:
                 self._keep(data, at, stop - at)
                 return
             if first in (_BINARY, _TEXT) and not self._fragmented:
-                payload = data[start:stop]
+                large = length >= _MEDIUM
+                payload = memoryview(data)[start:stop] if large else data[start:stop]
                 if self._mask:
                     payload = apply_mask(payload, data[start - 4 : start])
                 self._deliver(payload, first == _TEXT)
@@ -103,8 +108,8 @@ class DataFrames:
             self._other(data[at:])
 
     def _keep(self, data: bytes, at: int, needed: int) -> None:
-        self._kept += data[at:]
-        self._needed = needed
+        self._kept.append(data[at:])
+        self._missing = needed - (len(data) - at)
 
 
 class CutsFrames(asyncio.Protocol):
@@ -113,9 +118,7 @@ class CutsFrames(asyncio.Protocol):
     _frames: DataFrames | None = None
     _at_first_frame = False
 
-    def cut_frames(
-        self, masked: bool, max_size: int, deliver: Callable[[bytes, bool], None]
-    ) -> None:
+    def cut_frames(self, masked: bool, max_size: int, deliver: Deliver) -> None:
         """Begin with it, if the library stands between two frames; arguments of ``DataFrames``."""
         if self._at_first_frame:
             self._frames = DataFrames(masked, max_size, deliver, super().data_received)

@@ -52,7 +52,7 @@ def trip(value: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4), (9, 500)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_round_trips(dtype: str, shape: tuple[int, ...], name: str) -> None:
     array = example(dtype, shape)
@@ -82,8 +82,9 @@ def test_round_trip_is_bit_exact(name: str, array: npt.NDArray[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_layouts_become_c_order(name: str) -> None:
-    base = np.arange(24, dtype=">i4").reshape(4, 6)
+@pytest.mark.parametrize("rows", [4, 1000])  # a small array, and one that is put in as it lies
+def test_layouts_become_c_order(name: str, rows: int) -> None:
+    base = np.arange(6 * rows, dtype=">i4").reshape(rows, 6)
     for view in (base.T, np.asfortranarray(base), base[::2, ::-1], base[1:3], base[0, 0, None]):
         back = trip(view, name)
         assert back.flags.c_contiguous

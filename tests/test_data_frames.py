@@ -46,11 +46,11 @@ class End:
         self.kind = ""
         self.frames = DataFrames(masked, LIMIT, self._whole, self._other)
 
-    def _whole(self, payload: bytes, text: bool) -> None:
+    def _whole(self, payload: bytes | memoryview, text: bool) -> None:
         if self.library.state is not State.OPEN:
             return
         self.cut += 1
-        self.seen.append(("TEXT" if text else "BINARY", payload))
+        self.seen.append(("TEXT" if text else "BINARY", bytes(payload)))
 
     def _other(self, data: bytes) -> None:
         self.library.receive_data(data)

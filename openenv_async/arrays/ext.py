@@ -34,6 +34,8 @@ _LARGE: Final = 1 << 18
 """Bytes from which on an array is put into a payload after the rest."""
 _SMALL: Final = 4096
 """Bytes up to which copying an array's elements costs less than taking a view of them."""
+_BUFFERS: Final = "biufc"
+"""Kinds of arrays that show their elements as they lie; datetimes and text do not."""
 # Booleans, integers, floats, complex, datetimes and fixed-size text. ``O`` and ``V`` are not here:
 # objects would need pickle, structured dtypes have no dtype string that says all.
 _DTYPE: Final = re.compile(
@@ -63,8 +65,11 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
     np = sys.modules.get("numpy")
     if np is None:
         return None
-    if type(value) is np.ndarray and value.nbytes <= _SMALL:
-        return EXT_NDARRAY, _head(value.dtype, value.shape) + value.tobytes()
+    if type(value) is np.ndarray:
+        if value.nbytes <= _SMALL:
+            return EXT_NDARRAY, _head(value.dtype, value.shape) + value.tobytes()
+        if value.dtype.kind in _BUFFERS and value.flags.c_contiguous:
+            return EXT_NDARRAY, b"".join((_head(value.dtype, value.shape), value.data))
     if isinstance(value, np.ndarray):
         code = EXT_NDARRAY
     elif isinstance(value, np.generic):
@@ -111,15 +116,21 @@ def from_ext(code: int, payload: memoryview) -> Any:
     """
     try:
         name_end = 1 + payload[0]
-        dtype = wire_dtype(bytes(payload[1:name_end]))
-        ndim = payload[name_end]
-        data_start = name_end + 1 + 8 * ndim
-        if ndim > MAX_NDIM:
-            raise ValueError(f"malformed array: {ndim} dimensions, at most {MAX_NDIM} travel")
-        shape = struct.unpack_from(f"<{ndim}Q", payload, name_end + 1)
+        data_start = name_end + 1 + 8 * payload[name_end]
+        dtype, shape = _layout(bytes(payload[:data_start]))
     except (IndexError, struct.error) as error:
         raise ValueError("malformed array: the header is truncated") from error
     return assemble(dtype, shape, payload[data_start:], scalar=code == EXT_NPSCALAR)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape, from what stands before the elements."""
+    name_end = 1 + head[0]
+    dtype, ndim = wire_dtype(head[1:name_end]), head[name_end]
+    if ndim > MAX_NDIM:
+        raise ValueError(f"malformed array: {ndim} dimensions, at most {MAX_NDIM} travel")
+    return dtype, struct.unpack_from(f"<{ndim}Q", head, name_end + 1)
 
 
 def parts(value: Any) -> tuple[bytes, tuple[int, ...], Any]:
@@ -178,7 +189,8 @@ def assemble(dtype: np.dtype[Any], shape: tuple[int, ...], data: Any, *, scalar:
         array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, data)
     except (ValueError, OverflowError, TypeError) as error:  # such as a shape of (0, 2**63)
         raise ValueError(f"malformed array: {error}") from error
-    array.flags.writeable = False
+    if array.flags.writeable:
+        array.flags.writeable = False
     if dtype.kind in "bU" and array.size:
         # NumPy trusts these bytes: a bool of 7 and a code point past Unicode misbehave later.
         raw = array.reshape(-1).view(np.uint8 if dtype.kind == "b" else f"{dtype.str[0]}u4")

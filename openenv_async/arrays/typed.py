@@ -31,9 +31,12 @@ def as_array(annotation: Any, value: Any) -> Any:
     """
     import numpy as np
 
-    if not isinstance(value, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
+    if type(value) is np.ndarray:
+        array = value
+    elif isinstance(value, np.ndarray | list | tuple | bool | int | float | complex | np.generic):
+        array = np.asarray(value)  # a ragged list is a ValueError
+    else:
         raise ValueError(f"Expected an array, got `{type(value).__name__}`")
-    array = np.asarray(value)  # a ragged list is a ValueError
     if array.dtype.kind == "O":
         raise ValueError("Expected an array of numbers, got null or mixed elements")
     wanted = array_dtype(annotation)

@@ -46,6 +46,7 @@ from openenv_async.models import Format
 from openenv_async.protocol.codec import (
     JsonCodec,
     MsgpackCodec,
+    WireMessage,
     decode_map,
     encode_map,
     frame_codec,
@@ -363,7 +364,7 @@ class Connection:
 
     # -- frames in ----------------------------------------------------------------------------
 
-    def receive(self, message: bytes | str) -> None:
+    def receive(self, message: WireMessage) -> None:
         """Take one message from the transport."""
         assert self._codec is not None
         self.heard_at = self.loop.time()

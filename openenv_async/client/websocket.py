@@ -71,9 +71,9 @@ class _Socket(CutsFrames, ClientConnection):
         super().__init__(*args, **kwargs)
         self.protocol.debug = False  # it would log every frame, and the token with the request
 
-    def deliver(self, message: bytes, text: bool) -> None:
+    def deliver(self, message: bytes | memoryview, text: bool) -> None:
         if self.on_message is not None and self.protocol.state is State.OPEN:
-            self.on_message(message.decode() if text else message)
+            self.on_message(str(message, "utf-8") if text else message)
 
     def process_event(self, event: Any) -> None:
         on_message = self.on_message

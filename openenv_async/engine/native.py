@@ -23,6 +23,7 @@ from openenv_async.protocol.codec import (
     BadFrame,
     JsonCodec,
     MsgpackCodec,
+    WireMessage,
     decode_map,
     encode_map,
     split_batch,
@@ -89,6 +90,7 @@ class NativeConnection:
         self._look_at = inf
         self._look = min(_LOOK, (timeouts.lease or inf) / 4, (timeouts.write or inf) / 4)
         self._out: list[Frame] = []
+        self._out_size = 0
         limits = engine.options.limits
         # JSON has no chunks: there a payload is part of its frame.
         self._chunk_size = limits.chunk_size if codec.format == "msgpack" else sys.maxsize
@@ -115,14 +117,14 @@ class NativeConnection:
 
     # -- the carrier's side -------------------------------------------------------------------
 
-    def receive(self, message: bytes | str) -> None:
+    def receive(self, message: WireMessage) -> None:
         """Take one message. Never raises: what is wrong with it is answered."""
         frames = self.decode(message)
         at = 0
         while at < len(frames):
             at = self.handle(frames, at, len(frames))
 
-    def decode(self, message: bytes | str) -> Sequence[Any]:
+    def decode(self, message: WireMessage) -> Sequence[Any]:
         """The frames of a message, none when it is unreadable, which is answered."""
         self.seen_at = self.engine.clock()
         try:
@@ -191,13 +193,12 @@ class NativeConnection:
         out = self._out
         if not out:
             return []
-        self._out = []
-        limits = self.engine.options.limits
-        message = self.codec.encode(out)
-        whole = len(message) <= limits.max_batch_size or len(out) == 1
-        if whole and len(message) <= self._peer_max_size:
-            return [message]
-        limit = min(limits.max_batch_size, self._peer_max_size)
+        size, self._out, self._out_size = self._out_size, [], 0
+        limit = min(self.engine.options.limits.max_batch_size, self._peer_max_size)
+        if size <= limit or len(out) == 1:  # of payloads: the message may be longer
+            message = self.codec.encode(out)
+            if len(message) <= (self._peer_max_size if len(out) == 1 else limit):
+                return [message]
         return [self._bounded(part) for part in split_batch(out, limit)]
 
     def _bounded(self, frames: Any) -> bytes:
@@ -260,6 +261,7 @@ class NativeConnection:
             self._send_large(frame, size)
         else:
             out.append(frame)
+            self._out_size += size
             if len(out) > 1:
                 return
         if not self._receiving:
@@ -273,6 +275,7 @@ class NativeConnection:
             self._large.put(frame)
         else:
             self._out.append(frame)
+            self._out_size += size
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""

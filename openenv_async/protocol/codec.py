@@ -28,6 +28,7 @@ from openenv_async.protocol.frames import (
     SERVER_FRAMES,
     ClientFrame,
     Frame,
+    Observation,
     ServerFrame,
 )
 from openenv_async.types import MAX_DEPTH
@@ -38,6 +39,7 @@ __all__ = [
     "FrameCodec",
     "JsonCodec",
     "MsgpackCodec",
+    "WireMessage",
     "decode_map",
     "encode_map",
     "frame_codec",
@@ -54,7 +56,8 @@ _OVERHEAD: Final = 96
 SUBPROTOCOLS: Final = {"openenv.v1.msgpack": "msgpack", "openenv.v1.json": "json"}
 
 Role = Literal["server", "client"]
-_Message = bytes | str
+WireMessage = bytes | memoryview | str
+"""What a transport carries: octets, or text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class FrameCodec(Protocol):
     format: Literal["msgpack", "json"]
     text: bool
 
-    def decode(self, message: _Message) -> Sequence[Any]: ...
+    def decode(self, message: WireMessage) -> Sequence[Any]: ...
 
     def encode(self, frames: Sequence[Frame]) -> bytes: ...
 
@@ -131,7 +134,7 @@ class MsgpackCodec:
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(list[union])  # type: ignore[valid-type]  # the union is a value, as msgspec wants it
         self.encode = msgspec.msgpack.Encoder().encode
 
-    def decode(self, message: _Message) -> Sequence[Any]:
+    def decode(self, message: WireMessage) -> Sequence[Any]:
         """Frames in order; a ``BadFrame`` in place of each that cannot be read.
 
         Raises:
@@ -147,7 +150,7 @@ class MsgpackCodec:
         except (msgspec.MsgspecError, ValueError):  # a str that is not UTF-8 is a ValueError
             return self._decode_slowly(message)
 
-    def _decode_slowly(self, message: bytes) -> Sequence[Any]:
+    def _decode_slowly(self, message: bytes | memoryview) -> Sequence[Any]:
         check_msgpack_depth(message, _FRAME_DEPTH)
         try:
             batch = msgspec.msgpack.decode(message)
@@ -171,7 +174,7 @@ class JsonCodec:
         self._frame = msgspec.json.Decoder(list[msgspec.Raw])
         self._payloads = {cls: _payload_places(cls) for cls in (*CLIENT_FRAMES, *SERVER_FRAMES)}
 
-    def decode(self, message: _Message) -> Sequence[Any]:
+    def decode(self, message: WireMessage) -> Sequence[Any]:
         """As ``MsgpackCodec.decode``."""
         try:
             data = message.encode() if isinstance(message, str) else message
@@ -239,6 +242,8 @@ def split_batch(frames: Sequence[Frame], limit: int) -> list[Sequence[Frame]]:
 
 def frame_size(frame: Frame) -> int:
     """About how many bytes a frame takes in a message, from above."""
+    if type(frame) is Observation:  # the common one
+        return _OVERHEAD + len(frame.payload) + (0 if frame.info is None else len(frame.info))
     size = _OVERHEAD
     for name in frame.__struct_fields__:
         value = getattr(frame, name)

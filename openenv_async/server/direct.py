@@ -56,7 +56,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
         message, self.frames = b"".join(self.frames), []
         self._deliver(message, self.curr_msg_data_type == "text")
 
-    def _deliver(self, message: bytes, text: bool) -> None:
+    def _deliver(self, message: bytes | memoryview, text: bool) -> None:
         user = self._user
         if user is None or self.conn.state is not State.OPEN:
             return
@@ -64,7 +64,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
             user.take(message)
             return
         try:
-            words = message.decode()
+            words = str(message, "utf-8")
         except UnicodeDecodeError:
             self.conn.send_close(1007)
             self.handle_parser_exception()

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from openenv_async.protocol.codec import WireMessage
+
 __all__ = ["AsgiLine", "Line", "LineUser", "Message", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
@@ -19,7 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 class LineUser(Protocol):
     """Whom a line tells. Both are called on the loop, and never raise."""
 
-    def take(self, message: bytes | str) -> None: ...
+    def take(self, message: WireMessage) -> None: ...
 
     def congestion(self, congested: bool) -> None: ...
 

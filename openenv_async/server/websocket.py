@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Final
 
 from openenv_async.engine import Engine, NativeConnection
-from openenv_async.protocol.codec import frame_codec
+from openenv_async.protocol.codec import WireMessage, frame_codec
 from openenv_async.server.lines import AsgiLine, Line, Receive, Scope, Send
 from openenv_async.tracing import trace_of
 
@@ -85,7 +85,7 @@ class NativeSocket:
 
     # -- the line's side ----------------------------------------------------------------------
 
-    def take(self, message: bytes | str) -> None:
+    def take(self, message: WireMessage) -> None:
         """Take a message, and answer what can be answered at once."""
         self._stats.bytes_in += len(message)
         frames = self.connection.decode(message)
