@@ -124,12 +124,13 @@ async def test_a_session_over_http_has_no_lease_and_ends_when_idle() -> None:
         await one.close()
 
 
-def _sockets() -> int:
-    count = 0
+def _sockets() -> set[str]:
+    """The open ones, by inode: those of an earlier test may still be closing."""
+    found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-    return count
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {name for name in found if name.startswith("socket:")}
 
 
 async def test_a_cut_connection_gives_its_socket_back() -> None:
@@ -137,7 +138,7 @@ async def test_a_cut_connection_gives_its_socket_back() -> None:
     async with served(Blob, timeouts=times) as (url, engine):
         before = _sockets()
         socket = await raw_client(url)
-        assert _sockets() == before + 2
+        assert len(_sockets() - before) == 2
         socket.transport.pause_reading()
         await socket.send(message(Hello(1), Open(1, token(1), token(2)), Reset(1, 1)))
         action = msgspec.msgpack.encode({"size": 8 << 20})
@@ -146,10 +147,10 @@ async def test_a_cut_connection_gives_its_socket_back() -> None:
         await until(lambda: engine.stats.cut == 1, seconds=8)
         try:
             # The client has not moved: only its own end is left.
-            await until(lambda: _sockets() == before + 1, seconds=3)
+            await until(lambda: len(_sockets() - before) == 1, seconds=3)
         finally:
             socket.transport.abort()
-            await until(lambda: _sockets() == before)
+            await until(lambda: _sockets() <= before)
 
 
 async def test_many_abrupt_kills_leave_nothing() -> None:
