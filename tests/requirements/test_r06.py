@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from openenv_async import EngineOptions, Environment, GenericEnvClient, serve
 
@@ -17,23 +19,31 @@ SECONDS = 1.0
 class Blocking(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
     """Every call blocks its thread."""
 
-    def __init__(self) -> None:
+    called: ClassVar[Counter[str]] = Counter()
+    threads: ClassVar[set[int]] = set()
+
+    def _block(self, what: str) -> None:
+        self.called[what] += 1
+        self.threads.add(threading.get_ident())
         time.sleep(SECONDS)
 
+    def __init__(self) -> None:
+        self._block("open")
+
     def reset(self) -> dict[str, Any]:
-        time.sleep(SECONDS)
+        self._block("reset")
         return {}
 
     def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(SECONDS)
+        self._block("step")
         return {}
 
     def state(self) -> dict[str, Any]:
-        time.sleep(SECONDS)
+        self._block("state")
         return {}
 
     def close(self) -> None:
-        time.sleep(SECONDS)
+        self._block("close")
 
 
 @contextlib.asynccontextmanager
@@ -72,4 +82,7 @@ async def test_every_call_of_all_sessions_at_once() -> None:
             elapsed = time.perf_counter() - begun
             # One after the other would be 128 s; the default executor's threads, 4 s or more.
             assert elapsed < SECONDS + 10, f"{what} of {SESSIONS} sessions took {elapsed:.2f} s"
-        assert lag[0] < SECONDS, f"the loop stood still for {lag[0]:.3f} s"
+        assert Blocking.called == dict.fromkeys(calls, SESSIONS)
+        assert threading.get_ident() not in Blocking.threads
+        # A loop that waits for one of its threads stands still for 1 s or more at each of them.
+        assert lag[0] < 5 * SECONDS, f"the loop stood still for {lag[0]:.3f} s"
