@@ -79,7 +79,7 @@ NEST: dict[str, Callable[[int], bytes]] = {
 def test_nesting_ends_in_our_errors(kind: str, levels: int) -> None:
     data = NEST[kind](levels)
     codec = PayloadCodec[Any](Any, "msgpack" if kind.startswith("msgpack") else "json")
-    started = time.perf_counter()
+    started = time.thread_time()
     if levels <= MAX_DEPTH and "unclosed" not in kind and "key" not in kind:
         codec.decode(data)
     elif levels > MAX_DEPTH + 1 or "mixed" not in kind:
@@ -90,7 +90,7 @@ def test_nesting_ends_in_our_errors(kind: str, levels: int) -> None:
             if "unclosed" not in kind:
                 assert "64 containers" in str(caught.value)
                 assert caught.value.detail["limit"] == MAX_DEPTH
-    assert time.perf_counter() - started < 10
+    assert time.thread_time() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_content_that_looks_like_containers_is_not_counted(tree: Any) -> None:
 def test_shallow_data_is_fast_and_has_no_more_than_the_limit() -> None:
     records = [{"id": i, "name": "abc", "tags": [{"a": [1.5]}]} for i in range(5000)]
     data = msgspec.msgpack.encode(records)
-    started = time.perf_counter()
+    started = time.thread_time()
     check_msgpack_depth(data, LIMIT)
-    assert time.perf_counter() - started < 1  # 2 ms
+    assert time.thread_time() - started < 1  # 2 ms
     check_msgpack_depth(data, 5)
     for limit in range(5):
         with pytest.raises(ProtocolError, match=f"limit of {limit}"):
@@ -160,10 +160,10 @@ def test_the_never_used_byte_is_malformed() -> None:
     [b'"' + b'\\"[' * 200_000, b"[" * 100 + b'"' + b"]" * 100, b'"\\' * 200_000, b"[}" * 100],
 )
 def test_malformed_json_is_scanned_in_linear_time(data: bytes) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises((ProtocolError, InvalidModel)):
         PayloadCodec[Any](Any, "json").decode(data)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 @given(data=st.binary(min_size=65, max_size=4000))

@@ -124,12 +124,12 @@ def test_all_of_a_connection_are_bounded() -> None:
 
 def test_a_flood_of_empty_or_tiny_pieces_is_bounded_and_linear() -> None:
     assembler = Assembler(1_000_000, 4_000_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     for piece in (b"", b"x"):
         with pytest.raises(PayloadTooLarge):
             flood(assembler, piece)
         assembler.clear()
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def flood(assembler: Assembler, piece: bytes) -> None:
