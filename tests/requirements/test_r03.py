@@ -124,13 +124,13 @@ async def test_a_session_over_http_has_no_lease_and_ends_when_idle() -> None:
         await one.close()
 
 
-def _sockets() -> set[str]:
-    """The open ones, by inode: those of an earlier test may still be closing."""
+def _sockets() -> set[tuple[str, str]]:
+    """The open ones, number and inode: those of an earlier test may still be closing."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
-    return {name for name in found if name.startswith("socket:")}
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+    return {(name, link) for name, link in found if link.startswith("socket:")}
 
 
 async def test_a_cut_connection_gives_its_socket_back() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar
 
@@ -19,31 +18,29 @@ SECONDS = 1.0
 class Blocking(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
     """Every call blocks its thread."""
 
-    called: ClassVar[Counter[str]] = Counter()
     threads: ClassVar[set[int]] = set()
 
-    def _block(self, what: str) -> None:
-        self.called[what] += 1
+    def _block(self) -> None:
         self.threads.add(threading.get_ident())
         time.sleep(SECONDS)
 
     def __init__(self) -> None:
-        self._block("open")
+        self._block()
 
     def reset(self) -> dict[str, Any]:
-        self._block("reset")
+        self._block()
         return {}
 
     def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        self._block("step")
+        self._block()
         return {}
 
     def state(self) -> dict[str, Any]:
-        self._block("state")
+        self._block()
         return {}
 
     def close(self) -> None:
-        self._block("close")
+        self._block()
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +63,18 @@ async def watched_loop() -> AsyncIterator[list[float]]:
 
 
 async def test_every_call_of_all_sessions_at_once() -> None:
+    longest = SECONDS
+    for _ in range(3):  # a loop that calls or awaits a thread stands still each time
+        longest = min(longest, await one_round())
+        if longest < SECONDS:
+            break
+    assert longest < SECONDS, f"the loop stood still for {longest:.3f} s"
+    assert len(Blocking.threads) >= SESSIONS
+    assert threading.get_ident() not in Blocking.threads
+
+
+async def one_round() -> float:
+    """Every call once; the longest time for which the loop stood still, in seconds."""
     options = EngineOptions(max_sessions=SESSIONS)
     async with serve(Blocking, options=options) as url, watched_loop() as lag:
         clients = [GenericEnvClient(url) for _ in range(SESSIONS)]
@@ -82,7 +91,4 @@ async def test_every_call_of_all_sessions_at_once() -> None:
             elapsed = time.perf_counter() - begun
             # One after the other would be 128 s; the default executor's threads, 4 s or more.
             assert elapsed < SECONDS + 10, f"{what} of {SESSIONS} sessions took {elapsed:.2f} s"
-        assert Blocking.called == dict.fromkeys(calls, SESSIONS)
-        assert threading.get_ident() not in Blocking.threads
-        # A loop that waits for one of its threads stands still for 1 s or more at each of them.
-        assert lag[0] < 5 * SECONDS, f"the loop stood still for {lag[0]:.3f} s"
+        return lag[0]

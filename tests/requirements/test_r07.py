@@ -37,7 +37,7 @@ async def test_a_spinning_process_is_killed_at_its_deadline() -> None:
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught:
             await made[0].step({"do": "spin"}, timeout=1.0)
-        assert 1.0 <= time.monotonic() - begun < 5.0
+        assert 1.0 <= time.monotonic() - begun < 2.0
         assert caught.value.detail["field"] == "step"
         assert caught.value.detail["value"] == 1.0
         results = await gather(c.step({}) for c in made[1:])
@@ -94,8 +94,8 @@ async def test_an_async_environment_deaf_to_cancellation() -> None:
         await one.reset()
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            await one.step({"seconds": 4.0}, timeout=0.3)
-        assert time.monotonic() - begun < 3.0
+            await one.step({"seconds": 1.2}, timeout=0.3)
+        assert time.monotonic() - begun < 1.0
         assert engine.active == 0
         await one.reset()  # the one place is free again
         await one.step({})
@@ -118,7 +118,7 @@ async def test_an_async_environment_that_can_be_stopped_goes_on() -> None:
 
 class SlowToBuild(Environment[Dict, Dict, Dict]):
     def __init__(self) -> None:
-        time.sleep(4.0)
+        time.sleep(1.0)
 
     def reset(self) -> Dict:
         return {}
@@ -149,7 +149,7 @@ async def test_building_has_a_deadline(env: Any) -> None:
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught:
             await one.open()
-        assert time.monotonic() - begun < 3.0
+        assert time.monotonic() - begun < 0.9
         assert caught.value.detail["field"] == "open"
         assert engine.active == 0
 
@@ -160,7 +160,7 @@ async def test_closing_has_a_deadline() -> None:
         await one.reset()
         begun = time.monotonic()
         await one.close()
-        assert time.monotonic() - begun < 10.0
+        assert time.monotonic() - begun < 1.0
         assert engine.active == 0
 
 
@@ -174,7 +174,7 @@ async def test_the_whole_episode_has_a_deadline(env: Any) -> None:
             await one.step(action)
         with pytest.raises(DeadlineExceeded) as caught:
             await one.step({**action, "seconds": 5.0})
-        assert time.monotonic() - begun < 4.0
+        assert time.monotonic() - begun < 1.0
         assert caught.value.detail["field"] == "episode"
         await one.reset()
         await one.step(action)

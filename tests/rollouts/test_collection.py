@@ -99,7 +99,7 @@ async def test_the_deadline_cuts_off_stragglers_and_loses_nothing() -> None:
             deadline=1.0,
         )
         took = time.perf_counter() - begun
-        assert 1.0 <= took < 10.0
+        assert 1.0 <= took < 2.0
         again = await collect_all(url, move, episodes=64, concurrency=64, seeds=[2] * 64)
         assert {o.status for o in again} == {OutcomeStatus.COMPLETED}
     assert [o.index for o in outcomes] == list(range(64))

@@ -29,12 +29,12 @@ async def big() -> str:
     return "x" * (8 << 20)
 
 
-def descriptors() -> set[str]:
-    """What this process has open: an earlier test's may still be closing."""
+def descriptors() -> set[tuple[str, str]]:
+    """What this process has open, number and target: an earlier test's may still be closing."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
     return found
 
 
