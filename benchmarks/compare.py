@@ -52,13 +52,14 @@ log = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the things compared: an interpreter and the two modules it runs."""
+    """One of the things compared: an interpreter, and two modules that it runs in ``root``."""
 
     python: str
     server: str
     client: str
     server_flags: tuple[str, ...] = ()
     client_flags: tuple[str, ...] = ()
+    root: Path = ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +207,14 @@ def read_json_line(process: subprocess.Popen[str], timeout: float) -> dict[str, 
 
 
 @contextlib.contextmanager
-def spawn(command: Sequence[str], core: int | None) -> Iterator[subprocess.Popen[str]]:
+def spawn(
+    command: Sequence[str], core: int | None, root: Path = ROOT
+) -> Iterator[subprocess.Popen[str]]:
     """Run a command of ours; it is ended, and its standard error shown if anything failed."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -247,8 +250,10 @@ def client_command(
     return [*command, "--payload-bytes", str(workload.payload_bytes)]
 
 
-def run_client(command: Sequence[str], core: int | None, timeout: float) -> Figures:
-    with spawn(command, core) as process:
+def run_client(
+    command: Sequence[str], core: int | None, timeout: float, root: Path = ROOT
+) -> Figures:
+    with spawn(command, core, root) as process:
         output, _ = process.communicate(timeout=timeout)
         if process.returncode:
             raise RuntimeError(f"{subprocess.list2cmdline(command)}: exit {process.returncode}")
@@ -261,13 +266,15 @@ def rss_kib(pid: int) -> float:
     return float(line.split()[1])
 
 
-def held_memory(command: list[str], core: int | None, pid: int) -> tuple[float, float]:
+def held_memory(
+    command: list[str], core: int | None, pid: int, root: Path = ROOT
+) -> tuple[float, float]:
     """Return the server's memory after a few sessions came and went, and with all of them open."""
     few = list(command)
     few[few.index("--sessions") + 1] = "16"
     readings = []
     for held in (False, True):
-        with spawn(command if held else few, core) as process:
+        with spawn(command if held else few, core, root) as process:
             read_json_line(process, START_TIMEOUT)
             if held:
                 time.sleep(SETTLE_SECONDS)
@@ -280,19 +287,21 @@ def held_memory(command: list[str], core: int | None, pid: int) -> tuple[float, 
 
 
 def measure(side_name: SideName, workload: Workload, options: Options) -> Figures:
+    """Run one side with one workload, its server and its client fresh."""
     side = options.sides[side_name]
     server_core, client_core = options.cores if options.pin else (None, None)
     command = [side.python, "-m", side.server, *side.server_flags]
     command += ["--kind", workload.kinds[side_name], "--payload-bytes", str(workload.payload_bytes)]
     command += ["--max-sessions", str(workload.sessions * 2 + 64)]
-    with spawn(command, server_core) as server:
+    with spawn(command, server_core, side.root) as server:
         listening = read_json_line(server, START_TIMEOUT)
         url, pid = str(listening["url"]), int(str(listening["pid"]))
         command = client_command(side, workload, options, url, pid)
         if workload.mode == "idle":
-            before, after = held_memory(command, client_core, pid)
+            before, after = held_memory(command, client_core, pid, side.root)
             return {"kib_per_session": (after - before) / workload.sessions, "rss_kib": before}
-        return run_client(command, client_core, 10 * (options.seconds + options.warmup) + 60)
+        timeout = 10 * (options.seconds + options.warmup) + 60
+        return run_client(command, client_core, timeout, side.root)
 
 
 # --- results -----------------------------------------------------------------------------------
