@@ -12,13 +12,14 @@ from browsergym_env.actions import MAX_LENGTH, ActionError, parse
 from browsergym_env.chromium import SharedChromium, shared_chromium
 from browsergym_env.models import BrowserGymAction, BrowserGymObservation, BrowserGymState
 from browsergym_env.page import Observe, Reading, Score, TaskPage
+from browsergym_env.solved import is_solved
 from browsergym_env.tasks import BENCHMARK, resolve
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import EnvironmentDied, InvalidOption
 from openenv_async.models import json_schema
 
-__all__ = ["BrowserGymEnvironment"]
+__all__ = ["BrowserGymEnvironment", "Reward"]
 
 Reward = Literal["raw", "binary", "timed"]
 
@@ -100,8 +101,8 @@ class BrowserGymEnvironment(
             observe: what observations have: any of ``text``, ``axtree``, ``html``,
                 ``screenshot`` and ``centers`` (of elements, in axtree and html).
             screenshot_format: of screenshots.
-            reward: ``raw`` is MiniWoB's reward without the time penalty, ``binary`` 1 where that
-                is positive and else 0, ``timed`` MiniWoB's reward with the penalty.
+            reward: ``raw`` is MiniWoB's reward without the time penalty, ``binary`` 1 where the
+                task was solved and else 0, ``timed`` MiniWoB's reward with the penalty.
             time_limit: seconds of the page's time after which MiniWoB ends the episode; by
                 default none, with ``timed`` the task's own.
             mode: the data that tasks with a split of their own draw from.
@@ -236,7 +237,7 @@ class BrowserGymEnvironment(
             case "raw":
                 return float(score.raw)
             case "binary":
-                return float(score.raw > 0)
+                return float(is_solved(self._task, score.raw))
             case "timed":
                 return float(score.reward)
 

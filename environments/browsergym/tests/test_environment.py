@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from browsergym_env import TASKS, BrowserGymAction, BrowserGymEnv, BrowserGymObservation
 from browsergym_env.chromium import shared_chromium
-from browsergym_env.environment import BrowserGymEnvironment
+from browsergym_env.environment import BrowserGymEnvironment, Reward
 from browsergym_env.policy import RandomClicks, elements, rules
 
 from openenv_async import OutcomeStatus, serve
@@ -111,6 +111,17 @@ async def test_rewards(env: BrowserGymEnvironment) -> None:
     # 1.5 s of the agent's and 0.5 s of the step, of MiniWoB's 10 s.
     assert returns["timed", True] == pytest.approx(0.8, abs=0.01)
     assert returns["timed", False] == -1.0
+
+
+async def test_the_wrong_card_does_not_solve_the_task(env: BrowserGymEnvironment) -> None:
+    rewards: dict[Reward, list[float | None]] = {"raw": [], "binary": []}
+    for reward, given in rewards.items():
+        for card in range(3):
+            seen = (await env.reset(seed=1, task_name="find-greatest", reward=reward)).observation
+            numbers = re.findall(r"\[(\d+)\] generic '\d+'", seen.axtree_txt)
+            await act(env, f"click({numbers[card]!r})")
+            given.append((await act(env, f"click({bid(seen, 'button')!r})"))[1])
+    assert rewards == {"raw": [0.1, 1.0, 0.1], "binary": [0.0, 1.0, 0.0]}  # 2, 11 and 6
 
 
 async def test_limits_truncate(env: BrowserGymEnvironment) -> None:
