@@ -1,12 +1,13 @@
 """Monty, an interpreter for a part of Python, as a runner: quicker, and nothing to break out of.
 
-It knows no classes' finer points, no ``yield`` and hardly any module, and it has no files. Its own
-worker processes are shared by the sessions of an event loop.
+It knows no ``yield``, no files and the modules that the README lists. Its own worker processes are
+shared by the sessions of an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 
 import pydantic_monty as monty
@@ -46,11 +47,12 @@ class MontyRunner:
         self._pool: _Pool | None = None
         self._session: monty.AsyncMontySession | None = None
         self._timeout = 0.0
-        self._state: bytes | None = None
+        self._seed = 0
 
     async def start(self, seed: int = 0) -> None:
-        """A fresh interpreter. It has no module ``random`` to be seeded."""
+        """A fresh interpreter, its module ``random`` as after ``random.seed(seed)``."""
         self.usable = False
+        self._seed = seed
         await self._leave()
         if self._pool is None:
             loop = asyncio.get_running_loop()
@@ -66,7 +68,11 @@ class MontyRunner:
     async def _enter(self) -> None:
         assert self._pool is not None
         limits: monty.ResourceLimits = {"max_memory": self._limits.memory_size}
-        session = self._pool.monty.checkout(script_name="step", limits=limits)
+        policy: monty.OSPolicy = {
+            "random_start": {"seed": self._seed},  # by default it is drawn from the system
+            "sleep_system_max": math.inf,  # by default sleep() returns after 10 seconds
+        }
+        session = self._pool.monty.checkout(script_name="step", limits=limits, os_policy=policy)
         await session.__aenter__()
         self._session = session
 
@@ -97,7 +103,7 @@ class MontyRunner:
             async with asyncio.timeout(timeout):
                 value = await self._session.feed_run(code, inputs=inputs, print_callback=streams)
         except TimeoutError:
-            await self.start()
+            await self.start(self._seed)
             return self._result(streams, "", -1, "Timeout", restarted=True), None
         except monty.MontyCrashedError as exc:
             raise EnvironmentDied(
