@@ -15,8 +15,22 @@ import time
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 from openenv_async.integrations.sb3 import OpenEnvVecEnv
+
+
+class GameScores(BaseCallback):
+    """The unclipped scores of whole games; an episode is one life of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finished: list[float] = []
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        self.finished += [info["game_score"] for info in infos if info.get("game_over")]
+        return True
 
 
 def main() -> int:
@@ -32,12 +46,15 @@ def main() -> int:
         options.steps, options.envs = 64, 2
         torch.set_num_threads(1)
 
-    # The settings of the literature: a picture of 84 × 84 in four frames, rewards by their sign.
+    # The settings of the literature: a picture of 84 × 84 in four frames, rewards by their sign,
+    # an episode for each life of a game.
     settings = {
         "game_name": options.game,
         "obs_type": "resized",
         "frame_stack": 4,
+        "noop_max": 30,
         "terminal_on_life_loss": True,
+        "fire_reset": True,
         "clip_reward": True,
     }
     env = OpenEnvVecEnv(
@@ -58,10 +75,13 @@ def main() -> int:
             seed=options.seed,
             verbose=0 if options.smoke else 1,
         )
-        model.learn(options.steps)
+        scores = GameScores()
+        model.learn(options.steps, callback=scores)
     finally:
         env.close()
     print(f"{options.game}: {model.num_timesteps} steps in {time.perf_counter() - begun:.1f} s")
+    if last := scores.finished[-100:]:
+        print(f"score of the last {len(last)} games: {sum(last) / len(last):.1f}")
     if options.save:
         model.save(options.save)
     return 0

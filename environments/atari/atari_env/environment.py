@@ -25,7 +25,9 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
     """An Atari 2600 game.
 
     The reward is the game's own score in the frames of the step. ``terminated``: the game is
-    over, or a life is lost with ``terminal_on_life_loss``; ``truncated``: the limit of frames.
+    over, or a life is lost with ``terminal_on_life_loss`` or ``restart_on_life_loss``;
+    ``truncated``: the limit of frames. ``info["game_score"]`` is the score since the game began
+    and, where an episode ends, ``info["game_over"]`` whether the game did.
 
     Args:
         settings: see ``Settings``; what is not given comes from the ``ATARI_*`` variables, else
@@ -54,6 +56,8 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         frame_stack: int | None = None,
         noop_max: int | None = None,
         terminal_on_life_loss: bool | None = None,
+        restart_on_life_loss: bool | None = None,
+        fire_reset: bool | None = None,
         clip_reward: bool | None = None,
         max_num_frames_per_episode: int | None = None,
     ) -> None:
@@ -62,6 +66,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._emulators: dict[str, Emulator] = {}
         self._emulator = self._console(self._served.game_name)
         self._random = random.Random()
+        self._goes_on = False  # the next episode goes on with the game of the last one
         self._begin(self._served, None)
 
     def reset(
@@ -79,13 +84,32 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         frame_stack: int | None = None,
         noop_max: int | None = None,
         terminal_on_life_loss: bool | None = None,
+        restart_on_life_loss: bool | None = None,
+        fire_reset: bool | None = None,
         clip_reward: bool | None = None,
         max_num_frames_per_episode: int | None = None,
+        new_game: bool = False,
     ) -> StepResult[AtariObservation]:
-        """Begin a game; the options change the server's settings for this episode."""
+        """Begin an episode; the options change the server's settings for it.
+
+        It begins a game, unless the last episode ended with a life under
+        ``terminal_on_life_loss``: then it goes on with that game, if the settings are the same.
+
+        Args:
+            new_game: begin a game in any case.
+        """
         given = {name: value for name, value in locals().items() if name in Settings.names()}
-        self._begin(self._served.changed(given), seed)
-        return StepResult(self._observation())
+        settings = self._served.changed(given)
+        if new_game or not self._goes_on or settings != self._settings:
+            self._begin(settings, seed)
+        else:
+            self._random = random.Random(seed)
+            self._skip(0, seed)
+        if settings.fire_reset and [action.name for action in self._actions[1:2]] == ["FIRE"]:
+            for action_id in (1, 2)[: len(self._actions) - 1]:
+                self._skip(action_id, seed)
+        self._goes_on = False
+        return StepResult(self._observation(), info={"game_score": self._score})
 
     def _console(self, game: str) -> Emulator:
         emulator = self._emulators.get(game)
@@ -112,6 +136,15 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
                 self._emulate(0)
             frame = self._frame(None)
         self._stack.fill(frame)
+        self._goes_on = False
+
+    def _skip(self, action_id: int, seed: int | None) -> None:
+        """Take a step that is not the agent's; what it ends begins again."""
+        _, over, truncated, lost = self._advance(action_id)
+        if lost and not (over or truncated) and self._settings.terminal_on_life_loss:
+            _, over, truncated, _ = self._advance(0)
+        if over or truncated:
+            self._begin(self._settings, seed)
 
     def _play(self, emulator: Emulator, settings: Settings, mode: int, difficulty: int) -> None:
         self._emulator = emulator
@@ -128,15 +161,37 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
                 f"action_id {action.action_id} is not in the action set of {settings.game_name}:"
                 f" it must be from 0 to {len(self._actions) - 1}"
             )
+        reward, over, truncated, lost = self._advance(action.action_id)
+        info: dict[str, Any] = {"game_score": self._score}
+        if settings.clip_reward:
+            info["raw_reward"] = float(reward)
+            reward = (reward > 0) - (reward < 0)
+        # Qbert shows 0 lives for some frames before it is over: then the game itself ends.
+        lost_one = lost and self._lives > 0 and settings.terminal_on_life_loss
+        terminated = over or lost_one or (lost and settings.restart_on_life_loss)
+        self._goes_on = lost_one and not (over or truncated)
+        if terminated or truncated:
+            info["game_over"] = over
+        return StepResult(
+            self._observation(), float(reward), terminated, truncated and not terminated, info
+        )
+
+    def _advance(self, action_id: int) -> tuple[int, bool, bool, bool]:
+        """Hold an action for ``frameskip`` frames and look at the screen.
+
+        Returns:
+            The score of these frames, and whether the game is over, the limit of frames is
+            reached, a life was lost.
+        """
+        settings, ale = self._settings, self._emulator.ale
         reward, last = 0, settings.frameskip - 1
         before: NDArray[np.uint8] | None = None
-        ale = self._emulator.ale
         limit = settings.max_num_frames_per_episode
         over = truncated = False
         for index in range(settings.frameskip):
             if index == last and index and settings.max_pool:
                 before = self._picture()
-            reward += self._emulate(action.action_id)
+            reward += self._emulate(action_id)
             over = ale.game_over(with_truncation=False)
             truncated = bool(limit) and self._episode_frame_number >= limit
             if over or truncated:
@@ -146,14 +201,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._lives = lives
         self._score += reward
         self._stack.push(self._frame(before))
-        info: dict[str, Any] = {}
-        if settings.clip_reward:
-            info["raw_reward"] = float(reward)
-            reward = (reward > 0) - (reward < 0)
-        terminated = over or (lost and settings.terminal_on_life_loss)
-        return StepResult(
-            self._observation(), float(reward), terminated, truncated and not terminated, info
-        )
+        return reward, over, truncated, lost
 
     def _emulate(self, action_id: int) -> int:
         """One frame; the action before sticks with the probability that is set."""
@@ -195,6 +243,8 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
             frame_stack=settings.frame_stack or 1,
             noop_max=settings.noop_max,
             terminal_on_life_loss=settings.terminal_on_life_loss,
+            restart_on_life_loss=settings.restart_on_life_loss,
+            fire_reset=settings.fire_reset,
             clip_reward=settings.clip_reward,
             max_num_frames_per_episode=settings.max_num_frames_per_episode,
             action_meanings=[action.name for action in self._actions],
@@ -216,6 +266,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
             score=self._score,
             lives=self._lives,
             episode_frame_number=self._episode_frame_number,
+            goes_on=self._goes_on,
         ).encode()
 
     def restore(self, snapshot: bytes) -> None:
@@ -235,6 +286,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._score = saved.score
         self._lives = saved.lives
         self._episode_frame_number = saved.episode_frame_number
+        self._goes_on = saved.goes_on
 
     @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:

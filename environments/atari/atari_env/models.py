@@ -42,7 +42,7 @@ class AtariObservation:
         lives: those left, 0 in games without lives.
         episode_frame_number: emulated frames since the game began, no-op starts included.
         frame_number: upstream's name for frames since the console was switched on, which every
-            reset does here: the same number.
+            new game does here: the same number.
     """
 
     screen: NDArray[np.uint8]
@@ -64,7 +64,7 @@ class AtariState:
     Attributes:
         action_meanings: of every ``action_id``, such as ``UPFIRE``.
         available_modes, available_difficulties: what this game has.
-        score: sum of the game's own rewards in this episode, unclipped.
+        score: sum of the game's own rewards since it began, unclipped.
     """
 
     game_name: str
@@ -78,6 +78,8 @@ class AtariState:
     frame_stack: int
     noop_max: int
     terminal_on_life_loss: bool
+    restart_on_life_loss: bool
+    fire_reset: bool
     clip_reward: bool
     max_num_frames_per_episode: int
     action_meanings: list[str]

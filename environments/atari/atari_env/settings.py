@@ -32,6 +32,8 @@ VARIABLES: Final[dict[str, str]] = {
     "ATARI_FRAME_STACK": "frame_stack",
     "ATARI_NOOP_MAX": "noop_max",
     "ATARI_TERMINAL_ON_LIFE_LOSS": "terminal_on_life_loss",
+    "ATARI_RESTART_ON_LIFE_LOSS": "restart_on_life_loss",
+    "ATARI_FIRE_RESET": "fire_reset",
     "ATARI_CLIP_REWARD": "clip_reward",
     "ATARI_MAX_NUM_FRAMES": "max_num_frames_per_episode",
 }
@@ -55,7 +57,13 @@ class Settings:
         frame_stack: frames in one observation, the newest last; 1 adds no axis; ``None``: 4 for
             ``resized``, else 1.
         noop_max: begin with 1 to this many no-op frames, drawn from the seed; 0: none.
-        terminal_on_life_loss: losing a life terminates the episode.
+        terminal_on_life_loss: losing a life terminates the episode and the next one goes on
+            with the game after a no-op step, until it is over: the episodic life of Mnih et al.
+            (2015), Baselines and EnvPool.
+        restart_on_life_loss: losing a life terminates the episode and the next one begins a new
+            game, so that nothing after the first life is ever seen.
+        fire_reset: begin every episode with a step of FIRE and one of the third action, in games
+            that have FIRE, as Baselines' ``FireResetEnv`` does.
         clip_reward: the reward's sign instead of its size; ``info["raw_reward"]`` has it all.
         max_num_frames_per_episode: frames after which the episode is truncated; 0: never.
     """
@@ -71,6 +79,8 @@ class Settings:
     frame_stack: int | None = None
     noop_max: int = 0
     terminal_on_life_loss: bool = False
+    restart_on_life_loss: bool = False
+    fire_reset: bool = False
     clip_reward: bool = False
     max_num_frames_per_episode: int = 108_000
 
@@ -84,6 +94,12 @@ class Settings:
             put(self, "max_pool", resized)
         if self.frame_stack is None:
             put(self, "frame_stack", 4 if resized else 1)
+        if self.terminal_on_life_loss and self.restart_on_life_loss:
+            raise InvalidOption(
+                "terminal_on_life_loss goes on with the game and restart_on_life_loss does not:"
+                " set one of them",
+                option="restart_on_life_loss",
+            )
         for name, least, most in (
             ("repeat_action_probability", 0.0, 1.0),
             ("frameskip", 1, 1000),

@@ -24,6 +24,7 @@ class Snapshot(msgspec.Struct, array_like=True):
         frames: the frame stack, the oldest first.
         random: inner state of the Mersenne twister that draws the sticky actions.
         last_action: what a sticky action repeats.
+        goes_on: the episode ended with a life and the next one goes on with the game.
     """
 
     settings: Settings
@@ -36,6 +37,7 @@ class Snapshot(msgspec.Struct, array_like=True):
     score: float
     lives: int
     episode_frame_number: int
+    goes_on: bool = False
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self, enc_hook=_plain)

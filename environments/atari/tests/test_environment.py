@@ -161,9 +161,157 @@ def breakout_until_a_life_is_lost(**options: Any) -> StepResult[AtariObservation
 
 def test_a_lost_life_ends_the_episode_only_when_asked_to() -> None:
     assert not breakout_until_a_life_is_lost().done
-    lost = breakout_until_a_life_is_lost(terminal_on_life_loss=True)
-    assert lost.terminated
-    assert not lost.truncated
+    for option in ("terminal_on_life_loss", "restart_on_life_loss"):
+        lost = breakout_until_a_life_is_lost(**{option: True})
+        assert lost.terminated
+        assert not lost.truncated
+        assert lost.info["game_over"] is False
+    with pytest.raises(InvalidOption, match="set one of them"):
+        AtariEnvironment(terminal_on_life_loss=True, restart_on_life_loss=True)
+
+
+def their_atari(game: str, fire: bool) -> Any:
+    """The wrappers of Stable-Baselines3, without its picture of 84 × 84."""
+    from stable_baselines3.common import atari_wrappers as wrappers
+
+    env: Any = gymnasium.make(f"ALE/{game}-v5", frameskip=1, repeat_action_probability=0.0)
+    env = wrappers.EpisodicLifeEnv(wrappers.MaxAndSkipEnv(env, skip=4))
+    return wrappers.FireResetEnv(env) if fire else env
+
+
+@pytest.mark.parametrize(
+    ("game", "fire", "steps"),
+    [
+        ("Breakout", True, 700),
+        ("SpaceInvaders", True, 900),
+        ("Breakout", False, 700),
+        ("MsPacman", False, 900),
+    ],
+)
+def test_an_episode_of_one_life_is_that_of_the_literature(
+    game: str, fire: bool, steps: int
+) -> None:
+    """Pictures, rewards and ends are those of Stable-Baselines3, over lives and whole games."""
+    theirs = their_atari(game, fire)
+    ours = AtariEnvironment(
+        game_name=game, max_pool=True, terminal_on_life_loss=True, fire_reset=fire
+    )
+    count = len(ours.state().action_meanings)
+    screen, _ = theirs.reset(seed=0)
+    seen = ours.reset(seed=0).observation
+    games = lives = 0
+    for action in moves(steps, count):
+        assert np.array_equal(seen.screen, screen)
+        screen, reward, terminated, _, info = theirs.step(action)
+        result = ours.step(AtariAction(action))
+        seen = result.observation
+        assert (result.reward, result.terminated) == (reward, terminated)
+        assert seen.lives == info["lives"]
+        if terminated:
+            assert result.info["game_over"] is theirs.unwrapped.ale.game_over()
+            games, lives = games + result.info["game_over"], lives + 1
+            screen, _ = theirs.reset()
+            seen = ours.reset().observation
+    theirs.close()
+    assert lives > games >= 1
+
+
+def test_only_the_game_itself_ends_the_last_life() -> None:
+    env = AtariEnvironment(game_name="qbert", terminal_on_life_loss=True)
+    env.reset(seed=0)
+    ends = []
+    for action in moves(900, 6):
+        result = env.step(AtariAction(action))
+        if result.done:
+            ends.append((result.observation.lives > 0, result.info["game_over"]))
+            env.reset()
+    assert set(ends) == {(True, False), (False, True)}
+
+
+def test_a_game_is_lost_life_by_life_and_its_score_goes_on() -> None:
+    env = AtariEnvironment(game_name="breakout", terminal_on_life_loss=True, clip_reward=True)
+    lives: list[int] = []
+    scores: list[float] = []
+    raw = 0.0
+    env.reset(seed=0)
+    while len(lives) < 12:
+        result = env.step(AtariAction(random.Random(len(scores) + int(raw)).randrange(1, 4)))
+        raw += result.info["raw_reward"]
+        scores.append(result.info["game_score"])
+        if result.done:
+            lives.append(result.observation.lives)
+            assert result.info["game_over"] is (lives[-1] == 0)
+            began = env.reset()
+            assert began.info["game_score"] == (0.0 if lives[-1] == 0 else scores[-1])
+            assert began.observation.lives == (lives[-1] or 5)
+            assert env.state().score == began.info["game_score"]
+    assert lives == [4, 3, 2, 1, 0, 4, 3, 2, 1, 0, 4, 3]
+    assert raw > max(scores) > 0  # of three games, and of the best one
+
+
+def lost_life(**options: Any) -> AtariEnvironment:
+    env = AtariEnvironment(game_name="breakout", **options)
+    env.reset(seed=0)
+    while not env.step(AtariAction(1)).done:
+        pass
+    return env
+
+
+def test_what_begins_a_new_game_after_a_lost_life() -> None:
+    assert lost_life(terminal_on_life_loss=True).reset(seed=3).observation.lives == 4
+    for env, options in (
+        (lost_life(restart_on_life_loss=True), {}),
+        (lost_life(terminal_on_life_loss=True), {"new_game": True}),
+        (lost_life(terminal_on_life_loss=True), {"mode": 4}),
+        (lost_life(terminal_on_life_loss=True), {"game_name": "space_invaders"}),
+        (lost_life(terminal_on_life_loss=True), {"terminal_on_life_loss": False}),
+    ):
+        began = env.reset(**options)
+        assert began.observation.lives == (3 if "game_name" in options else 5), options
+        assert began.info["game_score"] == 0.0
+    env = lost_life(terminal_on_life_loss=True)
+    env.reset()
+    env.step(AtariAction(1))
+    assert env.reset().observation.lives == 5  # given up, not lost
+
+
+def test_a_game_goes_on_from_a_snapshot_of_a_lost_life() -> None:
+    env = lost_life(terminal_on_life_loss=True)
+    saved = env.snapshot()
+    other = AtariEnvironment(game_name="breakout", terminal_on_life_loss=True)
+    other.restore(saved)
+    assert row(other.reset(seed=1)) == row(env.reset(seed=1))
+    assert env.reset().observation.lives == 5
+
+
+def test_the_limit_of_frames_is_one_of_the_game() -> None:
+    env = AtariEnvironment(
+        game_name="breakout", terminal_on_life_loss=True, max_num_frames_per_episode=400
+    )
+    frames: list[int] = []
+    ends: list[tuple[bool, bool, bool]] = []
+    env.reset(seed=0)
+    while len(ends) < 8:
+        result = env.step(AtariAction(1))
+        frames.append(result.observation.episode_frame_number)
+        if result.done:
+            ends.append((result.terminated, result.truncated, result.info["game_over"]))
+            env.reset()
+    assert (True, False, False) in ends
+    assert (False, True, False) in ends
+    assert max(frames) == 400
+
+
+def test_a_game_that_waits_for_fire_is_begun() -> None:
+    env = AtariEnvironment(game_name="breakout")
+    waiting = [env.reset(seed=0), *(env.step(AtariAction(0)) for _ in range(60))]
+    assert waiting[-1].observation.lives == 5  # no ball
+    fired = AtariEnvironment(game_name="breakout", fire_reset=True)
+    assert fired.reset(seed=0).observation.episode_frame_number == 8
+    results = [fired.step(AtariAction(0)) for _ in range(60)]
+    assert results[-1].observation.lives < 5
+    without = AtariEnvironment(game_name="freeway", fire_reset=True)  # it has no FIRE
+    assert without.reset(seed=0).observation.episode_frame_number == 0
 
 
 def test_the_game_is_over_or_cut_off() -> None:

@@ -46,6 +46,20 @@ async def test_sixteen_sessions_side_by_side_play_the_same_game() -> None:
     assert all(trace != alone for trace in traces[::2])
 
 
+async def test_a_lost_life_ends_an_episode_but_not_the_game() -> None:
+    params = {"game_name": "breakout", "terminal_on_life_loss": True, "fire_reset": True}
+    async with serve(AtariEnvironment, params=params) as url, AtariEnv(url) as env:
+        lives = []
+        for _ in range(6):
+            result = await env.reset()
+            lives.append(result.observation.lives)
+            while not result.done:
+                result = await env.step(AtariAction(0))
+        assert lives == [5, 4, 3, 2, 1, 5]
+        await env.reset()
+        assert (await env.reset(new_game=True)).observation.lives == 5
+
+
 async def test_the_schema_knows_the_game_and_random_play_fits_it() -> None:
     params = {"game_name": "freeway", "frame_stack": 2}
     async with serve(AtariEnvironment, params=params) as url:
