@@ -86,7 +86,8 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
                 option="game_name",
             )
         self._begin(self._served.changed(given), seed or 0)
-        self._table.start()
+        with self._settings.refusing():
+            self._table.start()
         self._opponents_move()
         return StepResult(self._observation("initial"), terminated=self._table.over)
 
@@ -95,8 +96,9 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         self._seed = seed
         self._random = random.Random(seed)
         self._game = settings.load(seed)
-        self._table = Table(self._game, self._random)
-        self._view = View(self._game, settings.text)
+        with settings.refusing():
+            self._table = Table(self._game, self._random)
+            self._view = View(self._game, settings.text)
         self._opponent = choose_opponent(settings)
         kind = self._game.get_type()
         self._open = kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION

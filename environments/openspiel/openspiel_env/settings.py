@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
@@ -15,6 +16,7 @@ import pyspiel
 
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidOption
+from openspiel_env import trial
 
 __all__ = ["VARIABLES", "OpponentName", "OpponentPolicy", "Settings", "declared_isolation"]
 
@@ -32,6 +34,18 @@ VARIABLES: Final[dict[str, str]] = {
     "OPENSPIEL_TEXT": "text",
 }
 """Environment variable of every setting; upstream's names where it has them."""
+
+_GAME_ERRORS: Final = (
+    pyspiel.SpielError,
+    RuntimeError,
+    TypeError,
+    # As pybind11 gives std::out_of_range, std::length_error, std::bad_alloc and others.
+    IndexError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+)
+"""What OpenSpiel raises for parameters that it does not check."""
 
 _UNNUMBERED: Final = frozenset({"crossword"})
 """Games whose moves are structures and have no numbers."""
@@ -123,7 +137,8 @@ class Settings:
         Raises:
             InvalidOption: there is no such game, parameter or player.
         """
-        try:
+        self._try_out()
+        with self.refusing():
             if "(" in self.game_name:
                 game = pyspiel.load_game(self.game_name)
             else:
@@ -133,8 +148,6 @@ class Settings:
                 game = pyspiel.load_game(
                     game.get_type().short_name, parameters | {"rng_seed": seed % (1 << 31)}
                 )
-        except (pyspiel.SpielError, RuntimeError, TypeError) as exc:
-            raise InvalidOption(self._why_not(exc), option="game_name") from None
         if self.agent_player >= game.num_players():
             raise InvalidOption(
                 f"{self.game_name} has {game.num_players()} players: agent_player must be below",
@@ -156,12 +169,42 @@ class Settings:
             )
         return game
 
-    def _why_not(self, exc: Exception) -> str:
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """What OpenSpiel raises in the block is the fault of the game's name or parameters.
+
+        Raises:
+            InvalidOption: it raised.
+        """
+        try:
+            yield
+        except _GAME_ERRORS as exc:
+            raise self._refused(str(exc) or type(exc).__name__) from None
+
+    def _try_out(self) -> None:
+        if not (self.game_params or "(" in self.game_name):
+            return
+        try:
+            params = msgspec.json.encode(self.game_params, order="sorted").decode()
+        except TypeError:
+            return  # nor will it be loaded
+        if reason := trial.failure(self.game_name, params):
+            raise self._refused(reason)
+
+    def _refused(self, reason: str) -> InvalidOption:
         name = self.game_name.partition("(")[0]
+        option = "game_params" if name in pyspiel.registered_names() else "game_name"
+        return InvalidOption(self._why_not(name, " ".join(reason.split())[:300]), option=option)
+
+    def _why_not(self, name: str, reason: str) -> str:
         known: list[str] = pyspiel.registered_names()
         if name in known:
-            reason = " ".join(str(exc).split())[:300]
-            return f"{self.game_name} cannot be loaded with {self.game_params}: {reason}"
+            kind = next(each for each in pyspiel.registered_games() if each.short_name == name)
+            takes = ", ".join(f"{k}={v!r}" for k, v in kind.parameter_specification.items())
+            return (
+                f"{self.game_name} cannot be played with {self.game_params}: {reason};"
+                f" it takes {takes or 'no parameters'}"
+            )
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "pyspiel.registered_names() has all"
         return f"OpenSpiel has no game {name!r}; {hint}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from typing import Any
 
 import numpy as np
 import pyspiel
 import pytest
-from openspiel_env import RANDOM_ACTION, OpenSpielAction, OpenSpielObservation
+from openspiel_env import RANDOM_ACTION, OpenSpielAction, OpenSpielObservation, trial
 from openspiel_env.environment import OpenSpielEnvironment
 from openspiel_env.policies import catch, tic_tac_toe
 from openspiel_env.settings import VARIABLES, Settings, declared_isolation
@@ -232,9 +233,9 @@ def test_what_is_no_snapshot_is_told() -> None:
     [
         ({"game_name": "tictactoe"}, "did you mean tic_tac_toe"),
         ({"game_name": "zzzzzz"}, "registered_names"),
-        ({"game_name": "kuhn_poker", "game_params": {"colour": 1}}, "cannot be loaded with"),
+        ({"game_name": "kuhn_poker", "game_params": {"colour": 1}}, "it takes players=2"),
         ({"game_name": "crossword"}, "have no numbers"),
-        ({"game_name": "misere"}, "misere cannot be loaded"),
+        ({"game_name": "misere"}, "misere cannot be played with"),
         ({"agent_player": 3}, "catch has 1 players"),
         ({"agent_player": -1}, "agent_player must be at least 0"),
         ({"opponent_policy": "clever"}, "take one of random, first"),
@@ -247,6 +248,51 @@ def test_what_is_no_snapshot_is_told() -> None:
 def test_what_cannot_be_is_told(params: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         OpenSpielEnvironment(**params)
+
+
+@pytest.mark.parametrize(
+    ("game", "params"),
+    [
+        # What OpenSpiel raises: IndexError, ValueError, MemoryError, SpielError, RuntimeError
+        ("mfg_dynamic_routing", {"network": "x"}),
+        ("blotto", {"coins": -1}),
+        ("universal_poker", {"blind": "x"}),
+        ("gomoku", {"dims": -1}),
+        ("connect_four", {"columns": -1}),
+        ("bridge", {"dealer": -1}),
+        ("lewis_signaling", {"num_messages": -1}),
+        ("kriegspiel", {"fen": "x"}),
+        ("breakthrough", {"rows": 0}),
+        ("yacht", {"num_dice": 0}),
+        ("mfg_garnet", {"horizon": -1}),
+        ("catch", {"rows": 10**30}),
+        ("catch", {"rows": "many"}),
+        ("catch", {"rows": None}),
+        ("catch", {"depth": 1}),
+    ],
+)
+def test_bad_parameters_are_refused_and_harm_nothing(game: str, params: dict[str, Any]) -> None:
+    env = OpenSpielEnvironment()
+    with pytest.raises(InvalidOption, match=r"cannot be played with .* it takes"):
+        env.reset(game_name=game, game_params=params)
+    assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
+    with pytest.raises(InvalidOption, match="cannot be played with"):  # when it is served, too
+        OpenSpielEnvironment(game_name=game, game_params=params)
+
+
+def test_a_game_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_WALL", 0.001)
+    with pytest.raises(InvalidOption, match="it did not begin within"):
+        OpenSpielEnvironment(game_name="catch", game_params={"rows": 9})
+    trial.failure.cache_clear()
+
+
+def test_parameters_are_tried_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = OpenSpielEnvironment()
+    assert env.reset(game_params={"rows": 7}).observation.info_state.size == 35
+    monkeypatch.setattr(subprocess, "run", None)
+    assert env.reset(game_params={"rows": 7}).observation.info_state.size == 35
+    env.reset(game_name="tic_tac_toe")  # nothing to try
 
 
 @pytest.mark.parametrize(
