@@ -38,6 +38,7 @@ from typing import Any, Final
 from openenv_async import manifest
 from openenv_async.environment import Environment
 from openenv_async.errors import TargetNotFound
+from openenv_async.hosts import is_registered_id
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
@@ -143,8 +144,9 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     """The environment that ``text`` names, with the constructor arguments ``params``.
 
     Args:
-        text: the name of an installed environment, ``module:Class``, or the path of a folder
-            with an ``openenv.yaml``. An installed name wins over a folder: write ``./NAME``.
+        text: the name of an installed environment, ``module:Class``, the id of a registered
+            Gymnasium environment, or the path of a folder with an ``openenv.yaml``. An installed
+            name wins over a folder: write ``./NAME``.
         params: constructor arguments.
 
     Raises:
@@ -152,6 +154,8 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
         InvalidOption: it takes no such argument.
         TypeError: what was found is no environment.
     """
+    if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
+        return EnvironmentSpec(text, params=params)
     if ":" in text and not looks_like_path(text):
         return EnvironmentSpec(import_object(text), params=params)
     known = {normal_name(name) for name in installed()}

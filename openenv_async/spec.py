@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from openenv_async import hosts
 from openenv_async.environment import Contract, Environment, read_contract
 from openenv_async.errors import InvalidOption
 from openenv_async.models import Format, PayloadCodec, field_names, json_schema
@@ -29,8 +30,9 @@ class EnvironmentSpec:
     """One servable environment.
 
     Args:
-        env: an ``Environment`` class, a zero-argument factory, or an instance. An instance is
-            shared by all sessions, so it serves one at a time and is never closed by one.
+        env: an ``Environment`` class, a zero-argument factory, or an instance; or those of a
+            ``gymnasium.Env``, or the id of a registered one. An instance is shared by all
+            sessions, so it serves one at a time and is never closed by one.
         action, observation, state: the model types; read from the type parameters or from the
             annotations of ``step`` and ``state`` when not given.
         params: constructor arguments fixed by the server.
@@ -180,6 +182,7 @@ class EnvironmentSpec:
 
 def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     """The environment class, how to make an instance, and whether ``env`` is an instance."""
+    env = hosts.hosted(env) or env
     if inspect.isclass(env):
         if inspect.isabstract(env):
             missing = ", ".join(sorted(getattr(env, "__abstractmethods__", ())))
@@ -188,9 +191,12 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     if callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None)):
         return type(env), lambda: env, True
     if callable(env):
-        return _made_by(env), env, False
+        made = _made_by(env)
+        host = hosts.hosted_factory(env, made)
+        return (made, env, False) if host is None else (host, host, False)
     raise TypeError(
-        f"{env!r} is no environment: pass an Environment class, a factory or an instance"
+        f"{env!r} is no environment: pass an Environment or gymnasium.Env class, a factory or an"
+        " instance"
     )
 
 

@@ -1,24 +1,20 @@
-"""The environment: one Gymnasium environment per session."""
+"""Any registered id as an environment with models of its own."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any, ClassVar
 
-import gymnasium
-
-from gymnasium_env import spaces
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
-from openenv_async.errors import InvalidOption
+from openenv_async.hosts.gymnasium import GymnasiumHost, make, schemas_of
 
 __all__ = ["GymnasiumEnvironment", "InlineGymnasiumEnvironment"]
 
 
 class GymnasiumEnvironment(
-    Environment[GymnasiumAction, GymnasiumObservation, GymnasiumState],
+    GymnasiumHost, Environment[GymnasiumAction, GymnasiumObservation, GymnasiumState]
 ):
     """Any registered Gymnasium environment.
 
@@ -34,62 +30,33 @@ class GymnasiumEnvironment(
     """
 
     name = "gymnasium"
+    session_options: ClassVar[frozenset[str]] = frozenset({"render_mode"})
     isolation: ClassVar[Isolation | None] = (
         "inline" if os.environ.get("GYMNASIUM_ISOLATION") == "inline" else "thread"
     )
 
     def __init__(self, id: str = "CartPole-v1", **make_kwargs: Any) -> None:
         self._id = id
-        self._env = _make(id, make_kwargs)
-        self._read = spaces.reader(self._env.action_space)
-        self._write = spaces.writer(self._env.observation_space)
-        self._elapsed = 0
-
-    def reset(
-        self,
-        seed: int | None = None,
-        options: dict[str, Any] | None = None,
-        keep_rng: bool = False,
-    ) -> StepResult[GymnasiumObservation]:
-        """Begin an episode.
-
-        Args:
-            seed: of Gymnasium's generator.
-            options: Gymnasium's own.
-            keep_rng: go on with the generator as it stands, as Gymnasium does when it is given
-                no seed; ``seed`` is then not used.
-        """
-        observation, info = self._env.reset(seed=None if keep_rng else seed, options=options)
-        self._elapsed = 0
-        return StepResult(GymnasiumObservation(self._write(observation)), info=info)
+        super().__init__(make(id, make_kwargs))
 
     def step(self, action: GymnasiumAction) -> StepResult[GymnasiumObservation]:
-        observation, reward, terminated, truncated, info = self._env.step(self._read(action.value))
-        self._elapsed += 1
-        return StepResult(
-            GymnasiumObservation(self._write(observation)),
-            float(reward),
-            bool(terminated),
-            bool(truncated),
-            info,
-        )
+        """Take one action."""
+        return super().step(action.value)
+
+    def _written(self, call: str, observation: Any) -> GymnasiumObservation:
+        return GymnasiumObservation(super()._written(call, observation))
 
     def state(self) -> GymnasiumState:
-        limit = self._env.spec.max_episode_steps if self._env.spec is not None else None
-        return GymnasiumState(self._id, self._elapsed, limit)
-
-    def close(self) -> None:
-        self._env.close()
+        """Progress, and a frame where the session has a render mode."""
+        state = super().state()
+        return GymnasiumState(self._id, state.elapsed_steps, state.max_episode_steps, state.frame)
 
     @classmethod
     def schemas(cls, id: str = "CartPole-v1", **make_kwargs: Any) -> dict[str, Any]:
         """The schemas of the environment's spaces."""
-        env = _make(id, make_kwargs)
+        env = make(id, make_kwargs)
         try:
-            return {
-                "action": _of_value("GymnasiumAction", env.action_space),
-                "observation": _of_value("GymnasiumObservation", env.observation_space),
-            }
+            return schemas_of(env, _of_value)
         finally:
             env.close()
 
@@ -100,33 +67,11 @@ class InlineGymnasiumEnvironment(GymnasiumEnvironment):
     isolation: ClassVar[Isolation | None] = "inline"
 
 
-def _of_value(title: str, space: gymnasium.Space[Any]) -> dict[str, Any]:
+def _of_value(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {
-        "title": title,
+        "title": f"Gymnasium{name.capitalize()}",
         "type": "object",
-        "properties": {"value": spaces.schema(space)},
+        "properties": {"value": schema},
         "required": ["value"],
         "additionalProperties": False,
     }
-
-
-def _make(id: str, make_kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    try:
-        return gymnasium.make(id, **{"disable_env_checker": True, **make_kwargs})
-    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as exc:
-        if isinstance(exc, ModuleNotFoundError) and ":" not in id:
-            raise  # the environment exists; what it needs is missing
-        raise InvalidOption(_unknown(id), option="id") from None
-    except (TypeError, gymnasium.error.Error) as exc:
-        text = " ".join(str(exc).split())
-        raise InvalidOption(f"{id} cannot be made with {make_kwargs}: {text}") from exc
-
-
-def _unknown(id: str) -> str:
-    known = list(gymnasium.registry)
-    near = (
-        difflib.get_close_matches(id, known, n=3, cutoff=0.5)
-        or [name for name in known if id.split("-")[0].lower() in name.lower()][:3]
-    )
-    hint = f"did you mean {', '.join(near)}?" if near else "gymnasium.registry lists them all"
-    return f"Gymnasium has no environment {id!r}; {hint}"

@@ -32,14 +32,16 @@ class GymnasiumObservation:
 
 @dataclass
 class GymnasiumState:
-    """Where the episode stands.
+    """Progress of an episode.
 
     Attributes:
         id: the registered id.
         elapsed_steps: steps since the reset.
         max_episode_steps: Gymnasium's time limit, if it has one.
+        frame: what ``render()`` gives where the session has a ``render_mode``; else ``None``.
     """
 
     id: str
     elapsed_steps: int
     max_episode_steps: int | None
+    frame: Any = None

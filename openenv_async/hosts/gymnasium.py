@@ -1,0 +1,407 @@
+"""A Gymnasium environment as an ``Environment``: one instance per session.
+
+Rules:
+
+- What ``reset`` and ``step`` return is read by Gymnasium's rules and no others: two values and
+  five. Reward and ends are handed on as they are; the runtime reads them.
+- Actions come as elements of the action space, or as ``{"value": element}`` for clients whose
+  dialect has objects only. Observations go out as elements of the observation space.
+- The schemas are those of the spaces. They are read off an instance that is made for it.
+- A frame is part of the state where the environment was made with a render mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import gymnasium
+
+from openenv_async.environment import Environment
+from openenv_async.errors import InvalidObservation, InvalidOption
+from openenv_async.hosts import spaces
+from openenv_async.types import StepResult
+
+__all__ = [
+    "RENDER_KEY",
+    "GymnasiumHost",
+    "HostState",
+    "host_of_class",
+    "host_of_id",
+    "host_of_instance",
+    "make",
+]
+
+RENDER_KEY: Final = "x-render"
+"""The key of a state's schema that says how the environment renders."""
+_ATTRIBUTES: Final = ("isolation", "thread_safe", "owns_thread", "version", "description")
+_OPTION: Final = "render_mode"
+
+
+@dataclass
+class HostState:
+    """Progress of an episode, and its picture.
+
+    Attributes:
+        id: the registered id, or the name of the class.
+        elapsed_steps: steps since the reset.
+        max_episode_steps: Gymnasium's time limit, if it has one.
+        frame: what ``render()`` gives where the session has a render mode; else ``None``.
+    """
+
+    id: str
+    elapsed_steps: int
+    max_episode_steps: int | None
+    frame: Any = None
+
+
+class GymnasiumHost(Environment[Any, Any, Any]):
+    """One Gymnasium environment. Its state is a ``HostState``.
+
+    Args:
+        env: the environment; it is closed with this.
+
+    Raises:
+        InvalidOption: a space of it cannot be served.
+        TypeError: it has no spaces.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        action_space, observation_space = _spaces_of(env)
+        self._env = env
+        self._label = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        self._read = _taking_values(spaces.reader(action_space), action_space)
+        self._write = spaces.writer(observation_space)
+        self._reset_takes = _keywords(env.reset)
+        self._elapsed = 0
+        self._begun = False
+
+    def reset(
+        self,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        keep_rng: bool = False,
+    ) -> Any:
+        """Begin an episode.
+
+        Args:
+            seed: of Gymnasium's generator.
+            options: Gymnasium's own.
+            keep_rng: go on with the generator as it stands, as Gymnasium does when it is given
+                no seed; ``seed`` is then not used.
+        """
+        given: dict[str, Any] = {"seed": None if keep_rng else seed, "options": options}
+        takes = self._reset_takes
+        if takes is not None:
+            if options and "options" not in takes:
+                raise InvalidOption(
+                    f"reset() of {self._label} takes no options: declare options=None in it",
+                    option="options",
+                )
+            given = {key: value for key, value in given.items() if key in takes}
+        result: Any = self._env.reset(**given)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise InvalidObservation(
+                f"reset() of {self._label} returned {_told(result)}: it must return"
+                " (observation, info), where info is a dict"
+            )
+        observation = self._written("reset", result[0])
+        self._elapsed = 0
+        self._begun = True
+        return StepResult(observation, info=result[1])
+
+    def step(self, action: Any) -> Any:
+        """Take one action."""
+        result: Any = self._env.step(self._read(action))
+        if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+            raise InvalidObservation(_wrong_step(self._label, result))
+        observation, reward, terminated, truncated, info = result
+        self._elapsed += 1
+        return StepResult(
+            self._written("step", observation),
+            reward,  # type: ignore[arg-type]  # read by the runtime, as everybody's
+            terminated,
+            truncated,
+            info,
+        )
+
+    def _written(self, call: str, observation: Any) -> Any:
+        try:
+            return self._write(observation)
+        except InvalidObservation as exc:
+            raise InvalidObservation(
+                f"{call}() of {self._label} returned an {exc.message}; return what"
+                " observation_space says, or change the space"
+            ) from None
+
+    def state(self) -> Any:
+        """Progress, and a frame where the session has a render mode."""
+        env = self._env
+        limit = env.spec.max_episode_steps if env.spec is not None else None
+        drawn = self._begun and env.render_mode not in (None, "human")
+        return HostState(self._label, self._elapsed, limit, env.render() if drawn else None)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+def _spaces_of(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any]:
+    found = []
+    for name in ("action_space", "observation_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gymnasium.Space):
+            raise TypeError(
+                f"{type(env).__name__} has no {name}: set self.{name} to a Gymnasium space in"
+                " __init__"
+            )
+        found.append(space)
+    return found[0], found[1]
+
+
+def _keywords(call: Callable[..., Any]) -> frozenset[str] | None:
+    """The names that a call takes as keywords; ``None`` for any."""
+    parameters = inspect.signature(call).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
+
+
+def _taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> Callable[[Any], Any]:
+    """Also read ``{"value": element}``, unless elements of the space are objects themselves."""
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Graph):
+        return read
+
+    def read_either(action: Any) -> Any:
+        if type(action) is dict and action.keys() == {"value"}:
+            action = action["value"]
+        return read(action)
+
+    return read_either
+
+
+def _told(result: Any) -> str:
+    if isinstance(result, tuple):
+        return f"{len(result)} values ({', '.join(type(each).__name__ for each in result)})"
+    return f"{type(result).__name__} {result!r:.60}"
+
+
+def _wrong_step(label: str, result: Any) -> str:
+    reason = "it must return (observation, reward, terminated, truncated, info)"
+    if isinstance(result, tuple) and len(result) == 4:
+        reason += "; four values are the API of Gym before 0.26: tell terminated from truncated"
+    elif isinstance(result, tuple) and len(result) == 5:
+        reason += ", where info is a dict"
+    elif result is None:
+        reason += "; a return is missing"
+    return f"step() of {label} returned {_told(result)}: {reason}"
+
+
+# -- classes ------------------------------------------------------------------------------------
+
+
+class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
+    """A host that makes its environment. Subclasses name the factory.
+
+    Attributes:
+        factory: makes the environment of constructor arguments.
+        shared: the environment that all sessions share, one after the other; then nothing is
+            made.
+    """
+
+    factory: ClassVar[Callable[..., gymnasium.Env[Any, Any]]]
+    shared: ClassVar[gymnasium.Env[Any, Any] | None] = None
+
+    def __init__(self, **params: Any) -> None:
+        env = self.shared if self.shared is not None else type(self).factory(**params)
+        if not isinstance(env, gymnasium.Env):
+            raise TypeError(f"{self.name} made {type(env).__name__}, not a gymnasium.Env")
+        super().__init__(env)
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        """The schemas of the environment's spaces.
+
+        Raises:
+            InvalidOption: a space cannot be served.
+        """
+        env = cls.shared if cls.shared is not None else cls.factory(**params)
+        try:
+            return schemas_of(env)
+        finally:
+            if cls.shared is None:
+                env.close()
+
+
+def schemas_of(
+    env: gymnasium.Env[Any, Any],
+    wrap: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda name, schema: schema,
+) -> dict[str, Any]:
+    """Return the schemas of an environment's spaces, and of its state.
+
+    Args:
+        env: the environment.
+        wrap: makes the schema of an action or observation of its name and its element's.
+
+    Raises:
+        InvalidOption: a space cannot be served; the message says which.
+        TypeError: it has no spaces.
+    """
+    made: dict[str, Any] = {}
+    for name, space in zip(("action", "observation"), _spaces_of(env), strict=True):
+        try:
+            described = spaces.described(space)
+        except InvalidOption as exc:
+            label = type(env.unwrapped).__name__
+            raise InvalidOption(f"{name}_space of {label}: {exc.message}") from None
+        made[name] = wrap(name, described)
+    return made | {"state": _state_schema(env.metadata)}
+
+
+def _state_schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "title": "HostState",
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "elapsed_steps": {"type": "integer"},
+            "max_episode_steps": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "frame": {"default": None},
+        },
+        "required": ["id", "elapsed_steps", "max_episode_steps"],
+        RENDER_KEY: {
+            "modes": [str(mode) for mode in metadata.get("render_modes") or ()],
+            "fps": _number(metadata.get("render_fps")),
+        },
+    }
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[GymnasiumHost]:
+    """Return the ``Environment`` class of a Gymnasium class.
+
+    Its attributes ``isolation``, ``thread_safe``, ``owns_thread``, ``version``, ``description``
+    and ``session_options`` count as on an ``Environment``.
+
+    Args:
+        cls: what the factory makes.
+        factory: the class itself, or a function.
+        name: of the environment; the class's own ``name``, or its name in the code.
+    """
+    if cls is gymnasium.Env and name is None:
+        name = _factory_name(factory)
+    own = getattr(cls, "name", None)
+    body: dict[str, Any] = {
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "factory": staticmethod(factory),
+        "name": name or (own if isinstance(own, str) else cls.__name__),
+    }
+    for attribute in _ATTRIBUTES:
+        value = getattr(cls, attribute, None)
+        if value is not None and not isinstance(value, property):
+            body[attribute] = value
+    options = frozenset(getattr(cls, "session_options", None) or ())
+    takes = _keywords_of(factory)
+    if takes is None or _OPTION in takes:
+        options |= {_OPTION}
+    body["session_options"] = options
+    host = type(cls.__name__, (_Made,), body)
+    with contextlib.suppress(TypeError, ValueError):  # a builtin without a signature
+        host.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for params
+    return host
+
+
+def _keywords_of(factory: Any) -> frozenset[str] | None:
+    try:
+        return _keywords(factory)
+    except (TypeError, ValueError):  # a builtin without a signature
+        return frozenset()
+
+
+def _factory_name(factory: Any) -> str:
+    if isinstance(factory, functools.partial):
+        if factory.args and isinstance(factory.args[0], str):
+            return factory.args[0]  # functools.partial(gymnasium.make, "CartPole-v1")
+        return _factory_name(factory.func)
+    return str(getattr(factory, "__name__", type(factory).__name__))
+
+
+def host_of_instance(env: gymnasium.Env[Any, Any]) -> GymnasiumHost:
+    """Return the ``Environment`` of an instance, which all sessions share.
+
+    Raises:
+        InvalidOption: a space of it cannot be served.
+    """
+    host = host_of_class(type(env), type(env))
+    host.shared = env  # type: ignore[attr-defined]  # of the class that was just made
+    host.session_options = frozenset()
+    del host.__signature__  # type: ignore[attr-defined]
+    host.schemas()
+    return host()  # type: ignore[call-arg]  # nothing is made
+
+
+def host_of_id(id: str) -> type[GymnasiumHost]:
+    """Return the ``Environment`` class of a registered id, such as ``CartPole-v1``.
+
+    Raises:
+        InvalidOption: no environment has this id.
+    """
+    find(id)
+    label = id.rpartition(":")[2]
+    return host_of_class(gymnasium.Env, lambda **kwargs: make(id, kwargs), name=label)
+
+
+def find(id: str) -> Any:
+    """Return what Gymnasium's registry has of an id, once the module before its colon is imported.
+
+    Raises:
+        InvalidOption: no environment has this id; the message names the nearest.
+    """
+    module, _, name = id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except (gymnasium.error.Error, ModuleNotFoundError):
+        raise InvalidOption(_unknown(id), option="id") from None
+
+
+def make(id: str, make_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Make an environment of Gymnasium's registry.
+
+    Args:
+        id: a registered id, ``module:id`` to import the module that registers it first.
+        make_kwargs: what ``gymnasium.make`` takes, the environment's own arguments included.
+
+    Raises:
+        InvalidOption: no environment has this id, or it takes no such argument.
+    """
+    try:
+        return gymnasium.make(id, **{"disable_env_checker": True, **make_kwargs})
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as exc:
+        if isinstance(exc, ModuleNotFoundError) and ":" not in id:
+            raise  # the environment exists; what it needs is missing
+        raise InvalidOption(_unknown(id), option="id") from None
+    except (TypeError, gymnasium.error.Error) as exc:
+        text = " ".join(str(exc).split())
+        raise InvalidOption(f"{id} cannot be made with {dict(make_kwargs)}: {text}") from exc
+
+
+def _unknown(id: str) -> str:
+    known = list(gymnasium.registry)
+    near = (
+        difflib.get_close_matches(id, known, n=3, cutoff=0.5)
+        or [name for name in known if id.split("-")[0].lower() in name.lower()][:3]
+    )
+    hint = f"did you mean {', '.join(near)}?" if near else "gymnasium.registry lists them all"
+    return f"Gymnasium has no environment {id!r}; {hint}"
