@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, Self, TypeVar
@@ -17,6 +18,9 @@ StateT = TypeVar("StateT")
 
 MAX_DEPTH: Final = 64
 """Containers inside containers that one message or payload may have."""
+
+MAX_SECONDS: Final = 1e9
+"""The longest deadline, some thirty years; event loops overflow on much longer ones."""
 
 
 class EpisodeInfo(msgspec.Struct, gc=False):
@@ -102,6 +106,14 @@ class Outcome:
     error: BaseException | None = None
 
 
+def _is_duration(value: Any) -> bool:
+    """Whether a value is a number of seconds that a deadline may have; NumPy's are, too."""
+    try:
+        return isinstance(value, numbers.Real) and 0 < float(value) <= MAX_SECONDS
+    except (OverflowError, ValueError):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Every deadline, in seconds; ``None`` switches one off.
@@ -134,13 +146,15 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            good = value is None or (isinstance(value, int | float) and value > 0)
-            if not good or isinstance(value, bool):
+            value: Any = getattr(self, item.name)
+            if value is None or (type(value) in (int, float) and 0 < value <= MAX_SECONDS):
+                continue
+            if type(value) is bool or not _is_duration(value):
                 raise ValueError(
-                    f"timeout {item.name!r} must be a positive number of seconds or None,"
-                    f" got {value!r}"
+                    f"timeout {item.name!r} must be a positive number of seconds, at most"
+                    f" {MAX_SECONDS:g}, or None for no deadline, got {value!r:.60}"
                 )
+            object.__setattr__(self, item.name, float(value))  # NumPy's cannot be sent
 
     def replace(self, **changes: float | None) -> Self:
         """A copy with some fields changed; an unknown name is a ``TypeError``."""

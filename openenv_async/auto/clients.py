@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final, Self, SupportsIndex
 
 from openenv_async.client.env import EnvClient
@@ -28,6 +29,7 @@ class _Owning(EnvClient[Any, Any, Any]):
     worker: Worker | None = None
     _plain: Any = None
     _provider: Provider | None = None
+    _owner: int = 0
 
     async def close(self) -> None:
         """Close the session, and end the server that was started for it."""
@@ -36,6 +38,8 @@ class _Owning(EnvClient[Any, Any, Any]):
         finally:
             worker, self.worker = self.worker, None
             provider, self._provider = self._provider, None
+            if self._owner != os.getpid():
+                worker = provider = None  # forked: they are the parent's
             if worker is not None:
                 await worker.aclose()
             if provider is not None:
@@ -52,7 +56,7 @@ class _Owning(EnvClient[Any, Any, Any]):
         return (_unpickled, (self._plain,), state)
 
 
-_OWN: Final = ("provider", "provider_reason", "worker", "_provider", "_plain")
+_OWN: Final = ("provider", "provider_reason", "worker", "_provider", "_owner", "_plain")
 
 
 def _unpickled(cls: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
@@ -118,6 +119,7 @@ class AutoEnv:
             raise
         made.provider, made.provider_reason, made.worker = kind, reason, worker
         made._provider = None if chosen is provider else chosen
+        made._owner = os.getpid()
         log.info("%s: %s (%s)", asked.label, kind, reason)
         return made
 

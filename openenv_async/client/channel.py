@@ -28,6 +28,7 @@ from openenv_async.protocol.frames import (
     Opened,
     Partial,
     Request,
+    State,
     Step,
 )
 
@@ -194,11 +195,20 @@ class Channel:
             self.acked = seq
         return self._end(seq, error)
 
-    def refuse(self, seq: int, error: OpenEnvError) -> None:
-        """Request ``seq`` must not be sent: its number is given back, its caller told."""
+    def refuse(self, seq: int, error: OpenEnvError) -> Frame | None:
+        """Request ``seq`` must not be sent: its number is given back, its caller told.
+
+        Returns:
+            What to send in its place, where a later number was given out already: a number
+            that never comes would leave a gap, at which the server refuses all that follow.
+        """
+        instead = None
         if seq and seq == self.seq:
             self.seq -= 1
+        elif seq:
+            instead = State(self.number, seq, self.acked)
         self._end(seq, error.add_context(session_id=self.id))
+        return instead
 
     def _end(self, seq: int, error: OpenEnvError) -> bool:
         """Nothing will come for request ``seq``: raise in its caller, if that still waits."""

@@ -54,6 +54,7 @@ from openenv_async.protocol.codec import (
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
+    Frame,
     GoingAway,
     Hello,
     Renew,
@@ -356,11 +357,10 @@ class Connection:
         self.deadlines.forget(channel)
         channel.fail(_CLOSED_HERE)
 
-    def _refuse(self, frame: Any, error: OpenEnvError) -> None:
-        """A frame that cannot be sent: whoever asked for it is told."""
+    def _refuse(self, frame: Any, error: OpenEnvError) -> Frame | None:
+        """A frame that cannot be sent: whoever asked for it is told. What goes in its place."""
         channel = self._channels.get(frame.channel)
-        if channel is not None:
-            channel.refuse(getattr(frame, "seq", 0), error)
+        return None if channel is None else channel.refuse(getattr(frame, "seq", 0), error)
 
     # -- frames in ----------------------------------------------------------------------------
 

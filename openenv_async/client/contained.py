@@ -4,6 +4,7 @@ Rules:
 
 - Nothing is started before the client opens: by ``await``, ``async with`` or its first call.
 - The container is gone when ``close`` returns; a pickled client starts one of its own.
+- A forked process starts one of its own, and leaves its parent's alone.
 - It is not replaced: whoever lost it is told what became of it, with its last lines.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -46,6 +48,14 @@ class Contained:
         self._timeout = timeout
         self._worker: Worker | None = None
         self._starting: asyncio.Task[Worker] | None = None
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        """Leave the container to the process that started it, when this one was forked."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._worker = self._starting = None
+            self._provider = copy.copy(self._provider)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings."""
@@ -66,6 +76,7 @@ class Contained:
             WorkerStartFailed, ProviderError, DeadlineExceeded: it did not start.
             WorkerDied: it did, and ended.
         """
+        self._check_process()
         if self._worker is None:
             try:
                 worker = self._worker = await launch(self._provider, timeout=self._timeout)
@@ -81,6 +92,7 @@ class Contained:
 
     async def explain(self, error: OpenEnvError) -> OpenEnvError:
         """What to raise instead of ``error``: a broken connection may mean a dead container."""
+        self._check_process()
         worker = self._worker
         if worker is None or isinstance(error, WorkerDied):
             return error
@@ -97,6 +109,7 @@ class Contained:
 
     async def aclose(self) -> None:
         """Remove it; idempotent."""
+        self._check_process()
         worker, self._worker = self._worker, None
         try:
             if worker is not None:

@@ -195,6 +195,10 @@ class Endpoint:
             self._sockets = sockets = await Sockets.acquire(not is_here(self.url))
         return sockets.client
 
+    def leave_sockets(self) -> None:
+        """Take others for further requests; those there were are another process's."""
+        self._sockets = None
+
     async def aclose(self) -> None:
         """Give the sockets back; a further request takes others. Idempotent."""
         sockets, self._sockets = self._sockets, None

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import get_running_loop
-from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, Any, Generic, Self
+from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
+from openenv_async.client.arguments import (
+    checked_episode_id,
+    checked_options,
+    checked_seed,
+    checked_timeout,
+    encoded,
+)
 from openenv_async.client.channel import Channel
 from openenv_async.client.session import SessionHolder
 from openenv_async.client.streaming import CREDIT, StreamedStep
@@ -94,6 +101,16 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    def __enter__(self) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} is an async client: write `async with {name}(…) as env`, or take the blocking"
+            f" one: `with {name}(…).sync() as env`"
+        )
+
+    def __exit__(self, *exc: object) -> None:
+        """Only there so that ``with`` reaches ``__enter__``, which tells what to write."""
+
     async def open(self) -> Self:
         """Connect and open the session now; idempotent."""
         await self._ready()
@@ -125,6 +142,7 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         seed: int | None = None,
         episode_id: str | None = None,
         timeout: float | None = None,
+        reset_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> StepResult[ObsT]:
         """Begin an episode.
@@ -133,20 +151,35 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             seed: what the environment draws from; a random one is drawn and reported when
                 ``None``. See ``episode.seed``.
             episode_id: a name for the episode; one is made when ``None``.
-            timeout: seconds, instead of ``timeouts.reset``.
+            timeout: seconds, instead of ``timeouts.reset``; ``math.inf`` for no deadline.
+            reset_options: options as a map, for those whose names are also arguments of this
+                call, such as ``{"timeout": 3.0}``.
             options: what the environment's own ``reset`` declares.
+
+        Raises:
+            InvalidOption: an argument is of the wrong type, an option is unknown, or the
+                environment has an option ``timeout`` and it is ambiguous whose is meant.
+            InvalidModel: an option cannot be sent.
         """
+        if seed is not None:
+            seed = checked_seed(seed)
+        if episode_id is not None:
+            episode_id = checked_episode_id(episode_id)
+        seconds = self.timeouts.reset if timeout is None else checked_timeout(timeout, "reset")
         channel = self._channel
         if channel is None or channel.error is not None or self._is_elsewhere(channel):
             channel = await self._reopened()
+        if timeout is not None or reset_options is not None:
+            declared = channel.connection.server.get("reset_options") or ()
+            options = checked_options(options, reset_options, timeout, declared)
         wire = self._wire
         assert wire is not None
-        seconds = self.timeouts.reset if timeout is None else timeout
+        payload = encoded(options, wire.encode_any, "options") if options else None
         request = Reset(
             channel.number,
             self._next(channel, "reset"),
             channel.acked,
-            wire.encode_any(options) if options else None,
+            payload,
             seed,
             episode_id,
             on_wire(seconds),
@@ -161,9 +194,10 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
         Args:
             action: of the client's action type.
-            timeout: seconds, instead of ``timeouts.step``.
+            timeout: seconds, instead of ``timeouts.step``; ``math.inf`` for no deadline.
 
         Raises:
+            InvalidModel, InvalidOption: the action or the timeout cannot be sent.
             InvalidAction, EpisodeNotStarted, EpisodeEnded, SessionBusy: the call was wrong.
             EnvironmentRaised, EnvironmentDied, DeadlineExceeded: the environment failed.
             ConnectionLost, SessionLost: the connection did.
@@ -174,7 +208,7 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         wire = self._wire
         assert wire is not None
         payload = wire.encode_action(action)
-        seconds = self.timeouts.step if timeout is None else timeout
+        seconds = self.timeouts.step if timeout is None else checked_timeout(timeout, "step")
         if channel.future is not None:
             raise self._busy("step")
         channel.seq = seq = channel.seq + 1
@@ -207,8 +241,8 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
         A state that is a dict also carries ``episode_id`` and ``step_count``.
         """
+        seconds = self.timeouts.state if timeout is None else checked_timeout(timeout, "state")
         channel = await self._ready()
-        seconds = self.timeouts.state if timeout is None else timeout
         request = State(
             channel.number, self._next(channel, "state"), channel.acked, on_wire(seconds)
         )
@@ -241,7 +275,7 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         wire = self._wire
         assert wire is not None
         payload = wire.encode_action(action)
-        seconds = self.timeouts.step if timeout is None else timeout
+        seconds = self.timeouts.step if timeout is None else checked_timeout(timeout, "step")
         credit = min(CREDIT, channel.connection.server.get("max_credit", CREDIT))
         seq = self._next(channel, "step")
         request = Step(channel.number, seq, channel.acked, payload, on_wire(seconds), credit)

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+import sys
+from collections.abc import Coroutine, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
+from openenv_async.client.arguments import check_settings, checked_url, refuse_unknown
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_session import HTTPSession
-from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks, wire_models
 from openenv_async.client.tls import Trust
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["HTTPEnvClient"]
 
 T = TypeVar("T")
+
+_SETTINGS: Final = ("token", "timeouts", "limits", "options", "headers", "ssl")
 
 
 class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
@@ -70,7 +74,19 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         options: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         ssl: Trust = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            refuse_unknown(type(self).__name__, unknown, _SETTINGS)
+        checked_url(base_url)
+        check_settings(
+            token=token,
+            timeouts=timeouts,
+            limits=limits,
+            options=options,
+            headers=headers,
+            ssl=ssl,
+        )
         self.base_url = base_url
         self._token = token
         self._timeouts = timeouts or Timeouts()
@@ -152,7 +168,7 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         return self
 
     def __exit__(self, *exc: object) -> None:
-        background_loop().run(self._session.close())
+        close_blocking(self._session.close())
 
     @property
     def session_id(self) -> str | None:
@@ -179,11 +195,18 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         seed: int | None = None,
         episode_id: str | None = None,
         timeout: float | None = None,
+        reset_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
         """As ``EnvClient.reset``: a ``StepResult``, or an awaitable of one."""
         return _either(
-            self._session.reset(seed=seed, episode_id=episode_id, timeout=timeout, **options)
+            self._session.reset(
+                seed=seed,
+                episode_id=episode_id,
+                timeout=timeout,
+                reset_options=reset_options,
+                **options,
+            )
         )
 
     def step(self, action: ActT, *, timeout: float | None = None) -> Any:
@@ -196,6 +219,8 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     def close(self) -> Any:
         """As ``EnvClient.close``: ``None``, or an awaitable of it."""
+        if sys.is_finalizing():
+            return None
         return _either(self._session.close())
 
     def sync(self) -> SyncEnvClient[ActT, ObsT, StateT]:

@@ -33,6 +33,7 @@ class Opened(msgspec.Struct):
     """Of ``/open``."""
 
     seq: int = 0
+    reset_options: list[str] = []
 
 
 class Result(msgspec.Struct):

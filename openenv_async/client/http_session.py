@@ -6,16 +6,26 @@ Rules:
 - Requests are numbered. After one whose fate is unknown, the next one first asks the server how
   far it got.
 - A session is the server's: it may be used from one event loop after another.
+- A forked process leaves the session to its parent and opens one of its own: two processes must
+  not count up one session's numbers.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
+from openenv_async.client.arguments import (
+    checked_episode_id,
+    checked_options,
+    checked_seed,
+    checked_timeout,
+    encoded,
+)
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_replies import (
     MEDIA,
@@ -82,6 +92,8 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         self._is_unsure = False
         self._is_busy = False
         self._is_closed = False
+        self._declared: list[str] = []
+        self._pid = os.getpid()
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -95,14 +107,23 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         seed: int | None = None,
         episode_id: str | None = None,
         timeout: float | None = None,
+        reset_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> StepResult[ObsT]:
+        seed, episode_id = checked_seed(seed), checked_episode_id(episode_id)
+        seconds = self._timeouts.reset if timeout is None else checked_timeout(timeout, "reset")
+        self._check_process()
+        if timeout is not None or reset_options is not None:
+            if reset_options is None:
+                with self._exclusive("reset"):
+                    await self._ready()  # which tells what the environment declares
+            options = checked_options(options, reset_options, timeout, self._declared)
         wire = self._models()
         body: dict[str, Any] = {
-            key: msgspec.Raw(wire.encode_any(value)) for key, value in options.items()
+            name: msgspec.Raw(encoded(value, wire.encode_any, f"option {name!r}"))
+            for name, value in options.items()
         }
         body |= {"seed": seed, "episode_id": episode_id}
-        seconds = self._timeouts.reset if timeout is None else timeout
         with self._exclusive("reset"):
             had = self.session_id is not None
             try:
@@ -118,7 +139,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
     async def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
         wire = self._models()
         body = {"action": msgspec.Raw(wire.encode_action(action))}
-        seconds = self._timeouts.step if timeout is None else timeout
+        seconds = self._timeouts.step if timeout is None else checked_timeout(timeout, "step")
         with self._exclusive("step"):
             reply = await self._numbered("step", body, Result, seconds)
         if self.episode is not None:
@@ -126,7 +147,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         return self._result(wire, reply)
 
     async def state(self, *, timeout: float | None = None) -> StateT:
-        seconds = self._timeouts.state if timeout is None else timeout
+        seconds = self._timeouts.state if timeout is None else checked_timeout(timeout, "state")
         with self._exclusive("state"):
             reply = await self._numbered("state", None, State, seconds)
         if reply.episode_id is not None:
@@ -143,6 +164,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         raise OperationUnsupported("HTTP cannot stream a step: use EnvClient")
 
     async def close(self) -> None:
+        self._check_process()
         self._is_closed = True
         try:
             if self.session_id is None and self._unopened is not None:
@@ -168,7 +190,21 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
             wire.decode_any(memoryview(reply.info)) or {},
         )
 
+    def _check_process(self) -> None:
+        """Leave the session to the process that opened it, when this one was forked from that.
+
+        The sockets are the parent's too: they are dropped here, not closed.
+        """
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.endpoint.leave_sockets()
+            self._forget()
+            self._unopened = None
+            self._is_busy = False
+            self.episode = None
+
     def _exclusive(self, what: str) -> _Exclusive:
+        self._check_process()
         if self._is_busy:
             raise SessionBusy(
                 f"{what}() while another call of this client is running: await one call before"
@@ -212,6 +248,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         if is_new:
             self.episode = None
         self._seq = reply.seq
+        self._declared = reply.reset_options
         self._is_unsure = False
 
     async def _numbered(

@@ -1,15 +1,26 @@
-"""The one background thread whose event loop carries every blocking client of a process."""
+"""The one background thread whose event loop carries every blocking client of a process.
+
+Rules:
+
+- It is a daemon: it runs until the interpreter ends, and from then on nobody may wait for it.
+  What asks for something then, such as a ``__del__`` of a module's variable, is refused; what
+  only wants to close has nothing left to do, since its sockets go with the process.
+- A forked process has no copy of the thread and starts one of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import os
+import sys
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["LoopThread", "background_loop"]
+from openenv_async.errors import SessionClosed
+
+__all__ = ["LoopThread", "background_loop", "close_blocking"]
 
 T = TypeVar("T")
 
@@ -34,7 +45,11 @@ class LoopThread:
 
         Raises:
             RuntimeError: called from the background thread itself, where it would wait for ever.
+            SessionClosed: the interpreter is ending.
         """
+        if sys.is_finalizing():
+            coroutine.close()
+            raise SessionClosed(_ENDING)
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError(
@@ -50,14 +65,43 @@ class LoopThread:
             raise
 
 
+_ENDING: Final = "the interpreter is ending: close blocking clients before that"
 _lock = threading.Lock()
 _current: LoopThread | None = None
 
 
 def background_loop() -> LoopThread:
-    """This process's loop thread; a forked child gets one of its own."""
+    """This process's loop thread; a forked child gets one of its own.
+
+    Raises:
+        SessionClosed: the interpreter is ending, and starts no thread any more.
+    """
     global _current
     with _lock:
         if _current is None or _current.pid != os.getpid():
+            if sys.is_finalizing():
+                raise SessionClosed(_ENDING)
             _current = LoopThread()
         return _current
+
+
+def close_blocking(closing: Coroutine[Any, Any, object]) -> None:
+    """Run what closes something, and wait for it; nothing is done once the interpreter is ending.
+
+    Args:
+        closing: a coroutine that has not begun.
+    """
+    if sys.is_finalizing():
+        closing.close()
+        return
+    background_loop().run(closing)
+
+
+def _renew_lock() -> None:
+    """A thread of the parent may have held the lock when this process was forked."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -32,7 +32,7 @@ class Outbox:
     Args:
         loop: whose turns count.
         limits: of this side.
-        refuse: told of a frame that cannot be sent, and why.
+        refuse: told of a frame that cannot be sent, and why; gives the one to send instead.
 
     Attributes:
         answered: frames that may still come before all whom the last message woke have asked
@@ -59,7 +59,7 @@ class Outbox:
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
-        refuse: Callable[[Any, OpenEnvError], None],
+        refuse: Callable[[Any, OpenEnvError], Frame | None],
     ) -> None:
         self._loop = loop
         self._limits = limits
@@ -135,7 +135,9 @@ class Outbox:
         payload = getattr(frame, "payload", None)
         size = 0 if payload is None else len(payload)
         if size > self._max_size:
-            self._refuse(frame, too_large(size, self._max_size))
+            instead = self._refuse(frame, too_large(size, self._max_size))
+            if instead is not None:
+                self._out.append(instead)
         elif self._large.takes(frame.channel, size):
             self._large.put(frame)
         else:
@@ -177,7 +179,9 @@ class Outbox:
             for frame in frames:
                 self._send_bounded([frame], transport, codec)
             return
-        self._refuse(frames[0], too_large(len(message), self._max_size))
+        instead = self._refuse(frames[0], too_large(len(message), self._max_size))
+        if instead is not None:
+            transport.send(codec.encode([instead]), codec.text)
 
     def _encodable(self, frames: list[Frame], codec: Any) -> list[Frame]:
         """The frames without those that no message can carry."""
@@ -186,7 +190,10 @@ class Outbox:
             try:
                 codec.encode([frame])
             except (ValueError, TypeError, OverflowError) as exc:
-                self._refuse(frame, InvalidModel(f"the request cannot be encoded: {exc}"))
+                error = InvalidModel(f"the request cannot be encoded: {exc}")
+                instead = self._refuse(frame, error)
+                if instead is not None:
+                    good.append(instead)
             else:
                 good.append(frame)
         return good

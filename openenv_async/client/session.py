@@ -16,8 +16,9 @@ import os
 import sys
 from asyncio import get_running_loop
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from openenv_async.client.arguments import check_settings, checked_url, refuse_unknown
 from openenv_async.client.channel import Channel
 from openenv_async.client.connection import Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
@@ -35,15 +36,23 @@ from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeout
 if TYPE_CHECKING:
     from openenv_async.client.contained import Contained
 
-__all__ = ["SessionHolder"]
+__all__ = ["SETTINGS", "SessionHolder"]
 
 _TIMEOUTS: Final = Timeouts()
 _LIMITS: Final = Limits()
+SETTINGS: Final = (
+    *("token", "timeouts", "limits", "options"),
+    *("share", "subprotocol", "headers", "ssl"),
+)
+"""The keyword arguments of a client."""
 _CLOSED: Final = "this client was closed: make a new one"
 
 
 class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
     """The session of one client; ``EnvClient``, which documents the arguments, calls on it."""
+
+    _has_address: ClassVar[bool] = True
+    """Whether ``base_url`` is an address from the beginning."""
 
     def __init__(
         self,
@@ -57,7 +66,22 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         subprotocol: str | None = None,
         headers: dict[str, str] | None = None,
         ssl: Trust = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            refuse_unknown(type(self).__name__, unknown, SETTINGS)
+        check_settings(
+            token=token,
+            timeouts=timeouts,
+            limits=limits,
+            options=options,
+            headers=headers,
+            ssl=ssl,
+            share=share,
+            subprotocol=subprotocol,
+        )
+        if self._has_address and type(self)._connect is SessionHolder._connect:
+            checked_url(base_url)
         self.base_url = base_url
         self.timeouts = timeouts or _TIMEOUTS
         self.limits = limits or _LIMITS

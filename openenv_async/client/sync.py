@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, NoReturn, Self
 
+from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.env import EnvClient
-from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks
+from openenv_async.client.session import SETTINGS
 from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 __all__ = ["SyncEnvClient"]
@@ -28,6 +30,10 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     """
 
     def __init__(self, base_url: str, **options: Any) -> None:
+        unknown = [name for name in options if name not in SETTINGS]
+        if unknown:
+            refuse_unknown(type(self).__name__, unknown, SETTINGS)
+        EnvClient(base_url, **options)  # so that a wrong setting is told here
         self._made: EnvClient[ActT, ObsT, StateT] | None = None
         self._settings = (base_url, options)
         self._contained: tuple[str, int, dict[str, Any]] | None = None
@@ -105,6 +111,16 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} blocks: write `with {name}(…) as env` and call it without await, or take"
+            " an EnvClient for `async with`"
+        )
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Only there so that ``async with`` reaches ``__aenter__``, which tells what to write."""
+
     def open(self) -> Self:
         """Connect and open the session now."""
         background_loop().run(self._client.open())
@@ -118,11 +134,18 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         seed: int | None = None,
         episode_id: str | None = None,
         timeout: float | None = None,
+        reset_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> StepResult[ObsT]:
         """As ``EnvClient.reset``."""
         return background_loop().run(
-            self._client.reset(seed=seed, episode_id=episode_id, timeout=timeout, **options)
+            self._client.reset(
+                seed=seed,
+                episode_id=episode_id,
+                timeout=timeout,
+                reset_options=reset_options,
+                **options,
+            )
         )
 
     def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
@@ -143,7 +166,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
             while (result := run(following())) is not None:
                 yield result
         finally:
-            run(stream.aclose())
+            close_blocking(stream.aclose())
 
     def state(self, *, timeout: float | None = None) -> StateT:
         """As ``EnvClient.state``."""
@@ -151,4 +174,4 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     def close(self) -> None:
         """As ``EnvClient.close``."""
-        background_loop().run(self._client.close())
+        close_blocking(self._client.close())

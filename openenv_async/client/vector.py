@@ -19,21 +19,31 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import random
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from openenv_async.client.arguments import (
+    checked_count,
+    checked_seed,
+    checked_timeout,
+    checked_url,
+    shown,
+)
 from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient, GenericEnvClient
-from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import WireModels, wire_models
 from openenv_async.client.seats import Answer, ResetRequest, Seat
 from openenv_async.client.waits import on_wire
 from openenv_async.errors import (
     DeadlineExceeded,
     EpisodeNotStarted,
+    InvalidOption,
     OpenEnvError,
     SessionBusy,
     SessionClosed,
@@ -66,10 +76,10 @@ class VectorSessions:
         same_step: bool = False,
         resume_options: dict[str, Any] | None = None,
     ) -> None:
-        if count < 1:
-            raise ValueError(f"the number of sessions must be at least 1, got {count}")
-        self.client = GenericEnvClient(client) if isinstance(client, str) else client
-        self.count = count
+        self.count = checked_count(count, "the number of sessions", 1, ValueError)
+        if not isinstance(client, EnvClient):
+            client = GenericEnvClient(checked_url(client, "client"))
+        self.client = client
         self.same_step = same_step
         self._resume_options = resume_options
         self._resume_payload: bytes | None = None
@@ -135,7 +145,22 @@ class VectorSessions:
             background_loop().run(self._open())
 
     def reset(self, requests: Sequence[ResetRequest]) -> None:
-        """Ask for resets; ``take`` gives their answers."""
+        """Ask for resets; ``take`` gives their answers.
+
+        Raises:
+            InvalidOption: a request is wrong; none is sent then.
+        """
+        requests = list(requests)
+        for request in requests:
+            if not isinstance(request, ResetRequest):
+                raise InvalidOption(f"reset() takes ResetRequests, got {shown(request)}")
+            request.seat = self._checked_seats([request.seat])[0]
+            request.seed = checked_seed(request.seed)
+            if not isinstance(request.options, bytes | None):
+                raise InvalidOption(
+                    "the options of a ResetRequest must be encoded (wire.encode_any) or None,"
+                    f" got {shown(request.options)}"
+                )
         self.open()
         self._post(self._send_resets, requests)
 
@@ -148,13 +173,31 @@ class VectorSessions:
             seats: which sessions.
             actions: encoded actions, one for each seat.
             resets: seats that begin an episode instead, in the same message.
+
+        Raises:
+            InvalidOption: a seat does not exist, or has no action; nothing is sent then.
         """
+        if len(seats) != len(actions):
+            raise InvalidOption(
+                f"step() takes one action a seat, got {len(actions)} for {len(seats)}"
+            )
+        seats, resets = self._checked_seats(seats), self._checked_seats(resets)
         if self._connection is None or self._pid != os.getpid():
             raise EpisodeNotStarted("step() before reset(): call reset() first")
         self._post(self._send_steps, seats, actions, resets)
 
+    def _checked_seats(self, seats: Sequence[int]) -> Sequence[int]:
+        """The seats, all of which exist; a wrong one would be lost on the I/O thread."""
+        try:
+            found = list(map(operator.index, seats))
+        except TypeError:
+            found = [-1]
+        if found and not 0 <= min(found) <= max(found) < self.count:
+            raise InvalidOption(f"seats are 0 to {self.count - 1}, got {shown(seats)}")
+        return found
+
     def _post(self, send: Any, *requests: Any) -> None:
-        if self._closed:
+        if self._closed or sys.is_finalizing():
             raise SessionClosed("these sessions were closed: make new ones")
         counted = requests[0] if len(requests) == 1 else (*requests[0], *requests[2])
         self._waiting += len(counted)
@@ -168,7 +211,11 @@ class VectorSessions:
         Raises:
             DeadlineExceeded: there were not as many within ``timeout`` seconds; those there
                 are can be taken later.
+            InvalidOption: an argument is of the wrong type.
         """
+        count = checked_count(count, "take(count=…)", 0, InvalidOption)
+        if timeout is not None:
+            timeout = checked_timeout(timeout, "take")
         if count > self._waiting:
             raise SessionBusy(
                 f"{count} answers were asked for, but only {self._waiting} requests were sent"
@@ -200,7 +247,7 @@ class VectorSessions:
             return
         self._closed = True
         if self._connection is not None and self._pid == os.getpid():
-            background_loop().run(self._close())
+            close_blocking(self._close())
 
     # -- the I/O thread -----------------------------------------------------------------------
 

@@ -380,6 +380,7 @@ class NativeConnection:
                 "schema_hash": spec.schema_hash,
                 "isolation": spec.contract.isolation,
                 "uses_seed": spec.contract.takes_seed,
+                "reset_options": sorted(spec.contract.reset_options),
                 "capabilities": capabilities,
                 "max_sessions": engine.max_sessions,
                 "timeouts": {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
-from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.localserver import LocalServer
 from openenv_async.rollouts.policies import fetch_schema
@@ -89,7 +89,7 @@ class ServedEnvironment:
         """End the server that was started for this; idempotent."""
         server, self._server = self._server, None
         if server is not None and self._pid == os.getpid():
-            background_loop().run(server.aclose())
+            close_blocking(server.aclose())
 
 
 def _client_of(

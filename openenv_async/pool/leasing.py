@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from openenv_async.client.channel import Channel
 from openenv_async.client.env import EnvClient
@@ -65,6 +65,7 @@ class Lease:
 class Leased(EnvClient[Any, Any, Any]):
     """What is mixed into the client class."""
 
+    _has_address: ClassVar[bool] = False
     _pool: EnvPool
     _lease: Lease | None = None
     _lane: int = 0

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
-from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.pool.playing import Mapped
 from openenv_async.pool.pool import EnvPool
@@ -56,7 +56,7 @@ class SyncEnvPool(Sources):
 
     def close(self) -> None:
         """As ``EnvPool.aclose``."""
-        background_loop().run(self.pool.aclose())
+        close_blocking(self.pool.aclose())
 
     @contextlib.contextmanager
     def session(self, **options: Any) -> Iterator[SyncEnvClient[Any, Any, Any]]:
@@ -67,7 +67,7 @@ class SyncEnvPool(Sources):
         try:
             yield SyncEnvClient.wrap(env)
         finally:
-            run(env.close())
+            close_blocking(env.close())
 
     def rollout(self, policy: Callable[..., Any], **options: Any) -> Outcome:
         """As ``EnvPool.rollout``."""
@@ -124,4 +124,4 @@ def _iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
         while (item := run(following())) is not None:
             yield item
     finally:
-        run(stream.aclose())
+        close_blocking(stream.aclose())

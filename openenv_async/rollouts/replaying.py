@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from openenv_async.arrays import untag
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import to_builtins
 from openenv_async.rollouts.trajectory import Trajectory
@@ -78,7 +79,7 @@ async def replay(
     observations = [step.observation for step in steps] + [trajectory.final_observation]
     t = 0
     try:
-        result = await env.reset(seed=trajectory.seed, **(reset_options or {}))
+        result = await env.reset(**reset_arguments(reset_options or {}, seed=trajectory.seed))
         episode = getattr(env, "episode", None)
         if episode is not None and episode.seed != trajectory.seed:
             return Difference(0, "seed", "", trajectory.seed, episode.seed)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import (
     CallerError,
     DeadlineExceeded,
@@ -135,7 +136,7 @@ class Rollout:
         self._latencies = latencies
         self._return: float | None = None
         self._begun = time.perf_counter()
-        self._reset_arguments: dict[str, Any] = dict(reset_options or {})
+        self._reset_arguments: dict[str, Any] = reset_arguments(reset_options or {})
         if seed is not None:
             self._reset_arguments["seed"] = seed
         if episode_id is not None:

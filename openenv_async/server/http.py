@@ -140,6 +140,8 @@ class _Door:
             "seq": opened.seq,
             "epoch": self._engine.epoch,
         }
+        if "timeout" in self._engine.spec.contract.reset_options:
+            body["reset_options"] = ["timeout"]  # which is an argument of clients as well
         return named(body_response(body, format), request, session)
 
     async def reset(self, request: Request, format: Format) -> Response:

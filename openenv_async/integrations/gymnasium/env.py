@@ -10,6 +10,7 @@ from typing import Any, Final, SupportsFloat
 import gymnasium
 from gymnasium import spaces
 
+from openenv_async.client.arguments import checked_seed, reset_arguments
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.errors import OperationUnsupported
 from openenv_async.integrations.gymnasium.settings import Translation
@@ -102,6 +103,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
         Without a seed after one with a seed the environment goes on drawing from its generator
         where it can; else a seed is drawn from the one before, so that a seeded run stays one.
         """
+        seed = checked_seed(seed)
         super().reset(seed=seed)
         resume = False
         if seed is not None:
@@ -112,16 +114,14 @@ class GymEnv(gymnasium.Env[Any, Any]):
                 self._seeded_session is not None and self._seeded_session == self._client.session_id
             )
             seed = None if resume else self._seeds.getrandbits(31)
-        result = self._client.reset(
-            seed=seed, **self._translation.reset_options(options, resume=resume)
-        )
+        given = self._translation.reset_options(options, resume=resume)
+        result = self._client.reset(**reset_arguments(given, seed=seed))
         if resume and self._client.session_id != self._seeded_session:
             # The session was lost, and the generator with it.
             assert self._seeds is not None
             seed = self._seeds.getrandbits(31)
-            result = self._client.reset(
-                seed=seed, **self._translation.reset_options(options, resume=False)
-            )
+            given = self._translation.reset_options(options, resume=False)
+            result = self._client.reset(**reset_arguments(given, seed=seed))
         if seed is not None:
             self._seeded_session = self._client.session_id
         return self._translation.observation.from_wire(result.observation), result.info

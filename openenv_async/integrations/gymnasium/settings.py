@@ -7,7 +7,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from openenv_async.errors import OperationUnsupported
+from openenv_async.errors import InvalidOption, OperationUnsupported
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
 
 __all__ = ["Translation"]
@@ -79,6 +79,8 @@ class Translation:
             resume: go on with the generator that an earlier reset seeded, where it can.
         """
         made: dict[str, Any] = {}
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidOption(f"reset(options=…) must be a dict or None, got {options!r:.60}")
         if options:
             made = {"options": dict(options)} if self._wraps_options else dict(options)
         if resume and self.resume_options is not None:

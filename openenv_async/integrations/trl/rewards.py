@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.integrations.trl.shared import SharedSource, Source
 from openenv_async.rollouts import Turn, collect_all
 from openenv_async.types import Outcome
@@ -179,4 +180,4 @@ class _Prepared:
             await self._client.open()
 
     async def reset(self, *, seed: int) -> Any:
-        return await self._client.reset(**self._options[seed])
+        return await self._client.reset(**reset_arguments(self._options[seed]))

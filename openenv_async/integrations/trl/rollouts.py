@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
 from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
@@ -51,7 +52,9 @@ class _RowClient:
     async def reset(self, *, seed: int) -> StepResult[Any]:
         row = self._row = self._run.rows[seed]
         row.restart()
-        result: StepResult[Any] = await self._client.reset(**self._run.options[seed])
+        result: StepResult[Any] = await self._client.reset(
+            **reset_arguments(self._run.options[seed])
+        )
         row.prompt_ids = self._run.format.begin(row.prompt, result.observation, self._run.tokenizer)
         return result
 

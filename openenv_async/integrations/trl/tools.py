@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import (
     CallerError,
     EpisodeEnded,
@@ -56,7 +57,9 @@ class _ToolEnvironment:
         if self._client is None:
             self._client = factory.source.client()
         try:
-            result = factory.source.run(self._client.reset(**factory.options_of(row)))
+            result = factory.source.run(
+                self._client.reset(**reset_arguments(factory.options_of(row)))
+            )
         except CallerError as exc:
             if not isinstance(exc, _FAILURES):
                 raise  # the row's options do not fit: training on would be training on nothing

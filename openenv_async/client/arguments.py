@@ -1,0 +1,388 @@
+"""Arguments of client calls and constructors, checked before anything is done with them.
+
+Rules:
+
+- A wrong argument is told before the call has taken a request number or opened anything, so the
+  next call finds the session as it was.
+- NumPy's integers are integers and its floats are floats; a bool is neither.
+- The constructors raise ``TypeError`` and ``ValueError`` as Python's own do, the calls of a
+  session ``InvalidOption``, which is a ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import numbers
+import operator
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+from openenv_async.errors import InvalidModel, InvalidOption
+from openenv_async.types import MAX_SECONDS, Limits, Timeouts
+
+__all__ = [
+    "check_settings",
+    "checked_count",
+    "checked_episode_id",
+    "checked_options",
+    "checked_seed",
+    "checked_timeout",
+    "checked_url",
+    "encoded",
+    "refuse_unknown",
+    "reset_arguments",
+    "shown",
+]
+
+SUBPROTOCOL_NAMES: Final = ("openenv.v1.msgpack", "openenv.v1.json", "upstream")
+_SCHEMES: Final = ("http", "https", "ws", "wss")
+_MAX_SEED: Final = 2**63 - 1
+_MAX_EPISODE_ID: Final = 255
+_OWN_NAMES: Final = frozenset({"self", "timeout", "reset_options"})
+"""Arguments of ``reset`` that are the client's and could be an environment's option as well."""
+
+
+# -- calls ------------------------------------------------------------------------------------
+
+
+def checked_seed(seed: Any) -> int | None:
+    """The seed as a plain integer.
+
+    Raises:
+        InvalidOption: it is not an integer from 0 to 2**63 - 1.
+    """
+    if seed is None or (type(seed) is int and 0 <= seed <= _MAX_SEED):
+        return seed
+    number = None
+    if not _is_bool(seed):
+        try:
+            number = operator.index(seed)
+        except Exception:  # whatever a foreign __index__ raises, it is not an integer
+            number = None
+    if number is None:
+        raise InvalidOption(
+            f"reset(seed=…) must be an integer or None, got {shown(seed)}: give int(seed)",
+            option="seed",
+        )
+    if not 0 <= number <= _MAX_SEED:
+        raise InvalidOption(
+            f"reset(seed=…) must be from 0 to 2**63 - 1, got {shown(seed)}", option="seed"
+        )
+    return number
+
+
+def checked_episode_id(episode_id: Any) -> str | None:
+    """The episode id.
+
+    Raises:
+        InvalidOption: it is not text of 1 to 255 characters that UTF-8 can carry.
+    """
+    if episode_id is None:
+        return None
+    if not isinstance(episode_id, str):
+        raise InvalidOption(
+            f"reset(episode_id=…) must be text or None, got {shown(episode_id)}:"
+            " give str(episode_id)",
+            option="episode_id",
+        )
+    if not 0 < len(episode_id) <= _MAX_EPISODE_ID:
+        raise InvalidOption(
+            f"reset(episode_id=…) must have 1 to {_MAX_EPISODE_ID} characters,"
+            f" got {len(episode_id)}: leave it out to have one made",
+            option="episode_id",
+        )
+    if not episode_id.isascii() and not _is_sendable(episode_id):
+        raise InvalidOption(
+            f"reset(episode_id=…) is not valid Unicode, got {shown(episode_id)}",
+            option="episode_id",
+        )
+    return str(episode_id)
+
+
+def checked_timeout(timeout: Any, call: str) -> float | None:
+    """The seconds that a call may take; ``None`` for no deadline, which is asked for as infinity.
+
+    Raises:
+        InvalidOption: it is not a positive number.
+    """
+    if isinstance(timeout, numbers.Real) and not _is_bool(timeout):
+        try:
+            seconds = float(timeout)
+        except (OverflowError, ValueError):
+            seconds = math.nan
+        if 0 < seconds <= MAX_SECONDS:
+            return seconds
+        if seconds == math.inf:
+            return None
+    raise InvalidOption(
+        f"{call}(timeout=…) must be a positive number of seconds, at most {MAX_SECONDS:g},"
+        f" got {shown(timeout)}: leave it out for the usual one, or give math.inf for no deadline",
+        option="timeout",
+    )
+
+
+def checked_count(count: Any, what: str, least: int, error: Callable[[str], Exception]) -> int:
+    """A number of things as a plain integer.
+
+    Args:
+        count: of what ``what`` names.
+        what: for the message.
+        least: the smallest there can be.
+        error: makes what is raised.
+    """
+    number = None
+    if not _is_bool(count):
+        try:
+            number = operator.index(count)
+        except Exception:
+            number = None
+    if number is None or number < least:
+        raise error(f"{what} must be an integer of at least {least}, got {shown(count)}")
+    return number
+
+
+def checked_options(
+    options: dict[str, Any], reset_options: Any, timeout: Any, declared: Collection[str]
+) -> dict[str, Any]:
+    """The options of a reset: those given by name together with those in ``reset_options``.
+
+    Args:
+        options: given by name.
+        reset_options: given in a map, for names that are also arguments of the call.
+        timeout: argument of the call.
+        declared: names that the environment's ``reset`` declares.
+
+    Raises:
+        InvalidOption: the map is none, an option is given twice, or it is ambiguous whose
+            ``timeout`` is meant.
+    """
+    if reset_options is None:
+        if timeout is not None and "timeout" in declared:
+            raise InvalidOption(
+                f"reset(timeout={shown(timeout)}) is ambiguous: this environment's reset has an"
+                f" option of that name. Give the option as reset_options={{'timeout': …}}; with"
+                " reset_options= given, even empty, timeout= is the deadline of the call",
+                option="timeout",
+            )
+        return options
+    if not isinstance(reset_options, Mapping) or not all(
+        isinstance(name, str) for name in reset_options
+    ):
+        raise InvalidOption(
+            "reset(reset_options=…) must be a dict from the names of options to their values,"
+            f" got {shown(reset_options)}",
+            option="reset_options",
+        )
+    for name in ("seed", "episode_id"):
+        if name in reset_options:
+            raise InvalidOption(
+                f"reset(reset_options=…) has {name!r}, which every reset takes: give it as"
+                f" reset({name}=…)",
+                option=name,
+            )
+    for name in options:
+        if name in reset_options:
+            raise InvalidOption(
+                f"reset() was given the option {name!r} twice: by name and in reset_options",
+                option=name,
+            )
+    return {**options, **reset_options}
+
+
+def encoded(value: Any, encode: Callable[[Any], bytes], what: str) -> bytes:
+    """An option of a reset, or all of them, as they are sent.
+
+    Raises:
+        InvalidModel: it cannot be sent.
+    """
+    try:
+        return encode(value)
+    except InvalidModel as exc:
+        raise InvalidModel(f"reset() cannot send its {what}: {exc.message}") from exc
+
+
+def reset_arguments(options: Mapping[str, Any], **named: Any) -> dict[str, Any]:
+    """Keyword arguments for a client's ``reset`` that pass every option to the environment.
+
+    Args:
+        options: of the environment, one called ``timeout`` among them if it has one.
+        named: arguments of the call itself.
+    """
+    clashing = {name: value for name, value in options.items() if name in _OWN_NAMES}
+    if not clashing:
+        return {**options, **named}
+    others = {name: value for name, value in options.items() if name not in _OWN_NAMES}
+    return {**others, **named, "reset_options": clashing}
+
+
+# -- constructors -----------------------------------------------------------------------------
+
+
+def checked_url(url: Any, what: str = "base_url") -> str:
+    """The address of a server.
+
+    Raises:
+        TypeError: it is not text.
+        ValueError: it is not an address.
+    """
+    if not isinstance(url, str):
+        if not inspect.isclass(url) and hasattr(url, "base_url"):
+            raise TypeError(
+                f"{what} must be the address of a server, got a client of {url.base_url}: give"
+                " its base_url; env.sync() is the blocking view of an async client"
+            )
+        if inspect.isclass(url) or hasattr(url, "step"):
+            name = url.__name__ if inspect.isclass(url) else type(url).__name__
+            raise TypeError(
+                f"{what} must be the address of a server, http://HOST:PORT, got the environment"
+                f" {name}: connect({name}) plays on it in this process, serve({name}) gives an"
+                " address"
+            )
+        raise TypeError(
+            f"{what} must be the address of a server as text, http://HOST:PORT, got {shown(url)}"
+        )
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as exc:
+        raise ValueError(
+            f"{url!r} is no server address ({exc}): write http://HOST:PORT (or https)"
+        ) from None
+    if parts.scheme in _SCHEMES and host:
+        return url
+    raise ValueError(f"{url!r} is no server address: {_address_hint(url)}")
+
+
+def _address_hint(url: str) -> str:
+    """The cure for an address that is none."""
+    plain = url.strip()
+    if not plain:
+        return "it is empty, write http://HOST:PORT"
+    if plain != url:
+        return f"it has white space around it, write {plain!r}"
+    scheme, separator, rest = plain.partition("://")
+    if not separator:
+        scheme, rest = "", plain.lstrip("/")
+    host = rest.partition("/")[0]
+    if not host or scheme in _SCHEMES or " " in host or not host.strip(":."):
+        return "write http://HOST:PORT (or https)"
+    if not separator and host.partition(":")[2].isdigit():
+        return f"it has no scheme, write http://{rest}"
+    if not separator and ":" in host:
+        return f"write http://HOST:PORT; the environment {plain} itself is for connect or AutoEnv"
+    return f"write http://{host if ':' in host else f'{host}:8000'} (or https)"
+
+
+def check_settings(
+    *,
+    token: Any,
+    timeouts: Any,
+    limits: Any,
+    options: Any,
+    headers: Any,
+    ssl: Any,
+    share: Any = True,
+    subprotocol: Any = None,
+) -> None:
+    """Return if the settings of a client are of their types.
+
+    Raises:
+        TypeError, ValueError: one is not; the message names it.
+    """
+    if token is not None and not isinstance(token, str):
+        raise TypeError(f"token must be text or None, got {shown(token, secret=True)}")
+    if timeouts is not None and not isinstance(timeouts, Timeouts):
+        raise TypeError(
+            f"timeouts must be a Timeouts, such as Timeouts(step=5), got {shown(timeouts)}"
+        )
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be a Limits, got {shown(limits)}")
+    if options is not None and not (
+        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+    ):
+        raise TypeError(
+            "options must be a dict from constructor arguments of the environment to their"
+            f" values, got {shown(options)}"
+        )
+    if headers is not None:
+        _check_headers(headers)
+    if ssl is not None and not isinstance(ssl, str):
+        _check_trust(ssl)
+    if not isinstance(share, bool | str):
+        raise TypeError(f"share must be True, False or the name of a group, got {shown(share)}")
+    if subprotocol is not None and subprotocol not in SUBPROTOCOL_NAMES:
+        raise ValueError(
+            f"subprotocol must be one of {', '.join(SUBPROTOCOL_NAMES)} or None,"
+            f" got {shown(subprotocol)}"
+        )
+
+
+def _check_headers(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a dict from names to text, got {shown(headers)}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers must be a dict from names to text; {shown(name)} is not so")
+        if not name or any(ord(c) < 33 or ord(c) > 126 or c == ":" for c in name):
+            raise ValueError(f"headers has {name!r}, which is not a header's name")
+        if any(c in value for c in "\r\n\0") or not _is_sendable(value):
+            raise ValueError(f"the value of {name!r} in headers must be one line of text")
+
+
+def _check_trust(trust: Any) -> None:
+    from ssl import SSLContext
+
+    if not isinstance(trust, SSLContext):
+        raise TypeError(
+            f"ssl must be an ssl.SSLContext, the path of a PEM file as text, or None,"
+            f" got {shown(trust)}"
+        )
+
+
+def refuse_unknown(called: str, unknown: Collection[str], known: Collection[str]) -> NoReturn:
+    """Refuse keyword arguments that a class or function does not take.
+
+    Args:
+        called: its name, for the message.
+        unknown: those that were given.
+        known: those that there are.
+
+    Raises:
+        TypeError: always.
+    """
+    name = next(iter(unknown))
+    if name == "timeout" and "timeouts" in known:
+        hint = "deadlines are timeouts=Timeouts(step=5), or step(action, timeout=5) for one call"
+    else:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
+    raise TypeError(f"{called} takes no argument {name!r}: {hint}")
+
+
+def shown(value: Any, *, secret: bool = False) -> str:
+    """A value for a message: short, with its type, whatever its ``repr`` does."""
+    kind = type(value).__name__
+    if secret:
+        return f"a value of type {kind}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        return f"a value of type {kind}"
+    if len(text) > 60:
+        text = f"{text[:57]}…"
+    return text if value is None or isinstance(value, str) else f"{text} ({kind})"
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
+def _is_sendable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
