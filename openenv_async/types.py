@@ -195,6 +195,8 @@ class Limits:
         max_channels: sessions on one connection.
         max_retained_size: bytes of unacknowledged replies kept per session.
         max_credit: partial observations that may be under way per streaming step.
+        max_abandoned_calls: calls past their deadlines that may still run in a shared worker; one
+            with more takes no new sessions and ends with its last.
     """
 
     max_message_size: int = 64 * 1024 * 1024
@@ -203,3 +205,4 @@ class Limits:
     max_channels: int = 65_536
     max_retained_size: int = 16 * 1024 * 1024
     max_credit: int = 1024
+    max_abandoned_calls: int = 16

@@ -80,7 +80,7 @@ class Engine:
         spec: EnvironmentSpec,
         options: EngineOptions | None = None,
         *,
-        in_worker: bool = False,
+        make_driver: Callable[[asyncio.AbstractEventLoop], Driver] | None = None,
     ) -> None:
         self.spec = spec
         self.options = options or EngineOptions()
@@ -99,7 +99,8 @@ class Engine:
         self.draining: str | None = None
         self._recipe: bytes | None = None
         processes = self.options.workers or spec.contract.isolation == "process"
-        if processes and not in_worker:
+        self._make_driver = make_driver
+        if processes and make_driver is None:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
@@ -137,7 +138,9 @@ class Engine:
         self._loop = loop
         self.clock = loop.time
         self._deadlines = Deadlines(loop.time, loop.call_at)
-        if self._recipe is not None:
+        if self._make_driver is not None:
+            self._driver = self._make_driver(loop)
+        elif self._recipe is not None:
             self._driver = ProcessDriver(self, self._recipe, self.options.workers)
         elif self.spec.contract.isolation == "thread":
             threads = self.options.max_threads or self.max_sessions

@@ -23,6 +23,8 @@ class EngineOptions:
         timeouts: deadlines for requests that bring none of their own.
         limits: sizes.
         interrupt_grace: seconds that an interrupted call has to end before it is given up.
+        worker_silence: seconds for which a shared worker may do nothing after a call in it passed
+            its deadline; then it is killed with all its sessions.
         close_grace: seconds that shutting down may take.
         min_free_memory: bytes of memory, of the machine or its cgroup, below which nothing new is
             opened; 0 never refuses.
@@ -36,6 +38,7 @@ class EngineOptions:
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     interrupt_grace: float = 0.5
+    worker_silence: float = 5.0
     close_grace: float = 10.0
     min_free_memory: int = 64 * 2**20
     debug: bool = False

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -213,6 +214,21 @@ POLLUTED = "no"
 
 class CommandedProcess(Commanded):
     isolation: ClassVar[Isolation | None] = "process"
+
+
+class ProcessLeaver(Environment[Dict, Dict, Dict]):
+    """Starts programs and does not wait for them, one of them in a session of its own."""
+
+    isolation: ClassVar[Isolation | None] = "process"
+
+    def reset(self) -> Dict:
+        return {"pid": os.getpid()}
+
+    def step(self, action: Dict) -> Dict:
+        started = [
+            subprocess.Popen(["sleep", "300"], start_new_session=own) for own in (False, True)
+        ]
+        return {"pids": [child.pid for child in started]}
 
 
 class UnsafeByDefault(Commanded):

@@ -1,28 +1,67 @@
 """Messages over a Unix socket between the server process and a worker process.
 
-Each message is preceded by 4 fixed bytes and its length as 4 bytes, big-endian; anything else is
-garbage that something in the process wrote, and ends the connection. Both ends are asyncio
-protocols: what was sent in one loop turn leaves in one write.
+Each message is preceded by 4 bytes and its length as 4 bytes, big-endian. The 4 bytes tell a batch
+of frames from a note, which the two processes exchange about themselves; anything else is garbage
+that something in the process wrote, and ends the connection. Both ends are asyncio protocols:
+what was sent in one loop turn leaves in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-__all__ = ["HEADER_SIZE", "MAX_PIPE_MESSAGE", "Pipe", "body_size"]
+import msgspec
+
+from openenv_async.protocol.codec import MsgpackCodec, Role
+from openenv_async.protocol.frames import Frame
+
+__all__ = ["HEADER_SIZE", "MAX_PIPE_MESSAGE", "Pipe", "PipeCodec", "body_size"]
 
 MAX_PIPE_MESSAGE: Final = 2**31
 """A longer announced message means that the other end writes garbage."""
 _MARK: Final = b"\x93OE\x01"
+_NOTE: Final = b"\x93OE\x02"
 HEADER_SIZE: Final = 8
+_UNSENDABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+
+
+class PipeCodec(MsgpackCodec):
+    """Frames of the pipe: one that cannot be encoded does not cost the others of its batch.
+
+    Args:
+        role, max_size: as for ``MsgpackCodec``.
+        refused: called with a frame that cannot be encoded and the reason; what it returns is
+            sent instead.
+    """
+
+    def __init__(
+        self, role: Role, max_size: int, refused: Callable[[Frame, Exception], Frame | None]
+    ) -> None:
+        super().__init__(role, max_size)
+        self._refused = refused
+        self._encode_all = self.encode
+        self.encode = self._encode
+
+    def _encode(self, frames: Sequence[Frame]) -> bytes:
+        try:
+            return self._encode_all(frames)
+        except _UNSENDABLE:
+            return self._encode_all([good for frame in frames if (good := self._good(frame))])
+
+    def _good(self, frame: Frame) -> Frame | None:
+        try:
+            self._encode_all([frame])
+        except _UNSENDABLE as exc:
+            return self._refused(frame, exc)
+        return frame
 
 
 def body_size(header: bytes) -> int | None:
     """The length that a header announces; ``None`` when it is none."""
     size = int.from_bytes(header[4:], "big")
-    return size if header[:4] == _MARK and size <= MAX_PIPE_MESSAGE else None
+    return size if header[:4] in (_MARK, _NOTE) and size <= MAX_PIPE_MESSAGE else None
 
 
 class Pipe(asyncio.Protocol):
@@ -31,11 +70,19 @@ class Pipe(asyncio.Protocol):
     Args:
         on_message: called with each message.
         on_lost: called once when the other end is gone or wrote garbage.
+        on_note: called with each note.
     """
 
-    def __init__(self, on_message: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+        on_note: Callable[[bytes], None],
+    ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_note = on_note
+        self._receiver = on_message
         self._buffer = bytearray()
         self._wanted = HEADER_SIZE
         self._in_body = False
@@ -57,7 +104,7 @@ class Pipe(asyncio.Protocol):
             at += self._wanted
             if self._in_body:
                 self._in_body, self._wanted = False, HEADER_SIZE
-                self._on_message(part)
+                self._receiver(part)
             else:
                 size = body_size(part)
                 if size is None:
@@ -65,6 +112,7 @@ class Pipe(asyncio.Protocol):
                     self.close()
                     return
                 self._in_body, self._wanted = True, size
+                self._receiver = self._on_note if part[:4] == _NOTE else self._on_message
         del buffer[:at]
 
     @property
@@ -74,9 +122,16 @@ class Pipe(asyncio.Protocol):
 
     def send(self, message: bytes) -> None:
         """Write a message; nothing happens when the other end is gone."""
+        self._write(_MARK, message)
+
+    def note(self, note: bytes) -> None:
+        """Write a note; nothing happens when the other end is gone."""
+        self._write(_NOTE, note)
+
+    def _write(self, mark: bytes, body: bytes) -> None:
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write(_MARK + len(message).to_bytes(4, "big") + message)
+            transport.write(mark + len(body).to_bytes(4, "big") + body)
 
     def pause_writing(self) -> None:
         """Called by the loop."""

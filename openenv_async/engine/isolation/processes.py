@@ -6,6 +6,14 @@ and is spoken to with the same frames, payloads undecoded, over a Unix socket.
 By default a session has a process to itself, so that it shares neither working directory nor
 environment variables nor module globals with another. With ``workers`` set, that many processes
 share the sessions.
+
+Rules:
+
+- A call past its deadline is given up. Where its session lives alone, the process is killed, for
+  nothing else stops code that does not want to stop. Where others live there, the worker abandons
+  the call, and is killed only when the thread they all share gives no sign of life.
+- A worker in which too many abandoned calls still run takes no new sessions; it ends with its
+  last one, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ import msgspec
 
 from openenv_async.engine.host import bad_action
 from openenv_async.engine.isolation.child import EXIT_GRACE, Child
+from openenv_async.engine.isolation.offspring import Sweeper
 from openenv_async.engine.latency import TimedWire
 from openenv_async.engine.requests import HostReply, HostRequest, failed, operation
 from openenv_async.engine.session import Session
@@ -75,6 +84,7 @@ class ProcessDriver:
         self._workers: set[Child] = set()
         self._shared = workers
         self._numbers = 0
+        self._sweeper = Sweeper()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -136,6 +146,17 @@ class ProcessDriver:
             session.wire.replied()
         session.complete(request, reply)
 
+    def _unsent(self, session: Session, frame: Any, error: OpenEnvError) -> None:
+        """A frame could not be sent: the worker does not miss its number."""
+        place, request = session.slot, session.current
+        assert isinstance(place, _Place)
+        if not isinstance(frame, HostRequest) or request is None:
+            return
+        seq = 0 if isinstance(frame, Open) else frame.seq
+        self._returned(session, failed(frame, error, "msgpack"))
+        if not isinstance(frame, Open) and place.seq == seq:
+            place.seq -= 1
+
     def _show(
         self, session: Session, place: _Place, request: HostRequest, partial: Partial
     ) -> None:
@@ -160,14 +181,19 @@ class ProcessDriver:
         """Pass credit on."""
         place = session.slot
         if isinstance(place, _Place):
+            units = min(units, self.engine.options.limits.max_credit)
             place.worker.send(Credit(place.channel, place.seq, units))
 
     def abandon(self, session: Session) -> None:
-        """Kill the worker: nothing else stops code that does not want to stop."""
+        """Give the call up inside its worker, or kill the worker where no other session lives."""
         place = session.slot
         assert isinstance(place, _Place)
-        place.worker.sessions.pop(place.channel, None)
-        place.worker.kill(ServerError("it hung past a deadline and was killed"))
+        worker = place.worker
+        worker.sessions.pop(place.channel, None)
+        if worker.sessions:
+            worker.give_up(session)
+        else:
+            worker.kill(ServerError("it hung past a deadline and was killed"))
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -177,7 +203,7 @@ class ProcessDriver:
         Raises:
             ResourceLimit: too few file descriptors are left for a new one.
         """
-        alive = [worker for worker in self._workers if not worker.retired]
+        alive = [worker for worker in self._workers if not (worker.retired or worker.full)]
         if self._shared is not None and len(alive) >= self._shared:
             return min(alive, key=lambda worker: len(worker.sessions))
         try:
@@ -189,15 +215,39 @@ class ProcessDriver:
         self.engine.stats.workers_started += 1
         self._numbers += 1
         worker = Child(
-            self._numbers, self._recipe, self.engine.spec.name, self._returned, self._ended
+            self._numbers,
+            self._recipe,
+            self.engine.spec.name,
+            self.engine.options.worker_silence,
+            self._sweeper,
+            self._returned,
+            self._unsent,
+            self._reported,
+            self._ended,
         )
         self._workers.add(worker)
         return worker
 
     def _leave(self, place: _Place) -> None:
-        place.worker.sessions.pop(place.channel, None)
-        if self._shared is None:
-            place.worker.retire()
+        worker = place.worker
+        worker.sessions.pop(place.channel, None)
+        if self._shared is None or (worker.stuck and not worker.sessions):
+            worker.retire()
+
+    def _reported(self, worker: Child) -> None:
+        """A worker has told how many abandoned calls still run in it."""
+        limit = self.engine.options.limits.max_abandoned_calls
+        if worker.stuck > limit and not worker.full:
+            worker.full = True
+            log.warning(
+                "%d calls past their deadlines still run in a worker (max_abandoned_calls is %d):"
+                " it takes no new sessions and ends with its last",
+                worker.stuck,
+                limit,
+                extra={"worker": worker.number},
+            )
+        if worker.stuck and not worker.sessions and not worker.retired:
+            worker.retire()
 
     @property
     def worker_count(self) -> int:

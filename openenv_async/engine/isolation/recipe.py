@@ -30,6 +30,7 @@ class Recipe:
         params: constructor arguments.
         name: the environment's name.
         options: for the worker's own engine.
+        shared: whether several sessions live in one process.
     """
 
     env: Any
@@ -37,6 +38,7 @@ class Recipe:
     params: Mapping[str, Any]
     name: str
     options: EngineOptions
+    shared: bool
 
 
 def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
@@ -54,7 +56,8 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
         options, workers=None, max_waiting=0, timeouts=never, limits=limits, min_free_memory=0
     )
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
-    recipe = Recipe(spec.source, types, spec.params, spec.name, inner)
+    shared = options.workers is not None
+    recipe = Recipe(spec.source, types, spec.params, spec.name, inner, shared)
     try:
         pickled = pickle.dumps(recipe)
         # As multiprocessing does it: the parent's path and directory first, and its main module

@@ -8,13 +8,18 @@ cancel frame cancels the task, and the task takes the cancellation back once the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final
 
 from openenv_async.engine.requests import HostReply, HostRequest
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Close, Open, Step
 
-__all__ = ["TaskDriver"]
+__all__ = ["TaskDriver", "session_of_task"]
+
+session_of_task: ContextVar[Session] = ContextVar("session_of_task")
+"""The session on whose behalf a task runs; unset in the engine's own."""
 
 _STOPPED: Final = (asyncio.CancelledError, KeyboardInterrupt)
 
@@ -38,6 +43,7 @@ class TaskDriver:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     def start(self, session: Session, request: HostRequest) -> None:
         """Hand the request to the session's task, which an Open creates."""
@@ -51,6 +57,7 @@ class TaskDriver:
         slot.inbox.set_result(request)
 
     async def _run(self, session: Session, slot: _Slot) -> None:
+        session_of_task.set(session)
         while True:
             try:
                 request = await slot.inbox
@@ -117,6 +124,17 @@ class TaskDriver:
         slot = session.slot
         if isinstance(slot, _Slot) and slot.task is not None:
             slot.task.cancel()
+            self._abandoned.add(slot.task)
+            slot.task.add_done_callback(self._abandoned.discard)
+
+    @property
+    def stuck(self) -> int:
+        """Abandoned calls that have not ended."""
+        return len(self._abandoned)
+
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` at once: the loop is not blocked."""
+        answer()
 
     async def aclose(self) -> None:
         """Cancel what is left and wait for it, a second at most.

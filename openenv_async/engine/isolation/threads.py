@@ -7,6 +7,9 @@ threads, doubling, until each job has one or the limit is reached.
 
 A thread cannot be stopped. One whose job passed its deadline is abandoned: it leaves the pool,
 its result is dropped, it closes the environment and ends when the job does.
+
+In a worker process the one thread may be the main thread, which is lent to the pool: jobs run one
+after the other, and nothing replaces it while an abandoned job runs.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import queue
 import threading
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, cast
 
 from openenv_async.engine.requests import HostReply, HostRequest, Wire, failed, operation
 from openenv_async.engine.session import Session
 from openenv_async.errors import ResourceLimit, ServerBusy
-from openenv_async.protocol.frames import Close
+from openenv_async.protocol.frames import Close, Closed
 
-__all__ = ["ThreadDriver", "ThreadPool"]
+__all__ = ["MainThreadDriver", "ThreadDriver", "ThreadPool"]
 
 log = logging.getLogger("openenv_async.engine")
 
@@ -51,6 +55,20 @@ class _Job:
         self.done = False
 
 
+class _Beat:
+    """Stands in for a session, to learn that a thread takes jobs."""
+
+    def __init__(self, answer: Callable[[], None]) -> None:
+        self._answer = answer
+        self.host = self
+
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+        return Closed(0, 0)
+
+    def complete(self, request: HostRequest, reply: HostReply) -> None:
+        self._answer()
+
+
 class ThreadPool:
     """Threads that run the jobs of one driver. Made and closed on the loop.
 
@@ -58,17 +76,41 @@ class ThreadPool:
         loop: where results are delivered.
         limit: threads at most, abandoned ones not counted.
         name: prefix of the threads' names.
+        look: seconds after which a queue that has not moved gets more threads.
+        idle: seconds after which an idle thread ends; ``None``: never.
+        lent: its one thread is whichever calls ``work``; none is started.
+        after_call: called in the thread after each call of an environment.
+
+    Attributes:
+        stuck: abandoned jobs that have not ended.
+        calling: a job runs on the thread that is lent.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, name: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        name: str,
+        *,
+        look: float | None = None,
+        idle: float | None = None,
+        lent: bool = False,
+        after_call: Callable[[], None] | None = None,
+    ) -> None:
         self._loop = loop
-        self._limit = limit
+        self._after_call = after_call
+        self._limit = 1 if lent else limit
         self._name = name
+        self._look_every = _LOOK if look is None else look
+        self._idle_time = idle
+        self._lent = lent
+        self.stuck = 0
+        self.calling = False
         self._jobs: deque[_Job] = deque()
         self._results: deque[_Job] = deque()
         self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
+        self._threads = 1 if lent else 0
         self._idle = 0
         self._posted = False
         self._taken = 0
@@ -92,7 +134,7 @@ class ThreadPool:
             self._wake(1)
         if self._look is None:
             self._seen = self._taken
-            self._look = self._loop.call_later(_LOOK, self._look_after)
+            self._look = self._loop.call_later(self._look_every, self._look_after)
 
     def _look_after(self) -> None:
         """Add threads while jobs wait; stop looking when none does."""
@@ -105,7 +147,7 @@ class ThreadPool:
         if moved < waiting:
             busy = max(1, self._threads - self._idle)
             self._wake(min(waiting, busy, _MOST_AT_ONCE))
-        self._look = self._loop.call_later(_LOOK, self._look_after)
+        self._look = self._loop.call_later(self._look_every, self._look_after)
 
     def _wake(self, count: int) -> None:
         with self._lock:
@@ -117,7 +159,7 @@ class ThreadPool:
             self._wakes.put(True)
         for left in range(new, 0, -1):
             try:
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                threading.Thread(target=self.work, name=self._name, daemon=True).start()
             except RuntimeError as exc:  # the system gives no more
                 with self._lock:
                     self._threads -= left
@@ -137,8 +179,10 @@ class ThreadPool:
             )
             job.session.complete(job.request, failed(job.request, error, job.wire.format))
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Run jobs until the pool closes or this thread is no longer needed."""
         jobs, results = self._jobs, self._results
+        handle = _handle if self._after_call is None else self._handle_in_worker
         clock = time.perf_counter
         while True:
             begun = clock()
@@ -148,13 +192,17 @@ class ThreadPool:
                 except IndexError:
                     break
                 self._taken += 1
-                job.reply = _handle(job)
+                job.reply = handle(job)
                 with self._lock:
                     job.done = True
                     abandoned = job.abandoned
                 if abandoned:
                     _handle(_Job(job.session, Close(0, 0), job.wire))
-                    return  # this thread was replaced already
+                    with self._lock:
+                        self.stuck -= 1
+                    if not self._lent:
+                        return  # this thread was replaced already
+                    continue
                 results.append(job)
                 if clock() - begun > _POST:
                     self._post()
@@ -162,6 +210,18 @@ class ThreadPool:
             self._post()
             if not self._rest():
                 return
+
+    def _handle_in_worker(self, job: _Job) -> HostReply:
+        try:
+            self.calling = True
+            reply = job.session.host.handle(job.request, job.wire)
+            self.calling = False
+        except BaseException as exc:
+            self.calling = False
+            reply = job.session.raised(job.request, exc)
+        assert self._after_call is not None
+        self._after_call()
+        return reply
 
     def _rest(self) -> bool:
         """Wait for work; ``False`` when this thread is to end."""
@@ -173,7 +233,7 @@ class ThreadPool:
                 return False
             self._idle += 1
         try:
-            return self._wakes.get(timeout=_IDLE)
+            return self._wakes.get(timeout=self._idle_time)
         except queue.Empty:
             with self._lock:
                 leave = self._idle > 0
@@ -197,6 +257,11 @@ class ThreadPool:
                 assert job.reply is not None
                 job.session.complete(job.request, job.reply)
 
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` on the loop when a thread has come to it in the queue."""
+        beat = cast(Session, _Beat(answer))
+        self.submit(_Job(beat, Close(0, 0), cast(Wire, None)))
+
     def withdraw(self, job: _Job) -> bool:
         """Take back a job that no thread has begun, if it is one; it is answered soon."""
         try:
@@ -219,7 +284,10 @@ class ThreadPool:
         return True
 
     def abandon(self, job: _Job) -> None:
-        """Stop waiting for a job. A thread in it is replaced, and closes the environment."""
+        """Stop waiting for a job.
+
+        A thread in it is replaced unless it is lent, and closes the environment.
+        """
         with self._lock:
             job.abandoned = True
             running = not job.done
@@ -228,9 +296,11 @@ class ThreadPool:
                     self._jobs.remove(job)
                     running = False  # it had not begun
                 except ValueError:
-                    self._threads -= 1
+                    self.stuck += 1
+                    if not self._lent:
+                        self._threads -= 1
         if running:
-            if self._jobs:
+            if self._jobs and not self._lent:
                 self._wake(1)
         else:
             self.submit(_Job(job.session, Close(0, 0), job.wire))
@@ -263,16 +333,28 @@ class ThreadDriver:
         loop: the engine's.
         limit: threads at most.
         cls: the environment class; with ``owns_thread`` each session gets a thread of its own.
+        look, after_call: as for ``ThreadPool``.
     """
 
     timed = True
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, cls: type) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        cls: type,
+        look: float | None = None,
+        after_call: Callable[[], None] | None = None,
+    ) -> None:
         self._loop = loop
+        self._after_call = after_call
         self._name = f"openenv-{cls.__name__}"
         self._owned = bool(getattr(cls, "owns_thread", False))
-        self._pool = ThreadPool(loop, limit, self._name)
+        self._pool = ThreadPool(
+            loop, limit, self._name, look=look, idle=_IDLE, after_call=after_call
+        )
         self._pools: set[ThreadPool] = {self._pool}
+        self._left: list[ThreadPool] = []
 
     def start(self, session: Session, request: HostRequest) -> None:
         """Queue the request for a thread."""
@@ -281,7 +363,8 @@ class ThreadDriver:
         if slot is None:
             pool = self._pool
             if self._owned:
-                pool = ThreadPool(self._loop, 1, self._name)
+                # Without a time of idleness: the same thread for the session's life.
+                pool = ThreadPool(self._loop, 1, self._name, after_call=self._after_call)
                 self._pools.add(pool)
         else:
             assert isinstance(slot, tuple)
@@ -311,8 +394,50 @@ class ThreadDriver:
         pool.abandon(job)
         if self._owned:
             self._release(pool)
+            self._left.append(pool)
+
+    @property
+    def stuck(self) -> int:
+        """Abandoned calls that have not ended."""
+        self._left = [pool for pool in self._left if pool.stuck]
+        return self._pool.stuck + sum(pool.stuck for pool in self._left)
+
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` at once: a blocked thread blocks no other."""
+        answer()
 
     async def aclose(self) -> None:
         """End the idle threads; a thread in a job ends with it (they are daemons)."""
         for pool in list(self._pools):
             self._release(pool)
+
+
+class MainThreadDriver(ThreadDriver):
+    """Runs sync environments one after the other on one thread that has no event loop.
+
+    Args:
+        loop: the engine's, which runs on another thread.
+        cls: the environment class.
+        after_call: as for ``ThreadPool``.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, cls: type, after_call: Callable[[], None]
+    ) -> None:
+        super().__init__(loop, 1, cls)
+        self._owned = False  # there is only one
+        self._pool = ThreadPool(loop, 1, self._name, lent=True, after_call=after_call)
+        self._pools = {self._pool}
+
+    def work(self) -> None:
+        """Run the calls on the thread of the caller, until the engine has ended."""
+        self._pool.work()
+
+    @property
+    def calling(self) -> bool:
+        """Whether a call runs: what interrupts the thread otherwise is meant for none."""
+        return self._pool.calling
+
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` on the loop once the thread takes the next call."""
+        self._pool.beat(answer)
