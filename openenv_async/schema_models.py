@@ -3,15 +3,23 @@
 An object becomes a dataclass with the fields that the schema names, nested ones too; anything
 else stays the plain value it is. What is read may have more fields than the schema says: servers
 grow.
+
+A field that is not required is left out when it is not given, so that its default is the server's.
+It reads as the default that the schema tells; ``msgspec.UNSET`` where it tells none, such as that
+of a ``default_factory``, or none that it would take.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import keyword
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+import msgspec
 
 __all__ = ["Model", "model_from_schema"]
 
@@ -53,10 +61,7 @@ def _model(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Model
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return Model(Any, _same)
     if "$ref" in schema:
-        target: Any = root
-        for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
-            target = target[part.replace("~1", "/").replace("~0", "~")] if part else target
-        return _model(target, name, root, depth + 1)
+        return _model(_resolved(schema["$ref"], root), name, root, depth + 1)
     if "x-ndarray" in schema:
         return Model(Any, _same)
     for key in ("anyOf", "oneOf"):
@@ -69,6 +74,16 @@ def _model(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Model
         item = _model(schema["items"], f"{name}Item", root, depth + 1)
         return Model(list, _list_reader(item.read))
     return Model(_PLAIN.get(kind, Any) if isinstance(kind, str) else Any, _same)
+
+
+def _resolved(ref: Any, root: Mapping[str, Any]) -> Any:
+    """What a reference points to; the schema that says nothing where it points to nothing."""
+    target: Any = root
+    for part in str(ref).removeprefix("#").strip("/").split("/"):
+        if part:
+            key = part.replace("~1", "/").replace("~0", "~")
+            target = target.get(key) if isinstance(target, Mapping) else None
+    return target
 
 
 def _optional(members: Any, name: str, root: Mapping[str, Any], depth: int) -> Model:
@@ -85,6 +100,7 @@ def _dataclass(schema: Mapping[str, Any], name: str, root: Mapping[str, Any], de
     required = set(schema.get("required", ()))
     models: dict[str, Model] = {}
     fields: list[Any] = []
+    shared: set[str] = set()
     for key, part in schema["properties"].items():
         if not key.isidentifier() or keyword.iskeyword(key):
             return Model(dict, _same)  # no attribute can have this name
@@ -93,11 +109,17 @@ def _dataclass(schema: Mapping[str, Any], name: str, root: Mapping[str, Any], de
         if key in required:
             fields.append((key, inner.type))
         else:
-            default = part.get("default") if isinstance(part, Mapping) else None
-            fields.append((key, inner.type, dataclasses.field(default_factory=_fresh(default))))
+            default = _default(part, root)
+            if isinstance(default, list | dict):
+                made_anew: Any = dataclasses.field(default_factory=_fresh(default))
+                fields.append((key, inner.type, made_anew))
+            else:
+                shared.add(key)
+                fields.append((key, inner.type, dataclasses.field(default=default)))
     fields.sort(key=len)  # those without a default come first
     made = dataclasses.make_dataclass(title, fields)
     made.__doc__ = str(schema.get("description") or title)
+    _set_what_is_given(made, [field[0] for field in fields], shared)
 
     def read(data: Any) -> Any:
         if not isinstance(data, Mapping) or not required <= data.keys():
@@ -107,11 +129,43 @@ def _dataclass(schema: Mapping[str, Any], name: str, root: Mapping[str, Any], de
     return Model(made, read)
 
 
+def _default(schema: Any, root: Mapping[str, Any]) -> Any:
+    """The default that a property's schema tells, if it would take it itself."""
+    if not isinstance(schema, Mapping):
+        return msgspec.UNSET
+    default = schema.get("default", msgspec.UNSET)
+    return default if default is not None or _is_nullable(schema, root, 0) else msgspec.UNSET
+
+
+def _is_nullable(schema: Any, root: Mapping[str, Any], depth: int) -> bool:
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return schema is True
+    if "$ref" in schema:
+        return _is_nullable(_resolved(schema["$ref"], root), root, depth + 1)
+    members = schema.get("anyOf") or schema.get("oneOf")
+    if members:
+        return any(_is_nullable(member, root, depth + 1) for member in members)
+    kind = schema.get("type")
+    if "const" in schema or "enum" in schema:
+        return None in schema.get("enum", [schema.get("const")])
+    return kind is None or kind == "null" or (isinstance(kind, list) and "null" in kind)
+
+
+def _set_what_is_given(made: Any, names: list[str], shared: set[str]) -> None:
+    """Make instances hold what they were given only, and take the rest from their class."""
+    generated = made.__init__
+
+    @functools.wraps(generated)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        generated(self, *args, **kwargs)
+        for name in shared.difference(names[: len(args)], kwargs):
+            del self.__dict__[name]
+
+    made.__init__ = init
+
+
 def _fresh(default: Any) -> Callable[[], Any]:
-    """Makes a default; lists and dicts anew each time."""
-    if isinstance(default, list | dict):
-        return lambda: type(default)(default)
-    return lambda: default
+    return lambda: copy.deepcopy(default)
 
 
 def _list_reader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
