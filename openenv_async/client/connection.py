@@ -172,6 +172,11 @@ class Connection:
         return ConnectFailed(f"{self.where} closed the connection", phase="connect")
 
     @property
+    def upstream(self) -> bool:
+        """Whether the server speaks upstream's dialect."""
+        return self.server.get("dialect") == "upstream"
+
+    @property
     def format(self) -> Format:
         """The payload format in use."""
         return "msgpack" if self._codec is None else self._codec.format

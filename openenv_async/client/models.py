@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Final, Generic
 
-from openenv_async.models import Format, PayloadCodec
+import msgspec
+
+from openenv_async.errors import InvalidModel
+from openenv_async.models import Format, PayloadCodec, field_names
 from openenv_async.spec import model_types
 from openenv_async.types import ActT, ObsT, StateT
 
@@ -14,7 +18,13 @@ __all__ = ["ModelHooks", "WireModels", "wire_models"]
 
 
 class WireModels:
-    """Encode actions, decode observations and states in one payload format."""
+    """Encode actions, decode observations and states in one payload format.
+
+    Args:
+        client: whose types and hooks these are.
+        format: of the payloads.
+        upstream: whether observations come as ``[observation, reward, done]``.
+    """
 
     __slots__ = (
         "decode_any",
@@ -23,10 +33,14 @@ class WireModels:
         "encode_action",
         "encode_any",
         "format",
+        "upstream",
     )
 
-    def __init__(self, client: ModelHooks[Any, Any, Any], format: Format) -> None:
+    def __init__(
+        self, client: ModelHooks[Any, Any, Any], format: Format, upstream: bool = False
+    ) -> None:
         self.format = format
+        self.upstream = upstream
         cls = type(client)
         action, observation, state = client.instance_types()
         anything: PayloadCodec[Any] = PayloadCodec(Any, format)
@@ -41,6 +55,51 @@ class WireModels:
             self.decode_observation = lambda data: client._parse_observation(anything.decode(data))
         if cls._parse_state is not ModelHooks._parse_state:
             self.decode_state = lambda data: client._parse_state(anything.decode(data))
+        if upstream:
+            hooked = cls._parse_observation is not ModelHooks._parse_observation
+            names = _OUTSIDE if hooked else field_names(observation)
+            if names is None:  # pydantic models that take more fields have some of their own
+                names = frozenset(getattr(observation, "model_fields", ()))
+            self.decode_observation = _putting_back(self.decode_observation, anything, names)
+
+
+_OUTSIDE: Final = frozenset({"reward", "done"})
+"""Fields of an observation that upstream's dialect has beside it."""
+
+
+def _putting_back(
+    decode: Callable[[Any], Any], anything: PayloadCodec[Any], names: frozenset[str]
+) -> Callable[[Any], Any]:
+    """``decode`` for an observation that came with reward and done beside it."""
+
+    def decode_observation(data: Any) -> Any:
+        observation, reward, done = anything.decode(data)
+        if not isinstance(observation, dict):
+            return decode(anything.encode(observation))
+        beside = {"reward": reward, "done": done}
+        whole = {**{name: beside[name] for name in _OUTSIDE & names}, **observation}
+        try:
+            return decode(anything.encode(whole))
+        except InvalidModel:
+            if whole.get("reward", math.nan) is not None:
+                raise
+        # A field that takes numbers only: none was given, and a number would be made up.
+        made = decode(anything.encode({**whole, "reward": math.nan}))
+        return _without_reward(made)
+
+    return decode_observation
+
+
+def _without_reward(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {**observation, "reward": None}
+    if isinstance(observation, msgspec.Struct):
+        msgspec.structs.force_setattr(observation, "reward", None)
+    elif hasattr(observation, "__pydantic_fields_set__"):
+        observation.__dict__["reward"] = None
+    else:
+        object.__setattr__(observation, "reward", None)
+    return observation
 
 
 class ModelHooks(Generic[ActT, ObsT, StateT]):
@@ -53,7 +112,7 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
     action_type: ClassVar[Any] = None
     observation_type: ClassVar[Any] = None
     state_type: ClassVar[Any] = None
-    _wire_models: ClassVar[dict[str, WireModels]]
+    _wire_models: ClassVar[dict[tuple[str, bool], WireModels]]
 
     @classmethod
     def model_types(cls) -> tuple[Any, Any, Any]:
@@ -92,20 +151,22 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
         raise NotImplementedError
 
 
-def wire_models(client: ModelHooks[Any, Any, Any], format: Format) -> WireModels:
+def wire_models(
+    client: ModelHooks[Any, Any, Any], format: Format, upstream: bool = False
+) -> WireModels:
     """The codecs of a client in one format.
 
     One set per class, unless the instance has hooks or types of its own.
     """
     cls = type(client)
-    made: dict[str, WireModels] | None = cls.__dict__.get("_wire_models")
+    made: dict[tuple[str, bool], WireModels] | None = cls.__dict__.get("_wire_models")
     if made is None:
         if cls.overrides_hooks():
-            return WireModels(client, format)
+            return WireModels(client, format, upstream)
         made = cls._wire_models = {}
     if hasattr(client, "__orig_class__"):
-        return WireModels(client, format)
-    wire = made.get(format)
+        return WireModels(client, format, upstream)
+    wire = made.get((format, upstream))
     if wire is None:
-        wire = made[format] = WireModels(client, format)
+        wire = made[format, upstream] = WireModels(client, format, upstream)
     return wire

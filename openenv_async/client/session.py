@@ -27,7 +27,6 @@ from openenv_async.client.tls import Trust
 from openenv_async.client.waits import on_wire
 from openenv_async.client.websocket import dial
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
-from openenv_async.models import Format
 from openenv_async.protocol.frames import Close, Open
 from openenv_async.tokens import check_token
 from openenv_async.tracing import TRACING, inject
@@ -211,7 +210,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
 
     def _opening_of(self, channel: Channel, resume: bool = False) -> Open:
         """The request that opens the session of ``channel``, in the caller's trace."""
-        wire = self._use(channel.connection.format)
+        wire = self._use(channel.connection)
         request = Open(
             channel.number,
             channel.id,
@@ -228,10 +227,10 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
             request.tracestate = trace.get("tracestate")
         return request
 
-    def _use(self, format: Format) -> WireModels:
-        wire = self._wire
-        if wire is None or wire.format != format:
-            wire = self._wire = wire_models(self, format)
+    def _use(self, connection: Connection) -> WireModels:
+        wire, format, upstream = self._wire, connection.format, connection.upstream
+        if wire is None or wire.format != format or wire.upstream != upstream:
+            wire = self._wire = wire_models(self, format, upstream)
         return wire
 
     def _lose(self, error: OpenEnvError) -> None:

@@ -9,6 +9,9 @@ socket and no request numbers, therefore:
   socket is closed and the episode is lost, which is said.
 - Nothing is resumed, cancelled or streamed; terminated and truncated are both ``terminated``.
 - A seed is always sent, so that it can be reported; environments that take none ignore it.
+- Upstream takes reward and done out of the observation. The payload of a reply is therefore
+  ``[observation, reward, done]``, from which ``client.models`` puts them back where the client's
+  observation type has them.
 """
 
 from __future__ import annotations
@@ -237,11 +240,13 @@ class _Link:
                 return StateIs(
                     self.channel, request.seq, payload, self._episode_id, self._seed, self._steps
                 )
-            payload = _packed.encode(data["observation"])
-            reward, done = data.get("reward"), bool(data.get("done"))
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, InvalidModel) as exc:
+            reward, done = _reward(data.get("reward")), _done(data.get("done"))
+            payload = _packed.encode([data["observation"], reward, done])
+        except (
+            *(msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError),
+            InvalidModel,
+        ) as exc:
             raise ProtocolError(f"the upstream server sent an unreadable reply: {exc}") from None
-        reward = None if reward is None else float(reward)
         if isinstance(request, Reset):
             assert self._episode_id is not None
             assert self._seed is not None
@@ -260,3 +265,16 @@ class _Link:
     def _failed(self, seq: int, error: OpenEnvError) -> Failed:
         detail = encode_map(error.to_wire(), "msgpack")
         return Failed(self.channel, seq, error.code, error.message, error.retryable, detail)
+
+
+def _reward(sent: Any) -> float | None:
+    """A reward as upstream's dialect has it: a number, true or false, or what JSON cannot write."""
+    if sent is None or isinstance(sent, int | float) or sent in ("NaN", "Infinity", "-Infinity"):
+        return None if sent is None else float(sent)
+    raise ValueError(f"its reward is not a number: {sent!r}")
+
+
+def _done(sent: Any) -> bool:
+    if sent is None or isinstance(sent, bool):
+        return bool(sent)
+    raise ValueError(f"its done is not true or false: {sent!r}")

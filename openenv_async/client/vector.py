@@ -358,7 +358,9 @@ class VectorSessions:
         self._connecting = None
         if not task.cancelled() and task.exception() is None:
             self._connection = task.result()
-            self._wire = wire_models(self.client, self._connection.format)
+            self._wire = wire_models(
+                self.client, self._connection.format, self._connection.upstream
+            )
             if self._resume_options is not None:
                 self._resume_payload = self.wire.encode_any(self._resume_options)
 
