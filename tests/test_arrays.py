@@ -323,3 +323,60 @@ def test_typed_scalars() -> None:
     for kind, value in ((np.uint8, 300), (np.int8, 1.5), (np.float32, [1.0]), (np.int8, "3")):
         with pytest.raises(ValueError, match=r"."):
             arrays.as_scalar(kind, value)
+
+
+KEYS: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.sampled_from([np.int64(3), np.float32(0.5), np.bool_(True)]),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=4,
+)
+
+
+def kinds(tree: Any) -> Any:
+    """``tree`` with the types of its keys and leaves, which ``==`` does not tell apart."""
+    if isinstance(tree, dict):
+        return [(kinds(key), kinds(value)) for key, value in tree.items()]
+    if isinstance(tree, list | tuple):
+        return type(tree), [kinds(item) for item in tree]
+    return type(tree), repr(tree)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(tree=st.dictionaries(KEYS, st.dictionaries(KEYS, st.integers(0, 9)) | st.text()))
+def test_keys_of_any_kind_come_back_as_they_were(name: str, tree: Any) -> None:
+    assert kinds(trip(tree, name)) == kinds(tree)
+    assert kinds(trip({"a": [tree]}, name)) == kinds({"a": [tree]})
+
+
+def test_keys_in_tagged_json() -> None:
+    for tree in ({(0, 1): 1.0}, {None: 1, "None": 2}, {1: 1, "1": 2}, {("a", (1, None)): {2: 3}}):
+        assert arrays.untag(arrays.tag(tree)) == tree
+        text = msgspec.json.encode(arrays.tag(tree))
+        assert arrays.untag(msgspec.json.decode(text)) == tree
+    assert arrays.tag({"a": 1}) == {"a": 1}
+    assert arrays.tag({1: 2}) == {"__items__": [[1, 2]]}
+    assert arrays.untag(arrays.tag({"__items__": [1]})) == {"__items__": [1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"__items__":1}', '{"__items__":[1]}', '{"__items__":[[1]]}', '{"__items__":[[1,2,3]]}'),
+        *('{"__items__":[[1,2],[1,3]]}', '{"__items__":[[{"a":1},2]]}'),
+    ],
+)
+def test_malformed_items_are_refused(text: str) -> None:
+    with pytest.raises(InvalidModel):
+        CODECS["json"].decode(text.encode())
+
+
+def test_plain_json_names_the_key_it_has_no_word_for() -> None:
+    for key in ((0, 1), None, True):
+        with pytest.raises(InvalidModel, match=r"plain JSON has no key"):
+            CODECS["plain"].encode({"a": {key: 1}})

@@ -17,7 +17,9 @@ In native JSON the same things are tagged objects, each with one key::
     {"__float__": "nan" | "inf" | "-inf"}
     {"__bytes__": base64}           in untyped places, and in pydantic models, which read text
                                     as bytes; where bytes are declared they are base64 text
-    {"__escaped__": {key: value}}   an object that really has one of these five as its only key
+    {"__items__": [[key, value], ...]}   a dict with a key that is no text; a list for a key is
+                                    the tuple that it was
+    {"__escaped__": {key: value}}   an object that really has one of these six as its only key
 
 Decoding copies nothing from msgpack: an array is a read-only view that keeps the message it
 came in alive and may be unaligned; call ``.copy()`` to keep a small array out of a large

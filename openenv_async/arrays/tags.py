@@ -10,20 +10,29 @@ from openenv_async.arrays.ext import MAX_NDIM, assemble, numpy_types, parts, wir
 
 __all__ = ["OCTETS", "tag", "untag"]
 
-_TAGS: Final = frozenset({"__ndarray__", "__npscalar__", "__float__", "__bytes__", "__escaped__"})
+_TAGS: Final = frozenset(
+    {"__ndarray__", "__npscalar__", "__float__", "__bytes__", "__items__", "__escaped__"}
+)
+_TEXT: Final = frozenset({str})
 OCTETS: Final = (bytes, bytearray, memoryview)
 _FLOATS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def tag(tree: Any) -> Any:
-    """Plain JSON for a tree of builtins, bytes, arrays and NumPy scalars."""
+    """Plain JSON for a tree of builtins, bytes, arrays and NumPy scalars; keys may be any of them.
+
+    Raises:
+        TypeError, ValueError: a part of ``tree`` is something else; the message names it.
+    """
     kind = type(tree)
     if kind is dict:
+        if not _TEXT.issuperset(map(type, tree)):
+            return {"__items__": [[tag(key), tag(value)] for key, value in tree.items()]}
         result = {key: tag(value) for key, value in tree.items()}
         if len(result) == 1 and not _TAGS.isdisjoint(result):
             return {"__escaped__": result}
         return result
-    if kind is list or kind is tuple:
+    if kind is list or kind is tuple or kind is set or kind is frozenset:
         return [tag(value) for value in tree]
     if kind is float:
         return tree if math.isfinite(tree) else {"__float__": str(tree)}
@@ -63,11 +72,27 @@ def untag(tree: Any) -> Any:
         raise ValueError(f"malformed {key} object: {error}") from error
 
 
+def _untag_items(pairs: Any) -> dict[Any, Any]:
+    if not isinstance(pairs, list) or any(type(p) is not list or len(p) != 2 for p in pairs):
+        raise ValueError("expected a list of [key, value]")
+    result = {_as_key(untag(key)): untag(value) for key, value in pairs}
+    if len(result) != len(pairs):
+        raise ValueError("a key is there twice")
+    return result
+
+
+def _as_key(key: Any) -> Any:
+    """A decoded key, a list as the tuple that it was."""
+    return tuple(map(_as_key, key)) if type(key) is list else key
+
+
 def _untag_one(key: str, value: Any) -> Any:
     if key == "__escaped__":
         if not isinstance(value, dict) or len(value) != 1 or _TAGS.isdisjoint(value):
             raise ValueError("expected an object whose only key is a tag")
         return {inner: untag(item) for inner, item in value.items()}
+    if key == "__items__":
+        return _untag_items(value)
     if key == "__float__":
         return _FLOATS[value]
     if key == "__bytes__":

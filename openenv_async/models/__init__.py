@@ -23,9 +23,17 @@ msgspec, so such a class is refused, as a model and as a value where nothing is 
 
 from __future__ import annotations
 
-from openenv_async.models.codec import Format, PayloadCodec
+from openenv_async.models.codec import FORMATS, Format, PayloadCodec
 from openenv_async.models.encoding import to_builtins
 from openenv_async.models.inspection import field_names
-from openenv_async.models.schema import json_schema
+from openenv_async.models.schema import check_model, json_schema
 
-__all__ = ["Format", "PayloadCodec", "field_names", "json_schema", "to_builtins"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "PayloadCodec",
+    "check_model",
+    "field_names",
+    "json_schema",
+    "to_builtins",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -16,11 +16,12 @@ from openenv_async.models.inspection import BAD_DATA, type_info, type_name
 from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
 from openenv_async.types import MAX_DEPTH
 
-__all__ = ["Format", "PayloadCodec"]
+__all__ = ["FORMATS", "Format", "PayloadCodec"]
 
 T = TypeVar("T")
 
 Format = Literal["msgpack", "json", "plain"]
+FORMATS: Final[tuple[Format, ...]] = ("msgpack", "json", "plain")
 
 
 class PayloadCodec(Generic[T]):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from openenv_async import arrays
+from openenv_async.models.foreign import from_text
 from openenv_async.models.inspection import custom_kind, type_name
 from openenv_async.models.pydantic import validate
 
@@ -29,6 +30,8 @@ def dec_hook(annotation: Any, value: Any) -> Any:
         return arrays.as_scalar(annotation, value)
     if kind == "pydantic":
         return validate(annotation, value)
+    if kind == "text":
+        return from_text(getattr(annotation, "__origin__", annotation), value)
     raise ValueError(f"{type_name(annotation)} is not a type that travels")
 
 

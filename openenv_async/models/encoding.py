@@ -11,7 +11,8 @@ import binascii
 import os
 import struct
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections import UserString
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -19,15 +20,18 @@ from msgspec import inspect
 
 from openenv_async import arrays
 from openenv_async.errors import InvalidModel
+from openenv_async.models.decoding import ext_hook
+from openenv_async.models.foreign import CONTAINERS, plain_form
 from openenv_async.models.inspection import (
     BAD_DATA,
+    fault_of,
+    late_fields,
     may_have_tag,
-    private_field,
     type_name,
     typed_items,
     walk,
 )
-from openenv_async.models.pydantic import dump
+from openenv_async.models.pydantic import dump, ignores_unknown, is_model
 from openenv_async.types import MAX_DEPTH
 
 __all__ = ["json_encoder", "msgpack_encoder", "plain_encoder", "to_builtins"]
@@ -40,6 +44,7 @@ _TOKEN_SIZE: Final = 16
 _EXT32: Final = struct.Struct(">BIb")
 _MAX_EXT: Final = (1 << 32) - 1
 _LEAVES: Final = frozenset({type(None), bool, int, float, str})
+_TEXT: Final = frozenset({str})
 
 
 def msgpack_encoder(info: inspect.Type) -> Encode:
@@ -93,29 +98,18 @@ def json_encoder(info: inspect.Type) -> Encode:
     """Encoder of the format ``json``: msgspec's own output unless a tag may be needed."""
     fast = msgspec.json.Encoder(enc_hook=_refuse).encode
     plain = msgspec.json.Encoder().encode
-    pack = msgspec.msgpack.Encoder().encode
-    untyped = _has(info, inspect.AnyType)
+    untyped = _has(info, inspect.AnyType) or _has_loose_keys(info)
     declares_bytes = _has(info, _BYTES_TYPES)
-
-    def has_bytes(value: Any) -> bool:
-        try:
-            packed = pack(value)
-        except BAD_DATA:  # such as an integer of more than 64 bits
-            return True
-        # In msgpack bytes have one of these headers; the rest of the time it is something else.
-        if 0xC4 not in packed and 0xC5 not in packed and 0xC6 not in packed:
-            return False
-        return not _kinds(value).isdisjoint(_OCTETS)
 
     def encode(value: Any) -> bytes:
         try:
             octets = fast(value)
-        except _NeedsTags:
+        except (_NeedsTags, TypeError):  # a TypeError is about a key, or comes again
             pass
         else:
             # null may stand for NaN, and a key may look like one of our tags.
             tags = b"null" in octets or b'"__' in octets
-            if not tags and not (untyped and has_bytes(value)):
+            if not tags and not (untyped and _has_bytes_or_keys(value)):
                 return octets
         tree = _builtins(value)
         return plain(arrays.tag(_declared_as_text(info, tree) if declares_bytes else tree))
@@ -136,6 +130,36 @@ _BYTES_TYPES: Final = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryV
 
 def _has(info: inspect.Type, kinds: Any) -> bool:
     return any(isinstance(part, kinds) for part in walk(info))
+
+
+def _has_loose_keys(info: inspect.Type) -> bool:
+    """Whether keys of more than one kind, or of any, are declared somewhere."""
+    loose = (inspect.AnyType, inspect.UnionType)
+    return any(
+        isinstance(part, inspect.DictType) and isinstance(part.key_type, loose)
+        for part in walk(info)
+    )
+
+
+def _has_bytes_or_keys(value: Any) -> bool:
+    """Whether there are bytes in ``value``, or keys that are no text."""
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        inside: Collection[Any]
+        if isinstance(part, dict):
+            if not _TEXT.issuperset(map(type, part)):
+                return True
+            inside = part.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            inside = part
+        elif isinstance(part, _OCTETS):
+            return True
+        else:
+            inside = [child for _, child in _children(part)]
+        if not _LEAVES.issuperset(map(type, inside)):
+            todo.extend(child for child in inside if type(child) not in _LEAVES)
+    return False
 
 
 def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
@@ -161,17 +185,36 @@ def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
 
 def _guarded(info: inspect.Type, encode: Encode) -> Encode:
     """``encode`` with errors that name the place in the value."""
-    careful = _whole(encode) if _has(info, inspect.AnyType) else encode
+    careful = encode
+    objects = [part.cls for part in walk(info) if isinstance(part, inspect.DataclassType)]
+    if any(map(late_fields, objects)):
+        careful = _complete(careful)
+    if _has(info, inspect.AnyType):
+        careful = _whole(careful)
+    models = {part.cls for part in walk(info) if isinstance(part, inspect.CustomType)}
+    loose = [model for model in models if ignores_unknown(model)]
+    if loose:
+        careful = _kept(careful, models, loose)
 
     def guarded(value: Any) -> bytes:
         try:
             return careful(value)
         except BAD_DATA as error:
-            path, culprit = _locate(careful, value)
-            message = f"cannot encode {path} ({type(culprit).__name__}): {error}"
+            path, culprit, why = _locate(careful, value)
+            message = f"cannot encode {path} ({type(culprit).__name__}): {why or error}"
             raise InvalidModel(message) from error
 
     return guarded
+
+
+def _complete(encode: Encode) -> Encode:
+    """``encode`` of models with fields that an instance may lack."""
+
+    def careful(value: Any) -> bytes:
+        octets = encode(value)
+        return encode(value) if _check_parts(value) else octets
+
+    return careful
 
 
 def _whole(encode: Encode) -> Encode:
@@ -180,45 +223,94 @@ def _whole(encode: Encode) -> Encode:
     def careful(value: Any) -> bytes:
         octets = encode(value)
         if "attr" in sys.modules:
-            _refuse_private(value)
+            changed = _check_parts(value)
+        else:  # what lies deeper is looked at where its type is declared
+            kind = type(value)
+            changed = kind is not dict and kind not in _LEAVES and _check_part(value)
+        return encode(value) if changed else octets
+
+    return careful
+
+
+def _kept(encode: Encode, declared: Collection[type], loose: Collection[type]) -> Encode:
+    """``encode`` that refuses a subclass where a model is declared that drops what it knows not."""
+
+    def careful(value: Any) -> bytes:
+        octets = encode(value)
+        for part in _objects(value):
+            kind = type(part)
+            if kind not in declared:
+                for base in loose:
+                    if isinstance(part, base):
+                        _refuse_more_fields(part, base)
         return octets
 
     return careful
 
 
-def _refuse_private(value: Any) -> None:
-    for kind in _kinds(value):
-        if name := private_field(kind):
-            raise TypeError(f"the attrs field {type_name(kind)}.{name} would not travel; rename it")
+def _refuse_more_fields(part: Any, base: Any) -> None:
+    more = [name for name in type(part).model_fields if name not in base.model_fields]
+    if more:
+        raise TypeError(
+            f"the field {type_name(type(part))}.{more[0]} is lost: {type_name(base)} is declared,"
+            " which ignores unknown fields; declare the subclass"
+        )
 
 
-def _kinds(value: Any) -> set[type]:
-    """The types in ``value`` but those of dicts and lists and of the plain leaves inside them.
+def _check_parts(value: Any) -> bool:
+    """Whether a part of ``value`` was completed; raises for one that would travel in part."""
+    changed = False
+    for part in _objects(value):
+        changed = _check_part(part) or changed
+    return changed
+
+
+def _check_part(part: Any) -> bool:
+    kind: Any = type(part)
+    if fault := fault_of(kind):
+        raise TypeError(fault)
+    changed = False
+    for name in late_fields(kind):
+        if not hasattr(part, name):
+            raise TypeError(
+                f"the field {type_name(kind)}.{name} was never set: set it in __post_init__ or"
+                " give it a default"
+            )
+        if name not in getattr(part, "__dict__", (name,)):  # its class has it, and msgspec not
+            object.__setattr__(part, name, getattr(part, name))
+            changed = True
+    return changed
+
+
+def _objects(value: Any) -> Iterator[Any]:
+    """The parts of ``value`` but dicts and lists and the plain leaves inside them.
 
     The value was encoded before, and so has no cycles.
     """
-    found: set[type] = set()
     todo = [value]
     while todo:
         part = todo.pop()
         inside: Collection[Any]
-        if isinstance(part, dict):
+        if isinstance(part, dict) and not hasattr(part, "__dataclass_fields__"):
             inside = part.values()
         elif isinstance(part, list | tuple | set | frozenset):
             inside = part
         else:
-            found.add(type(part))
+            yield part
             inside = [child for _, child in _children(part)]
         if not _LEAVES.issuperset(map(type, inside)):
             todo.extend(child for child in inside if type(child) not in _LEAVES)
-    return found
 
 
-def _locate(encode: Encode, value: Any) -> tuple[str, Any]:
-    """The innermost part of ``value`` that cannot be encoded, and the path to it."""
+def _locate(encode: Encode, value: Any) -> tuple[str, Any, str]:
+    """The path to the innermost part that cannot be encoded, that part, and why if we know."""
     path = "$"
+    around: list[Any] = []
     for _ in range(MAX_DEPTH):
+        around.append(value)
         for step, child in _children(value):
+            if any(child is outer for outer in around):
+                return path + step, child, "it contains itself: send a tree"
             try:
                 encode(child)
             except BAD_DATA:
@@ -226,15 +318,22 @@ def _locate(encode: Encode, value: Any) -> tuple[str, Any]:
                 value = child
                 break
         else:
-            break
-    return path, value
+            return path, value, ""
+    why = f"it is nested deeper than the {MAX_DEPTH} containers that travel: flatten it"
+    return path[:_LONG_PATH] + "…", value, why
+
+
+_LONG_PATH: Final = 80
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        yield from ((f"[{key!r}]", item) for key, item in value.items())
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", value[key]) for key in value)
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif isinstance(value, CONTAINERS):
+        if not isinstance(value, str | bytes | bytearray | memoryview | range | UserString):
+            yield from ((f"[{i}]", item) for i, item in enumerate(value))
     elif not isinstance(value, type):
         names = getattr(value, "__struct_fields__", None) or [
             getattr(field, "name", field)  # pydantic's fields are names, the others' have them
@@ -272,26 +371,30 @@ _PACK: Final = msgspec.msgpack.Encoder(enc_hook=_fast_pack_hook).encode
 def _plain_hook(value: Any) -> Any:
     if isinstance(value, arrays.numpy_types()):
         return arrays.to_plain(value)
-    return _bytes_as_text(_foreign(value))
+    if value is None or isinstance(value, bool | tuple | frozenset):  # msgspec asks for keys only
+        raise TypeError(f"plain JSON has no key {value!r}: use text, or a list of pairs")
+    return _bytes_as_text(_builtins(value)) if is_model(value) else _foreign(value)
 
 
 def _foreign(value: Any) -> Any:
-    """A pydantic model as a dict of builtins.
+    """What msgspec can go on with: a pydantic model's fields, a subclass's plain value.
 
     Raises:
         TypeError: it is something else; the message has the remedy.
     """
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        tree = dump(value)
-        if "attr" in sys.modules:
-            _refuse_private(tree)
-        return tree
-    raise TypeError(
-        f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel:"
-        " use plain types, arrays or one of the model types"
-        " (dataclass, Struct, attrs, TypedDict, pydantic)"
-    )
+    if not is_model(value):
+        return plain_form(value)
+    tree = dump(value, _arrives)
+    if "attr" in sys.modules:
+        _check_parts(tree)
+    return tree
+
+
+def _arrives(tree: Any) -> Any:
+    return _UNPACK(_pack(tree))
+
+
+_UNPACK: Final = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
 
 
 def _bytes_as_text(tree: Any) -> Any:
@@ -313,8 +416,8 @@ def to_builtins(value: Any) -> Any:
     """
     try:
         tree = _builtins(value)
-        if "attr" in sys.modules:
-            _refuse_private(value)
+        if "attr" in sys.modules and _check_parts(value):
+            tree = _builtins(value)
     except BAD_DATA as error:
         raise InvalidModel(f"cannot convert {type_name(type(value))}: {error}") from error
     return tree

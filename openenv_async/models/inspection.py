@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any, Final, Literal
@@ -10,16 +12,19 @@ import msgspec
 from msgspec import inspect
 
 from openenv_async.errors import InvalidModel
+from openenv_async.models.foreign import is_text_type
+from openenv_async.models.pydantic import complete, wire_names
 
 __all__ = [
     "ARRAYS",
     "BAD_DATA",
     "OBJECTS",
     "custom_kind",
+    "fault_of",
     "field_names",
+    "late_fields",
     "may_have_tag",
     "parts",
-    "private_field",
     "type_info",
     "type_name",
     "typed_items",
@@ -60,20 +65,43 @@ def type_info(model: Any) -> inspect.Type:
     """
     try:
         info = inspect.type_info(model)
-    except (TypeError, ValueError, NameError, AttributeError) as error:
-        raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
-    for part in walk(info):
-        if isinstance(part, inspect.CustomType) and custom_kind(part.cls) is None:
-            raise InvalidModel(
-                f"{type_name(model)} cannot be a model: {type_name(part.cls)} is not a type that"
-                " travels; use plain types, arrays or one of the model types"
-            )
-        if isinstance(part, inspect.DataclassType) and (name := private_field(part.cls)):
-            raise InvalidModel(
-                f"{type_name(model)} cannot be a model: the attrs field"
-                f" {type_name(part.cls)}.{name} would not travel; rename it"
-            )
+        for part in walk(info):
+            if isinstance(part, inspect.CustomType):
+                kind = custom_kind(part.cls)
+                if kind is None:
+                    raise TypeError(
+                        f"{type_name(part.cls)} is not a type that travels; use plain types,"
+                        " arrays or one of the model types"
+                    )
+                if kind == "pydantic":
+                    complete(part.cls)
+            elif isinstance(part, inspect.DataclassType) and (fault := fault_of(part.cls)):
+                raise TypeError(fault)
+    except Exception as error:  # annotations are the author's code, evaluated here
+        raise InvalidModel(
+            f"{type_name(model)} cannot be a model: {error}{_remedy(str(error))}"
+        ) from error
     return info
+
+
+_REMEDIES: Final = (
+    ("InitVar", "make it a field, or compute it in __post_init__"),
+    ("Literal may only", "write the values themselves: Literal['red'] for Literal[Color.RED]"),
+    (
+        "more than one dataclass",
+        "give both as Structs with a tag: class A(msgspec.Struct, tag=True)",
+    ),
+    ("more than one dict-like", "use one of them, or Any"),
+    ("more than one str-like", "use one of them, or Any"),
+    ("more than one array-like", "use one of them, or Any"),
+    ("all Struct types must be tagged", "class A(msgspec.Struct, tag=True)"),
+    ("Enums must contain", "give its members the one kind of value"),
+    ("is not defined", "import it for real, not under TYPE_CHECKING, at the module's top level"),
+)
+
+
+def _remedy(reason: str) -> str:
+    return next((f" ({remedy})" for word, remedy in _REMEDIES if word in reason), "")
 
 
 def field_names(model: Any) -> frozenset[str] | None:
@@ -82,14 +110,13 @@ def field_names(model: Any) -> frozenset[str] | None:
     if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "pydantic":
         if info.cls.model_config.get("extra") == "allow":  # type: ignore[attr-defined] # a BaseModel
             return None
-        fields = info.cls.model_fields  # type: ignore[attr-defined] # a BaseModel
-        return frozenset(field.alias or name for name, field in fields.items())
+        return frozenset(wire_names(info.cls).values())
     if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
         return frozenset(field.encode_name for field in info.fields)
     return None
 
 
-def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic"] | None:
+def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic", "text"] | None:
     """What a type that msgspec does not know is to us."""
     cls = getattr(annotation, "__origin__", annotation)
     if isinstance(cls, type):
@@ -100,13 +127,34 @@ def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic"] | Non
             return "scalar"
         if pydantic is not None and issubclass(cls, pydantic.BaseModel):
             return "pydantic"
+        if is_text_type(cls):
+            return "text"
     return None
 
 
-def private_field(cls: type) -> str | None:
-    """An attrs field that msgspec would drop without a word, because of its underscore."""
-    names = (field.name for field in getattr(cls, "__attrs_attrs__", ()))
-    return next((name for name in names if name.startswith("_")), None)
+@functools.lru_cache(maxsize=4096)
+def fault_of(cls: type) -> str | None:
+    """Why msgspec would drop a part of a dataclass or attrs class without a word."""
+    for field in getattr(cls, "__attrs_attrs__", ()):
+        if field.name.startswith("_"):
+            return f"the attrs field {type_name(cls)}.{field.name} would not travel; rename it"
+    names = getattr(cls, "__dataclass_fields__", None) or getattr(cls, "__attrs_attrs__", None)
+    if names and issubclass(cls, (dict, list, tuple, set, frozenset, str, bytes, int, float)):
+        base = next(kind for kind in cls.__mro__ if kind.__module__ == "builtins")
+        return (
+            f"{type_name(cls)} has fields and is a {base.__name__} too, so that they would not"
+            " travel; hold one in a field"
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def late_fields(cls: type) -> tuple[str, ...]:
+    """Fields of a dataclass or attrs class that an instance may lack: ``init=False``."""
+    fields = getattr(cls, "__attrs_attrs__", None)
+    if fields is None:
+        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return tuple(field.name for field in fields if not field.init)
 
 
 def parts(info: inspect.Type) -> tuple[inspect.Type, ...]:

@@ -1,20 +1,401 @@
-"""Pydantic models: validated without dropping a field, dumped, described.
+"""Pydantic models: validated without dropping a field, written whole, described.
 
-A model keeps its own ``extra`` setting; one that has none refuses unknown fields here.
+Rules:
+
+- A model keeps its own ``extra`` setting; one that has none refuses unknown fields here.
+- Each field is written as it is held, under the name by which it is read, and a nested model by
+  its own class: what a field is declared as, ``model_dump`` and ``exclude`` take nothing away.
+- A serializer of the author's is obeyed. Whatever may then be lost (also an excluded field or a
+  private attribute that is not at its default, a subclass where its base is declared) is read
+  back before it is sent, and refused unless it comes back equal.
+- Computed fields are not written: the other end would refuse them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import enum
+import functools
+import sys
+import types
+import typing
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, Final, Literal, TypeVar
 
-__all__ = ["dump", "model_schema", "validate"]
+import msgspec
+
+from openenv_async.models.foreign import is_text_type
+
+__all__ = [
+    "complete",
+    "dump",
+    "ignores_unknown",
+    "is_model",
+    "model_schema",
+    "validate",
+    "wire_names",
+]
+
+Arrives = Callable[[Any], Any]
 
 
-def dump(value: Any) -> Any:
-    """A model's fields as a dict; without computed ones, which the other end would refuse."""
-    return value.model_dump(by_alias=True, round_trip=True)
+# -- names ----------------------------------------------------------------------------------
+
+
+def reading_names(model: Any, name: str) -> list[Any]:
+    """The aliases (text, or a path) and the name by which a model reads one of its fields."""
+    alias, config = model.model_fields[name].validation_alias, model.model_config
+    if alias is None:
+        return [name]
+    names: list[Any] = []
+    if config.get("validate_by_alias", True):
+        names += getattr(alias, "choices", [alias])
+    if not names or config.get("populate_by_name") or config.get("validate_by_name"):
+        names.append(name)
+    return names
+
+
+def wire_names(model: Any) -> dict[str, str]:
+    """The name on the wire of each field that has one: the first by which it is read."""
+    found: dict[str, str] = {}
+    for name in model.model_fields:
+        texts = [each for each in reading_names(model, name) if isinstance(each, str)]
+        if texts:
+            found[name] = texts[0]
+    return found
+
+
+# -- written --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the instances of one class are written.
+
+    Attributes:
+        names: field and name on the wire, of the fields written as they are held.
+        by_pydantic: the same, of those that have a serializer or a type of pydantic's or unknown.
+        excluded: fields that the author keeps back.
+        unnamed: fields that no plain name reads.
+        declared: field and the model classes in its annotation, where nothing else may hold one.
+        whole: whether the class has a serializer of its own.
+        is_root: whether it is a root model.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    by_pydantic: dict[str, str]
+    excluded: tuple[str, ...]
+    unnamed: tuple[str, ...]
+    declared: tuple[tuple[str, frozenset[type]], ...]
+    whole: bool
+    is_root: bool
+
+
+def dump(value: Any, arrives: Arrives) -> Any:
+    """A model's fields as a dict, by the names that read them; of a root model what it holds.
+
+    Args:
+        value: the model.
+        arrives: gives a tree as the other end decodes it.
+
+    Raises:
+        TypeError: a part of it would not come back at the other end; the message names the field.
+    """
+    model: Any = type(value)
+    plan = _plan(model)
+    held = value.__dict__
+    if plan.whole:
+        tree = _base().model_dump(value, by_alias=True, round_trip=True)
+        _verify(value, tree, arrives, dict.fromkeys(model.model_fields, _LOSSY))
+        return tree
+    try:
+        tree = {wire: held[name] for name, wire in plan.names}
+    except KeyError as error:
+        raise TypeError(
+            f"the field {model.__qualname__}.{error.args[0]} was never set: give it a value"
+        ) from None
+    suspects: dict[str, str] = {}
+    if plan.by_pydantic:
+        tree |= _by_pydantic(value, plan.by_pydantic, arrives)
+        suspects |= dict.fromkeys(plan.by_pydantic, _LOSSY)
+    for name in plan.excluded:
+        if not _is_default(model.model_fields[name], held.get(name)):
+            suspects[name] = _EXCLUDED
+    for name in plan.unnamed:
+        if not _is_default(model.model_fields[name], held.get(name)):
+            suspects[name] = _UNNAMED
+    for name, allowed in plan.declared:
+        item = held[name]
+        if item is not None and type(item) not in allowed and not _of_declared(item, allowed):
+            suspects[name] = _SUBCLASS
+    if value.__pydantic_private__:
+        for name, attribute in model.__private_attributes__.items():
+            if not _is_default(attribute, value.__pydantic_private__.get(name)):
+                suspects[name] = _PRIVATE
+    if value.__pydantic_extra__:
+        tree |= value.__pydantic_extra__
+    result = tree["root"] if plan.is_root else tree
+    if suspects:
+        _verify(value, result, arrives, suspects)
+    return result
+
+
+_LOSSY: Final = "what its serializer or type writes is read back as something else"
+_EXCLUDED: Final = "it is excluded: keep what stays here on the environment, or drop exclude"
+_PRIVATE: Final = (
+    "it is a private attribute: keep what stays here on the environment, or make it a field"
+)
+_UNNAMED: Final = "it is read from a path only: give it an alias that is a name"
+_SUBCLASS: Final = "what it holds is of a subclass of what is declared: declare that class as well"
+
+
+def is_model(value: Any) -> bool:
+    """Whether a value is a pydantic model; much faster than ``isinstance`` with its ABCs."""
+    return hasattr(value, "__pydantic_root_model__") and not isinstance(value, type)
+
+
+def _base() -> Any:
+    return sys.modules["pydantic"].BaseModel
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(model: Any) -> _Plan:
+    decorators = model.__pydantic_decorators__
+    serialized = {
+        name for made in decorators.field_serializers.values() for name in made.info.fields
+    }
+    wires = wire_names(model)
+    names: list[tuple[str, str]] = []
+    by_pydantic: dict[str, str] = {}
+    excluded: list[str] = []
+    unnamed: list[str] = []
+    declared: list[tuple[str, frozenset[type]]] = []
+    for name, field in model.model_fields.items():
+        own = name in serialized or "*" in serialized
+        if field.exclude:
+            excluded.append(name)
+        elif name not in wires:
+            unnamed.append(name)
+        elif own or not _is_plain((field.annotation, *field.metadata)):
+            by_pydantic[name] = wires[name]
+        else:
+            names.append((name, wires[name]))
+            allowed = _declared(field.annotation)
+            if allowed:
+                declared.append((name, allowed))
+    return _Plan(
+        tuple(names),
+        by_pydantic,
+        tuple(excluded),
+        tuple(unnamed),
+        tuple(declared),
+        whole=bool(decorators.model_serializers),
+        is_root=issubclass(model, sys.modules["pydantic"].RootModel),
+    )
+
+
+def _by_pydantic(value: Any, names: dict[str, str], arrives: Arrives) -> dict[str, Any]:
+    """Fields as pydantic writes them: for Python, or for JSON where that is no plain value."""
+    dump_fields = _base().model_dump
+    found: dict[str, Any] = dump_fields(value, include=set(names), round_trip=True)
+    for name in found:
+        try:
+            arrives(found[name])
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            found |= dump_fields(value, include={name}, mode="json", round_trip=True)
+    return {names[name]: item for name, item in found.items()}
+
+
+def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -> None:
+    """Raise for a field that does not come back from ``tree`` as it is held."""
+    model = type(value)
+    try:
+        back = validate(model, arrives(tree))
+    except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        name, why = next(iter(suspects.items()))
+        raise TypeError(f"{_lost(value, name, why)} ({error})") from error
+    for name, why in suspects.items():
+        if not _same(getattr(back, name, None), getattr(value, name, None)):
+            raise TypeError(_lost(value, name, why))
+
+
+def _lost(value: Any, name: str, why: str) -> str:
+    if hasattr(getattr(value, name, None), "get_secret_value"):
+        why = "it hides what it holds: give get_secret_value() in a field of text"
+    return f"the field {type(value).__qualname__}.{name} would not arrive whole: {why}"
+
+
+def _is_default(field: Any, held: Any) -> bool:
+    """Whether a field or private attribute holds its default, as far as that can be compared."""
+    if field.default_factory is not None:
+        if getattr(field, "default_factory_takes_validated_data", False):
+            return False
+        default = field.default_factory()
+        if type(default) is type(held) and _is_itself_only(held):
+            return True  # such as a lock: one is like another
+    else:
+        default = field.default
+    return _same(default, held)
+
+
+def _of_declared(value: Any, allowed: frozenset[type]) -> bool:
+    """Whether every model in a field's value is of a class that the field declares."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple, set, frozenset, deque)):
+        return type(value) in allowed or not is_model(value)
+    return allowed.issuperset(map(type, value)) or all(
+        _of_declared(item, allowed) for item in value
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of the same types, arrays, NaN and nested models too.
+
+    For a model, a base class that holds the same is as good.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other) and not (is_model(one) and isinstance(other, type(one))):
+        scalars = isinstance(one, int | float | str | bytes) and not isinstance(one, bool)
+        related = isinstance(one, type(other)) or isinstance(other, type(one))
+        return bool(scalars and related and one == other)
+    if isinstance(one, float):
+        return one == other or (one != one and other != other)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(one, numpy.ndarray | numpy.generic):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return bool(alike and one.tobytes() == other.tobytes())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple | deque):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if is_model(one):
+        return all(
+            _same(getattr(one, part) or {}, getattr(other, part) or {})
+            for part in ("__dict__", "__pydantic_extra__", "__pydantic_private__")
+        )
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(_same(getattr(one, n, None), getattr(other, n, None)) for n in names)
+    return _is_itself_only(one) or bool(one == other)
+
+
+def _is_itself_only(value: Any) -> bool:
+    """Whether a value is equal to nothing but itself, so that comparing tells nothing."""
+    kind: Any = type(value)
+    return kind.__eq__ is object.__eq__
+
+
+# -- what an annotation says ----------------------------------------------------------------
+
+_LEAVES: Final = frozenset(
+    {
+        *(bool, int, float, str, bytes, bytearray, type(None)),
+        *(list, dict, tuple, set, frozenset),
+    }
+)
+_LEAF_MODULES: Final = ("decimal", "datetime", "uuid", "pydantic.networks", "numpy")
+_CONTAINER_MODULES: Final = ("builtins", "collections", "collections.abc", "typing", "types")
+_PLAIN_METADATA: Final = (
+    "annotated_types",
+    "pydantic.fields",
+    "pydantic.functional_validators",
+    "pydantic.types",
+    "pydantic._internal._fields",
+    "pydantic._internal._known_annotated_metadata",
+    "builtins",
+    "msgspec",
+    "typing",
+    "typing_extensions",
+)
+_WRITTEN_BY_TYPE: Final = ("Json", "EncodedBytes", "EncodedStr", "Secret")
+
+
+def _is_plain(parts: Sequence[Any]) -> bool:
+    """Whether an annotation and its metadata leave values as they are held."""
+    annotation, *metadata = parts
+    if not all(map(_is_plain_metadata, metadata)):
+        return False
+    annotation = getattr(annotation, "__value__", annotation)  # of a type alias
+    if isinstance(annotation, TypeVar) or annotation is Any:
+        return True
+    if hasattr(annotation, "__metadata__"):
+        return _is_plain((annotation.__origin__, *annotation.__metadata__))
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return True
+    if origin is not None and not (isinstance(origin, type) and issubclass(origin, _base())):
+        known = origin in (typing.Union, types.UnionType) or _is_container(origin)
+        arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
+        return known and all(_is_plain((argument,)) for argument in arguments)
+    if not isinstance(annotation, type):
+        return annotation is None
+    return (
+        annotation in _LEAVES
+        or issubclass(annotation, (_base(), msgspec.Struct))
+        or (issubclass(annotation, enum.Enum) and _is_plain_enum(annotation))
+        or dataclasses.is_dataclass(annotation)
+        or hasattr(annotation, "__attrs_attrs__")
+        or typing.is_typeddict(annotation)
+        or hasattr(annotation, "_fields")
+        or is_text_type(annotation)
+        or annotation.__module__.partition(".")[0] == "numpy"
+        or annotation.__module__ in _LEAF_MODULES
+        or _is_container(annotation)
+    )
+
+
+def _is_plain_enum(annotation: Any) -> bool:
+    return all(isinstance(member.value, str | int | float | None) for member in annotation)
+
+
+def _is_plain_metadata(part: Any) -> bool:
+    cls = part if isinstance(part, type) else type(part)
+    return cls.__module__ in _PLAIN_METADATA and cls.__name__ not in _WRITTEN_BY_TYPE
+
+
+def _is_container(origin: Any) -> bool:
+    return (
+        isinstance(origin, type)
+        and origin.__module__ in _CONTAINER_MODULES
+        and issubclass(origin, (Mapping, Sequence, Set))
+    )
+
+
+def _declared(annotation: Any) -> frozenset[type]:
+    """The model classes in an annotation; none where something else in it may hold a model."""
+    found: set[type] = set()
+    for part in _parts(annotation, set()):
+        if part is Any or part is object or part is _base() or isinstance(part, TypeVar):
+            return frozenset()
+        if isinstance(part, type) and issubclass(part, _base()):
+            found.add(part)
+    return frozenset(found)
+
+
+def _parts(annotation: Any, seen: set[int]) -> Iterator[Any]:
+    annotation = getattr(annotation, "__value__", annotation)
+    yield annotation
+    if id(annotation) not in seen:
+        seen.add(id(annotation))
+        for argument in typing.get_args(annotation):
+            yield from _parts(argument, seen)
+
+
+# -- read -----------------------------------------------------------------------------------
+
+
+def complete(model: Any) -> None:
+    """Finish a model that names types which were not there when it was made.
+
+    Raises:
+        NameError, TypeError: they are not there now either.
+    """
+    if not getattr(model, "__pydantic_complete__", True) and model is not _base():
+        model.model_rebuild()
 
 
 def validate(model: Any, value: Any) -> Any:
@@ -26,7 +407,7 @@ def validate(model: Any, value: Any) -> Any:
     import pydantic
 
     try:
-        result = value if isinstance(value, model) else model.model_validate(value)
+        result = value if isinstance(value, model) else _validated(model, value)
     except pydantic.ValidationError as error:
         problems = [
             f"{'.'.join(map(str, item['loc'])) or model.__name__}: {item['msg']}"
@@ -37,17 +418,25 @@ def validate(model: Any, value: Any) -> Any:
     return result
 
 
+def _validated(model: Any, value: Any) -> Any:
+    """``value`` read as Python, or as JSON: a strict model takes text as a date only there."""
+    import pydantic
+
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError:
+        with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
+            return model.model_validate_json(msgspec.json.encode(value))
+        raise
+
+
 def _refuse_dropped(result: Any, raw: Any, path: str) -> None:
     """Raise for every field in ``raw`` that is not in the pydantic model made from it."""
     if isinstance(raw, dict):
-        fields = getattr(type(result), "model_fields", None)
-        if fields is not None:
-            names = {
-                alias: name
-                for name, field in fields.items()
-                for alias in (name, field.alias, *_aliases(field.validation_alias))
-            }
-            if "extra" not in type(result).model_config:
+        if hasattr(type(result), "model_fields"):
+            model: Any = type(result)
+            names = _names_read(model)
+            if "extra" not in model.model_config and names is not None:
                 for key in raw:
                     if key not in names:
                         raise ValueError(
@@ -55,7 +444,7 @@ def _refuse_dropped(result: Any, raw: Any, path: str) -> None:
                             " (set extra in the model's config to change this)"
                         )
             for key, item in raw.items():
-                if key in names:
+                if names is not None and key in names:
                     _refuse_dropped(getattr(result, names[key], None), item, f"{path}.{key}")
         elif dataclasses.is_dataclass(result):
             for key, item in raw.items():
@@ -68,20 +457,28 @@ def _refuse_dropped(result: Any, raw: Any, path: str) -> None:
                 raise ValueError(f"Object contains unknown field {unknown} - at {path}")
             for key, item in raw.items():
                 _refuse_dropped(result.get(key), item, f"{path}.{key}")
-    elif isinstance(raw, list | tuple) and isinstance(result, list | tuple):
+    elif isinstance(raw, list | tuple) and isinstance(result, list | tuple | deque):
         for i, (item, original) in enumerate(zip(result, raw, strict=False)):
             _refuse_dropped(item, original, f"{path}[{i}]")
 
 
-def _aliases(alias: Any) -> list[str]:
-    """Top-level names that a pydantic validation alias reads."""
-    if alias is None:
-        return []
-    if isinstance(alias, str):
-        return [alias]
-    if hasattr(alias, "choices"):
-        return [name for choice in alias.choices for name in _aliases(choice)]
-    return [str(alias.path[0])]
+@functools.lru_cache(maxsize=1024)
+def _names_read(model: Any) -> dict[str, str] | None:
+    """Top-level keys that a model reads, and their fields; None where it reads its own way."""
+    if model.__pydantic_decorators__.model_serializers:
+        validators = model.__pydantic_decorators__.model_validators.values()
+        if any(made.info.mode != "after" for made in validators):
+            return None
+    return {
+        each if isinstance(each, str) else str(each.path[0]): name
+        for name in model.model_fields
+        for each in reading_names(model, name)
+    }
+
+
+def ignores_unknown(model: Any) -> bool:
+    """Whether an author's model drops what it does not know, by its own setting."""
+    return getattr(model, "model_config", {}).get("extra") == "ignore"
 
 
 def model_schema(model: Any, custom: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

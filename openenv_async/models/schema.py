@@ -8,10 +8,12 @@ import msgspec
 from msgspec import inspect
 
 from openenv_async import arrays
-from openenv_async.models.inspection import OBJECTS, custom_kind, type_info, walk
+from openenv_async.errors import InvalidModel
+from openenv_async.models.codec import FORMATS, PayloadCodec
+from openenv_async.models.inspection import OBJECTS, custom_kind, type_info, type_name, walk
 from openenv_async.models.pydantic import model_schema
 
-__all__ = ["json_schema"]
+__all__ = ["check_model", "json_schema"]
 
 
 def json_schema(model: Any) -> dict[str, Any]:
@@ -23,6 +25,26 @@ def json_schema(model: Any) -> dict[str, Any]:
         Annotated[NDArray[np.uint8], msgspec.Meta(extra_json_schema={"x-ndarray": {...}})]
     """
     info = type_info(model)
+    try:
+        return _schema(model, info)
+    except Exception as error:  # defaults and hooks of a model are the author's code
+        raise InvalidModel(
+            f"{type_name(model)} cannot be a model: no JSON Schema can be made of it: {error}"
+        ) from error
+
+
+def check_model(model: Any) -> dict[str, Any]:
+    """The JSON Schema of a model, once every codec of it has been made.
+
+    Raises:
+        InvalidModel: the type cannot be a model; the message has the reason and the remedy.
+    """
+    for format in FORMATS:
+        PayloadCodec(model, format)
+    return json_schema(model)
+
+
+def _schema(model: Any, info: inspect.Type) -> dict[str, Any]:
     hoisted: dict[str, Any] = {}
 
     def hook(annotation: Any) -> dict[str, Any]:
@@ -43,17 +65,27 @@ def json_schema(model: Any) -> dict[str, Any]:
     _add_dtypes(model, schema)
     for part, ref in zip(objects, refs, strict=True):
         definition = definitions[ref["$ref"].rpartition("/")[2]]
-        # a generic class knows its hints only unsubstituted: NDArray[T] stays without a dtype
-        hints = get_type_hints(getattr(part.cls, "__origin__", part.cls), include_extras=True)
+        hints = _hints(part.cls)
         if "prefixItems" in definition:
             for field, item in zip(part.fields, definition["prefixItems"], strict=False):
-                _add_dtypes(hints[field.name], item)
+                _add_dtypes(hints.get(field.name), item)
         elif "properties" in definition:
             definition["additionalProperties"] = False
             for field in part.fields:
                 _add_dtypes(hints.get(field.name), definition["properties"][field.encode_name])
     definitions = {**definitions, **hoisted}
     return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    """The annotations of a class; none where they cannot be evaluated from outside.
+
+    A generic class knows them only unsubstituted: ``NDArray[T]`` stays without a dtype.
+    """
+    try:
+        return get_type_hints(getattr(cls, "__origin__", cls), include_extras=True)
+    except (NameError, TypeError):
+        return {}
 
 
 def _add_dtypes(annotation: Any, schema: dict[str, Any]) -> None:
@@ -89,6 +121,8 @@ def _custom_schema(annotation: Any) -> dict[str, Any]:
     kind = custom_kind(annotation)
     if kind == "array":
         return {"type": "array", "x-ndarray": {}}
+    if kind == "text":
+        return {"type": "string"}
     return _scalar_schema(annotation) if kind == "scalar" else {}
 
 
