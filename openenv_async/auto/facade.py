@@ -198,8 +198,8 @@ async def _why_not_docker(image: str) -> str | None:
 
     try:
         engine = Engine(None, max_calls=1, redact=str)
-    except OpenEnvError:
-        return "no Docker Engine answers"
+    except OpenEnvError as exc:
+        return exc.message
     try:
         await engine.image(image, timeout=_LOOK)
     except NoSuchImage:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from openenv_async.errors import ProviderError
+from openenv_async.providers.docker.address import find_engine
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -39,26 +40,19 @@ async def opened(url: str | None = None) -> AsyncIterator[Docker]:
         StreamError: it refused a call.
     """
     import aiohttp
-    from aiodocker import Docker, DockerError
+    from aiodocker import DockerError
 
-    try:
-        docker = Docker(url)
-    except (AssertionError, ValueError, OSError) as exc:
-        raise ProviderError(
-            "no Docker Engine was found: start one, or name it in DOCKER_HOST"
-        ) from exc
-    where = docker._connection_info  # what aiodocker found; it has no public name
+    address = find_engine(url)
+    docker = address.connect()
     try:
         yield docker
     except DockerError as exc:
         if exc.status != NO_ANSWER:
             raise StreamError(" ".join(exc.message.split())) from None
-        raise ProviderError(
-            f"no Docker Engine answers at {where}: start it, or set DOCKER_HOST"
-        ) from exc
+        raise ProviderError(address.no_answer(exc.__context__)) from exc
     except (aiohttp.ClientError, ConnectionError) as exc:
         raise ProviderError(
-            f"the Docker Engine at {where} broke off ({type(exc).__name__})"
+            f"the Docker Engine at {address} broke off ({type(exc).__name__})"
         ) from exc
     finally:
         await docker.close()

@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 engine_option = click.option(
     "--engine",
-    envvar="DOCKER_HOST",
     metavar="URL",
     help="Address of the Docker Engine.  [default: as the docker command finds it]",
 )

@@ -136,21 +136,28 @@ def _is_there(distribution: str) -> bool:
 
 
 async def _docker() -> Finding:
-    from aiodocker import Docker, DockerError
+    from aiodocker import DockerError
 
-    remedy = "start one, or set DOCKER_HOST; without it environments run as processes"
-    docker = None
+    from openenv_async.providers.docker.address import find_engine
+    from openenv_async.providers.docker.calls import EngineError
+
+    without = "without it environments run as processes"
     try:
-        docker = Docker()
+        address = find_engine()
+        docker = address.connect()
+    except EngineError as exc:
+        return Finding("Docker Engine", "warn", exc.message, without)
+    try:
         async with asyncio.timeout(_LOOK):
             about = await docker.version()
-    except (AssertionError, DockerError, ValueError, OSError, TimeoutError):
-        return Finding("Docker Engine", "warn", "none answers", remedy)
+    except (DockerError, ValueError, OSError, TimeoutError) as exc:
+        found, _, remedy = address.no_answer(exc.__context__).rpartition(": ")
+        return Finding("Docker Engine", "warn", found, f"{remedy}; {without}")
     finally:
-        if docker is not None:
-            with contextlib.suppress(Exception):
-                await docker.close()
-    return Finding("Docker Engine", "ok", f"{about['Version']}, API {about['ApiVersion']}")
+        with contextlib.suppress(Exception):
+            await docker.close()
+    version = f"{about['Version']}, API {about['ApiVersion']}"
+    return Finding("Docker Engine", "ok", f"{version}, at {address}")
 
 
 def _files() -> Finding:

@@ -82,20 +82,24 @@ def list_everything(as_json: bool) -> None:
 
 async def docker_says() -> dict[str, Any]:
     """Images and workers; ``docker`` has what is wrong where the Engine tells nothing."""
-    from aiodocker import Docker, DockerError
+    from aiodocker import DockerError
+
+    from openenv_async.providers.docker.address import find_engine
+    from openenv_async.providers.docker.calls import EngineError
 
     nothing: dict[str, Any] = {"images": [], "workers": []}
     try:
-        docker = Docker()
-    except (AssertionError, ValueError, OSError):
-        return {"docker": "no Docker Engine was found", **nothing}
+        address = find_engine()
+        docker = address.connect()
+    except EngineError as exc:
+        return {"docker": exc.message, **nothing}
     try:
         async with asyncio.timeout(_LOOK):
             images = await docker.images.list(filters={"label": [_BASE]})
             containers = await docker.containers.list()
             workers = [_worker(each._container) for each in containers]
-    except (DockerError, OSError, TimeoutError, ValueError):
-        return {"docker": "no Docker Engine answers", **nothing}
+    except (DockerError, OSError, TimeoutError, ValueError) as exc:
+        return {"docker": address.no_answer(exc.__context__), **nothing}
     finally:
         with contextlib.suppress(Exception):
             await docker.close()

@@ -109,14 +109,20 @@ class Calls:
     """The calls to one Engine, from one event loop.
 
     Args:
-        url: of the Engine, for messages.
+        no_answer: what to say if no Engine answers, from the cause.
         max_calls: at once.
         redact: takes secrets out of the Engine's words.
     """
 
-    def __init__(self, url: str, *, max_calls: int, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        no_answer: Callable[[BaseException | None], str],
+        *,
+        max_calls: int,
+        redact: Callable[[str], str],
+    ) -> None:
         self.breaker = Breaker()
-        self._url = url
+        self._no_answer = no_answer
         self._redact = redact
         self._gate = asyncio.Semaphore(max_calls)
 
@@ -184,7 +190,7 @@ class Calls:
                 raise missing(f"could not {what}: {words}", retryable=False) from None
             nobody = exc.status == 900 and isinstance(exc.__context__, aiohttp.ClientConnectorError)
             if nobody:
-                words = f"no Docker Engine answers at {self._url}: start it, or set DOCKER_HOST"
+                words = self._no_answer(exc.__context__)
             hopeless = exc.status == 500 and any(word in words.lower() for word in _FOR_GOOD)
             if exc.status not in _TRANSIENT or hopeless:
                 raise EngineError(f"could not {what}: {words}", retryable=False) from None
@@ -192,5 +198,6 @@ class Calls:
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             if isinstance(exc, TimeoutError):
                 raise
-            error = EngineError(f"could not {what}: {type(exc).__name__} at {self._url}")
+            words = f"the Docker Engine broke off ({type(exc).__name__})"
+            error = EngineError(f"could not {what}: {words}")
             raise _Stumble(error, False) from exc

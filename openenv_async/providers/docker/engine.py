@@ -10,12 +10,10 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from openenv_async.providers.docker.address import find_engine
 from openenv_async.providers.docker.calls import Calls, EngineError, NoSuchContainer, NoSuchImage
-
-if TYPE_CHECKING:
-    from aiodocker import Docker
 
 __all__ = ["Engine"]
 
@@ -29,25 +27,19 @@ class Engine:
         url: ``unix://…`` or ``tcp://…``; ``None``: as the docker command finds it.
         max_calls: requests at once.
         redact: takes secrets out of the Engine's words.
+
+    Raises:
+        EngineError: the address, or what the docker command would read, is of no use.
     """
 
     def __init__(self, url: str | None, *, max_calls: int, redact: Callable[[str], str]) -> None:
         self._redact = redact
         self._shares_networks: bool | None = None
-        self._docker = self._connect(url)
-        self.url = self._docker._connection_info  # what aiodocker found; it has no public name
-        self._calls = Calls(self.url, max_calls=max_calls, redact=redact)
+        self.address = find_engine(url)
+        self.url = self.address.url
+        self._docker = self.address.connect()
+        self._calls = Calls(self.address.no_answer, max_calls=max_calls, redact=redact)
         self.breaker = self._calls.breaker
-
-    def _connect(self, url: str | None) -> Docker:
-        from aiodocker import Docker
-
-        try:
-            return Docker(url)
-        except (AssertionError, ValueError, OSError) as exc:
-            raise EngineError(
-                "no Docker Engine was found: start one, or name it in DOCKER_HOST"
-            ) from exc
 
     async def aclose(self) -> None:
         """Close the sockets."""

@@ -17,10 +17,12 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from openenv_async.providers.docker.address import EngineAddress
 from openenv_async.providers.docker.owner import RUN, this_owner
 
 __all__ = ["Keeper", "keeper"]
@@ -35,7 +37,7 @@ _SCHEMES: Final = ("unix", "tcp", "http", "https")
 class Keeper:
     """A reaper and what it has to know; shared by the providers of this process."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: EngineAddress) -> None:
         self.pid = os.getpid()
         self.users = 0
         self._engine = engine
@@ -95,7 +97,7 @@ class Keeper:
 
     def _begin(self) -> None:
         """Start a reaper; whoever runs without one has the leases in the containers still."""
-        scheme = self._engine.partition("://")[0]
+        scheme = self._engine.url.partition("://")[0]
         if scheme not in _SCHEMES:
             if not self._is_told:
                 log.warning("no reaper for an Engine at %s://: leases alone end containers", scheme)
@@ -125,16 +127,14 @@ class Keeper:
         os.set_blocking(process.stdin.fileno(), False)
         self._process = process
         owner = this_owner()
-        start = {"engine": self._url(), "label": f"{RUN}={owner.run}", "pid": owner.pid}
+        start = {
+            "engine": self._engine.http_url,
+            "tls": asdict(self._engine.tls) if self._engine.tls is not None else None,
+            "label": f"{RUN}={owner.run}",
+            "pid": owner.pid,
+        }
         for line in (start, *self._containers.values()):
             self._write(process, line)
-
-    def _url(self) -> str:
-        """The Engine's address, its scheme saying whether it is TLS."""
-        scheme, _, rest = self._engine.partition("://")
-        if scheme == "tcp":
-            scheme = "https" if os.environ.get("DOCKER_TLS_VERIFY") == "1" else "http"
-        return f"{scheme}://{rest}"
 
     def _write(self, process: subprocess.Popen[bytes], line: dict[str, Any]) -> bool:
         assert process.stdin is not None
@@ -152,10 +152,10 @@ class Keeper:
             process.returncode = 0  # not this process's child: nothing to wait for
 
 
-_keepers: dict[str, Keeper] = {}
+_keepers: dict[EngineAddress, Keeper] = {}
 
 
-def keeper(engine: str) -> Keeper:
+def keeper(engine: EngineAddress) -> Keeper:
     """This process's keeper for an Engine; whoever takes one counts in ``users``."""
     found = _keepers.get(engine)
     if found is None or found.pid != os.getpid():

@@ -182,7 +182,7 @@ class DockerProvider(Provider):
         if at is None or at.loop is not asyncio.get_running_loop():
             engine = Engine(self._engine_url, max_calls=self._max_calls, redact=self._redact)
             if self._keeper is None:
-                self._keeper = keeper(engine.url)
+                self._keeper = keeper(engine.address)
                 self._keeper.users += 1
             label = f"{_GROUP}={self._group}"
             watch = Watch(engine, label, self._confirm, self._stray, self._keeper.ensure)

@@ -39,6 +39,7 @@ class Reaper:
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.url: str = start["engine"]
+        self.tls: dict[str, Any] = start.get("tls") or {}
         self.label: str = start["label"]
         self.owner: int = start["pid"]
         self.identity = identity(self.owner)
@@ -123,7 +124,7 @@ class Reaper:
             else:
                 where = urllib.parse.urlsplit(f"//{rest}")
                 port = where.port or (2376 if scheme == "https" else 2375)
-                trust = tls() if scheme == "https" else None
+                trust = trusted(**self.tls) if scheme == "https" else None
                 reader, writer = await asyncio.open_connection(where.hostname, port, ssl=trust)
             try:
                 return await exchange(reader, writer, method, path)
@@ -162,10 +163,14 @@ async def gather(at_once: int, coroutines: Iterable[Coroutine[Any, Any, None]]) 
     await asyncio.gather(*map(one, coroutines))
 
 
-def tls() -> ssl.SSLContext:
-    folder = os.environ.get("DOCKER_CERT_PATH", "")
-    trust = ssl.create_default_context(cafile=os.path.join(folder, "ca.pem"))
-    trust.load_cert_chain(os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem"))
+def trusted(ca: str = "", cert: str = "", key: str = "", verify: bool = True) -> ssl.SSLContext:
+    """The settings of a connection, as ``address.EngineTls`` has them."""
+    trust = ssl.create_default_context(cafile=ca or None)
+    if not verify:
+        trust.check_hostname = False
+        trust.verify_mode = ssl.CERT_NONE
+    if cert:
+        trust.load_cert_chain(cert, key)
     return trust
 
 
