@@ -125,7 +125,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         self._elapsed += 1
         return StepResult(
             self._written("step", observation),
-            reward,  # type: ignore[arg-type]  # read by the runtime, as everybody's
+            reward,  # read by the runtime, as everybody's
             terminated,
             truncated,
             info,

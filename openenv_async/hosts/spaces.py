@@ -207,6 +207,10 @@ def _name(key: Any, space: spaces.Space[Any]) -> str:
     )
 
 
+def _plain_key(key: Any) -> str | int:
+    return key if isinstance(key, str) else int(key)
+
+
 def _unsupported(space: spaces.Space[Any]) -> InvalidOption:
     return InvalidOption(
         f"a space of type {type(space).__name__} cannot be served: wrap the environment so that it"
@@ -251,18 +255,13 @@ def _about(space: spaces.Space[Any]) -> dict[str, Any]:
         case spaces.Tuple():
             return {"kind": "Tuple", "spaces": [_about(part) for part in space.spaces]}
         case spaces.Dict():
-            members: dict[Any, spaces.Space[Any]] = dict(space.spaces)
-            names = [_name(key, space) for key in members]
+            names = [_name(key, space) for key in space.spaces]
             if len({*names}) < len(names):
                 raise InvalidOption(
                     f"the space {space} cannot be served: two of its keys are written alike"
                 )
-            keys = [key if isinstance(key, str) else int(key) for key in space.spaces]
-            parts = [_about(part) for part in space.spaces.values()]
-            return {
-                "kind": "Dict",
-                "spaces": [list(each) for each in zip(keys, parts, strict=True)],
-            }
+            pairs = [[_plain_key(key), _about(part)] for key, part in space.spaces.items()]
+            return {"kind": "Dict", "spaces": pairs}
         case spaces.Sequence():
             inner = _about(space.feature_space)
             return {"kind": "Sequence", "space": inner, "stack": bool(space.stack)}

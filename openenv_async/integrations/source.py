@@ -1,9 +1,17 @@
-"""Where an adapter's environment is: a server that runs, or one started for it by name."""
+"""Servers of the adapters' environments: one that runs, or one started for the adapter.
+
+The server of a name is a process of its own. That of a class, factory or instance runs in this
+process, beside the clients, since another one may not be able to import it; a copy of the adapter
+in another process talks to it there.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
@@ -11,6 +19,7 @@ from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.localserver import LocalServer
 from openenv_async.rollouts.policies import fetch_schema
+from openenv_async.serving import serve
 from openenv_async.types import Timeouts
 
 __all__ = ["URL_SCHEMES", "ServedEnvironment", "Source"]
@@ -18,9 +27,10 @@ __all__ = ["URL_SCHEMES", "ServedEnvironment", "Source"]
 URL_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
 """What begins otherwise is the name of an environment."""
 
-Source = str | EnvClient[Any, Any, Any] | SyncEnvClient[Any, Any, Any]
-"""A URL, the name of an installed environment (or what else ``openenv-async serve`` takes), or a
-client that is not used otherwise, whose settings are taken."""
+Source = str | EnvClient[Any, Any, Any] | SyncEnvClient[Any, Any, Any] | Any
+"""A URL, the name of an installed environment (or what else ``openenv-async serve`` takes, such
+as ``CartPole-v1``), a client that is not used otherwise, whose settings are taken, or an
+environment: an ``Environment`` or ``gymnasium.Env`` class, a factory or an instance."""
 
 
 class ServedEnvironment:
@@ -30,14 +40,16 @@ class ServedEnvironment:
 
     Args:
         source: see ``Source``.
-        params: constructor arguments, for a name.
+        params: constructor arguments, for a name or a class.
         token: access token, for a URL.
         timeouts: of the client.
         arguments: more arguments of ``openenv-async serve``, for a name.
+        options: session options of the client, beside its own.
 
     Raises:
         ValueError: ``params`` for a server that runs already.
         ServerError: the server of a name did not start.
+        TypeError, InvalidOption: what was given is not an environment, or cannot be served.
     """
 
     def __init__(
@@ -48,17 +60,24 @@ class ServedEnvironment:
         token: str | None = None,
         timeouts: Timeouts | None = None,
         arguments: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._server: LocalServer | None = None
+        self._server: LocalServer | _ServedHere | None = None
         self._pid = os.getpid()
         if isinstance(source, str) and not source.startswith(URL_SCHEMES):
             self._server = LocalServer(source, params, arguments=arguments)
             background_loop().run(self._server.__aenter__())
             source = self._server.url
+        elif not isinstance(source, str | EnvClient | SyncEnvClient):
+            token = secrets.token_urlsafe(16)  # nobody else's
+            self._server = _ServedHere(source, params, token)
+            source = self._server.url
         elif params:
-            raise ValueError("a running server has its arguments already: params= belongs to names")
+            raise ValueError(
+                "a running server has its arguments already: params= belongs to names and classes"
+            )
         try:
-            self.client = _client_of(source, token, timeouts)
+            self.client = _client_of(source, token, timeouts, options)
         except BaseException:
             self.close()
             raise
@@ -73,7 +92,7 @@ class ServedEnvironment:
 
     @property
     def server_pid(self) -> int | None:
-        """The process of a server that was started for this."""
+        """The process of a server that was started for this; this one, for a class."""
         return None if self._server is None else self._server.pid
 
     def schema(self) -> dict[str, Any]:
@@ -92,18 +111,58 @@ class ServedEnvironment:
             close_blocking(server.aclose())
 
 
+class _ServedHere:
+    """A server of an object, on the loop of the clients.
+
+    Args:
+        env: as for ``serve``.
+        params: constructor arguments.
+        token: that it asks for.
+    """
+
+    def __init__(self, env: Any, params: Mapping[str, Any] | None, token: str) -> None:
+        self.pid = os.getpid()
+        self._stop = asyncio.Event()
+        listening: Future[str] = Future()
+        loop = background_loop().loop
+        self._held = asyncio.run_coroutine_threadsafe(
+            self._hold(env, params, token, listening), loop
+        )
+        self.url = listening.result()
+
+    async def _hold(
+        self, env: Any, params: Mapping[str, Any] | None, token: str, listening: Future[str]
+    ) -> None:
+        try:
+            async with serve(env, params=params, token=token) as url:
+                listening.set_result(url)
+                await self._stop.wait()
+        except BaseException as exc:
+            if listening.done():
+                raise
+            listening.set_exception(exc)
+
+    async def aclose(self) -> None:
+        """Stop serving; the sessions that are open end with it."""
+        self._stop.set()
+        await asyncio.wrap_future(self._held)
+
+
 def _client_of(
-    source: Source, token: str | None, timeouts: Timeouts | None
+    source: Source,
+    token: str | None,
+    timeouts: Timeouts | None,
+    options: Mapping[str, Any] | None,
 ) -> EnvClient[Any, Any, Any]:
     if isinstance(source, str):
-        return GenericEnvClient(source, token=token, timeouts=timeouts)
+        return GenericEnvClient(source, token=token, timeouts=timeouts, options=dict(options or {}))
     given = source.client if isinstance(source, SyncEnvClient) else source
     return GenericEnvClient(
         given.base_url,
         token=token or given._token,
         timeouts=timeouts or given.timeouts,
         limits=given.limits,
-        options=given._options,
+        options={**(given._options or {}), **(options or {})},
         subprotocol=given._subprotocol,
         headers=given._headers,
         ssl=given._ssl,

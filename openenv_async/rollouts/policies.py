@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
+import msgspec
+
 from openenv_async.addresses import is_here
+from openenv_async.client.http_replies import Failure
 from openenv_async.discovery import import_object
-from openenv_async.errors import ConnectFailed, TargetNotFound
+from openenv_async.errors import ConnectFailed, OpenEnvError, TargetNotFound
 from openenv_async.models import PayloadCodec
 from openenv_async.schema_sampling import sample
 from openenv_async.types import EpisodeInfo, StepResult
@@ -133,6 +136,7 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
     """The JSON Schemas of a server: ``action``, ``observation``, ``state`` and more.
 
     Raises:
+        OpenEnvError: the server refuses; the reason is its own.
         ConnectFailed: the server did not answer with them.
     """
     import aiohttp
@@ -147,10 +151,18 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
             http.get(address, headers=headers) as response,
         ):
             if response.status != 200:
-                raise ConnectFailed(f"{address} answered HTTP {response.status}", phase="connect")
+                raise _refusal(address, response.status, await response.read())
             return await response.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
         raise ConnectFailed(f"cannot read {address}: {exc}", phase="connect") from exc
+
+
+def _refusal(address: str, status: int, body: bytes) -> OpenEnvError:
+    """The error that a body tells, or that there was none."""
+    try:
+        return msgspec.json.decode(body, type=Failure).made()
+    except (msgspec.MsgspecError, ValueError):
+        return ConnectFailed(f"{address} answered HTTP {status}", phase="connect")
 
 
 def load_policy(text: str) -> Callable[..., Any]:

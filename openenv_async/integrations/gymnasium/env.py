@@ -13,7 +13,12 @@ from gymnasium import spaces
 from openenv_async.client.arguments import checked_seed, reset_arguments
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.errors import OperationUnsupported
-from openenv_async.integrations.gymnasium.settings import Translation
+from openenv_async.integrations.gymnasium.settings import (
+    Translation,
+    frame_of,
+    render_metadata,
+    render_options,
+)
 from openenv_async.integrations.source import ServedEnvironment, Source
 from openenv_async.types import EpisodeInfo, Timeouts
 
@@ -27,11 +32,15 @@ class GymEnv(gymnasium.Env[Any, Any]):
     ``reset`` begins an episode in a new session. Copies (pickle, fork) open their own session.
 
     Args:
-        source: a URL, the name of an environment (a server is started for it and ends with
-            ``close``), or a client whose settings are taken.
-        params: constructor arguments, for a name.
+        source: a URL; the name of an environment or an id of Gymnasium's registry (a server is
+            started for it and ends with ``close``); a ``gymnasium.Env`` or ``Environment``
+            class, factory or instance (it is served in this process); or a client whose
+            settings are taken.
+        params: constructor arguments, for a name or a class.
         token: access token, for a URL.
         timeouts: deadlines of the calls.
+        render_mode: what ``render`` gives, such as ``"rgb_array"``, of an environment that
+            renders: one of ``metadata["render_modes"]``.
         missing_reward: the reward of a step for which the environment gave none. By default
             not a number, so that no trainer takes it for one; give 0.0 if that is what no
             reward means here.
@@ -43,7 +52,8 @@ class GymEnv(gymnasium.Env[Any, Any]):
             elements.
 
     Raises:
-        OperationUnsupported: the schema has no space for a part, and none was given.
+        OperationUnsupported: the schema has no space for a part, and none was given; or the
+            environment has no such render mode.
         ConnectFailed, ServerError: there is no server.
     """
 
@@ -56,6 +66,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
         params: Mapping[str, Any] | None = None,
         token: str | None = None,
         timeouts: Timeouts | None = None,
+        render_mode: str | None = None,
         missing_reward: float = math.nan,
         action_field: str | None = None,
         observation_field: str | None = None,
@@ -64,10 +75,18 @@ class GymEnv(gymnasium.Env[Any, Any]):
         observation_space: spaces.Space[Any] | None = None,
         decode_observation: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._served = ServedEnvironment(source, params=params, token=token, timeouts=timeouts)
+        self._served = ServedEnvironment(
+            source,
+            params=params,
+            token=token,
+            timeouts=timeouts,
+            options=render_options(render_mode),
+        )
         try:
+            schema = self._served.schema()
+            self.metadata = render_metadata(schema, render_mode)
             self._translation = Translation(
-                self._served.schema(),
+                schema,
                 action_field=action_field,
                 observation_field=observation_field,
                 action_space=action_space,
@@ -80,6 +99,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
             raise
         self.action_space = self._translation.action.space
         self.observation_space = self._translation.observation.space
+        self.render_mode = render_mode
         self._missing_reward = missing_reward
         self._client: SyncEnvClient[Any, Any, Any] = SyncEnvClient.wrap(self._served.client)
         self._seeded_session: str | None = None
@@ -137,13 +157,19 @@ class GymEnv(gymnasium.Env[Any, Any]):
             result.info,
         )
 
-    def render(self) -> None:
-        """Not served: an environment that draws shows it in its observations.
+    def render(self) -> Any:
+        """The environment's own picture of its state: a frame, in the mode that was asked for.
+
+        The frame is fetched with the state of the session, when it is asked for and not before.
 
         Raises:
-            OperationUnsupported: always.
+            OperationUnsupported: this was made without a render mode.
         """
-        raise OperationUnsupported("a served environment is not rendered: look at observations")
+        if self.render_mode is None:
+            raise OperationUnsupported(
+                "render() needs a render mode: make this with render_mode='rgb_array'"
+            )
+        return frame_of(self._client.state())
 
     def close(self) -> None:
         """Close the session, and the server if it was started for this; idempotent."""

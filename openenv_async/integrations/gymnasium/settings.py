@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from gymnasium import spaces
 
 from openenv_async.errors import InvalidOption, OperationUnsupported
+from openenv_async.hosts.gymnasium import RENDER_KEY
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
 
-__all__ = ["Translation"]
+__all__ = ["Translation", "frame_of", "render_metadata", "render_options"]
+
+_WINDOW: Final = "human"
 
 
 class Translation:
@@ -86,6 +90,48 @@ class Translation:
         if resume and self.resume_options is not None:
             made |= self.resume_options
         return made
+
+
+def render_options(render_mode: str | None) -> dict[str, Any]:
+    """The session options of a session that renders.
+
+    Raises:
+        OperationUnsupported: the mode is that of a window, which a server has not.
+    """
+    if render_mode is None:
+        return {}
+    if render_mode == _WINDOW:
+        raise OperationUnsupported(
+            "render_mode='human' needs a window, which a server has not: use 'rgb_array' and show"
+            " the frames here"
+        )
+    return {"render_mode": render_mode}
+
+
+def render_metadata(schema: Mapping[str, Any], render_mode: str | None) -> dict[str, Any]:
+    """Gymnasium's metadata of how the environment renders.
+
+    Raises:
+        OperationUnsupported: it does not render in this mode.
+    """
+    about = schema.get("state", {}).get(RENDER_KEY, {})
+    modes = [mode for mode in about.get("modes", ()) if mode != _WINDOW]
+    if render_mode is not None and render_mode not in modes:
+        known = ", ".join(modes) or "none"
+        raise OperationUnsupported(
+            f"the environment has no render mode {render_mode!r} (it has: {known}): its class"
+            " names them in metadata['render_modes']"
+        )
+    metadata: dict[str, Any] = {"render_modes": modes}
+    if about.get("fps") is not None:
+        metadata["render_fps"] = about["fps"]
+    return metadata
+
+
+def frame_of(state: Any) -> Any:
+    """The frame of a session's state, as memory of the caller's own."""
+    frame = state["frame"]
+    return np.array(frame) if isinstance(frame, np.ndarray) else frame
 
 
 def _given(

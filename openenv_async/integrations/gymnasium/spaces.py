@@ -1,6 +1,7 @@
 """Gymnasium spaces of what an environment's JSON Schema describes, and elements both ways.
 
     schema                                      space           element on the wire
+    x-space                                     the space that it says, exactly
     x-ndarray with a shape                      Box             array
       int64 with bounds, one axis               MultiDiscrete   array
       int8 from 0 to 1                          MultiBinary     array
@@ -17,6 +18,10 @@
 
 Properties that are not required and fit none of these are left out of an action. Whatever else
 the schema says has no space: the adapters take one of the caller's own.
+
+``x-space`` comes from Gymnasium's own environments (``openenv_async.hosts``); the rest is a guess.
+Values are never bent to fit: what is not of the space's kind, such as 1.5 or ``"1"`` for an
+integer, is ``InvalidAction`` or ``InvalidObservation``.
 """
 
 from __future__ import annotations
@@ -30,9 +35,10 @@ from typing import Any, Final
 import numpy as np
 from gymnasium import spaces
 
-from openenv_async.errors import OperationUnsupported
+from openenv_async.errors import InvalidAction, InvalidObservation, OperationUnsupported
+from openenv_async.hosts.spaces import SPACE_KEY, opener, rebuilt, sender
 
-__all__ = ["SpaceCodec", "codec_of"]
+__all__ = ["SpaceCodec", "codec_of", "exact_codec"]
 
 _MOST_TEXT: Final = 4096
 """Characters of a Text whose schema gives no bound; Gymnasium wants one."""
@@ -79,7 +85,7 @@ def codec_of(
     return SpaceCodec(
         only.space,
         lambda value: {field: only.to_wire(value)},
-        lambda value: only.from_wire(value[field]),
+        lambda value: only.from_wire(_part(value, field)),
     )
 
 
@@ -92,6 +98,8 @@ class _Reader:
     def read(self, schema: Mapping[str, Any], where: str) -> SpaceCodec:
         if "$ref" in schema:
             return self._referred(schema["$ref"], where)
+        if SPACE_KEY in schema:
+            return self._said(schema[SPACE_KEY], where)
         if "enum" in schema:
             return _choice(list(schema["enum"]))
         if "const" in schema:
@@ -100,13 +108,12 @@ class _Reader:
             return self._array(schema["x-ndarray"], where)
         match schema.get("type"):
             case "boolean":
-                return SpaceCodec(spaces.Discrete(2), bool, np.int64)
+                return _truth()
             case "integer":
                 return self._integer(schema)
             case "number":
                 low, high = _bounds(schema)
-                box = spaces.Box(low, high, (), np.float64)
-                return SpaceCodec(box, float, lambda value: np.asarray(value, np.float64))
+                return _scalar(spaces.Box(low, high, (), np.float64), float)
             case "string":
                 return self._text(schema)
             case "object" if schema.get("properties"):
@@ -117,6 +124,13 @@ class _Reader:
                 return self._list(schema, where)
             case kind:
                 raise self._unsupported(where, f"of type {kind!r}" if kind else "without a type")
+
+    def _said(self, about: Mapping[str, Any], where: str) -> SpaceCodec:
+        try:
+            space = rebuilt(about)
+        except (ValueError, TypeError, KeyError, AssertionError) as exc:
+            raise self._unsupported(where, f"whose {SPACE_KEY} cannot be read ({exc})") from exc
+        return exact_codec(space)
 
     def _unsupported(self, where: str, what: str) -> OperationUnsupported:
         return OperationUnsupported(
@@ -163,17 +177,13 @@ class _Reader:
                 low, high = np.maximum(low, least), np.minimum(high, most)
             # Through the array's own dtype: 64-bit integers do not fit a float.
             space = spaces.Box(_as(low, dtype, shape), _as(high, dtype, shape), shape, dtype.type)
-        return SpaceCodec(
-            space,
-            lambda value: np.ascontiguousarray(value, dtype).reshape(shape),
-            lambda value: np.asarray(value, dtype).reshape(shape),
-        )
+        send = sender(space)
+        return SpaceCodec(space, lambda value: np.ascontiguousarray(send(value)), opener(space))
 
     def _integer(self, schema: Mapping[str, Any]) -> SpaceCodec:
         low, high = _bounds(schema)
         if math.isfinite(low) and math.isfinite(high):
-            space = spaces.Discrete(int(high) - int(low) + 1, start=int(low))
-            return SpaceCodec(space, int, np.int64)
+            return exact_codec(spaces.Discrete(int(high) - int(low) + 1, start=int(low)))
         least, most = np.iinfo(np.int64).min, np.iinfo(np.int64).max
         box = spaces.Box(
             np.int64(low) if math.isfinite(low) else np.int64(least),
@@ -181,7 +191,7 @@ class _Reader:
             (),
             np.int64,
         )
-        return SpaceCodec(box, int, lambda value: np.asarray(value, np.int64))
+        return _scalar(box, int)
 
     def _text(self, schema: Mapping[str, Any]) -> SpaceCodec:
         space = spaces.Text(
@@ -189,7 +199,7 @@ class _Reader:
             min_length=int(schema.get("minLength", 0)),
             charset=schema.get("x-charset", string.printable),
         )
-        return SpaceCodec(space, str, lambda value: value)
+        return exact_codec(space)
 
     def _object(self, schema: Mapping[str, Any], where: str) -> SpaceCodec:
         required = schema.get("required", ())
@@ -209,21 +219,38 @@ class _Reader:
             return SpaceCodec(
                 only.space,
                 lambda value: {key: to_wire(value)},
-                lambda value: from_wire(value[key]),
+                lambda value: from_wire(_part(value, key)),
             )
+        names = parts.keys()
+
+        def to_wire_each(value: Any) -> Any:
+            if not isinstance(value, Mapping) or value.keys() != names:
+                raise InvalidAction(
+                    f"invalid action: {where or 'it'} must be a dict with the keys {list(names)},"
+                    f" got {value!r:.80}"
+                )
+            return {key: codec.to_wire(value[key]) for key, codec in parts.items()}
+
         # Gymnasium sorts the keys of a plain dict; the schema's order is as good as any.
         return SpaceCodec(
             spaces.Dict({key: codec.space for key, codec in parts.items()}),
-            lambda value: {key: codec.to_wire(value[key]) for key, codec in parts.items()},
-            lambda value: {key: codec.from_wire(value[key]) for key, codec in parts.items()},
+            to_wire_each,
+            lambda value: {key: c.from_wire(_part(value, key)) for key, c in parts.items()},
         )
 
     def _tuple(self, items: list[Any], where: str) -> SpaceCodec:
         parts = [self.read(part, f"{where}[{i}]") for i, part in enumerate(items)]
+        size = len(parts)
+
+        def checked(value: Any, error: type[InvalidAction | InvalidObservation]) -> Any:
+            if not isinstance(value, list | tuple | np.ndarray) or len(value) != size:
+                raise error(f"{where or 'the value'} must be a list of {size}, got {value!r:.80}")
+            return zip(parts, value, strict=True)
+
         return SpaceCodec(
             spaces.Tuple(codec.space for codec in parts),
-            lambda value: [c.to_wire(v) for c, v in zip(parts, value, strict=True)],
-            lambda value: tuple(c.from_wire(v) for c, v in zip(parts, value, strict=True)),
+            lambda value: [c.to_wire(v) for c, v in checked(value, InvalidAction)],
+            lambda value: tuple(c.from_wire(v) for c, v in checked(value, InvalidObservation)),
         )
 
     def _list(self, schema: Mapping[str, Any], where: str) -> SpaceCodec:
@@ -236,11 +263,9 @@ class _Reader:
                 least, most = _range(dtype)
                 low, high = max(low, least), min(high, most)
             shape = (int(size),)
-            return SpaceCodec(
-                spaces.Box(_as(low, dtype, shape), _as(high, dtype, shape), shape, dtype.type),
-                lambda value: np.asarray(value, dtype).tolist(),
-                lambda value: np.asarray(value, dtype).reshape(shape),
-            )
+            box: Any = spaces.Box(_as(low, dtype, shape), _as(high, dtype, shape), shape, dtype)
+            send = sender(box)
+            return SpaceCodec(box, lambda value: send(value).tolist(), opener(box))
         part = self.read(items, f"{where}[…]")
         return SpaceCodec(
             spaces.Sequence(part.space),
@@ -249,12 +274,55 @@ class _Reader:
         )
 
 
-def _choice(values: list[Any]) -> SpaceCodec:
+def exact_codec(space: spaces.Space[Any]) -> SpaceCodec:
+    """The codec of a space whose elements travel as Gymnasium's environments send them."""
+    return SpaceCodec(space, sender(space), opener(space))
+
+
+def _scalar(box: spaces.Box, plain: type) -> SpaceCodec:
+    """The codec of numbers that travel as plain ones."""
+    send = sender(box)
+    return SpaceCodec(box, lambda value: plain(send(value)), opener(box))
+
+
+def _truth() -> SpaceCodec:
+    space = spaces.Discrete(2)
+    send, receive = sender(space), opener(space)
+
+    def from_wire(value: Any) -> Any:
+        return receive(int(value) if isinstance(value, bool) else value)
+
+    # True and False are the words of the schema, though not of the space.
     return SpaceCodec(
-        spaces.Discrete(len(values)),
-        lambda value: values[int(value)],
-        lambda value: np.int64(values.index(value)),
+        space,
+        lambda value: value if isinstance(value, bool) else bool(send(value)),
+        from_wire,
     )
+
+
+def _choice(values: list[Any]) -> SpaceCodec:
+    space = spaces.Discrete(len(values))
+    send = sender(space)
+
+    def from_wire(value: Any) -> Any:
+        try:
+            return np.int64(values.index(value))
+        except ValueError:
+            raise InvalidObservation(
+                f"invalid observation: {value!r:.80} is none of {values!r:.120}"
+            ) from None
+
+    return SpaceCodec(space, lambda value: values[send(value)], from_wire)
+
+
+def _part(value: Any, key: str) -> Any:
+    """A property of an observation."""
+    try:
+        return value[key]
+    except (KeyError, TypeError, IndexError):
+        raise InvalidObservation(
+            f"invalid observation: it has no {key!r}, which its schema declares: {value!r:.80}"
+        ) from None
 
 
 def _bounds(schema: Mapping[str, Any]) -> tuple[float, float]:

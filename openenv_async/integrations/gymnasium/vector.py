@@ -23,13 +23,19 @@ from gymnasium.vector.utils import batch_space, iterate
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
+    InvalidAction,
     OpenEnvError,
     SessionBusy,
     SessionClosed,
     SessionLost,
 )
 from openenv_async.integrations.gymnasium.rows import ObservationRows
-from openenv_async.integrations.gymnasium.settings import Translation
+from openenv_async.integrations.gymnasium.settings import (
+    Translation,
+    frame_of,
+    render_metadata,
+    render_options,
+)
 from openenv_async.integrations.source import ServedEnvironment, Source
 from openenv_async.types import Timeouts
 
@@ -48,14 +54,13 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     caller deals with others. A pickled or forked copy opens sessions of its own.
 
     Args:
-        source: a URL, the name of an environment (a server is started for it and ends with
-            ``close``), or a client whose settings are taken.
+        source: as for ``GymEnv``.
         num_envs: how many sessions.
         autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as Gymnasium means them.
         failures: ``"raise"`` or ``"mask"``; see the module.
         copy: return copies of the observations.
-        params, token, timeouts, missing_reward, action_field, observation_field, action_space,
-        encode_action, observation_space, decode_observation: as for ``GymEnv``.
+        params, token, timeouts, render_mode, missing_reward, action_field, observation_field,
+        action_space, encode_action, observation_space, decode_observation: as for ``GymEnv``.
         server_arguments: more arguments of ``openenv-async serve``, for a name.
 
     Attributes:
@@ -74,6 +79,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         params: Mapping[str, Any] | None = None,
         token: str | None = None,
         timeouts: Timeouts | None = None,
+        render_mode: str | None = None,
         missing_reward: float = math.nan,
         action_field: str | None = None,
         observation_field: str | None = None,
@@ -87,16 +93,26 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"failures must be 'raise' or 'mask', got {failures!r}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
+        self.render_mode = render_mode
         self._failures = failures
         self._copy = copy
         self._missing_reward = missing_reward
         self._served = ServedEnvironment(
-            source, params=params, token=token, timeouts=timeouts, arguments=server_arguments
+            source,
+            params=params,
+            token=token,
+            timeouts=timeouts,
+            arguments=server_arguments,
+            options=render_options(render_mode),
         )
         try:
+            schema = self._served.schema()
+            self.metadata = {
+                **render_metadata(schema, render_mode),
+                "autoreset_mode": self.autoreset_mode,
+            }
             self._translation = translation = Translation(
-                self._served.schema(),
+                schema,
                 action_field=action_field,
                 observation_field=observation_field,
                 action_space=action_space,
@@ -241,6 +257,12 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             infos,
         )
 
+    def render(self) -> tuple[Any, ...] | None:
+        """A frame of every environment; ``None`` without a render mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(frame_of(state) for state in self.sessions.states())
+
     def states(self) -> list[Any]:
         """The state of every environment, as plain data."""
         return self.sessions.states()
@@ -270,9 +292,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         encode, to_wire = self.sessions.wire.encode_action, self._translation.action.to_wire
         wanted = self.num_envs if count is None else count
         if isinstance(self.single_action_space, spaces.Discrete):
-            numbers = np.asarray(actions).tolist()
-            if not isinstance(numbers, list) or len(numbers) != wanted:
-                raise ValueError(f"{wanted} actions are needed, got {actions!r}")
+            numbers = self._numbers(actions, wanted)
             known = self._payloads
             for number in {*numbers} - known.keys():
                 known[number] = encode(to_wire(number))
@@ -280,10 +300,29 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         space = self.action_space
         if wanted != self.num_envs:
             space = batch_space(self.single_action_space, wanted)
-        made = [encode(to_wire(action)) for action in iterate(space, actions)]
+        try:
+            rows = list(iterate(space, actions))
+        except (KeyError, TypeError, IndexError) as exc:
+            raise InvalidAction(
+                f"invalid actions: they must be a batch of {self.single_action_space}: {exc!r}"
+            ) from exc
+        made = [encode(to_wire(action)) for action in rows]
         if len(made) != wanted:
             raise ValueError(f"{wanted} actions are needed, got {len(made)}")
         return made
+
+    def _numbers(self, actions: Any, wanted: int) -> list[int]:
+        """Actions of a Discrete space, one for each row; a row may be an array of one."""
+        array = np.asarray(actions)
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.shape != (wanted,):
+            raise ValueError(f"{wanted} actions are needed, got {actions!r:.120}")
+        numbers: list[int] = array.tolist()
+        if array.dtype.kind not in "iu":
+            for number in numbers:
+                self._translation.action.to_wire(number)  # 1.0 is 1 to a dict, but no action
+        return numbers
 
     # -- in -----------------------------------------------------------------------------------
 
