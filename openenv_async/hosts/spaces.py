@@ -138,7 +138,9 @@ def _limits(space: spaces.Space[Any]) -> tuple[np.dtype[Any], Any, Any]:
 
 
 def _bound(values: np.ndarray[Any, Any]) -> Any:
-    if values.size and np.all(values == values.flat[0]):
+    if not values.size:
+        return None
+    if np.all(values == values.flat[0]):
         return _finite(values.flat[0].item())
     return _finite(values.tolist())
 
@@ -250,7 +252,7 @@ def _about(space: spaces.Space[Any]) -> dict[str, Any]:
                 "kind": "Text",
                 "min_length": int(space.min_length),
                 "max_length": int(space.max_length),
-                "charset": "".join(sorted(space.character_set)),
+                "charset": "".join(space.character_list),
             }
         case spaces.Tuple():
             return {"kind": "Tuple", "spaces": [_about(part) for part in space.spaces]}
@@ -278,7 +280,9 @@ def _about(space: spaces.Space[Any]) -> dict[str, Any]:
 
 def _box_bound(values: np.ndarray[Any, Any], bounded: np.ndarray[Any, Any]) -> Any:
     """A bound of a Box; ``null`` where there is none."""
-    if values.size and np.all(values == values.flat[0]) and np.all(bounded == bounded.flat[0]):
+    if not values.size:
+        return None
+    if np.all(values == values.flat[0]) and np.all(bounded == bounded.flat[0]):
         return _finite(values.flat[0].item()) if bounded.flat[0] else None
 
     def plain(value: Any, has: Any) -> Any:
