@@ -10,17 +10,39 @@ import logging
 import time
 from typing import Any, Final, Literal, TextIO
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure_logging"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure_logging", "log_failure"]
 
-_FIELDS: Final = ("session_id", "worker", "env")
+_FIELDS: Final = ("session_id", "episode_id", "worker", "env")
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+    facts = {name: getattr(record, name, None) for name in _FIELDS}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def log_failure(
+    log: logging.Logger, message: str, traceback: str | None, **facts: str | None
+) -> None:
+    """Log what an environment did as an error, with a traceback that is text already.
+
+    It may come from another process, and an exception may raise when it is printed.
+
+    Args:
+        log: the logger.
+        message: one line.
+        traceback: as Python prints it.
+        facts: session_id, episode_id and env, where they are known.
+    """
+    if log.isEnabledFor(logging.ERROR):
+        record = log.makeRecord(
+            log.name, logging.ERROR, __file__, 0, "%s", (message,), None, extra=facts
+        )
+        record.exc_text = traceback
+        log.handle(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, session_id, exception."""
+    """One JSON object a line: time (UTC), level, logger, message, exception, and the ids."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As ``logging.Formatter``."""
@@ -34,6 +56,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            entry["exception"] = record.exc_text
         return json.dumps(entry, default=str)
 
 

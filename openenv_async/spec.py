@@ -14,14 +14,12 @@ import msgspec
 
 from openenv_async import hosts
 from openenv_async.environment import Contract, Environment, read_contract
-from openenv_async.errors import InvalidOption
-from openenv_async.models import Format, PayloadCodec, field_names, json_schema
+from openenv_async.errors import InvalidOption, OpenEnvError
+from openenv_async.models import Format, PayloadCodec, fit_test, json_schema
+from openenv_async.results import BadResult, ResultReader, refuse_gymnasium_type
 from openenv_async.types import StepResult
 
-__all__ = ["EnvironmentSpec", "Extracted", "model_types"]
-
-Extracted = tuple[Any, float | None, bool, bool, dict[str, Any] | None]
-"""observation, reward, terminated, truncated, info"""
+__all__ = ["EnvironmentSpec", "model_types"]
 
 _Kind = Literal["action", "observation", "state", "any"]
 
@@ -75,7 +73,11 @@ class EnvironmentSpec:
             for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
             if parameter.annotation not in (inspect.Parameter.empty, Any)
         }
-        self.extract: Callable[[Any], Extracted] = _extractor(self.types["observation"])
+        refuse_gymnasium_type(self.types["observation"], self.name)
+        self.read: Final = ResultReader(
+            self.types["observation"], self.codec("observation", "msgpack")
+        )
+        self._state_fits = fit_test(self.types["state"])
         if self.params:
             self._check_params()
 
@@ -102,6 +104,26 @@ class EnvironmentSpec:
             codec = PayloadCodec(self.types[kind], format)
             self._codecs[kind, format] = codec
         return codec
+
+    def check_state(self, state: Any) -> None:
+        """Refuse what is not of the declared state type.
+
+        Raises:
+            BadResult: it is not.
+        """
+        if self._state_fits is None or self._state_fits(state):
+            return
+        if state is None:
+            raise BadResult(
+                f"None where the declared state type is {self.types['state']}: is a `return`"
+                " missing?"
+            )
+        codec = self.codec("state", "msgpack")
+        octets = codec.encode(state)
+        try:
+            codec.decode(octets)
+        except OpenEnvError as exc:
+            raise BadResult(f"what is not of its declared type: {exc.message}") from exc
 
     def check_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Reset options, each converted to what ``reset`` annotates.
@@ -299,55 +321,3 @@ def _option_schema(parameter: inspect.Parameter) -> dict[str, Any]:
         default = parameter.default
         schema["default"] = default if isinstance(default, str | int | float | bool) else None
     return schema
-
-
-def _extractor(observation: Any) -> Callable[[Any], Extracted]:
-    """How reward, termination and info are read off what this environment returns."""
-    names = field_names(observation)
-    has_reward = names is not None and "reward" in names
-    has_done = names is not None and "done" in names
-    has_ends = names is not None and bool({"terminated", "truncated"} & names)
-
-    def extract(result: Any) -> Extracted:
-        if isinstance(result, StepResult):
-            return (
-                result.observation,
-                _number(result.reward),
-                bool(result.terminated),
-                bool(result.truncated),
-                result.info or None,
-            )
-        if isinstance(result, dict):
-            get: Callable[..., Any] = result.get
-        elif type(result) is observation and not has_ends:
-            reward = result.reward if has_reward else None
-            if reward is not None and type(reward) is not float:
-                reward = _number(reward)
-            return result, reward, has_done and bool(result.done), False, None
-        else:
-            get = functools.partial(_attribute, result)
-        truncated = bool(get("truncated", False))
-        terminated = bool(get("terminated", False)) or (bool(get("done", False)) and not truncated)
-        return result, _number(get("reward", None)), terminated, truncated, None
-
-    return extract
-
-
-def _attribute(value: Any, name: str, default: Any) -> Any:
-    return getattr(value, name, default)
-
-
-def _number(reward: Any) -> float | None:
-    """A reward as float; ``None`` stays ``None``.
-
-    Raises:
-        TypeError: it is no number.
-    """
-    if reward is None or type(reward) is float:
-        return reward
-    if isinstance(reward, str | bytes):
-        raise TypeError(f"reward must be a number or None, got {reward!r}")
-    try:
-        return float(reward)
-    except (TypeError, ValueError):
-        raise TypeError(f"reward must be a number or None, got {type(reward).__name__}") from None

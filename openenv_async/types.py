@@ -197,6 +197,8 @@ class Limits:
         max_credit: partial observations that may be under way per streaming step.
         max_abandoned_calls: calls past their deadlines that may still run in a shared worker; one
             with more takes no new sessions and ends with its last.
+        max_error_size: characters of an environment's exception, and of its traceback, that are
+            passed on; the rest is cut.
     """
 
     max_message_size: int = 64 * 1024 * 1024
@@ -206,3 +208,4 @@ class Limits:
     max_retained_size: int = 16 * 1024 * 1024
     max_credit: int = 1024
     max_abandoned_calls: int = 16
+    max_error_size: int = 16 * 1024

@@ -70,6 +70,7 @@ class Correspondence:
 
     def refuse(self, request: Request, error: OpenEnvError) -> None:
         """Answer a request with an error."""
+        self.engine.count_error(error.code)
         self.answer(request, self.failure(request, error))
 
     def send(self, frame: Frame, format: Format | None = None) -> None:

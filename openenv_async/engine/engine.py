@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
@@ -31,6 +31,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
     SessionNotFound,
+    error_class,
 )
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Open, Opened, Waiting
@@ -46,7 +47,7 @@ _MAX_EPITAPHS: Final = 1024
 
 @dataclass(slots=True)
 class EngineStats:
-    """Plain counters since the start, read at scrape time."""
+    """Plain counters since the start, read at scrape time; ``errors`` by code."""
 
     opened: int = 0
     closed: int = 0
@@ -66,6 +67,7 @@ class EngineStats:
     bytes_out: int = 0
     workers_started: int = 0
     workers_died: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -84,6 +86,8 @@ class Engine:
     ) -> None:
         self.spec = spec
         self.options = options or EngineOptions()
+        self.in_worker = in_worker
+        self.tells_all = in_worker or self.options.debug
         self.epoch = secrets.token_hex(8)
         self.own_timeouts: dict[type, float | None] = {
             kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()
@@ -112,6 +116,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadlines: Deadlines | None = None
         self._driver: Driver | None = None
+        self._tasks: TaskDriver | None = None
 
     @property
     def deadlines(self) -> Deadlines:
@@ -119,6 +124,13 @@ class Engine:
         self._start()
         assert self._deadlines is not None
         return self._deadlines
+
+    def count_error(self, code: str) -> None:
+        """One more request was answered with an error of this code."""
+        if error_class(code) is OpenEnvError:
+            code = "other"  # codes are labels, so their number is bounded
+        errors = self.stats.errors
+        errors[code] = errors.get(code, 0) + 1
 
     def wire(self, format: Format) -> Wire:
         """The environment's payload codecs in one format, made once."""
@@ -151,6 +163,23 @@ class Engine:
             self._driver = InlineDriver()
         return self._driver
 
+    def tasks_for(self, session: Session) -> TaskDriver:
+        """What awaits the calls of a session whose environment turned out to be async.
+
+        From here on it has a task, whatever ran its calls before.
+        """
+        driver = self._start()
+        if isinstance(driver, TaskDriver):
+            return driver
+        if self._tasks is None:
+            assert self._loop is not None
+            self._tasks = TaskDriver(self._loop)
+        if session.driver is not self._tasks:
+            if isinstance(driver, InlineDriver | ThreadDriver):
+                driver.leave(session)
+            session.slot, session.driver = None, self._tasks
+        return self._tasks
+
     # -- sessions ---------------------------------------------------------------------------
 
     def open(self, request: Open, port: Port) -> Session | None:
@@ -173,6 +202,7 @@ class Engine:
         except OpenEnvError as exc:
             exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
             self.stats.refused += 1
+            self.count_error(exc.code)
             port.send(failed(request, exc, port.wire.format))
             return None
         session = Session(self, request, driver, port)
@@ -363,6 +393,8 @@ class Engine:
                 )
         self.deadlines.close()
         await self._driver.aclose()
+        if self._tasks is not None:
+            await self._tasks.aclose()
 
 
 def _is_token(value: str) -> bool:

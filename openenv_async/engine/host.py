@@ -4,28 +4,50 @@ A host checks the lifecycle, decodes, calls the environment and encodes, all in 
 the environment lives: on the loop, in a thread, in another process. It knows no socket and no
 session; requests and replies are protocol frames. Only one request runs at a time.
 
-Every exception of the environment ends here, as a ``Failed`` reply.
+Every exception of the environment ends here, as a ``Failed`` reply: whatever its class, and
+whatever it does when it is printed. What the environment returned is read by ``results``. An
+awaitable that came out of a call taken for a sync one makes the reply ``Unfinished``: the session
+awaits it in a task.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
-import traceback
 import typing
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from openenv_async.engine.requests import HostReply, HostRequest, Wire, failed, operation
+from openenv_async.engine.requests import (
+    HostReply,
+    HostRequest,
+    Unfinished,
+    Wire,
+    failed,
+    operation,
+)
 from openenv_async.errors import (
+    CallerError,
+    EnvironmentFailure,
     EnvironmentRaised,
     EnvironmentStartFailed,
+    EpisodeEnded,
+    EpisodeNotStarted,
     InvalidAction,
     InvalidModel,
     InvalidObservation,
     InvalidOption,
     OpenEnvError,
+    OperationUnsupported,
     ProtocolError,
+    ResponderFailed,
+)
+from openenv_async.exception_text import (
+    bounded,
+    exception_name,
+    exception_text,
+    traceback_text,
 )
 from openenv_async.protocol.frames import (
     Begun,
@@ -41,15 +63,22 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.results import BadResult, Extracted, Unawaited, is_awaitable
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.types import StepResult
+from openenv_async.types import Limits, StepResult
 
 __all__ = ["Emit", "Host", "bad_action", "environment_raised"]
 
 Emit = Callable[[bytes, bool], Any]
 """Sends one partial observation: encoded payload, whether it is of the declared type."""
 
-_RAISED: Final = (Exception, SystemExit)
+_ENVIRONMENTS_OWN: Final = (
+    *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
+    *(EpisodeEnded, EpisodeNotStarted, OperationUnsupported),
+)
+"""Errors of this package that an environment may raise. The others say something of the server
+or the connection, which is not the environment's to say."""
+_DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
 class Host:
@@ -58,13 +87,18 @@ class Host:
     Args:
         spec: how to build it and what it is.
         debug: put the traceback of an environment's exception into the reply.
+        max_error_size: characters of an exception's text and of its traceback.
+
+    Attributes:
+        trouble: the traceback of the last exception of the environment, for who logs it.
     """
 
     __slots__ = (
         "_awaits_step",
         "_closed",
         "_debug",
-        "_extract",
+        "_max_error_size",
+        "_read",
         "_step",
         "env",
         "episode_id",
@@ -72,30 +106,35 @@ class Host:
         "seed",
         "spec",
         "steps",
+        "trouble",
     )
 
-    def __init__(self, spec: EnvironmentSpec, debug: bool = False) -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, debug: bool = False, max_error_size: int = _DEFAULT_LIMIT
+    ) -> None:
         self.spec = spec
         self.env: Any = None
         self.phase = Phase.FRESH
         self.episode_id: str | None = None
         self.seed: int | None = None
         self.steps = 0
-        self._extract = spec.extract
+        self.trouble: str | None = None
+        self._read = spec.read
         self._step: Any = None
         self._awaits_step = "step" in spec.contract.awaited
         self._debug = debug
+        self._max_error_size = max_error_size
         self._closed = False
 
     # -- sync environments ------------------------------------------------------------------
 
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:
         """Answer one request of a sync environment; never raises."""
         if type(request) is Step and self.phase is Phase.RUNNING:
             try:
                 action = wire.decode_action(request.payload)
-            except OpenEnvError as exc:
-                return self._fail(request, bad_action(exc), wire)
+            except BaseException as exc:
+                return self._refused_action(request, exc, wire)
             try:
                 result = self._step(action)
             except BaseException as exc:
@@ -103,6 +142,9 @@ class Host:
             return self._observed(request, result, wire)
         try:
             call = self._prepare(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
+        try:
             result = call() if call is not None else None
         except BaseException as exc:
             return self.raised(request, exc, wire)
@@ -110,76 +152,139 @@ class Host:
 
     # -- async environments -----------------------------------------------------------------
 
-    async def step_async(self, request: Step, wire: Wire) -> HostReply:
+    async def step_async(self, request: Step, wire: Wire) -> HostReply | Unfinished:
         """As ``handle_async``, for the step that does not stream: the hot path."""
         if self.phase is not Phase.RUNNING or not self._awaits_step:
             return await self.handle_async(request, wire, _no_emit)
         try:
             action = wire.decode_action(request.payload)
-        except OpenEnvError as exc:
-            return self._fail(request, bad_action(exc), wire)
+        except BaseException as exc:
+            return self._refused_action(request, exc, wire)
         try:
             result = await self._step(action)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
             return self.raised(request, exc, wire)
         return self._observed(request, result, wire)
 
-    async def handle_async(self, request: HostRequest, wire: Wire, emit: Emit) -> HostReply:
-        """Answer one request of an async environment; raises nothing but cancellation."""
+    async def handle_async(
+        self, request: HostRequest, wire: Wire, emit: Emit
+    ) -> HostReply | Unfinished:
+        """Answer one request of an async environment.
+
+        Raises:
+            CancelledError, GeneratorExit: for the session's task to judge.
+        """
+        if type(request) is Step and request.credit and self.spec.contract.streams:
+            return await self._stream(request, wire, emit)
         try:
-            if type(request) is Step and request.credit and self.spec.contract.streams:
-                result = await self._stream(request, wire, emit)
-            else:
-                call = self._prepare(request, wire)
-                result = call() if call is not None else None
-                if operation(request) in self.spec.contract.awaited:
-                    result = await result if result is not None else None
-        except asyncio.CancelledError:
+            call = self._prepare(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
+        try:
+            result: Any = call() if call is not None else None
+            while is_awaitable(result):
+                result = await result
+        except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
             return self.raised(request, exc, wire)
         return self._finish(request, result, wire)
 
-    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> Any:
-        """Run ``step_stream``: emit what is surely partial, return the final one.
+    async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
+        """Await what a call returned, and answer its request.
+
+        Raises:
+            CancelledError, GeneratorExit: for the session's task to judge.
+        """
+        try:
+            result = await unfinished.awaitable
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            return self.raised(unfinished.request, exc, wire)
+        return self._finish(unfinished.request, result, wire)
+
+    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> HostReply:
+        """Run ``step_stream``: emit what is surely partial, answer with the final one.
 
         A ``StepResult`` and whatever is yielded last are final; a value that is not of the
         declared observation type is partial; one that is of it is held until the next comes,
-        or an error shows that it was not the last.
+        or an error shows that it was not the last. What is yielded is encoded and read at once:
+        the environment may use the same object again.
         """
-        refused = refuse(self.phase, "step")
-        if refused is not None:
-            raise refused
-        action = self._decode_action(request, wire)
+        try:
+            self._require("step")
+            action = self._decode_action(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
         declared = self.spec.types["observation"]
         declared = typing.get_origin(declared) or declared
         checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
-        held: Any = None
-        holding = False
-        stream: AsyncIterator[Any] = self.env.step_stream(action)
+        held: bytes | None = None
+        final: HostReply | None = None
+        stream: AsyncIterator[Any] | None = None
         try:
+            stream = self.env.step_stream(action)
+            while is_awaitable(stream):
+                stream = await stream  # type: ignore[misc]  # an async function that returns one
+            if not hasattr(type(stream), "__aiter__"):
+                raise InvalidObservation(
+                    f"step_stream() of {self.spec.name} returned a {type(stream).__name__}:"
+                    " make it an async generator (`async def` with `yield`)"
+                )
             async for item in stream:
-                if holding:
-                    await emit(wire.encode_observation(held), True)
+                if held is not None:
+                    await emit(held, True)
+                    held = None
                 if isinstance(item, StepResult):
-                    return item
-                holding = not checkable or isinstance(item, declared)
-                held = item
-                if not holding:
+                    return self._observed(request, item, wire)  # type: ignore[return-value]  # it is no awaitable
+                if not checkable or isinstance(item, declared):
+                    held, final = self._held(request, item, wire)
+                else:
                     await emit(wire.encode_any(item), False)
-        except Exception:
-            if holding:
-                await emit(wire.encode_observation(held), True)
+        except (asyncio.CancelledError, GeneratorExit):
             raise
+        except BaseException as exc:
+            if held is not None:
+                await emit(held, True)
+            return self.raised(request, exc, wire, sent="step_stream")
         finally:
-            await stream.aclose()  # type: ignore[attr-defined]  # an async generator
-        if not holding:
-            raise InvalidObservation(
-                f"step_stream() of {self.spec.name} ended without a final observation"
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                try:
+                    await close()
+                except Exception as exc:
+                    final = self.raised(request, exc, wire, sent="step_stream")
+                    held = b""
+        if held is None or final is None:
+            return self._fail(
+                request,
+                InvalidObservation(
+                    f"step_stream() of {self.spec.name} ended without a final observation"
+                ),
+                wire,
             )
-        return held
+        if isinstance(final, Observation):
+            self._count(final)
+        return final
+
+    def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, HostReply]:
+        """What was yielded, as a partial observation and as the reply that it is if it is last."""
+        try:
+            observation, reward, terminated, truncated, _ = self._read[type(item)](item)
+        except Exception as exc:
+            return wire.encode_observation(item), self._unfit(request, exc, wire)
+        payload = wire.encode_observation(observation)
+        return payload, Observation(
+            request.channel, request.seq, payload, reward, terminated, truncated
+        )
+
+    def _count(self, final: Observation) -> None:
+        self.steps += 1
+        if final.terminated or final.truncated:
+            self.phase = Phase.ENDED
 
     # -- both -------------------------------------------------------------------------------
 
@@ -205,15 +310,30 @@ class Host:
                 return lambda: self._step(action)
             case State():
                 self._require("state")
-                if self.spec.contract.state_is_property:
-                    return lambda: self.env.state
-                return getattr(self.env, "state", dict)
+                return self._state
             case Close():
                 if self._closed:
                     return None
                 self._closed = True
                 self.phase = Phase.CLOSED
-                return None if self.spec.is_instance else getattr(self.env, "close", None)
+                return None if self.spec.is_instance else self._method("close")
+
+    def _state(self) -> Any:
+        """What ``state()`` returns, or what the property or attribute ``state`` is."""
+        if self.spec.contract.state_is_property:
+            return self.env.state
+        state = getattr(self.env, "state", dict)
+        if inspect.isroutine(state) or (callable(state) and "state" not in _attributes(self.env)):
+            return state()
+        return state
+
+    def _method(self, name: str) -> Any:
+        """A call of the environment; an attribute of its name that is no call hides it not."""
+        found = getattr(self.env, name, None)
+        if found is None or callable(found):
+            return found
+        method: Any = getattr(type(self.env), name, None)
+        return method.__get__(self.env) if hasattr(method, "__get__") else method
 
     def _require(self, operation: str) -> None:
         refused = refuse(self.phase, operation)
@@ -225,16 +345,19 @@ class Host:
             raise InvalidOption("session options must be a map of names to values")
         try:
             self.env = self.spec.build(options)
-        except OpenEnvError:
-            raise
-        except _RAISED as exc:
+        except BaseException as exc:
+            if self._is_its_own(exc):
+                raise
+            name, text = exception_name(exc), exception_text(exc, self._max_error_size)
             raise EnvironmentStartFailed(
-                f"{self.spec.name} could not be built: {type(exc).__name__}: {exc}",
+                f"{self.spec.name} could not be built: {name}: {text}",
                 phase="open",
                 env=self.spec.name,
-                raised=type(exc).__name__,
+                raised=name,
             ) from exc
-        self._step = self.env.step
+        self._step = self._method("step")
+        if "step" in _attributes(self.env) and callable(self.env.step):
+            self._awaits_step = inspect.iscoroutinefunction(self._step)
 
     def _prepare_reset(self, request: Reset, wire: Wire) -> Callable[[], Any]:
         options = wire.decode_any(request.payload) if request.payload is not None else {}
@@ -254,35 +377,35 @@ class Host:
             kwargs["seed"] = self.seed
         if self.spec.contract.takes_episode_id:
             kwargs["episode_id"] = self.episode_id
-        return lambda: self.env.reset(**kwargs)
+        reset = self._method("reset")
+        return lambda: reset(**kwargs)
 
-    def _finish(self, request: HostRequest, result: Any, wire: Wire) -> HostReply:
+    def _finish(self, request: HostRequest, result: Any, wire: Wire) -> HostReply | Unfinished:
+        if type(request) is Step:
+            return self._observed(request, result, wire)
+        if is_awaitable(result):
+            return Unfinished(request, result)
         match request:
-            case Step():
-                return self._observed(request, result, wire)
             case Reset():
                 return self._begun(request, result, wire)
             case State():
-                try:
-                    payload = wire.encode_state(result)
-                except OpenEnvError as exc:
-                    return self._fail(request, self._bad_value("state", exc), wire)
-                return StateIs(
-                    request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
-                )
+                return self._told(request, result, wire)
             case Open():
                 return Opened(request.channel)
-            case Close():
+            case _:
                 return Closed(request.channel, request.seq)
 
-    def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply:
-        self.steps += 1
+    def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply | Unfinished:
         try:
-            observation, reward, terminated, truncated, info = self._extract(result)
+            observation, reward, terminated, truncated, info = self._read[type(result)](result)
             payload = wire.encode_observation(observation)
             extra = None if info is None else wire.encode_any(info)
-        except (OpenEnvError, TypeError) as exc:
-            return self._fail(request, self._bad_value("step", exc), wire)
+        except Unawaited:
+            return Unfinished(request, result)
+        except BaseException as exc:
+            self.steps += 1
+            return self._unfit(request, exc, wire)
+        self.steps += 1
         if terminated or truncated:
             self.phase = Phase.ENDED
         return Observation(
@@ -293,11 +416,12 @@ class Host:
         assert self.episode_id is not None
         assert self.seed is not None
         try:
-            observation, reward, terminated, truncated, info = self._extract(result)
+            read: Extracted = self._read[type(result)](result)
+            observation, reward, terminated, truncated, info = read
             payload = wire.encode_observation(observation)
             extra = None if info is None else wire.encode_any(info)
-        except (OpenEnvError, TypeError) as exc:
-            return self._fail(request, self._bad_value("reset", exc), wire)
+        except BaseException as exc:
+            return self._unfit(request, exc, wire)
         self.phase = Phase.ENDED if terminated or truncated else Phase.RUNNING
         return Begun(
             request.channel,
@@ -311,39 +435,105 @@ class Host:
             extra,
         )
 
+    def _told(self, request: State, state: Any, wire: Wire) -> HostReply:
+        try:
+            self.spec.check_state(state)
+            payload = wire.encode_state(state)
+        except BaseException as exc:
+            return self._unfit(request, exc, wire)
+        return StateIs(
+            request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
+        )
+
     # -- failures ---------------------------------------------------------------------------
 
-    def raised(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
-        """The reply for an exception: ours as it is, the environment's wrapped.
+    def raised(
+        self, request: HostRequest, exc: BaseException, wire: Wire, sent: str = ""
+    ) -> Failed:
+        """The reply for an exception of the environment, those included that end programs.
 
-        Extensions in other languages raise what is no ``Exception`` (a Rust panic); it must not
-        take the thread or the task with it.
+        Args:
+            request: what was asked.
+            exc: an error that an environment may raise goes on as it is, another is wrapped.
+            wire: the codecs.
+            sent: the call, where it has another name than the request.
         """
-        if isinstance(exc, KeyboardInterrupt | GeneratorExit):
-            raise exc
-        what = operation(request)
-        error = exc if isinstance(exc, OpenEnvError) else environment_raised(self.spec, what, exc)
-        if self._debug:
-            error.detail["traceback"] = "".join(traceback.format_exception(exc))
+        self.trouble = traceback_text(exc, self._max_error_size)
+        if self._is_its_own(exc):
+            assert isinstance(exc, OpenEnvError)
+            exc.message = bounded(exc.message, self._max_error_size)
+            return self._fail(request, exc, wire)
+        what = sent or operation(request)
+        error = environment_raised(self.spec, what, exc, self._max_error_size)
+        return self._fail(request, error, wire)
+
+    def _is_its_own(self, exc: BaseException) -> bool:
+        """Whether an environment may raise it: some of this package's errors, and an author's."""
+        kind = type(exc)
+        if not issubclass(kind, OpenEnvError):
+            return False
+        if issubclass(kind, _ENVIRONMENTS_OWN) or kind in (OpenEnvError, CallerError):
+            return True
+        return not kind.__module__.startswith("openenv_async.")
+
+    def _refused(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for a request that was not run: what is wrong with it, or with the start."""
+        if not issubclass(type(exc), OpenEnvError):
+            return self.raised(request, exc, wire)
+        assert isinstance(exc, OpenEnvError)
+        if issubclass(type(exc), EnvironmentFailure):
+            cause = exc.__cause__ or exc
+            self.trouble = traceback_text(cause, self._max_error_size)
+        return self._fail(request, exc, wire)
+
+    def _refused_action(self, request: Step, exc: BaseException, wire: Wire) -> Failed:
+        if issubclass(type(exc), OpenEnvError):
+            return self._fail(request, bad_action(exc), wire)  # type: ignore[arg-type]  # it is one
+        text = exception_text(exc, self._max_error_size)
+        error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
+        return self._fail(request, error, wire)
+
+    def _unfit(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for a result that cannot be read or sent."""
+        what = f"{operation(request)}() of {self.spec.name} returned"
+        kind = type(exc)
+        if kind is BadResult:
+            text = f"{what} {exc}"
+        elif kind is Unawaited:
+            text = f"{what} an awaitable that nobody awaits: make it `async def`"
+        elif issubclass(kind, OpenEnvError):
+            text = f"{what} what cannot be sent: {exc.message}"  # type: ignore[attr-defined]  # ours
+        else:  # of a property, a __post_init__ or a __float__ of the environment's
+            self.trouble = traceback_text(exc, self._max_error_size)
+            shown = exception_text(exc, self._max_error_size)
+            text = f"{what} what cannot be sent: {exception_name(exc)}: {shown}"
+        error = InvalidObservation(bounded(text, self._max_error_size))
         return self._fail(request, error, wire)
 
     def _fail(self, request: HostRequest, error: OpenEnvError, wire: Wire) -> Failed:
         error.add_context(env=self.spec.name, phase=operation(request))
+        if self.trouble is not None and self._debug:
+            error.detail["traceback"] = self.trouble
+        if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
+            error.detail.setdefault("episode_id", self.episode_id)
         return failed(request, error, wire.format)
 
-    def _bad_value(self, what: str, exc: Exception) -> OpenEnvError:
-        return InvalidObservation(
-            f"{what}() of {self.spec.name} returned what cannot be sent: {exc}"
-        )
+
+def _attributes(env: Any) -> Any:
+    """The instance's own attributes."""
+    return getattr(env, "__dict__", ())
 
 
-def environment_raised(spec: EnvironmentSpec, what: str, exc: BaseException) -> EnvironmentRaised:
+def environment_raised(
+    spec: EnvironmentSpec, what: str, exc: BaseException, limit: int = _DEFAULT_LIMIT
+) -> EnvironmentRaised:
     """The error of an exception that the environment's ``what()`` let through."""
+    name, text = exception_name(exc), exception_text(exc, limit)
     return EnvironmentRaised(
-        f"{what}() of {spec.name} raised {type(exc).__name__}: {exc}",
-        raised=type(exc).__name__,
-        text=str(exc),
-        phase=what,
+        f"{what}() of {spec.name} raised {name}: {text}",
+        raised=name,
+        text=text,
+        phase="step" if what == "step_stream" else what,
     )
 
 

@@ -119,7 +119,7 @@ class StepTimer:
         self._count()
         for session in sessions:
             driver = session.driver
-            if driver is not self:
+            if driver is not self and driver is session.engine._driver:
                 self.driver, self.timed = driver, driver.timed
                 session.driver = self
 

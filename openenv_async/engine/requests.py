@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Final
 
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import Format
@@ -26,6 +28,7 @@ __all__ = [
     "OPERATIONS",
     "HostReply",
     "HostRequest",
+    "Unfinished",
     "Wire",
     "error_frame",
     "failed",
@@ -41,6 +44,20 @@ OPERATIONS: Final[dict[type, str]] = {
     State: "state",
     Close: "close",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """In place of a reply: the call returned something that must be awaited first."""
+
+    request: HostRequest
+    awaitable: Awaitable[Any]
+
+    def drop(self) -> None:
+        """Nobody will await it."""
+        close = getattr(self.awaitable, "close", None)
+        if close is not None:
+            close()
 
 
 class Wire:

@@ -15,6 +15,7 @@ when a deadline has come is in ``expiry``.
 
 from __future__ import annotations
 
+import logging
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +28,14 @@ from openenv_async.engine.expiry import (
     out_of_time,
     timeout_of,
 )
-from openenv_async.engine.host import Host, environment_raised
-from openenv_async.engine.requests import HostReply, HostRequest, operation
+from openenv_async.engine.host import Host
+from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, operation
 from openenv_async.engine.seams import Driver, Port
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.traced import TracedHost
 from openenv_async.errors import (
+    CallerError,
+    EnvironmentFailure,
     OpenEnvError,
     OperationCancelled,
     ProtocolError,
@@ -40,8 +43,20 @@ from openenv_async.errors import (
     SessionBusy,
     SessionClosed,
     SessionLost,
+    error_class,
 )
-from openenv_async.protocol.frames import Close, Closed, Failed, Observation, Open, Request, Step
+from openenv_async.logs import log_failure
+from openenv_async.protocol.codec import decode_map, encode_map
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Request,
+    Step,
+)
 from openenv_async.protocol.replies import Order
 from openenv_async.tracing import trace_from
 
@@ -49,6 +64,8 @@ if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
 __all__ = ["Session"]
+
+log = logging.getLogger("openenv_async.environment")
 
 _TOMBSTONE: Final = Close(0, 0)
 """What a dead session is busy with for ever."""
@@ -66,6 +83,7 @@ class Session(Correspondence):
         "driver",
         "due",
         "episode_due",
+        "episode_id",
         "host",
         "interrupted",
         "parked_until",
@@ -81,9 +99,11 @@ class Session(Correspondence):
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
-            self.host = Host(engine.spec, engine.options.debug)
+            self.host = Host(engine.spec, engine.tells_all, engine.options.limits.max_error_size)
         else:
-            self.host = TracedHost(engine.spec, engine.options.debug, trace)
+            self.host = TracedHost(
+                engine.spec, engine.tells_all, engine.options.limits.max_error_size, trace
+            )
         self.current: HostRequest | None = None
         self.deferred: HostRequest | None = None
         self.interrupted: str | None = None
@@ -91,6 +111,7 @@ class Session(Correspondence):
         self.active_at = engine.clock()
         self.due = inf
         self.episode_due = inf
+        self.episode_id: str | None = None
         self.scheduled = inf
         self.parked_until = inf
         self.slot: object | None = None
@@ -188,9 +209,11 @@ class Session(Correspondence):
         )
         self.refuse(request, error)
 
-    def complete(self, request: HostRequest, reply: HostReply) -> None:
+    def complete(self, request: HostRequest, reply: HostReply | Unfinished) -> None:
         """Take back a reply from the driver."""
         if self.dead is not None:
+            if type(reply) is Unfinished:
+                reply.drop()
             return
         self.current = None
         engine = self.engine
@@ -198,18 +221,68 @@ class Session(Correspondence):
         if self.interrupted is not None:
             reply = self._stopped(request, reply)
             self.interrupted = None
-        kind = type(request)
-        if kind is Step:
-            engine.stats.steps += type(reply) is Observation
-        elif kind is Open or kind is Close:
-            self._complete_life(request, reply)
+        if type(reply) is Observation:
+            engine.stats.steps += 1
+        elif type(reply) is Unfinished:
+            self._await(request, reply)
             return
+        else:
+            if type(reply) is Failed:
+                self._fails(reply)
+            kind = type(request)
+            if kind is Step:
+                engine.stats.steps += 1
+            elif kind is Open or kind is Close:
+                self._complete_life(request, reply)  # type: ignore[arg-type]  # it is finished
+                return
+            elif type(reply) is Begun:
+                self.episode_id = reply.episode_id
         self.answer(request, reply)  # type: ignore[arg-type]  # Open and Close went above
         if self.deferred is not None:
             self._start_deferred()
 
-    def _stopped(self, request: HostRequest, reply: HostReply) -> HostReply:
+    def _await(self, request: HostRequest, unfinished: Unfinished) -> None:
+        """Go on in a task: a call taken for a sync one returned an awaitable."""
+        self.current = request
+        tasks = self.engine.tasks_for(self)
+        if self.due == inf:  # a call straight from the loop had no deadline
+            timeout = timeout_of(self, request)
+            due = inf if timeout is None else self.engine.clock() + timeout
+            self.due = min(due, self.episode_due)
+            self.engine.deadlines.watch(self, self.due)
+        tasks.start(self, unfinished)
+
+    def _fails(self, reply: Failed) -> None:
+        """Count an error and log what the environment did: the one place for all executors."""
+        engine = self.engine
+        trouble, self.host.trouble = self.host.trouble, None
+        if engine.in_worker:  # it is told to the server, which does both
+            return
+        engine.count_error(reply.code)
+        cls = error_class(reply.code)
+        if issubclass(cls, CallerError) and trouble is None:
+            return
+        detail = decode_map(reply.payload, self.wire.format)
+        if "traceback" in detail:
+            trouble = trouble or str(detail["traceback"])
+            if not engine.options.debug:  # it came from a worker, for the log
+                del detail["traceback"]
+                reply.payload = encode_map(detail, self.wire.format)
+        if issubclass(cls, EnvironmentFailure) or (trouble and not issubclass(cls, CallerError)):
+            log_failure(
+                log,
+                reply.message,
+                trouble,
+                session_id=self.id,
+                episode_id=detail.get("episode_id") or self.episode_id,
+                env=engine.spec.name,
+            )
+
+    def _stopped(self, request: HostRequest, reply: HostReply | Unfinished) -> HostReply:
         """The reply of a request that was interrupted: why it was, whatever it says itself."""
+        if isinstance(reply, Unfinished):
+            reply.drop()
+            return self.interruption(request)
         code = reply.code if isinstance(reply, Failed) else None
         if self.interrupted == "deadline":
             return reply if code == ServerBusy.code else expired(self, request)
@@ -320,12 +393,8 @@ class Session(Correspondence):
         return self.failure(request, OperationCancelled(f"{operation(request)}() was cancelled"))
 
     def raised(self, request: HostRequest, exc: BaseException) -> HostReply:
-        """The reply for what the host lets through, such as an environment's KeyboardInterrupt.
-
-        Where calls run, signals do not arrive: it is the environment's own doing.
-        """
-        error = environment_raised(self.engine.spec, operation(request), exc)
-        return self.failure(request, error)
+        """The reply for what the host lets through."""
+        return self.host.raised(request, exc, self.wire)
 
     def check(self, now: float) -> float | None:
         """Deadlines: called by the engine's heap."""
@@ -352,6 +421,10 @@ class Session(Correspondence):
         """Answer the running request with ``reply`` and end with ``error``."""
         request = self.current
         if request is not None and reply is not None:
+            if isinstance(reply, Failed):
+                self._fails(reply)
+            if isinstance(request, Step):
+                self.engine.stats.steps += 1
             if isinstance(request, Open):
                 self.send(reply)
             elif request.seq:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openenv_async.engine.host import Emit, Host
-from openenv_async.engine.requests import HostReply, HostRequest, Wire
+from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, Wire
 from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tracing import TraceContext, current
@@ -16,11 +16,13 @@ class TracedHost(Host):
 
     __slots__ = ("trace",)
 
-    def __init__(self, spec: EnvironmentSpec, debug: bool, trace: TraceContext) -> None:
-        super().__init__(spec, debug)
+    def __init__(
+        self, spec: EnvironmentSpec, debug: bool, max_error_size: int, trace: TraceContext
+    ) -> None:
+        super().__init__(spec, debug, max_error_size)
         self.trace = trace
 
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:
         """As ``Host.handle``."""
         before = current.set(self.trace)
         try:
@@ -28,7 +30,7 @@ class TracedHost(Host):
         finally:
             current.reset(before)
 
-    async def step_async(self, request: Step, wire: Wire) -> HostReply:
+    async def step_async(self, request: Step, wire: Wire) -> HostReply | Unfinished:
         """As ``Host.step_async``."""
         before = current.set(self.trace)
         try:
@@ -36,10 +38,20 @@ class TracedHost(Host):
         finally:
             current.reset(before)
 
-    async def handle_async(self, request: HostRequest, wire: Wire, emit: Emit) -> HostReply:
+    async def handle_async(
+        self, request: HostRequest, wire: Wire, emit: Emit
+    ) -> HostReply | Unfinished:
         """As ``Host.handle_async``."""
         before = current.set(self.trace)
         try:
             return await super().handle_async(request, wire, emit)
+        finally:
+            current.reset(before)
+
+    async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
+        """As ``Host.finish``."""
+        before = current.set(self.trace)
+        try:
+            return await super().finish(unfinished, wire)
         finally:
             current.reset(before)

@@ -16,15 +16,17 @@ bounded before decoding; None stays None. The formats:
 Where nothing is declared (``Any``, a bare ``dict``), models arrive as dicts, sets and tuples as
 lists, and in JSON dates as text and keys of dicts as strings.
 
-Encoding does not check that the value is of the declared type: what is given is encoded, and
-the other end judges. Fields of attrs classes that begin with an underscore would be dropped by
-msgspec, so such a class is refused, as a model and as a value where nothing is declared.
+Encoding does not check that the value is of the declared type: what is given is encoded.
+``fit_test`` makes a check for callers who want one first, and the other end judges. Fields of
+attrs classes that begin with an underscore would be dropped by msgspec, so such a class is
+refused, as a model and as a value where nothing is declared.
 """
 
 from __future__ import annotations
 
 from openenv_async.models.codec import FORMATS, Format, PayloadCodec
 from openenv_async.models.encoding import to_builtins
+from openenv_async.models.fitting import fit_test
 from openenv_async.models.inspection import field_names
 from openenv_async.models.schema import check_model, json_schema
 
@@ -34,6 +36,7 @@ __all__ = [
     "PayloadCodec",
     "check_model",
     "field_names",
+    "fit_test",
     "json_schema",
     "to_builtins",
 ]

@@ -245,6 +245,13 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("queue_longest_wait_seconds", "longest_wait", "Of the first one in the queue now."),
     _counter("steps", "steps", "Steps that were answered, failed ones included."),
     Metric(
+        "openenv_errors_total",
+        "counter",
+        "Requests of sessions that were answered with an error.",
+        _key("errors"),
+        "code",
+    ),
+    Metric(
         "openenv_step_seconds",
         "histogram",
         "Steps of a sample (32 a second at most) by phase: until it begins (queue), in the"

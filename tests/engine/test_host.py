@@ -273,6 +273,10 @@ def test_a_reset_that_returns_nonsense(results: dict[str, Any]) -> None:
         (Seen("a", 2, True), (2.0, True, False)),
         (StepResult(Seen("a")), (None, False, False)),
         (StepResult(Seen("a", 5.0), 1, truncated=True), (1.0, False, True)),
+        (
+            StepResult({"text": "a", "reward": 3, "truncated": True, "done": True}),
+            (None, False, False),
+        ),
         ({"text": "a", "reward": 3, "truncated": True, "done": True}, (3.0, False, True)),
         ({"text": "a", "terminated": True}, (None, True, False)),
     ],
@@ -281,7 +285,8 @@ def test_rewards_and_ends(
     results: dict[str, Any], result: Any, expected: tuple[float | None, bool, bool]
 ) -> None:
     results["it"] = result
-    bench = Bench().begin()
+    of_dicts = isinstance(getattr(result, "observation", result), dict)
+    bench = Bench(observation=Any if of_dicts else None).begin()
     reply = bench.step("it")
     assert isinstance(reply, Observation)
     assert (reply.reward, reply.terminated, reply.truncated) == expected
@@ -338,11 +343,15 @@ def test_what_step_raises(results: dict[str, Any]) -> None:
     assert isinstance(bench.step(), Observation)
 
 
-def test_an_interrupt_goes_through(results: dict[str, Any]) -> None:
-    results["stop"] = KeyboardInterrupt()
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, StopIteration])
+def test_what_ends_programs_is_an_error_of_the_call(
+    results: dict[str, Any], kind: type[BaseException]
+) -> None:
+    results["stop"] = kind()
     bench = Bench().begin()
-    with pytest.raises(KeyboardInterrupt):
-        bench.step("stop")
+    detail = failed(bench.step("stop"), "environment_raised")
+    assert detail["raised"] == kind.__name__
+    assert isinstance(bench.step(), Observation)
 
 
 def test_tracebacks_only_when_asked_for(results: dict[str, Any]) -> None:

@@ -21,6 +21,9 @@ class InlineDriver:
             reply = session.raised(request, exc)
         session.complete(request, reply)
 
+    def leave(self, session: Session) -> None:
+        """Nothing is held for a session."""
+
     def credited(self, session: Session, units: int) -> None:
         """Sync environments do not stream."""
 

@@ -3,6 +3,10 @@
 The task builds, calls and closes its environment, so the environment may hold task groups and
 cancel scopes across calls. No scope or timeout of ours is open around its code: a deadline or a
 cancel frame cancels the task, and the task takes the cancellation back once the call has ended.
+
+A cancellation that nobody here asked for is the environment's own doing, and the error of its
+call; but one that comes while the loop stands is the end of the program. However the task ends,
+the request that it was at is answered.
 """
 
 from __future__ import annotations
@@ -10,10 +14,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
-from openenv_async.engine.requests import HostReply, HostRequest
+from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
 from openenv_async.engine.session import Session
+from openenv_async.errors import EnvironmentDied
+from openenv_async.exception_text import exception_name
 from openenv_async.protocol.frames import Close, Open, Step
 
 __all__ = ["TaskDriver", "session_of_task"]
@@ -21,7 +27,19 @@ __all__ = ["TaskDriver", "session_of_task"]
 session_of_task: ContextVar[Session] = ContextVar("session_of_task")
 """The session on whose behalf a task runs; unset in the engine's own."""
 
-_STOPPED: Final = (asyncio.CancelledError, KeyboardInterrupt)
+_STOPPED: Final = (asyncio.CancelledError, GeneratorExit)
+
+
+class _SessionTask(asyncio.Task[None]):
+    """A task that knows whether the program ended it, as ``asyncio.run`` does at its end."""
+
+    is_over = False
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As ``asyncio.Task``."""
+        if asyncio._get_running_loop() is None:
+            self.is_over = True
+        return super().cancel(msg)
 
 
 class _Slot:
@@ -29,10 +47,10 @@ class _Slot:
 
     __slots__ = ("credit", "inbox", "task")
 
-    def __init__(self, inbox: asyncio.Future[HostRequest]) -> None:
+    def __init__(self, inbox: asyncio.Future[HostRequest | Unfinished]) -> None:
         self.inbox = inbox
         self.credit: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: _SessionTask | None = None
 
 
 class TaskDriver:
@@ -42,19 +60,35 @@ class TaskDriver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._tasks: dict[_SessionTask, Session] = {}
+        self._closing = False
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: HostRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
         slot = session.slot
         if slot is None:
             slot = session.slot = _Slot(self._loop.create_future())
-            slot.task = self._loop.create_task(self._run(session, slot))
-            self._tasks.add(slot.task)
-            slot.task.add_done_callback(self._tasks.discard)
+            slot.task = _SessionTask(self._run(session, slot), loop=self._loop)
+            self._tasks[slot.task] = session
+            slot.task.add_done_callback(self._ended)
         assert isinstance(slot, _Slot)
-        slot.inbox.set_result(request)
+        try:
+            slot.inbox.set_result(request)
+        except asyncio.InvalidStateError:  # cancelled by what the environment left running
+            slot.inbox = self._loop.create_future()
+            slot.inbox.set_result(request)
+
+    def _ended(self, task: _SessionTask) -> None:
+        """The task of a session is over; if it did not end by itself the session dies."""
+        session = self._tasks.pop(task)
+        exc = None if task.cancelled() else task.exception()  # looked at: so it is no news
+        if session.dead is None and not self._closing and not task.is_over:
+            name = session.engine.spec.name
+            why = "cancelled" if exc is None else f"ended by {exception_name(exc)}"
+            session.die(
+                EnvironmentDied(f"the task of {name} was {why}: open a new session", env=name)
+            )
 
     async def _run(self, session: Session, slot: _Slot) -> None:
         session_of_task.set(session)
@@ -63,47 +97,79 @@ class TaskDriver:
                 request = await slot.inbox
             except asyncio.CancelledError:
                 # A cancel may come in the loop turn of its request, before this task took it.
-                if session.interrupted is None or session.current is None:
-                    raise  # the engine is closing
-                request = session.current
-                reply = session.interruption(request)
+                waiting = session.current
+                if session.interrupted is None or waiting is None:
+                    if not self._is_own(slot):
+                        raise  # the engine is closing, or the program
+                    _take_back_cancellation()  # of what the environment started and left
+                    if slot.inbox.cancelled():
+                        slot.inbox = self._loop.create_future()
+                    continue
+                request = waiting
+                reply: HostReply | Unfinished = session.interruption(request)
                 _take_back_cancellation()
             else:
                 if type(request) is Step and not request.credit:
                     try:
                         reply = await session.host.step_async(request, session.wire)
                     except _STOPPED as exc:
-                        reply = _stopped(session, request, exc)
+                        reply = self._stopped(session, slot, request, exc)
                     if session.interrupted is not None:
                         _take_back_cancellation()
                 else:
                     reply = await self._perform(session, slot, request)
+                    if isinstance(request, Unfinished):
+                        request = request.request
             slot.inbox = self._loop.create_future()
             session.complete(request, reply)
-            if isinstance(request, Close):
+            if isinstance(request, Close) and type(reply) is not Unfinished:
                 return
             if session.dead is not None:  # it was given up, and has ended after all
                 await self._perform(session, slot, Close(0, 0))
                 return
 
-    async def _perform(self, session: Session, slot: _Slot, request: HostRequest) -> HostReply:
+    async def _perform(
+        self, session: Session, slot: _Slot, asked: HostRequest | Unfinished
+    ) -> HostReply | Unfinished:
         wire = session.wire
-        if isinstance(request, Step) and request.credit:
-            session.begin_stream(request.credit)
+        if isinstance(asked, Step) and asked.credit:
+            session.begin_stream(asked.credit)
 
         async def emit(payload: bytes, whole: bool) -> None:
             if not session.emit(payload, whole):
                 slot.credit = self._loop.create_future()
                 await slot.credit
 
+        request = asked.request if isinstance(asked, Unfinished) else asked
         try:
-            return await session.host.handle_async(request, wire, emit)
+            if isinstance(asked, Unfinished):
+                return await session.host.finish(asked, wire)
+            return await session.host.handle_async(asked, wire, emit)
         except _STOPPED as exc:
-            return _stopped(session, request, exc)
+            return self._stopped(session, slot, request, exc)
         finally:
             slot.credit = None
             if session.interrupted is not None:
                 _take_back_cancellation()
+
+    def _is_own(self, slot: _Slot) -> bool:
+        """Whether a cancellation that no session asked for is the environment's own doing."""
+        return not self._closing and slot.task is not None and not slot.task.is_over
+
+    def _stopped(
+        self, session: Session, slot: _Slot, request: HostRequest, exc: BaseException
+    ) -> HostReply:
+        """The reply of a call that ended with a cancellation, or as a coroutine that is dropped.
+
+        Raises:
+            CancelledError, GeneratorExit: the engine is closing, or the loop is gone.
+        """
+        if session.interrupted is not None and isinstance(exc, asyncio.CancelledError):
+            return session.interruption(request)
+        if not self._is_own(slot) or _current_task() is not slot.task:
+            raise exc
+        _take_back_cancellation()
+        return session.host.raised(request, exc, session.wire)
 
     def credited(self, session: Session, units: int) -> None:
         """Let a stream go on that waits for credit."""
@@ -142,6 +208,7 @@ class TaskDriver:
         A task that is deaf to cancellation is disowned: the loop's own last cancellation would
         wait for it for ever, and the process would never end.
         """
+        self._closing = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -151,21 +218,11 @@ class TaskDriver:
                 asyncio._unregister_task(task)  # documented for loops of third parties
 
 
-def _stopped(session: Session, request: HostRequest, exc: BaseException) -> HostReply:
-    """The reply of a call that ended with a cancellation, or in a way that ends programs.
-
-    Raises:
-        CancelledError: the engine is closing.
-    """
-    wire = session.wire
-    if isinstance(exc, asyncio.CancelledError):
-        if session.interrupted is not None:
-            return session.interruption(request)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise exc
-        return session.host.raised(request, exc, wire)  # of a task of the environment's own
-    return session.raised(request, exc)
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs: a coroutine is being dropped
+        return None
 
 
 def _take_back_cancellation() -> None:

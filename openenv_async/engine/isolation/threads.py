@@ -24,7 +24,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from openenv_async.engine.requests import HostReply, HostRequest, Wire, failed, operation
+from openenv_async.engine.requests import (
+    HostReply,
+    HostRequest,
+    Unfinished,
+    Wire,
+    failed,
+    operation,
+)
 from openenv_async.engine.session import Session
 from openenv_async.errors import ResourceLimit, ServerBusy
 from openenv_async.protocol.frames import Close, Closed
@@ -50,7 +57,7 @@ class _Job:
         self.session = session
         self.request = request
         self.wire = wire
-        self.reply: HostReply | None = None
+        self.reply: HostReply | Unfinished | None = None
         self.abandoned = False
         self.done = False
 
@@ -319,7 +326,7 @@ class ThreadPool:
             self._wakes.put(False)
 
 
-def _handle(job: _Job) -> HostReply:
+def _handle(job: _Job) -> HostReply | Unfinished:
     try:
         return job.session.host.handle(job.request, job.wire)
     except BaseException as exc:
@@ -373,6 +380,12 @@ class ThreadDriver:
         pool.submit(job)
         if self._owned and isinstance(request, Close):
             self._loop.call_soon(self._release, pool)
+
+    def leave(self, session: Session) -> None:
+        """The session runs elsewhere from now on: end the thread that it has to itself."""
+        slot = session.slot
+        if self._owned and isinstance(slot, tuple):
+            self._release(slot[0])
 
     def _release(self, pool: ThreadPool) -> None:
         pool.close()

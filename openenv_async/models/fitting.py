@@ -1,0 +1,251 @@
+"""Tests, made once per type, of whether a value is surely what its annotation says.
+
+Rules:
+
+- Where a test says yes, the value is of the type throughout, but for the middle of long
+  containers: of those the first and last elements are looked at.
+- No means "not surely": only decoding what was encoded can tell, which costs as much as encoding.
+  So a test may be cheap and strict: exact types, no constraints.
+- A pydantic model validates itself when it is made and is believed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Final
+
+from msgspec import inspect
+
+from openenv_async import arrays
+from openenv_async.models.inspection import custom_kind, type_info
+
+__all__ = ["fit_test"]
+
+Test = Callable[[Any], bool]
+
+_AT_EACH_END: Final = 32
+"""Elements of a long container that are looked at, at its start and at its end."""
+_LEAVES: Final[dict[type, type]] = {
+    inspect.NoneType: type(None),
+    inspect.BoolType: bool,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.StrType: str,
+    inspect.BytesType: bytes,
+}
+_LISTS: Final[dict[type, type]] = {
+    inspect.ListType: list,
+    inspect.SetType: set,
+    inspect.FrozenSetType: frozenset,
+    inspect.VarTupleType: tuple,
+}
+_BOUNDS: Final = (
+    *("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length"),
+    "tz",
+)
+
+
+def fit_test(model: Any) -> Test | None:
+    """A test of whether a value surely is what ``model`` says; ``None`` where anything is."""
+    return _Maker().test(type_info(model))
+
+
+class _Maker:
+    """Makes the tests of one model; a type that refers to itself is met again by its name."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Test] = {}
+
+    def test(self, info: inspect.Type) -> Test | None:
+        """The test of a type; ``None`` where anything is of it."""
+        info = _bare(info)
+        if isinstance(info, inspect.AnyType):
+            return None
+        kinds = _leaf_types(info)
+        if kinds is not None:
+            if len(kinds) == 1:
+                (only,) = kinds
+                return lambda value: type(value) is only
+            return lambda value: type(value) in kinds
+        known = self._made.get(id(info))
+        if known is not None:
+            return known
+
+        def later(value: Any) -> bool:  # for a type inside itself
+            return test(value)
+
+        self._made[id(info)] = later
+        test = self._made[id(info)] = self._of(info)
+        return test
+
+    def _of(self, info: inspect.Type) -> Test:
+        if isinstance(info, inspect.UnionType):
+            return self._of_union(info)
+        if isinstance(info, inspect.DataclassType | inspect.StructType | inspect.NamedTupleType):
+            return self._of_object(info)
+        if isinstance(info, inspect.TypedDictType):
+            return self._of_typed_dict(info)
+        if isinstance(info, inspect.DictType):
+            return self._of_dict(info)
+        if type(info) in _LISTS:
+            return self._of_items(_LISTS[type(info)], info.item_type)  # type: ignore[attr-defined]  # all of _LISTS have it
+        if isinstance(info, inspect.CustomType):
+            return _of_custom(info)
+        if isinstance(info, inspect.EnumType):
+            enum = info.cls
+            return lambda value: type(value) is enum
+        return lambda value: False
+
+    def _of_union(self, info: inspect.UnionType) -> Test:
+        tests = [self.test(member) for member in info.types]
+        if None in tests:
+            return lambda value: True
+        return lambda value: any(test(value) for test in tests)  # type: ignore[misc]  # none is None
+
+    def _of_object(self, info: Any) -> Test:
+        """One expression over the fields: a call of its own for each would cost more."""
+        cls = getattr(info.cls, "__origin__", info.cls)
+        names: dict[str, Any] = {"cls": cls, "type": type}
+        parts = ["type(v) is cls"]
+        for number, field in enumerate(info.fields):
+            kind = _bare(field.type)
+            if isinstance(kind, inspect.AnyType):
+                continue
+            leaves = _leaf_types(kind)
+            name = f"t{number}"
+            if leaves is None:
+                test = self.test(kind)
+                if test is not None:
+                    names[name] = test
+                    parts.append(f"{name}(v.{field.name})")
+            elif len(leaves) == 1:
+                (names[name],) = leaves
+                parts.append(f"type(v.{field.name}) is {name}")
+            else:
+                names[name] = leaves
+                parts.append(f"type(v.{field.name}) in {name}")
+        made: Test = eval(f"lambda v: {' and '.join(parts)}", names)
+        return made
+
+    def _of_typed_dict(self, info: inspect.TypedDictType) -> Test:
+        tests = [
+            (field.encode_name, field.required, self.test(field.type)) for field in info.fields
+        ]
+        known = {name for name, _, _ in tests}
+
+        def test(value: Any) -> bool:
+            if type(value) is not dict or not known.issuperset(value):
+                return False
+            for name, required, of_item in tests:
+                if name not in value:
+                    if required:
+                        return False
+                elif of_item is not None and not of_item(value[name]):
+                    return False
+            return True
+
+        return test
+
+    def _of_dict(self, info: inspect.DictType) -> Test:
+        keys_fit, values_fit = self._all(info.key_type), self._all(info.value_type)
+
+        def test(value: Any) -> bool:
+            if type(value) is not dict:
+                return False
+            if len(value) <= 2 * _AT_EACH_END:
+                return (keys_fit is None or keys_fit(value)) and (
+                    values_fit is None or values_fit(value.values())
+                )
+            return (keys_fit is None or keys_fit(islice(value, 2 * _AT_EACH_END))) and (
+                values_fit is None or values_fit(islice(value.values(), 2 * _AT_EACH_END))
+            )
+
+        return test
+
+    def _of_items(self, kind: Any, item: inspect.Type) -> Test:
+        items_fit = self._all(item)
+
+        def test(value: Any) -> bool:
+            if type(value) is not kind:
+                return False
+            if items_fit is None:
+                return True
+            if len(value) <= 2 * _AT_EACH_END:
+                return items_fit(value)
+            if kind is set or kind is frozenset:
+                return items_fit(islice(value, 2 * _AT_EACH_END))
+            return items_fit((*value[:_AT_EACH_END], *value[-_AT_EACH_END:]))
+
+        return test
+
+    def _all(self, info: inspect.Type) -> Test | None:
+        """The test of an iterable of values of a type; ``None`` where anything is of it."""
+        leaves = _leaf_types(info)
+        if leaves is not None:
+            return lambda values: leaves.issuperset(map(type, values))
+        test = self.test(info)
+        return None if test is None else lambda values: all(map(test, values))
+
+
+def _of_custom(info: inspect.CustomType) -> Test:
+    kind = custom_kind(info.cls)
+    cls: Any = getattr(info.cls, "__origin__", info.cls)
+    if kind == "array":
+        dtype = arrays.array_dtype(info.cls)
+        if dtype is None:
+            return lambda value: type(value) is cls
+        import numpy as np
+
+        wanted = np.dtype(dtype) if dtype in arrays.numpy_types() or _is_exact(dtype) else None
+        return lambda value: type(value) is cls and value.dtype == wanted
+    return lambda value: type(value) is cls
+
+
+def _is_exact(dtype: Any) -> bool:
+    """Whether a dtype names one kind of element and size, as ``np.number`` does not."""
+    numpy = sys.modules["numpy"]
+    try:
+        return bool(numpy.dtype(dtype).type is dtype)
+    except TypeError:
+        return False
+
+
+def _bare(info: inspect.Type) -> inspect.Type:
+    """The type without schema metadata."""
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    return info
+
+
+def _leaf_types(info: inspect.Type) -> frozenset[type] | None:
+    """The exact types of a leaf, or of a union of leaves; ``None`` where a value decides."""
+    info = _bare(info)
+    if isinstance(info, inspect.UnionType):
+        found: set[type] = set()
+        for member in info.types:
+            kinds = _leaf_types(member)
+            if kinds is None:
+                return None
+            found |= kinds
+        return frozenset(found)
+    leaf = _LEAVES.get(type(info))
+    if leaf is None or any(getattr(info, bound, None) is not None for bound in _BOUNDS):
+        return None
+    numpy = sys.modules.get("numpy")
+    bases: dict[type, tuple[Any, ...]] = {}
+    if numpy is not None:  # its scalars travel, and are read where Python's are declared
+        bases = {
+            bool: (numpy.bool_,),
+            int: (numpy.integer,),
+            float: (numpy.integer, numpy.floating),
+        }
+    exact = {leaf, int} if leaf is float else {leaf}
+    for base in bases.get(leaf, ()):
+        exact.update(_subclasses(base))
+    return frozenset(exact)
+
+
+def _subclasses(kind: type) -> set[type]:
+    return {kind}.union(*map(_subclasses, kind.__subclasses__()))
