@@ -86,8 +86,8 @@ class Engine:
     ) -> None:
         self.spec = spec
         self.options = options or EngineOptions()
-        self.in_worker = in_worker
-        self.tells_all = in_worker or self.options.debug
+        self.in_worker = make_driver is not None
+        self.tells_all = self.in_worker or self.options.debug
         self.epoch = secrets.token_hex(8)
         self.own_timeouts: dict[type, float | None] = {
             kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()

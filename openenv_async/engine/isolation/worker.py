@@ -232,7 +232,7 @@ async def _serve(
                 if session.current is None:
                     session.shut(gone)
                 else:
-                    driver.abandon(session)
+                    session.driver.abandon(session)
                     session.finish(None, gone)
 
     def unsendable(frame: Frame, exc: Exception) -> Frame:
