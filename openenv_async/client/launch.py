@@ -18,7 +18,7 @@ from openenv_async.errors import (
     ServerError,
     WorkerStartFailed,
 )
-from openenv_async.providers.base import Provider, Worker
+from openenv_async.providers.base import Provider, Worker, with_log_tail
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["START_TIMEOUT", "last_lines", "launch", "wait_ready"]
@@ -67,11 +67,14 @@ async def wait_ready(worker: Worker, *, timeout: float) -> None:
         async with asyncio.timeout(timeout):
             await _answer(worker)
     except TimeoutError:
+        log_tail = await last_lines(worker)
         raise DeadlineExceeded(
-            f"the worker {worker.name} did not answer within {timeout:.3g} s",
+            with_log_tail(
+                f"the worker {worker.name} did not answer within {timeout:.3g} s", log_tail
+            ),
             phase="open",
             container_id=worker.container_id,
-            log_tail=await last_lines(worker),
+            log_tail=log_tail,
         ) from None
 
 
@@ -132,7 +135,7 @@ def _start_failed(
     oom: bool | None = None,
 ) -> WorkerStartFailed:
     return WorkerStartFailed(
-        f"the worker {worker.name} did not start: {what}",
+        with_log_tail(f"the worker {worker.name} did not start: {what}", log_tail),
         phase="open",
         container_id=worker.container_id,
         exit_code=exit_code,

@@ -18,11 +18,25 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from openenv_async.errors import OpenEnvError, WorkerDied
 
-__all__ = ["Provider", "Worker", "WorkerExit"]
+__all__ = ["Provider", "Worker", "WorkerExit", "with_log_tail"]
+
+_SHOWN_LINES: Final = 3
+_SHOWN_CHARACTERS: Final = 600
+
+
+def with_log_tail(message: str, log_tail: str | None) -> str:
+    """Append the last lines that a server wrote to a message: mostly they are the cause."""
+    lines = [line.strip() for line in (log_tail or "").splitlines() if line.strip()]
+    if not lines:
+        return message
+    shown = " | ".join(lines[-_SHOWN_LINES:])
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = f"…{shown[-_SHOWN_CHARACTERS:]}"
+    return f"{message}; its log ends with: {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +83,7 @@ class Worker(ABC):
         """The error for callers whose worker ended by itself; only once ``exited`` is done."""
         ended = self.exited.result()
         return WorkerDied(
-            f"the worker {self.name} died: {ended.reason}",
+            with_log_tail(f"the worker {self.name} died: {ended.reason}", ended.log_tail),
             env=env,
             phase=phase,
             container_id=self.container_id,

@@ -160,6 +160,15 @@ def test_how_an_end_reads() -> None:
     assert ended.log_tail == "last"
 
 
+@pytest.mark.parametrize("code", [0, 1, 3, 143, 139, None])
+def test_memory_is_no_cause_where_only_a_child_was_killed_for_it(code: int | None) -> None:
+    alone = exit_of({"ExitCode": code}, None, "1g")
+    ended = exit_of({"ExitCode": code, "OOMKilled": True}, None, "1g")
+    assert ended.oom is False
+    assert ended.reason.startswith(alone.reason)
+    assert "a process in it had been killed for its use of memory (limit 1g)" in ended.reason
+
+
 async def test_a_closed_provider_starts_nothing() -> None:
     made = DockerProvider("image")
     await made.aclose()

@@ -11,6 +11,7 @@ import pytest
 from openenv_async import EnvClient, GenericEnvClient, HTTPEnvClient, SyncEnvClient
 from openenv_async.client.launch import launch, wait_ready
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, WorkerDied, WorkerStartFailed
+from openenv_async.pool import EnvPool
 from openenv_async.providers.docker import DockerProvider, DockerWorker
 from tests.providers.engines import (
     BASE,
@@ -115,6 +116,33 @@ async def test_it_ends_by_itself_with_words() -> None:
             await launch(containers, timeout=60)
         assert caught.value.exit_code == 1
         assert "the last words" in (caught.value.log_tail or "")
+        assert caught.value.message.endswith("its log ends with: one | the last words")
+    await none_left()
+
+
+async def test_a_child_killed_for_its_memory_is_not_why_the_container_ended() -> None:
+    code = (
+        f"import subprocess, sys; print(subprocess.call([sys.executable, '-c', {EAT_MEMORY!r}]));"
+        "sys.exit('no licence')"
+    )
+    async with provider(
+        BASE, command=["python", "-uc", code], memory="64m", user="10001"
+    ) as containers:
+        ended = await dies(await containers.start())
+        assert (ended.exit_code, ended.oom) == (1, False)
+        assert ended.reason.startswith("its container exited with code 1; a process in it")
+        assert ended.log_tail == "hungry\n-9\nno licence"
+
+
+async def test_the_cause_of_a_start_that_failed_stands_in_the_message_everywhere() -> None:
+    """A server whose environment cannot be imported, by the client and by the pool."""
+    bad = ["openenv-async", "serve", "no_such_module:Environment", "--host", "0.0.0.0"]
+    async with provider(BASE, command=bad) as containers:
+        with pytest.raises(WorkerStartFailed, match=r"its log ends with: .*no_such_module"):
+            await launch(containers, timeout=60)
+    with pytest.raises(OpenEnvError, match=r"its log ends with: .*no_such_module"):
+        async with EnvPool(provider(BASE, command=bad), max_workers=1):
+            pass
     await none_left()
 
 

@@ -24,6 +24,7 @@ from openenv_async.errors import (
     ProviderError,
     WorkerStartFailed,
 )
+from openenv_async.providers.base import with_log_tail
 from openenv_async.providers.docker.attachment import Attachment
 from openenv_async.providers.docker.body import create_body
 from openenv_async.providers.docker.images import PullPolicy
@@ -173,7 +174,7 @@ class Start:
             tail = await self._provider._log_tail(self.name)
             ended = exit_of(state, tail, options.memory)
             raise WorkerStartFailed(
-                f"the worker {self.name} did not start: {ended.reason}",
+                with_log_tail(f"the worker {self.name} did not start: {ended.reason}", tail),
                 phase="open",
                 container_id=id,
                 exit_code=ended.exit_code,

@@ -77,19 +77,25 @@ def direct_url(info: dict[str, Any], port: int) -> str | None:
 def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> WorkerExit:
     """How a container ended, from the ``State`` that the Engine gives.
 
+    The Engine sets ``OOMKilled`` also when the kernel killed some process in the container and
+    the server went on: memory is the cause only where SIGKILL ended the container.
+
     Args:
         state: of a container that does not run.
         log_tail: its last lines.
         memory: its limit, for the message.
     """
     code = state.get("ExitCode")
-    oom = bool(state.get("OOMKilled"))
+    oom_killed = bool(state.get("OOMKilled"))
+    oom = oom_killed and code == _SIGNALLED + signal.SIGKILL
     if oom:
         reason = f"its container was killed for its use of memory (limit {memory})"
     elif isinstance(code, int) and code > _SIGNALLED:
         reason = f"its container was killed by {_signal(code - _SIGNALLED)}"
     else:
         reason = f"its container exited with code {code}"
+    if oom_killed and not oom:
+        reason += f"; a process in it had been killed for its use of memory (limit {memory})"
     if state.get("Error"):
         reason += f": {' '.join(str(state['Error']).split())}"
     return WorkerExit(reason, exit_code=code, oom=oom, log_tail=log_tail)
