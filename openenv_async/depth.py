@@ -1,4 +1,4 @@
-"""Bounds on nesting, checked before a payload is decoded.
+"""Bounds on nesting and on the number of containers, checked before a payload is decoded.
 
 A decoder recurses once per container, and the stack it recurses on belongs to C: a few
 kilobytes of ``[[[[…`` must not reach it. Each check first tries an upper bound that costs
@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from openenv_async.errors import ProtocolError
+from openenv_async.errors import PayloadTooLarge, ProtocolError
+from openenv_async.types import MAX_DEPTH
 
-__all__ = ["check_json_depth", "check_msgpack_depth"]
+__all__ = [
+    "check_json_containers",
+    "check_json_depth",
+    "check_msgpack_containers",
+    "check_msgpack_depth",
+    "is_small_msgpack",
+    "json_items",
+]
 
 _CONTAINERS: Final = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 NON_CONTAINER_BYTES: Final = bytes(b for b in range(256) if b not in _CONTAINERS)
@@ -104,9 +113,67 @@ def _shallow_decoder(levels: int) -> Callable[[bytes | memoryview], Any]:
     return msgspec.msgpack.Decoder(kind).decode
 
 
-def _scan_msgpack(data: bytes | memoryview, limit: int, budget: int | None) -> bool:
+def check_msgpack_containers(data: bytes | memoryview, limit: int) -> None:
+    """Raise ``PayloadTooLarge`` when ``data`` has more than ``limit`` arrays and maps.
+
+    Each takes a byte of the data and a hundred of memory. What is malformed or nested too deep
+    passes: whoever decodes it says so better.
+    """
+    if len(data) <= limit:
+        return
+    try:
+        if _scan_msgpack(data, MAX_DEPTH, _SHORT_SCAN, limit):
+            return
+        octets = data if isinstance(data, bytes) else bytes(data)
+        if len(octets.translate(None, NON_CONTAINER_BYTES)) > limit:
+            _scan_msgpack(data, MAX_DEPTH, None, limit)
+    except ProtocolError:
+        return
+
+
+def check_json_containers(data: bytes | memoryview, limit: int) -> None:
+    """Raise ``PayloadTooLarge`` when ``data`` has more than ``limit`` arrays and objects."""
+    if len(data) <= limit:
+        return
+    octets = data if isinstance(data, bytes) else bytes(data)
+    if octets.count(b"[") + octets.count(b"{") <= limit:
+        return
+    rest = _JSON_STRING.sub(b"", octets)
+    if rest.count(b"[") + rest.count(b"{") > limit:
+        raise _too_many(limit)
+
+
+def json_items(data: bytes) -> int:
+    """The number of items in the outermost array of ``data``, if that is well formed."""
+    rest = _JSON_STRING.sub(b"", data).translate(_BRACKETS, _NOT_STRUCTURE).removeprefix(b"[")
+    rest = rest.removesuffix(b"]")
+    while b"[" in rest:
+        # By parts, because a substitution takes memory for each match.
+        parts = range(0, len(rest), _PART)
+        inner = b"".join([_INNERMOST.sub(b"", rest[at : at + _PART]) for at in parts])
+        if len(inner) == len(rest):
+            inner = _INNERMOST.sub(b"", rest)  # those longer than a part
+            if len(inner) == len(rest):
+                break
+        rest = inner
+    return rest.count(b",") + 1
+
+
+def is_small_msgpack(data: bytes | memoryview, depth: int, values: int) -> bool:
+    """Whether ``data`` has at most ``values`` values, as a header has.
+
+    Raises:
+        ProtocolError: it has more than ``depth`` containers in each other, or is malformed.
+    """
+    return _scan_msgpack(data, depth, values)
+
+
+def _scan_msgpack(
+    data: bytes | memoryview, limit: int, budget: int | None, max_containers: int = sys.maxsize
+) -> bool:
     """Walk the headers of one value; False when ``budget`` headers were not enough."""
     size = len(data)
+    containers = 0
     position = 0
     left = 1  # values still to come in the innermost container
     outer: list[int] = []  # the same for the containers around it
@@ -154,6 +221,9 @@ def _scan_msgpack(data: bytes | memoryview, limit: int, budget: int | None) -> b
             outer.append(left)
             if len(outer) > limit:
                 raise _too_deep(limit)
+            containers += 1
+            if containers > max_containers:
+                raise _too_many(max_containers)
             if items > size - position:  # every value takes at least one byte
                 raise _truncated()
             left = items
@@ -164,6 +234,9 @@ def _scan_msgpack(data: bytes | memoryview, limit: int, budget: int | None) -> b
 # An unterminated string matches up to the end, so that the substitution stays linear.
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_PART: Final = 4096
+_NOT_STRUCTURE: Final = bytes(b for b in range(256) if b not in b"[]{},")
+_INNERMOST: Final = re.compile(rb"\[[^\[\]]*+\]")
 _NOT_BRACKETS: Final = bytes(b for b in range(256) if b not in b"[]{}")
 
 
@@ -198,6 +271,15 @@ def _too_deep(limit: int) -> ProtocolError:
         f"payload is nested deeper than the limit of {limit} containers (MAX_DEPTH):"
         " flatten it or send it as an array",
         limit=limit,
+    )
+
+
+def _too_many(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"payload has more than {limit:,} arrays and maps (Limits.max_containers of the receiving"
+        " side): raise that, or send numbers as an array",
+        limit=limit,
+        field="max_containers",
     )
 
 

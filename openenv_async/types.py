@@ -16,6 +16,7 @@ ActT = TypeVar("ActT")
 ObsT = TypeVar("ObsT")
 StateT = TypeVar("StateT")
 
+_POSITIVE_LIMITS: Final = ("max_message_size", "max_batch_size", "chunk_size", "max_frames")
 MAX_DEPTH: Final = 64
 """Containers inside containers that one message or payload may have."""
 
@@ -199,6 +200,12 @@ class Limits:
             with more takes no new sessions and ends with its last.
         max_error_size: characters of an environment's exception, and of its traceback, that are
             passed on; the rest is cut.
+        max_frames: frames of one message.
+        max_containers: arrays and maps of one payload or HTTP body, at any depth.
+        max_bad_frames: frames and messages that cannot be read, after which a connection is
+            closed.
+        max_unsent_size: bytes that wait on one connection for a peer that does not read; nothing
+            more of what it asks is done meanwhile.
     """
 
     max_message_size: int = 64 * 1024 * 1024
@@ -209,3 +216,16 @@ class Limits:
     max_credit: int = 1024
     max_abandoned_calls: int = 16
     max_error_size: int = 16 * 1024
+    max_frames: int = 16_384
+    max_containers: int = 65_536
+    max_bad_frames: int = 256
+    max_unsent_size: int = 8 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 1 if item.name in _POSITIVE_LIMITS else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"limit {item.name!r} must be a whole number of at least {least}, got {value!r}"
+                )

@@ -85,7 +85,13 @@ class Peer:
         self.inbox: list[Any] = []
         self.welcome: Any = None
         self._arrived = asyncio.Event()
-        codec = frame_codec(subprotocol, "server", limits.max_message_size)
+        codec = frame_codec(
+            subprotocol,
+            "server",
+            limits.max_message_size,
+            limits.max_frames,
+            limits.max_bad_frames,
+        )
         self.was_cut = False
         self.connection = NativeConnection(engine, codec, self._wake, self._cut)
         if hello:

@@ -165,7 +165,10 @@ class Connection:
         size = self.server.get("max_message_size")
         if not isinstance(size, int) or size <= 0:
             size = self.limits.max_message_size
-        self.outbox.attach(transport, codec, size)
+        frames = self.server.get("max_frames")
+        if not isinstance(frames, int) or frames <= 0:
+            frames = self.limits.max_frames
+        self.outbox.attach(transport, codec, size, frames)
         self._beat()
 
     def _hung_up(self) -> ConnectFailed:

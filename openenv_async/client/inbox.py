@@ -79,8 +79,13 @@ class Inbox:
         answered = outbox.answered = 0
         for frame in frames:
             kind = type(frame)
-            if parts and kind is not Chunk and getattr(frame, "channel", 0) in parts:
-                self._complete(frame)
+            if (
+                parts
+                and kind is not Chunk
+                and getattr(frame, "channel", 0) in parts
+                and not self._assembler.complete(frame)
+            ):
+                continue  # its request failed when the payload became too large
             channel = channels.get(getattr(frame, "channel", 0))
             if channel is None:
                 self._on_other(frame)
@@ -119,11 +124,6 @@ class Inbox:
             self._assembler.add(frame)
         except PayloadTooLarge as exc:
             self._on_failed(channel, Failed(frame.channel, frame.seq, exc.code, exc.message))
-
-    def _complete(self, frame: Any) -> None:
-        payload = getattr(frame, "payload", None)
-        if payload is not None and not len(payload):
-            self._assembler.fill(frame)
 
     def _on_failed(self, channel: Channel, frame: Failed) -> None:
         error = self._error(frame)

@@ -47,6 +47,7 @@ class Outbox:
         "_large",
         "_limits",
         "_loop",
+        "_max_frames",
         "_max_size",
         "_out",
         "_refuse",
@@ -68,6 +69,7 @@ class Outbox:
         self._codec: MsgpackCodec | JsonCodec | None = None
         self._chunk_size = limits.chunk_size
         self._max_size = limits.max_message_size
+        self._max_frames = limits.max_frames
         self._out: list[Frame] = []
         self._large = ChunkQueue(limits.chunk_size)
         self._flushing: asyncio.Handle | None = None
@@ -79,18 +81,26 @@ class Outbox:
         """Whether there is a transport."""
         return self._transport is not None
 
-    def attach(self, transport: Transport, codec: MsgpackCodec | JsonCodec, max_size: int) -> None:
+    def attach(
+        self,
+        transport: Transport,
+        codec: MsgpackCodec | JsonCodec,
+        max_size: int,
+        max_frames: int = sys.maxsize,
+    ) -> None:
         """Send from now on.
 
         Args:
             transport: where to.
             codec: of its subprotocol.
             max_size: bytes of the largest message that the peer takes.
+            max_frames: frames of a message that it takes.
         """
         self._transport = transport
         self._codec = codec
         self._chunk_size = sys.maxsize if codec.text else self._limits.chunk_size
         self._max_size = min(max_size, self._limits.max_message_size)
+        self._max_frames = max_frames
 
     def detach(self) -> None:
         """The transport is gone, and with it all that was queued."""
@@ -156,10 +166,15 @@ class Outbox:
             except (ValueError, TypeError, OverflowError):
                 out = self._encodable(out, codec)
                 message = codec.encode(out)
-            if len(message) <= self._limits.max_batch_size and len(message) <= self._max_size:
+            size = len(message)
+            if (
+                size <= self._limits.max_batch_size
+                and size <= self._max_size
+                and len(out) <= self._max_frames
+            ):
                 transport.send(message, codec.text)
             else:
-                for part in split_batch(out, self._limits.max_batch_size):
+                for part in split_batch(out, self._limits.max_batch_size, self._max_frames):
                     self._send_bounded(part, transport, codec)
         if self._large:
             # One piece a turn, so that others may go before the next.

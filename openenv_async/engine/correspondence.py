@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.engine.requests import HostRequest, Wire, error_frame, failed
+from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
 from openenv_async.engine.seams import Port
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import InvalidObservation, OpenEnvError
 from openenv_async.models import Format
-from openenv_async.protocol.frames import Closed, Failed, Frame, Open, Reply, Request
+from openenv_async.protocol.frames import Closed, Failed, Frame, Open, Reply, Request, Step
 from openenv_async.protocol.replies import ReplyLog
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class Correspondence:
         payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
         size = 0 if payload is None else len(payload)
         wire = self.wire
-        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, wire.format)
+        asked: Any = request
+        if type(request) is not Step or len(request.payload) > LARGE:
+            asked = remembered(request)
+        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, wire.format, asked)
         port = self.port
         if port is not None:
             if port.wire is not wire:
@@ -91,6 +95,26 @@ class Correspondence:
                 self.send(partial, format)
         if kept is not None:
             self.send(kept.reply, format)
+
+    def check_resent(self, request: Request, running: HostRequest | None) -> None:
+        """Tell a request that was taken before, and comes again, from another one.
+
+        Args:
+            request: the one that came.
+            running: the one of this number, if it is not answered yet.
+
+        Raises:
+            ProtocolError: its number belongs to another request.
+        """
+        port = self.port
+        kept = self.log.get(request.seq)
+        first: Any = running if kept is None else kept.request
+        if first is None or port is None:
+            return
+        format = self.wire.format if kept is None else kept.format
+        spec = self.engine.spec
+        if not is_same_request(spec, first, format, request, port.wire.format):
+            raise another_request(request.seq)
 
     def failure(self, request: HostRequest, error: OpenEnvError) -> Failed:
         """The reply that carries ``error``, which is told where it happened."""

@@ -13,6 +13,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any, Final
 
+from openenv_async.depth import check_json_containers, check_msgpack_containers
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.expiry import HELD_UP
 from openenv_async.engine.requests import Wire, error_frame, failed
@@ -67,6 +68,8 @@ class NativeConnection:
         wake: called (on the loop) when replies became ready outside ``receive``.
         cut: called when the peer counts as dead: no frame for ``Timeouts.lease``, or no data
             taken for ``Timeouts.write``.
+        refuse: called once with the reason when the peer sent more that cannot be read than
+            ``Limits.max_bad_frames``; nothing more is taken from it then.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class NativeConnection:
         codec: MsgpackCodec | JsonCodec,
         wake: Callable[[], None],
         cut: Callable[[], None],
+        refuse: Callable[[str], None] | None = None,
     ) -> None:
         self.engine = engine
         self.codec = codec
@@ -85,6 +89,9 @@ class NativeConnection:
         self.trace: TraceContext | None = None
         self._wake = wake
         self._cut = cut
+        self._refuse = refuse
+        self._is_refused = False
+        self._bad = 0
         self._gone = False
         timeouts = engine.options.timeouts
         self._look_at = inf
@@ -92,6 +99,7 @@ class NativeConnection:
         self._out: list[Frame] = []
         self._out_size = 0
         limits = engine.options.limits
+        self._max_containers = limits.max_containers
         # JSON has no chunks: there a payload is part of its frame.
         self._chunk_size = limits.chunk_size if codec.format == "msgpack" else sys.maxsize
         self._large = ChunkQueue(self._chunk_size)
@@ -126,9 +134,13 @@ class NativeConnection:
 
     def decode(self, message: WireMessage) -> Sequence[Any]:
         """The frames of a message, none when it is unreadable, which is answered."""
+        if self._is_refused:
+            return ()
         self.seen_at = self.engine.clock()
         try:
             frames = self.codec.decode(message)
+            if len(message) > self._max_containers:  # each takes a byte at least
+                frames = [self._bounded_payload(frame) for frame in frames]
             if not self._greeted and frames and type(frames[0]) is not Hello:
                 raise ProtocolError("the first frame of a connection must be Hello")
         except OpenEnvError as exc:
@@ -149,7 +161,9 @@ class NativeConnection:
             for at in range(start, stop):
                 frame = frames[at]
                 if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
-                    self._complete(frame)
+                    if not self._assembler.complete(frame):
+                        continue  # answered when its payload became too large
+                    frame = self._bounded_payload(frame)
                 if type(frame) is Step:
                     session = channels.get(frame.channel)
                     if session is not None:
@@ -158,15 +172,44 @@ class NativeConnection:
                             break
                         continue
                 self._handlers[type(frame)](frame)
+                if self._is_refused:
+                    at = stop - 1
+                    break
         except OpenEnvError as exc:
             self._refuse_message(exc)
         finally:
             self._receiving = False
         return at + 1
 
+    def _bounded_payload(self, frame: Any) -> Any:
+        """The frame, or a bad one in its place when its payload has too many containers."""
+        payload = getattr(frame, "payload", None)
+        if payload is None or len(payload) <= self._max_containers or type(frame) is Chunk:
+            return frame
+        check = check_json_containers if self.codec.text else check_msgpack_containers
+        try:
+            check(payload, self._max_containers)
+        except OpenEnvError as exc:
+            seq = getattr(frame, "seq", 0)
+            return BadFrame(getattr(frame, "channel", 0), seq, exc, True)
+        return frame
+
     def _refuse_message(self, error: OpenEnvError) -> None:
-        self.engine.stats.bad_frames += 1
         self._fail(0, 0, error)
+        self._count_bad()
+
+    def _count_bad(self) -> None:
+        """One more frame or message could not be read; of a peer that goes on so, no more is."""
+        self.engine.stats.bad_frames += 1
+        self._bad += 1
+        limit = self.engine.options.limits.max_bad_frames
+        if self._bad <= limit or self._is_refused:
+            return
+        self._is_refused = True
+        reason = f"more than {limit} frames that cannot be read (Limits.max_bad_frames)"
+        self._fail(0, 0, ProtocolError(f"the connection is closed: {reason}"))
+        if self._refuse is not None:
+            self._refuse(reason)
 
     @property
     def pending(self) -> bool:
@@ -330,12 +373,11 @@ class NativeConnection:
             self._assembler.add(frame)
         except OpenEnvError as exc:
             self._fail(frame.channel, frame.seq, exc)
-
-    def _complete(self, frame: Any) -> None:
-        """Give a frame the payload that came in pieces; others of the channel are left alone."""
-        payload = getattr(frame, "payload", None)
-        if payload is not None and not len(payload):
-            self._assembler.fill(frame)
+            session = self._channels.get(frame.channel)
+            if session is None:
+                self._count_bad()
+            else:
+                session.log.pass_over(frame.seq)
 
     def _on_cancel(self, frame: Cancel) -> None:
         session = self._channels.get(frame.channel)
@@ -388,6 +430,7 @@ class NativeConnection:
                 },
                 "max_message_size": limits.max_message_size,
                 "max_batch_size": limits.max_batch_size,
+                "max_frames": limits.max_frames,
                 "max_channels": limits.max_channels,
                 "max_credit": limits.max_credit,
             },
@@ -395,8 +438,12 @@ class NativeConnection:
         )
 
     def _on_bad(self, frame: BadFrame) -> None:
-        self.engine.stats.bad_frames += 1
+        session = self._channels.get(frame.channel) if frame.is_request else None
+        if session is not None:
+            session.log.pass_over(frame.seq)
         self._fail(frame.channel, frame.seq, frame.error)
+        if isinstance(frame.error, ProtocolError):
+            self._count_bad()
 
     def _fail(self, channel: int, seq: int, error: OpenEnvError) -> None:
         self.send(error_frame(channel, seq, error, self.codec.format))

@@ -170,12 +170,12 @@ class Session(Correspondence):
     def _is_new(self, request: Request) -> bool:
         """Whether an out-of-order request is to be run; if not it is dealt with here."""
         try:
-            order = self.log.order(request.seq)
+            if self.log.order(request.seq) is Order.NEW:
+                return True
+            self.check_resent(request, self._unanswered(request.seq))
         except ProtocolError as exc:
             self.send(self.failure(request, exc))
             return False
-        if order is Order.NEW:
-            return True
         self.engine.stats.duplicates += 1
         running, stream = self.current, self.stream
         if isinstance(running, Step) and isinstance(request, Step) and running.seq == request.seq:
@@ -184,6 +184,22 @@ class Session(Correspondence):
             self.add_credit(request.seq, request.credit - running.credit - granted)
         self.repeat(request.seq)
         return False
+
+    def _unanswered(self, seq: int) -> Request | None:
+        """The request of this number that runs, or waits for one that is being stopped."""
+        for request in (self.current, self.deferred):
+            if request is not None and not isinstance(request, Open) and request.seq == seq:
+                return request
+        return None
+
+    def check_number(self, request: Request) -> None:
+        """Look whether a request may have its number, before anybody waits for the answer.
+
+        Raises:
+            ProtocolError: it belongs to another request, which was taken.
+        """
+        if request.seq <= self.log.taken:
+            self.check_resent(request, self._unanswered(request.seq))
 
     def _queue(self, request: Request) -> None:
         """A request while one is running."""

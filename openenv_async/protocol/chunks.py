@@ -7,6 +7,8 @@ Rules:
 - Frames of one channel keep their order; between two chunks, frames of others may go.
 - A receiver gathers at most the size it announced, and a server only so much for all channels
   of a connection together.
+- A payload that is refused as too large stays so until its frame has passed: what still comes of
+  it is dropped, and the frame with it, since its request is answered already.
 - In JSON nothing is cut: there a payload is part of its frame.
 """
 
@@ -88,10 +90,11 @@ class ChunkQueue:
 
 
 class _Parts:
-    __slots__ = ("cost", "pieces", "seq", "size")
+    __slots__ = ("cost", "pieces", "refused", "seq", "size")
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
+        self.refused = False
         self.size = 0
         self.cost = 0
         self.pieces: list[bytes | memoryview] = []
@@ -118,24 +121,51 @@ class Assembler:
         """Keep one piece.
 
         Raises:
-            PayloadTooLarge: there are too many; those of the channel are dropped.
+            PayloadTooLarge: there are too many; those of the channel are dropped. It is raised
+                once for a payload.
         """
         parts = self.parts.get(chunk.channel)
         if parts is None or parts.seq != chunk.seq:
             self.drop(chunk.channel)  # its frame never came: the sender gave it up
             parts = self.parts[chunk.channel] = _Parts(chunk.seq)
+        if parts.refused:
+            return
         cost = len(chunk.payload) + _PIECE_COST
         size = parts.size + len(chunk.payload)
         if size > self._limit or self._size + cost > self._total:
             self.drop(chunk.channel)
+            refused = self.parts[chunk.channel] = _Parts(chunk.seq)
+            refused.refused = True
             raise too_large(size, self._limit)
         self._size += cost
         parts.cost += cost
         parts.size = size
         parts.pieces.append(chunk.payload)
 
-    def fill(self, frame: Any) -> None:
+    def complete(self, frame: Any) -> bool:
+        """Give a frame the payload that came in pieces; others of the channel are left alone.
+
+        Returns:
+            Whether the frame is to be handled: not where its payload was refused.
+
+        Raises:
+            ProtocolError: its payload is empty, and there are no pieces of it.
+        """
+        payload = getattr(frame, "payload", None)
+        if payload is None:
+            return True
+        if not len(payload):
+            return self.fill(frame)
+        parts = self.parts.get(frame.channel)
+        if parts is not None and parts.refused and parts.seq == getattr(frame, "seq", 0):
+            self.drop(frame.channel)  # its number is used again, for a payload that is not cut
+        return True
+
+    def fill(self, frame: Any) -> bool:
         """Give a frame that came with an empty payload the pieces that came before it.
+
+        Returns:
+            Whether it has them: not where they were refused.
 
         Raises:
             ProtocolError: there are none.
@@ -144,7 +174,10 @@ class Assembler:
         if parts is None or parts.seq != getattr(frame, "seq", 0):
             raise ProtocolError("an empty payload without the chunks that belong to it")
         self.drop(frame.channel)
+        if parts.refused:
+            return False
         frame.payload = b"".join(parts.pieces)
+        return True
 
     def drop(self, channel: int) -> None:
         """Forget the pieces of a channel."""

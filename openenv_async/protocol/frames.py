@@ -9,12 +9,14 @@ Rules of this file:
 - A field in ``PAYLOAD_FIELDS`` carries an object that was encoded on its own. Headers hold only
   scalars, so decoding a header can never recurse, and routing never decodes a payload.
 - A ``timeout`` of ``None`` means the server's own setting, 0 means no deadline.
+- Every number is bounded when it is decoded: integers to 64 bits with a sign (a seed to those of
+  MessagePack), seconds to what is finite. What passes can be written again by any codec.
 - Fields are only ever appended, with defaults.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
@@ -62,6 +64,15 @@ else:
     # alive by whoever keeps one array. What is large comes in pieces, which are joined anyway.
     Payload = bytes
 
+MAX_INT: Final = 2**63 - 1
+_MAX_COUNT: Final = 2**31 - 1
+_MAX_SECONDS: Final = 1e300
+
+Int = Annotated[int, msgspec.Meta(ge=-MAX_INT - 1, le=MAX_INT)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
+Seconds = Annotated[float, msgspec.Meta(ge=-_MAX_SECONDS, le=_MAX_SECONDS)]
+"""A number that is neither NaN nor infinite: a deadline compares with it."""
+
 
 class Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
     """Base of every frame; an unknown trailing field is met by the codec's lenient path."""
@@ -70,7 +81,7 @@ class Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=Tru
 class Hello(Frame, tag=0):
     """First frame of a client. Payload: map of client name, limits and wanted features."""
 
-    version: int
+    version: Int
     payload: Payload | None = None
 
 
@@ -83,13 +94,13 @@ class Open(Frame, tag=1):
     the connection's.
     """
 
-    channel: int
+    channel: Int
     session: str
     secret: str
     resume: bool = False
-    ack: int = 0
+    ack: Int = 0
     payload: Payload | None = None
-    timeout: float | None = None
+    timeout: Seconds | None = None
     traceparent: str | None = None
     tracestate: str | None = None
 
@@ -97,71 +108,71 @@ class Open(Frame, tag=1):
 class Reset(Frame, tag=2):
     """Begin an episode. Payload: map of the environment's own reset options."""
 
-    channel: int
-    seq: int
-    ack: int = 0
+    channel: Int
+    seq: Int
+    ack: Int = 0
     payload: Payload | None = None
     seed: int | None = None
     episode_id: str | None = None
-    timeout: float | None = None
+    timeout: Seconds | None = None
 
 
 class Step(Frame, tag=3):
     """Take one step. Payload: the action. ``credit`` above 0 asks for partial observations."""
 
-    channel: int
-    seq: int
-    ack: int
+    channel: Int
+    seq: Int
+    ack: Int
     payload: Payload
-    timeout: float | None = None
-    credit: int = 0
+    timeout: Seconds | None = None
+    credit: Count = 0
 
 
 class State(Frame, tag=4):
     """Ask for the environment's state."""
 
-    channel: int
-    seq: int
-    ack: int = 0
-    timeout: float | None = None
+    channel: Int
+    seq: Int
+    ack: Int = 0
+    timeout: Seconds | None = None
 
 
 class Close(Frame, tag=5):
     """Close the environment and forget the session."""
 
-    channel: int
-    seq: int
-    ack: int = 0
-    timeout: float | None = None
+    channel: Int
+    seq: Int
+    ack: Int = 0
+    timeout: Seconds | None = None
 
 
 class Cancel(Frame, tag=6):
     """Stop request ``seq`` if it is still running; it is answered all the same."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
 
 
 class Credit(Frame, tag=7):
     """Allow ``units`` more partial observations of the streaming step ``seq``."""
 
-    channel: int
-    seq: int
-    units: int
+    channel: Int
+    seq: Int
+    units: Int
 
 
 class Renew(Frame, tag=8):
     """Sign of life of an idle session; carries an acknowledgement like any request."""
 
-    channel: int
-    ack: int = 0
+    channel: Int
+    ack: Int = 0
 
 
 class Chunk(Frame, tag=16):
     """A piece of the payload of request or reply ``seq``, which follows; in both directions."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
     payload: Payload
 
 
@@ -172,7 +183,7 @@ class Welcome(Frame, tag=32):
     is gone. Payload: map of server version, environment, schema hash, capabilities and limits.
     """
 
-    version: int
+    version: Int
     epoch: str
     payload: Payload | None = None
 
@@ -180,24 +191,24 @@ class Welcome(Frame, tag=32):
 class Opened(Frame, tag=33):
     """The session is ready. ``seq`` is the highest request number the server has taken."""
 
-    channel: int
+    channel: Int
     resumed: bool = False
-    seq: int = 0
+    seq: Int = 0
 
 
 class Waiting(Frame, tag=34):
     """The open waits for capacity at ``position`` (1 is next) of ``depth``."""
 
-    channel: int
-    position: int
-    depth: int
+    channel: Int
+    position: Int
+    depth: Int
 
 
 class Begun(Frame, tag=35):
     """Reply to Reset. Payload: the first observation. ``seed`` is the one that was used."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
     payload: Payload
     episode_id: str
     seed: int
@@ -210,8 +221,8 @@ class Begun(Frame, tag=35):
 class Observation(Frame, tag=36):
     """Reply to Step. Payload: the observation."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
     payload: Payload
     reward: float | None = None
     terminated: bool = False
@@ -225,9 +236,9 @@ class Partial(Frame, tag=37):
     ``whole`` says that the payload is of the declared observation type.
     """
 
-    channel: int
-    seq: int
-    index: int
+    channel: Int
+    seq: Int
+    index: Int
     payload: Payload
     whole: bool = False
 
@@ -235,19 +246,19 @@ class Partial(Frame, tag=37):
 class StateIs(Frame, tag=38):
     """Reply to State. Payload: what the environment returned; the engine's facts beside it."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
     payload: Payload
     episode_id: str | None = None
     seed: int | None = None
-    step_count: int = 0
+    step_count: Int = 0
 
 
 class Closed(Frame, tag=39):
     """The session is gone: reply to Close."""
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
 
 
 class Failed(Frame, tag=40):
@@ -256,8 +267,8 @@ class Failed(Frame, tag=40):
     Payload: map of details (limits, sizes, context).
     """
 
-    channel: int
-    seq: int
+    channel: Int
+    seq: Int
     code: str
     message: str
     retryable: bool = False
@@ -268,7 +279,7 @@ class GoingAway(Frame, tag=41):
     """The server stops in ``grace`` seconds and opens nothing more."""
 
     reason: str
-    grace: float
+    grace: Seconds
 
 
 Request = Reset | Step | State | Close

@@ -6,6 +6,9 @@ Rules:
 - A request whose seq is the next one is new and is taken, whatever its fate.
 - A request that was taken and answered is answered again with the same reply.
 - A request that was taken and still runs joins the running one: it is answered once.
+- A number belongs to its request: what that was is kept beside the reply, so that another one
+  under the same number is told from it.
+- A number whose request could not be read is passed over: the client may use it again or not.
 - A seq further ahead is a gap, one below the acknowledgement is stale: both are errors.
 - An acknowledgement forgets the replies up to it. Over the byte budget the oldest go first.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from openenv_async.errors import ProtocolError
 from openenv_async.models import Format
@@ -38,12 +41,14 @@ class Kept(NamedTuple, Generic[ReplyT]):
     Attributes:
         reply: the reply.
         size: bytes that it counts.
-        format: of its payload.
+        format: of its payload, and of the request's.
+        request: what it answers, as it is remembered.
     """
 
     reply: ReplyT
     size: int
     format: Format
+    request: Any = None
 
 
 class ReplyLog(Generic[ReplyT]):
@@ -59,21 +64,25 @@ class ReplyLog(Generic[ReplyT]):
         "_earlier_size",
         "_format",
         "_last",
+        "_request",
         "_seq",
         "_size",
         "acked",
         "budget",
+        "passed",
         "taken",
     )
 
     def __init__(self, budget: int) -> None:
         self.taken = 0
+        self.passed = 0
         self.acked = 0
         self.budget = budget
         self._seq = 0
         self._last: ReplyT | None = None
         self._size = 0
         self._format: Format = "msgpack"
+        self._request: Any = None
         self._earlier: OrderedDict[int, Kept[ReplyT]] | None = None
         self._earlier_size = 0
 
@@ -82,7 +91,7 @@ class ReplyLog(Generic[ReplyT]):
         """All that is kept, by number, in the order they were answered."""
         kept = dict(self._earlier or {})
         if self._last is not None:
-            kept[self._seq] = Kept(self._last, self._size, self._format)
+            kept[self._seq] = Kept(self._last, self._size, self._format, self._request)
         return kept
 
     @property
@@ -93,7 +102,7 @@ class ReplyLog(Generic[ReplyT]):
     def get(self, seq: int) -> Kept[ReplyT] | None:
         """The kept reply of request ``seq``."""
         if self._last is not None and seq == self._seq:
-            return Kept(self._last, self._size, self._format)
+            return Kept(self._last, self._size, self._format, self._request)
         return None if self._earlier is None else self._earlier.get(seq)
 
     def order(self, seq: int) -> Order:
@@ -103,6 +112,9 @@ class ReplyLog(Generic[ReplyT]):
             ProtocolError: a gap, or a request whose reply was forgotten.
         """
         if seq == self.taken + 1:
+            self.taken = seq
+            return Order.NEW
+        if self.taken < seq <= self.passed + 1:
             self.taken = seq
             return Order.NEW
         if seq > self.taken:
@@ -119,7 +131,12 @@ class ReplyLog(Generic[ReplyT]):
             )
         return Order.RUNNING
 
-    def keep(self, seq: int, reply: ReplyT, size: int, format: Format) -> None:
+    def pass_over(self, seq: int) -> None:
+        """Request ``seq`` was refused unread; the next one may have this number or the next."""
+        if seq == max(self.taken, self.passed) + 1:
+            self.passed = seq
+
+    def keep(self, seq: int, reply: ReplyT, size: int, format: Format, request: Any = None) -> None:
         """Keep the reply of a taken request until it is acknowledged.
 
         Args:
@@ -127,10 +144,12 @@ class ReplyLog(Generic[ReplyT]):
             reply: the reply.
             size: bytes that it counts.
             format: of its payload.
+            request: what it answers.
         """
         if self._last is not None:
-            self._put_aside(Kept(self._last, self._size, self._format))
+            self._put_aside(Kept(self._last, self._size, self._format, self._request))
         self._seq, self._last, self._size, self._format = seq, reply, size, format
+        self._request = request
         if self._earlier is not None:
             self._shrink(self._earlier)
 
@@ -142,7 +161,7 @@ class ReplyLog(Generic[ReplyT]):
             self._forget(self._earlier, ack)
         self.acked = ack
         if self._seq <= ack:
-            self._last = None
+            self._last = self._request = None
 
     def _put_aside(self, last: Kept[ReplyT]) -> None:
         if self._earlier is None:

@@ -6,6 +6,8 @@ The WebSocket without a subprotocol and the HTTP bodies share these. Rules:
   and ``metadata`` are taken out of the observation; msgpack and tagged JSON carry it whole.
 - A state is one flat object; ``episode_id`` and ``step_count`` come from the environment where
   it has them, else from the engine.
+- A reward that JSON has no number for is one of "NaN", "Infinity" and "-Infinity"; null says that
+  there is none.
 - Payloads are moved as they are, never decoded further than their top-level keys.
 """
 
@@ -27,7 +29,8 @@ from openenv_async.errors import (
     ServerBusy,
 )
 from openenv_async.models import Format
-from openenv_async.protocol.frames import Begun, Observation, StateIs
+from openenv_async.protocol.codec import json_reward
+from openenv_async.protocol.frames import MAX_INT, Begun, Observation, StateIs
 from openenv_async.types import MAX_DEPTH
 
 __all__ = [
@@ -52,6 +55,7 @@ Fields = dict[str, msgspec.Raw]
 _ENVELOPE: Final = 2
 """Containers that an envelope adds around a payload."""
 _MAX_TEXT: Final = 255
+_MAX_SEED: Final = 2 * MAX_INT + 1
 _RPC_INTERNAL_ERROR: Final = -32603
 _EMPTY: Final = (b"{}", b"null", b"[]")
 _TYPE_ALLOWS_DATA: Final[dict[str, bool]] = {
@@ -178,11 +182,14 @@ def read_reset(fields: Fields, format: Format) -> tuple[int | None, str | None, 
         InvalidOption: seed or episode id have the wrong type or are out of range.
     """
     seed = scalar(fields, "seed", format)
-    if seed is not None and (type(seed) is not int or seed < 0):
+    if seed is not None and (type(seed) is not int or not 0 <= seed <= _MAX_SEED):
+        kind = "int_type" if type(seed) is not int else "greater_than_equal"
+        if type(seed) is int and seed > 0:
+            kind = "less_than_equal"
         raise InvalidOption(
-            f"seed must be an integer of at least 0 or null, got {seed!r:.40}",
+            f"seed must be an integer of 0 to {_MAX_SEED} or null, got {seed!r:.40}",
             option="seed",
-            type="greater_than_equal" if type(seed) is int else "int_type",
+            type=kind,
         )
     episode_id = scalar(fields, "episode_id", format)
     if episode_id is not None and (
@@ -231,7 +238,7 @@ def result_body(frame: Begun | Observation, format: Format) -> dict[str, Any]:
         observation, metadata = _split(frame.payload)
     body: dict[str, Any] = {
         "observation": observation,
-        "reward": frame.reward,
+        "reward": frame.reward if format == "msgpack" else json_reward(frame.reward),
         "done": frame.terminated or frame.truncated,
         "terminated": frame.terminated,
         "truncated": frame.truncated,
@@ -264,7 +271,7 @@ def result_message(frame: Begun | Observation) -> str:
         observation = {"metadata": metadata, **observation}
     data: dict[str, Any] = {
         "observation": observation,
-        "reward": frame.reward,
+        "reward": json_reward(frame.reward),
         "done": frame.terminated or frame.truncated,
     }
     if metadata and not (isinstance(metadata, msgspec.Raw) and bytes(metadata) in _EMPTY):

@@ -60,6 +60,8 @@ _TYPES: Final[dict[str, Format]] = {
 MEDIA: Final = {format: media for media, format in _TYPES.items()}
 _RICHNESS: Final[dict[Format, int]] = {"plain": 0, "json": 1, "msgpack": 2}
 _UNPROCESSABLE: Final = 422
+_MAX_SECONDS: Final = 1e300
+"""Far beyond any deadline; also integers that no float can hold are refused."""
 
 
 def sent_format(request: Request) -> Format:
@@ -126,7 +128,7 @@ def step_timeout(fields: Fields, format: Format) -> float | None:
     seconds = scalar(fields, "timeout_s", format)
     if seconds is None:
         return None
-    if type(seconds) not in (int, float) or not 0 < seconds < math.inf:
+    if type(seconds) not in (int, float) or not 0 < seconds < _MAX_SECONDS:
         raise InvalidModel(
             "timeout_s must be a positive number of seconds",
             type="greater_than",

@@ -155,7 +155,7 @@ class HttpSessions:
         """Submit one request and wait for its reply, in ``format``.
 
         Raises:
-            OpenEnvError: the reply is an error.
+            OpenEnvError: the reply is an error, or the number belongs to another request.
         """
         port = self._port(session, richer(sent, format))
         wire = port.wire.format
@@ -164,6 +164,7 @@ class HttpSessions:
         if port.orphan is not None and port.orphan != seq:
             session.cancel(port.orphan)  # its caller asks for something else now
         submitted = frame(seq, seq - 1, wire)
+        session.check_number(submitted)
         waiting = port.expect(seq)
         port.enter(seq)
         if isinstance(session.host, TracedHost):

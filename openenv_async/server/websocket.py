@@ -49,7 +49,14 @@ class NativeSocket:
         self._pumping: asyncio.Handle | None = None
         self._held = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
-        codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
+        limits = engine.options.limits
+        codec = frame_codec(
+            subprotocol,
+            "server",
+            limits.max_message_size,
+            limits.max_frames,
+            limits.max_bad_frames,
+        )
         self._text = codec.text
         self.connection = NativeConnection(engine, codec, self._wake, self._cut)
         self.connection.trace = trace_of(scope["headers"])

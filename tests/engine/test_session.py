@@ -483,7 +483,7 @@ async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -
     other = stage.new_port("json")
     stage.ask(1, other, resume=True)
     stage.driver.finish(session, Observation(1, 1, pack({"a": 1}), info=pack([2])))
-    session.submit(step(1))
+    session.submit(Step(1, 1, 0, pack({}, "json")))
     opened, first, again = other.take()
     assert opened == Opened(1, True, 1)
     for frame in (first, again):
@@ -648,11 +648,15 @@ async def test_what_does_not_close_within_the_grace_is_left(
 # -- everything at once -------------------------------------------------------------------
 
 
+KINDS = ("reset", "step", "state", "close")
+
+
 class Sessions(RuleBasedStateMachine):
     """A client that sends anything, a driver that ends when it likes, a network that breaks.
 
     The model: every number that was taken is answered once, by the first reply that was sent
-    for it; whoever repeats a request gets that reply again or is told that it is stale.
+    for it; whoever repeats a request gets that reply again or is told that it is stale, and
+    whoever sends another one under its number is refused.
     """
 
     def __init__(self) -> None:
@@ -661,6 +665,7 @@ class Sessions(RuleBasedStateMachine):
         self.session: Session = self.stage.open()
         self.port: KeepingPort | None = self.stage.port
         self.taken = 0
+        self.kinds: dict[int, str] = {}
         self.answered: dict[int, Any] = {}
         self.repeated: dict[int, int] = {}
 
@@ -701,6 +706,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["reset", "step", "state"]), lag=st.integers(0, 4))
     def new(self, kind: str, lag: int) -> None:
         self.taken += 1
+        self.kinds[self.taken] = kind
         self.session.submit(self.request(self.taken, kind, max(0, self.taken - 1 - lag)))
         self.collect()
 
@@ -708,8 +714,27 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         seq = data.draw(st.integers(1, self.taken))
-        self.session.submit(self.request(seq, "step", 0))
+        self.session.submit(self.request(seq, self.kinds[seq], 0))
         self.collect(seq)
+
+    @precondition(lambda self: self.port is not None and self.taken)
+    @rule(data=st.data())
+    def mistake(self, data: st.DataObject) -> None:
+        """Another request under a number that is taken."""
+        seq = data.draw(st.integers(1, self.taken))
+        others: list[Any] = [
+            self.request(seq, kind, 0) for kind in KINDS if kind != self.kinds[seq]
+        ]
+        if self.kinds[seq] == "step":
+            others.append(Step(1, seq, 0, pack({"other": 1})))
+        if self.kinds[seq] == "reset":
+            others += [Reset(1, seq, seed=7), Reset(1, seq, episode_id="x")]
+            others.append(Reset(1, seq, payload=pack({"x": 1})))
+        self.collect()
+        self.session.submit(data.draw(st.sampled_from(others)))
+        assert self.port is not None
+        [refused] = self.port.take()
+        assert (refused.seq, refused.code) == (seq, "protocol_error")
 
     @precondition(lambda self: self.port is not None)
     @rule(ahead=st.integers(2, 9))
@@ -759,13 +784,14 @@ class Sessions(RuleBasedStateMachine):
         # What was not answered before the connection broke is asked again.
         for seq in range(1, self.taken + 1):
             if seq not in self.answered:
-                self.session.submit(self.request(seq, "step", 0))
+                self.session.submit(self.request(seq, self.kinds[seq], 0))
                 self.collect(seq)
 
     @precondition(lambda self: self.port is not None)
     @rule()
     def close(self) -> None:
         self.taken += 1
+        self.kinds[self.taken] = "close"
         self.session.submit(self.request(self.taken, "close", 0))
         self.collect()
 

@@ -7,6 +7,7 @@ its diff is read: a sample that changes breaks every other implementation.
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Final, cast
@@ -129,6 +130,15 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
             Observation(2, 9, None, 0.0, True, False),  # type: ignore[arg-type]
         ],
     ),
+    "rewards": (
+        "server",
+        "Rewards that JSON has no numbers for: not a number, and infinite ones.",
+        [
+            Observation(1, 2, {"text": "hi"}, math.nan),  # type: ignore[arg-type]
+            Observation(1, 3, {"text": "hi"}, math.inf),  # type: ignore[arg-type]
+            Begun(2, 1, {"text": "ready"}, "episode-8", 42, -math.inf),  # type: ignore[arg-type]
+        ],
+    ),
     "partial": (
         "server",
         "Two partial observations of request 2, then the final one.",
@@ -246,7 +256,8 @@ def frame_table(classes: tuple[type[Frame], ...]) -> str:
         fields = []
         for field in msgspec.structs.fields(cls):
             hint = cls.__annotations__[field.name].replace("Payload", "payload")
-            hint = hint.replace(" | None", " or nil")
+            hint = hint.replace(" | None", " or nil").replace("Int", "int")
+            hint = hint.replace("Count", "count").replace("Seconds", "seconds")
             default = "" if field.required else f" = {_literal(field.default)}"
             fields.append(f"`{field.name}`: {hint}{default}")
         rows.append(f"| {cls.__struct_config__.tag} | {cls.__name__} | {', '.join(fields)} |")

@@ -41,6 +41,7 @@ FORMATS: list[Format] = ["msgpack", "json"]
 BIG = 1 << 30
 
 numbers = st.integers(0, 2**53)
+seconds = st.floats(-1e300, 1e300)
 payload_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.floats(-1e9, 1e9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -48,12 +49,15 @@ payload_values = st.recursive(
 )
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "int": numbers,
+    "Int": numbers | st.integers(-(2**63), 2**63 - 1),
+    "Count": st.integers(0, 2**31 - 1),
     "str": st.text(),
     "bool": st.booleans(),
-    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "Seconds": seconds,
     "int | None": st.none() | numbers,
     "str | None": st.none() | st.text(),
-    "float | None": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    "float | None": st.none() | st.floats(allow_nan=False),
+    "Seconds | None": st.none() | seconds,
     "Payload": payload_values,
     "Payload | None": payload_values,
 }

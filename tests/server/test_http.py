@@ -255,8 +255,12 @@ async def test_a_repeated_number_gets_the_kept_reply() -> None:
     async with served() as (http, engine):
         await http.post("/reset", headers={SEQ: "1"})
         first = await http.post("/step", json=step("one"), headers={SEQ: "2"})
-        again = await http.post("/step", json=step("other"), headers={SEQ: "2"})
+        again = await http.post("/step", json=step("one"), headers={SEQ: "2"})
         assert first.json() == again.json()
+        other = await http.post("/step", json=step("other"), headers={SEQ: "2"})
+        assert problem(other) == (400, "protocol_error")
+        assert problem(await http.get("/state", headers={SEQ: "2"})) == (400, "protocol_error")
+        assert problem(await http.post("/close", headers={SEQ: "2"})) == (400, "protocol_error")
         assert engine.stats.steps == 1
         assert problem(await http.get("/state", headers={SEQ: "9"})) == (400, "protocol_error")
         assert problem(await http.get("/state", headers={SEQ: "0"})) == (400, "protocol_error")
