@@ -1,18 +1,37 @@
-"""Environments as a Stable-Baselines3 ``VecEnv``, and a rollout buffer that leaves failures out.
+"""Environments as a Stable-Baselines3 ``VecEnv``, and buffers that leave failures out.
+
+Rules:
+
+- Stable-Baselines3 counts actions and categories from 0. Where a space begins elsewhere, the
+  ``VecEnv`` has one that begins at 0, and shifts what passes.
+- A reward that is not finite reaches nobody who would take it for one. It is raised; or, with
+  ``failures="mask"``, its row is one of those that failed.
+- The reward of a row that failed is not a number, for the buffers and normalizer of this module.
+  Algorithms and wrappers that would compute with it are refused when they are made.
 
 Needs the extra ``sb3``.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
+import sys
 import time
-from collections.abc import Generator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Final, Self
 
 try:
-    from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.buffers import (
+        DictReplayBuffer,
+        DictRolloutBuffer,
+        ReplayBuffer,
+        RolloutBuffer,
+    )
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor, VecNormalize
     from stable_baselines3.common.vec_env.base_vec_env import (
         VecEnv,
         VecEnvIndices,
@@ -25,13 +44,30 @@ except ModuleNotFoundError as exc:
         name=exc.name,
     ) from None
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from openenv_async.errors import OperationUnsupported
+from openenv_async.errors import EnvironmentFailure, InvalidObservation, OperationUnsupported
 from openenv_async.integrations.gymnasium.vector import GymVectorEnv
 from openenv_async.integrations.source import Source
 
-__all__ = ["MaskedDictRolloutBuffer", "MaskedRolloutBuffer", "OpenEnvVecEnv"]
+__all__ = [
+    "MaskedDictReplayBuffer",
+    "MaskedDictRolloutBuffer",
+    "MaskedReplayBuffer",
+    "MaskedRolloutBuffer",
+    "MaskedVecNormalize",
+    "OpenEnvVecEnv",
+]
+
+log = logging.getLogger("openenv_async.integrations")
+
+_KNOWS: Final = "leaves_failures_out"
+"""The attribute of a class that deals with rows that failed."""
+_BUFFERS: Final = {
+    "rollout_buffer": "MaskedRolloutBuffer or MaskedDictRolloutBuffer",
+    "replay_buffer": "MaskedReplayBuffer or MaskedDictReplayBuffer",
+}
 
 
 class _Rows(GymVectorEnv):
@@ -42,6 +78,14 @@ class _Rows(GymVectorEnv):
     ) -> dict[Any, Any]:
         vector_infos.setdefault(env_num, []).append(env_info)
         return vector_infos
+
+    def _reward(self, given: float | None) -> float:
+        if given is None and not math.isfinite(self._missing_reward):
+            raise OperationUnsupported(
+                "a step came without a reward, and an algorithm needs one: say what none means"
+                " here, such as missing_reward=0.0"
+            )
+        return super()._reward(given)
 
 
 class OpenEnvVecEnv(VecEnv):
@@ -54,18 +98,23 @@ class OpenEnvVecEnv(VecEnv):
     An algorithm has no place for a step that never was: a failure raises the library's typed
     error, unless ``failures="mask"``. Then the row's reward is not a number, ``infos[i]`` has
     ``masked`` and ``error``, and no ``episode``; train with
-    ``rollout_buffer_class=MaskedRolloutBuffer``, which leaves such rows out.
+    ``rollout_buffer_class=MaskedRolloutBuffer`` or ``replay_buffer_class=MaskedReplayBuffer``,
+    which leave such rows out, and normalize with ``MaskedVecNormalize``. Other buffers,
+    ``VecNormalize`` and ``VecMonitor`` are refused.
+
+    ``Discrete`` and ``MultiDiscrete`` spaces that do not begin at 0 appear as ones that do.
 
     Args:
-        source: a URL, the name of an environment (a server is started for it and ends with
-            ``close``), or a client whose settings are taken.
+        source: as for ``GymEnv``: a URL, a name, a ``gymnasium.Env`` class, a client.
         num_envs: how many sessions.
-        options: as for ``GymVectorEnv``: ``params``, ``token``, ``timeouts``, ``failures``,
-            ``missing_reward`` and spaces.
+        options: as for ``GymVectorEnv``: ``params``, ``token``, ``timeouts``, ``render_mode``,
+            ``failures``, ``missing_reward`` and spaces.
     """
 
     def __init__(self, source: Source, num_envs: int, **options: Any) -> None:
-        self._attributes: list[dict[str, Any]] = [{"render_mode": None} for _ in range(num_envs)]
+        mode = options.get("render_mode")
+        self._masks = options.get("failures") == "mask"
+        self._attributes: list[dict[str, Any]] = [{"render_mode": mode} for _ in range(num_envs)]
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._begun = time.time()
@@ -74,12 +123,63 @@ class OpenEnvVecEnv(VecEnv):
             source, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
         )
         try:
-            super().__init__(
-                num_envs, self.vector.single_observation_space, self.vector.single_action_space
-            )
+            seen, self._from_start = _from_zero(self.vector.single_observation_space, -1)
+            taken, self._to_start = _from_zero(self.vector.single_action_space, 1)
+            super().__init__(num_envs, seen, taken)
+            for attributes in self._attributes:
+                attributes["metadata"] = self.vector.metadata
         except BaseException:
             self.vector.close()
             raise
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments there are."""
+        self._refuse_unknowing()
+        return self._num_envs
+
+    @num_envs.setter
+    def num_envs(self, value: int) -> None:
+        self._num_envs = value
+
+    def _refuse_unknowing(self) -> None:
+        """Refuse whoever would compute with the reward of a row that failed.
+
+        Stable-Baselines3 tells an environment nothing of what is built on it. What is built
+        reads ``num_envs`` and attributes on the way, so it is found on the stack.
+
+        Raises:
+            OperationUnsupported: something on the stack would.
+        """
+        if self._masks:
+            for reader, local in _readers():
+                if isinstance(reader, BaseAlgorithm):
+                    self._check_algorithm(reader, local)
+                elif isinstance(reader, VecNormalize | VecMonitor) and not _knows(type(reader)):
+                    remedy = (
+                        "use MaskedVecNormalize"
+                        if isinstance(reader, VecNormalize)
+                        else "leave it out, this VecEnv reports episodes itself"
+                    )
+                    raise OperationUnsupported(
+                        f"{type(reader).__name__} would count rewards that are not numbers, which"
+                        f" failures='mask' gives: {remedy}"
+                    )
+
+    def _check_algorithm(self, algorithm: BaseAlgorithm, local: dict[str, Any]) -> None:
+        env = algorithm.env if algorithm.env is not None else local.get("env")
+        if not isinstance(env, VecEnv) or env.unwrapped is not self:
+            return
+        for name, wanted in _BUFFERS.items():
+            chosen = local.get(f"{name}_class", False)
+            made = getattr(algorithm, name, None)
+            if (chosen is not False and not _knows(chosen)) or (
+                made is not None and not _knows(type(made))
+            ):
+                raise OperationUnsupported(
+                    f"{type(algorithm).__name__} would learn from rewards that are not numbers,"
+                    f" which failures='mask' gives: pass {name}_class={wanted}"
+                )
 
     @classmethod
     def from_url(cls, url: str, num_envs: int, **options: Any) -> Self:
@@ -95,6 +195,7 @@ class OpenEnvVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every environment, with the seeds and options that were set."""
+        self._refuse_unknowing()
         self.vector._drain()
         infos: dict[Any, Any] = self.vector._begin(
             list(range(self.num_envs)), self._seeds, [options or None for options in self._options]
@@ -106,17 +207,20 @@ class OpenEnvVecEnv(VecEnv):
             self.reset_infos[i] = infos.get(i, [{}])[-1]
         self._reset_seeds()
         self._reset_options()
-        return self.vector._shown()  # type: ignore[no-any-return]  # arrays, as the space says
+        return self._from_start(self.vector._shown())  # type: ignore[no-any-return]  # arrays
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
         """Send one action to every environment."""
-        self.vector._request(self.vector._encoded(actions), self.vector._everyone)
+        shifted = self._to_start(actions)
+        self.vector._request(self.vector._encoded(shifted), self.vector._everyone)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for all of them."""
         vector = self.vector
-        found: dict[Any, Any] = vector._take(self.num_envs)[1]
+        found: dict[Any, Any] = vector._take(self._num_envs)[1]
         rewards = vector._rewards
+        if not np.isfinite(rewards).all():
+            self._deal_with_poison(found)
         dones = vector._terminations | vector._truncations
         self._returns += rewards
         self._lengths += 1
@@ -125,8 +229,32 @@ class OpenEnvVecEnv(VecEnv):
             infos[i] |= parts[0]
         for i in np.flatnonzero(dones).tolist():
             infos[i] = self._ended(i, found.get(i, [{}]))
-        observations: Any = vector._shown()
+        observations: Any = self._from_start(vector._shown())
         return observations, rewards.astype(np.float32), dones, infos
+
+    def _deal_with_poison(self, found: dict[Any, Any]) -> None:
+        """Rewards that environments gave and that are not finite, as failures of their rows.
+
+        Raises:
+            InvalidObservation: unless failures are masked.
+        """
+        vector = self.vector
+        for i in np.flatnonzero(~np.isfinite(vector._rewards) & vector.valid).tolist():
+            error = InvalidObservation(
+                f"environment {i} of {self._num_envs} gave the reward {vector._rewards[i]}, which"
+                " poisons what learns from it: mend the environment, or leave such episodes out"
+                " with failures='mask'"
+            )
+            if not self._masks:
+                raise error
+            vector._rewards[i] = math.nan
+            vector.valid[i] = False
+            about = {"masked": True, "error": error}
+            if not (vector._terminations[i] or vector._truncations[i]):
+                vector._truncations[i] = vector._ended[i] = True
+                about["final_obs"] = vector._rows.one(i)
+            parts = found.setdefault(i, [{}])
+            parts[0] = parts[0] | about
 
     def _ended(self, i: int, parts: list[dict[str, Any]]) -> dict[str, Any]:
         """The info of a step that ended an episode; starts the next one's counts."""
@@ -134,7 +262,8 @@ class OpenEnvVecEnv(VecEnv):
         last = first.pop("final_obs", None)
         info: dict[str, Any] = first | first.pop("final_info", {})
         info["TimeLimit.truncated"] = bool(vector._truncations[i] and not vector._terminations[i])
-        info["terminal_observation"] = vector._rows.one(i) if last is None else last
+        last = vector._rows.one(i) if last is None else last
+        info["terminal_observation"] = self._from_start(last)
         self.reset_infos[i] = parts[1] if len(parts) > 1 else {}
         if vector.valid[i] and self._whole[i]:
             info["episode"] = {
@@ -203,17 +332,149 @@ class OpenEnvVecEnv(VecEnv):
         return [found for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray[Any, Any] | None]:
-        """None: a served environment that draws shows it in its observations."""
-        return [None] * self.num_envs
+        """A frame of every environment; None without ``render_mode="rgb_array"``."""
+        frames = self.vector.render()
+        return [None] * self._num_envs if frames is None else list(frames)
+
+
+def _from_zero(space: spaces.Space[Any], sign: int) -> tuple[Any, Callable[[Any], Any]]:
+    """The space that begins at 0, and what shifts elements or batches of them to or from it.
+
+    Args:
+        space: any.
+        sign: 1 for what goes to ``space``, -1 for what comes from it.
+    """
+    match space:
+        case spaces.Discrete() if space.start != 0:
+            start = sign * int(space.start)
+            return spaces.Discrete(int(space.n)), lambda values: values + start
+        case spaces.MultiDiscrete() if space.start.any():
+            starts = sign * space.start
+            whole = spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+            return whole, lambda values: values + starts
+        case spaces.Dict():
+            parts = {key: _from_zero(part, sign) for key, part in space.spaces.items()}
+            if all(parts[key][0] is space.spaces[key] for key in parts):
+                return space, _same
+            pairs = [(key, part[0]) for key, part in parts.items()]
+            return spaces.Dict(pairs), lambda values: {
+                key: shift(values[key]) for key, (_, shift) in parts.items()
+            }
+        case _:
+            return space, _same
+
+
+def _same(values: Any) -> Any:
+    return values
+
+
+def _readers() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Wrappers and algorithms with a call under way, and the local names of that call."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        local = frame.f_locals
+        owner = local.get("self")
+        if isinstance(owner, VecEnvWrapper | BaseAlgorithm):
+            yield owner, local
+        frame = frame.f_back  # type: ignore[assignment]  # the last one has none
+
+
+def _knows(cls: Any) -> bool:
+    return bool(getattr(cls, _KNOWS, False))
+
+
+class MaskedVecNormalize(VecNormalize):
+    """A ``VecNormalize`` whose statistics leave out steps whose reward is not a number."""
+
+    leaves_failures_out: Final = True
+
+    def _update_reward(self, reward: np.ndarray[Any, Any]) -> None:
+        kept = ~np.isnan(reward)
+        self.returns = np.where(kept, self.returns * self.gamma + reward, self.returns)
+        if kept.any():
+            self.ret_rms.update(self.returns[kept])
+
+
+class MaskedReplayBuffer(ReplayBuffer):
+    """A replay buffer that leaves out steps that failed: those whose reward is not a number.
+
+    The steps of all environments lie in one row, as if one environment had taken them, since
+    those of a moment are kept or left out one by one. ``optimize_memory_usage``, which finds the
+    next observation in the next step, cannot be had.
+    """
+
+    leaves_failures_out: Final = True
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: Any = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        if optimize_memory_usage:
+            raise OperationUnsupported(
+                f"{type(self).__name__} cannot optimize_memory_usage: the next observation is not"
+                " that of the next step where steps are left out"
+            )
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            handle_timeout_termination=handle_timeout_termination,
+        )
+        self._last_error: BaseException | None = None
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """Keep the steps that were."""
+        for i, info in enumerate(infos):
+            if np.isnan(reward[i]):
+                self._last_error = info.get("error")
+                continue
+            row = slice(i, i + 1)
+            super().add(
+                _rows(obs, row), _rows(next_obs, row), action[row], reward[row], done[row], [info]
+            )
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        """Steps that were.
+
+        Raises:
+            EnvironmentFailure: there has not been one.
+        """
+        if not self.size():
+            raise EnvironmentFailure(
+                f"every step so far failed, so there is nothing to learn from: {self._last_error}"
+            ) from self._last_error
+        return super().sample(batch_size, env)
+
+
+class MaskedDictReplayBuffer(MaskedReplayBuffer, DictReplayBuffer):
+    """As ``MaskedReplayBuffer``, for observations that are dicts."""
+
+
+def _rows(values: Any, row: slice) -> Any:
+    return (
+        {key: part[row] for key, part in values.items()}
+        if isinstance(values, dict)
+        else values[row]
+    )
 
 
 class MaskedRolloutBuffer(RolloutBuffer):
     """A rollout buffer that leaves out steps that failed: those whose reward is not a number.
 
     Such a step counts as the cut-off that it is: the one before it is bootstrapped with the
-    value of the state between them, and the step itself is in no minibatch.
+    value of the state between them, and the step itself is in no minibatch. A rollout of nothing
+    but failures gives one minibatch whose advantages are 0 and whose returns are the values, since
+    an algorithm must have one: policy and value function stay as they are, but for rounding.
     """
 
+    leaves_failures_out: Final = True
     masked: np.ndarray[Any, Any]
 
     def compute_returns_and_advantage(self, last_values: Any, dones: Any) -> None:
@@ -225,10 +486,16 @@ class MaskedRolloutBuffer(RolloutBuffer):
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """Minibatches of the steps that were."""
-        return _kept(super().get(batch_size))
+        batches = super().get(batch_size)
+        if self.masked.all():
+            log.warning("every step of a rollout failed: nothing is learnt from it")
+            return _kept(itertools.islice(batches, 1))
+        return _kept(batches)
 
     def _get_samples(self, batch_inds: Any, env: Any = None) -> Any:
-        return super()._get_samples(batch_inds[~self.masked[batch_inds]], env)
+        if not self.masked.all():
+            batch_inds = batch_inds[~self.masked[batch_inds]]
+        return super()._get_samples(batch_inds, env)
 
 
 class MaskedDictRolloutBuffer(MaskedRolloutBuffer, DictRolloutBuffer):
@@ -249,7 +516,7 @@ def _leave_out(buffer: RolloutBuffer, compute: Any) -> np.ndarray[Any, Any]:
     return flat
 
 
-def _kept(batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
+def _kept(batches: Iterable[Any]) -> Generator[Any, None, None]:
     for batch in batches:
         if len(batch.actions):
             yield batch

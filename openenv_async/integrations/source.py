@@ -8,6 +8,8 @@ in another process talks to it there.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,9 @@ __all__ = ["URL_SCHEMES", "ServedEnvironment", "Source"]
 
 URL_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
 """What begins otherwise is the name of an environment."""
+
+_EXIT_GRACE: Final = 5.0
+"""Seconds that a server has to close when the process ends."""
 
 Source = str | EnvClient[Any, Any, Any] | SyncEnvClient[Any, Any, Any] | Any
 """A URL, the name of an installed environment (or what else ``openenv-async serve`` takes, such
@@ -129,6 +134,14 @@ class _ServedHere:
             self._hold(env, params, token, listening), loop
         )
         self.url = listening.result()
+        atexit.register(self._at_exit)
+
+    def _at_exit(self) -> None:
+        """Close what nobody closed, while the loop still runs."""
+        if self.pid == os.getpid():
+            with contextlib.suppress(Exception):
+                closing = asyncio.run_coroutine_threadsafe(self.aclose(), background_loop().loop)
+                closing.result(_EXIT_GRACE)
 
     async def _hold(
         self, env: Any, params: Mapping[str, Any] | None, token: str, listening: Future[str]
@@ -144,6 +157,7 @@ class _ServedHere:
 
     async def aclose(self) -> None:
         """Stop serving; the sessions that are open end with it."""
+        atexit.unregister(self._at_exit)
         self._stop.set()
         await asyncio.wrap_future(self._held)
 
