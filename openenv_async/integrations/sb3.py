@@ -471,7 +471,8 @@ class MaskedRolloutBuffer(RolloutBuffer):
     Such a step counts as the cut-off that it is: the one before it is bootstrapped with the
     value of the state between them, and the step itself is in no minibatch. A rollout of nothing
     but failures gives one minibatch whose advantages are 0 and whose returns are the values, since
-    an algorithm must have one: policy and value function stay as they are, but for rounding.
+    an algorithm must have one: policy and value function stay as they are, but for what
+    the optimizer makes of rounding errors.
     """
 
     leaves_failures_out: Final = True
@@ -480,6 +481,8 @@ class MaskedRolloutBuffer(RolloutBuffer):
     def compute_returns_and_advantage(self, last_values: Any, dones: Any) -> None:
         """As the base class, with failed steps as ends."""
         self.masked = _leave_out(self, lambda: self._compute(last_values, dones))
+        if self.masked.all():
+            log.warning("every step of a rollout failed: nothing is learnt from it")
 
     def _compute(self, last_values: Any, dones: Any) -> None:
         super().compute_returns_and_advantage(last_values, dones)
@@ -488,7 +491,6 @@ class MaskedRolloutBuffer(RolloutBuffer):
         """Minibatches of the steps that were."""
         batches = super().get(batch_size)
         if self.masked.all():
-            log.warning("every step of a rollout failed: nothing is learnt from it")
             return _kept(itertools.islice(batches, 1))
         return _kept(batches)
 

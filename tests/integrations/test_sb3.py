@@ -416,7 +416,7 @@ def test_a_rollout_of_nothing_but_failures_changes_nothing(
     before = [parameter.detach().clone() for parameter in model.policy.parameters()]
     model.learn(32)
     for old, new in zip(before, model.policy.parameters(), strict=True):
-        assert torch.allclose(old, new, atol=5e-4)  # Adam makes steps of rounding errors
+        assert torch.allclose(old, new, atol=3e-3)  # Adam makes steps of rounding errors
     assert "every step of a rollout failed" in caplog.text
     env.close()
 
