@@ -1,9 +1,11 @@
 """Many deadlines, one heap, one timer.
 
-Each watched item is in the heap at most once for its earliest look. Moving a deadline later,
-which every finished step does, costs nothing: the item is looked at when its old time comes and
-put back. What is stale is taken out once it is half of the heap. The owner of the clock and of the
-timer passes both in.
+Each watched item is in the heap once for its earliest look. Moving a deadline later, which every
+finished step does, costs nothing: the item is looked at when its old time comes and put back. When
+an earlier look is asked for, the later one stays and is used again when that time comes: so an
+item with a short deadline for each step and a long one for its life has two entries, however many
+steps it takes. What is stale is taken out once it is half of the heap. The owner of the clock and
+of the timer passes both in.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _FEW: Final = 64
 
 
 class Watched(Protocol):
-    """An item with deadlines. ``scheduled`` belongs to the heap: start it at ``inf``."""
+    """An item with deadlines, hashable. ``scheduled`` belongs to the heap: start it at ``inf``."""
 
     scheduled: float
 
@@ -54,28 +56,44 @@ class Deadlines:
         self._timer: Timer | None = None
         self._timer_at = inf
         self._stale = 0
+        self._later: dict[Watched, float] = {}
 
     def watch(self, item: Watched, when: float) -> None:
         """Look at ``item`` no later than ``when``."""
         if when >= item.scheduled:
             return
-        if item.scheduled != inf:
-            self._stale += 1
+        later, before = self._later, item.scheduled
+        if before == inf and later and later.get(item, inf) <= when:
+            item.scheduled = later.pop(item)  # it is in the heap
+            return
         item.scheduled = when
         heapq.heappush(self._heap, (when, next(self._order), item))
+        if before != inf and later.setdefault(item, before) != before:
+            self._add_stale()
         if when < self._timer_at:
             self._arm(when)
 
     def forget(self, item: Watched) -> None:
         """Look at ``item`` no more, and let go of it soon."""
+        if self._later.pop(item, None) is not None:
+            self._add_stale()
         if item.scheduled == inf:
             return
         item.scheduled = inf
+        self._add_stale()
+
+    def _add_stale(self) -> None:
+        """One more entry is for nothing; they are taken out when they are many."""
         self._stale += 1
         heap = self._heap
         if self._stale > max(_FEW, len(heap) // 2):
             self._stale = 0
-            heap[:] = [entry for entry in heap if entry[0] == entry[2].scheduled]
+            later = self._later
+            heap[:] = [
+                entry
+                for entry in heap
+                if entry[0] == entry[2].scheduled or entry[0] == later.get(entry[2])
+            ]
             heapq.heapify(heap)
 
     def close(self) -> None:
@@ -85,6 +103,7 @@ class Deadlines:
         self._timer = None
         self._timer_at = inf
         self._heap.clear()
+        self._later.clear()
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -99,11 +118,16 @@ class Deadlines:
         while heap and heap[0][0] <= now:
             when, _, item = heapq.heappop(heap)
             if when != item.scheduled:
-                self._stale -= self._stale > 0
-                continue  # an earlier look was asked for since, and has been or will be done
+                if self._later.get(item) == when:
+                    del self._later[item]  # an earlier look will be done, and asks for the next
+                else:
+                    self._stale -= self._stale > 0
+                continue
             item.scheduled = inf
             again = item.check(now)
             if again is not None:
                 self.watch(item, max(again, now + 1e-3))
+            elif item.scheduled == inf and self._later.pop(item, None) is not None:
+                self._add_stale()
         if heap and heap[0][0] < self._timer_at:
             self._arm(heap[0][0])

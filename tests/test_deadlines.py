@@ -114,6 +114,39 @@ def test_close_forgets_everything() -> None:
     assert clock.armed == 0
 
 
+def test_a_short_deadline_for_each_step_beside_a_long_one_keeps_two_entries() -> None:
+    """Each step left an entry of the long one behind, until its time."""
+    clock, deadlines = make()
+    items = [Item(clock, clock.now + 1800.0) for _ in range(10)]
+    for item in items:
+        deadlines.watch(item, item.due)
+    for _ in range(500):
+        for item in items:
+            item.due = clock.now + 0.1
+            deadlines.watch(item, item.due)
+        clock.advance(0.05)
+        for item in items:
+            item.due = clock.now + 1800.0
+        clock.advance(0.1)
+    assert len(deadlines._heap) <= 2 * len(items) + 64
+    assert not any(item.fired for item in items)
+    clock.advance(1800.0)
+    assert all(len(item.fired) == 1 for item in items)
+
+
+def test_entries_are_bounded_however_deadlines_move() -> None:
+    clock, deadlines = make()
+    items = [Item(clock, inf) for _ in range(10)]
+    for turn in range(3000):
+        item = items[turn % 10]
+        item.due = clock.now + (0.1, 500.0, 3.0, 0.01, 90.0)[turn % 5 - turn // 10 % 3]
+        deadlines.watch(item, item.due)
+        clock.advance(0.02)
+        if turn % 17 == 0:
+            deadlines.forget(items[turn % 7])
+        assert len(deadlines._heap) <= 2 * (2 * len(items) + 64) + 1
+
+
 class Heap(RuleBasedStateMachine):
     """Random deadlines moved at random; each is met, none early, one timer at most."""
 

@@ -6,7 +6,8 @@ Rules:
 - A parked one, whose client did not come back, and an idle one are closed.
 - A request past its deadline is interrupted. What does not stop within a grace is abandoned:
   the session dies, its capacity is given back, the rest of the server is not concerned.
-- A look that comes late proves nothing: the loop was held up, and the reply may lie unread.
+- A look that comes late proves nothing: the loop was held up, and the reply may lie unread. It is
+  put off for that, once for a deadline: a loop that is always late has deadlines all the same.
 
 Functions over a ``Session``, which keeps the times: setting one is part of every request, so it
 must cost no call.
@@ -124,13 +125,15 @@ def _overdue(session: Session, now: float) -> float | None:
     """Interrupt the running request; the second time, give its environment up."""
     request = session.current
     assert request is not None
-    if now - session.due > HELD_UP:
+    if now - session.due > HELD_UP and session.postponed is not request:
         # This loop was held up, and the reply may be there, unread: look again after that.
+        session.postponed = request
         session.due = now + HELD_UP / 2
         return session.due
     if session.interrupted != "deadline":
         session.engine.stats.timeouts += 1
         session.interrupted = "deadline"
+        session.postponed = None  # the grace is another deadline
         if session.driver.interrupt(session):
             session.due = now + session.engine.options.interrupt_grace
             return session.due

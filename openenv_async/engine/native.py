@@ -66,8 +66,8 @@ class NativeConnection:
         engine: what answers.
         codec: the negotiated frame codec, in the role of the server.
         wake: called (on the loop) when replies became ready outside ``receive``.
-        cut: called when the peer counts as dead: no frame for ``Timeouts.lease``, or no data
-            taken for ``Timeouts.write``.
+        cut: called when the peer counts as dead: no frame for ``Timeouts.lease``, no data taken
+            for ``Timeouts.write``, or no Hello within ``Timeouts.connect``.
         refuse: called once with the reason when the peer sent more that cannot be read than
             ``Limits.max_bad_frames``; nothing more is taken from it then.
     """
@@ -84,7 +84,7 @@ class NativeConnection:
         self.codec = codec
         self.wire: Wire = engine.wire(codec.format)
         self.scheduled = inf
-        self.seen_at = engine.clock()
+        self.seen_at = self._made_at = engine.clock()
         self.sending_since = inf
         self.trace: TraceContext | None = None
         self._wake = wake
@@ -95,6 +95,7 @@ class NativeConnection:
         self._gone = False
         timeouts = engine.options.timeouts
         self._look_at = inf
+        self._postponed = inf
         self._look = min(_LOOK, (timeouts.lease or inf) / 4, (timeouts.write or inf) / 4)
         self._out: list[Frame] = []
         self._out_size = 0
@@ -260,17 +261,29 @@ class NativeConnection:
         channel, seq = getattr(frame, "channel", 0), getattr(frame, "seq", 0)
         return error_frame(channel, seq, error, self.codec.format)
 
+    def expect_hello(self) -> None:
+        """Cut the peer when it has not said Hello within ``Timeouts.connect``."""
+        timeouts = self.engine.options.timeouts
+        self._look_at = self._made_at + (timeouts.connect or timeouts.lease or inf)
+        self.engine.deadlines.watch(self, self._look_at)
+
     def check(self, now: float) -> float | None:
         """Deadlines of the peer: called by the engine's heap."""
         if self._gone:
             return None
         timeouts = self.engine.options.timeouts
-        lease_ends = self.seen_at + (timeouts.lease or inf)
+        if self._greeted:
+            lease_ends = self.seen_at + (timeouts.lease or inf)
+        else:
+            lease_ends = self._made_at + (timeouts.connect or timeouts.lease or inf)
         dead_at = min(lease_ends, self.sending_since + (timeouts.write or inf))
         late, self._look_at = now - self._look_at, min(dead_at, now + self._look)
         if now < dead_at:
             return self._look_at
-        if late > HELD_UP:  # what the peer sent meanwhile lies in the socket: read it first
+        if late > HELD_UP and self._postponed != dead_at:
+            # What the peer sent meanwhile lies in the socket: read it first. Once: a loop that is
+            # always late would never find anybody dead.
+            self._postponed = dead_at
             self._look_at = now + HELD_UP
             return self._look_at
         self.engine.stats.cut += 1

@@ -87,6 +87,7 @@ class Session(Correspondence):
         "host",
         "interrupted",
         "parked_until",
+        "postponed",
         "scheduled",
         "slot",
         "ticket",
@@ -114,6 +115,7 @@ class Session(Correspondence):
         self.episode_id: str | None = None
         self.scheduled = inf
         self.parked_until = inf
+        self.postponed: HostRequest | None = None
         self.slot: object | None = None
         self.ticket: int | None = None
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
+from openenv_async.types import MAX_SECONDS
+
 __all__ = [
     "CLIENT_FRAMES",
     "PAYLOAD_FIELDS",
@@ -66,12 +68,11 @@ else:
 
 MAX_INT: Final = 2**63 - 1
 _MAX_COUNT: Final = 2**31 - 1
-_MAX_SECONDS: Final = 1e300
 
 Int = Annotated[int, msgspec.Meta(ge=-MAX_INT - 1, le=MAX_INT)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
-Seconds = Annotated[float, msgspec.Meta(ge=-_MAX_SECONDS, le=_MAX_SECONDS)]
-"""A number that is neither NaN nor infinite: a deadline compares with it."""
+Seconds = Annotated[float, msgspec.Meta(ge=-MAX_SECONDS, le=MAX_SECONDS)]
+"""Neither NaN nor infinite, and no more than event loops can wait."""
 
 
 class Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):

@@ -43,6 +43,12 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
             scope["extensions"]["openenv.line"] = self
             scope["extensions"]["openenv.abort"] = self.transport.abort
             scope["extensions"]["openenv.refused"] = self._refused
+            scope["extensions"]["openenv.ping"] = self._ping
+
+    def _ping(self, lease: float) -> None:
+        """Ping the peer, and end the connection when it has not answered for ``lease`` seconds."""
+        self.ping_interval, self.ping_timeout = lease / 3, lease * 2 / 3
+        self.start_keepalive()
 
     def _refused(self) -> None:
         """The application answered with a status: uvicorn takes that for a mistake."""

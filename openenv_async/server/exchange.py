@@ -22,6 +22,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol.upstream import Fields, problems, scalar
+from openenv_async.types import MAX_SECONDS
 from openenv_async.version import __version__
 
 __all__ = [
@@ -60,8 +61,6 @@ _TYPES: Final[dict[str, Format]] = {
 MEDIA: Final = {format: media for media, format in _TYPES.items()}
 _RICHNESS: Final[dict[Format, int]] = {"plain": 0, "json": 1, "msgpack": 2}
 _UNPROCESSABLE: Final = 422
-_MAX_SECONDS: Final = 1e300
-"""Far beyond any deadline; also integers that no float can hold are refused."""
 
 
 def sent_format(request: Request) -> Format:
@@ -119,8 +118,11 @@ def request_timeout(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ProtocolError(f"{TIMEOUT_HEADER} must be a number of seconds, 0 for no deadline")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ProtocolError(
+            f"{TIMEOUT_HEADER} must be a number of seconds, at most {MAX_SECONDS:g}, 0 for no"
+            " deadline"
+        )
     return seconds
 
 
@@ -128,9 +130,9 @@ def step_timeout(fields: Fields, format: Format) -> float | None:
     seconds = scalar(fields, "timeout_s", format)
     if seconds is None:
         return None
-    if type(seconds) not in (int, float) or not 0 < seconds < _MAX_SECONDS:
+    if type(seconds) not in (int, float) or not 0 < seconds <= MAX_SECONDS:
         raise InvalidModel(
-            "timeout_s must be a positive number of seconds",
+            f"timeout_s must be a positive number of seconds, at most {MAX_SECONDS:g}",
             type="greater_than",
             loc=["body", "timeout_s"],
         )

@@ -7,7 +7,8 @@ Rules:
 - Messages are answered in order. The reader goes on while one is being answered, so that a peer
   that leaves interrupts its step; it stops when too much is waiting.
 - A bad message costs an error reply, never the episode.
-- A peer that takes no data for ``Timeouts.write`` is cut.
+- A peer that takes no data for ``Timeouts.write`` is cut, and so is one that answers no ping for
+  ``Timeouts.lease``, where the server can ping: it may be silent for as long as it likes.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class UpstreamSocket(CallPort):
         super().__init__(engine.wire("plain"))
         self.trace = trace_of(scope["headers"])
         self.scheduled = inf
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get("openenv.abort")
+        extensions = scope.get("extensions", {})
+        self._abort: Callable[[], None] | None = extensions.get("openenv.abort")
+        self._ping: Callable[[float], None] | None = extensions.get("openenv.ping")
         self._task: asyncio.Task[None] | None = None
         self._sending_since = inf
         self._suspected = inf
@@ -90,6 +93,9 @@ class UpstreamSocket(CallPort):
         await self._send({"type": "websocket.accept"})
         self._task = asyncio.current_task()
         self._engine.deadlines.watch(self, self._engine.clock() + self._look)
+        lease = self._engine.options.timeouts.lease
+        if lease is not None and self._ping is not None:
+            self._ping(lease)
         reader = asyncio.create_task(self._read(), name="openenv-upstream-reader")
         worker = asyncio.create_task(self._work(), name="openenv-upstream")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from math import inf
@@ -16,6 +17,9 @@ from openenv_async.tracing import trace_of
 __all__ = ["NativeSocket"]
 
 _NORMAL_CLOSURE: Final = 1000
+_POLICY_VIOLATION: Final = 1008
+_MAX_REASON: Final = 123
+"""Bytes of a close frame's reason."""
 _BACKLOG: Final = 10_000
 """Frames that may wait for a peer that does not read before its requests wait too."""
 _SLICE: Final = 16
@@ -46,6 +50,7 @@ class NativeSocket:
         self._stats = engine.stats
         self._task: asyncio.Task[None] | None = None
         self._is_cut = False
+        self._refusal: str | None = None
         self._pumping: asyncio.Handle | None = None
         self._held = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
@@ -58,7 +63,7 @@ class NativeSocket:
             limits.max_bad_frames,
         )
         self._text = codec.text
-        self.connection = NativeConnection(engine, codec, self._wake, self._cut)
+        self.connection = NativeConnection(engine, codec, self._wake, self._cut, self._refuse)
         self.connection.trace = trace_of(scope["headers"])
 
     async def run(self) -> None:
@@ -69,6 +74,7 @@ class NativeSocket:
         left = False
         try:
             await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+            self.connection.expect_hello()
             while True:
                 event = await self._receive()
                 if event["type"] != "websocket.receive":
@@ -80,9 +86,11 @@ class NativeSocket:
         except OSError:
             return  # the peer went away while we were sending
         except asyncio.CancelledError:
-            if not self._is_cut or self._task is None:
+            if not (self._is_cut or self._refusal) or self._task is None:
                 raise
             self._task.uncancel()
+            if self._refusal and not self._is_cut:
+                await self._close(self._refusal)
         finally:
             self.connection.lost(left)
             self._task = None
@@ -153,6 +161,26 @@ class NativeSocket:
         self._is_cut = True
         if self._task is not None:
             self._line.abort(self._task)
+
+    def _refuse(self, reason: str) -> None:
+        """The peer sends nonsense: say the reason, and no more."""
+        self._refusal = reason
+        if self._task is not None:
+            self._loop.call_soon(self._task.cancel)
+
+    async def _close(self, reason: str) -> None:
+        """Close with what is still to be said, as far as the peer reads."""
+        with contextlib.suppress(OSError):
+            if not self._line.congested:
+                self._write(self.connection.take())
+            if not self._line.congested:
+                await self._send(
+                    {
+                        "type": "websocket.close",
+                        "code": _POLICY_VIOLATION,
+                        "reason": reason[:_MAX_REASON],
+                    }
+                )
 
     def _wake(self) -> None:
         if self._pumping is None:

@@ -300,6 +300,38 @@ async def test_a_silent_client_is_cut_and_any_frame_keeps_it() -> None:
     await engine.aclose()
 
 
+async def test_a_connection_that_never_says_hello_is_cut() -> None:
+    clock = ManualClock()
+    options = EngineOptions(timeouts=Timeouts(connect=3.0, lease=30.0))
+    engine = make_engine(Counter, clock=clock, options=options)
+    peer, greeted = Peer(engine, hello=False), Peer(engine, hello=False)
+    peer.connection.expect_hello()
+    greeted.connection.expect_hello()
+    greeted.send(Hello(PROTOCOL_VERSION))
+    for _ in range(4):
+        clock.advance(0.9)
+        peer.send_raw(b"\x90")  # an empty message is no greeting
+    assert is_cut(peer)
+    clock.advance(25)
+    assert not is_cut(greeted)
+    clock.advance(10)
+    assert is_cut(greeted)
+    await engine.aclose()
+
+
+async def test_a_loop_that_is_always_late_finds_its_dead_all_the_same() -> None:
+    """Each look was put off because it came late: for ever, on a loop that is busy."""
+    clock = ManualClock()
+    engine = make_engine(Counter, clock=clock, options=EngineOptions(timeouts=Timeouts(lease=4.0)))
+    peer = Peer(engine)
+    await peer.begin()
+    for _ in range(12):
+        clock.now += 0.9  # the timer of ``advance`` comes this late
+        clock.advance(0.001)
+    assert is_cut(peer)
+    await engine.aclose()
+
+
 async def test_a_client_that_takes_no_data_is_cut() -> None:
     clock = ManualClock()
     engine = make_engine(Counter, clock=clock, options=EngineOptions(timeouts=Timeouts(write=5.0)))

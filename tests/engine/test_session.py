@@ -645,6 +645,33 @@ async def test_what_does_not_close_within_the_grace_is_left(
     assert stage.driver.closed
 
 
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_loop_that_is_always_late_has_deadlines_all_the_same(stubborn: bool) -> None:
+    """Each look was put off because it came late: for ever, on a loop that is busy."""
+    stage = Stage(timeouts=Timeouts(step=1.0), interrupt_grace=0.5)
+    session = stage.open()
+    stage.driver.can_interrupt = not stubborn
+    session.submit(step(1))
+    for _ in range(8):
+        stage.clock.now += 0.4  # the timer of ``advance`` comes this late
+        stage.clock.advance(0.001)
+    assert stage.driver.interrupted == [session]
+    assert stage.driver.abandoned == [session]
+    assert codes(stage.port.take())[0] == (1, "deadline_exceeded")
+
+
+async def test_a_late_look_is_put_off_once() -> None:
+    stage = Stage(timeouts=Timeouts(step=1.0))
+    session = stage.open()
+    session.submit(step(1))
+    stage.clock.now += 1.5
+    stage.clock.advance(0.001)
+    assert not stage.driver.interrupted  # its reply may lie unread
+    stage.driver.finish(session)
+    assert [seq for seq, _ in codes(stage.port.take())] == [1]
+    assert session.dead is None
+
+
 # -- everything at once -------------------------------------------------------------------
 
 
