@@ -14,13 +14,16 @@ import msgspec
 
 from openenv_async import hosts
 from openenv_async.environment import Contract, Environment, read_contract
-from openenv_async.errors import InvalidOption, OpenEnvError
-from openenv_async.models import Format, PayloadCodec, fit_test, json_schema
+from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError
+from openenv_async.exception_text import exception_name, exception_text
+from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.results import BadResult, ResultReader, refuse_gymnasium_type
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentSpec", "model_types"]
 
+_MAX_REASON: Final = 2000
+"""Characters of an exception's text in the reason for which something cannot be served."""
 _Kind = Literal["action", "observation", "state", "any"]
 
 
@@ -38,6 +41,7 @@ class EnvironmentSpec:
 
     Raises:
         TypeError: the environment is none, or its types are missing.
+        InvalidModel: a type cannot travel; it is a ``TypeError`` too.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class EnvironmentSpec:
         self.read: Final = ResultReader(
             self.types["observation"], self.codec("observation", "msgpack")
         )
+        self.codec("state", "msgpack")
         self._state_fits = fit_test(self.types["state"])
         if self.params:
             self._check_params()
@@ -98,10 +103,17 @@ class EnvironmentSpec:
         return self._factory(**{**self.params, **options})
 
     def codec(self, kind: _Kind, format: Format) -> PayloadCodec[Any]:
-        """The codec of one model type in one format, made once."""
+        """The codec of one model type in one format, made once.
+
+        Raises:
+            InvalidModel: the type cannot travel; the message has the reason.
+        """
         codec = self._codecs.get((kind, format))
         if codec is None:
-            codec = PayloadCodec(self.types[kind], format)
+            try:
+                codec = PayloadCodec(self.types[kind], format)
+            except OpenEnvError as exc:
+                raise self._unservable(f"its {kind} type", exc) from exc
             self._codecs[kind, format] = codec
         return codec
 
@@ -158,15 +170,39 @@ class EnvironmentSpec:
                     ) from None
         return options
 
+    def check(self) -> None:
+        """Make every codec and schema now, so that what cannot be served is refused here.
+
+        Raises:
+            InvalidModel: a type cannot travel, or ``schemas()`` raises.
+        """
+        for kind in ("action", "observation", "state"):
+            for format in FORMATS:
+                self.codec(kind, format)
+        self.schema_hash  # noqa: B018  # made and kept
+
+    def _unservable(self, what: str, exc: BaseException) -> InvalidModel:
+        text = exception_text(exc, _MAX_REASON)
+        if not isinstance(exc, OpenEnvError):
+            text = f"{exception_name(exc)}: {text}"
+        return InvalidModel(f"{self.name} cannot be served: {what}: {text}", env=self.name)
+
     @functools.cached_property
     def schema(self) -> dict[str, Any]:
-        """JSON Schemas of action, observation, state and reset options."""
-        made = {key: json_schema(self.types[key]) for key in ("action", "observation", "state")}
-        sharper = getattr(self.cls, "schemas", None)
-        if sharper is not None:
-            made.update(sharper(**self.params))
+        """JSON Schemas of action, observation, state and reset options.
+
+        Raises:
+            InvalidModel: a type has none, or ``schemas()`` raises.
+        """
+        made: dict[str, Any] = {}
+        for key in ("action", "observation", "state"):
+            try:
+                made[key] = json_schema(self.types[key])
+            except Exception as exc:  # such as one of a model's own hooks raises
+                raise self._unservable(f"the schema of its {key} type", exc) from exc
+        made.update(self._sharper())
         properties = {
-            key: _option_schema(parameter)
+            key: self._option_schema(key, parameter)
             for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
         }
         made["reset"] = {
@@ -186,6 +222,33 @@ class EnvironmentSpec:
             "additionalProperties": self.contract.any_option,
         }
         return made
+
+    def _sharper(self) -> dict[str, Any]:
+        """The schemas that the class gives itself."""
+        sharper = getattr(self.cls, "schemas", None)
+        if sharper is None:
+            return {}
+        try:
+            found = sharper(**self.params)
+            if not isinstance(found, Mapping):
+                raise TypeError(f"it returned a {type(found).__name__}, not a dict")
+            msgspec.json.encode(found)
+        except OpenEnvError:
+            raise
+        except BaseException as exc:  # whatever the author's code raises
+            arguments = f"schemas(**{self.params})" if self.params else "schemas()"
+            raise self._unservable(
+                f"{arguments}, a class method that gets the constructor arguments of the server"
+                " and returns JSON Schemas",
+                exc,
+            ) from exc
+        return dict(found)
+
+    def _option_schema(self, name: str, parameter: inspect.Parameter) -> dict[str, Any]:
+        try:
+            return _option_schema(parameter)
+        except Exception as exc:
+            raise self._unservable(f"the annotation of the reset option {name!r}", exc) from exc
 
     @functools.cached_property
     def schema_hash(self) -> str:

@@ -104,6 +104,8 @@ class Engine:
         self._recipe: bytes | None = None
         processes = self.options.workers or spec.contract.isolation == "process"
         self._make_driver = make_driver
+        if make_driver is None:
+            spec.check()
         if processes and make_driver is None:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
