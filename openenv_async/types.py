@@ -73,6 +73,8 @@ class OutcomeStatus(enum.StrEnum):
     """The environment or the caller's step limit stopped it."""
     TIMEOUT = "timeout"
     ENV_ERROR = "env_error"
+    POLICY_ERROR = "policy_error"
+    """The policy raised, or its action does not fit the environment."""
     INFRA_ERROR = "infra_error"
     CANCELLED = "cancelled"
 

@@ -8,6 +8,7 @@ Rules:
 - A synchronous function runs in threads of the policy's own. They take the next batch by
   themselves: a busy loop does not keep the model waiting.
 - What the function raises is raised to every episode of that batch.
+- Actions are copied before the next call: a function may fill one buffer again and again.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 from openenv_async.rollouts.policies import Turn
+from openenv_async.rollouts.records import snapshot
 
 __all__ = ["BatchedPolicy"]
 
@@ -165,7 +167,7 @@ class BatchedPolicy:
             made: Any = None
             error: BaseException | None = None
             try:
-                made = self._fn(*self._arguments(batch))
+                made = _kept(self._fn(*self._arguments(batch)))
             except BaseException as exc:
                 error = exc
             with self._lock:
@@ -220,7 +222,7 @@ class BatchedPolicy:
         made: Any = None
         error: BaseException | None = None
         try:
-            made = await self._fn(*self._arguments(batch))
+            made = _kept(await self._fn(*self._arguments(batch)))
         except asyncio.CancelledError:
             for asked in batch:
                 asked.future.cancel()
@@ -249,6 +251,11 @@ class BatchedPolicy:
             await asyncio.wait(set(self._tasks))
         if self._all_left is not None:
             await asyncio.shield(self._all_left)
+
+
+def _kept(made: Any) -> Any:
+    """What a function gave, each action a copy; what is no batch as it is."""
+    return [snapshot(action) for action in made] if isinstance(made, Iterable) else made
 
 
 def _answer(batch: list[_Asked], made: Any, error: BaseException | None) -> None:

@@ -6,6 +6,10 @@ Rules:
   (``reset`` again) and replaced after any other.
 - A rollout is repeated only where ``retry`` allows it: what carried the environment failed before
   the policy's first action was sent (``unstarted``), or the episode has a seed (``seeded``).
+- What the policy raises, and an action that does not fit, is the outcome of that episode
+  (``policy_error``). It is raised as well, once all outcomes were handed over, when not one episode
+  ended otherwise: then it is a bug.
+- A session whose worker is leaving gets no further episode: it is closed, and another is opened.
 - A server that is full is waited for, before an episode begins, never in the middle of one.
 - Every episode asked for gives exactly one outcome: what is cut off at the deadline, or when
   enough have ended, comes as ``cancelled`` with the steps it had.
@@ -19,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -31,7 +36,7 @@ from openenv_async.rollouts.sources import Source, client_factories, usual_retry
 from openenv_async.rollouts.summary import Summary
 from openenv_async.types import Outcome, OutcomeStatus
 
-__all__ = ["collect", "collect_all"]
+__all__ = ["collect", "collect_all", "outcomes_of"]
 
 log = logging.getLogger("openenv_async.rollouts")
 
@@ -39,6 +44,8 @@ _MAX_RETRIES: Final = 2
 _AFTER_DEADLINE: Final = 0.05
 """Seconds that sessions have to close when the deadline passed, before they are just left."""
 _AFTER_CLOSE: Final = 1.0
+_HOPELESS: Final = 32
+"""Episodes of an endless collection that all end with a policy error before it is given up."""
 
 
 def collect(
@@ -90,9 +97,12 @@ def collect(
         summary: is filled as outcomes arrive; bring one to read it afterwards.
 
     Raises:
-        ValueError: an argument makes no sense; at once.
-        CallerError: a call was wrong, as in ``rollout``; ends everything.
-        Exception: what the policy or ``on_progress`` raised; ends everything.
+        TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
+            no client.
+        CallerError: a session or a reset was asked for wrongly; ends everything. What has ended
+            before is handed over first.
+        Exception: what ``on_progress`` raised, ends everything; what the policy raised, if it
+            raised in every episode, once all outcomes were handed over.
     """
     factories = client_factories(source, connections, token)
     options = CollectOptions(
@@ -111,7 +121,7 @@ def collect(
         retry=retry or usual_retry(source),
         summary=summary if summary is not None else Summary(episodes),
     )
-    return _outcomes(factories, options)
+    return outcomes_of(factories, options)
 
 
 async def collect_all(
@@ -123,9 +133,10 @@ async def collect_all(
         return sorted([outcome async for outcome in stream], key=lambda outcome: outcome.index)
 
 
-async def _outcomes(
+async def outcomes_of(
     factories: list[Callable[[], Any]], options: CollectOptions
 ) -> AsyncGenerator[Outcome, None]:
+    """What ``collect`` returns, of arguments that were checked."""
     collection = _Collection(factories, options)
     collection.start()
     try:
@@ -141,6 +152,7 @@ class _Collection:
     def __init__(self, factories: list[Callable[[], Any]], options: CollectOptions) -> None:
         self._options = options
         self._summary = options.summary
+        self._admission = options.admission
         self._sessions = Sessions(factories, self._left, options.summary)
         self._results: Results[Outcome] = Results(options.most_ready)
         self._next_index = 0
@@ -148,6 +160,9 @@ class _Collection:
         self._retries: dict[int, int] = {}
         self._running: dict[int, Rollout] = {}
         self._usable = 0
+        self._taken = 0
+        self._policy_errors = 0
+        self._policy_error: BaseException | None = None
         self._failure: BaseException | None = None
         self._stopped = False
         self._workers: list[asyncio.Task[None]] = []
@@ -176,7 +191,11 @@ class _Collection:
     def _over(self) -> bool:
         if self._failure is not None:
             raise self._failure
-        return self._stopped or all(worker.done() for worker in self._workers)
+        if not self._stopped and not all(worker.done() for worker in self._workers):
+            return False
+        if self._policy_error is not None and self._policy_errors == self._taken:
+            raise self._policy_error
+        return True
 
     async def aclose(self) -> None:
         """Cancel the workers and wait until their sessions are closed; idempotent."""
@@ -207,6 +226,8 @@ class _Collection:
         client: Any = None
         try:
             while self._left():
+                if self._admission is not None:
+                    await self._admission.admit()
                 if client is None:
                     client, error = await self._sessions.open(number)
                     if error is not None:
@@ -220,6 +241,9 @@ class _Collection:
                     closing, client = client, None
                     if outcome.status is OutcomeStatus.INFRA_ERROR:
                         number += 1
+                    await self._sessions.close(closing)
+                elif getattr(client, "leaving", False):
+                    closing, client = client, None
                     await self._sessions.close(closing)
                 await self._results.room()
         finally:
@@ -253,11 +277,15 @@ class _Collection:
             return False
         log.info("episode %d is played again: %s", index, outcome.error)
         self._retries[index] = self._retries.get(index, 0) + 1
+        if self._admission is not None:
+            self._admission.give_back()
         self._summary.retried += 1
         return True
 
     def _left(self) -> bool:
         """Whether there are episodes to begin."""
+        if self._failure is not None:
+            return False
         return self._next_index < self._options.episodes or bool(self._again)
 
     def _begin(self) -> Rollout:
@@ -268,6 +296,8 @@ class _Collection:
             self._next_index += 1
         if not self._left():  # nobody needs to wait for a session any more
             self._sessions.give_up()
+            if self._admission is not None:
+                self._admission.close()
         rollout = self._options.rollout(index)
         self._running[index] = rollout
         return rollout
@@ -284,10 +314,26 @@ class _Collection:
     def _take(self, outcome: Outcome) -> None:
         self._summary.add(outcome)
         self._results.put(outcome)
+        self._taken += 1
+        if outcome.status is OutcomeStatus.POLICY_ERROR:
+            self._take_policy_error(outcome)
         if outcome.status.usable:
             self._usable += 1
             if self._usable == self._options.min_count:
                 self._stop()
+
+    def _take_policy_error(self, outcome: Outcome) -> None:
+        """Note why no episode has got through, as long as none has."""
+        self._policy_errors += 1
+        if self._policy_error is None:
+            self._policy_error = outcome.error
+            if outcome.error is not None:
+                outcome.error.add_note(f"in episode {outcome.index} of collect()")
+        endless = self._options.episodes == sys.maxsize
+        many = max(_HOPELESS, 2 * self._options.workers)
+        if endless and self._policy_errors == self._taken == many:
+            self._failure = self._policy_error
+            self._results.wake()
 
     def _stop(self) -> None:
         """Cut off what runs and what has not begun; each gives a ``cancelled`` outcome."""

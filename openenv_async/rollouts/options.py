@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+from openenv_async.rollouts.admission import Admission
+from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.run import Rollout
 from openenv_async.rollouts.summary import Summary
 
@@ -19,8 +21,11 @@ Retry = Literal["never", "unstarted", "seeded"]
 class CollectOptions:
     """Arguments of ``collect``, by the same names, that make sense.
 
+    Attributes:
+        admission: says when an episode may begin; ``None``: as soon as there is a session.
+
     Raises:
-        ValueError: they do not.
+        TypeError, ValueError: they do not.
     """
 
     policy: Callable[..., Any]
@@ -37,27 +42,26 @@ class CollectOptions:
     on_progress: Callable[[Summary], None] | None
     retry: Retry
     summary: Summary
+    admission: Admission | None = None
 
     def __post_init__(self) -> None:
+        check_policy(self.policy)
+        for name in ("episodes", "concurrency", "min_count", "max_ahead"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check_count(name, value))
         episodes = self.episodes
-        seeds = self.seeds
-        if seeds is not None and not isinstance(seeds, int) and len(seeds) < episodes:
-            raise ValueError(f"{len(seeds)} seeds do not suffice for {episodes} episodes")
+        object.__setattr__(self, "seeds", _checked(self.seeds, episodes))
         if self.retry not in get_args(Retry):
             raise ValueError(
                 f"retry must be one of {', '.join(get_args(Retry))}, got {self.retry!r}"
             )
-        for name in ("episodes", "concurrency"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.min_count is not None and not 1 <= self.min_count <= episodes:
+        if self.min_count is not None and self.min_count > episodes:
             raise ValueError(f"min_count must be 1 to {episodes} (episodes), got {self.min_count}")
-        if self.max_ahead is not None and self.max_ahead < 1:
-            raise ValueError(f"max_ahead must be at least 1, got {self.max_ahead}")
-        if self.deadline is not None and not self.deadline > 0:
-            raise ValueError(
-                f"deadline must be a positive number of seconds, got {self.deadline!r}"
-            )
+        if self.deadline is not None:
+            check_seconds("deadline", self.deadline)
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
         self.rollout(0)  # what it refuses is told now, not by a worker
 
     @property
@@ -87,4 +91,27 @@ class CollectOptions:
             record=self.record,
             index=index,
             latencies=self.summary.latencies,
+            strict=False,
         )
+
+
+def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
+    """The seeds of as many episodes.
+
+    Raises:
+        TypeError: they are neither an integer nor a sequence of integers.
+        ValueError: they do not suffice, or one is out of range.
+    """
+    if seeds is None:
+        return None
+    if hasattr(seeds, "__index__") and not hasattr(seeds, "__len__"):
+        first = check_seed("seeds", seeds)
+        check_seed("the last of seeds", first + episodes - 1)
+        return first
+    if isinstance(seeds, str | bytes) or not hasattr(seeds, "__getitem__"):
+        raise TypeError(f"seeds must be an integer or a list of integers, got {seeds!r}")
+    if len(seeds) < episodes:
+        raise ValueError(f"{len(seeds)} seeds do not suffice for {episodes} episodes")
+    if isinstance(seeds, list | tuple):
+        return [check_seed(f"seeds[{i}]", seed) for i, seed in enumerate(seeds[:episodes])]
+    return cast(Sequence[int], seeds)

@@ -3,29 +3,48 @@
 Rules:
 
 - A failure of the environment or of what carries it is an outcome, never an exception.
-- What the policy raises, a call that was wrong (``CallerError``) and cancellation propagate.
-- A failed rollout has no return; one whose environment gave no reward has none either.
+- A call that was wrong (``TypeError``, ``ValueError``, a ``CallerError`` of ``reset``) is raised,
+  and so is cancellation. What the policy raises, and an action that does not fit, is raised by
+  ``rollout``; among many episodes (``collect``) it is that episode's outcome, ``policy_error``.
+- A failed rollout has no return; one whose environment gave no reward has none either. A reward
+  that is NaN, or makes the sum NaN, fails the rollout: it is an ``env_error``.
+- The record has copies: what the policy or the environment does to its objects later does not
+  change what was recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from openenv_async.client.arguments import reset_arguments
+from openenv_async.client.env import EnvClient
 from openenv_async.errors import (
     CallerError,
     DeadlineExceeded,
     EnvironmentFailure,
+    InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     PayloadTooLarge,
     SessionClosed,
     SessionNotFound,
 )
+from openenv_async.rollouts.checking import (
+    check_call,
+    check_client,
+    check_count,
+    check_policy,
+    check_reset_options,
+    check_seconds,
+    check_seed,
+)
 from openenv_async.rollouts.policies import Turn, bind, is_pending
+from openenv_async.rollouts.records import snapshot
 from openenv_async.rollouts.summary import Reservoir
 from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, StepResult
@@ -67,10 +86,14 @@ async def rollout(
         How it ended. After a failure the session may be unusable: close it.
 
     Raises:
+        TypeError, ValueError: an argument makes no sense, or ``env`` is no client; nothing is
+            played.
         CallerError: an action or option does not fit; ``PayloadTooLarge`` and a session that
             was closed under the rollout are outcomes.
         Exception: what the policy raised.
     """
+    check_client(env, "rollout()")
+    check_policy(policy)
     return await Rollout(
         policy,
         seed=seed,
@@ -104,6 +127,10 @@ class Rollout:
 
     The arguments are those of ``rollout``.
 
+    Args:
+        strict: raise what the policy raises, and what an action that does not fit makes ``step``
+            raise; else it is the outcome.
+
     Attributes:
         acted: whether an action was sent, answered or not.
     """
@@ -120,11 +147,12 @@ class Rollout:
         record: bool = True,
         index: int = 0,
         latencies: Reservoir | None = None,
+        strict: bool = True,
     ) -> None:
-        if max_steps is not None and max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
+        if max_steps is not None:
+            max_steps = check_count("max_steps", max_steps)
+        if timeout is not None:
+            timeout = check_seconds("timeout", timeout)
         self.index = index
         self.steps = 0
         self.acted = False
@@ -136,9 +164,11 @@ class Rollout:
         self._latencies = latencies
         self._return: float | None = None
         self._begun = time.perf_counter()
-        self._reset_arguments: dict[str, Any] = reset_arguments(reset_options or {})
+        self._strict = strict
+        options = snapshot(dict(check_reset_options(reset_options)))
+        self._reset_arguments: dict[str, Any] = reset_arguments(options)
         if seed is not None:
-            self._reset_arguments["seed"] = seed
+            self._reset_arguments["seed"] = check_seed("seed", seed)
         if episode_id is not None:
             self._reset_arguments["episode_id"] = episode_id
 
@@ -166,52 +196,92 @@ class Rollout:
         trajectory, most = self.trajectory, self._max_steps
         latencies = None if self._latencies is None else self._latencies.add
         clock = time.perf_counter
+        if not isinstance(env, EnvClient):
+            check_call(env.reset, self._reset_arguments, f"{type(env).__name__}.reset")
         try:
-            result: StepResult[Any] = await env.reset(**self._reset_arguments)
+            beginning = env.reset(**self._reset_arguments)
+            pending = inspect.isawaitable(beginning)
+            result: StepResult[Any] = await beginning if pending else beginning
         except Exception as exc:
-            return _judged(exc), exc
+            return self._judged(exc, in_step=False), exc
+        if not pending or not hasattr(result, "observation"):
+            raise TypeError(
+                f"reset() of {type(env).__name__} gave a {type(result).__name__}"
+                f"{'' if pending else ' at once'}: a client's is async and gives a StepResult"
+            )
+        step: Any = getattr(env, "step", None)
+        if step is None and not (result.terminated or result.truncated):
+            raise TypeError(f"{type(env).__name__} has no step(): no episode can be played on it")
         self.episode = getattr(env, "episode", None)
         turn = Turn(self.index, 0, self.episode, result)
+        seen = None  # the record's copy of the observation
         if trajectory is not None:
+            seen = snapshot(result.observation)
             trajectory.begin(self.episode)
-            trajectory.final_observation = result.observation
+            trajectory.final_observation = seen
             trajectory.reset_reward = result.reward
-            trajectory.reset_info = result.info
+            trajectory.reset_info = snapshot(result.info)
+        if result.reward is not None and result.reward != result.reward:
+            return OutcomeStatus.ENV_ERROR, _no_number("reset", result.reward, 0)
         while not (result.terminated or result.truncated):
             if self.steps == most:
                 return OutcomeStatus.TRUNCATED, None
-            observation = result.observation
-            action = decide(observation, turn)
-            if is_pending(action):
-                action = await action
+            try:
+                action = decide(result.observation, turn)
+                if is_pending(action):
+                    action = await action
+            except (Exception, asyncio.CancelledError) as exc:
+                if self._strict or _is_cancelled(exc):
+                    raise
+                return OutcomeStatus.POLICY_ERROR, exc
+            sent = action if trajectory is None else snapshot(action)
             begun = clock()
             self.acted = True
             try:
-                result = await env.step(action)
-            except Exception as exc:
-                return _judged(exc), exc
+                result = await step(action)
+            except (Exception, asyncio.CancelledError) as exc:
+                if _is_cancelled(exc):
+                    raise
+                return self._judged(exc, in_step=True), exc
             if latencies is not None:
                 latencies(clock() - begun)
-            reward = result.reward
+            reward, problem = result.reward, None
             if reward is not None:
-                self._return = reward if self._return is None else self._return + reward
+                number = reward if type(reward) is float else _as_float(reward)
+                total = number if self._return is None else self._return + number
+                if total != total:
+                    problem = _no_number("step", reward, self.steps)
+                self._return, reward = total, number
             if trajectory is not None:
-                trajectory.transitions.append(
-                    Transition(
-                        self.steps,
-                        observation,
-                        action,
-                        reward,
-                        result.terminated,
-                        result.truncated,
-                        result.info,
-                    )
+                transition = Transition(
+                    self.steps,
+                    seen,
+                    sent,
+                    reward,
+                    result.terminated,
+                    result.truncated,
+                    snapshot(result.info),
                 )
-                trajectory.final_observation = result.observation
+                trajectory.transitions.append(transition)
+                trajectory.final_observation = seen = snapshot(result.observation)
             self.steps += 1
             turn.t = self.steps
             turn.result = result
+            if problem is not None:
+                return OutcomeStatus.ENV_ERROR, problem
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
+
+    def _judged(self, error: BaseException, *, in_step: bool) -> OutcomeStatus:
+        """The status for ``error``, unless it says that the call was wrong: then it is raised."""
+        if (
+            isinstance(error, CallerError)
+            and not isinstance(error, _NOT_THE_CALLERS)
+            and not isinstance(error, OperationCancelled)
+        ):
+            if self._strict or not in_step:
+                raise error
+            return OutcomeStatus.POLICY_ERROR
+        return status_of(error)
 
     def ended(self, status: OutcomeStatus, error: BaseException | None = None) -> Outcome:
         """The outcome as things stand now."""
@@ -230,12 +300,25 @@ class Rollout:
         return outcome
 
 
-def _judged(error: Exception) -> OutcomeStatus:
-    """The status for ``error``, unless it says that the call was wrong: then it is raised."""
-    if (
-        isinstance(error, CallerError)
-        and not isinstance(error, _NOT_THE_CALLERS)
-        and not isinstance(error, OperationCancelled)
-    ):
-        raise error
-    return status_of(error)
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the rollout itself is cancelled, rather than what the policy or client awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+def _as_float(reward: Any) -> float:
+    """A reward of another kind as a float; what is no number is NaN."""
+    try:
+        return math.nan if isinstance(reward, str | bytes) else float(reward)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _no_number(call: str, reward: Any, steps: int) -> InvalidObservation:
+    """The error of a reward that no return can be made of."""
+    return InvalidObservation(
+        f"{call}() gave the reward {reward!r}"
+        + (f" in step {steps}" if call == "step" else "")
+        + ", and with it the episode has no return: give a number, or None for no reward",
+        phase=call,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
+from openenv_async.rollouts.checking import check_client
 from openenv_async.rollouts.summary import Summary
 
 __all__ = ["Sessions"]
@@ -47,12 +48,14 @@ class Sessions:
 
         Raises:
             CallerError: it may not be opened at all.
+            TypeError: what was made is no client.
         """
         make = self._factories[number % len(self._factories)]
         clock = asyncio.get_running_loop().time
         since = clock()
         while self._wanted():
             client = make()
+            check_client(client, "collect()")
             try:
                 if hasattr(client, "open"):
                     await self._open(client)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from openenv_async.client.env import GenericEnvClient
+from openenv_async.rollouts.checking import check_call, check_count, remedy_of
 from openenv_async.rollouts.options import Retry
 
 __all__ = ["SessionSource", "Source", "client_factories", "usual_retry"]
@@ -31,7 +33,14 @@ def usual_retry(source: Source) -> Retry:
 def client_factories(
     source: Source, connections: int | None, token: str | None
 ) -> list[Callable[[], Any]]:
-    """What makes the clients; workers go round."""
+    """What makes the clients; workers go round.
+
+    Raises:
+        TypeError: the source is none; the message has the remedy.
+        ValueError: there is no URL in it, or an argument does not belong to it.
+    """
+    if not isinstance(source, str) and (remedy := remedy_of(source)) is not None:
+        raise TypeError(f"collect() cannot play on {source!r}: {remedy}")
     session: Callable[[], Any] | None = getattr(source, "session", None)
     if session is not None:
         if connections is not None or token is not None:
@@ -42,13 +51,21 @@ def client_factories(
             raise ValueError("connections= belongs to URLs: a client factory decides for itself")
         if token is not None:
             raise ValueError("token= belongs to URLs: a client factory gives its own")
+        if inspect.iscoroutinefunction(source):
+            raise TypeError(f"{source!r} is async: a client factory returns a client at once")
+        check_call(source, {}, getattr(source, "__name__", repr(source)))
         return [source]
-    urls = [source] if isinstance(source, str) else list(cast(Sequence[str], source))
+    if not isinstance(source, Iterable) or isinstance(source, bytes | Mapping):
+        raise TypeError(
+            "collect() plays on a URL, several, a pool or what makes a client, got"
+            f" {type(source).__name__}: {source!r}"
+        )
+    urls = [source] if isinstance(source, str) else list(source)
     if not urls:
         raise ValueError("no URL to collect from")
-    lanes = 1 if connections is None else connections
-    if lanes < 1:
-        raise ValueError(f"connections must be at least 1, got {connections}")
+    for url in urls:
+        GenericEnvClient(url, token=token)  # what it refuses is told now, not by a worker
+    lanes = 1 if connections is None else check_count("connections", connections)
     return [
         functools.partial(
             GenericEnvClient, url, token=token, share=f"collect-{lane}" if lane else True

@@ -4,7 +4,8 @@ Rules:
 
 - It is ``collect`` underneath: one session per worker, one outcome per episode begun.
 - The policy may change while episodes run (``VersionedPolicy.publish``, see ``versions``). An
-  episode that falls further behind than ``max_staleness`` is cut off and left out.
+  episode that falls further behind than ``max_staleness`` is cut off and left out, and that is
+  logged. So that few do, one only begins when it can still be used (``admission``).
 - A slow learner holds the workers back: no more than ``max_ahead`` episodes wait for it.
 - A group is ``group_size`` episodes of one seed; it is complete when each of them has ended,
   failed or been cut off.
@@ -14,21 +15,29 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from openenv_async.outlasting import outlast
-from openenv_async.rollouts.collection import collect
+from openenv_async.rollouts.admission import Admission
+from openenv_async.rollouts.checking import check_count, check_policy, check_seed
+from openenv_async.rollouts.collection import outcomes_of
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
-from openenv_async.rollouts.options import Retry
+from openenv_async.rollouts.options import CollectOptions, Retry
 from openenv_async.rollouts.sources import Source, client_factories, usual_retry
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.versions import PolicyWatch, WatchedClient
 from openenv_async.types import Outcome
 
 __all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]
+
+log = logging.getLogger("openenv_async.rollouts")
+
+_PASSED_ON: Final = frozenset({"max_steps", "reset_options", "min_count", "on_progress", "record"})
+"""Further arguments of ``collect`` that ``stream`` takes."""
 
 
 class EpisodeStream(AsyncIterator[StreamedEpisode]):
@@ -48,6 +57,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
         *,
         partial: bool,
         failures: bool,
+        admission: Admission | None = None,
     ) -> None:
         self.summary = summary
         self.stale = 0
@@ -56,7 +66,9 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
         self._watch = watch
         self._partial = partial
         self._failures = failures
-        self._stale_too = False
+        self._admission = admission
+        self._in_groups = False
+        self._told = 0
         self._coming: asyncio.Task[Outcome | None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -67,6 +79,8 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
 
     async def __anext__(self) -> StreamedEpisode:
         while True:
+            if self._admission is not None:
+                self._admission.asked()
             if self._coming is None:
                 self._coming = asyncio.create_task(_next(self._outcomes), name="openenv-stream")
             # A reader that gives up waiting (a timeout) ends its wait, not the stream.
@@ -77,19 +91,45 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
             episode = self._watch.episode(outcome)
             if episode.stale:
                 self.stale += 1
+                self._tell_stale()
             if self._is_wanted(episode):
+                if not self._in_groups:
+                    self.handed_over(1)
                 return episode
             if not episode.stale:
                 self.left_out += 1
+            if self._admission is not None:
+                self._admission.dropped()
 
     def _is_wanted(self, episode: StreamedEpisode) -> bool:
         if episode.stale:
-            return self._stale_too
+            return self._in_groups
         return episode.usable or self._failures or (self._partial and episode.partial)
 
-    def hand_over_stale(self) -> None:
-        """From now on leave out no stale episodes either: groups are to be whole."""
-        self._stale_too = True
+    def _tell_stale(self) -> None:
+        """Log the first episode that is too old, and each time that they have doubled."""
+        if self.stale < 2 * self._told:
+            return
+        self._told = self.stale
+        log.warning(
+            "%d of %d episodes are thrown away: the policy moved on by more than max_staleness"
+            " versions while they were played or waited to be read; play fewer at once"
+            " (concurrency), publish less often or allow more",
+            self.stale,
+            self.summary.episodes,
+        )
+
+    def in_groups(self) -> None:
+        """From now on leave out no stale episodes either: groups are to be whole.
+
+        Whoever makes the groups says when one is handed over.
+        """
+        self._in_groups = True
+
+    def handed_over(self, count: int) -> None:
+        """The reader was given that many episodes."""
+        if self._admission is not None:
+            self._admission.read(count)
 
     async def aclose(self) -> None:
         """Cancel what runs and close every session; idempotent."""
@@ -117,7 +157,7 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
     """
 
     def __init__(self, episodes: EpisodeStream, size: int) -> None:
-        episodes.hand_over_stale()
+        episodes.in_groups()
         self.episodes = episodes
         self._size = size
         self._open: dict[int, list[StreamedEpisode]] = {}
@@ -136,6 +176,7 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
             if len(members) == self._size:
                 del self._open[episode.group]
                 members.sort(key=lambda episode: episode.member)
+                self.episodes.handed_over(len(members))
                 return EpisodeGroup(episode.group, members)
 
     async def aclose(self) -> None:
@@ -175,7 +216,9 @@ def stream(
         concurrency: episodes at once.
         group_size: episodes of one seed that begin one after the other.
         seed: of the first group, the others count on; a random one is drawn when ``None``.
-        max_staleness: versions that an episode's first action may be behind the current one.
+        max_staleness: versions that an episode's first action may be behind the current one when
+            the episode is read. An episode begins only when it can be read by then, and whole
+            groups before others; one that is late all the same is left out, and that is logged.
         max_ahead: episodes that may wait for the reader; ``2 * concurrency`` by default. Those
             that run when it is reached are finished.
         partial: hand over episodes that were cut off at a deadline with steps, too.
@@ -185,31 +228,53 @@ def stream(
         connections, token, retry, options: as for ``collect``.
         summary: is filled as episodes end; bring one to read it afterwards.
     """
-    if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
-    if max_staleness is not None and (max_staleness < 0 or not hasattr(policy, "version")):
-        raise ValueError(
-            "max_staleness must be at least 0 and needs a policy with a version: VersionedPolicy"
-        )
+    group_size = check_count("group_size", group_size)
+    check_policy(policy)
+    if max_staleness is not None:
+        max_staleness = check_count("max_staleness", max_staleness, 0)
+        if not hasattr(policy, "version"):
+            raise ValueError("max_staleness needs a policy with a version: VersionedPolicy")
     if deadline is not None and episodes is None:
         raise ValueError("deadline= needs a number of episodes: an endless stream has no end")
+    unknown = sorted(set(options) - _PASSED_ON)
+    if unknown:
+        raise TypeError(
+            f"stream() has no argument {unknown[0]!r}; there are {', '.join(sorted(_PASSED_ON))}"
+            " besides its own"
+        )
     summary = summary if summary is not None else Summary(episodes)
     watch = PolicyWatch(policy, group_size, max_staleness)
+    admission = None
+    if max_staleness is not None:
+        admission = Admission(lambda: watch.version, group_size, max_staleness)
     make = itertools.cycle(client_factories(source, connections, token))
-    outcomes = collect(
-        lambda: WatchedClient(next(make)(), watch),
-        watch,
-        episodes=sys.maxsize if episodes is None else episodes,
-        concurrency=concurrency,
-        seeds=_GroupSeeds(seed, group_size),
-        max_ahead=max_ahead,
-        deadline=deadline,
-        timeout=timeout,
-        retry=retry or usual_retry(source),
-        summary=summary,
+    given: dict[str, Any] = {
+        "max_steps": None,
+        "reset_options": None,
+        "min_count": None,
+        "on_progress": None,
+        "record": True,
         **options,
+    }
+    outcomes = outcomes_of(
+        [lambda: WatchedClient(next(make)(), watch)],
+        CollectOptions(
+            policy=watch,
+            episodes=sys.maxsize if episodes is None else episodes,
+            concurrency=concurrency,
+            seeds=_GroupSeeds(seed, group_size),
+            max_ahead=max_ahead,
+            deadline=deadline,
+            timeout=timeout,
+            retry=retry or usual_retry(source),
+            summary=summary,
+            admission=admission,
+            **given,
+        ),
     )
-    return EpisodeStream(outcomes, watch, summary, partial=partial, failures=failures)
+    return EpisodeStream(
+        outcomes, watch, summary, partial=partial, failures=failures, admission=admission
+    )
 
 
 def stream_groups(
@@ -239,6 +304,9 @@ def stream_groups(
         concurrency, seed, max_staleness, max_ahead, deadline, timeout, connections, token,
         retry, summary: as for ``stream``.
     """
+    group_size = check_count("group_size", group_size)
+    if groups is not None:
+        groups = check_count("groups", groups)
     episodes = stream(
         source,
         policy,
@@ -265,7 +333,8 @@ class _GroupSeeds(Sequence[int]):
     """The seed of every episode, without an end; ``first`` is drawn when ``None``."""
 
     def __init__(self, first: int | None, size: int) -> None:
-        self._first = random.SystemRandom().getrandbits(31) if first is None else first
+        drawn = first is None
+        self._first = random.SystemRandom().getrandbits(31) if drawn else check_seed("seed", first)
         self._size = size
 
     def __len__(self) -> int:

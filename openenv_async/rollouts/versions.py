@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from openenv_async.errors import OperationCancelled
+from openenv_async.rollouts.checking import check_client
 from openenv_async.rollouts.groups import StreamedEpisode
 from openenv_async.rollouts.policies import Turn, bind
 from openenv_async.types import Outcome
@@ -103,6 +104,7 @@ class WatchedClient:
     """A client whose episode ends when its policy is too old."""
 
     def __init__(self, client: Any, watch: PolicyWatch) -> None:
+        check_client(client, "stream()")
         self._client = client
         self._watch = watch
         self._version = 0
@@ -110,6 +112,10 @@ class WatchedClient:
     @property
     def episode(self) -> Any:
         return getattr(self._client, "episode", None)
+
+    @property
+    def leaving(self) -> bool:
+        return getattr(self._client, "leaving", False)
 
     async def open(self) -> None:
         if hasattr(self._client, "open"):

@@ -15,13 +15,20 @@ from openenv_async import (
     EnvClient,
     Environment,
     GenericEnvClient,
+    Outcome,
     OutcomeStatus,
     StepResult,
     serve,
 )
-from openenv_async.errors import InvalidAction, InvalidOption, ServerBusy, TransportError
+from openenv_async.errors import (
+    InvalidAction,
+    InvalidModel,
+    InvalidOption,
+    ServerBusy,
+    TransportError,
+)
 from openenv_async.inprocess import connect
-from openenv_async.rollouts import Summary, Turn, collect, collect_all
+from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
 from openenv_async.server import create_app
 from tests.rollouts.environments import Counting, Hanging, Move, RaisesInStep, Seen
 
@@ -199,19 +206,58 @@ async def test_cancelling_the_reader_closes_everything() -> None:
         assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("openenv-rollout")]
 
 
-async def test_a_bug_in_the_policy_ends_it_and_says_where() -> None:
+async def test_an_error_of_the_policy_is_the_outcome_of_its_episode() -> None:
     def broken(observation: Any, turn: Turn) -> Any:
-        if turn.index == 3:
-            raise ZeroDivisionError
+        match turn.index, turn.t:
+            case 3, 1:
+                raise ZeroDivisionError
+            case 5, 1:
+                return "no such move"
+            case 7, 1:
+                return {"amount": object()}
+            case 9, 1:
+                raise asyncio.CancelledError
         return {"amount": 1}
 
-    app = create_app(Counting)
-    async with serve(app) as url:
+    async with serve(Counting) as url:
+        outcomes = await collect_all(url, broken, episodes=20, concurrency=4)
+    failed = {o.index: type(o.error) for o in outcomes if o.status is OutcomeStatus.POLICY_ERROR}
+    assert failed == {
+        3: ZeroDivisionError,
+        5: InvalidAction,
+        7: InvalidModel,
+        9: asyncio.CancelledError,
+    }
+    for outcome in outcomes:
+        assert outcome.status.usable is (outcome.index not in failed)
+        if outcome.index in failed:
+            assert (outcome.steps, outcome.episode_return) == (1, None)
+            assert outcome.trajectory is not None
+            assert len(outcome.trajectory.transitions) == 1
+        else:
+            assert outcome.episode_return == 3.0
+
+
+async def test_a_policy_that_fails_in_every_episode_is_a_bug_and_raised_at_the_end() -> None:
+    def broken(observation: Any) -> Any:
+        raise ZeroDivisionError
+
+    async with serve(Counting) as url:
+        seen: list[Outcome] = []
+
+        async def read(outcomes: Any) -> None:
+            async for outcome in outcomes:
+                seen.append(outcome)  # noqa: PERF401  # a comprehension would lose those
+
         with pytest.raises(ZeroDivisionError) as caught:
-            await collect_all(url, broken, episodes=100, concurrency=4)
-        assert "episode 3" in caught.value.__notes__[0]
+            await read(collect(url, broken, episodes=7, concurrency=2))
+        assert [o.status for o in seen] == [OutcomeStatus.POLICY_ERROR] * 7
+        assert f"episode {seen[0].index}" in caught.value.__notes__[0]
         with pytest.raises(InvalidAction):
             await collect_all(url, lambda observation: 3, episodes=2)
+        async with stream(url, broken, concurrency=2) as endless:
+            with pytest.raises(ZeroDivisionError):
+                await anext(endless)
 
 
 async def test_a_bug_in_on_progress_ends_it() -> None:

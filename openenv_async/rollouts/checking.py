@@ -1,0 +1,218 @@
+"""Arguments that are the caller's mistake, refused before anything is played.
+
+What an environment, a server or the network does wrong is an outcome; what is refused here never
+becomes one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from openenv_async.client.arguments import shown
+from openenv_async.client.env import EnvClient
+from openenv_async.client.sync import SyncEnvClient
+from openenv_async.environment import Environment
+
+__all__ = [
+    "check_call",
+    "check_client",
+    "check_count",
+    "check_policy",
+    "check_reset_options",
+    "check_seconds",
+    "check_seed",
+    "remedy_of",
+]
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """An argument that counts something, as an ``int``.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is less than ``least``.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return count
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """An argument that is a positive number of seconds.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not positive, or NaN.
+    """
+    if isinstance(value, bool | str | bytes):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}") from None
+    if not seconds > 0 or math.isnan(seconds):
+        raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
+    return seconds
+
+
+def check_seed(name: str, value: Any) -> int:
+    """A seed as an ``int``; NumPy's integers are integers.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: no reset takes it: it is not from 0 to 2**63 - 1.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        seed = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"{name} must be from 0 to 2**63 - 1, got {seed}")
+    return seed
+
+
+def check_reset_options(options: Any) -> Mapping[str, Any]:
+    """Further arguments of ``reset``, by name.
+
+    Raises:
+        TypeError: they are no mapping from names.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"reset_options must be a dict of names, got {options!r}")
+    for name in options:
+        if not isinstance(name, str):
+            raise TypeError(f"reset_options must have names for keys, got {name!r}")
+    return options
+
+
+def check_policy(policy: Any) -> None:
+    """Refuse a policy that cannot be asked for an action.
+
+    Raises:
+        TypeError: it is not callable, it is a class, or it takes other arguments.
+    """
+    for_episode = getattr(policy, "for_episode", None)
+    if inspect.isclass(policy) and (for_episode is not None or _has_call(policy)):
+        raise TypeError(
+            f"the policy is the class {policy.__name__}: give an instance of it,"
+            f" {policy.__name__}(...)"
+        )
+    asked = policy if for_episode is None else for_episode
+    if not callable(asked):
+        close = getattr(policy, "close", None) if inspect.iscoroutine(policy) else None
+        if close is not None:
+            close()
+        raise TypeError(
+            "a policy is a callable of (observation) or (observation, turn), got"
+            f" {shown(policy)}"
+        )
+    try:
+        signature = inspect.signature(asked)
+    except (TypeError, ValueError):  # a builtin without one
+        return
+    for count in (1,) if for_episode is not None else (1, 2):
+        try:
+            signature.bind(*[None] * count)
+        except TypeError:
+            continue
+        return
+    wanted = "for_episode(index)" if for_episode is not None else "(observation, turn)"
+    raise TypeError(
+        f"a policy is called as {wanted}, or as (observation):"
+        f" {getattr(asked, '__qualname__', type(asked).__name__)}{signature} takes other arguments"
+    )
+
+
+def _has_call(cls: type) -> bool:
+    return any("__call__" in base.__dict__ for base in cls.__mro__)
+
+
+def check_client(env: Any, what: str) -> None:
+    """Refuse what no episode can be played on.
+
+    Args:
+        env: in the place of a client.
+        what: gave it, for the message.
+
+    Raises:
+        TypeError: it is no open or openable client; the message has the remedy.
+    """
+    if isinstance(env, EnvClient):
+        return
+    remedy = remedy_of(env)
+    if remedy is None and inspect.isclass(env):
+        remedy = f"it is a class: make a client of it, {env.__name__}(url)"
+    if remedy is None:
+        if callable(getattr(env, "reset", None)):
+            return
+        pool = hasattr(env, "session")
+        remedy = "call its rollout(policy)" if pool else "open one, such as GenericEnvClient(url)"
+    raise TypeError(f"{what} needs a client with async reset and step, got {shown(env)}: {remedy}")
+
+
+def remedy_of(env: Any) -> str | None:
+    """How to make a client of something that is often taken for one; ``None`` for others."""
+    if isinstance(env, str | bytes):
+        return (
+            "open a client there (async with GenericEnvClient(url) as env), or let"
+            " collect(url, policy, episodes=1) do so"
+        )
+    if inspect.iscoroutine(env):
+        env.close()
+        return "it was not awaited: a client factory is no async function"
+    if isinstance(env, SyncEnvClient):
+        return "it blocks the event loop: give its async client, .client"
+    if _is_environment(env):
+        name = env.__name__ if inspect.isclass(env) else type(env).__name__
+        return (
+            f"it is an environment: async with connect({name}) as env, or"
+            f" async with serve({name}) as url"
+        )
+    if isinstance(env, EnvClient):
+        return (
+            "it is one client: give its URL, or what makes clients, functools.partial(Client, url)"
+        )
+    if isinstance(env, AbstractAsyncContextManager) and not (
+        hasattr(env, "session") or hasattr(env, "reset")
+    ):
+        return "it was not entered: async with ... as env"
+    return None
+
+
+def _is_environment(env: Any) -> bool:
+    """Whether it is an environment, or the class of one, rather than a client of it."""
+    gymnasium = sys.modules.get("gymnasium")
+    kinds = (Environment,) if gymnasium is None else (Environment, gymnasium.Env)
+    return issubclass(env, kinds) if inspect.isclass(env) else isinstance(env, kinds)
+
+
+def check_call(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> None:
+    """Refuse a call whose arguments the function does not take.
+
+    Raises:
+        TypeError: it does not.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as exc:
+        raise TypeError(f"{name}{signature} cannot be called with {[*arguments]}: {exc}") from None

@@ -1,0 +1,132 @@
+"""Values as records keep them: copied when they are recorded, and as JSON that loses nothing.
+
+A policy or an environment may use one dict or one array for every step. What a record holds is
+therefore a copy, made at that step. What cannot change (numbers, texts, arrays that are views of a
+received message) is kept as it is.
+
+The JSON is that of the tagged objects of ``arrays``, and of one more for dicts whose keys are not
+all texts::
+
+    {"__map__": [[key, value], ...]}
+
+A tuple in a key is a list there and a tuple again when it is read; elsewhere a tuple is read as a
+list, as it is from every transport. A dict whose only key is ``"__map__"`` is written in that form
+as well, so no value is taken for a tag.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from openenv_async.arrays import tag, untag
+from openenv_async.errors import InvalidModel
+from openenv_async.models import to_builtins
+
+__all__ = ["decode", "encode", "snapshot"]
+
+_MAP: Final = "__map__"
+_FIXED: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
+"""Types whose values never change."""
+_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, InvalidModel)
+
+
+def snapshot(value: Any) -> Any:
+    """A value that stays as ``value`` is now, whatever is done to it later.
+
+    An object that can neither be copied nor taken apart is returned itself.
+    """
+    kind = type(value)
+    if kind in _FIXED:
+        return value
+    if kind is dict:
+        return {key: snapshot(item) for key, item in value.items()}
+    if kind is list:
+        return [snapshot(item) for item in value]
+    if kind is tuple:
+        return tuple(snapshot(item) for item in value)
+    np = sys.modules.get("numpy")
+    if np is not None:
+        if kind is np.ndarray and not value.dtype.hasobject:
+            return value if _is_fixed_array(np, value) else value.copy()
+        if isinstance(value, np.generic) and not isinstance(value, np.void):
+            return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return _taken_apart(value)
+
+
+def _is_fixed_array(np: Any, array: Any) -> bool:
+    """Whether nobody can write to the memory of an array: a view of bytes."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    return isinstance(array, bytes) or (
+        isinstance(array, memoryview) and array.readonly and isinstance(array.obj, bytes)
+    )
+
+
+def _taken_apart(value: Any) -> Any:
+    """A copy of what ``deepcopy`` refuses: a tensor of a graph, an object that holds a lock."""
+    if hasattr(value, "detach") and hasattr(value, "clone"):
+        return value.detach().clone()
+    try:
+        return snapshot(to_builtins(value))
+    except Exception:
+        return value
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON from which ``decode`` makes the plain values again.
+
+    Raises:
+        InvalidModel: a part of it has no such form.
+    """
+    try:
+        return msgspec.json.encode(tag(_with_maps(to_builtins(value))))
+    except _UNWRITABLE as exc:
+        if isinstance(exc, InvalidModel):
+            raise
+        raise InvalidModel(f"a {type(value).__name__} cannot be recorded: {exc}") from exc
+
+
+def decode(data: bytes | str) -> Any:
+    """The inverse of ``encode``.
+
+    Raises:
+        ValueError: it is no JSON, or a tagged object in it is malformed.
+    """
+    tree = untag(msgspec.json.decode(data))
+    mark = _MAP if isinstance(data, str) else _MAP.encode()
+    return _without_maps(tree) if mark in data else tree  # type: ignore[operator]  # both alike
+
+
+def _with_maps(tree: Any) -> Any:
+    """``tree`` with the tagged form of dicts that JSON has no form for."""
+    if isinstance(tree, dict):
+        if all(type(key) is str for key in tree) and not (len(tree) == 1 and _MAP in tree):
+            return {key: _with_maps(item) for key, item in tree.items()}
+        return {_MAP: [[_with_maps(key), _with_maps(item)] for key, item in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return [_with_maps(item) for item in tree]
+    return tree
+
+
+def _without_maps(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        pairs = tree.get(_MAP) if len(tree) == 1 else None
+        if isinstance(pairs, list) and all(isinstance(e, list) and len(e) == 2 for e in pairs):
+            return {_as_key(key): _without_maps(item) for key, item in pairs}
+        return {key: _without_maps(item) for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [_without_maps(item) for item in tree]
+    return tree
+
+
+def _as_key(key: Any) -> Any:
+    return tuple(map(_as_key, key)) if isinstance(key, list) else key
