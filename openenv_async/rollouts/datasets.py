@@ -1,20 +1,22 @@
 """Trajectories as a Hugging Face dataset. Needs the extra ``datasets``.
 
 What an environment chooses the shape of (observations, actions, infos) becomes a typed column
-where all of its values are of one type; else its values are JSON texts, arrays and bytes tagged
-as in the files. A missing reward or return stays null.
+where all of its values are of one type that Arrow and Parquet have; else its values are JSON texts
+as in the files. An array that becomes lists keeps the type of its elements. A missing reward or
+return is null, and so is a missing value in a typed column; nothing else is. A seed that needs more
+than 64 bits with a sign makes its column unsigned, or text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-import msgspec
-
-from openenv_async.arrays import tag
 from openenv_async.models import to_builtins
+from openenv_async.rollouts.records import encode
 from openenv_async.rollouts.trajectory import Trajectory
 from openenv_async.rollouts.writers import read_trajectories
 
@@ -22,6 +24,19 @@ __all__ = ["to_dataset"]
 
 _EPISODE = ("index", "episode_id", "seed", "status", "episode_return", "steps", "duration")
 _ERROR = ("error_code", "error_message")
+_FREE: Final = ("observation", "next_observation", "action", "info")
+_OF_STEPS: Final = ("reward", "terminated", "truncated")
+_FIXED: Final = {
+    "index": "int64",
+    "steps": "int64",
+    "t": "int64",
+    "episode_return": "float64",
+    "duration": "float64",
+    "reward": "float64",
+    "terminated": "bool_",
+    "truncated": "bool_",
+}
+"""Arrow's name of the type of each column that is no text."""
 
 
 def to_dataset(
@@ -34,6 +49,7 @@ def to_dataset(
         rows: one a step, with what is known of its episode, or one an episode, with lists.
 
     Raises:
+        InvalidModel: a value has no form in a data set.
         ModuleNotFoundError: ``datasets`` is not installed.
     """
     try:
@@ -45,11 +61,23 @@ def to_dataset(
         ) from None
     if isinstance(trajectories, str | Path):
         trajectories = read_trajectories(trajectories)
+    import pyarrow as pa  # type: ignore[import-untyped]  # it has none
+
     made = [row for each in trajectories for row in _rows(each, rows)]
-    columns: dict[str, list[Any]] = {name: [row[name] for row in made] for name in _names(rows)}
-    for name in ("observation", "next_observation", "action", "info"):
-        _settle(columns, name, rows)
-    return datasets.Dataset.from_dict(columns)
+    columns: dict[str, Any] = {}
+    for name in _names(rows):
+        column = [row[name] for row in made]
+        if name in _FREE:
+            columns[name] = _free_column(
+                pa, column, in_lists=rows == "episode", typed=name != "info"
+            )
+        elif name == "seed":
+            columns[name] = _seed_column(pa, column)
+        else:
+            kind = getattr(pa, _FIXED.get(name, "string"))()
+            nested = rows == "episode" and name in _OF_STEPS
+            columns[name] = pa.array(column, pa.list_(kind) if nested else kind)
+    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
 
 
 def _names(rows: str) -> list[str]:
@@ -87,48 +115,140 @@ def _rows(trajectory: Trajectory, rows: str) -> Iterable[dict[str, Any]]:
     }
 
 
-def _settle(columns: dict[str, list[Any]], name: str, rows: str) -> None:
+# -- columns ------------------------------------------------------------------------------------
+
+
+class _Untyped(Exception):
+    """There is no one Arrow type that says as much as the values do."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A type of values.
+
+    Attributes:
+        name: ``null`` (fits any), a NumPy or Arrow type, ``list`` or ``struct``.
+        parts: names and types of a struct's fields; of a list's elements.
+        shape: of an array.
+    """
+
+    name: str
+    parts: tuple[tuple[str, _Kind], ...] = ()
+    shape: tuple[int, ...] = ()
+
+
+_NULL: Final = _Kind("null")
+_PLAIN: Final = {bool: "bool_", int: "int64", float: "float64", str: "string"}
+_ELEMENTS: Final = {"b": "bool_", "U": "string"}
+_INT64: Final = range(-(1 << 63), 1 << 63)
+
+
+def _free_column(pa: Any, column: list[Any], in_lists: bool, *, typed: bool) -> Any:
     """A column as plain values of one type, or as JSON texts."""
-    if name not in columns:
-        return
-    column = columns[name]
-    values = column if rows == "step" else [value for each in column for value in each]
-    if name != "info" and _uniform(values):
-        columns[name] = [_plain(value) for value in column]
-    elif rows == "step":
-        columns[name] = [_json(value) for value in column]
-    else:
-        columns[name] = [[_json(value) for value in each] for each in column]
+    values = [value for each in column for value in each] if in_lists else column
+    kind = pa.string()
+    convert: Any = _json
+    if typed:
+        plain = [to_builtins(value) for value in values]
+        with contextlib.suppress(_Untyped):
+            kind, convert = _arrow(pa, _common(map(_kind_of, plain))), _plain
+    if in_lists:
+        made = [[convert(value) for value in each] for each in column]
+        return pa.array(made, pa.list_(kind))
+    return pa.array([convert(value) for value in column], kind)
 
 
-def _uniform(values: list[Any]) -> bool:
-    """Whether Arrow has one type for all of them that says as much as they do."""
-    import pyarrow as pa  # type: ignore[import-untyped]  # it has none
-
-    try:
-        kinds = {_kind(value) for value in values}
-        return len(kinds) <= 1 and pa.array([_plain(value) for value in values]) is not None
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
+def _seed_column(pa: Any, seeds: list[int | None]) -> Any:
+    given = [seed for seed in seeds if seed is not None]
+    if all(seed in _INT64 for seed in given):
+        return pa.array(seeds, pa.int64())
+    if all(0 <= seed < 1 << 64 for seed in given):
+        return pa.array(seeds, pa.uint64())
+    return pa.array([None if seed is None else str(seed) for seed in seeds], pa.string())
 
 
-def _kind(value: Any) -> Any:
-    """What has to be the same for two values to share a column."""
-    value = to_builtins(value)
+def _kind_of(value: Any) -> _Kind:
+    """The type of a plain value.
+
+    Raises:
+        _Untyped: it has none.
+    """
+    if value is None:
+        return _NULL
+    if type(value) is int and value not in _INT64:
+        raise _Untyped
+    if type(value) is str and not _is_text(value):
+        raise _Untyped
+    if type(value) in _PLAIN:
+        return _Kind(_PLAIN[type(value)])
+    if isinstance(value, bytes):
+        return _Kind("binary")
     if hasattr(value, "dtype"):
-        return (str(value.dtype), value.shape)
-    if isinstance(value, Mapping):
-        return tuple((key, _kind(item)) for key, item in sorted(value.items()))
+        return _kind_of_array(value)
+    if isinstance(value, dict):
+        if not value or not all(type(key) is str and _is_text(key) for key in value):
+            raise _Untyped  # Parquet has no struct without fields
+        return _Kind("struct", tuple((key, _kind_of(item)) for key, item in sorted(value.items())))
     if isinstance(value, list | tuple):
-        return ("list", frozenset(_kind(item) for item in value))
-    return type(value)
+        return _Kind("list", (("", _common(map(_kind_of, value))),))
+    raise _Untyped
+
+
+def _kind_of_array(array: Any) -> _Kind:
+    dtype, shape = array.dtype, tuple(array.shape)
+    if dtype.kind not in "biufU" or (dtype.itemsize > 8 and dtype.kind != "U"):
+        raise _Untyped
+    if len(shape) > 1 and 0 in shape:  # lists would not have its shape
+        raise _Untyped
+    if dtype.kind == "U" and not all(map(_is_text, array.ravel().tolist())):
+        raise _Untyped
+    return _Kind(_ELEMENTS.get(dtype.kind, dtype.name), (), shape or (-1,))
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 has it: a lone surrogate it has not."""
+    return value.isascii() or value.encode("utf-8", "replace").decode() == value
+
+
+def _common(kinds: Iterable[_Kind]) -> _Kind:
+    """The one type of several; a missing value has any.
+
+    Raises:
+        _Untyped: they differ.
+    """
+    common = _NULL
+    for kind in kinds:
+        common = _both(common, kind)
+    return common
+
+
+def _both(a: _Kind, b: _Kind) -> _Kind:
+    if a == b or b == _NULL:
+        return a
+    if a == _NULL:
+        return b
+    if a.name != b.name or a.shape != b.shape or [n for n, _ in a.parts] != [n for n, _ in b.parts]:
+        raise _Untyped
+    parts = ((name, _both(x, y)) for (name, x), (_, y) in zip(a.parts, b.parts, strict=True))
+    return _Kind(a.name, tuple(parts))
+
+
+def _arrow(pa: Any, kind: _Kind) -> Any:
+    if kind.name == "struct":
+        return pa.struct([(name, _arrow(pa, part)) for name, part in kind.parts])
+    if kind.name == "list":
+        return pa.list_(_arrow(pa, kind.parts[0][1]))
+    made = getattr(pa, "float32" if kind.name == "float16" else kind.name)()
+    for size in kind.shape:
+        made = made if size == -1 else pa.list_(made)
+    return made
 
 
 def _plain(value: Any) -> Any:
     value = to_builtins(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -136,4 +256,4 @@ def _plain(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(tag(to_builtins(value))).decode()
+    return encode(value).decode()

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from openenv_async.arrays import untag
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import to_builtins
+from openenv_async.rollouts.records import snapshot
 from openenv_async.rollouts.trajectory import Trajectory
 
 __all__ = ["Difference", "replay"]
@@ -94,7 +94,7 @@ async def replay(
             if t == len(steps):
                 return None
             step = steps[t]
-            result = await env.step(step.action)
+            result = await env.step(snapshot(step.action))
             t += 1
             recorded = {name: getattr(step, name) for name in _FIELDS[1:]}
             recorded["observation"] = observations[t]
@@ -107,8 +107,15 @@ def _first(recorded: Any, replayed: Any, tolerance: float) -> tuple[str, Any, An
 
 
 def _plain(value: Any) -> Any:
-    """Models as their fields, tuples as lists, as a file would have them."""
-    return untag(to_builtins(value))
+    """Models as their fields, tuples as lists, as a file would have them; one NaN as a key."""
+    return _with_one_nan(to_builtins(value))
+
+
+def _with_one_nan(tree: Any) -> Any:
+    """``tree`` whose keys that are NaN are one object, since no NaN equals another."""
+    if isinstance(tree, dict):
+        return {math.nan if key != key else key: _with_one_nan(item) for key, item in tree.items()}
+    return [_with_one_nan(item) for item in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _compare(a: Any, b: Any, tolerance: float, path: str) -> tuple[str, Any, Any] | None:
@@ -135,12 +142,12 @@ def _compare(a: Any, b: Any, tolerance: float, path: str) -> tuple[str, Any, Any
 def _same(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
         return a is b or (a is not None and b is not None and bool(a == b))
+    if a == b or (a != a and b != b):  # NaN, or the missing date of NumPy
+        return True
     try:
-        if math.isnan(a) and math.isnan(b):
-            return True
-        return bool(a == b) or bool(abs(a - b) <= tolerance)
-    except TypeError:  # no numbers
-        return bool(a == b)
+        return bool(abs(a - b) <= tolerance)
+    except (TypeError, OverflowError):  # no numbers, or beyond floats
+        return False
 
 
 def _compare_arrays(
@@ -151,7 +158,7 @@ def _compare_arrays(
         return path, a, b
     numbers = left.dtype.kind in "iufc"
     same = left == right
-    if left.dtype.kind in "fc":
+    if left.dtype.kind in "fcmM":
         same |= np.isnan(left) & np.isnan(right)
     if tolerance and numbers:
         same |= np.isclose(left, right, rtol=0.0, atol=tolerance, equal_nan=True)

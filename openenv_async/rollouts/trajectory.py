@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from openenv_async.errors import sendable
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus
 
-__all__ = ["Trajectory", "Transition"]
+__all__ = ["Trajectory", "Transition", "error_text"]
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Transition:
         reward: what the environment gave for it, ``None`` when it gave none.
         terminated, truncated: whether the episode ended with this step, and how.
         info: what came with the step's result.
+        extra: what a file has for this step besides, by name.
     """
 
     t: int
@@ -34,6 +36,7 @@ class Transition:
     terminated: bool = False
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Trajectory:
         status, episode_return, steps, duration: as in the ``Outcome``.
         error_code, error_message: what ended a failed episode: the wire code of an
             ``OpenEnvError``, else the name of the exception's class.
+        extra: what a file has for this episode besides, by name: keys of a newer release or of
+            yours, and of a ``StreamedEpisode`` its group, member, versions and staleness.
     """
 
     index: int
@@ -66,6 +71,7 @@ class Trajectory:
     duration: float = 0.0
     error_code: str | None = None
     error_message: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def finish(self, outcome: Outcome) -> None:
         """Copy how the episode ended."""
@@ -75,10 +81,18 @@ class Trajectory:
         self.duration = outcome.duration
         if outcome.error is not None:
             self.error_code = getattr(outcome.error, "code", type(outcome.error).__name__)
-            self.error_message = str(outcome.error)
+            self.error_message = error_text(outcome.error)
 
     def begin(self, episode: EpisodeInfo | None) -> None:
         """Note which episode it is."""
         if episode is not None:
             self.episode_id = episode.episode_id
             self.seed = episode.seed
+
+
+def error_text(error: BaseException) -> str:
+    """The message of an exception, also of one whose ``__str__`` raises."""
+    try:
+        return sendable(str(error))
+    except Exception as exc:
+        return f"{type(error).__name__}, whose message cannot be read: {type(exc).__name__}"

@@ -3,16 +3,23 @@
 A row has the columns of ``Trajectory`` (index, episode_id, seed, status, episode_return, steps,
 duration, error_code, error_message, reset_reward, reset_info, final_observation) and
 ``transitions``, a list of (t, observation, action, reward, terminated, truncated, info). What
-was ``None`` is null.
+was ``None`` is null, and nothing else is. Further keys of an episode or a step are kept: they are
+read into ``extra`` and written from it.
 
 - JSON Lines (``.jsonl``): one line per episode, written with one call and flushed, so a crash
   loses nothing that was finished; a line without its newline at the end is one that a crash cut.
-  Arrays, bytes, NaN and infinity are the tagged objects of ``models``.
+  A write that fails, on a full disk for one, leaves no part of its line behind. A line that is
+  broken all the same is passed over when the file is read, and said to be.
+  Arrays, bytes, NaN, infinity and keys that are no texts are the tagged objects of ``records``.
 - Parquet (``.parquet``, extra ``parquet``): observations, actions and infos are JSON texts with
-  the same tags, since their shape is the environment's; all else is typed columns. A Parquet
-  file has its index at the end, so finished row groups are files of their own in
+  the same tags, since their shape is the environment's; all else is typed columns. ``extra`` is a
+  JSON text too; a seed of 2**63 or more stands there, since its column has 64 bits with a sign. A
+  Parquet file has its index at the end, so finished row groups are files of their own in
   ``NAME.parquet.parts/`` until ``close`` joins them, and the episodes of the group that is being
   gathered lie beside them as JSON Lines; after a crash ``read_trajectories`` finds both.
+
+An episode that cannot be written is refused by ``write``, with the place in it; the file stays as
+it was and takes the next.
 
 A writer replaces an existing file, or goes on with it (``append=True``), a crashed one included.
 
@@ -22,18 +29,23 @@ long as the disk does.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
+import logging
+import operator
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 import msgspec
 
-from openenv_async.arrays import tag, untag
-from openenv_async.models import to_builtins
+from openenv_async.arrays import tag
+from openenv_async.errors import InvalidModel, sendable
+from openenv_async.rollouts.groups import StreamedEpisode
+from openenv_async.rollouts.records import decode, encode
 from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.types import Outcome, OutcomeStatus
 
@@ -45,11 +57,19 @@ __all__ = [
     "read_trajectories",
 ]
 
+log = logging.getLogger("openenv_async.rollouts")
+
+Episode: TypeAlias = Outcome | StreamedEpisode | Trajectory
+"""What a writer takes."""
+Row: TypeAlias = dict[str, Any]
+
 _TRANSITION: Final = tuple(Transition.__dataclass_fields__)
 _EPISODE: Final = tuple(Trajectory.__dataclass_fields__)
-_FREE: Final = ("observation", "action", "info")
-"""Fields of a transition whose shape is the environment's."""
-_FREE_OF_EPISODE: Final = ("reset_info", "final_observation")
+_FREE: Final = frozenset(
+    {"observation", "action", "info", "reset_info", "final_observation", "extra"}
+)
+"""Fields whose shape is the environment's, or the user's."""
+_INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 class TrajectoryWriter(ABC):
@@ -58,8 +78,16 @@ class TrajectoryWriter(ABC):
     path: Path
 
     @abstractmethod
-    def write(self, outcome: Outcome) -> None:
-        """Add an episode. One without a recorded trajectory is written without transitions."""
+    def write(self, episode: Episode) -> None:
+        """Add an episode. One without a recorded trajectory is written without transitions.
+
+        Args:
+            episode: an outcome, a streamed episode or a trajectory.
+
+        Raises:
+            InvalidModel: a part of it has no form in a file; nothing of it is written.
+            OSError: the disk is full, or gone; nothing of it is written.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -110,19 +138,129 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
             raise ValueError(f"{suffix or path.name!r} is no trajectory format: .jsonl or .parquet")
 
 
-def _trajectory(outcome: Outcome) -> Trajectory:
-    trajectory = outcome.trajectory
-    if isinstance(trajectory, Trajectory):
-        return trajectory
-    trajectory = Trajectory(outcome.index)
-    trajectory.begin(outcome.episode)
-    trajectory.finish(outcome)
-    return trajectory
+def _trajectory(episode: Episode) -> tuple[Trajectory, Row]:
+    """The record of an episode, and what to write of it besides."""
+    extra: Row = {}
+    if isinstance(episode, StreamedEpisode):
+        extra = {name: getattr(episode, name) for name in ("group", "member", "versions", "stale")}
+        episode = episode.outcome
+    if isinstance(episode, Trajectory):
+        return episode, extra
+    if not isinstance(episode, Outcome):
+        raise TypeError(
+            "write() takes an Outcome, a StreamedEpisode or a Trajectory, got"
+            f" {type(episode).__name__}"
+        )
+    trajectory = episode.trajectory
+    if not isinstance(trajectory, Trajectory):
+        trajectory = Trajectory(episode.index)
+        trajectory.begin(episode.episode)
+        trajectory.finish(episode)
+    return trajectory, extra
 
 
-def _encode(value: Any) -> bytes:
-    """Tagged JSON. Unlike a payload it is read without a model, so bytes are tagged too."""
-    return msgspec.json.encode(tag(to_builtins(value)))
+# -- rows ---------------------------------------------------------------------------------------
+
+
+def _row_of(episode: Episode) -> Row:
+    """The columns of an episode; what is free in shape is ``msgspec.Raw`` JSON.
+
+    Raises:
+        InvalidModel: a part of it has no form in a file; the message has the place.
+    """
+    trajectory, extra = _trajectory(episode)
+    place = "index"
+    try:
+        row: Row = {}
+        for name in _EPISODE:
+            place = name
+            value = getattr(trajectory, name)
+            if name == "extra":
+                row[name] = _extra({**value, **extra}, _EPISODE)
+            elif name != "transitions":
+                row[name] = _cell(name, value)
+        row["transitions"] = steps = []
+        for number, transition in enumerate(trajectory.transitions):
+            step: Row = {}
+            for name in _TRANSITION:
+                place = f"transitions[{number}].{name}"
+                value = getattr(transition, name)
+                step[name] = _extra(value, _TRANSITION) if name == "extra" else _cell(name, value)
+            steps.append(step)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise InvalidModel(
+            f"episode {trajectory.index} cannot be written: {place}: {exc}; leave it out of what"
+            " the environment or the policy gives, or give it as plain values"
+        ) from exc
+    return row
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name in _FREE:
+        return msgspec.Raw(encode(value))
+    if value is None:
+        return None
+    convert: Callable[[Any], Any] = _FIXED.get(name, _as_text)
+    return convert(value)
+
+
+def _as_text(value: Any) -> str:
+    return sendable(str(value))
+
+
+_FIXED: Final[dict[str, Callable[[Any], Any]]] = {
+    "t": operator.index,
+    "index": operator.index,
+    "seed": operator.index,
+    "steps": operator.index,
+    "reward": float,
+    "reset_reward": float,
+    "episode_return": float,
+    "duration": float,
+    "terminated": bool,
+    "truncated": bool,
+}
+"""What makes the value of a column of a fixed type."""
+
+
+def _extra(extra: Row, taken: tuple[str, ...]) -> dict[str, msgspec.Raw]:
+    """Further keys; the fields' own names are theirs."""
+    return {
+        sendable(str(name)): msgspec.Raw(encode(value))
+        for name, value in extra.items()
+        if name not in taken or name == "extra"
+    }
+
+
+def _line_of(row: Row) -> bytes:
+    """A row as one line of JSON."""
+    flat = {name: tag(value) for name, value in row.items() if name not in ("extra", "transitions")}
+    flat["transitions"] = [_flat_step(step) for step in row["transitions"]]
+    return msgspec.json.encode(flat | row["extra"]) + b"\n"
+
+
+def _flat_step(step: Row) -> Row:
+    extra: Row = step["extra"]
+    return {name: tag(value) for name, value in step.items() if name != "extra"} | extra
+
+
+def _from_row(row: Row) -> Trajectory:
+    """The trajectory of a row; keys that it has no field for are kept in ``extra``.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no row of an episode.
+    """
+    steps = [Transition(**_known(item, _TRANSITION)) for item in row.pop("transitions")]
+    known = _known(row, _EPISODE)
+    status = known.pop("status")
+    return Trajectory(
+        **known, transitions=steps, status=None if status is None else OutcomeStatus(status)
+    )
+
+
+def _known(row: Row, fields: tuple[str, ...]) -> Row:
+    known: Row = {name: row.pop(name) for name in fields if name in row and name != "extra"}
+    return known | {"extra": row}
 
 
 # -- JSON Lines ---------------------------------------------------------------------------------
@@ -143,19 +281,42 @@ class JsonlWriter(TrajectoryWriter):
             _cut_broken_line(self.path)
         self._file: BinaryIO = self.path.open("ab" if append else "wb", buffering=0)
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, episode: Episode) -> None:
         """Add an episode."""
-        _write_line(self._file, _trajectory(outcome))
+        _write_line(self._file, self.path, _line_of(_row_of(episode)))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _write_line(file: BinaryIO, trajectory: Trajectory) -> None:
-    line = memoryview(_encode(trajectory) + b"\n")
-    while line:  # a raw file may take less than it is given
-        line = line[file.write(line) :]
+def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
+    """Write a whole line, or nothing of it: then what the write left is cut off again."""
+    end = _end_of(file, path)
+    try:
+        left = memoryview(line)
+        while left:  # a raw file may take less than it is given
+            left = left[file.write(left) :]
+    except BaseException:
+        if end is not None:
+            with contextlib.suppress(OSError):  # the next write tries again
+                file.truncate(end)
+        raise
+
+
+def _end_of(file: BinaryIO, path: Path) -> int | None:
+    """Where the next line begins; ``None`` for a pipe, which has no end that could be cut."""
+    if not file.seekable():
+        return None
+    if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":
+        _cut_broken_line(path)  # left by a write whose line could not be cut off at once
+    return file.seek(0, os.SEEK_END)
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 def _cut_broken_line(path: Path) -> None:
@@ -174,22 +335,33 @@ def _cut_broken_line(path: Path) -> None:
 
 
 def _read_jsonl(path: Path) -> Iterator[Trajectory]:
+    """The trajectories of a file; broken lines are passed over, and said to be.
+
+    Raises:
+        ValueError: a line is JSON but no trajectory; or there are only broken lines.
+    """
+    broken, reason, found = 0, "", False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
-                return  # a crash cut it
+                break  # a crash cut it
+            if line.isspace():
+                continue
             try:
-                yield _from_row(untag(msgspec.json.decode(line)))
-            except (msgspec.DecodeError, ValueError, TypeError, KeyError) as exc:
+                row = decode(line)
+            except (msgspec.DecodeError, ValueError) as exc:
+                broken += 1
+                reason = f"line {number} of {path} is broken: {exc}"
+                log.warning("%s; it is passed over", reason)
+                continue
+            try:
+                trajectory = _from_row(row)
+            except (ValueError, TypeError, KeyError, AttributeError) as exc:
                 raise ValueError(f"line {number} of {path} is no trajectory: {exc}") from exc
-
-
-def _from_row(row: dict[str, Any]) -> Trajectory:
-    steps = [Transition(**item) for item in row.pop("transitions")]
-    status = row.pop("status")
-    return Trajectory(
-        **row, transitions=steps, status=None if status is None else OutcomeStatus(status)
-    )
+            found = True
+            yield trajectory
+    if broken and not found:
+        raise ValueError(f"no line of {path} is a trajectory: {reason}")
 
 
 # -- Parquet ------------------------------------------------------------------------------------
@@ -240,37 +412,20 @@ class ParquetWriter(TrajectoryWriter):
             self.path.unlink(missing_ok=True)
         self._part = 1 + max((int(part.stem) for part in _finished(self._parts)), default=-1)
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, episode: Episode) -> None:
         """Add an episode; a full row group is written out."""
-        trajectory = _trajectory(outcome)
+        row = _row_of(episode)
+        line = _line_of(row)
         with self._journal().open("ab", buffering=0) as journal:
-            _write_line(journal, trajectory)
-        self._rows.append(self._row(trajectory))
+            _write_line(journal, self._journal(), line)
+        self._rows.append(_columns(row))
+        self._size += len(line)
         if self._size >= self._max_group_size or len(self._rows) >= self._max_group_episodes:
             self.flush()
 
     def _journal(self) -> Path:
         """Where the episodes of the group that is being gathered are kept."""
         return self._parts / f"{self._part:06d}.jsonl"
-
-    def _row(self, trajectory: Trajectory) -> dict[str, Any]:
-        row: dict[str, Any] = {name: getattr(trajectory, name) for name in _EPISODE}
-        row["status"] = None if trajectory.status is None else str(trajectory.status)
-        for name in _FREE_OF_EPISODE:
-            row[name] = self._json(row[name])
-        row["transitions"] = [
-            {
-                name: self._json(getattr(item, name)) if name in _FREE else getattr(item, name)
-                for name in _TRANSITION
-            }
-            for item in trajectory.transitions
-        ]
-        return row
-
-    def _json(self, value: Any) -> str:
-        data = _encode(value)
-        self._size += len(data)
-        return data.decode()
 
     def flush(self) -> None:
         """Write what is gathered as a row group of its own."""
@@ -279,10 +434,14 @@ class ParquetWriter(TrajectoryWriter):
         table = self._table(self._rows)
         target = self._parts / f"{self._part:06d}.parquet"
         unfinished = target.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
-            self._parquet.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with unfinished.open("wb") as file:
+                self._parquet.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # its episodes are in the journal, and the next flush has them again
+            unfinished.unlink(missing_ok=True)
+            raise
         unfinished.replace(target)
         self._journal().unlink(missing_ok=True)
         self._part += 1
@@ -303,13 +462,36 @@ class ParquetWriter(TrajectoryWriter):
         joined = self.path.with_name(self.path.name + ".unfinished")
         with self._parquet.ParquetWriter(joined, self._schema, compression="zstd") as writer:
             for part in _finished(self._parts):
-                if part.suffix == ".parquet":
+                if part.suffix == ".parquet" and self._parquet.read_schema(part) == self._schema:
                     writer.write_table(self._parquet.read_table(part))
-                else:  # the journal of a crash
-                    rows = [self._row(trajectory) for trajectory in _read_jsonl(part)]
+                    continue
+                # The journal of a crash, or a file of an earlier release or with more columns.
+                read = _read_jsonl(part) if part.suffix == ".jsonl" else _read_table(part)
+                while batch := list(itertools.islice(read, 64)):
+                    rows = [_columns(_row_of(trajectory)) for trajectory in batch]
                     writer.write_table(self._table(rows))
         joined.replace(self.path)
         shutil.rmtree(self._parts)
+
+
+def _columns(row: Row) -> Row:
+    """A row as Parquet has it: what is free in shape as JSON texts."""
+    columns = {name: _text(value) for name, value in row.items() if name != "transitions"}
+    columns["transitions"] = [
+        {name: _text(value) for name, value in step.items()} for step in row["transitions"]
+    ]
+    if row["seed"] is not None and row["seed"] not in _INT64:
+        columns["seed"] = None
+        columns["extra"] = _text(row["extra"] | {"seed": row["seed"]})
+    return columns
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return bytes(value).decode()
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode() if value else None
+    return value
 
 
 def _parts_of(path: Path) -> Path:
@@ -344,20 +526,28 @@ def _parquet_schema() -> Any:
 
 
 def _read_parquet(path: Path) -> Iterator[Trajectory]:
-    import pyarrow.parquet as parquet
-
     parts = _parts_of(path)
     files = [path] if path.exists() or not parts.exists() else _finished(parts)
     for file in files:
-        if file.suffix == ".jsonl":
-            yield from _read_jsonl(file)
-            continue
-        with parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    for name in _FREE_OF_EPISODE:
-                        row[name] = untag(json.loads(row[name]))
-                    for item in row["transitions"]:
-                        for name in _FREE:
-                            item[name] = untag(json.loads(item[name]))
-                    yield _from_row(row)
+        yield from _read_jsonl(file) if file.suffix == ".jsonl" else _read_table(file)
+
+
+def _read_table(path: Path) -> Iterator[Trajectory]:
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as opened:
+        for batch in opened.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                row = _read_columns(row)
+                row["transitions"] = [_read_columns(item) for item in row["transitions"]]
+                yield _from_row(row)
+
+
+def _read_columns(row: Row) -> Row:
+    """A row of Parquet with its JSON texts read, and the keys of ``extra`` among the others."""
+    extra = row.pop("extra", None)
+    read = {
+        name: decode(value) if name in _FREE and value is not None else value
+        for name, value in row.items()
+    }
+    return read if extra is None else read | decode(extra)

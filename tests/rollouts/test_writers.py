@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import signal
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]  # it has none
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has none
 import pytest
 
 from openenv_async import EpisodeInfo, Outcome, OutcomeStatus, serve
-from openenv_async.errors import EnvironmentRaised
+from openenv_async.errors import EnvironmentRaised, InvalidModel
 from openenv_async.rollouts import (
     JsonlWriter,
     ParquetWriter,
+    StreamedEpisode,
     Trajectory,
     Transition,
     collect,
@@ -248,3 +251,157 @@ async def test_an_episode_that_failed_keeps_the_steps_it_had(tmp_path: Path) -> 
     assert trajectory.status is OutcomeStatus.ENV_ERROR
     assert trajectory.episode_return is None
     assert [t.reward for t in trajectory.transitions] == [1.0]
+
+
+class Full:
+    """A disk that takes a part of a line, then says that it is full."""
+
+    def __init__(self, file: Any, takes: int) -> None:
+        self.file = file
+        self.takes = takes
+        self.cut = True
+
+    def write(self, data: memoryview) -> int:
+        if not self.takes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken, self.takes = min(self.takes, len(data)), 0
+        return int(self.file.write(data[:taken]))
+
+    def truncate(self, size: int) -> int:
+        if not self.cut:
+            raise OSError(errno.EIO, "Input/output error")
+        return int(self.file.truncate(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_write_that_fails_spoils_no_other_line(tmp_path: Path, cut: bool) -> None:
+    """Also when the part of the line cannot be removed at once: then the next write does."""
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(outcome(0))
+        whole, full = writer._file, Full(writer._file, 100)
+        full.cut = cut
+        writer._file = full  # type: ignore[assignment]  # it has what is used
+        with pytest.raises(OSError, match="No space"):
+            writer.write(outcome(1))
+        assert path.read_bytes().endswith(b"\n") is cut
+        assert [t.index for t in read_trajectories(path)] == [0]
+        writer._file = whole
+        writer.write(outcome(2))
+    assert [t.index for t in read_trajectories(path)] == [0, 2]
+
+
+def test_a_broken_line_is_passed_over_and_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        for index in range(3):
+            writer.write(outcome(index))
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    for broken in (second[:60] + second, b"\0" * 50 + b"\n", b"\xff\n", second[:-9] + b"\n"):
+        path.write_bytes(first + broken + b"\n" + third)
+        caplog.clear()
+        assert [t.index for t in read_trajectories(path)] == [0, 2]
+        assert "line 2 of" in caplog.text
+    path.write_bytes(b"no trajectories\n" * 2)
+    with pytest.raises(ValueError, match=r"no line of .* is a trajectory"):
+        list(read_trajectories(path))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_episode_that_cannot_be_written_costs_no_other(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file.{suffix}"
+    spoilt = []
+    for field, value in (
+        ("observation", {"deep": [object()]}),
+        ("action", np.array([object()])),
+        ("reward", "much"),
+        ("info", {"lone": "\ud800"}),
+    ):
+        episode = outcome(1)
+        assert episode.trajectory is not None
+        setattr(episode.trajectory.transitions[1], field, value)
+        spoilt.append((field, episode))
+    with open_writer(path) as writer:
+        writer.write(outcome(0))
+        for field, episode in spoilt:
+            with pytest.raises(InvalidModel, match=rf"episode 1 .*transitions\[1\]\.{field}"):
+                writer.write(episode)
+        writer.write(outcome(2))
+    assert [t.index for t in read_trajectories(path)] == [0, 2]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_further_keys_are_kept(tmp_path: Path, suffix: str) -> None:
+    path, copy = tmp_path / "file.jsonl", tmp_path / f"copy.{suffix}"
+    with open_writer(path) as writer:
+        writer.write(outcome(0))
+    row = json.loads(path.read_text())
+    row |= {"task": "maze", "extra": {"run": 1}, "spread": {"__float__": "inf"}}
+    row["transitions"][1]["value"] = 0.5
+    path.write_text(json.dumps(row) + "\n")
+    with open_writer(copy) as writer:
+        for trajectory in read_trajectories(path):
+            writer.write(trajectory)
+    for file in (path, copy):
+        [read] = read_trajectories(file)
+        check(read, 0)
+        assert read.extra == {"task": "maze", "extra": {"run": 1}, "spread": math.inf}
+        assert [step.extra for step in read.transitions] == [{}, {"value": 0.5}]
+    assert json.loads(path.read_text()) == row
+    with open_writer(copy, append=True) as writer:
+        writer.write(outcome(1))
+    assert [t.extra.get("task") for t in read_trajectories(copy)] == ["maze", None]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_streamed_episodes_are_written_with_their_group(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file.{suffix}"
+    with open_writer(path) as writer:
+        writer.write(StreamedEpisode(outcome(5), 2, 1, (3, 4), stale=True))
+        with pytest.raises(TypeError, match="write\\(\\) takes an Outcome"):
+            writer.write({"index": 1})  # type: ignore[arg-type]  # what is refused
+    [read] = read_trajectories(path)
+    check(read, 5)
+    assert read.extra == {"group": 2, "member": 1, "versions": [3, 4], "stale": True}
+
+
+def test_parquet_of_an_earlier_release_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    with open_writer(path) as writer:
+        writer.write(outcome(0))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for each in (*rows, *rows[0]["transitions"]):
+        del each["extra"]
+    old = pa.Table.from_pylist(rows)
+    pq.write_table(old.append_column("note", [["mine"]]), path)
+    [read] = read_trajectories(path)
+    check(read, 0)
+    assert read.extra == {"note": "mine"}
+    with open_writer(path, append=True) as writer:
+        writer.write(outcome(1))
+    assert [t.extra for t in read_trajectories(path)] == [{"note": "mine"}, {}]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_message_that_cannot_be_read_is_no_reason_to_lose_the_episode(
+    tmp_path: Path, suffix: str
+) -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    path = tmp_path / f"file.{suffix}"
+    errors = [Unprintable(), OSError("a file name \udcff")]
+    with open_writer(path) as writer:
+        for index, error in enumerate(errors):
+            writer.write(Outcome(index, OutcomeStatus.ENV_ERROR, error=error))
+    first, second = read_trajectories(path)
+    assert first.error_message is not None
+    assert "cannot be read" in first.error_message
+    assert second.error_message == "a file name \\udcff"
