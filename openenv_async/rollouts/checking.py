@@ -119,8 +119,7 @@ def check_policy(policy: Any) -> None:
         if close is not None:
             close()
         raise TypeError(
-            "a policy is a callable of (observation) or (observation, turn), got"
-            f" {shown(policy)}"
+            f"a policy is a callable of (observation) or (observation, turn), got {shown(policy)}"
         )
     try:
         signature = inspect.signature(asked)
