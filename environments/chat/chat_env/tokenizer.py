@@ -24,11 +24,11 @@ import tokenizers
 from chat_env.models import Message
 from openenv_async.errors import InvalidOption
 
-__all__ = ["BUNDLED", "ChatTokenizer", "load_tokenizer"]
+__all__ = ["BUNDLED", "ChatTokenizer", "bundled_template", "load_tokenizer"]
 
 BUNDLED: Final = "smollm2"
-_START: Final = "<|im_start|>"
-_END: Final = "<|im_end|>"
+_MARKS: Final = '{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}'
+"""Those of the model file, by their ids."""
 Render = Callable[[Sequence[Message], bool], str]
 
 
@@ -99,6 +99,15 @@ class ChatTokenizer:
         return [] if self.end_of_turn is None else [self.end_of_turn]
 
 
+def bundled_template() -> str:
+    """The chat template of SmolLM2-135M-Instruct, as its model file has it.
+
+    It is ChatML; a conversation without a system message begins with one of the model's own.
+    """
+    file = resources.files("chat_env").joinpath("data/smollm2-chat-template.jinja")
+    return file.read_bytes().decode()
+
+
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(name: str = BUNDLED) -> ChatTokenizer:
     """The tokenizer of a name; one object serves every session.
@@ -114,7 +123,10 @@ def load_tokenizer(name: str = BUNDLED) -> ChatTokenizer:
     if name == BUNDLED:
         packed = resources.files("chat_env").joinpath("data/smollm2-tokenizer.json.gz")
         text = gzip.decompress(packed.read_bytes()).decode()
-        return ChatTokenizer(tokenizers.Tokenizer.from_str(text), chatml, _END)
+        return _templated(
+            tokenizers.Tokenizer.from_str(text),
+            {"chat_template.jinja": bundled_template(), "tokenizer_config.json": _MARKS},
+        )
     path = Path(name).expanduser()
     try:
         if path.exists():
@@ -194,12 +206,6 @@ def _special_of(tokenizer: tokenizers.Tokenizer) -> list[str]:
 
 def _refuse(message: str) -> None:
     raise InvalidOption(f"the tokenizer's chat template refuses this conversation: {message}")
-
-
-def chatml(messages: Sequence[Message], begin: bool) -> str:
-    """ChatML, as SmolLM2 was trained on it."""
-    text = "".join(f"{_START}{each.role}\n{each.content}{_END}\n" for each in messages)
-    return f"{text}{_START}assistant\n" if begin else text
 
 
 def _plain(messages: Sequence[Message], begin: bool, *, end: str) -> str:

