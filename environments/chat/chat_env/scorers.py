@@ -18,6 +18,7 @@ __all__ = [
     "Format",
     "Function",
     "Gate",
+    "Items",
     "Length",
     "Regex",
     "Scorer",
@@ -27,6 +28,7 @@ __all__ = [
 
 Scorer = Callable[[str], float]
 
+_ANY: Final = object()
 _EDGES: Final = " \t\r\n\"'`*.!"
 
 
@@ -86,15 +88,17 @@ class Format:
     Args:
         kind: number, word, lower, upper, line, sentence, list (``a, b, c``) or json.
         keys: of the JSON object, exactly; only with ``json``.
+        value: the JSON value, exactly; only with ``json``.
     """
 
-    def __init__(self, kind: str, *, keys: Sequence[str] | None = None) -> None:
+    def __init__(self, kind: str, *, keys: Sequence[str] | None = None, value: Any = _ANY) -> None:
         if kind != "json" and kind not in _FORMATS:
             raise ValueError(f"there is no format {kind!r}; known: json, {', '.join(_FORMATS)}")
-        if keys is not None and kind != "json":
-            raise ValueError("keys belong to the format json")
+        if (keys is not None or value is not _ANY) and kind != "json":
+            raise ValueError("keys and value belong to the format json")
         self._kind = kind
         self._keys = None if keys is None else set(keys)
+        self._value = value if value is _ANY else _typed(value)
 
     def __call__(self, text: str) -> float:
         text = text.strip()
@@ -105,7 +109,35 @@ class Format:
         except (ValueError, RecursionError):
             return 0.0
         fits = self._keys is None or (isinstance(value, dict) and set(value) == self._keys)
-        return float(fits)
+        return float(fits and self._value in (_ANY, _typed(value)))
+
+
+def _typed(value: Any) -> str:
+    """A JSON value as text that tells ``true`` from 1, whatever the order of keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+class Items:
+    """1 if the message is a list (``a, b, c``) of different words, all of them known, else 0.
+
+    The last one may have an ``and`` before it.
+
+    Args:
+        words: those that may stand in it; case does not matter.
+        count: how many it has, exactly.
+    """
+
+    def __init__(self, words: Sequence[str], *, count: int) -> None:
+        self._words = frozenset(map(_plain, words))
+        self._count = count
+        if isinstance(words, str) or len(self._words) < count or count < 2:
+            raise ValueError("items need words and a count of 2 or more that they suffice for")
+
+    def __call__(self, text: str) -> float:
+        found = [_plain(part) for part in text.strip().strip(_EDGES).split(",")]
+        found[-1] = found[-1].removeprefix("and ")
+        distinct = len(set(found)) == len(found) == self._count
+        return float(distinct and self._words.issuperset(found))
 
 
 class Length:
@@ -188,7 +220,8 @@ def scorer_from(spec: Any, *, trusted: bool = True) -> Scorer:
     """The scorer that plain data describes.
 
     ``{"exact": "12"}``, ``{"exact": ["a", "b"], "strict": true}``, ``{"regex": "^x"}``,
-    ``{"format": "json", "keys": ["name"]}``, ``{"length": {"max_words": 3}}``,
+    ``{"format": "json", "keys": ["name"]}``, ``{"format": "json", "value": [1, 2]}``,
+    ``{"items": ["red", "blue"], "count": 2}``, ``{"length": {"max_words": 3}}``,
     ``{"sum": [[0.7, {...}], [0.3, {...}]]}``, ``{"gate": [{...}, {...}], "threshold": 1.0}``.
 
     Args:
@@ -233,5 +266,6 @@ _SIMPLE: Final[Mapping[str, Callable[..., Scorer]]] = {
     "exact": ExactMatch,
     "regex": Regex,
     "format": Format,
+    "items": Items,
 }
 _KINDS: Final = (*_SIMPLE, "length", "sum", "gate")

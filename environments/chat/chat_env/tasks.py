@@ -3,6 +3,10 @@
 Kinds: ``sum`` (add two numbers), ``choice`` (pick one of two words), ``format`` (answer in a
 given form), ``repeat`` (say a word back) and ``guess`` (find a number by questions, the one that
 takes several turns). Every fifth task of a kind is in the split ``test``, the rest in ``train``.
+
+No answer that ignores the question earns anything to speak of: a message gets credit for its form
+only where its content is right, and no right answer is that of many tasks. A constant one scores
+at chance, 1 / the number of different answers.
 """
 
 from __future__ import annotations
@@ -121,19 +125,28 @@ def _split(number: int) -> str:
 
 
 def _sums() -> Iterator[Task]:
-    pairs = [(a, b) for a in range(2, 10) for b in range(2, 10) if (3 * a + b) % 3 != 1][:40]
+    """Two numbers from 2 to 12: two tasks for each sum, one for the least and the greatest."""
+    pairs = []
+    for total in range(4, 25):
+        low, high = max(2, total - 12), min(12, total - 2)
+        first = low if high - low < 2 else low + max(1, (high - low) // 3)
+        pairs += [(a, total - a) for a in dict.fromkeys((first, high))]
     for number, (a, b) in enumerate(pairs):
+        # The last number of the message counts, so that a row of them is no answer.
+        right = {"regex": rf"(?<![\d.,-]){a + b}(?![.,]?\d)\D*$"}
         yield Task(
             f"sum-{a}-{b}",
             "sum",
             _split(number),
             f"What is {a} plus {b}? Answer with the number alone.",
-            # Half for the right number anywhere, half for a number and nothing else.
-            scorer_from(
-                {"sum": [[1, {"regex": rf"(?<!\d){a + b}(?!\d)"}], [1, {"format": "number"}]]}
-            ),
+            scorer_from(_half_for_form(right, {"format": "number"})),
             _again("That is not it. Answer with the number alone."),
         )
+
+
+def _half_for_form(right: Any, form: Any) -> Any:
+    """Half of the score for the content, the other half for the content in the form."""
+    return {"sum": [[1, right], [1, {"gate": [right, form]}]]}
 
 
 _PAIRS: Final = (
@@ -152,6 +165,21 @@ _PAIRS: Final = (
     ("longer", "century", "minute"),
     ("deeper", "canyon", "puddle"),
     ("brighter", "sun", "candle"),
+    ("colder", "glacier", "oven"),
+    ("slower", "tortoise", "cheetah"),
+    ("lighter", "balloon", "hammer"),
+    ("younger", "kitten", "grandfather"),
+    ("quieter", "library", "concert"),
+    ("drier", "sand", "swamp"),
+    ("harder", "diamond", "butter"),
+    ("smaller", "ant", "elephant"),
+    ("shorter", "minute", "year"),
+    ("rounder", "ball", "box"),
+    ("saltier", "seawater", "milk"),
+    ("higher", "mountain", "valley"),
+    ("stickier", "glue", "oil"),
+    ("thicker", "dictionary", "leaflet"),
+    ("bluer", "sky", "grass"),
 )
 
 
@@ -168,25 +196,85 @@ def _choices() -> Iterator[Task]:
         )
 
 
+_FRUITS: Final = """
+apple apricot avocado banana blackberry blackcurrant blueberry cherry clementine coconut cranberry
+date dragonfruit elderberry fig gooseberry grape grapefruit guava kiwi lemon lime lychee mandarin
+mango melon nectarine olive orange papaya passionfruit peach pear persimmon pineapple plum
+pomegranate raspberry redcurrant strawberry tangerine watermelon
+"""
+_VEGETABLES: Final = """
+artichoke asparagus aubergine beet beetroot broccoli cabbage carrot cauliflower celery chard
+courgette cucumber eggplant fennel garlic kale leek lettuce okra onion parsnip pea potato pumpkin
+radish spinach squash turnip yam zucchini
+"""
+_ANIMALS: Final = """
+ant antelope ape badger bat bear beaver bee bird bison buffalo butterfly camel cat cheetah chicken
+cow crocodile crow deer dog dolphin donkey duck eagle elephant elk fish fox frog giraffe goat goose
+gorilla hamster hare hawk hedgehog hen hippo hippopotamus horse hyena jaguar kangaroo koala lamb
+leopard lion lizard llama lynx mole monkey moose mouse octopus ostrich otter owl ox panda panther
+parrot penguin pig pigeon pony rabbit raccoon rat raven reindeer rhino rhinoceros seal shark sheep
+snake sparrow spider squirrel swan tiger tortoise turkey turtle walrus whale wolf wombat zebra
+"""
+_COLOURS: Final = """
+amber aqua beige black blue brown crimson cyan gold gray green grey indigo ivory khaki magenta
+maroon mauve navy ochre olive orange pink purple red rose scarlet silver teal turquoise violet white
+yellow
+"""
+_METALS: Final = """
+aluminium aluminum brass bronze chromium cobalt copper gold iron lead lithium magnesium mercury
+nickel platinum silver steel tin titanium tungsten uranium zinc
+"""
+_PLANETS: Final = "mercury venus earth mars jupiter saturn uranus neptune"
+_HELLO: Final = r"\b(HELLO|HI|HEY|GREETINGS|WELCOME|GOOD (MORNING|DAY|AFTERNOON|EVENING))\b"
+_BYE: Final = r"(?i)\b(good\W?bye|good bye|bye|farewell|see you|so long|take care|good night)\b"
+
+
+def _some(words: str, count: int) -> dict[str, Any]:
+    """A list of so many of the words, in the singular or the plural."""
+    given = words.split()
+    return {"items": [*given, *(_plural(word) for word in given)], "count": count}
+
+
+def _plural(word: str) -> str:
+    if word.endswith(("s", "x", "sh", "ch", "o")):
+        return f"{word}es"
+    return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
+
+
 def _formats() -> Iterator[Task]:
-    list_of = {"format": "list"}
+    short = {"length": {"max_words": 8}}
     wanted: tuple[tuple[str, Any], ...] = (
-        ("Name three fruits, separated by commas.", list_of),
-        ("Name four animals, separated by commas.", list_of),
+        ("Name three fruits, separated by commas.", _some(_FRUITS, 3)),
+        ("Name four animals, separated by commas.", _some(_ANIMALS, 4)),
         ('Write a JSON object with the keys "name" and "age" for Ada, who is 36.',
-         {"format": "json", "keys": ["name", "age"]}),
+         {"format": "json", "value": {"name": "Ada", "age": 36}}),
         ("Describe rain in one sentence of at most ten words.",
-         {"gate": [{"format": "sentence"}, {"length": {"max_words": 10}}]}),
+         {"gate": [{"format": "sentence"}, {"length": {"max_words": 10}},
+                   {"regex": r"(?i)\b(rain|raindrops?|drops|water|clouds?|wet)\b"}]}),
         ('Write a JSON object with the keys "city" and "country" for Lima in Peru.',
-         {"format": "json", "keys": ["city", "country"]}),
+         {"format": "json", "value": {"city": "Lima", "country": "Peru"}}),
         ("Shout a greeting: capital letters only.",
-         {"gate": [{"format": "upper"}, {"length": {"max_words": 6}}]}),
+         {"gate": [{"format": "upper"}, {"length": {"max_words": 6}}, {"regex": _HELLO}]}),
         ("Name one planet in lower case, as a single word.",
-         {"sum": [[1, {"format": "word"}], [1, {"format": "lower"}]]}),
+         {"exact": _PLANETS.split(), "strict": True}),
         ("Answer with a whole number: how many legs do two dogs have?",
-         {"sum": [[1, {"regex": r"(?<!\d)8(?!\d)"}], [1, {"format": "number"}]]}),
-        ("Say goodbye in exactly two words.", {"length": {"min_words": 2, "max_words": 2}}),
-        ("Name two colours, separated by a comma.", list_of),
+         _half_for_form({"regex": r"(?<![\d.,-])8(?![.,]?\d)\D*$"}, {"format": "number"})),
+        ("Say goodbye in exactly two words.",
+         {"gate": [{"length": {"min_words": 2, "max_words": 2}}, {"regex": _BYE}]}),
+        ("Name two colours, separated by a comma.", _some(_COLOURS, 2)),
+        ("Name three vegetables, separated by commas.", _some(_VEGETABLES, 3)),
+        ("Write a JSON list of the numbers 1, 2 and 3.", {"format": "json", "value": [1, 2, 3]}),
+        ("Name one season in capital letters, as a single word.",
+         {"exact": ["SPRING", "SUMMER", "AUTUMN", "FALL", "WINTER"], "strict": True}),
+        ("Spell the word cat with hyphens between its letters.", {"exact": "c-a-t"}),
+        ("Name three metals, separated by commas.", _some(_METALS, 3)),
+        ("Write the fifth of March 2024 as YYYY-MM-DD.", {"exact": "2024-03-05"}),
+        ("Write the word yes three times, separated by commas.", {"exact": "yes, yes, yes"}),
+        ("Ask how old somebody is: one question of at most eight words.",
+         {"gate": [{"regex": r"[A-Z][^.!?\n]*\b(old|age)\b[^.!?\n]*\?", "full": True}, short]}),
+        ('Write a JSON object with the key "ready" and the value true.',
+         {"format": "json", "value": {"ready": True}}),
+        ("Write one half as a decimal number.", {"exact": ["0.5", ".5", "0.50"], "strict": True}),
     )  # fmt: skip
     for number, (prompt, spec) in enumerate(wanted):
         yield Task(
@@ -202,6 +290,8 @@ def _formats() -> Iterator[Task]:
 _WORDS: Final = (
     *("lantern", "harbour", "velvet", "pepper", "meadow", "anchor", "ribbon", "copper"),
     *("window", "garden", "marble", "basket", "thistle", "saddle", "orchid"),
+    *("candle", "bridge", "feather", "lemon", "pebble", "rocket", "silver", "timber"),
+    *("valley", "walnut", "zephyr", "acorn", "button", "cinder", "dolphin"),
 )
 
 

@@ -22,16 +22,29 @@ from openenv_async.rollouts import Turn
 FACTS = frozenset(
     (
         *("whale", "fire", "rocket", "anvil", "grandmother", "honey", "thunder", "midnight"),
-        *("pillow", "tower", "ocean", "razor", "century", "canyon", "sun"),
+        *("pillow", "tower", "ocean", "razor", "century", "canyon", "sun", "glacier", "tortoise"),
+        *("balloon", "kitten", "library", "sand", "diamond", "ant", "minute", "ball", "seawater"),
+        *("mountain", "glue", "dictionary", "sky"),
     )
 )
 FORMS = (
-    ("commas", "red, green, blue, white"),
-    ("comma", "red, blue"),
+    ("fruits", "apple, plum, cherry"),
+    ("vegetables", "carrot, leek, kale"),
+    ("animals", "cat, dog, cow, pig"),
+    ("colours", "red, blue"),
+    ("metals", "iron, tin, zinc"),
+    ("the word yes", "yes, yes, yes"),
+    ("the word cat", "c-a-t"),
+    ("numbers 1, 2", "[1, 2, 3]"),
+    ('"ready"', '{"ready": true}'),
+    ("season", "SPRING"),
+    ("YYYY-MM-DD", "2024-03-05"),
+    ("one question", "How old are you?"),
+    ("one half", "0.5"),
     ('"name"', '{"name": "Ada", "age": 36}'),
     ('"city"', '{"city": "Lima", "country": "Peru"}'),
-    ("sentence", "Water falls from the clouds."),
-    ("capital letters", "HELLO"),
+    ("rain", "Rain falls from the clouds."),
+    ("greeting", "HELLO"),
     ("planet", "mars"),
     ("legs", "8"),
     ("two words", "Good bye"),
@@ -66,7 +79,7 @@ def guess(observation: ChatObservation, turn: Turn) -> ChatAction:
     """Random answers of the right kind: words of the conversation and small numbers."""
     rng = random.Random(f"{turn.index}/{turn.t}")
     words = re.findall(r"\w+", " ".join(m.content for m in observation.messages))
-    return ChatAction(message=rng.choice([*words, *map(str, range(1, 19))]))
+    return ChatAction(message=rng.choice([*words, *map(str, range(1, 25))]))
 
 
 async def play(episodes: int, split: str) -> dict[str, list[float]]:

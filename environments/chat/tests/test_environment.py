@@ -80,8 +80,8 @@ async def test_the_return_is_the_best_score_and_turns_run_out() -> None:
     async with connect(ChatEnvironment, client=ChatEnv) as env:
         await env.reset(task="sum-2-3", max_turns=4)
         results = [await env.step(say(text)) for text in ("?", "7", "six", "it is 5")]
-        assert [r.reward for r in results] == [0.0, 0.5, 0.0, 0.0]
-        assert [r.observation.score for r in results] == [0.0, 0.5, 0.0, 0.5]
+        assert [r.reward for r in results] == [0.0, 0.0, 0.0, 0.5]
+        assert [r.observation.score for r in results] == [0.0, 0.0, 0.0, 0.5]
         assert [r.truncated for r in results] == [False, False, False, True]
         assert not results[-1].terminated
         assert [r.observation.turns_left for r in results] == [3, 2, 1, 0]

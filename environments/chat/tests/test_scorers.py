@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from chat_env.scorers import ExactMatch, Function, Gate, Length, Regex, WeightedSum, scorer_from
-from chat_env.tasks import builtin_tasks, load_tasks, task_from
+from chat_env.tasks import Task, builtin_tasks, load_tasks, task_from
 
 from openenv_async.errors import InvalidOption
 
@@ -35,6 +37,14 @@ EXAMPLES: list[tuple[Any, str, float]] = [
     ({"format": "json", "keys": ["a"]}, '{"a": 1}', 1.0),
     ({"format": "json", "keys": ["a"]}, '{"a": 1, "b": 2}', 0.0),
     ({"format": "json"}, "[" * 100_000, 0.0),
+    ({"format": "json", "value": {"a": 1, "b": [True]}}, '{"b": [true], "a": 1}', 1.0),
+    ({"format": "json", "value": {"a": 1}}, '{"a": true}', 0.0),
+    ({"format": "json", "value": None}, "null", 1.0),
+    ({"items": ["red", "blue", "green"], "count": 2}, "Blue, red.", 1.0),
+    ({"items": ["red", "blue", "green"], "count": 2}, "blue, and red", 1.0),
+    ({"items": ["red", "blue", "green"], "count": 2}, "blue, blue", 0.0),
+    ({"items": ["red", "blue", "green"], "count": 2}, "blue, red, green", 0.0),
+    ({"items": ["red", "blue", "green"], "count": 2}, "blue, black", 0.0),
     ({"length": {"max_words": 4}}, "one two three", 1.0),
     ({"length": {"max_words": 4}}, "one two three four five six", 0.5),
     ({"length": {"max_words": 2}}, "one two three four five six", 0.0),
@@ -72,6 +82,10 @@ def test_they_compose_in_python_too() -> None:
         {"regex": "("},
         {"format": "poem"},
         {"format": "number", "keys": ["a"]},
+        {"format": "number", "value": 1},
+        {"items": ["a", "b"]},
+        {"items": "ab", "count": 2},
+        {"items": ["a"], "count": 2},
         {"length": {}},
         {"length": {"max_words": -1}},
         {"length": {"max_sentences": 1}},
@@ -160,3 +174,86 @@ def test_tasks_from_a_file(tmp_path: Path) -> None:
 def test_what_is_no_task(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
         task_from({"prompt": "x", "scorer": {"exact": "a"}, **change})
+
+
+# A full answer to every bundled task; also what somebody tries who answers all alike.
+def answer(task: Task) -> str:
+    if task.kind == "sum":
+        return str(sum(map(int, re.findall(r"\d+", task.id))))
+    if task.kind == "format":
+        return FORMATS[int(task.id.partition("-")[2])]
+    return task.id.partition("-")[2]
+
+
+FORMATS = (
+    *("kiwi, mango, plum", "cats, dogs, cows, pigs", '{"name": "Ada", "age": 36}'),
+    *("Rain falls in drops.", '{"country": "Peru", "city": "Lima"}', "HELLO THERE!", "mars", "8"),
+    *("Good bye", "red, blue", "leeks, peas, and kale", "[1, 2, 3]", "WINTER", "C-A-T"),
+    *("tin, iron, lead", "2024-03-05", "Yes, yes, yes", "How old are you?", '{"ready": true}'),
+    "0.5",
+)
+SETS = [
+    (kind, split)
+    for kind in ("sum", "choice", "format", "repeat", "guess", None)
+    for split in ("train", "test", None)
+]
+
+
+def bundled(kind: str | None, split: str | None) -> list[Task]:
+    return [t for t in builtin_tasks() if kind in (None, t.kind) and split in (None, t.split)]
+
+
+def test_every_bundled_task_has_an_answer() -> None:
+    for task in builtin_tasks():
+        assert task.scorer(answer(task)) == 1.0, (task, answer(task))
+
+
+@pytest.mark.parametrize(("kind", "split"), SETS)
+def test_a_constant_answer_scores_at_chance(kind: str | None, split: str | None) -> None:
+    """Whatever is said to every task of a set: right answers, rows of them, forms, nonsense."""
+    tasks = bundled(kind, split)
+    answers = sorted({answer(task) for task in builtin_tasks()})
+    every_number = " ".join(map(str, range(31)))
+    constants = [
+        *answers,
+        *(f"The answer is {each}." for each in answers),
+        *(f"{each}\n{every_number}" for each in answers),
+        *("", " ", "11", "nonsense", "NONSENSE", "Nonsense.", "a, b, c", "x, y", "{}", "[]", "0"),
+        *('{"name": "", "age": 0}', '{"city": "", "country": ""}', "true", "null", "?", "-11"),
+        *(every_number, ", ".join(answers), " ".join(answers), "\n".join(answers)),
+        *(", ".join(each) for each in zip(answers, answers[1:], answers[2:], strict=False)),
+    ]
+    chance = 1 / len({answer(task) for task in tasks})
+    for constant in constants:
+        mean = fmean(task.scorer(constant) for task in tasks)
+        assert mean <= chance + 0.03, (constant, mean)  # some answers fit 2 to 4 of 108 tasks
+
+
+@pytest.mark.parametrize("kind", ["sum", "choice", "format", "repeat", "guess"])
+def test_no_form_earns_anything_without_the_content(kind: str) -> None:
+    right = {answer(task) for task in builtin_tasks()}
+    for text in ("no", "No.", "NO", "3.5", "99", "no, yes", "Not at all.", '{"a": 1}', "No way"):
+        assert text not in right
+        assert not [task.id for task in bundled(kind, None) if task.scorer(text)], text
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("5", 1.0),
+        (" 5 ", 1.0),
+        ("It is 5", 0.5),
+        ("2 + 3 = 5.", 0.5),
+        ("5, I think", 0.5),
+        ("5 or 6", 0.0),
+        ("-5", 0.0),
+        ("5.5", 0.0),
+        ("15", 0.0),
+        ("55", 0.0),
+        ("five", 0.0),
+        ("1 2 3 4 5 6 7 8", 0.0),
+    ],
+)
+def test_what_a_sum_earns(text: str, score: float) -> None:
+    task = next(task for task in builtin_tasks() if task.id == "sum-2-3")
+    assert task.scorer(text) == score
