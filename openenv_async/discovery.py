@@ -38,7 +38,7 @@ from typing import Any, Final
 from openenv_async import manifest
 from openenv_async.environment import Environment
 from openenv_async.errors import TargetNotFound
-from openenv_async.hosts import is_registered_id
+from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
@@ -290,7 +290,7 @@ def _environments_in(module: ModuleType) -> list[Any]:
         value
         for value in vars(module).values()
         if inspect.isclass(value)
-        and issubclass(value, Environment)
+        and (issubclass(value, Environment) or hosted(value) is not None)
         and not inspect.isabstract(value)
         and value.__module__ == module.__name__
     ]

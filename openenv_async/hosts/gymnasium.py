@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from openenv_async.environment import Environment
 from openenv_async.errors import InvalidObservation, InvalidOption
@@ -301,7 +302,7 @@ def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[G
         name = _factory_name(factory)
     own = getattr(cls, "name", None)
     body: dict[str, Any] = {
-        "__doc__": cls.__doc__,
+        "__doc__": _summary(cls),
         "__module__": cls.__module__,
         "factory": staticmethod(factory),
         "name": name or (own if isinstance(own, str) else cls.__name__),
@@ -319,6 +320,13 @@ def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[G
     with contextlib.suppress(TypeError, ValueError):  # a builtin without a signature
         host.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for params
     return host
+
+
+def _summary(cls: type) -> str:
+    """The first paragraph of a class's docstring, without headings."""
+    doc = inspect.cleandoc(cls.__doc__ or "") if cls is not gymnasium.Env else ""
+    lines = [line for line in doc.splitlines() if not line.startswith("#")]
+    return "\n".join(lines).strip().partition("\n\n")[0]
 
 
 def _keywords_of(factory: Any) -> frozenset[str] | None:
@@ -356,9 +364,14 @@ def host_of_id(id: str) -> type[GymnasiumHost]:
     Raises:
         InvalidOption: no environment has this id.
     """
-    find(id)
+    point = find(id).entry_point
+    cls: Any = gymnasium.Env
+    with contextlib.suppress(ImportError, gymnasium.error.Error):  # told when one is made
+        cls = load_env_creator(point) if isinstance(point, str) else point
+    if not inspect.isclass(cls) or not issubclass(cls, gymnasium.Env):
+        cls = gymnasium.Env
     label = id.rpartition(":")[2]
-    return host_of_class(gymnasium.Env, lambda **kwargs: make(id, kwargs), name=label)
+    return host_of_class(cls, lambda **kwargs: make(id, kwargs), name=label)
 
 
 def find(id: str) -> Any:

@@ -153,6 +153,8 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
             if response.status != 200:
                 raise _refusal(address, response.status, await response.read())
             return await response.json()
+    except OpenEnvError:  # some are ValueErrors as well
+        raise
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
         raise ConnectFailed(f"cannot read {address}: {exc}", phase="connect") from exc
 

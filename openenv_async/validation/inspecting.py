@@ -25,6 +25,7 @@ from openenv_async.discovery import (
     find_target,
     folder_prefix,
     import_object,
+    is_installed,
     object_path,
 )
 from openenv_async.spec import EnvironmentSpec, model_types
@@ -58,7 +59,7 @@ def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
         }
         found["models_agree"] = list(_disagreements(spec, named, client))
         found["entry_point_resolves"] = list(_entry_problems(folder, spec))
-    elif ":" not in target:
+    elif is_installed(target):
         entry = find_entry(target)
         client = _attempt(found["modules_import"], entry.client_class)
         action = _attempt(found["modules_import"], entry.action_class)
