@@ -272,7 +272,8 @@ def test_plain_is_lists_and_numbers() -> None:
     assert encode({"a": np.eye(2), "b": np.float32(1.5), "c": np.array(3)}) == (
         b'{"a":[[1.0,0.0],[0.0,1.0]],"b":1.5,"c":3}'
     )
-    assert encode([np.array([math.nan]), math.inf]) == b"[[null],null]"
+    assert encode([np.array([math.nan]), math.inf]) == b'[["NaN"],"Infinity"]'
+    assert encode({"a": -math.inf, "b": None}) == b'{"a":"-Infinity","b":null}'
     assert encode(np.array(["2024-01-02"], "M8[D]")) == b'["2024-01-02"]'
     with pytest.raises(InvalidModel, match="real and imag"):
         encode(np.array([1j]))

@@ -422,7 +422,8 @@ def test_nan_and_infinity() -> None:
     for value in (math.nan, math.inf, -math.inf):
         for name in ("msgpack", "json"):
             assert repr(trip(Point, Point(1, "null", value), name)) == repr(Point(1, "null", value))
-        assert trip(Point, Point(1, "", value), "plain").weight is None
+        back = trip(Point, Point(1, "null", value), "plain")
+        assert repr(back) == repr(Point(1, "null", value))
 
 
 def test_pydantic_binary_bytes_survive_native_formats() -> None:
@@ -526,7 +527,7 @@ class Alien:
 
 
 @pytest.mark.parametrize(
-    "model", [Hidden, list[Hidden], Alien, threading.Thread, int | Point | Node]
+    "model", [Hidden, list[Hidden], Alien, threading.Thread, int | Point | dict[str, Any]]
 )
 def test_types_that_cannot_be_models(model: Any) -> None:
     for name in FORMATS:

@@ -38,11 +38,12 @@ from openenv_async.arrays.ext import (
     to_ext,
 )
 from openenv_async.arrays.tags import tag, untag
-from openenv_async.arrays.typed import array_dtype, as_array, as_scalar, to_plain
+from openenv_async.arrays.typed import NONFINITE, array_dtype, as_array, as_scalar, to_plain
 
 __all__ = [
     "EXT_NDARRAY",
     "EXT_NPSCALAR",
+    "NONFINITE",
     "array_dtype",
     "as_array",
     "as_scalar",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.arrays.ext import numpy_types, parts
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["array_dtype", "as_array", "as_scalar", "to_plain"]
+__all__ = ["NONFINITE", "array_dtype", "as_array", "as_scalar", "from_words", "to_plain"]
+
+NONFINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Floats that JSON cannot write, by the text that stands for them where floats are declared."""
 
 
 def array_dtype(annotation: Any) -> Any:
@@ -37,6 +41,8 @@ def as_array(annotation: Any, value: Any) -> Any:
         array = np.asarray(value)  # a ragged list is a ValueError
     else:
         raise ValueError(f"Expected an array, got `{type(value).__name__}`")
+    if array.dtype.kind == "U" and isinstance(value, list):
+        array = np.asarray(from_words(value))
     if array.dtype.kind == "O":
         raise ValueError("Expected an array of numbers, got null or mixed elements")
     wanted = array_dtype(annotation)
@@ -51,10 +57,25 @@ def as_scalar(kind: type, value: Any) -> Any:
     """
     import numpy as np
 
+    if isinstance(value, str) and issubclass(kind, np.floating):
+        value = from_words(value)
     array = np.asarray(value) if isinstance(value, str | bytes) else as_array(None, value)
     if array.ndim:
         raise ValueError(f"Expected `{kind.__name__}`, got an array")
     return _converted(array, kind)[()]
+
+
+def from_words(tree: Any) -> Any:
+    """Nested lists of numbers with the words for NaN and infinity as floats.
+
+    The same object where there is a text that is none of them.
+    """
+    if isinstance(tree, str):
+        return NONFINITE.get(tree, tree)
+    if not isinstance(tree, list):
+        return tree
+    made = [from_words(item) for item in tree]
+    return tree if any(isinstance(item, str) for item in made) else made
 
 
 def _converted(array: np.ndarray[Any, Any], wanted: type) -> np.ndarray[Any, Any]:

@@ -10,16 +10,22 @@ bounded before decoding; None stays None. The formats:
 - ``msgpack``: everything comes back equal, arrays bit by bit and without a copy.
 - ``json``: the same, by tagged objects for what JSON has no word for (see ``arrays``); bytes
   are base64 text where the model declares bytes and tagged everywhere else.
-- ``plain``: for people with curl and for upstream clients. Arrays are nested lists, NaN and
-  infinity become null. Plain data comes back equal; arrays do where the model types them.
+- ``plain``: for people with curl and for upstream clients. Arrays are nested lists, NaN and the
+  infinities the texts "NaN", "Infinity" and "-Infinity": null means that none was given. Plain
+  data comes back equal; arrays and these floats do where the model types them.
 
 Where nothing is declared (``Any``, a bare ``dict``), models arrive as dicts, sets and tuples as
-lists, and in JSON dates as text and keys of dicts as strings.
+lists, dates as text; keys of dicts as what they are, in ``plain`` as text. Other containers of
+``collections.abc`` (deque, range, views) are written as lists and dicts, subclasses of scalars as
+these, paths and addresses as text.
 
 Encoding does not check that the value is of the declared type: what is given is encoded.
-``fit_test`` makes a check for callers who want one first, and the other end judges. Fields of
-attrs classes that begin with an underscore would be dropped by msgspec, so such a class is
-refused, as a model and as a value where nothing is declared.
+``fit_test`` makes a check for callers who want one first, and the other end judges. But nothing
+that an object holds is left out in silence. What msgspec or pydantic would drop is refused as
+``InvalidModel`` where it is sent: a pydantic field that is excluded, private or of a subclass with
+more fields, unless it comes back equal (see ``pydantic``); fields of attrs classes that begin with
+an underscore; fields with ``init=False`` that were never set; the fields of a dataclass that is a
+dict or list too.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import msgspec
 from openenv_async import arrays
 from openenv_async.depth import check_json_depth, check_msgpack_depth
 from openenv_async.errors import InvalidModel, OpenEnvError, ProtocolError
-from openenv_async.models.decoding import dec_hook, ext_hook, without_scalars
+from openenv_async.models.decoding import dec_hook, ext_hook, with_floats, without_scalars
 from openenv_async.models.encoding import json_encoder, msgpack_encoder, plain_encoder
-from openenv_async.models.inspection import BAD_DATA, type_info, type_name
+from openenv_async.models.inspection import BAD_DATA, described, type_name
 from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
 from openenv_async.types import MAX_DEPTH
 
@@ -44,7 +44,7 @@ class PayloadCodec(Generic[T]):
         """
         self.model = model
         self.format = format
-        self._info = type_info(model)
+        self._type, self._info = described(model)
         try:
             if format == "msgpack":
                 self.encode = msgpack_encoder(self._info)
@@ -59,7 +59,7 @@ class PayloadCodec(Generic[T]):
             raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
 
     def _msgpack_decoder(self) -> Callable[[bytes | memoryview], T]:
-        decoder = msgspec.msgpack.Decoder(self.model, ext_hook=ext_hook, dec_hook=dec_hook)
+        decoder = msgspec.msgpack.Decoder(self._type, ext_hook=ext_hook, dec_hook=dec_hook)
         read: Callable[[bytes | memoryview], T] = decoder.decode
         generic = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
         guard = self._guard(msgspec.msgpack.Decoder, generic)
@@ -90,7 +90,7 @@ class PayloadCodec(Generic[T]):
         return decode
 
     def _json_decoder(self, *, tagged: bool) -> Callable[[bytes | memoryview], T]:
-        decoder = msgspec.json.Decoder(self.model, dec_hook=dec_hook)
+        decoder = msgspec.json.Decoder(self._type, dec_hook=dec_hook)
         read: Callable[[bytes], T] = decoder.decode
         generic = msgspec.json.Decoder().decode
         guard = self._guard(msgspec.json.Decoder, generic)
@@ -106,7 +106,16 @@ class PayloadCodec(Generic[T]):
                     guard(octets)
                 return read(octets)
             except BAD_DATA as error:
-                _raise_bad_data(error, self.model, "JSON")
+                return retry(octets, error)
+
+        def retry(octets: bytes, error: Exception) -> T:
+            # A float field that was given what JSON cannot write, as a word.
+            try:
+                if not tagged and (b'"NaN"' in octets or b'Infinity"' in octets):
+                    return self._convert(with_floats(self._info, generic(octets)))
+            except BAD_DATA as second:
+                error = second
+            _raise_bad_data(error, self.model, "JSON")
 
         return decode
 
@@ -133,7 +142,7 @@ class PayloadCodec(Generic[T]):
     def _convert(self, tree: Any) -> T:
         refuse_unknown(self._info, tree)
         str_keys = self.format != "msgpack"
-        value: T = msgspec.convert(tree, self.model, dec_hook=dec_hook, str_keys=str_keys)
+        value: T = msgspec.convert(tree, self._type, dec_hook=dec_hook, str_keys=str_keys)
         return value
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Final, Never
 
 import msgspec
+from msgspec import inspect
 
 from openenv_async import arrays
+from openenv_async.models.choices import Choice, Field, Member
 from openenv_async.models.foreign import from_text
-from openenv_async.models.inspection import custom_kind, type_name
+from openenv_async.models.inspection import (
+    choice_of,
+    custom_kind,
+    holder_of,
+    may_have_tag,
+    type_name,
+    typed_items,
+)
 from openenv_async.models.pydantic import validate
+from openenv_async.models.unknown_fields import refuse_unknown
 
-__all__ = ["dec_hook", "ext_hook", "without_scalars"]
+__all__ = ["dec_hook", "ext_hook", "with_floats", "without_scalars"]
 
 
 def ext_hook(code: int, payload: memoryview) -> Any:
@@ -32,7 +43,59 @@ def dec_hook(annotation: Any, value: Any) -> Any:
         return validate(annotation, value)
     if kind == "text":
         return from_text(getattr(annotation, "__origin__", annotation), value)
+    if kind == "choice":
+        return annotation.read(value, functools.partial(_as_member, annotation))
+    if kind == "holder":
+        return annotation.read(value, _converted)
     raise ValueError(f"{type_name(annotation)} is not a type that travels")
+
+
+def _as_member(choice: type[Choice], tree: Any, member: Member | None) -> Any:
+    if member is not None:
+        return _converted(tree, member)
+    if choice.others is Never:
+        raise ValueError(f"Expected `object`, got `{type(tree).__name__}`")
+    return msgspec.convert(tree, choice.others, dec_hook=dec_hook, str_keys=True)
+
+
+def _converted(tree: Any, part: Member | Field) -> Any:
+    refuse_unknown(part.info, tree)
+    try:
+        return msgspec.convert(tree, part.type, dec_hook=dec_hook, str_keys=True)
+    except msgspec.ValidationError:
+        plain = without_scalars(tree)
+        if plain is tree:
+            raise
+    return msgspec.convert(plain, part.type, dec_hook=dec_hook, str_keys=True)
+
+
+def with_floats(info: inspect.Type, tree: Any) -> Any:
+    """``tree`` with plain JSON's words for NaN and infinity as floats, where one is declared."""
+    if isinstance(info, inspect.FloatType):
+        return arrays.NONFINITE.get(tree, tree) if isinstance(tree, str) else tree
+    if isinstance(info, inspect.Metadata):
+        return with_floats(info.type, tree)
+    if (choice := choice_of(info)) is not None:
+        fitting = [m for m in choice.members if isinstance(tree, dict) and m.may_be(tree)]
+        return with_floats(fitting[0].info, tree) if len(fitting) == 1 else tree
+    if isinstance(info, inspect.UnionType):
+        if not any(isinstance(member, _TEXT_TYPES) for member in info.types):
+            for member in info.types:
+                if may_have_tag(member, tree):
+                    tree = with_floats(member, tree)
+        return tree
+    if (holder := holder_of(info)) is not None:
+        if not isinstance(tree, dict):
+            return tree
+        kinds = holder.fields
+        return {**tree, **{k: with_floats(f.info, tree[k]) for k, f in kinds.items() if k in tree}}
+    changed = {key: with_floats(kind, item) for key, kind, item in typed_items(info, tree)}
+    if isinstance(tree, dict):
+        return {**tree, **changed}
+    return [changed.get(i, item) for i, item in enumerate(tree)] if changed else tree
+
+
+_TEXT_TYPES: Final = (inspect.StrType, inspect.LiteralType, inspect.EnumType)
 
 
 def without_scalars(tree: Any) -> Any:

@@ -8,6 +8,7 @@ private fields of attrs classes, which would be missing.
 from __future__ import annotations
 
 import binascii
+import math
 import os
 import struct
 import sys
@@ -24,6 +25,7 @@ from openenv_async.models.decoding import ext_hook
 from openenv_async.models.foreign import CONTAINERS, plain_form
 from openenv_async.models.inspection import (
     BAD_DATA,
+    classes,
     fault_of,
     late_fields,
     may_have_tag,
@@ -45,6 +47,7 @@ _EXT32: Final = struct.Struct(">BIb")
 _MAX_EXT: Final = (1 << 32) - 1
 _LEAVES: Final = frozenset({type(None), bool, int, float, str})
 _TEXT: Final = frozenset({str})
+_FINITE: Final = frozenset({type(None), bool, int, str, bytes})
 
 
 def msgpack_encoder(info: inspect.Type) -> Encode:
@@ -91,7 +94,70 @@ def _pack_around_arrays(value: Any) -> bytes:
 
 def plain_encoder(info: inspect.Type) -> Encode:
     """Encoder of the format ``plain``."""
-    return _guarded(info, msgspec.json.Encoder(enc_hook=_plain_hook).encode)
+    fast = msgspec.json.Encoder(enc_hook=_plain_hook).encode
+    write = msgspec.json.Encoder().encode
+    loose_keys = _has(info, inspect.AnyType) or _has_loose_keys(info)
+
+    def encode(value: Any) -> bytes:
+        octets = fast(value)
+        if loose_keys and _has_bytes_or_keys(value):
+            _refuse_equal_keys(_builtins(value))
+        if b"null" in octets:  # which may stand for NaN
+            tree = _builtins(value)
+            if _has_nonfinite(tree):
+                return write(_with_words(msgspec.json.decode(octets), tree))
+        return octets
+
+    return _guarded(info, encode)
+
+
+def _has_nonfinite(tree: Any) -> bool:
+    """Whether there is a float in a tree of builtins that JSON cannot write."""
+    numpy, todo = sys.modules.get("numpy"), [tree]
+    while todo:
+        part = todo.pop()
+        inside: Collection[Any] = ()
+        if isinstance(part, dict):
+            inside = part.values()
+        elif isinstance(part, list | tuple):
+            inside = part
+        elif isinstance(part, float):  # a NumPy one too
+            if not math.isfinite(part):
+                return True
+        elif numpy is not None and isinstance(part, numpy.ndarray | numpy.floating):
+            floats = part if part.dtype.kind == "f" else ()
+            if not numpy.isfinite(floats).all():
+                return True
+        todo += [child for child in inside if type(child) not in _FINITE]
+    return False
+
+
+def _with_words(plain: Any, tree: Any) -> Any:
+    """``plain``, read back from JSON, with words where ``tree`` has what JSON cannot write."""
+    if isinstance(tree, dict):
+        items = zip(plain.items(), tree.values(), strict=True)
+        return {key: _with_words(value, origin) for (key, value), origin in items}
+    if isinstance(plain, list):
+        origins = tree.tolist() if hasattr(tree, "tolist") else tree
+        return [_with_words(value, item) for value, item in zip(plain, origins, strict=True)]
+    if plain is None and tree is not None:
+        number = float(tree)
+        return next(
+            word for word, float_ in arrays.NONFINITE.items() if repr(float_) == repr(number)
+        )
+    return plain
+
+
+def _refuse_equal_keys(tree: Any) -> None:
+    """Raise where two keys of a dict are one text in plain JSON."""
+    if isinstance(tree, dict):
+        if len(msgspec.json.decode(_KEYS(dict.fromkeys(tree)))) < len(tree):
+            raise TypeError(f"two of the keys {list(tree)!r} are the same in JSON: use text")
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return
+    for child in tree:
+        _refuse_equal_keys(child)
 
 
 def json_encoder(info: inspect.Type) -> Encode:
@@ -186,8 +252,7 @@ def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
 def _guarded(info: inspect.Type, encode: Encode) -> Encode:
     """``encode`` with errors that name the place in the value."""
     careful = encode
-    objects = [part.cls for part in walk(info) if isinstance(part, inspect.DataclassType)]
-    if any(map(late_fields, objects)):
+    if any(map(late_fields, classes(info))):
         careful = _complete(careful)
     if _has(info, inspect.AnyType):
         careful = _whole(careful)
@@ -365,6 +430,7 @@ def _pack_hook(value: Any) -> Any:
     return _foreign(value)
 
 
+_KEYS: Final = msgspec.json.Encoder(enc_hook=lambda key: arrays.to_plain(key)).encode
 _PACK: Final = msgspec.msgpack.Encoder(enc_hook=_fast_pack_hook).encode
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from openenv_async.errors import InvalidModel
+from openenv_async.models.choices import Choice, Holder, Member, literal_values, with_choices
 from openenv_async.models.foreign import is_text_type
 from openenv_async.models.pydantic import complete, wire_names
 
@@ -19,9 +20,13 @@ __all__ = [
     "ARRAYS",
     "BAD_DATA",
     "OBJECTS",
+    "choice_of",
+    "classes",
     "custom_kind",
+    "described",
     "fault_of",
     "field_names",
+    "holder_of",
     "late_fields",
     "may_have_tag",
     "parts",
@@ -63,8 +68,18 @@ def type_info(model: Any) -> inspect.Type:
     Raises:
         InvalidModel: the type cannot be a model; the message says why.
     """
+    return described(model)[1]
+
+
+def described(model: Any) -> tuple[Any, inspect.Type]:
+    """A model as msgspec reads it (see ``choices``), and its description.
+
+    Raises:
+        InvalidModel: the type cannot be a model; the message says why.
+    """
     try:
-        info = inspect.type_info(model)
+        read = with_choices(model, _member)
+        info = inspect.type_info(read)
         for part in walk(info):
             if isinstance(part, inspect.CustomType):
                 kind = custom_kind(part.cls)
@@ -75,13 +90,49 @@ def type_info(model: Any) -> inspect.Type:
                     )
                 if kind == "pydantic":
                     complete(part.cls)
-            elif isinstance(part, inspect.DataclassType) and (fault := fault_of(part.cls)):
+        for cls in classes(info):
+            if fault := fault_of(cls):
                 raise TypeError(fault)
+    except InvalidModel:
+        raise
     except Exception as error:  # annotations are the author's code, evaluated here
         raise InvalidModel(
             f"{type_name(model)} cannot be a model: {error}{_remedy(str(error))}"
         ) from error
-    return info
+    return read, info
+
+
+def _member(model: Any) -> tuple[inspect.Type, Member | None]:
+    """The description of a model, and itself as a member of a union if it is an object."""
+    read, info = described(model)
+    words: dict[str, frozenset[Any] | None]
+    if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "pydantic":
+        cls: Any = info.cls
+        wires = wire_names(cls)
+        if field_names(model) is None:
+            raise TypeError(f"{type_name(model)} takes any field and cannot be told in a union")
+        names = frozenset(wires.values())
+        needed = {wire for name, wire in wires.items() if cls.model_fields[name].is_required()}
+        words = {
+            wire: literal_values(cls.model_fields[name].annotation) for name, wire in wires.items()
+        }
+    elif isinstance(info, OBJECTS) and not getattr(info, "array_like", False):
+        names = frozenset(field.encode_name for field in info.fields)
+        needed = {field.encode_name for field in info.fields if field.required}
+        words = {field.encode_name: literal_values(field.type) for field in info.fields}
+        if isinstance(info, inspect.StructType) and info.tag is not None:
+            field = str(info.tag_field)
+            words[field] = frozenset({info.tag})
+            names |= {field}
+            needed.add(field)
+    elif (holder := holder_of(info)) is not None:
+        names = frozenset(holder.fields)
+        needed = {name for name, field in holder.fields.items() if field.required}
+        words = {name: literal_values(field.type) for name, field in holder.fields.items()}
+    else:
+        return info, None
+    told = {name: values for name, values in words.items() if values is not None}
+    return info, Member(read, info, names, frozenset(needed), told)
 
 
 _REMEDIES: Final = (
@@ -111,12 +162,17 @@ def field_names(model: Any) -> frozenset[str] | None:
         if info.cls.model_config.get("extra") == "allow":  # type: ignore[attr-defined] # a BaseModel
             return None
         return frozenset(wire_names(info.cls).values())
+    if (holder := holder_of(info)) is not None:
+        return frozenset(holder.fields)
     if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
         return frozenset(field.encode_name for field in info.fields)
     return None
 
 
-def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic", "text"] | None:
+_Kind = Literal["array", "scalar", "pydantic", "text", "choice", "holder"]
+
+
+def custom_kind(annotation: Any) -> _Kind | None:
     """What a type that msgspec does not know is to us."""
     cls = getattr(annotation, "__origin__", annotation)
     if isinstance(cls, type):
@@ -129,6 +185,10 @@ def custom_kind(annotation: Any) -> Literal["array", "scalar", "pydantic", "text
             return "pydantic"
         if is_text_type(cls):
             return "text"
+        if issubclass(cls, Choice):
+            return "choice"
+        if issubclass(cls, Holder):
+            return "holder"
     return None
 
 
@@ -157,6 +217,29 @@ def late_fields(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields if not field.init)
 
 
+def choice_of(info: inspect.Type) -> type[Choice] | None:
+    """The union that a description stands for."""
+    if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "choice":
+        return info.cls
+    return None
+
+
+def holder_of(info: inspect.Type) -> type[Holder] | None:
+    """What stands for a class that is read field by field."""
+    if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "holder":
+        return info.cls
+    return None
+
+
+def classes(info: inspect.Type) -> Iterator[Any]:
+    """The dataclasses and attrs classes in a type."""
+    for part in walk(info):
+        if isinstance(part, inspect.DataclassType):
+            yield part.cls
+        elif (holder := holder_of(part)) is not None:
+            yield holder.cls
+
+
 def parts(info: inspect.Type) -> tuple[inspect.Type, ...]:
     """The types directly inside a type."""
     if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
@@ -171,6 +254,10 @@ def parts(info: inspect.Type) -> tuple[inspect.Type, ...]:
         return info.types
     if isinstance(info, inspect.Metadata):
         return (info.type,)
+    if (choice := choice_of(info)) is not None:
+        return tuple(member.info for member in choice.members)
+    if (holder := holder_of(info)) is not None:
+        return tuple(field.info for field in holder.fields.values())
     return ()
 
 

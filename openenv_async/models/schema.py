@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_type_hints
+import contextlib
+from typing import Any, Never, get_type_hints
 
 import msgspec
 from msgspec import inspect
 
 from openenv_async import arrays
 from openenv_async.errors import InvalidModel
+from openenv_async.models.choices import Holder
 from openenv_async.models.codec import FORMATS, PayloadCodec
-from openenv_async.models.inspection import OBJECTS, custom_kind, type_info, type_name, walk
+from openenv_async.models.inspection import OBJECTS, custom_kind, described, type_name, walk
 from openenv_async.models.pydantic import model_schema
 
 __all__ = ["check_model", "json_schema"]
@@ -24,9 +26,9 @@ def json_schema(model: Any) -> dict[str, Any]:
 
         Annotated[NDArray[np.uint8], msgspec.Meta(extra_json_schema={"x-ndarray": {...}})]
     """
-    info = type_info(model)
+    read, info = described(model)
     try:
-        return _schema(model, info)
+        return _schema(read, info, {})
     except Exception as error:  # defaults and hooks of a model are the author's code
         raise InvalidModel(
             f"{type_name(model)} cannot be a model: no JSON Schema can be made of it: {error}"
@@ -44,16 +46,30 @@ def check_model(model: Any) -> dict[str, Any]:
     return json_schema(model)
 
 
-def _schema(model: Any, info: inspect.Type) -> dict[str, Any]:
+def _schema(model: Any, info: inspect.Type, begun: dict[Any, str]) -> dict[str, Any]:
+    """The schema of a type as msgspec reads it; ``begun`` has the references to holders."""
     hoisted: dict[str, Any] = {}
 
     def hook(annotation: Any) -> dict[str, Any]:
+        if custom_kind(annotation) == "choice":
+            others = () if annotation.others is Never else (annotation.others,)
+            return {"anyOf": [inner(kind) for kind in (*annotation.types(), *others)]}
+        if custom_kind(annotation) == "holder":
+            if annotation not in begun:
+                begun[annotation] = f"{annotation.__name__}.{len(begun)}"
+                hoisted[begun[annotation]] = _holder_schema(annotation, inner)
+            return {"$ref": f"#/$defs/{begun[annotation]}"}
         if custom_kind(annotation) != "pydantic":
             return _custom_schema(annotation)
         schema = model_schema(annotation, _custom_schema)
         for name, definition in schema.pop("$defs", {}).items():
             hoisted[f"{annotation.__name__}.{name}"] = definition
         return schema
+
+    def inner(kind: Any) -> dict[str, Any]:
+        made = _schema(kind, inspect.type_info(kind), begun)
+        hoisted.update(made.pop("$defs", {}))
+        return made
 
     objects = [part for part in walk(info) if isinstance(part, (*OBJECTS, inspect.NamedTupleType))]
     try:
@@ -75,6 +91,23 @@ def _schema(model: Any, info: inspect.Type) -> dict[str, Any]:
                 _add_dtypes(hints.get(field.name), definition["properties"][field.encode_name])
     definitions = {**definitions, **hoisted}
     return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _holder_schema(holder: type[Holder], schema_of: Any) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for key, field in holder.fields.items():
+        properties[key] = schema_of(field.type)
+        if field.default is not msgspec.UNSET:
+            with contextlib.suppress(TypeError, ValueError):
+                default = msgspec.to_builtins(field.default, str_keys=True)
+                properties[key] = {**properties[key], "default": default}
+    return {
+        "title": holder.cls.__name__,
+        "type": "object",
+        "properties": properties,
+        "required": [key for key, field in holder.fields.items() if field.required],
+        "additionalProperties": False,
+    }
 
 
 def _hints(cls: Any) -> dict[str, Any]:

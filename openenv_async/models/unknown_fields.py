@@ -39,7 +39,7 @@ def mirror(info: inspect.Type, made: dict[Any, Any]) -> Any:
     Raises:
         TypeError, ValueError: there is none; ``refuse_unknown`` does its work.
     """
-    if not is_open(info):
+    if not is_open(info) or isinstance(info, inspect.CustomType):
         return msgspec.Raw
     if isinstance(info, (*OBJECTS, inspect.NamedTupleType)):
         return _mirror_object(info, made)

@@ -485,7 +485,7 @@ async def test_the_two_formats_of_a_call_may_differ() -> None:
             content=packed,
             headers={"Content-Type": "application/msgpack", "Accept": "application/json"},
         )
-        assert answer.json()["observation"]["frame"] == [1.5, None]
+        assert answer.json()["observation"]["frame"] == [1.5, "NaN"]
         answer = await http.post(
             "/step", json=step("frame"), headers={"Accept": "text/html, application/msgpack;q=1"}
         )
