@@ -301,7 +301,7 @@ def _made_by(factory: Callable[..., Any]) -> type:
         return made
     raise TypeError(
         f"the factory {getattr(inner, '__name__', inner)!r} does not say what it makes:"
-        " annotate its return type with the Environment class"
+        " annotate its return type with the Environment or gymnasium.Env class"
     )
 
 

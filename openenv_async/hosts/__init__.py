@@ -24,6 +24,7 @@ def hosted(env: Any) -> Any:
         ``None`` when it is none: an ``Environment`` of this runtime's, a factory, anything else.
 
     Raises:
+        TypeError: a vector of environments, which is not one.
         InvalidOption: an instance whose spaces cannot be served; no environment has this id.
         ModuleNotFoundError: an id was given, and Gymnasium is not installed.
     """
@@ -36,6 +37,7 @@ def hosted(env: Any) -> Any:
     base = _gymnasium_env()
     if base is None:
         return None
+    _refuse_vector(env)
     if inspect.isclass(env):
         if issubclass(env, base):
             from openenv_async.hosts.gymnasium import host_of_class
@@ -67,6 +69,16 @@ def is_registered_id(text: str) -> bool:
     if _ID.fullmatch(text) is None:
         return False
     return "gymnasium" in sys.modules or importlib.util.find_spec("gymnasium") is not None
+
+
+def _refuse_vector(env: Any) -> None:
+    vector = getattr(sys.modules.get("gymnasium.vector"), "VectorEnv", None)
+    cls = env if inspect.isclass(env) else type(env)
+    if vector is not None and issubclass(cls, vector):
+        raise TypeError(
+            f"{cls.__name__} is a vector of environments: serve one of them, of which every session"
+            " has its own, and step many with GymVectorEnv"
+        )
 
 
 def _gymnasium_env() -> Any:

@@ -168,6 +168,19 @@ async def test_an_environment_of_this_runtime_is_left_alone() -> None:
         assert hosted(each) is None
 
 
+def test_a_vector_is_not_an_environment() -> None:
+    vector: Any = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync")
+    for each in (vector, type(vector)):
+        with pytest.raises(TypeError, match="SyncVectorEnv is a vector of environments"):
+            EnvironmentSpec(each)
+    vector.close()
+
+
+def test_a_factory_must_say_what_it_makes() -> None:
+    with pytest.raises(TypeError, match="annotate its return type with the Environment or gym"):
+        EnvironmentSpec(lambda: Corridor())
+
+
 def test_gymnasium_is_not_imported_for_others() -> None:
     code = (
         "import sys, openenv_async\n"

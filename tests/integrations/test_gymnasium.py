@@ -25,12 +25,16 @@ from openenv_async.errors import (
     EpisodeEnded,
     EpisodeNotStarted,
     InvalidAction,
+    InvalidObservation,
     OperationUnsupported,
     SessionBusy,
 )
 from openenv_async.integrations.gymnasium import GymEnv, GymVectorEnv, OpenEnvGymWrapper
 from tests.integrations.serving import served
 from tests.rollouts.environments import Counting, Unrewarded
+
+ANYTHING = gymnasium.spaces.Dict()
+"""A space for observations that are taken as they come."""
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +201,113 @@ def test_a_decoder_of_ones_own_sees_every_observation() -> None:
         assert vector.reset()[0].tolist() == [[0], [0]]
         assert vector.step(np.array([1, 2]))[0].tolist() == [[2], [4]]
         vector.close()
+
+
+@pytest.mark.parametrize(
+    "decoded", [np.array([0.5]), np.array([300]), np.array([1, 2]), "1"], ids=str
+)
+def test_what_a_decoder_gives_must_fit_its_space(decoded: Any) -> None:
+    options: Any = {
+        "observation_space": gymnasium.spaces.Box(0, 255, (1,), np.uint8),
+        "decode_observation": lambda seen: decoded,
+    }
+    with served(Counting) as url:
+        env, vector = GymEnv(url, **options), GymVectorEnv(url, 2, **options)
+        with pytest.raises(InvalidObservation, match="must be an array of uint8"):
+            env.reset()
+        with pytest.raises(InvalidObservation, match="must be an array of uint8"):
+            vector.reset()
+        env.close()
+        vector.close()
+
+
+class Loose(Environment[dict[str, Any], Any, Any]):
+    """Declares what it does not keep to, and takes any action."""
+
+    isolation = "inline"
+    seen: Any = None
+    part: Any = None
+
+    def reset(self) -> Any:
+        return {"a": self.seen, "b": 1}
+
+    def step(self, action: dict[str, Any]) -> Any:
+        return {"a": self.seen, "b": action["n"]}
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        return {
+            "action": {"type": "object", "properties": {"n": cls.part}, "required": ["n"]},
+            "observation": {
+                "type": "object",
+                "properties": {
+                    "a": {"x-ndarray": {"dtype": "|u1", "shape": [2], "low": 0, "high": 255}},
+                    "b": {},
+                },
+            },
+        }
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [np.array([0.5, 0.7]), np.array([300, 0]), np.array([-1, 0]), np.zeros(3), "ab"],
+    ids=str,
+)
+def test_an_observation_that_is_not_what_is_declared_is_refused(seen: Any) -> None:
+    """Of a server whose schema is all that is known of its space."""
+    cls = type("Loose", (Loose,), {"seen": seen, "part": {"type": "boolean"}})
+    env = GymEnv(cls, observation_field="a")
+    with pytest.raises(InvalidObservation, match="must be an array of uint8"):
+        env.reset()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("part", "right", "wrong"),
+    [
+        ({"type": "boolean"}, [(1, True), (True, True), (np.int64(0), False)], [2, 0.5, "yes"]),
+        (
+            {"enum": ["left", "right"]},
+            [(0, "left"), (np.int64(1), "right"), (np.array([1]), "right")],
+            [-1, 2, 0.5, "left", True],
+        ),
+        ({"type": "integer"}, [(3, 3), (np.array(3), 3)], [1.7, "1", None]),
+        ({"type": "integer", "minimum": 1, "maximum": 4}, [(4, 4)], [0, 1.7, "1", True]),
+        ({"type": "number"}, [(0.5, 0.5), (1, 1.0)], ["0.5", None, 1j]),
+        ({"type": "string"}, [("a", "a")], [1, None, b"a"]),
+        (
+            {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+            [([1, 2], [1, 2])],
+            [[1.5, 2], [1], "12", [[1, 2]]],
+        ),
+        (
+            {"type": "array", "prefixItems": [{"type": "boolean"}, {"type": "string"}]},
+            [((1, "a"), [True, "a"])],
+            [(1,), 1, (1, 2), None],
+        ),
+        (
+            {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}}},
+            [({"x": 1, "y": 2}, {"x": 1, "y": 2})],
+            [{"x": 1}, {"x": 1, "y": 2, "z": 3}, {"x": 1, "y": "2"}, 5],
+        ),
+    ],
+    ids=str,
+)
+def test_an_action_is_sent_as_it_is_or_refused(
+    part: Any, right: list[tuple[Any, Any]], wrong: list[Any]
+) -> None:
+    """Nothing is cast, cut or parsed on the way to a schema of others."""
+    cls = type("Loose", (Loose,), {"seen": np.zeros(2, np.uint8), "part": part})
+    env = GymEnv(cls, observation_field="b", observation_space=ANYTHING)
+    env.reset()
+    for given, sent in right:
+        observation = env.step(given)[0]
+        assert observation["b"] == sent
+        assert type(observation["b"]) is type(sent)
+    for given in wrong:
+        with pytest.raises(InvalidAction):
+            env.step(given)
+    env.close()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])

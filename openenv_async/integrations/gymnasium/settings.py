@@ -10,10 +10,12 @@ from gymnasium import spaces
 
 from openenv_async.errors import InvalidOption, OperationUnsupported
 from openenv_async.hosts.gymnasium import RENDER_KEY
+from openenv_async.hosts.spaces import opener
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
 
 __all__ = ["Translation", "frame_of", "render_metadata", "render_options"]
 
+_NUMBERS: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _WINDOW: Final = "human"
 
 
@@ -145,7 +147,11 @@ def _given(
                 "encode_action= needs action_space=, and decode_observation= observation_space="
             )
         return None
-    return SpaceCodec(space, to_wire or _same, from_wire or _same)
+    decode = from_wire or _same
+    if not isinstance(space, _NUMBERS):
+        return SpaceCodec(space, to_wire or _same, decode)
+    fit = opener(space)  # what is decoded goes into an array, which would bend it
+    return SpaceCodec(space, to_wire or _same, lambda value: fit(decode(value)))
 
 
 def _same(value: Any) -> Any:
