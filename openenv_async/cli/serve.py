@@ -125,8 +125,9 @@ def serve(
 ) -> None:
     """Serve the environment TARGET until SIGTERM or Ctrl-C.
 
-    TARGET is the name of an installed environment, module:Class, or a folder with an
-    openenv.yaml. One line tells the address once it listens.
+    TARGET is the name of an installed environment, module:Class, the id of a registered
+    Gymnasium environment such as CartPole-v1, or a folder with an openenv.yaml. The class is an
+    Environment or a gymnasium.Env. One line tells the address once it listens.
     """
     from openenv_async.logs import configure_logging
     from openenv_async.serving import run_server
