@@ -162,7 +162,7 @@ class Engine:
         elif self.spec.contract.is_async:
             self._driver = TaskDriver(loop)
         else:
-            self._driver = InlineDriver()
+            self._driver = InlineDriver(loop, self.max_sessions, self.spec.cls)
         return self._driver
 
     def tasks_for(self, session: Session) -> TaskDriver:

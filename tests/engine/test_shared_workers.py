@@ -114,6 +114,22 @@ async def test_whatever_one_session_does_the_others_lose_nothing(env: Any) -> No
         assert engine.stats.workers_started == 1
 
 
+async def test_a_session_cannot_cancel_what_another_one_awaits() -> None:
+    async with served(AsyncNeighbour, workers=1) as (url, _):
+        one, bad = client(url), client(url)
+        await one.reset()
+        await bad.reset()
+        for count, sort in enumerate(("sleep", "child"), 1):
+            stepping = asyncio.ensure_future(one.step({sort: 0.5}))
+            await asyncio.sleep(0.15)
+            await bad.step({"do": "cancel every task"})
+            assert not stepping.done()
+            assert (await stepping).observation["count"] == count
+        await bad.step({})
+        await one.close()
+        await bad.close()
+
+
 @pytest.mark.parametrize("env", SYNC_CLASSES)
 @pytest.mark.parametrize("how", ["sleep", "spin"])
 async def test_a_call_past_its_deadline_is_given_up_in_the_worker(env: Any, how: str) -> None:

@@ -50,8 +50,18 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
         OperationUnsupported: it cannot be sent to another process.
     """
     never = Timeouts(**{field.name: None for field in fields(Timeouts)})
-    # Over a pipe of our own nothing is cut into pieces or refused for its size.
-    limits = replace(options.limits, chunk_size=sys.maxsize, max_message_size=MAX_PIPE_MESSAGE)
+    # Over a pipe of our own nothing is cut into pieces or refused for its size or number: what
+    # comes to the pipe was bounded at the door, and a bound there would meet all sessions.
+    limits = replace(
+        options.limits,
+        chunk_size=sys.maxsize,
+        max_message_size=MAX_PIPE_MESSAGE,
+        max_channels=sys.maxsize,
+        max_frames=sys.maxsize,
+        max_containers=sys.maxsize,
+        max_bad_frames=sys.maxsize,
+        max_unsent_size=sys.maxsize,
+    )
     inner = replace(
         options, workers=None, max_waiting=0, timeouts=never, limits=limits, min_free_memory=0
     )

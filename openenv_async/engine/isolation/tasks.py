@@ -12,10 +12,12 @@ the request that it was at is answered.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
+from openenv_async.engine.isolation.builders import COSTLY, LONGEST_PAUSE, PAUSE
 from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
 from openenv_async.engine.session import Session
 from openenv_async.errors import EnvironmentDied
@@ -31,14 +33,22 @@ _STOPPED: Final = (asyncio.CancelledError, GeneratorExit)
 
 
 class _SessionTask(asyncio.Task[None]):
-    """A task that knows whether the program ended it, as ``asyncio.run`` does at its end."""
+    """The task of one session. No other session can cancel it while this one lives.
+
+    Attributes:
+        is_over: the program ended it, as ``asyncio.run`` does at its end.
+    """
 
     is_over = False
+    session: Session | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         """As ``asyncio.Task``."""
         if asyncio._get_running_loop() is None:
             self.is_over = True
+        by, session = session_of_task.get(None), self.session
+        if by is not None and session is not None and by is not session and session.dead is None:
+            return False
         return super().cancel(msg)
 
 
@@ -63,6 +73,8 @@ class TaskDriver:
         self._abandoned: set[asyncio.Task[None]] = set()
         self._tasks: dict[_SessionTask, Session] = {}
         self._closing = False
+        self._openings: deque[tuple[_Slot, Open]] = deque()
+        self._is_opening = False
 
     def start(self, session: Session, request: HostRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
@@ -70,14 +82,40 @@ class TaskDriver:
         if slot is None:
             slot = session.slot = _Slot(self._loop.create_future())
             slot.task = _SessionTask(self._run(session, slot), loop=self._loop)
+            slot.task.session = session
             self._tasks[slot.task] = session
             slot.task.add_done_callback(self._ended)
+            if type(request) is Open:
+                self._openings.append((slot, request))
+                if not self._is_opening:
+                    self._open_next()
+                return
         assert isinstance(slot, _Slot)
         try:
             slot.inbox.set_result(request)
         except asyncio.InvalidStateError:  # cancelled by what the environment left running
             slot.inbox = self._loop.create_future()
             slot.inbox.set_result(request)
+
+    def _open_next(self) -> None:
+        """Let the next session construct its environment, which it does in its first turn.
+
+        One at a time, and what takes long is followed by a pause for the others.
+        """
+        self._is_opening = False
+        while self._openings and not self._is_opening:
+            slot, request = self._openings.popleft()
+            if not slot.inbox.done():  # else it was given up meanwhile
+                slot.inbox.set_result(request)
+                self._is_opening = True
+                self._loop.call_soon(self._opened, self._loop.time())
+
+    def _opened(self, since: float) -> None:
+        cost = self._loop.time() - since
+        if cost < COSTLY or not self._openings:
+            self._open_next()
+        else:
+            self._loop.call_later(min(cost * PAUSE, LONGEST_PAUSE), self._open_next)
 
     def _ended(self, task: _SessionTask) -> None:
         """The task of a session is over; if it did not end by itself the session dies."""

@@ -1,336 +1,26 @@
-"""Sync environments in a shared pool of threads that works batch-wise.
+"""Sync environments in threads: of a pool that is shared, or the main one of a worker process.
 
-Jobs of one loop turn lie in one queue; a thread takes them one after the other and posts its
-results with a single wake-up of the loop. So short steps cost one hand-over per batch. When a
-job blocks, the others must not wait behind it: a timer looks whether the queue moves and adds
-threads, doubling, until each job has one or the limit is reached.
-
-A thread cannot be stopped. One whose job passed its deadline is abandoned: it leaves the pool,
-its result is dropped, it closes the environment and ends when the job does.
-
-In a worker process the one thread may be the main thread, which is lent to the pool: jobs run one
-after the other, and nothing replaces it while an abandoned job runs.
+A session's environment is constructed by the threads of ``builders``, because constructors compute
+for long; the pool of the other calls is told in ``thread_pool``. With ``owns_thread`` a session has
+a thread to itself for its life, its constructor included.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import queue
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
-from openenv_async.engine.requests import (
-    HostReply,
-    HostRequest,
-    Unfinished,
-    Wire,
-    failed,
-    operation,
-)
+from openenv_async.engine.isolation.builders import BuilderPool
+from openenv_async.engine.isolation.thread_pool import Job, ThreadPool
+from openenv_async.engine.requests import HostRequest
 from openenv_async.engine.session import Session
-from openenv_async.errors import ResourceLimit, ServerBusy
-from openenv_async.protocol.frames import Close, Closed
+from openenv_async.protocol.frames import Close, Open
 
-__all__ = ["MainThreadDriver", "ThreadDriver", "ThreadPool"]
+__all__ = ["MainThreadDriver", "ThreadDriver"]
 
-log = logging.getLogger("openenv_async.engine")
-
-_LOOK: Final = 0.002
-"""Seconds after which a queue that has not moved gets more threads."""
-_POST: Final = 0.0005
-"""Seconds for which a thread gathers results before it wakes the loop."""
-_MOST_AT_ONCE: Final = 64
-"""Threads started per look, so that starting them does not hold up the loop."""
 _IDLE: Final = 30.0
 """Seconds after which an idle thread ends."""
-
-
-class _Job:
-    __slots__ = ("abandoned", "done", "reply", "request", "session", "wire")
-
-    def __init__(self, session: Session, request: HostRequest, wire: Wire) -> None:
-        self.session = session
-        self.request = request
-        self.wire = wire
-        self.reply: HostReply | Unfinished | None = None
-        self.abandoned = False
-        self.done = False
-
-
-class _Beat:
-    """Stands in for a session, to learn that a thread takes jobs."""
-
-    def __init__(self, answer: Callable[[], None]) -> None:
-        self._answer = answer
-        self.host = self
-
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
-        return Closed(0, 0)
-
-    def complete(self, request: HostRequest, reply: HostReply) -> None:
-        self._answer()
-
-
-class ThreadPool:
-    """Threads that run the jobs of one driver. Made and closed on the loop.
-
-    Args:
-        loop: where results are delivered.
-        limit: threads at most, abandoned ones not counted.
-        name: prefix of the threads' names.
-        look: seconds after which a queue that has not moved gets more threads.
-        idle: seconds after which an idle thread ends; ``None``: never.
-        lent: its one thread is whichever calls ``work``; none is started.
-        after_call: called in the thread after each call of an environment.
-
-    Attributes:
-        stuck: abandoned jobs that have not ended.
-        calling: a job runs on the thread that is lent.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        limit: int,
-        name: str,
-        *,
-        look: float | None = None,
-        idle: float | None = None,
-        lent: bool = False,
-        after_call: Callable[[], None] | None = None,
-    ) -> None:
-        self._loop = loop
-        self._after_call = after_call
-        self._limit = 1 if lent else limit
-        self._name = name
-        self._look_every = _LOOK if look is None else look
-        self._idle_time = idle
-        self._lent = lent
-        self.stuck = 0
-        self.calling = False
-        self._jobs: deque[_Job] = deque()
-        self._results: deque[_Job] = deque()
-        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = 1 if lent else 0
-        self._idle = 0
-        self._posted = False
-        self._taken = 0
-        self._seen = 0
-        self._look: asyncio.TimerHandle | None = None
-        self._kick: asyncio.Handle | None = None
-        self._closed = False
-
-    def submit(self, job: _Job) -> None:
-        """Queue a job; the threads are woken once at the end of this loop turn."""
-        self._jobs.append(job)
-        if self._kick is None:
-            self._kick = self._loop.call_soon(self._wake_for_batch)
-
-    def _wake_for_batch(self) -> None:
-        self._kick = None
-        with self._lock:
-            # A thread goes idle under this lock after a last look at the queue.
-            wanted = self._idle > 0 or self._threads == 0
-        if wanted:
-            self._wake(1)
-        if self._look is None:
-            self._seen = self._taken
-            self._look = self._loop.call_later(self._look_every, self._look_after)
-
-    def _look_after(self) -> None:
-        """Add threads while jobs wait; stop looking when none does."""
-        self._look = None
-        waiting = len(self._jobs)
-        if not waiting or self._closed:
-            return
-        moved = self._taken - self._seen
-        self._seen = self._taken
-        if moved < waiting:
-            busy = max(1, self._threads - self._idle)
-            self._wake(min(waiting, busy, _MOST_AT_ONCE))
-        self._look = self._loop.call_later(self._look_every, self._look_after)
-
-    def _wake(self, count: int) -> None:
-        with self._lock:
-            reuse = min(count, self._idle)
-            new = min(count - reuse, self._limit - self._threads)
-            self._idle -= reuse
-            self._threads += new
-        for _ in range(reuse):
-            self._wakes.put(True)
-        for left in range(new, 0, -1):
-            try:
-                threading.Thread(target=self.work, name=self._name, daemon=True).start()
-            except RuntimeError as exc:  # the system gives no more
-                with self._lock:
-                    self._threads -= left
-                    stuck = self._threads == 0
-                log.warning("%d threads of %s could not be started: %s", left, self._name, exc)
-                if stuck:
-                    self._refuse_all(exc)
-                return
-
-    def _refuse_all(self, exc: RuntimeError) -> None:
-        """Nothing will ever take the jobs that wait."""
-        while self._jobs:
-            job = self._jobs.popleft()
-            error = ResourceLimit(
-                f"no thread could be started: {exc}; close sessions, or raise what the system"
-                " allows (threads, memory)"
-            )
-            job.session.complete(job.request, failed(job.request, error, job.wire.format))
-
-    def work(self) -> None:
-        """Run jobs until the pool closes or this thread is no longer needed."""
-        jobs, results = self._jobs, self._results
-        handle = _handle if self._after_call is None else self._handle_in_worker
-        clock = time.perf_counter
-        while True:
-            begun = clock()
-            while True:
-                try:
-                    job = jobs.popleft()
-                except IndexError:
-                    break
-                self._taken += 1
-                job.reply = handle(job)
-                with self._lock:
-                    job.done = True
-                    abandoned = job.abandoned
-                if abandoned:
-                    _handle(_Job(job.session, Close(0, 0), job.wire))
-                    with self._lock:
-                        self.stuck -= 1
-                    if not self._lent:
-                        return  # this thread was replaced already
-                    continue
-                results.append(job)
-                if clock() - begun > _POST:
-                    self._post()
-                    begun = clock()
-            self._post()
-            if not self._rest():
-                return
-
-    def _handle_in_worker(self, job: _Job) -> HostReply:
-        try:
-            self.calling = True
-            reply = job.session.host.handle(job.request, job.wire)
-            self.calling = False
-        except BaseException as exc:
-            self.calling = False
-            reply = job.session.raised(job.request, exc)
-        assert self._after_call is not None
-        self._after_call()
-        return reply
-
-    def _rest(self) -> bool:
-        """Wait for work; ``False`` when this thread is to end."""
-        with self._lock:
-            if self._jobs:
-                return True
-            if self._closed:
-                self._threads -= 1
-                return False
-            self._idle += 1
-        try:
-            return self._wakes.get(timeout=self._idle_time)
-        except queue.Empty:
-            with self._lock:
-                leave = self._idle > 0
-                if leave:
-                    self._idle -= 1
-                    self._threads -= 1
-        return False if leave else self._wakes.get()  # a wake-up for this thread is on its way
-
-    def _post(self) -> None:
-        if self._results and not self._posted:
-            self._posted = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._posted = False
-        results = self._results
-        while results:
-            job = results.popleft()
-            if not job.abandoned:
-                assert job.reply is not None
-                job.session.complete(job.request, job.reply)
-
-    def beat(self, answer: Callable[[], None]) -> None:
-        """Call ``answer`` on the loop when a thread has come to it in the queue."""
-        beat = cast(Session, _Beat(answer))
-        self.submit(_Job(beat, Close(0, 0), cast(Wire, None)))
-
-    def withdraw(self, job: _Job) -> bool:
-        """Take back a job that no thread has begun, if it is one; it is answered soon."""
-        try:
-            self._jobs.remove(job)
-        except ValueError:
-            return False
-        session, request, format = job.session, job.request, job.wire.format
-        if session.interrupted == "deadline":
-            error = ServerBusy(
-                f"all {self._limit} threads were busy for as long as {operation(request)}() may"
-                " take: raise --max-threads (max_threads) or lower --max-sessions",
-                limit=self._limit,
-                setting="max_threads",
-                phase=operation(request),
-            )
-            reply: HostReply = failed(request, error, format)
-        else:
-            reply = session.interruption(request)
-        self._loop.call_soon(session.complete, request, reply)
-        return True
-
-    def abandon(self, job: _Job) -> None:
-        """Stop waiting for a job.
-
-        A thread in it is replaced unless it is lent, and closes the environment.
-        """
-        with self._lock:
-            job.abandoned = True
-            running = not job.done
-            if running:
-                try:
-                    self._jobs.remove(job)
-                    running = False  # it had not begun
-                except ValueError:
-                    self.stuck += 1
-                    if not self._lent:
-                        self._threads -= 1
-        if running:
-            if self._jobs and not self._lent:
-                self._wake(1)
-        else:
-            self.submit(_Job(job.session, Close(0, 0), job.wire))
-
-    def close(self) -> None:
-        """Let every thread end after its job."""
-        self._closed = True
-        for handle in (self._look, self._kick):
-            if handle is not None:
-                handle.cancel()
-        self._look = self._kick = None
-        with self._lock:
-            idle, self._idle = self._idle, 0
-            self._threads -= idle
-        for _ in range(idle):
-            self._wakes.put(False)
-
-
-def _handle(job: _Job) -> HostReply | Unfinished:
-    try:
-        return job.session.host.handle(job.request, job.wire)
-    except BaseException as exc:
-        return job.session.raised(job.request, exc)
 
 
 class ThreadDriver:
@@ -338,7 +28,7 @@ class ThreadDriver:
 
     Args:
         loop: the engine's.
-        limit: threads at most.
+        limit: threads at most, and as many that construct.
         cls: the environment class; with ``owns_thread`` each session gets a thread of its own.
         look, after_call: as for ``ThreadPool``.
     """
@@ -360,22 +50,22 @@ class ThreadDriver:
         self._pool = ThreadPool(
             loop, limit, self._name, look=look, idle=_IDLE, after_call=after_call
         )
-        self._pools: set[ThreadPool] = {self._pool}
+        self._builders: ThreadPool = BuilderPool(loop, limit, self._name, _IDLE)
+        self._pools: set[ThreadPool] = {self._pool, self._builders}
         self._left: list[ThreadPool] = []
 
     def start(self, session: Session, request: HostRequest) -> None:
         """Queue the request for a thread."""
-        job = _Job(session, request, session.wire)
-        slot = session.slot
-        if slot is None:
-            pool = self._pool
-            if self._owned:
-                # Without a time of idleness: the same thread for the session's life.
-                pool = ThreadPool(self._loop, 1, self._name, after_call=self._after_call)
-                self._pools.add(pool)
+        job = Job(session, request, session.wire)
+        if not self._owned:
+            pool = self._pool if type(request) is not Open else self._builders
+        elif session.slot is None:
+            # Without a time of idleness: the same thread for the session's life.
+            pool = ThreadPool(self._loop, 1, self._name, after_call=self._after_call)
+            self._pools.add(pool)
         else:
-            assert isinstance(slot, tuple)
-            pool = slot[0]
+            assert isinstance(session.slot, tuple)
+            pool = session.slot[0]
         session.slot = (pool, job)
         pool.submit(job)
         if self._owned and isinstance(request, Close):
@@ -413,7 +103,7 @@ class ThreadDriver:
     def stuck(self) -> int:
         """Abandoned calls that have not ended."""
         self._left = [pool for pool in self._left if pool.stuck]
-        return self._pool.stuck + sum(pool.stuck for pool in self._left)
+        return sum(pool.stuck for pool in (self._pool, self._builders, *self._left))
 
     def beat(self, answer: Callable[[], None]) -> None:
         """Call ``answer`` at once: a blocked thread blocks no other."""
@@ -440,6 +130,7 @@ class MainThreadDriver(ThreadDriver):
         super().__init__(loop, 1, cls)
         self._owned = False  # there is only one
         self._pool = ThreadPool(loop, 1, self._name, lent=True, after_call=after_call)
+        self._builders = self._pool
         self._pools = {self._pool}
 
     def work(self) -> None:

@@ -204,7 +204,6 @@ async def _serve(
     from openenv_async.engine.native import NativeConnection
     from openenv_async.engine.requests import error_frame
     from openenv_async.errors import InvalidObservation, SessionClosed
-    from openenv_async.protocol.codec import BadFrame
 
     loop = asyncio.get_running_loop()
     driver = make_driver(loop)
@@ -255,12 +254,6 @@ async def _serve(
             if on_loop:
                 after_call()
             super().send(frame, size)
-
-        def _on_bad(self, frame: BadFrame) -> None:
-            session = self._channels.get(frame.channel)
-            if session is not None and frame.seq == session.log.taken + 1:
-                session.log.taken = frame.seq  # it counts as answered
-            super()._on_bad(frame)
 
     on_loop = spec.contract.is_async
     codec = PipeCodec("server", recipe.options.limits.max_message_size, unsendable)
