@@ -156,26 +156,28 @@ class ResultReader(dict[type, Read]):
     def _of_mapping(self, check: Check | None) -> Read:
         """The reader of dicts: all four keys count, or those of a TypedDict that may."""
         names, none_ends = _keys_of(self._info)
+        fits = self._fits
+        counts = {name: name in names for name in _NAMES}
+        count_reward, count_done = counts["reward"], counts["done"]
+        count_terminated, count_truncated = counts["terminated"], counts["truncated"]
 
         def read(result: Any) -> Extracted:
-            if check is not None:
+            if check is not None and not fits(result):  # type: ignore[misc]  # both or neither
                 check(result)
             get = result.get
-            reward = get("reward") if "reward" in names else None
+            reward = get("reward") if count_reward else None
             if reward is not None and type(reward) is not float:
                 reward = _reward(reward, "['reward']")
-            terminated = truncated = False
-            for name in _ENDS:
-                end = get(name, False)
-                if end is False or name not in names:
-                    continue
-                if end is not True:
-                    end = _end(end, f"[{name!r}]", none_ends)
-                if name == "truncated":
-                    truncated = end
-                elif end and (name == "terminated" or not truncated):
-                    terminated = True
-            return result, reward, terminated, truncated, None
+            done = get("done", False) if count_done else False
+            if type(done) is not bool:
+                done = _end(done, "['done']", none_ends)
+            terminated = get("terminated", False) if count_terminated else False
+            if type(terminated) is not bool:
+                terminated = _end(terminated, "['terminated']", none_ends)
+            truncated = get("truncated", False) if count_truncated else False
+            if type(truncated) is not bool:
+                truncated = _end(truncated, "['truncated']", none_ends)
+            return result, reward, terminated or (done and not truncated), truncated, None
 
         return read
 

@@ -36,8 +36,8 @@ class EndsTheProgramWhenPrinted(Exception):
 
 
 class ClaimsAnotherClass(Exception):
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # the lie
+    @property  # type: ignore[misc]  # the lie
+    def __class__(self) -> Any:
         raise RuntimeError("no class")
 
 
