@@ -162,7 +162,7 @@ class _Maker:
                 values_fit is None or values_fit(islice(value.values(), 2 * _AT_EACH_END))
             )
 
-        if values_fit is None and _leaf_types(info.key_type) == {str}:
+        if values_fit is None and _leaf_types(info.key_type) == frozenset({str}):
             return _is_dict_of_names
         return test
 
