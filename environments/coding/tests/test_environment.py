@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -391,3 +392,42 @@ async def test_it_runs_in_worker_processes() -> None:
         results = await asyncio.gather(*(env.step(CodeAction("print(1)")) for env in envs))
     seen = [result.observation.stdout for result in results]
     assert seen == ["1\n"] * 4
+
+
+@pytest.mark.parametrize("interpreter", ["cpython", "monty"])
+async def test_a_submission_is_compared_as_python_compares(
+    interpreter: str, tmp_path: Path
+) -> None:
+    """Each result equals what is expected without being written alike; then each one does not."""
+    tests = [
+        {"args": "2", "result": "2"},
+        {"args": "{1: 'a'}", "result": "{1: 'a'}"},
+        {"args": "{3, 4}", "result": "{3, 4}"},
+        {"args": "(1, [2])", "result": "(1, [2])"},
+        {"args": "None", "result": "None"},
+        {"args": "True", "result": "True"},
+    ]
+    row = {"name": "same", "entry_point": "same", "text": "Return it.", "tests": tests}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
+    params = {"tasks_path": str(tmp_path / "tasks.jsonl"), "interpreter": interpreter}
+    alike = """
+def same(a):
+    if isinstance(a, bool) or isinstance(a, int): return a * 1.0
+    if isinstance(a, set): return frozenset(a)
+    if isinstance(a, dict): return {float(key): value for key, value in a.items()}
+    return a
+"""
+    unlike = """
+def same(a):
+    if isinstance(a, bool): return str(a)
+    if isinstance(a, int): return a + 0.1
+    if isinstance(a, set): return list(a)
+    if isinstance(a, dict): return {str(key): value for key, value in a.items()}
+    if isinstance(a, tuple): return list(a)
+    return False
+"""
+    async with serve(CodingEnvironment, params=params) as url, CodingEnv(url) as env:
+        for code, reward in ((alike, 1.0), (unlike, 0.0)):
+            await env.reset(seed=0, task="same")
+            result = await env.step(CodeAction(code, submit=True))
+            assert (result.reward, result.observation.tests_passed) == (reward, 6 * reward)

@@ -115,8 +115,14 @@ class Sandbox:
         return await self._ask("exec", timeout, code=code, hidden=hidden)
 
     async def call(self, function: str, args: list[Any], timeout: float = 30.0) -> Execution:
-        """Call a function of the namespace; its result is compared with ``canonical``."""
-        return await self._ask("call", timeout, function=function, args=args)
+        """Call a function of the namespace; its result is compared with ``canonical``.
+
+        Args:
+            function: its name.
+            args: values whose ``repr`` is a Python literal, or NaN, an infinity, an empty set.
+            timeout: seconds.
+        """
+        return await self._ask("call", timeout, function=function, args=repr(list(args)))
 
     async def set(self, values: Mapping[str, Any]) -> None:
         """Put variables into the namespace: what JSON can say."""

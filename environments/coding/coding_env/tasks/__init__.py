@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from coding_env.sandbox.inside.canonical import canonical
 from coding_env.tasks import easy, hard, medium
 from coding_env.tasks.model import Case, Difficulty, Split, Task
 from openenv_async.errors import InvalidOption
@@ -18,14 +20,35 @@ __all__ = ["BUNDLED", "Case", "Difficulty", "Split", "Task", "choose", "load_tas
 BUNDLED: tuple[Task, ...] = (*easy.TASKS, *medium.TASKS, *hard.TASKS)
 
 
+class _Literals(msgspec.Struct, forbid_unknown_fields=True):
+    """A test as Python writes it: ``{"args": "[1, 2], 'x'", "result": "{1: 'a'}"}``."""
+
+    args: str
+    result: str
+
+    def pair(self) -> tuple[list[Any], Any]:
+        """Its values.
+
+        Raises:
+            ValueError: a text is not one of literals.
+        """
+        values = []
+        for text in (f"[{self.args}\n]", self.result):
+            try:
+                values.append(ast.literal_eval(text.strip()))
+            except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as exc:
+                raise ValueError(f"{text!r} is not made of Python literals") from exc
+        return values[0], values[1]
+
+
 class _Row(msgspec.Struct, forbid_unknown_fields=True):
     """A line of a task file; ``tests`` and ``examples`` are pairs of arguments and result."""
 
     name: str
     entry_point: str
     text: str
-    tests: list[tuple[list[Any], Any]]
-    examples: list[tuple[list[Any], Any]] = []
+    tests: list[tuple[list[Any], Any] | _Literals]
+    examples: list[tuple[list[Any], Any] | _Literals] = []
     split: Split = "train"
     difficulty: Difficulty = "medium"
     signature: str = ""
@@ -48,7 +71,7 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
             continue
         try:
             task = _task_of(decoder.decode(line))
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, TypeError, ValueError) as exc:
             raise InvalidOption(f"tasks_path: {path}, line {number} is no task: {exc}") from exc
         if task.name in tasks:
             raise InvalidOption(f"tasks_path: {path}, line {number} repeats {task.name!r}")
@@ -57,7 +80,13 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
 
 
 def _task_of(row: _Row) -> Task:
-    known = {_key(args): result for args, result in (*row.examples, *row.tests)}
+    examples, tests = (
+        [each.pair() if isinstance(each, _Literals) else each for each in given]
+        for given in (row.examples, row.tests)
+    )
+    known = {repr(args): result for args, result in (*examples, *tests)}
+    for result in known.values():
+        canonical(result)  # refused now, not when it is drawn
     return Task(
         row.name,
         row.split,
@@ -65,14 +94,10 @@ def _task_of(row: _Row) -> Task:
         row.entry_point,
         row.signature or f"{row.entry_point}(…):",
         row.text,
-        lambda *args: known[_key(list(args))],
-        [args for args, _ in row.examples],
-        [args for args, _ in row.tests],
+        lambda *args: known[repr(list(args))],
+        [args for args, _ in examples],
+        [args for args, _ in tests],
     )
-
-
-def _key(args: list[Any]) -> bytes:
-    return msgspec.json.encode(args)
 
 
 def choose(

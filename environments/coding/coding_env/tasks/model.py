@@ -12,7 +12,7 @@ from coding_env.sandbox.inside.canonical import canonical
 __all__ = ["Args", "Case", "Difficulty", "Split", "Task"]
 
 Args = list[Any]
-"""The arguments of one call, made of what JSON can say."""
+"""The arguments of one call: Python literals."""
 Split = Literal["train", "test"]
 Difficulty = Literal["easy", "medium", "hard"]
 

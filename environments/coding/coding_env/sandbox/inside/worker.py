@@ -25,6 +25,14 @@ from .canonical import canonical
 
 __all__ = ["Interrupted", "Worker"]
 
+_NAMES: Final = {
+    "__builtins__": {},
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "set": set,
+    "frozenset": frozenset,
+}
+"""Names in the ``repr`` of arguments that are not literals."""
 _REPR: Final = 200
 """Characters of a variable's repr that are shown."""
 _DEEP: Final = 2000
@@ -102,7 +110,7 @@ class Worker:
         def call() -> None:
             nonlocal result
             function = vars(self._main)[request["function"]]
-            result = canonical(function(*request["args"]))
+            result = canonical(function(*eval(request["args"], dict(_NAMES))))
 
         return {**self._guarded(call), "result": result}
 
