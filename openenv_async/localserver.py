@@ -23,6 +23,7 @@ from openenv_async.tokens import TOKEN_VARIABLE
 __all__ = ["LocalServer"]
 
 _LOG_LINES: Final = 50
+_LOG_PIECE: Final = 64 * 1024
 
 
 class LocalServer:
@@ -60,9 +61,10 @@ class LocalServer:
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: asyncio.Future[Any] | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._about: dict[str, Any] = {}
+        self._told = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -81,7 +83,7 @@ class LocalServer:
 
     @property
     def log_tail(self) -> str:
-        """The last lines it wrote to standard error."""
+        """The last lines it wrote: what the environment prints, and what the server logs."""
         return "\n".join(self._log)
 
     async def __aenter__(self) -> Self:
@@ -97,12 +99,15 @@ class LocalServer:
             start_new_session=True,
         )
         self._process = process
-        self._reader = asyncio.create_task(self._read_log(process), name="openenv-server-log")
         assert process.stdout is not None
+        assert process.stderr is not None
+        self._reader = asyncio.gather(
+            self._read_log(process.stderr), self._read_log(process.stdout, self._told)
+        )
         try:
             async with asyncio.timeout(self._start_timeout):
-                line = await process.stdout.readline()
-            self._about = json.loads(line) if line else {}
+                self._about = await self._read_about(process.stdout)
+            self._told.set()
         except TimeoutError:
             await self.aclose()
             raise self._failed(f"did not listen within {self._start_timeout:g} s") from None
@@ -137,6 +142,7 @@ class LocalServer:
         if process is None or reader is None:
             return
         self._process = self._reader = None
+        self._told.set()
         interrupted: asyncio.CancelledError | None = None
         self._signal(process, signal.SIGTERM)
         try:
@@ -172,10 +178,34 @@ class LocalServer:
             else:
                 process.kill()
 
-    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
+    async def _read_about(self, stream: asyncio.StreamReader) -> dict[str, Any]:
+        """What the server says of itself; empty when it ends without.
+
+        What an environment's module prints as it is imported comes before.
+        """
+        while line := await stream.readline():
+            if line.startswith(b"{"):
+                with contextlib.suppress(ValueError):
+                    about = json.loads(line)
+                    if "url" in about:
+                        return dict(about)
             self._log.append(line.decode(errors="replace").rstrip())
+        return {}
+
+    async def _read_log(
+        self, stream: asyncio.StreamReader, after: asyncio.Event | None = None
+    ) -> None:
+        """Keep the last lines of a stream; it is read to its end, so that no writer waits."""
+        if after is not None:
+            await after.wait()
+        rest = b""
+        while piece := await stream.read(_LOG_PIECE):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                self._log.append(line[:_LOG_PIECE].decode(errors="replace").rstrip())
+            rest = rest[:_LOG_PIECE]  # of a line without end, its beginning
+        if rest:
+            self._log.append(rest.decode(errors="replace").rstrip())
 
     def _failed(self, what: str) -> ServerError:
         return ServerError(
@@ -186,4 +216,5 @@ class LocalServer:
 def _own_environ(token: str | None) -> dict[str, str]:
     """This process's environment variables, but not its token: that one is another server's."""
     environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    environ.setdefault("PYTHONUNBUFFERED", "1")  # what the environment prints is read as it comes
     return environ if token is None else environ | {TOKEN_VARIABLE: token}

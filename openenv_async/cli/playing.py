@@ -8,14 +8,21 @@ import importlib.util
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.table import Table
 
+    from openenv_async.pool import EnvPool
     from openenv_async.rollouts import Source, Summary
 
-__all__ = ["play", "progress_bar", "run"]
+__all__ = ["output_tails", "play", "progress_bar", "run", "show"]
+
+_TAIL_LINES: Final = 20
+"""Lines of a worker that are shown."""
 
 T = TypeVar("T")
 
@@ -62,13 +69,18 @@ async def play(
     title: str,
     **options: Any,
 ) -> Summary:
-    """Play episodes on a server or a pool; what happened goes to ``out``, the sums are returned."""
+    """Play episodes on a server or a pool; what happened goes to ``out``, the sums are returned.
+
+    Each episode is written as it ends. One that cannot be written is counted, and costs no other.
+    """
+    from openenv_async.errors import InvalidModel
     from openenv_async.rollouts import Summary, collect, open_writer
+    from openenv_async.types import OutcomeStatus
 
     summary = Summary(episodes)
     task = bar.add_task(title, total=episodes, rate="", failures="")
 
-    def show(summary: Summary) -> None:
+    def progress(summary: Summary) -> None:
         rate = summary.steps_per_second
         bar.update(
             task,
@@ -83,13 +95,44 @@ async def play(
             source,
             policy,
             episodes=episodes,
-            on_progress=None if bar.disable else show,
+            on_progress=None if bar.disable else progress,
             summary=summary,
             record=writer is not None,
             **options,
         )
-        async with contextlib.aclosing(stream):
-            async for outcome in stream:
-                if writer is not None:
-                    writer.write(outcome)
+        try:
+            async with contextlib.aclosing(stream):
+                async for outcome in stream:
+                    try:
+                        if writer is not None:
+                            writer.write(outcome)
+                    except (InvalidModel, OSError) as exc:
+                        summary.add_unwritten(exc)
+        except Exception:
+            # That the policy failed in every episode is in the summary.
+            if summary.statuses[OutcomeStatus.POLICY_ERROR] < episodes:
+                raise
     return summary
+
+
+def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
+    """Print a summary's table, its failures, and what the environments wrote last."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(table)
+    failures = summary.failure_table()
+    if failures is not None:
+        console.print(failures)
+    for name, tail in tails.items():
+        click.echo(f"the last lines of {name}:\n{tail}", err=True)
+
+
+async def output_tails(pool: EnvPool) -> dict[str, str]:
+    """The last lines of each worker that wrote any, by its name."""
+    tails: dict[str, str] = {}
+    for worker in pool.workers:
+        lines = (await worker.log_tail()).splitlines()[-_TAIL_LINES:]
+        if lines:
+            tails[worker.name] = "\n".join(lines)
+    return tails

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openenv_async.cli.options import examples, is_url, param_option, token_option
+
+if TYPE_CHECKING:
+    from openenv_async.rollouts import Trajectory
 
 __all__ = ["replay"]
 
@@ -52,6 +56,16 @@ def replay(file: Path, target: str, params: dict[str, Any], **options: Any) -> N
     run(_replay(file, target, params, **options))
 
 
+def _episodes(file: Path) -> Iterator[Trajectory]:
+    """The episodes of a file; one that is no trajectory file is the user's mistake."""
+    from openenv_async.rollouts import read_trajectories
+
+    try:
+        yield from read_trajectories(file)
+    except ValueError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
 async def _replay(
     file: Path,
     target: str,
@@ -65,7 +79,6 @@ async def _replay(
 ) -> None:
     from openenv_async import GenericEnvClient
     from openenv_async.localserver import LocalServer
-    from openenv_async.rollouts import read_trajectories
     from openenv_async.rollouts.replaying import replay as replayed
 
     report: list[dict[str, Any]] = []
@@ -75,7 +88,7 @@ async def _replay(
         if not is_url(target):
             server = await stack.enter_async_context(LocalServer(target, params))
             url, token = server.url, None
-        for trajectory in read_trajectories(file):
+        for trajectory in _episodes(file):
             if wanted is not None and trajectory.index != wanted:
                 continue
             if trajectory.seed is None:

@@ -42,12 +42,14 @@ def _read_policy(
     """The policy; ``None`` for random, which needs the server's schema."""
     if value == "random":
         return None
-    from openenv_async.rollouts import load_policy
+    from openenv_async.rollouts import check_policy, load_policy
 
     import_from_here()
     try:
-        return load_policy(value)
-    except ValueError as exc:
+        policy = load_policy(value)
+        check_policy(policy)
+        return policy
+    except (ValueError, TypeError) as exc:
         raise click.BadParameter(str(exc), ctx, param) from exc
 
 
@@ -214,7 +216,7 @@ async def _rollout(
     token: str | None = None,
     **options: Any,
 ) -> None:
-    from openenv_async.cli.playing import play, progress_bar
+    from openenv_async.cli.playing import output_tails, play, progress_bar, show
     from openenv_async.rollouts import RandomPolicy, fetch_schema
 
     if policy is None:
@@ -238,21 +240,26 @@ async def _rollout(
         )
         shown.stop()
     workers = None if isinstance(source, str) else source.statistics()
+    tails = {} if isinstance(source, str) else await output_tails(source)
     local = isinstance(source, str) or source.providers[0].name == "process"
     if as_json:
         report = summary.as_dict() | {"file": None if out is None else str(out)}
         if workers is not None:
             report["workers"] = workers.as_dict()
+            report["output"] = tails
         click.echo(json.dumps(report))
     else:
-        from rich.console import Console
-
         table = summary.table(target)
         if out is not None:
             table.add_row("file", str(out))
         if workers is not None and (workers.workers_started > 1 or not local):
             workers.add_to(table)
-        Console().print(table)
+        show(table, summary, tails)
     if summary.failures == summary.episodes:
         reason = next(iter(summary.errors.values()), "all were cancelled")
         raise click.ClickException(f"no episode is usable: {reason}")
+    if summary.unwritten:
+        raise click.ClickException(
+            f"{summary.unwritten} of {summary.episodes} episodes could not be written to {out}:"
+            f" {summary.unwritten_reason}"
+        )

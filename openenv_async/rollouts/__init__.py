@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openenv_async.rollouts.batching import BatchedPolicy
+from openenv_async.rollouts.checking import check_policy
 from openenv_async.rollouts.collection import collect, collect_all
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
 from openenv_async.rollouts.options import Retry
@@ -12,7 +13,7 @@ from openenv_async.rollouts.responding import ResponderPolicy
 from openenv_async.rollouts.run import rollout
 from openenv_async.rollouts.sources import Source
 from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
-from openenv_async.rollouts.summary import Reservoir, Summary
+from openenv_async.rollouts.summary import Failure, Reservoir, Summary
 from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.rollouts.versions import VersionedPolicy
 from openenv_async.rollouts.writers import (
@@ -28,6 +29,7 @@ __all__ = [
     "Difference",
     "EpisodeGroup",
     "EpisodeStream",
+    "Failure",
     "GroupStream",
     "JsonlWriter",
     "ParquetWriter",
@@ -46,6 +48,7 @@ __all__ = [
     "VersionedPolicy",
     "advantages",
     "baseline",
+    "check_policy",
     "collect",
     "collect_all",
     "fetch_schema",

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from openenv_async.rollouts.trajectory import error_text
 from openenv_async.types import Outcome, OutcomeStatus
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Reservoir", "Summary"]
+__all__ = ["Failure", "Reservoir", "Summary"]
 
 _SAMPLES: Final = 16_384
+_MAX_REASONS: Final = 100
+"""Reasons that a summary tells apart; what comes further counts as other ones."""
+_OTHERS: Final = "other reasons"
+_VARYING: Final = re.compile(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f-]*\d)[0-9a-f-]{8,}\b|\d+(\.\d+)?", re.I)
+"""Parts of a message that differ from one episode to the next: addresses, ids, numbers."""
 PERCENTILES: Final = (50, 90, 99)
 
 
@@ -52,10 +60,33 @@ class Reservoir:
         return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
+@dataclass(slots=True)
+class Failure:
+    """Episodes that failed for one reason.
+
+    Attributes:
+        status: of each of them.
+        code: the wire code of an ``OpenEnvError``, else the name of the exception's class.
+        reason: the first line of the first one's message.
+        count: how many.
+        first_episode: the least index among them.
+        log_tail: what the first of their workers to have said anything had written last.
+    """
+
+    status: str
+    code: str
+    reason: str
+    count: int
+    first_episode: int
+    log_tail: str | None = None
+
+
 class Summary:
     """Counts, returns and latencies of many outcomes.
 
     Returns of failed episodes and of episodes without any reward do not enter: ``None`` is no 0.
+    An infinite return counts among the returns and in their range; mean and deviation are those
+    of the finite ones.
 
     Attributes:
         total: episodes asked for, where known.
@@ -63,6 +94,8 @@ class Summary:
         steps: steps in them.
         statuses: outcomes by status.
         errors: the first error message of each failing status.
+        unwritten: episodes that could not be written to a file, as far as they were counted.
+        unwritten_reason: why the first of them could not.
         latencies: seconds per step call as the caller saw it.
         refused: times a session had to wait because the server was full.
         retried: times an episode was begun again, see ``collect``.
@@ -74,12 +107,16 @@ class Summary:
         self.steps = 0
         self.statuses: Counter[OutcomeStatus] = Counter()
         self.errors: dict[OutcomeStatus, str] = {}
+        self.unwritten = 0
+        self.unwritten_reason: str | None = None
         self.latencies = Reservoir()
         self.refused = 0
         self.retried = 0
         self._begun: float | None = None
         self._ended: float | None = None
+        self._failures: dict[tuple[str, str, str], Failure] = {}
         self._returns = 0
+        self._finite = 0
         self._mean = 0.0
         self._squares = 0.0
         self._min = math.inf
@@ -98,15 +135,48 @@ class Summary:
         self.steps += outcome.steps
         self.statuses[outcome.status] += 1
         if outcome.error is not None:
-            self.errors.setdefault(outcome.status, str(outcome.error))
+            self.errors.setdefault(outcome.status, error_text(outcome.error))
+        if not outcome.status.usable:
+            self._add_failure(outcome)
         value = outcome.episode_return
         if value is not None:
             self._returns += 1
-            delta = value - self._mean
-            self._mean += delta / self._returns
-            self._squares += delta * (value - self._mean)
+            if math.isfinite(value):
+                self._finite += 1
+                delta = value - self._mean
+                self._mean += delta / self._finite
+                self._squares += delta * (value - self._mean)
             self._min = min(self._min, value)
             self._max = max(self._max, value)
+
+    def add_unwritten(self, error: BaseException) -> None:
+        """Count an episode that could not be written."""
+        self.unwritten += 1
+        self.unwritten_reason = self.unwritten_reason or error_text(error)
+
+    def _add_failure(self, outcome: Outcome) -> None:
+        error = outcome.error
+        if error is None:
+            code, text = "cancelled", "cut off: enough episodes had ended, or the time was over"
+        else:
+            code = str(getattr(error, "code", type(error).__name__))
+            text = error_text(error).strip() or type(error).__name__
+        reason = text.splitlines()[0]
+        key = (str(outcome.status), code, _VARYING.sub("#", reason))
+        if key not in self._failures and len(self._failures) >= _MAX_REASONS:
+            key, code, reason = ("", "", ""), "", _OTHERS
+        failure = self._failures.get(key)
+        if failure is None:
+            status = str(outcome.status) if reason != _OTHERS else ""
+            failure = self._failures[key] = Failure(status, code, reason, 0, outcome.index)
+        failure.count += 1
+        failure.first_episode = min(failure.first_episode, outcome.index)
+        failure.log_tail = failure.log_tail or getattr(error, "log_tail", None)
+
+    @property
+    def failure_reasons(self) -> list[Failure]:
+        """Failed episodes by reason, the most frequent first."""
+        return sorted(self._failures.values(), key=lambda each: (-each.count, each.first_episode))
 
     @property
     def duration(self) -> float:
@@ -132,13 +202,13 @@ class Summary:
 
     @property
     def return_mean(self) -> float | None:
-        """Mean of the returns; ``None`` without any."""
-        return self._mean if self._returns else None
+        """Mean of the finite returns; ``None`` without any."""
+        return self._mean if self._finite else None
 
     @property
     def return_std(self) -> float | None:
-        """Standard deviation of the returns (of the population)."""
-        return math.sqrt(self._squares / self._returns) if self._returns else None
+        """Standard deviation of the finite returns (of the population)."""
+        return math.sqrt(self._squares / self._finite) if self._finite else None
 
     @property
     def return_min(self) -> float | None:
@@ -151,7 +221,7 @@ class Summary:
         return self._max if self._returns else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for ``--json``."""
+        """Everything as plain values, for ``--json``; infinity, which JSON lacks, is a text."""
         return {
             "episodes": self.episodes,
             "steps": self.steps,
@@ -160,15 +230,18 @@ class Summary:
             "returns": self._returns,
             "return_mean": self.return_mean,
             "return_std": self.return_std,
-            "return_min": self.return_min,
-            "return_max": self.return_max,
+            "return_min": _json_number(self.return_min),
+            "return_max": _json_number(self.return_max),
             "outcomes": {str(status): count for status, count in sorted(self.statuses.items())},
             "errors": {str(status): text for status, text in sorted(self.errors.items())},
+            "failures": [asdict(failure) for failure in self.failure_reasons],
             "step_latency": {
                 f"p{percent}": self.latencies.percentile(percent) for percent in PERCENTILES
             },
             "refused": self.refused,
             "retried": self.retried,
+            "unwritten": self.unwritten,
+            "unwritten_reason": self.unwritten_reason,
         }
 
     def table(self, title: str | None = None) -> Table:
@@ -183,8 +256,9 @@ class Summary:
         rate = self.steps_per_second
         table.add_row("steps/s", "-" if rate is None else f"{rate:,.0f}")
         table.add_row("duration", f"{self.duration:.2f} s")
-        if self._returns:
+        if self._finite:
             table.add_row("return", f"{self.return_mean:.3f} ± {self.return_std:.3f}")
+        if self._returns:
             table.add_row("return range", f"{self._min:g} to {self._max:g}")
         else:
             table.add_row("return", "none given")
@@ -198,4 +272,31 @@ class Summary:
             table.add_row("waits for capacity", f"{self.refused:,}")
         if self.retried:
             table.add_row("played again", f"{self.retried:,}")
+        if self.unwritten:
+            table.add_row("not written", f"{self.unwritten:,}")
         return table
+
+    def failure_table(self) -> Table | None:
+        """A table of what failed and why, for a terminal; ``None`` when nothing did."""
+        if not self._failures:
+            return None
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title="failures", title_justify="left")
+        table.add_column("count", justify="right")
+        table.add_column("first episode", justify="right")
+        table.add_column("status")
+        table.add_column("reason", overflow="fold")
+        for failure in self.failure_reasons:
+            reason = f"{failure.code}: {failure.reason}" if failure.code else failure.reason
+            table.add_row(
+                f"{failure.count:,}", str(failure.first_episode), failure.status, escape(reason)
+            )
+        return table
+
+
+def _json_number(value: float | None) -> float | str | None:
+    if value is None or math.isfinite(value):
+        return value
+    return "Infinity" if value > 0 else "-Infinity"

@@ -421,7 +421,10 @@ class ParquetWriter(TrajectoryWriter):
         self._rows.append(_columns(row))
         self._size += len(line)
         if self._size >= self._max_group_size or len(self._rows) >= self._max_group_episodes:
-            self.flush()
+            try:
+                self.flush()
+            except OSError as exc:  # the episode is in the journal: it is written
+                log.warning("a row group of %s waits for the next write: %s", self.path, exc)
 
     def _journal(self) -> Path:
         """Where the episodes of the group that is being gathered are kept."""

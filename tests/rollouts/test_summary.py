@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import statistics
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openenv_async import Outcome, OutcomeStatus
+from openenv_async.errors import EnvironmentRaised
 from openenv_async.rollouts import Reservoir, Summary
 
 FINITE = st.floats(-1e6, 1e6)
@@ -89,3 +92,48 @@ def test_a_long_stream_is_sampled_evenly() -> None:
     middle = reservoir.percentile(50)
     assert middle is not None
     assert 20_000 < middle < 30_000
+
+
+def test_failures_are_told_by_reason_with_their_first_episode() -> None:
+    summary = Summary()
+    for index in (7, 3, 5):
+        error = EnvironmentRaised(f"step() raised KeyError: {index} of 0x7f{index}a\nand more")
+        summary.add(Outcome(index, OutcomeStatus.ENV_ERROR, error=error))
+    summary.add(Outcome(0, OutcomeStatus.POLICY_ERROR, error=ZeroDivisionError()))
+    summary.add(Outcome(1, OutcomeStatus.CANCELLED))
+    summary.add(Outcome(2, OutcomeStatus.COMPLETED))
+    found = [(f.status, f.code, f.count, f.first_episode) for f in summary.failure_reasons]
+    assert found == [
+        ("env_error", "environment_raised", 3, 3),
+        ("policy_error", "ZeroDivisionError", 1, 0),
+        ("cancelled", "cancelled", 1, 1),
+    ]
+    assert summary.failure_reasons[0].reason == "step() raised KeyError: 7 of 0x7f7a"
+    table = summary.failure_table()
+    out = io.StringIO()
+    Console(file=out, width=100).print(table)
+    assert "KeyError" in out.getvalue()
+    assert summary.as_dict()["failures"][0]["count"] == 3
+    assert Summary().failure_table() is None
+
+
+def test_reasons_without_end_do_not_fill_the_memory() -> None:
+    summary = Summary()
+    for index in range(1000):
+        text = "".join(chr(97 + int(digit)) for digit in str(index))
+        summary.add(Outcome(index, OutcomeStatus.ENV_ERROR, error=ValueError(text + "!")))
+    assert len(summary.failure_reasons) <= 101
+    assert sum(failure.count for failure in summary.failure_reasons) == 1000
+    assert summary.failure_reasons[0].reason == "other reasons"
+
+
+def test_infinite_returns_poison_no_mean() -> None:
+    summary = Summary()
+    for index, value in enumerate([1.0, math.inf, 3.0, -math.inf, math.inf]):
+        summary.add(Outcome(index, OutcomeStatus.COMPLETED, episode_return=value))
+    assert (summary.return_mean, summary.return_std) == (2.0, 1.0)
+    assert (summary.return_min, summary.return_max) == (-math.inf, math.inf)
+    assert summary.returns == 5
+    report = json.loads(json.dumps(summary.as_dict(), allow_nan=False))
+    assert (report["return_min"], report["return_max"]) == ("-Infinity", "Infinity")
+    assert "-inf to inf" in shown(summary)

@@ -1,0 +1,284 @@
+"""A caller's mistake is refused before anything is played; it never becomes an outcome."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from openenv_async import EnvClient, GenericEnvClient, OutcomeStatus, StepResult, connect, serve
+from openenv_async.client.sync import SyncEnvClient
+from openenv_async.pool import EnvPool
+from openenv_async.providers.static import StaticProvider
+from openenv_async.rollouts import (
+    RandomPolicy,
+    VersionedPolicy,
+    collect,
+    collect_all,
+    rollout,
+    stream,
+    stream_groups,
+)
+from openenv_async.server import create_app
+from tests.rollouts.environments import Counting, Move, Seen
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+class CountingEnv(EnvClient[Move, Seen, dict[str, Any]]):
+    pass
+
+
+def move(observation: Any) -> dict[str, int]:
+    return {"amount": 1}
+
+
+async def a_client() -> Any:
+    return GenericEnvClient(NOWHERE)
+
+
+class Gym(gymnasium.Env[Any, Any]):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        raise AssertionError("played")
+
+
+NOT_CLIENTS: list[tuple[Any, str]] = [
+    (NOWHERE, "collect\\(url, policy"),
+    (b"echo", "GenericEnvClient"),
+    (None, "GenericEnvClient"),
+    (Counting, "connect\\(Counting\\)"),
+    (Counting(), "connect\\(Counting\\)"),
+    (Gym, "connect\\(Gym\\)"),
+    (Gym(), "connect\\(Gym\\)"),
+    (CountingEnv, "a class: make a client of it"),
+    (SyncEnvClient.wrap(GenericEnvClient(NOWHERE)), "\\.client"),
+    (EnvPool(StaticProvider(NOWHERE)), "rollout\\(policy\\)"),
+    (connect(Counting), "async with"),
+    (functools.partial(GenericEnvClient, NOWHERE), "GenericEnvClient"),
+    (object(), "GenericEnvClient"),
+]
+
+
+@pytest.mark.parametrize(("env", "remedy"), NOT_CLIENTS, ids=lambda value: repr(value)[:30])
+async def test_what_is_no_client_is_refused_with_the_remedy(env: Any, remedy: str) -> None:
+    with pytest.raises(TypeError, match=remedy):
+        await rollout(env, move)
+    if not isinstance(env, str) and "rollout" not in remedy:
+        with pytest.raises(TypeError):
+            await collect_all(lambda: env, move, episodes=2)
+        with pytest.raises(TypeError):
+            async with stream(lambda: env, move, episodes=2) as episodes:
+                await anext(episodes)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (Counting, TypeError, "connect\\(Counting\\)"),
+        (Counting(), TypeError, "connect\\(Counting\\)"),
+        (Gym, TypeError, "connect\\(Gym\\)"),
+        (connect(Counting), TypeError, "async with"),
+        (GenericEnvClient(NOWHERE), TypeError, "its URL"),
+        (CountingEnv, TypeError, "cannot be called"),
+        (a_client, TypeError, "async"),
+        (lambda url: GenericEnvClient(url), TypeError, "cannot be called"),
+        (None, TypeError, "a URL, several"),
+        (3, TypeError, "a URL, several"),
+        ({"url": NOWHERE}, TypeError, "a URL, several"),
+        ([3], TypeError, "address"),
+        ("echo", ValueError, "no server address"),
+        ([NOWHERE, "localhost:1"], ValueError, "no server address"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_source_that_is_none_is_refused_at_once(
+    source: Any, error: type[Exception], message: str
+) -> None:
+    for make in (
+        lambda: collect(source, move, episodes=3),
+        lambda: stream(source, move, episodes=3),
+        lambda: stream_groups(source, move, group_size=2),
+    ):
+        with pytest.raises(error, match=message):
+            make()
+
+
+async def test_a_typo_in_the_factory_is_raised() -> None:
+    def typo() -> Any:
+        return GenericEnvClint(NOWHERE)  # type: ignore[name-defined]  # noqa: F821  # the typo
+
+    for make in (typo, lambda: GenericEnvClient(NOWHERE, tokn="x"), lambda: None):
+        with pytest.raises((NameError, TypeError)):
+            await collect_all(make, move, episodes=3)
+
+
+class Player:
+    def for_episode(self, index: int) -> Any:
+        return move
+
+
+class Caller:
+    def __call__(self, observation: Any) -> Any:
+        return move(observation)
+
+
+async def a_policy(observation: Any) -> Any:
+    return move(observation)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None,
+        lambda: {"amount": 1},
+        lambda: "random",
+        lambda: a_policy({}),
+        lambda: Player,
+        lambda: Caller,
+        lambda: RandomPolicy,
+        lambda: VersionedPolicy,
+        lambda: lambda: move,
+        lambda: lambda observation, turn, extra: move,
+        lambda: lambda *, observation: move,
+    ],
+)
+async def test_a_policy_that_cannot_be_asked_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match="policy"):
+        await rollout(GenericEnvClient(NOWHERE), make())
+    with pytest.raises(TypeError, match="policy"):
+        collect(NOWHERE, make(), episodes=1)
+    with pytest.raises(TypeError, match="policy"):
+        stream(NOWHERE, make())
+
+
+async def test_policies_of_every_usual_form_are_taken() -> None:
+    class Method:
+        def decide(self, observation: Any, turn: Any) -> Any:
+            return move(observation)
+
+        async def later(self, observation: Any) -> Any:
+            return move(observation)
+
+    policies: list[Any] = [
+        move,
+        a_policy,
+        Player(),
+        Caller(),
+        VersionedPolicy(move),
+        Method().decide,
+        Method().later,
+        functools.partial(lambda amount, observation: {"amount": amount}, 1),
+        lambda *anything: {"amount": 1},
+        lambda observation, temperature=1.0: {"amount": 1},
+        lambda observation, turn, greedy=True: {"amount": 1},
+    ]
+    async with serve(Counting) as url:
+        for policy in policies:
+            [outcome] = await collect_all(url, policy, episodes=1)
+            assert outcome.status is OutcomeStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        *(({name: value}, ValueError) for name in ("episodes", "concurrency", "min_count",
+          "max_ahead", "max_steps") for value in (0, -1)),
+        *(({name: value}, TypeError) for name in ("episodes", "concurrency", "min_count",
+          "max_ahead", "max_steps", "connections") for value in ("3", 3.0, True, [3])),
+        *(({name: value}, ValueError) for name in ("timeout", "deadline")
+          for value in (0, -1.0, math.nan)),
+        *(({name: value}, TypeError) for name in ("timeout", "deadline")
+          for value in ("5", True, [1])),
+        ({"seeds": "abc"}, TypeError),
+        ({"seeds": 1.0}, TypeError),
+        ({"seeds": True}, TypeError),
+        ({"seeds": [1, 2.0, 3]}, TypeError),
+        ({"seeds": [1, 2, None]}, TypeError),
+        ({"seeds": {1, 2, 3}}, TypeError),
+        ({"seeds": [1, 2, 1 << 63]}, ValueError),
+        ({"seeds": (1 << 63) - 2}, ValueError),
+        ({"seeds": -1}, ValueError),
+        ({"reset_options": ["goal"]}, TypeError),
+        ({"reset_options": "goal"}, TypeError),
+        ({"reset_options": {1: 2}}, TypeError),
+        ({"on_progress": 3}, TypeError),
+        ({"retry": "sometimes"}, ValueError),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_refused_at_once(
+    wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        collect(NOWHERE, move, **{"episodes": 3, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"group_size": 0}, ValueError),
+        ({"group_size": "3"}, TypeError),
+        ({"groups": 0}, ValueError),
+        ({"groups": 1.5}, TypeError),
+        ({"seed": "abc"}, TypeError),
+        ({"max_staleness": 1}, ValueError),
+        ({"max_staleness": "1"}, TypeError),
+        ({"episode": 3}, TypeError),
+    ],
+    ids=str,
+)
+def test_arguments_of_streams_that_make_no_sense_are_refused_at_once(
+    wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        stream_groups(NOWHERE, move, **{"group_size": 2, **wrong})
+
+
+async def test_numbers_of_numpy_are_numbers() -> None:
+    episodes: Any = np.int64(2)
+    async with serve(Counting) as url:
+        outcomes = await collect_all(
+            url, move, episodes=episodes, concurrency=np.int8(1), seeds=np.arange(3),
+            timeout=np.float32(30), max_steps=np.uint8(9),
+        )  # fmt: skip
+    assert [o.episode.seed for o in outcomes if o.episode] == [0, 1]
+    assert all(type(o.index) is int for o in outcomes)
+
+
+async def test_what_the_server_calls_a_wrong_option_is_raised() -> None:
+    app = create_app(Counting)
+    async with serve(app) as url:
+        for options in ({"goal": "three"}, {"gaol": 3}, {"goal": object()}):
+            with pytest.raises((ValueError, TypeError)):
+                await collect_all(url, move, episodes=20, reset_options=options)
+        assert app.state.openenv.engine.stats.steps == 0
+
+
+async def test_a_client_of_another_shape_is_no_failed_environment() -> None:
+    class Blocking:
+        def reset(self) -> StepResult[int]:
+            return StepResult(0)
+
+        def step(self, action: Any) -> StepResult[int]:
+            raise AssertionError("played")
+
+    class Unwrapped:
+        async def reset(self) -> dict[str, int]:
+            return {"n": 0}
+
+    class Unseeded(Unwrapped):
+        async def reset(self) -> Any:
+            return StepResult(0)
+
+    for env in (Blocking(), Unwrapped()):
+        with pytest.raises(TypeError, match="async and gives a StepResult"):
+            await rollout(env, move)
+    with pytest.raises(TypeError, match=r"cannot be called with \['seed'\]"):
+        await rollout(Unseeded(), move, seed=1)
+    with pytest.raises(TypeError, match="no step"):
+        await rollout(Unseeded(), move)
