@@ -8,8 +8,10 @@ private fields of attrs classes, which would be missing.
 from __future__ import annotations
 
 import binascii
+import functools
 import math
 import os
+import re
 import struct
 import sys
 from collections import UserString
@@ -29,6 +31,7 @@ from openenv_async.models.inspection import (
     fault_of,
     late_fields,
     may_have_tag,
+    travels_whole,
     type_name,
     typed_items,
     walk,
@@ -100,11 +103,12 @@ def plain_encoder(info: inspect.Type) -> Encode:
 
     def encode(value: Any) -> bytes:
         octets = fast(value)
-        if loose_keys and _has_bytes_or_keys(value):
-            _refuse_equal_keys(_builtins(value))
-        if b"null" in octets:  # which may stand for NaN
+        null = b"null" in octets  # which may stand for NaN
+        if (null or loose_keys) and not _is_simple(value, null, loose_keys):
             tree = _builtins(value)
-            if _has_nonfinite(tree):
+            if loose_keys:
+                _refuse_equal_keys(tree)
+            if null and _has_nonfinite(tree):
                 return write(_with_words(msgspec.json.decode(octets), tree))
         return octets
 
@@ -173,9 +177,9 @@ def json_encoder(info: inspect.Type) -> Encode:
         except (_NeedsTags, TypeError):  # a TypeError is about a key, or comes again
             pass
         else:
-            # null may stand for NaN, and a key may look like one of our tags.
-            tags = b"null" in octets or b'"__' in octets
-            if not tags and not (untyped and _has_bytes_or_keys(value)):
+            null = b"null" in octets  # which may stand for NaN
+            simple = not (null or untyped) or _is_simple(value, null, untyped)
+            if simple and b'"__' not in octets:  # a key may look like one of our tags
                 return octets
         tree = _builtins(value)
         return plain(arrays.tag(_declared_as_text(info, tree) if declares_bytes else tree))
@@ -207,24 +211,68 @@ def _has_loose_keys(info: inspect.Type) -> bool:
     )
 
 
+def _is_simple(value: Any, floats: bool, keys: bool) -> bool:
+    """Whether there is nothing in ``value`` that JSON cannot say.
+
+    Args:
+        value: what is sent.
+        floats: look for NaN and infinity.
+        keys: look for bytes, and for keys that are no text.
+    """
+    try:
+        packed = _PACK_SIMPLE(value)
+    except BAD_DATA:  # an array, an integer of more than 64 bits
+        return False
+    if floats and _NONFINITE(packed) is not None:
+        return False
+    if not keys:
+        return True
+    try:
+        _UNPACK_SIMPLE(packed)
+    except BAD_DATA:  # or deeper than that decoder looks
+        return not _has_bytes_or_keys(value)
+    return True
+
+
+def _simple_decoder(levels: int) -> Callable[[bytes], Any]:
+    """A decoder of texts, numbers, lists and dicts with keys of text, and of nothing else."""
+    kind: Any = None | bool | int | float | str
+    for _ in range(levels):
+        kind = None | bool | int | float | str | list[kind] | dict[str, kind]
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+_PACK_SIMPLE: Final = msgspec.msgpack.Encoder().encode
+_UNPACK_SIMPLE: Final = _simple_decoder(6)
+_NONFINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
+"""Finds a float of MessagePack that is NaN or infinite, and other bytes like one."""
+
+
 def _has_bytes_or_keys(value: Any) -> bool:
     """Whether there are bytes in ``value``, or keys that are no text."""
+    if type(value) in _LEAVES:
+        return False
     todo = [value]
-    while todo:
-        part = todo.pop()
+    for part in todo:  # which grows
+        kind = type(part)
         inside: Collection[Any]
-        if isinstance(part, dict):
-            if not _TEXT.issuperset(map(type, part)):
-                return True
+        if kind is dict:
+            for key in part:
+                if type(key) is not str:
+                    return True
             inside = part.values()
-        elif isinstance(part, list | tuple | set | frozenset):
+        elif kind is list or kind is tuple:
             inside = part
         elif isinstance(part, _OCTETS):
             return True
+        elif isinstance(part, dict):
+            if not _TEXT.issuperset(map(type, part)):
+                return True
+            inside = part.values()
         else:
             inside = [child for _, child in _children(part)]
         if not _LEAVES.issuperset(map(type, inside)):
-            todo.extend(child for child in inside if type(child) not in _LEAVES)
+            todo += [child for child in inside if type(child) not in _LEAVES]
     return False
 
 
@@ -288,11 +336,12 @@ def _whole(encode: Encode) -> Encode:
     def careful(value: Any) -> bytes:
         octets = encode(value)
         if "attr" in sys.modules:
-            changed = _check_parts(value)
-        else:  # what lies deeper is looked at where its type is declared
-            kind = type(value)
-            changed = kind is not dict and kind not in _LEAVES and _check_part(value)
-        return encode(value) if changed else octets
+            return encode(value) if _check_parts(value) else octets
+        # What lies deeper is looked at where its type is declared.
+        kind: Any = type(value)
+        if kind is dict or travels_whole(kind):
+            return octets
+        return encode(value) if _check_part(value) else octets
 
     return careful
 
@@ -332,6 +381,8 @@ def _check_parts(value: Any) -> bool:
 
 def _check_part(part: Any) -> bool:
     kind: Any = type(part)
+    if travels_whole(kind):
+        return False
     if fault := fault_of(kind):
         raise TypeError(fault)
     changed = False
@@ -383,7 +434,7 @@ def _locate(encode: Encode, value: Any) -> tuple[str, Any, str]:
                 value = child
                 break
         else:
-            return path, value, ""
+            return _locate_key(encode, value, path)
     why = f"it is nested deeper than the {MAX_DEPTH} containers that travel: flatten it"
     return path[:_LONG_PATH] + "…", value, why
 
@@ -391,23 +442,50 @@ def _locate(encode: Encode, value: Any) -> tuple[str, Any, str]:
 _LONG_PATH: Final = 80
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
+def _locate_key(encode: Encode, value: Any, path: str) -> tuple[str, Any, str]:
+    """The same, where no part inside ``value`` is to blame: it may be a key."""
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", value[key]) for key in value)
+        for key in value:
+            try:
+                encode({key: None})
+            except BAD_DATA:
+                return f"the key {key!r} of {path}", key, ""
+    return path, value, ""
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
-    elif isinstance(value, CONTAINERS):
-        if not isinstance(value, str | bytes | bytearray | memoryview | range | UserString):
-            yield from ((f"[{i}]", item) for i, item in enumerate(value))
-    elif not isinstance(value, type):
-        names = getattr(value, "__struct_fields__", None) or [
-            getattr(field, "name", field)  # pydantic's fields are names, the others' have them
-            for field in getattr(type(value), "__dataclass_fields__", None)
-            or getattr(type(value), "__attrs_attrs__", None)
-            or getattr(type(value), "model_fields", None)
-            or ()
-        ]
+    elif names := _field_names(value):
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+    elif isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", value[key]) for key in value)
+    elif isinstance(value, CONTAINERS) and not isinstance(value, _TEXT_LIKE):
+        yield from ((f"[{i}]", item) for i, item in enumerate(value))
+
+
+_TEXT_LIKE: Final = (str, *_OCTETS, UserString, range)
+
+
+def _field_names(value: Any) -> tuple[str, ...]:
+    kind: Any = type(value)
+    return _names_of(kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_of(kind: Any) -> tuple[str, ...]:
+    """The fields of a model; none of another class."""
+    names = (
+        getattr(kind, "__struct_fields__", None)
+        or getattr(kind, "__dataclass_fields__", None)
+        or getattr(kind, "__attrs_attrs__", None)
+        or getattr(kind, "model_fields", None)
+    )
+    if not isinstance(names, tuple | list | Mapping):
+        return ()
+    return tuple(name if isinstance(name, str) else name.name for name in names)
 
 
 # -- what msgspec does not know -------------------------------------------------------------

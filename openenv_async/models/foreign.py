@@ -98,7 +98,8 @@ def _scalar(value: Any) -> Any:
     for base, exact in _EXACT:
         if isinstance(value, base):
             plain = exact(value)
-            if plain != value and value == value:  # such as a timestamp with nanoseconds
+            equal = plain == value
+            if not equal and value == value:  # such as a timestamp with nanoseconds
                 raise TypeError(
                     f"a value of type {type(value).__module__}.{type(value).__qualname__} would"
                     f" lose a part as {base.__name__}: send it as text or as an array"

@@ -30,6 +30,7 @@ __all__ = [
     "late_fields",
     "may_have_tag",
     "parts",
+    "travels_whole",
     "type_info",
     "type_name",
     "typed_items",
@@ -206,6 +207,12 @@ def fault_of(cls: type) -> str | None:
             " travel; hold one in a field"
         )
     return None
+
+
+@functools.lru_cache(maxsize=4096)
+def travels_whole(cls: type) -> bool:
+    """Whether msgspec drops nothing of any instance of a class."""
+    return fault_of(cls) is None and not late_fields(cls)
 
 
 @functools.lru_cache(maxsize=4096)
