@@ -228,9 +228,9 @@ def test_the_application_and_its_isolation_are_set_from_outside() -> None:
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "GYMNASIUM_ID": "Taxi-v3", "GYMNASIUM_ISOLATION": "inline"},
+        env={**os.environ, "GYMNASIUM_ID": "MountainCar-v0", "GYMNASIUM_ISOLATION": "inline"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert result.stdout.split() == ["Taxi-v3", "inline"]
+    assert result.stdout.split() == ["MountainCar-v0", "inline"]
