@@ -25,7 +25,13 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from openenv_async.environment import Environment
-from openenv_async.errors import InvalidObservation, InvalidOption
+from openenv_async.errors import (
+    EnvironmentStartFailed,
+    InvalidModel,
+    InvalidObservation,
+    InvalidOption,
+    OpenEnvError,
+)
 from openenv_async.hosts import spaces
 from openenv_async.types import StepResult
 
@@ -70,7 +76,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
 
     Raises:
         InvalidOption: a space of it cannot be served.
-        TypeError: it has no spaces.
+        InvalidModel: it has no spaces.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -158,9 +164,9 @@ def _spaces_of(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any]:
     for name in ("action_space", "observation_space"):
         space = getattr(env, name, None)
         if not isinstance(space, gymnasium.Space):
-            raise TypeError(
-                f"{type(env).__name__} has no {name}: set self.{name} to a Gymnasium space in"
-                " __init__"
+            raise InvalidModel(
+                f"{type(env.unwrapped).__name__} cannot be served: it has no {name}; set"
+                f" self.{name} to a Gymnasium space in __init__"
             )
         found.append(space)
     return found[0], found[1]
@@ -230,14 +236,29 @@ class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
         """The schemas of the environment's spaces.
 
         Raises:
+            EnvironmentStartFailed: none could be made to read them off.
             InvalidOption: a space cannot be served.
         """
-        env = cls.shared if cls.shared is not None else cls.factory(**params)
+        env = cls.shared if cls.shared is not None else cls._sample_of(params)
         try:
             return schemas_of(env)
         finally:
             if cls.shared is None:
                 env.close()
+
+    @classmethod
+    def _sample_of(cls, params: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+        try:
+            return cls.factory(**params)
+        except OpenEnvError:
+            raise
+        except Exception as exc:
+            raise EnvironmentStartFailed(
+                f"{cls.name} could not be built, so its spaces are not known:"
+                f" {type(exc).__name__}: {exc}; constructor arguments are given with params="
+                " (--param KEY=VALUE)",
+                env=cls.name,
+            ) from exc
 
 
 def schemas_of(
@@ -252,7 +273,7 @@ def schemas_of(
 
     Raises:
         InvalidOption: a space cannot be served; the message says which.
-        TypeError: it has no spaces.
+        InvalidModel: it has no spaces.
     """
     made: dict[str, Any] = {}
     for name, space in zip(("action", "observation"), _spaces_of(env), strict=True):
@@ -350,7 +371,8 @@ def host_of_instance(env: gymnasium.Env[Any, Any]) -> GymnasiumHost:
     Raises:
         InvalidOption: a space of it cannot be served.
     """
-    host = host_of_class(type(env), type(env))
+    cls = type(env.unwrapped)
+    host = host_of_class(cls, cls)
     host.shared = env  # type: ignore[attr-defined]  # of the class that was just made
     host.session_options = frozenset()
     del host.__signature__  # type: ignore[attr-defined]

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from openenv_async import Environment, connect, serve
+from openenv_async import Environment, connect, create_app, serve
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.discovery import find_target
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     EnvironmentRaised,
+    EnvironmentStartFailed,
     InvalidAction,
+    InvalidModel,
     InvalidObservation,
     InvalidOption,
 )
@@ -168,6 +170,11 @@ async def test_an_environment_of_this_runtime_is_left_alone() -> None:
         assert hosted(each) is None
 
 
+def test_a_wrapped_instance_has_the_name_of_what_is_inside() -> None:
+    spec = EnvironmentSpec(gymnasium.wrappers.TimeLimit(Calm(), 5))
+    assert (spec.name, spec.contract.isolation) == ("Calm", "inline")
+
+
 def test_a_vector_is_not_an_environment() -> None:
     vector: Any = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync")
     for each in (vector, type(vector)):
@@ -274,6 +281,84 @@ async def test_a_wrong_action_is_refused_and_the_episode_goes_on() -> None:
                 await env.step(wrong)
         assert (await env.step(np.array([2]))).observation["at"] == 3
         assert (await env.state()).elapsed_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ((1, "1.0", True, False, {}), "reward"),
+        ((1, 1.0, "false", False, {}), "terminated='false'"),
+        ((1, 1.0, False, "after 10 steps", {}), "truncated='after"),
+        ((1, 1.0, None, False, {}), "terminated=None"),
+        ((1, 1.0, [1], False, {}), "terminated"),
+        ((1, np.array([1.0, 2.0]), True, False, {}), "reward"),
+        ((1, 1.0, True, False, {"thing": object()}), "'thing'"),
+    ],
+)
+async def test_rewards_and_ends_are_read_strictly(returned: Any, message: str) -> None:
+    class Wrong(Returning):
+        on_step = returned
+
+    async with connect(Wrong) as env:
+        await env.reset()
+        with pytest.raises(InvalidObservation, match=rf"step\(\) of Wrong returned.*{message}"):
+            await env.step(1)
+
+
+@pytest.mark.parametrize("reward", [1, True, np.float32(1.0), np.int64(1), np.array(1.0)])
+async def test_numpys_numbers_are_rewards_and_ends(reward: Any) -> None:
+    class Right(Returning):
+        on_step: Any = (1, reward, np.bool_(True), np.bool_(False), {})
+
+    async with connect(Right) as env:
+        await env.reset()
+        result = await env.step(1)
+    assert (result.reward, result.terminated, result.truncated) == (1.0, True, False)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+async def test_a_reward_that_is_not_finite_arrives(reward: float, format: Any) -> None:
+    class Right(Returning):
+        on_step: Any = (1, reward, True, False, {})
+
+    async with connect(Right, format=format) as env:
+        await env.reset()
+        assert str((await env.step(1)).reward) == str(reward)
+
+
+class Spaceless(Returning):
+    def __init__(self) -> None:
+        self.action_space = spaces.Discrete(2)
+
+
+class Sized(Returning):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+
+class Unlicensed(Returning):
+    def __init__(self) -> None:
+        raise RuntimeError("no licence")
+
+
+@pytest.mark.parametrize(
+    ("cls", "error", "message"),
+    [
+        (Spaceless, InvalidModel, "Spaceless cannot be served: it has no observation_space; set"),
+        (Sized, EnvironmentStartFailed, r"Sized could not be built.*'size'.*params="),
+        (Unlicensed, EnvironmentStartFailed, "Unlicensed could not be built.*no licence"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_when_the_server_is_made(
+    cls: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        create_app(cls)
+    with pytest.raises(error, match=message):
+        async with connect(cls):
+            pass
+    create_app(Sized, params={"size": 3})
 
 
 class Strict(Returning):
