@@ -54,7 +54,7 @@ def traceback_text(exc: BaseException, limit: int) -> str:
             f"Traceback (most recent call last):\n{frames}"
             f"{exception_name(exc)}: {exception_text(exc, limit)}\n"
         )
-    text = sendable(text)
+    text = sendable(text).rstrip("\n")
     if len(text) <= limit:
         return text
     cut = f"\n… {len(text) - limit} characters cut (Limits.max_error_size = {limit}) …\n"
