@@ -1,18 +1,80 @@
-"""Which addresses lie on this machine. To those no proxy ever applies."""
+"""Addresses of servers: whether one is any, and which lie on this machine.
+
+To those on this machine no proxy ever applies.
+"""
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import socket
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-__all__ = ["is_here", "is_loopback", "is_on_bridge"]
+from openenv_async.errors import InvalidOption, shown
+
+__all__ = ["checked_url", "is_here", "is_loopback", "is_on_bridge"]
 
 _ROUTES: Final = Path("/proc/net/route")
+_SCHEMES: Final = ("http", "https", "ws", "wss")
 _INTERFACES: Final = Path("/sys/class/net")
+
+
+def checked_url(url: Any, what: str = "base_url") -> str:
+    """The address of a server.
+
+    Raises:
+        TypeError: it is not text.
+        InvalidOption: it is not an address.
+    """
+    if not isinstance(url, str):
+        if not inspect.isclass(url) and hasattr(url, "base_url"):
+            raise TypeError(
+                f"{what} must be the address of a server, got a client of {url.base_url}: give"
+                " its base_url; env.sync() is the blocking view of an async client"
+            )
+        if inspect.isclass(url) or hasattr(url, "step"):
+            name = url.__name__ if inspect.isclass(url) else type(url).__name__
+            raise TypeError(
+                f"{what} must be the address of a server, http://HOST:PORT, got the environment"
+                f" {name}: connect({name}) plays on it in this process, serve({name}) gives an"
+                " address"
+            )
+        raise TypeError(
+            f"{what} must be the address of a server as text, http://HOST:PORT, got {shown(url)}"
+        )
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as exc:
+        raise InvalidOption(
+            f"{url!r} is no server address ({exc}): write http://HOST:PORT (or https)"
+        ) from None
+    if parts.scheme in _SCHEMES and host and not any(character.isspace() for character in url):
+        return url
+    raise InvalidOption(f"{url!r} is no server address: {_address_hint(url)}")
+
+
+def _address_hint(url: str) -> str:
+    """The cure for an address that is none."""
+    plain = url.strip()
+    if not plain:
+        return "it is empty, write http://HOST:PORT"
+    if plain != url:
+        return f"it has white space around it, write {plain!r}"
+    scheme, separator, rest = plain.partition("://")
+    if not separator:
+        scheme, rest = "", plain.lstrip("/")
+    host = rest.partition("/")[0]
+    if not host or scheme in _SCHEMES or " " in host or not host.strip(":."):
+        return "write http://HOST:PORT (or https)"
+    if not separator and host.partition(":")[2].isdigit():
+        return f"it has no scheme, write http://{rest}"
+    if not separator and ":" in host:
+        return "write http://HOST:PORT (an environment, module:Class, is for serve and AutoEnv)"
+    return f"write http://{host if ':' in host else f'{host}:8000'} (or https)"
 
 
 def is_here(url: str) -> bool:

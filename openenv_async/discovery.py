@@ -23,10 +23,12 @@ Names are compared without regard to case, ``-`` or ``_``, and a trailing ``env`
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -37,7 +39,7 @@ from typing import Any, Final
 
 from openenv_async import manifest
 from openenv_async.environment import Environment
-from openenv_async.errors import TargetNotFound
+from openenv_async.errors import TargetNotFound, shown
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 
@@ -50,12 +52,16 @@ __all__ = [
     "image_name",
     "import_object",
     "installed",
+    "is_address",
     "is_installed",
     "looks_like_path",
+    "mistaken",
     "normal_name",
     "object_path",
 ]
 
+_ADDRESS: Final = re.compile(r"\w+://|[\w.-]*:\d+(/.*)?$|\[[\da-fA-F:]+\]")
+"""Addresses of servers, with and without a scheme."""
 GROUP: Final = "openenv_async.environments"
 
 
@@ -123,7 +129,7 @@ def find_entry(name: str) -> EnvironmentEntry:
     known = {normal_name(key): entry for key, entry in installed().items()}
     point = known.get(normal_name(name))
     if point is None:
-        raise TargetNotFound(_unknown(name, list(known)))
+        raise TargetNotFound(mistaken(name) or _unknown(name, list(known)))
     try:
         loaded = point.load()
     except ImportError as exc:
@@ -156,6 +162,15 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     """
     if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
         return EnvironmentSpec(text, params=params)
+    if isinstance(text, os.PathLike):
+        text = os.path.join(".", text)
+    if not isinstance(text, str):
+        raise TypeError(
+            "an environment is named by text (a name, module:Class or a folder), got"
+            f" {shown(text)}: a class itself is for serve and connect"
+        )
+    if is_address(text):
+        raise TargetNotFound(mistaken(text) or _unknown(text, []))
     if ":" in text and not looks_like_path(text):
         return EnvironmentSpec(import_object(text), params=params)
     known = {normal_name(name) for name in installed()}
@@ -164,9 +179,14 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     folder = Path(text).expanduser()
     if looks_like_path(text) or (folder / manifest.MANIFEST).is_file():
         if not folder.is_dir():
-            raise TargetNotFound(f"there is no folder {text!r}")
+            raise TargetNotFound(mistaken(text) or f"there is no folder {text!r}")
         return _from_folder(folder, params)
-    raise TargetNotFound(_unknown(text, sorted(known)))
+    raise TargetNotFound(mistaken(text) or _unknown(text, sorted(known)))
+
+
+def is_address(text: str) -> bool:
+    """Whether a target is the address of a server, with or without a scheme."""
+    return _ADDRESS.match(text) is not None
 
 
 def import_object(path: str) -> Any:
@@ -186,6 +206,10 @@ def import_object(path: str) -> Any:
         if inner is None:
             near = difflib.get_close_matches(part, [n for n in dir(found) if n[0] != "_"], n=3)
             hint = f"; did you mean {_listed(near)}?" if near else ""
+            if not near and inspect.ismodule(found):
+                names = [each.__name__ for each in _environments_in(found)]
+                if names:
+                    raise TargetNotFound(f"name {_listed(names)}: {module_name!r} has no {name!r}")
             raise TargetNotFound(f"{module_name!r} has no {name!r}{hint}")
         found = inner
     return found
@@ -204,6 +228,48 @@ def _import(name: str) -> ModuleType | None:
 def looks_like_path(text: str) -> bool:
     """Whether a target is written as the path of a folder."""
     return "/" in text or "\\" in text or text.startswith((".", "~"))
+
+
+def mistaken(text: str) -> str | None:
+    """The message for a target that names something else than an environment, if it does."""
+    if "://" in text:
+        return f"{text} is the address of a server, not an environment that can be started here"
+    if _ADDRESS.match(text):
+        return f"{text!r} looks like the address of a server: write http://{text}"
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if path.is_file():
+        if path.suffix != ".py":
+            return f"{text} is a file, and no environment: name its folder, or module:Class"
+        return f"{text} is a file: write {_module_hint(path)}"
+    if path.is_dir():
+        return (
+            f"the folder {text!r} has no {manifest.MANIFEST}, and is no environment: make one with"
+            " openenv-async init, or name module:Class"
+        )
+    module = Path(*text.split(".")).with_suffix(".py")
+    if module.is_file():
+        return f"{text} is a module: name its class, {_module_hint(module)}"
+    return None
+
+
+def _module_hint(path: Path) -> str:
+    """The ``module:Class`` of a file, as it is named from here; the file is only read."""
+    parts = path.with_suffix("").parts
+    module = ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        tree = ast.Module([], [])
+    classes = [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        and {"reset", "step"} <= {each.name for each in node.body if hasattr(each, "name")}
+    ]
+    where = "" if module == ".".join(parts) else f", in {path.parent}"
+    return " or ".join(f"{module}:{name}" for name in classes[:3] or ["Class"]) + where
 
 
 def _unknown(name: str, known: list[str]) -> str:

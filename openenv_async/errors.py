@@ -144,6 +144,20 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def shown(value: Any, *, secret: bool = False) -> str:
+    """A value for a message: short, with its type, whatever its ``repr`` does."""
+    kind = type(value).__name__
+    if secret:
+        return f"a value of type {kind}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        return f"a value of type {kind}"
+    if len(text) > 60:
+        text = f"{text[:57]}…"
+    return text if value is None or isinstance(value, str) else f"{text} ({kind})"
+
+
 def _rebuild(
     cls: type[OpenEnvError], message: str, retryable: bool, detail: dict[str, Any]
 ) -> OpenEnvError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient
 from openenv_async.engine import Engine, EngineOptions, NativeConnection
+from openenv_async.errors import shown
 from openenv_async.protocol.codec import frame_codec
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits, Timeouts
@@ -102,7 +104,20 @@ async def connect(
         format: of the messages.
         options: capacity, deadlines, sizes.
         settings: for the client.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind; nothing was built then.
     """
+    if format not in ("msgpack", "json"):
+        raise ValueError(f"format must be 'msgpack' or 'json', got {shown(format)}")
+    if options is not None and not isinstance(options, EngineOptions):
+        raise TypeError(
+            f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
+            " environment go with functools.partial(Environment, name=value)"
+        )
+    given: Any = EnvClient if client is None else client
+    if not (inspect.isclass(given) and issubclass(given, EnvClient)):
+        raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")
     engine = env if isinstance(env, Engine) else Engine(EnvironmentSpec(env, *args), options)
     spec = engine.spec
     base = client or type(

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import difflib
+import errno
 import gc
 import importlib.util
+import inspect
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -23,6 +28,7 @@ import uvicorn
 
 from openenv_async.engine import EngineOptions
 from openenv_async.engine.resources import raise_descriptors
+from openenv_async.errors import shown
 from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket
 from openenv_async.server.lease import OwnerLease
@@ -30,6 +36,7 @@ from openenv_async.server.lease import OwnerLease
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
 
 _STDIN: Final = 0
+_SILENT: Final = logging.Logger("openenv_async.silent", logging.CRITICAL + 1)
 
 
 def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn.Config:
@@ -53,7 +60,11 @@ def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn
     try:
         config.load()
     except (ssl.SSLError, OSError) as exc:
-        raise ValueError(f"the certificate or key cannot be used: {exc}") from exc
+        reason = (getattr(exc, "reason", None) or exc.strerror or "").replace("_", " ").lower()
+        raise ValueError(
+            f"the certificate or key cannot be used ({reason}): they must be in PEM format, and"
+            f" belong together: {settings.get('ssl_certfile')}, {settings.get('ssl_keyfile')}"
+        ) from exc
     return config
 
 
@@ -68,6 +79,9 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Shut down; asked a second time, without waiting for connections."""
         self.force_exit = self.should_exit
+        lifespan: Any = getattr(self, "lifespan", None)
+        if self.force_exit and hasattr(lifespan, "logger"):
+            lifespan.logger = _SILENT  # its task is cut off, which is no error to be logged
         self.should_exit = True
         self._stopping.set()
 
@@ -126,11 +140,12 @@ async def serve(
         server: as for ``create_app``, ``token`` and ``allowed_origins`` among them.
 
     Raises:
+        TypeError: ``env`` is no environment, or an argument is of the wrong kind.
         OSError: the address cannot be had.
         ValueError: other machines could connect and there is no token; or the certificate or key
             cannot be used.
     """
-    options = options or EngineOptions()
+    options = _checked(options, host, port, server)
     app = _app(env, options, *args, **server)
     tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     runner, listener = _made(app, options, host, port, insecure, tls)
@@ -178,7 +193,7 @@ def run_server(
         ValueError: other machines could connect and there is no token; or the certificate or key
             cannot be used.
     """
-    options = options or EngineOptions()
+    options = _checked(options, host, port, server)
     app = _app(env, options, **server)
     door = getattr(getattr(app, "state", None), "openenv", None)
     if owner_lease is not None and door is None:
@@ -204,6 +219,35 @@ def run_server(
 
     with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:
         runner.run(main())
+
+
+def _checked(options: Any, host: Any, port: Any, server: Mapping[str, Any]) -> EngineOptions:
+    """The options; raised here is what Uvicorn or the sockets would say in their own words.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or unknown.
+    """
+    if options is not None and not isinstance(options, EngineOptions):
+        raise TypeError(f"options must be an EngineOptions, got {shown(options)}")
+    if not isinstance(host, str) or not host:
+        raise TypeError(f"host must be the address to listen on as text, got {shown(host)}")
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be an integer, got {shown(port)}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535 (0 takes a free one), got {port}")
+    known = [*inspect.signature(create_app).parameters]
+    for name in server:
+        if name in known:
+            continue
+        if name in ("timeout", "timeouts"):
+            cure = "deadlines are options=EngineOptions(timeouts=Timeouts(step=5))"
+        elif name in {each.name for each in dataclasses.fields(EngineOptions)}:
+            cure = f"it is one of options=EngineOptions({name}=…)"
+        else:
+            near = difflib.get_close_matches(name, known, n=1)
+            cure = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
+        raise TypeError(f"serve takes no argument {name!r}: {cure}")
+    return options or EngineOptions()
 
 
 def _made(
@@ -279,9 +323,14 @@ def listen(host: str, port: int, *, private: bool = False) -> socket.socket:
         OSError: the address cannot be had.
         ValueError: it must be private and is not.
     """
-    family, kind, proto, _, where = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:
+        raise OSError(
+            exc.errno, f"cannot listen on {host}:{port}: this machine has no address {host!r}"
+        ) from exc
     if private and not ipaddress.ip_address(where[0]).is_loopback:
         raise ValueError(
             f"without a token nobody but this machine may connect, and {host} is open to others:"
@@ -293,6 +342,15 @@ def listen(host: str, port: int, *, private: bool = False) -> socket.socket:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+    except OSError as exc:
+        listener.close()
+        cure = {
+            errno.EADDRINUSE: "the port is in use, stop what listens there or take another one"
+            " (0 takes one that is free)",
+            errno.EADDRNOTAVAIL: "this machine has no such address",
+            errno.EACCES: "ports below 1024 are for the administrator, take another one",
+        }.get(exc.errno or 0, str(exc.strerror))
+        raise type(exc)(exc.errno, f"cannot listen on {host}:{port}: {cure}") from exc
     except BaseException:
         listener.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import inspect
@@ -14,7 +15,7 @@ import msgspec
 
 from openenv_async import hosts
 from openenv_async.environment import Contract, Environment, read_contract
-from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError
+from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError, shown
 from openenv_async.exception_text import exception_name, exception_text
 from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.results import BadResult, ResultReader, refuse_gymnasium_type
@@ -24,6 +25,7 @@ __all__ = ["EnvironmentSpec", "model_types"]
 
 _MAX_REASON: Final = 2000
 """Characters of an exception's text in the reason for which something cannot be served."""
+_NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _Kind = Literal["action", "observation", "state", "any"]
 
 
@@ -83,8 +85,7 @@ class EnvironmentSpec:
         )
         self.codec("state", "msgpack")
         self._state_fits = fit_test(self.types["state"])
-        if self.params:
-            self._check_params()
+        self._check_params()
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """A new environment instance, with a client's session options where it allows them.
@@ -175,7 +176,9 @@ class EnvironmentSpec:
 
         Raises:
             InvalidModel: a type cannot travel, or ``schemas()`` raises.
+            InvalidOption: building an environment needs an argument that nobody gives.
         """
+        self._check_missing()
         for kind in ("action", "observation", "state"):
             for format in FORMATS:
                 self.codec(kind, format)
@@ -256,18 +259,57 @@ class EnvironmentSpec:
         data = msgspec.json.encode(self.schema, order="deterministic", enc_hook=str)
         return hashlib.blake2s(data, digest_size=8).hexdigest()
 
-    def _check_params(self) -> None:
+    def _arguments(self) -> Mapping[str, inspect.Parameter] | None:
+        """The parameters of what builds an environment; ``None`` for a builtin that tells none."""
         try:
-            inspect.signature(self._factory).bind(**self.params)
-        except TypeError as exc:
-            raise InvalidOption(f"{self.name} cannot be built with {self.params}: {exc}") from None
-        except ValueError:  # a builtin without a signature
+            return inspect.signature(self._factory).parameters
+        except (TypeError, ValueError):
+            return None
+
+    def _check_params(self) -> None:
+        """Return if the environment takes the arguments that it was given.
+
+        Raises:
+            InvalidOption: it does not.
+        """
+        if self.is_instance and self.params:
+            raise InvalidOption(f"{self.name} is built already: an instance takes no params")
+        parameters = self._arguments()
+        if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
+        named = [key for key, p in parameters.items() if p.kind in _NAMED]
+        for key in self.params:
+            if key not in named:
+                near = difflib.get_close_matches(key, named, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise InvalidOption(
+                    f"{self.name} cannot be built with the argument {key!r}: it takes"
+                    f" {', '.join(named) or 'none'}{hint}",
+                    option=key,
+                )
+
+    def _check_missing(self) -> None:
+        """Return if nothing is missing that building an environment needs.
+
+        Raises:
+            InvalidOption: an argument has no default, and neither the server nor a client gives it.
+        """
+        opened: frozenset[str] = getattr(self.cls, "session_options", frozenset())
+        for key, p in (self._arguments() or {}).items():
+            if p.kind not in _NAMED or p.default is not p.empty:
+                continue
+            if key not in self.params and key not in opened:
+                raise InvalidOption(
+                    f"{self.name} cannot be built without its argument {key!r}: give it as"
+                    f" params={{{key!r}: …}} (--param {key}=…)",
+                    option=key,
+                )
 
 
 def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     """The environment class, how to make an instance, and whether ``env`` is an instance."""
     env = hosts.hosted(env) or env
+    _refuse_client(env)
     if inspect.isclass(env):
         if inspect.isabstract(env):
             missing = ", ".join(sorted(getattr(env, "__abstractmethods__", ())))
@@ -279,10 +321,33 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
         made = _made_by(env)
         host = hosts.hosted_factory(env, made)
         return (made, env, False) if host is None else (host, host, False)
+    hint = ""
+    if isinstance(env, str):
+        hint = (
+            "; a server's address is for a client, the name of an environment for AutoEnv and"
+            " openenv-async serve"
+        )
+    elif inspect.ismodule(env):
+        hint = f"; name its class, such as {env.__name__.rpartition('.')[2]}.MyEnvironment"
     raise TypeError(
-        f"{env!r} is no environment: pass an Environment or gymnasium.Env class, a factory or an"
-        " instance"
+        f"{shown(env)} is no environment: pass an Environment or gymnasium.Env class, a factory or"
+        f" an instance{hint}"
     )
+
+
+def _refuse_client(env: Any) -> None:
+    """Return if ``env`` is no client, which has ``reset`` and ``step`` as environments have.
+
+    Raises:
+        TypeError: it is one.
+    """
+    cls = env if inspect.isclass(env) else type(env)
+    for base in cls.__mro__:
+        if base.__module__.startswith("openenv_async.client."):
+            raise TypeError(
+                f"{cls.__name__} is a client, which plays on an environment that is served: pass"
+                " the Environment class itself"
+            )
 
 
 def _made_by(factory: Callable[..., Any]) -> type:

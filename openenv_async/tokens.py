@@ -23,8 +23,11 @@ def check_token(token: str) -> str:
     """The token itself.
 
     Raises:
+        TypeError: it is not text.
         ValueError: it cannot be sent in a header; the message does not show it.
     """
+    if not isinstance(token, str):
+        raise TypeError(f"a token is text, got a value of type {type(token).__name__}")
     if not _TOKEN.fullmatch(token):
         raise ValueError(
             "a token is 1 to 4096 visible ASCII characters without spaces and commas"

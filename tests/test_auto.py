@@ -22,6 +22,7 @@ from openenv_async.errors import (
     InvalidOption,
     ProviderError,
     TargetNotFound,
+    Unauthorized,
     WorkerStartFailed,
 )
 from openenv_async.providers.process import ProcessProvider
@@ -216,7 +217,7 @@ async def test_by_address_and_name_the_classes_are_the_names() -> None:
 
 async def test_a_token_is_shown() -> None:
     async with serve(Good, token="a-secret-of-this-test") as url:
-        with pytest.raises(ConnectFailed, match="401"):
+        with pytest.raises(Unauthorized, match="it needs a token"):
             await AutoEnv.afrom_env(base_url=url)
         env = await AutoEnv.afrom_env(base_url=url, token="a-secret-of-this-test")
         async with env:

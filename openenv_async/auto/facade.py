@@ -10,16 +10,22 @@ from typing import Any, Final, Self
 from openenv_async.auto.clients import AutoEnvClient, owning_class
 from openenv_async.auto.listing import EnvironmentInfo, EnvironmentList, list_environments
 from openenv_async.auto.sources import Asked, classes_of_server, read_source
+from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.launch import START_TIMEOUT, launch
 from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.session import SETTINGS
 from openenv_async.discovery import find_entry, normal_name
-from openenv_async.errors import InvalidOption, OpenEnvError
+from openenv_async.errors import InvalidOption, OpenEnvError, shown
 from openenv_async.providers.base import Provider, Worker
 
 __all__ = ["AutoAction", "AutoEnv"]
 
 log = logging.getLogger("openenv_async.auto")
 
+_ARGUMENTS: Final = (
+    *("base_url", "image", "provider", "params"),
+    *("trust_remote_code", "start_timeout"),
+)
 _LOOK: Final = 3.0
 """Seconds that a Docker Engine has to say whether it has an image."""
 
@@ -27,7 +33,7 @@ _LOOK: Final = 3.0
 class AutoEnv:
     """Environments by name, folder, image, URL or Space; there are no instances of it."""
 
-    def __new__(cls) -> Self:
+    def __new__(cls, *args: Any, **options: Any) -> Self:
         raise TypeError("AutoEnv is not called: AutoEnv.from_env(NAME) makes a client")
 
     @staticmethod
@@ -98,6 +104,11 @@ class AutoEnv:
             InvalidOption: what is asked for makes no sense.
             ProviderError: no server could be started.
         """
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f"params must be a dict of constructor arguments, got {shown(params)}")
+        unknown = [key for key in client_options if key not in SETTINGS]
+        if unknown:
+            refuse_unknown("AutoEnv.from_env", unknown, [*_ARGUMENTS, *SETTINGS])
         asked = read_source(name, base_url, image, trust_remote_code)
         kind, reason, chosen = await _choose(asked, provider, params)
         worker: Worker | None = None
@@ -129,7 +140,7 @@ class AutoEnv:
 class AutoAction:
     """Action types by name, folder, image, URL or Space; there are no instances of it."""
 
-    def __new__(cls) -> Self:
+    def __new__(cls, *args: Any, **options: Any) -> Self:
         raise TypeError("AutoAction is not called: AutoAction.from_env(NAME) gives a class")
 
     @staticmethod

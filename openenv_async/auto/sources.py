@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from openenv_async import manifest
+from openenv_async.addresses import checked_url
 from openenv_async.client.env import EnvClient
 from openenv_async.client.models import ModelHooks
 from openenv_async.discovery import (
@@ -20,9 +21,16 @@ from openenv_async.discovery import (
     import_object,
     is_installed,
     looks_like_path,
+    mistaken,
     object_path,
 )
-from openenv_async.errors import ConnectFailed, InvalidOption, ProviderError, TargetNotFound
+from openenv_async.errors import (
+    ConnectFailed,
+    InvalidOption,
+    ProviderError,
+    TargetNotFound,
+    shown,
+)
 from openenv_async.schema_models import model_from_schema
 
 __all__ = ["Asked", "classes_of_server", "fetch_space", "read_source"]
@@ -65,6 +73,14 @@ def read_source(
     Raises:
         TargetNotFound, InvalidOption: it makes no sense.
     """
+    arguments: tuple[tuple[str, Any], ...] = (("name", name), ("image", image))
+    for what, given in arguments:
+        if given is not None and not isinstance(given, str):
+            cls = given if inspect.isclass(given) else type(given)
+            cure = f": connect({cls.__name__}) plays on it" if hasattr(cls, "step") else ""
+            raise TypeError(f"{what} must be text, got {shown(given)}{cure}")
+    if base_url is not None:
+        checked_url(base_url)
     if name is None and base_url is None and image is None:
         raise InvalidOption("name an environment, or give base_url= or image=")
     if base_url is not None and image is not None:
@@ -143,7 +159,7 @@ def _classes_of_spec(target: str) -> tuple[Any, Any]:
 def _classes_of_folder(text: str) -> tuple[Any, Any]:
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        raise TargetNotFound(f"there is no folder {text!r}")
+        raise TargetNotFound(mistaken(text) or f"there is no folder {text!r}")
     about = manifest.load(folder)
     prefix = folder_prefix(folder)
     models = about.models

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 an error of the library, one line; 2 a wrong value or opti
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Any, Final, NoReturn
@@ -14,7 +15,7 @@ import click
 
 from openenv_async.version import __version__
 
-__all__ = ["main"]
+__all__ = ["main", "not_installed"]
 
 PROGRAM: Final = "openenv-async"
 
@@ -58,6 +59,19 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=3)
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"there are {', '.join(_COMMANDS)}"
+            )
+            raise click.UsageError(f"No such command {args[0]!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
@@ -85,13 +99,24 @@ def _report(exc: Exception) -> NoReturn:
         _say(exc.format_message())
         sys.exit(exc.exit_code)
     if isinstance(exc, click.Abort):
+        click.echo("interrupted", err=True)
         sys.exit(130)
     from openenv_async.errors import OpenEnvError
 
     if isinstance(exc, OpenEnvError):
         _say(exc.message)
         sys.exit(1)
+    if isinstance(exc, ImportError) and not (exc.name or "").startswith("openenv_async"):
+        _say(not_installed(exc))
+        sys.exit(1)
     raise exc
+
+
+def not_installed(error: ImportError) -> str:
+    """What an import that failed says; what names an extra of this package says it best itself."""
+    if "pip install" in str(error) or not isinstance(error, ModuleNotFoundError):
+        return str(error)
+    return f"{error.name} is not installed: pip install it where openenv-async is installed"
 
 
 def _say(message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -28,12 +29,24 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main``, on uvloop if it is installed."""
+    """Run ``main``, on uvloop if it is installed.
+
+    Ctrl-C cancels it, and what it began is closed; asked again while that lasts, the process
+    ends at once.
+    """
     factory: Any = None
     if importlib.util.find_spec("uvloop") is not None:
         from uvloop import new_event_loop as factory
-    with asyncio.Runner(loop_factory=factory) as runner:
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
         return runner.run(main)
+    finally:
+        try:
+            runner.close()
+        except KeyboardInterrupt:
+            # Threads and tasks that are left would be told of, each with a traceback.
+            print("interrupted again: left before all was closed", file=sys.stderr, flush=True)
+            os._exit(130)
 
 
 def progress_bar() -> Progress:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from openenv_async.cli import not_installed
 from openenv_async.cli.options import (
     complete_target,
     examples,
@@ -174,9 +175,9 @@ def _spec(target: str, params: dict[str, Any]) -> EnvironmentSpec:
 
     try:
         spec = find_target(target, params)
+        spec.check()
     except TypeError as exc:
         raise click.BadParameter(str(exc), param_hint="TARGET") from exc
-    spec.schema  # noqa: B018  # fails now if the arguments make no sense
     return spec
 
 
@@ -196,13 +197,17 @@ def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
 @contextlib.contextmanager
 def _told(host: str, port: int) -> Iterator[None]:
     """Why a server cannot run, as the command line says it."""
+    from openenv_async.errors import OpenEnvError
+
     try:
         yield
     except ValueError as exc:
         raise click.UsageError(str(exc), click.get_current_context()) from exc
+    except OpenEnvError as exc:  # what is served cannot be
+        raise click.UsageError(exc.message, click.get_current_context()) from exc
     except OSError as exc:
         raise click.ClickException(
-            f"cannot listen on {host}:{port}: {exc.strerror or exc}"
+            exc.strerror or f"cannot listen on {host}:{port}: {exc}"
         ) from exc
     except ModuleNotFoundError as exc:
-        raise click.ClickException(f"{exc.name} is not installed") from exc
+        raise click.ClickException(not_installed(exc)) from exc

@@ -12,15 +12,13 @@ Rules:
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 import numbers
 import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit
 
-from openenv_async.errors import InvalidModel, InvalidOption
+from openenv_async.errors import InvalidModel, InvalidOption, shown
 from openenv_async.types import MAX_SECONDS, Limits, Timeouts
 
 __all__ = [
@@ -30,15 +28,12 @@ __all__ = [
     "checked_options",
     "checked_seed",
     "checked_timeout",
-    "checked_url",
     "encoded",
     "refuse_unknown",
     "reset_arguments",
-    "shown",
 ]
 
 SUBPROTOCOL_NAMES: Final = ("openenv.v1.msgpack", "openenv.v1.json", "upstream")
-_SCHEMES: Final = ("http", "https", "ws", "wss")
 _MAX_SEED: Final = 2**63 - 1
 _MAX_EPISODE_ID: Final = 255
 _OWN_NAMES: Final = frozenset({"self", "timeout", "reset_options"})
@@ -221,61 +216,6 @@ def reset_arguments(options: Mapping[str, Any], **named: Any) -> dict[str, Any]:
 # -- constructors -----------------------------------------------------------------------------
 
 
-def checked_url(url: Any, what: str = "base_url") -> str:
-    """The address of a server.
-
-    Raises:
-        TypeError: it is not text.
-        ValueError: it is not an address.
-    """
-    if not isinstance(url, str):
-        if not inspect.isclass(url) and hasattr(url, "base_url"):
-            raise TypeError(
-                f"{what} must be the address of a server, got a client of {url.base_url}: give"
-                " its base_url; env.sync() is the blocking view of an async client"
-            )
-        if inspect.isclass(url) or hasattr(url, "step"):
-            name = url.__name__ if inspect.isclass(url) else type(url).__name__
-            raise TypeError(
-                f"{what} must be the address of a server, http://HOST:PORT, got the environment"
-                f" {name}: connect({name}) plays on it in this process, serve({name}) gives an"
-                " address"
-            )
-        raise TypeError(
-            f"{what} must be the address of a server as text, http://HOST:PORT, got {shown(url)}"
-        )
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as exc:
-        raise ValueError(
-            f"{url!r} is no server address ({exc}): write http://HOST:PORT (or https)"
-        ) from None
-    if parts.scheme in _SCHEMES and host:
-        return url
-    raise ValueError(f"{url!r} is no server address: {_address_hint(url)}")
-
-
-def _address_hint(url: str) -> str:
-    """The cure for an address that is none."""
-    plain = url.strip()
-    if not plain:
-        return "it is empty, write http://HOST:PORT"
-    if plain != url:
-        return f"it has white space around it, write {plain!r}"
-    scheme, separator, rest = plain.partition("://")
-    if not separator:
-        scheme, rest = "", plain.lstrip("/")
-    host = rest.partition("/")[0]
-    if not host or scheme in _SCHEMES or " " in host or not host.strip(":."):
-        return "write http://HOST:PORT (or https)"
-    if not separator and host.partition(":")[2].isdigit():
-        return f"it has no scheme, write http://{rest}"
-    if not separator and ":" in host:
-        return f"write http://HOST:PORT; the environment {plain} itself is for connect or AutoEnv"
-    return f"write http://{host if ':' in host else f'{host}:8000'} (or https)"
-
-
 def check_settings(
     *,
     token: Any,
@@ -360,20 +300,6 @@ def refuse_unknown(called: str, unknown: Collection[str], known: Collection[str]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
     raise TypeError(f"{called} takes no argument {name!r}: {hint}")
-
-
-def shown(value: Any, *, secret: bool = False) -> str:
-    """A value for a message: short, with its type, whatever its ``repr`` does."""
-    kind = type(value).__name__
-    if secret:
-        return f"a value of type {kind}"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        return f"a value of type {kind}"
-    if len(text) > 60:
-        text = f"{text[:57]}…"
-    return text if value is None or isinstance(value, str) else f"{text} ({kind})"
 
 
 def _is_bool(value: Any) -> bool:

@@ -14,8 +14,9 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final, Literal
 
-from openenv_async.addresses import is_here
+from openenv_async.addresses import checked_url, is_here
 from openenv_async.client.http_replies import MEDIA
+from openenv_async.client.refusals import reason_of, unreachable
 from openenv_async.client.sockets import Sockets
 from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.waits import BACKSTOP
@@ -139,7 +140,10 @@ class Endpoint:
             except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
                 self._check_lost(exc, lost is None, path, timeout)
                 lost = exc
-        raise ConnectionLost(f"the connection to {self.url} was lost: {lost}") from lost
+        assert lost is not None
+        raise ConnectionLost(
+            f"the connection to {self.url} was lost: {reason_of(self.url, lost)}"
+        ) from lost
 
     def _check_lost(self, exc: Exception, is_first: bool, path: str, timeout: float | None) -> None:
         """Return if an attempt merely lost its connection, so that another may do better.
@@ -165,15 +169,15 @@ class Endpoint:
             ) from None
         elif isinstance(exc, aiohttp.ClientConnectorError):
             if is_first:
-                raise ConnectFailed(
-                    f"cannot connect to {self.url}: {exc}", phase="connect"
-                ) from exc
+                raise unreachable(self.url, exc) from exc
         elif isinstance(exc, aiohttp.InvalidURL):
             raise ConnectFailed(f"{self.url} is no address: {exc}") from None
         elif not isinstance(
             exc, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError
         ):
-            raise ProtocolError(f"{self.url} does not speak HTTP: {exc}") from exc
+            raise ProtocolError(
+                f"{self.url} does not speak HTTP: check host and port ({type(exc).__name__})"
+            ) from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self.max_message_size
@@ -207,8 +211,7 @@ class Endpoint:
 
 
 def _http_url(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
+    scheme, _, rest = checked_url(url).partition("://")
     scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
-    if scheme not in ("http", "https") or not separator or not rest:
-        raise ValueError(f"{url!r} is no server address: write http://HOST:PORT (or https)")
+    rest = rest.partition("?")[0].partition("#")[0]
     return f"{scheme}://{rest.rstrip('/').removesuffix('/ws')}"

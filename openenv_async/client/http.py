@@ -20,7 +20,8 @@ import sys
 from collections.abc import Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
-from openenv_async.client.arguments import check_settings, checked_url, refuse_unknown
+from openenv_async.addresses import checked_url
+from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_session import HTTPSession
 from openenv_async.client.loop_thread import background_loop, close_blocking

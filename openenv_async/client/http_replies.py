@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from openenv_async.client.refusals import refused, unauthorized
 from openenv_async.depth import check_msgpack_depth
 from openenv_async.errors import (
-    ConnectFailed,
     OpenEnvError,
     ProtocolError,
-    ServerError,
     Unauthorized,
     error_from_wire,
 )
@@ -20,12 +19,20 @@ from openenv_async.types import MAX_DEPTH
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["MEDIA", "Failure", "Opened", "Result", "State", "read_reply", "taken_number"]
+__all__ = [
+    "MEDIA",
+    "Failure",
+    "Opened",
+    "Result",
+    "State",
+    "read_failure",
+    "read_reply",
+    "taken_number",
+]
 
 T = TypeVar("T")
 
 MEDIA: Final = "application/msgpack"
-_GATEWAY_ERRORS: Final = (502, 503, 504)
 _MAX_DIGITS: Final = 18
 
 
@@ -75,6 +82,24 @@ class Failure(msgspec.Struct):
         return error_from_wire(said.code, said.message, said.retryable, said.detail)
 
 
+def read_failure(body: bytes | bytearray) -> OpenEnvError | None:
+    """The error that an openenv_async server gave in JSON; ``None`` for what is none."""
+    try:
+        return msgspec.json.decode(body, type=Failure).made()
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def refusal(url: str, response: aiohttp.ClientResponse, body: bytes) -> OpenEnvError:
+    """The error for an answer in JSON that is not what was asked for."""
+    error = read_failure(body)
+    if error is None:
+        return _foreign(url, response)
+    if isinstance(error, Unauthorized):
+        return unauthorized(f"{url} answered HTTP {response.status}", _has_token(response))
+    return error
+
+
 def taken_number(response: aiohttp.ClientResponse) -> int | None:
     """The number of the last request that the server took, if it says one."""
     text = response.headers.get("X-OpenEnv-Seq", "")
@@ -104,20 +129,23 @@ def read_reply(url: str, response: aiohttp.ClientResponse, body: bytes, reply: t
         failure = msgspec.msgpack.decode(body, type=Failure)
     except (msgspec.MsgspecError, ValueError) as exc:
         raise ProtocolError(f"{url} sent an unreadable reply: {exc}") from None
-    raise failure.made()
+    error = failure.made()
+    if isinstance(error, Unauthorized):
+        raise unauthorized(f"{url} answered HTTP {response.status}", _has_token(response))
+    raise error
 
 
 def _foreign(url: str, response: aiohttp.ClientResponse) -> OpenEnvError:
     """The error for an answer that no openenv_async server gave."""
-    status, elsewhere = response.status, response.headers.get("Location")
-    text = f"{url} answered HTTP {status} {response.reason or ''}".rstrip()
-    if 300 <= status < 400 and elsewhere is not None:
-        return ConnectFailed(
-            f"{text}, a redirection to {elsewhere}: give the address of the server itself",
-            retryable=False,
-        )
-    if status in (401, 403):
-        return Unauthorized(f"{text}: check the token")
-    if status in _GATEWAY_ERRORS:
-        return ServerError(f"{text}: the server behind it is not reachable", retryable=True)
-    return ConnectFailed(f"{text}, and is no openenv_async server", retryable=False)
+    return refused(
+        url,
+        response.status,
+        response.headers,
+        has_token=_has_token(response),
+        websocket=False,
+        path=response.url.path,
+    )
+
+
+def _has_token(response: aiohttp.ClientResponse) -> bool:
+    return "Authorization" in response.request_info.headers

@@ -18,7 +18,8 @@ from asyncio import get_running_loop
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from openenv_async.client.arguments import check_settings, checked_url, refuse_unknown
+from openenv_async.addresses import checked_url
+from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.channel import Channel
 from openenv_async.client.connection import Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models

@@ -16,4 +16,11 @@ def trusted(trust: Trust) -> ssl.SSLContext | None:
     Raises:
         OSError: the file cannot be read, or holds no certificate.
     """
-    return ssl.create_default_context(cafile=trust) if isinstance(trust, str) else trust
+    if not isinstance(trust, str):
+        return trust
+    try:
+        return ssl.create_default_context(cafile=trust)
+    except ssl.SSLError as exc:
+        raise ssl.SSLError(f"{trust} (ssl=) holds no certificates in PEM format") from exc
+    except OSError as exc:
+        raise type(exc)(exc.errno, f"{exc.strerror} (ssl=)", trust) from None

@@ -27,12 +27,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from openenv_async.addresses import checked_url
 from openenv_async.client.arguments import (
     checked_count,
     checked_seed,
     checked_timeout,
-    checked_url,
-    shown,
 )
 from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient, GenericEnvClient
@@ -47,6 +46,7 @@ from openenv_async.errors import (
     OpenEnvError,
     SessionBusy,
     SessionClosed,
+    shown,
 )
 from openenv_async.protocol.frames import Close, Reset, State, Step
 

@@ -10,21 +10,21 @@ from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from openenv_async.addresses import is_here
+from openenv_async.addresses import checked_url, is_here
 from openenv_async.client.connection import Connection
-from openenv_async.client.http_replies import Failure
+from openenv_async.client.http_replies import read_failure
+from openenv_async.client.refusals import refused, unauthorized, unreachable
 from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.data_frames import CutsFrames, masked_data_frame
-from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized
+from openenv_async.errors import ConnectFailed, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.tokens import check_token
 from openenv_async.tracing import inject
@@ -41,14 +41,10 @@ def websocket_url(url: str) -> str:
     """The ``ws(s)://…/ws`` address of a server's base URL.
 
     Raises:
-        ValueError: it is no http, https, ws or wss URL.
+        TypeError, ValueError: it is no http, https, ws or wss URL.
     """
-    parts = urlsplit(url)
-    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.netloc:
-        raise ValueError(
-            f"{url!r} is no server address: write http://HOST:PORT (or https, ws, wss)"
-        )
+    parts = urlsplit(checked_url(url))
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     path = parts.path.rstrip("/")
     if not path.endswith("/ws"):
         path += "/ws"
@@ -102,6 +98,13 @@ class _Socket(CutsFrames, ClientConnection):
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
+
+
+class _Connect(connect):
+    """Open a connection to the address that was given, and follow no redirection from it."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class WebSocketTransport:
@@ -222,7 +225,7 @@ async def _open_socket(
     tls: dict[str, Any] = {} if trust is None else {"ssl": trust}
     try:
         async with asyncio.timeout(timeouts.connect):
-            socket = await connect(
+            socket = await _Connect(
                 address,
                 subprotocols=offered or None,
                 compression=None,
@@ -241,24 +244,21 @@ async def _open_socket(
             phase="connect",
         ) from None
     except InvalidStatus as exc:
-        status = exc.response.status_code
-        if status in (401, 403):
-            raise Unauthorized(
-                f"{url} refused the connection with HTTP {status}: check the token"
-            ) from None
-        raise _refusal(exc.response.body) or ConnectFailed(
-            f"{url} answered HTTP {status} instead of a WebSocket", phase="connect"
+        response, has_token = exc.response, "Authorization" in headers
+        said = read_failure(response.body)
+        if said is not None:
+            said.add_context(phase="connect")
+        if isinstance(said, Unauthorized) or (said is None and response.status_code == 401):
+            raise unauthorized(f"{url} answered HTTP {response.status_code}", has_token) from None
+        raise said or refused(
+            url,
+            response.status_code,
+            response.headers,
+            has_token=has_token,
+            websocket=True,
+            path=urlsplit(address).path,
         ) from None
     except (OSError, InvalidHandshake, InvalidURI, EOFError, ConnectionClosed) as exc:
-        raise ConnectFailed(f"cannot connect to {url}: {exc}", phase="connect") from exc
+        raise unreachable(url, exc) from exc
     assert isinstance(socket, _Socket)
     return socket
-
-
-def _refusal(body: bytes | bytearray) -> OpenEnvError | None:
-    """The error that an openenv_async server gave instead of a WebSocket."""
-    try:
-        failure = msgspec.json.decode(body, type=Failure)
-    except (msgspec.MsgspecError, ValueError):
-        return None
-    return failure.made().add_context(phase="connect")

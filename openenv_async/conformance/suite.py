@@ -133,10 +133,12 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
     """The environment's name and schemas, by HTTP; ``None`` where the server gives none."""
     import aiohttp
 
-    from openenv_async.addresses import is_here
+    from openenv_async.addresses import checked_url, is_here
+    from openenv_async.client.http_replies import refusal
+    from openenv_async.client.refusals import reason_of
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    base = url.rstrip("/")
+    base = checked_url(url).rstrip("/")
     found: list[Any] = []
     try:
         async with aiohttp.ClientSession(
@@ -147,8 +149,10 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
             for path in ("/metadata", "/schema"):
                 async with http.get(base + path) as response:
                     good = response.status == 200
+                    if response.status == 401:
+                        raise refusal(url, response, await response.read())
                     found.append(await response.json(content_type=None) if good else None)
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-        raise ConnectFailed(f"{url} does not answer HTTP: {exc}") from exc
+        raise ConnectFailed(f"{url} does not answer HTTP: {reason_of(url, exc)}") from exc
     metadata, schema = found
     return (metadata or {}).get("name"), schema

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
-import msgspec
-
-from openenv_async.addresses import is_here
-from openenv_async.client.http_replies import Failure
+from openenv_async.addresses import checked_url, is_here
+from openenv_async.client.http_replies import refusal
+from openenv_async.client.refusals import reason_of
 from openenv_async.discovery import import_object
 from openenv_async.errors import ConnectFailed, OpenEnvError, TargetNotFound
 from openenv_async.models import PayloadCodec
@@ -136,12 +135,13 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
     """The JSON Schemas of a server: ``action``, ``observation``, ``state`` and more.
 
     Raises:
-        OpenEnvError: the server refuses; the reason is its own.
         ConnectFailed: the server did not answer with them.
+        OpenEnvError: it said itself why not, such as ``Unauthorized`` or ``InvalidModel``.
+        TypeError, ValueError: ``url`` is none.
     """
     import aiohttp
 
-    address = url.rstrip("/").removesuffix("/ws") + "/schema"
+    address = checked_url(url).partition("?")[0].rstrip("/").removesuffix("/ws") + "/schema"
     address = address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     limit = aiohttp.ClientTimeout(total=timeout)
@@ -151,20 +151,13 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
             http.get(address, headers=headers) as response,
         ):
             if response.status != 200:
-                raise _refusal(address, response.status, await response.read())
+                raise refusal(url, response, await response.read())
             return await response.json()
     except OpenEnvError:  # some are ValueErrors as well
         raise
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-        raise ConnectFailed(f"cannot read {address}: {exc}", phase="connect") from exc
-
-
-def _refusal(address: str, status: int, body: bytes) -> OpenEnvError:
-    """The error that a body tells, or that there was none."""
-    try:
-        return msgspec.json.decode(body, type=Failure).made()
-    except (msgspec.MsgspecError, ValueError):
-        return ConnectFailed(f"{address} answered HTTP {status}", phase="connect")
+        why = reason_of(url, exc) or f"no answer within {timeout:g} s"
+        raise ConnectFailed(f"cannot read {address}: {why}", phase="connect") from exc
 
 
 def load_policy(text: str) -> Callable[..., Any]:

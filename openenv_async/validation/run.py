@@ -15,7 +15,7 @@ from openenv_async import manifest
 from openenv_async.client.websocket import dial
 from openenv_async.conformance.registry import CheckFailed, Result, Skipped
 from openenv_async.conformance.suite import describe
-from openenv_async.discovery import find_target, is_installed, looks_like_path
+from openenv_async.discovery import find_target, is_address, is_installed, looks_like_path
 from openenv_async.errors import (
     ConnectFailed,
     InvalidOption,
@@ -117,7 +117,7 @@ def _look_at(
     if not has_manifest:
         if looks_like_path(text) and folder.is_dir():
             raise TargetNotFound(f"{folder} has no {manifest.MANIFEST}: it is no environment")
-        if looks_like_path(text) or ":" not in text:
+        if looks_like_path(text) or ":" not in text or is_address(text):
             find_target(text)  # says what there is instead
         return text, params
     candidate.folder = folder
