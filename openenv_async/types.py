@@ -196,7 +196,9 @@ class Limits:
         max_batch_size: bytes after which a batch of frames is closed and the next begun.
         chunk_size: bytes of payload above which it is sent in pieces of that size.
         max_channels: sessions on one connection.
-        max_retained_size: bytes of unacknowledged replies kept per session.
+        max_retained_size: bytes of unacknowledged replies kept per session, the last one always.
+        max_retained_total: bytes of unacknowledged replies kept for all sessions of a server
+            together, the last one of each not counted.
         max_credit: partial observations that may be under way per streaming step.
         max_abandoned_calls: calls past their deadlines that may still run in a shared worker; one
             with more takes no new sessions and ends with its last.
@@ -221,7 +223,8 @@ class Limits:
     max_frames: int = 16_384
     max_containers: int = 65_536
     max_bad_frames: int = 256
-    max_unsent_size: int = 8 * 1024 * 1024
+    max_unsent_size: int = 7 * 1024 * 1024
+    max_retained_total: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for item in fields(self):

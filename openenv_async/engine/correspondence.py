@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Correspondence"]
 
-_REPLY_OVERHEAD: Final = 64
-"""Bytes that a kept reply counts beside its payload."""
+_REPLY_OVERHEAD: Final = 512
+"""Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
 
 class Correspondence:
@@ -53,7 +53,9 @@ class Correspondence:
         self.channel = open.channel
         self.port: Port | None = port
         self.wire: Wire = port.wire
-        self.log: ReplyLog[Reply] = ReplyLog(engine.options.limits.max_retained_size)
+        self.log: ReplyLog[Reply] = ReplyLog(
+            engine.options.limits.max_retained_size, engine.retained
+        )
         self.stream: PartialStream | None = None
 
     def answer(self, request: Request, reply: Reply) -> None:

@@ -35,6 +35,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Open, Opened, Waiting
+from openenv_async.protocol.replies import Retained
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["Engine", "EngineStats"]
@@ -98,6 +99,7 @@ class Engine:
         self.waits = Histogram()
         self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
+        self.retained = Retained(self.options.limits.max_retained_total)
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
@@ -359,6 +361,7 @@ class Engine:
         """Called by a session when its environment is gone; gives its capacity back."""
         reason = self._reasons.pop(session.id, error)
         self.sessions.pop(session.id, None)
+        session.log.release()
         self.deadlines.forget(session)
         if session.port is None:  # nobody was told; who comes back for it will be
             self._epitaphs[session.id] = (session.secret, reason)

@@ -25,9 +25,9 @@ from openenv_async.protocol.codec import (
     JsonCodec,
     MsgpackCodec,
     WireMessage,
+    batch_end,
     decode_map,
     encode_map,
-    split_batch,
     too_large,
 )
 from openenv_async.protocol.frames import (
@@ -55,8 +55,15 @@ _PRUNE: Final = 64
 """Channels from which on those of dead sessions are looked for, again at twice the rest."""
 _LOOK: Final = 5.0
 """Seconds between two looks at whether a peer is alive, at most."""
+_FRAME_COST: Final = 512
+"""Bytes that a frame which waits counts beside its payload: an error has a message."""
 _MANY: Final = 4
 """How many payloads of the greatest size one connection may be sending at once."""
+
+
+def _payload_size(frame: Any) -> int:
+    payload = getattr(frame, "payload", None)
+    return 0 if payload is None else len(payload)
 
 
 class NativeConnection:
@@ -101,9 +108,11 @@ class NativeConnection:
         self._out_size = 0
         limits = engine.options.limits
         self._max_containers = limits.max_containers
+        self._chunk_size = limits.chunk_size
         # JSON has no chunks: there a payload is part of its frame.
-        self._chunk_size = limits.chunk_size if codec.format == "msgpack" else sys.maxsize
-        self._large = ChunkQueue(self._chunk_size)
+        self._large = ChunkQueue(sys.maxsize if codec.text else limits.chunk_size)
+        self._large_waits = self._large.channels  # asked for each frame: a dict costs no call
+        self._much = False
         self._assembler = Assembler(limits.max_message_size, _MANY * limits.max_message_size)
         self._receiving = False
         self._greeted = False
@@ -156,7 +165,8 @@ class NativeConnection:
             The index of the next frame.
         """
         self._receiving = True
-        channels, parts, large = self._channels, self._assembler.parts, self._large
+        self._much = False
+        channels, parts = self._channels, self._assembler.parts
         at = start
         try:
             for at in range(start, stop):
@@ -169,7 +179,7 @@ class NativeConnection:
                     session = channels.get(frame.channel)
                     if session is not None:
                         session.submit(frame)
-                        if large:
+                        if self._much:
                             break
                         continue
                 self._handlers[type(frame)](frame)
@@ -218,32 +228,43 @@ class NativeConnection:
         return bool(self._out or self._large)
 
     @property
-    def backlog(self) -> int:
-        """Frames that wait to be taken, large ones not counted."""
-        return len(self._out)
+    def has_batch(self) -> bool:
+        """Whether there is anything to take but large payloads."""
+        return bool(self._out)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be taken, about."""
+        return self._out_size + _FRAME_COST * len(self._out) + self._large.size
 
     def take(self) -> list[bytes]:
         """The pending frames as messages, each within the batch size where frames allow it.
 
         Of the large payloads it gives one piece, so that others may go before the next.
         """
-        messages = self.take_batch()
-        if self._large:
-            messages.append(self.codec.encode(self._large.next()))
-        return messages
+        messages: list[bytes] = []
+        while self._out:
+            messages.append(self.take_batch())
+        return messages + self.take_piece()
 
-    def take_batch(self) -> list[bytes]:
-        """As ``take``, without large payloads."""
+    def take_piece(self) -> list[bytes]:
+        """A message with one piece of a large payload, if any waits."""
+        return [self.codec.encode(self._large.next())] if self._large else []
+
+    def take_batch(self) -> bytes:
+        """One message of the pending frames but the large ones; there must be some."""
         out = self._out
-        if not out:
-            return []
         size, self._out, self._out_size = self._out_size, [], 0
         limit = min(self.engine.options.limits.max_batch_size, self._peer_max_size)
         if size <= limit or len(out) == 1:  # of payloads: the message may be longer
             message = self.codec.encode(out)
             if len(message) <= (self._peer_max_size if len(out) == 1 else limit):
-                return [message]
-        return [self._bounded(part) for part in split_batch(out, limit)]
+                return message
+        end = batch_end(out, 0, limit)
+        if end < len(out):
+            self._out = out[end:]
+            self._out_size = sum(map(_payload_size, self._out))
+        return self._bounded(out[:end])
 
     def _bounded(self, frames: Any) -> bytes:
         """Encode a slice; a frame over the peer's limit becomes an error for that call only."""
@@ -313,7 +334,7 @@ class NativeConnection:
     def send(self, frame: Frame, size: int = 0) -> None:
         """Queue a frame for the next message."""
         out = self._out
-        if size > self._chunk_size or self._large:
+        if size > self._chunk_size or self._large_waits:
             self._send_large(frame, size)
         else:
             out.append(frame)
@@ -325,6 +346,7 @@ class NativeConnection:
 
     def _send_large(self, frame: Any, size: int) -> None:
         """Queue a frame in pieces, or behind the pieces of its channel."""
+        self._much = self._much or size > self._chunk_size
         if size > self._peer_max_size:
             frame = self._refused(frame, size)
         if self._large.takes(getattr(frame, "channel", 0), size):

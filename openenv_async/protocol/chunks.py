@@ -42,51 +42,67 @@ class ChunkQueue:
 
     Args:
         chunk_size: bytes of payload per chunk.
+
+    Attributes:
+        size: bytes of payload that wait.
+        channels: what waits, by channel; the same object always.
     """
 
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size
-        self._channels: dict[int, deque[_Sending]] = {}
+        self.channels: dict[int, deque[_Sending]] = {}
+        self.size = 0
 
     def __bool__(self) -> bool:
-        return bool(self._channels)
+        return bool(self.channels)
 
     def takes(self, channel: int, size: int) -> bool:
         """Whether a frame with a payload of ``size`` bytes must go through this queue."""
-        return size > self._chunk_size or channel in self._channels
+        return size > self._chunk_size or channel in self.channels
 
     def put(self, frame: Any) -> None:
         """Queue a frame behind those of its channel."""
-        self._channels.setdefault(frame.channel, deque()).append(_Sending(frame))
+        self.channels.setdefault(frame.channel, deque()).append(_Sending(frame))
+        self.size += _left(frame, 0)
 
     def next(self) -> list[Frame]:
         """The frames of the next message, from the channel that waited longest."""
-        channel, waiting = next(iter(self._channels.items()))
-        del self._channels[channel]
+        channel, waiting = next(iter(self.channels.items()))
+        del self.channels[channel]
         sending = waiting[0]
         frame, payload = sending.frame, getattr(sending.frame, "payload", None)
         if payload is None or (sending.at == 0 and len(payload) <= self._chunk_size):
             frames = [frame]
+            self.size -= _left(frame, 0)
         else:
             end = sending.at + self._chunk_size
             part = memoryview(payload)[sending.at : end]
             frames = [Chunk(channel, getattr(frame, "seq", 0), part)]
             sending.at = end
+            self.size -= len(part)
             if end >= len(payload):
                 frames.append(msgspec.structs.replace(frame, payload=b""))
         if len(frames) == 2 or not isinstance(frames[0], Chunk):
             waiting.popleft()
         if waiting:
-            self._channels[channel] = waiting  # behind the other channels
+            self.channels[channel] = waiting  # behind the other channels
         return frames
 
     def drop(self, channel: int) -> None:
         """Forget what waits on a channel."""
-        self._channels.pop(channel, None)
+        for sending in self.channels.pop(channel, ()):
+            self.size -= _left(sending.frame, sending.at)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._channels.clear()
+        self.channels.clear()
+        self.size = 0
+
+
+def _left(frame: Any, at: int) -> int:
+    """Bytes of a frame's payload from ``at`` on."""
+    payload = getattr(frame, "payload", None)
+    return 0 if payload is None else len(payload) - at
 
 
 class _Parts:

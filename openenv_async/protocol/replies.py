@@ -10,19 +10,21 @@ Rules:
   under the same number is told from it.
 - A number whose request could not be read is passed over: the client may use it again or not.
 - A seq further ahead is a gap, one below the acknowledgement is stale: both are errors.
-- An acknowledgement forgets the replies up to it. Over the byte budget the oldest go first.
+- An acknowledgement forgets the replies up to it. Over the byte budget the oldest go first; so
+  they do over that of all sessions together, those of the session that adds to it.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import OrderedDict
+from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from openenv_async.errors import ProtocolError
 from openenv_async.models import Format
 
-__all__ = ["Kept", "Order", "ReplyLog"]
+__all__ = ["Kept", "Order", "ReplyLog", "Retained"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -51,6 +53,20 @@ class Kept(NamedTuple, Generic[ReplyT]):
     request: Any = None
 
 
+class Retained:
+    """Bytes that the logs of a server keep together, the last reply of each not counted.
+
+    Args:
+        budget: bytes at most.
+    """
+
+    __slots__ = ("budget", "size")
+
+    def __init__(self, budget: float = inf) -> None:
+        self.budget = budget
+        self.size = 0
+
+
 class ReplyLog(Generic[ReplyT]):
     """Sequence numbers of one session and the replies not yet acknowledged.
 
@@ -65,6 +81,7 @@ class ReplyLog(Generic[ReplyT]):
         "_format",
         "_last",
         "_request",
+        "_retained",
         "_seq",
         "_size",
         "acked",
@@ -73,7 +90,8 @@ class ReplyLog(Generic[ReplyT]):
         "taken",
     )
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, retained: Retained | None = None) -> None:
+        self._retained = retained or Retained()
         self.taken = 0
         self.passed = 0
         self.acked = 0
@@ -153,6 +171,11 @@ class ReplyLog(Generic[ReplyT]):
         if self._earlier is not None:
             self._shrink(self._earlier)
 
+    def release(self) -> None:
+        """The session is over: what it keeps is no concern of others any more."""
+        self._retained.size -= self._earlier_size
+        self._retained = Retained()
+
     def acknowledge(self, ack: int) -> None:
         """Forget the replies up to ``ack``. A number beyond what was taken is ignored."""
         if not self.acked < ack <= self.taken:
@@ -168,18 +191,23 @@ class ReplyLog(Generic[ReplyT]):
             self._earlier = OrderedDict()
         self._earlier[self._seq] = last
         self._earlier_size += last.size
+        self._retained.size += last.size
 
     def _forget(self, earlier: OrderedDict[int, Kept[ReplyT]], ack: int) -> None:
         """Forget those up to ``ack``."""
         one_more = ack == self.acked + 1 and ack in earlier
         for seq in [ack] if one_more else [seq for seq in earlier if seq <= ack]:
-            self._earlier_size -= earlier.pop(seq).size
+            size = earlier.pop(seq).size
+            self._earlier_size -= size
+            self._retained.size -= size
 
     def _shrink(self, earlier: OrderedDict[int, Kept[ReplyT]]) -> None:
         """Drop the oldest replies over the budget, the last one never."""
-        while earlier and self.size > self.budget:
+        retained = self._retained
+        while earlier and (self.size > self.budget or retained.size > retained.budget):
             seq, kept = earlier.popitem(last=False)
             self._earlier_size -= kept.size
+            retained.size -= kept.size
             self.acked = max(self.acked, seq)
         if not earlier:
             self._earlier = None

@@ -14,17 +14,23 @@ The WebSocket without a subprotocol and the HTTP bodies share these. Rules:
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from openenv_async.depth import check_json_depth
+from openenv_async.depth import (
+    check_json_containers,
+    check_json_depth,
+    check_msgpack_containers,
+)
 from openenv_async.errors import (
     EnvironmentRaised,
     InvalidModel,
     InvalidOption,
     OpenEnvError,
+    PayloadTooLarge,
     ProtocolError,
     ServerBusy,
 )
@@ -103,14 +109,22 @@ class Refusal(msgspec.Struct):
         return _encode({"type": "error", "data": data}).decode()
 
 
-def read_message(message: str | None) -> Call | Refusal:
-    """One WebSocket message; ``None`` stands for a binary one."""
+def read_message(message: str | None, max_containers: int = sys.maxsize) -> Call | Refusal:
+    """One WebSocket message; ``None`` stands for a binary one.
+
+    Args:
+        message: its text.
+        max_containers: arrays and objects that it may have.
+    """
     if message is None:
         return Refusal("SESSION_ERROR", "a message must be text: this dialect has no binary ones")
     try:
         data = message.encode()
         check_json_depth(data, MAX_DEPTH + _ENVELOPE)
+        check_json_containers(data, max_containers)
         fields = _json_fields(data)
+    except PayloadTooLarge as exc:
+        return _invalid(problems(exc))
     except msgspec.ValidationError:
         return Refusal("SESSION_ERROR", "a message must be a JSON object")
     except (msgspec.MsgspecError, ProtocolError, RecursionError, UnicodeError) as exc:
@@ -150,20 +164,30 @@ def _no_mcp(fields: Fields) -> Refusal:
     return Refusal("EXECUTION_ERROR", "Environment does not support MCP", rpc_id=rpc_id)
 
 
-def read_fields(body: bytes, format: Format) -> Fields:
+def read_fields(body: bytes, format: Format, max_containers: int = sys.maxsize) -> Fields:
     """The top level of an HTTP body; an empty one and null are an empty object.
+
+    Args:
+        body: all of it.
+        format: of it.
+        max_containers: arrays and objects that it may have.
 
     Raises:
         InvalidModel: it is malformed, too deep or no object.
+        PayloadTooLarge: it has too many of these.
     """
     if not body or body.strip() == b"null" or (format == "msgpack" and body == b"\xc0"):
         return {}
     try:
         if format == "msgpack":
             # Only the skipping of values recurses; msgspec bounds that itself.
+            check_msgpack_containers(body, max_containers)
             return _msgpack_fields(body)
         check_json_depth(body, MAX_DEPTH + _ENVELOPE)
+        check_json_containers(body, max_containers)
         return _json_fields(body)
+    except PayloadTooLarge:
+        raise
     except msgspec.ValidationError:
         raise InvalidModel(
             "the body must be an object", type="model_attributes_type", loc=["body"]

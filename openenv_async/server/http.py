@@ -32,6 +32,7 @@ from openenv_async.models import Format
 from openenv_async.protocol import frames
 from openenv_async.protocol.codec import too_large
 from openenv_async.protocol.upstream import (
+    Fields,
     read_fields,
     read_reset,
     result_body,
@@ -121,7 +122,7 @@ class _Door:
 
     async def open(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        fields = read_fields(await self._read(request), sent)
+        fields = await self._fields(request, sent)
         resume = scalar(fields, "resume", sent)
         options = fields.pop("options", None)
         refuse_extra(fields)
@@ -146,7 +147,7 @@ class _Door:
 
     async def reset(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        fields = read_fields(await self._read(request), sent)
+        fields = await self._fields(request, sent)
         seed, episode_id, options = read_reset(fields, sent)
         payload = encode_body(options, sent) if options else None
         name = session_name(request)
@@ -175,7 +176,7 @@ class _Door:
 
     async def step(self, request: Request, format: Format) -> Any:
         sent = sent_format(request)
-        fields = read_fields(await self._read(request), sent)
+        fields = await self._fields(request, sent)
         action = fields.pop("action", None)
         timeout = step_timeout(fields, sent)
         scalar(fields, "request_id", sent)  # upstream's; ours is the header
@@ -209,7 +210,7 @@ class _Door:
 
     async def close(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        refuse_extra(read_fields(await self._read(request), sent))
+        refuse_extra(await self._fields(request, sent))
         session = self._sessions.named(request, "close")
         timeout = request_timeout(request)
         await self._sessions.call(
@@ -222,6 +223,11 @@ class _Door:
         response = body_response({"status": "closed"}, format)
         forget(response, request)
         return response
+
+    async def _fields(self, request: Request, sent: Format) -> Fields:
+        """The top level of the body."""
+        limit = self._engine.options.limits.max_containers
+        return read_fields(await self._read(request), sent, limit)
 
     async def _read(self, request: Request) -> bytes:
         """The body, refused as soon as it is known to be too large."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from openenv_async.protocol.codec import WireMessage
 
@@ -16,6 +16,10 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+_HIGH_WATER: Final = 64 * 1024
+"""Bytes that may wait to be sent before the peer counts as one that reads too slowly."""
 
 
 class LineUser(Protocol):
@@ -76,6 +80,8 @@ class AsgiLine:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._size = 0
+        self._sending = False
         self.congested = False
 
     def attach(self, user: LineUser) -> None:
@@ -86,7 +92,10 @@ class AsgiLine:
     def write(self, message: bytes, text: bool) -> None:
         """Send a message soon."""
         self._out.append((message, text))
+        self._size += len(message)
         self._news.set()
+        if self._size > _HIGH_WATER:
+            self._tell(True)
 
     def hold(self) -> None:
         """``settled`` waits until ``release``."""
@@ -120,20 +129,25 @@ class AsgiLine:
                 await self._flush()
 
     async def _flush(self) -> None:
-        if self.congested or not self._out:
+        if self._sending or not self._out:
             return
+        self._sending = True
         self._tell(True)
         try:
             while self._out:
                 message, text = self._out.popleft()
+                self._size -= len(message)
                 if text:
                     await self._send({"type": "websocket.send", "text": message.decode()})
                 else:
                     await self._send({"type": "websocket.send", "bytes": message})
         finally:
+            self._sending = False
             self._tell(False)
 
     def _tell(self, congested: bool) -> None:
+        if congested == self.congested:
+            return
         self.congested = congested
         if self._user is not None:
             self._user.congestion(congested)

@@ -6,7 +6,7 @@ Rules:
   the socket closed with 1000.
 - Messages are answered in order. The reader goes on while one is being answered, so that a peer
   that leaves interrupts its step; it stops when too much is waiting.
-- A bad message costs an error reply, never the episode.
+- A bad message costs an error reply, never the episode; too many of them end the session.
 - A peer that takes no data for ``Timeouts.write`` is cut, and so is one that answers no ping for
   ``Timeouts.lease``, where the server can ping: it may be silent for as long as it likes.
 """
@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from openenv_async.engine import Engine, Session
-from openenv_async.errors import GoingAway, OpenEnvError
+from openenv_async.errors import GoingAway, OpenEnvError, ProtocolError
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -84,6 +84,7 @@ class UpstreamSocket(CallPort):
         self._send = send
         self._inbox: deque[tuple[str | None, int]] = deque()
         self._waiting_size = 0
+        self._bad = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._over: OpenEnvError | None = None
@@ -143,7 +144,9 @@ class UpstreamSocket(CallPort):
     # -- reading ------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        limit = self._engine.options.limits.max_message_size
+        limits = self._engine.options.limits
+        limit = limits.max_message_size
+        most = min(limit, limits.max_unsent_size)
         while True:
             event = await self._receive()
             if event["type"] != "websocket.receive":
@@ -157,7 +160,7 @@ class UpstreamSocket(CallPort):
             self._inbox.append((text, size))
             self._waiting_size += size
             self._news.set()
-            while self._waiting_size > limit:
+            while self._waiting_size > most:
                 self._room.clear()
                 await self._room.wait()
 
@@ -202,9 +205,16 @@ class UpstreamSocket(CallPort):
         Raises:
             OpenEnvError: the session is over.
         """
-        call = read_message(message)
+        limits = self._engine.options.limits
+        call = read_message(message, limits.max_containers)
         if isinstance(call, Refusal):
             await self._text(call.encode())
+            self._bad += 1
+            if self._bad > limits.max_bad_frames:
+                raise ProtocolError(
+                    f"the connection is closed: more than {limits.max_bad_frames} messages that"
+                    " cannot be read (Limits.max_bad_frames)"
+                )
             return True
         request = self._request(session, call)
         waiting = self.expect(request.seq)

@@ -20,10 +20,10 @@ _NORMAL_CLOSURE: Final = 1000
 _POLICY_VIOLATION: Final = 1008
 _MAX_REASON: Final = 123
 """Bytes of a close frame's reason."""
-_BACKLOG: Final = 10_000
-"""Frames that may wait for a peer that does not read before its requests wait too."""
 _SLICE: Final = 16
 """Frames handled before the replies so far are sent."""
+_LONG: Final = 0.01
+"""Seconds of work after which others have the loop, if a message is not done by then."""
 _PAUSE: Final = 2
 """Loop turns between two pieces of work where a large payload waits to be sent: timers that came
 due meanwhile stand behind the first."""
@@ -52,9 +52,11 @@ class NativeSocket:
         self._is_cut = False
         self._refusal: str | None = None
         self._pumping: asyncio.Handle | None = None
+        self._going: asyncio.Handle | None = None
         self._held = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
         limits = engine.options.limits
+        self._max_unsent = limits.max_unsent_size
         codec = frame_codec(
             subprotocol,
             "server",
@@ -94,8 +96,9 @@ class NativeSocket:
         finally:
             self.connection.lost(left)
             self._task = None
-            if self._pumping is not None:
-                self._pumping.cancel()
+            for handle in (self._pumping, self._going):
+                if handle is not None:
+                    handle.cancel()
             await line.aclose()
 
     # -- the line's side ----------------------------------------------------------------------
@@ -115,22 +118,27 @@ class NativeSocket:
         if not congested:
             if self.connection.pending:
                 self._wake()
-            if self._held:
-                self._loop.call_soon(self._go_on, 0)
+            self._go_on_soon()
 
     # -- inside -------------------------------------------------------------------------------
 
     def _work(self, frames: Sequence[Any], at: int) -> None:
         """Handle frames in slices, so that the client works on the first replies meanwhile."""
         connection, stop = self.connection, len(frames)
+        pause_at = inf
         while at < stop:
             at = connection.handle(frames, at, min(at + _SLICE, stop))
             if connection.pending:
-                if not self._line.congested:
-                    self._write(connection.take_batch())
+                self._write_batches()
                 if connection.pending:
                     self._hold(frames, at)
                     return
+            if at < stop:
+                now = self._loop.time()
+                if now >= pause_at:
+                    self._hold(frames, at)
+                    return
+                pause_at = min(pause_at, now + _LONG)
 
     def _hold(self, frames: Sequence[Any], at: int) -> None:
         """Leave the rest for later: large payloads go out in pieces, others have turns between.
@@ -140,15 +148,28 @@ class NativeSocket:
         self._waiting.appendleft((frames, at))
         self._held = True
         self._line.hold()
-        self._wake()
-        if not self._line.congested or self.connection.backlog <= _BACKLOG:
-            self._loop.call_soon(self._go_on, _PAUSE - 1)
+        if self.connection.pending:
+            self._wake()
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        """Take more of the peer, unless too much waits for it already.
+
+        While it reads as fast as this side writes it may have more, so that its small requests
+        need not wait for its large replies.
+        """
+        most = self._max_unsent
+        if not self._line.congested:
+            most += most * 3 // 4
+        if self._held and self._going is None and self.connection.unsent <= most:
+            self._going = self._loop.call_soon(self._go_on, _PAUSE - 1)
 
     def _go_on(self, turns: int) -> None:
+        self._going = None
         if not self._held or self._task is None:
             return
         if turns:
-            self._loop.call_soon(self._go_on, turns - 1)
+            self._going = self._loop.call_soon(self._go_on, turns - 1)
             return
         self._held = False
         while self._waiting and not self._held:
@@ -171,8 +192,7 @@ class NativeSocket:
     async def _close(self, reason: str) -> None:
         """Close with what is still to be said, as far as the peer reads."""
         with contextlib.suppress(OSError):
-            if not self._line.congested:
-                self._write(self.connection.take())
+            self._write_batches()
             if not self._line.congested:
                 await self._send(
                     {
@@ -191,11 +211,21 @@ class NativeSocket:
         self._pumping = None
         if self._task is None or self._line.congested:
             return  # the line tells when it has room
-        self._write(self.connection.take())
+        self._write_batches()
+        if not self._line.congested:
+            for message in self.connection.take_piece():
+                self._write(message)
         if self.connection.pending:
             self._wake()
+        if self._held:
+            self._go_on_soon()
 
-    def _write(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self._stats.bytes_out += len(message)
-            self._line.write(message, self._text)
+    def _write_batches(self) -> None:
+        """Write what is ready but large payloads, as far as the peer reads."""
+        connection, line = self.connection, self._line
+        while connection.has_batch and not line.congested:
+            self._write(connection.take_batch())
+
+    def _write(self, message: bytes) -> None:
+        self._stats.bytes_out += len(message)
+        self._line.write(message, self._text)

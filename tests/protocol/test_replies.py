@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from openenv_async.errors import ProtocolError
-from openenv_async.protocol.replies import Kept, Order, ReplyLog
+from openenv_async.protocol.replies import Kept, Order, ReplyLog, Retained
 
 BUDGET = 1000
 
@@ -124,3 +124,23 @@ def test_an_acknowledged_request_that_still_runs_is_stale_when_repeated() -> Non
     log.acknowledge(1)
     with pytest.raises(ProtocolError, match="stale"):
         log.order(1)
+
+
+def test_all_logs_of_a_server_are_bounded_together() -> None:
+    """Each alone was bounded, which is no bound for a client with many sessions."""
+    retained = Retained(1000)
+    logs: list[ReplyLog[str]] = [ReplyLog(BUDGET, retained) for _ in range(10)]
+    for seq in range(1, 6):
+        for log in logs:
+            assert log.order(seq) is Order.NEW
+            log.keep(seq, f"reply {seq}", 90, "msgpack")
+    assert retained.size <= 1000
+    for log in logs:
+        kept = log.get(5)
+        assert kept is not None  # the last one of each is there
+        assert kept.reply == "reply 5"
+    for log in logs[:5]:
+        log.acknowledge(5)
+    for log in logs[5:]:
+        log.release()
+    assert retained.size == 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from websockets.typing import Subprotocol
 
-from openenv_async import EngineOptions, EnvClient, Limits, Timeouts, serve
+from openenv_async import EngineOptions, EnvClient, Environment, Limits, Timeouts, create_app, serve
 from openenv_async.protocol.frames import PROTOCOL_VERSION
 from tests.helpers import Counter
 
@@ -74,3 +76,118 @@ async def test_an_upstream_peer_that_answers_no_ping_loses_its_session() -> None
         writer.close()
         await alive.send('{"type": "step", "data": {"nonce": 1}}')
         assert '"count":1' in await alive.recv()
+
+
+class Blob(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Observations of any size."""
+
+    isolation = "inline"
+
+    def reset(self) -> dict[str, Any]:
+        return {}
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        return {"blob": "x" * action.get("size", 0)}
+
+
+SIZE = 4_000_000
+MOST = 24 * 2**20 // SIZE
+"""Observations that may be made for a peer that reads none."""
+
+
+@pytest.mark.parametrize("sessions", [1, 16])
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+async def test_little_is_made_for_a_peer_that_does_not_read(format: str, sessions: int) -> None:
+    """Its steps run as far as their replies may wait; it has all of them, once, when it reads."""
+    text = format == "json"
+    encode: Any = json.dumps if text else msgspec.msgpack.encode
+    decode: Any = json.loads if text else msgspec.msgpack.decode
+    action: Any = {"size": SIZE}
+    app = create_app(Blob)
+    engine = app.state.openenv.engine
+    async with (
+        serve(app) as url,
+        connect(
+            ws(url),
+            subprotocols=[Subprotocol(f"openenv.v1.{format}")],
+            compression=None,
+            max_size=None,
+            max_queue=1,
+        ) as socket,
+        EnvClient[Any, Any, Any](url) as env,
+    ):
+        channels = range(1, sessions + 1)
+        opens: list[Any] = [[1, n, f"{n:032x}", f"{n + 500:032x}"] for n in channels]
+        resets: list[Any] = [[2, n, 1] for n in channels]
+        await socket.send(encode([[0, 1, None], *opens, *resets]))
+        replies: list[Any] = []
+        while len(replies) < 1 + 2 * sessions:
+            replies += decode(await socket.recv())
+        socket.transport.pause_reading()
+        before = engine.stats.steps
+        payload = action if text else msgspec.msgpack.encode(action)
+        for seq in range(2, 2 + 32 // sessions):
+            await socket.send(encode([[3, n, seq, seq - 1, payload] for n in channels]))
+        await env.reset()
+        for _ in range(50):
+            await env.step({})
+        made = engine.stats.steps - before - 50
+        assert 0 < made <= MOST
+        connections = app.state.openenv._sockets
+        assert max(each.connection.unsent for each in connections) <= MOST * SIZE
+        socket.transport.resume_reading()
+        done: list[Any] = []
+        while len(done) < 32:
+            done += [frame[:3] for frame in decode(await socket.recv()) if frame[0] == 36]
+        rounds = range(2, 2 + 32 // sessions)
+        assert sorted(done) == [[36, n, seq] for n in channels for seq in rounds]
+
+
+async def test_little_is_made_for_an_upstream_peer_that_does_not_read() -> None:
+    app = create_app(Blob)
+    engine = app.state.openenv.engine
+    async with (
+        serve(app) as url,
+        connect(ws(url), compression=None, max_size=None, max_queue=1) as socket,
+    ):
+        await socket.send('{"type": "reset", "data": {}}')
+        await socket.recv()
+        socket.transport.pause_reading()
+        for _ in range(32):
+            await socket.send(json.dumps({"type": "step", "data": {"size": SIZE}}))
+        async with EnvClient[Any, Any, Any](url) as env:
+            await env.reset()
+            for _ in range(50):
+                await env.step({})
+        assert engine.stats.steps - 50 <= MOST
+        socket.transport.resume_reading()
+        for _ in range(32):
+            assert len(await socket.recv()) > SIZE
+
+
+async def test_an_upstream_peer_that_sends_nonsense_is_told_and_closed() -> None:
+    options = EngineOptions(limits=Limits(max_bad_frames=3, max_containers=100))
+    async with serve(Blob, options=options) as url, connect(ws(url)) as socket:
+        await socket.send(json.dumps({"type": "step", "data": {"size": [{}] * 100}}))
+        assert "max_containers" in str(await socket.recv())
+        for _ in range(3):
+            await socket.send("nonsense")
+        said = [str(await socket.recv()) for _ in range(4)]
+        assert "max_bad_frames" in said[-1]
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+
+
+@pytest.mark.parametrize("media", ["application/json", "application/msgpack"])
+async def test_containers_of_a_body_are_bounded(media: str) -> None:
+    options = EngineOptions(limits=Limits(max_containers=100))
+    transport = httpx.ASGITransport(create_app(Blob, options=options))
+    encode = msgspec.json.encode if media.endswith("/json") else msgspec.msgpack.encode
+    headers = {"Content-Type": media, "Accept": "application/json"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        await http.post("/reset")
+        for count, status in ((90, 200), (110, 413)):
+            body = encode({"action": {"x": [{}] * count}})
+            reply = await http.post("/step", content=body, headers=headers)
+            assert reply.status_code == status, reply.text
+        assert "max_containers" in reply.text
