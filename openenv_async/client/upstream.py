@@ -234,7 +234,7 @@ class _Link:
             reply = msgspec.json.decode(text, type=dict[str, Any])
             kind, data = reply["type"], reply["data"]
             if kind == "error":
-                raise self._error(data)
+                raise _Said(self._error(data))  # which may be a ValueError itself
             if isinstance(request, State):
                 payload = _packed.encode(data)
                 return StateIs(
@@ -242,6 +242,8 @@ class _Link:
                 )
             reward, done = _reward(data.get("reward")), _done(data.get("done"))
             payload = _packed.encode([data["observation"], reward, done])
+        except _Said as said:
+            raise said.error from None
         except (
             *(msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError),
             InvalidModel,
@@ -265,6 +267,13 @@ class _Link:
     def _failed(self, seq: int, error: OpenEnvError) -> Failed:
         detail = encode_map(error.to_wire(), "msgpack")
         return Failed(self.channel, seq, error.code, error.message, error.retryable, detail)
+
+
+class _Said(Exception):
+    """An error that the server sent."""
+
+    def __init__(self, error: OpenEnvError) -> None:
+        self.error = error
 
 
 def _reward(sent: Any) -> float | None:
