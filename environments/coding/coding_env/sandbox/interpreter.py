@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coding_env.sandbox.disk import used
+from coding_env.sandbox.inside.tree import held, used
 from coding_env.sandbox.limits import Limits
 from coding_env.sandbox.output import Output
 from coding_env.sandbox.zygotes import Spawned, Zygote, readable, settle
@@ -349,10 +349,12 @@ class Interpreter:
         self._watch()
 
     def disk_is_full(self) -> bool:
-        """Whether the private folder holds more than it may."""
+        """Whether it keeps more than it may: in its folder, and of what it removed from there."""
         self._disk_seen = self._loop.time()
-        size, count = used(self._folder, self._limits.max_files)
-        return size > self._limits.max_disk_size or count > self._limits.max_files
+        limits = self._limits
+        size, count = used(self._folder, limits.max_files)
+        size += held(self.pid, self._folder, limits.max_file_size)
+        return size > limits.max_disk_size or count > limits.max_files
 
     def disk_is_due(self) -> bool:
         """Whether it is time to look: a short call right after a look cannot have written much."""

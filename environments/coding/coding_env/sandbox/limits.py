@@ -17,9 +17,10 @@ class Limits:
         memory_size: address space beyond what an idle interpreter has; MemoryError past it.
         max_output_size: of stdout and of stderr, each, per call; the rest is left out and said so.
         max_flood_size: output per call past which the code is interrupted.
-        max_disk_size: of all files in the private folder.
+        max_disk_size: of all files in the private folder, and of those removed from it that are
+            still open; one that is still mapped alone counts as ``max_file_size``.
         max_file_size: of each file.
-        max_files: files and folders in the private folder.
+        max_files: files and folders in the private folder; and folders in one another: 100.
         max_open_files: descriptors.
         cpu_timeout: CPU time per call.
         total_cpu_timeout: CPU time per interpreter.

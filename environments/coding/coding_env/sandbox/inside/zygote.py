@@ -13,6 +13,7 @@ of those that were not reaped, and ends.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -25,7 +26,7 @@ import sys
 import traceback
 from typing import Any, Final
 
-from . import confine, landlock, seccomp, wire
+from . import confine, landlock, seccomp, tree, wire
 from .worker import Worker
 
 __all__ = ["main"]
@@ -122,9 +123,9 @@ def _end(folders: dict[int, str], links: str) -> None:
     for pid in folders:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    if folders or links:
-        left = [*folders.values(), *([links] if links else [])]
-        os.execv("/bin/rm", ["rm", "-rf", "--", *left])
+    for folder in (*folders.values(), *([links] if links else [])):
+        with contextlib.suppress(OSError):
+            tree.remove_tree(folder)
 
 
 def _become_worker(
