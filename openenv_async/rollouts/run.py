@@ -49,7 +49,7 @@ from openenv_async.rollouts.summary import Reservoir
 from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, StepResult
 
-__all__ = ["Rollout", "rollout", "status_of"]
+__all__ = ["PolicyFailed", "Rollout", "rollout", "status_of"]
 
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
@@ -120,6 +120,13 @@ def status_of(error: BaseException) -> OutcomeStatus:
             return OutcomeStatus.INFRA_ERROR
         case _:  # a duck-typed environment that raised as itself
             return OutcomeStatus.ENV_ERROR
+
+
+class PolicyFailed(Exception):
+    """Raised by an adapter's client when code of the policy's side failed; from what that raised.
+
+    The error of the outcome is its cause.
+    """
 
 
 class Rollout:
@@ -203,7 +210,7 @@ class Rollout:
             pending = inspect.isawaitable(beginning)
             result: StepResult[Any] = await beginning if pending else beginning
         except Exception as exc:
-            return self._judged(exc, in_step=False), exc
+            return self._ended_by(exc, in_step=False)
         if not pending or not hasattr(result, "observation"):
             raise TypeError(
                 f"reset() of {type(env).__name__} gave a {type(result).__name__}"
@@ -242,7 +249,7 @@ class Rollout:
             except (Exception, asyncio.CancelledError) as exc:
                 if _is_cancelled(exc):
                     raise
-                return self._judged(exc, in_step=True), exc
+                return self._ended_by(exc, in_step=True)
             if latencies is not None:
                 latencies(clock() - begun)
             reward, problem = result.reward, None
@@ -271,8 +278,15 @@ class Rollout:
                 return OutcomeStatus.ENV_ERROR, problem
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
 
-    def _judged(self, error: BaseException, *, in_step: bool) -> OutcomeStatus:
-        """The status for ``error``, unless it says that the call was wrong: then it is raised."""
+    def _ended_by(
+        self, error: BaseException, *, in_step: bool
+    ) -> tuple[OutcomeStatus, BaseException]:
+        """The end that an error makes; one that says that the call was wrong is raised."""
+        if isinstance(error, PolicyFailed):
+            cause = error.__cause__ or error
+            if self._strict:
+                raise cause
+            return OutcomeStatus.POLICY_ERROR, cause
         if (
             isinstance(error, CallerError)
             and not isinstance(error, _NOT_THE_CALLERS)
@@ -280,8 +294,8 @@ class Rollout:
         ):
             if self._strict or not in_step:
                 raise error
-            return OutcomeStatus.POLICY_ERROR
-        return status_of(error)
+            return OutcomeStatus.POLICY_ERROR, error
+        return status_of(error), error
 
     def ended(self, status: OutcomeStatus, error: BaseException | None = None) -> Outcome:
         """The outcome as things stand now."""

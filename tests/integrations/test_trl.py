@@ -250,6 +250,8 @@ def test_other_rewards_leave_failures_out() -> None:
 
     failed = {"env_failed": [False, True]}
     assert brief(["p"] * 2, ["c"] * 2, **failed) == [1.0, None]
+    instances = [SimpleNamespace(_unusable=bad) for bad in (True, False)]
+    assert brief(["p"] * 2, ["c"] * 2, environments=instances) == [None, 1.0]
     assert brief(["p"] * 2, ["c"] * 2) == [1.0, 1.0]
     assert inspect.iscoroutinefunction(slow)
     assert asyncio.run(slow(["p"] * 2, ["c"] * 2, **failed)) == [2.0, None]
@@ -320,6 +322,48 @@ def test_pools_are_taken_and_stay_their_givers(talk: str) -> None:
         assert pool.statistics().ready == 1
     rollouts = talking(EnvPool.from_url(talk))
     assert rollouts(prompts_of({}), TRAINER)["env_reward"] == [5.0]
+
+
+def test_a_message_that_is_no_action_costs_its_own_row_and_no_other(
+    talk: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def picky(text: str) -> Any:
+        if not text.startswith("abc"):
+            raise ValueError(f"{text!r} is no move")
+        return {"text": text} if text != "abcd" else {"nonsense": object()}
+
+    rollouts = make_rollout_func(
+        talk, format=TextFormat(picky), reset=reset_from_json, generate=Scripted("abc")
+    )
+    prompts = prompts_of({"seed": 1}, {"seed": 2}, {"seed": 3})
+    words = iter(["abc", "no", "abcd", "abc", "abc"])
+    rollouts.generate = lambda trainer, ids, most: (
+        [[*next(words).encode(), END] for _ in ids],
+        [[-0.5] * 9 for _ in ids],
+    )
+    rollouts.concurrency = 1
+    out = rollouts(prompts, TRAINER)
+    assert out["env_status"] == ["policy_error", "policy_error", "completed"]
+    assert out["env_failed"] == [True, True, False]
+    assert out["env_reward"] == [None, None, 6.0]
+    assert [1 in mask for mask in out["env_mask"]] == [False, False, True]
+    rollouts.concurrency = None
+    rollouts.generate = Scripted("never")
+    out = rollouts(prompts, TRAINER)
+    assert out["env_status"] == ["policy_error"] * 3
+    assert "not one message" in caplog.text
+    rollouts.close()
+
+
+def test_what_the_format_raises_in_every_row_is_a_bug_and_raised(talk: str) -> None:
+    def broken(observation: Any) -> str:
+        raise KeyError("txt")
+
+    rollouts = talking(talk)
+    rollouts.format = TextFormat(as_action, to_text=broken)
+    with pytest.raises(KeyError, match="txt"):
+        rollouts(prompts_of({}, {}), TRAINER)
+    rollouts.close()
 
 
 # -- tools --------------------------------------------------------------------------------------
@@ -422,6 +466,56 @@ def test_a_tool_that_a_model_could_not_use(talk: str, tools: Any, why: str) -> N
         make_environment_factory(talk, tools=tools)
 
 
+async def later(text: str) -> Any:
+    """Say something, after a while.
+
+    Args:
+        text: What to say.
+    """
+    await asyncio.sleep(0)
+    return {"text": text}
+
+
+@functools.wraps(later)
+def decorated(*args: Any, **kwargs: Any) -> Any:
+    return later(*args, **kwargs)
+
+
+async def refusing(text: str) -> Any:
+    """Say nothing.
+
+    Args:
+        text: What not to say.
+    """
+    raise ValueError("not this")
+
+
+async def yielding(text: str) -> Any:
+    """Say something, piece by piece.
+
+    Args:
+        text: What to say.
+    """
+    yield {"text": text}
+
+
+@pytest.mark.parametrize("tool", [later, decorated])
+def test_a_tool_may_be_async(talk: str, tool: Any) -> None:
+    factory = make_environment_factory(talk, tools=[tool, refusing])
+    env = factory()
+    env.reset()
+    assert env.later("abc") == "<abc>"
+    with pytest.raises(ValueError, match="not this"):
+        env.refusing("x")
+    assert env.later(text="de") == "<de>\n(The episode is over.)"
+    assert env.get_reward() == 5.0
+    with pytest.raises(ValueError, match="yields"):
+        make_environment_factory(talk, tools=[yielding])
+    with pytest.raises(ValueError, match="public name"):
+        make_environment_factory(talk, tools=[functools.partial(say)])
+    factory.close()
+
+
 # -- rewards ------------------------------------------------------------------------------------
 
 
@@ -478,8 +572,9 @@ def test_the_examples_run(steps: Row, name: str) -> None:
     assert len(steps[name]["rewards"]) == 2
 
 
-def test_r02_the_baseline_is_the_survivors(steps: Row) -> None:
-    seen = steps["baseline"]["with"]
+@pytest.mark.parametrize("functions", ["with", "beside"])
+def test_r02_the_baseline_is_the_survivors(steps: Row, functions: str) -> None:
+    seen = steps["baseline"][functions]
     rewards = [row["reward"] for row in seen]
     assert rewards.count(None) == 2
     survivors = [row for row in seen if row["reward"] is not None]
@@ -494,6 +589,25 @@ def test_r02_the_baseline_is_the_survivors(steps: Row) -> None:
 def test_r02_a_batch_that_failed_as_a_whole_moves_nothing(steps: Row) -> None:
     wanted = {"advantages": [0.0] * 4, "finite": True, "moved": False}
     assert steps["baseline"]["all failed"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("functions", "rows"),
+    [
+        ("environments", [1]),
+        ("environments, other first", [1]),
+        ("rollout_func", [1]),
+        ("scored", [1]),
+        ("scored last", [1]),
+        ("scored later", [1]),
+        ("infinite", [2]),
+        ("nothing failed", []),
+    ],
+)
+def test_a_failed_episode_is_left_out_of_every_reward_function(
+    steps: Row, functions: str, rows: list[int]
+) -> None:
+    assert steps["masked"][functions] == rows
 
 
 def test_the_log_probabilities_are_the_models(steps: Row) -> None:

@@ -14,8 +14,10 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 import torch
@@ -23,13 +25,17 @@ from chat_env.tokenizer import load_tokenizer
 from datasets import Dataset  # type: ignore[import-untyped]  # it has no types
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]  # made on first use
+from trl.trainer.utils import shutdown_event_loop_in_daemon, start_event_loop_in_daemon
 
 from openenv_async.integrations.trl import (
     TextFormat,
     episode_rows,
+    make_environment_factory,
+    make_reward_func,
     make_rollout_func,
     rollout_reward,
 )
+from tests.integrations.trl_worlds import say
 
 Row = dict[str, Any]
 
@@ -61,14 +67,14 @@ def baseline(url: str, folder: str) -> Row:
         rows.update(out)
         return out
 
-    def train(episodes: list[Row]) -> tuple[Any, list[Any], bool]:
+    def train(episodes: list[Row], *others: Any) -> tuple[Any, list[Any], bool]:
         nonlocal options
         options = itertools.cycle(episodes)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         trainer = GRPOTrainer(
             model=model,
             processing_class=tokenizer,
-            reward_funcs=rollout_reward,
+            reward_funcs=[rollout_reward, *others],
             rollout_func=noted,
             train_dataset=Dataset.from_list(episode_rows([{"number": 0}])),
             args=GRPOConfig(
@@ -109,7 +115,88 @@ def baseline(url: str, folder: str) -> Row:
         for reward, advantage in zip(rows["env_reward"], advantages, strict=True)
     ]
     model.load_state_dict(start)
-    return {"with": mixed, "all failed": failed, "logprobs gap": gap()}
+    distance = gap()
+
+    def constant(completions: Any, **columns: Any) -> list[float]:
+        return [10.0] * len(completions)
+
+    _, beside, _ = train([{}, {"fault": "raises"}, {}, {"fault": "reset raises"}], constant)
+    others = [
+        {"reward": None if reward is None else reward + 10.0, "advantage": advantage}
+        for reward, advantage in zip(rows["env_reward"], beside, strict=True)
+    ]
+    return {"with": mixed, "beside": others, "all failed": failed, "logprobs gap": distance}
+
+
+def masked(url: str) -> Row:
+    """What TRL's own reward code makes of failed rows, in each combination of reward functions.
+
+    By combination, the rows that it would leave out: those without a reward from any function.
+    """
+
+    def lengths(completions: Any, **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    async def slow(completions: Any, **columns: Any) -> list[float]:
+        return [2.0] * len(completions)
+
+    def of_row(row: Any) -> Row:
+        return {"fault": row["fault"]}
+
+    def to_action(completion: Any, ids: Any) -> Any:
+        return {"text": completion}
+
+    faults = ["", "reset raises", "", "unrewarded"]
+    factory = make_environment_factory(url, tools=[say], unplayed_reward=0.5)
+    environments = [factory() for _ in faults]
+    for environment, fault in zip(environments, faults, strict=True):
+        environment.reset(fault=fault)
+
+    def own(environments: Any, **columns: Any) -> list[Any]:
+        return [environment.get_reward() for environment in environments]
+
+    blocking, later = (
+        make_reward_func(url, to_action, reset=of_row, blocking=is_blocking)
+        for is_blocking in (True, False)
+    )
+    loop_thread, loop, ready = start_event_loop_in_daemon(name="rewards")
+    ready.wait()
+
+    def left_out(functions: list[Any], made: list[Any] | None, **columns: list[Any]) -> list[int]:
+        trainer: Any = object.__new__(GRPOTrainer)
+        trainer.accelerator = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
+        trainer.args = SimpleNamespace(report_to=[])
+        trainer.state = SimpleNamespace(global_step=0)
+        trainer.environments = made
+        trainer.reward_funcs = functions
+        trainer.reward_func_names = [function.__name__ for function in functions]
+        trainer.reward_processing_classes = [None] * len(functions)
+        trainer.async_loop = loop
+        trainer._metrics = {}
+        inputs = [
+            {name: values[number] for name, values in columns.items()} | {"prompt": "p"}
+            for number in range(len(faults))
+        ]
+        words = ["a", "bb", "c", "d"]
+        rewards = trainer._calculate_rewards(inputs, ["p"] * 4, words, [[1]] * 4)
+        return torch.isnan(rewards).all(dim=1).nonzero().flatten().tolist()
+
+    def exploding(completions: Any, **columns: Any) -> list[float]:
+        return [1.0, 1.0, float("inf"), 1.0]
+
+    found = {
+        "environments": left_out([own, lengths, slow], environments),
+        "environments, other first": left_out([slow, own], environments),
+        "rollout_func": left_out([lengths, slow], None, env_failed=[False, True, False, False]),
+        "scored": left_out([blocking, lengths], None, fault=faults),
+        "scored last": left_out([lengths, slow, blocking], None, fault=faults),
+        "scored later": left_out([later, lengths, slow], None, fault=faults),
+        "infinite": left_out([exploding, lengths], None),
+        "nothing failed": left_out([lengths], None),
+    }
+    factory.close()
+    shutdown_event_loop_in_daemon(loop_thread, loop)
+    return found
 
 
 def smoke(name: str) -> Row:
@@ -127,7 +214,7 @@ def smoke(name: str) -> Row:
 def main(url: str, folder: str) -> None:
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):
-        made = {"baseline": baseline(url, folder)}
+        made = {"baseline": baseline(url, folder), "masked": masked(url)}
     for name in ("trl_grpo.py", "trl_environment_factory.py"):
         made[name] = smoke(name)
     sys.stdout.write(json.dumps(made))

@@ -96,8 +96,9 @@ class TextFormat:
     """For environments whose observations can be read and whose actions can be written.
 
     Args:
-        to_action: makes an action of the model's text; a text that is none should become an
-            action that the environment counts as bad: an error ends the training.
+        to_action: makes an action of the model's text. A text that is none should become an
+            action that the environment counts as bad, so that the model learns from it; if this
+            raises, the episode has failed and is left out.
         to_text: makes the text of an observation.
         system: a system message before the row's prompt.
     """

@@ -192,5 +192,6 @@ class Batcher:
         for number, request in enumerate(batch):
             if not request.answer.done():
                 room = request.max_new_tokens
-                values = None if logprobs is None else logprobs[number][:room]
-                request.answer.set_result((ids[number][:room], values))
+                # Numbers of their own: a generator may use its arrays again.
+                values = None if logprobs is None else list(map(float, logprobs[number][:room]))
+                request.answer.set_result((list(map(int, ids[number][:room])), values))

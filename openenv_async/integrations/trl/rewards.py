@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from openenv_async.client.arguments import reset_arguments
+from openenv_async.errors import OperationUnsupported
+from openenv_async.integrations.trl.masking import failed_rows, mask_failures, masks
 from openenv_async.integrations.trl.shared import SharedSource, Source
-from openenv_async.rollouts import Turn, collect_all
+from openenv_async.rollouts import Turn, collect
 from openenv_async.types import Outcome
 
 __all__ = ["make_reward_func", "rollout_reward", "usable_only"]
+
+log = logging.getLogger("openenv_async.integrations.trl")
 
 Rewards = list[float | None]
 
@@ -29,28 +36,28 @@ def rollout_reward(
 
 
 def usable_only(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A reward function that gives ``None`` for the rollouts of a ``rollout_func`` that failed.
+    """A reward function that gives ``None`` for the episodes that failed.
 
-    Without it, another reward function would score what a broken environment left, and that
-    score would enter the baseline.
+    It knows those of a ``rollout_func`` and of an ``environment_factory``. With TRL's trainers that
+    is done for all reward functions anyway (``masking``); this is for others, and for what the
+    function itself logs.
     """
 
-    def left_out(rewards: Sequence[float | None], failed: Sequence[bool] | None) -> Rewards:
-        if failed is None:
-            return list(rewards)
+    def left_out(rewards: Sequence[float | None], columns: Mapping[str, Any]) -> Rewards:
+        failed = failed_rows(len(rewards), columns.get("env_failed"), columns.get("environments"))
         return [None if bad else r for r, bad in zip(rewards, failed, strict=True)]
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def awaited(*args: Any, **kwargs: Any) -> Rewards:
-            return left_out(await function(*args, **kwargs), kwargs.get("env_failed"))
+            return left_out(await function(*args, **kwargs), kwargs)
 
         return awaited
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Rewards:
-        return left_out(function(*args, **kwargs), kwargs.get("env_failed"))
+        return left_out(function(*args, **kwargs), kwargs)
 
     return called
 
@@ -84,7 +91,9 @@ def make_reward_func(
 
     Returns:
         The function. Its rewards are the environment's; ``None`` where it gave none or failed.
+        Beside others, TRL leaves the rows of failed episodes out of all of them.
     """
+    mask_failures()
     scorer = _Scorer(
         SharedSource.of(source, **source_options), to_action, reset, concurrency, timeout
     )
@@ -106,12 +115,13 @@ def make_reward_func(
     ) -> Rewards:
         return scorer.source.run(scorer.play(prompts, completions, completion_ids, columns))
 
-    made: Callable[..., Any] = called if blocking else awaited
+    made: Any = called if blocking else awaited
     made.__name__ = made.__qualname__ = name
-    return made
+    made.scorer = scorer
+    return made  # type: ignore[no-any-return]  # a function
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Scorer:
     """Plays an episode of one step for each completion; the arguments of ``make_reward_func``."""
 
@@ -120,6 +130,12 @@ class _Scorer:
     reset: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
     concurrency: int
     timeout: float | None
+    _scored: Sequence[Any] = ()
+    _failed: Sequence[bool] = ()
+
+    def failed_of(self, completions: Sequence[Any]) -> Sequence[bool]:
+        """Which episodes failed, of the completions that were scored last; else nothing."""
+        return self._failed if completions is self._scored else ()
 
     async def play(
         self,
@@ -129,6 +145,7 @@ class _Scorer:
         columns: Mapping[str, Any],
     ) -> Rewards:
         """The environment's rewards, in the order of the completions."""
+        _check_masked(columns)
         if not completions:
             return []
         rows = [
@@ -141,7 +158,8 @@ class _Scorer:
         def act(observation: Any, turn: Turn) -> Any:
             return self.to_action(completions[turn.index], ids[turn.index])
 
-        outcomes: list[Outcome] = await collect_all(
+        outcomes: dict[int, Outcome] = {}
+        stream = collect(
             lambda: _Prepared(self.source.client(), options),
             act,
             episodes=len(completions),
@@ -152,7 +170,39 @@ class _Scorer:
             retry="unstarted" if self.source.is_pool else "never",
             record=False,
         )
-        return [outcome.episode_return for outcome in outcomes]
+        try:
+            async with contextlib.aclosing(stream):
+                async for outcome in stream:
+                    outcomes[outcome.index] = outcome
+        except Exception as exc:
+            if len(outcomes) < len(completions):
+                raise
+            log.warning("not one completion of this batch could be made an action: %r", exc)
+        ordered = [outcomes[index] for index in range(len(completions))]
+        self._scored, self._failed = completions, [not _is_sound(each) for each in ordered]
+        return [each.episode_return if _is_sound(each) else None for each in ordered]
+
+
+def _is_sound(outcome: Outcome) -> bool:
+    """Whether a trainer can use it; an infinite return would make its whole group NaN."""
+    value = outcome.episode_return
+    return outcome.status.usable and (value is None or math.isfinite(value))
+
+
+def _check_masked(columns: Mapping[str, Any]) -> None:
+    """Refuse a TRL trainer that scores failed episodes with its other reward functions.
+
+    Raises:
+        OperationUnsupported: it was imported after the reward function was made.
+    """
+    trainer = getattr(columns.get("log_extra"), "__self__", None)
+    functions = getattr(trainer, "reward_funcs", ())
+    if len(functions) > 1 and hasattr(trainer, "_calculate_rewards") and not masks(type(trainer)):
+        mask_failures()
+        raise OperationUnsupported(
+            "the other reward functions of this trainer would score failed episodes: import TRL's"
+            " trainer before make_reward_func is called"
+        )
 
 
 def _at(values: Any, index: int) -> Any:
@@ -174,6 +224,10 @@ class _Prepared:
     @property
     def episode(self) -> Any:
         return getattr(self._client, "episode", None)
+
+    @property
+    def leaving(self) -> bool:
+        return getattr(self._client, "leaving", False)
 
     async def open(self) -> None:
         if hasattr(self._client, "open"):

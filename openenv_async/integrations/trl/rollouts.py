@@ -6,26 +6,33 @@ Rules:
 - The tokens of an episode are kept as they were sampled: the completion is the model's messages
   with the environment's turns between them, which ``env_mask`` marks with 0.
 - What failed is no zero: its row is masked throughout and its reward is ``None``. TRL leaves such
-  a row out of the group's baseline and gives it no advantage.
+  a row out of the group's baseline and gives it no advantage, whatever other reward functions say
+  (``masking``). A message that cannot be made an action fails its row, and no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.loop_thread import background_loop
+from openenv_async.errors import CallerError
 from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
 from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
+from openenv_async.integrations.trl.masking import mask_failures
 from openenv_async.integrations.trl.rows import Row, columns_of, same_seed
 from openenv_async.integrations.trl.shared import SharedSource, Source
 from openenv_async.rollouts import Retry, Summary, Turn, collect
+from openenv_async.rollouts.run import PolicyFailed
 from openenv_async.types import EpisodeInfo, StepResult
 
 __all__ = ["RolloutFunc", "make_rollout_func"]
+
+log = logging.getLogger("openenv_async.integrations.trl")
 
 _CLOSE_PATIENCE: Final = 30.0
 
@@ -42,6 +49,10 @@ class _RowClient:
     def episode(self) -> EpisodeInfo | None:
         return getattr(self._client, "episode", None)
 
+    @property
+    def leaving(self) -> bool:
+        return getattr(self._client, "leaving", False)
+
     async def open(self) -> None:
         if hasattr(self._client, "open"):
             await self._client.open()
@@ -55,7 +66,10 @@ class _RowClient:
         result: StepResult[Any] = await self._client.reset(
             **reset_arguments(self._run.options[seed])
         )
-        row.prompt_ids = self._run.format.begin(row.prompt, result.observation, self._run.tokenizer)
+        with _told_as_the_policys():
+            row.prompt_ids = list(
+                self._run.format.begin(row.prompt, result.observation, self._run.tokenizer)
+            )
         return result
 
     async def step(self, action: Any) -> StepResult[Any]:
@@ -63,12 +77,24 @@ class _RowClient:
         assert row is not None
         result: StepResult[Any] = await self._client.step(action)
         if not result.done:
-            between = run.format.follow(result.observation, row.said, run.tokenizer)
+            with _told_as_the_policys():
+                between = list(run.format.follow(result.observation, row.said, run.tokenizer))
             if len(row.completion_ids) + len(between) >= run.max_completion_length:
                 result.truncated = True  # no room for another message
             else:
                 row.add(between, None, 0)
         return result
+
+
+@contextlib.contextmanager
+def _told_as_the_policys() -> Iterator[None]:
+    """What a format raises is no failure of the environment."""
+    try:
+        yield
+    except CallerError:
+        raise  # a setting that is wrong for every row
+    except Exception as exc:
+        raise PolicyFailed from exc
 
 
 class _Run:
@@ -134,6 +160,10 @@ class _Run:
                 async for outcome in stream:
                     self.rows[outcome.index].outcome = outcome
                     self.batcher.changed()
+        except Exception:
+            if not all(row.nonsense for row in self.rows):
+                raise
+            log.warning("not one message of this batch could be made an action: it teaches nothing")
         finally:
             self.batcher.finish()
 
@@ -145,7 +175,11 @@ class _Run:
         row.counted = row.counted and logprobs is not None
         row.said = ids
         row.add(ids, logprobs, 1)
-        return self.format.action(self.tokenizer.decode(ids, skip_special_tokens=True), ids)
+        try:
+            return self.format.action(self.tokenizer.decode(ids, skip_special_tokens=True), ids)
+        except Exception:
+            row.nonsense = True
+            raise
 
 
 class RolloutFunc:
@@ -200,9 +234,11 @@ class RolloutFunc:
             ``env_status``, ``env_failed`` and ``env_steps``.
 
         Raises:
-            CallerError: an action or reset option does not fit the environment.
-            Exception: what the format or the generation raised.
+            CallerError: a reset option does not fit the environment.
+            Exception: what the generation raised; what the format raised, if in every row, unless
+                it was the model's messages that could not be made actions.
         """
+        mask_failures()
         if not prompts:
             return {name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask")}
         background = background_loop()
@@ -235,8 +271,8 @@ class RolloutFunc:
 def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutFunc:
     """A ``rollout_func`` for TRL's ``GRPOTrainer``.
 
-    Give the trainer ``rollout_reward`` as its reward function, for the environment's own reward;
-    wrap others in ``usable_only``.
+    Give the trainer ``rollout_reward`` as its reward function, for the environment's own reward,
+    and any others beside it: the rows of episodes that failed are left out of all of them.
 
     Args:
         source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.

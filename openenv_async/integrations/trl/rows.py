@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,10 +51,12 @@ class Row:
     mask: list[int] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
     counted: bool = True
+    nonsense: bool = False
     outcome: Outcome | None = None
 
     def restart(self) -> None:
         self.prompt_ids, self.completion_ids, self.logprobs, self.mask = [], [], [], []
+        self.nonsense = False
 
     def add(self, ids: Sequence[int], logprobs: Sequence[float] | None, mask: int) -> None:
         self.completion_ids += ids
@@ -74,7 +77,9 @@ def columns_of(rows: Sequence[Row], filler: int) -> dict[str, Any]:
     for row in rows:
         outcome = row.outcome
         assert outcome is not None  # collect gives one for each
-        failed = not outcome.status.usable
+        value = outcome.episode_return
+        # An infinite return would make every advantage of its group NaN.
+        failed = not outcome.status.usable or (value is not None and not math.isfinite(value))
         ids, logprobs, mask = row.completion_ids, row.logprobs, row.mask
         if not ids:
             failed, ids, logprobs = True, [filler], [0.0]
@@ -82,7 +87,7 @@ def columns_of(rows: Sequence[Row], filler: int) -> dict[str, Any]:
         columns["completion_ids"].append(ids)
         columns["logprobs"].append(logprobs)
         columns["env_mask"].append([0] * len(ids) if failed else mask)
-        columns["env_reward"].append(None if failed else outcome.episode_return)
+        columns["env_reward"].append(None if failed else value)
         columns["env_status"].append(str(outcome.status))
         columns["env_failed"].append(failed)
         columns["env_steps"].append(outcome.steps)

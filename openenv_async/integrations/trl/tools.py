@@ -5,21 +5,24 @@ TRL makes an instance per rollout, keeps it, and takes every public method of it
 else that is public; all instances of a factory share its pool.
 
 What fails in the environment or on the way to it makes ``get_reward`` return ``None``, which TRL
-leaves out of the baseline; a tool call that does not fit is told to the model, as a tool's error.
+leaves out of the baseline, whatever other reward functions say of it (``masking``); a tool call
+that does not fit is told to the model, as a tool's error. A tool may be async.
 """
 
 from __future__ import annotations
 
 import inspect
 import keyword
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import (
     CallerError,
     EpisodeEnded,
+    InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     OperationUnsupported,
@@ -28,6 +31,7 @@ from openenv_async.errors import (
 )
 from openenv_async.integrations.trl.action_tool import action_function
 from openenv_async.integrations.trl.formats import observation_text
+from openenv_async.integrations.trl.masking import mask_failures
 from openenv_async.integrations.trl.shared import SharedSource, Source
 from openenv_async.types import StepResult
 
@@ -78,6 +82,11 @@ class _ToolEnvironment:
             return self._factory.unplayed_reward
         return self._reward
 
+    @property
+    def _unusable(self) -> bool:
+        """Whether its episode is to be left out of every reward function."""
+        return self._failed is not None
+
     def _act(self, action: Any) -> str:
         if self._failed is not None:
             raise OperationUnsupported(f"the environment failed, stop calling it: {self._failed}")
@@ -94,6 +103,8 @@ class _ToolEnvironment:
         self._done = result.done
         if result.reward is not None:
             self._reward = result.reward + (self._reward or 0.0)
+            if not math.isfinite(self._reward):  # it would make its whole group NaN
+                self._fail(InvalidObservation(f"the return of the episode is {self._reward}"))
         text = factory.to_text(result.observation)
         return f"{text}\n(The episode is over.)" if result.done else text
 
@@ -149,6 +160,7 @@ class EnvironmentFactory:
 
     def __call__(self) -> Any:
         """A new instance. Its session opens with its first ``reset``."""
+        mask_failures()
         return self._made()()
 
     def close(self) -> None:
@@ -176,7 +188,7 @@ class EnvironmentFactory:
                 functions = [action_function(self._tool_name, self._schema["action"])]
             body: dict[str, Any] = {"_factory": self}
             for function in functions:
-                name = _public("a tool", function.__name__)
+                name = _public("a tool", getattr(function, "__name__", repr(function)))
                 if name in body:
                     raise ValueError(f"there are two tools {name!r}")
                 body[name] = _method(function)
@@ -190,7 +202,8 @@ def make_environment_factory(source: Source | SharedSource, **options: Any) -> E
     Args:
         source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.
         options:
-            tools: functions that make an action of their arguments, with type hints and a
+            tools: functions, async ones too, that make an action of their arguments, with type
+                hints and a
                 Google-style docstring; their names, hints and docstrings are what the model
                 sees. By default one tool, made of the action's schema.
             tool_name: of that one.
@@ -219,6 +232,8 @@ def _public(what: str, name: str) -> str:
 
 def _method(function: Callable[..., Any]) -> Callable[..., str]:
     """A tool: it makes an action with ``function`` and takes it."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(f"the tool {function.__name__}() yields: a tool returns one action")
     signature = inspect.signature(function, eval_str=True)
     doc = inspect.getdoc(function)
     if not doc:
@@ -230,7 +245,10 @@ def _method(function: Callable[..., Any]) -> Callable[..., str]:
             _lacks(function, f"a line for {parameter.name!r} in its docstring's Args")
 
     def method(self: _ToolEnvironment, *args: Any, **kwargs: Any) -> str:
-        return self._act(function(*args, **kwargs))
+        action = function(*args, **kwargs)
+        if inspect.isawaitable(action):
+            action = self._factory.source.run(_awaited(action))
+        return self._act(action)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = [own, *signature.parameters.values()]
@@ -243,6 +261,10 @@ def _method(function: Callable[..., Any]) -> Callable[..., str]:
         "return": str,
     }
     return method
+
+
+async def _awaited(action: Awaitable[Any]) -> Any:
+    return await action
 
 
 def _lacks(function: Callable[..., Any], what: str) -> NoReturn:
