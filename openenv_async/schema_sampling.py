@@ -228,7 +228,11 @@ def _array(spec: Mapping[str, Any], rng: random.Random) -> Any:
     low, high = spec.get("low"), spec.get("high")
     match dtype.kind:
         case "b":
-            values = generator.integers(0, 2, shape)
+            first, last = (
+                np.asarray(otherwise if bound is None else bound, "i8")
+                for bound, otherwise in ((low, 0), (high, 1))
+            )
+            values = generator.integers(first, last, shape, endpoint=True)
         case "i" | "u":
             bounds = np.iinfo(dtype)
             wide = dtype.itemsize > 2

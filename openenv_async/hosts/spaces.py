@@ -106,16 +106,15 @@ def schema(space: spaces.Space[Any]) -> dict[str, Any]:
             raise _unsupported(space)
 
 
-def _array_schema(space: spaces.Space[Any], *, stacked: bool = False) -> dict[str, Any]:
+def _array_schema(space: spaces.Space[Any]) -> dict[str, Any]:
     dtype, low, high = _limits(space)
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise InvalidOption(f"the space {space} cannot be served: use float64 or a smaller type")
-    shape: list[int | None] = [*(space.shape or ())]
     return {
         "type": "array",
         "x-ndarray": {
             "dtype": dtype.str,
-            "shape": [None, *shape] if stacked else shape,
+            "shape": list(space.shape or ()),
             "low": _bound(low),
             "high": _bound(high),
         },
@@ -171,19 +170,31 @@ def _object_schema(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _stack_schema(feature: spaces.Space[Any]) -> dict[str, Any]:
-    """The schema of features that are stacked: as Gymnasium's vectors stack them."""
+def _stack_schema(feature: spaces.Space[Any], size: int | None = None) -> dict[str, Any]:
+    """The schema of features that are stacked: as Gymnasium's vectors stack them.
+
+    Args:
+        feature: the space of one of them.
+        size: how many, of which all parts have as many; ``None`` for any number.
+    """
+    made: dict[str, Any]
     match feature:
         case spaces.Discrete() | spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
-            return _array_schema(feature, stacked=True)
+            made = _array_schema(feature)
+            made["x-ndarray"]["shape"].insert(0, size)
+            return made
         case spaces.Tuple():
-            return _list_schema([_stack_schema(part) for part in feature.spaces])
+            made = _list_schema([_stack_schema(part, size) for part in feature.spaces])
         case spaces.Dict():
-            return _object_schema(
-                {_name(key, feature): _stack_schema(part) for key, part in feature.spaces.items()}
+            parts = feature.spaces.items()
+            made = _object_schema(
+                {_name(key, feature): _stack_schema(part, size) for key, part in parts}
             )
         case _:
-            return {"type": "array", "items": schema(feature)}
+            made = {"type": "array", "items": schema(feature)}
+            return made if size is None else made | {"minItems": size, "maxItems": size}
+    # Parts that are drawn apart would have different lengths.
+    return made if size is not None else made | {"x-sample": _stack_schema(feature, 2)}
 
 
 def _graph_schema(space: spaces.Graph) -> dict[str, Any]:
@@ -509,7 +520,7 @@ class _Forms:
                     where,
                 )
             case spaces.Sequence() if space.stack:
-                return self._stack_out(space.feature_space, where)
+                return self._even(space.feature_space, self._stack_out, where)
             case spaces.Sequence():
                 return self._all(self.outward(space.feature_space, f"{where}[...]"), where, list)
             case spaces.Graph():
@@ -539,7 +550,7 @@ class _Forms:
                     where,
                 )
             case spaces.Sequence() if space.stack:
-                return self._stack_in(space.feature_space, where)
+                return self._even(space.feature_space, self._stack_in, where)
             case spaces.Sequence():
                 return self._all(self.inward(space.feature_space, f"{where}[...]"), where, tuple)
             case spaces.Graph():
@@ -593,6 +604,22 @@ class _Forms:
         return convert
 
     # -- stacks and graphs ----------------------------------------------------------------------
+
+    def _even(
+        self, feature: spaces.Space[Any], stack: Callable[..., _Convert], where: str
+    ) -> _Convert:
+        """Stacked features, of which every part has as many."""
+        convert_parts = stack(feature, where)
+        if not isinstance(feature, spaces.Tuple | spaces.Dict):
+            return convert_parts
+
+        def convert(value: Any) -> Any:
+            made = convert_parts(value)
+            if len(_lengths(feature, made)) > 1:
+                raise self._refused(where, value, "stacked features with parts of one length")
+            return made
+
+        return convert
 
     def _stack_out(self, feature: spaces.Space[Any], where: str) -> _Convert:
         """Stacked features as what travels."""
@@ -707,6 +734,18 @@ class _Forms:
 
 
 # -- numbers ------------------------------------------------------------------------------------
+
+
+def _lengths(feature: spaces.Space[Any], stacked: Any) -> set[int]:
+    """How many features the parts of a stack have."""
+    match feature:
+        case spaces.Tuple():
+            pairs = list(zip(feature.spaces, stacked, strict=True))
+        case spaces.Dict():
+            pairs = list(zip(feature.spaces.values(), stacked.values(), strict=True))
+        case _:
+            return {len(stacked)}
+    return {length for part, value in pairs for length in _lengths(part, value)}
 
 
 def _as_integer(value: Any, is_action: bool) -> int | None:

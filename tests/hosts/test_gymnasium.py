@@ -158,6 +158,13 @@ async def test_it_runs_in_a_process(options: EngineOptions | None) -> None:
         np.testing.assert_array_equal((await env.state())["frame"], np.full((8, 8, 3), 20))
 
 
+async def test_an_id_runs_in_worker_processes() -> None:
+    options = EngineOptions(workers=1)
+    async with serve("CartPole-v1", options=options) as url, GenericEnvClient(url) as env:
+        await env.reset(seed=1)
+        assert (await env.step(1)).reward == 1.0
+
+
 async def test_an_environment_of_this_runtime_is_left_alone() -> None:
     class Ours(Environment[Any, Any, Any]):
         def reset(self) -> int:

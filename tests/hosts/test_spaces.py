@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from openenv_async.errors import InvalidAction, InvalidObservation, InvalidOptio
 from openenv_async.hosts.spaces import described, opener, reader, rebuilt, sender, writer
 from openenv_async.integrations.gymnasium import codec_of
 from openenv_async.models import Format, PayloadCodec
+from openenv_async.schema_sampling import sample
 
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 FORMATS: tuple[Format, ...] = ("msgpack", "json")
@@ -219,6 +222,76 @@ def test_a_space_inside_of_an_action_of_one_field_is_that_space(space: spaces.Sp
     assert same(there.from_wire({"value": writer(space)(element)}), element)
 
 
+@settings(max_examples=200, deadline=None)
+@given(any_space(), st.integers(0, 99))
+def test_what_is_drawn_from_a_schema_is_an_action(space: spaces.Space[Any], seed: int) -> None:
+    about = json.loads(json.dumps(described(space)))
+    action = sample(about, random.Random(seed))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Casting input x")  # a stack of boxes without axes
+        assert space.contains(reader(space)(action))
+
+
+def values() -> st.SearchStrategy[Any]:
+    """Whatever an environment may show where numbers are wanted."""
+    plain = st.one_of(
+        st.none(), st.booleans(), st.integers(-400, 400), st.integers(), st.floats(width=32),
+        st.text(max_size=2), st.binary(max_size=2), st.complex_numbers(max_magnitude=4),
+    )  # fmt: skip
+    dtypes = st.sampled_from(["?", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8", ">i2", "c8"])
+    arrays = st.builds(
+        lambda numbers, dtype, shape: np.array(numbers).astype(dtype).reshape(shape),
+        st.lists(st.integers(0, 99), min_size=2, max_size=2),
+        dtypes,
+        st.sampled_from([(2,), (2, 1), (1, 2)]),
+    )
+    wild = st.builds(np.array, st.lists(st.floats(width=32) | st.integers(-999, 999), max_size=3))
+    lists = st.lists(plain, max_size=3)
+    return st.one_of(
+        plain, arrays, wild, lists, lists.map(tuple), st.builds(np.float64, st.floats())
+    )
+
+
+LEAVES: list[spaces.Space[Any]] = [
+    spaces.Box(0, 255, (2,), np.uint8),
+    spaces.Box(-5, 300, (2,), np.int16),
+    spaces.Box(-math.inf, math.inf, (2,), np.float32),
+    spaces.Box(-math.inf, math.inf, (2,), np.float64),
+    spaces.Box(0, 1, (), np.float32),
+    spaces.Box(0, 1, (2,), np.dtype(np.bool_)),
+    spaces.Discrete(100),
+    spaces.Discrete(3, start=-1),
+    spaces.MultiDiscrete([100, 5]),
+    spaces.MultiBinary(2),
+]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(LEAVES), values(), st.sampled_from([writer, sender, reader, opener]))
+def test_a_value_is_the_same_number_afterwards_or_refused(
+    space: spaces.Space[Any], value: Any, convert: Callable[[Any], Callable[[Any], Any]]
+) -> None:
+    """Whatever comes, nothing is cut, wrapped, parsed or reshaped in silence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            got = convert(space)(value)
+    except (InvalidObservation, InvalidAction):
+        return
+    before, after = np.asarray(value), np.asarray(got)
+    assert before.dtype.kind in "biuf" or not before.size
+    assert after.shape == space.shape
+    if convert in (writer, opener):
+        assert before.shape == after.shape
+    same_numbers = np.float32 if after.dtype == np.float32 else np.float64
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(
+            before.reshape(after.shape).astype(same_numbers), after.astype(same_numbers)
+        )
+    if space.dtype is not None and space.dtype.kind in "iu" and convert in (writer, reader):
+        assert space.contains(np.asarray(after, space.dtype)[()])
+
+
 class Odd(spaces.Space[Any]):
     """A kind of space that only its author knows."""
 
@@ -351,6 +424,11 @@ REFUSED: list[tuple[spaces.Space[Any], Any, str]] = [
     (spaces.Sequence(PIXELS, stack=True), np.zeros((2, 3), "u1"), "shape \\(n, 2\\)"),
     (spaces.Sequence(PIXELS, stack=True), np.uint8(3), "shape \\(n, 2\\)"),
     (spaces.Sequence(spaces.Discrete(2), stack=True), np.array([0, 2]), "got"),
+    (
+        spaces.Sequence(spaces.Dict({"a": PIXELS, "b": spaces.Discrete(2)}), stack=True),
+        {"a": np.zeros((3, 2), "u1"), "b": np.array([1, 0])},
+        "parts of one length",
+    ),
     (spaces.Graph(PIXELS, None), {"nodes": 1}, "a GraphInstance"),
     (
         spaces.Graph(PIXELS, None),
