@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from openenv_async import EnvClient, GenericEnvClient
-from openenv_async.errors import ProtocolError
+from openenv_async.errors import InvalidAction, ProtocolError
 
 
 @dataclass
@@ -61,7 +61,8 @@ async def upstream(*replies: dict[str, Any]) -> AsyncIterator[str]:
     async def talk(socket: ServerConnection) -> None:
         for reply in replies:
             await socket.recv()
-            await socket.send(json.dumps({"type": "observation", "data": reply}))
+            kind = "error" if "code" in reply else "observation"
+            await socket.send(json.dumps({"type": kind, "data": reply}))
         await socket.wait_closed()
 
     async with serve(talk, "127.0.0.1", 0) as server:
@@ -120,3 +121,11 @@ async def test_a_reward_or_end_that_is_none_is_refused(reward: Any, done: Any) -
     async with upstream(reply(reward, done)) as url, GenericEnvClient(url) as env:
         with pytest.raises(ProtocolError, match=r"reward|done"):
             await env.reset()
+
+
+async def test_an_error_of_the_server_stays_what_it_is() -> None:
+    wrong = {"code": "VALIDATION_ERROR", "message": "no such move"}
+    async with upstream(reply(None, False), wrong) as url, GenericEnvClient(url) as env:
+        await env.reset()
+        with pytest.raises(InvalidAction, match="no such move"):
+            await env.step({})
