@@ -47,14 +47,14 @@ class PayloadCodec(Generic[T]):
         self._type, self._info = described(model)
         try:
             if format == "msgpack":
-                self.encode = msgpack_encoder(self._info)
                 self.decode = self._msgpack_decoder()
+                self.encode = msgpack_encoder(self._info, self.decode)
             elif format == "json":
-                self.encode = json_encoder(self._info)
                 self.decode = self._json_decoder(tagged=True)
+                self.encode = json_encoder(self._info, self.decode)
             else:
-                self.encode = plain_encoder(self._info)
                 self.decode = self._json_decoder(tagged=False)
+                self.encode = plain_encoder(self._info, self.decode)
         except (TypeError, ValueError) as error:
             raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
 

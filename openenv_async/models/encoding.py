@@ -22,13 +22,14 @@ import msgspec
 from msgspec import inspect
 
 from openenv_async import arrays
-from openenv_async.errors import InvalidModel
+from openenv_async.errors import InvalidModel, OpenEnvError
 from openenv_async.models.decoding import ext_hook
 from openenv_async.models.foreign import CONTAINERS, plain_form
 from openenv_async.models.inspection import (
     BAD_DATA,
     classes,
     fault_of,
+    holder_of,
     late_fields,
     may_have_tag,
     travels_whole,
@@ -36,12 +37,13 @@ from openenv_async.models.inspection import (
     typed_items,
     walk,
 )
-from openenv_async.models.pydantic import dump, ignores_unknown, is_model
+from openenv_async.models.pydantic import dump, ignores_unknown, is_model, is_same
 from openenv_async.types import MAX_DEPTH
 
 __all__ = ["json_encoder", "msgpack_encoder", "plain_encoder", "to_builtins"]
 
 Encode = Callable[[Any], bytes]
+Decode = Callable[[bytes], Any]
 
 _OCTETS: Final = (bytes, bytearray, memoryview)
 _TOKEN_SIZE: Final = 16
@@ -53,9 +55,9 @@ _TEXT: Final = frozenset({str})
 _FINITE: Final = frozenset({type(None), bool, int, str, bytes})
 
 
-def msgpack_encoder(info: inspect.Type) -> Encode:
-    """Encoder of the format ``msgpack``."""
-    return _guarded(info, _pack)
+def msgpack_encoder(info: inspect.Type, decode: Decode) -> Encode:
+    """Encoder of the format ``msgpack``; ``decode`` is the decoder of the same model."""
+    return _guarded(info, _pack, decode)
 
 
 def _pack(value: Any) -> bytes:
@@ -95,8 +97,8 @@ def _pack_around_arrays(value: Any) -> bytes:
     return b"".join(pieces)
 
 
-def plain_encoder(info: inspect.Type) -> Encode:
-    """Encoder of the format ``plain``."""
+def plain_encoder(info: inspect.Type, decode: Decode) -> Encode:
+    """Encoder of the format ``plain``; ``decode`` is the decoder of the same model."""
     fast = msgspec.json.Encoder(enc_hook=_plain_hook).encode
     write = msgspec.json.Encoder().encode
     loose_keys = _has(info, inspect.AnyType) or _has_loose_keys(info)
@@ -112,7 +114,7 @@ def plain_encoder(info: inspect.Type) -> Encode:
                 return write(_with_words(msgspec.json.decode(octets), tree))
         return octets
 
-    return _guarded(info, encode)
+    return _guarded(info, encode, decode)
 
 
 def _has_nonfinite(tree: Any) -> bool:
@@ -164,7 +166,7 @@ def _refuse_equal_keys(tree: Any) -> None:
         _refuse_equal_keys(child)
 
 
-def json_encoder(info: inspect.Type) -> Encode:
+def json_encoder(info: inspect.Type, decode: Decode) -> Encode:
     """Encoder of the format ``json``: msgspec's own output unless a tag may be needed."""
     fast = msgspec.json.Encoder(enc_hook=_refuse).encode
     plain = msgspec.json.Encoder().encode
@@ -184,7 +186,7 @@ def json_encoder(info: inspect.Type) -> Encode:
         tree = _builtins(value)
         return plain(arrays.tag(_declared_as_text(info, tree) if declares_bytes else tree))
 
-    return _guarded(info, encode)
+    return _guarded(info, encode, decode)
 
 
 class _NeedsTags(Exception):
@@ -297,11 +299,13 @@ def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
 # -- what is refused ------------------------------------------------------------------------
 
 
-def _guarded(info: inspect.Type, encode: Encode) -> Encode:
+def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
     """``encode`` with errors that name the place in the value."""
     careful = encode
     if any(map(late_fields, classes(info))):
         careful = _complete(careful)
+    if any(map(_runs_code, walk(info))):
+        careful = _steady(careful, decode)
     if _has(info, inspect.AnyType):
         careful = _whole(careful)
     models = {part.cls for part in walk(info) if isinstance(part, inspect.CustomType)}
@@ -328,6 +332,52 @@ def _complete(encode: Encode) -> Encode:
         return encode(value) if _check_parts(value) else octets
 
     return careful
+
+
+def _runs_code(part: inspect.Type) -> bool:
+    """Whether a model of the author's changes its instances when one is made."""
+    kind: Any = getattr(part, "cls", None)
+    kind = getattr(kind, "cls", kind) if holder_of(part) is not None else kind
+    return hasattr(kind, "__post_init__") or hasattr(kind, "__attrs_post_init__")
+
+
+def _steady(encode: Encode, decode: Decode) -> Encode:
+    """``encode`` that refuses what would be another value once it has been made again."""
+
+    def careful(value: Any) -> bytes:
+        octets = encode(value)
+        try:
+            back = decode(octets)
+        except OpenEnvError:
+            return octets  # it does not fit, which the other end says
+        if encode(back) != octets and (place := _difference(value, back, "$")):
+            raise TypeError(
+                f"{place} would arrive as another value: __post_init__ changes it each time; let"
+                " it leave alone what it has made itself"
+            )
+        return octets
+
+    return careful
+
+
+def _difference(one: Any, other: Any, path: str) -> str | None:
+    """The place where two values of the same types are not equal; None where there is none."""
+    if one is other:
+        return None
+    if type(one) is not type(other):
+        numbers = isinstance(one, int | float) and isinstance(other, int | float)
+        return path if numbers and one != other and one == one else None
+    if isinstance(one, dict):
+        pairs = [(f"[{key!r}]", one[key], other[key]) for key in one.keys() & other.keys()]
+    elif isinstance(one, list | tuple):
+        pairs = [(f"[{i}]", *each) for i, each in enumerate(zip(one, other, strict=False))]
+    elif names := _field_names(one):
+        none = msgspec.UNSET
+        pairs = [(f".{n}", getattr(one, n, none), getattr(other, n, none)) for n in names]
+    else:
+        differ = not is_same(one, other)
+        return path if differ else None
+    return next((found for step, a, b in pairs if (found := _difference(a, b, path + step))), None)
 
 
 def _whole(encode: Encode) -> Encode:

@@ -33,6 +33,7 @@ __all__ = [
     "dump",
     "ignores_unknown",
     "is_model",
+    "is_same",
     "model_schema",
     "validate",
     "wire_names",
@@ -81,6 +82,7 @@ class _Plan:
         unnamed: fields that no plain name reads.
         declared: field and the model classes in its annotation, where nothing else may hold one.
         whole: whether the class has a serializer of its own.
+        remade: whether the author's validators or ``model_post_init`` see each field again.
         is_root: whether it is a root model.
     """
 
@@ -90,6 +92,7 @@ class _Plan:
     unnamed: tuple[str, ...]
     declared: tuple[tuple[str, frozenset[type]], ...]
     whole: bool
+    remade: bool
     is_root: bool
 
 
@@ -117,6 +120,8 @@ def dump(value: Any, arrives: Arrives) -> Any:
             f"the field {model.__qualname__}.{error.args[0]} was never set: give it a value"
         ) from None
     suspects: dict[str, str] = {}
+    if plan.remade:
+        suspects = dict.fromkeys((name for name, _ in plan.names), _REMADE)
     if plan.by_pydantic:
         tree |= _by_pydantic(value, plan.by_pydantic, arrives)
         suspects |= dict.fromkeys(plan.by_pydantic, _LOSSY)
@@ -148,6 +153,7 @@ _PRIVATE: Final = (
     "it is a private attribute: keep what stays here on the environment, or make it a field"
 )
 _UNNAMED: Final = "it is read from a path only: give it an alias that is a name"
+_REMADE: Final = "its validators change it each time; let them leave alone what they have made"
 _SUBCLASS: Final = "what it holds is of a subclass of what is declared: declare that class as well"
 
 
@@ -192,7 +198,22 @@ def _plan(model: Any) -> _Plan:
         tuple(unnamed),
         tuple(declared),
         whole=bool(decorators.model_serializers),
+        remade=_is_remade(model),
         is_root=issubclass(model, sys.modules["pydantic"].RootModel),
+    )
+
+
+def _is_remade(model: Any) -> bool:
+    decorators = model.__pydantic_decorators__
+    return (
+        bool(decorators.validators or decorators.field_validators)
+        or bool(decorators.root_validators or decorators.model_validators)
+        or model.model_post_init is not _base().model_post_init
+        or any(
+            type(part).__module__ == "pydantic.functional_validators"
+            for field in model.model_fields.values()
+            for part in field.metadata
+        )
     )
 
 
@@ -217,7 +238,7 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
         name, why = next(iter(suspects.items()))
         raise TypeError(f"{_lost(value, name, why)} ({error})") from error
     for name, why in suspects.items():
-        if not _same(getattr(back, name, None), getattr(value, name, None)):
+        if not is_same(getattr(back, name, None), getattr(value, name, None)):
             raise TypeError(_lost(value, name, why))
 
 
@@ -237,7 +258,7 @@ def _is_default(field: Any, held: Any) -> bool:
             return True  # such as a lock: one is like another
     else:
         default = field.default
-    return _same(default, held)
+    return is_same(default, held)
 
 
 def _of_declared(value: Any, allowed: frozenset[type]) -> bool:
@@ -251,7 +272,7 @@ def _of_declared(value: Any, allowed: frozenset[type]) -> bool:
     )
 
 
-def _same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Whether two values are equal and of the same types, arrays, NaN and nested models too.
 
     For a model, a base class that holds the same is as good.
@@ -269,17 +290,17 @@ def _same(one: Any, other: Any) -> bool:
         alike = one.dtype == other.dtype and one.shape == other.shape
         return bool(alike and one.tobytes() == other.tobytes())
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple | deque):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(is_same, one, other))
     if is_model(one):
         return all(
-            _same(getattr(one, part) or {}, getattr(other, part) or {})
+            is_same(getattr(one, part) or {}, getattr(other, part) or {})
             for part in ("__dict__", "__pydantic_extra__", "__pydantic_private__")
         )
     if dataclasses.is_dataclass(one):
         names = [field.name for field in dataclasses.fields(one)]
-        return all(_same(getattr(one, n, None), getattr(other, n, None)) for n in names)
+        return all(is_same(getattr(one, n, None), getattr(other, n, None)) for n in names)
     return _is_itself_only(one) or bool(one == other)
 
 

