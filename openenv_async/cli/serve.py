@@ -61,6 +61,13 @@ __all__ = ["serve"]
     metavar="ORIGIN",
     help="Web pages of https://HOST[:PORT] may connect; * allows any. Repeatable.",
 )
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Answer requests for this host without a token; * for any. Repeatable.",
+)
 @click.option("--insecure", is_flag=True, help="Let other machines connect without a token.")
 @click.option(
     "--ssl-certfile",
@@ -117,6 +124,7 @@ def serve(
     until_stdin_closes: bool,
     token: str | None,
     allowed_origins: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     insecure: bool,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
@@ -153,6 +161,7 @@ def serve(
             uvicorn_settings={"log_level": log_level, "log_config": None},
             token=token,
             allowed_origins=allowed_origins,
+            allowed_hosts=allowed_hosts,
         )
 
 

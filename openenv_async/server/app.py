@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.server.exchange import MEDIA, encode_body, error_body
 from openenv_async.server.guard import Guard
+from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
 from openenv_async.server.lines import Receive, Scope, Send
 from openenv_async.server.metrics import LoopWatch
+from openenv_async.server.nowhere import Elsewhere, no_such_path, route_path
 from openenv_async.server.upstream import UpstreamSocket
 from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["HTTPEnvServer", "create_app"]
+
+_SPACE_HOST: Final = "SPACE_HOST"
 
 
 class HTTPEnvServer:
@@ -39,6 +44,8 @@ class HTTPEnvServer:
         name: overrides the environment's name.
         token: what every request on every door must show; ``None`` lets everybody in.
         allowed_origins: origins of web pages, other than this server's own, that may connect.
+        allowed_hosts: names under which it may be asked without a token, beside addresses and
+            names that only a local network knows; ``*`` for any.
 
     Raises:
         TypeError: ``env`` is no environment.
@@ -57,6 +64,7 @@ class HTTPEnvServer:
         name: str | None = None,
         token: str | None = None,
         allowed_origins: Collection[str] = (),
+        allowed_hosts: Collection[str] = (),
     ) -> None:
         self.spec = (
             env
@@ -64,11 +72,14 @@ class HTTPEnvServer:
             else EnvironmentSpec(env, action, observation, state, params=params, name=name)
         )
         self.engine = Engine(self.spec, options)
-        self.guard = Guard(token, allowed_origins)
+        space = os.environ.get(_SPACE_HOST)  # the name that a Space's proxy passes on
+        self.guard = Guard(token, allowed_origins, [*allowed_hosts, *([space] if space else [])])
         self.watch = LoopWatch(self.engine)
         self._sockets: set[NativeSocket] = set()
+        self._home: HomeLoop | None = None
+        self._is_alive = False
         self.routes: list[BaseRoute] = [
-            *http_routes(self.engine, self.guard, self.watch),
+            *http_routes(self.engine, self.guard, self.watch, self._elsewhere),
             WebSocketRoute("/ws", _Door(self), name="ws"),
         ]
 
@@ -84,8 +95,37 @@ class HTTPEnvServer:
 
         return APIRouter(routes=self.routes, lifespan=self.lifespan)
 
+    def other_routes(self) -> list[BaseRoute]:
+        """Make routes for an application that serves nothing else.
+
+        They are a front page, and typed answers to every path and method that nothing takes.
+        """
+        methods = {
+            route.path: next(iter(sorted(route.methods or ())))
+            for route in self.routes
+            if isinstance(route, Route)
+        }
+        elsewhere = Elsewhere(self.engine, self.guard, {"/ws": "GET", **methods})
+        return [
+            Route("/{path:path}", elsewhere, include_in_schema=False),
+            WebSocketRoute("/{path:path}", _Nowhere(self.guard, ["/ws", *methods])),
+        ]
+
+    def _elsewhere(self, scope: Scope) -> HomeLoop | None:
+        """The loop that the engine lives in, if it cannot live in the running one."""
+        if self._home is None and not self._is_alive and is_test_client(scope):
+            self._home = HomeLoop()
+        return self._home
+
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's."""
+        home = self._elsewhere(scope)
+        if home is None:
+            await self._websocket(scope, receive, send)
+        else:
+            await home.run(self._websocket(scope, home.receiver(receive), home.sender(send)))
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         event = await receive()
         if event["type"] != "websocket.connect":
             return
@@ -118,6 +158,12 @@ class HTTPEnvServer:
 
     async def aclose(self, reason: str = "shutdown") -> None:
         """Tell the clients and close every session."""
+        if self._home is not None:
+            await self._home.run(self._aclose(reason))
+        else:
+            await self._aclose(reason)
+
+    async def _aclose(self, reason: str) -> None:
         self.watch.stop()
         for socket in self._sockets:
             socket.connection.going_away(reason, self.engine.options.close_grace)
@@ -126,10 +172,13 @@ class HTTPEnvServer:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Closes the engine when the application stops."""
-        self.watch.start()
+        self._is_alive = True
+        if self._home is None:
+            self.watch.start()
         try:
             yield
         finally:
+            self._is_alive = False
             await self.aclose()
 
 
@@ -141,6 +190,23 @@ class _Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._server.websocket(scope, receive, send)
+
+
+class _Nowhere:
+    """The WebSocket endpoint of every path but the one: refuses, with the paths there are."""
+
+    def __init__(self, guard: Guard, known: Collection[str]) -> None:
+        self._guard = guard
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (await receive())["type"] != "websocket.connect":
+            return
+        try:
+            self._guard.check(scope)
+            raise no_such_path(route_path(scope), self._known)
+        except OpenEnvError as exc:
+            await _refuse(exc, scope, send)
 
 
 async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
@@ -172,6 +238,7 @@ def create_app(
     name: str | None = None,
     token: str | None = None,
     allowed_origins: Collection[str] = (),
+    allowed_hosts: Collection[str] = (),
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
@@ -187,7 +254,8 @@ def create_app(
         name=name,
         token=token,
         allowed_origins=allowed_origins,
+        allowed_hosts=allowed_hosts,
     )
-    app = Starlette(routes=server.routes, lifespan=server.lifespan)
+    app = Starlette(routes=[*server.routes, *server.other_routes()], lifespan=server.lifespan)
     app.state.openenv = server
     return app

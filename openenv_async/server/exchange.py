@@ -27,6 +27,7 @@ from openenv_async.version import __version__
 
 __all__ = [
     "COOKIE",
+    "COOKIE_SCOPE",
     "MEDIA",
     "SEQ_HEADER",
     "SESSION_HEADER",
@@ -37,6 +38,7 @@ __all__ = [
     "error_body",
     "error_response",
     "forget",
+    "has_foreign_cookie",
     "named",
     "new_name",
     "refuse_extra",
@@ -49,6 +51,9 @@ __all__ = [
 ]
 
 COOKIE: Final = "openenv_session"
+"""How the names of cookies begin; the rest is of the server, since cookies know no ports."""
+COOKIE_SCOPE: Final = "openenv.cookie"
+"""Where the scope of a request has the name of this server's cookie."""
 SESSION_HEADER: Final = "X-OpenEnv-Session"
 SEQ_HEADER: Final = "X-OpenEnv-Seq"
 TIMEOUT_HEADER: Final = "X-OpenEnv-Timeout"
@@ -88,13 +93,26 @@ def session_name(request: Request) -> tuple[str, str] | None:
     Raises:
         ProtocolError: what he sends is no name.
     """
-    name = request.headers.get(SESSION_HEADER) or request.cookies.get(COOKIE)
+    name = request.headers.get(SESSION_HEADER)
+    if not name:
+        cookies = request.cookies
+        name = cookies.get(_cookie(request)) or cookies.get(COOKIE)
     if not name:
         return None
     match = _NAME.fullmatch(name)
     if match is None:
         raise ProtocolError(f"{SESSION_HEADER} must be <32 hex digits>.<32 hex digits>")
     return match[1], match[2]
+
+
+def _cookie(request: Request) -> str:
+    name: str = request.scope.get(COOKIE_SCOPE, COOKIE)
+    return name
+
+
+def has_foreign_cookie(request: Request) -> bool:
+    """Whether the caller sends a session's cookie, but of another server or an earlier run."""
+    return any(name.startswith(COOKIE) for name in request.cookies)
 
 
 def new_name() -> tuple[str, str]:
@@ -190,16 +208,20 @@ def error_response(request: Request, error: OpenEnvError, format: Format) -> Res
     retry_after = error.detail.get("retry_after")
     if isinstance(retry_after, int | float):
         response.headers["Retry-After"] = str(math.ceil(retry_after))
-    if isinstance(error, SessionNotFound | SessionClosed) and COOKIE in request.cookies:
+    if isinstance(error, SessionNotFound | SessionClosed) and _sends_cookie(request):
         forget(response, request)  # so that the next /reset opens a new one
     return response
+
+
+def _sends_cookie(request: Request) -> bool:
+    return _cookie(request) in request.cookies or COOKIE in request.cookies
 
 
 def named(response: Response, request: Request, session: Session) -> Response:
     name = f"{session.id}.{session.secret}"
     response.headers[SESSION_HEADER] = name
     response.set_cookie(
-        COOKIE,
+        _cookie(request),
         name,
         path=_path(request),
         secure=request.url.scheme == "https",
@@ -210,4 +232,5 @@ def named(response: Response, request: Request, session: Session) -> Response:
 
 
 def forget(response: Response, request: Request) -> None:
-    response.delete_cookie(COOKIE, path=_path(request), httponly=True, samesite="strict")
+    for name in {_cookie(request), COOKIE}.intersection(request.cookies) or [_cookie(request)]:
+        response.delete_cookie(name, path=_path(request), httponly=True, samesite="strict")

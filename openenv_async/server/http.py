@@ -2,12 +2,15 @@
 
 Rules:
 
-- A session is named by the header ``X-OpenEnv-Session: <id>.<secret>`` or by the cookie
-  ``openenv_session``. ``/reset`` without one opens a session; ``/open`` does just that, also
-  under an id that the client made, so that asking again is the same request.
+- A session is named by the header ``X-OpenEnv-Session: <id>.<secret>`` or by a cookie whose name
+  is the server's own, since two servers on one host share a client's cookies. ``/reset`` without
+  one opens a session; ``/open`` does just that, also under an id that the client made, so that
+  asking again is the same request.
 - ``X-OpenEnv-Seq`` numbers the requests of a session: a repeated number gets the reply that was
   kept. Without it the next number is taken. Replies carry the highest number taken.
 - ``X-OpenEnv-Timeout`` is the deadline in seconds, 0 for none.
+- Every field of a reset's body but ``seed`` and ``episode_id`` is an option of the environment; the
+  options may also stand in a map of their own, ``options``, if none of them has that name.
 - ``Content-Type`` and ``Accept`` choose the format: JSON as upstream's, msgpack, or tagged JSON.
 """
 
@@ -24,6 +27,7 @@ from starlette.routing import Route
 from openenv_async.engine import Engine, Session
 from openenv_async.errors import (
     InvalidModel,
+    InvalidOption,
     OpenEnvError,
     OperationCancelled,
     SessionClosed,
@@ -41,6 +45,8 @@ from openenv_async.protocol.upstream import (
 )
 from openenv_async.server.descriptions import Descriptions
 from openenv_async.server.exchange import (
+    COOKIE,
+    COOKIE_SCOPE,
     SEQ_HEADER,
     accepted_format,
     body_response,
@@ -57,7 +63,9 @@ from openenv_async.server.exchange import (
     step_timeout,
 )
 from openenv_async.server.guard import Guard
+from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
+from openenv_async.server.lines import Scope
 from openenv_async.server.metrics import LoopWatch
 
 __all__ = ["http_routes"]
@@ -65,8 +73,17 @@ __all__ = ["http_routes"]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def http_routes(engine: Engine, guard: Guard, watch: LoopWatch) -> list[Route]:
-    """The routes of one engine, for any Starlette or FastAPI router."""
+def http_routes(
+    engine: Engine, guard: Guard, watch: LoopWatch, home: Callable[[Scope], HomeLoop | None]
+) -> list[Route]:
+    """The routes of one engine, for any Starlette or FastAPI router.
+
+    Args:
+        engine: what answers.
+        guard: who may ask.
+        watch: of the loop.
+        home: the loop that a request must be carried to, if it is not the running one.
+    """
     door = _Door(engine)
     about = Descriptions(engine, watch)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
@@ -84,17 +101,34 @@ def http_routes(engine: Engine, guard: Guard, watch: LoopWatch) -> list[Route]:
         ("GET", "/openapi.json", about.openapi),
     )
     return [
-        Route(path, _endpoint(handler, guard, engine), methods=[method], name=path[1:])
+        Route(
+            path, _carried(_endpoint(handler, guard, engine), home), methods=[method], name=path[1:]
+        )
         for method, path, handler in table
     ]
+
+
+def _carried(endpoint: Handler, home: Callable[[Scope], HomeLoop | None]) -> Handler:
+    """An endpoint that runs in the engine's loop, wherever it is called."""
+
+    async def carried(request: Request) -> Response:
+        loop = home(request.scope)
+        if loop is None:
+            return await endpoint(request)
+        there = Request(request.scope, loop.receiver(request.receive))
+        return await loop.run(endpoint(there))
+
+    return carried
 
 
 def _endpoint(
     handler: Callable[[Request, Format], Awaitable[Any]], guard: Guard, engine: Engine
 ) -> Handler:
     """A handler's body or error as a response."""
+    cookie = f"{COOKIE}_{engine.epoch[:8]}"
 
     async def endpoint(request: Request) -> Response:
+        request.scope[COOKIE_SCOPE] = cookie
         format = accepted_format(request)
         try:
             guard.check(request.scope)
@@ -149,6 +183,7 @@ class _Door:
         sent = sent_format(request)
         fields = await self._fields(request, sent)
         seed, episode_id, options = read_reset(fields, sent)
+        options = self._all_options(options, sent)
         payload = encode_body(options, sent) if options else None
         name = session_name(request)
         if name is None:
@@ -173,6 +208,24 @@ class _Door:
             raise
         assert isinstance(reply, frames.Begun)
         return named(body_response(result_body(reply, format), format), request, session)
+
+    def _all_options(self, options: Fields, sent: Format) -> Fields:
+        """A reset's options, those in the map ``options`` among them.
+
+        Raises:
+            InvalidOption: one is in both places.
+        """
+        if "options" not in self._engine.spec.contract.unknown_options(options):
+            return options  # there is none, or the environment has an option of this name
+        nested = read_fields(bytes(options.pop("options")), sent)
+        for name in nested:
+            if name in options:
+                raise InvalidOption(
+                    f"the option {name!r:.80} is in the body twice, beside 'options' and in it:"
+                    " send it once",
+                    option=name,
+                )
+        return {**options, **nested}
 
     async def step(self, request: Request, format: Format) -> Any:
         sent = sent_format(request)

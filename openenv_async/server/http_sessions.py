@@ -35,6 +35,7 @@ from openenv_async.protocol import frames
 from openenv_async.server.exchange import (
     MEDIA,
     SESSION_HEADER,
+    has_foreign_cookie,
     request_number,
     request_timeout,
     richer,
@@ -88,9 +89,12 @@ class HttpSessions:
         """
         name = session_name(request)
         if name is None:
+            why = ""
+            if has_foreign_cookie(request):
+                why = " (the cookie sent is of another server, or of an earlier run of this one)"
             raise EpisodeNotStarted(
                 f"/{operation} without a session: call /reset first and send the"
-                f" {SESSION_HEADER} header or the cookie that it returns",
+                f" {SESSION_HEADER} header or the cookie that it returns{why}",
                 phase=operation,
             )
         return self.find(request, name)
