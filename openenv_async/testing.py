@@ -13,7 +13,7 @@ import heapq
 import itertools
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -342,8 +342,12 @@ async def check_environment(
     params: Mapping[str, Any] | None = None,
     actions: list[Any] | None = None,
     seed: int = 0,
+    varying: Collection[str] = (),
 ) -> list[Result]:
     """Put one environment through every generic check, in process and in both wire formats.
+
+    Then it is served by a thread of this process and put through the checks of behaviour that
+    ``openenv-async validate`` makes, so that what one of the two fails the other fails.
 
     Args:
         env: as for ``create_app``.
@@ -351,6 +355,7 @@ async def check_environment(
         params: constructor arguments.
         actions: plain actions to play with; by default drawn from the action schema.
         seed: of the actions drawn.
+        varying: names of fields that may differ between equal episodes.
 
     Returns:
         The results, failures included; see ``openenv_async.conformance``. A clean environment
@@ -361,11 +366,40 @@ async def check_environment(
     from openenv_async.spec import EnvironmentSpec
 
     results: list[Result] = []
-    engine = Engine(EnvironmentSpec(env, *args, params=params))
+    spec = EnvironmentSpec(env, *args, params=params)
+    engine = Engine(spec)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(engine.aclose)
         for format in ("msgpack", "json"):
             door = MemoryDoor(engine, format)
-            suite = Suite(door, schema=engine.spec.schema, actions=actions, seed=seed)
+            suite = Suite(
+                door, schema=engine.spec.schema, actions=actions, seed=seed, varying=varying
+            )
             results += await suite.run()
+    results += await _behaviour(env, args, params, tuple(actions or ()), frozenset(varying))
     return results
+
+
+async def _behaviour(
+    env: Any,
+    args: tuple[Any, ...],
+    params: Mapping[str, Any] | None,
+    actions: tuple[Any, ...],
+    varying: frozenset[str],
+) -> list[Result]:
+    """The checks of behaviour, on a server in a thread: one that blocks its loop must be seen."""
+    from openenv_async.client.loop_thread import LoopThread
+    from openenv_async.serving import serve
+    from openenv_async.validation.candidate import Candidate
+    from openenv_async.validation.run import check_served
+
+    server = serve(env, *args, params=params)
+    thread = LoopThread()
+    try:
+        url = await asyncio.to_thread(thread.run, server.__aenter__())
+        try:
+            return await check_served(Candidate(url=url, actions=actions, varying=varying))
+        finally:
+            await asyncio.to_thread(thread.run, server.__aexit__(None, None, None))
+    finally:
+        await asyncio.to_thread(thread.stop)

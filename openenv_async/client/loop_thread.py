@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in a daemon thread. It lives as long as the process."""
+    """An event loop in a daemon thread. It lives as long as the process, unless stopped."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -37,6 +37,12 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+    def stop(self) -> None:
+        """End the thread and close its loop, on which nothing may run any more."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for its result.

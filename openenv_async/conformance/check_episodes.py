@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from openenv_async.conformance.registry import Skipped, Subject, check, require
 from openenv_async.types import StepResult
 
+_CLOCK_SLACK: Final = 3600.0
+"""Seconds from now within which a number is taken for a reading of the clock."""
 _FLOW = "look at the session's lifecycle: reset, step, state, close"
 _TRUTH = "look at where the reward and the end are read off the environment's result"
 _SEEDS = "look at how reset hands the seed to the environment and reports it"
@@ -22,7 +27,7 @@ async def a_whole_episode_runs(subject: Subject) -> None:
         for _ in range(5):
             if result.done:
                 break
-            result = await env.step(subject.action())
+            result = await subject.step(env)
             reward = result.reward
             require(
                 reward is None or type(reward) in (int, float), f"the reward is {reward!r:.100}"
@@ -41,7 +46,7 @@ async def a_session_runs_many_episodes(subject: Subject) -> None:
             if env.episode is not None:
                 seen.add(env.episode.episode_id)
             if not result.done:
-                await env.step(subject.action())
+                await subject.step(env)
     require(
         "episode" not in subject.door.features or len(seen) == 3,
         f"three resets reported the episodes {sorted(seen)}",
@@ -185,7 +190,7 @@ async def equal_seeds_give_equal_episodes(subject: Subject) -> None:
             for _ in range(10):
                 if result.done:
                     break
-                result = await env.step(subject.action())
+                result = await subject.step(env)
                 trace.append(_shown(subject, result))
         traces.append(trace)
     for step, (one, other) in enumerate(zip(*traces, strict=False)):
@@ -194,10 +199,29 @@ async def equal_seeds_give_equal_episodes(subject: Subject) -> None:
 
 
 def _shown(subject: Subject, result: StepResult[Any]) -> Any:
-    observation = comparable(result.observation)
+    observation = comparable(without(result.observation, subject.varying))
     if subject.own:
         observation.pop("instance", None)  # each has its own name
     return (observation, result.reward, result.terminated, result.truncated)
+
+
+def without(value: Any, names: Collection[str]) -> Any:
+    """A value without the named fields; readings of the clock are all alike."""
+    if isinstance(value, dict):
+        return {key: without(each, names) for key, each in value.items() if key not in names}
+    if isinstance(value, list | tuple):
+        return [without(each, names) for each in value]
+    return "(a time)" if _is_now(value) else value
+
+
+def _is_now(value: Any) -> bool:
+    """Whether a value is the time of day, in seconds or smaller units, or as text."""
+    if isinstance(value, str):
+        return value.startswith(datetime.now(UTC).strftime("%Y-%m-%dT%H:"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    now = time.time()
+    return any(abs(value / unit - now) < _CLOCK_SLACK for unit in (1, 1e3, 1e6, 1e9))
 
 
 def comparable(value: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from openenv_async.conformance.doors import Door
-from openenv_async.errors import OpenEnvError
+from openenv_async.errors import InvalidAction, OpenEnvError
 from openenv_async.schema_sampling import sample
 
 __all__ = [
@@ -71,6 +71,8 @@ class Check:
     remedy: str
 
 
+_TRIES: Final = 20
+"""Actions drawn before an environment is taken for one that refuses them all."""
 CHECKS: Final[dict[str, Check]] = {}
 
 
@@ -105,6 +107,7 @@ class Subject:
         schema: JSON Schemas of action, observation, state and reset.
         actions: plain actions to play with; drawn from the schema when ``None``.
         seed: of the actions drawn.
+        varying: names of fields that may differ between equal episodes.
     """
 
     def __init__(
@@ -114,8 +117,10 @@ class Subject:
         schema: dict[str, Any] | None,
         actions: list[Any] | None,
         seed: int,
+        varying: Collection[str] = (),
     ) -> None:
         self.door = door
+        self.varying = varying
         self.own = own
         self.schema = schema or {}
         self._actions = actions
@@ -137,6 +142,22 @@ class Subject:
         if "exact" in self.door.features:
             return drawn
         return _plain(drawn)
+
+    async def step(self, env: Any) -> Any:
+        """The result of an action that the environment takes; those it refuses are left out.
+
+        Raises:
+            Skipped: it refuses whatever is drawn.
+        """
+        refused = ""
+        for _ in range(_TRIES):
+            try:
+                return await env.step(self.action())
+            except Exception as exc:  # a foreign door's own, and judged here
+                if self.own or not self.door.matches(exc, InvalidAction):
+                    raise
+                refused = str(exc)
+        raise Skipped(f"every action drawn was refused: give actions that fit ({refused:.200})")
 
     async def expect(self, cls: type[OpenEnvError], call: Awaitable[Any]) -> Any:
         """Await a call that must fail with ``cls``; gives the error."""

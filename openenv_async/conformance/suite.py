@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Literal
 
 from openenv_async.conformance import (
@@ -39,7 +39,7 @@ class Suite:
     Args:
         door: the way in.
         own: whether the conformance environment is behind it.
-        schema, actions, seed: as for ``Subject``.
+        schema, actions, seed, varying: as for ``Subject``.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class Suite:
         schema: dict[str, Any] | None = None,
         actions: list[Any] | None = None,
         seed: int = 0,
+        varying: Collection[str] = (),
     ) -> None:
         self.door = door
+        self._varying = varying
         self._own = own
         self._schema = schema
         self._actions = actions
@@ -69,7 +71,9 @@ class Suite:
         missing = sorted(check.needs - self.door.features)
         if missing:
             return self._result(check, "skipped", f"this door has no {', '.join(missing)}")
-        subject = Subject(self.door, self._own, self._schema, self._actions, self._seed)
+        subject = Subject(
+            self.door, self._own, self._schema, self._actions, self._seed, self._varying
+        )
         try:
             async with asyncio.timeout(_PATIENCE):
                 await check.call(subject)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.client.env import EnvClient
-from openenv_async.conformance.check_episodes import comparable
+from openenv_async.conformance.check_episodes import comparable, without
 from openenv_async.conformance.registry import CheckFailed, Skipped
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -28,8 +26,8 @@ from openenv_async.types import StepResult, Timeouts
 
 __all__ = ["Candidate", "Session", "Turn", "play"]
 
-_CLOCK_SLACK: Final = 3600.0
-"""Seconds from now within which a number is taken for a reading of the clock."""
+_TRIES: Final = 20
+"""Actions drawn at least before an environment is taken for one that refuses them all."""
 
 Turn = tuple[Any, float | None, bool, bool]
 """Observation in a form that can be compared, reward, terminated, truncated."""
@@ -126,12 +124,12 @@ class Candidate:
 
     def turn(self, result: StepResult[Any]) -> Turn:
         """What is compared of a result."""
-        seen = _without(result.observation, self.varying)
+        seen = without(result.observation, self.varying)
         return comparable(seen), result.reward, result.terminated, result.truncated
 
     def state(self, state: Any) -> Any:
         """What is compared of a state; episode ids and counts are the server's."""
-        plain = _without(state, self.varying | {"episode_id", "step_count"})
+        plain = without(state, self.varying | {"episode_id", "step_count"})
         return comparable(plain)
 
 
@@ -151,18 +149,27 @@ async def play(
 
     Raises:
         CheckFailed: a call failed.
+        Skipped: the environment refuses every action.
     """
     rng = random.Random(choices)
     yield "reset", (result := await answered(env, "reset", seed=seed))
-    for _ in range(steps):
-        if result.done:
+    taken, refused = 0, ""
+    for _ in range(max(steps, _TRIES) if steps else 0):
+        if result.done or taken == steps:
             return
         action = candidate.action(rng)
         try:
             result = await answered(env, "step", action)
-        except InvalidAction:
+        except InvalidAction as exc:
+            refused = exc.message
             continue
+        taken += 1
         yield "step", result
+    if steps and not taken and not result.done:
+        raise Skipped(
+            "the environment refuses every action that is drawn from its schema: give some in"
+            f" validation.actions of the manifest, or actions= ({refused:.200})"
+        )
 
 
 async def answered(env: Session, call: str, *arguments: Any, **options: Any) -> StepResult[Any]:
@@ -190,22 +197,3 @@ async def answered(env: Session, call: str, *arguments: Any, **options: Any) -> 
 
 def _no_room(error: ServerBusy) -> Skipped:
     return Skipped(f"the server has no room for another session: {error.message}")
-
-
-def _without(value: Any, names: Iterable[str]) -> Any:
-    """A value without the named fields; readings of the clock are all alike."""
-    if isinstance(value, dict):
-        return {key: _without(each, names) for key, each in value.items() if key not in names}
-    if isinstance(value, list | tuple):
-        return [_without(each, names) for each in value]
-    return "(a time)" if _is_now(value) else value
-
-
-def _is_now(value: Any) -> bool:
-    """Whether a value is the time of day, in seconds or smaller units, or as text."""
-    if isinstance(value, str):
-        return value.startswith(datetime.now(UTC).strftime("%Y-%m-%dT%H:"))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    now = time.time()
-    return any(abs(value / unit - now) < _CLOCK_SLACK for unit in (1, 1e3, 1e6, 1e9))

@@ -30,7 +30,7 @@ from openenv_async.validation import check_episodes, check_folder, check_seeds, 
 from openenv_async.validation.candidate import Candidate
 from openenv_async.validation.registry import CHECKS, Check
 
-__all__ = ["MODULES", "STARTS", "validate"]
+__all__ = ["MODULES", "STARTS", "check_served", "validate"]
 
 MODULES: Final = (check_folder, check_episodes, check_seeds, check_time)
 """Importing them registers the checks, in this order."""
@@ -127,6 +127,21 @@ def _look_at(
         candidate.actions = candidate.actions or about.validation.actions
         candidate.varying |= frozenset(about.validation.varying)
     return _as_path(folder), params
+
+
+async def check_served(
+    candidate: Candidate, names: Iterable[str] | None = None, on_result: OnResult | None = None
+) -> list[Result]:
+    """Make the checks of behaviour on the server at a candidate's address.
+
+    Args:
+        candidate: with its address, and what is known of the environment.
+        names: of the checks, by default all of behaviour.
+        on_result: called with each result as it comes.
+    """
+    run = _Run(candidate, list(CHECKS if names is None else names), on_result)
+    await run.behaviour()
+    return run.results
 
 
 class _Run:

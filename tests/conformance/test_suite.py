@@ -78,7 +78,7 @@ async def test_nothing_answers() -> None:
 async def test_check_environment() -> None:
     results = await check_environment(Game)
     assert failed(results) == {}
-    assert {r.door for r in results} == {"in process msgpack", "in process json"}
+    assert {r.door for r in results} == {"in process msgpack", "in process json", "server"}
     actions = [{"cell": 3}]
     assert failed(await check_environment(Game, actions=actions)) == {}
 

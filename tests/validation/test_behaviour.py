@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from typing import Any
 
 import pytest
 
-from openenv_async import serve
-from openenv_async.errors import InvalidOption, TargetNotFound
+from openenv_async import Environment, serve
+from openenv_async.client.loop_thread import LoopThread
+from openenv_async.errors import InvalidAction, InvalidOption, TargetNotFound
+from openenv_async.testing import check_environment
 from openenv_async.validation import CHECKS, Result, validate
 from tests.validation.broken import BROKEN, Good
 
@@ -106,3 +110,104 @@ async def test_a_server_that_does_not_start_is_a_finding() -> None:
 async def test_what_is_closed_is_not_counted_as_left_behind() -> None:
     results = await validate(f"{MODULE}:Good", names=["closing_releases"])
     assert results[-1].status == "passed"
+
+
+# -- what the two checkers say of one environment ------------------------------------------------
+
+
+class BlocksInOneStep(Environment[Any, dict[str, Any], Any]):
+    """Async, and computes for long in the only step of its episodes."""
+
+    async def reset(self) -> dict[str, Any]:
+        return {"ready": True}
+
+    async def step(self, action: int) -> dict[str, Any]:
+        time.sleep(0.4)  # noqa: ASYNC251  # which is what is to be found
+        return {"ready": False, "done": True}
+
+
+class RefusesAll(Environment[Any, dict[str, Any], Any]):
+    """Takes only one word, which nobody draws."""
+
+    def reset(self) -> dict[str, Any]:
+        return {"say": "please"}
+
+    def step(self, action: str) -> dict[str, Any]:
+        if action != "please":
+            raise InvalidAction(f"say please, not {action!r:.20}")
+        return {"say": "thanks", "reward": 1.0}
+
+
+class RefusesSome(RefusesAll):
+    """Refuses about half of the actions that its schema allows."""
+
+    def step(self, action: str) -> dict[str, Any]:
+        if len(action) % 2:
+            raise InvalidAction("an even number of letters")
+        return {"say": "thanks", "reward": 1.0}
+
+
+class TellsTheTime(RefusesAll):
+    """Its observations have the time of day, and a duration."""
+
+    def step(self, action: str) -> dict[str, Any]:
+        return {"at": time.time(), "took": time.perf_counter()}
+
+
+class GivesText(RefusesAll):
+    """Its reward is text."""
+
+    def step(self, action: str) -> dict[str, Any]:
+        return {"reward": "much"}
+
+
+class GivesATuple(RefusesAll):
+    """Returns what Gymnasium's environments return, and is none of them."""
+
+    def step(self, action: str) -> Any:
+        return {"say": ""}, 1.0, False, False, {}
+
+
+class GivesNoNumber(RefusesAll):
+    """Its reward is not a number."""
+
+    def step(self, action: str) -> dict[str, Any]:
+        return {"reward": float("nan")}
+
+
+AGREED: list[tuple[Any, set[str], dict[str, Any]]] = [
+    (BlocksInOneStep, {"slow_calls_delay_nobody"}, {}),
+    (RefusesAll, set(), {}),
+    (RefusesAll, set(), {"actions": ["please"]}),
+    (RefusesSome, set(), {}),
+    (TellsTheTime, set(), {"varying": ["took"]}),
+    (TellsTheTime, {"equal_seeds_give_equal_episodes"}, {}),
+    (GivesText, {"rewards_are_numbers"}, {}),
+    (GivesATuple, {"the_end_is_respected"}, {}),
+    (GivesNoNumber, {"rewards_are_numbers"}, {}),
+]
+
+
+@pytest.mark.parametrize(("cls", "wrong", "options"), AGREED)
+async def test_both_checkers_fail_the_same_environments(
+    cls: Any, wrong: set[str], options: dict[str, Any]
+) -> None:
+    found = []
+    found.append(await check_environment(cls, **options))
+    thread = LoopThread()  # not this loop, which an environment that blocks would block
+    server = serve(cls)
+    url = await asyncio.to_thread(thread.run, server.__aenter__())
+    try:
+        found.append(await validate(url, sessions=4, **options))
+    finally:
+        await asyncio.to_thread(thread.run, server.__aexit__(None, None, None))
+        await asyncio.to_thread(thread.stop)
+    for results in found:
+        failed = {result.name: result.reason for result in results if result.status == "failed"}
+        assert failed.keys() >= wrong, failed
+        assert bool(failed) == bool(wrong), failed
+    if cls is RefusesAll and not options:
+        for results in found:
+            told = [result.reason for result in results if "every action" in result.reason]
+            assert told
+            assert all("say please" in reason for reason in told)
