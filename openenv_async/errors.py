@@ -11,7 +11,8 @@ Timeouts are also ``TimeoutError``, connection loss is also ``ConnectionError``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+import copy
+from typing import Any, ClassVar, Final, TypeVar
 
 __all__ = [
     "CallerError",
@@ -66,6 +67,7 @@ _CONTEXT: Final = (
     "server_version",
 )
 _REGISTRY: Final[dict[str, type[OpenEnvError]]] = {}
+E = TypeVar("E", bound=BaseException)
 
 
 class OpenEnvError(Exception):
@@ -156,6 +158,29 @@ def shown(value: Any, *, secret: bool = False) -> str:
     if len(text) > 60:
         text = f"{text[:57]}…"
     return text if value is None or isinstance(value, str) else f"{text} ({kind})"
+
+
+def raised_again(error: E) -> E:
+    """An error for one more of several callers: a copy, as one object is not raised by two tasks.
+
+    Type, attributes, causes and traceback are those of ``error``. One that a copy would not be
+    equal to (an exception class may take other arguments than it keeps) is returned itself.
+    """
+    cls = type(error)
+    if any(base.__dict__.get("__slots__") for base in cls.__mro__):
+        return error
+    try:
+        copied = copy.copy(error)
+        copied.__dict__.update(error.__dict__)
+        if type(copied) is not cls or copied.args != error.args or str(copied) != str(error):
+            return error
+    except Exception:  # whatever its constructor raises
+        return error
+    copied.__cause__, copied.__context__ = error.__cause__, error.__context__
+    copied.__suppress_context__ = error.__suppress_context__
+    if notes := getattr(error, "__notes__", None):
+        copied.__notes__ = list(notes)
+    return copied.with_traceback(error.__traceback__)
 
 
 def _rebuild(

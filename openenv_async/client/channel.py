@@ -12,13 +12,17 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openenv_async.client.waits import BACKSTOP
-from openenv_async.errors import DeadlineExceeded, OpenEnvError, SessionClosed
+from openenv_async.errors import (
+    DeadlineExceeded,
+    OpenEnvError,
+    SessionClosed,
+    raised_again,
+)
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
@@ -108,7 +112,7 @@ class Channel:
         connection = self.connection
         error = self.error or connection.error
         if error is not None:
-            receiver.set_exception(copy.copy(error))
+            receiver.set_exception(raised_again(error))
             return
         seq = 0 if type(request) is Open else request.seq  # type: ignore[union-attr]  # an Open has none
         running = self.future
@@ -235,7 +239,7 @@ class Channel:
         self.asked = self.earlier = None
         future, self.future = self.future, None
         if future is not None and not future.done():
-            future.set_exception(copy.copy(error))
+            future.set_exception(raised_again(error))
 
     def lose(self, error: OpenEnvError) -> None:
         """What served the session is gone; what the dying server still says is no news."""

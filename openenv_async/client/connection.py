@@ -16,7 +16,6 @@ Rules of coming back:
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import logging
 import os
@@ -41,6 +40,7 @@ from openenv_async.errors import (
     SessionLost,
     VersionMismatch,
     error_from_wire,
+    raised_again,
 )
 from openenv_async.models import Format
 from openenv_async.protocol.codec import (
@@ -325,7 +325,7 @@ class Connection:
         for channel in channels:
             lost = error
             if isinstance(error, SessionLost):
-                lost = copy.copy(error)
+                lost = raised_again(error)
                 channel.add_progress(lost)
             channel.fail(lost)
 

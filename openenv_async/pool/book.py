@@ -206,6 +206,11 @@ class Book:
         assert worker.phase is not Phase.STARTING
         worker.phase = Phase.DRAINING
 
+    def leaves(self, worker_id: int) -> bool:
+        """Whether a worker drains, for another reason than that it has had all of its sessions."""
+        worker = self.workers[worker_id]
+        return worker.phase is Phase.DRAINING and not self._used_up(worker)
+
     def full(self, worker_id: int, until: float) -> None:
         """A server refused a session though the book knows of room: others play there too."""
         self.workers[worker_id].full_until = until

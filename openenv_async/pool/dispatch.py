@@ -13,12 +13,17 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
-from openenv_async.errors import OpenEnvError, ProviderError, ServerBusy, SessionClosed
+from openenv_async.errors import (
+    OpenEnvError,
+    ProviderError,
+    ServerBusy,
+    SessionClosed,
+    raised_again,
+)
 from openenv_async.outlasting import outlast
 from openenv_async.pool.book import Phase
 from openenv_async.pool.crew import Crew
@@ -30,7 +35,6 @@ from openenv_async.providers.base import Provider, Worker
 __all__ = ["Dispatch"]
 
 log = logging.getLogger("openenv_async.pool")
-E = TypeVar("E", bound=BaseException)
 
 _LOOK: Final = 1.0
 """Seconds between looks at what tells nobody when it changes."""
@@ -117,7 +121,7 @@ class Dispatch:
         error = self.crew.error
         if not self.crew.live and (self._min_workers or error is not None):
             raise (
-                _fresh(error)
+                raised_again(error)
                 if error is not None
                 else ProviderError(
                     f"no worker can be started: {self.names} has room for none", phase="open"
@@ -157,7 +161,7 @@ class Dispatch:
         self._fail_waiters(error)
         for lease in list(self._leases.values()):
             if self._providers[self.crew.live[lease.worker_id].source].owns_workers:
-                lease.lose(_fresh(error))
+                lease.lose(raised_again(error))
             else:
                 self.crew.spawn(lease.env.close(), "openenv-release")
         self._book.close(asyncio.get_running_loop().time())
@@ -217,6 +221,15 @@ class Dispatch:
         if lease.worker_id in self.crew.live:
             self._book.full(lease.worker_id, asyncio.get_running_loop().time() + pause)
 
+    def is_leaving(self, lease: Lease) -> bool:
+        """As ``EnvPool.is_leaving``."""
+        live = self.crew.live.get(lease.worker_id)
+        return live is not None and (
+            live.worker.leaving
+            or live.connection.going_away is not None
+            or self._book.leaves(live.id)
+        )
+
     def doubt(self, lease: Lease, error: BaseException) -> None:
         """As ``EnvPool.doubt``."""
         live = self.crew.live.get(lease.worker_id)
@@ -264,14 +277,14 @@ class Dispatch:
 
     def _lost(self, leases: list[int], error: OpenEnvError) -> None:
         for lease in leases:
-            self._leases.pop(lease).lose(_fresh(error))
+            self._leases.pop(lease).lose(raised_again(error))
 
     def _fail_waiters(self, error: BaseException) -> None:
         waiters, self._waiters = self._waiters, {}
         for ticket, (waiter, _) in waiters.items():
             self._book.withdraw(ticket)
             if not waiter.done():
-                waiter.set_exception(_fresh(error))
+                waiter.set_exception(raised_again(error))
                 waiter.exception()  # it may be that nobody waits any more
 
     # -- facts --------------------------------------------------------------------------------
@@ -301,8 +314,3 @@ class Dispatch:
             peak_workers=self._peak,
             seconds=self._book.seconds_at(now),
         )
-
-
-def _fresh(error: E) -> E:
-    """The error once more: one exception object must not be raised by several tasks."""
-    return copy.copy(error)

@@ -7,6 +7,8 @@ methods. It differs in this:
 - ``close`` gives the slot back, also when its caller is cancelled meanwhile.
 - The death of the worker ends the running call at once; ``reset`` then begins an episode on
   another worker.
+- So does ``reset`` when the worker is leaving (its address is not found any more, its server shuts
+  down, its lifetime is over): an episode under way ends there, the next begins elsewhere.
 """
 
 from __future__ import annotations
@@ -81,6 +83,25 @@ class Leased(EnvClient[Any, Any, Any]):
     def worker(self) -> Worker | None:
         """The worker that it plays on."""
         return None if self._lease is None else self._lease.worker
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the next episode is to begin on another worker."""
+        return self._lease is not None and self._pool.is_leaving(self._lease)
+
+    async def reset(self, **arguments: Any) -> Any:
+        """Begin an episode, on another worker when this one is leaving."""
+        if self.leaving:
+            lease, self._lease = self._lease, None
+            assert lease is not None
+            await asyncio.shield(self._pool.spawn(self._leave(lease), "openenv-release"))
+        return await super().reset(**arguments)
+
+    async def _leave(self, lease: Lease) -> None:
+        try:
+            await self._close_session()
+        finally:
+            self._pool.release(lease)
 
     async def close(self) -> None:
         """Close the session and give the slot back; idempotent.

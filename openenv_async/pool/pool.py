@@ -242,6 +242,10 @@ class EnvPool(Playing, Sources):
         """A server refused a session: it has fewer slots than the book knows of."""
         self._dispatch.is_full(lease, pause)
 
+    def is_leaving(self, lease: Lease) -> bool:
+        """Whether the worker of a lease is to get no further episode."""
+        return self._dispatch.is_leaving(lease)
+
     def doubt(self, lease: Lease, error: BaseException) -> None:
         """A worker could not be reached: it gets no more sessions."""
         self._dispatch.doubt(lease, error)

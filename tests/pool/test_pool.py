@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import traceback
 from typing import Any
 
 import pytest
 
-from openenv_async import EngineOptions, EnvClient, HTTPEnvClient, Timeouts, serve
+from openenv_async import (
+    EngineOptions,
+    EnvClient,
+    HTTPEnvClient,
+    OutcomeStatus,
+    Timeouts,
+    serve,
+)
 from openenv_async.errors import (
     ConnectFailed,
     DeadlineExceeded,
@@ -23,6 +31,7 @@ from openenv_async.errors import (
 )
 from openenv_async.pool import EnvPool, PoolStatistics
 from openenv_async.providers.static import StaticProvider
+from openenv_async.rollouts import collect_all
 from openenv_async.server import create_app
 from tests.helpers import gather_all, settle, until
 from tests.pool.workers import CountingEnv, Held, LoopProvider
@@ -219,6 +228,53 @@ async def test_a_pool_whose_workers_do_not_start_says_why_and_leaves_nothing() -
     assert provider.asked == 2
 
 
+async def test_what_a_provider_raises_is_what_opening_the_pool_raises() -> None:
+    class NoQuota(Exception):
+        """It takes other arguments than it keeps."""
+
+        def __init__(self, region: str, *, limit: int) -> None:
+            super().__init__(f"no room in {region}")
+            self.region = region
+            self.limit = limit
+
+    class Barred(Exception):
+        __slots__ = ("why",)
+        why: str
+
+    class Refusing(LoopProvider):
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+        async def start(self, *, timeout: float | None = None) -> Any:
+            raise self.error
+
+    barred = Barred("here")
+    barred.why = "it is barred"
+    noted = WorkerStartFailed("no image", phase="open", exit_code=3)
+    noted.hint = "pull it"  # type: ignore[attr-defined]  # a provider's own
+    noted.add_note("seen before")
+    for error in (
+        NoQuota("north", limit=3),
+        barred,
+        noted,
+        OSError(2, "No such file", "docker"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
+    ):
+        pool = EnvPool(Refusing(error))
+        opened = await asyncio.gather(pool.open(), pool.open(), return_exceptions=True)
+        await pool.aclose()
+        for caught in opened:
+            assert type(caught) is type(error)
+            assert isinstance(caught, Exception)
+            assert (caught.args, str(caught)) == (error.args, str(error))
+            assert caught.__dict__ == error.__dict__
+            assert getattr(caught, "why", None) == getattr(error, "why", None)
+            names = [frame.name for frame in traceback.extract_tb(caught.__traceback__)]
+            assert "start" in names
+
+
 async def test_a_failed_start_is_tried_again_for_who_comes_later() -> None:
     provider = LoopProvider()
     provider.failures = 2
@@ -369,6 +425,51 @@ async def test_a_server_that_went_away_is_left_and_taken_back() -> None:
         async with serve(Counting, port=port):
             await until(lambda: pool.statistics().ready == 2, 30.0)
         await pool.aclose()
+
+
+async def test_an_address_that_is_not_found_any_more_gets_no_new_episode() -> None:
+    """Those under way end there, whole; nothing is lost."""
+    under_way, go_on = asyncio.Semaphore(0), asyncio.Event()
+    where: dict[int, set[str]] = {}
+    begun_late: list[str] = []
+
+    class Noted(CountingEnv):
+        async def reset(self, **arguments: Any) -> Any:
+            result = await super().reset(**arguments)
+            if go_on.is_set():
+                begun_late.append(self.base_url)
+            return result
+
+        async def step(self, action: Move, **arguments: Any) -> Any:
+            under_way.release()
+            await go_on.wait()
+            where.setdefault(self._lease.id, set()).add(self.base_url)  # type: ignore[attr-defined]  # it is leased
+            return await super().step(action, **arguments)
+
+    async with serve(Counting) as stays, serve(Counting) as goes:
+        found = [stays, goes]
+
+        def find() -> list[str]:
+            return found
+
+        async with EnvPool.from_urls(find, client=Noted, refresh_interval=0.05) as pool:
+            assert pool.statistics().ready == 2
+            collected = asyncio.create_task(
+                collect_all(pool, lambda seen: Move(1), episodes=20, concurrency=4)
+            )
+            async with pool.session() as env:
+                assert env.base_url in found
+                for _ in range(4):
+                    await under_way.acquire()
+                found.remove(goes)
+                await until(lambda: any(worker.leaving for worker in pool.workers), 30.0)
+                go_on.set()
+                await env.reset()  # and so does an environment that is just held
+                assert env.base_url == stays
+            outcomes = await collected
+    assert {outcome.status for outcome in outcomes} == {OutcomeStatus.COMPLETED}
+    assert set(begun_late) == {stays}
+    assert {url for urls in where.values() for url in urls} == {stays, goes}
 
 
 async def test_addresses_that_nobody_finds_are_an_error() -> None:
