@@ -476,14 +476,16 @@ class _Forms:
     ) -> Callable[[Any], bool] | None:
         if self._bounds == "none" or (self._bounds == "integers" and dtype.kind == "f"):
             return None
-        if self._bounds == "all" and not stacked:
-            return space.contains
+        own = type(space) in (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
+        if self._bounds == "all" and not stacked and not own:
+            return space.contains  # of a subclass, which may want more
         if dtype.kind != "f" and low.size:
             kinds = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             least, most = int(low.min()), int(high.max())
             if (least, most) == kinds and low.min() == low.max() and high.min() == high.max():
                 return None  # whatever the type can hold
-        return lambda array: bool(np.all(array >= low) and np.all(array <= high))
+        # Gymnasium's own says the same in 20 µs.
+        return lambda array: bool((array >= low).all() and (array <= high).all())
 
     def _text(self, space: spaces.Text, where: str) -> _Convert:
         wanted = f"within {space}"

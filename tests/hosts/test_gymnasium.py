@@ -353,7 +353,7 @@ class Unlicensed(Returning):
     ("cls", "error", "message"),
     [
         (Spaceless, InvalidModel, "Spaceless cannot be served: it has no observation_space; set"),
-        (Sized, EnvironmentStartFailed, r"Sized could not be built.*'size'.*params="),
+        (Sized, InvalidOption, r"Sized cannot be built without its argument 'size'.*params="),
         (Unlicensed, EnvironmentStartFailed, "Unlicensed could not be built.*no licence"),
     ],
 )
