@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import threading
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
@@ -61,11 +62,11 @@ class EnvironmentSpec:
         self.cls: Any
         self.cls, self._factory, self.is_instance = _resolve(env)
         self.contract: Contract = read_contract(self.cls)
-        types = model_types(self.cls)
+        declared = model_types(self.cls)
         self.types: Final[dict[str, Any]] = {
-            "action": action or types[0],
-            "observation": observation or types[1],
-            "state": state or types[2],
+            "action": action or declared[0],
+            "observation": observation or _inside_results(declared[1]),
+            "state": state or declared[2],
             "any": Any,
         }
         self.name: str = name or getattr(self.cls, "name", None) or self.cls.__name__
@@ -419,12 +420,23 @@ def _hinted_types(cls: type) -> tuple[Any, Any, Any]:
     action = next(iter(step.values()), Any)
     state = getattr(cls, "state", None)
     of_state = hints(state.fget if isinstance(state, property) else state).get("return", Any)
-    if typing.get_origin(returned) is StepResult:
-        returned = typing.get_args(returned)[0]
     return tuple(  # type: ignore[return-value]  # three in, three out
-        Any if hint is StepResult or isinstance(hint, typing.TypeVar) else hint
-        for hint in (action, returned, of_state)
+        Any if isinstance(hint, typing.TypeVar) else hint
+        for hint in (action, _inside_results(returned), of_state)
     )
+
+
+def _inside_results(hint: Any) -> Any:
+    """What is inside ``StepResult[…]``, also as a member of a union; ``Any`` where it is bare."""
+    origin = typing.get_origin(hint)
+    if hint is StepResult:
+        return Any
+    if origin is StepResult:
+        return typing.get_args(hint)[0]
+    if origin in (typing.Union, types.UnionType):
+        members = [_inside_results(m) for m in typing.get_args(hint) if m is not StepResult]
+        return functools.reduce(lambda one, other: one | other, members) if members else Any
+    return hint
 
 
 def _evaluated(

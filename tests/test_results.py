@@ -340,3 +340,25 @@ def test_a_reward_that_is_no_number_keeps_its_place() -> None:
     with pytest.raises(BadResult, match=r"StepResult\.reward='much'"):
         read(Any, StepResult({}, "much"))  # type: ignore[arg-type]  # the fault
     assert math.isnan(read(Any, StepResult({}, math.nan))[0])
+
+
+@pytest.mark.parametrize(
+    ("returns", "expected"),
+    [
+        (StepResult, Any),
+        (StepResult[Partly], Partly),
+        (Partly | StepResult, Partly),
+        (StepResult[Partly] | None, Partly | None),
+        (Partly, Partly),
+    ],
+)
+def test_the_annotation_of_step_says_the_observation_type(returns: Any, expected: Any) -> None:
+    def step(self: Any, action: int) -> Any:
+        raise AssertionError
+
+    def reset(self: Any) -> Any:
+        raise AssertionError
+
+    step.__annotations__["return"] = returns
+    made = type("Annotated", (Environment,), {"reset": reset, "step": step})
+    assert EnvironmentSpec(made).types["observation"] == expected

@@ -11,7 +11,11 @@ Rules:
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import sys
+import typing
+import uuid
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final
@@ -27,6 +31,8 @@ Test = Callable[[Any], bool]
 
 _AT_EACH_END: Final = 32
 """Elements of a long container that are looked at, at its start and at its end."""
+_ROWS_AT_EACH_END: Final = 4
+"""The same where the elements are containers themselves."""
 _LEAVES: Final[dict[type, type]] = {
     inspect.NoneType: type(None),
     inspect.BoolType: bool,
@@ -34,6 +40,13 @@ _LEAVES: Final[dict[type, type]] = {
     inspect.FloatType: float,
     inspect.StrType: str,
     inspect.BytesType: bytes,
+    inspect.ByteArrayType: bytearray,
+    inspect.DateTimeType: datetime.datetime,
+    inspect.DateType: datetime.date,
+    inspect.TimeType: datetime.time,
+    inspect.TimeDeltaType: datetime.timedelta,
+    inspect.UUIDType: uuid.UUID,
+    inspect.DecimalType: decimal.Decimal,
 }
 _LISTS: Final[dict[type, type]] = {
     inspect.ListType: list,
@@ -49,7 +62,7 @@ _BOUNDS: Final = (
 
 def fit_test(model: Any) -> Test | None:
     """A test of whether a value surely is what ``model`` says; ``None`` where anything is."""
-    return _Maker().test(type_info(model))
+    return _Maker().test(type_info(model), model)
 
 
 class _Maker:
@@ -58,9 +71,16 @@ class _Maker:
     def __init__(self) -> None:
         self._made: dict[int, Test] = {}
 
-    def test(self, info: inspect.Type) -> Test | None:
-        """The test of a type; ``None`` where anything is of it."""
+    def test(self, info: inspect.Type, hint: Any = None) -> Test | None:
+        """The test of a type; ``None`` where anything is of it.
+
+        Args:
+            info: the type.
+            hint: the annotation, where it is known: only there is the dtype of an array.
+        """
         info = _bare(info)
+        if isinstance(info, inspect.CustomType):
+            return _of_custom(info, _array_in(hint))
         if isinstance(info, inspect.AnyType):
             return None
         kinds = _leaf_types(info)
@@ -77,12 +97,12 @@ class _Maker:
             return test(value)
 
         self._made[id(info)] = later
-        test = self._made[id(info)] = self._of(info)
+        test = self._made[id(info)] = self._of(info, hint)
         return test
 
-    def _of(self, info: inspect.Type) -> Test:
+    def _of(self, info: inspect.Type, hint: Any) -> Test:
         if isinstance(info, inspect.UnionType):
-            return self._of_union(info)
+            return self._of_union(info, hint)
         if isinstance(info, inspect.DataclassType | inspect.StructType | inspect.NamedTupleType):
             return self._of_object(info)
         if isinstance(info, inspect.TypedDictType):
@@ -91,15 +111,17 @@ class _Maker:
             return self._of_dict(info)
         if type(info) in _LISTS:
             return self._of_items(_LISTS[type(info)], info.item_type)  # type: ignore[attr-defined]  # all of _LISTS have it
-        if isinstance(info, inspect.CustomType):
-            return _of_custom(info)
         if isinstance(info, inspect.EnumType):
             enum = info.cls
             return lambda value: type(value) is enum
+        if isinstance(info, inspect.LiteralType):
+            return _of_literal(info)
+        if isinstance(info, inspect.TupleType):
+            return self._of_tuple(info)
         return lambda value: False
 
-    def _of_union(self, info: inspect.UnionType) -> Test:
-        tests = [self.test(member) for member in info.types]
+    def _of_union(self, info: inspect.UnionType, hint: Any) -> Test:
+        tests = [self.test(member, hint) for member in info.types]
         if None in tests:
             return lambda value: True
         return lambda value: any(test(value) for test in tests)  # type: ignore[misc]  # none is None
@@ -109,6 +131,7 @@ class _Maker:
         cls = getattr(info.cls, "__origin__", info.cls)
         names: dict[str, Any] = {"cls": cls, "type": type}
         parts = ["type(v) is cls"]
+        hints = _hints(cls)
         for number, field in enumerate(info.fields):
             kind = _bare(field.type)
             if isinstance(kind, inspect.AnyType):
@@ -116,7 +139,7 @@ class _Maker:
             leaves = _leaf_types(kind)
             name = f"t{number}"
             if leaves is None:
-                test = self.test(kind)
+                test = self.test(kind, hints.get(field.name))
                 if test is not None:
                     names[name] = test
                     parts.append(f"{name}(v.{field.name})")
@@ -168,17 +191,34 @@ class _Maker:
 
     def _of_items(self, kind: Any, item: inspect.Type) -> Test:
         items_fit = self._all(item)
+        rows = type(_bare(item)) in (*_LISTS, inspect.TupleType, inspect.DictType)
+        ends = _ROWS_AT_EACH_END if rows else _AT_EACH_END
 
         def test(value: Any) -> bool:
             if type(value) is not kind:
                 return False
             if items_fit is None:
                 return True
-            if len(value) <= 2 * _AT_EACH_END:
+            if len(value) <= 2 * ends:
                 return items_fit(value)
             if kind is set or kind is frozenset:
-                return items_fit(islice(value, 2 * _AT_EACH_END))
-            return items_fit((*value[:_AT_EACH_END], *value[-_AT_EACH_END:]))
+                return items_fit(islice(value, 2 * ends))
+            return items_fit((*value[:ends], *value[-ends:]))
+
+        return test
+
+    def _of_tuple(self, info: inspect.TupleType) -> Test:
+        tests = [self.test(item) for item in info.item_types]
+
+        def test(value: Any) -> bool:
+            return (
+                type(value) is tuple
+                and len(value) == len(tests)
+                and all(
+                    of_item is None or of_item(item)
+                    for of_item, item in zip(tests, value, strict=True)
+                )
+            )
 
         return test
 
@@ -201,18 +241,42 @@ def _is_dict_of_names(value: Any) -> bool:
     return True
 
 
-def _of_custom(info: inspect.CustomType) -> Test:
-    kind = custom_kind(info.cls)
-    cls: Any = getattr(info.cls, "__origin__", info.cls)
-    if kind == "array":
-        dtype = arrays.array_dtype(info.cls)
-        if dtype is None:
-            return lambda value: type(value) is cls
-        import numpy as np
+def _of_literal(info: inspect.LiteralType) -> Test:
+    known = {(type(value), value) for value in info.values}
+    kinds = {kind for kind, _ in known}
+    return lambda value: type(value) in kinds and (type(value), value) in known
 
-        wanted = np.dtype(dtype) if dtype in arrays.numpy_types() or _is_exact(dtype) else None
-        return lambda value: type(value) is cls and value.dtype == wanted
-    return lambda value: type(value) is cls
+
+def _of_custom(info: inspect.CustomType, array: Any) -> Test:
+    """The test of an array, a NumPy scalar or a pydantic model; ``array`` is its annotation."""
+    cls: Any = getattr(info.cls, "__origin__", info.cls)
+    if custom_kind(info.cls) != "array":
+        return lambda value: type(value) is cls
+    if array is cls:
+        return lambda value: type(value) is cls
+    dtype = arrays.array_dtype(array)
+    if dtype is None or not _is_exact(dtype):
+        return lambda value: False
+    wanted = sys.modules["numpy"].dtype(dtype)
+    return lambda value: type(value) is cls and value.dtype == wanted
+
+
+def _array_in(hint: Any) -> Any:
+    """The annotation of an array, also one of ``Annotated`` or a union; ``None`` if there is none.
+
+    With two of them in a union each value is decoded to tell.
+    """
+    if custom_kind(hint) == "array":
+        return hint
+    found = [array for part in typing.get_args(hint) if (array := _array_in(part)) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def _is_exact(dtype: Any) -> bool:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine, EngineOptions
+from openenv_async.engine.host import Host
 from openenv_async.environment import Isolation
 from openenv_async.errors import (
+    EnvironmentDied,
     EnvironmentFailure,
     EnvironmentRaised,
     EnvironmentStartFailed,
@@ -176,6 +178,19 @@ def test_the_end_of_the_program_ends_a_session() -> None:
     program.join(AT_ONCE)
     assert not program.is_alive()
     assert kept[1].done()
+
+
+async def test_a_task_that_ends_all_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No way is known; were there one, nobody should wait for a deadline."""
+
+    async def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a fault of ours")
+
+    async with client("task") as env:
+        await env.reset()
+        monkeypatch.setattr(Host, "step_async", broken)
+        with pytest.raises(EnvironmentDied, match="ended by ZeroDivisionError"):
+            await asyncio.wait_for(env.step({}), AT_ONCE)
 
 
 @pytest.mark.parametrize("name", ["ServerBusy", "SessionLost", "ProtocolError", "GoingAway"])
