@@ -18,12 +18,19 @@ import typing
 import uuid
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from msgspec import inspect
 
 from openenv_async import arrays
-from openenv_async.models.inspection import custom_kind, type_info
+from openenv_async.models.choices import Choice, Holder
+from openenv_async.models.inspection import (
+    choice_of,
+    custom_kind,
+    holder_of,
+    late_fields,
+    type_info,
+)
 
 __all__ = ["fit_test"]
 
@@ -79,7 +86,7 @@ class _Maker:
             hint: the annotation, where it is known: only there is the dtype of an array.
         """
         info = _bare(info)
-        if isinstance(info, inspect.CustomType):
+        if isinstance(info, inspect.CustomType) and not (choice_of(info) or holder_of(info)):
             return _of_custom(info, _array_in(hint))
         if isinstance(info, inspect.AnyType):
             return None
@@ -111,6 +118,10 @@ class _Maker:
             return self._of_dict(info)
         if type(info) in _LISTS:
             return self._of_items(_LISTS[type(info)], info.item_type)  # type: ignore[attr-defined]  # all of _LISTS have it
+        if (choice := choice_of(info)) is not None:
+            return self._of_choice(choice)
+        if (holder := holder_of(info)) is not None:
+            return self._of_holder(holder)
         if isinstance(info, inspect.EnumType):
             enum = info.cls
             return lambda value: type(value) is enum
@@ -126,10 +137,30 @@ class _Maker:
             return lambda value: True
         return lambda value: any(test(value) for test in tests)  # type: ignore[misc]  # none is None
 
+    def _of_choice(self, choice: type[Choice]) -> Test:
+        """The test of the member whose class the value has; a union of others has its own."""
+        tests = [self.test(member.info) for member in choice.members]
+        if choice.others is not Never:
+            tests.append(self.test(type_info(choice.others)))
+        return lambda value: any(test is None or test(value) for test in tests)
+
+    def _of_holder(self, holder: type[Holder]) -> Test:
+        cls = holder.cls
+        tests = [
+            (field.name, test)
+            for field in holder.fields.values()
+            if (test := self.test(field.info)) is not None
+        ]
+        return lambda value: (
+            type(value) is cls and all(test(getattr(value, name, None)) for name, test in tests)
+        )
+
     def _of_object(self, info: Any) -> Test:
         """One expression over the fields: a call of its own for each would cost more."""
         cls = getattr(info.cls, "__origin__", info.cls)
         names: dict[str, Any] = {"cls": cls, "type": type}
+        late = late_fields(cls)
+        names |= {"getattr": getattr, "unset": object()}
         parts = ["type(v) is cls"]
         hints = _hints(cls)
         for number, field in enumerate(info.fields):
@@ -138,17 +169,20 @@ class _Maker:
                 continue
             leaves = _leaf_types(kind)
             name = f"t{number}"
+            item = f"v.{field.name}"
+            if field.name in late:  # which an instance may lack
+                item = f"getattr(v, {field.name!r}, unset)"
             if leaves is None:
                 test = self.test(kind, hints.get(field.name))
                 if test is not None:
                     names[name] = test
-                    parts.append(f"{name}(v.{field.name})")
+                    parts.append(f"{name}({item})")
             elif len(leaves) == 1:
                 (names[name],) = leaves
-                parts.append(f"type(v.{field.name}) is {name}")
+                parts.append(f"type({item}) is {name}")
             else:
                 names[name] = leaves
-                parts.append(f"type(v.{field.name}) in {name}")
+                parts.append(f"type({item}) in {name}")
         made: Test = eval(f"lambda v: {' and '.join(parts)}", names)
         return made
 

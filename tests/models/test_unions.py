@@ -15,7 +15,7 @@ import pytest
 
 from openenv_async import EnvClient, Environment, connect
 from openenv_async.errors import InvalidModel
-from openenv_async.models import FORMATS, Format, PayloadCodec, check_model, field_names
+from openenv_async.models import FORMATS, Format, PayloadCodec, check_model, field_names, fit_test
 
 T = TypeVar("T")
 
@@ -273,3 +273,21 @@ async def test_an_environment_plays_with_unions() -> None:
             assert (await env.reset()).observation == Leaf(1)
             for action in (Move(3), Say("hi")):
                 assert (await env.step(action)).observation == Turn(action)
+
+
+def test_what_surely_fits_needs_no_decoding() -> None:
+    for model, values in (
+        (Move | Say | None | int, [Move(2), Say("a"), None, 3]),
+        (list[Move | Say], [[Move(), Say()]]),
+        (Move | Wait | Note | Look, [Wait(0.5), {"words": ["a"]}, Look(at=3)]),
+        (Turn, [Turn(Move()), Turn(Move(), 3, [Say()])]),
+        (AttrsTurn, [AttrsTurn(Move(), {"a": [Turn(Say("b"))]})]),
+        (Branch, [Branch(Branch(Leaf(1)), [Leaf(2), Branch()])]),
+    ):
+        fits: Any = fit_test(model)
+        assert all(map(fits, values))
+        assert not fits(object())
+        assert not fits("text")
+    wrong: Any = [Turn(3), Turn(Move(), "x"), Turn(Move(), 3, [Move(), 3]), Move(), None]  # type: ignore[arg-type, list-item] # the point
+    fits = fit_test(Turn)
+    assert not any(map(fits, wrong))
