@@ -23,6 +23,7 @@ from openenv_async import (
     AutoEnv,
     EnvClient,
     Environment,
+    EnvPool,
     GenericEnvClient,
     HTTPEnvClient,
     SyncEnvClient,
@@ -595,3 +596,21 @@ def _wait_for_children(pid: int) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("no server was started")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        ("http://localhost:1", "EnvPool.from_url"),
+        ("echo", "ProcessProvider('echo')"),
+        (Good, "such as ProcessProvider"),
+        (None, "such as ProcessProvider"),
+        ([Good], "such as ProcessProvider"),
+    ],
+)
+def test_what_is_no_provider(wrong: Any, cure: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        EnvPool(wrong)
+    _told(caught, "a pool needs a Provider", cure)
+    with pytest.raises(ValueError, match="write http://localhost:8100"):
+        EnvPool.from_url("localhost:8100")

@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
-from openenv_async.errors import OperationUnsupported, SessionClosed
+from openenv_async.errors import OperationUnsupported, SessionClosed, shown
 from openenv_async.pool.dispatch import Dispatch
 from openenv_async.pool.leasing import Lease, Leased, leased_class
 from openenv_async.pool.playing import Playing
@@ -33,6 +33,26 @@ T = TypeVar("T")
 
 _inherited: list[Any] = []
 """What a forked process got from its parent: kept, since collecting it would end the parent's."""
+
+
+def _providers_of(given: Any) -> list[Provider]:
+    """The providers that a pool was given.
+
+    Raises:
+        TypeError, ValueError: there is none.
+    """
+    providers = [given] if isinstance(given, Provider) else given
+    if isinstance(providers, list | tuple) and all(isinstance(p, Provider) for p in providers):
+        if not providers:
+            raise ValueError("no provider to start workers with")
+        return list(providers)
+    if isinstance(given, str) and "://" in given:
+        cure = f"EnvPool.from_url({given!r}) plays on a server that runs"
+    elif isinstance(given, str):
+        cure = f"ProcessProvider({given!r}) starts servers of it"
+    else:
+        cure = "such as ProcessProvider('module:Class')"
+    raise TypeError(f"a pool needs a Provider, got {shown(given)}: {cure}")
 
 
 class EnvPool(Playing, Sources):
@@ -82,9 +102,7 @@ class EnvPool(Playing, Sources):
         connections: int = 1,
         on_progress: Callable[[PoolStatistics], None] | None = None,
     ) -> None:
-        providers = [provider] if isinstance(provider, Provider) else list(provider)
-        if not providers:
-            raise ValueError("no provider to start workers with")
+        providers = _providers_of(provider)
         self._settings = PoolSettings(
             max_workers=max_workers,
             sessions_per_worker=sessions_per_worker,

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
+from openenv_async.addresses import checked_url
 from openenv_async.errors import DeadlineExceeded, ProviderError
 from openenv_async.providers.base import Provider, Worker
 
@@ -70,6 +71,8 @@ class StaticProvider(Provider):
             self._find = finder
         else:
             self._addresses = [address for address in addresses if not callable(address)]
+            for address in self._addresses:
+                checked_url(address[0] if isinstance(address, tuple) else address, "an address")
         self._token = token
         self._refresh_interval = refresh_interval
         self._forget_all()

@@ -33,6 +33,7 @@ from openenv_async.errors import (
     SessionBusy,
     SessionClosed,
     SessionLost,
+    TargetNotFound,
 )
 from openenv_async.types import EpisodeInfo, Limits
 from tests.helpers import gated, until
@@ -312,8 +313,11 @@ async def test_no_server() -> None:
 
 
 async def test_another_server() -> None:
-    async with serve(Echo) as url:
+    async with serve(Starlette()) as url:
         with pytest.raises(ConnectFailed, match="no openenv_async server"):
+            await Client(url + "/elsewhere").reset()
+    async with serve(Echo) as url:
+        with pytest.raises(TargetNotFound, match="leave out /elsewhere"):
             await Client(url + "/elsewhere").reset()
 
 
