@@ -7,8 +7,8 @@ Rules:
   will be; an episode that would be too old by then does not begin.
 - A group begins as a whole, or not yet.
 - How many the learner reads per version is known once it has published. Until then it is taken to
-  be no more than what it has read and asks for; without any staleness allowed, twice that, since
-  episodes would else be played one after the other.
+  be no more than what it has read and asks for; without any staleness allowed, half as many again,
+  since episodes would else be played one after the other.
 - Whoever waits for an episode gets one: if none is under way, the next begins.
 """
 
@@ -71,8 +71,11 @@ class Admission:
             return True
         if self._reader_waits and not self._under_way:
             return True
+        batch = max(self._batch, self._wanted)
         last = self._read + self._under_way + self._size - 1
-        return last // max(self._batch, self._wanted) <= self._max_staleness
+        if self._max_staleness:
+            last += (batch - self._size) // 4  # the quick overtake the slow
+        return last // batch <= self._max_staleness
 
     # -- the reader's side --------------------------------------------------------------------
 
@@ -81,7 +84,8 @@ class Admission:
         self._notice()
         self._reader_waits = True
         blind = not self._batch and not self._max_staleness
-        self._wanted = max(self._wanted, 2 * self._read if blind else self._read + self._size)
+        more = self._read // 2 if blind else 0
+        self._wanted = max(self._wanted, self._read + max(more, self._size))
         self._changed.set()
 
     def read(self, count: int) -> None:
