@@ -17,6 +17,7 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.checking import check_count
 from openenv_async.rollouts.results import Results
 from openenv_async.types import Outcome
 
@@ -137,6 +138,7 @@ class Playing:
         Returns:
             ``n`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
         """
+        n = check_count("n", n)
         if seed is None:
             seed = random.SystemRandom().getrandbits(31)
         return await collect_all(
@@ -169,8 +171,9 @@ class Playing:
             concurrency: calls at once, as far as the pool has slots.
             session: of ``session``.
         """
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, got {concurrency}")
+        concurrency = check_count("concurrency", concurrency)
+        if not callable(function):
+            raise TypeError(f"function must be callable, got {function!r}")
         results: Results[Mapped[ItemT, ValueT]] = Results(2 * concurrency)
         left = iter(enumerate(items))
         limit = min(concurrency, len(items)) if isinstance(items, Sequence) else concurrency

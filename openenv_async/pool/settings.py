@@ -8,6 +8,7 @@ from typing import Final
 
 from openenv_async.pool.book import Book, SourceRules
 from openenv_async.providers.base import Provider
+from openenv_async.rollouts.checking import check_count
 
 __all__ = ["PoolSettings"]
 
@@ -20,7 +21,7 @@ class PoolSettings:
     """Arguments of ``EnvPool``, by the same names, once they are known to make sense.
 
     Raises:
-        ValueError: they do not.
+        TypeError, ValueError: they do not.
     """
 
     max_workers: int | None
@@ -36,15 +37,21 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_workers", "sessions_per_worker", "max_uses", "connections"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+            if (count := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_count(name, count))
         for name in ("min_workers", "warm_workers"):
-            count = getattr(self, name)
-            if not 0 <= count <= (self.max_workers or count):
+            count = check_count(name, getattr(self, name), 0)
+            object.__setattr__(self, name, count)
+            if count > (self.max_workers or count):
                 raise ValueError(
                     f"{name} must be 0 to {self.max_workers} (max_workers), got {count}"
                 )
+        for name in ("idle_ttl", "max_lifetime", "acquire_timeout", "start_timeout"):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool | str):
+                raise TypeError(f"{name} must be a number of seconds, got {seconds!r}")
+            if seconds is not None and not seconds >= 0:
+                raise ValueError(f"{name} must be at least 0 seconds, got {seconds!r}")
 
     def book(self, providers: Sequence[Provider]) -> Book:
         """An empty book with these rules."""

@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
+from openenv_async.rollouts.checking import check_count
 from openenv_async.rollouts.policies import Turn
 from openenv_async.rollouts.records import snapshot
 
@@ -62,9 +63,10 @@ class BatchedPolicy:
         max_calls: int = 1,
         turns: bool = False,
     ) -> None:
-        for name, value in (("max_batch", max_batch), ("max_calls", max_calls)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, got {fn!r}")
+        max_batch = check_count("max_batch", max_batch)
+        max_calls = check_count("max_calls", max_calls)
         if not max_wait >= 0:
             raise ValueError(f"max_wait must be a number of seconds, got {max_wait!r}")
         self._fn: Callable[..., Any] = fn

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from openenv_async.client.arguments import shown
 from openenv_async.client.env import EnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
+from openenv_async.errors import shown
 
 __all__ = [
     "check_call",

@@ -1,4 +1,7 @@
-"""Groups of episodes with one seed, and their baselines: failures are left out, never zeros."""
+"""Groups of episodes with one seed, and their baselines: failures are left out, never zeros.
+
+So are infinite returns, which would make every advantage of their group NaN.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +68,12 @@ class EpisodeGroup:
 
     @property
     def mask(self) -> list[bool]:
-        """By member, whether it has a return: rows to train on."""
-        return [value is not None for value in self.returns]
+        """By member, whether it has a finite return: rows to train on."""
+        return [value is not None and math.isfinite(value) for value in self.returns]
 
     @property
     def baseline(self) -> float | None:
-        """Mean return of those that have one."""
+        """Mean return of those that have a finite one."""
         return baseline(self.returns)
 
     def advantages(self, *, scale: bool = True) -> list[float | None]:
@@ -79,8 +82,8 @@ class EpisodeGroup:
 
 
 def baseline(returns: Sequence[float | None]) -> float | None:
-    """Mean of the returns there are; ``None`` when there are none."""
-    there = [value for value in returns if value is not None]
+    """Mean of the finite returns there are; ``None`` when there are none."""
+    there = [value for value in returns if value is not None and math.isfinite(value)]
     return math.fsum(there) / len(there) if there else None
 
 
@@ -90,17 +93,20 @@ def advantages(
     """Returns relative to their group, as in GRPO (Shao et al., 2024).
 
     Args:
-        returns: of one group; ``None`` for what failed, which stays ``None`` and counts in
-            neither mean nor deviation.
+        returns: of one group; ``None`` for what failed. That, and a return that is not finite,
+            has ``None`` and counts in neither mean nor deviation.
         scale: divide by the standard deviation (of the sample, as trainers do).
         epsilon: added to the deviation.
     """
     mean = baseline(returns)
     if mean is None:
         return [None] * len(returns)
-    there = [value for value in returns if value is not None]
+    there = [value for value in returns if value is not None and math.isfinite(value)]
     divisor = 1.0
     if scale:
         squares = math.fsum((value - mean) ** 2 for value in there)
         divisor = math.sqrt(squares / (len(there) - 1)) + epsilon if len(there) > 1 else 1.0
-    return [None if value is None else (value - mean) / divisor for value in returns]
+    return [
+        None if value is None or not math.isfinite(value) else (value - mean) / divisor
+        for value in returns
+    ]

@@ -509,6 +509,43 @@ async def test_settings_that_make_no_sense(options: dict[str, Any], message: str
         EnvPool(LoopProvider(), **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_workers": "3"},
+        {"sessions_per_worker": 2.5},
+        {"min_workers": True},
+        {"max_uses": [1]},
+        {"connections": "two"},
+        {"acquire_timeout": "5"},
+        {"idle_ttl": True},
+    ],
+    ids=str,
+)
+def test_settings_of_the_wrong_type_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        EnvPool(LoopProvider(), **options)
+    with pytest.raises(ValueError, match="start_timeout"):
+        EnvPool(LoopProvider(), start_timeout=float("nan"))
+
+
+async def test_calls_that_make_no_sense_are_refused_before_anything_starts() -> None:
+    provider = LoopProvider()
+    pool = EnvPool(provider)
+    for n in ("3", 1.5, True):
+        with pytest.raises(TypeError):
+            pool.collect(lambda seen: Move(1), n)  # type: ignore[arg-type]  # what is refused
+        with pytest.raises(TypeError):
+            await pool.group(lambda seen: Move(1), n)  # type: ignore[arg-type]  # what is refused
+    for policy in (None, "random", 3):
+        with pytest.raises(TypeError):
+            await pool.rollout(policy)  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(TypeError, match="callable"):
+        await anext(pool.map(None, [1]))  # type: ignore[arg-type]  # what is refused
+    assert provider.asked == 0
+    await pool.aclose()
+
+
 async def test_what_cannot_be_a_pool_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="no provider"):
         EnvPool([])

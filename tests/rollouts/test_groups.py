@@ -69,3 +69,17 @@ def test_partial_is_what_was_cut_off_with_steps() -> None:
     assert not episode(OutcomeStatus.CANCELLED, None, steps=0).partial
     assert not episode(OutcomeStatus.ENV_ERROR, None).partial
     assert not episode(OutcomeStatus.COMPLETED, 1.0).partial
+
+
+def test_an_infinite_return_is_left_out_and_poisons_no_advantage() -> None:
+    returns = [1.0, math.inf, 3.0, None, -math.inf, math.nan]
+    assert baseline(returns) == 2.0
+    assert advantages(returns, scale=False) == [-1.0, None, 1.0, None, None, None]
+    episodes = [
+        StreamedEpisode(Outcome(i, OutcomeStatus.COMPLETED, episode_return=value), 0, i)
+        for i, value in enumerate(returns)
+    ]
+    group = EpisodeGroup(0, episodes)
+    assert group.mask == [True, False, True, False, False, False]
+    assert group.baseline == 2.0
+    assert baseline([math.inf]) is None

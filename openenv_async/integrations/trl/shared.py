@@ -19,6 +19,7 @@ from openenv_async.client.loop_thread import background_loop
 from openenv_async.errors import OperationUnsupported, SessionClosed
 from openenv_async.integrations.source import URL_SCHEMES
 from openenv_async.pool import EnvPool, SyncEnvPool
+from openenv_async.rollouts.checking import check_client, remedy_of
 from openenv_async.rollouts.policies import fetch_schema
 
 __all__ = ["SharedSource", "Source", "close_all"]
@@ -70,6 +71,8 @@ class SharedSource:
         elif isinstance(source, str) and named:
             self._pool = EnvPool.from_env(source, params, **pool_options)
             self._owned = True
+        elif remedy := None if isinstance(source, str) else remedy_of(source):
+            raise TypeError(f"a trainer cannot play on {source!r}: {remedy}")
         elif callable(source):
             self._factory = source
         else:
@@ -104,7 +107,9 @@ class SharedSource:
         if self._closed:
             raise SessionClosed("the trainer's environments were closed: make new ones")
         if self._factory is not None:
-            return self._factory()
+            client = self._factory()
+            check_client(client, "a trainer")
+            return client
         assert self._pool is not None
         return self._pool.session(client=GenericEnvClient)
 
