@@ -431,3 +431,19 @@ def same(a):
             await env.reset(seed=0, task="same")
             result = await env.step(CodeAction(code, submit=True))
             assert (result.reward, result.observation.tests_passed) == (reward, 6 * reward)
+
+
+async def test_random_numbers_of_packages_begin_at_the_seed_too() -> None:
+    """Every worker is forked from one process that has imported numpy: its state is not theirs."""
+    params = {"packages": ["numpy"], "memory_mib": 512}
+    draw = CodeAction("import numpy as np, random; print(np.random.rand(2), random.random())")
+    async with serve(CodingEnvironment, params=params) as url:
+
+        async def drawn(seed: int) -> str:
+            async with CodingEnv(url) as env:
+                await env.reset(seed=seed)
+                return (await env.step(draw)).observation.stdout
+
+        first, second, other = await asyncio.gather(*map(drawn, (3, 3, 2**40)))
+    assert first == second != other
+    assert first.splitlines()[0].split("]")[0] != other.splitlines()[0].split("]")[0]

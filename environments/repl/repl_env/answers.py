@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from decimal import Decimal
 from typing import Final
 
 __all__ = ["PRELUDE", "is_right", "printed_answer"]
@@ -22,6 +23,9 @@ rlm_query, rlm_query_batched = llm_query, llm_query_batched
 '''
 """Run in every new interpreter; ``_final_answer`` is answered by the server."""
 
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:(?:0|[1-9]\d{0,40})(?:\.\d{1,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,3})?", re.ASCII
+)
 _PRINTED: Final = re.compile(r"^[ \t]*FINAL(_VAR)?\((.*)\)[ \t]*$", re.MULTILINE)
 
 
@@ -41,7 +45,12 @@ def printed_answer(stdout: str) -> tuple[str, str]:
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Exact match, but for the form of letters (NFC) and blanks at either end."""
-    return unicodedata.normalize("NFC", answer).strip() == (
-        unicodedata.normalize("NFC", expected).strip()
-    )
+    """Exact match, but for the form of letters (NFC), blanks at either end and that of numbers.
+
+    ``2.0`` is right where ``2`` is expected: code that works a number out prints either.
+    """
+    said, wanted = (unicodedata.normalize("NFC", text).strip() for text in (answer, expected))
+    if said == wanted:
+        return True
+    numbers = _NUMBER.fullmatch(said) and _NUMBER.fullmatch(wanted)
+    return numbers is not None and Decimal(said) == Decimal(wanted)

@@ -51,6 +51,13 @@ def test_printed_answers(stdout: str, answer: str, variable: str) -> None:
 def test_what_is_right() -> None:
     assert is_right(" 42\n", "42")
     assert is_right("e\u0301", "é")
+    assert is_right("42.0", "42")
+    assert is_right("+4.2e1", "42")
+    assert is_right("-0.5", "-.5")
+    assert not is_right("42.5", "42")
+    assert not is_right("-42", "42")
+    assert not is_right("007", "7")  # more likely a name than a number
+    assert not is_right("nan", "NaN")
     assert not is_right("42.", "42")
     assert not is_right("Corvo", "corvo")
     assert not is_right("", "42")

@@ -49,7 +49,7 @@ class Worker:
 
     Args:
         folder: its private folder, which is also its working directory.
-        seed: of the module ``random``.
+        seed: of the module ``random``, and of those in numpy and torch where packages have them.
         functions: names of what is answered by the server.
     """
 
@@ -70,7 +70,7 @@ class Worker:
         sys.argv = [""]
         sys.path.insert(0, folder)
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
-        random.seed(seed)
+        _seed(seed)
         signal.signal(signal.SIGINT, self._interrupt)
         gc.enable()
 
@@ -223,6 +223,18 @@ class Worker:
 
         function.__name__ = function.__qualname__ = name
         return function
+
+
+def _seed(seed: int) -> None:
+    """Begin the random numbers at the seed, also those of packages.
+
+    What the zygote imported has one state for all workers that are forked from it.
+    """
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % (1 << 32))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed % (1 << 63))
 
 
 def _depth(exc: BaseException) -> int:
