@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -144,6 +145,27 @@ async def test_the_cause_of_a_start_that_failed_stands_in_the_message_everywhere
         async with EnvPool(provider(BASE, command=bad), max_workers=1):
             pass
     await none_left()
+
+
+async def test_what_a_server_had_started_ends_with_it() -> None:
+    """Also processes in a session of their own, when the server is killed."""
+    code = (
+        "import os, subprocess, time; p = subprocess.Popen(['sleep', '600'], start_new_session=1);"
+        "print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    async with provider(BASE, command=["python", "-uc", code]) as containers:
+        worker = await containers.start()
+        while not (pid := await worker.log_tail()):  # noqa: ASYNC110 - a process
+            await asyncio.sleep(0.05)
+        listed = await asyncio.to_thread(docker, "top", worker.name, "-eo", "pid,args")
+        sleeping = [line.split()[0] for line in listed.splitlines() if "sleep 600" in line]
+        assert len(sleeping) == 1
+        await asyncio.to_thread(
+            docker, "exec", worker.name, "python", "-c", f"import os; os.kill({pid}, 9)"
+        )
+        assert (await dies(worker)).exit_code == 137
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(sleeping[0]), 0)
 
 
 async def test_removed_by_somebody_else() -> None:
