@@ -39,7 +39,7 @@ from typing import Any, Final
 
 from openenv_async import manifest
 from openenv_async.environment import Environment
-from openenv_async.errors import TargetNotFound, shown
+from openenv_async.errors import InvalidOption, TargetNotFound, shown
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 
@@ -160,8 +160,6 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
         InvalidOption: it takes no such argument.
         TypeError: what was found is no environment.
     """
-    if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
-        return EnvironmentSpec(text, params=params)
     if isinstance(text, os.PathLike):
         text = os.path.join(".", text)
     if not isinstance(text, str):
@@ -171,6 +169,16 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
         )
     if is_address(text):
         raise TargetNotFound(mistaken(text) or _unknown(text, []))
+    if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
+        try:
+            return EnvironmentSpec(text, params=params)
+        except InvalidOption as exc:
+            if exc.detail.get("option") != "id":
+                raise
+            raise TargetNotFound(
+                f"{exc.message}; installed are {_listed([*installed()])} (or give module:Class or a"
+                " folder)"
+            ) from None
     if ":" in text and not looks_like_path(text):
         return EnvironmentSpec(import_object(text), params=params)
     known = {normal_name(name) for name in installed()}

@@ -24,6 +24,7 @@ from openenv_async.errors import (
     InvalidModel,
     InvalidObservation,
     InvalidOption,
+    TargetNotFound,
 )
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
@@ -102,8 +103,10 @@ async def test_an_id_of_the_registry_is_an_environment() -> None:
     spec = find_target("CartPole-v1", {"max_episode_steps": 7})
     assert spec.name == "CartPole-v1"
     assert find_target("gymnasium.envs.classic_control:CartPole-v1").name == "CartPole-v1"
-    with pytest.raises(InvalidOption, match="did you mean CartPole-v1"):
+    with pytest.raises(TargetNotFound, match=r"'CartPoll-v1'.*did you mean CartPole-v1.*echo"):
         find_target("CartPoll-v1")
+    with pytest.raises(InvalidOption, match="did you mean CartPole-v1"):
+        EnvironmentSpec("CartPoll-v1")
     assert not is_registered_id("echo")
     assert not is_registered_id("module:Class")
     assert is_registered_id("ALE/Pong-v5")
