@@ -363,15 +363,12 @@ class TestEveryFormat:
         [
             ({"a": [1, object()]}, r"\$\['a'\]\[1\] \(object\).*builtins.object cannot travel"),
             (Box(Box({"k": 1j})), r"\$.content.content\['k'\] \(complex\)"),
-            ({"a": 2**70}, r"\$\['a'\] \(int\)"),
+            ({"a": 2**16384}, r"\$\['a'\] \(int\)"),
             ("\ud800", r"\$ \(str\)"),
             (Strict(x=print), r"\$.x"),  # type: ignore[arg-type] # the point
         ],
     )
     def test_what_cannot_be_encoded_is_named(self, value: Any, words: str, name: Format) -> None:
-        if name != "msgpack" and value == {"a": 2**70}:
-            assert trip(Any, value, name) is not None
-            return
         with pytest.raises(InvalidModel, match=words):
             PayloadCodec[Any](Any, name).encode(value)
 

@@ -10,6 +10,9 @@ payload::
     ndim x u64    shape, little-endian
     rest          the elements in C order, exactly product(shape) * itemsize bytes
 
+An integer of more than 64 bits is an Ext of code 3: two's complement, big-endian, 1,024 bytes at
+most.
+
 In native JSON the same things are tagged objects, each with one key::
 
     {"__ndarray__": [dtype, [shape...], base64 of the elements]}
@@ -29,10 +32,13 @@ message, or to write to it. NumPy is imported when the first array is met.
 from __future__ import annotations
 
 from openenv_async.arrays.ext import (
+    EXT_INT,
     EXT_NDARRAY,
     EXT_NPSCALAR,
     ext_pieces,
     from_ext,
+    int_from_bytes,
+    int_to_bytes,
     is_large_array,
     numpy_types,
     to_ext,
@@ -41,6 +47,7 @@ from openenv_async.arrays.tags import tag, untag
 from openenv_async.arrays.typed import NONFINITE, array_dtype, as_array, as_scalar, to_plain
 
 __all__ = [
+    "EXT_INT",
     "EXT_NDARRAY",
     "EXT_NPSCALAR",
     "NONFINITE",
@@ -49,6 +56,8 @@ __all__ = [
     "as_scalar",
     "ext_pieces",
     "from_ext",
+    "int_from_bytes",
+    "int_to_bytes",
     "is_large_array",
     "numpy_types",
     "tag",

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "EXT_INT",
     "EXT_NDARRAY",
     "EXT_NPSCALAR",
     "MAX_NDIM",
     "assemble",
     "ext_pieces",
     "from_ext",
+    "int_from_bytes",
+    "int_to_bytes",
     "is_large_array",
     "numpy_types",
     "parts",
@@ -28,8 +31,11 @@ __all__ = [
 
 EXT_NDARRAY: Final = 1
 EXT_NPSCALAR: Final = 2
+EXT_INT: Final = 3
 
 MAX_NDIM: Final = 32
+_MAX_INT: Final = 1024
+"""Bytes of the greatest integer that travels; Python writes none that is much greater as text."""
 _LARGE: Final = 1 << 18
 """Bytes from which on an array is put into a payload after the rest."""
 _SMALL: Final = 4096
@@ -42,6 +48,29 @@ _DTYPE: Final = re.compile(
     r"[<>|](?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32)|[US][1-9][0-9]{0,8}"
     r"|[mM]8(?:\[[0-9]{0,9}(?:Y|M|W|D|h|m|s|ms|us|μs|ns|ps|fs|as)\])?)"
 )
+
+
+def int_to_bytes(value: int) -> bytes:
+    """The payload of an integer of more than 64 bits: two's complement, big-endian.
+
+    Raises:
+        ValueError: it is too large to travel.
+    """
+    size = value.bit_length() // 8 + 1
+    if size > _MAX_INT:
+        raise ValueError(f"an integer of {size:,} bytes cannot travel: at most {_MAX_INT:,} do")
+    return value.to_bytes(size, "big", signed=True)
+
+
+def int_from_bytes(payload: memoryview) -> int:
+    """The inverse of :func:`int_to_bytes`.
+
+    Raises:
+        ValueError: it is too large to travel.
+    """
+    if len(payload) > _MAX_INT:
+        raise ValueError(f"malformed integer: {len(payload):,} bytes, at most {_MAX_INT:,} travel")
+    return int.from_bytes(payload, "big", signed=True)
 
 
 def numpy_types() -> tuple[type, ...]:

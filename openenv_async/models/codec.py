@@ -10,7 +10,13 @@ import msgspec
 from openenv_async import arrays
 from openenv_async.depth import check_json_depth, check_msgpack_depth
 from openenv_async.errors import InvalidModel, OpenEnvError, ProtocolError
-from openenv_async.models.decoding import dec_hook, ext_hook, with_floats, without_scalars
+from openenv_async.models.decoding import (
+    dec_hook,
+    ext_hook,
+    has_large_int,
+    with_floats,
+    without_scalars,
+)
 from openenv_async.models.encoding import json_encoder, msgpack_encoder, plain_encoder
 from openenv_async.models.inspection import BAD_DATA, described, type_name
 from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
@@ -76,12 +82,13 @@ class PayloadCodec(Generic[T]):
                 return retry(data, error)
 
         def retry(data: bytes | memoryview, error: Exception) -> T:
-            # A float field that was given a NumPy scalar: rare and slow, but not an error.
+            # A float field that was given a NumPy scalar, a field of int a large one: rare and
+            # slow, but not an error.
             try:
                 if isinstance(error, msgspec.ValidationError):
                     tree = generic(data)
                     plain = without_scalars(tree)
-                    if plain is not tree:
+                    if plain is not tree or has_large_int(tree):
                         return self._convert(plain)
             except BAD_DATA as second:
                 error = second

@@ -22,13 +22,15 @@ from openenv_async.models.inspection import (
 from openenv_async.models.pydantic import validate
 from openenv_async.models.unknown_fields import refuse_unknown
 
-__all__ = ["dec_hook", "ext_hook", "with_floats", "without_scalars"]
+__all__ = ["dec_hook", "ext_hook", "has_large_int", "with_floats", "without_scalars"]
 
 
 def ext_hook(code: int, payload: memoryview) -> Any:
-    """An Ext of msgpack as the array or scalar that it is."""
+    """An Ext of msgpack as the array, scalar or large integer that it is."""
     if code == arrays.EXT_NDARRAY or code == arrays.EXT_NPSCALAR:
         return arrays.from_ext(code, payload)
+    if code == arrays.EXT_INT:
+        return arrays.int_from_bytes(payload)
     return msgspec.msgpack.Ext(code, bytes(payload))
 
 
@@ -96,6 +98,15 @@ def with_floats(info: inspect.Type, tree: Any) -> Any:
 
 
 _TEXT_TYPES: Final = (inspect.StrType, inspect.LiteralType, inspect.EnumType)
+
+
+def has_large_int(tree: Any) -> bool:
+    """Whether a decoded tree has an integer of more than 64 bits."""
+    if isinstance(tree, dict):
+        return any(has_large_int(key) or has_large_int(item) for key, item in tree.items())
+    if isinstance(tree, list | tuple):
+        return any(map(has_large_int, tree))
+    return type(tree) is int and not -(1 << 63) <= tree < 1 << 64
 
 
 def without_scalars(tree: Any) -> Any:

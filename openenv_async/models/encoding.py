@@ -62,9 +62,37 @@ def msgpack_encoder(info: inspect.Type, decode: Decode) -> Encode:
 
 def _pack(value: Any) -> bytes:
     try:
+        return _pack_sized(value)
+    except OverflowError:  # an integer of more than 64 bits
+        return _pack_sized(_with_large_ints(_builtins(value)))
+
+
+def _pack_sized(value: Any) -> bytes:
+    try:
         return _PACK(value)
     except _LargeArray:
         return _pack_around_arrays(value)
+
+
+class _LargeInt:
+    """An integer that MessagePack has no form of its own for; may be a key."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+def _with_large_ints(tree: Any) -> Any:
+    """A tree of builtins with its integers of more than 64 bits marked."""
+    if isinstance(tree, dict):
+        return {_with_large_ints(key): _with_large_ints(item) for key, item in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(map(_with_large_ints, tree))
+    if isinstance(tree, list):
+        return list(map(_with_large_ints, tree))
+    large = type(tree) is int and not -(1 << 63) <= tree < 1 << 64
+    return _LargeInt(tree) if large else tree
 
 
 def _pack_around_arrays(value: Any) -> bytes:
@@ -555,6 +583,8 @@ def _pack_hook(value: Any) -> Any:
     ext = arrays.to_ext(value)
     if ext is not None:
         return msgspec.msgpack.Ext(*ext)
+    if type(value) is _LargeInt:
+        return msgspec.msgpack.Ext(arrays.EXT_INT, arrays.int_to_bytes(value.value))
     return _foreign(value)
 
 

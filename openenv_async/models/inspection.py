@@ -91,6 +91,10 @@ def described(model: Any) -> tuple[Any, inspect.Type]:
                     )
                 if kind == "pydantic":
                     complete(part.cls)
+            elif isinstance(part, inspect.DictType) and not _may_be_key(part.key_type):
+                raise TypeError(
+                    "a model, list or dict cannot be a key of a dict; use text or a tuple"
+                )
         for cls in classes(info):
             if fault := fault_of(cls):
                 raise TypeError(fault)
@@ -101,6 +105,18 @@ def described(model: Any) -> tuple[Any, inspect.Type]:
             f"{type_name(model)} cannot be a model: {error}{_remedy(str(error))}"
         ) from error
     return read, info
+
+
+def _may_be_key(info: inspect.Type) -> bool:
+    """Whether a decoded value of a type can be a key."""
+    unhashable = (*OBJECTS, inspect.DictType, inspect.ListType, inspect.SetType)
+    return not any(
+        isinstance(part, unhashable)
+        or (
+            isinstance(part, inspect.CustomType) and custom_kind(part.cls) not in ("scalar", "text")
+        )
+        for part in walk(info)
+    )
 
 
 def _member(model: Any) -> tuple[inspect.Type, Member | None]:

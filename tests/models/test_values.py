@@ -427,3 +427,42 @@ def test_what_makes_the_same_again_travels(name: Format) -> None:
 
     clean = Clean(text="a b")
     assert trip(Clean, clean, name) == clean
+
+
+@pytest.mark.parametrize("number", [2**64, 2**70, -(2**63) - 1, -(2**200), 2**8000, 2**8191 - 1])
+def test_integers_of_more_than_64_bits_travel(number: int, name: Format) -> None:
+    @dataclass
+    class Sum:
+        total: int
+        parts: list[int]
+        maybe: int | None = None
+
+    value = Sum(number, [1, number], number)
+    assert trip(Sum, value, name) == value
+    assert trip(Any, {"a": [number, (number,)]}, name) == {"a": [number, [number]]}
+    array = np.zeros(100_000)
+    back = trip(Any, {"big": number, "image": array}, name)
+    assert back["big"] == number
+    np.testing.assert_array_equal(back["image"], array)
+
+    class Total(pydantic.BaseModel):
+        total: int
+
+    assert trip(Total, Total(total=number), name) == Total(total=number)
+    if name != "plain":
+        assert trip(Any, {number: 1, (1, number): 2}, name) == {number: 1, (1, number): 2}
+    with pytest.raises(InvalidModel):
+        PayloadCodec[Any](Point32, name).decode(PayloadCodec[Any](Any, name).encode({"x": number}))
+
+
+@dataclass
+class Point32:
+    x: np.int32
+
+
+def test_an_integer_that_is_too_large_is_named(name: Format) -> None:
+    assert "$['a'][0] (int)" in refusal(Any, {"a": [1 << 20_000]}, name)
+    if name == "msgpack":
+        payload = msgspec.msgpack.encode(msgspec.msgpack.Ext(3, b"\x01" * 1025))
+        with pytest.raises(InvalidModel, match="1,025 bytes"):
+            PayloadCodec[Any](Any, name).decode(payload)
