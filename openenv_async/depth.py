@@ -43,13 +43,16 @@ _SHALLOW: Final = 6
 _SHALLOW_SIZE: Final = 1024 * 1024
 """Bytes up to which it tries, because what it decodes takes memory: 64 times that at worst."""
 
-# Runs of scalars inside large arrays are skipped by the regex engine instead of by Python.
+# Runs of scalars and short texts are skipped by the regex engine instead of by Python. No two
+# alternatives begin alike, so that it never goes back.
+_SHORT_TEXTS: Final = b"|".join(b"\\x%02x.{%d}" % (0xA0 + n, n) for n in range(1, 32))
+_SHORT_BYTES: Final = b"|".join(b"\\x%02x.{%d}" % (n, n) for n in range(32))
 _SCALAR: Final = (
-    rb"(?:[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8}"
-    rb"|[\xcc\xd0].|[\xcd\xd1]..)"
+    rb"(?>[\x00-\x7f\xa0\xc0\xc2\xc3\xe0-\xff]|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8}"
+    rb"|[\xcc\xd0].|[\xcd\xd1]..|" + _SHORT_TEXTS + rb"|[\xc4\xd9](?>" + _SHORT_BYTES + rb"))"
 )
 _RUNS: Final = tuple(
-    (n, re.compile(_SCALAR + b"{%d}" % n, re.DOTALL).match) for n in (4096, 256, 16)
+    (n, re.compile(_SCALAR + b"{%d}+" % n, re.DOTALL).match) for n in (4096, 256, 16)
 )
 
 # Header byte -> bytes of content that follow it.
@@ -138,14 +141,14 @@ def check_json_containers(data: bytes | memoryview, limit: int) -> None:
     octets = data if isinstance(data, bytes) else bytes(data)
     if octets.count(b"[") + octets.count(b"{") <= limit:
         return
-    rest = _JSON_STRING.sub(b"", octets)
+    rest = _without_strings(octets)
     if rest.count(b"[") + rest.count(b"{") > limit:
         raise _too_many(limit)
 
 
 def json_items(data: bytes) -> int:
     """The number of items in the outermost array of ``data``, if that is well formed."""
-    rest = _JSON_STRING.sub(b"", data).translate(_BRACKETS, _NOT_STRUCTURE).removeprefix(b"[")
+    rest = _without_strings(data).translate(_BRACKETS, _NOT_STRUCTURE).removeprefix(b"[")
     rest = rest.removesuffix(b"]")
     for _ in range(_SHORT_LISTS):
         rest = rest.replace(b",]", b"]").replace(b"[]", b"")
@@ -169,13 +172,20 @@ def is_small_msgpack(data: bytes | memoryview, depth: int, values: int) -> bool:
     Raises:
         ProtocolError: it has more than ``depth`` containers in each other, or is malformed.
     """
-    return _scan_msgpack(data, depth, values)
+    return _scan_msgpack(data, depth, values, every=True)
 
 
 def _scan_msgpack(
-    data: bytes | memoryview, limit: int, budget: int | None, max_containers: int = sys.maxsize
+    data: bytes | memoryview,
+    limit: int,
+    budget: int | None,
+    max_containers: int = sys.maxsize,
+    every: bool = False,
 ) -> bool:
-    """Walk the headers of one value; False when ``budget`` headers were not enough."""
+    """Walk the headers of one value; False when ``budget`` headers were not enough.
+
+    A run of scalars counts as one, unless ``every`` value counts.
+    """
     size = len(data)
     containers = 0
     position = 0
@@ -195,9 +205,13 @@ def _scan_msgpack(
                 if left >= length and (found := match(data, position)):
                     left -= length
                     position = found.end()
+                    if steps > 0:
+                        steps -= min(steps, length if every else 1)
                     break
             else:
                 break
+            if steps == 0:
+                return False
         if not left:
             continue
         if position >= size:
@@ -237,6 +251,7 @@ def _scan_msgpack(
 
 # An unterminated string matches up to the end, so that the substitution stays linear.
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+_JSON_STRINGS: Final = re.compile(rb'(?:[^"]*+"(?:[^"\\]++|\\.)*+"){1,256}+', re.DOTALL)
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _PART: Final = 4096
 _SHORT_LISTS: Final = 12
@@ -244,6 +259,17 @@ _SHORT_LISTS: Final = 12
 _NOT_STRUCTURE: Final = bytes(b for b in range(256) if b not in b"[]{},")
 _INNERMOST: Final = re.compile(rb"\[[^\[\]]*+\]")
 _NOT_BRACKETS: Final = bytes(b for b in range(256) if b not in b"[]{}")
+
+
+def _without_strings(octets: bytes) -> bytes:
+    """JSON without its strings; some at a time, because a substitution takes memory for each."""
+    parts = []
+    at = 0
+    while found := _JSON_STRINGS.match(octets, at):
+        parts.append(_JSON_STRING.sub(b"", octets[at : found.end()]))
+        at = found.end()
+    parts.append(_JSON_STRING.sub(b"", octets[at:]))
+    return b"".join(parts)
 
 
 def check_json_depth(data: bytes | memoryview, limit: int) -> None:
@@ -257,7 +283,7 @@ def check_json_depth(data: bytes | memoryview, limit: int) -> None:
     if octets.count(b"[") + octets.count(b"{") <= limit:
         return
     # Take the innermost pairs away, one level a round: as many rounds as there are levels.
-    rest = _JSON_STRING.sub(b"", octets).translate(_BRACKETS, _NOT_BRACKETS)
+    rest = _without_strings(octets).translate(_BRACKETS, _NOT_BRACKETS)
     for _ in range(limit):
         if not rest:
             return

@@ -13,8 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openenv_async.depth import _shallow_decoder, check_json_depth, check_msgpack_depth
-from openenv_async.errors import InvalidModel, ProtocolError
+from openenv_async.depth import (
+    _shallow_decoder,
+    check_json_containers,
+    check_json_depth,
+    check_msgpack_containers,
+    check_msgpack_depth,
+    json_items,
+)
+from openenv_async.errors import InvalidModel, PayloadTooLarge, ProtocolError
 from openenv_async.models import PayloadCodec
 from openenv_async.types import MAX_DEPTH
 
@@ -171,3 +178,56 @@ def test_garbage_passes_or_is_a_protocol_error(data: bytes) -> None:
     for check in (check_msgpack_depth, check_json_depth):
         with contextlib.suppress(ProtocolError):
             check(data, 1)
+
+
+FLOODS: dict[str, Any] = {
+    "texts": ["ab"] * 300_000,
+    "empty texts": [""] * 900_000,
+    "bytes": [b"x"] * 300_000,
+    "numbers": [1, 2.5, None, 2**40] * 60_000,
+    "keys": {f"k{i}": i for i in range(120_000)},
+    "texts in lists": [["a", "b"] * 20] * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_of_small_values_is_looked_through_fast(name: str) -> None:
+    """Each short text was a turn of a Python loop: a second for a megabyte."""
+    data = msgspec.msgpack.encode(FLOODS[name])
+    best = 1.0
+    for _ in range(3):
+        began = time.thread_time()
+        check_msgpack_depth(data * 1, 64)
+        check_msgpack_containers(data, 65_536)
+        best = min(best, time.thread_time() - began)
+    assert best < 0.2 * max(1.0, len(data) / 1e6)
+
+
+@given(tree=TREES, limit=st.integers(0, 40))
+def test_containers_are_counted_exactly(tree: Any, limit: int) -> None:
+    count = containers(tree)
+    packed = msgspec.msgpack.encode(tree)
+    spelled = msgspec.json.encode(tree)
+    for check, data in (
+        (check_msgpack_containers, packed),
+        (check_msgpack_containers, memoryview(packed)),
+        (check_json_containers, spelled),
+    ):
+        if count <= limit:
+            check(data, limit)
+        else:
+            with pytest.raises(PayloadTooLarge, match="max_containers"):
+                check(data, limit)
+
+
+def containers(tree: Any) -> int:
+    if isinstance(tree, dict):
+        return 1 + sum(map(containers, tree.values()))
+    if isinstance(tree, list):
+        return 1 + sum(map(containers, tree))
+    return 0
+
+
+@given(frames=st.lists(TREES, max_size=8))
+def test_the_items_of_a_list_are_counted_exactly(frames: list[Any]) -> None:
+    assert json_items(msgspec.json.encode(frames)) == max(1, len(frames))

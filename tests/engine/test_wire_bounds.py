@@ -189,6 +189,8 @@ BROKEN: dict[str, Any] = {
     "maps": [{}] * 66_000,
     "a frame of maps": [[{}] * 66_000],
     "a frame of numbers": [[3] + [0] * 66_000],
+    "a frame of texts": [[3] + ["ab"] * 66_000],
+    "a field of texts": [[3, 1, 2, ["ab"] * 66_000]],
     "a field of lists": [[3, 1, 2, [[]] * 66_000]],
     "frames for nobody": [[8, 7]] * 50_000,
 }
