@@ -82,7 +82,11 @@ def _read_policy(
     callback=_read_out,
     help="File for the trajectories, .jsonl or .parquet.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Seed of the first episode and the policy.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    help="Seed of the first episode and the policy.",
+)
 @click.option("--max-steps", type=click.IntRange(1), help="Truncate episodes after so many steps.")
 @click.option("--timeout", type=SECONDS, help="Seconds for one episode; 0: no limit.")
 @click.option("--connections", type=click.IntRange(1), help="Connections to share.  [default: 1]")
@@ -116,6 +120,12 @@ def rollout(
     """
     from openenv_async.cli.playing import run
 
+    seed, episodes = options["seed"], options["episodes"]
+    if seed is not None and seed + episodes > 2**63:
+        raise click.BadParameter(
+            f"the seeds of {episodes} episodes from there on go beyond 2**63 - 1",
+            param_hint="--seed",
+        )
     provider = provider or ("static" if is_url(target) else "process")
     if (provider == "static") != is_url(target):
         raise click.BadParameter("a URL is played at as it is: static", param_hint="--provider")

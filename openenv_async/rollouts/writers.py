@@ -461,9 +461,18 @@ class ParquetWriter(TrajectoryWriter):
         if self._closed:
             return
         self.flush()
-        self._closed = True
         joined = self.path.with_name(self.path.name + ".unfinished")
-        with self._parquet.ParquetWriter(joined, self._schema, compression="zstd") as writer:
+        try:
+            self._join(joined)
+        except BaseException:  # the groups are where they were, and are read from there
+            joined.unlink(missing_ok=True)
+            raise
+        joined.replace(self.path)
+        self._closed = True
+        shutil.rmtree(self._parts)
+
+    def _join(self, target: Path) -> None:
+        with self._parquet.ParquetWriter(target, self._schema, compression="zstd") as writer:
             for part in _finished(self._parts):
                 if part.suffix == ".parquet" and self._parquet.read_schema(part) == self._schema:
                     writer.write_table(self._parquet.read_table(part))
@@ -473,8 +482,6 @@ class ParquetWriter(TrajectoryWriter):
                 while batch := list(itertools.islice(read, 64)):
                     rows = [_columns(_row_of(trajectory)) for trajectory in batch]
                     writer.write_table(self._table(rows))
-        joined.replace(self.path)
-        shutil.rmtree(self._parts)
 
 
 def _columns(row: Row) -> Row:

@@ -135,3 +135,11 @@ def test_a_rollout_that_could_not_write_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "3 of 3 episodes could not be written" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_seed_that_no_reset_takes_is_refused_before_anything_is_played() -> None:
+    for seed in (2**63, 2**63 - 1, 2**64):
+        done = run("rollout", f"{WORLDS}:OneInTen", "--episodes", "3", "--seed", str(seed))
+        assert done.returncode == 2
+        assert "--seed" in done.stderr
+        assert "playing" not in done.stderr

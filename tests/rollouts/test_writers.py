@@ -405,3 +405,31 @@ def test_a_message_that_cannot_be_read_is_no_reason_to_lose_the_episode(
     assert first.error_message is not None
     assert "cannot be read" in first.error_message
     assert second.error_message == "a file name \\udcff"
+
+
+def test_a_full_disk_loses_no_episode_that_parquet_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.parquet"
+    writer = ParquetWriter(path, max_group_episodes=2)
+
+    def full(*anything: Any, **named: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as without_room:
+        without_room.setattr(pq, "write_table", full)
+        for index in range(3):
+            writer.write(outcome(index))
+        assert "waits for the next write" in caplog.text
+        assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+        with pytest.raises(OSError, match="No space"):
+            writer.close()
+        without_room.undo()
+        without_room.setattr(pq, "ParquetWriter", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.close()
+        assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+        assert not list(tmp_path.glob("*.unfinished"))
+    writer.close()
+    assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
