@@ -199,18 +199,19 @@ def encoded(value: Any, encode: Callable[[Any], bytes], what: str) -> bytes:
         raise InvalidModel(f"reset() cannot send its {what}: {exc.message}") from exc
 
 
-def reset_arguments(options: Mapping[str, Any], **named: Any) -> dict[str, Any]:
+def reset_arguments(options: Mapping[Any, Any], **named: Any) -> dict[str, Any]:
     """Keyword arguments for a client's ``reset`` that pass every option to the environment.
 
     Args:
         options: of the environment, one called ``timeout`` among them if it has one.
         named: arguments of the call itself.
     """
-    clashing = {name: value for name, value in options.items() if name in _OWN_NAMES}
-    if not clashing:
-        return {**options, **named}
-    others = {name: value for name, value in options.items() if name not in _OWN_NAMES}
-    return {**others, **named, "reset_options": clashing}
+    others: dict[str, Any] = {}
+    clashing: dict[Any, Any] = {}
+    for name, value in options.items():
+        by_name = isinstance(name, str) and name not in _OWN_NAMES  # another is refused there
+        (others if by_name else clashing)[name] = value
+    return {**others, **named, **({"reset_options": clashing} if clashing else {})}
 
 
 # -- constructors -----------------------------------------------------------------------------

@@ -488,6 +488,33 @@ async def test_a_forked_http_client_has_a_session_of_its_own() -> None:
         ]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_end_the_server_that_its_parent_started() -> None:
+    script = textwrap.dedent(
+        """
+        import os
+        from openenv_async import AutoEnv
+        env = AutoEnv.from_env("echo", provider="process")
+        env.reset()
+        child = os.fork()
+        if child == 0:
+            env.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(env.step({"message": "still there"}).observation.echo)
+        env.close()
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "still there" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -495,6 +522,7 @@ async def test_a_forked_http_client_has_a_session_of_its_own() -> None:
         "EnvClient(url).sync()",
         "HTTPEnvClient(url)",
         "HTTPEnvClient(url).sync()",
+        "SyncEnvPool.from_url(url)",
         "GymEnv(url)",
         "GymVectorEnv(url, 2)",
     ],
@@ -504,7 +532,7 @@ async def test_closing_in_del_at_the_interpreters_end_returns(make: str) -> None
         script = textwrap.dedent(
             f"""
             import sys
-            from openenv_async import EnvClient, HTTPEnvClient, SyncEnvClient
+            from openenv_async import EnvClient, HTTPEnvClient, SyncEnvClient, SyncEnvPool
             from gymnasium.spaces import Discrete, Text
             url = sys.argv[1]
             class Owner:
@@ -521,7 +549,7 @@ async def test_closing_in_del_at_the_interpreters_end_returns(make: str) -> None
                 from openenv_async.integrations import gymnasium as g
                 GymEnv, GymVectorEnv = space(g.GymEnv), space(g.GymVectorEnv)
             owner = Owner({make})
-            owner.env.reset()
+            owner.env.open() if "Pool" in {make!r} else owner.env.reset()
             owner.itself = owner  # collected with the interpreter, not before
             sys.modules["keep"] = owner
             """
@@ -590,3 +618,62 @@ async def test_a_blocking_client_works_in_a_running_loop() -> None:
             await asyncio.to_thread(made.reset)
     with pytest.raises(ConnectFailed):
         await asyncio.to_thread(SyncEnvClient(url).reset)
+
+
+# -- Gymnasium's calls --------------------------------------------------------------------------
+
+
+class Numbers(Sandbox):
+    """Counts in integers, so that Gymnasium has spaces for it."""
+
+    def reset(  # type: ignore[override]  # the names are the same, and what it gives another
+        self, seed: int = 0, timeout: float = 5.0, size: int = 1
+    ) -> int:
+        self.given = (timeout, size)
+        return seed % 10
+
+    def step(self, action: int) -> int:  # type: ignore[override]  # see there
+        return int(10 * self.given[0]) + self.given[1]
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        kind = {"type": "integer", "minimum": 0, "maximum": 99}
+        return {"action": kind, "observation": kind}
+
+
+def _play_gymnasium(url: str) -> None:
+    from openenv_async.integrations.gymnasium import GymEnv, GymVectorEnv
+
+    single, vector = GymEnv(url), GymVectorEnv(url, 2)
+    try:
+        single.reset()
+        vector.reset()
+        for env, act in ((single, 1), (vector, np.array([1, 1]))):
+            made: Any = env
+            wrong: list[dict[str, Any]] = [{"seed": seed} for seed in WRONG["seed"][:10]]
+            wrong += [{"options": value} for value in (5, "x", [1], {1: 2}, {"no_such": 1})]
+            wrong += [{"options": {"size": object()}}]
+            for given in wrong:
+                with pytest.raises((ValueError, TypeError)) as caught:
+                    made.reset(**given)
+                assert isinstance(caught.value, OpenEnvError), caught.value
+                made.step(act)
+                counted = np.asarray(made.reset(seed=np.int64(3))[0])
+                assert counted.tolist() == np.asarray(made.reset(seed=3)[0]).tolist()
+            seen = made.reset(options={"timeout": 3.0, "size": 2})[0]
+            assert np.shape(seen) == np.shape(act)
+            assert np.all(np.asarray(made.step(act)[0]) == 32)
+        made = vector
+        assert made.reset(seed=[np.int64(4), 7])[0].tolist() == [4, 7]
+        for seeds in ([1], [1.5, 2], ["a", 1]):
+            with pytest.raises(ValueError, match="seed"):
+                made.reset(seed=seeds)
+            vector.step(np.array([1, 1]))
+    finally:
+        single.close()
+        vector.close()
+
+
+async def test_gymnasiums_reset_takes_every_option_and_refuses_what_is_wrong() -> None:
+    async with serve(Numbers) as url:
+        await asyncio.to_thread(_play_gymnasium, url)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from gymnasium import spaces
 
-from openenv_async.errors import InvalidOption, OperationUnsupported
+from openenv_async.errors import InvalidOption, OperationUnsupported, shown
 from openenv_async.hosts.gymnasium import RENDER_KEY
 from openenv_async.hosts.spaces import opener
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
@@ -76,6 +76,20 @@ class Translation:
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self.__init__(**settings)  # type: ignore[misc]  # the codecs are closures: made again
 
+    def checked_options(self, options: Any) -> dict[str, Any] | None:
+        """Gymnasium's options of a reset.
+
+        Raises:
+            InvalidOption: they are no map by name.
+        """
+        if options is None:
+            return None
+        if isinstance(options, Mapping) and all(isinstance(name, str) for name in options):
+            return dict(options)
+        raise InvalidOption(
+            f"reset(options=…) must be a dict from names to values or None, got {shown(options)}"
+        )
+
     def reset_options(self, options: Mapping[str, Any] | None, *, resume: bool) -> dict[str, Any]:
         """The reset's own options.
 
@@ -85,8 +99,7 @@ class Translation:
             resume: go on with the generator that an earlier reset seeded, where it can.
         """
         made: dict[str, Any] = {}
-        if options is not None and not isinstance(options, Mapping):
-            raise InvalidOption(f"reset(options=…) must be a dict or None, got {options!r:.60}")
+        options = self.checked_options(options)
         if options:
             made = {"options": dict(options)} if self._wraps_options else dict(options)
         if resume and self.resume_options is not None:

@@ -20,6 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
+from openenv_async.client.arguments import checked_seed
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
@@ -178,14 +179,10 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             seed: of the first environment, the others count on from it; or one for each.
             options: of each environment's reset.
         """
+        seeds = self._seeds_of(seed)
+        options = self._translation.checked_options(options)
         self._drain()
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        elif len(seed) != self.num_envs:
-            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
-        else:
-            seeds = list(seed)
+        super().reset(seed=seeds[0] if isinstance(seed, int) else None)
         who = self._everyone
         if options and "reset_mask" in options:
             options = dict(options)
@@ -197,6 +194,19 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             who = np.flatnonzero(mask).tolist()
         infos = self._begin(who, seeds, [options] * self.num_envs)
         return self._shown(), infos
+
+    def _seeds_of(self, seed: Any) -> list[int | None]:
+        """One seed for each environment, from one for the first or from as many as there are.
+
+        Raises:
+            InvalidOption, ValueError: they are of the wrong type, or not as many.
+        """
+        if not np.ndim(seed):
+            first = checked_seed(seed)
+            return [None if first is None else first + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        return [checked_seed(each) for each in seed]
 
     def _begin(
         self, who: list[int], seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
