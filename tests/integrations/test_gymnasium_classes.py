@@ -138,6 +138,19 @@ def test_actions_of_another_kind_are_refused_by_a_vector(actions: Any) -> None:
     env.close()
 
 
+def test_a_huge_range_of_actions_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.integrations.gymnasium.vector._MOST_PAYLOADS", 2)
+    env = GymVectorEnv(Grid, 2)
+    env.reset(seed=1)
+    local = Grid()
+    local.reset(seed=1)
+    for action in (1, 2, 3, 4, 1, 2, 3, 4):
+        seen = env.step([action, 5 - action])[0]["at"][0]
+        np.testing.assert_array_equal(seen, local.step(action)[0]["at"])
+        assert len(env._payloads) <= 4
+    env.close()
+
+
 def test_a_box_of_one_number_takes_actions_without_an_axis() -> None:
     env = GymVectorEnv("Pendulum-v1", 2)
     env.reset(seed=1)

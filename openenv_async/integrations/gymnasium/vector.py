@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -43,6 +43,9 @@ from openenv_async.types import Timeouts
 __all__ = ["Failures", "GymVectorEnv"]
 
 Failures = Literal["raise", "mask"]
+
+_MOST_PAYLOADS: Final = 65_536
+"""Encoded actions that are kept for the next time."""
 
 Batch = tuple[Any, Any, Any, Any, dict[str, Any]]
 
@@ -304,6 +307,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(self.single_action_space, spaces.Discrete):
             numbers = self._numbers(actions, wanted)
             known = self._payloads
+            if len(known) > _MOST_PAYLOADS:
+                known.clear()
             for number in {*numbers} - known.keys():
                 known[number] = encode(to_wire(number))
             return [known[number] for number in numbers]
