@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -88,6 +89,16 @@ async def the_reward_is_the_environments(subject: Subject) -> None:
                 result.reward == value and type(result.reward) is not bool,
                 f"gave {value!r}, got {result.reward!r}",
             )
+
+
+@check("exact", remedy="JSON has no number for these: docs/protocol.md, section 2")
+async def a_reward_that_is_not_finite_arrives(subject: Subject) -> None:
+    """NaN and both infinities are rewards; null says that there is none, and nothing else."""
+    async with subject.door.session() as env:
+        await env.reset()
+        for value in (math.inf, -math.inf, math.nan):
+            result = await env.step({"command": "reward", "value": value})
+            require(repr(result.reward) == repr(value), f"gave {value!r}, got {result.reward!r}")
 
 
 @check(remedy=_TRUTH)

@@ -15,12 +15,14 @@ from openenv_async.protocol.frames import (
     Closed,
     Credit,
     Failed,
+    Frame,
     Hello,
     Observation,
     Open,
     Opened,
     Partial,
     Renew,
+    Reset,
     State,
     StateIs,
     Step,
@@ -90,6 +92,47 @@ async def a_duplicate_gets_the_same_reply(subject: Subject) -> None:
         reply = await _answered(wire, 3, "next")
         steps = wire.value(reply.payload)["steps"]
         require(steps == 2, f"the environment took {steps} steps instead of 2")
+
+
+@check("frames", remedy=_ORDER)
+async def another_request_under_a_number_is_refused(subject: Subject) -> None:
+    """A number belongs to its request: another one is refused, and the reply stays kept."""
+    async with subject.door.wire() as wire:
+        await wire.begin()
+        step = _step(wire, 2, 0, text="once")
+        wire.send(step)
+        await _answered(wire, 2, "once")
+        others: tuple[Frame, ...] = (
+            _step(wire, 2, 0, text="other"),
+            State(1, 2),
+            Reset(1, 2),
+            Close(1, 2),
+        )
+        for other in others:
+            wire.send(other)
+            await _failed(wire, "protocol_error", 1, 2)
+        wire.send(Step(1, 2, 1, step.payload, 30.0, 5))  # these are of the sending
+        await _answered(wire, 2, "once")
+        wire.send(_step(wire, 3, 2, text="next"))
+        reply = await _answered(wire, 3, "next")
+        steps = wire.value(reply.payload)["steps"]
+        require(steps == 2, f"the environment took {steps} steps instead of 2")
+
+
+@check("frames", own=False, remedy=_FRAMES)
+async def a_number_out_of_bounds_costs_its_frame(subject: Subject) -> None:
+    """Numbers past 64 bits are refused with their frames; the others of the message count."""
+    async with subject.door.wire() as wire:
+        await wire.begin()
+        wire.send_items([[4, 1, 2**63, 1], [4, 1, 2, 1], [7, 1, 2, 2**63], [6, 2**63, 1]])
+        replies = [await wire.receive() for _ in range(4)]  # the state comes when it is there
+        refused = [
+            (reply.code, reply.channel, reply.seq) for reply in replies if isinstance(reply, Failed)
+        ]
+        expected = [("protocol_error", *where) for where in ((1, 0), (1, 2), (0, 1))]
+        require(refused == expected, f"expected {expected}, got {refused}")
+        answered = any(isinstance(reply, StateIs) for reply in replies)
+        require(answered, f"the request beside them was not answered: {replies!r:.300}")
 
 
 @check("frames", remedy=_ORDER)

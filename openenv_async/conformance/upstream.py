@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from openenv_async.addresses import is_here
 from openenv_async.client.websocket import websocket_url
+from openenv_async.protocol.codec import read_json_reward
 from openenv_async.types import EpisodeInfo, StepResult
 
 __all__ = ["UpstreamFault", "UpstreamSession"]
@@ -96,4 +97,5 @@ class UpstreamSession:
 
     def _result(self, data: Any) -> StepResult[Any]:
         # The dialect has one word for both ends of an episode.
-        return StepResult(data["observation"], data["reward"], bool(data["done"]))
+        reward = read_json_reward(data["reward"])
+        return StepResult(data["observation"], reward, bool(data["done"]))
