@@ -17,7 +17,7 @@ from typing import Any
 from openenv_async.client.env import EnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
-from openenv_async.errors import shown
+from openenv_async.errors import SessionClosed, shown
 
 __all__ = [
     "check_call",
@@ -151,8 +151,11 @@ def check_client(env: Any, what: str) -> None:
 
     Raises:
         TypeError: it is no open or openable client; the message has the remedy.
+        SessionClosed: it is a client that was closed.
     """
     if isinstance(env, EnvClient):
+        if env._closed:
+            raise SessionClosed(f"{what} needs an open client, this one was closed: make a new one")
         return
     remedy = remedy_of(env)
     if remedy is None and inspect.isclass(env):

@@ -60,6 +60,8 @@ class CollectOptions:
             raise ValueError(f"min_count must be 1 to {episodes} (episodes), got {self.min_count}")
         if self.deadline is not None:
             check_seconds("deadline", self.deadline)
+        if not isinstance(self.summary, Summary):
+            raise TypeError(f"summary must be a Summary, got {self.summary!r}")
         if self.on_progress is not None and not callable(self.on_progress):
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
         self.rollout(0)  # what it refuses is told now, not by a worker

@@ -175,9 +175,12 @@ class Rollout:
         options = snapshot(dict(check_reset_options(reset_options)))
         self._reset_arguments: dict[str, Any] = reset_arguments(options)
         if seed is not None:
-            self._reset_arguments["seed"] = check_seed("seed", seed)
-        if episode_id is not None:
-            self._reset_arguments["episode_id"] = episode_id
+            seed = check_seed("seed", seed)
+        for name, value in (("seed", seed), ("episode_id", episode_id)):
+            if value is not None:
+                if name in options:
+                    raise ValueError(f"the {name} is given twice: by itself and in reset_options")
+                self._reset_arguments[name] = value
 
     async def play(self, env: Any) -> Outcome:
         """Play it to its end."""

@@ -13,6 +13,7 @@ import pytest
 
 from openenv_async import EnvClient, GenericEnvClient, OutcomeStatus, StepResult, connect, serve
 from openenv_async.client.sync import SyncEnvClient
+from openenv_async.errors import SessionClosed
 from openenv_async.pool import EnvPool
 from openenv_async.providers.static import StaticProvider
 from openenv_async.rollouts import (
@@ -206,7 +207,9 @@ async def test_policies_of_every_usual_form_are_taken() -> None:
         ({"reset_options": ["goal"]}, TypeError),
         ({"reset_options": "goal"}, TypeError),
         ({"reset_options": {1: 2}}, TypeError),
+        ({"reset_options": {"seed": 1}, "seeds": 2}, ValueError),
         ({"on_progress": 3}, TypeError),
+        ({"summary": {}}, TypeError),
         ({"retry": "sometimes"}, ValueError),
     ],
     ids=str,
@@ -282,3 +285,12 @@ async def test_a_client_of_another_shape_is_no_failed_environment() -> None:
         await rollout(Unseeded(), move, seed=1)
     with pytest.raises(TypeError, match="no step"):
         await rollout(Unseeded(), move)
+
+
+async def test_a_client_that_was_closed_is_no_failed_environment() -> None:
+    async with serve(Counting) as url:
+        client = CountingEnv(url)
+        await client.open()
+        await client.close()
+        with pytest.raises(SessionClosed, match="make a new one"):
+            await rollout(client, lambda seen: Move(1))
