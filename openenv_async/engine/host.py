@@ -42,6 +42,7 @@ from openenv_async.errors import (
     OperationUnsupported,
     ProtocolError,
     ResponderFailed,
+    sendable,
 )
 from openenv_async.exception_text import (
     bounded,
@@ -460,12 +461,24 @@ class Host:
         """
         self.trouble = traceback_text(exc, self._max_error_size)
         if self._is_its_own(exc):
-            assert isinstance(exc, OpenEnvError)
-            exc.message = bounded(exc.message, self._max_error_size)
-            return self._fail(request, exc, wire)
+            own = self._own(request, exc, wire)
+            if own is not None:
+                return own
         what = sent or operation(request)
         error = environment_raised(self.spec, what, exc, self._max_error_size)
         return self._fail(request, error, wire)
+
+    def _own(self, request: HostRequest, exc: Any, wire: Wire) -> Failed | None:
+        """The reply of an error that goes on as it is; ``None`` when it is not whole.
+
+        An author's subclass may have forgotten ``super().__init__()``, or overridden what is
+        asked here.
+        """
+        try:
+            exc.message = sendable(bounded(exc.message, self._max_error_size))
+            return self._fail(request, exc, wire)
+        except BaseException:
+            return None
 
     def _is_its_own(self, exc: BaseException) -> bool:
         """Whether an environment may raise it: some of this package's errors, and an author's."""
@@ -484,7 +497,7 @@ class Host:
         if issubclass(type(exc), EnvironmentFailure):
             cause = exc.__cause__ or exc
             self.trouble = traceback_text(cause, self._max_error_size)
-        return self._fail(request, exc, wire)
+        return self._own(request, exc, wire) or self.raised(request, RuntimeError(exc.code), wire)
 
     def _refused_action(self, request: Step, exc: BaseException, wire: Wire) -> Failed:
         if issubclass(type(exc), OpenEnvError):
@@ -515,7 +528,7 @@ class Host:
         if self.trouble is not None and self._debug:
             error.detail["traceback"] = self.trouble
         if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
-            error.detail.setdefault("episode_id", self.episode_id)
+            error.detail["episode_id"] = self.episode_id
         return failed(request, error, wire.format)
 
 

@@ -280,7 +280,10 @@ class Session(Correspondence):
         cls = error_class(reply.code)
         if issubclass(cls, CallerError) and trouble is None:
             return
-        detail = decode_map(reply.payload, self.wire.format)
+        try:
+            detail = decode_map(reply.payload, self.wire.format)
+        except OpenEnvError:  # an author's error carries what no client can read
+            detail, reply.payload = {}, None
         if "traceback" in detail:
             trouble = trouble or str(detail["traceback"])
             if not engine.options.debug:  # it came from a worker, for the log

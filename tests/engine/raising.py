@@ -18,7 +18,7 @@ from openenv_async.errors import (
     SessionLost,
 )
 
-__all__ = ["CLASSES", "ENVIRONMENTS", "MAKERS", "Raiser"]
+__all__ = ["CLASSES", "GOES_ON", "MAKERS", "Raiser"]
 
 
 class Unprintable(Exception):
@@ -72,6 +72,39 @@ class AuthorsOwn(OpenEnvError):
     code = "tests_authors_own"
 
 
+class NotWhole(InvalidAction):
+    code = "tests_not_whole"
+
+    def __init__(self) -> None:  # without super().__init__()
+        pass
+
+
+class BadWire(OpenEnvError):
+    code = "tests_bad_wire"
+
+    def to_wire(self) -> dict[str, Any]:
+        raise SystemExit(4)
+
+
+def with_detail(detail: Any) -> BaseException:
+    error = InvalidAction("mine")
+    error.detail = detail
+    return error
+
+
+def with_message(message: Any) -> BaseException:
+    error = InvalidAction("mine")
+    error.message = message
+    return error
+
+
+def deep() -> Any:
+    tree: Any = []
+    for _ in range(200):
+        tree = [tree]
+    return {"deep": tree}
+
+
 def caused() -> BaseException:
     error = ValueError("outside")
     error.__cause__ = Unprintable()
@@ -115,7 +148,26 @@ MAKERS: dict[str, Callable[[], BaseException]] = {
     "GoingAway": lambda: GoingAway("mine"),
     "with an object": lambda: InvalidAction("no", thing=object()),
     "AuthorsOwn": lambda: AuthorsOwn("mine"),
+    "NotWhole": NotWhole,
+    "BadWire": lambda: BadWire("mine"),
+    "detail that is a list": lambda: with_detail([1]),
+    "detail that is deep": lambda: with_detail(deep()),
+    "detail with a key that is no text": lambda: with_detail({1: 2}),
+    "detail with a huge number": lambda: with_detail({"n": 10**400}),
+    "message that is no text": lambda: with_message(5),
+    "message with surrogates": lambda: with_message("\udc80"),
+    "huge message": lambda: with_message("x" * 10**6),
 }
+GOES_ON: dict[str, str] = {
+    "with an object": "invalid_action",
+    "AuthorsOwn": "tests_authors_own",
+    "detail that is deep": "invalid_action",
+    "detail with a key that is no text": "invalid_action",
+    "detail with a huge number": "invalid_action",
+    "message with surrogates": "invalid_action",
+    "huge message": "invalid_action",
+}
+"""Errors of this package that go on as they are, and their codes."""
 
 
 @dataclass
@@ -217,6 +269,3 @@ class AsyncRaiser(Raiser):
     async def step_stream(self, action: dict[str, Any]) -> AsyncIterator[Any]:
         yield {"shown": 1}
         yield await self.step(action)
-
-
-ENVIRONMENTS = (InlineRaiser, Raiser, AsyncRaiser, ProcessRaiser)

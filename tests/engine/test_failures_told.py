@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -124,6 +125,56 @@ async def test_each_failure_is_logged_once_and_counted(
     if place in ("process", "workers"):
         prints = [r for r in caplog.records if "about to fail" in r.getMessage()]
         assert [record.name for record in prints] == ["openenv_async.worker"] * 3
+
+
+class Everywhere(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Fails in the call that its constructor is told."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.fail("constructor")
+
+    def fail(self, here: str) -> None:
+        if here == self.at:
+            raise ZeroDivisionError(here)
+
+    def reset(self) -> dict[str, Any]:
+        self.fail("reset")
+        return {}
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        self.fail("state")
+        return {}
+
+    def close(self) -> None:
+        self.fail("close")
+
+
+class ProcessEverywhere(Everywhere):
+    isolation = "process"
+
+
+@pytest.mark.parametrize("cls", [Everywhere, ProcessEverywhere])
+@pytest.mark.parametrize("at", ["constructor", "reset", "state", "close"])
+async def test_every_call_that_fails_is_logged(
+    caplog: pytest.LogCaptureFixture, cls: type, at: str
+) -> None:
+    engine = Engine(EnvironmentSpec(cls, params={"at": at}))
+    try:
+        with contextlib.suppress(OpenEnvError):
+            async with connect(engine) as env:
+                await env.reset()
+                await env.state()
+    finally:
+        await engine.aclose()
+    [record] = told(caplog)
+    assert record.exc_text.endswith(f"ZeroDivisionError: {at}")
+    assert "in fail" in record.exc_text
+    code = "environment_start_failed" if at == "constructor" else "environment_raised"
+    assert engine.stats.errors == {code: 1}
 
 
 async def test_callers_mistakes_are_counted_and_not_logged(

@@ -22,7 +22,6 @@ from openenv_async.errors import (
     EnvironmentFailure,
     EnvironmentRaised,
     EnvironmentStartFailed,
-    InvalidAction,
     InvalidObservation,
     OpenEnvError,
     TransportError,
@@ -32,9 +31,9 @@ from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits
 from tests.engine.raising import (
     CLASSES,
+    GOES_ON,
     MAKERS,
     AsyncRaiser,
-    AuthorsOwn,
     InlineRaiser,
     ProcessRaiser,
     Raiser,
@@ -78,10 +77,8 @@ async def drain(stream: Any) -> None:
 
 
 def is_the_environments(error: OpenEnvError, name: str) -> bool:
-    if name == "with an object":
-        return isinstance(error, InvalidAction)
-    if name == "AuthorsOwn":
-        return error.code == AuthorsOwn.code
+    if name in GOES_ON:
+        return GOES_ON[name] in (error.code, error.detail.get("code"))
     return isinstance(error, EnvironmentRaised) and not error.retryable
 
 
@@ -118,8 +115,12 @@ async def test_a_constructor_that_raises_anything(name: str) -> None:
     with pytest.raises(OpenEnvError) as caught:
         async with asyncio.timeout(AT_ONCE), client("inline", built=name) as env:
             await env.reset()
-    ours = name in ("with an object", "AuthorsOwn")
-    assert isinstance(caught.value, EnvironmentStartFailed) or ours
+    if name in GOES_ON:
+        assert is_the_environments(caught.value, name)
+    elif name in ("NotWhole", "BadWire") or "that is" in name:
+        assert isinstance(caught.value, EnvironmentFailure)
+    else:
+        assert isinstance(caught.value, EnvironmentStartFailed)
 
 
 @pytest.mark.parametrize("place", ["task", "workers, async"])
