@@ -68,6 +68,18 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """Release what the environment holds. Called exactly once per instance."""
 
     @classmethod
+    def prepare_process(cls, sessions: int, **params: Any) -> None:
+        """Load what all sessions share, before the first is opened.
+
+        Called once in each process that serves sessions, before it takes any; not for an
+        environment that is run in process.
+
+        Args:
+            sessions: how many there may be at once in this process.
+            params: constructor arguments.
+        """
+
+    @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:
         """JSON Schemas that are sharper than the types, by constructor arguments.
 

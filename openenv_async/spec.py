@@ -104,6 +104,11 @@ class EnvironmentSpec:
                 )
         return self._factory(**{**self.params, **options})
 
+    def prepare(self, sessions: int) -> None:
+        """Have the environment load what ``sessions`` sessions share."""
+        if isinstance(inspect.getattr_static(self.cls, "prepare_process", None), classmethod):
+            self.cls.prepare_process(sessions, **self.params)
+
     def codec(self, kind: _Kind, format: Format) -> PayloadCodec[Any]:
         """The codec of one model type in one format, made once.
 

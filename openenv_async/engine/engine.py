@@ -167,6 +167,11 @@ class Engine:
             self._driver = InlineDriver(loop, self.max_sessions, self.spec.cls)
         return self._driver
 
+    async def prepare(self) -> None:
+        """Load what sessions share before the first is opened; workers do so themselves."""
+        if self._recipe is None:
+            await asyncio.to_thread(self.spec.prepare, self.max_sessions)
+
     def tasks_for(self, session: Session) -> TaskDriver:
         """What awaits the calls of a session whose environment turned out to be async.
 

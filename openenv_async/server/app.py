@@ -171,7 +171,8 @@ class HTTPEnvServer:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Closes the engine when the application stops."""
+        """Prepares the engine, and closes it when the application stops."""
+        await self.engine.prepare()
         self._is_alive = True
         if self._home is None:
             self.watch.start()

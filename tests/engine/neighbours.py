@@ -170,6 +170,17 @@ class ProcessNeighbour(Neighbour):
     isolation: ClassVar[Isolation | None] = "process"
 
 
+class PreparedNeighbour(Neighbour):
+    prepared: ClassVar[list[int]] = []
+
+    @classmethod
+    def prepare_process(cls, sessions: int, **params: Any) -> None:
+        cls.prepared.append(sessions)
+
+    def step(self, action: Dict) -> Dict:
+        return {"prepared": self.prepared}
+
+
 class UnsafeNeighbour(Neighbour):
     isolation: ClassVar[Isolation | None] = None
     thread_safe: ClassVar[bool] = False

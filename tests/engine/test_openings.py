@@ -14,7 +14,9 @@ from openenv_async import Environment
 from openenv_async.engine import Engine
 from openenv_async.environment import Isolation
 from openenv_async.protocol.frames import Begun, Failed, Observation, Open, Opened
+from tests.engine.neighbours import PreparedNeighbour
 from tests.helpers import Peer, make_engine, token, until
+from tests.requirements.worlds import client, served
 
 Dict = dict[str, Any]
 COST = 0.03
@@ -156,3 +158,15 @@ async def test_an_inline_opening_past_its_deadline_is_given_up() -> None:
     await until(lambda: env.building == 0)
     await until(lambda: env.closed >= 1)  # what was constructed too late is closed
     await engine.aclose()
+
+
+async def test_what_sessions_share_is_loaded_once_in_each_process_that_serves() -> None:
+    PreparedNeighbour.prepared.clear()
+    for workers, sessions in ((None, 7), (2, 4)):
+        async with served(PreparedNeighbour, workers=workers, max_sessions=7) as (url, _):
+            one, other = client(url), client(url)
+            for each in (one, other):
+                await each.reset()
+                assert (await each.step({})).observation["prepared"] == [sessions]
+                await each.close()
+    assert PreparedNeighbour.prepared == [7]  # not here where workers do it

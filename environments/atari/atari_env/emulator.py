@@ -14,14 +14,21 @@ Rules:
   ``trondead``) lacks something, so that restoring it gives different games. Whether it does is
   tried out, and no-op frames are played until it does not.
 - ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the
-  one before: the first picture of a game is kept beside its state.
+  one before: the first picture of a game is kept beside its state. A few games do not draw all of
+  each frame, so the beginning is drawn once more before a game: what was played before on this
+  console does not show.
+- Loading a ROM takes ALE 95 ms of computing (a table of blended colours that nothing here uses),
+  during which it holds the interpreter. So consoles are loaded before sessions are opened, those
+  of closed sessions are used again, and beginnings are shared by all consoles of a process.
 """
 
 from __future__ import annotations
 
+import atexit
 import random
+import threading
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from ale_py import Action, ALEInterface, ALEState, LoggerMode, roms
@@ -29,7 +36,12 @@ from numpy.typing import NDArray
 
 from openenv_async.errors import InvalidOption
 
-__all__ = ["Emulator"]
+__all__ = ["RESERVED", "Emulator"]
+
+RESERVED: Final = 20
+"""Consoles at most that a server loads before sessions are opened; each takes 0.8 MB."""
+_KEPT: Final = 32
+"""Consoles at most that are kept for sessions to come."""
 
 _NO_STICKY: Final = 0.0
 _SETTLING: Final = 60
@@ -56,22 +68,52 @@ class Emulator:
         InvalidOption: ALE does not play it: ``combat``, ``joust``, ``maze_craze``, ``warlords``.
     """
 
+    _free: ClassVar[dict[str, list[ALEInterface]]] = {}
+    _starts: ClassVar[dict[tuple[str, int, int], _Start]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
     def __init__(self, game: str) -> None:
-        ALEInterface.setLoggerMode(LoggerMode.Error)
         self.game = game
-        self.ale = ALEInterface()
-        self.ale.setFloat("repeat_action_probability", _NO_STICKY)
-        self.ale.setInt("max_num_frames_per_episode", 0)
-        rom = roms.get_rom_path(game)
-        if rom is None or ALEInterface.isSupportedROM(rom) is None:
-            raise InvalidOption(
-                f"ALE has the ROM of {game} but does not play it: it takes two players",
-                option="game_name",
-            )
-        self.ale.loadROM(rom)
+        with self._lock:
+            free = self._free.get(game)
+            ale = free.pop() if free else None
+        self.ale: ALEInterface = _load(game) if ale is None else ale
         self.modes: list[int] = [int(mode) for mode in self.ale.getAvailableModes()]
         self.difficulties: list[int] = [int(d) for d in self.ale.getAvailableDifficulties()]
-        self._starts: dict[tuple[int, int], _Start] = {}
+
+    @classmethod
+    def reserve(cls, game: str, count: int) -> None:
+        """Load consoles until ``count`` of them are free.
+
+        Raises:
+            InvalidOption: ALE does not play the game.
+        """
+        for _ in range(count - len(cls._free.get(game, ()))):
+            cls._give(game, _load(game))
+
+    def release(self) -> None:
+        """Leave the console to whoever plays this game next; it is of no use here any more."""
+        ale = self.ale
+        del self.ale
+        self._give(self.game, ale)
+
+    @classmethod
+    def _give(cls, game: str, ale: ALEInterface) -> None:
+        with cls._lock:
+            free = cls._free.pop(game, [])
+            cls._free[game] = [*free, ale]
+            if sum(map(len, cls._free.values())) > _KEPT:
+                longest_ago = next(iter(cls._free))
+                cls._free[longest_ago].pop()
+                if not cls._free[longest_ago]:
+                    del cls._free[longest_ago]
+
+    @classmethod
+    def forget(cls) -> None:
+        """Drop all consoles that are free, and all beginnings."""
+        with cls._lock:
+            cls._free.clear()
+            cls._starts.clear()
 
     def actions(self, full: bool) -> list[Action]:
         """The action set: all, or those that the game uses."""
@@ -90,12 +132,14 @@ class Emulator:
         """
         mode = self._chosen("mode", mode, self.modes)
         difficulty = self._chosen("difficulty", difficulty, self.difficulties)
-        start = self._starts.get((mode, difficulty))
+        start = self._starts.get((self.game, mode, difficulty))
         if start is None:
             self.ale.setMode(mode)
             self.ale.setDifficulty(difficulty)
             self.ale.reset_game()
-            start = self._starts[mode, difficulty] = self._settled()
+            start = self._starts[self.game, mode, difficulty] = self._settled()
+        self.ale.restoreState(start.state)
+        self.ale.act(Action.NOOP)
         self.ale.restoreState(start.state)
         picture = start.pictures["grayscale" if obs_type == "resized" else obs_type]
         return mode, difficulty, picture.copy()
@@ -151,3 +195,21 @@ class Emulator:
     def load(self, state: bytes) -> None:
         """Go back to what ``save`` gave."""
         self.ale.restoreState(ALEState(state))
+
+
+atexit.register(Emulator.forget)  # nanobind complains of what is left at the end
+
+
+def _load(game: str) -> ALEInterface:
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    ale.setFloat("repeat_action_probability", _NO_STICKY)
+    ale.setInt("max_num_frames_per_episode", 0)
+    rom = roms.get_rom_path(game)
+    if rom is None or ALEInterface.isSupportedROM(rom) is None:
+        raise InvalidOption(
+            f"ALE has the ROM of {game} but does not play it: it takes two players",
+            option="game_name",
+        )
+    ale.loadROM(rom)
+    return ale

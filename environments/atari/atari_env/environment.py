@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_env.emulator import Emulator
+from atari_env.emulator import RESERVED, Emulator
 from atari_env.frames import FrameStack, resize
 from atari_env.models import AtariAction, AtariObservation, AtariState
 from atari_env.schemas import schemas
@@ -253,6 +253,12 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
             score=self._score,
         )
 
+    def close(self) -> None:
+        """Leave the consoles to sessions to come."""
+        for emulator in self._emulators.values():
+            emulator.release()
+        self._emulators.clear()
+
     def snapshot(self) -> bytes:
         """Where the episode stands, its random generator included: about 20 KB and the frames."""
         return Snapshot(
@@ -287,6 +293,15 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._lives = saved.lives
         self._episode_frame_number = saved.episode_frame_number
         self._goes_on = saved.goes_on
+
+    @classmethod
+    def prepare_process(cls, sessions: int, **params: Any) -> None:
+        """Load consoles of the served game, and find its beginning."""
+        settings = Settings.from_environ().changed(params)
+        Emulator.reserve(settings.game_name, min(sessions, RESERVED))
+        emulator = Emulator(settings.game_name)
+        emulator.start(settings.mode, settings.difficulty, settings.obs_type)
+        emulator.release()
 
     @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:

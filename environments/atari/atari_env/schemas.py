@@ -20,6 +20,7 @@ def schemas(settings: Settings) -> dict[str, Any]:
     stack = FrameStack(settings.frame_stack or 1)
     stack.fill(resize(picture) if settings.obs_type == "resized" else picture)
     actions = emulator.actions(settings.full_action_space)
+    emulator.release()
     action, observation = json_schema(AtariAction), json_schema(AtariObservation)
     of = _properties(action)
     of["action_id"]["maximum"] = len(actions) - 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ale_py import roms
 from atari_env import AtariAction, AtariObservation
+from atari_env.emulator import Emulator
 from atari_env.environment import AtariEnvironment
 
 from openenv_async import StepResult
@@ -403,3 +404,45 @@ def test_what_is_no_snapshot_is_told() -> None:
         with pytest.raises(InvalidOption, match="no snapshot of atari"):
             env.restore(bad)
     play(env, moves(3))
+
+
+@pytest.mark.parametrize("game", ["pong", "montezuma_revenge", "berzerk", "qbert"])
+def test_a_console_that_was_used_plays_as_a_new_one(game: str) -> None:
+    Emulator.forget()
+    first = AtariEnvironment(game_name=game)
+    actions = moves(80, 3)
+    console, fresh = first._emulator.ale, play(first, actions)
+    first.close()
+    other = AtariEnvironment(game_name=game)
+    assert other._emulator.ale is console
+    for _ in range(50):
+        other.step(AtariAction(1))
+    assert play(other, actions) == fresh
+    beside = AtariEnvironment(game_name=game)  # with a console of its own
+    assert beside._emulator.ale is not console
+    assert play(beside, actions) == fresh
+    other.close()
+    beside.close()
+
+
+def test_consoles_are_loaded_before_sessions_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    Emulator.forget()
+    AtariEnvironment.prepare_process(3, game_name="breakout")
+    loaded: list[str] = []
+    monkeypatch.setattr("atari_env.emulator._load", loaded.append)
+    made = [AtariEnvironment(game_name="breakout") for _ in range(3)]
+    assert len({id(each._emulator.ale) for each in made}) == 3
+    assert loaded == []
+    for each in made:
+        each.close()
+
+
+def test_a_bounded_number_of_consoles_is_kept() -> None:
+    Emulator.forget()
+    for game in ("pong", "breakout"):
+        Emulator.reserve(game, 20)
+    assert {game: len(free) for game, free in Emulator._free.items()} == {
+        "pong": 12,
+        "breakout": 20,
+    }
+    Emulator.forget()

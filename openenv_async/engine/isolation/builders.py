@@ -53,7 +53,9 @@ class BuilderPool(ThreadPool):
         self._computing = max(1, (os.cpu_count() or 1) // 4)
         self._clocks: dict[int, int] = {}
         self._resume_at = 0.0
+        self._pausing = 0
         self._looked_at = self._used = 0.0
+        self._was_waiting = False
         self._plain = self._handle
         self._handle = self._build
 
@@ -70,7 +72,9 @@ class BuilderPool(ThreadPool):
     def _build(self, job: Job) -> HostReply | Unfinished:
         pause = self._resume_at - time.monotonic()
         if pause > 0:
+            self._pausing += 1
             time.sleep(pause)
+            self._pausing -= 1
         begun = time.thread_time()
         try:
             return self._plain(job)
@@ -87,9 +91,14 @@ class BuilderPool(ThreadPool):
                 used += time.clock_gettime(clock)
         elapsed, computed = now - self._looked_at, used - self._used
         self._looked_at, self._used = now, used
-        if elapsed > 10 * _LOOK:  # the first look in a while: a beginning to measure from
+        if elapsed > 10 * _LOOK or self._pausing:  # nothing to tell it by
+            self._was_waiting = False
             return False
-        return computed < (self._computing - 1 + _WAITING) * elapsed
+        before, self._was_waiting = (
+            self._was_waiting,
+            computed < (self._computing - 1 + _WAITING) * elapsed,
+        )
+        return before and self._was_waiting  # once may be the system's scheduling
 
     def _busy(self, request: HostRequest) -> ServerBusy:
         return ServerBusy(

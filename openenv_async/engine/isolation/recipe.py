@@ -31,6 +31,7 @@ class Recipe:
         name: the environment's name.
         options: for the worker's own engine.
         shared: whether several sessions live in one process.
+        sessions: how many there may be in one.
     """
 
     env: Any
@@ -39,6 +40,7 @@ class Recipe:
     name: str
     options: EngineOptions
     shared: bool
+    sessions: int
 
 
 def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
@@ -67,7 +69,8 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
     )
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     shared = options.workers is not None
-    recipe = Recipe(spec.source, types, spec.params, spec.name, inner, shared)
+    sessions = -(-options.max_sessions // options.workers) if options.workers else 1
+    recipe = Recipe(spec.source, types, spec.params, spec.name, inner, shared, sessions)
     try:
         pickled = pickle.dumps(recipe)
         # As multiprocessing does it: the parent's path and directory first, and its main module

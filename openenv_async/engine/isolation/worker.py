@@ -89,6 +89,7 @@ def worker_main(channel_fd: int, lifeline_fd: int) -> None:
     from openenv_async.spec import EnvironmentSpec
 
     spec = EnvironmentSpec(recipe.env, *recipe.types, params=recipe.params, name=recipe.name)
+    spec.prepare(recipe.sessions)
     watch_forks()
     if recipe.shared:
         guard_streams()
