@@ -168,7 +168,7 @@ class Engine:
         return self._driver
 
     async def prepare(self) -> None:
-        """Load what sessions share before the first is opened; workers do so themselves."""
+        """Load what sessions share, in a thread; workers load it themselves."""
         if self._recipe is None:
             await asyncio.to_thread(self.spec.prepare, self.max_sessions)
 
