@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import types
 import typing
 from collections import abc
@@ -127,8 +128,13 @@ class ResultReader(dict[type, Read]):
         fits = self._fits
 
         def read(result: Any) -> Extracted:
-            if check is not None and not fits(result):  # type: ignore[misc]  # both or neither
-                check(result)
+            if check is not None:
+                try:
+                    surely = fits(result)  # type: ignore[misc]  # both or neither
+                except Exception:  # such as a field that was never set
+                    surely = False
+                if not surely:
+                    check(result)
             reward = result.reward if has_reward else None
             if reward is not None and type(reward) is not float:
                 reward = _reward(reward, "reward")
@@ -162,8 +168,13 @@ class ResultReader(dict[type, Read]):
         count_terminated, count_truncated = counts["terminated"], counts["truncated"]
 
         def read(result: Any) -> Extracted:
-            if check is not None and not fits(result):  # type: ignore[misc]  # both or neither
-                check(result)
+            if check is not None:
+                try:
+                    surely = fits(result)  # type: ignore[misc]  # both or neither
+                except Exception:  # such as a field that was never set
+                    surely = False
+                if not surely:
+                    check(result)
             get = result.get
             reward = get("reward") if count_reward else None
             if reward is not None and type(reward) is not float:
@@ -255,8 +266,9 @@ class ResultReader(dict[type, Read]):
         codec = self._codec
 
         def check(value: Any) -> None:
-            if fits(value):
-                return
+            with contextlib.suppress(Exception):  # such as a field that was never set
+                if fits(value):
+                    return
             octets = codec.encode(value)
             try:
                 codec.decode(octets)

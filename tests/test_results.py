@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from openenv_async import Environment, StepResult
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.engine import Engine, EngineOptions
-from openenv_async.errors import InvalidObservation
+from openenv_async.errors import InvalidModel, InvalidObservation
 from openenv_async.inprocess import connect
 from openenv_async.models import PayloadCodec
 from openenv_async.results import BadResult, ResultReader
@@ -269,6 +270,20 @@ def test_pydantic_fields_and_extras() -> None:
     assert read(Loose, Loose(n=1)) == (None, False, False)
     with pytest.raises(BadResult, match="done='x'"):
         read(Loose, Loose(done="x"))
+
+
+def test_a_field_that_was_never_set() -> None:
+    @dataclass
+    class Late:
+        n: int = 0
+        later: int | None = field(init=False, default=None)
+        reward: float = field(init=False)
+
+    late = Late()
+    late.reward = 1.0
+    assert read(Late, late) == (1.0, False, False)
+    with pytest.raises((BadResult, AttributeError, InvalidModel)):
+        read(Late, Late())
 
 
 def test_types_made_as_it_goes_are_forgotten() -> None:

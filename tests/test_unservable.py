@@ -14,7 +14,7 @@ import pytest
 from openenv_async import Environment
 from openenv_async.engine import Engine
 from openenv_async.inprocess import connect
-from openenv_async.server import create_app
+from openenv_async.server import HTTPEnvServer, create_app
 from openenv_async.serving import serve
 from openenv_async.spec import EnvironmentSpec
 
@@ -118,6 +118,7 @@ async def test_it_is_refused_where_it_is_made(name: str) -> None:
     makers: tuple[Callable[[], Any], ...] = (
         lambda: Engine(EnvironmentSpec(cls)),
         lambda: create_app(cls),
+        lambda: HTTPEnvServer(cls),
     )
     for maker in makers:
         with pytest.raises(TypeError) as caught:

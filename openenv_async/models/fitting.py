@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import keyword
 import sys
 import typing
 import uuid
@@ -68,7 +69,10 @@ _BOUNDS: Final = (
 
 
 def fit_test(model: Any) -> Test | None:
-    """A test of whether a value surely is what ``model`` says; ``None`` where anything is."""
+    """A test of whether a value surely is what ``model`` says; ``None`` where anything is.
+
+    It may raise what the value's own attributes raise.
+    """
     return _Maker().test(type_info(model), model)
 
 
@@ -164,6 +168,8 @@ class _Maker:
         parts = ["type(v) is cls"]
         hints = _hints(cls)
         for number, field in enumerate(info.fields):
+            if not field.name.isidentifier() or keyword.iskeyword(field.name):
+                return lambda value: False
             kind = _bare(field.type)
             if isinstance(kind, inspect.AnyType):
                 continue
