@@ -499,6 +499,7 @@ def test_a_forked_child_does_not_end_the_server_that_its_parent_started() -> Non
         child = os.fork()
         if child == 0:
             env.close()
+            print("the child has closed it", flush=True)
             os._exit(0)
         os.waitpid(child, 0)
         print(env.step({"message": "still there"}).observation.echo)
@@ -512,6 +513,7 @@ def test_a_forked_child_does_not_end_the_server_that_its_parent_started() -> Non
         timeout=120,
         check=False,
     )
+    assert "the child has closed it" in done.stdout, done.stderr
     assert "still there" in done.stdout, done.stderr
 
 
