@@ -536,6 +536,9 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif is_model(value):  # not by getattr, which warns of a deprecated field
+        yield from ((f".{name}", item) for name, item in value.__dict__.items())
+        yield from ((f".{name}", item) for name, item in (value.model_extra or {}).items())
     elif names := _field_names(value):
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
     elif isinstance(value, Mapping):

@@ -22,6 +22,7 @@ __all__ = ["CONTAINERS", "from_text", "is_text_type", "plain_form"]
 CONTAINERS: Final = (Sequence, Set, ValuesView)
 """What is written as a list where it is no text."""
 _NOT_PLAIN: Final = object()
+_PYDANTIC_TEXT: Final = ("pydantic.networks", "pydantic_core._pydantic_core")
 
 
 def plain_form(value: Any) -> Any:
@@ -60,7 +61,11 @@ def _remedy(value: Any) -> str:
 
 def is_text_type(cls: type) -> bool:
     """Whether values of a class travel as the text that makes them again."""
-    return issubclass(cls, PurePath | re.Pattern) or cls.__module__ == "ipaddress"
+    return (
+        issubclass(cls, PurePath | re.Pattern)
+        or cls.__module__ == "ipaddress"
+        or (cls.__module__ in _PYDANTIC_TEXT and hasattr(cls, "unicode_string"))  # a URL
+    )
 
 
 def from_text(cls: type, text: Any) -> Any:
@@ -85,7 +90,7 @@ def _text(value: Any) -> Any:
         if not isinstance(value.pattern, str) or value.flags != re.compile(value.pattern).flags:
             raise TypeError("a pattern of bytes or with flags cannot travel: put them in its text")
         return value.pattern
-    if cls.__module__ in ("pydantic.networks", "pydantic_core._pydantic_core"):  # a URL or address
+    if cls.__module__ in _PYDANTIC_TEXT:  # a URL, or an e-mail address with a name
         return str(value)
     return _NOT_PLAIN
 

@@ -21,7 +21,7 @@ import sys
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -238,12 +238,18 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
         name, why = next(iter(suspects.items()))
         raise TypeError(f"{_lost(value, name, why)} ({error})") from error
     for name, why in suspects.items():
-        if not is_same(getattr(back, name, None), getattr(value, name, None)):
+        if not is_same(_held(back, name), _held(value, name)):
             raise TypeError(_lost(value, name, why))
 
 
+def _held(value: Any, name: str) -> Any:
+    """What a model holds under a name; not by getattr, which warns of a deprecated field."""
+    private: dict[str, Any] = value.__pydantic_private__ or {}
+    return value.__dict__.get(name, private.get(name))
+
+
 def _lost(value: Any, name: str, why: str) -> str:
-    if hasattr(getattr(value, name, None), "get_secret_value"):
+    if hasattr(_held(value, name), "get_secret_value"):
         why = "it hides what it holds: give get_secret_value() in a field of text"
     return f"the field {type(value).__qualname__}.{name} would not arrive whole: {why}"
 
@@ -341,13 +347,13 @@ def _is_plain(parts: Sequence[Any]) -> bool:
     if not all(map(_is_plain_metadata, metadata)):
         return False
     annotation = getattr(annotation, "__value__", annotation)  # of a type alias
-    if isinstance(annotation, TypeVar) or annotation is Any:
+    if isinstance(annotation, TypeVar) or annotation is Any or annotation is object:
         return True
     if hasattr(annotation, "__metadata__"):
         return _is_plain((annotation.__origin__, *annotation.__metadata__))
     origin = typing.get_origin(annotation)
     if origin is Literal:
-        return True
+        return not any(isinstance(a, enum.Enum) for a in typing.get_args(annotation))
     if origin is not None and not (isinstance(origin, type) and issubclass(origin, _base())):
         known = origin in (typing.Union, types.UnionType) or _is_container(origin)
         arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
@@ -413,10 +419,28 @@ def complete(model: Any) -> None:
     """Finish a model that names types which were not there when it was made.
 
     Raises:
-        NameError, TypeError: they are not there now either.
+        NameError, TypeError: they are not there now either, or a field holds what cannot travel.
     """
-    if not getattr(model, "__pydantic_complete__", True) and model is not _base():
-        model.model_rebuild()
+    todo, seen = [model], {model}
+    for each in todo:  # which grows
+        if each is _base():
+            continue
+        if not getattr(each, "__pydantic_complete__", True):
+            each.model_rebuild()
+        for name, field in each.model_fields.items():
+            for part in () if field.exclude else _parts(field.annotation, set()):
+                origin = typing.get_origin(part) or part
+                if origin in _NEVER:
+                    raise TypeError(
+                        f"the field {each.__qualname__}.{name} holds a {origin.__name__}, which"
+                        " cannot travel: exclude it, or keep it on the environment"
+                    )
+                if isinstance(part, type) and issubclass(part, _base()) and part not in seen:
+                    seen.add(part)
+                    todo.append(part)
+
+
+_NEVER: Final = (Callable, type, Generator, Iterator, types.ModuleType)
 
 
 def validate(model: Any, value: Any) -> Any:
@@ -466,7 +490,8 @@ def _refuse_dropped(result: Any, raw: Any, path: str) -> None:
                         )
             for key, item in raw.items():
                 if names is not None and key in names:
-                    _refuse_dropped(getattr(result, names[key], None), item, f"{path}.{key}")
+                    # not by getattr, which warns of a deprecated field
+                    _refuse_dropped(result.__dict__.get(names[key]), item, f"{path}.{key}")
         elif dataclasses.is_dataclass(result):
             for key, item in raw.items():
                 if key not in result.__dataclass_fields__:

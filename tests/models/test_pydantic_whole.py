@@ -10,6 +10,7 @@ import pathlib
 import re
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
@@ -255,6 +256,10 @@ def test_serializers_are_obeyed_and_lose_nothing(name: Format) -> None:
     assert trip(Overridden, Overridden(x=3, y=4), name) == Overridden(x=3, y=4)
 
 
+class Shade(enum.Enum):
+    DARK = "dark"
+
+
 class Pair(enum.Enum):
     ONE = (1, 2)
 
@@ -382,6 +387,71 @@ def test_a_model_in_itself_is_named(name: Format) -> None:
     tree = Tree(value=1)
     tree.children.append(tree)
     assert "$.children[0] (Tree): it contains itself" in refusal(Tree, tree, name)
+
+
+class Called(pydantic.BaseModel):
+    call: Callable[[int], int]
+
+
+class HoldsCalled(pydantic.BaseModel):
+    many: dict[str, list[Called]] = {}
+
+
+class HoldsType(pydantic.BaseModel):
+    kind: type[Item] | None = None
+
+
+class HidesCall(pydantic.BaseModel):
+    call: Callable[[int], int] | None = Field(default=None, exclude=True)
+    anything: object = None
+
+
+@pytest.mark.parametrize("model", [Called, HoldsCalled, HoldsType])
+def test_a_field_that_can_never_travel_is_refused_when_the_codec_is_made(
+    model: Any, name: Format
+) -> None:
+    with pytest.raises(InvalidModel, match=r"the field .*(call|kind) holds a (Callable|type)"):
+        PayloadCodec[Any](model, name)
+
+
+def test_a_field_that_is_excluded_may_hold_it(name: Format) -> None:
+    assert trip(HidesCall, HidesCall(anything=[1]), name) == HidesCall(anything=[1])
+    assert "HidesCall.call" in refusal(HidesCall, HidesCall(call=abs), name)
+
+
+class Deprecated(pydantic.BaseModel):
+    x: int = Field(default=1, deprecated=True)
+
+
+class DeprecatedSecret(Deprecated):
+    token: pydantic.SecretStr = Field(default=pydantic.SecretStr(""), deprecated=True)
+
+
+def test_a_deprecated_field_warns_nobody(name: Format) -> None:
+    assert trip(Deprecated, Deprecated(x=3), name) == Deprecated(x=3)
+    assert trip(Any, [{"a": Deprecated(x=3)}], name) == [{"a": {"x": 3}}]
+    assert "DeprecatedSecret.token" in refusal(DeprecatedSecret, DeprecatedSecret(x=4), name)
+
+
+class OneColor(pydantic.BaseModel):
+    color: Literal[Shade.DARK]
+
+
+def test_a_literal_of_an_enum_is_refused_where_it_is_sent(name: Format) -> None:
+    assert "OneColor.color" in refusal(OneColor, OneColor(color=Shade.DARK), name)
+
+
+class Address(msgspec.Struct):
+    url: pydantic.HttpUrl
+    more: list[pydantic.AnyUrl] = []
+
+
+def test_urls_in_other_models(name: Format) -> None:
+    value = Address(pydantic.HttpUrl("http://a/b"), [pydantic.AnyUrl("x://y")])
+    assert trip(Address, value, name) == value
+    codec = PayloadCodec[Any](Address, name)
+    with pytest.raises(InvalidModel, match="url"):
+        codec.decode(PayloadCodec[Any](Any, name).encode({"url": "no url"}))
 
 
 def test_a_model_that_names_a_missing_type_is_refused_when_the_codec_is_made(
