@@ -424,7 +424,7 @@ class Deprecated(pydantic.BaseModel):
 
 
 class DeprecatedSecret(Deprecated):
-    token: pydantic.SecretStr = Field(default=pydantic.SecretStr(""), deprecated=True)
+    token: pydantic.SecretStr = Field(default=pydantic.SecretStr("s"), deprecated=True)
 
 
 def test_a_deprecated_field_warns_nobody(name: Format) -> None:
