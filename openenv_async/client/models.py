@@ -77,6 +77,8 @@ def _putting_back(
         if not isinstance(observation, dict):
             return decode(anything.encode(observation))
         beside = {"reward": reward, "done": done}
+        if names and "metadata" not in names and not observation.get("metadata"):
+            observation.pop("metadata", None)  # which every upstream observation has
         whole = {**{name: beside[name] for name in _OUTSIDE & names}, **observation}
         try:
             return decode(anything.encode(whole))

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from openenv_async import EnvClient, GenericEnvClient
-from openenv_async.errors import InvalidAction, ProtocolError
+from openenv_async.errors import InvalidAction, InvalidModel, ProtocolError
 
 
 @dataclass
@@ -128,4 +128,13 @@ async def test_an_error_of_the_server_stays_what_it_is() -> None:
     async with upstream(reply(None, False), wrong) as url, GenericEnvClient(url) as env:
         await env.reset()
         with pytest.raises(InvalidAction, match="no such move"):
+            await env.step({})
+
+
+async def test_metadata_that_is_empty_needs_no_field() -> None:
+    told = {"observation": {"text": "a", "metadata": {}}, "reward": None, "done": False}
+    full = {**told, "observation": {"text": "a", "metadata": {"k": 1}}}
+    async with upstream(told, full) as url, client_of(Seen)(url) as env:
+        assert (await env.reset()).observation == Seen("a", None)  # type: ignore[arg-type] # as sent
+        with pytest.raises(InvalidModel, match="metadata"):
             await env.step({})
