@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
-from openenv_async.errors import ServerError
+from openenv_async.errors import ServerError, shown
 from openenv_async.tokens import TOKEN_VARIABLE
 
 __all__ = ["LocalServer"]
@@ -51,6 +51,15 @@ class LocalServer:
         start_timeout: float = 60.0,
         stop_timeout: float = 15.0,
     ) -> None:
+        if isinstance(target, os.PathLike):
+            target = os.path.join(".", target)
+        if not isinstance(target, str):
+            raise TypeError(
+                "a server's target is text (a name, module:Class or a folder), got"
+                f" {shown(target)}: a class itself is for serve"
+            )
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f"params must be a dict of constructor arguments, got {shown(params)}")
         self.target = target
         self._arguments = [
             *("serve", target, "--port", "0", "--json", "--until-stdin-closes"),
@@ -115,6 +124,10 @@ class LocalServer:
             await self.aclose()
             raise
         if not self._about:
+            # Its end is on the way: a signal would be one for a process that is gone.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._stop_timeout):
+                    await process.wait()
             await self.aclose()
             last = self._log[-1] if self._log else "it wrote nothing"
             raise self._failed(f"did not start: {last.removeprefix('error: ')}")

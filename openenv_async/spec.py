@@ -58,6 +58,8 @@ class EnvironmentSpec:
         params: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f"params must be a dict of constructor arguments, got {shown(params)}")
         self.params: dict[str, Any] = dict(params or {})
         self.source = env
         self.cls: Any

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from openenv_async import (
     AutoEnv,
+    EngineOptions,
     EnvClient,
     Environment,
     EnvPool,
@@ -28,9 +29,11 @@ from openenv_async import (
     HTTPEnvClient,
     SyncEnvClient,
     connect,
+    create_app,
     serve,
 )
 from openenv_async.cli import main
+from openenv_async.engine import Engine
 from openenv_async.errors import (
     ConnectFailed,
     EpisodeNotStarted,
@@ -41,7 +44,9 @@ from openenv_async.errors import (
     TargetNotFound,
     Unauthorized,
 )
+from openenv_async.localserver import LocalServer
 from openenv_async.rollouts import fetch_schema
+from openenv_async.validation import validate
 
 INNER = re.compile(
     r"SessionHolder|HTTPSession|VectorSessions|ssl:default|\[Errno|Traceback|__init__|_ssl\.c|aiohttp"
@@ -614,3 +619,41 @@ def test_what_is_no_provider(wrong: Any, cure: str) -> None:
     _told(caught, "a pool needs a Provider", cure)
     with pytest.raises(ValueError, match="write http://localhost:8100"):
         EnvPool.from_url("localhost:8100")
+
+
+@pytest.mark.parametrize("name", ["max_sessions", "max_waiting", "workers", "max_threads"])
+@pytest.mark.parametrize("value", ["3", 1.5, True, [1], -1])
+def test_a_wrong_count_in_the_options_of_an_engine(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises((TypeError, ValueError)) as caught:
+        EngineOptions(**options)
+    _told(caught, name)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "options", "parts"),
+    [
+        (EngineOptions, (), {"timeouts": 3}, ["timeouts must be a Timeouts"]),
+        (EngineOptions, (), {"limits": {}}, ["limits must be a Limits"]),
+        (EngineOptions, (), {"close_grace": "3"}, ["close_grace must be a number of seconds"]),
+        (Engine, (Good,), {}, ["EnvironmentSpec(env) makes one"]),
+        (create_app, (Good,), {"options": {}}, ["options must be an EngineOptions"]),
+        (create_app, (Good,), {"params": [1]}, ["params must be a dict"]),
+        (create_app, (Good,), {"allowed_origins": "https://x"}, ["write ['https://x']"]),
+        (LocalServer, (Good,), {}, ["a server's target is text", "is for serve"]),
+        (LocalServer, ("echo",), {"params": 5}, ["params must be a dict"]),
+    ],
+)
+def test_a_wrong_argument_is_told_where_it_is_given(
+    make: Any, arguments: tuple[Any, ...], options: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(*arguments, **options)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+async def test_a_class_to_validate() -> None:
+    target: Any = Good
+    with pytest.raises(TypeError, match="check_environment"):
+        await validate(target)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["HTTPSession"]
 
 T = TypeVar("T")
+
+_LEAST: Final = 1e-6
+"""Seconds of the shortest deadline that the header can carry; 0 there is none."""
 
 
 class HTTPSession(Generic[ActT, ObsT, StateT]):
@@ -290,7 +293,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         headers = {
             **self.endpoint.headers,
             "X-OpenEnv-Session": f"{self.session_id}.{self._secret}",
-            "X-OpenEnv-Timeout": f"{on_wire(timeout):.6f}",
+            "X-OpenEnv-Timeout": f"{max(on_wire(timeout), _LEAST) if timeout else 0:.6f}",
         }
         inject(headers)
         if seq is not None:

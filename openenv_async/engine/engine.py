@@ -32,6 +32,7 @@ from openenv_async.errors import (
     SessionLost,
     SessionNotFound,
     error_class,
+    shown,
 )
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Open, Opened, Waiting
@@ -85,6 +86,13 @@ class Engine:
         *,
         make_driver: Callable[[asyncio.AbstractEventLoop], Driver] | None = None,
     ) -> None:
+        if not isinstance(spec, EnvironmentSpec):
+            raise TypeError(
+                f"an Engine serves an EnvironmentSpec, got {shown(spec)}: EnvironmentSpec(env)"
+                " makes one"
+            )
+        if options is not None and not isinstance(options, EngineOptions):
+            raise TypeError(f"options must be an EngineOptions, got {shown(options)}")
         self.spec = spec
         self.options = options or EngineOptions()
         self.in_worker = make_driver is not None

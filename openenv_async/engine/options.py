@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any, Final
 
+from openenv_async.errors import shown
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["EngineOptions"]
+
+
+_COUNTS: Final = (
+    *(("max_sessions", False), ("max_waiting", False), ("min_free_memory", False)),
+    *(("workers", True), ("max_threads", True)),
+)
+"""Names of counts, and whether each may be None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,24 @@ class EngineOptions:
     debug: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.timeouts, Timeouts):
+            raise TypeError(f"timeouts must be a Timeouts, got {shown(self.timeouts)}")
+        if not isinstance(self.limits, Limits):
+            raise TypeError(f"limits must be a Limits, got {shown(self.limits)}")
+        for name, optional in _COUNTS:
+            value: Any = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole and not (optional and value is None):
+                raise TypeError(f"{name} must be an integer, got {shown(value)}")
+        for name in ("interrupt_grace", "worker_silence", "close_grace"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of seconds, got {shown(value)}")
         if self.max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, got {self.max_sessions}")
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.max_threads is not None and self.max_threads < 1:

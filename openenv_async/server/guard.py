@@ -57,6 +57,11 @@ class Guard:
     ) -> None:
         self._token = None if token is None else check_token(token).encode()
         self.admitted = 0
+        if isinstance(allowed_origins, str):  # whose characters would be taken for origins
+            raise TypeError(
+                f"allowed_origins must be a list of origins, got {allowed_origins!r}:"
+                f" write [{allowed_origins!r}]"
+            )
         self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
         hosts = [*allowed_hosts, *(_name(origin.partition("://")[2]) for origin in self._origins)]
         self._hosts = frozenset(host.strip().rstrip(".").lower() for host in hosts)

@@ -22,6 +22,7 @@ from openenv_async.errors import (
     OpenEnvError,
     ServerError,
     TargetNotFound,
+    shown,
 )
 from openenv_async.localserver import LocalServer
 from openenv_async.tokens import TOKEN_VARIABLE
@@ -77,7 +78,13 @@ async def validate(
         TargetNotFound: there is no such environment.
         InvalidOption: there is no check of such a name.
     """
-    wanted = list(CHECKS if names is None else names)
+    given: Any = target
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"validate() takes a folder, a URL, a name or module:Class, got {shown(given)}: for a"
+            " class itself there is openenv_async.testing.check_environment"
+        )
+    wanted = list(CHECKS if names is None else [names] if isinstance(names, str) else names)
     for name in wanted:
         if name not in CHECKS:
             raise InvalidOption(f"there is no check {name!r}; there are {', '.join(CHECKS)}")

@@ -32,6 +32,7 @@ from openenv_async import (
     SyncEnvClient,
     Timeouts,
     connect,
+    create_app,
     serve,
 )
 from openenv_async.client.loop_thread import background_loop
@@ -679,3 +680,22 @@ def _play_gymnasium(url: str) -> None:
 async def test_gymnasiums_reset_takes_every_option_and_refuses_what_is_wrong() -> None:
     async with serve(Numbers) as url:
         await asyncio.to_thread(_play_gymnasium, url)
+
+
+async def test_a_deadline_too_short_for_the_header_is_still_one() -> None:
+    """The header has six digits; 0 in it is no deadline at all."""
+    seen: list[str] = []
+
+    async def looking(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.extend(v.decode() for k, v in scope["headers"] if k == b"x-openenv-timeout")
+        await app(scope, receive, send)
+
+    looking.routes = []  # type: ignore[attr-defined]  # which makes it an application to serve
+    app = create_app(Plain)
+    async with serve(looking) as url, HTTPEnvClient[Any, Any, Any](url) as env:
+        with contextlib.suppress(OpenEnvError):
+            await env.reset(timeout=1e-9)
+        await env.reset(timeout=math.inf)
+    assert "0.000000" in seen[-2:]
+    assert "0.000001" in seen
