@@ -72,7 +72,7 @@ class Unawaited(Exception):
     """The result is yet to be awaited."""
 
 
-class ResultReader(dict[type, Read]):
+class ResultReader:
     """Readers of what an environment returns, by the type of the result.
 
     ``reader[type(result)](result)`` gives observation, reward, terminated, truncated and info.
@@ -82,21 +82,27 @@ class ResultReader(dict[type, Read]):
     Args:
         model: the declared observation type.
         codec: of that type, for what only decoding can tell.
+
+    Attributes:
+        known: the readers made so far; a plain dict, which is twice as fast to ask.
     """
 
     def __init__(self, model: Any, codec: PayloadCodec[Any]) -> None:
+        self.known: dict[type, Read] = {}
         self._model = model
         self._codec = codec
         self._info = _bare(type_info(model))
         self._fits: Callable[[Any], bool] | None = fit_test(model)
         self._admitted: dict[type, Check | None] = {}
 
-    def __missing__(self, kind: type) -> Read:
-        if len(self) >= _MAX_TYPES:
-            self.clear()
-            self._admitted.clear()
-        made = self[kind] = self._reader(kind)
-        return made
+    def __getitem__(self, kind: type) -> Read:
+        read = self.known.get(kind)
+        if read is None:
+            if len(self.known) >= _MAX_TYPES:
+                self.known.clear()
+                self._admitted.clear()
+            read = self.known[kind] = self._reader(kind)
+        return read
 
     # -- readers ----------------------------------------------------------------------------
 

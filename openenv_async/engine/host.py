@@ -98,6 +98,7 @@ class Host:
         "_awaits_step",
         "_closed",
         "_debug",
+        "_known",
         "_max_error_size",
         "_read",
         "_step",
@@ -121,6 +122,7 @@ class Host:
         self.steps = 0
         self.trouble: str | None = None
         self._read = spec.read
+        self._known = spec.read.known
         self._step: Any = None
         self._awaits_step = "step" in spec.contract.awaited
         self._debug = debug
@@ -398,7 +400,11 @@ class Host:
 
     def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply | Unfinished:
         try:
-            observation, reward, terminated, truncated, info = self._read[type(result)](result)
+            try:
+                read = self._known[type(result)]
+            except KeyError:
+                read = self._read[type(result)]
+            observation, reward, terminated, truncated, info = read(result)
             payload = wire.encode_observation(observation)
             extra = None if info is None else wire.encode_any(info)
         except Unawaited:
