@@ -186,6 +186,7 @@ BROKEN: dict[str, Any] = {
     "numbers": [0] * 66_000,
     "empty frames": [[]] * 66_000,
     "short frames": [[99]] * 50_000,
+    "as many as a message may have": [[99, "x" * 10]] * 16_000,
     "maps": [{}] * 66_000,
     "a frame of maps": [[{}] * 66_000],
     "a frame of numbers": [[3] + [0] * 66_000],
