@@ -31,6 +31,7 @@ from openenv_async.engine.resources import raise_descriptors
 from openenv_async.errors import shown
 from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket
+from openenv_async.server.direct_http import http_protocol
 from openenv_async.server.lease import OwnerLease
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
@@ -49,6 +50,7 @@ def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn
         raise ValueError("a key needs its certificate (--ssl-certfile; ssl_certfile=)")
     config = uvicorn.Config(
         app,
+        http=http_protocol(options.timeouts.write),
         ws=DirectWebSocket,
         ws_max_size=options.limits.max_message_size,
         ws_ping_interval=None,

@@ -191,3 +191,71 @@ async def test_containers_of_a_body_are_bounded(media: str) -> None:
             reply = await http.post("/step", content=body, headers=headers)
             assert reply.status_code == status, reply.text
         assert "max_containers" in reply.text
+
+
+async def test_an_http_peer_that_does_not_read_is_cut() -> None:
+    """Its reply, and its connection, were kept for ever."""
+    options = EngineOptions(timeouts=Timeouts(write=0.5))
+    app = create_app(Blob, options=options)
+    body = json.dumps({"action": {"size": 8 * SIZE}}).encode()
+    async with serve(app, options=options) as url:
+        reader, writer = await asyncio.open_connection(*url.split("//")[1].split(":"), limit=1024)
+        head = b"POST /%s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s"
+        writer.write(head % (b"reset", b"", 2, b"{}"))
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"}")
+            [session] = [
+                line + b"\r\n" for line in answer.split(b"\r\n") if b"x-openenv-session" in line
+            ]
+            writer.write(head % (b"step", session, len(body), body))
+            await reader.readuntil(b"content-length")
+            await asyncio.sleep(1.0)  # longer than Timeouts.write
+            got = 0
+            with pytest.raises(ConnectionError):
+                got = await drained(reader)
+        assert got < 8 * SIZE
+        writer.close()
+        async with EnvClient[Any, Any, Any](url) as env:
+            await env.reset()
+
+
+async def drained(reader: asyncio.StreamReader) -> int:
+    got = 0
+    while part := await reader.read(1 << 20):
+        got += len(part)
+    raise ConnectionError(f"ended after {got} bytes") if got < 8 * SIZE else AssertionError(got)
+
+
+async def test_https_spoken_to_an_http_port_is_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serve(Blob) as url:
+        reader, writer = await asyncio.open_connection(*url.split("//")[1].split(":"))
+        writer.write(bytes.fromhex("16030100c8010000c40303") + bytes(200))
+        assert b"speaks http, not https" in await reader.read()
+        writer.close()
+    assert "https" in caplog.text
+    assert "ssl_certfile" in caplog.text
+
+
+async def test_an_http_peer_that_reads_slowly_is_not_cut() -> None:
+    options = EngineOptions(timeouts=Timeouts(write=0.5))
+    app = create_app(Blob, options=options)
+    body = json.dumps({"action": {"size": 10 * SIZE}}).encode()
+    async with serve(app, options=options) as url:
+        host, port = url.split("//")[1].split(":")
+        reader, writer = await asyncio.open_connection(host, port, limit=1024)
+        head = b"POST /%s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s"
+        writer.write(head % (b"reset", b"", 2, b"{}"))
+        answer = await reader.readuntil(b"}")
+        [session] = [
+            line + b"\r\n" for line in answer.split(b"\r\n") if b"x-openenv-session" in line
+        ]
+        writer.write(head % (b"step", session + b"Connection: close\r\n", len(body), body))
+        got = 0
+        while part := await reader.read(SIZE):
+            got += len(part)
+            if SIZE < got < 9 * SIZE:
+                await asyncio.sleep(0.02)  # longer than Timeouts.write in all
+        assert got > 10 * SIZE
+        writer.close()
