@@ -514,6 +514,17 @@ def test_a_mistake_on_the_command_line_is_one_line(
     assert not INNER.search(line), line
 
 
+@pytest.mark.parametrize("command", ["info", "play", "rollout", "validate", "conformance", "bench"])
+async def test_a_command_at_a_server_that_asks_for_a_token(command: str) -> None:
+    async with serve(Good, token="secret") as url:
+        result = await asyncio.to_thread(CliRunner().invoke, main, [command, url])
+    assert result.exit_code == 1
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "it needs a token" in line
+    assert "--token-file" in line
+
+
 def test_a_missing_extra_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:

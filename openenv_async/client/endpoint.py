@@ -175,9 +175,7 @@ class Endpoint:
         elif not isinstance(
             exc, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError
         ):
-            raise ProtocolError(
-                f"{self.url} does not speak HTTP: check host and port ({type(exc).__name__})"
-            ) from exc
+            raise ProtocolError(f"{self.url} does not speak HTTP: check host and port") from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self.max_message_size

@@ -22,7 +22,7 @@ from openenv_async.conformance.registry import (
     Skipped,
     Subject,
 )
-from openenv_async.errors import ConnectFailed
+from openenv_async.errors import ConnectFailed, OpenEnvError
 
 __all__ = ["MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
 
@@ -134,11 +134,16 @@ async def run(
 
 
 async def describe(url: str, token: str | None = None) -> tuple[str | None, dict[str, Any] | None]:
-    """The environment's name and schemas, by HTTP; ``None`` where the server gives none."""
+    """The environment's name and schemas, by HTTP; ``None`` where the server gives none.
+
+    Raises:
+        ConnectFailed: nothing answers.
+        OpenEnvError: the server says itself why it gives none, such as ``Unauthorized``.
+    """
     import aiohttp
 
     from openenv_async.addresses import checked_url, is_here
-    from openenv_async.client.http_replies import refusal
+    from openenv_async.client.http_replies import read_failure, refusal
     from openenv_async.client.refusals import reason_of
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -153,9 +158,12 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
             for path in ("/metadata", "/schema"):
                 async with http.get(base + path) as response:
                     good = response.status == 200
-                    if response.status == 401:
+                    error = None if good else read_failure(await response.read())
+                    if error is not None or response.status == 401:
                         raise refusal(url, response, await response.read())
                     found.append(await response.json(content_type=None) if good else None)
+    except OpenEnvError:  # some are ValueErrors as well
+        raise
     except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
         raise ConnectFailed(f"{url} does not answer HTTP: {reason_of(url, exc)}") from exc
     metadata, schema = found
