@@ -103,6 +103,19 @@ async def test_calls_come_from_threads_and_never_from_the_loop() -> None:
     assert env.closed.is_set()
 
 
+async def test_a_reply_does_not_wait_for_a_call_that_blocks_behind_it(
+    gate: threading.Event,
+) -> None:
+    async with started(sessions=3) as (_, peer):
+        for seq in range(2, 7):  # one thread takes both, the short one first
+            peer.send(Step(1, seq, seq - 1, pack({})), Step(2, seq, seq - 1, pack({"wait": 1})))
+            async with asyncio.timeout(5):
+                assert (await peer.next()).channel == 1
+            gate.set()
+            assert (await peer.next()).channel == 2
+            gate.clear()
+
+
 async def test_many_that_block_run_at_once(gate: threading.Event) -> None:
     count = 40
     async with started(sessions=count) as (_, peer):

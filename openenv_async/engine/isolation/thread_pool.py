@@ -149,6 +149,7 @@ class ThreadPool:
     def _look_after(self) -> None:
         """Add threads while jobs wait; stop looking when none does."""
         self._look = None
+        self._deliver()  # a thread may hold results back and be in a long job since
         waiting = len(self._jobs)
         if not waiting or self._closed:
             return
