@@ -4,14 +4,8 @@ A policy or an environment may use one dict or one array for every step. What a 
 therefore a copy, made at that step. What cannot change (numbers, texts, arrays that are views of a
 received message) is kept as it is.
 
-The JSON is that of the tagged objects of ``arrays``, and of one more for dicts whose keys are not
-all texts::
-
-    {"__map__": [[key, value], ...]}
-
-A tuple in a key is a list there and a tuple again when it is read; elsewhere a tuple is read as a
-list, as it is from every transport. A dict whose only key is ``"__map__"`` is written in that form
-as well, so no value is taken for a tag.
+The JSON has the tagged objects of ``arrays``, so that it loses nothing that a transport carries;
+what a transport reads as a list (a tuple) is a list here, too.
 """
 
 from __future__ import annotations
@@ -28,7 +22,6 @@ from openenv_async.models import to_builtins
 
 __all__ = ["decode", "encode", "snapshot"]
 
-_MAP: Final = "__map__"
 _FIXED: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types whose values never change."""
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, InvalidModel)
@@ -88,7 +81,7 @@ def encode(value: Any) -> bytes:
         InvalidModel: a part of it has no such form.
     """
     try:
-        return msgspec.json.encode(tag(_with_maps(to_builtins(value))))
+        return msgspec.json.encode(tag(to_builtins(value)))
     except _UNWRITABLE as exc:
         if isinstance(exc, InvalidModel):
             raise
@@ -101,32 +94,4 @@ def decode(data: bytes | str) -> Any:
     Raises:
         ValueError: it is no JSON, or a tagged object in it is malformed.
     """
-    tree = untag(msgspec.json.decode(data))
-    mark = _MAP if isinstance(data, str) else _MAP.encode()
-    return _without_maps(tree) if mark in data else tree  # type: ignore[operator]  # both alike
-
-
-def _with_maps(tree: Any) -> Any:
-    """``tree`` with the tagged form of dicts that JSON has no form for."""
-    if isinstance(tree, dict):
-        if all(type(key) is str for key in tree) and not (len(tree) == 1 and _MAP in tree):
-            return {key: _with_maps(item) for key, item in tree.items()}
-        return {_MAP: [[_with_maps(key), _with_maps(item)] for key, item in tree.items()]}
-    if isinstance(tree, list | tuple):
-        return [_with_maps(item) for item in tree]
-    return tree
-
-
-def _without_maps(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        pairs = tree.get(_MAP) if len(tree) == 1 else None
-        if isinstance(pairs, list) and all(isinstance(e, list) and len(e) == 2 for e in pairs):
-            return {_as_key(key): _without_maps(item) for key, item in pairs}
-        return {key: _without_maps(item) for key, item in tree.items()}
-    if isinstance(tree, list):
-        return [_without_maps(item) for item in tree]
-    return tree
-
-
-def _as_key(key: Any) -> Any:
-    return tuple(map(_as_key, key)) if isinstance(key, list) else key
+    return untag(msgspec.json.decode(data))

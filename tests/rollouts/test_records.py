@@ -60,7 +60,7 @@ arrays = st.sampled_from(
         np.array(["2020-01-01", "NaT"], "M8[s]"),
     ]
 )
-tags = st.sampled_from(["__map__", "__ndarray__", "__npscalar__", "__float__", "__bytes__"])
+tags = st.sampled_from(["__items__", "__escaped__", "__ndarray__", "__float__", "__bytes__"])
 keys = st.one_of(
     st.text(max_size=3),
     tags,
@@ -71,7 +71,7 @@ keys = st.one_of(
     st.binary(max_size=3),
     st.tuples(st.integers(0, 3), st.text(max_size=2)),
     st.tuples(st.tuples(st.none()), st.integers(0, 3)),
-    st.sampled_from([np.int64(3), np.float32(0.5)]),
+    st.sampled_from([np.int64(3), np.float32(0.5), math.nan]),
 )
 values = st.recursive(
     st.one_of(atoms, scalars, arrays),
@@ -109,7 +109,7 @@ def same(a: Any, b: Any) -> bool:
 def same_key(a: Any, b: Any) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(same_key(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and bool(a == b)
+    return type(a) is type(b) and (bool(a == b) or bool(a != a and b != b))
 
 
 class Giving(Environment[Any, Any, dict[str, Any]]):
@@ -217,7 +217,6 @@ class Colour(enum.Enum):
 
 def test_an_enum_as_a_key_is_its_value_as_it_is_on_the_wire() -> None:
     assert decode(encode({Colour.RED: 1, (1, 2): {None: 2}})) == {"red": 1, (1, 2): {None: 2}}
-    assert decode(b'{"__map__": 3}') == {"__map__": 3}  # of a file that is older than the tag
 
 
 # -- what is used again -------------------------------------------------------------------------
