@@ -173,6 +173,9 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then shut down cleanly; a second signal hurries.
 
+    A process that was started with SIGINT ignored, as shells do in the background, goes on
+    ignoring it.
+
     Args:
         env: as for ``serve``.
         host: where to listen.
@@ -383,6 +386,8 @@ async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
 
 def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
+        if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # started in the background of a shell: an interrupt is not for this process
         try:
             loop.add_signal_handler(number, stop)
         except NotImplementedError:  # Windows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +40,11 @@ def unpack(payload: bytes | memoryview | None, format: str = "msgpack") -> Any:
     if payload is None:
         return None
     return msgspec.msgpack.decode(payload) if format == "msgpack" else msgspec.json.decode(payload)
+
+
+def default_interrupt() -> None:
+    """For ``preexec_fn``: SIGINT as a terminal's child has it, however the tests were started."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def plain(frame: Any, format: str = "msgpack") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from openenv_async import GenericEnvClient, serve
 from openenv_async.cli import main
 from openenv_async.rollouts import read_trajectories
+from tests.helpers import default_interrupt
 from tests.rollouts.environments import CannotStart, Counting
 
 PROGRAM = (sys.executable, "-m", "openenv_async.cli")
@@ -48,6 +49,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=default_interrupt,
     ) as process:
         try:
             yield process
@@ -167,6 +169,55 @@ async def test_serve_says_one_line_and_stops_at_a_signal(number: signal.Signals)
         assert process.stderr.read() == ""
 
 
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_serve_in_the_background_of_a_shell_ends_on_sigterm_alone() -> None:
+    """There SIGINT is ignored from the start, and an interrupt is meant for others."""
+    with subprocess.Popen(
+        [*PROGRAM, "serve", COUNTING, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=ignore_interrupts,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["pid"] == process.pid
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_a_rollout_in_the_background_of_a_shell_ends_on_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "hanging_policy.py").write_text(HANGING_POLICY)
+    with subprocess.Popen(
+        [*PROGRAM, "rollout", COUNTING, "--policy", "hanging_policy:policy", "--episodes", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=ignore_interrupts,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            servers = children(process)
+            assert servers
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) != 0
+            _, alive = psutil.wait_procs(servers, timeout=20)
+            assert not alive
+        finally:
+            process.kill()
+
+
 def test_serve_names_the_address() -> None:
     with started("serve", COUNTING, "--port", "0", "--no-uvloop") as process:
         assert process.stdout is not None
@@ -277,6 +328,7 @@ def test_an_interrupted_rollout_leaves_nothing_behind(
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=default_interrupt,
     ) as process:
         try:
             assert process.stdout is not None

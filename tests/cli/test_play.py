@@ -12,6 +12,7 @@ import pytest
 
 from openenv_async.cli.forms import ask, kind_of
 from tests.cli.test_cli import PROGRAM, ROOT, children
+from tests.helpers import default_interrupt
 
 GOOD = "tests.validation.broken:Good"
 NESTED = {
@@ -81,6 +82,7 @@ def test_an_interrupt_leaves_nothing_behind(command: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=default_interrupt,
     ) as process:
         try:
             assert process.stdout is not None
