@@ -295,6 +295,9 @@ def test_a_value_is_the_same_number_afterwards_or_refused(
 class Odd(spaces.Space[Any]):
     """A kind of space that only its author knows."""
 
+    def __repr__(self) -> str:  # names tests: it has to be the same in every process
+        return "Odd()"
+
 
 class Halved(spaces.Box):
     """A Box that is not equal to any other."""

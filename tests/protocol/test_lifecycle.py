@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from openenv_async import Environment
 from openenv_async.engine.host import Host
-from openenv_async.engine.requests import Wire
+from openenv_async.engine.requests import Unfinished, Wire
 from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
 from openenv_async.protocol.frames import (
     Begun,
@@ -94,6 +94,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def ask(self, request: Any) -> Any:
         reply = self.host.handle(request, WIRE)
+        assert not isinstance(reply, Unfinished)
         assert reply.channel == 1
         if not isinstance(request, Open):
             assert reply.seq == request.seq  # answered exactly once, and as what was asked

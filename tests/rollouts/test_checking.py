@@ -65,7 +65,9 @@ NOT_CLIENTS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("env", "remedy"), NOT_CLIENTS, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize(
+    ("env", "remedy"), NOT_CLIENTS, ids=lambda value: repr(value).partition(" at 0x")[0][:30]
+)
 async def test_what_is_no_client_is_refused_with_the_remedy(env: Any, remedy: str) -> None:
     with pytest.raises(TypeError, match=remedy):
         await rollout(env, move)
@@ -95,7 +97,7 @@ async def test_what_is_no_client_is_refused_with_the_remedy(env: Any, remedy: st
         ("echo", ValueError, "no server address"),
         ([NOWHERE, "localhost:1"], ValueError, "no server address"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: repr(value).partition(" at 0x")[0][:30],
 )
 def test_a_source_that_is_none_is_refused_at_once(
     source: Any, error: type[Exception], message: str
