@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
 import typing
 from collections import abc
@@ -521,14 +522,14 @@ def _class_of(info: inspect.Type) -> type | None:
 def _may_be_end(info: inspect.Type) -> bool:
     """Whether a field of this type can say that the episode ended."""
     match _bare(info):
-        case inspect.AnyType() | inspect.BoolType() | inspect.IntType():
-            return True
+        case inspect.AnyType() | inspect.BoolType() | inspect.IntType() | inspect.FloatType():
+            return True  # a float is none, but who declares one may mean an end
         case inspect.UnionType(types=members):
             return any(map(_may_be_end, members))
         case inspect.LiteralType(values=values):
             return all(value in (0, 1) for value in values)
-        case inspect.CustomType(cls=cls) if custom_kind(cls) == "scalar":
-            return cls.__name__.startswith(("bool", "int", "uint"))
+        case inspect.CustomType(cls=cls):
+            return _is_number(cls)
     return False
 
 
@@ -547,9 +548,17 @@ def _may_be_reward(info: inspect.Type) -> bool:
             return any(map(_may_be_reward, members))
         case inspect.LiteralType(values=values):
             return all(isinstance(value, int | float) for value in values)
-        case inspect.CustomType(cls=cls) if custom_kind(cls) == "scalar":
-            return cls.__name__.startswith(("bool", "int", "uint", "float", "longdouble"))
+        case inspect.CustomType(cls=cls):
+            return _is_number(cls)
     return False
+
+
+def _is_number(cls: type) -> bool:
+    """Whether a NumPy scalar, or an array of one element, can be a number or a truth value."""
+    kind = custom_kind(cls)
+    if kind == "scalar":
+        return not issubclass(cls, sys.modules["numpy"].flexible)
+    return kind == "array"
 
 
 def _has_none(info: inspect.Type) -> bool:

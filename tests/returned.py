@@ -126,6 +126,17 @@ class Listed:
 
 
 @dataclass
+class Arrays:
+    done: np.ndarray | None = None
+    reward: np.ndarray | None = None
+
+
+@dataclass
+class Progress:
+    done: float = 0.7
+
+
+@dataclass
 class Methods:
     n: int = 0
 
@@ -168,6 +179,11 @@ RESULTS: dict[str, tuple[Any, Make, Any]] = {
     "None that is meant": (Any, lambda: StepResult(None), (None, False, False)),
     "array": (np.ndarray, lambda: np.zeros(3), (None, False, False)),
     "numpy fields": (Seen, lambda: Seen(*NUMPY_FIELDS), (1.0, True, False)),
+    "arrays of one": (Arrays, lambda: Arrays(np.array(True), np.array([2])), (2.0, True, False)),
+    "arrays that are not given": (Arrays, Arrays, (None, False, False)),
+    "an array of two as an end": (Arrays, lambda: Arrays(np.array([True, False])), REFUSED),
+    "a reward for each": (Arrays, lambda: Arrays(reward=np.array([1.0, 2.0])), REFUSED),
+    "a fraction as an end": (Progress, Progress, REFUSED),
     "5-tuple": (Any, lambda: GYMNASIUM, REFUSED),
     "5-tuple, dict declared": (dict, lambda: GYMNASIUM, REFUSED),
     "5-tuple, model declared": (Seen, lambda: GYMNASIUM, REFUSED),

@@ -96,7 +96,8 @@ class Engine:
         self.spec = spec
         self.options = options or EngineOptions()
         self.in_worker = make_driver is not None
-        self.tells_all = self.in_worker or self.options.debug
+        limit = self.options.limits.max_error_size
+        self.telling: Final = (self.options.debug, limit, self.in_worker)
         self.epoch = secrets.token_hex(8)
         self.own_timeouts: dict[type, float | None] = {
             kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()

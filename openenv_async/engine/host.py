@@ -89,6 +89,7 @@ class Host:
         spec: how to build it and what it is.
         debug: put the traceback of an environment's exception into the reply.
         max_error_size: characters of an exception's text and of its traceback.
+        in_worker: put it there in any case, for the server to log and take out.
 
     Attributes:
         trouble: the traceback of the last exception of the environment, for who logs it.
@@ -102,6 +103,7 @@ class Host:
         "_max_error_size",
         "_read",
         "_step",
+        "_tells",
         "env",
         "episode_id",
         "phase",
@@ -112,7 +114,11 @@ class Host:
     )
 
     def __init__(
-        self, spec: EnvironmentSpec, debug: bool = False, max_error_size: int = _DEFAULT_LIMIT
+        self,
+        spec: EnvironmentSpec,
+        debug: bool = False,
+        max_error_size: int = _DEFAULT_LIMIT,
+        in_worker: bool = False,
     ) -> None:
         self.spec = spec
         self.env: Any = None
@@ -126,6 +132,7 @@ class Host:
         self._step: Any = None
         self._awaits_step = "step" in spec.contract.awaited
         self._debug = debug
+        self._tells = debug or in_worker
         self._max_error_size = max_error_size
         self._closed = False
 
@@ -465,11 +472,14 @@ class Host:
             wire: the codecs.
             sent: the call, where it has another name than the request.
         """
-        self.trouble = traceback_text(exc, self._max_error_size)
         if self._is_its_own(exc):
+            # A caller's mistake may come with every other action, and no log has its traceback.
+            if self._debug or not issubclass(type(exc), CallerError):
+                self.trouble = traceback_text(exc, self._max_error_size)
             own = self._own(request, exc, wire)
             if own is not None:
                 return own
+        self.trouble = traceback_text(exc, self._max_error_size)
         what = sent or operation(request)
         error = environment_raised(self.spec, what, exc, self._max_error_size)
         return self._fail(request, error, wire)
@@ -531,7 +541,7 @@ class Host:
 
     def _fail(self, request: HostRequest, error: OpenEnvError, wire: Wire) -> Failed:
         error.add_context(env=self.spec.name, phase=operation(request))
-        if self.trouble is not None and self._debug:
+        if self.trouble is not None and self._tells:
             error.detail["traceback"] = self.trouble
         if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
             error.detail["episode_id"] = self.episode_id

@@ -100,11 +100,9 @@ class Session(Correspondence):
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
-            self.host = Host(engine.spec, engine.tells_all, engine.options.limits.max_error_size)
+            self.host = Host(engine.spec, *engine.telling)
         else:
-            self.host = TracedHost(
-                engine.spec, engine.tells_all, engine.options.limits.max_error_size, trace
-            )
+            self.host = TracedHost(engine.spec, *engine.telling, trace)
         self.current: HostRequest | None = None
         self.deferred: HostRequest | None = None
         self.interrupted: str | None = None

@@ -17,9 +17,14 @@ class TracedHost(Host):
     __slots__ = ("trace",)
 
     def __init__(
-        self, spec: EnvironmentSpec, debug: bool, max_error_size: int, trace: TraceContext
+        self,
+        spec: EnvironmentSpec,
+        debug: bool,
+        max_error_size: int,
+        in_worker: bool,
+        trace: TraceContext,
     ) -> None:
-        super().__init__(spec, debug, max_error_size)
+        super().__init__(spec, debug, max_error_size, in_worker)
         self.trace = trace
 
     def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:

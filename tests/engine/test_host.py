@@ -343,6 +343,19 @@ def test_what_step_raises(results: dict[str, Any]) -> None:
     assert isinstance(bench.step(), Observation)
 
 
+def test_a_callers_mistake_pays_for_no_traceback(results: dict[str, Any]) -> None:
+    for kind, error in (("mistake", InvalidAction("no")), ("fault", EnvironmentDied("gone"))):
+        results["it"] = error
+        bench = Bench().begin()
+        bench.step("it")
+        assert (bench.host.trouble is None) == (kind == "mistake")
+    results["it"] = InvalidAction("no")
+    assert (
+        "InvalidAction"
+        in failed(Bench(debug=True).begin().step("it"), "invalid_action")["traceback"]
+    )
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, StopIteration])
 def test_what_ends_programs_is_an_error_of_the_call(
     results: dict[str, Any], kind: type[BaseException]
