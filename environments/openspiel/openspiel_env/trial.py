@@ -28,7 +28,6 @@ _MEMORY: Final = 2 << 30  # bytes of address space
 _MOVES: Final = 20
 
 
-@functools.lru_cache(maxsize=1024)
 def failure(game: str, params: str) -> str:
     """Say what is wrong with parameters; empty if nothing was found.
 
@@ -36,15 +35,21 @@ def failure(game: str, params: str) -> str:
         game: name of a game, with parameters in brackets or not.
         params: its parameters as a JSON object.
     """
-    command = [sys.executable, "-P", __file__, game, params]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_WALL, check=False
-        )
+        return _failure(game, params)
     except subprocess.TimeoutExpired:
         return f"it did not begin within {_WALL:g} s"
     except OSError:
         return ""  # no process to try it in
+
+
+@functools.lru_cache(maxsize=1024)
+def _failure(game: str, params: str) -> str:
+    """What a trial found. One that gave no answer raises, so that it is not kept."""
+    command = [sys.executable, "-P", __file__, game, params]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=_WALL, check=False
+    )
     if done.returncode == -signal.SIGXCPU:
         return f"it did not begin within {_CPU} s of CPU time"
     if done.returncode < 0:
