@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -22,8 +23,10 @@ import msgspec
 import numpy as np
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from openenv_async.errors import InvalidModel
+from openenv_async.errors import InvalidModel, ProtocolError
 from openenv_async.models import FORMATS, PayloadCodec, check_model, json_schema
 
 
@@ -118,6 +121,25 @@ REFUSED = [
 ]
 
 
+class Small(msgspec.Struct):
+    x: int = 1
+    color: Color | None = None
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    x: int = 1
+
+
+@dataclass
+class Node:
+    child: Node | Small | None = None
+
+
+def made_class(kinds: list[Any]) -> Any:
+    fields: list[Any] = [(f"f{i}", kind) for i, kind in enumerate(kinds)]
+    return dataclasses.make_dataclass("Made", fields)
+
+
 def holder(kind: Any) -> Any:
     return dataclasses.make_dataclass("Holder", [("field", kind)])
 
@@ -194,3 +216,41 @@ def test_a_default_that_json_cannot_say_keeps_the_schema() -> None:
         x: Any = dataclasses.MISSING
 
     assert check_model(Odd)
+
+
+LEAVES = st.sampled_from(
+    [
+        *(int, float, str, bytes, bool, None, Any, dict, list, Color, Level, Pair, Spot, Frozen),
+        *(pathlib.Path, uuid.UUID, datetime.datetime, np.float32, np.ndarray, Small, Open, Node),
+        *(Literal["a"], Literal[1, "b"], complex, object, type, Initial, Lost, Sized),
+    ]
+)
+EXPRESSIONS = st.recursive(
+    LEAVES,
+    lambda inner: (
+        inner.map(lambda t: list[t])  # type: ignore[valid-type] # made at run time
+        | st.tuples(inner, inner).map(lambda t: dict[t[0], t[1]])  # type: ignore[valid-type] # likewise
+        | st.tuples(inner, inner).map(lambda t: typing.Union[t])  # noqa: UP007 # likewise
+        | st.tuples(inner, inner).map(lambda t: tuple[t])  # type: ignore[valid-type] # likewise
+        | inner.map(lambda t: tuple[t, ...])  # type: ignore[valid-type] # likewise
+        | inner.map(lambda t: set[t])  # type: ignore[valid-type] # likewise
+        | inner.map(lambda t: typing.Annotated[t, "said"])
+        | st.lists(inner, min_size=1, max_size=3).map(made_class)
+    ),
+    max_leaves=5,
+)
+
+
+@given(expression=EXPRESSIONS)
+@settings(max_examples=200, deadline=None)
+def test_any_expression_has_everything_or_is_invalid(expression: Any) -> None:
+    try:
+        codecs = [PayloadCodec[Any](expression, name) for name in FORMATS]
+    except InvalidModel:
+        with pytest.raises(InvalidModel):
+            check_model(expression)
+        return
+    for codec in codecs:  # a model that was taken reads, or says what does not fit
+        with contextlib.suppress(InvalidModel, ProtocolError):
+            codec.decode(codec.encode({"a": 1}))
+    assert isinstance(check_model(expression), dict)
