@@ -340,3 +340,14 @@ async def test_a_state_of_another_type_is_refused() -> None:
                 await env.state()
         await env.reset(state={"a": 1})
         assert (await env.state())["a"] == 1
+
+
+async def test_a_session_that_changed_its_executor_is_not_timed_by_the_old_one() -> None:
+    engine = Engine(EnvironmentSpec(Base))
+    async with connect(engine) as env:
+        [session] = engine.sessions.values()
+        await env.reset()
+        engine.timer.arm([session])
+        assert session.driver is engine.tasks_for(session)
+        assert (await env.step({})).observation["n"] == 1
+    await engine.aclose()
