@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from openenv_async.engine import EngineOptions
+from openenv_async.engine.isolation.pipe import PipeCodec
 from openenv_async.engine.isolation.processes import ProcessDriver
 from openenv_async.engine.isolation.recipe import make_recipe
 from openenv_async.errors import OperationUnsupported, ResourceLimit
@@ -22,6 +24,7 @@ from openenv_async.protocol.frames import (
     Observation,
     Open,
     Partial,
+    Reset,
     State,
     StateIs,
     Step,
@@ -141,3 +144,62 @@ def test_what_cannot_be_sent_to_a_process() -> None:
 
     with pytest.raises(OperationUnsupported, match="must be an importable class"):
         make_recipe(EnvironmentSpec(Local), EngineOptions())
+
+
+async def test_a_frame_that_cannot_be_encoded_costs_its_own_request() -> None:
+    """Those of other sessions that leave with it arrive, and the session goes on."""
+    engine = make_engine(CommandedProcess, workers=1)
+    peer = Peer(engine)
+    for number in (1, 2):
+        assert isinstance(await peer.begin(number), Begun)
+    bad = engine.sessions[token(1)]
+    for seq in (2, 3):
+        bad.submit(Reset(1, seq, seq - 1, None, 2**70))
+        peer.step(seq, {}, channel=2)
+        replies = {frame.channel: frame for frame in [await peer.next(), await peer.next()]}
+        assert replies[1].code == "protocol_error"
+        assert isinstance(replies[2], Observation)
+    assert isinstance(await peer.stepped(4, {}), Observation)
+    assert engine.stats.workers_died == 0
+    await engine.aclose()
+
+
+def test_each_frame_of_a_batch_on_the_pipe_stands_for_itself() -> None:
+    refused = []
+
+    def instead(frame: Any, exc: Exception) -> Any:
+        refused.append(frame)
+        return None if frame.seq == 2 else Failed(1, frame.seq, "bad", str(exc), False)
+
+    codec = PipeCodec("server", 1 << 20, instead)
+    good, lost, replaced = (StateIs(1, n, b"\x80", "e", seed) for n, seed in
+                            ((1, 7), (2, 2**64), (3, -(2**63) - 1)))  # fmt: skip
+    read = PipeCodec("client", 1 << 20, instead).decode(codec.encode([good, lost, replaced, good]))
+    assert [type(frame) for frame in read] == [StateIs, Failed, StateIs]
+    assert refused == [lost, replaced]
+
+
+async def test_an_unreadable_reply_of_a_worker_answers_its_request() -> None:
+    engine = make_engine(CommandedProcess, workers=1)
+    peer = Peer(engine)
+    for number in (1, 2):
+        assert isinstance(await peer.begin(number), Begun)
+    [worker] = engine._driver._workers  # type: ignore[union-attr]
+    receive = worker._pipe._on_message
+
+    def spoil(message: bytes) -> None:
+        frames = msgspec.msgpack.decode(message)
+        spoiled = [[*f[:3], 5, *f[4:]] if f[1] == 1 else f for f in frames]
+        receive(msgspec.msgpack.encode(spoiled))
+
+    worker._pipe._on_message = worker._pipe._receiver = spoil
+    peer.step(2, {}, channel=1)
+    peer.step(2, {}, channel=2)
+    replies = {frame.channel: frame for frame in [await peer.next(), await peer.next()]}
+    assert replies[1].code == "server_error"
+    assert "bad frame" in replies[1].message
+    assert isinstance(replies[2], Observation)
+    worker._pipe._on_message = receive
+    assert isinstance(await peer.stepped(3, {}), Observation)
+    assert engine.stats.workers_died == 0
+    await engine.aclose()

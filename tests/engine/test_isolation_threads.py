@@ -240,6 +240,21 @@ async def test_an_owned_thread_makes_every_call() -> None:
     assert len(set.union(*(env.threads for env in Threaded.made))) == 4
 
 
+async def test_an_owned_thread_stays_the_same_however_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openenv_async.engine.isolation import threads as module
+
+    monkeypatch.setattr(module, "_IDLE", 0.02)
+    async with started(Owning) as (_, peer):
+        [env] = Threaded.made
+        before = threads()
+        async with started() as (_, other):  # a session that shares threads: they end
+            assert isinstance(await other.stepped(2, {}), Observation)
+            assert threads() - before
+            await until(lambda: threads() <= before)
+        assert isinstance(await peer.stepped(2, {}), Observation)
+        assert len(env.threads) == 1
+
+
 async def test_an_owned_thread_that_hangs_is_left_alone(gate: threading.Event) -> None:
     clock = ManualClock()
     async with started(Owning, sessions=2, clock=clock) as (_, peer):
