@@ -41,7 +41,8 @@ class GymnasiumEnvironment(
 
     def step(self, action: GymnasiumAction) -> StepResult[GymnasiumObservation]:
         """Take one action."""
-        return super().step(action.value)
+        result: StepResult[GymnasiumObservation] = super().step(action.value)
+        return result
 
     def _written(self, call: str, observation: Any) -> GymnasiumObservation:
         return GymnasiumObservation(super()._written(call, observation))
