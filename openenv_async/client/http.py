@@ -24,7 +24,7 @@ from openenv_async.addresses import checked_url
 from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_session import HTTPSession
-from openenv_async.client.loop_thread import background_loop, close_blocking
+from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import ModelHooks, wire_models
 from openenv_async.client.tls import Trust
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
@@ -220,8 +220,8 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     def close(self) -> Any:
         """As ``EnvClient.close``: ``None``, or an awaitable of it."""
-        if sys.is_finalizing():
-            return None
+        if sys.is_finalizing() or on_background_thread():
+            return close_blocking(self._session.close())  # by a __del__, which awaits nothing
         return _either(self._session.close())
 
     def sync(self) -> SyncEnvClient[ActT, ObsT, StateT]:

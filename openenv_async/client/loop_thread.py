@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from openenv_async.errors import SessionClosed
 
-__all__ = ["LoopThread", "background_loop", "close_blocking"]
+__all__ = ["LoopThread", "background_loop", "close_blocking", "on_background_thread"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
+        self._closing: set[asyncio.Task[object]] = set()
         self._thread = threading.Thread(target=self._run, name="openenv-io", daemon=True)
         self._thread.start()
 
@@ -44,6 +45,24 @@ class LoopThread:
         self._thread.join()
         self.loop.close()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs in this thread."""
+        return threading.current_thread() is self._thread
+
+    def close(self, closing: Coroutine[Any, Any, object]) -> asyncio.Task[object] | None:
+        """Run what closes something, and wait for it where this is not the thread that runs it.
+
+        The garbage collector may call a ``__del__`` in any thread, in this one as well.
+        """
+        if not self.is_here:
+            self.run(closing)
+            return None
+        task = self.loop.create_task(closing, name="openenv-close")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for its result.
 
@@ -56,7 +75,7 @@ class LoopThread:
         if sys.is_finalizing():
             coroutine.close()
             raise SessionClosed(_ENDING)
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             coroutine.close()
             raise RuntimeError(
                 "a blocking client was called on its own I/O thread: use the async client there"
@@ -91,16 +110,23 @@ def background_loop() -> LoopThread:
         return _current
 
 
-def close_blocking(closing: Coroutine[Any, Any, object]) -> None:
+def on_background_thread() -> bool:
+    """Whether the caller runs in the background thread; none is started for the question."""
+    return _current is not None and _current.is_here
+
+
+def close_blocking(closing: Coroutine[Any, Any, object]) -> asyncio.Task[object] | None:
     """Run what closes something, and wait for it; nothing is done once the interpreter is ending.
+
+    Called from the background thread itself, by a ``__del__``, it goes on after this returns.
 
     Args:
         closing: a coroutine that has not begun.
     """
     if sys.is_finalizing():
         closing.close()
-        return
-    background_loop().run(closing)
+        return None
+    return background_loop().close(closing)
 
 
 def _renew_lock() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import decimal
 import fractions
+import gc
 import inspect
 import math
 import os
@@ -26,6 +27,7 @@ from openenv_async import (
     EngineOptions,
     EnvClient,
     Environment,
+    EnvPool,
     GenericEnvClient,
     HTTPEnvClient,
     Limits,
@@ -47,6 +49,7 @@ from openenv_async.errors import (
     TransportError,
 )
 from openenv_async.rollouts import rollout
+from tests.helpers import until
 
 
 class Plain(Environment[Any, Any, Any]):
@@ -106,6 +109,10 @@ async def subject_of(kind: str, env: Any = Plain) -> AsyncIterator[Subject]:
             yield Subject(client)
         return
     async with serve(env, options=EngineOptions(max_sessions=64)) as url:
+        if kind == "pooled":
+            async with EnvPool.from_url(url) as pool, pool.session() as client:
+                yield Subject(client)
+            return
         made: dict[str, Callable[[], Any]] = {
             "msgpack": lambda: EnvClient(url),
             "json": lambda: EnvClient(url, subprotocol="openenv.v1.json"),
@@ -124,7 +131,7 @@ async def subject_of(kind: str, env: Any = Plain) -> AsyncIterator[Subject]:
 
 KINDS = (
     *("msgpack", "json", "generic", "http", "blocking", "blocking http"),
-    *("in process", "upstream"),
+    *("in process", "pooled", "upstream"),
 )
 
 
@@ -570,6 +577,39 @@ async def test_closing_in_del_at_the_interpreters_end_returns(make: str) -> None
                 process.kill()
                 await process.wait()
         assert (out.decode(), process.returncode) == ("closed\n", 0), err.decode()
+
+
+class _Owner:
+    """Closes its client when it is collected, in whichever thread that is."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.env.close()
+
+
+@pytest.mark.parametrize("make", [SyncEnvClient, HTTPEnvClient])
+async def test_closing_in_del_on_the_background_thread_closes(make: Any) -> None:
+    """The garbage collector runs wherever something is allocated, and so in that thread."""
+    app = create_app(Plain)
+    sessions = app.state.openenv.engine.sessions
+    async with serve(app) as url:
+
+        def play() -> None:
+            owner = _Owner(make(url))
+            owner.env.reset()
+            del owner
+
+        gc.disable()
+        try:
+            await asyncio.to_thread(play)
+            assert len(sessions) == 1
+            background_loop().loop.call_soon_threadsafe(gc.collect)
+            await until(lambda: not sessions)
+        finally:
+            gc.enable()
 
 
 def test_a_call_at_the_interpreters_end_is_refused() -> None:
