@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openenv_async import EnvClient, StepResult, rollout, serve
-from openenv_async.errors import ConnectFailed
+from openenv_async.errors import ConnectFailed, TargetNotFound
 from openenv_async.rollouts import RandomPolicy, Turn, collect_all, fetch_schema, load_policy
 from openenv_async.rollouts.policies import bind, is_pending
 from tests.rollouts.environments import Counting, Move, Seen
@@ -98,7 +98,7 @@ def test_an_untyped_policy_gives_what_the_schema_says() -> None:
 async def test_a_schema_that_cannot_be_had() -> None:
     async with serve(Counting) as url:
         assert "action" in await fetch_schema(url.replace("http", "ws") + "/ws")
-        with pytest.raises(ConnectFailed, match="HTTP 404"):
+        with pytest.raises(TargetNotFound, match="no such path: /nowhere"):
             await fetch_schema(url + "/nowhere")
     with pytest.raises(ConnectFailed, match="cannot read"):
         await fetch_schema(url)
