@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,8 @@ __all__ = ["output_tails", "play", "progress_bar", "run", "show"]
 
 _TAIL_LINES: Final = 20
 """Lines of a worker that are shown."""
+_TAILS: Final = 4
+"""Workers whose lines are."""
 
 T = TypeVar("T")
 
@@ -137,8 +140,11 @@ def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
     failures = summary.failure_table()
     if failures is not None:
         console.print(failures)
-    for name, tail in tails.items():
+    for name, tail in itertools.islice(tails.items(), _TAILS):
         click.echo(f"the last lines of {name}:\n{tail}", err=True)
+    if len(tails) > _TAILS:
+        left = len(tails) - _TAILS
+        click.echo(f"{left} more workers wrote something: --json has all of them", err=True)
 
 
 async def output_tails(pool: EnvPool) -> dict[str, str]:

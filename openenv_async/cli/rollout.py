@@ -264,7 +264,8 @@ async def _rollout(
             table.add_row("file", str(out))
         if workers is not None and (workers.workers_started > 1 or not local):
             workers.add_to(table)
-        show(table, summary, tails)
+        # A container's log has its server's own lines too: they matter when something failed.
+        show(table, summary, tails if local or summary.failures else {})
     if summary.failures == summary.episodes:
         reason = next(iter(summary.errors.values()), "all were cancelled")
         raise click.ClickException(f"no episode is usable: {reason}")
