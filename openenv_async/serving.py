@@ -33,6 +33,7 @@ from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket
 from openenv_async.server.direct_http import http_protocol
 from openenv_async.server.lease import OwnerLease
+from openenv_async.types import MAX_SECONDS
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]
 
@@ -201,6 +202,8 @@ def run_server(
     options = _checked(options, host, port, server)
     app = _app(env, options, **server)
     door = getattr(getattr(app, "state", None), "openenv", None)
+    if owner_lease is not None and not 0 < owner_lease <= MAX_SECONDS:
+        raise ValueError(f"an owner's lease is a positive number of seconds, got {owner_lease!r}")
     if owner_lease is not None and door is None:
         raise ValueError("an owner's lease needs an application made with create_app")
     settings = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from openenv_async.tokens import TOKEN_VARIABLE, find_token
-from openenv_async.types import Timeouts
+from openenv_async.types import MAX_SECONDS, Timeouts
 
 __all__ = [
     "SECONDS",
@@ -39,8 +39,8 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only from 
             seconds = 0.0 if value == "none" else float(value)
         except ValueError:
             seconds = float("nan")
-        if not 0 <= seconds < float("inf"):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        if not 0 <= seconds <= MAX_SECONDS:
+            self.fail(f"{value!r} is no number of seconds from 0 to {MAX_SECONDS:g}", param, ctx)
         return seconds
 
 
