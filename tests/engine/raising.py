@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from openenv_async import Environment
 from openenv_async.errors import (
+    EnvironmentDied,
     GoingAway,
     InvalidAction,
     OpenEnvError,
@@ -86,8 +87,8 @@ class BadWire(OpenEnvError):
         raise SystemExit(4)
 
 
-def with_detail(detail: Any) -> BaseException:
-    error = InvalidAction("mine")
+def with_detail(detail: Any, kind: type[OpenEnvError] = InvalidAction) -> BaseException:
+    error = kind("mine")
     error.detail = detail
     return error
 
@@ -152,6 +153,7 @@ MAKERS: dict[str, Callable[[], BaseException]] = {
     "BadWire": lambda: BadWire("mine"),
     "detail that is a list": lambda: with_detail([1]),
     "detail that is deep": lambda: with_detail(deep()),
+    "failure with a deep detail": lambda: with_detail(deep(), EnvironmentDied),
     "detail with a key that is no text": lambda: with_detail({1: 2}),
     "detail with a huge number": lambda: with_detail({"n": 10**400}),
     "message that is no text": lambda: with_message(5),
@@ -162,6 +164,7 @@ GOES_ON: dict[str, str] = {
     "with an object": "invalid_action",
     "AuthorsOwn": "tests_authors_own",
     "detail that is deep": "invalid_action",
+    "failure with a deep detail": "environment_died",
     "detail with a key that is no text": "invalid_action",
     "detail with a huge number": "invalid_action",
     "message with surrogates": "invalid_action",
