@@ -199,8 +199,8 @@ def remedy_of(env: Any) -> str | None:
 
 def _is_environment(env: Any) -> bool:
     """Whether it is an environment, or the class of one, rather than a client of it."""
-    gymnasium = sys.modules.get("gymnasium")
-    kinds = (Environment,) if gymnasium is None else (Environment, gymnasium.Env)
+    of_gymnasium = getattr(sys.modules.get("gymnasium"), "Env", None)
+    kinds = (Environment,) if of_gymnasium is None else (Environment, of_gymnasium)
     return issubclass(env, kinds) if inspect.isclass(env) else isinstance(env, kinds)
 
 
