@@ -166,13 +166,19 @@ def json_items(data: bytes) -> int:
     return rest.count(b",") + 1
 
 
-def is_small_msgpack(data: bytes | memoryview, depth: int, values: int) -> bool:
+def is_small_msgpack(data: bytes | memoryview, depth: int, values: int, around: int = 0) -> bool:
     """Whether ``data`` has at most ``values`` values, as a header has.
+
+    Args:
+        data: one value.
+        depth: containers that may be in each other, those around the value included.
+        values: that it may have.
+        around: containers around it.
 
     Raises:
         ProtocolError: it has more than ``depth`` containers in each other, or is malformed.
     """
-    return _scan_msgpack(data, depth, values, every=True)
+    return _scan_msgpack(data, depth, values, every=True, around=around)
 
 
 def _scan_msgpack(
@@ -181,16 +187,18 @@ def _scan_msgpack(
     budget: int | None,
     max_containers: int = sys.maxsize,
     every: bool = False,
+    around: int = 0,
 ) -> bool:
     """Walk the headers of one value; False when ``budget`` headers were not enough.
 
-    A run of scalars counts as one, unless ``every`` value counts.
+    A run of scalars counts as one, unless ``every`` value counts. There are containers ``around``
+    the value already.
     """
     size = len(data)
     containers = 0
     position = 0
     left = 1  # values still to come in the innermost container
-    outer: list[int] = []  # the same for the containers around it
+    outer = [0] * around  # the same for the containers around it
     steps = -1 if budget is None else budget
     while True:
         while not left:

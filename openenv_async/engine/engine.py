@@ -102,6 +102,7 @@ class Engine:
         self.own_timeouts: dict[type, float | None] = {
             kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()
         }
+        self.times_episodes = self.options.timeouts.episode is not None
         self.started_at = time.time()
         self.stats = EngineStats()
         self.timer = StepTimer()

@@ -137,7 +137,7 @@ class Session(Correspondence):
         self.current = request
         if self.port is not None:
             self.wire = self.port.wire
-        if self.engine.options.timeouts.episode is not None and out_of_time(self, request):
+        if self.engine.times_episodes and out_of_time(self, request):
             return
         driver = self.driver
         if driver.timed:

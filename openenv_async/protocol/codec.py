@@ -283,6 +283,8 @@ class MsgpackCodec:
         except msgspec.ValidationError:
             raise ProtocolError("a message must be an array of frames") from None
         except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as exc:
+            if isinstance(exc, RecursionError):
+                check_msgpack_depth(message, _FRAME_DEPTH)
             raise ProtocolError(f"malformed message: {exc}") from None
         return _read_all(batch, self._read, self._max_bad_frames)
 
@@ -292,7 +294,7 @@ class MsgpackCodec:
         except (msgspec.MsgspecError, ValueError):
             pass
         try:
-            if not is_small_msgpack(bytes(raw), _FRAME_DEPTH - 1, _HEADER_VALUES):
+            if not is_small_msgpack(bytes(raw), _FRAME_DEPTH, _HEADER_VALUES, around=1):
                 raise ProtocolError(f"a frame has more than {_HEADER_VALUES} values in its header")
             items = msgspec.msgpack.decode(raw)
         except ProtocolError as exc:

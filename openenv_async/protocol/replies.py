@@ -184,7 +184,7 @@ class ReplyLog(Generic[ReplyT]):
             self._forget(self._earlier, ack)
         self.acked = ack
         if self._seq <= ack:
-            self._last = self._request = None
+            self._last = None
 
     def _put_aside(self, last: Kept[ReplyT]) -> None:
         if self._earlier is None:

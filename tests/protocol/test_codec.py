@@ -35,13 +35,14 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
+from openenv_async.types import MAX_SECONDS
 from tests.helpers import Format, pack, plain
 
 FORMATS: list[Format] = ["msgpack", "json"]
 BIG = 1 << 30
 
 numbers = st.integers(0, 2**53)
-seconds = st.floats(-1e300, 1e300)
+seconds = st.floats(-MAX_SECONDS, MAX_SECONDS)
 payload_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.floats(-1e9, 1e9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
