@@ -272,14 +272,17 @@ def test_pydantic_fields_and_extras() -> None:
         read(Loose, Loose(done="x"))
 
 
-def test_a_field_that_was_never_set() -> None:
+def test_a_field_that_is_not_set() -> None:
     @dataclass
     class Late:
         done: bool = False
+        items: list[int] = field(default_factory=list)
         later: int = field(init=False)
 
     late = Late()
     late.later = 1
+    assert read(Late, late) == (None, False, False)
+    del late.items  # the other end has its default
     assert read(Late, late) == (None, False, False)
     with pytest.raises((BadResult, InvalidModel), match="later"):
         read(Late, Late())
