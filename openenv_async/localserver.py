@@ -192,7 +192,7 @@ class LocalServer:
                 process.kill()
 
     async def _read_about(self, stream: asyncio.StreamReader) -> dict[str, Any]:
-        """What the server says of itself; empty when it ends without.
+        """Read what the server says of itself; empty when it ends without.
 
         What an environment's module prints as it is imported comes before.
         """

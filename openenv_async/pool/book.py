@@ -207,7 +207,7 @@ class Book:
         worker.phase = Phase.DRAINING
 
     def leaves(self, worker_id: int) -> bool:
-        """Whether a worker drains, for another reason than that it has had all of its sessions."""
+        """Tell whether a worker drains for another reason than that its sessions are used up."""
         worker = self.workers[worker_id]
         return worker.phase is Phase.DRAINING and not self._used_up(worker)
 

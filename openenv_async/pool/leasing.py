@@ -86,7 +86,7 @@ class Leased(EnvClient[Any, Any, Any]):
 
     @property
     def leaving(self) -> bool:
-        """Whether the next episode is to begin on another worker."""
+        """Tell whether the next episode is to begin on another worker."""
         return self._lease is not None and self._pool.is_leaving(self._lease)
 
     async def reset(self, **arguments: Any) -> Any:

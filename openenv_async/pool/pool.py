@@ -261,7 +261,7 @@ class EnvPool(Playing, Sources):
         self._dispatch.is_full(lease, pause)
 
     def is_leaving(self, lease: Lease) -> bool:
-        """Whether the worker of a lease is to get no further episode."""
+        """Tell whether the worker of a lease is to get no further episode."""
         return self._dispatch.is_leaving(lease)
 
     def doubt(self, lease: Lease, error: BaseException) -> None:

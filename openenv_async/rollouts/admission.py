@@ -1,4 +1,4 @@
-"""When an episode of a stream may begin: when it can still be used once the learner reads it.
+"""Admission of a stream's episodes: one begins if it can still be used once the learner reads it.
 
 Rules:
 

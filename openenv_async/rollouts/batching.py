@@ -256,7 +256,7 @@ class BatchedPolicy:
 
 
 def _kept(made: Any) -> Any:
-    """What a function gave, each action a copy; what is no batch as it is."""
+    """Copy each action that a function gave; what is no batch is returned as it is."""
     return [snapshot(action) for action in made] if isinstance(made, Iterable) else made
 
 

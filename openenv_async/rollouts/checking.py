@@ -169,7 +169,7 @@ def check_client(env: Any, what: str) -> None:
 
 
 def remedy_of(env: Any) -> str | None:
-    """How to make a client of something that is often taken for one; ``None`` for others."""
+    """Say how to make a client of something often taken for one; ``None`` for others."""
     if isinstance(env, str | bytes):
         return (
             "open a client there (async with GenericEnvClient(url) as env), or let"
@@ -198,7 +198,7 @@ def remedy_of(env: Any) -> str | None:
 
 
 def _is_environment(env: Any) -> bool:
-    """Whether it is an environment, or the class of one, rather than a client of it."""
+    """Tell whether it is an environment, or the class of one, rather than a client of it."""
     of_gymnasium = getattr(sys.modules.get("gymnasium"), "Env", None)
     kinds = (Environment,) if of_gymnasium is None else (Environment, of_gymnasium)
     return issubclass(env, kinds) if inspect.isclass(env) else isinstance(env, kinds)

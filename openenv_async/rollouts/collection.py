@@ -136,7 +136,7 @@ async def collect_all(
 async def outcomes_of(
     factories: list[Callable[[], Any]], options: CollectOptions
 ) -> AsyncGenerator[Outcome, None]:
-    """What ``collect`` returns, of arguments that were checked."""
+    """The generator that ``collect`` returns, of arguments that were checked."""
     collection = _Collection(factories, options)
     collection.start()
     try:

@@ -206,7 +206,7 @@ def _kind_of_array(array: Any) -> _Kind:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 has it: a lone surrogate it has not."""
+    """Tell whether UTF-8 has it: a lone surrogate it has not."""
     return value.isascii() or value.encode("utf-8", "replace").decode() == value
 
 

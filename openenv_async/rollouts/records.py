@@ -54,7 +54,7 @@ def snapshot(value: Any) -> Any:
 
 
 def _is_fixed_array(np: Any, array: Any) -> bool:
-    """Whether nobody can write to the memory of an array: a view of bytes."""
+    """Tell whether nobody can write to the memory of an array: a view of bytes."""
     while isinstance(array, np.ndarray):
         if array.flags.writeable:
             return False

@@ -318,7 +318,7 @@ class Rollout:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether the rollout itself is cancelled, rather than what the policy or client awaited."""
+    """Tell whether the rollout itself is cancelled, not what the policy or client awaited."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
 

@@ -33,7 +33,7 @@ def usual_retry(source: Source) -> Retry:
 def client_factories(
     source: Source, connections: int | None, token: str | None
 ) -> list[Callable[[], Any]]:
-    """What makes the clients; workers go round.
+    """The factories of the clients; workers go round.
 
     Raises:
         TypeError: the source is none; the message has the remedy.

@@ -60,7 +60,7 @@ __all__ = [
 log = logging.getLogger("openenv_async.rollouts")
 
 Episode: TypeAlias = Outcome | StreamedEpisode | Trajectory
-"""What a writer takes."""
+"""The kinds of episode that a writer takes."""
 Row: TypeAlias = dict[str, Any]
 
 _TRANSITION: Final = tuple(Transition.__dataclass_fields__)
@@ -220,7 +220,7 @@ _FIXED: Final[dict[str, Callable[[Any], Any]]] = {
     "terminated": bool,
     "truncated": bool,
 }
-"""What makes the value of a column of a fixed type."""
+"""The function that makes the value of a column of a fixed type."""
 
 
 def _extra(extra: Row, taken: tuple[str, ...]) -> dict[str, msgspec.Raw]:
@@ -305,7 +305,7 @@ def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
 
 
 def _end_of(file: BinaryIO, path: Path) -> int | None:
-    """Where the next line begins; ``None`` for a pipe, which has no end that could be cut."""
+    """The offset of the next line; ``None`` for a pipe, which has no end that could be cut."""
     if not file.seekable():
         return None
     if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":

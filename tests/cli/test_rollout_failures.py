@@ -1,4 +1,4 @@
-"""What a rollout on the command line says of failures, and what it saves of the others."""
+"""Failures of a rollout on the command line: how they are told, and what is saved of the others."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ values = st.recursive(
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are of one type and equal all the way down; NaN is NaN."""
+    """Tell whether two values are of one type and equal all the way down; NaN is NaN."""
     if isinstance(a, tuple) and isinstance(b, list):
         a = list(a)
     if type(a) is not type(b):
@@ -179,12 +179,12 @@ def test_what_the_wire_carries_is_recorded_written_replayed_and_made_a_data_set(
 
 
 def plain(value: Any) -> Any:
-    """What a reader without the environment's types gets."""
+    """The value that a reader without the environment's types gets."""
     return decode(encode(value))
 
 
 def same_data(cell: Any, value: Any) -> bool:
-    """Whether a data set's cell is the value: typed, or its JSON text."""
+    """Tell whether a data set's cell is the value: typed, or its JSON text."""
     if isinstance(value, np.ndarray | np.generic) and not isinstance(cell, str):
         return same_data(cell, value.tolist())
     if isinstance(cell, str) and not isinstance(value, str):

@@ -69,7 +69,7 @@ def mask_failures() -> None:
 
 
 def masks(trainer: type) -> bool:
-    """Whether a trainer's class leaves failed rows out."""
+    """Tell whether a trainer's class leaves failed rows out."""
     return any(
         getattr(base.__dict__.get(_METHOD), "leaves_out_failures", False)
         for base in trainer.__mro__

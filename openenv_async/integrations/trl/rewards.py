@@ -184,7 +184,7 @@ class _Scorer:
 
 
 def _is_sound(outcome: Outcome) -> bool:
-    """Whether a trainer can use it; an infinite return would make its whole group NaN."""
+    """Tell whether a trainer can use it; an infinite return would make its whole group NaN."""
     value = outcome.episode_return
     return outcome.status.usable and (value is None or math.isfinite(value))
 

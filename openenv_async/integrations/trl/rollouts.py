@@ -88,7 +88,7 @@ class _RowClient:
 
 @contextlib.contextmanager
 def _told_as_the_policys() -> Iterator[None]:
-    """What a format raises is no failure of the environment."""
+    """Raise what a format raises as the policy's failure, not the environment's."""
     try:
         yield
     except CallerError:

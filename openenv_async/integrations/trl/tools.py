@@ -84,7 +84,7 @@ class _ToolEnvironment:
 
     @property
     def _unusable(self) -> bool:
-        """Whether its episode is to be left out of every reward function."""
+        """Tell whether its episode is to be left out of every reward function."""
         return self._failed is not None
 
     def _act(self, action: Any) -> str:
