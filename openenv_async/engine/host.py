@@ -27,6 +27,7 @@ from openenv_async.engine.requests import (
     failed,
     operation,
 )
+from openenv_async.environment import Environment
 from openenv_async.errors import (
     CallerError,
     EnvironmentFailure,
@@ -335,6 +336,9 @@ class Host:
         state = getattr(self.env, "state", dict)
         if inspect.isroutine(state) or (callable(state) and "state" not in _attributes(self.env)):
             return state()
+        method = getattr(type(self.env), "state", None)
+        if inspect.isroutine(method) and method is not Environment.state:
+            return self._method("state")()  # which the attribute only has the name of
         return state
 
     def _method(self, name: str) -> Any:

@@ -306,6 +306,26 @@ async def test_attributes_do_not_hide_calls(cls: type[Named]) -> None:
     assert len(Named.closed) == 1
 
 
+class OwnState(Environment[Dict, Dict, Dict]):
+    isolation = "inline"
+
+    def reset(self) -> Dict:
+        vars(self).update(state={"position": 1})
+        return {}
+
+    def step(self, action: Dict) -> Dict:
+        return {}
+
+    def state(self) -> Dict:
+        return {"seen": vars(self)["state"]["position"]}
+
+
+async def test_the_authors_own_state_goes_before_an_attribute_of_its_name() -> None:
+    async with connect(OwnState) as env:
+        await env.reset()
+        assert (await env.state())["seen"] == 1
+
+
 async def test_an_array_as_the_state() -> None:
     np = pytest.importorskip("numpy")
 
