@@ -214,14 +214,15 @@ def _graph_schema(space: spaces.Graph) -> dict[str, Any]:
 def _name(key: Any, space: spaces.Space[Any]) -> str:
     """The name on the wire of a key of a ``Dict``: text, or an integer in digits."""
     if isinstance(key, str | int | np.integer) and not isinstance(key, bool):
-        return str(key)
+        return str(_plain_key(key))
     raise InvalidOption(
         f"the key {key!r} of the space {space} cannot be served: use text or integers"
     )
 
 
 def _plain_key(key: Any) -> str | int:
-    return key if isinstance(key, str) else int(key)
+    """A key without its enum, of which JSON has the value."""
+    return str.__str__(key) if isinstance(key, str) else int(key)
 
 
 def _unsupported(space: spaces.Space[Any]) -> InvalidOption:
@@ -546,7 +547,7 @@ class _Forms:
             case spaces.Dict():
                 return self._keys_in(
                     {
-                        key: self.inward(part, f"{where}[{str(key)!r}]")
+                        key: self.inward(part, f"{where}[{str(_plain_key(key))!r}]")
                         for key, part in space.spaces.items()
                     },
                     where,
@@ -580,7 +581,7 @@ class _Forms:
         return convert
 
     def _keys_out(self, parts: dict[Any, _Convert], space: spaces.Dict, where: str) -> _Convert:
-        named = [(key, _name(key, space), part) for key, part in parts.items()]
+        named = [(key, str(_plain_key(key)), part) for key, part in parts.items()]
         wanted = f"a dict with the keys {list(parts)}"
 
         def convert(value: Any) -> Any:
@@ -594,8 +595,8 @@ class _Forms:
         return convert
 
     def _keys_in(self, parts: dict[Any, _Convert], where: str) -> _Convert:
-        names = {str(key) for key in parts}
-        named = [(key, str(key), part) for key, part in parts.items()]
+        names = {str(_plain_key(key)) for key in parts}
+        named = [(key, str(_plain_key(key)), part) for key, part in parts.items()]
         wanted = f"an object with the keys {sorted(names)}"
 
         def convert(value: Any) -> Any:
@@ -658,7 +659,7 @@ class _Forms:
             case spaces.Dict():
                 return self._keys_in(
                     {
-                        key: self._stack_in(part, f"{where}[{str(key)!r}]")
+                        key: self._stack_in(part, f"{where}[{str(_plain_key(key))!r}]")
                         for key, part in feature.spaces.items()
                     },
                     where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 import random
@@ -551,3 +552,15 @@ def test_gymnasium_knows_no_other_kind_of_space() -> None:
         if isinstance(value, type) and issubclass(value, gymnasium.Space)
     }
     assert found <= known
+
+
+class Part(str, enum.Enum):  # noqa: UP042  # whose str() is another text
+    EYE = "eye"
+
+
+def test_a_key_that_is_an_enum_is_its_text() -> None:
+    space = spaces.Dict({Part.EYE: spaces.Discrete(3)})
+    again = rebuilt(json.loads(json.dumps(described(space)))["x-space"])
+    assert again == space
+    assert reader(space)(sender(again)({"eye": 2})) == {"eye": 2}
+    assert opener(again)(writer(space)({Part.EYE: 1})) == {"eye": 1}
