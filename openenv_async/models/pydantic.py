@@ -81,6 +81,8 @@ class _Plan:
         excluded: fields that the author keeps back.
         unnamed: fields that no plain name reads.
         declared: field and the model classes in its annotation, where nothing else may hold one.
+        typed: field and the exact types of what it may hold, where all of them are scalars.
+        ambiguous: fields whose union may be read back as another of its members.
         whole: whether the class has a serializer of its own.
         remade: whether the author's validators or ``model_post_init`` see each field again.
         is_root: whether it is a root model.
@@ -91,6 +93,8 @@ class _Plan:
     excluded: tuple[str, ...]
     unnamed: tuple[str, ...]
     declared: tuple[tuple[str, frozenset[type]], ...]
+    typed: tuple[tuple[str, frozenset[type]], ...]
+    ambiguous: tuple[str, ...]
     whole: bool
     remade: bool
     is_root: bool
@@ -131,6 +135,12 @@ def dump(value: Any, arrives: Arrives) -> Any:
     for name in plan.unnamed:
         if not _is_default(model.model_fields[name], held.get(name)):
             suspects[name] = _UNNAMED
+    for name, kinds in plan.typed:
+        if type(held[name]) not in kinds:
+            suspects.setdefault(name, _ASSIGNED)
+    for name in plan.ambiguous:
+        if held[name] is not None:
+            suspects[name] = _AMBIGUOUS
     for name, allowed in plan.declared:
         item = held[name]
         if item is not None and type(item) not in allowed and not _of_declared(item, allowed):
@@ -155,6 +165,14 @@ _PRIVATE: Final = (
 _UNNAMED: Final = "it is read from a path only: give it an alias that is a name"
 _REMADE: Final = "its validators change it each time; let them leave alone what they have made"
 _SUBCLASS: Final = "what it holds is of a subclass of what is declared: declare that class as well"
+_ASSIGNED: Final = (
+    "what it holds was never validated: assign what its type says, or set validate_assignment in"
+    " the model's config"
+)
+_AMBIGUOUS: Final = (
+    "its union would be read back as another of its members: give each a field such as"
+    " kind: Literal['…'], and Field(discriminator='kind') to the union"
+)
 
 
 def is_model(value: Any) -> bool:
@@ -178,6 +196,8 @@ def _plan(model: Any) -> _Plan:
     excluded: list[str] = []
     unnamed: list[str] = []
     declared: list[tuple[str, frozenset[type]]] = []
+    typed: list[tuple[str, frozenset[type]]] = []
+    ambiguous: list[str] = []
     for name, field in model.model_fields.items():
         own = name in serialized or "*" in serialized
         if field.exclude:
@@ -191,22 +211,41 @@ def _plan(model: Any) -> _Plan:
             allowed = _declared(field.annotation)
             if allowed:
                 declared.append((name, allowed))
+            if field.discriminator is None and _is_ambiguous(field.annotation, set()):
+                ambiguous.append(name)
+            kinds = _scalar_types(field.annotation)
+            if kinds:
+                nothing = {type(None)} if field.default is None else set()
+                typed.append((name, kinds | nothing))
     return _Plan(
         tuple(names),
         by_pydantic,
         tuple(excluded),
         tuple(unnamed),
         tuple(declared),
+        tuple(typed),
+        tuple(ambiguous),
         whole=bool(decorators.model_serializers),
         remade=_is_remade(model),
         is_root=issubclass(model, sys.modules["pydantic"].RootModel),
     )
 
 
+_CHANGES: Final = ("strip_whitespace", "to_lower", "to_upper")
+"""Settings of a model or a field that change the text it is given."""
+
+
+def _changes_text(field: Any) -> bool:
+    parts = (*field.metadata, *_parts(field.annotation, set()))
+    return any(getattr(part, change, None) is True for part in parts for change in _CHANGES)
+
+
 def _is_remade(model: Any) -> bool:
     decorators = model.__pydantic_decorators__
     return (
-        bool(decorators.validators or decorators.field_validators)
+        any(model.model_config.get(f"str_{change}") for change in _CHANGES)
+        or any(map(_changes_text, model.model_fields.values()))
+        or bool(decorators.validators or decorators.field_validators)
         or bool(decorators.root_validators or decorators.model_validators)
         or model.model_post_init is not _base().model_post_init
         or any(
@@ -238,8 +277,14 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
         name, why = next(iter(suspects.items()))
         raise TypeError(f"{_lost(value, name, why)} ({error})") from error
     for name, why in suspects.items():
-        if not is_same(_held(back, name), _held(value, name)):
+        there, here = _held(back, name), _held(value, name)
+        if not (is_same(there, here) or (why is _ASSIGNED and _is_same_number(there, here))):
             raise TypeError(_lost(value, name, why))
+
+
+def _is_same_number(one: Any, other: Any) -> bool:
+    """Whether two numbers are equal though their types are not, as NumPy's and Python's."""
+    return not isinstance(other, str | bytes) and isinstance(one, int | float) and one == other
 
 
 def _held(value: Any, name: str) -> Any:
@@ -403,6 +448,48 @@ def _declared(annotation: Any) -> frozenset[type]:
     return frozenset(found)
 
 
+_SCALARS: Final = frozenset({bool, int, float, str, bytes, type(None)})
+
+
+def _scalar_types(annotation: Any) -> frozenset[type]:
+    """The exact types of what an annotation lets in, where they are scalars; else none."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [_scalar_types(member) for member in typing.get_args(annotation)]
+        return frozenset().union(*members) if all(members) else frozenset()
+    if annotation is None:
+        return frozenset({type(None)})
+    if annotation is float:
+        return frozenset({float, int})
+    return frozenset({annotation} if annotation in _SCALARS else ())
+
+
+def _is_ambiguous(annotation: Any, seen: set[int]) -> bool:
+    """Whether there is a union in it of which a model and another container are members."""
+    annotation = getattr(annotation, "__value__", annotation)
+    if id(annotation) in seen:
+        return False
+    seen.add(id(annotation))
+    metadata = getattr(annotation, "__metadata__", ())
+    arguments = typing.get_args(annotation)
+    if any(getattr(part, "discriminator", None) for part in metadata):
+        return False
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        composed = [each for each in arguments if not _scalar_types(each)]
+        if len(composed) > 1 and any(map(_has_fields, composed)):
+            return True
+    return any(_is_ambiguous(each, seen) for each in arguments)
+
+
+def _has_fields(annotation: Any) -> bool:
+    return (
+        hasattr(annotation, "model_fields")
+        or dataclasses.is_dataclass(annotation)
+        or hasattr(annotation, "__struct_fields__")
+        or hasattr(annotation, "__attrs_attrs__")
+        or typing.is_typeddict(annotation)
+    )
+
+
 def _parts(annotation: Any, seen: set[int]) -> Iterator[Any]:
     annotation = getattr(annotation, "__value__", annotation)
     yield annotation
@@ -435,9 +522,22 @@ def complete(model: Any) -> None:
                         f"the field {each.__qualname__}.{name} holds a {origin.__name__}, which"
                         " cannot travel: exclude it, or keep it on the environment"
                     )
+                if origin is Literal and not _is_remade(each):
+                    _refuse_members(each, name, typing.get_args(part))
                 if isinstance(part, type) and issubclass(part, _base()) and part not in seen:
                     seen.add(part)
                     todo.append(part)
+
+
+def _refuse_members(model: Any, name: str, values: Sequence[Any]) -> None:
+    """Raise for a ``Literal`` of an enum's member, which pydantic does not read from its value."""
+    for value in values:
+        if isinstance(value, enum.Enum) and not isinstance(value, str | int):
+            raise TypeError(
+                f"the field {model.__qualname__}.{name} is a Literal of {value}, which pydantic"
+                f" does not read again: write Literal[{value.value!r}], or annotate it with"
+                f" {type(value).__name__}"
+            )
 
 
 _NEVER: Final = (Callable, type, Generator, Iterator, types.ModuleType)
@@ -471,8 +571,18 @@ def _validated(model: Any, value: Any) -> Any:
         return model.model_validate(value)
     except pydantic.ValidationError:
         with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
+            if _has_octets(value):  # which JSON would make text of
+                return model.model_validate(value, strict=False)
             return model.model_validate_json(msgspec.json.encode(value))
         raise
+
+
+def _has_octets(tree: Any) -> bool:
+    if isinstance(tree, dict):
+        return any(map(_has_octets, tree)) or any(map(_has_octets, tree.values()))
+    if isinstance(tree, list | tuple):
+        return any(map(_has_octets, tree))
+    return isinstance(tree, bytes | bytearray | memoryview)
 
 
 def _refuse_dropped(result: Any, raw: Any, path: str) -> None:

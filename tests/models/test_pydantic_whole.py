@@ -437,8 +437,142 @@ class OneColor(pydantic.BaseModel):
     color: Literal[Shade.DARK]
 
 
-def test_a_literal_of_an_enum_is_refused_where_it_is_sent(name: Format) -> None:
-    assert "OneColor.color" in refusal(OneColor, OneColor(color=Shade.DARK), name)
+class OfText(str, enum.Enum):  # noqa: UP042  # as many write it
+    DARK = "dark"
+
+
+class Chosen(pydantic.BaseModel):
+    color: Literal[OfText.DARK] = OfText.DARK
+
+
+def test_a_literal_of_an_enum_is_refused_when_the_codec_is_made(name: Format) -> None:
+    for kind in (OneColor, pydantic.RootModel[list[OneColor]]):
+        with pytest.raises(InvalidModel, match=r"OneColor\.color is a Literal of .*DARK"):
+            PayloadCodec[Any](kind, name)
+    assert trip(Chosen, Chosen(), name) == Chosen()  # which pydantic reads from its text
+
+
+class First(pydantic.BaseModel):
+    x: int = 1
+
+
+class Second(pydantic.BaseModel):
+    x: int = 1
+    y: int = 2
+
+
+class Named(pydantic.BaseModel):
+    kind: Literal["named"] = "named"
+    x: int = 1
+
+
+class Other(pydantic.BaseModel):
+    kind: Literal["other"] = "other"
+    x: int = 1
+
+
+@dataclass
+class Plainly:
+    x: int = 1
+
+
+class Unions(pydantic.BaseModel):
+    one: Second | First | None = None
+    many: list[Second | First] = []
+    keyed: dict[str, tuple[Second | Plainly, int]] = {}
+    told: Annotated[Named | Other, Field(discriminator="kind")] = Named()
+    each: list[Annotated[Named | Other, Field(discriminator="kind")]] = []
+
+
+@pytest.mark.parametrize(
+    ("field", "held"),
+    [
+        ("one", First()),
+        ("many", [Second(), First(x=4)]),
+        ("keyed", {"a": (Plainly(3), 1)}),
+    ],
+)
+def test_a_member_of_a_union_that_would_be_another_is_refused(
+    field: str, held: Any, name: Format
+) -> None:
+    assert f"Unions.{field}" in refusal(Unions, Unions(**{field: held}), name)
+
+
+@pytest.mark.parametrize(
+    ("field", "held"),
+    [
+        ("one", Second(y=5)),
+        ("many", [Second(x=4, y=5)]),
+        ("keyed", {"a": (Second(y=3), 1)}),
+        ("told", Other()),
+        ("each", [Other(), Named(x=3)]),
+    ],
+)
+def test_a_member_of_a_union_that_is_told_travels(field: str, held: Any, name: Format) -> None:
+    value = Unions(**{field: held})
+    assert trip(Unions, value, name) == value
+
+
+class Assigned(pydantic.BaseModel):
+    number: int = 1
+    ratio: float = 1.0
+    maybe: str | None = None
+    late: str = None  # type: ignore[assignment]  # as many write it
+
+
+@pytest.mark.parametrize(
+    ("field", "held"),
+    [("number", "5"), ("number", 1.5), ("ratio", "0.5"), ("maybe", 3), ("number", None)],
+)
+def test_what_was_assigned_without_validation_is_refused_by_the_sender(
+    field: str, held: Any, name: Format
+) -> None:
+    value = Assigned(late="")
+    setattr(value, field, held)
+    assert f"Assigned.{field} would not arrive whole" in refusal(Assigned, value, name)
+
+
+def test_what_was_assigned_and_is_the_same_number_travels(name: Format) -> None:
+    value = Assigned(late="")
+    value.number, value.ratio = np.int64(7), np.float32(0.5)  # type: ignore[assignment]  # the point
+    back = trip(Assigned, value, name)
+    assert (back.number, back.ratio, type(back.number)) == (7, 0.5, int)
+    value.number, value.ratio = True, 2
+    assert trip(Assigned, value, name).number == 1
+
+
+def test_a_default_that_was_never_validated_is_sent_as_it_is(name: Format) -> None:
+    codec = PayloadCodec[Any](Any, name)
+    assert codec.decode(codec.encode(Assigned()))["late"] is None
+
+
+class Stripped(pydantic.BaseModel, str_strip_whitespace=True):
+    text: str = ""
+
+
+class Lowered(pydantic.BaseModel):
+    texts: list[Annotated[str, pydantic.StringConstraints(to_lower=True)]] = []
+
+
+def test_text_that_a_setting_would_change_is_refused(name: Format) -> None:
+    value = Stripped(text=" a ")
+    assert trip(Stripped, value, name) == value
+    value.text = " a "
+    assert "Stripped.text" in refusal(Stripped, value, name)
+    lowered = Lowered()
+    lowered.texts.append("A")
+    assert "Lowered.texts" in refusal(Lowered, lowered, name)
+
+
+class StrictOctets(pydantic.BaseModel, strict=True):
+    at: datetime.datetime = datetime.datetime(2026, 1, 1)
+    octets: bytes = b"\xff\x00"
+    pair: tuple[bytes, ...] = (b"\x80",)
+
+
+def test_bytes_and_dates_of_a_strict_model_travel(name: Format) -> None:
+    value = StrictOctets() if name != "plain" else StrictOctets(octets=b"a", pair=(b"b",))
+    assert trip(StrictOctets, value, name) == value
 
 
 class Address(msgspec.Struct):
