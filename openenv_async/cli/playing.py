@@ -43,6 +43,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     runner = asyncio.Runner(loop_factory=factory)
     try:
         return runner.run(main)
+    except KeyboardInterrupt:
+        # What is cut off is no error that asyncio should log, each with a traceback.
+        runner.get_loop().set_exception_handler(lambda loop, context: None)
+        raise
     finally:
         try:
             runner.close()
