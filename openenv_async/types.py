@@ -208,8 +208,8 @@ class Limits:
         max_containers: arrays and maps of one payload or HTTP body, at any depth.
         max_bad_frames: frames and messages that cannot be read, after which a connection is
             closed.
-        max_unsent_size: bytes that wait on one connection for a peer that does not read; nothing
-            more of what it asks is done meanwhile.
+        max_unsent_size: bytes that may wait on one connection, a quarter of them once its peer
+            reads slower than they come; nothing more of what it asks is done meanwhile.
     """
 
     max_message_size: int = 64 * 1024 * 1024
@@ -223,7 +223,7 @@ class Limits:
     max_frames: int = 16_384
     max_containers: int = 65_536
     max_bad_frames: int = 256
-    max_unsent_size: int = 7 * 1024 * 1024
+    max_unsent_size: int = 12 * 1024 * 1024
     max_retained_total: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:

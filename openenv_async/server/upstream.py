@@ -146,7 +146,7 @@ class UpstreamSocket(CallPort):
     async def _read(self) -> None:
         limits = self._engine.options.limits
         limit = limits.max_message_size
-        most = min(limit, limits.max_unsent_size)
+        most = min(limit, limits.max_unsent_size // 4)
         while True:
             event = await self._receive()
             if event["type"] != "websocket.receive":

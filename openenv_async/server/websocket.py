@@ -159,8 +159,8 @@ class NativeSocket:
         need not wait for its large replies.
         """
         most = self._max_unsent
-        if not self._line.congested:
-            most += most * 3 // 4
+        if self._line.congested:
+            most //= 4
         if self._held and self._going is None and self.connection.unsent <= most:
             self._going = self._loop.call_soon(self._go_on, _PAUSE - 1)
 
