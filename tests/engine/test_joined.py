@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Coroutine, Hashable
@@ -92,7 +93,7 @@ class Joined(RuleBasedStateMachine):
         self.wire = Wire(self.engine, self.format)
         self.clients = [Wired(self.wire) for _ in range(3)]
         for client in self.clients:
-            await client.reset(timeout=0)
+            await client.reset(timeout=math.inf)
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
         """Run ``main`` while the wire moves."""
@@ -201,14 +202,14 @@ class Joined(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2))
     def state(self, number: int) -> None:
         if number not in self.calls:
-            state = self.run(self.clients[number].state(timeout=0))
+            state = self.run(self.clients[number].state(timeout=math.inf))
             assert state["count"] >= self.counts[number]
             self.collect()
 
     @rule(number=st.integers(0, 2))
     def reset(self, number: int) -> None:
         if number not in self.calls:
-            self.run(self.clients[number].reset(timeout=0))
+            self.run(self.clients[number].reset(timeout=math.inf))
             self.counts[number] = 0
             self.collect()
 
@@ -234,7 +235,7 @@ class Joined(RuleBasedStateMachine):
             if number not in self.calls:
                 self.nonces += 1
                 action = {"nonce": self.nonces, "hold": False}
-                result = self.run(client.step(action, timeout=0))
+                result = self.run(client.step(action, timeout=math.inf))
                 assert result.observation["nonce"] == self.nonces
             self.run(client.close())
         sessions = len(self.engine.sessions)
