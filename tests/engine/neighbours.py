@@ -82,7 +82,7 @@ def print_megabytes() -> None:
 
 
 def signal_itself() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGUSR1, signal.SIGINT):
         os.kill(os.getpid(), number)
     os.killpg(0, signal.SIGTERM)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
