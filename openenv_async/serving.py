@@ -389,7 +389,7 @@ async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
 
 def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        if number == signal.SIGINT and signal.getsignal(number) is None:
+        if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
             continue  # started in the background of a shell: an interrupt is not for this process
         try:
             loop.add_signal_handler(number, stop)
