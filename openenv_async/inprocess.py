@@ -8,8 +8,10 @@ import inspect
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.connection import Connection
 from openenv_async.client.env import EnvClient
+from openenv_async.client.session import SETTINGS
 from openenv_async.engine import Engine, EngineOptions, NativeConnection
 from openenv_async.errors import shown
 from openenv_async.protocol.codec import frame_codec
@@ -115,6 +117,14 @@ async def connect(
             f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
             " environment go with functools.partial(Environment, name=value)"
         )
+    unknown = [name for name in settings if client is None and name not in SETTINGS]
+    if "params" in unknown:
+        raise TypeError(
+            "connect takes no argument 'params': constructor arguments of the environment go with"
+            " functools.partial(Environment, name=value)"
+        )
+    if unknown:
+        refuse_unknown("connect", unknown, ("client", "format", "options", *SETTINGS))
     given: Any = EnvClient if client is None else client
     if not (inspect.isclass(given) and issubclass(given, EnvClient)):
         raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")

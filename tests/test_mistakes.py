@@ -371,6 +371,7 @@ async def test_a_port_in_use() -> None:
         ({"client": SyncEnvClient}, ["client must be a class of EnvClient"]),
         ({"format": "xml"}, ["format must be 'msgpack' or 'json'"]),
         ({"timeout": 3}, ["takes no argument 'timeout'", "Timeouts(step=5)"]),
+        ({"params": {"size": 3}}, ["connect takes no argument", "functools.partial(Environment"]),
     ],
 )
 async def test_a_wrong_argument_of_connect(options: dict[str, Any], parts: list[str]) -> None:
