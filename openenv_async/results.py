@@ -37,6 +37,7 @@ __all__ = [
     "Extracted",
     "ResultReader",
     "Unawaited",
+    "counted_fields",
     "is_awaitable",
     "refuse_gymnasium_type",
 ]
@@ -611,6 +612,20 @@ def _fields_of(kind: type) -> tuple[dict[str, str], bool]:
     declared: Mapping[str, Any] = getattr(kind, "model_fields", {})
     extra = {name for name in _NAMES if name not in declared and not hasattr(kind, name)}
     return {**{name: name for name in extra}, **found}, False
+
+
+def counted_fields(model: Any) -> frozenset[str]:
+    """The names among ``reward``, ``done``, ``terminated`` and ``truncated`` that count in a type.
+
+    Where it declares no fields of its own they all do.
+    """
+    info = _bare(type_info(model))
+    if isinstance(info, inspect.TypedDictType):
+        return _keys_of(info)[0]
+    kind = getattr(info, "cls", None)
+    if not isinstance(kind, type) or not _annotated(kind):
+        return frozenset(_NAMES)
+    return frozenset(_fields_of(kind)[0])
 
 
 def _end_may_be_none(kind: type) -> frozenset[str]:

@@ -11,6 +11,7 @@ import msgspec
 
 from openenv_async.errors import InvalidModel
 from openenv_async.models import Format, PayloadCodec, field_names
+from openenv_async.results import counted_fields
 from openenv_async.spec import model_types
 from openenv_async.types import ActT, ObsT, StateT
 
@@ -60,7 +61,10 @@ class WireModels:
             names = _OUTSIDE if hooked else field_names(observation)
             if names is None:  # pydantic models that take more fields have some of their own
                 names = frozenset(getattr(observation, "model_fields", ()))
-            self.decode_observation = _putting_back(self.decode_observation, anything, names)
+            said = names if hooked else names & counted_fields(observation)  # others are data
+            self.decode_observation = _putting_back(
+                self.decode_observation, anything, names, _OUTSIDE & said
+            )
 
 
 _OUTSIDE: Final = frozenset({"reward", "done"})
@@ -68,9 +72,19 @@ _OUTSIDE: Final = frozenset({"reward", "done"})
 
 
 def _putting_back(
-    decode: Callable[[Any], Any], anything: PayloadCodec[Any], names: frozenset[str]
+    decode: Callable[[Any], Any],
+    anything: PayloadCodec[Any],
+    names: frozenset[str],
+    said: frozenset[str],
 ) -> Callable[[Any], Any]:
-    """``decode`` for an observation that came with reward and done beside it."""
+    """``decode`` for an observation that came with reward and done beside it.
+
+    Args:
+        decode: of the observation alone.
+        anything: the codec of plain values.
+        names: of the fields of its type; none where it takes any.
+        said: those of ``reward`` and ``done`` that it has.
+    """
 
     def decode_observation(data: Any) -> Any:
         observation, reward, done = anything.decode(data)
@@ -79,7 +93,7 @@ def _putting_back(
         beside = {"reward": reward, "done": done}
         if names and "metadata" not in names and not observation.get("metadata"):
             observation.pop("metadata", None)  # which every upstream observation has
-        whole = {**{name: beside[name] for name in _OUTSIDE & names}, **observation}
+        whole = {**{name: beside[name] for name in said}, **observation}
         try:
             return decode(anything.encode(whole))
         except InvalidModel:

@@ -2,8 +2,9 @@
 
 The WebSocket without a subprotocol and the HTTP bodies share these. Rules:
 
-- A result is ``{"observation": …, "reward": …, "done": …}``. In plain JSON ``reward``, ``done``
-  and ``metadata`` are taken out of the observation; msgpack and tagged JSON carry it whole.
+- A result is ``{"observation": …, "reward": …, "done": …}``. In plain JSON ``metadata`` is taken
+  out of the observation, and so are ``reward`` and ``done`` where they say what stands beside it:
+  a field that only has such a name stays. msgpack and tagged JSON carry an observation whole.
 - A state is one flat object; ``episode_id`` and ``step_count`` come from the environment where
   it has them, else from the engine.
 - A reward that JSON has no number for is one of "NaN", "Infinity" and "-Infinity"; null says that
@@ -13,6 +14,7 @@ The WebSocket without a subprotocol and the HTTP bodies share these. Rules:
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -259,7 +261,7 @@ def result_body(frame: Begun | Observation, format: Format) -> dict[str, Any]:
     observation: Any = msgspec.Raw(frame.payload)
     metadata: msgspec.Raw | None = None
     if format == "plain":
-        observation, metadata = _split(frame.payload)
+        observation, metadata = _split(frame)
     body: dict[str, Any] = {
         "observation": observation,
         "reward": frame.reward if format == "msgpack" else json_reward(frame.reward),
@@ -283,7 +285,7 @@ def result_message(frame: Begun | Observation) -> str:
     Metadata stands where upstream 0.10 has it: inside the observation always, beside it when
     there is any. ``info``, which upstream lacks, is merged into it.
     """
-    observation, raw = _split(frame.payload)
+    observation, raw = _split(frame)
     metadata: Any = raw if raw is not None and bytes(raw) != b"null" else {}
     if frame.info is not None:
         try:
@@ -323,15 +325,29 @@ def state_message(frame: StateIs) -> str:
     return _encode({"type": "state", "data": state_body(frame, "plain")}).decode()
 
 
-def _split(payload: bytes | memoryview) -> tuple[Fields | msgspec.Raw, msgspec.Raw | None]:
-    """An observation without ``reward``, ``done`` and ``metadata``, and its metadata."""
+def _split(
+    frame: Begun | Observation,
+) -> tuple[Fields | msgspec.Raw, msgspec.Raw | None]:
+    """An observation without metadata and what stands beside it anyway, and its metadata."""
     try:
-        fields = _json_fields(payload)
+        fields = _json_fields(frame.payload)
     except msgspec.ValidationError:  # the observation is no object
-        return msgspec.Raw(payload), None
-    fields.pop("reward", None)
-    fields.pop("done", None)
+        return msgspec.Raw(frame.payload), None
+    if "reward" in fields and _is_said(fields["reward"], frame.reward):
+        del fields["reward"]
+    if "done" in fields and _is_said(fields["done"], frame.terminated or frame.truncated):
+        del fields["done"]
     return fields, fields.pop("metadata", None)
+
+
+def _is_said(field: msgspec.Raw, beside: float | bool | None) -> bool:
+    """Whether a field says what stands beside the observation, or nothing: not its own data."""
+    value: Any = msgspec.json.decode(field)
+    if value is None or value is False:  # such as a default, where a StepResult says the rest
+        return True
+    if isinstance(value, int | float):
+        return beside is not None and math.isclose(value, beside, rel_tol=1e-6)  # of float32
+    return isinstance(value, str) and not isinstance(beside, bool) and value == json_reward(beside)
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import msgspec
@@ -105,6 +105,32 @@ async def test_what_the_observation_says_itself_is_kept() -> None:
     told = {"observation": {"text": "a", "reward": 7.0}, "reward": 0.5, "done": False}
     async with upstream(told) as url, EnvClient[Any, Seen, Any](url) as env:
         assert (await env.reset()).observation == Seen("a", 7.0)
+
+
+@dataclass
+class NamedAlike:
+    text: str
+    reward: str = "no"
+    done: list[str] = field(default_factory=list)
+
+
+async def test_a_field_that_only_has_such_a_name_is_data() -> None:
+    class Client(EnvClient[Any, NamedAlike, Any]):
+        pass
+
+    replies = (
+        {"observation": {"text": "a"}, "reward": None, "done": False},
+        {
+            "observation": {"text": "b", "reward": "much", "done": ["x"]},
+            "reward": 1.0,
+            "done": True,
+        },
+    )
+    async with upstream(*replies) as url, Client(url) as env:
+        assert (await env.reset()).observation == NamedAlike("a")
+        result = await env.step({})
+        assert result.observation == NamedAlike("b", "much", ["x"])
+        assert (result.reward, result.terminated) == (1.0, True)
 
 
 async def test_hooks_of_a_clients_own_get_them_too() -> None:

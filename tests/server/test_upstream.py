@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -132,6 +133,46 @@ async def test_metadata_stands_where_upstream_has_it() -> None:
         told = await ask(socket, {"type": "step", "data": {"info": True}})
         assert told["data"]["metadata"] == told["data"]["observation"]["metadata"] == {"why": 1}
         assert told["data"]["reward"] is None
+
+
+class NamedAlike(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Observations with keys that only have the names of a reward and an end."""
+
+    isolation = "inline"
+
+    def reset(self) -> Any:
+        return StepResult({"done": [], "reward": {"gold": 1}})
+
+    def step(self, action: dict[str, Any]) -> Any:
+        return StepResult(action["seen"], action.get("reward"), action.get("ends", False))
+
+
+@pytest.mark.parametrize(
+    ("seen", "reward", "kept"),
+    [
+        ({"done": ["a"], "reward": {"gold": 2}}, 1.0, {"done": ["a"], "reward": {"gold": 2}}),
+        ({"done": "in a minute", "reward": "NaN"}, 1.0, {"done": "in a minute", "reward": "NaN"}),
+        ({"done": 7, "reward": 5}, 1.0, {"done": 7, "reward": 5}),
+        ({"done": True, "reward": None}, 1.0, {"done": True}),
+        ({"done": False, "reward": 1}, 1.0, {}),
+        ({"done": None, "reward": None}, None, {}),
+        ({"done": 0, "reward": 0.1}, 0.10000000149011612, {}),
+    ],
+)
+async def test_keys_that_are_not_what_stands_beside_the_observation_stay(
+    seen: dict[str, Any], reward: float | None, kept: dict[str, Any]
+) -> None:
+    async with serve(NamedAlike) as url:
+        async with talking(url) as client:
+            begun = await ask(client, {"type": "reset"})
+            body = await ask(client, {"type": "step", "data": {"seen": seen, "reward": reward}})
+        assert begun["data"]["observation"] == {"metadata": {}, "done": [], "reward": {"gold": 1}}
+        assert body["data"]["observation"] == {"metadata": {}, **kept}
+        assert body["data"]["reward"] == reward
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            await http.post("/reset")
+            got = await http.post("/step", json={"action": {"seen": seen, "reward": reward}})
+        assert got.json()["observation"] == kept
 
 
 async def test_values_that_are_no_objects() -> None:
