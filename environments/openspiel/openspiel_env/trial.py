@@ -2,9 +2,8 @@
 
 OpenSpiel checks few of its parameters. Of those it does not, a bad one raises some exception of
 C++ (``IndexError``, ``ValueError``, ``MemoryError``) when the game is loaded, begun or looked at;
-or it ends the process, or never comes back
-. So parameters are played with once where that harms nobody; the answer
-is kept. It takes a tenth of a second, or at most ``_CPU`` seconds of CPU time.
+or it ends the process, or never comes back. So parameters are played with once where that harms
+nobody; the answer is kept. It takes a tenth of a second, or at most ``_CPU`` seconds of CPU time.
 
 This file is also the program of that process: it imports nothing but ``pyspiel``.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,25 @@ def test_bad_parameters_are_refused_and_harm_nothing(game: str, params: dict[str
     assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
     with pytest.raises(InvalidOption, match="cannot be played with"):  # when it is served, too
         OpenSpielEnvironment(game_name=game, game_params=params)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("os.abort()", "OpenSpiel ends the process with SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGXCPU)", "it did not begin within 2 s of CPU time"),
+    ],
+)
+def test_a_game_that_ends_its_process_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, message: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, signal\n{end}\n")
+    monkeypatch.setattr(trial, "__file__", str(program))
+    env = OpenSpielEnvironment()
+    with pytest.raises(InvalidOption, match=message):
+        env.reset(game_name="catch", game_params={"rows": 11})
+    assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
 
 
 def test_a_game_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
