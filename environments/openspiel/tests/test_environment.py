@@ -282,21 +282,21 @@ def test_bad_parameters_are_refused_and_harm_nothing(game: str, params: dict[str
 
 
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("rows", "end", "message"),
     [
-        ("os.abort()", "OpenSpiel ends the process with SIGABRT"),
-        ("os.kill(os.getpid(), signal.SIGXCPU)", "it did not begin within 2 s of CPU time"),
+        (11, "os.abort()", "OpenSpiel ends the process with SIGABRT"),
+        (12, "os.kill(os.getpid(), signal.SIGXCPU)", "it did not begin within 2 s of CPU time"),
     ],
 )
 def test_a_game_that_ends_its_process_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, message: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int, end: str, message: str
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"import os, signal\n{end}\n")
     monkeypatch.setattr(trial, "__file__", str(program))
     env = OpenSpielEnvironment()
     with pytest.raises(InvalidOption, match=message):
-        env.reset(game_name="catch", game_params={"rows": 11})
+        env.reset(game_name="catch", game_params={"rows": rows})
     assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
 
 
