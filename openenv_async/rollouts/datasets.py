@@ -49,9 +49,12 @@ def to_dataset(
         rows: one a step, with what is known of its episode, or one an episode, with lists.
 
     Raises:
+        ValueError: ``rows`` is neither.
         InvalidModel: a value has no form in a data set.
         ModuleNotFoundError: ``datasets`` is not installed.
     """
+    if rows not in ("step", "episode"):
+        raise ValueError(f"rows must be 'step' or 'episode', got {rows!r}")
     try:
         import datasets  # type: ignore[import-untyped,unused-ignore]  # only some releases have types
     except ModuleNotFoundError as exc:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from openenv_async import EpisodeInfo, Outcome, OutcomeStatus
 from openenv_async.errors import EnvironmentRaised
@@ -67,3 +68,8 @@ def test_what_has_no_one_type_is_json() -> None:
     assert "__ndarray__" in made["next_observation"][1]
     ragged = to_dataset([trajectory(0, [np.zeros(1), np.zeros(2), np.zeros(1)])])
     assert isinstance(ragged["observation"][0], str)
+
+
+def test_rows_are_steps_or_episodes() -> None:
+    with pytest.raises(ValueError, match="'step' or 'episode', got 'steps'"):
+        to_dataset([], rows="steps")  # type: ignore[arg-type]  # the point
