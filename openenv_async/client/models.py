@@ -47,7 +47,9 @@ class WireModels:
         anything: PayloadCodec[Any] = PayloadCodec(Any, format)
         self.encode_any: Callable[[Any], bytes] = anything.encode
         self.decode_any: Callable[[Any], Any] = anything.decode
-        self.encode_action: Callable[[Any], bytes] = PayloadCodec(action, format).encode
+        self.encode_action: Callable[[Any], bytes] = PayloadCodec(
+            action, format, unchecked=True
+        ).encode
         self.decode_observation: Callable[[Any], Any] = PayloadCodec(observation, format).decode
         self.decode_state: Callable[[Any], Any] = PayloadCodec(state, format).decode
         if cls._serialize_action is not ModelHooks._serialize_action:

@@ -42,8 +42,14 @@ class PayloadCodec(Generic[T]):
     encode: Callable[[T], bytes]
     decode: Callable[[bytes | memoryview], T]
 
-    def __init__(self, model: Any, format: Format) -> None:
+    def __init__(self, model: Any, format: Format, *, unchecked: bool = False) -> None:
         """Build the codec.
+
+        Args:
+            model: the type.
+            format: of the bytes.
+            unchecked: nobody looked whether what is encoded is of the type. JSON would make text
+                of bytes, and of keys, which then may be what the type declares.
 
         Raises:
             InvalidModel: the type cannot be a model.
@@ -57,7 +63,7 @@ class PayloadCodec(Generic[T]):
                 self.encode = msgpack_encoder(self._info, self.decode)
             elif format == "json":
                 self.decode = self._json_decoder(tagged=True)
-                self.encode = json_encoder(self._info, self.decode)
+                self.encode = json_encoder(self._info, self.decode, unchecked)
             else:
                 self.decode = self._json_decoder(tagged=False)
                 self.encode = plain_encoder(self._info, self.decode)

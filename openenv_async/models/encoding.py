@@ -24,6 +24,7 @@ from msgspec import inspect
 from openenv_async import arrays
 from openenv_async.errors import InvalidModel, OpenEnvError
 from openenv_async.models.decoding import ext_hook
+from openenv_async.models.fitting import fit_test_of
 from openenv_async.models.foreign import CONTAINERS, plain_form
 from openenv_async.models.inspection import (
     BAD_DATA,
@@ -194,12 +195,27 @@ def _refuse_equal_keys(tree: Any) -> None:
         _refuse_equal_keys(child)
 
 
-def json_encoder(info: inspect.Type, decode: Decode) -> Encode:
-    """Encoder of the format ``json``: msgspec's own output unless a tag may be needed."""
+def json_encoder(info: inspect.Type, decode: Decode, unchecked: bool) -> Encode:
+    """Encoder of the format ``json``: msgspec's own output unless a tag may be needed.
+
+    Args:
+        info: the type.
+        decode: the decoder of the same model.
+        unchecked: whether values may be of another type.
+    """
     fast = msgspec.json.Encoder(enc_hook=_refuse).encode
     plain = msgspec.json.Encoder().encode
     untyped = _has(info, inspect.AnyType) or _has_loose_keys(info)
     declares_bytes = _has(info, _BYTES_TYPES)
+    looks = unchecked and not untyped and not _has_other_keys(info)
+    fits = fit_test_of(info) if looks else None
+
+    def is_open(value: Any) -> bool:
+        """Whether bytes or keys may stand where text is declared, which JSON would make of them."""
+        try:
+            return not fits(value)  # type: ignore[misc]  # not asked without it
+        except Exception:  # such as a field that was never set
+            return True
 
     def encode(value: Any) -> bytes:
         try:
@@ -208,7 +224,8 @@ def json_encoder(info: inspect.Type, decode: Decode) -> Encode:
             pass
         else:
             null = b"null" in octets  # which may stand for NaN
-            simple = not (null or untyped) or _is_simple(value, null, untyped)
+            loose = untyped if fits is None else is_open(value)
+            simple = not (null or loose) or _is_simple(value, null, loose)
             if simple and b'"__' not in octets:  # a key may look like one of our tags
                 return octets
         tree = _builtins(value)
@@ -237,6 +254,14 @@ def _has_loose_keys(info: inspect.Type) -> bool:
     loose = (inspect.AnyType, inspect.UnionType)
     return any(
         isinstance(part, inspect.DictType) and isinstance(part.key_type, loose)
+        for part in walk(info)
+    )
+
+
+def _has_other_keys(info: inspect.Type) -> bool:
+    """Whether keys that are no text are declared somewhere."""
+    return any(
+        isinstance(part, inspect.DictType) and not isinstance(part.key_type, inspect.StrType)
         for part in walk(info)
     )
 

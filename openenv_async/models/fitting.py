@@ -33,7 +33,7 @@ from openenv_async.models.inspection import (
     type_info,
 )
 
-__all__ = ["fit_test"]
+__all__ = ["fit_test", "fit_test_of"]
 
 Test = Callable[[Any], bool]
 
@@ -74,6 +74,11 @@ def fit_test(model: Any) -> Test | None:
     It may raise what the value's own attributes raise.
     """
     return _Maker().test(type_info(model), model)
+
+
+def fit_test_of(info: inspect.Type) -> Test | None:
+    """``fit_test`` of a type that was read already; it knows no dtypes of arrays."""
+    return _Maker().test(info)
 
 
 class _Maker:

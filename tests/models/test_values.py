@@ -466,3 +466,38 @@ def test_an_integer_that_is_too_large_is_named(name: Format) -> None:
         payload = msgspec.msgpack.encode(msgspec.msgpack.Ext(3, b"\x01" * 1025))
         with pytest.raises(InvalidModel, match="1,025 bytes"):
             PayloadCodec[Any](Any, name).decode(payload)
+
+
+@dataclass
+class Texts:
+    text: str = ""
+    named: dict[str, int] = field(default_factory=dict)
+    octets: bytes = b""
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        (str, b"a"),
+        (list[str], ["a", b"b"]),
+        (dict[str, int], {1: 1}),
+        (Texts, Texts(text=b"a")),  # type: ignore[arg-type]  # the point
+        (Texts, Texts(named={2: 1})),  # type: ignore[dict-item]  # the point
+        (Texts, {"text": b"a"}),
+        (str | None, b"a"),
+    ],
+)
+def test_bytes_and_keys_where_text_is_declared_are_refused_in_both_formats(
+    declared: Any, value: Any, name: Format
+) -> None:
+    if name == "plain":
+        return  # which has no other form for them
+    codec = PayloadCodec[Any](declared, name, unchecked=True)
+    with pytest.raises(InvalidModel, match=r"Expected `str"):
+        codec.decode(codec.encode(value))
+
+
+def test_bytes_beside_what_does_not_surely_fit_travel(name: Format) -> None:
+    codec = PayloadCodec[Any](Texts, name, unchecked=True)
+    value = Texts(text=np.str_("a"), named=collections.OrderedDict(a=1), octets=b"\xff")
+    assert codec.decode(codec.encode(value)) == Texts("a", {"a": 1}, b"\xff")
