@@ -167,7 +167,7 @@ def json_items(data: bytes) -> int:
 
 
 def is_small_msgpack(data: bytes | memoryview, depth: int, values: int, around: int = 0) -> bool:
-    """Whether ``data`` has at most ``values`` values, as a header has.
+    """Return whether ``data`` has at most ``values`` values, as a header has.
 
     Args:
         data: one value.

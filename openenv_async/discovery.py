@@ -193,7 +193,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
 
 
 def is_address(text: str) -> bool:
-    """Whether a target is the address of a server, with or without a scheme."""
+    """Return whether a target is the address of a server, with or without a scheme."""
     return _ADDRESS.match(text) is not None
 
 

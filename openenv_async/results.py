@@ -267,7 +267,7 @@ class ResultReader:
         )
 
     def _check(self, kind: type) -> Check | None:
-        """What raises ``BadResult`` for a value that is not of the declared type throughout."""
+        """Return what raises ``BadResult`` for a value of another than the declared type."""
         fits = self._fits
         if isinstance(self._info, inspect.AnyType) or fits is None:
             return None
@@ -319,7 +319,7 @@ def _without_fields(check: Check | None) -> Read:
 
 
 def _admits(info: inspect.Type, kind: type) -> bool:
-    """Whether values of ``kind`` may be of a declared type at all; the rest is for the check."""
+    """Return whether values of ``kind`` may be of a declared type; the check does the rest."""
     match info:
         case inspect.AnyType():
             return True
@@ -458,7 +458,7 @@ def _is_end(value: Any) -> bool:
 
 
 def _is_model_tuple(kind: type) -> bool:
-    """Whether a tuple type is a NamedTuple that is no other API's result, such as dm_env's."""
+    """Return whether a tuple type is a NamedTuple, but no other API's result (dm_env's)."""
     names = getattr(kind, "_fields", ())
     return bool(names) and not {"observation", "obs", "step_type"}.intersection(names)
 
@@ -505,7 +505,7 @@ def refuse_gymnasium_type(declared: Any, name: str) -> None:
 
 
 def is_awaitable(value: Any) -> bool:
-    """Whether it is a coroutine or something else to await."""
+    """Return whether it is a coroutine or something else to await."""
     return hasattr(type(value), "__await__")
 
 
@@ -521,7 +521,7 @@ def _class_of(info: inspect.Type) -> type | None:
 
 
 def _may_be_end(info: inspect.Type) -> bool:
-    """Whether a field of this type can say that the episode ended."""
+    """Return whether a field of this type can say that the episode ended."""
     match _bare(info):
         case inspect.AnyType() | inspect.BoolType() | inspect.IntType() | inspect.FloatType():
             return True  # a float is none, but who declares one may mean an end
@@ -535,7 +535,7 @@ def _may_be_end(info: inspect.Type) -> bool:
 
 
 def _may_be_reward(info: inspect.Type) -> bool:
-    """Whether a field of this type can hold a reward."""
+    """Return whether a field of this type can hold a reward."""
     match _bare(info):
         case (
             inspect.AnyType()
@@ -555,7 +555,7 @@ def _may_be_reward(info: inspect.Type) -> bool:
 
 
 def _is_number(cls: type) -> bool:
-    """Whether a NumPy scalar, or an array of one element, can be a number or a truth value."""
+    """Return whether a NumPy scalar or one-element array can be a number or a truth value."""
     kind = custom_kind(cls)
     if kind == "scalar":
         return not issubclass(cls, sys.modules["numpy"].flexible)

@@ -77,7 +77,7 @@ def _model(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Model
 
 
 def _resolved(ref: Any, root: Mapping[str, Any]) -> Any:
-    """What a reference points to; the schema that says nothing where it points to nothing."""
+    """Return what a reference points to: the empty schema where it points to nothing."""
     target: Any = root
     for part in str(ref).removeprefix("#").strip("/").split("/"):
         if part:

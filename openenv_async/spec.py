@@ -438,7 +438,7 @@ def _hinted_types(cls: type) -> tuple[Any, Any, Any]:
 
 
 def _inside_results(hint: Any) -> Any:
-    """What is inside ``StepResult[…]``, also as a member of a union; ``Any`` where it is bare."""
+    """Return what is inside ``StepResult[…]``, in a union too; ``Any`` where it is bare."""
     origin = typing.get_origin(hint)
     if hint is StepResult:
         return Any

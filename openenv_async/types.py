@@ -110,7 +110,7 @@ class Outcome:
 
 
 def _is_duration(value: Any) -> bool:
-    """Whether a value is a number of seconds that a deadline may have; NumPy's are, too."""
+    """Return whether a value is a number of seconds that a deadline may have; NumPy's are, too."""
     try:
         return isinstance(value, numbers.Real) and 0 < float(value) <= MAX_SECONDS
     except (OverflowError, ValueError):

@@ -13,7 +13,7 @@ __all__ = ["get_json"]
 
 
 async def get_json(url: str, path: str, token: str | None) -> Any:
-    """What a server gives at a path.
+    """Return what a server gives at a path.
 
     Raises:
         ServerError: it does not answer.

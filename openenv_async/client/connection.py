@@ -176,7 +176,7 @@ class Connection:
 
     @property
     def upstream(self) -> bool:
-        """Whether the server speaks upstream's dialect."""
+        """Return whether the server speaks upstream's dialect."""
         return self.server.get("dialect") == "upstream"
 
     @property

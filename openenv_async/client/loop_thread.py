@@ -47,7 +47,7 @@ class LoopThread:
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller runs in this thread."""
+        """Return whether the caller runs in this thread."""
         return threading.current_thread() is self._thread
 
     def close(self, closing: Coroutine[Any, Any, object]) -> asyncio.Task[object] | None:
@@ -111,7 +111,7 @@ def background_loop() -> LoopThread:
 
 
 def on_background_thread() -> bool:
-    """Whether the caller runs in the background thread; none is started for the question."""
+    """Return whether the caller runs in the background thread; none is started for the question."""
     return _current is not None and _current.is_here
 
 

@@ -124,7 +124,7 @@ def unreachable(url: str, exc: BaseException) -> ConnectFailed:
 
 
 def closed_early(url: str) -> str:
-    """What a connection may mean that was closed before anything of HTTP was said."""
+    """Return what a connection may mean that was closed before anything of HTTP was said."""
     hint = "" if _is_tls(url) else "; if it speaks TLS, write https://"
     return f"it closed the connection without an HTTP answer: check host and port{hint}"
 

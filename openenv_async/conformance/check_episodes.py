@@ -226,7 +226,7 @@ def without(value: Any, names: Collection[str]) -> Any:
 
 
 def _is_now(value: Any) -> bool:
-    """Whether a value is the time of day, in seconds or smaller units, or as text."""
+    """Return whether a value is the time of day, in seconds or smaller units, or as text."""
     if isinstance(value, str):
         return value.startswith(datetime.now(UTC).strftime("%Y-%m-%dT%H:"))
     if isinstance(value, bool) or not isinstance(value, int | float):

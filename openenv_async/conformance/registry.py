@@ -99,7 +99,7 @@ def require(truth: Any, found: str) -> None:
 
 
 class Subject:
-    """What a check works on: a door, and how to act on what is behind it.
+    """The subject of a check: a door, and how to act on what is behind it.
 
     Args:
         door: the way in.

@@ -183,7 +183,7 @@ class Engine:
             await asyncio.to_thread(self.spec.prepare, self.max_sessions)
 
     def tasks_for(self, session: Session) -> TaskDriver:
-        """What awaits the calls of a session whose environment turned out to be async.
+        """Return what awaits the calls of a session whose environment turned out to be async.
 
         From here on it has a task, whatever ran its calls before.
         """

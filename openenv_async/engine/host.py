@@ -282,7 +282,7 @@ class Host:
         return final
 
     def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, HostReply]:
-        """What was yielded, as a partial observation and as the reply that it is if it is last."""
+        """Return what was yielded, as a partial observation and as the reply if it is the last."""
         try:
             observation, reward, terminated, truncated, _ = self._read[type(item)](item)
         except Exception as exc:
@@ -330,7 +330,7 @@ class Host:
                 return None if self.spec.is_instance else self._method("close")
 
     def _state(self) -> Any:
-        """What ``state()`` returns, or what the property or attribute ``state`` is."""
+        """Return what ``state()`` returns, or what the property or attribute ``state`` is."""
         if self.spec.contract.state_is_property:
             return self.env.state
         state = getattr(self.env, "state", dict)
@@ -501,7 +501,7 @@ class Host:
             return None
 
     def _is_its_own(self, exc: BaseException) -> bool:
-        """Whether an environment may raise it: some of this package's errors, and an author's."""
+        """Return whether an environment may raise it: some of our errors, and an author's."""
         kind = type(exc)
         if not issubclass(kind, OpenEnvError):
             return False

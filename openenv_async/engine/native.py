@@ -229,7 +229,7 @@ class NativeConnection:
 
     @property
     def has_batch(self) -> bool:
-        """Whether there is anything to take but large payloads."""
+        """Return whether there is anything to take but large payloads."""
         return bool(self._out)
 
     @property

@@ -35,7 +35,7 @@ class Digest(msgspec.Struct):
 
 
 def remembered(request: Request) -> Request | Digest:
-    """What of a request is kept beside its reply."""
+    """Return what of a request is kept beside its reply."""
     if isinstance(request, Step | Reset):
         payload = request.payload
         if payload is not None and len(payload) > LARGE:
@@ -50,7 +50,7 @@ def is_same_request(
     again: Request,
     again_format: Format,
 ) -> bool:
-    """Whether ``again`` is ``first`` sent again.
+    """Return whether ``again`` is ``first`` sent again.
 
     Args:
         spec: whose payloads they are.
@@ -92,7 +92,7 @@ def another_request(seq: int) -> ProtocolError:
 
 
 def _is_empty(payload: bytes | memoryview | None, format: Format) -> bool:
-    """Whether a map of options has none."""
+    """Return whether a map of options has none."""
     return payload is None or bytes(payload) == (b"\x80" if format == "msgpack" else b"{}")
 
 

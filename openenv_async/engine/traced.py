@@ -54,7 +54,7 @@ class TracedHost(Host):
             current.reset(before)
 
     async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
-        """As ``Host.finish``."""
+        """Finish as ``Host.finish`` does, inside the trace."""
         before = current.set(self.trace)
         try:
             return await super().finish(unfinished, wire)

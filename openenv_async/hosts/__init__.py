@@ -61,7 +61,7 @@ def hosted_factory(factory: Any, made: type) -> Any:
 
 
 def is_registered_id(text: str) -> bool:
-    """Whether a text is written as an id of Gymnasium's registry, such as ``CartPole-v1``.
+    """Return whether a text is written as an id of Gymnasium's registry, such as ``CartPole-v1``.
 
     Also ``module:CartPole-v1``, to import the module that registers it. False where Gymnasium is
     not installed.

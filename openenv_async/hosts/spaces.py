@@ -532,7 +532,7 @@ class _Forms:
                 raise _unsupported(space)
 
     def inward(self, space: spaces.Space[Any], where: str) -> _Convert:
-        """What travels as elements."""
+        """Return what travels as elements."""
         match space:
             case spaces.Discrete():
                 integer, make = self._integer(space, where), space.dtype.type
@@ -647,7 +647,7 @@ class _Forms:
                 return self._all(self.outward(feature, f"{where}[...]"), where, list)
 
     def _stack_in(self, feature: spaces.Space[Any], where: str) -> _Convert:
-        """What travels as stacked features."""
+        """Return what travels as stacked features."""
         match feature:
             case spaces.Discrete() | spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
                 return self._array(feature, where, stacked=True)
@@ -740,7 +740,7 @@ class _Forms:
 
 
 def _lengths(feature: spaces.Space[Any], stacked: Any) -> set[int]:
-    """How many features the parts of a stack have."""
+    """Return how many features the parts of a stack have."""
     match feature:
         case spaces.Tuple():
             pairs = list(zip(feature.spaces, stacked, strict=True))

@@ -134,7 +134,7 @@ class OpenEnvVecEnv(VecEnv):
 
     @property
     def num_envs(self) -> int:
-        """How many environments there are."""
+        """Return how many environments there are."""
         self._refuse_unknowing()
         return self._num_envs
 
@@ -454,7 +454,7 @@ class MaskedReplayBuffer(ReplayBuffer):
 
 
 class MaskedDictReplayBuffer(MaskedReplayBuffer, DictReplayBuffer):
-    """As ``MaskedReplayBuffer``, for observations that are dicts."""
+    """A ``MaskedReplayBuffer`` for observations that are dicts."""
 
 
 def _rows(values: Any, row: slice) -> Any:

@@ -43,7 +43,7 @@ class Member:
     words: dict[str, frozenset[Any]]
 
     def may_be(self, tree: dict[Any, Any]) -> bool:
-        """Whether an object may be this model, by its keys and telling words."""
+        """Return whether an object may be this model, by its keys and telling words."""
         return self.required <= tree.keys() <= self.names and all(
             tree[name] in tuple(words) for name, words in self.words.items() if name in tree
         )
@@ -188,7 +188,7 @@ def with_choices(model: Any, describe: Describe) -> Any:
 
 
 def _is_read(model: Any) -> bool | str:
-    """Whether msgspec reads a type, or why not."""
+    """Return whether msgspec reads a type, or why not."""
     try:
         inspect.type_info(model)
     except (TypeError, NameError) as error:

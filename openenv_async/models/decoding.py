@@ -101,7 +101,7 @@ _TEXT_TYPES: Final = (inspect.StrType, inspect.LiteralType, inspect.EnumType)
 
 
 def has_large_int(tree: Any) -> bool:
-    """Whether a decoded tree has an integer of more than 64 bits."""
+    """Return whether a decoded tree has an integer of more than 64 bits."""
     if isinstance(tree, dict):
         return any(has_large_int(key) or has_large_int(item) for key, item in tree.items())
     if isinstance(tree, list | tuple):

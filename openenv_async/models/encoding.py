@@ -147,7 +147,7 @@ def plain_encoder(info: inspect.Type, decode: Decode) -> Encode:
 
 
 def _has_nonfinite(tree: Any) -> bool:
-    """Whether there is a float in a tree of builtins that JSON cannot write."""
+    """Return whether there is a float in a tree of builtins that JSON cannot write."""
     numpy, todo = sys.modules.get("numpy"), [tree]
     while todo:
         part = todo.pop()
@@ -211,7 +211,7 @@ def json_encoder(info: inspect.Type, decode: Decode, unchecked: bool) -> Encode:
     fits = fit_test_of(info) if looks else None
 
     def is_open(value: Any) -> bool:
-        """Whether bytes or keys may stand where text is declared, which JSON would make of them."""
+        """Return whether bytes or keys may stand where text is declared, as text in JSON."""
         try:
             return not fits(value)  # type: ignore[misc]  # not asked without it
         except Exception:  # such as a field that was never set
@@ -250,7 +250,7 @@ def _has(info: inspect.Type, kinds: Any) -> bool:
 
 
 def _has_loose_keys(info: inspect.Type) -> bool:
-    """Whether keys of more than one kind, or of any, are declared somewhere."""
+    """Return whether keys of more than one kind, or of any, are declared somewhere."""
     loose = (inspect.AnyType, inspect.UnionType)
     return any(
         isinstance(part, inspect.DictType) and isinstance(part.key_type, loose)
@@ -259,7 +259,7 @@ def _has_loose_keys(info: inspect.Type) -> bool:
 
 
 def _has_other_keys(info: inspect.Type) -> bool:
-    """Whether keys that are no text are declared somewhere."""
+    """Return whether keys that are no text are declared somewhere."""
     return any(
         isinstance(part, inspect.DictType) and not isinstance(part.key_type, inspect.StrType)
         for part in walk(info)
@@ -267,7 +267,7 @@ def _has_other_keys(info: inspect.Type) -> bool:
 
 
 def _is_simple(value: Any, floats: bool, keys: bool) -> bool:
-    """Whether there is nothing in ``value`` that JSON cannot say.
+    """Return whether there is nothing in ``value`` that JSON cannot say.
 
     Args:
         value: what is sent.
@@ -304,7 +304,7 @@ _NONFINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 
 
 def _has_bytes_or_keys(value: Any) -> bool:
-    """Whether there are bytes in ``value``, or keys that are no text."""
+    """Return whether there are bytes in ``value``, or keys that are no text."""
     if type(value) in _LEAVES:
         return False
     todo = [value]
@@ -388,7 +388,7 @@ def _complete(encode: Encode) -> Encode:
 
 
 def _runs_code(part: inspect.Type) -> bool:
-    """Whether a model of the author's changes its instances when one is made."""
+    """Return whether a model of the author's changes its instances when one is made."""
     kind: Any = getattr(part, "cls", None)
     kind = getattr(kind, "cls", kind) if holder_of(part) is not None else kind
     return hasattr(kind, "__post_init__") or hasattr(kind, "__attrs_post_init__")
@@ -475,7 +475,7 @@ def _refuse_more_fields(part: Any, base: Any) -> None:
 
 
 def _check_parts(value: Any) -> bool:
-    """Whether a part of ``value`` was completed; raises for one that would travel in part."""
+    """Return whether a part of ``value`` was completed; raise for one that would be cut."""
     changed = False
     for part in _objects(value):
         changed = _check_part(part) or changed
@@ -629,7 +629,7 @@ def _plain_hook(value: Any) -> Any:
 
 
 def _foreign(value: Any) -> Any:
-    """What msgspec can go on with: a pydantic model's fields, a subclass's plain value.
+    """Return what msgspec can go on with: a pydantic model's fields, a subclass's plain value.
 
     Raises:
         TypeError: it is something else; the message has the remedy.

@@ -277,7 +277,7 @@ class _Maker:
 
 
 def _is_dict_of_names(value: Any) -> bool:
-    """Whether it is a dict whose keys are text: the most usual one, so without further calls."""
+    """Return whether it is a dict whose keys are text: the usual one, so without further calls."""
     if type(value) is not dict:
         return False
     for key in value if len(value) <= 2 * _AT_EACH_END else islice(value, 2 * _AT_EACH_END):
@@ -325,7 +325,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _is_exact(dtype: Any) -> bool:
-    """Whether a dtype names one kind of element and size, as ``np.number`` does not."""
+    """Return whether a dtype names one kind of element and size, as ``np.number`` does not."""
     numpy = sys.modules["numpy"]
     try:
         return bool(numpy.dtype(dtype).type is dtype)

@@ -60,7 +60,7 @@ def _remedy(value: Any) -> str:
 
 
 def is_text_type(cls: type) -> bool:
-    """Whether values of a class travel as the text that makes them again."""
+    """Return whether values of a class travel as the text that makes them again."""
     return (
         issubclass(cls, PurePath | re.Pattern)
         or cls.__module__ == "ipaddress"

@@ -108,7 +108,7 @@ def described(model: Any) -> tuple[Any, inspect.Type]:
 
 
 def _may_be_key(info: inspect.Type) -> bool:
-    """Whether a decoded value of a type can be a key."""
+    """Return whether a decoded value of a type can be a key."""
     unhashable = (*OBJECTS, inspect.DictType, inspect.ListType, inspect.SetType)
     return not any(
         isinstance(part, unhashable)
@@ -227,7 +227,7 @@ def fault_of(cls: type) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def travels_whole(cls: type) -> bool:
-    """Whether msgspec drops nothing of any instance of a class."""
+    """Return whether msgspec drops nothing of any instance of a class."""
     return fault_of(cls) is None and not late_fields(cls)
 
 
@@ -248,7 +248,7 @@ def choice_of(info: inspect.Type) -> type[Choice] | None:
 
 
 def holder_of(info: inspect.Type) -> type[Holder] | None:
-    """What stands for a class that is read field by field."""
+    """Return what stands for a class that is read field by field."""
     if isinstance(info, inspect.CustomType) and custom_kind(info.cls) == "holder":
         return info.cls
     return None

@@ -73,7 +73,7 @@ def wire_names(model: Any) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Plan:
-    """How the instances of one class are written.
+    """The way in which the instances of one class are written.
 
     Attributes:
         names: field and name on the wire, of the fields written as they are held.
@@ -176,7 +176,7 @@ _AMBIGUOUS: Final = (
 
 
 def is_model(value: Any) -> bool:
-    """Whether a value is a pydantic model; much faster than ``isinstance`` with its ABCs."""
+    """Return whether a value is a pydantic model; much faster than ``isinstance`` with its ABCs."""
     return hasattr(value, "__pydantic_root_model__") and not isinstance(value, type)
 
 
@@ -283,12 +283,12 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
 
 
 def _is_same_number(one: Any, other: Any) -> bool:
-    """Whether two numbers are equal though their types are not, as NumPy's and Python's."""
+    """Return whether two numbers are equal though their types are not, as NumPy's and Python's."""
     return not isinstance(other, str | bytes) and isinstance(one, int | float) and one == other
 
 
 def _held(value: Any, name: str) -> Any:
-    """What a model holds under a name; not by getattr, which warns of a deprecated field."""
+    """Return what a model holds under a name; not by getattr, which warns of a deprecated field."""
     private: dict[str, Any] = value.__pydantic_private__ or {}
     return value.__dict__.get(name, private.get(name))
 
@@ -300,7 +300,7 @@ def _lost(value: Any, name: str, why: str) -> str:
 
 
 def _is_default(field: Any, held: Any) -> bool:
-    """Whether a field or private attribute holds its default, as far as that can be compared."""
+    """Return whether a field or private attribute holds its default, where that can be compared."""
     if field.default_factory is not None:
         if getattr(field, "default_factory_takes_validated_data", False):
             return False
@@ -313,7 +313,7 @@ def _is_default(field: Any, held: Any) -> bool:
 
 
 def _of_declared(value: Any, allowed: frozenset[type]) -> bool:
-    """Whether every model in a field's value is of a class that the field declares."""
+    """Return whether every model in a field's value is of a class that the field declares."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -324,7 +324,7 @@ def _of_declared(value: Any, allowed: frozenset[type]) -> bool:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two values are equal and of the same types, arrays, NaN and nested models too.
+    """Return whether two values are equal and of the same types, arrays, NaN and nested models too.
 
     For a model, a base class that holds the same is as good.
     """
@@ -356,7 +356,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def _is_itself_only(value: Any) -> bool:
-    """Whether a value is equal to nothing but itself, so that comparing tells nothing."""
+    """Return whether a value is equal to nothing but itself, so that comparing tells nothing."""
     kind: Any = type(value)
     return kind.__eq__ is object.__eq__
 
@@ -387,7 +387,7 @@ _WRITTEN_BY_TYPE: Final = ("Json", "EncodedBytes", "EncodedStr", "Secret")
 
 
 def _is_plain(parts: Sequence[Any]) -> bool:
-    """Whether an annotation and its metadata leave values as they are held."""
+    """Return whether an annotation and its metadata leave values as they are held."""
     annotation, *metadata = parts
     if not all(map(_is_plain_metadata, metadata)):
         return False
@@ -464,7 +464,7 @@ def _scalar_types(annotation: Any) -> frozenset[type]:
 
 
 def _is_ambiguous(annotation: Any, seen: set[int]) -> bool:
-    """Whether there is a union in it of which a model and another container are members."""
+    """Return whether there is a union in it of which a model and another container are members."""
     annotation = getattr(annotation, "__value__", annotation)
     if id(annotation) in seen:
         return False
@@ -633,7 +633,7 @@ def _names_read(model: Any) -> dict[str, str] | None:
 
 
 def ignores_unknown(model: Any) -> bool:
-    """Whether an author's model drops what it does not know, by its own setting."""
+    """Return whether an author's model drops what it does not know, by its own setting."""
     return getattr(model, "model_config", {}).get("extra") == "ignore"
 
 

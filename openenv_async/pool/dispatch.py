@@ -222,7 +222,7 @@ class Dispatch:
             self._book.full(lease.worker_id, asyncio.get_running_loop().time() + pause)
 
     def is_leaving(self, lease: Lease) -> bool:
-        """As ``EnvPool.is_leaving``."""
+        """Return whether a worker is leaving, as ``EnvPool.is_leaving`` does."""
         live = self.crew.live.get(lease.worker_id)
         return live is not None and (
             live.worker.leaving

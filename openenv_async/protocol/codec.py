@@ -407,7 +407,7 @@ def split_batch(
 
 
 def batch_end(frames: Sequence[Frame], start: int, limit: int, max_frames: int = _MANY) -> int:
-    """Where a slice from ``start`` of about ``limit`` bytes ends; it has at least one frame."""
+    """Return the end of a slice from ``start`` of about ``limit`` bytes, one frame at least."""
     size = 0
     last = min(len(frames), start + max_frames)
     for i in range(start, last):

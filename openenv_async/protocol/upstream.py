@@ -341,7 +341,7 @@ def _split(
 
 
 def _is_said(field: msgspec.Raw, beside: float | bool | None) -> bool:
-    """Whether a field says what stands beside the observation, or nothing: not its own data."""
+    """Return whether a field repeats what stands beside the observation, or says nothing."""
     value: Any = msgspec.json.decode(field)
     if value is None or value is False:  # such as a default, where a StepResult says the rest
         return True

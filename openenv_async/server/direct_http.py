@@ -35,7 +35,7 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
     _cutting: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, but for the first bytes."""
+        """Receive as uvicorn does, but for the first bytes."""
         if not self._has_data:
             self._has_data = True
             if data.startswith(_TLS_HANDSHAKE):

@@ -111,7 +111,7 @@ def _cookie(request: Request) -> str:
 
 
 def has_foreign_cookie(request: Request) -> bool:
-    """Whether the caller sends a session's cookie, but of another server or an earlier run."""
+    """Return whether the caller sends the session cookie of another server or an earlier run."""
     return any(name.startswith(COOKIE) for name in request.cookies)
 
 

@@ -1,4 +1,4 @@
-"""Who may come in: the token and the origin, checked before anything is accepted or read.
+"""Access control: the token and the origin, checked before anything is accepted or read.
 
 Rules:
 
@@ -133,7 +133,7 @@ def _name(host: str) -> str:
 
 
 def _is_local(name: str) -> bool:
-    """Whether a name is an address, or one that public name servers never answer for."""
+    """Return whether a name is an address, or one that public name servers never answer for."""
     if ("." not in name and ":" not in name) or name.endswith(_LOCAL_DOMAINS):
         return True
     try:

@@ -23,7 +23,7 @@ _TEST_EXTENSION: Final = "http.response.debug"
 
 
 def is_test_client(scope: Scope) -> bool:
-    """Whether Starlette's ``TestClient`` asks."""
+    """Return whether Starlette's ``TestClient`` asks."""
     client = scope.get("client")
     return _TEST_EXTENSION in scope.get("extensions", {}) or (
         client is not None and client[0] == _TEST_CLIENT

@@ -123,7 +123,7 @@ class Elsewhere:
         return response
 
     def _front_page(self, request: Request) -> Response:
-        """What is served here: a page for browsers, JSON for everything else."""
+        """Return what is served here: a page for browsers, JSON for everything else."""
         spec = self._engine.spec
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(_page(spec.name, spec.version, spec.description, self._known))

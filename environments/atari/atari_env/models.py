@@ -26,7 +26,7 @@ class AtariAction:
 
 @dataclass(slots=True)
 class AtariObservation:
-    """What is on the screen.
+    """The screen after a step.
 
     Attributes:
         screen: uint8, 0 to 255, by ``obs_type``:
@@ -59,7 +59,7 @@ class AtariObservation:
 
 @dataclass(slots=True)
 class AtariState:
-    """What is played and how; the names are those of the ``reset`` options.
+    """The game and its settings; the names are those of the ``reset`` options.
 
     Attributes:
         action_meanings: of every ``action_id``, such as ``UPFIRE``.

@@ -42,7 +42,7 @@ VARIABLES: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a game is played.
+    """The settings of a game.
 
     Attributes:
         game_name: a ROM of ale-py; ``pong``, ``Pong``, ``ALE/Pong-v5`` are the same.

@@ -15,7 +15,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(msgspec.Struct, array_like=True):
-    """Where an episode stands.
+    """The state of an episode.
 
     Attributes:
         settings: of the episode.

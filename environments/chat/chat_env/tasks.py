@@ -1,4 +1,4 @@
-"""What there is to talk about: a small set of tasks, and tasks from files or reset options.
+"""Subjects of conversations: a small set of tasks, and tasks from files or reset options.
 
 Kinds: ``sum`` (add two numbers), ``choice`` (pick one of two words), ``format`` (answer in a
 given form), ``repeat`` (say a word back) and ``guess`` (find a number by questions, the one that

@@ -171,7 +171,7 @@ class Settings:
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
-        """What OpenSpiel raises in the block is the fault of the game's name or parameters.
+        """Return what OpenSpiel raises in the block is the fault of the game's name or parameters.
 
         Raises:
             InvalidOption: it raised.

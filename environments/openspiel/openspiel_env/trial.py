@@ -44,7 +44,7 @@ def failure(game: str, params: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _failure(game: str, params: str) -> str:
-    """What a trial found. One that gave no answer raises, so that it is not kept."""
+    """Return what a trial found. One that gave no answer raises, so that it is not kept."""
     command = [sys.executable, "-P", __file__, game, params]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=_WALL, check=False

@@ -60,7 +60,7 @@ class BuilderPool(ThreadPool):
         self._handle = self._build
 
     def work(self) -> None:
-        """As ``ThreadPool.work``, with a clock of what the thread computes."""
+        """Work as ``ThreadPool.work`` does, with a clock of what the thread computes."""
         ident = threading.get_ident()
         with contextlib.suppress(AttributeError, OSError):  # not on every system
             self._clocks[ident] = time.pthread_getcpuclockid(ident)
@@ -84,7 +84,7 @@ class BuilderPool(ThreadPool):
                 self._resume_at = time.monotonic() + min(cost * PAUSE, LONGEST_PAUSE)
 
     def _may_grow(self) -> bool:
-        """Whether the threads there are wait instead of computing."""
+        """Return whether the threads there are wait instead of computing."""
         now, used = time.monotonic(), 0.0
         for clock in list(self._clocks.values()):
             with contextlib.suppress(OSError):  # the thread has just ended

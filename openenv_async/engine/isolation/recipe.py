@@ -22,7 +22,7 @@ __all__ = ["Recipe", "make_recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make the environment in another process. Everything in it must pickle.
+    """Instructions for making the environment in another process. Everything in it must pickle.
 
     Attributes:
         env: class or factory.

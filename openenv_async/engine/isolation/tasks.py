@@ -43,7 +43,7 @@ class _SessionTask(asyncio.Task[None]):
     session: Session | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """As ``asyncio.Task``."""
+        """Cancel as ``asyncio.Task`` does."""
         if asyncio._get_running_loop() is None:
             self.is_over = True
         by, session = session_of_task.get(None), self.session
@@ -191,7 +191,7 @@ class TaskDriver:
                 _take_back_cancellation()
 
     def _is_own(self, slot: _Slot) -> bool:
-        """Whether a cancellation that no session asked for is the environment's own doing."""
+        """Return whether the environment itself brought a cancellation about, not a session."""
         return not self._closing and slot.task is not None and not slot.task.is_over
 
     def _stopped(

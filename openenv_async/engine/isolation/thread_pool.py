@@ -161,7 +161,7 @@ class ThreadPool:
         self._look = self._loop.call_later(self._look_every, self._look_after)
 
     def _may_grow(self) -> bool:
-        """Whether a queue that has not moved gets more threads."""
+        """Return whether a queue that has not moved gets more threads."""
         return True
 
     def _wake(self, count: int) -> None:

@@ -139,7 +139,7 @@ class MainThreadDriver(ThreadDriver):
 
     @property
     def calling(self) -> bool:
-        """Whether a call runs: what interrupts the thread otherwise is meant for none."""
+        """Return whether a call runs: what interrupts the thread otherwise is meant for none."""
         return self._pool.calling
 
     def beat(self, answer: Callable[[], None]) -> None:

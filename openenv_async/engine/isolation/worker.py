@@ -146,7 +146,7 @@ def _is_thread_safe(spec: EnvironmentSpec) -> bool:
 def _driver_of(
     spec: EnvironmentSpec, recipe: Recipe
 ) -> Callable[[asyncio.AbstractEventLoop], TaskDriver | ThreadDriver]:
-    """What runs the environments beside the engine's loop, or on it."""
+    """Return what runs the environments beside the engine's loop, or on it."""
     from openenv_async.engine.isolation.tasks import TaskDriver, session_of_task
     from openenv_async.engine.isolation.threads import ThreadDriver
 

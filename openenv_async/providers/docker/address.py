@@ -40,7 +40,7 @@ _SCHEMES: Final = ("unix", "npipe", "ssh", "tcp", "http", "https")
 
 @dataclass(frozen=True, slots=True)
 class EngineTls:
-    """How a connection to an Engine is secured.
+    """The security of a connection to an Engine.
 
     Attributes:
         ca, cert, key: paths of PEM files; empty where there is none.
@@ -65,7 +65,7 @@ class EngineTls:
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """Where a Docker Engine is, and why it is that one.
+    """The address of a Docker Engine, and the reason for it.
 
     Attributes:
         url: ``unix://…``, ``tcp://…`` or another that the docker command understands.

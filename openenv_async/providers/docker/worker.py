@@ -75,7 +75,7 @@ def direct_url(info: dict[str, Any], port: int) -> str | None:
 
 
 def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> WorkerExit:
-    """How a container ended, from the ``State`` that the Engine gives.
+    """Return how a container ended, from the ``State`` that the Engine gives.
 
     The Engine sets ``OOMKilled`` also when the kernel killed some process in the container and
     the server went on: memory is the cause only where SIGKILL ended the container.

@@ -349,7 +349,7 @@ class Interpreter:
         self._watch()
 
     def disk_is_full(self) -> bool:
-        """Whether it keeps more than it may: in its folder, and of what it removed from there."""
+        """Return whether it keeps more than it may, in its folder or of what it removed there."""
         self._disk_seen = self._loop.time()
         limits = self._limits
         size, count = used(self._folder, limits.max_files)
