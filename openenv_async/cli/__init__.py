@@ -113,7 +113,7 @@ def _report(exc: Exception) -> NoReturn:
 
 
 def not_installed(error: ImportError) -> str:
-    """Return the message of an import that failed; one that names an extra of ours stays as it is."""
+    """Return the message of an import that failed; one that names an extra stays as it is."""
     if "pip install" in str(error) or not isinstance(error, ModuleNotFoundError):
         return str(error)
     return f"{error.name} is not installed: pip install it where openenv-async is installed"
