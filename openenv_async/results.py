@@ -272,6 +272,13 @@ class ResultReader:
         if isinstance(self._info, inspect.AnyType) or fits is None:
             return None
         codec = self._codec
+        hint = ""
+        base = getattr(self._info, "cls", None)
+        if base in kind.__mro__[1:]:
+            hint = (
+                f" (it is a {type_name(kind)}, a subclass of the declared {type_name(base)}:"
+                f" declare {type_name(kind)})"
+            )
 
         def check(value: Any) -> None:
             with contextlib.suppress(Exception):  # such as a field that was never set
@@ -281,7 +288,8 @@ class ResultReader:
             try:
                 codec.decode(octets)
             except OpenEnvError as exc:
-                raise BadResult(f"what is not of its declared type: {exc.message}") from exc
+                text = f"what is not of its declared type: {exc.message}{hint}"
+                raise BadResult(text) from exc
 
         return check
 

@@ -143,6 +143,25 @@ def test_the_message_names_the_thing_and_the_cure(case: str, words: list[str]) -
         assert word in str(caught.value)
 
 
+def test_a_subclass_with_more_fields_is_to_be_declared() -> None:
+    @dataclass
+    class Base:
+        n: int = 0
+
+    @dataclass
+    class More(Base):
+        extra: int = 1
+
+    @dataclass
+    class Same(Base):
+        pass
+
+    for result in (More(), StepResult(More())):
+        with pytest.raises(BadResult, match=r"unknown field `extra`.*: declare .*More"):
+            read(Base, result)
+    assert read(Base, Same()) == (None, False, False)
+
+
 def read(declared: Any, result: Any) -> tuple[Any, ...]:
     reader = ResultReader(declared, PayloadCodec(declared, "msgpack"))
     return reader[type(result)](result)[1:4]
