@@ -40,7 +40,7 @@ def client_factories(
         ValueError: there is no URL in it, or an argument does not belong to it.
     """
     if not isinstance(source, str) and (remedy := remedy_of(source)) is not None:
-        raise TypeError(f"collect() cannot play on {source!r}: {remedy}")
+        raise TypeError(f"cannot play on {source!r}: {remedy}")
     session: Callable[[], Any] | None = getattr(source, "session", None)
     if session is not None:
         if connections is not None or token is not None:
@@ -57,7 +57,7 @@ def client_factories(
         return [source]
     if not isinstance(source, Iterable) or isinstance(source, bytes | Mapping):
         raise TypeError(
-            "collect() plays on a URL, several, a pool or what makes a client, got"
+            "episodes are played on a URL, several, a pool or what makes a client, got"
             f" {type(source).__name__}: {source!r}"
         )
     urls = [source] if isinstance(source, str) else list(source)
