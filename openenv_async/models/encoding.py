@@ -366,7 +366,14 @@ def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
     if loose:
         careful = _kept(careful, models, loose)
 
+    # The one call that nearly always does; what it cannot do is tried again with care.
+    first = _PACK if careful is _pack else careful
+
     def guarded(value: Any) -> bytes:
+        try:
+            return first(value)
+        except _TRIED_AGAIN:
+            pass
         try:
             return careful(value)
         except BAD_DATA as error:
@@ -618,6 +625,7 @@ def _pack_hook(value: Any) -> Any:
 
 _KEYS: Final = msgspec.json.Encoder(enc_hook=lambda key: arrays.to_plain(key)).encode
 _PACK: Final = msgspec.msgpack.Encoder(enc_hook=_fast_pack_hook).encode
+_TRIED_AGAIN: Final = (_LargeArray, *BAD_DATA)
 
 
 def _plain_hook(value: Any) -> Any:
