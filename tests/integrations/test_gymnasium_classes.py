@@ -70,6 +70,21 @@ def assert_same(there: Any, here: Any) -> None:
         assert there == here
 
 
+class Tells(Grid):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, _ = super().reset(seed=seed)
+        return observation, {"none": options is None, "given": options or {}}
+
+
+@pytest.mark.parametrize("options", [None, {}, {"timeout": 3.0}, {"seed": 4, "options": {}}])
+def test_options_arrive_as_they_are_given(options: dict[str, Any] | None) -> None:
+    with GymEnv(Tells) as env:
+        assert env.reset(seed=1, options=options)[1] == {
+            "none": options is None,
+            "given": options or {},
+        }
+
+
 def test_gymnasiums_checker_passes() -> None:
     env = GymEnv(Grid, render_mode="rgb_array")
     check_env(env, skip_render_check=True)

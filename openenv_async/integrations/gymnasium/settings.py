@@ -100,7 +100,7 @@ class Translation:
         """
         made: dict[str, Any] = {}
         options = self.checked_options(options)
-        if options:
+        if options is not None:
             made = {"options": dict(options)} if self._wraps_options else dict(options)
         if resume and self.resume_options is not None:
             made |= self.resume_options
