@@ -158,10 +158,10 @@ class EnvironmentSpec:
         """
         unknown = self.contract.unknown_options(options)
         if unknown:
-            known = ", ".join(sorted(self.contract.reset_options)) or "none"
+            *known, last = "seed", "episode_id", *sorted(self.contract.reset_options)
             raise InvalidOption(
-                f"reset() of {self.name} takes no option {unknown[0]!r} (it takes: seed,"
-                f" episode_id and {known})",
+                f"reset() of {self.name} takes no option {unknown[0]!r} (it takes:"
+                f" {', '.join(known)} and {last})",
                 option=unknown[0],
             )
         missing = [

@@ -105,6 +105,8 @@ async def _replay(
                 click.echo(f"episode {trajectory.index}: {text or f'the same, {steps} steps'}")
     if as_json:
         click.echo(json.dumps({"episodes": report, "left_out": left_out}))
+    elif left_out:
+        click.echo(f"left out, since their reset failed or nothing tells their seed: {left_out}")
     if not report:
         raise click.ClickException(f"{file.name} has no such episode that could be replayed")
     differing = sum(row["difference"] is not None for row in report)

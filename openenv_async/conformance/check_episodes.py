@@ -213,7 +213,8 @@ def _shown(subject: Subject, result: StepResult[Any]) -> Any:
     observation = comparable(without(result.observation, subject.varying))
     if subject.own:
         observation.pop("instance", None)  # each has its own name
-    return (observation, result.reward, result.terminated, result.truncated)
+    reward = "NaN" if result.reward != result.reward else result.reward  # equal to itself
+    return (observation, reward, result.terminated, result.truncated)
 
 
 def without(value: Any, names: Collection[str]) -> Any:

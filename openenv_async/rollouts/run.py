@@ -260,7 +260,7 @@ class Rollout:
                 number = reward if type(reward) is float else _as_float(reward)
                 total = number if self._return is None else self._return + number
                 if total != total:
-                    problem = _no_number("step", reward, self.steps)
+                    problem = _no_number("step", reward, self.steps + 1)
                 self._return, reward = total, number
             if trajectory is not None:
                 transition = Transition(
@@ -331,11 +331,11 @@ def _as_float(reward: Any) -> float:
         return math.nan
 
 
-def _no_number(call: str, reward: Any, steps: int) -> InvalidObservation:
-    """The error of a reward that no return can be made of."""
+def _no_number(call: str, reward: Any, step: int) -> InvalidObservation:
+    """Return the error of a reward that no return can be made of; ``step`` counts from 1."""
     return InvalidObservation(
         f"{call}() gave the reward {reward!r}"
-        + (f" in step {steps}" if call == "step" else "")
+        + (f" in step {step}" if call == "step" else "")
         + ", and with it the episode has no return: give a number, or None for no reward",
         phase=call,
     )

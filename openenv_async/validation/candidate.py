@@ -29,8 +29,8 @@ __all__ = ["Candidate", "Session", "Turn", "play"]
 _TRIES: Final = 20
 """Actions drawn at least before an environment is taken for one that refuses them all."""
 
-Turn = tuple[Any, float | None, bool, bool]
-"""Observation in a form that can be compared, reward, terminated, truncated."""
+Turn = tuple[Any, float | str | None, bool, bool]
+"""Observation and reward in a form that can be compared, terminated, truncated."""
 
 
 class Session(EnvClient[Any, Any, Any]):
@@ -125,7 +125,8 @@ class Candidate:
     def turn(self, result: StepResult[Any]) -> Turn:
         """What is compared of a result."""
         seen = without(result.observation, self.varying)
-        return comparable(seen), result.reward, result.terminated, result.truncated
+        reward = "NaN" if result.reward != result.reward else result.reward  # equal to itself
+        return comparable(seen), reward, result.terminated, result.truncated
 
     def state(self, state: Any) -> Any:
         """What is compared of a state; episode ids and counts are the server's."""

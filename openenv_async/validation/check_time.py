@@ -78,7 +78,8 @@ async def cancelling_is_honoured(candidate: Candidate) -> None:
                     await call
                 break
             failure = call.exception()
-            require(failure is None or isinstance(failure, InvalidAction), f"a step: {failure}")
+            if failure is not None and not isinstance(failure, InvalidAction):
+                raise CheckFailed(f"a step: {failure}") from failure
             if failure is None and call.result().done:
                 await answered(env, "reset", seed=17)
         if not cut:
@@ -135,7 +136,7 @@ async def slow_calls_delay_nobody(candidate: Candidate) -> None:
                 held.append(f"{name}() took {took:.2f} s and held up others for {worst:.2f} s")
             error = call.exception()
             if error is not None and not isinstance(error, InvalidAction):
-                raise CheckFailed(str(error))
+                raise CheckFailed(str(error)) from error.__cause__
             # An episode may be over with its first step: the next one tells as much.
             name = "reset" if error is None and call.result().done and name == "step" else "step"
     require(len(held) < 2, "; ".join(held))
@@ -235,7 +236,7 @@ def _held(pid: int) -> dict[str, int]:
 async def sessions_run_at_once(candidate: Candidate) -> None:
     """Many sessions at once play whole episodes, and none of them fails."""
     opened = asyncio.Semaphore(0)
-    failures: list[str] = []
+    failures: list[CheckFailed] = []
     skipped: list[str] = []
 
     async def one(seed: int) -> None:
@@ -247,10 +248,12 @@ async def sessions_run_at_once(candidate: Candidate) -> None:
         except Skipped as exc:
             skipped.append(str(exc))
         except CheckFailed as exc:
-            failures.append(str(exc))
+            failures.append(exc)
 
     count = candidate.sessions
     await asyncio.gather(*(one(seed) for seed in range(count)))
-    require(not failures, f"{len(failures)} of {count} failed at once: {next(iter(failures), '')}")
+    for first in failures[:1]:
+        text = f"{len(failures)} of {count} failed at once: {first}"
+        raise CheckFailed(text) from first.__cause__
     if skipped:
         raise Skipped(f"{len(skipped)} of {count}: {skipped[0]}")

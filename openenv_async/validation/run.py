@@ -213,17 +213,18 @@ class _Run:
     async def _one(self, check: Check, where: str) -> None:
         status: Literal["passed", "failed", "skipped"] = "passed"
         reason = ""
+        failed: BaseException | None = None
         try:
             async with asyncio.timeout(_PATIENCE):
                 await check.call(self.candidate)
         except Skipped as exc:
             status, reason = "skipped", str(exc)
         except CheckFailed as exc:
-            status, reason = "failed", str(exc)
+            status, reason, failed = "failed", str(exc), exc
         except TimeoutError as exc:
             status, reason = "failed", str(exc) or f"it took more than {_PATIENCE:g} s"
         except ExceptionGroup as exc:
-            inner = exc.exceptions[0]
+            inner = failed = exc.exceptions[0]
             status = "skipped" if isinstance(inner, Skipped) else "failed"
             reason = str(inner)
         except ConnectFailed as exc:
@@ -231,8 +232,22 @@ class _Run:
         except OpenEnvError as exc:
             status, reason = "failed", f"{type(exc).__name__}: {exc.message}"
         reason = " ".join(reason.split())
-        remedy = check.remedy if status == "failed" else ""
+        remedy = (self._told(failed) or check.remedy) if status == "failed" else ""
         self._add(Result(check.name, where, status, reason, remedy))
+
+    def _told(self, failed: BaseException | None) -> str | None:
+        """Return the remedy of a check whose call failed as one of an earlier check did.
+
+        Such a check says nothing of its own promise, so its own remedy would mislead.
+        """
+        cause = failed.__cause__ if isinstance(failed, CheckFailed) else None
+        if not isinstance(cause, OpenEnvError):
+            return None
+        text = " ".join(cause.message.split())
+        for result in self.results:
+            if result.status == "failed" and text in result.reason:
+                return f"mend what {result.name} found: the same call failed here"
+        return None
 
     def _add(self, result: Result) -> None:
         self.results.append(result)

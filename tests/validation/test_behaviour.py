@@ -14,7 +14,7 @@ from openenv_async.client.loop_thread import LoopThread
 from openenv_async.errors import InvalidAction, InvalidOption, TargetNotFound
 from openenv_async.testing import check_environment
 from openenv_async.validation import CHECKS, Result, validate
-from tests.validation.broken import BROKEN, Good
+from tests.validation.broken import BROKEN, Good, RaisesInStep, RewardsNothingFinite
 
 MODULE = "tests.validation.broken"
 IN_A_PROCESS = {"closing_releases", "slow_calls_delay_nobody"}
@@ -40,6 +40,28 @@ async def test_each_broken_environment_is_caught_by_its_check(cls: Any) -> None:
     assert result.status == "failed", result
     assert result.reason
     assert result.remedy == CHECKS[name].remedy
+
+
+async def test_a_call_that_fails_in_every_check_is_mended_once() -> None:
+    async with serve(RaisesInStep) as url:
+        results = await validate(url)
+    first, *others = (result for result in results if result.status == "failed")
+    assert first.name == "episodes_run_over_native_msgpack"
+    assert first.remedy == CHECKS[first.name].remedy
+    assert len(others) > 10
+    for result in others:
+        if result.name != "episodes_run_over_upstream":  # its errors are texts
+            assert result.remedy.startswith(f"mend what {first.name} found"), result
+
+
+async def test_equal_rewards_that_are_no_number_are_equal() -> None:
+    async with serve(RewardsNothingFinite) as url:
+        results = await validate(url)
+    assert [result.name for result in results if result.status == "failed"] == [
+        "rewards_are_numbers"
+    ]
+    checked = await check_environment(RewardsNothingFinite)
+    assert {r.name for r in checked if r.status == "failed"} == {"rewards_are_numbers"}
 
 
 async def test_a_good_environment_fails_nothing() -> None:
