@@ -28,6 +28,8 @@ __all__ = ["EnvironmentSpec", "model_types"]
 _MAX_REASON: Final = 2000
 """Characters of an exception's text in the reason for which something cannot be served."""
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_SHARPER: Final = ("action", "observation", "state")
+"""The schemas that a class may give itself."""
 _Kind = Literal["action", "observation", "state", "any"]
 
 
@@ -247,6 +249,11 @@ class EnvironmentSpec:
             found = sharper(**self.params)
             if not isinstance(found, Mapping):
                 raise TypeError(f"it returned a {type(found).__name__}, not a dict")
+            for name, schema in found.items():
+                if name not in _SHARPER:
+                    raise ValueError(f"there is no schema {name!r}: it has {', '.join(_SHARPER)}")
+                if not isinstance(schema, Mapping):
+                    raise TypeError(f"the schema {name!r} is no dict but {shown(schema)}")
             msgspec.json.encode(found)
         except OpenEnvError:
             raise

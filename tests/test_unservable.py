@@ -101,6 +101,14 @@ FAULTY: dict[str, tuple[Callable[[], type], list[str]]] = {
         lambda: with_schemas(lambda: {"action": {"x": object()}}),
         ["schemas()", "object"],
     ),
+    "schemas() returns no schema": (
+        lambda: with_schemas(lambda: {"action": 5}),
+        ["schemas()", "'action' is no dict but 5"],
+    ),
+    "schemas() returns another name": (
+        lambda: with_schemas(lambda: {"actions": {}}),
+        ["schemas()", "no schema 'actions'", "action, observation, state"],
+    ),
     "Gymnasium's 5-tuple": (lambda: with_calls(step=five), ["tuple of 5", "StepResult("]),
     "Gym's 4-tuple": (lambda: with_calls(step=four), ["tuple of 4", "StepResult("]),
 }
