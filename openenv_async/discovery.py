@@ -176,7 +176,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
             if exc.detail.get("option") != "id":
                 raise
             raise TargetNotFound(
-                f"{exc.message}; installed are {_listed([*installed()])} (or give module:Class or a"
+                f"{exc.message} (installed are {_listed([*installed()])}; or give module:Class or a"
                 " folder)"
             ) from None
     if ":" in text and not looks_like_path(text):
@@ -240,8 +240,12 @@ def looks_like_path(text: str) -> bool:
 
 def mistaken(text: str) -> str | None:
     """The message for a target that names something else than an environment, if it does."""
-    if "://" in text:
+    scheme, _, rest = text.partition("://")
+    if scheme in ("http", "https", "ws", "wss") and rest:
         return f"{text} is the address of a server, not an environment that can be started here"
+    if "://" in text:
+        example = f"http://{rest or 'HOST:PORT'}"
+        return f"{text!r} looks like the address of a server: write {example} (or https)"
     if _ADDRESS.match(text):
         return f"{text!r} looks like the address of a server: write http://{text}"
     if not text:
@@ -281,14 +285,17 @@ def _module_hint(path: Path) -> str:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(normal_name(name), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(normal_name(name), known, n=3, cutoff=0.6)
     if near:
         hint = f"did you mean {_listed(near)}?"
     elif known:
         hint = f"installed are {_listed(known)}"
     else:
         hint = "none is installed"
-    return f"there is no environment {name!r}; {hint} (or give module:Class or a folder)"
+    others = "module:Class or a folder"
+    if name.isidentifier() and name[0].isupper():
+        others = f"module:Class, a folder, or Gymnasium's {name} with its version: {name}-v1"
+    return f"there is no environment {name!r}; {hint} (or give {others})"
 
 
 def _listed(names: list[str]) -> str:

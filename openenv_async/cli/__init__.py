@@ -91,9 +91,13 @@ class _Commands(click.Group):
 
 def _report(exc: Exception) -> NoReturn:
     """Say what went wrong in one line and exit; a bug keeps its traceback."""
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        exc.show()
+        sys.exit(2)
     if isinstance(exc, click.UsageError):
         command = exc.ctx.command_path if exc.ctx is not None else PROGRAM
-        _say(f"{exc.format_message()} (see {command} --help)")
+        message = exc.format_message().replace(" integer range.", " integer.")  # click's own type
+        _say(f"{message} (see {command} --help)")
         sys.exit(2)
     if isinstance(exc, click.ClickException):
         _say(exc.format_message())

@@ -80,7 +80,7 @@ def _read_policy(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=_read_out,
-    help="File for the trajectories, .jsonl or .parquet.",
+    help="File for the trajectories, .jsonl or .parquet; one that is there is replaced.",
 )
 @click.option(
     "--seed",

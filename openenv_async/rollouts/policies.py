@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import CoroutineType
@@ -172,9 +173,19 @@ def load_policy(text: str) -> Callable[..., Any]:
     try:
         found = import_object(text)
     except TargetNotFound as exc:
-        raise ValueError(f"{text!r} is no policy: {exc.message}") from exc
+        reason = exc.message
+        if module_name in sys.modules and "did you mean" not in reason:
+            reason = f"{module_name!r} has no {path!r}"  # the message names environments
+        raise ValueError(f"{text!r} is no policy: {reason}") from exc
     if inspect.isclass(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            why = f"{path} takes arguments, name an instance or a function"
+            raise ValueError(f"{text!r} is no policy: {why}") from None
+        except ValueError:
+            pass  # a class without a signature
         found = found()
     if not callable(found):
-        raise ValueError(f"{text!r} is no policy: it is not callable")
+        raise ValueError(f"{text!r} is no policy: a {type(found).__name__} is not callable")
     return found  # type: ignore[no-any-return]  # callable, as was checked

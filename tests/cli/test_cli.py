@@ -365,3 +365,9 @@ def test_the_demo_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path
     result = invoke("demo", "--out", str(tmp_path))
     assert result.exit_code == 1
     assert "no environment 'gymnasium'" in one_line(result.stderr)
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = run()
+    assert result.returncode == 2
+    assert result.stderr == run("--help").stdout

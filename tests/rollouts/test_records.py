@@ -443,6 +443,7 @@ async def test_a_reward_that_is_no_number_is_the_environments_error(reward: Any)
     outcome = await rollout(Rewarding(reward), lambda seen: 1)
     assert outcome.status is OutcomeStatus.ENV_ERROR
     assert isinstance(outcome.error, InvalidObservation)
+    assert "in step 1," in outcome.error.message  # counted from 1, as by validate and replay
 
 
 class Rewarding:

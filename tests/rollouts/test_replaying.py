@@ -153,6 +153,13 @@ def test_the_command(tmp_path: Path) -> None:
         "left_out": 0,
     }
     assert "1 of 1 episodes differ" in result.stderr
+    lines = path.read_text() + lost.read_text()
+    (both := tmp_path / "both.jsonl").write_text(lines)
+    result = run(main, ["replay", str(both), f"{here}:Counting"])
+    assert result.exit_code == 0
+    assert result.output.splitlines()[2:] == [
+        "left out, since their reset failed or nothing tells their seed: 2"
+    ]
     result = run(main, ["replay", str(lost), f"{here}:Counting"])
     assert "no such episode" in result.stderr
     result = run(main, ["replay", str(path), "http://127.0.0.1:1", "--param", "a=1"])
