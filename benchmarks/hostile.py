@@ -1,4 +1,4 @@
-"""What a peer that sends nonsense, or does not read, costs the server and another client.
+"""The cost, to the server and another client, of a peer that sends nonsense or does not read.
 
 ``python -m benchmarks.hostile``: for each case a server in a process of its own, a client in
 another that steps all the time, and the attack. It prints the longest step of that client while

@@ -1,4 +1,4 @@
-"""What opening costly sessions costs a session that steps beside them.
+"""The cost of opening costly sessions, to a session that steps beside them.
 
 ``python -m benchmarks.openings``: a server of Atari games in a process of its own, one session that
 steps without pause, and sixteen that open at once from another client. The figure of a round is the

@@ -44,7 +44,7 @@ from benchmarks.compare import (
 OURS: Final = ("benchmarks.ours_server", "benchmarks.ours_client")
 DEFAULT_WORKLOADS: Final = ("inline-64", "inline-1024", "latency", "frame-16")
 Pair = tuple[Figures, Figures]
-"""What the earlier revision did, and what this one did right after or before it."""
+"""A measurement of the earlier revision, and one of this right after or before it."""
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def checked_out(revision: str) -> Iterator[Path]:
 
 
 def ratio(workload: Workload, pair: Pair) -> float:
-    """How many times as good this revision was within one pair."""
+    """Return how many times as good this revision was within one pair."""
     before, now = (figures[workload.metric] for figures in pair)
     return workload.times_better(now, before)
 

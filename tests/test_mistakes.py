@@ -52,7 +52,7 @@ INNER = re.compile(
     r"SessionHolder|HTTPSession|VectorSessions|ssl:default|\[Errno|Traceback|__init__|_ssl\.c|aiohttp"
     r"|websockets\.|object at 0x|NoneType|positional argument|got an unexpected keyword"
 )
-"""What is of no use to a caller: classes he never named, words of the libraries below."""
+"""Words of no use to a caller: classes that they never named, words of the libraries below."""
 
 
 class Good(Environment[Any, Any, Any]):

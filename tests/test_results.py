@@ -1,4 +1,4 @@
-"""What an environment returns arrives as it is meant, or is refused by name."""
+"""Results of environments arrive as they are meant, or are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be served is refused where it is made, with the object, the reason and the remedy."""
+"""Refusals of what cannot be served, where it is made, with object, reason and remedy."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ __all__ = ["closed_early", "reason_of", "refused", "unauthorized", "unreachable"
 
 _GATEWAY_ERRORS: Final = (502, 503, 504)
 _NO_UPGRADE: Final = (200, 400, 405, 426)
-"""What is answered to a WebSocket's request that lost its Upgrade headers on the way."""
+"""Statuses that answer a WebSocket's request that lost its Upgrade headers on the way."""
 _ERRNO: Final = re.compile(r"\[Errno (-?\d+)\]")
 
 
@@ -130,7 +130,7 @@ def closed_early(url: str) -> str:
 
 
 def reason_of(url: str, exc: BaseException) -> str:
-    """Why a connection failed, with the remedy where there is one."""
+    """Return why a connection failed, with the remedy where there is one."""
     parts = urlsplit(url)
     where = f"{parts.hostname}:{parts.port}" if _has_port(url) else str(parts.hostname)
     for cause in _causes(exc):

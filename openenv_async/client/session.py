@@ -52,7 +52,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
     """The session of one client; ``EnvClient``, which documents the arguments, calls on it."""
 
     _has_address: ClassVar[bool] = True
-    """Whether ``base_url`` is an address from the beginning."""
+    """True where ``base_url`` is an address from the beginning."""
 
     def __init__(
         self,

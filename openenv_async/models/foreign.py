@@ -20,7 +20,7 @@ from typing import Any, Final
 __all__ = ["CONTAINERS", "from_text", "is_text_type", "plain_form"]
 
 CONTAINERS: Final = (Sequence, Set, ValuesView)
-"""What is written as a list where it is no text."""
+"""Types that are written as a list where they are not text."""
 _NOT_PLAIN: Final = object()
 _PYDANTIC_TEXT: Final = ("pydantic.networks", "pydantic_core._pydantic_core")
 

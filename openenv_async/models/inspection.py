@@ -211,7 +211,7 @@ def custom_kind(annotation: Any) -> _Kind | None:
 
 @functools.lru_cache(maxsize=4096)
 def fault_of(cls: type) -> str | None:
-    """Why msgspec would drop a part of a dataclass or attrs class without a word."""
+    """Return why msgspec would drop a part of a dataclass or attrs class without a word."""
     for field in getattr(cls, "__attrs_attrs__", ()):
         if field.name.startswith("_"):
             return f"the attrs field {type_name(cls)}.{field.name} would not travel; rename it"

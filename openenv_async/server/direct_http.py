@@ -17,7 +17,7 @@ __all__ = ["http_protocol"]
 log = logging.getLogger("openenv_async.server")
 
 _TLS_HANDSHAKE: Final = b"\x16\x03"
-"""How the first record of TLS begins (RFC 8446, section 5.1); no HTTP request does."""
+"""The beginning of the first record of TLS (RFC 8446, section 5.1), and of no HTTP request."""
 
 
 def http_protocol(write_timeout: float | None) -> type[asyncio.Protocol]:

@@ -51,9 +51,9 @@ __all__ = [
 ]
 
 COOKIE: Final = "openenv_session"
-"""How the names of cookies begin; the rest is of the server, since cookies know no ports."""
+"""The beginning of cookies' names; the rest is of the server, since cookies know no ports."""
 COOKIE_SCOPE: Final = "openenv.cookie"
-"""Where the scope of a request has the name of this server's cookie."""
+"""The key of a request's scope under which the name of this server's cookie stands."""
 SESSION_HEADER: Final = "X-OpenEnv-Session"
 SEQ_HEADER: Final = "X-OpenEnv-Seq"
 TIMEOUT_HEADER: Final = "X-OpenEnv-Timeout"

@@ -1,4 +1,4 @@
-"""What an upstream server says beside the observation stands in a typed client's observation."""
+"""Reward and end that an upstream server says beside it stand in a typed client's observation."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Unprintable(Exception):
 
 
 class Panic(BaseException):
-    """What an extension module may raise."""
+    """An error that an extension module may raise."""
 
 
 RAISED: dict[str, BaseException | type[BaseException]] = {

@@ -58,7 +58,7 @@ class Nameless(Exception, metaclass=Liar):
 
 
 class Panic(BaseException):
-    """What extension modules raise."""
+    """An error of the kind that extension modules raise."""
 
 
 class Unpicklable(Exception):
@@ -195,7 +195,7 @@ class Number:
 
 
 def act(action: dict[str, Any]) -> Any:
-    """What an action asks for."""
+    """Return what an action asks for."""
     if "raise" in action:
         raise MAKERS[action["raise"]]()
     if "reward" in action:

@@ -79,7 +79,7 @@ async def beside(url: str, count: int = 2) -> AsyncIterator[list[Steady]]:
 
 
 async def misbehave(url: str, action: dict[str, Any], **options: Any) -> OpenEnvError | None:
-    """What a session gets that does it; it is closed if it lives."""
+    """Return what a session gets that does it; it is closed if it lives."""
     bad = client(url)
     try:
         await bad.reset()

@@ -534,7 +534,7 @@ def test_an_array_that_fits_is_not_copied() -> None:
 
 
 def test_the_schema_alone_still_tells_a_space() -> None:
-    """As from a server of others, which says no x-space."""
+    """Make it as from a server of others, which says no x-space."""
     for space in (spaces.Discrete(3, start=1), spaces.Box(0, 1, (2,)), spaces.Text(5)):
         about = {k: v for k, v in described(space).items() if k != "x-space"}
         assert codec_of(about).space == space

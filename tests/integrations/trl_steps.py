@@ -129,7 +129,7 @@ def baseline(url: str, folder: str) -> Row:
 
 
 def masked(url: str) -> Row:
-    """What TRL's own reward code makes of failed rows, in each combination of reward functions.
+    """The rewards of TRL's own code for failed rows, in each combination of reward functions.
 
     By combination, the rows that it would leave out: those without a reward from any function.
     """

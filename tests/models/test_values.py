@@ -73,7 +73,7 @@ class Span(datetime.timedelta):
 
 
 class Nanoseconds(datetime.datetime):
-    """As pandas' timestamps, more than a datetime."""
+    """More than a datetime, as pandas' timestamps are."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Nanoseconds) and super().__eq__(other)

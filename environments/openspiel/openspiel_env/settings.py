@@ -45,7 +45,7 @@ _GAME_ERRORS: Final = (
     MemoryError,
     OverflowError,
 )
-"""What OpenSpiel raises for parameters that it does not check."""
+"""Errors that OpenSpiel raises for parameters that it does not check."""
 
 _UNNUMBERED: Final = frozenset({"crossword"})
 """Games whose moves are structures and have no numbers."""
