@@ -11,6 +11,7 @@
     Sequence       list                        array, items
       stacked      its features, stacked       as of the feature, with a size of null
     Graph          object of three             nodes, edges, edge_links
+    OneOf          list of two                 anyOf: number of the space, its element
 
 ``low`` and ``high`` are numbers when they are the same everywhere, else nested lists; ``null``
 stands for no bound. An element that comes in may be spelt as lists where the space has arrays.
@@ -102,6 +103,10 @@ def schema(space: spaces.Space[Any]) -> dict[str, Any]:
             return {"type": "array", "items": schema(space.feature_space)}
         case spaces.Graph():
             return _graph_schema(space)
+        case spaces.OneOf():
+            numbers = [{"type": "integer", "minimum": i, "maximum": i} for i in range(len(space))]
+            pairs = zip(numbers, space.spaces, strict=True)
+            return {"anyOf": [_list_schema([number, schema(part)]) for number, part in pairs]}
         case _:
             raise _unsupported(space)
 
@@ -228,7 +233,8 @@ def _plain_key(key: Any) -> str | int:
 def _unsupported(space: spaces.Space[Any]) -> InvalidOption:
     return InvalidOption(
         f"a space of type {type(space).__name__} cannot be served: wrap the environment so that it"
-        " uses Box, Discrete, MultiDiscrete, MultiBinary, Text, Tuple, Dict, Sequence or Graph"
+        " uses Box, Discrete, MultiDiscrete, MultiBinary, Text, Tuple, Dict, Sequence, Graph or"
+        " OneOf"
     )
 
 
@@ -286,6 +292,8 @@ def _about(space: spaces.Space[Any]) -> dict[str, Any]:
                 "nodes": _about(space.node_space),
                 "edges": None if edges is None else _about(edges),
             }
+        case spaces.OneOf():
+            return {"kind": "OneOf", "spaces": [_about(part) for part in space.spaces]}
         case _:
             raise _unsupported(space)
 
@@ -336,6 +344,8 @@ def rebuilt(about: Mapping[str, Any]) -> Any:
         case "Graph":
             edges = about["edges"]
             return spaces.Graph(rebuilt(about["nodes"]), None if edges is None else rebuilt(edges))
+        case "OneOf":
+            return spaces.OneOf([rebuilt(part) for part in about["spaces"]])
         case kind:
             raise ValueError(f"there is no space of kind {kind!r}: update openenv-async")
 
@@ -528,6 +538,9 @@ class _Forms:
                 return self._all(self.outward(space.feature_space, f"{where}[...]"), where, list)
             case spaces.Graph():
                 return self._graph_out(space, where)
+            case spaces.OneOf():
+                parts = [self.outward(part, f"{where}[1]") for part in space.spaces]
+                return self._one_of(parts, where, lambda number, item: [number, item])
             case _:
                 raise _unsupported(space)
 
@@ -558,6 +571,9 @@ class _Forms:
                 return self._all(self.inward(space.feature_space, f"{where}[...]"), where, tuple)
             case spaces.Graph():
                 return self._graph_in(space, where)
+            case spaces.OneOf():
+                parts = [self.inward(part, f"{where}[1]") for part in space.spaces]
+                return self._one_of(parts, where, lambda number, item: (np.int64(number), item))
             case _:
                 raise _unsupported(space)
 
@@ -568,6 +584,21 @@ class _Forms:
             if not isinstance(value, list | tuple | np.ndarray) or len(value) != len(parts):
                 raise self._refused(where, value, wanted)
             return make([part(item) for part, item in zip(parts, value, strict=True)])
+
+        return convert
+
+    def _one_of(
+        self, parts: list[_Convert], where: str, make: Callable[[int, Any], Any]
+    ) -> _Convert:
+        wanted = f"a pair of a number from 0 to {len(parts) - 1} and an element of that space"
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, list | tuple) or len(value) != 2:
+                raise self._refused(where, value, wanted)
+            number = _as_integer(value[0], self._is_action)
+            if number is None or not 0 <= number < len(parts):
+                raise self._refused(where, value, wanted)
+            return make(number, parts[number](value[1]))
 
         return convert
 

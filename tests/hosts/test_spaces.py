@@ -121,6 +121,7 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[spaces.Space[
         st.builds(spaces.Tuple, st.lists(inner, max_size=3)),
         st.builds(spaces.Sequence, inner),
         st.builds(lambda feature: spaces.Sequence(feature, stack=True), features),
+        st.builds(spaces.OneOf, st.lists(inner, min_size=1, max_size=3)),
     )
 
 
@@ -152,7 +153,7 @@ def same_space(left: Any, right: Any) -> bool:
             return list(left.spaces) == list(right.spaces) and all(
                 same_space(left[key], right[key]) for key in left.spaces
             )
-        case spaces.Tuple():
+        case spaces.Tuple() | spaces.OneOf():
             return all(map(same_space, left.spaces, right.spaces))
         case spaces.Sequence():
             return same_space(left.feature_space, right.feature_space)
@@ -314,7 +315,7 @@ def keyed(*keys: Any) -> spaces.Space[Any]:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))), "type OneOf cannot be served"),
+        (spaces.OneOf((spaces.Discrete(2), Odd())), "type Odd cannot be served"),
         (Odd(), "type Odd cannot be served"),
         (spaces.Tuple((Odd(),)), "type Odd cannot be served"),
         (spaces.Sequence(Odd()), "type Odd cannot be served"),
@@ -564,3 +565,13 @@ def test_a_key_that_is_an_enum_is_its_text() -> None:
     assert again == space
     assert reader(space)(sender(again)({"eye": 2})) == {"eye": 2}
     assert opener(again)(writer(space)({Part.EYE: 1})) == {"eye": 1}
+
+
+@pytest.mark.parametrize(
+    "value", [(2, 0), (-1, 0), (0.0, 1), (True, 1), (0,), (0, 1, 1), 0, "01", (1, 2), None]
+)
+def test_what_is_no_element_of_one_of_them_is_refused(value: Any) -> None:
+    space = spaces.OneOf([spaces.Discrete(4), spaces.Discrete(2)])
+    for convert in (reader(space), sender(space)):
+        with pytest.raises(InvalidAction, match="invalid action: action"):
+            convert(value)
