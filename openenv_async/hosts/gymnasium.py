@@ -27,6 +27,7 @@ from gymnasium.envs.registration import load_env_creator
 from openenv_async.environment import Environment
 from openenv_async.errors import (
     EnvironmentStartFailed,
+    InvalidAction,
     InvalidModel,
     InvalidObservation,
     InvalidOption,
@@ -186,9 +187,18 @@ def _taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> C
         return read
 
     def read_either(action: Any) -> Any:
-        if type(action) is dict and action.keys() == {"value"}:
+        if type(action) is dict:
+            if action.keys() != {"value"}:
+                return read_object(action)
             action = action["value"]
         return read(action)
+
+    def read_object(action: dict[Any, Any]) -> Any:
+        try:
+            return read(action)
+        except InvalidAction as exc:
+            told = '{"value": …} where an action is an object'
+            raise InvalidAction(f"{exc.message}; write {told}", **exc.detail) from None
 
     return read_either
 

@@ -86,6 +86,10 @@ async def test_whatever_makes_one_is_an_environment(source: Any, format: Any) ->
         result = await env.step(1)
         assert (result.reward, result.done) == (0.5, False)
         np.testing.assert_array_equal(result.info["trail"], [0, 1])
+        with pytest.raises(InvalidAction, match=r'got \{.move.: 4\}; write \{"value": …\}'):
+            await env.step({"move": 4})
+        with pytest.raises(InvalidOption, match=r"\(it takes: seed, episode_id, keep_rng and opti"):
+            await env.reset(move=4)
         result = await env.step({"value": 4})
         assert (result.terminated, result.truncated) == (True, False)
         state = await env.state()
