@@ -74,6 +74,11 @@ def _address_hint(url: str) -> str:
         return f"it has no scheme, write http://{rest}"
     if not separator and ":" in host:
         return "write http://HOST:PORT (an environment, module:Class, is for serve and AutoEnv)"
+    if not separator and "." not in host and host != "localhost":
+        return (
+            f"write http://HOST:PORT (or https); AutoEnv.from_env({plain!r}) finds environments by"
+            " name"
+        )
     return f"write http://{host if ':' in host else f'{host}:8000'} (or https)"
 
 

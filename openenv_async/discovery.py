@@ -31,6 +31,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ from typing import Any, Final
 
 from openenv_async import manifest
 from openenv_async.environment import Environment
-from openenv_async.errors import InvalidOption, TargetNotFound, shown
+from openenv_async.errors import InvalidOption, OpenEnvError, TargetNotFound, shown
+from openenv_async.exception_text import exception_name, exception_text
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 
@@ -62,6 +64,8 @@ __all__ = [
 
 _ADDRESS: Final = re.compile(r"\w+://|[\w.-]*:\d+(/.*)?$|\[[\da-fA-F:]+\]")
 """Addresses of servers, with and without a scheme."""
+_ERROR_SIZE: Final = 2000
+"""Characters shown of what a module raised when it was imported."""
 GROUP: Final = "openenv_async.environments"
 
 
@@ -132,9 +136,12 @@ def find_entry(name: str) -> EnvironmentEntry:
         raise TargetNotFound(mistaken(name) or _unknown(name, list(known)))
     try:
         loaded = point.load()
-    except ImportError as exc:
+    except OpenEnvError:
+        raise
+    except (Exception, SystemExit) as exc:  # a module may raise anything when it is run
         raise TargetNotFound(
-            f"the environment {point.name!r} is installed but cannot be imported: {exc}"
+            f"the environment {point.name!r} is installed but cannot be imported:"
+            f" {_why_not_imported(exc)}"
         ) from exc
     if isinstance(loaded, EnvironmentEntry):
         return loaded
@@ -231,6 +238,23 @@ def _import(name: str) -> ModuleType | None:
         if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
             return None
         raise TargetNotFound(f"{name} cannot be imported: it needs {exc.name!r}") from exc
+    except OpenEnvError:
+        raise
+    except (Exception, SystemExit) as exc:  # a module may raise anything when it is run
+        raise TargetNotFound(f"{name} cannot be imported: {_why_not_imported(exc)}") from exc
+
+
+def _why_not_imported(error: BaseException) -> str:
+    """What the code of a module raised, and the line it was at."""
+    if isinstance(error, SystemExit):
+        said = "it ends the program: keep sys.exit() under `if __name__ == '__main__'`"
+    else:
+        said = f"{exception_name(error)}: {exception_text(error, _ERROR_SIZE)}".rstrip(": ")
+    if isinstance(error, SyntaxError):  # its text names file and line
+        return said
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen ")]
+    return f"{said} ({own[-1].filename}, line {own[-1].lineno})"
 
 
 def looks_like_path(text: str) -> bool:

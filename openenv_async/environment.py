@@ -12,11 +12,13 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal
+from types import FunctionType
+from typing import Any, ClassVar, Final, Generic, Literal
 
 from openenv_async.types import ActT, ObsT, StateT
 
@@ -24,6 +26,9 @@ __all__ = ["Contract", "Environment", "Isolation", "read_contract"]
 
 Isolation = Literal["inline", "thread", "process"]
 _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
+
+_ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+"""The parameters of ``*args, **kwargs``."""
 
 
 class Environment(ABC, Generic[ActT, ObsT, StateT]):
@@ -101,6 +106,7 @@ class Contract:
         is_async: any of the calls is a coroutine function, or it streams.
         streams: it has ``step_stream``.
         awaited: which of reset, step, state and close are coroutine functions.
+        defines_state: the class says itself what the state is.
         state_is_property: ``state`` is read, not called.
         isolation: where its calls run.
     """
@@ -112,6 +118,7 @@ class Contract:
     is_async: bool
     streams: bool
     awaited: frozenset[str]
+    defines_state: bool
     state_is_property: bool
     isolation: Isolation
 
@@ -131,7 +138,8 @@ def read_contract(cls: type) -> Contract:
     for name in ("reset", "step"):
         if not callable(getattr(cls, name, None)):
             raise TypeError(f"{cls.__name__} has no {name}(): an environment needs one")
-    parameters = list(inspect.signature(cls.reset).parameters.values())[1:]  # type: ignore[attr-defined]  # checked above
+    reset = _wrapped(cls.reset)  # type: ignore[attr-defined]  # checked above
+    parameters = list(inspect.signature(reset).parameters.values())[1:]
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     any_option = any(p.kind is p.VAR_KEYWORD for p in parameters)
     state = inspect.getattr_static(cls, "state", None)
@@ -153,9 +161,32 @@ def read_contract(cls: type) -> Contract:
         is_async=is_async,
         streams=streams,
         awaited=awaited,
+        defines_state=state not in (None, Environment.state),
         state_is_property=state_is_property,
         isolation=_isolation(cls, is_async),
     )
+
+
+def _wrapped(call: Any) -> Any:
+    """The function that a decorator without ``functools.wraps`` hands all arguments on to.
+
+    Its wrapper takes ``*args, **kwargs``, which looks like every option. The function is the
+    only one in the closure of the wrapper, or the only one there that is called ``reset``.
+    """
+    if not inspect.isfunction(call) or hasattr(call, "__wrapped__") or not call.__closure__:
+        return call
+    if [each.kind for each in inspect.signature(call).parameters.values()] != _ANYTHING:
+        return call
+    held = [_wrapped(value) for value in _held(call) if inspect.isfunction(value)]
+    found = [value for value in held if value.__name__ == "reset"] or held
+    return found[0] if len(found) == 1 else call
+
+
+def _held(call: FunctionType) -> Iterator[Any]:
+    """The values in a function's closure."""
+    for cell in call.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that nothing was put into yet
+            yield cell.cell_contents
 
 
 def _isolation(cls: type, is_async: bool) -> Isolation:

@@ -150,7 +150,16 @@ class EnvironmentSpec:
         try:
             codec.decode(octets)
         except OpenEnvError as exc:
-            raise BadResult(f"what is not of its declared type: {exc.message}") from exc
+            raise BadResult(
+                f"what is not of its declared type, a {type(state).__name__}: {exc.message}"
+                f"{self._state_hint}"
+            ) from exc
+
+    @property
+    def _state_hint(self) -> str:
+        if self.contract.defines_state:
+            return ""
+        return " (an attribute named state is taken for the state where no state() is defined)"
 
     def check_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Reset options, each converted to what ``reset`` annotates.

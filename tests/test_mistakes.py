@@ -137,6 +137,8 @@ def _http(status: str, **headers: str) -> bytes:
         ("localhost:8100", "it has no scheme, write http://localhost:8100"),
         ("127.0.0.1:8100", "write http://127.0.0.1:8100"),
         ("localhost", "write http://localhost:8000"),
+        ("echo", "AutoEnv.from_env('echo') finds environments by name"),
+        ("openenv/echo_env", "AutoEnv.from_env('openenv/echo_env')"),
         ("//localhost:1", "write http://localhost:1"),
         ("http://", "write http://HOST:PORT"),
         ("htp://localhost:8100", "write http://localhost:8100"),
@@ -401,6 +403,10 @@ FILES = {
         value = 5
         """,
     "needy.py": "import a_module_that_is_missing\n",
+    "misspelt.py": "class (:\n",
+    "ending.py": "import sys\nsys.exit(4)\n",
+    "raising.py": "import os\n\nos.environ['A_VARIABLE_THAT_IS_MISSING']\n",
+    "borrowing.py": "from os import a_name_that_is_missing\n",
     "notes.txt": "some text\n",
     "broken/openenv.yaml": "{{{\n",
     "empty/readme": "nothing\n",
@@ -415,7 +421,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
         path.write_text(textwrap.dedent(text))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("envs", "needy"):
+    for name in ("envs", "needy", "misspelt", "ending", "raising", "borrowing"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -436,6 +442,10 @@ NAMES: list[tuple[str, list[str]]] = [
     ("envs:", ["write module:Class"]),
     ("nomodule:Class", ["there is no module 'nomodule'"]),
     ("needy:Env", ["needy cannot be imported: it needs 'a_module_that_is_missing'"]),
+    ("misspelt:Env", ["misspelt cannot be imported: SyntaxError", "misspelt.py, line 1"]),
+    ("ending:Env", ["ending cannot be imported: it ends the program", "ending.py, line 2"]),
+    ("raising:Env", ["KeyError: 'A_VARIABLE_THAT_IS_MISSING'", "raising.py, line 3"]),
+    ("borrowing:Env", ["borrowing cannot be imported: ImportError: cannot import name"]),
     ("localhost:8100", ["the address of a server", "write http://localhost:8100"]),
     ("", ["there is no environment ''"]),
 ]
@@ -486,6 +496,9 @@ COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["serve", "envs:Nothing"], 2, ["Nothing has no reset()"]),
     (["serve", "envs:value"], 2, ["5 (int) is no environment"]),
     (["serve", "envs:Unsendable"], 2, ["object"]),
+    (["serve", "misspelt:Env"], 1, ["SyntaxError", "misspelt.py, line 1"]),
+    (["serve", "ending:Env"], 1, ["it ends the program"]),
+    (["serve", "echo", "--port", "abc"], 2, ["'abc' is not a valid integer"]),
     (["serve", "http://127.0.0.1:1"], 1, ["is the address of a server"]),
     (["serve", "envs:Good", "--host", "no-such-host.invalid"], 1, ["has no address"]),
     (["serve", "envs:Good", "--ssl-certfile", "notes.txt"], 2, ["certificate"]),

@@ -18,11 +18,16 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-from openenv_async.errors import SessionClosed
+from openenv_async.errors import ConnectFailed, SessionClosed
 
 __all__ = ["LoopThread", "background_loop", "close_blocking", "on_background_thread"]
 
 T = TypeVar("T")
+
+_BLOCKED_LOOP: Final = (
+    ": this blocking client was called in a running event loop, which stands still meanwhile; a"
+    " server in the same loop needs an async client, or the call in asyncio.to_thread"
+)
 
 
 class LoopThread:
@@ -84,6 +89,11 @@ class LoopThread:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
+            raise
+        except ConnectFailed as exc:
+            if exc.detail.get("timed_out") and asyncio._get_running_loop() is not None:
+                exc.message += _BLOCKED_LOOP
+                exc.args = (exc.message,)
             raise
         except BaseException:
             future.cancel()

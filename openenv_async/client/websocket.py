@@ -242,6 +242,7 @@ async def _open_socket(
         raise ConnectFailed(
             f"{url} did not answer within {timeouts.connect:g} s (Timeouts.connect)",
             phase="connect",
+            timed_out=True,
         ) from None
     except InvalidStatus as exc:
         response, has_token = exc.response, "Authorization" in headers

@@ -13,7 +13,12 @@ import pytest
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.environment import Isolation
-from openenv_async.errors import DeadlineExceeded, EnvironmentRaised, InvalidObservation
+from openenv_async.errors import (
+    DeadlineExceeded,
+    EnvironmentRaised,
+    InvalidObservation,
+    InvalidOption,
+)
 from openenv_async.inprocess import connect
 from openenv_async.spec import EnvironmentSpec
 
@@ -337,6 +342,72 @@ async def test_an_array_as_the_state() -> None:
     async with connect(Arrays, Dict, Dict, Any) as env:
         await env.reset()
         assert (await env.state()).tolist() == [0, 1, 2]
+
+
+def retrying(times: int, when: Callable[[Exception], bool]) -> Any:
+    def decorate(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            for _ in range(times):
+                try:
+                    return call(*args, **kwargs)
+                except Exception as exc:
+                    if not when(exc):
+                        raise
+            return None
+
+        return wrapper
+
+    return decorate
+
+
+async def test_a_decorator_without_wraps_hides_no_options() -> None:
+    class Decorated(Environment[Dict, Dict, Dict]):
+        @bare
+        async def reset(self, size: int = 3) -> Dict:
+            return {"size": size}
+
+        @bare
+        async def step(self, action: Dict) -> Dict:
+            return {}
+
+    class Twice(Decorated):
+        @retrying(2, when=lambda exc: True)  # type: ignore[untyped-decorator]  # the point
+        @bare
+        def reset(self, size: int = 3) -> Dict:
+            return {"size": size}
+
+    class Plain(Decorated):
+        def reset(self, *args: Any, **kwargs: Any) -> Dict:
+            return {"size": sorted(kwargs)}
+
+    for kind in (Decorated, Twice):
+        async with connect(kind) as env:
+            assert (await env.reset(seed=1)).observation == {"size": 3}
+            assert (await env.reset(size=4)).observation == {"size": 4}
+            with pytest.raises(InvalidOption, match="takes no option 'sise'"):
+                await env.reset(sise=4)
+            assert (await env.step({})).observation == {}
+    async with connect(Plain) as env:
+        seen = (await env.reset(sise=1)).observation["size"]
+        assert seen == ["episode_id", "seed", "sise"]
+
+
+async def test_an_attribute_that_is_no_state_is_named() -> None:
+    class Array(Environment[Dict, Dict, Dict]):
+        isolation = "inline"
+
+        def reset(self) -> Dict:
+            vars(self).update(state=[1.0, 2.0])
+            return {}
+
+        def step(self, action: Dict) -> Dict:
+            return {}
+
+    async with connect(Array) as env:
+        await env.reset()
+        with pytest.raises(InvalidObservation, match=r"a list: .*an attribute named state"):
+            await env.state()
+        assert (await env.step({})).observation == {}
 
 
 async def test_a_state_of_another_type_is_refused() -> None:
