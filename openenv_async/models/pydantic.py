@@ -137,7 +137,10 @@ def dump(value: Any, arrives: Arrives) -> Any:
             suspects[name] = _UNNAMED
     for name, kinds in plan.typed:
         if type(held[name]) not in kinds:
-            suspects.setdefault(name, _ASSIGNED)
+            if bytes in kinds and isinstance(held[name], bytearray):
+                tree[dict(plan.names)[name]] = bytes(held[name])
+            else:
+                suspects.setdefault(name, _ASSIGNED)
     for name in plan.ambiguous:
         if held[name] is not None:
             suspects[name] = _AMBIGUOUS
@@ -283,8 +286,10 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
 
 
 def _is_same_number(one: Any, other: Any) -> bool:
-    """Return whether two numbers are equal though their types are not, as NumPy's and Python's."""
-    return not isinstance(other, str | bytes) and isinstance(one, int | float) and one == other
+    """Whether two numbers are equal though their types are not, as NumPy's and Python's."""
+    if isinstance(other, str | bytes) or not isinstance(one, int | float):
+        return False
+    return bool(one == other or (one != one and other != other))  # NaN
 
 
 def _held(value: Any, name: str) -> Any:
