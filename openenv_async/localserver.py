@@ -130,7 +130,9 @@ class LocalServer:
                     await process.wait()
             await self.aclose()
             last = self._log[-1] if self._log else "it wrote nothing"
-            raise self._failed(f"did not start: {last.removeprefix('error: ')}")
+            last = last.removeprefix("error: ").removeprefix("Invalid value for TARGET: ")
+            last = last.removesuffix(" (see openenv-async serve --help)")  # it was not typed here
+            raise self._failed(f"did not start: {last}")
         return self
 
     async def __aexit__(self, *exc: object) -> None:

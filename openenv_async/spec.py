@@ -7,6 +7,7 @@ import difflib
 import functools
 import hashlib
 import inspect
+import logging
 import threading
 import types
 import typing
@@ -24,6 +25,8 @@ from openenv_async.results import BadResult, ResultReader, refuse_gymnasium_type
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentSpec", "model_types"]
+
+log = logging.getLogger("openenv_async.environment")
 
 _MAX_REASON: Final = 2000
 """Characters of an exception's text in the reason for which something cannot be served."""
@@ -80,9 +83,10 @@ class EnvironmentSpec:
         self.description: str = getattr(self.cls, "description", None) or own_doc or self.name
         self._codecs: dict[tuple[str, str], PayloadCodec[Any]] = {}
         self._instance_lock = threading.Lock()
+        self._reset_options = _evaluated(self.cls.reset, self.contract.reset_options)
         self._options_checks = {
             key: parameter.annotation
-            for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
+            for key, parameter in self._reset_options.items()
             if parameter.annotation not in (inspect.Parameter.empty, Any)
         }
         refuse_gymnasium_type(self.types["observation"], self.name)
@@ -182,7 +186,9 @@ class EnvironmentSpec:
         ]
         if missing:
             raise InvalidOption(
-                f"reset() of {self.name} needs the option {missing[0]!r}", option=missing[0]
+                f"reset() of {self.name} needs the option {missing[0]!r}: give it, or let the"
+                " environment have a default for it",
+                option=missing[0],
             )
         for key, annotation in self._options_checks.items():
             if key in options:
@@ -229,7 +235,7 @@ class EnvironmentSpec:
         made.update(self._sharper())
         properties = {
             key: self._option_schema(key, parameter)
-            for key, parameter in _evaluated(self.cls.reset, self.contract.reset_options).items()
+            for key, parameter in self._reset_options.items()
         }
         made["reset"] = {
             "type": "object",
@@ -439,8 +445,11 @@ def _hinted_types(cls: type) -> tuple[Any, Any, Any]:
     def hints(call: Any) -> dict[str, Any]:
         try:
             return typing.get_type_hints(call)
-        except (NameError, TypeError, AttributeError):
-            return {}
+        except (NameError, AttributeError) as exc:
+            _say_unreadable(call, exc)
+        except TypeError:
+            pass
+        return {}
 
     step = hints(getattr(cls, "step", None))
     returned = step.pop("return", Any)
@@ -466,13 +475,26 @@ def _inside_results(hint: Any) -> Any:
     return hint
 
 
+def _say_unreadable(call: Any, error: Exception) -> None:
+    """Warn of annotations that name what is not there: nothing is checked against them."""
+    log.warning(
+        "the annotations of %s() cannot be read, and any value is taken: %s (what they name has to"
+        " be imported at run time, not under TYPE_CHECKING)",
+        getattr(call, "__qualname__", call),
+        error,
+    )
+
+
 def _evaluated(
     call: Any, parameters: Mapping[str, inspect.Parameter]
 ) -> dict[str, inspect.Parameter]:
     """The parameters with annotations evaluated, where they can be."""
     try:
         hints = typing.get_type_hints(call, include_extras=True)
-    except (NameError, TypeError):
+    except (NameError, AttributeError) as exc:
+        _say_unreadable(call, exc)
+        hints = {}
+    except TypeError:
         hints = {}
     return {
         key: p.replace(annotation=hints.get(key, inspect.Parameter.empty))

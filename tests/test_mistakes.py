@@ -509,6 +509,7 @@ COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["serve", "echo", "--step-timeout", "nan"], 2, ["no number of seconds"]),
     (["rollout", "http://127.0.0.1:1"], 1, ["nothing listens at 127.0.0.1:1"]),
     (["rollout", "http://"], 1, ["is no server address"]),
+    (["rollout", "envs:Abstract"], 1, ["did not start: Abstract is abstract: it lacks step"]),
     (["rollout", "echo", "--policy", "nosuch"], 2, ["write random or module:callable"]),
     (["rollout", "echo", "--policy", "envs:xyz"], 2, ["is no policy: 'envs' has no 'xyz' (see"]),
     (["rollout", "echo", "--policy", "envs:Good"], 2, ["is no policy: a Good is not callable"]),

@@ -161,3 +161,24 @@ def test_constructor_arguments_that_schemas_refuses() -> None:
     create_app(Sized)
     with pytest.raises(TypeError, match=r"'size': -1.*a size is positive"):
         create_app(Sized, params={"size": -1})
+
+
+class Unimported(Environment[Any, Any, Any]):
+    """Annotated with what is imported only where types are checked."""
+
+    def reset(self, at: "Place" = 0) -> Any:  # type: ignore[name-defined]  # noqa: F821, UP037
+        return {"at": at}
+
+    def step(self, action: "Move") -> Any:  # type: ignore[name-defined]  # noqa: F821, UP037
+        return {"kind": type(action).__name__}
+
+
+async def test_annotations_that_name_nothing_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with connect(Unimported) as env:
+        await env.reset(at="any")
+        assert (await env.step({})).observation == {"kind": "dict"}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    for call, name in (("reset", "Place"), ("step", "Move")):
+        start = f"the annotations of Unimported.{call}() cannot be read, and any value is taken: "
+        assert any(text.startswith(start) and f"'{name}'" in text for text in told)
