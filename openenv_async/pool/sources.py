@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from openenv_async import manifest
-from openenv_async.discovery import find_entry, image_name, is_installed
+from openenv_async.discovery import (
+    find_entry,
+    image_name,
+    is_address,
+    is_installed,
+    looks_like_path,
+)
 from openenv_async.errors import TargetNotFound
+from openenv_async.hosts import is_registered_id
 from openenv_async.providers.base import Provider
 from openenv_async.providers.process import ProcessProvider
 from openenv_async.providers.static import Finder, StaticProvider
@@ -41,6 +48,11 @@ class Sources:
         Raises:
             TargetNotFound: no installed environment has this name.
         """
+        if isinstance(name, str) and _is_spec(name):
+            raise TargetNotFound(
+                f"from_env() takes the name of an installed environment, got {name!r}: from_spec()"
+                " takes module:Class, folders and Gymnasium's ids"
+            )
         entry = find_entry(name)
         client = entry.client_class()
         if client is not None:
@@ -57,8 +69,9 @@ class Sources:
         """Server processes of an environment that need not be installed.
 
         Args:
-            spec: ``module:Class``, a folder with an ``openenv.yaml``, an ``Environment`` class
-                or an ``EnvironmentSpec`` of one; a class must be importable by its name.
+            spec: ``module:Class``, a folder with an ``openenv.yaml``, the id of a registered
+                Gymnasium environment, an ``Environment`` class or an ``EnvironmentSpec`` of one;
+                a class must be importable by its name.
             params: constructor arguments.
             options: of ``EnvPool`` and ``ProcessProvider``.
 
@@ -161,3 +174,9 @@ def _import_path(made_by: Any) -> str:
             f"another process cannot import {path}: define the class in a module of its own"
         )
     return path
+
+
+def _is_spec(text: str) -> bool:
+    """Tell whether a text is written as what ``from_spec`` takes, and names nothing installed."""
+    written = ":" in text or looks_like_path(text) or is_registered_id(text)
+    return written and not is_address(text) and not is_installed(text)

@@ -136,6 +136,8 @@ def test_observations_are_copied_unless_told(cartpole: str) -> None:
 
 
 def test_wrong_calls_are_told(cartpole: str) -> None:
+    with pytest.raises(ValueError, match="one of NextStep, SameStep, Disabled, got 'same'"):
+        GymVectorEnv(cartpole, 2, autoreset_mode="same")
     env = GymVectorEnv(cartpole, 2, autoreset_mode="Disabled")
     with pytest.raises(EpisodeNotStarted, match="call reset"):
         env.step([0, 0])
@@ -159,7 +161,9 @@ def test_wrong_calls_are_told(cartpole: str) -> None:
 def test_an_environment_without_space_is_told_and_can_be_given_one() -> None:
     space = gymnasium.spaces.Box(0, 99, (2,), np.int64)
     with served(Counting) as url:
-        with pytest.raises(OperationUnsupported, match=r"'seed'.*decode_observation="):
+        with pytest.raises(
+            OperationUnsupported, match=r"'seed' \(integer or null\).*decode_observation="
+        ):
             GymEnv(url)
         with pytest.raises(OperationUnsupported, match="no field 'sum', only total, seed"):
             GymEnv(url, observation_field="sum")

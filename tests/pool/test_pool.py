@@ -555,6 +555,9 @@ async def test_what_cannot_be_a_pool_is_told_at_once() -> None:
         EnvPool.from_env("echo", colour="red")
     with pytest.raises(TargetNotFound):
         EnvPool.from_env("nothing-here")
+    for name in (f"{Counting.__module__}:Counting", "./folder", "CartPole-v1"):
+        with pytest.raises(TargetNotFound, match=r"from_spec\(\) takes module:Class"):
+            EnvPool.from_env(name)
 
     class Local(Counting):
         pass

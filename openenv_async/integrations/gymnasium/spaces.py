@@ -123,7 +123,10 @@ class _Reader:
             case "array" if isinstance(schema.get("items"), dict):
                 return self._list(schema, where)
             case kind:
-                raise self._unsupported(where, f"of type {kind!r}" if kind else "without a type")
+                several = schema.get("anyOf") or schema.get("oneOf")
+                kinds = [str(each.get("type", "object")) for each in several or ()]
+                what = f"of type {kind!r}" if kind else "without a type"
+                raise self._unsupported(where, f"({' or '.join(kinds)})" if kinds else what)
 
     def _said(self, about: Mapping[str, Any], where: str) -> SpaceCodec:
         try:
@@ -135,7 +138,8 @@ class _Reader:
     def _unsupported(self, where: str, what: str) -> OperationUnsupported:
         return OperationUnsupported(
             f"{where or 'the whole value'} {what} has no Gymnasium space: pass action_space= with"
-            " encode_action=, or observation_space= with decode_observation="
+            " encode_action=, or observation_space= with decode_observation=; observation_field="
+            " takes one field of an observation"
         )
 
     def _referred(self, ref: str, where: str) -> SpaceCodec:

@@ -95,6 +95,11 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         if failures not in ("raise", "mask"):
             raise ValueError(f"failures must be 'raise' or 'mask', got {failures!r}")
+        modes = [mode.value for mode in AutoresetMode]
+        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in modes:
+            raise ValueError(
+                f"autoreset_mode must be one of {', '.join(modes)}, got {autoreset_mode!r}"
+            )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.num_envs = num_envs
         self.render_mode = render_mode
