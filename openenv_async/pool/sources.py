@@ -48,7 +48,7 @@ class Sources:
         Raises:
             TargetNotFound: no installed environment has this name.
         """
-        if isinstance(name, str) and _is_spec(name):
+        if _is_spec(name):
             raise TargetNotFound(
                 f"from_env() takes the name of an installed environment, got {name!r}: from_spec()"
                 " takes module:Class, folders and Gymnasium's ids"
@@ -176,7 +176,9 @@ def _import_path(made_by: Any) -> str:
     return path
 
 
-def _is_spec(text: str) -> bool:
+def _is_spec(text: object) -> bool:
     """Tell whether a text is written as what ``from_spec`` takes, and names nothing installed."""
+    if not isinstance(text, str):
+        return False
     written = ":" in text or looks_like_path(text) or is_registered_id(text)
     return written and not is_address(text) and not is_installed(text)
