@@ -51,7 +51,7 @@ def uvicorn_config(app: Any, options: EngineOptions, **settings: Any) -> uvicorn
         raise ValueError("a key needs its certificate (--ssl-certfile; ssl_certfile=)")
     config = uvicorn.Config(
         app,
-        http=http_protocol(options.timeouts.write),
+        http=http_protocol(options.timeouts.write, options.timeouts.connect),
         ws=DirectWebSocket,
         ws_max_size=options.limits.max_message_size,
         ws_ping_interval=None,

@@ -125,7 +125,8 @@ class Timeouts:
     those from ``episode`` on are the server's alone.
 
     Attributes:
-        connect: TCP, TLS and handshake; on a server, a connection that says no Hello.
+        connect: TCP, TLS and handshake; on a server, a connection that says no Hello, or sends
+            no whole request.
         open: building the environment, waiting for capacity included.
         reset, step, state, close: one call of the environment.
         episode: from the start of a reset to the end of its last step.

@@ -226,6 +226,58 @@ async def drained(reader: asyncio.StreamReader) -> int:
     raise ConnectionError(f"ended after {got} bytes") if got < 8 * SIZE else AssertionError(got)
 
 
+HEAD = b"POST /reset HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "replies"),
+    [
+        (b"", 0),
+        (b"GET /health HTTP/1.1\r\nHost: loc", 0),
+        (HEAD % 1000 + b"{", 0),
+        (HEAD % 2 + b"{}" + b"GET /heal", 1),
+        (HEAD % 2 + b"{}" + HEAD % 1000, 1),
+    ],
+    ids=["nothing", "half a head", "half a body", "half a second head", "half a second body"],
+)
+async def test_an_http_peer_that_sends_no_whole_request_is_cut(sent: bytes, replies: int) -> None:
+    options = EngineOptions(timeouts=Timeouts(connect=0.3))
+    async with serve(Blob, options=options) as url:
+        reader, writer = await asyncio.open_connection(*url.split("//")[1].split(":"))
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            try:
+                answer = await reader.read(-1)
+            except ConnectionError:
+                answer = b""
+        writer.close()
+        assert answer.count(b"HTTP/1.1 200") == replies
+
+
+async def test_an_http_peer_that_waits_for_a_reply_is_not_cut() -> None:
+    class Slow(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+        async def reset(self) -> dict[str, Any]:
+            await asyncio.sleep(1.2)
+            return {}
+
+        async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+    options = EngineOptions(timeouts=Timeouts(connect=0.5))
+    async with serve(Slow, options=options) as url:
+        reader, writer = await asyncio.open_connection(*url.split("//")[1].split(":"))
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                writer.write(HEAD % 20)
+                for byte in b"{" + b" " * 18 + b"}":  # slowly, but on and on
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(0.05)
+                assert b"200 OK" in await reader.readuntil(b"\r\n")
+                await reader.readuntil(b"}")
+                await asyncio.sleep(1)  # between requests
+        writer.close()
+
+
 async def test_https_spoken_to_an_http_port_is_named_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
