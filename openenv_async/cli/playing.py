@@ -155,7 +155,9 @@ async def output_tails(pool: EnvPool) -> dict[str, str]:
     """The last lines of each worker that wrote any, by its name."""
     tails: dict[str, str] = {}
     for worker in pool.workers:
-        lines = (await worker.log_tail()).splitlines()[-_TAIL_LINES:]
+        lines = (await worker.log_tail()).splitlines()
+        if len(lines) > _TAIL_LINES:  # what begins in the middle, such as a traceback, says so
+            lines = ["…", *lines[-_TAIL_LINES:]]
         if lines:
             tails[worker.name] = "\n".join(lines)
     return tails

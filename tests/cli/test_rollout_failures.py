@@ -72,6 +72,9 @@ def test_what_an_environment_prints_is_shown_after_a_rollout() -> None:
     [output] = json.loads(report.stdout)["output"].values()
     assert "playing 2" in output
     assert report.stderr == ""
+    assert "…" not in output
+    done = run("rollout", f"{WORLDS}:OneInTen", "--episodes", "40", "--seed", "0")
+    assert "the last lines of process-1:\n…\n" in done.stderr
 
 
 def test_an_environment_that_prints_without_end_does_not_stand_still() -> None:
