@@ -157,12 +157,21 @@ def image_of(target: str) -> str:
     """The image that serves an environment: its entry's, or the one that ``build`` makes.
 
     A target that is neither an installed environment nor a folder is an image's name itself.
+
+    Raises:
+        TargetNotFound: it is the ``module:Class`` of a file that is here.
     """
     if is_installed(target):
         return find_entry(target).image or image_name(target)
     folder = Path(target).expanduser()
     if (folder / manifest.MANIFEST).is_file():
         return image_name(manifest.load(folder).name)
+    module, colon, _ = target.partition(":")
+    if colon and "/" not in target and Path(*module.split(".")).with_suffix(".py").is_file():
+        raise TargetNotFound(
+            f"{target} is a class of a file, and containers run images: make a folder of it with"
+            " openenv-async init, and its image with openenv-async build"
+        )
     return target
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from openenv_async.building.build import image_name
 from openenv_async.cli import main
 from openenv_async.discovery import find_entry
+from openenv_async.errors import TargetNotFound
 from openenv_async.pool.sources import image_of
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,15 @@ def test_what_does_not_start_is_one_line() -> None:
     assert done.exit_code == 1
     assert "there is no environment 'nothing-here'" in done.output
     assert done.output.count("\n") == 1
+
+
+def test_a_class_of_a_file_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert image_of("game:Guess") == "game:Guess"
+    (tmp_path / "game.py").touch()
+    with pytest.raises(TargetNotFound, match=r"containers run images: .* openenv-async build"):
+        image_of("game:Guess")
+    assert image_of("here:5000/game:Guess") == "here:5000/game:Guess"
 
 
 def test_the_image_of_a_folder_is_what_build_makes(tmp_path: Path) -> None:
