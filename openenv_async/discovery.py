@@ -287,6 +287,11 @@ def mistaken(text: str) -> str | None:
     module = Path(*text.split(".")).with_suffix(".py")
     if module.is_file():
         return f"{text} is a module: name its class, {_module_hint(module)}"
+    parts = text.split(".")
+    if len(parts) > 1 and all(part.isidentifier() for part in parts):
+        *names, last = parts
+        if Path(*names).with_suffix(".py").is_file():
+            return f"{text} has a dot before its class: write {'.'.join(names)}:{last}"
     return None
 
 

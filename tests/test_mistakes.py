@@ -431,6 +431,7 @@ NAMES: list[tuple[str, list[str]]] = [
     ("no-such-thing", ["there is no environment", "module:Class"]),
     ("envs", ["envs is a module", "envs:Good"]),
     ("envs.py", ["is a file", "write envs:Good"]),
+    ("envs.Good", ["has a dot before its class", "write envs:Good"]),
     ("./envs.py", ["is a file", "write envs:Good"]),
     ("./notes.txt", ["is a file, and no environment"]),
     ("./nowhere", ["there is no folder './nowhere'"]),
