@@ -7,7 +7,7 @@ was ``None`` is null, and nothing else is. Further keys of an episode or a step 
 read into ``extra`` and written from it.
 
 - JSON Lines (``.jsonl``): one line per episode, written with one call and flushed, so a crash
-  loses nothing that was finished; a line without its newline at the end is one that a crash cut.
+  loses nothing that was finished; a last line that is not whole is one that a crash cut.
   A write that fails, on a full disk for one, leaves no part of its line behind. A line that is
   broken all the same is passed over when the file is read, and said to be.
   Arrays, bytes, NaN, infinity and keys that are no texts are the tagged objects of ``records``.
@@ -29,6 +29,7 @@ long as the disk does.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
 import logging
@@ -278,7 +279,7 @@ class JsonlWriter(TrajectoryWriter):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if append and self.path.exists():
-            _cut_broken_line(self.path)
+            _mend_last_line(self.path)
         self._file: BinaryIO = self.path.open("ab" if append else "wb", buffering=0)
 
     def write(self, episode: Episode) -> None:
@@ -309,7 +310,7 @@ def _end_of(file: BinaryIO, path: Path) -> int | None:
     if not file.seekable():
         return None
     if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":
-        _cut_broken_line(path)  # left by a write whose line could not be cut off at once
+        _mend_last_line(path)  # left by a write whose line could not be cut off at once
     return file.seek(0, os.SEEK_END)
 
 
@@ -319,10 +320,10 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _cut_broken_line(path: Path) -> None:
-    """Remove what stands after the last newline."""
+def _mend_last_line(path: Path) -> None:
+    """End the last line if it is whole and only its newline is missing, else remove it."""
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
+        end = size = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - 65_536)
             file.seek(start)
@@ -331,7 +332,19 @@ def _cut_broken_line(path: Path) -> None:
                 end = start + newline + 1
                 break
             end = start
-        file.truncate(end)
+        file.seek(end)
+        if end < size and _is_whole(file.read()):
+            file.write(b"\n")
+        else:
+            file.truncate(end)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Tell whether a line is a whole row: no beginning of one is."""
+    try:
+        return isinstance(decode(line.removeprefix(codecs.BOM_UTF8)), dict)
+    except (msgspec.DecodeError, ValueError):
+        return False
 
 
 def _read_jsonl(path: Path) -> Iterator[Trajectory]:
@@ -343,7 +356,9 @@ def _read_jsonl(path: Path) -> Iterator[Trajectory]:
     broken, reason, found = 0, "", False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.endswith(b"\n") and not _is_whole(line):
                 break  # a crash cut it
             if line.isspace():
                 continue

@@ -141,6 +141,22 @@ def test_json_lines_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> N
     assert row["transitions"][0]["observation"]["pixels"]["__ndarray__"][0] == "|u1"
 
 
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_a_whole_last_line_without_its_newline_is_kept(tmp_path: Path, start: bytes) -> None:
+    """As editors and copies of a file leave it; it was dropped, and cut off by append=True."""
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(outcome(0))
+        writer.write(outcome(1))
+    for count in (2, 1):
+        lines = path.read_bytes().removeprefix(start).splitlines()[:count]
+        path.write_bytes(start + b"\n".join(lines))
+        assert [t.index for t in read_trajectories(path)] == [0, 1][:count]
+    with JsonlWriter(path, append=True) as writer:
+        writer.write(outcome(2))
+    assert [t.index for t in read_trajectories(path)] == [0, 2]
+
+
 def test_finished_row_groups_survive_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "file.parquet"
     writer = ParquetWriter(path, max_group_episodes=2)
