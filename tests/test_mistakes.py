@@ -693,3 +693,37 @@ async def test_a_class_to_validate() -> None:
     target: Any = Good
     with pytest.raises(TypeError, match="check_environment"):
         await validate(target)
+
+
+class Levels(Environment[dict[str, Any], dict[str, Any], Any]):
+    """Begins at a level, which has no default."""
+
+    def reset(self, level: int) -> dict[str, Any]:
+        return {"level": level}
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+class Plain(Levels):
+    """Takes no options of its own."""
+
+    def reset(self) -> dict[str, Any]:  # type: ignore[override]  # which is the point
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "parts"),
+    [
+        (Plain, {"levle": 3}, ["no option 'levle' (it takes: seed and episode_id)"]),
+        (Levels, {"levle": 3}, ["(it takes: seed, episode_id and level)"]),
+        (Levels, {}, ["needs the option 'level': give it, or let the environment have a default"]),
+    ],
+)
+async def test_reset_names_the_options_that_there_are(
+    cls: type[Levels], options: dict[str, Any], parts: list[str]
+) -> None:
+    async with connect(cls) as env:
+        with pytest.raises(InvalidOption) as caught:
+            await env.reset(**options)
+        _told(caught, *parts)
