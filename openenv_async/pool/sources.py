@@ -115,7 +115,7 @@ class Sources:
             urls: theirs, or a callable, sync or async, that gives them and is asked again.
             options: of ``EnvPool`` and ``StaticProvider``, ``token`` among them.
         """
-        addresses = (urls,) if callable(urls) else urls
+        addresses = (urls,) if callable(urls) or isinstance(urls, str) else urls
         return cls._of(StaticProvider, *addresses, **options)
 
     @classmethod

@@ -161,12 +161,14 @@ class StaticProvider(Provider):
     async def _look_up(self) -> None:
         try:
             found = self._addresses if self._find is None else await self._ask(self._find)
+            addresses = [found] if isinstance(found, str) else found
+            known = dict(self._pair(address) for address in addresses)
         except Exception as exc:
             if not self._known:
                 raise ProviderError(f"the addresses cannot be found: {exc}") from exc
-            found = []  # those that were known stay: a name server's trouble is not theirs
+            # those that were known stay: a name server's trouble is not theirs
         else:
-            self._known = dict(self._pair(address) for address in found)
+            self._known = known
             for url, worker in self._used.items():
                 worker.leaving = url not in self._known
         fixed = self._find is None

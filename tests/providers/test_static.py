@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from openenv_async.errors import DeadlineExceeded, ProviderError
+from openenv_async.pool import EnvPool
 from openenv_async.providers.static import Address, StaticProvider
 
 
@@ -72,6 +73,19 @@ async def test_trouble_in_finding_them() -> None:
             await provider.room()
         assert await provider.room() == 1
         assert await provider.room() == 1  # what was known stays known
+
+
+async def test_one_url_is_one_address() -> None:
+    """Text is no list of addresses of one character each."""
+    found: Any = "http://a:1"
+    async with StaticProvider(lambda: found, refresh_interval=1e-9) as provider:
+        assert (await provider.start()).url == "http://a:1"
+        for found in (None, 5, [5]):  # noqa: B007  # the callable gives it
+            assert await provider.room() == 0  # the address that was known stays
+    async with StaticProvider(lambda: None, refresh_interval=1e-9) as provider:  # type: ignore[arg-type,return-value]  # the point
+        with pytest.raises(ProviderError, match="cannot be found"):
+            await provider.start()
+    assert EnvPool.from_urls("http://a:1") is not None  # "h" would be refused
 
 
 async def test_finding_them_has_a_deadline() -> None:
