@@ -676,7 +676,7 @@ async def test_a_blocking_client_works_in_a_running_loop() -> None:
 
 async def test_a_blocking_client_in_the_loop_of_its_server_tells_so() -> None:
     async with serve(Plain) as url:
-        client = SyncEnvClient(url, timeouts=Timeouts(connect=0.2))
+        client: SyncEnvClient[Any, Any, Any] = SyncEnvClient(url, timeouts=Timeouts(connect=0.2))
         with pytest.raises(ConnectFailed, match="in a running event loop, which stands still"):
             client.reset()
         client.close()
