@@ -23,7 +23,7 @@ from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["LARGE", "Digest", "another_request", "is_same_request", "remembered"]
 
-LARGE: Final = 64 * 1024
+LARGE: Final = 4 * 1024
 """Bytes of payload above which only a digest is remembered."""
 
 
