@@ -200,6 +200,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                     f"reset_mask must be {self.num_envs} booleans of which one is true at least"
                 )
             who = np.flatnonzero(mask).tolist()
+            options = options or None  # nothing but the mask: the environment is given none
         infos = self._begin(who, seeds, [options] * self.num_envs)
         return self._shown(), infos
 
