@@ -18,10 +18,10 @@ from typing import Any, Final
 import psutil  # type: ignore[import-untyped]
 
 from openenv_async import GenericEnvClient, connect
-from openenv_async.discovery import find_target
 from openenv_async.errors import CallerError
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import RandomPolicy, rollout
+from openenv_async.targets.discovery import find_target
 
 PARAMS: Final[Mapping[str, dict[str, Any]]] = {
     "gymnasium": {"id": "CartPole-v1"},

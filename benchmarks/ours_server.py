@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.driver import announce, raise_file_limit, server_parser
 from openenv_async import EngineOptions, Environment, Timeouts
-from openenv_async.serving import run_server
+from openenv_async.server.run import run_server
 
 FRAME_SHAPE: Final = (84, 84, 4)
 

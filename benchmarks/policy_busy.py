@@ -16,7 +16,7 @@ import json
 import time
 from typing import Any
 
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import BatchedPolicy, Summary, stream
 
 MESSAGE = {"message": "hello"}

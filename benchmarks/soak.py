@@ -29,7 +29,7 @@ from typing import Any, Final
 import aiohttp
 
 from openenv_async import GenericEnvClient, OpenEnvError
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 
 _CLIENTS: Final = 8
 _TARGET: Final = "openenv_async.testing:BenchAsyncEnvironment"

@@ -9,21 +9,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from openenv_async import renamed
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
-    from openenv_async.auto import AutoAction, AutoEnv
     from openenv_async.client.env import EnvClient, GenericEnvClient
     from openenv_async.client.http import HTTPEnvClient
     from openenv_async.client.sync import SyncEnvClient
     from openenv_async.engine.options import EngineOptions
     from openenv_async.environment import Environment
     from openenv_async.errors import OpenEnvError
-    from openenv_async.inprocess import connect
     from openenv_async.pool import EnvPool, SyncEnvPool
     from openenv_async.rollouts import collect, rollout
     from openenv_async.server.app import HTTPEnvServer, create_app
-    from openenv_async.serving import serve
+    from openenv_async.server.run import serve
+    from openenv_async.targets.auto import AutoAction, AutoEnv
+    from openenv_async.targets.in_process import connect
     from openenv_async.types import (
         EpisodeInfo,
         Limits,
@@ -61,8 +62,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoAction": "auto",
-    "AutoEnv": "auto",
+    "AutoAction": "targets.auto",
+    "AutoEnv": "targets.auto",
     "EngineOptions": "engine.options",
     "EnvClient": "client.env",
     "EnvPool": "pool",
@@ -80,11 +81,13 @@ _HOMES = {
     "SyncEnvPool": "pool",
     "Timeouts": "types",
     "collect": "rollouts",
-    "connect": "inprocess",
+    "connect": "targets.in_process",
     "create_app": "server.app",
     "rollout": "rollouts",
-    "serve": "serving",
+    "serve": "server.run",
 }
+
+renamed.install()
 
 
 def __getattr__(name: str) -> Any:

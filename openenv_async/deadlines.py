@@ -10,13 +10,14 @@ of the timer passes both in.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["Deadlines", "Timer", "Watched"]
+__all__ = ["Deadlines", "Timer", "Watched", "wait_uncancelled"]
 
 _FEW: Final = 64
 """Stale entries that the heap may hold at any size."""
@@ -131,3 +132,18 @@ class Deadlines:
                 self._add_stale()
         if heap and heap[0][0] < self._timer_at:
             self._arm(heap[0][0])
+
+
+async def wait_uncancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Wait for tasks, however often the caller is cancelled meanwhile; then be cancelled.
+
+    What the tasks raise stays with them.
+    """
+    interrupted: asyncio.CancelledError | None = None
+    while waiting := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(waiting)
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+    if interrupted is not None:
+        raise interrupted

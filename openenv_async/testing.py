@@ -389,7 +389,7 @@ async def _behaviour(
 ) -> list[Result]:
     """The checks of behaviour, on a server in a thread: one that blocks its loop must be seen."""
     from openenv_async.client.loop_thread import LoopThread
-    from openenv_async.serving import serve
+    from openenv_async.server.run import serve
     from openenv_async.validation.candidate import Candidate
     from openenv_async.validation.run import check_served
 

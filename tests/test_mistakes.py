@@ -44,7 +44,7 @@ from openenv_async.errors import (
     TargetNotFound,
     Unauthorized,
 )
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import fetch_schema
 from openenv_async.validation import validate
 

@@ -661,7 +661,7 @@ def test_json_schema_of_untyped() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, openenv_async.models as m, openenv_async.schema_sampling\n"
+        "import sys, openenv_async.models as m, openenv_async.schemas.sample\n"
         "for f in ('msgpack', 'json', 'plain'):\n"
         "    c = m.PayloadCodec(dict, f); assert c.decode(c.encode({'a': None})) == {'a': None}\n"
         "assert not {'numpy', 'pydantic', 'attrs', 'attr', 'asyncio'} & set(sys.modules)\n"

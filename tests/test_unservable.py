@@ -13,10 +13,10 @@ import pytest
 
 from openenv_async import Environment
 from openenv_async.engine import Engine
-from openenv_async.inprocess import connect
 from openenv_async.server import HTTPEnvServer, create_app
-from openenv_async.serving import serve
+from openenv_async.server.run import serve
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.in_process import connect
 
 Dict = dict[str, Any]
 

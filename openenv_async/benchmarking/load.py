@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from openenv_async.benchmarking.asking import get_json
 from openenv_async.client.env import GenericEnvClient
+from openenv_async.client.server_info import get_json
 from openenv_async.errors import OpenEnvError, ServerError
 from openenv_async.types import Timeouts
 
@@ -84,7 +84,7 @@ async def action_schema(url: str, token: str | None) -> Any:
     Raises:
         ServerError: it gives none.
     """
-    schema = await get_json(url, "/schema", token)
+    schema = await get_json(url, "/schema", token=token)
     if not isinstance(schema, dict) or "action" not in schema:
         raise ServerError(f"{url} gives no action schema (GET /schema)")
     return schema["action"]

@@ -16,9 +16,9 @@ from openenv_async.benchmarking.latencies import Latencies
 from openenv_async.benchmarking.load import Load, action_schema, sessions
 from openenv_async.benchmarking.usage import ServerMeter, Usage, own_rss
 from openenv_async.client.env import GenericEnvClient
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ServerError
-from openenv_async.outlasting import outlast
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
 from openenv_async.types import Timeouts
 
 __all__ = ["Report", "bench"]
@@ -116,7 +116,7 @@ class _Run:
             self.stopped.set()
             for player in players:
                 player.cancel()
-            await outlast(*players)
+            await wait_uncancelled(*players)
 
 
 async def bench(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from openenv_async.benchmarking.asking import get_json
+from openenv_async.client.server_info import get_json
 from openenv_async.errors import OpenEnvError
 
 __all__ = ["ServerMeter", "Usage", "own_rss"]
@@ -50,7 +50,7 @@ class ServerMeter:
         if self._pid is not None:
             return _of_processes(self._pid)
         try:
-            stats = await get_json(self._url, "/stats", self._token)
+            stats = await get_json(self._url, "/stats", token=self._token)
         except OpenEnvError:
             return None
         if not isinstance(stats, dict) or "cpu_seconds" not in stats:

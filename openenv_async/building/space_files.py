@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 
 from openenv_async.building.push import PushFailed
 from openenv_async.errors import InvalidOption
-from openenv_async.manifest import Manifest
+from openenv_async.targets.manifest import Manifest
 
 __all__ = ["own_requirement", "space_dockerfile", "space_readme"]
 

@@ -18,7 +18,7 @@ from openenv_async.cli.options import (
 
 if TYPE_CHECKING:
     from openenv_async.benchmarking import Report
-    from openenv_async.chaos import ChaosReport
+    from openenv_async.benchmarking.chaos import ChaosReport
 
 __all__ = ["bench"]
 
@@ -122,7 +122,7 @@ async def _measure(
     target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
 ) -> Report:
     from openenv_async.benchmarking import bench as measure
-    from openenv_async.localserver import LocalServer
+    from openenv_async.providers.local_server import LocalServer
 
     with _Bar(quiet) as bar:
         if is_url(target):
@@ -135,8 +135,8 @@ async def _measure(
 async def _torment(
     target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
 ) -> ChaosReport:
-    from openenv_async.chaos import run_chaos
-    from openenv_async.localserver import LocalServer
+    from openenv_async.benchmarking.chaos import run_chaos
+    from openenv_async.providers.local_server import LocalServer
 
     with _Bar(quiet) as bar:
         if is_url(target):

@@ -12,7 +12,7 @@ import click
 from openenv_async.cli.options import examples
 
 if TYPE_CHECKING:
-    from openenv_async.localserver import LocalServer
+    from openenv_async.providers.local_server import LocalServer
 
 __all__ = ["demo"]
 
@@ -46,9 +46,10 @@ async def _demo(out: Path, concurrency: int) -> None:
     from rich.console import Console
 
     from openenv_async.cli.playing import play, progress_bar
-    from openenv_async.discovery import find_entry
-    from openenv_async.localserver import LocalServer
-    from openenv_async.rollouts import RandomPolicy, fetch_schema
+    from openenv_async.client.server_info import fetch_schema
+    from openenv_async.providers.local_server import LocalServer
+    from openenv_async.rollouts import RandomPolicy
+    from openenv_async.targets.discovery import find_entry
 
     find_entry("gymnasium")  # a clear word when it is not installed
     console = Console()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openenv_async.validation.schema import misfit
+from openenv_async.schemas.fit import misfit
 
 __all__ = ["ask", "kind_of", "resolve"]
 

@@ -80,8 +80,8 @@ async def _of_server(url: str, token: str | None) -> dict[str, Any]:
 
 
 def _of_target(target: str, params: dict[str, Any]) -> dict[str, Any]:
-    from openenv_async.discovery import find_entry, find_target
     from openenv_async.errors import TargetNotFound
+    from openenv_async.targets.discovery import find_entry, find_target
 
     try:
         spec = find_target(target, params)

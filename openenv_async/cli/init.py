@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from openenv_async.building.scaffold import TEMPLATES, scaffold
 from openenv_async.cli.options import examples
 from openenv_async.errors import InvalidOption
-from openenv_async.scaffold import TEMPLATES, scaffold
 
 __all__ = ["init"]
 

@@ -29,8 +29,8 @@ def list_everything(as_json: bool) -> None:
 
     Exit codes: 0 always.
     """
-    from openenv_async.auto import AutoEnv
     from openenv_async.cli.playing import run
+    from openenv_async.targets.auto import AutoEnv
 
     environments = AutoEnv.list_environments()
     found = run(docker_says())

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from openenv_async.tokens import TOKEN_VARIABLE, find_token
+from openenv_async.endpoints.tokens import TOKEN_VARIABLE, find_token
 from openenv_async.types import MAX_SECONDS, Timeouts
 
 __all__ = [
@@ -126,7 +126,7 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
     """Names of installed environments, and folders, for shells that complete TARGET."""
     from click.shell_completion import CompletionItem
 
-    from openenv_async.discovery import installed
+    from openenv_async.targets.discovery import installed
 
     names = [CompletionItem(name) for name in installed() if name.startswith(incomplete)]
     if not incomplete or "/" in incomplete or incomplete.startswith((".", "~")) or not names:

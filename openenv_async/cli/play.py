@@ -64,7 +64,7 @@ def _served(
         yield target, token
         return
     from openenv_async.client.loop_thread import background_loop
-    from openenv_async.localserver import LocalServer
+    from openenv_async.providers.local_server import LocalServer
 
     server = LocalServer(target, params)
     loop = background_loop()
@@ -163,7 +163,7 @@ class _Game:
         return line
 
     def _command(self, line: str) -> None:
-        from openenv_async.schema_sampling import sample
+        from openenv_async.schemas.sample import sample
 
         word, _, rest = line.partition(" ")
         number = int(rest) if rest.strip().isdecimal() else None
@@ -192,7 +192,7 @@ class _Game:
 def _play(url: str, token: str | None, seed: int | None) -> None:
     from openenv_async.client.env import GenericEnvClient
     from openenv_async.client.loop_thread import background_loop
-    from openenv_async.rollouts import fetch_schema
+    from openenv_async.client.server_info import fetch_schema
 
     schema = background_loop().run(fetch_schema(url, token=token))
     with GenericEnvClient(url, token=token).sync() as env:

@@ -78,7 +78,7 @@ async def _replay(
     as_json: bool,
 ) -> None:
     from openenv_async import GenericEnvClient
-    from openenv_async.localserver import LocalServer
+    from openenv_async.providers.local_server import LocalServer
     from openenv_async.rollouts.replaying import replay as replayed
 
     report: list[dict[str, Any]] = []

@@ -227,7 +227,8 @@ async def _rollout(
     **options: Any,
 ) -> None:
     from openenv_async.cli.playing import output_tails, play, progress_bar, show
-    from openenv_async.rollouts import RandomPolicy, fetch_schema
+    from openenv_async.client.server_info import fetch_schema
+    from openenv_async.rollouts import RandomPolicy
 
     if policy is None:
         if isinstance(source, str):

@@ -138,8 +138,8 @@ def serve(
     Gymnasium environment such as CartPole-v1, or a folder with an openenv.yaml. The class is an
     Environment or a gymnasium.Env. One line tells the address once it listens.
     """
-    from openenv_async.logs import configure_logging
-    from openenv_async.serving import run_server
+    from openenv_async.server.run import run_server
+    from openenv_async.telemetry.logs import configure_logging
 
     import_from_here()
     configure_logging(log_level, log_format)
@@ -180,7 +180,7 @@ def _options(settings: Mapping[str, Any], debug: bool) -> EngineOptions:
 
 
 def _spec(target: str, params: dict[str, Any]) -> EnvironmentSpec:
-    from openenv_async.discovery import find_target
+    from openenv_async.targets.discovery import find_target
 
     try:
         spec = find_target(target, params)

@@ -14,12 +14,13 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final, Literal
 
-from openenv_async.addresses import checked_url, is_here
 from openenv_async.client.http_replies import MEDIA
 from openenv_async.client.refusals import reason_of, unreachable
 from openenv_async.client.sockets import Sockets
-from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.waits import BACKSTOP
+from openenv_async.endpoints.addresses import checked_url, is_here
+from openenv_async.endpoints.tls import Trust, trusted
+from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -28,7 +29,6 @@ from openenv_async.errors import (
     ProtocolError,
 )
 from openenv_async.protocol.codec import too_large
-from openenv_async.tokens import check_token
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -20,13 +20,13 @@ import sys
 from collections.abc import Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
-from openenv_async.addresses import checked_url
 from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_session import HTTPSession
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import ModelHooks, wire_models
-from openenv_async.client.tls import Trust
+from openenv_async.endpoints.addresses import checked_url
+from openenv_async.endpoints.tls import Trust
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
 
 if TYPE_CHECKING:

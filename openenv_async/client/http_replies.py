@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from openenv_async.client.refusals import refused, unauthorized
-from openenv_async.depth import check_msgpack_depth
 from openenv_async.errors import (
     OpenEnvError,
     ProtocolError,
     Unauthorized,
     error_from_wire,
 )
+from openenv_async.models.depth import check_msgpack_depth
 from openenv_async.types import MAX_DEPTH
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ from openenv_async.errors import (
     SessionNotFound,
 )
 from openenv_async.protocol.codec import too_large
-from openenv_async.tracing import inject
+from openenv_async.telemetry.tracing import inject
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 
 from openenv_async.errors import InvalidModel
 from openenv_async.models import Format, PayloadCodec, field_names
-from openenv_async.results import counted_fields
+from openenv_async.models.results import counted_fields
 from openenv_async.spec import model_types
 from openenv_async.types import ActT, ObsT, StateT
 

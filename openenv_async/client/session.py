@@ -18,19 +18,19 @@ from asyncio import get_running_loop
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from openenv_async.addresses import checked_url
 from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.channel import Channel
 from openenv_async.client.connection import Connection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
-from openenv_async.client.tls import Trust
 from openenv_async.client.waits import on_wire
 from openenv_async.client.websocket import dial
+from openenv_async.endpoints.addresses import checked_url
+from openenv_async.endpoints.tls import Trust
+from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.protocol.frames import Close, Open
-from openenv_async.tokens import check_token
-from openenv_async.tracing import TRACING, inject
+from openenv_async.telemetry.tracing import TRACING, inject
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
 
 if TYPE_CHECKING:

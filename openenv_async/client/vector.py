@@ -27,7 +27,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from openenv_async.addresses import checked_url
 from openenv_async.client.arguments import (
     checked_count,
     checked_seed,
@@ -39,6 +38,7 @@ from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import WireModels, wire_models
 from openenv_async.client.seats import Answer, ResetRequest, Seat
 from openenv_async.client.waits import on_wire
+from openenv_async.endpoints.addresses import checked_url
 from openenv_async.errors import (
     DeadlineExceeded,
     EpisodeNotStarted,

@@ -16,18 +16,18 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from openenv_async.addresses import checked_url, is_here
 from openenv_async.client.connection import Connection
 from openenv_async.client.http_replies import read_failure
 from openenv_async.client.refusals import refused, unauthorized, unreachable
-from openenv_async.client.tls import Trust, trusted
 from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
-from openenv_async.data_frames import CutsFrames, masked_data_frame
+from openenv_async.endpoints.addresses import checked_url, is_here
+from openenv_async.endpoints.tls import Trust, trusted
+from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import ConnectFailed, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
-from openenv_async.tokens import check_token
-from openenv_async.tracing import inject
+from openenv_async.protocol.websocket_frames import CutsFrames, masked_data_frame
+from openenv_async.telemetry.tracing import inject
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["WebSocketTransport", "dial", "websocket_url"]

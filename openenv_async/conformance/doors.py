@@ -19,8 +19,8 @@ from openenv_async.conformance.rawwire import RawWire
 from openenv_async.conformance.upstream import UpstreamFault, UpstreamSession
 from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError
-from openenv_async.inprocess import dial_memory
 from openenv_async.protocol.frames import Open
+from openenv_async.targets.in_process import dial_memory
 from openenv_async.types import EpisodeInfo, Limits, StepResult
 
 __all__ = ["Conversation", "Door", "HTTPDoor", "MemoryDoor", "NativeDoor", "UpstreamDoor"]
@@ -217,7 +217,7 @@ class HTTPDoor(Door):
 async def _ask_http_stranger(url: str, token: str | None) -> None:
     import aiohttp
 
-    from openenv_async.addresses import is_here
+    from openenv_async.endpoints.addresses import is_here
     from openenv_async.errors import error_from_wire
 
     headers = {"X-OpenEnv-Session": f"{secrets.token_hex(16)}.{secrets.token_hex(16)}"}

@@ -12,8 +12,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from openenv_async.addresses import is_here
 from openenv_async.client.websocket import websocket_url
+from openenv_async.endpoints.addresses import is_here
 from openenv_async.errors import error_from_wire
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.codec import decode_map, frame_codec

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from openenv_async.conformance.doors import Door
 from openenv_async.errors import InvalidAction, OpenEnvError
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
 
 __all__ = [
     "CHECKS",

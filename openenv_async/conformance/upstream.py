@@ -10,8 +10,8 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from openenv_async.addresses import is_here
 from openenv_async.client.websocket import websocket_url
+from openenv_async.endpoints.addresses import is_here
 from openenv_async.protocol.codec import read_json_reward
 from openenv_async.types import EpisodeInfo, StepResult
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from openenv_async.engine.interfaces import Port
 from openenv_async.engine.requests import HostRequest, Wire, error_frame, failed
 from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
-from openenv_async.engine.seams import Port
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import InvalidObservation, OpenEnvError

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
-from openenv_async.engine.isolation.inline import InlineDriver
-from openenv_async.engine.isolation.processes import ProcessDriver
-from openenv_async.engine.isolation.recipe import make_recipe
-from openenv_async.engine.isolation.tasks import TaskDriver
-from openenv_async.engine.isolation.threads import ThreadDriver
+from openenv_async.engine.executors.inline import InlineDriver
+from openenv_async.engine.executors.processes import ProcessDriver
+from openenv_async.engine.executors.recipe import make_recipe
+from openenv_async.engine.executors.tasks import TaskDriver
+from openenv_async.engine.executors.threads import ThreadDriver
+from openenv_async.engine.interfaces import Driver, Port
 from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Wire, failed
 from openenv_async.engine.resources import Resources
-from openenv_async.engine.seams import Driver, Port
 from openenv_async.engine.session import Session
 from openenv_async.errors import (
     GoingAway,

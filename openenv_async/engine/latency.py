@@ -27,7 +27,7 @@ from openenv_async.engine.requests import HostRequest, Wire
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
-    from openenv_async.engine.seams import Driver
+    from openenv_async.engine.interfaces import Driver
     from openenv_async.engine.session import Session
 
 __all__ = ["PHASES", "Histogram", "StepTimer", "TimedWire"]

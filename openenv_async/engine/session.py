@@ -28,9 +28,9 @@ from openenv_async.engine.expiry import (
     out_of_time,
     timeout_of,
 )
-from openenv_async.engine.host import Host
+from openenv_async.engine.interfaces import Driver, Port
 from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, operation
-from openenv_async.engine.seams import Driver, Port
+from openenv_async.engine.runner import Host
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.traced import TracedHost
 from openenv_async.errors import (
@@ -45,7 +45,6 @@ from openenv_async.errors import (
     SessionLost,
     error_class,
 )
-from openenv_async.logs import log_failure
 from openenv_async.protocol.codec import decode_map, encode_map
 from openenv_async.protocol.frames import (
     Begun,
@@ -58,7 +57,8 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.protocol.replies import Order
-from openenv_async.tracing import trace_from
+from openenv_async.telemetry.logs import log_failure
+from openenv_async.telemetry.tracing import trace_from
 
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from openenv_async.engine.host import Emit, Host
 from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, Wire
+from openenv_async.engine.runner import Emit, Host
 from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.tracing import TraceContext, current
+from openenv_async.telemetry.tracing import TraceContext, current
 
 __all__ = ["TracedHost"]
 

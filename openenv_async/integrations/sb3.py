@@ -49,7 +49,7 @@ from gymnasium.vector import AutoresetMode
 
 from openenv_async.errors import EnvironmentFailure, InvalidObservation, OperationUnsupported
 from openenv_async.integrations.gymnasium.vector import GymVectorEnv
-from openenv_async.integrations.source import Source
+from openenv_async.targets.served import Source
 
 __all__ = [
     "MaskedDictReplayBuffer",

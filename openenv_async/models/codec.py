@@ -8,7 +8,6 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 import msgspec
 
 from openenv_async import arrays
-from openenv_async.depth import check_json_depth, check_msgpack_depth
 from openenv_async.errors import InvalidModel, OpenEnvError, ProtocolError
 from openenv_async.models.decoding import (
     dec_hook,
@@ -17,6 +16,7 @@ from openenv_async.models.decoding import (
     with_floats,
     without_scalars,
 )
+from openenv_async.models.depth import check_json_depth, check_msgpack_depth
 from openenv_async.models.encoding import json_encoder, msgpack_encoder, plain_encoder
 from openenv_async.models.inspection import BAD_DATA, described, type_name
 from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import (
     OpenEnvError,
     ProviderError,
@@ -24,12 +25,11 @@ from openenv_async.errors import (
     SessionClosed,
     raised_again,
 )
-from openenv_async.outlasting import outlast
 from openenv_async.pool.book import Phase
-from openenv_async.pool.crew import Crew
-from openenv_async.pool.leasing import Lease, Leased
+from openenv_async.pool.leases import Lease, Leased
 from openenv_async.pool.settings import PoolSettings
 from openenv_async.pool.statistics import PoolStatistics
+from openenv_async.pool.workers import Crew
 from openenv_async.providers.base import Provider, Worker
 
 __all__ = ["Dispatch"]
@@ -145,7 +145,7 @@ class Dispatch:
             return
         if self._closing is None:
             self._closing = asyncio.create_task(self._shut_down(), name="openenv-pool-close")
-        await outlast(self._closing)
+        await wait_uncancelled(self._closing)
         self._closing.result()
 
     async def _shut_down(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from openenv_async.outlasting import outlast
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.rollouts import (
     EpisodeStream,
     GroupStream,
@@ -205,4 +205,4 @@ class Playing:
         finally:
             for task in players:
                 task.cancel()
-            await outlast(*players)
+            await wait_uncancelled(*players)

@@ -19,7 +19,7 @@ from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
 from openenv_async.errors import OperationUnsupported, SessionClosed, shown
 from openenv_async.pool.dispatch import Dispatch
-from openenv_async.pool.leasing import Lease, Leased, leased_class
+from openenv_async.pool.leases import Lease, Leased, leased_class
 from openenv_async.pool.playing import Playing
 from openenv_async.pool.settings import PoolSettings
 from openenv_async.pool.sources import Sources

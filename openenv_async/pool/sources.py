@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from openenv_async import manifest
-from openenv_async.discovery import (
-    find_entry,
-    image_name,
-    is_address,
-    is_installed,
-    looks_like_path,
-)
 from openenv_async.errors import TargetNotFound
 from openenv_async.hosts import is_registered_id
 from openenv_async.providers.base import Provider
 from openenv_async.providers.process import ProcessProvider
 from openenv_async.providers.static import Finder, StaticProvider
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets import manifest
+from openenv_async.targets.discovery import (
+    find_entry,
+    image_name,
+    is_address,
+    is_installed,
+    looks_like_path,
+)
 
 __all__ = ["Sources", "image_of"]
 

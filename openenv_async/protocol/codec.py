@@ -27,13 +27,13 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 from msgspec.structs import astuple
 
-from openenv_async.depth import (
+from openenv_async.errors import OpenEnvError, PayloadTooLarge, ProtocolError, sendable
+from openenv_async.models.depth import (
     check_json_depth,
     check_msgpack_depth,
     is_small_msgpack,
     json_items,
 )
-from openenv_async.errors import OpenEnvError, PayloadTooLarge, ProtocolError, sendable
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
     MAX_INT,

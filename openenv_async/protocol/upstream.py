@@ -22,11 +22,6 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from openenv_async.depth import (
-    check_json_containers,
-    check_json_depth,
-    check_msgpack_containers,
-)
 from openenv_async.errors import (
     EnvironmentRaised,
     InvalidModel,
@@ -37,6 +32,11 @@ from openenv_async.errors import (
     ServerBusy,
 )
 from openenv_async.models import Format
+from openenv_async.models.depth import (
+    check_json_containers,
+    check_json_depth,
+    check_msgpack_containers,
+)
 from openenv_async.protocol.codec import json_reward
 from openenv_async.protocol.frames import MAX_INT, Begun, Observation, StateIs
 from openenv_async.types import MAX_DEPTH

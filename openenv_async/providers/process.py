@@ -13,10 +13,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import ProviderError, ServerError, WorkerStartFailed
-from openenv_async.localserver import LocalServer
-from openenv_async.outlasting import outlast
 from openenv_async.providers.base import Provider, Worker, WorkerExit
+from openenv_async.providers.local_server import LocalServer
 
 __all__ = ["ProcessProvider", "ProcessWorker"]
 
@@ -118,7 +118,7 @@ class ProcessProvider(Provider):
     async def aclose(self) -> None:
         """Shut all processes down."""
         closing = [asyncio.create_task(worker.aclose()) for worker in self._workers]
-        await outlast(*closing)
+        await wait_uncancelled(*closing)
         for task in closing:
             task.result()
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import DeadlineExceeded, ProviderError, WorkerStartFailed
-from openenv_async.outlasting import outlast
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.providers.process import ProcessProvider, ProcessWorker
 
@@ -280,7 +280,7 @@ class RayProvider(Provider):
                 self._actors.pop(node_id, None)
             return
         ending = asyncio.create_task(self._stop(node_id, actor), name="openenv-ray-end")
-        await outlast(ending)
+        await wait_uncancelled(ending)
         ending.result()
 
     async def _stop(self, node_id: str, actor: Any) -> None:

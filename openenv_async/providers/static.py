@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-from openenv_async.addresses import checked_url
+from openenv_async.endpoints.addresses import checked_url
 from openenv_async.errors import DeadlineExceeded, ProviderError
 from openenv_async.providers.base import Provider, Worker
 

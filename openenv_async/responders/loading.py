@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from openenv_async.discovery import import_object
 from openenv_async.errors import InvalidOption, TargetNotFound
 from openenv_async.responders.base import Responder
 from openenv_async.responders.openai import OpenAIResponder
 from openenv_async.responders.scripted import ScriptedResponder
+from openenv_async.targets.discovery import import_object
 
 __all__ = ["load_responder"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from openenv_async.client.server_info import fetch_schema
 from openenv_async.rollouts.batching import BatchedPolicy
 from openenv_async.rollouts.checking import check_policy
 from openenv_async.rollouts.collection import collect, collect_all
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
 from openenv_async.rollouts.options import Retry
-from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, fetch_schema, load_policy
+from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, load_policy
 from openenv_async.rollouts.replaying import Difference, replay
 from openenv_async.rollouts.responding import ResponderPolicy
 from openenv_async.rollouts.run import rollout

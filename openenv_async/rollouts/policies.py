@@ -21,16 +21,14 @@ from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
-from openenv_async.addresses import checked_url, is_here
-from openenv_async.client.http_replies import refusal
-from openenv_async.client.refusals import reason_of
-from openenv_async.discovery import import_object
-from openenv_async.errors import ConnectFailed, OpenEnvError, TargetNotFound
+from openenv_async.client.server_info import fetch_schema
+from openenv_async.errors import TargetNotFound
 from openenv_async.models import PayloadCodec
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
+from openenv_async.targets.discovery import import_object
 from openenv_async.types import EpisodeInfo, StepResult
 
-__all__ = ["Policy", "RandomPolicy", "Turn", "bind", "fetch_schema", "load_policy"]
+__all__ = ["Policy", "RandomPolicy", "Turn", "bind", "load_policy"]
 
 _UNTYPED: Final = (None, Any, dict)
 
@@ -130,35 +128,6 @@ def _converter(action_type: Any) -> Callable[[Any], Any]:
     anything: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
     typed: PayloadCodec[Any] = PayloadCodec(action_type, "msgpack")
     return lambda value: typed.decode(anything.encode(value))
-
-
-async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 10.0) -> Any:
-    """The JSON Schemas of a server: ``action``, ``observation``, ``state`` and more.
-
-    Raises:
-        ConnectFailed: the server did not answer with them.
-        OpenEnvError: it said itself why not, such as ``Unauthorized`` or ``InvalidModel``.
-        TypeError, ValueError: ``url`` is none.
-    """
-    import aiohttp
-
-    address = checked_url(url).partition("?")[0].rstrip("/").removesuffix("/ws") + "/schema"
-    address = address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    limit = aiohttp.ClientTimeout(total=timeout)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=limit, trust_env=not is_here(address)) as http,
-            http.get(address, headers=headers) as response,
-        ):
-            if response.status != 200:
-                raise refusal(url, response, await response.read())
-            return await response.json()
-    except OpenEnvError:  # some are ValueErrors as well
-        raise
-    except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-        why = reason_of(url, exc) or f"no answer within {timeout:g} s"
-        raise ConnectFailed(f"cannot read {address}: {why}", phase="connect") from exc
 
 
 def load_policy(text: str) -> Callable[..., Any]:

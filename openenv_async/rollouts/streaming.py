@@ -21,7 +21,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self
 
-from openenv_async.outlasting import outlast
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.rollouts.admission import Admission
 from openenv_async.rollouts.checking import check_count, check_policy, check_seed
 from openenv_async.rollouts.collection import outcomes_of
@@ -138,7 +138,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
             coming.cancel()
         try:
             if coming is not None:
-                await outlast(coming)
+                await wait_uncancelled(coming)
                 if not coming.cancelled():
                     coming.exception()  # of no interest to who closes
         finally:

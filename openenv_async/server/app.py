@@ -15,13 +15,13 @@ from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
-from openenv_async.server.exchange import MEDIA, encode_body, error_body
-from openenv_async.server.guard import Guard
+from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
-from openenv_async.server.lines import Receive, Scope, Send
+from openenv_async.server.http_headers import MEDIA, encode_body, error_body
 from openenv_async.server.metrics import LoopWatch
-from openenv_async.server.nowhere import Elsewhere, no_such_path, route_path
+from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
+from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.server.upstream import UpstreamSocket
 from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec

@@ -14,8 +14,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from openenv_async.data_frames import CutsFrames, data_frame
-from openenv_async.server.lines import LineUser
+from openenv_async.protocol.websocket_frames import CutsFrames, data_frame
+from openenv_async.server.transport import LineUser
 
 __all__ = ["DirectWebSocket"]
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from openenv_async.server.lines import Message, Receive, Scope, Send
+from openenv_async.server.transport import Message, Receive, Scope, Send
 
 __all__ = ["HomeLoop", "is_test_client"]
 

@@ -43,8 +43,10 @@ from openenv_async.protocol.upstream import (
     scalar,
     state_body,
 )
+from openenv_async.server.auth import Guard
 from openenv_async.server.descriptions import Descriptions
-from openenv_async.server.exchange import (
+from openenv_async.server.home import HomeLoop
+from openenv_async.server.http_headers import (
     COOKIE,
     COOKIE_SCOPE,
     SEQ_HEADER,
@@ -62,11 +64,9 @@ from openenv_async.server.exchange import (
     session_name,
     step_timeout,
 )
-from openenv_async.server.guard import Guard
-from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
-from openenv_async.server.lines import Scope
 from openenv_async.server.metrics import LoopWatch
+from openenv_async.server.transport import Scope
 
 __all__ = ["http_routes"]
 

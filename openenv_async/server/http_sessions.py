@@ -32,7 +32,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol import frames
-from openenv_async.server.exchange import (
+from openenv_async.server.http_headers import (
     MEDIA,
     SESSION_HEADER,
     has_foreign_cookie,
@@ -42,7 +42,7 @@ from openenv_async.server.exchange import (
     session_name,
 )
 from openenv_async.server.port import OPENING, CallPort, as_error
-from openenv_async.tracing import NO_TRACE, trace_of
+from openenv_async.telemetry.tracing import NO_TRACE, trace_of
 
 __all__ = ["NOBODY", "HttpPort", "HttpSessions"]
 

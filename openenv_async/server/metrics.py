@@ -22,7 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from openenv_async.engine import Engine
-from openenv_async.engine.isolation.processes import ProcessDriver
+from openenv_async.engine.executors.processes import ProcessDriver
 from openenv_async.engine.latency import Histogram
 from openenv_async.engine.resources import free_descriptors
 from openenv_async.version import __version__

@@ -46,9 +46,9 @@ from openenv_async.protocol.upstream import (
     result_message,
     state_message,
 )
-from openenv_async.server.lines import Message, Receive, Scope, Send
 from openenv_async.server.port import OPENING, CallPort, as_error
-from openenv_async.tracing import trace_of
+from openenv_async.server.transport import Message, Receive, Scope, Send
+from openenv_async.telemetry.tracing import trace_of
 
 __all__ = ["UpstreamSocket"]
 

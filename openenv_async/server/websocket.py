@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from openenv_async.engine import Engine, NativeConnection
 from openenv_async.protocol.codec import WireMessage, frame_codec
-from openenv_async.server.lines import AsgiLine, Line, Receive, Scope, Send
-from openenv_async.tracing import trace_of
+from openenv_async.server.transport import AsgiLine, Line, Receive, Scope, Send
+from openenv_async.telemetry.tracing import trace_of
 
 __all__ = ["NativeSocket"]
 

@@ -7,8 +7,8 @@ that says what is promised; see ``registry``.
 """
 
 from openenv_async.conformance.registry import CheckFailed, Result, Skipped
+from openenv_async.schemas.fit import misfit
 from openenv_async.validation.registry import CHECKS, Check
 from openenv_async.validation.run import validate
-from openenv_async.validation.schema import misfit
 
 __all__ = ["CHECKS", "Check", "CheckFailed", "Result", "Skipped", "misfit", "validate"]

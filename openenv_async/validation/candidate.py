@@ -19,9 +19,9 @@ from openenv_async.errors import (
     OpenEnvError,
     ServerBusy,
 )
-from openenv_async.manifest import Manifest
 from openenv_async.protocol.frames import Close
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
+from openenv_async.targets.manifest import Manifest
 from openenv_async.types import StepResult, Timeouts
 
 __all__ = ["Candidate", "Session", "Turn", "play"]

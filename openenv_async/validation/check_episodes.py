@@ -12,9 +12,9 @@ from openenv_async.conformance.registry import CheckFailed, Skipped, require
 from openenv_async.conformance.upstream import UpstreamFault
 from openenv_async.errors import EpisodeEnded, InvalidAction, OpenEnvError
 from openenv_async.models import PayloadCodec
+from openenv_async.schemas.fit import misfit
 from openenv_async.validation.candidate import Candidate, Session, answered, play
 from openenv_async.validation.registry import check
-from openenv_async.validation.schema import misfit
 
 __all__ = ["DOORS"]
 

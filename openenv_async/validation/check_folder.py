@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async import manifest
 from openenv_async.conformance.registry import CheckFailed, Skipped, require
-from openenv_async.discovery import GROUP
 from openenv_async.errors import TargetNotFound
+from openenv_async.targets import manifest
+from openenv_async.targets.discovery import GROUP
 from openenv_async.validation.candidate import Candidate
 from openenv_async.validation.registry import check
 
@@ -34,7 +34,7 @@ def _manifest(candidate: Candidate) -> manifest.Manifest:
     return candidate.manifest
 
 
-@check("folder", remedy="see openenv_async/manifest.py for the manifest's form")
+@check("folder", remedy="see openenv_async/targets/manifest.py for the manifest's form")
 async def manifest_is_valid(candidate: Candidate) -> None:
     """The manifest has the keys and types that it must have, and none that is misspelt."""
     folder = _folder(candidate)

@@ -111,7 +111,7 @@ async def slow_calls_delay_nobody(candidate: Candidate) -> None:
     """While a call of one session takes its time, the server answers others."""
     import aiohttp
 
-    from openenv_async.addresses import is_here
+    from openenv_async.endpoints.addresses import is_here
 
     held: list[str] = []
     headers = {} if candidate.token is None else {"Authorization": f"Bearer {candidate.token}"}

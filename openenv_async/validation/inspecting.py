@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openenv_async import manifest
 from openenv_async.client.models import ModelHooks
-from openenv_async.discovery import (
+from openenv_async.spec import EnvironmentSpec, model_types
+from openenv_async.targets import manifest
+from openenv_async.targets.discovery import (
     GROUP,
     EnvironmentEntry,
     find_entry,
@@ -28,7 +29,6 @@ from openenv_async.discovery import (
     is_installed,
     object_path,
 )
-from openenv_async.spec import EnvironmentSpec, model_types
 
 __all__ = ["look"]
 

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from openenv_async import manifest
 from openenv_async.client.websocket import dial
 from openenv_async.conformance.registry import CheckFailed, Result, Skipped
 from openenv_async.conformance.suite import describe
-from openenv_async.discovery import find_target, is_address, is_installed, looks_like_path
+from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.errors import (
     ConnectFailed,
     InvalidOption,
@@ -24,8 +23,9 @@ from openenv_async.errors import (
     TargetNotFound,
     shown,
 )
-from openenv_async.localserver import LocalServer
-from openenv_async.tokens import TOKEN_VARIABLE
+from openenv_async.providers.local_server import LocalServer
+from openenv_async.targets import manifest
+from openenv_async.targets.discovery import find_target, is_address, is_installed, looks_like_path
 from openenv_async.types import Limits, Timeouts
 from openenv_async.validation import check_episodes, check_folder, check_seeds, check_time
 from openenv_async.validation.candidate import Candidate

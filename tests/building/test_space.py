@@ -12,11 +12,11 @@ import yaml
 from click.testing import CliRunner
 
 from openenv_async.building import PushFailed, SpaceOptions, build_image, stage_space, upload_space
+from openenv_async.building.scaffold import scaffold
 from openenv_async.building.space_files import own_requirement, space_dockerfile, space_readme
 from openenv_async.cli import main
 from openenv_async.errors import InvalidOption
-from openenv_async.manifest import Manifest, ServerSection
-from openenv_async.scaffold import scaffold
+from openenv_async.targets.manifest import Manifest, ServerSection
 from tests.building.hub import Hub
 from tests.providers.engines import docker, docker_tests
 

@@ -144,7 +144,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("openenv_async.discovery.find_target", broken)
+    monkeypatch.setattr("openenv_async.targets.discovery.find_target", broken)
     assert isinstance(invoke("serve", "echo").exception, ZeroDivisionError)
 
 
@@ -361,7 +361,7 @@ def test_the_demo(tmp_path: Path) -> None:
 
 
 def test_the_demo_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("openenv_async.discovery.installed", dict)
+    monkeypatch.setattr("openenv_async.targets.discovery.installed", dict)
     result = invoke("demo", "--out", str(tmp_path))
     assert result.exit_code == 1
     assert "no environment 'gymnasium'" in one_line(result.stderr)

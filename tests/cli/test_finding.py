@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from openenv_async import discovery, serve
+from openenv_async import serve
 from openenv_async.cli import main
 from openenv_async.cli.doctor import findings
+from openenv_async.targets import discovery
 from tests.cli.test_cli import PROGRAM, ROOT
 from tests.validation.broken import Good
 
@@ -42,7 +43,7 @@ def test_list_does_without_a_docker_engine(tmp_path: Path) -> None:
 
 
 def test_list_with_nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("openenv_async.auto.listing.installed", dict)
+    monkeypatch.setattr("openenv_async.targets.listing.installed", dict)
     result = invoke("list", DOCKER_HOST=f"unix://{tmp_path}/nothing.sock")
     assert "No environment is installed" in result.output
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from openenv_async import manifest
+from openenv_async.building.scaffold import TEMPLATES, check_name, scaffold
 from openenv_async.cli import main
 from openenv_async.errors import InvalidOption
-from openenv_async.scaffold import TEMPLATES, check_name, scaffold
+from openenv_async.targets import manifest
 
 SEED_STRUCTURE = {
     "__init__.py",

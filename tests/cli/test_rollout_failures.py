@@ -16,7 +16,7 @@ from rich.console import Console
 
 from openenv_async import OutcomeStatus, StepResult
 from openenv_async.cli.playing import play, progress_bar
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import read_trajectories
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from openenv_async.building.build import image_name
 from openenv_async.cli import main
-from openenv_async.discovery import find_entry
 from openenv_async.errors import TargetNotFound
 from openenv_async.pool.sources import image_of
+from openenv_async.targets.discovery import find_entry
 
 ROOT = Path(__file__).parents[2]
 

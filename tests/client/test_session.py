@@ -11,8 +11,8 @@ from openenv_async import GenericEnvClient, Limits, Timeouts
 from openenv_async.client.connection import Connection
 from openenv_async.engine import Engine
 from openenv_async.errors import SessionClosed
-from openenv_async.inprocess import dial_memory
 from openenv_async.pool import EnvPool
+from openenv_async.targets.in_process import dial_memory
 from tests.helpers import Counter, make_engine, settle
 from tests.pool.workers import LoopProvider
 

@@ -19,8 +19,8 @@ from openenv_async.errors import (
     InvalidObservation,
     InvalidOption,
 )
-from openenv_async.inprocess import connect
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.in_process import connect
 
 Dict = dict[str, Any]
 

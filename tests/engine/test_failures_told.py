@@ -20,10 +20,10 @@ from openenv_async.errors import (
     InvalidObservation,
     OpenEnvError,
 )
-from openenv_async.inprocess import connect
-from openenv_async.logs import JsonFormatter, TextFormatter, log_failure
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.in_process import connect
+from openenv_async.telemetry.logs import JsonFormatter, TextFormatter, log_failure
 
 
 class Fragile(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):

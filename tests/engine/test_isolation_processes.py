@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from openenv_async.engine import EngineOptions
-from openenv_async.engine.isolation.pipe import PipeCodec
-from openenv_async.engine.isolation.processes import ProcessDriver
-from openenv_async.engine.isolation.recipe import make_recipe
+from openenv_async.engine.executors.pipe import PipeCodec
+from openenv_async.engine.executors.processes import ProcessDriver
+from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.errors import OperationUnsupported, ResourceLimit
 from openenv_async.protocol.frames import (
     Begun,

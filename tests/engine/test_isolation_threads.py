@@ -241,7 +241,7 @@ async def test_an_owned_thread_makes_every_call() -> None:
 
 
 async def test_an_owned_thread_stays_the_same_however_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openenv_async.engine.isolation import threads as module
+    from openenv_async.engine.executors import threads as module
 
     monkeypatch.setattr(module, "_IDLE", 0.02)
     async with started(Owning) as (_, peer):
@@ -282,7 +282,7 @@ async def test_threads_end_with_the_engine() -> None:
 
 
 async def test_idle_threads_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openenv_async.engine.isolation import threads as module
+    from openenv_async.engine.executors import threads as module
 
     monkeypatch.setattr(module, "_IDLE", 0.02)
     before = threads()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine, EngineOptions
-from openenv_async.engine.host import Host
+from openenv_async.engine.runner import Host
 from openenv_async.environment import Isolation
 from openenv_async.errors import (
     EnvironmentDied,
@@ -26,8 +26,8 @@ from openenv_async.errors import (
     OpenEnvError,
     TransportError,
 )
-from openenv_async.inprocess import connect
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.in_process import connect
 from openenv_async.types import Limits
 from tests.engine.raising import (
     CLASSES,

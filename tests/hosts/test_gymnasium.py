@@ -15,7 +15,6 @@ from gymnasium import spaces
 
 from openenv_async import Environment, connect, create_app, serve
 from openenv_async.client.env import GenericEnvClient
-from openenv_async.discovery import find_target
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     EnvironmentRaised,
@@ -28,6 +27,7 @@ from openenv_async.errors import (
 )
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.discovery import find_target
 
 
 class Corridor(gymnasium.Env[dict[str, Any], np.int64]):

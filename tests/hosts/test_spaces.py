@@ -21,7 +21,7 @@ from openenv_async.errors import InvalidAction, InvalidObservation, InvalidOptio
 from openenv_async.hosts.spaces import described, opener, reader, rebuilt, sender, writer
 from openenv_async.integrations.gymnasium import codec_of
 from openenv_async.models import Format, PayloadCodec
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
 
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 FORMATS: tuple[Format, ...] = ("msgpack", "json")

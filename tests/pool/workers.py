@@ -12,7 +12,7 @@ from openenv_async.engine import Engine
 from openenv_async.errors import WorkerStartFailed
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.server import create_app
-from openenv_async.serving import serve
+from openenv_async.server.run import serve
 from tests.rollouts.environments import Counting, Move, Seen
 
 

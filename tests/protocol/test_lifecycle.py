@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from openenv_async import Environment
-from openenv_async.engine.host import Host
 from openenv_async.engine.requests import Unfinished, Wire
+from openenv_async.engine.runner import Host
 from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
 from openenv_async.protocol.frames import (
     Begun,

@@ -19,7 +19,7 @@ from openenv_async.providers.docker.engine import Engine
 from openenv_async.providers.docker.owner import HOST, PID, RUN, STARTED, this_owner
 from openenv_async.providers.docker.sweep import kept_containers, sweep
 from openenv_async.server import HTTPEnvServer
-from openenv_async.server.lease import OwnerLease
+from openenv_async.server.owner_lease import OwnerLease
 from tests.helpers import until
 from tests.providers.engines import (
     BASE,

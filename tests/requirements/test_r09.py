@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.engine.isolation import child
+from openenv_async.engine.executors import child
 from openenv_async.errors import EnvironmentDied
 from tests.chaos import ChaosProxy
 from tests.helpers import until

@@ -23,7 +23,7 @@ from openenv_async import (
     serve,
 )
 from openenv_async.errors import ConnectFailed, DeadlineExceeded, SessionClosed, SessionLost
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.testing import ConformanceEnvironment
 
 FIELDS = [field.name for field in dataclasses.fields(Timeouts)]

@@ -31,12 +31,12 @@ from openenv_async import (
     SyncEnvClient,
 )
 from openenv_async.cli import main
+from openenv_async.endpoints.tokens import find_token
 from openenv_async.errors import ConnectFailed, EnvironmentRaised, Unauthorized
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.server import create_app
-from openenv_async.server.guard import Guard
-from openenv_async.serving import run_server, serve
-from openenv_async.tokens import find_token
+from openenv_async.server.auth import Guard
+from openenv_async.server.run import run_server, serve
 from tests.rollouts.environments import Counting
 
 COUNTING = "tests.rollouts.environments:Counting"

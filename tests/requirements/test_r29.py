@@ -21,7 +21,7 @@ from openenv_async import (
     serve,
 )
 from openenv_async.errors import PayloadTooLarge
-from openenv_async.localserver import LocalServer
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.testing import ConformanceEnvironment
 
 LIMIT = 1 << 20

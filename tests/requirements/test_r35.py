@@ -21,9 +21,9 @@ from openenv_async import Environment, GenericEnvClient, HTTPEnvClient, Timeouts
 from openenv_async.engine import Engine
 from openenv_async.environment import Isolation
 from openenv_async.errors import OpenEnvError
-from openenv_async.localserver import LocalServer
-from openenv_async.logs import JsonFormatter, TextFormatter, configure_logging
-from openenv_async.tracing import (
+from openenv_async.providers.local_server import LocalServer
+from openenv_async.telemetry.logs import JsonFormatter, TextFormatter, configure_logging
+from openenv_async.telemetry.tracing import (
     TraceContext,
     current_traceparent,
     current_tracestate,

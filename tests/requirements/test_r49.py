@@ -25,7 +25,6 @@ from openenv_async import GenericEnvClient
 from openenv_async.client.websocket import websocket_url
 from openenv_async.conformance import NativeDoor
 from openenv_async.conformance.rawwire import RawWire
-from openenv_async.localserver import LocalServer
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
@@ -36,6 +35,7 @@ from openenv_async.protocol.frames import (
     Step,
     Welcome,
 )
+from openenv_async.providers.local_server import LocalServer
 from openenv_async.types import MAX_DEPTH
 
 TARGET = "openenv_async.testing:ConformanceEnvironment"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.scaffold import TEMPLATES
+from openenv_async.building.scaffold import TEMPLATES
 from tests.cli.test_cli import PROGRAM
 from tests.validation.broken import BROKEN
 from tests.validation.test_folder import BROKEN as BROKEN_FOLDERS

@@ -21,7 +21,7 @@ from openenv_async import EngineOptions, EnvClient, Environment, GenericEnvClien
 from openenv_async.engine import Engine
 from openenv_async.environment import Isolation
 from openenv_async.server import create_app
-from openenv_async.serving import serve
+from openenv_async.server.run import serve
 
 Dict = dict[str, Any]
 T = TypeVar("T")

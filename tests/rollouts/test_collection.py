@@ -27,9 +27,9 @@ from openenv_async.errors import (
     ServerBusy,
     TransportError,
 )
-from openenv_async.inprocess import connect
 from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
 from openenv_async.server import create_app
+from openenv_async.targets.in_process import connect
 from tests.rollouts.environments import Counting, Hanging, Move, RaisesInStep, Seen
 
 

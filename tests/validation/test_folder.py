@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from openenv_async import manifest
+from openenv_async.building.scaffold import scaffold
 from openenv_async.errors import TargetNotFound
-from openenv_async.scaffold import scaffold
+from openenv_async.targets import manifest
 from openenv_async.validation import CHECKS, validate
 from tests.cli.test_cli import PROGRAM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atari_env.client import AtariEnv
 from atari_env.models import AtariAction, AtariObservation, AtariState
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = ["ENVIRONMENT", "AtariAction", "AtariEnv", "AtariObservation", "AtariState"]
 

@@ -13,8 +13,8 @@ from atari_env.environment import AtariEnvironment
 from atari_env.policies import follow_the_ball
 
 from openenv_async import OutcomeStatus, serve
-from openenv_async.discovery import find_target
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_target
 
 Step = tuple[bytes, float | None, bool]
 

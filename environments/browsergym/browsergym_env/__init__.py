@@ -5,7 +5,7 @@ from __future__ import annotations
 from browsergym_env.client import BrowserGymEnv
 from browsergym_env.models import BrowserGymAction, BrowserGymObservation, BrowserGymState
 from browsergym_env.tasks import TASKS, TEST_TASKS, TRAIN_TASKS
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = [
     "ENVIRONMENT",

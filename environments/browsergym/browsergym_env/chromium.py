@@ -20,8 +20,8 @@ from typing import Final
 
 from playwright.async_api import Browser, Error, Playwright, async_playwright
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import EnvironmentStartFailed
-from openenv_async.outlasting import outlast
 
 __all__ = ["SharedChromium", "find_chromium", "shared_chromium"]
 
@@ -105,7 +105,7 @@ class SharedChromium:
         _shared.pop(self._loop, None)
         if task is not None:
             stopping = self._loop.create_task(_stop(task))
-            await outlast(stopping)
+            await wait_uncancelled(stopping)
             stopping.result()
 
 

@@ -9,8 +9,8 @@ from browsergym_env.models import BrowserGymObservation
 from browsergym_env.policy import RandomClicks, elements, rules
 from browsergym_env.tasks import pages_folder, resolve
 
-from openenv_async.discovery import find_entry
 from openenv_async.errors import EnvironmentStartFailed, InvalidOption
+from openenv_async.targets.discovery import find_entry
 
 
 def test_the_list_has_every_page_of_the_package_once() -> None:

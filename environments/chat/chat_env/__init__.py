@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chat_env.client import ChatEnv
 from chat_env.models import ChatAction, ChatObservation, ChatState, Message
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = ["ENVIRONMENT", "ChatAction", "ChatEnv", "ChatObservation", "ChatState", "Message"]
 

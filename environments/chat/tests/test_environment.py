@@ -19,10 +19,10 @@ from chat_env.environment import ChatEnvironment
 from chat_env.tokenizer import load_tokenizer
 
 from openenv_async import OutcomeStatus, StepResult, connect, rollout, serve
-from openenv_async.discovery import find_entry, find_target
 from openenv_async.errors import InvalidAction, InvalidOption, ResponderFailed
 from openenv_async.responders import Reply, ScriptedResponder
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_entry, find_target
 
 END = 2
 TOKENIZER = load_tokenizer()

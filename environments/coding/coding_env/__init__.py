@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coding_env.client import CodingEnv
 from coding_env.models import CodeAction, CodeObservation, CodingState
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = ["ENVIRONMENT", "CodeAction", "CodeObservation", "CodingEnv", "CodingState"]
 

@@ -20,7 +20,6 @@ from coding_env.policies import SnippetPolicy
 from coding_env.tasks import BUNDLED, Task
 
 from openenv_async import EnvClient, Timeouts, connect, serve
-from openenv_async.discovery import find_target
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -31,6 +30,7 @@ from openenv_async.errors import (
     InvalidOption,
 )
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_target
 from openenv_async.testing import check_environment
 
 SORT = "def sort_numbers(numbers):\n    return sorted(numbers)\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from echo_env.client import EchoEnv
 from echo_env.models import EchoAction, EchoObservation
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = ["ENVIRONMENT", "EchoAction", "EchoEnv", "EchoObservation"]
 

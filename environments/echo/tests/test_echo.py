@@ -8,8 +8,8 @@ from echo_env.app import app
 from echo_env.environment import EchoEnvironment
 
 from openenv_async import OutcomeStatus, connect, rollout, serve
-from openenv_async.discovery import find_entry, find_target
 from openenv_async.errors import InvalidAction
+from openenv_async.targets.discovery import find_entry, find_target
 
 
 async def test_it_says_what_it_is_told() -> None:

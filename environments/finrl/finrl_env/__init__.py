@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finrl_env.client import FinRLEnv
 from finrl_env.models import FinRLAction, FinRLMetrics, FinRLObservation, FinRLState
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = [
     "ENVIRONMENT",

@@ -15,9 +15,9 @@ from finrl_env.environment import FinRLEnvironment
 from finrl_env.policies import buy_and_hold
 
 from openenv_async import OutcomeStatus, serve
-from openenv_async.discovery import find_target
 from openenv_async.errors import InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_target
 
 
 async def test_sixteen_sessions_side_by_side_trade_the_same() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gymnasium_env.client import GymnasiumEnv
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 
 __all__ = [
     "ENVIRONMENT",

@@ -21,9 +21,9 @@ from gymnasium_env import (
 from gymnasium_env.environment import GymnasiumEnvironment, InlineGymnasiumEnvironment
 
 from openenv_async import OutcomeStatus, StepResult, serve
-from openenv_async.discovery import find_target
 from openenv_async.errors import EnvironmentRaised, InvalidAction, InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema, rollout
+from openenv_async.targets.discovery import find_target
 
 BOTH = pytest.mark.parametrize("cls", [GymnasiumEnvironment, InlineGymnasiumEnvironment])
 Episode = list[tuple[Any, float | None, bool, bool]]

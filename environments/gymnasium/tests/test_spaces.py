@@ -13,7 +13,7 @@ from gymnasium_env.spaces import reader, schema, writer
 
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.models import PayloadCodec
-from openenv_async.schema_sampling import sample
+from openenv_async.schemas.sample import sample
 
 INF = float("inf")
 SPACES: list[spaces.Space[Any]] = [

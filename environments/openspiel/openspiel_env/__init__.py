@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 from openspiel_env.client import OpenSpielEnv
 from openspiel_env.models import (
     RANDOM_ACTION,

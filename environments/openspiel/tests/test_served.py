@@ -14,9 +14,9 @@ from openspiel_env.environment import OpenSpielEnvironment
 from openspiel_env.policies import catch
 
 from openenv_async import EngineOptions, OutcomeStatus, serve
-from openenv_async.discovery import find_target
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_target
 
 
 async def test_sixteen_sessions_side_by_side_play_the_same_game() -> None:

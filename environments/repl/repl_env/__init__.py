@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.discovery import EnvironmentEntry
+from openenv_async.targets.discovery import EnvironmentEntry
 from repl_env.client import REPLEnv
 from repl_env.models import CodeBlockResult, REPLAction, REPLObservation, REPLState
 

@@ -16,7 +16,6 @@ from repl_env.environment import REPLEnvironment
 from repl_env.policies import GrepPolicy
 
 from openenv_async import EnvClient, Timeouts, connect, serve
-from openenv_async.discovery import find_target
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from openenv_async.errors import (
 )
 from openenv_async.responders import Reply, ScriptedResponder
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.targets.discovery import find_target
 from openenv_async.testing import check_environment
 
 ASKED: dict[str, Any] = {"context": "a b c", "task_prompt": "How many?", "expected_answer": "3"}

@@ -19,7 +19,7 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
-from openenv_async.integrations.source import ServedEnvironment, Source
+from openenv_async.targets.served import ServedEnvironment, Source
 from openenv_async.types import EpisodeInfo, Timeouts
 
 __all__ = ["GymEnv", "OpenEnvGymWrapper"]

@@ -37,7 +37,7 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
-from openenv_async.integrations.source import ServedEnvironment, Source
+from openenv_async.targets.served import ServedEnvironment, Source
 from openenv_async.types import Timeouts
 
 __all__ = ["Failures", "GymVectorEnv"]

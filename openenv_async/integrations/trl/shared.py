@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.loop_thread import background_loop
+from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import OperationUnsupported, SessionClosed
-from openenv_async.integrations.source import URL_SCHEMES
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts.checking import check_client, remedy_of
-from openenv_async.rollouts.policies import fetch_schema
+from openenv_async.targets.served import URL_SCHEMES
 
 __all__ = ["SharedSource", "Source", "close_all"]
 

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError
-from openenv_async.outlasting import outlast
 from openenv_async.providers.docker.engine import Engine
 from openenv_async.providers.docker.images import PullPolicy, ensure_image
 from openenv_async.providers.docker.removals import Removals
@@ -89,10 +89,10 @@ class Attachment:
         others = [task for task in (self._sweeping, self._looking) if task is not None]
         for task in others:
             task.cancel()
-        await outlast(*others)
+        await wait_uncancelled(*others)
         await self.watch.aclose()
         self._holding.cancel()
-        await outlast(self._holding)
+        await wait_uncancelled(self._holding)
 
     async def _hold(self) -> None:
         """Close the sockets when this is cancelled: by closing, or by a loop that ends."""

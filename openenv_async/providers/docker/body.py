@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.providers.docker.options import LEASE_VARIABLE, ContainerOptions, size
 from openenv_async.providers.docker.owner import Owner
-from openenv_async.tokens import TOKEN_VARIABLE
 
 __all__ = ["READ_ONLY", "create_body"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from openenv_async.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 
 __all__ = ["LEASE_VARIABLE", "ContainerOptions", "Redactor", "size"]
 

@@ -16,15 +16,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ProviderError
-from openenv_async.outlasting import outlast
 from openenv_async.providers.base import Provider, WorkerExit
 from openenv_async.providers.docker.attachment import Attachment
 from openenv_async.providers.docker.calls import NoSuchContainer
 from openenv_async.providers.docker.engine import Engine
 from openenv_async.providers.docker.images import PullPolicy
-from openenv_async.providers.docker.keeper import Keeper, keeper
 from openenv_async.providers.docker.options import ContainerOptions, Redactor
+from openenv_async.providers.docker.reaper_client import Keeper, keeper
 from openenv_async.providers.docker.starting import Recipe, Start
 from openenv_async.providers.docker.watch import Watch
 from openenv_async.providers.docker.worker import DockerWorker, exit_of
@@ -252,7 +252,7 @@ class DockerProvider(Provider):
         if at.closing is None or at.closing.done():  # who closes meanwhile waits for the same end
             at.closing = asyncio.create_task(self._close(at), name="openenv-docker-close")
         closing = at.closing
-        await outlast(closing)
+        await wait_uncancelled(closing)
         closing.result()
 
     async def _close(self, at: Attachment) -> None:

@@ -15,8 +15,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError
-from openenv_async.outlasting import outlast
 from openenv_async.providers.docker.engine import Engine
 
 __all__ = ["Removals"]
@@ -64,11 +64,11 @@ class Removals:
         """Wait until a container is removed, if that is under way."""
         task = self._tasks.get(name)
         if task is not None:
-            await outlast(task)
+            await wait_uncancelled(task)
 
     async def all(self) -> None:
         """Wait for all that are under way."""
-        await outlast(*self._tasks.values())
+        await wait_uncancelled(*self._tasks.values())
 
     async def _remove(self, name: str, creating: asyncio.Task[str] | None) -> None:
         interrupted: asyncio.CancelledError | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.addresses import is_on_bridge
+from openenv_async.endpoints.addresses import is_on_bridge
 from openenv_async.providers.base import Worker, WorkerExit
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Endpoints of servers: their addresses, access tokens and TLS settings."""

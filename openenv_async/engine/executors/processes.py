@@ -1,0 +1,278 @@
+"""Environments in worker processes: killed when they hang, replaced when they die.
+
+The server process owns every socket, number and deadline; a worker runs an engine of its own
+and is spoken to with the same frames, payloads undecoded, over a Unix socket.
+
+By default a session has a process to itself, so that it shares neither working directory nor
+environment variables nor module globals with another. With ``workers`` set, that many processes
+share the sessions.
+
+Rules:
+
+- A call past its deadline is given up. Where its session lives alone, the process is killed, for
+  nothing else stops code that does not want to stop. Where others live there, the worker abandons
+  the call, and is killed only when the thread they all share gives no sign of life.
+- A worker in which too many abandoned calls still run takes no new sessions; it ends with its
+  last one, and another one takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from openenv_async.engine.executors.child import EXIT_GRACE, Child
+from openenv_async.engine.executors.offspring import Sweeper
+from openenv_async.engine.latency import TimedWire
+from openenv_async.engine.requests import HostReply, HostRequest, failed, operation
+from openenv_async.engine.runner import bad_action
+from openenv_async.engine.session import Session
+from openenv_async.engine.traced import TracedHost
+from openenv_async.engine.transcode import transcode
+from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
+from openenv_async.protocol.frames import (
+    Cancel,
+    Close,
+    Credit,
+    Failed,
+    Open,
+    Opened,
+    Partial,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from openenv_async.engine.engine import Engine
+
+__all__ = ["ProcessDriver"]
+
+log = logging.getLogger("openenv_async.worker")
+
+_DESCRIPTORS: Final = 10
+"""File descriptors that a worker takes while it is spawned; it keeps four."""
+
+
+class _Place:
+    """Where a session lives: its worker, its channel there, its last request number there."""
+
+    __slots__ = ("channel", "format", "seq", "worker")
+
+    def __init__(self, worker: Child, channel: int) -> None:
+        self.worker = worker
+        self.channel = channel
+        self.seq = 0
+        self.format: Any = "msgpack"
+
+
+class ProcessDriver:
+    """Places sessions in worker processes.
+
+    Args:
+        engine: whose sessions they are.
+        recipe: what ``make_recipe`` made.
+        workers: processes that share the sessions; ``None`` gives each session its own.
+    """
+
+    timed = True
+
+    def __init__(self, engine: Engine, recipe: bytes, workers: int | None) -> None:
+        self.engine = engine
+        self._recipe = recipe
+        self._workers: set[Child] = set()
+        self._shared = workers
+        self._numbers = 0
+        self._sweeper = Sweeper()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def start(self, session: Session, request: HostRequest) -> None:
+        """Pass a request on to the session's worker."""
+        format = session.wire.format
+        try:
+            inner = transcode(self.engine.spec, request, format, "msgpack")
+            if session.slot is None:
+                worker = self._place()
+                session.slot = _Place(worker, worker.adopt(session))
+        except (OpenEnvError, ValueError) as exc:
+            error = exc if isinstance(exc, OpenEnvError) else ProtocolError(str(exc))
+            if isinstance(request, Step):
+                error = bad_action(error)
+            error.add_context(env=self.engine.spec.name, phase=operation(request))
+            session.complete(request, failed(request, error, format))
+            return
+        place = session.slot
+        assert isinstance(place, _Place)
+        place.format = format
+        if isinstance(request, Step) and request.credit:
+            session.begin_stream(request.credit)
+        if inner is request:
+            inner = msgspec.structs.replace(request)
+        inner.channel = place.channel
+        inner.timeout = 0  # this process watches the clock
+        if isinstance(inner, Open):
+            if isinstance(session.host, TracedHost):
+                inner.traceparent, inner.tracestate = session.host.trace
+        else:
+            place.seq += 1
+            inner.seq, inner.ack = place.seq, place.seq - 1
+        place.worker.send(inner)
+
+    def _returned(self, session: Session, frame: Any) -> None:
+        """A frame came back from a worker."""
+        place, request = session.slot, session.current
+        assert isinstance(place, _Place)
+        if request is None or session.dead is not None:
+            return
+        if isinstance(frame, Partial):
+            self._show(session, place, request, frame)
+            return
+        seq = 0 if isinstance(frame, Opened) else getattr(frame, "seq", -1)
+        if seq != (0 if isinstance(request, Open) else place.seq):
+            return
+        reply: HostReply = frame
+        if place.format != "msgpack":
+            try:
+                reply = transcode(self.engine.spec, frame, "msgpack", place.format)
+            except OpenEnvError as exc:
+                reply = failed(request, exc, place.format)
+        if not isinstance(request, Open):
+            reply.seq = request.seq
+        if isinstance(request, Close) or (isinstance(request, Open) and isinstance(reply, Failed)):
+            self._leave(place)
+        if type(session.wire) is TimedWire:
+            session.wire.replied()
+        session.complete(request, reply)
+
+    def _unsent(self, session: Session, frame: Any, error: OpenEnvError) -> None:
+        """A frame could not be sent: the worker does not miss its number."""
+        place, request = session.slot, session.current
+        assert isinstance(place, _Place)
+        if not isinstance(frame, HostRequest) or request is None:
+            return
+        seq = 0 if isinstance(frame, Open) else frame.seq
+        self._returned(session, failed(frame, error, "msgpack"))
+        if not isinstance(frame, Open) and place.seq == seq:
+            place.seq -= 1
+
+    def _show(
+        self, session: Session, place: _Place, request: HostRequest, partial: Partial
+    ) -> None:
+        if partial.seq != place.seq:
+            return  # of a step that was given up
+        try:
+            payload = transcode(self.engine.spec, partial, "msgpack", place.format).payload
+        except OpenEnvError as exc:
+            place.worker.send(Cancel(place.channel, place.seq))
+            session.complete(request, failed(request, exc, place.format))
+            return
+        session.emit(bytes(payload), partial.whole)
+
+    def interrupt(self, session: Session) -> bool:
+        """Pass a cancellation on; a worker whose loop is blocked will not see it."""
+        place = session.slot
+        if isinstance(place, _Place) and not isinstance(session.current, Open):
+            place.worker.send(Cancel(place.channel, place.seq))
+        return True
+
+    def credited(self, session: Session, units: int) -> None:
+        """Pass credit on."""
+        place = session.slot
+        if isinstance(place, _Place):
+            units = min(units, self.engine.options.limits.max_credit)
+            place.worker.send(Credit(place.channel, place.seq, units))
+
+    def abandon(self, session: Session) -> None:
+        """Give the call up inside its worker, or kill the worker where no other session lives."""
+        place = session.slot
+        assert isinstance(place, _Place)
+        worker = place.worker
+        worker.sessions.pop(place.channel, None)
+        if worker.sessions:
+            worker.give_up(session)
+        else:
+            worker.kill(ServerError("it hung past a deadline and was killed"))
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def _place(self) -> Child:
+        """The worker for a new session: the emptiest one, or a new one.
+
+        Raises:
+            ResourceLimit: too few file descriptors are left for a new one.
+        """
+        alive = [worker for worker in self._workers if not (worker.retired or worker.full)]
+        if self._shared is not None and len(alive) >= self._shared:
+            return min(alive, key=lambda worker: len(worker.sessions))
+        try:
+            self.engine.resources.take_descriptors(_DESCRIPTORS, "another process")
+        except ResourceLimit:
+            if self._shared is not None and alive:
+                return min(alive, key=lambda worker: len(worker.sessions))
+            raise
+        self.engine.stats.workers_started += 1
+        self._numbers += 1
+        worker = Child(
+            self._numbers,
+            self._recipe,
+            self.engine.spec.name,
+            self.engine.options.worker_silence,
+            self._sweeper,
+            self._returned,
+            self._unsent,
+            self._reported,
+            self._ended,
+        )
+        self._workers.add(worker)
+        return worker
+
+    def _leave(self, place: _Place) -> None:
+        worker = place.worker
+        worker.sessions.pop(place.channel, None)
+        if self._shared is None or (worker.stuck and not worker.sessions):
+            worker.retire()
+
+    def _reported(self, worker: Child) -> None:
+        """A worker has told how many abandoned calls still run in it."""
+        limit = self.engine.options.limits.max_abandoned_calls
+        if worker.stuck > limit and not worker.full:
+            worker.full = True
+            log.warning(
+                "%d calls past their deadlines still run in a worker (max_abandoned_calls is %d):"
+                " it takes no new sessions and ends with its last",
+                worker.stuck,
+                limit,
+                extra={"worker": worker.number},
+            )
+        if worker.stuck and not worker.sessions and not worker.retired:
+            worker.retire()
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes now, those included that are starting or ending."""
+        return len(self._workers)
+
+    def _ended(self, worker: Child) -> None:
+        """A worker is gone: every session that lived there is over, at once."""
+        if worker.doomed is not None or not worker.retired:
+            self.engine.stats.workers_died += 1
+            log.warning(
+                "a worker is gone, code %s", worker.exit_code, extra={"worker": worker.number}
+            )
+        worker.retired = True
+        sessions, worker.sessions = worker.sessions, {}
+        self._workers.discard(worker)
+        for session in sessions.values():
+            session.die(worker.epitaph())
+
+    async def aclose(self) -> None:
+        """End every worker and wait for it."""
+        workers = list(self._workers)
+        for worker in workers:
+            worker.retire()
+        if workers:
+            await asyncio.wait([worker.life for worker in workers], timeout=EXIT_GRACE + 3)
+        for worker in list(self._workers):
+            worker.kill(ServerError("the server is closing"))

@@ -1,0 +1,269 @@
+"""Async environments: each session is one task with an inbox.
+
+The task builds, calls and closes its environment, so the environment may hold task groups and
+cancel scopes across calls. No scope or timeout of ours is open around its code: a deadline or a
+cancel frame cancels the task, and the task takes the cancellation back once the call has ended.
+
+A cancellation that nobody here asked for is the environment's own doing, and the error of its
+call; but one that comes while the loop stands is the end of the program. However the task ends,
+the request that it was at is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+from openenv_async.engine.executors.builders import COSTLY, LONGEST_PAUSE, PAUSE
+from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
+from openenv_async.engine.session import Session
+from openenv_async.errors import EnvironmentDied
+from openenv_async.exception_text import exception_name
+from openenv_async.protocol.frames import Close, Open, Step
+
+__all__ = ["TaskDriver", "session_of_task"]
+
+session_of_task: ContextVar[Session] = ContextVar("session_of_task")
+"""The session on whose behalf a task runs; unset in the engine's own."""
+
+_STOPPED: Final = (asyncio.CancelledError, GeneratorExit)
+
+
+class _SessionTask(asyncio.Task[None]):
+    """The task of one session. No other session can cancel it while this one lives.
+
+    Attributes:
+        is_over: the program ended it, as ``asyncio.run`` does at its end.
+    """
+
+    is_over = False
+    session: Session | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel as ``asyncio.Task`` does."""
+        if asyncio._get_running_loop() is None:
+            self.is_over = True
+        by, session = session_of_task.get(None), self.session
+        if by is not None and session is not None and by is not session and session.dead is None:
+            return False
+        return super().cancel(msg)
+
+
+class _Slot:
+    """The task of one session and the future it waits on."""
+
+    __slots__ = ("credit", "inbox", "task")
+
+    def __init__(self, inbox: asyncio.Future[HostRequest | Unfinished]) -> None:
+        self.inbox = inbox
+        self.credit: asyncio.Future[None] | None = None
+        self.task: _SessionTask | None = None
+
+
+class TaskDriver:
+    """Owns one task per session; they end with their sessions or with ``aclose``."""
+
+    timed = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._tasks: dict[_SessionTask, Session] = {}
+        self._closing = False
+        self._openings: deque[tuple[_Slot, Open]] = deque()
+        self._is_opening = False
+
+    def start(self, session: Session, request: HostRequest | Unfinished) -> None:
+        """Hand the request to the session's task, which an Open creates."""
+        slot = session.slot
+        if slot is None:
+            slot = session.slot = _Slot(self._loop.create_future())
+            slot.task = _SessionTask(self._run(session, slot), loop=self._loop)
+            slot.task.session = session
+            self._tasks[slot.task] = session
+            slot.task.add_done_callback(self._ended)
+            if type(request) is Open:
+                self._openings.append((slot, request))
+                if not self._is_opening:
+                    self._open_next()
+                return
+        assert isinstance(slot, _Slot)
+        try:
+            slot.inbox.set_result(request)
+        except asyncio.InvalidStateError:  # cancelled by what the environment left running
+            slot.inbox = self._loop.create_future()
+            slot.inbox.set_result(request)
+
+    def _open_next(self) -> None:
+        """Let the next session construct its environment, which it does in its first turn.
+
+        One at a time, and what takes long is followed by a pause for the others.
+        """
+        self._is_opening = False
+        while self._openings and not self._is_opening:
+            slot, request = self._openings.popleft()
+            if not slot.inbox.done():  # else it was given up meanwhile
+                slot.inbox.set_result(request)
+                self._is_opening = True
+                self._loop.call_soon(self._opened, self._loop.time())
+
+    def _opened(self, since: float) -> None:
+        cost = self._loop.time() - since
+        if cost < COSTLY or not self._openings:
+            self._open_next()
+        else:
+            self._loop.call_later(min(cost * PAUSE, LONGEST_PAUSE), self._open_next)
+
+    def _ended(self, task: _SessionTask) -> None:
+        """The task of a session is over; if it did not end by itself the session dies."""
+        session = self._tasks.pop(task)
+        exc = None if task.cancelled() else task.exception()  # looked at: so it is no news
+        if session.dead is None and not self._closing and not task.is_over:
+            name = session.engine.spec.name
+            why = "cancelled" if exc is None else f"ended by {exception_name(exc)}"
+            session.die(
+                EnvironmentDied(f"the task of {name} was {why}: open a new session", env=name)
+            )
+
+    async def _run(self, session: Session, slot: _Slot) -> None:
+        session_of_task.set(session)
+        while True:
+            try:
+                request = await slot.inbox
+            except asyncio.CancelledError:
+                # A cancel may come in the loop turn of its request, before this task took it.
+                waiting = session.current
+                if session.interrupted is None or waiting is None:
+                    if not self._is_own(slot):
+                        raise  # the engine is closing, or the program
+                    _take_back_cancellation()  # of what the environment started and left
+                    if slot.inbox.cancelled():
+                        slot.inbox = self._loop.create_future()
+                    continue
+                request = waiting
+                reply: HostReply | Unfinished = session.interruption(request)
+                _take_back_cancellation()
+            else:
+                if type(request) is Step and not request.credit:
+                    try:
+                        reply = await session.host.step_async(request, session.wire)
+                    except _STOPPED as exc:
+                        reply = self._stopped(session, slot, request, exc)
+                    if session.interrupted is not None:
+                        _take_back_cancellation()
+                else:
+                    reply = await self._perform(session, slot, request)
+                    if isinstance(request, Unfinished):
+                        request = request.request
+            slot.inbox = self._loop.create_future()
+            session.complete(request, reply)
+            if isinstance(request, Close) and type(reply) is not Unfinished:
+                return
+            if session.dead is not None:  # it was given up, and has ended after all
+                await self._perform(session, slot, Close(0, 0))
+                return
+
+    async def _perform(
+        self, session: Session, slot: _Slot, asked: HostRequest | Unfinished
+    ) -> HostReply | Unfinished:
+        wire = session.wire
+        if isinstance(asked, Step) and asked.credit:
+            session.begin_stream(asked.credit)
+
+        async def emit(payload: bytes, whole: bool) -> None:
+            if not session.emit(payload, whole):
+                slot.credit = self._loop.create_future()
+                await slot.credit
+
+        request = asked.request if isinstance(asked, Unfinished) else asked
+        try:
+            if isinstance(asked, Unfinished):
+                return await session.host.finish(asked, wire)
+            return await session.host.handle_async(asked, wire, emit)
+        except _STOPPED as exc:
+            return self._stopped(session, slot, request, exc)
+        finally:
+            slot.credit = None
+            if session.interrupted is not None:
+                _take_back_cancellation()
+
+    def _is_own(self, slot: _Slot) -> bool:
+        """Return whether the environment itself brought a cancellation about, not a session."""
+        return not self._closing and slot.task is not None and not slot.task.is_over
+
+    def _stopped(
+        self, session: Session, slot: _Slot, request: HostRequest, exc: BaseException
+    ) -> HostReply:
+        """The reply of a call that ended with a cancellation, or as a coroutine that is dropped.
+
+        Raises:
+            CancelledError, GeneratorExit: the engine is closing, or the loop is gone.
+        """
+        if session.interrupted is not None and isinstance(exc, asyncio.CancelledError):
+            return session.interruption(request)
+        if not self._is_own(slot) or _current_task() is not slot.task:
+            raise exc
+        _take_back_cancellation()
+        return session.host.raised(request, exc, session.wire)
+
+    def credited(self, session: Session, units: int) -> None:
+        """Let a stream go on that waits for credit."""
+        slot = session.slot
+        if isinstance(slot, _Slot) and slot.credit is not None and not slot.credit.done():
+            slot.credit.set_result(None)
+
+    def interrupt(self, session: Session) -> bool:
+        """Cancel the call that is running."""
+        slot = session.slot
+        if not isinstance(slot, _Slot) or slot.task is None or isinstance(session.current, Open):
+            return False
+        slot.task.cancel()
+        return True
+
+    def abandon(self, session: Session) -> None:
+        """The task ignores cancellation; it is cancelled once more and awaited at the end."""
+        slot = session.slot
+        if isinstance(slot, _Slot) and slot.task is not None:
+            slot.task.cancel()
+            self._abandoned.add(slot.task)
+            slot.task.add_done_callback(self._abandoned.discard)
+
+    @property
+    def stuck(self) -> int:
+        """Abandoned calls that have not ended."""
+        return len(self._abandoned)
+
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` at once: the loop is not blocked."""
+        answer()
+
+    async def aclose(self) -> None:
+        """Cancel what is left and wait for it, a second at most.
+
+        A task that is deaf to cancellation is disowned: the loop's own last cancellation would
+        wait for it for ever, and the process would never end.
+        """
+        self._closing = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, deaf = await asyncio.wait(tasks, timeout=1.0)
+            for task in deaf:
+                asyncio._unregister_task(task)  # documented for loops of third parties
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs: a coroutine is being dropped
+        return None
+
+
+def _take_back_cancellation() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

@@ -1,0 +1,581 @@
+"""One environment instance and the requests it answers.
+
+A host checks the lifecycle, decodes, calls the environment and encodes, all in the place where
+the environment lives: on the loop, in a thread, in another process. It knows no socket and no
+session; requests and replies are protocol frames. Only one request runs at a time.
+
+Every exception of the environment ends here, as a ``Failed`` reply: whatever its class, and
+whatever it does when it is printed. What the environment returned is read by ``results``. An
+awaitable that came out of a call taken for a sync one makes the reply ``Unfinished``: the session
+awaits it in a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+import typing
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from openenv_async.engine.requests import (
+    HostReply,
+    HostRequest,
+    Unfinished,
+    Wire,
+    failed,
+    operation,
+)
+from openenv_async.environment import Environment
+from openenv_async.errors import (
+    CallerError,
+    EnvironmentFailure,
+    EnvironmentRaised,
+    EnvironmentStartFailed,
+    EpisodeEnded,
+    EpisodeNotStarted,
+    InvalidAction,
+    InvalidModel,
+    InvalidObservation,
+    InvalidOption,
+    OpenEnvError,
+    OperationUnsupported,
+    ProtocolError,
+    ResponderFailed,
+    sendable,
+)
+from openenv_async.exception_text import (
+    bounded,
+    exception_name,
+    exception_text,
+    traceback_text,
+)
+from openenv_async.models.results import BadResult, Extracted, Unawaited, is_awaitable
+from openenv_async.protocol.frames import (
+    Begun,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
+from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import Limits, StepResult
+
+__all__ = ["Emit", "Host", "bad_action", "environment_raised"]
+
+Emit = Callable[[bytes, bool], Any]
+"""Sends one partial observation: encoded payload, whether it is of the declared type."""
+
+_ENVIRONMENTS_OWN: Final = (
+    *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
+    *(EpisodeEnded, EpisodeNotStarted, OperationUnsupported),
+)
+"""Errors of this package that an environment may raise. The others say something of the server
+or the connection, which is not the environment's to say."""
+_DEFAULT_LIMIT: Final = Limits().max_error_size
+
+
+class Host:
+    """Runs one environment instance.
+
+    Args:
+        spec: how to build it and what it is.
+        debug: put the traceback of an environment's exception into the reply.
+        max_error_size: characters of an exception's text and of its traceback.
+        in_worker: put it there in any case, for the server to log and take out.
+
+    Attributes:
+        trouble: the traceback of the last exception of the environment, for who logs it.
+    """
+
+    __slots__ = (
+        "_awaits_step",
+        "_closed",
+        "_debug",
+        "_known",
+        "_max_error_size",
+        "_read",
+        "_step",
+        "_tells",
+        "env",
+        "episode_id",
+        "phase",
+        "seed",
+        "spec",
+        "steps",
+        "trouble",
+    )
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        debug: bool = False,
+        max_error_size: int = _DEFAULT_LIMIT,
+        in_worker: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.env: Any = None
+        self.phase = Phase.FRESH
+        self.episode_id: str | None = None
+        self.seed: int | None = None
+        self.steps = 0
+        self.trouble: str | None = None
+        self._read = spec.read
+        self._known = spec.read.known
+        self._step: Any = None
+        self._awaits_step = "step" in spec.contract.awaited
+        self._debug = debug
+        self._tells = debug or in_worker
+        self._max_error_size = max_error_size
+        self._closed = False
+
+    # -- sync environments ------------------------------------------------------------------
+
+    def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:
+        """Answer one request of a sync environment; never raises."""
+        if type(request) is Step and self.phase is Phase.RUNNING:
+            try:
+                action = wire.decode_action(request.payload)
+            except BaseException as exc:
+                return self._refused_action(request, exc, wire)
+            try:
+                result = self._step(action)
+            except BaseException as exc:
+                return self.raised(request, exc, wire)
+            return self._observed(request, result, wire)
+        try:
+            call = self._prepare(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
+        try:
+            result = call() if call is not None else None
+        except BaseException as exc:
+            return self.raised(request, exc, wire)
+        return self._finish(request, result, wire)
+
+    # -- async environments -----------------------------------------------------------------
+
+    async def step_async(self, request: Step, wire: Wire) -> HostReply | Unfinished:
+        """As ``handle_async``, for the step that does not stream: the hot path."""
+        if self.phase is not Phase.RUNNING or not self._awaits_step:
+            return await self.handle_async(request, wire, _no_emit)
+        try:
+            action = wire.decode_action(request.payload)
+        except BaseException as exc:
+            return self._refused_action(request, exc, wire)
+        try:
+            result = await self._step(action)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            return self.raised(request, exc, wire)
+        return self._observed(request, result, wire)
+
+    async def handle_async(
+        self, request: HostRequest, wire: Wire, emit: Emit
+    ) -> HostReply | Unfinished:
+        """Answer one request of an async environment.
+
+        Raises:
+            CancelledError, GeneratorExit: for the session's task to judge.
+        """
+        if type(request) is Step and request.credit and self.spec.contract.streams:
+            return await self._stream(request, wire, emit)
+        try:
+            call = self._prepare(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
+        try:
+            result: Any = call() if call is not None else None
+            while is_awaitable(result):
+                result = await result
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            return self.raised(request, exc, wire)
+        return self._finish(request, result, wire)
+
+    async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
+        """Await what a call returned, and answer its request.
+
+        Raises:
+            CancelledError, GeneratorExit: for the session's task to judge.
+        """
+        try:
+            result = await unfinished.awaitable
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            return self.raised(unfinished.request, exc, wire)
+        return self._finish(unfinished.request, result, wire)
+
+    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> HostReply:
+        """Run ``step_stream``: emit what is surely partial, answer with the final one.
+
+        A ``StepResult`` and whatever is yielded last are final; a value that is not of the
+        declared observation type is partial; one that is of it is held until the next comes,
+        or an error shows that it was not the last. What is yielded is encoded and read at once:
+        the environment may use the same object again.
+        """
+        try:
+            self._require("step")
+            action = self._decode_action(request, wire)
+        except BaseException as exc:
+            return self._refused(request, exc, wire)
+        declared = self.spec.types["observation"]
+        declared = typing.get_origin(declared) or declared
+        checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
+        held: bytes | None = None
+        final: HostReply | None = None
+        stream: AsyncIterator[Any] | None = None
+        try:
+            stream = self.env.step_stream(action)
+            while is_awaitable(stream):
+                stream = await stream  # type: ignore[misc]  # an async function that returns one
+            if not hasattr(type(stream), "__aiter__"):
+                raise InvalidObservation(
+                    f"step_stream() of {self.spec.name} returned a {type(stream).__name__}:"
+                    " make it an async generator (`async def` with `yield`)"
+                )
+            async for item in stream:
+                if held is not None:
+                    await emit(held, True)
+                    held = None
+                if isinstance(item, StepResult):
+                    return self._observed(request, item, wire)  # type: ignore[return-value]  # it is no awaitable
+                if not checkable or isinstance(item, declared):
+                    held, final = self._held(request, item, wire)
+                else:
+                    await emit(wire.encode_any(item), False)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            if held is not None:
+                await emit(held, True)
+            return self.raised(request, exc, wire, sent="step_stream")
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                try:
+                    await close()
+                except Exception as exc:
+                    final = self.raised(request, exc, wire, sent="step_stream")
+                    held = b""
+        if held is None or final is None:
+            return self._fail(
+                request,
+                InvalidObservation(
+                    f"step_stream() of {self.spec.name} ended without a final observation"
+                ),
+                wire,
+            )
+        if isinstance(final, Observation):
+            self._count(final)
+        return final
+
+    def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, HostReply]:
+        """Return what was yielded, as a partial observation and as the reply if it is the last."""
+        try:
+            observation, reward, terminated, truncated, _ = self._read[type(item)](item)
+        except Exception as exc:
+            return wire.encode_observation(item), self._unfit(request, exc, wire)
+        payload = wire.encode_observation(observation)
+        return payload, Observation(
+            request.channel, request.seq, payload, reward, terminated, truncated
+        )
+
+    def _count(self, final: Observation) -> None:
+        self.steps += 1
+        if final.terminated or final.truncated:
+            self.phase = Phase.ENDED
+
+    # -- both -------------------------------------------------------------------------------
+
+    def _decode_action(self, request: Step, wire: Wire) -> Any:
+        try:
+            return wire.decode_action(request.payload)
+        except OpenEnvError as exc:
+            raise bad_action(exc) from None
+
+    def _prepare(self, request: HostRequest, wire: Wire) -> Callable[[], Any] | None:
+        """Check and decode; what to call, or ``None`` when there is nothing to call."""
+        match request:
+            case Open():
+                options = wire.decode_any(request.payload) if request.payload else None
+                self._build(options)
+                return None
+            case Reset():
+                self._require("reset")
+                return self._prepare_reset(request, wire)
+            case Step():
+                self._require("step")
+                action = self._decode_action(request, wire)
+                return lambda: self._step(action)
+            case State():
+                self._require("state")
+                return self._state
+            case Close():
+                if self._closed:
+                    return None
+                self._closed = True
+                self.phase = Phase.CLOSED
+                return None if self.spec.is_instance else self._method("close")
+
+    def _state(self) -> Any:
+        """Return what ``state()`` returns, or what the property or attribute ``state`` is."""
+        if self.spec.contract.state_is_property:
+            return self.env.state
+        state = getattr(self.env, "state", dict)
+        if inspect.isroutine(state) or (callable(state) and "state" not in _attributes(self.env)):
+            return state()
+        method = getattr(type(self.env), "state", None)
+        if inspect.isroutine(method) and method is not Environment.state:
+            return self._method("state")()  # which the attribute only has the name of
+        return state
+
+    def _method(self, name: str) -> Any:
+        """A call of the environment; an attribute of its name that is no call hides it not."""
+        found = getattr(self.env, name, None)
+        if found is None or callable(found):
+            return found
+        method: Any = getattr(type(self.env), name, None)
+        return method.__get__(self.env) if hasattr(method, "__get__") else method
+
+    def _require(self, operation: str) -> None:
+        refused = refuse(self.phase, operation)
+        if refused is not None:
+            raise refused
+
+    def _build(self, options: Any) -> None:
+        if options is not None and not isinstance(options, dict):
+            raise InvalidOption("session options must be a map of names to values")
+        try:
+            self.env = self.spec.build(options)
+        except BaseException as exc:
+            if self._is_its_own(exc):
+                raise
+            name, text = exception_name(exc), exception_text(exc, self._max_error_size)
+            raise EnvironmentStartFailed(
+                f"{self.spec.name} could not be built: {name}: {text}",
+                phase="open",
+                env=self.spec.name,
+                raised=name,
+            ) from exc
+        self._step = self._method("step")
+        if "step" in _attributes(self.env) and callable(self.env.step):
+            self._awaits_step = inspect.iscoroutinefunction(self._step)
+
+    def _prepare_reset(self, request: Reset, wire: Wire) -> Callable[[], Any]:
+        options = wire.decode_any(request.payload) if request.payload is not None else {}
+        if not isinstance(options, dict):
+            raise InvalidOption("reset options must be a map of names to values")
+        if request.seed is not None and request.seed < 0:
+            raise InvalidOption(f"seed must not be negative, got {request.seed}", option="seed")
+        episode_id = request.episode_id
+        if episode_id is not None and not 0 < len(episode_id) <= 255:
+            raise InvalidOption("episode_id must have 1 to 255 characters", option="episode_id")
+        kwargs = self.spec.check_options(options)
+        self.seed = secrets.randbits(31) if request.seed is None else request.seed
+        self.episode_id = episode_id or secrets.token_hex(8)
+        self.steps = 0
+        self.phase = Phase.FRESH
+        if self.spec.contract.takes_seed:
+            kwargs["seed"] = self.seed
+        if self.spec.contract.takes_episode_id:
+            kwargs["episode_id"] = self.episode_id
+        reset = self._method("reset")
+        return lambda: reset(**kwargs)
+
+    def _finish(self, request: HostRequest, result: Any, wire: Wire) -> HostReply | Unfinished:
+        if type(request) is Step:
+            return self._observed(request, result, wire)
+        if is_awaitable(result):
+            return Unfinished(request, result)
+        match request:
+            case Reset():
+                return self._begun(request, result, wire)
+            case State():
+                return self._told(request, result, wire)
+            case Open():
+                return Opened(request.channel)
+            case _:
+                return Closed(request.channel, request.seq)
+
+    def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply | Unfinished:
+        try:
+            try:
+                read = self._known[type(result)]
+            except KeyError:
+                read = self._read[type(result)]
+            observation, reward, terminated, truncated, info = read(result)
+            payload = wire.encode_observation(observation)
+            extra = None if info is None else wire.encode_any(info)
+        except Unawaited:
+            return Unfinished(request, result)
+        except BaseException as exc:
+            self.steps += 1
+            return self._unfit(request, exc, wire)
+        self.steps += 1
+        if terminated or truncated:
+            self.phase = Phase.ENDED
+        return Observation(
+            request.channel, request.seq, payload, reward, terminated, truncated, extra
+        )
+
+    def _begun(self, request: Reset, result: Any, wire: Wire) -> HostReply:
+        assert self.episode_id is not None
+        assert self.seed is not None
+        try:
+            read: Extracted = self._read[type(result)](result)
+            observation, reward, terminated, truncated, info = read
+            payload = wire.encode_observation(observation)
+            extra = None if info is None else wire.encode_any(info)
+        except BaseException as exc:
+            return self._unfit(request, exc, wire)
+        self.phase = Phase.ENDED if terminated or truncated else Phase.RUNNING
+        return Begun(
+            request.channel,
+            request.seq,
+            payload,
+            self.episode_id,
+            self.seed,
+            reward,
+            terminated,
+            truncated,
+            extra,
+        )
+
+    def _told(self, request: State, state: Any, wire: Wire) -> HostReply:
+        try:
+            self.spec.check_state(state)
+            payload = wire.encode_state(state)
+        except BaseException as exc:
+            return self._unfit(request, exc, wire)
+        return StateIs(
+            request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
+        )
+
+    # -- failures ---------------------------------------------------------------------------
+
+    def raised(
+        self, request: HostRequest, exc: BaseException, wire: Wire, sent: str = ""
+    ) -> Failed:
+        """The reply for an exception of the environment, those included that end programs.
+
+        Args:
+            request: what was asked.
+            exc: an error that an environment may raise goes on as it is, another is wrapped.
+            wire: the codecs.
+            sent: the call, where it has another name than the request.
+        """
+        if self._is_its_own(exc):
+            # A caller's mistake may come with every other action, and no log has its traceback.
+            if self._debug or not issubclass(type(exc), CallerError):
+                self.trouble = traceback_text(exc, self._max_error_size)
+            own = self._own(request, exc, wire)
+            if own is not None:
+                return own
+        self.trouble = traceback_text(exc, self._max_error_size)
+        what = sent or operation(request)
+        error = environment_raised(self.spec, what, exc, self._max_error_size)
+        return self._fail(request, error, wire)
+
+    def _own(self, request: HostRequest, exc: Any, wire: Wire) -> Failed | None:
+        """The reply of an error that goes on as it is; ``None`` when it is not whole.
+
+        An author's subclass may have forgotten ``super().__init__()``, or overridden what is
+        asked here.
+        """
+        try:
+            exc.message = sendable(bounded(exc.message, self._max_error_size))
+            return self._fail(request, exc, wire)
+        except BaseException:
+            return None
+
+    def _is_its_own(self, exc: BaseException) -> bool:
+        """Return whether an environment may raise it: some of our errors, and an author's."""
+        kind = type(exc)
+        if not issubclass(kind, OpenEnvError):
+            return False
+        if issubclass(kind, _ENVIRONMENTS_OWN) or kind in (OpenEnvError, CallerError):
+            return True
+        return not kind.__module__.startswith("openenv_async.")
+
+    def _refused(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for a request that was not run: what is wrong with it, or with the start."""
+        if not issubclass(type(exc), OpenEnvError):
+            return self.raised(request, exc, wire)
+        assert isinstance(exc, OpenEnvError)
+        if issubclass(type(exc), EnvironmentFailure):
+            cause = exc.__cause__ or exc
+            self.trouble = traceback_text(cause, self._max_error_size)
+        return self._own(request, exc, wire) or self.raised(request, RuntimeError(exc.code), wire)
+
+    def _refused_action(self, request: Step, exc: BaseException, wire: Wire) -> Failed:
+        if issubclass(type(exc), OpenEnvError):
+            return self._fail(request, bad_action(exc), wire)  # type: ignore[arg-type]  # it is one
+        text = exception_text(exc, self._max_error_size)
+        error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
+        return self._fail(request, error, wire)
+
+    def _unfit(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+        """The reply for a result that cannot be read or sent."""
+        what = f"{operation(request)}() of {self.spec.name} returned"
+        kind = type(exc)
+        if kind is BadResult:
+            text = f"{what} {exc}"
+        elif kind is Unawaited:
+            text = f"{what} an awaitable that nobody awaits: make it `async def`"
+        elif issubclass(kind, OpenEnvError):
+            text = f"{what} what cannot be sent: {exc.message}"  # type: ignore[attr-defined]  # ours
+        else:  # of a property, a __post_init__ or a __float__ of the environment's
+            self.trouble = traceback_text(exc, self._max_error_size)
+            shown = exception_text(exc, self._max_error_size)
+            text = f"{what} what cannot be sent: {exception_name(exc)}: {shown}"
+        error = InvalidObservation(bounded(text, self._max_error_size))
+        return self._fail(request, error, wire)
+
+    def _fail(self, request: HostRequest, error: OpenEnvError, wire: Wire) -> Failed:
+        error.add_context(env=self.spec.name, phase=operation(request))
+        if self.trouble is not None and self._tells:
+            error.detail["traceback"] = self.trouble
+        if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
+            error.detail["episode_id"] = self.episode_id
+        return failed(request, error, wire.format)
+
+
+def _attributes(env: Any) -> Any:
+    """The instance's own attributes."""
+    return getattr(env, "__dict__", ())
+
+
+def environment_raised(
+    spec: EnvironmentSpec, what: str, exc: BaseException, limit: int = _DEFAULT_LIMIT
+) -> EnvironmentRaised:
+    """The error of an exception that the environment's ``what()`` let through."""
+    name, text = exception_name(exc), exception_text(exc, limit)
+    return EnvironmentRaised(
+        f"{what}() of {spec.name} raised {name}: {text}",
+        raised=name,
+        text=text,
+        phase="step" if what == "step_stream" else what,
+    )
+
+
+async def _no_emit(payload: bytes, whole: bool) -> None:
+    """For requests that do not stream."""
+
+
+def bad_action(exc: OpenEnvError) -> OpenEnvError:
+    """Decoding errors of an action, named as such."""
+    if isinstance(exc, InvalidModel | ProtocolError):
+        return InvalidAction(f"invalid action: {exc.message}", **exc.detail)
+    return exc

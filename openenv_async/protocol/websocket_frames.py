@@ -1,0 +1,152 @@
+"""Data frames of WebSockets (RFC 6455, section 5), cut from a stream and built.
+
+Nearly all that passes over a connection of this runtime are whole messages of one frame, and a
+session alone feels what each costs. Those are dealt with here, in a few operations; whatever else
+comes (control frames, fragments, what breaks the rules) goes to the WebSocket library, which also
+does the handshake and the closing. The library sees whole frames only, so it never loses its place.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from typing import Final
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no compiled part for this platform
+    from websockets.utils import apply_mask
+
+__all__ = ["CutsFrames", "DataFrames", "data_frame", "masked_data_frame"]
+
+_END_OF_HANDSHAKE: Final = b"\r\n\r\n"
+"""What the library has read ends so when it stands before the first frame."""
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+_FIN: Final = 0x80
+_MASKED: Final = 0x80
+_CONTROL: Final = 0x08
+_SHORT: Final = 126
+"""The first length that does not fit the second byte: two more follow, or eight."""
+_MEDIUM: Final = 1 << 16
+
+
+Deliver = Callable[[bytes | memoryview, bool], None]
+
+
+class DataFrames:
+    """Cuts whole, unfragmented data frames from what a connection receives.
+
+    Args:
+        masked: whether the peer masks its frames, as clients do and servers do not.
+        max_size: bytes of the greatest payload; the library refuses a longer one.
+        deliver: takes a message's payload, a large one not copied, and whether it is text.
+        other: takes whole frames of every other kind, and all that follows a broken one.
+    """
+
+    def __init__(
+        self,
+        masked: bool,
+        max_size: int,
+        deliver: Deliver,
+        other: Callable[[bytes], None],
+    ) -> None:
+        self._mask = _MASKED if masked else 0
+        self._max_size = max_size
+        self._deliver = deliver
+        self._other = other
+        self._kept: list[bytes] = []
+        self._missing = 0
+        self._fragmented = False
+        self._broken = False
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        if self._kept:
+            self._kept.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._kept)
+            self._kept.clear()
+        at, end = 0, len(data)
+        while at < end and not self._broken:
+            if end - at < 2:
+                self._keep(data, at, 2)
+                return
+            first, second = data[at], data[at + 1]
+            start, length = at + 2, second & 0x7F
+            if length >= _SHORT:
+                start += 2 if length == _SHORT else 8
+                if start > end:
+                    self._keep(data, at, start - at)
+                    return
+                length = int.from_bytes(data[at + 2 : start], "big")
+            if second & _MASKED:
+                start += 4
+            stop = start + length
+            if length > self._max_size or second & _MASKED != self._mask:
+                self._broken = True
+                break
+            if stop > end:
+                self._keep(data, at, stop - at)
+                return
+            if first in (_BINARY, _TEXT) and not self._fragmented:
+                large = length >= _MEDIUM
+                payload = memoryview(data)[start:stop] if large else data[start:stop]
+                if self._mask:
+                    payload = apply_mask(payload, data[start - 4 : start])
+                self._deliver(payload, first == _TEXT)
+            else:
+                if not first & _CONTROL:
+                    self._fragmented = not first & _FIN
+                self._other(data[at:stop])
+            at = stop
+        if at < end:
+            self._other(data[at:])
+
+    def _keep(self, data: bytes, at: int, needed: int) -> None:
+        self._kept.append(data[at:])
+        self._missing = needed - (len(data) - at)
+
+
+class CutsFrames:
+    """In front of a WebSocket library's protocol: leaves to it what is no whole data frame."""
+
+    _frames: DataFrames | None = None
+    _at_first_frame = False
+
+    def cut_frames(self, masked: bool, max_size: int, deliver: Deliver) -> None:
+        """Begin with it, if the library stands between two frames; arguments of ``DataFrames``."""
+        if self._at_first_frame:
+            self._frames = DataFrames(masked, max_size, deliver, super().data_received)  # type: ignore[misc]  # the library's
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        if self._frames is None:
+            self._at_first_frame = data.endswith(_END_OF_HANDSHAKE)
+            super().data_received(data)  # type: ignore[misc]  # the library's
+        else:
+            self._frames.feed(data)
+
+
+def _header(size: int, text: bool, mask: int) -> bytes:
+    first = _TEXT if text else _BINARY
+    if size < _SHORT:
+        return bytes((first, mask | size))
+    if size < _MEDIUM:
+        return struct.pack("!BBH", first, mask | _SHORT, size)
+    return struct.pack("!BBQ", first, mask | _SHORT + 1, size)
+
+
+def data_frame(message: bytes, text: bool) -> list[bytes]:
+    """A server's frame that holds ``message``, in one piece or, if that would copy much, two."""
+    header = _header(len(message), text, 0)
+    return [header + message] if len(message) < _MEDIUM else [header, message]
+
+
+def masked_data_frame(message: bytes, text: bool) -> bytes:
+    """A client's frame that holds ``message``."""
+    key = os.urandom(4)
+    return _header(len(message), text, _MASKED) + key + apply_mask(message, key)

@@ -1,0 +1,132 @@
+"""Old names of modules and of public objects, which still work and warn.
+
+A module that moved is imported under its old name by a finder of the import system, an object by
+``__getattr__`` of its module. Both raise ``DeprecationWarning`` with the new name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Final
+
+__all__ = ["MODULES", "install", "renamed_attributes"]
+
+MODULES: Final[Mapping[str, str]] = {
+    "openenv_async.addresses": "openenv_async.endpoints.addresses",
+    "openenv_async.auto": "openenv_async.targets.auto",
+    "openenv_async.auto.clients": "openenv_async.targets.owning",
+    "openenv_async.auto.facade": "openenv_async.targets.auto",
+    "openenv_async.auto.listing": "openenv_async.targets.listing",
+    "openenv_async.auto.sources": "openenv_async.targets.resolve",
+    "openenv_async.chaos": "openenv_async.benchmarking.chaos",
+    "openenv_async.chaos.audit": "openenv_async.benchmarking.chaos.audit",
+    "openenv_async.chaos.playing": "openenv_async.benchmarking.chaos.playing",
+    "openenv_async.chaos.proxy": "openenv_async.benchmarking.chaos.proxy",
+    "openenv_async.chaos.run": "openenv_async.benchmarking.chaos.run",
+    "openenv_async.chaos.storm": "openenv_async.benchmarking.chaos.faults",
+    "openenv_async.client.tls": "openenv_async.endpoints.tls",
+    "openenv_async.data_frames": "openenv_async.protocol.websocket_frames",
+    "openenv_async.depth": "openenv_async.models.depth",
+    "openenv_async.discovery": "openenv_async.targets.discovery",
+    "openenv_async.engine.host": "openenv_async.engine.runner",
+    "openenv_async.engine.isolation": "openenv_async.engine.executors",
+    "openenv_async.engine.native": "openenv_async.engine.connection",
+    "openenv_async.engine.seams": "openenv_async.engine.interfaces",
+    "openenv_async.inprocess": "openenv_async.targets.in_process",
+    "openenv_async.integrations.source": "openenv_async.targets.served",
+    "openenv_async.localserver": "openenv_async.providers.local_server",
+    "openenv_async.logs": "openenv_async.telemetry.logs",
+    "openenv_async.manifest": "openenv_async.targets.manifest",
+    "openenv_async.outlasting": "openenv_async.deadlines",
+    "openenv_async.pool.crew": "openenv_async.pool.workers",
+    "openenv_async.pool.leasing": "openenv_async.pool.leases",
+    "openenv_async.providers.docker.keeper": "openenv_async.providers.docker.reaper_client",
+    "openenv_async.results": "openenv_async.models.results",
+    "openenv_async.scaffold": "openenv_async.building.scaffold",
+    "openenv_async.schema_models": "openenv_async.schemas.classes",
+    "openenv_async.schema_sampling": "openenv_async.schemas.sample",
+    "openenv_async.server.exchange": "openenv_async.server.http_headers",
+    "openenv_async.server.guard": "openenv_async.server.auth",
+    "openenv_async.server.lease": "openenv_async.server.owner_lease",
+    "openenv_async.server.lines": "openenv_async.server.transport",
+    "openenv_async.server.nowhere": "openenv_async.server.not_found",
+    "openenv_async.serving": "openenv_async.server.run",
+    "openenv_async.tokens": "openenv_async.endpoints.tokens",
+    "openenv_async.tracing": "openenv_async.telemetry.tracing",
+    "openenv_async.validation.schema": "openenv_async.schemas.fit",
+}
+"""The old full name of each module that moved, and its new one."""
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import a moved module under its old name: the very object that the new name gives."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in MODULES:
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return a module that forwards to the one that moved."""
+        new = MODULES[spec.name]
+        # Frames of the import system do not count: the warning is at the import statement.
+        warnings.warn(f"{spec.name} is now {new}: import that", DeprecationWarning, stacklevel=2)
+        return _Forwarding(spec.name, importlib.import_module(new))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module that moved has run."""
+
+
+class _Forwarding(ModuleType):
+    """A module under its old name; attributes are read from and set on the one that moved."""
+
+    def __init__(self, name: str, moved: ModuleType) -> None:
+        super().__init__(name, moved.__doc__)
+        self.__dict__["_moved"] = moved
+        self.__dict__["__path__"] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_moved"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__") or isinstance(value, _Forwarding):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.__dict__["_moved"], name, value)
+
+    def __dir__(self) -> list[str]:
+        return dir(self.__dict__["_moved"])
+
+
+def install() -> None:
+    """Let the old module names be imported; idempotent."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that gives renamed objects under their old names.
+
+    Args:
+        module: the full name of the module (``__name__``).
+        names: old name to new name; a new name with dots is another module's object.
+    """
+
+    def get(name: str) -> Any:
+        new = names.get(name)
+        if new is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now {new}", DeprecationWarning, stacklevel=2)
+        home, _, attribute = new.rpartition(".")
+        return getattr(importlib.import_module(home or module), attribute)
+
+    return get

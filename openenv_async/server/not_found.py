@@ -1,0 +1,158 @@
+"""Answers where no route is: the front page, and paths and methods that nothing takes."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from openenv_async.engine import Engine
+from openenv_async.errors import CallerError, OpenEnvError, TargetNotFound
+from openenv_async.server.auth import Guard
+from openenv_async.server.http_headers import (
+    accepted_format,
+    body_response,
+    error_body,
+    error_response,
+)
+from openenv_async.server.transport import Receive, Scope, Send
+from openenv_async.version import __version__
+
+__all__ = ["Elsewhere", "no_such_path", "route_path"]
+
+_METHOD_NOT_ALLOWED: Final = 405
+_UPGRADE_REQUIRED: Final = 426
+_SOCKET: Final = "/ws"
+_ABOUT: Final[dict[str, str]] = {
+    "/ws": "WebSocket: openenv.v1, or upstream OpenEnv's dialect",
+    "/open": "open a session",
+    "/reset": "begin an episode",
+    "/step": "take a step",
+    "/state": "the environment's state",
+    "/close": "close the session",
+    "/schema": "JSON Schemas of actions, observations and state",
+    "/metadata": "name, version and description",
+    "/health": "whether the server runs",
+    "/stats": "counters, as JSON",
+    "/metrics.json": "the same",
+    "/metrics": "counters, in Prometheus' format",
+    "/openapi.json": "the HTTP routes, as OpenAPI",
+}
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the place where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
+
+
+def no_such_path(path: str, known: Iterable[str]) -> TargetNotFound:
+    """The error of a path where nothing is."""
+    hint = next((route for route in known if path.endswith(route)), None)
+    remedy = ""
+    if hint is not None:
+        remedy = f": leave out {path.removesuffix(hint)[:100]} in the server's address"
+    return TargetNotFound(
+        f"no such path: {path:.200}; this server has {', '.join(known)}{remedy}", path=path[:200]
+    )
+
+
+class Elsewhere:
+    """The application for every path without a route of its own.
+
+    Args:
+        engine: what is served.
+        guard: who may ask.
+        known: the method of each path, the WebSocket's ``GET`` included.
+    """
+
+    def __init__(self, engine: Engine, guard: Guard, known: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._guard = guard
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        format = accepted_format(request)
+        response: Response
+        try:
+            self._guard.check(scope)
+            response = self._answer(request, route_path(scope))
+        except OpenEnvError as exc:
+            response = error_response(request, exc, format)
+        await response(scope, receive, send)
+
+    def _answer(self, request: Request, path: str) -> Response:
+        known, method = self._known, request.method
+        if path in ("", "/"):
+            if method in ("GET", "HEAD"):
+                return self._front_page(request)
+            return self._wrong(
+                request, _METHOD_NOT_ALLOWED, f"/ takes GET, not {method}", Allow="GET"
+            )
+        if path == _SOCKET:
+            return self._wrong(
+                request,
+                _UPGRADE_REQUIRED,
+                f"{path} takes WebSockets, and this request has no 'Upgrade: websocket' header: a"
+                " proxy in between must pass the headers Upgrade and Connection on"
+                " (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;"
+                ' proxy_set_header Connection "upgrade";)',
+                Upgrade="websocket",
+                Connection="Upgrade",
+            )
+        if path in known:
+            right = known[path]
+            text = f"{path} takes {right}, not {method}"
+            return self._wrong(request, _METHOD_NOT_ALLOWED, text, Allow=right)
+        shorter = path.rstrip("/")
+        if shorter in known:
+            target = request.url.replace(path=request.url.path.rstrip("/"))
+            return RedirectResponse(str(target))
+        raise no_such_path(path, known)
+
+    def _wrong(self, request: Request, status: int, text: str, **headers: str) -> Response:
+        """An error of the caller with a status of its own."""
+        error = CallerError(text)
+        response = body_response(error_body(error, text), accepted_format(request), status)
+        response.headers.update(headers)
+        return response
+
+    def _front_page(self, request: Request) -> Response:
+        """Return what is served here: a page for browsers, JSON for everything else."""
+        spec = self._engine.spec
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_page(spec.name, spec.version, spec.description, self._known))
+        about: dict[str, Any] = {
+            "environment": spec.name,
+            "version": spec.version,
+            "server": f"openenv_async/{__version__}",
+            "routes": {
+                path: f"{method} {_ABOUT.get(path, '')}".rstrip()
+                for path, method in self._known.items()
+            },
+        }
+        return body_response(about, accepted_format(request))
+
+
+def _page(name: str, version: str, description: str | None, known: Mapping[str, str]) -> str:
+    rows = []
+    for path, method in known.items():
+        text = html.escape(_ABOUT.get(path, ""))
+        link = f'<a href=".{path}">{path}</a>' if method == "GET" and path not in _NO_LINK else path
+        rows.append(f"<tr><td>{method}</td><td>{link}</td><td>{text}</td></tr>")
+    title = html.escape(f"{name} {version}")
+    about = f"<p>{html.escape(description)}</p>" if description else ""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<h1>{title}</h1>{about}"
+        f"<p>An environment, served by openenv_async {__version__}.</p>"
+        f"<table>{''.join(rows)}</table></html>"
+    )
+
+
+_NO_LINK: Final = ("/ws", "/state")

@@ -1,0 +1,1 @@
+"""Telemetry: log records and W3C trace contexts."""

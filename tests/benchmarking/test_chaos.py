@@ -1,0 +1,105 @@
+"""The audit of ``bench --chaos``: it passes where steps run once, and fails where they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from openenv_async.benchmarking import Load
+from openenv_async.benchmarking.chaos import Audit, run_chaos
+from openenv_async.errors import ServerBusy, ServerError
+from openenv_async.protocol.replies import Order, ReplyLog
+from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
+from tests.requirements.worlds import served
+
+LOAD = Load(sessions=16, connections=4, seconds=2.0, seed=3)
+
+
+@pytest.mark.parametrize("env", [BenchEnvironment, BenchThreadEnvironment, BenchAsyncEnvironment])
+async def test_everything_runs_once(env: Any) -> None:
+    async with served(env) as (url, engine):
+        report = await run_chaos(url, LOAD, target="bench")
+        audit = report.audit
+        assert audit.passed
+        assert audit.seen == audit.executed > 100
+        assert (audit.lost, audit.repeated, audit.mismatched, audit.unaudited) == (0, 0, 0, 0)
+        assert audit.checked_by_name > 0
+        assert audit.resumed > 0
+        assert report.faults
+        assert not engine.sessions
+        assert json.loads(json.dumps(report.as_dict()))["passed"] is True
+
+
+async def test_a_server_that_repeats_steps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = ReplyLog.order
+
+    def forgetful(self: ReplyLog[Any], seq: int) -> Order:
+        order(self, seq)
+        return Order.NEW
+
+    monkeypatch.setattr(ReplyLog, "order", forgetful)
+    async with served(BenchEnvironment) as (url, _):
+        report = await run_chaos(url, LOAD)
+        assert report.audit.repeated > 0
+        assert not report.audit.passed
+
+
+async def test_an_environment_that_mixes_replies_up_is_caught() -> None:
+    async with served(MixesUp) as (url, _):
+        report = await run_chaos(url, LOAD)
+        assert report.audit.mismatched > 0
+        assert not report.audit.passed
+
+
+class MixesUp(BenchEnvironment):
+    last = ""
+
+    def step(self, action: Any) -> Any:
+        message, MixesUp.last = MixesUp.last, action.message
+        action.message = message
+        return super().step(action)
+
+
+def test_nothing_seen_is_no_success() -> None:
+    assert not Audit().passed
+
+
+async def test_the_command() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "openenv_async.cli", "bench", "--chaos", "--json"),
+        *("--sessions", "20", "--seconds", "6", "--connections", "2"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    report = json.loads(out)
+    assert process.returncode == 0
+    assert report["passed"] is True
+    assert report["faults"]["worker kills"] >= 1
+    assert report["audit"]["typed_lost"]
+    process._transport.close()  # type: ignore[attr-defined]  # else it warns when collected
+
+
+async def test_a_server_that_is_full() -> None:
+    """Nothing of the sessions that were being opened goes on."""
+    before = asyncio.all_tasks()
+    async with served(BenchEnvironment, max_sessions=4) as (url, _):
+        with pytest.raises(ServerBusy):
+            await run_chaos(url, LOAD)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_server_without_an_action_schema() -> None:
+    async def schema(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/schema", schema)
+    async with TestServer(app) as server:
+        with pytest.raises(ServerError, match="gives no action schema"):
+            await run_chaos(str(server.make_url("/")), LOAD)

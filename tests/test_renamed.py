@@ -1,0 +1,45 @@
+"""Old names of modules and public objects still work, and warn with the new one."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from openenv_async.renamed import MODULES, renamed_attributes
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(MODULES.items()))
+def test_a_moved_module_is_found_under_its_old_name(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=new):
+        found = importlib.import_module(old)
+    moved = importlib.import_module(new)
+    for name in getattr(moved, "__all__", ()):
+        assert getattr(found, name) is getattr(moved, name)
+
+
+def test_the_warning_names_the_line_that_imports() -> None:
+    code = "import warnings\nwarnings.simplefilter('always')\n\nimport openenv_async.serving\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "<string>:4: DeprecationWarning" in done.stderr
+    assert "openenv_async.server.run" in done.stderr
+
+
+def test_an_old_name_that_never_was_is_no_module() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("openenv_async.never_was")
+
+
+def test_a_renamed_object_is_found_and_warns() -> None:
+    get = renamed_attributes("openenv_async.types", {"Result": "StepResult"})
+    from openenv_async.types import StepResult
+
+    with pytest.warns(DeprecationWarning, match="StepResult"):
+        assert get("Result") is StepResult
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        get("Nothing")
