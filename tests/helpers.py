@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from openenv_async import Environment, Limits, Timeouts
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine, EngineOptions, NativeConnection
 from openenv_async.protocol.codec import FrameCodec, encode_map, frame_codec
@@ -193,7 +193,7 @@ class Pipe:
 
 
 class Wire:
-    """A client ``Connection`` and an engine; messages move when ``pump`` is called.
+    """A client ``ClientConnection`` and an engine; messages move when ``pump`` is called.
 
     ``pipe.to_server`` and ``pipe.to_client`` hold what is under way: a test may drop, repeat or
     look at it, or ``cut`` the pipe; the connection then dials again.
@@ -209,16 +209,18 @@ class Wire:
         self.engine = engine
         self.format = format
         self.dials = 0
-        self.client = Connection("wire", limits or Limits(), timeouts or Timeouts(), self._redial)
+        self.client = ClientConnection(
+            "wire", limits or Limits(), timeouts or Timeouts(), self._redial
+        )
         self.pipe = Pipe(engine, format)
 
-    async def _redial(self, connection: Connection) -> Pipe:
+    async def _redial(self, connection: ClientConnection) -> Pipe:
         if self.dials:
             self.pipe = Pipe(self.engine, self.format)
         self.dials += 1
         return self.pipe
 
-    async def start(self) -> Connection:
+    async def start(self) -> ClientConnection:
         starting = asyncio.ensure_future(self.client.start())
         while not starting.done():
             await self.pump()

@@ -37,7 +37,7 @@ from openenv_async.protocol.frames import (
 )
 
 if TYPE_CHECKING:
-    from openenv_async.client.connection import Connection
+    from openenv_async.client.connection import ClientConnection
 
 __all__ = ["Channel", "Receiver"]
 
@@ -75,7 +75,7 @@ class Channel:
         "waiting",
     )
 
-    def __init__(self, connection: Connection, number: int, id: str, secret: str) -> None:
+    def __init__(self, connection: ClientConnection, number: int, id: str, secret: str) -> None:
         self.connection = connection
         self.number = number
         self.id = id

@@ -60,10 +60,13 @@ from openenv_async.protocol.frames import (
     Renew,
     Welcome,
 )
+from openenv_async.renamed import renamed_attributes
 from openenv_async.types import Limits, Timeouts
 from openenv_async.version import __version__
 
-__all__ = ["Connection", "Redial"]
+__all__ = ["ClientConnection", "Redial"]
+
+__getattr__ = renamed_attributes(__name__, {"Connection": "ClientConnection"})
 
 log = logging.getLogger("openenv_async.client")
 
@@ -72,11 +75,11 @@ _CLOSED_HERE: Final = SessionClosed("the session was closed by this side")
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
-Redial = Callable[["Connection"], Awaitable[Transport]]
+Redial = Callable[["ClientConnection"], Awaitable[Transport]]
 """Makes an open transport that delivers to the connection's ``receive`` and ``lost``."""
 
 
-class Connection:
+class ClientConnection:
     """A connection that many sessions share.
 
     Args:

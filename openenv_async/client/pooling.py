@@ -6,20 +6,20 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 
 __all__ = ["Dial", "SharedConnections", "shared_connections"]
 
-Dial = Callable[[], Awaitable[Connection]]
+Dial = Callable[[], Awaitable[ClientConnection]]
 
 
 class _Entry:
     __slots__ = ("connection", "dialing", "key", "users")
 
-    def __init__(self, key: Hashable, dialing: asyncio.Task[Connection]) -> None:
+    def __init__(self, key: Hashable, dialing: asyncio.Task[ClientConnection]) -> None:
         self.key = key
         self.dialing = dialing
-        self.connection: Connection | None = None
+        self.connection: ClientConnection | None = None
         self.users = 0
 
 
@@ -28,9 +28,9 @@ class SharedConnections:
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, _Entry] = {}
-        self._in_use: dict[Connection, _Entry] = {}
+        self._in_use: dict[ClientConnection, _Entry] = {}
 
-    async def acquire(self, key: Hashable, dial: Dial) -> Connection:
+    async def acquire(self, key: Hashable, dial: Dial) -> ClientConnection:
         """The live connection of ``key``, made by ``dial`` if there is none.
 
         Whoever comes while it is being made waits for the same one. Each call must be paired
@@ -68,7 +68,7 @@ class SharedConnections:
             if (made := _made(entry)) is not None:
                 await made.aclose()
 
-    async def release(self, connection: Connection) -> None:
+    async def release(self, connection: ClientConnection) -> None:
         """Give a connection back; the last user closes it."""
         entry = self._in_use.get(connection)
         if entry is None:
@@ -82,11 +82,11 @@ class SharedConnections:
             await connection.aclose()
 
 
-async def _run(dial: Dial) -> Connection:
+async def _run(dial: Dial) -> ClientConnection:
     return await dial()
 
 
-def _made(entry: _Entry) -> Connection | None:
+def _made(entry: _Entry) -> ClientConnection | None:
     """The connection of an entry, if dialling has made one."""
     dialing = entry.dialing
     if not dialing.done() or dialing.cancelled() or dialing.exception() is not None:

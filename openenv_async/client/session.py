@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openenv_async.client.arguments import check_settings, refuse_unknown
 from openenv_async.client.channel import Channel
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.waits import on_wire
@@ -115,7 +115,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         return self._episode
 
     @property
-    def connection(self) -> Connection | None:
+    def connection(self) -> ClientConnection | None:
         """The connection of the open session."""
         return None if self._channel is None else self._channel.connection
 
@@ -228,7 +228,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
             request.tracestate = trace.get("tracestate")
         return request
 
-    def _use(self, connection: Connection) -> WireModels:
+    def _use(self, connection: ClientConnection) -> WireModels:
         wire, format, upstream = self._wire, connection.format, connection.upstream
         if wire is None or wire.format != format or wire.upstream != upstream:
             wire = self._wire = wire_models(self, format, upstream)
@@ -239,7 +239,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         if self._channel is not None:
             self._channel.lose(error)
 
-    async def _acquire(self) -> Connection:
+    async def _acquire(self) -> ClientConnection:
         if not self._share:
             self._shared = None
             return await self._connect()
@@ -248,14 +248,14 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         self._shared = shared
         return connection
 
-    async def _give_back(self, connection: Connection) -> None:
+    async def _give_back(self, connection: ClientConnection) -> None:
         shared, self._shared = self._shared, None
         if shared is None:
             await connection.aclose()
         else:
             await shared.release(connection)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> ClientConnection:
         """A new connection; overridden where there is no socket."""
         return await dial(
             self.base_url,

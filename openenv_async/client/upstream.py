@@ -1,8 +1,8 @@
 """The client's side of upstream's JSON dialect, as a transport under the same connection.
 
-The frames that a ``Connection`` sends are turned into upstream's messages and its replies into
-frames, so that ``EnvClient`` plays on an upstream server unchanged. Upstream has one session per
-socket and no request numbers, therefore:
+The frames that a ``ClientConnection`` sends are turned into upstream's messages and its replies
+into frames, so that ``EnvClient`` plays on an upstream server unchanged. Upstream has one session
+per socket and no request numbers, therefore:
 
 - Each channel has a socket of its own, and one request under way on it.
 - A reply that comes after its deadline cannot be told from the next one: at a deadline the
@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection as WebSocketConnection
 from websockets.exceptions import ConnectionClosed
 
 from openenv_async.errors import (
@@ -61,7 +61,7 @@ from openenv_async.protocol.frames import (
 )
 
 if TYPE_CHECKING:
-    from openenv_async.client.connection import Connection
+    from openenv_async.client.connection import ClientConnection
 
 __all__ = ["UpstreamTransport"]
 
@@ -78,7 +78,7 @@ _FATAL: Final = (SessionLost, ServerBusy, EnvironmentStartFailed)
 _packed: Final[PayloadCodec[Any]] = PayloadCodec(Any, "msgpack")
 _plain: Final[PayloadCodec[Any]] = PayloadCodec(Any, "plain")
 
-Dialer = Callable[[], Awaitable[ClientConnection]]
+Dialer = Callable[[], Awaitable[WebSocketConnection]]
 
 
 class UpstreamTransport:
@@ -93,10 +93,12 @@ class UpstreamTransport:
     subprotocol = "openenv.v1.msgpack"
     congested = False
 
-    def __init__(self, connection: Connection, dial: Dialer, spare: ClientConnection) -> None:
+    def __init__(
+        self, connection: ClientConnection, dial: Dialer, spare: WebSocketConnection
+    ) -> None:
         self._connection = connection
         self._dial = dial
-        self._spare: ClientConnection | None = spare
+        self._spare: WebSocketConnection | None = spare
         self._codec = MsgpackCodec("server", 2**31)
         self._links: dict[int, _Link] = {}
 
@@ -153,7 +155,7 @@ class _Link:
         transport: UpstreamTransport,
         channel: int,
         dial: Dialer,
-        spare: ClientConnection | None,
+        spare: WebSocketConnection | None,
     ) -> None:
         self.channel = channel
         self.requests: asyncio.Queue[Request] = asyncio.Queue()
@@ -194,7 +196,7 @@ class _Link:
             if self._socket is not None:
                 await self._socket.close()  # bounded by the socket's close timeout
 
-    async def _answer(self, socket: ClientConnection, request: Request) -> Frame:
+    async def _answer(self, socket: WebSocketConnection, request: Request) -> Frame:
         try:
             async with asyncio.timeout(request.timeout or None):
                 with contextlib.suppress(ConnectionClosed):  # what it said last can still be read

@@ -32,7 +32,7 @@ from openenv_async.client.arguments import (
     checked_seed,
     checked_timeout,
 )
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import WireModels, wire_models
@@ -88,9 +88,9 @@ class VectorSessions:
     def _start_over(self) -> None:
         self._pid = os.getpid()
         self._seats = [Seat(self, number) for number in range(self.count)]
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
         self._wire: WireModels | None = None
-        self._connecting: asyncio.Task[Connection] | None = None
+        self._connecting: asyncio.Task[ClientConnection] | None = None
         self._reviving: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -339,7 +339,7 @@ class VectorSessions:
             await self._close()
             raise
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> ClientConnection:
         """The connection; a new one when the old is gone for good. One dials for all."""
         connection = self._connection
         if connection is not None and connection.error is None:
@@ -349,12 +349,12 @@ class VectorSessions:
             self._connecting.add_done_callback(self._dialled)
         return await asyncio.shield(self._connecting)
 
-    async def _dial(self, old: Connection | None) -> Connection:
+    async def _dial(self, old: ClientConnection | None) -> ClientConnection:
         if old is not None:
             await old.aclose()
         return await self.client._connect()
 
-    def _dialled(self, task: asyncio.Task[Connection]) -> None:
+    def _dialled(self, task: asyncio.Task[ClientConnection]) -> None:
         self._connecting = None
         if not task.cancelled() and task.exception() is None:
             self._connection = task.result()

@@ -10,13 +10,14 @@ from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection as WebSocketConnection
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.http_replies import read_failure
 from openenv_async.client.refusals import refused, unauthorized, unreachable
 from openenv_async.client.transport import Transport
@@ -51,7 +52,7 @@ def websocket_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
-class _Socket(CutsFrames, ClientConnection):
+class _Socket(CutsFrames, WebSocketConnection):
     """A client connection that hands messages over as they come.
 
     The library's own queue and its reader task would cost two loop turns a message; its
@@ -110,7 +111,7 @@ class _Connect(connect):
 class WebSocketTransport:
     """Messages over one WebSocket."""
 
-    def __init__(self, socket: _Socket, connection: Connection, max_size: int) -> None:
+    def __init__(self, socket: _Socket, connection: ClientConnection, max_size: int) -> None:
         assert socket.subprotocol is not None
         self.subprotocol: str = socket.subprotocol
         self._socket = socket
@@ -169,7 +170,7 @@ async def dial(
     ssl: Trust = None,
     limits: Limits,
     timeouts: Timeouts,
-) -> Connection:
+) -> ClientConnection:
     """Connect and exchange hello and welcome.
 
     Args:
@@ -198,7 +199,7 @@ async def dial(
     async def open_socket() -> _Socket:
         return await _open_socket(url, address, offered, all_headers, trust, limits, timeouts)
 
-    async def redial(connection: Connection) -> Transport:
+    async def redial(connection: ClientConnection) -> Transport:
         socket = await open_socket()
         if socket.subprotocol is not None:
             return WebSocketTransport(socket, connection, limits.max_message_size)
@@ -207,7 +208,7 @@ async def dial(
         await socket.close()
         raise ConnectFailed(f"{url} answers, but does not speak {subprotocol}", phase="connect")
 
-    connection = Connection(url, limits, timeouts, redial)
+    connection = ClientConnection(url, limits, timeouts, redial)
     await connection.start()
     return connection
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable
 from typing import Any, Literal, Protocol
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
 from openenv_async.conformance.rawwire import RawWire
@@ -172,7 +172,7 @@ class MemoryDoor(Door):
         engine, subprotocol = self.engine, self._subprotocol
 
         class Memory(_Client):
-            async def _connect(self) -> Connection:
+            async def _connect(self) -> ClientConnection:
                 return await dial_memory(engine, subprotocol, self.limits, self.timeouts)
 
             def _key(self) -> Hashable:

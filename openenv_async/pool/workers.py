@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.launch import launch
 from openenv_async.errors import OpenEnvError
 from openenv_async.pool.book import Book
@@ -40,7 +40,7 @@ class Live:
     source: int
     worker: Worker
     keeper: Leased
-    connection: Connection
+    connection: ClientConnection
     ready_at: float
 
 

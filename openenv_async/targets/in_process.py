@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from openenv_async.client.arguments import refuse_unknown
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.session import SETTINGS
 from openenv_async.engine import Engine, EngineOptions, NativeConnection
@@ -22,11 +22,11 @@ __all__ = ["MemoryTransport", "connect", "dial_memory"]
 
 
 class MemoryTransport:
-    """Carries messages between a ``Connection`` and a ``NativeConnection`` of the same loop."""
+    """Carries messages between a ``ClientConnection`` and a ``NativeConnection`` of one loop."""
 
     congested = False
 
-    def __init__(self, engine: Engine, subprotocol: str, client: Connection) -> None:
+    def __init__(self, engine: Engine, subprotocol: str, client: ClientConnection) -> None:
         self.subprotocol = subprotocol
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
         self._client = client
@@ -73,14 +73,14 @@ class MemoryTransport:
 
 async def dial_memory(
     engine: Engine, subprotocol: str, limits: Limits, timeouts: Timeouts
-) -> Connection:
+) -> ClientConnection:
     """A connection to an engine in this loop."""
 
-    async def redial(connection: Connection) -> MemoryTransport:
+    async def redial(connection: ClientConnection) -> MemoryTransport:
         return MemoryTransport(engine, subprotocol, connection)
 
     where = f"{engine.spec.name} (in process)"
-    connection = Connection(where, limits, timeouts, redial)
+    connection = ClientConnection(where, limits, timeouts, redial)
     await connection.start()
     return connection
 
@@ -138,7 +138,7 @@ async def connect(
     subprotocol = f"openenv.v1.{format}"
 
     class Memory(base):  # type: ignore[valid-type,misc]  # the class is a value here
-        async def _connect(self) -> Connection:
+        async def _connect(self) -> ClientConnection:
             return await dial_memory(engine, subprotocol, self.limits, self.timeouts)
 
         def _key(self) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.errors import ConnectFailed, ConnectionLost, OpenEnvError, ProtocolError
 from openenv_async.protocol.codec import MsgpackCodec, encode_map
 from openenv_async.protocol.frames import (
@@ -30,7 +30,9 @@ class Line:
 
     subprotocol = "openenv.v1.msgpack"
 
-    def __init__(self, connection: Connection, answer: Callable[["Line", Frame], None]) -> None:
+    def __init__(
+        self, connection: ClientConnection, answer: Callable[["Line", Frame], None]
+    ) -> None:
         self.connection = connection
         self.congested = False
         self.closed = False
@@ -68,15 +70,15 @@ class Lines:
     def __init__(self, *answers: Callable[[Line, Frame], None], **timeouts: Any) -> None:
         self.made: list[Line] = []
         self._answers = list(answers)
-        self.connection = Connection("here", Limits(), Timeouts(**timeouts), self._dial)
+        self.connection = ClientConnection("here", Limits(), Timeouts(**timeouts), self._dial)
 
-    async def _dial(self, connection: Connection) -> Line:
+    async def _dial(self, connection: ClientConnection) -> Line:
         line = Line(connection, self._answers.pop(0))
         self.made.append(line)
         return line
 
 
-async def opened(connection: Connection) -> None:
+async def opened(connection: ClientConnection) -> None:
     """Open a session, for whose sake the connection comes back."""
     channel = connection.channel()
     await channel.call(Open(channel.number, channel.id, channel.secret), 5.0)

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from openenv_async import GenericEnvClient, Limits, Timeouts
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.engine import Engine
 from openenv_async.errors import SessionClosed
 from openenv_async.pool import EnvPool
@@ -23,7 +23,7 @@ class Dialling(GenericEnvClient):
     engine: Engine
     go: asyncio.Event
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> ClientConnection:
         await self.go.wait()
         return await dial_memory(self.engine, "openenv.v1.msgpack", Limits(), Timeouts())
 

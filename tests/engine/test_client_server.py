@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from openenv_async import EngineOptions, Environment, GenericEnvClient, Limits, Timeouts
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError, PayloadTooLarge
 from openenv_async.protocol.frames import Reset, State, Step
@@ -57,7 +57,7 @@ class Wired(GenericEnvClient):
         super().__init__("wire:")
         self.wire = wire
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> ClientConnection:
         await self.wire.client.start()
         return self.wire.client
 

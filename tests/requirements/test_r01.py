@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openenv_async import Environment, GenericEnvClient, serve
-from openenv_async.client.connection import Connection
+from openenv_async.client.connection import ClientConnection
 
 SESSIONS = 64
 CALLS = 80
@@ -37,7 +37,7 @@ class Nonce(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
 async def test_replies_belong_to_their_requests(subprotocol: str) -> None:
     rng = random.Random(1)
     given_up = answered = 0
-    connections: set[Connection] = set()
+    connections: set[ClientConnection] = set()
 
     async def call(env: GenericEnvClient, nonce: str) -> None:
         nonlocal given_up, answered
