@@ -45,6 +45,7 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.logs": "openenv_async.telemetry.logs",
     "openenv_async.manifest": "openenv_async.targets.manifest",
     "openenv_async.outlasting": "openenv_async.deadlines",
+    "openenv_async.pool.book": "openenv_async.pool.scheduler",
     "openenv_async.pool.crew": "openenv_async.pool.workers",
     "openenv_async.pool.leasing": "openenv_async.pool.leases",
     "openenv_async.providers.docker.keeper": "openenv_async.providers.docker.reaper_client",

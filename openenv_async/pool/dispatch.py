@@ -1,8 +1,8 @@
-"""Slots for those who want one: asks the book what to do, and has it done.
+"""Slots for those who want one: asks the scheduler what to do, and has it done.
 
 Rules:
 
-- Whatever the book learns, a plan follows, and is carried out in the same turn of the loop.
+- Whatever the scheduler learns, a plan follows, and is carried out in the same turn of the loop.
 - A ticket is either with a waiter or with a lease. A waiter that gives up withdraws its ticket; a
   lease that it was granted in that very moment is given back.
 - One task opens, another closes, however many wait for them; neither ends when a caller is
@@ -25,11 +25,11 @@ from openenv_async.errors import (
     SessionClosed,
     raised_again,
 )
-from openenv_async.pool.book import Phase
-from openenv_async.pool.leases import Lease, Leased
+from openenv_async.pool.leases import Lease, LeasedClient
+from openenv_async.pool.scheduler import WorkerPhase
 from openenv_async.pool.settings import PoolSettings
 from openenv_async.pool.statistics import PoolStatistics
-from openenv_async.pool.workers import Crew
+from openenv_async.pool.workers import Workers
 from openenv_async.providers.base import Provider, Worker
 
 __all__ = ["Dispatch"]
@@ -42,16 +42,16 @@ _REST: Final = 1.0
 
 
 class Dispatch:
-    """A pool at work: its book, its crew, who waits for a slot and who holds one.
+    """A pool at work: its scheduler, its workers, who waits for a slot and who holds one.
 
     Args:
         providers: start the workers; they are closed with it.
         settings: of the pool.
-        keeper: makes an unopened client of a worker, see ``Crew``.
+        warm_client: makes an unopened client of a worker, see ``Workers``.
         on_progress: called with ``statistics()`` when a worker came or went.
 
     Attributes:
-        crew: the workers.
+        workers: the workers.
         closed: whether nothing is left.
     """
 
@@ -60,21 +60,21 @@ class Dispatch:
         providers: Sequence[Provider],
         settings: PoolSettings,
         *,
-        keeper: Callable[[Worker], Leased],
+        warm_client: Callable[[Worker], LeasedClient],
         on_progress: Callable[[PoolStatistics], None] | None,
     ) -> None:
         self._providers = providers
         self._min_workers = settings.min_workers
         self._on_progress = on_progress
-        self._book = settings.book(providers)
-        self.crew = Crew(
+        self._scheduler = settings.scheduler(providers)
+        self.workers = Workers(
             providers,
-            self._book,
-            keeper,
+            self._scheduler,
+            warm_client,
             start_timeout=settings.start_timeout,
-            changed=self._crew_changed,
+            changed=self._workers_changed,
             lost=self._lost,
-            in_vain=self._fail_waiters,
+            none_left=self._fail_waiters,
         )
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,7 +82,7 @@ class Dispatch:
         self._closing: asyncio.Task[None] | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._waiters: dict[int, tuple[asyncio.Future[Lease], Leased]] = {}
+        self._waiters: dict[int, tuple[asyncio.Future[Lease], LeasedClient]] = {}
         self._leases: dict[int, Lease] = {}
         self._leased_count = self._peak = 0
 
@@ -115,11 +115,11 @@ class Dispatch:
             self._opening = None  # the next caller tries again
 
     async def _open(self) -> None:
-        await self.crew.look()
+        await self.workers.look()
         self._replan()
-        await self.crew.settled()
-        error = self.crew.error
-        if not self.crew.live and (self._min_workers or error is not None):
+        await self.workers.settled()
+        error = self.workers.error
+        if not self.workers.live and (self._min_workers or error is not None):
             raise (
                 raised_again(error)
                 if error is not None
@@ -133,7 +133,7 @@ class Dispatch:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(_LOOK)
-            await self.crew.look()
+            await self.workers.look()
             self._replan()
 
     async def aclose(self) -> None:
@@ -155,17 +155,17 @@ class Dispatch:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self.crew.stop()
+        await self.workers.stop()
         if self._timer is not None:
             self._timer.cancel()
         self._fail_waiters(error)
         for lease in list(self._leases.values()):
-            if self._providers[self.crew.live[lease.worker_id].source].owns_workers:
+            if self._providers[self.workers.live[lease.worker_id].source].owns_workers:
                 lease.lose(raised_again(error))
             else:
-                self.crew.spawn(lease.env.close(), "openenv-release")
-        self._book.close(asyncio.get_running_loop().time())
-        await self.crew.aclose()
+                self.workers.spawn(lease.env.close(), "openenv-release")
+        self._scheduler.close(asyncio.get_running_loop().time())
+        await self.workers.aclose()
         self._leases.clear()
         for provider in self._providers:
             await provider.aclose()
@@ -173,9 +173,9 @@ class Dispatch:
 
     # -- slots --------------------------------------------------------------------------------
 
-    async def acquire(self, env: Leased, timeout: float | None) -> Lease:
+    async def acquire(self, env: LeasedClient, timeout: float | None) -> Lease:
         """As ``EnvPool.acquire``, of what is open."""
-        ticket = self._book.ask()
+        ticket = self._scheduler.ask()
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[ticket] = waiter, env
         self._replan()
@@ -186,7 +186,7 @@ class Dispatch:
                 return await waiter
         except BaseException as exc:
             if self._waiters.pop(ticket, None) is not None:
-                self._book.withdraw(ticket)
+                self._scheduler.withdraw(ticket)
             elif not waiter.cancelled() and waiter.exception() is None:
                 self.release(waiter.result())
             if isinstance(exc, TimeoutError) and not isinstance(exc, OpenEnvError):
@@ -206,70 +206,70 @@ class Dispatch:
             phase="open",
         )
 
-    def release(self, lease: Lease, *, troubled: bool = False) -> None:
+    def release(self, lease: Lease, *, connection_lost: bool = False) -> None:
         """As ``EnvPool.release``."""
         if self._leases.pop(lease.id, None) is None:
             return
         now = asyncio.get_running_loop().time()
-        if troubled and lease.worker_id in self.crew.live:
-            self._book.rest(lease.worker_id, now + _REST)
-        self._book.release(lease.id, now)
+        if connection_lost and lease.worker_id in self.workers.live:
+            self._scheduler.rest(lease.worker_id, now + _REST)
+        self._scheduler.release(lease.id, now)
         self._replan()
 
-    def is_full(self, lease: Lease, pause: float) -> None:
-        """As ``EnvPool.is_full``."""
-        if lease.worker_id in self.crew.live:
-            self._book.full(lease.worker_id, asyncio.get_running_loop().time() + pause)
+    def mark_full(self, lease: Lease, pause: float) -> None:
+        """As ``EnvPool.mark_full``."""
+        if lease.worker_id in self.workers.live:
+            self._scheduler.full(lease.worker_id, asyncio.get_running_loop().time() + pause)
 
     def is_leaving(self, lease: Lease) -> bool:
         """Return whether a worker is leaving, as ``EnvPool.is_leaving`` does."""
-        live = self.crew.live.get(lease.worker_id)
+        live = self.workers.live.get(lease.worker_id)
         return live is not None and (
             live.worker.leaving
             or live.connection.going_away is not None
-            or self._book.leaves(live.id)
+            or self._scheduler.leaves(live.id)
         )
 
-    def doubt(self, lease: Lease, error: BaseException) -> None:
-        """As ``EnvPool.doubt``."""
-        live = self.crew.live.get(lease.worker_id)
+    def drain_worker(self, lease: Lease, error: BaseException) -> None:
+        """As ``EnvPool.drain_worker``."""
+        live = self.workers.live.get(lease.worker_id)
         if live is not None and not live.worker.exited.done():
             log.warning("the worker %s is given up: %s", live.worker.name, error)
-            self._book.drain(live.id)
+            self._scheduler.drain(live.id)
 
     def _replan(self) -> None:
-        """Do what the book says; called whenever it learned something."""
+        """Do what the scheduler says; called whenever it learned something."""
         if self._closing is not None:
             return
         loop = asyncio.get_running_loop()
         again = True
         while again:
             again = False
-            plan = self._book.plan(loop.time())
+            plan = self._scheduler.plan(loop.time())
             for ticket, worker_id in plan.grants:
                 waiter, env = self._waiters.pop(ticket)
                 if waiter.cancelled():  # whoever waited will only learn it in its next turn
-                    self._book.release(ticket, loop.time())
+                    self._scheduler.release(ticket, loop.time())
                     again = True
                     continue
-                lease = Lease(ticket, worker_id, self.crew.live[worker_id].worker, env)
+                lease = Lease(ticket, worker_id, self.workers.live[worker_id].worker, env)
                 self._leases[ticket] = lease
                 self._leased_count += 1
                 waiter.set_result(lease)
             for worker_id, source in plan.starts:
-                self.crew.start(worker_id, source)
+                self.workers.start(worker_id, source)
             for worker_id in plan.ends:
-                self.crew.end(worker_id)
-        self._peak = max(self._peak, len(self._book.workers))
+                self.workers.end(worker_id)
+        self._peak = max(self._peak, len(self._scheduler.workers))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if plan.wake_at != float("inf"):
             self._timer = loop.call_at(plan.wake_at, self._replan)
 
-    # -- what the crew tells ------------------------------------------------------------------
+    # -- what the workers tell ------------------------------------------------------------------
 
-    def _crew_changed(self) -> None:
+    def _workers_changed(self) -> None:
         """A worker came or went."""
         self._replan()
         if self._on_progress is not None and self._closing is None:
@@ -282,7 +282,7 @@ class Dispatch:
     def _fail_waiters(self, error: BaseException) -> None:
         waiters, self._waiters = self._waiters, {}
         for ticket, (waiter, _) in waiters.items():
-            self._book.withdraw(ticket)
+            self._scheduler.withdraw(ticket)
             if not waiter.done():
                 waiter.set_exception(raised_again(error))
                 waiter.exception()  # it may be that nobody waits any more
@@ -296,21 +296,21 @@ class Dispatch:
 
     def statistics(self) -> PoolStatistics:
         """What there is now, and was done so far; to be read in a turn of the loop."""
-        workers = list(self._book.workers.values())
-        by_phase = {phase: [w for w in workers if w.phase is phase] for phase in Phase}
+        workers = list(self._scheduler.workers.values())
+        by_phase = {phase: [w for w in workers if w.phase is phase] for phase in WorkerPhase}
         now = 0.0 if self._loop is None or self.closed else self._loop.time()
         return PoolStatistics(
-            ready=len(by_phase[Phase.READY]),
-            starting=len(by_phase[Phase.STARTING]),
-            draining=len(by_phase[Phase.DRAINING]),
-            capacity=sum(worker.capacity for worker in by_phase[Phase.READY]),
-            sessions=len(self._book.holders),
-            waiting=len(self._book.waiting),
+            ready=len(by_phase[WorkerPhase.READY]),
+            starting=len(by_phase[WorkerPhase.STARTING]),
+            draining=len(by_phase[WorkerPhase.DRAINING]),
+            capacity=sum(worker.capacity for worker in by_phase[WorkerPhase.READY]),
+            sessions=len(self._scheduler.holders),
+            waiting=len(self._scheduler.waiting),
             sessions_leased=self._leased_count,
-            workers_started=self.crew.started,
-            starts_failed=self.crew.failed,
-            workers_died=self.crew.died,
-            workers_ended=self.crew.ended,
+            workers_started=self.workers.started,
+            starts_failed=self.workers.failed,
+            workers_died=self.workers.died,
+            workers_ended=self.workers.ended,
             peak_workers=self._peak,
-            seconds=self._book.seconds_at(now),
+            seconds=self._scheduler.seconds_at(now),
         )

@@ -45,8 +45,8 @@ class Lease:
     """A slot that is held.
 
     Attributes:
-        id: its number in the book.
-        worker_id: of the worker, in the book.
+        id: its number in the scheduler.
+        worker_id: of the worker, in the scheduler.
         worker: where it is.
         env: who holds it.
         lost: why it is none any more: its worker died, or the pool was closed.
@@ -55,7 +55,7 @@ class Lease:
     id: int
     worker_id: int
     worker: Worker
-    env: Leased
+    env: LeasedClient
     lost: OpenEnvError | None = None
 
     def lose(self, error: OpenEnvError) -> None:
@@ -64,13 +64,13 @@ class Lease:
         self.env.lose(error)
 
 
-class Leased(EnvClient[Any, Any, Any]):
+class LeasedClient(EnvClient[Any, Any, Any]):
     """What is mixed into the client class."""
 
     _has_address: ClassVar[bool] = False
     _pool: EnvPool
     _lease: Lease | None = None
-    _lane: int = 0
+    _connection_number: int = 0
     _opening_at: asyncio.Future[Channel] | None = None
     _acquire_timeout: float | None = None
 
@@ -117,11 +117,11 @@ class Leased(EnvClient[Any, Any, Any]):
 
     async def _finish(self, lease: Lease) -> None:
         channel = self._channel
-        troubled = channel is not None and isinstance(channel.error, TransportError)
+        connection_lost = channel is not None and isinstance(channel.error, TransportError)
         try:
             await super().close()
         finally:
-            self._pool.release(lease, troubled=troubled)
+            self._pool.release(lease, connection_lost=connection_lost)
 
     async def _open(self, left_behind: Channel | None) -> Channel:
         if self._lease is not None and self._lease.lost is not None:
@@ -131,7 +131,7 @@ class Leased(EnvClient[Any, Any, Any]):
                 return await self._open_at(self._lease, left_behind)  # in the slot that it has
             except _ELSEWHERE as exc:
                 lease, self._lease = self._lease, None
-                self._pool.doubt(lease, exc)
+                self._pool.drain_worker(lease, exc)
                 self._pool.release(lease)
                 if left_behind is not None:
                     raise
@@ -140,7 +140,7 @@ class Leased(EnvClient[Any, Any, Any]):
             lease = await self._pool.acquire(self, self._acquire_timeout)
             self._lease = lease
             self.base_url, self._token = lease.worker.url, lease.worker.token
-            self._share = self._pool.lane(self._lane)
+            self._share = self._pool.share_of(self._connection_number)
             attempts += 1
             try:
                 return await self._open_at(lease)
@@ -149,9 +149,9 @@ class Leased(EnvClient[Any, Any, Any]):
                 again = attempts < _ATTEMPTS
                 if isinstance(exc, ServerBusy):
                     pause = float(exc.detail.get("retry_after") or _SOON)
-                    self._pool.is_full(lease, min(pause, _SOON))
+                    self._pool.mark_full(lease, min(pause, _SOON))
                 elif isinstance(exc, _ELSEWHERE):
-                    self._pool.doubt(lease, exc)
+                    self._pool.drain_worker(lease, exc)
                 else:
                     again = False
                 self._pool.release(lease)
@@ -170,12 +170,12 @@ class Leased(EnvClient[Any, Any, Any]):
             return opening.result()
         except BaseException:
             opening.cancel()
-            opening.add_done_callback(self._opened_in_vain)
+            opening.add_done_callback(self._opened_too_late)
             raise
         finally:
             self._opening_at = None
 
-    def _opened_in_vain(self, opening: asyncio.Future[Channel]) -> None:
+    def _opened_too_late(self, opening: asyncio.Future[Channel]) -> None:
         """The session came to be although nobody waited for it any more."""
         if opening.cancelled() or opening.exception() is not None:
             return
@@ -194,7 +194,7 @@ class Leased(EnvClient[Any, Any, Any]):
             self._channel.lose(error)
 
 
-def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[Leased]:
+def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[LeasedClient]:
     """The class of leased environments for a client class.
 
     Raises:
@@ -203,4 +203,4 @@ def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[Leased]:
     if not issubclass(base, EnvClient):
         raise TypeError(f"client= must be a subclass of EnvClient, got {base!r}")
     types = zip(("action_type", "observation_type", "state_type"), base.model_types(), strict=True)
-    return type(base.__name__, (Leased, base), {"__module__": base.__module__, **dict(types)})
+    return type(base.__name__, (LeasedClient, base), {"__module__": base.__module__, **dict(types)})

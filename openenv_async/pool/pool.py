@@ -2,7 +2,7 @@
 
 Ownership: the pool owns its providers and, through them, every worker; a task of the pool starts
 or ends each. A leased environment owns its slot until it is closed. What the pool decides is in
-``book``; ``dispatch`` does it. Here is what a pool is before and after that: its settings, and
+``scheduler``; ``dispatch`` does it. Here is what a pool is before and after that: its settings, and
 the process and loop that it belongs to.
 """
 
@@ -19,7 +19,7 @@ from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
 from openenv_async.errors import OperationUnsupported, SessionClosed, shown
 from openenv_async.pool.dispatch import Dispatch
-from openenv_async.pool.leases import Lease, Leased, leased_class
+from openenv_async.pool.leases import Lease, LeasedClient, leased_class
 from openenv_async.pool.playing import Playing
 from openenv_async.pool.settings import PoolSettings
 from openenv_async.pool.sources import Sources
@@ -126,15 +126,18 @@ class EnvPool(Playing, Sources):
         """The state of a pool that was never opened."""
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes = itertools.count()
+        self._connection_numbers = itertools.count()
         self._dispatch = Dispatch(
-            self.providers, self._settings, keeper=self._keeper, on_progress=self._on_progress
+            self.providers,
+            self._settings,
+            warm_client=self._warm_client,
+            on_progress=self._on_progress,
         )
 
-    def _keeper(self, worker: Worker) -> Leased:
-        keeper = self._leased(worker.url, **self._client_options)
-        keeper._token = worker.token
-        return keeper
+    def _warm_client(self, worker: Worker) -> LeasedClient:
+        warm_client = self._leased(worker.url, **self._client_options)
+        warm_client._token = worker.token
+        return warm_client
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings."""
@@ -197,7 +200,7 @@ class EnvPool(Playing, Sources):
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task that the pool waits for when it closes."""
-        return self._dispatch.crew.spawn(work, name)
+        return self._dispatch.workers.spawn(work, name)
 
     # -- leases -------------------------------------------------------------------------------
 
@@ -223,18 +226,18 @@ class EnvPool(Playing, Sources):
         cls = self._leased if client is None else leased_class(client)
         env = cls("pool:", **{**self._client_options, **client_options})
         env._pool = self
-        env._lane = next(self._lanes)
+        env._connection_number = next(self._connection_numbers)
         env._acquire_timeout = (
             self._settings.acquire_timeout if acquire_timeout is None else acquire_timeout
         )
         return env
 
-    def lane(self, number: int) -> bool | str:
+    def share_of(self, number: int) -> bool | str:
         """With which other sessions of a worker one shares its connection."""
-        lane = number % self._settings.connections
-        return f"pool-{lane}" if lane else True
+        connection = number % self._settings.connections
+        return f"pool-{connection}" if connection else True
 
-    async def acquire(self, env: Leased, timeout: float | None) -> Lease:
+    async def acquire(self, env: LeasedClient, timeout: float | None) -> Lease:
         """A slot for ``env``; leased environments do this themselves.
 
         Raises:
@@ -247,33 +250,33 @@ class EnvPool(Playing, Sources):
             await self._dispatch.open()
         return await self._dispatch.acquire(env, timeout)
 
-    def release(self, lease: Lease, *, troubled: bool = False) -> None:
+    def release(self, lease: Lease, *, connection_lost: bool = False) -> None:
         """Take a slot back; leased environments do this themselves.
 
         Args:
             lease: of the slot.
-            troubled: its connection or session was lost: others get the next sessions first.
+            connection_lost: its connection or session was lost: others get the next sessions first.
         """
-        self._dispatch.release(lease, troubled=troubled)
+        self._dispatch.release(lease, connection_lost=connection_lost)
 
-    def is_full(self, lease: Lease, pause: float) -> None:
-        """A server refused a session: it has fewer slots than the book knows of."""
-        self._dispatch.is_full(lease, pause)
+    def mark_full(self, lease: Lease, pause: float) -> None:
+        """A server refused a session: it has fewer slots than the scheduler knows of."""
+        self._dispatch.mark_full(lease, pause)
 
     def is_leaving(self, lease: Lease) -> bool:
         """Tell whether the worker of a lease is to get no further episode."""
         return self._dispatch.is_leaving(lease)
 
-    def doubt(self, lease: Lease, error: BaseException) -> None:
+    def drain_worker(self, lease: Lease, error: BaseException) -> None:
         """A worker could not be reached: it gets no more sessions."""
-        self._dispatch.doubt(lease, error)
+        self._dispatch.drain_worker(lease, error)
 
     # -- facts --------------------------------------------------------------------------------
 
     @property
     def workers(self) -> list[Worker]:
         """The workers that are ready."""
-        return [live.worker for live in self._dispatch.crew.live.values()]
+        return [live.worker for live in self._dispatch.workers.live.values()]
 
     def shared(self) -> EnvPool:
         """A pool for other processes that plays on the workers of this one.
@@ -303,5 +306,5 @@ class EnvPool(Playing, Sources):
         return f"<EnvPool of {self._dispatch.names}: {now.ready} workers, {now.sessions} sessions>"
 
 
-_RUNTIME: Final = frozenset({"_pid", "_loop", "_lanes", "_dispatch", "_leased"})
+_RUNTIME: Final = frozenset({"_pid", "_loop", "_connection_numbers", "_dispatch", "_leased"})
 """Attributes that a copy makes anew."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from openenv_async.pool.book import Book, SourceRules
+from openenv_async.pool.scheduler import ProviderRules, Scheduler
 from openenv_async.providers.base import Provider
 from openenv_async.rollouts.checking import check_count
 
@@ -53,9 +53,9 @@ class PoolSettings:
             if seconds is not None and not seconds >= 0:
                 raise ValueError(f"{name} must be at least 0 seconds, got {seconds!r}")
 
-    def book(self, providers: Sequence[Provider]) -> Book:
-        """An empty book with these rules."""
-        return Book(
+    def scheduler(self, providers: Sequence[Provider]) -> Scheduler:
+        """An empty scheduler with these rules."""
+        return Scheduler(
             [self._rules(provider) for provider in providers],
             min_workers=self.min_workers,
             warm_workers=self.warm_workers,
@@ -64,9 +64,9 @@ class PoolSettings:
             max_uses=self.max_uses,
         )
 
-    def _rules(self, provider: Provider) -> SourceRules:
+    def _rules(self, provider: Provider) -> ProviderRules:
         most = self.max_workers
         if most is None:
             owned = provider.owns_workers
             most = max(_MAX_WORKERS, self.min_workers) if owned else _ANY_NUMBER
-        return SourceRules(most, self.sessions_per_worker, free=not provider.owns_workers)
+        return ProviderRules(most, self.sessions_per_worker, free=not provider.owns_workers)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.pool.book import Seconds
+from openenv_async.pool.scheduler import Seconds
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.launch import launch
 from openenv_async.errors import OpenEnvError
-from openenv_async.pool.book import Book
-from openenv_async.pool.leases import Leased
+from openenv_async.pool.leases import LeasedClient
+from openenv_async.pool.scheduler import Scheduler
 from openenv_async.providers.base import Provider, Worker
 
-__all__ = ["Crew", "Live"]
+__all__ = ["LiveWorker", "Workers"]
 
 log = logging.getLogger("openenv_async.pool")
 T = TypeVar("T")
@@ -33,31 +33,31 @@ _FREE_GRACE: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Live:
+class LiveWorker:
     """A worker that answers, and the connection that keeps the way to it warm."""
 
     id: int
     source: int
     worker: Worker
-    keeper: Leased
+    warm_client: LeasedClient
     connection: ClientConnection
     ready_at: float
 
 
-class Crew:
-    """The workers that live and those that start. It tells the book what becomes of them.
+class Workers:
+    """The workers that live and those that start. It tells the scheduler what becomes of them.
 
     Args:
         providers: start them.
-        book: learns when one is ready, failed or died.
-        keeper: makes an unopened client of a URL, whose connection is kept.
+        scheduler: learns when one is ready, failed or died.
+        warm_client: makes an unopened client of a URL, whose connection is kept.
         start_timeout: seconds that a worker has to start and answer.
-        changed: called when the book learned something.
+        changed: called when the scheduler learned something.
         lost: called with the leases of a worker that died, and why.
-        in_vain: called with the error when nothing lives or starts any more.
+        none_left: called with the error when nothing lives or starts any more.
 
     Attributes:
-        live, starting: by number in the book.
+        live, starting: by number in the scheduler.
         error: why the last one failed.
         started, failed, died, ended: counts.
     """
@@ -65,25 +65,25 @@ class Crew:
     def __init__(
         self,
         providers: Sequence[Provider],
-        book: Book,
-        keeper: Callable[[Worker], Leased],
+        scheduler: Scheduler,
+        warm_client: Callable[[Worker], LeasedClient],
         *,
         start_timeout: float,
         changed: Callable[[], None],
         lost: Callable[[list[int], OpenEnvError], None],
-        in_vain: Callable[[BaseException], None],
+        none_left: Callable[[BaseException], None],
     ) -> None:
-        self.live: dict[int, Live] = {}
+        self.live: dict[int, LiveWorker] = {}
         self.starting: dict[int, asyncio.Task[None]] = {}
         self.error: BaseException | None = None
         self.started = self.failed = self.died = self.ended = 0
         self._providers = providers
-        self._book = book
-        self._keeper = keeper
+        self._scheduler = scheduler
+        self._warm_client = warm_client
         self._start_timeout = start_timeout
         self._changed = changed
         self._lost = lost
-        self._in_vain = in_vain
+        self._none_left = none_left
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failures = [0] * len(providers)
         self._held_until = [float("-inf")] * len(providers)
@@ -103,7 +103,7 @@ class Crew:
         """
         pending = set(self.starting.values())
         while pending:
-            sources = [self._book.workers[id].source for id in self.starting]
+            sources = [self._scheduler.workers[id].source for id in self.starting]
             patient = any(self._providers[source].owns_workers for source in sources)
             timeout = None if patient or not self.live else _FREE_GRACE
             done, pending = await asyncio.wait(
@@ -115,7 +115,7 @@ class Crew:
     # -- starting -----------------------------------------------------------------------------
 
     def start(self, id: int, source: int) -> None:
-        """Start a worker of the book."""
+        """Start a worker of the scheduler."""
         task = asyncio.create_task(self._start(id, source), name=f"openenv-pool-start-{id}")
         self.starting[id] = task
 
@@ -128,13 +128,13 @@ class Crew:
         try:
             worker = await launch(provider, timeout=most)
             try:
-                live = await self._keep(id, source, worker)
+                live = await self._warm(id, source, worker)
             except BaseException:
                 await worker.aclose()
                 raise
         except BaseException as exc:
             del self.starting[id]
-            self._book.start_failed(id, loop.time())
+            self._scheduler.start_failed(id, loop.time())
             if not isinstance(exc, Exception):
                 raise
             self.failed += 1
@@ -146,15 +146,15 @@ class Crew:
             self.started += 1
             most_sessions = live.connection.server.get("max_sessions")
             capacity = most_sessions if isinstance(most_sessions, int) else None
-            self._book.ready(id, loop.time(), capacity or None)
+            self._scheduler.ready(id, loop.time(), capacity or None)
             worker.exited.add_done_callback(functools.partial(self._exited, id))
         self._changed()
 
-    async def _keep(self, id: int, source: int, worker: Worker) -> Live:
-        keeper = self._keeper(worker)
-        connection = await keeper._acquire()
+    async def _warm(self, id: int, source: int, worker: Worker) -> LiveWorker:
+        warm_client = self._warm_client(worker)
+        connection = await warm_client._acquire()
         now = asyncio.get_running_loop().time()
-        return Live(id, source, worker, keeper, connection, now)
+        return LiveWorker(id, source, worker, warm_client, connection, now)
 
     def _pause(self, source: int, error: BaseException) -> None:
         """Start nothing there for a while; tell those who wait in vain."""
@@ -163,21 +163,21 @@ class Crew:
             pause = min(_FIRST_PAUSE * 2 ** min(self._failures[source], 10), _LONGEST_PAUSE)
             self._failures[source] += 1
             self._held_until[source] = now + pause * random.uniform(0.75, 1.25)
-            self._book.hold(source, self._held_until[source])
+            self._scheduler.hold(source, self._held_until[source])
         self.error = error
         if not self.live and not self.starting:
-            self._in_vain(error)
+            self._none_left(error)
 
     # -- ending -------------------------------------------------------------------------------
 
     def end(self, id: int) -> None:
-        """End a worker that is in the book no more."""
+        """End a worker that is in the scheduler no more."""
         self.ended += 1
         self.spawn(self._end(self.live.pop(id)), "openenv-pool-end")
 
-    async def _end(self, live: Live) -> None:
+    async def _end(self, live: LiveWorker) -> None:
         try:
-            await live.keeper._give_back(live.connection)
+            await live.warm_client._give_back(live.connection)
         finally:
             await live.worker.aclose()
 
@@ -192,7 +192,7 @@ class Crew:
         error = live.worker.died("step")
         log.warning("%s", error)
         self.died += 1
-        self._lost(self._book.died(id, now), error)
+        self._lost(self._scheduler.died(id, now), error)
         self.spawn(self._end(live), "openenv-pool-end")
         if now - live.ready_at < _SHORT_LIFE:
             self._pause(live.source, error)
@@ -200,12 +200,12 @@ class Crew:
 
     async def look(self) -> None:
         """Ask the providers for their room, and let workers go that are leaving."""
-        starting = {self._book.workers[id].source for id in self.starting}
+        starting = {self._scheduler.workers[id].source for id in self.starting}
         for source, provider in enumerate(self._providers):
             if source in starting:  # a place that is being taken would count as room
                 continue
             try:
-                self._book.set_room(source, await provider.room())
+                self._scheduler.set_room(source, await provider.room())
             except OpenEnvError as exc:
                 self.error = exc
                 log.warning("%s does not say what room it has: %s", provider.name, exc)
@@ -216,7 +216,7 @@ class Crew:
             connection = live.connection
             gone = connection.going_away is not None or connection.error is not None
             if (gone or live.worker.leaving) and not live.worker.exited.done():
-                self._book.drain(live.id)
+                self._scheduler.drain(live.id)
 
     async def stop(self) -> None:
         """Cut off what starts; whatever dies now is no news any more."""

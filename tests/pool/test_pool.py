@@ -45,7 +45,7 @@ async def test_a_lease_is_a_typed_client_and_ends_with_close() -> None:
             assert isinstance(env, CountingEnv)
             assert (await env.reset(seed=4)).observation == Seen(0, 4)
             assert (await env.step(Move(2))).reward == 2.0
-            assert env.worker is provider.started[0]  # type: ignore[attr-defined]  # Leased too
+            assert env.worker is provider.started[0]  # type: ignore[attr-defined]  # LeasedClient too
             assert (pool.statistics().sessions, provider.sessions) == (1, 1)
         assert (pool.statistics().sessions, provider.sessions) == (0, 0)
         for call in (env.reset(), env.step(Move()), env.state()):

@@ -7,7 +7,7 @@ import statistics
 import time
 
 from openenv_async.pool import EnvPool
-from openenv_async.pool.book import Book, SourceRules
+from openenv_async.pool.scheduler import ProviderRules, Scheduler
 from openenv_async.providers.base import Worker
 from tests.helpers import until
 from tests.pool.workers import LoopProvider, LoopWorker
@@ -61,10 +61,10 @@ async def test_the_next_episode_does_not_wait_for_the_end_of_a_worker() -> None:
 
 
 def test_a_worker_is_refilled_before_it_is_missed() -> None:
-    book = Book([SourceRules(8, 1)], warm_workers=2)
-    for worker, _ in book.plan(0.0).starts:
-        book.ready(worker, 0.0)
+    scheduler = Scheduler([ProviderRules(8, 1)], warm_workers=2)
+    for worker, _ in scheduler.plan(0.0).starts:
+        scheduler.ready(worker, 0.0)
     for _ in range(2):
-        book.ask()
-    plan = book.plan(1.0)
+        scheduler.ask()
+    plan = scheduler.plan(1.0)
     assert (len(plan.grants), len(plan.starts)) == (2, 2)

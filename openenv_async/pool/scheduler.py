@@ -6,7 +6,7 @@ Rules:
   that was granted a slot is a lease, with the same number.
 - Facts are told by methods (``ask``, ``ready``, ``died``, …). None of them decides anything.
   ``plan`` then says what to do: which tickets get a slot where, how many workers to start,
-  which to end, and when to look again. What it says, the book takes as done.
+  which to end, and when to look again. What it says, the scheduler takes as done.
 - First come, first served. The least loaded worker serves, the oldest of equals, so that under
   little demand the younger ones fall idle and can be ended.
 - A worker is starting, ready, draining (serves its leases, gets no more) or gone.
@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Final
 
-__all__ = ["Book", "Phase", "Plan", "Seconds", "SourceRules", "WorkerEntry"]
+__all__ = ["Plan", "ProviderRules", "Scheduler", "Seconds", "WorkerEntry", "WorkerPhase"]
 
 
-class Phase(enum.Enum):
+class WorkerPhase(enum.Enum):
     """Where a worker stands."""
 
     STARTING = "starting"
@@ -34,7 +34,7 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceRules:
+class ProviderRules:
     """What one provider may be asked for.
 
     Attributes:
@@ -50,13 +50,13 @@ class SourceRules:
 
 @dataclass(slots=True)
 class WorkerEntry:
-    """One worker in the book. ``leases`` maps each to when it began."""
+    """One worker in the scheduler. ``leases`` maps each to when it began."""
 
     id: int
     source: int
     since: float
     capacity: int
-    phase: Phase = Phase.STARTING
+    phase: WorkerPhase = WorkerPhase.STARTING
     leases: dict[int, float] = field(default_factory=dict)
     uses: int = 0
     ready_at: float = inf
@@ -104,7 +104,7 @@ class Seconds:
         return self.starting + self.used + self.idle + self.wasted
 
 
-class Book:
+class Scheduler:
     """Workers, leases and who waits.
 
     Args:
@@ -118,7 +118,7 @@ class Book:
 
     def __init__(
         self,
-        sources: Sequence[SourceRules],
+        sources: Sequence[ProviderRules],
         *,
         min_workers: int = 0,
         warm_workers: int = 0,
@@ -173,17 +173,17 @@ class Book:
             capacity: slots that its server really has, where it says so.
         """
         worker = self.workers[worker_id]
-        assert worker.phase is Phase.STARTING
+        assert worker.phase is WorkerPhase.STARTING
         self.seconds.starting += now - worker.since
         worker.since = worker.ready_at = worker.idle_since = now
-        worker.phase = Phase.READY
+        worker.phase = WorkerPhase.READY
         if capacity is not None:
             worker.capacity = max(1, min(worker.capacity, capacity))
 
     def start_failed(self, worker_id: int, now: float) -> None:
         """A start failed, and left nothing behind."""
         worker = self.workers.pop(worker_id)
-        assert worker.phase is Phase.STARTING
+        assert worker.phase is WorkerPhase.STARTING
         self.seconds.wasted += now - worker.since
 
     def died(self, worker_id: int, now: float) -> list[int]:
@@ -203,16 +203,16 @@ class Book:
     def drain(self, worker_id: int) -> None:
         """A worker is to get no more sessions; it is ended when the last one has ended."""
         worker = self.workers[worker_id]
-        assert worker.phase is not Phase.STARTING
-        worker.phase = Phase.DRAINING
+        assert worker.phase is not WorkerPhase.STARTING
+        worker.phase = WorkerPhase.DRAINING
 
     def leaves(self, worker_id: int) -> bool:
         """Tell whether a worker drains for another reason than that its sessions are used up."""
         worker = self.workers[worker_id]
-        return worker.phase is Phase.DRAINING and not self._used_up(worker)
+        return worker.phase is WorkerPhase.DRAINING and not self._used_up(worker)
 
     def full(self, worker_id: int, until: float) -> None:
-        """A server refused a session though the book knows of room: others play there too."""
+        """A server refused a session though the scheduler knows of room: others play there too."""
         self.workers[worker_id].full_until = until
 
     def rest(self, worker_id: int, until: float) -> None:
@@ -230,7 +230,7 @@ class Book:
     # -- decisions ----------------------------------------------------------------------------
 
     def plan(self, now: float) -> Plan:
-        """What to do now; the book takes it as done."""
+        """What to do now; the scheduler takes it as done."""
         plan = Plan()
         self._grant(plan, now)
         self._retire(plan, now)
@@ -241,7 +241,7 @@ class Book:
     def _grant(self, plan: Plan, now: float) -> None:
         if not self.waiting:
             return
-        ready = [worker for worker in self.workers.values() if worker.phase is Phase.READY]
+        ready = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.READY]
         for ticket in list(self.waiting):
             best: WorkerEntry | None = None
             best_key: tuple[bool, float, int] = (True, inf, 0)
@@ -272,13 +272,13 @@ class Book:
     def _retire(self, plan: Plan, now: float) -> None:
         """Drain what has served its time; end what has drained."""
         for worker in list(self.workers.values()):
-            if worker.phase is Phase.READY and not self.sources[worker.source].free:
+            if worker.phase is WorkerPhase.READY and not self.sources[worker.source].free:
                 ends_at = worker.ready_at + self._max_lifetime
                 if self._used_up(worker) or ends_at <= now:
-                    worker.phase = Phase.DRAINING
+                    worker.phase = WorkerPhase.DRAINING
                 else:
                     plan.wake_at = min(plan.wake_at, ends_at)
-            if worker.phase is Phase.DRAINING and not worker.leases:
+            if worker.phase is WorkerPhase.DRAINING and not worker.leases:
                 self._end_one(plan, worker, now)
 
     def _start(self, plan: Plan, now: float) -> None:
@@ -286,10 +286,10 @@ class Book:
         slots = idle = alive = 0
         for worker in self.workers.values():
             counts[worker.source] += 1
-            if worker.phase is Phase.DRAINING:
+            if worker.phase is WorkerPhase.DRAINING:
                 continue
             alive += 1
-            if worker.phase is Phase.STARTING:
+            if worker.phase is WorkerPhase.STARTING:
                 slots += worker.capacity
                 idle += 1
             elif not worker.leases:
@@ -312,18 +312,20 @@ class Book:
                 alive += 1
                 idle += 1
 
-    def _wants_more(self, rules: SourceRules, alive: int, idle: int, waiting: int) -> bool:
+    def _wants_more(self, rules: ProviderRules, alive: int, idle: int, waiting: int) -> bool:
         if rules.free or alive < self._min_workers:
             return True
         return self._warm_workers > 0 and idle - ceil(waiting / rules.sessions) < self._warm_workers
 
     def _end_idle(self, plan: Plan, now: float) -> None:
         """End the longest idle of what nobody needs."""
-        alive = [worker for worker in self.workers.values() if worker.phase is not Phase.DRAINING]
+        alive = [
+            worker for worker in self.workers.values() if worker.phase is not WorkerPhase.DRAINING
+        ]
         idle = [
             worker
             for worker in alive
-            if worker.phase is Phase.READY and not worker.leases
+            if worker.phase is WorkerPhase.READY and not worker.leases
         ]  # fmt: skip
         spare = min(len(alive) - self._min_workers, len(idle) - self._warm_workers)
         idle = [worker for worker in idle if not self.sources[worker.source].free]
@@ -356,7 +358,7 @@ class Book:
         sums = Seconds(*(getattr(self.seconds, name) for name in Seconds.__slots__))
         for worker in list(self.workers.values()):
             spent = now - worker.since
-            if worker.phase is Phase.STARTING:
+            if worker.phase is WorkerPhase.STARTING:
                 sums.starting += spent
             elif worker.leases:
                 sums.used += spent
@@ -368,7 +370,7 @@ class Book:
         """End everything: the workers that were ready. Leases and tickets are gone."""
         ended = []
         for worker in list(self.workers.values()):
-            if worker.phase is Phase.STARTING:
+            if worker.phase is WorkerPhase.STARTING:
                 self.start_failed(worker.id, now)
                 continue
             self._account(worker, now, used=bool(worker.leases))

@@ -11,22 +11,22 @@ import pytest
 
 from openenv_async import serve
 from openenv_async.pool import EnvPool
-from openenv_async.pool.book import Book, Seconds
+from openenv_async.pool.scheduler import Scheduler, Seconds
 from tests.pool.workers import CountingEnv, LoopProvider
 from tests.rollouts.environments import Counting, Move, Seen
 
 
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The threads that read a book."""
+    """The threads that read a scheduler."""
     found: list[threading.Thread] = []
-    read = Book.seconds_at
+    read = Scheduler.seconds_at
 
-    def noting(book: Book, now: float) -> Seconds:
+    def noting(scheduler: Scheduler, now: float) -> Seconds:
         found.append(threading.current_thread())
-        return read(book, now)
+        return read(scheduler, now)
 
-    monkeypatch.setattr(Book, "seconds_at", noting)
+    monkeypatch.setattr(Scheduler, "seconds_at", noting)
     return found
 
 

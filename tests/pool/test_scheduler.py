@@ -1,0 +1,342 @@
+"""Random histories of a scheduler, against what must hold after each of them; and its rules."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from openenv_async.pool.scheduler import Plan, ProviderRules, Scheduler, WorkerPhase
+
+
+def grown(scheduler: Scheduler, now: float = 0.0) -> Plan:
+    """Plan, and let every start succeed at once."""
+    plan = scheduler.plan(now)
+    for worker, _ in plan.starts:
+        scheduler.ready(worker, now)
+    later = scheduler.plan(now)
+    return Plan(
+        plan.grants + later.grants,
+        plan.starts + later.starts,
+        plan.ends + later.ends,
+        later.wake_at,
+    )
+
+
+def owned(max_workers: int = 4, sessions: int = 2) -> ProviderRules:
+    return ProviderRules(max_workers, sessions)
+
+
+def test_first_come_first_served_on_the_least_loaded() -> None:
+    scheduler = Scheduler([owned(2, 4)], min_workers=2)
+    grown(scheduler)
+    tickets = [scheduler.ask() for _ in range(6)]
+    assert scheduler.plan(0.0).grants == list(zip(tickets, [1, 2, 1, 2, 1, 2], strict=True))
+
+
+def test_workers_are_started_for_who_waits_and_no_more() -> None:
+    scheduler = Scheduler([owned(4, 2)])
+    for _ in range(5):
+        scheduler.ask()
+    plan = scheduler.plan(0.0)
+    assert [source for _, source in plan.starts] == [0, 0, 0]
+    assert scheduler.plan(0.0).starts == []  # those under way will do
+    for _ in range(50):
+        scheduler.ask()
+    assert len(scheduler.plan(0.0).starts) == 1  # max_workers
+
+
+def test_a_dead_worker_of_a_full_group_is_replaced_by_exactly_one() -> None:
+    """R43."""
+    scheduler = Scheduler([owned(8, 1)], min_workers=8)
+    grown(scheduler)
+    for _ in range(8):
+        scheduler.ask()
+    assert len(scheduler.plan(1.0).grants) == 8
+    assert len(scheduler.died(3, 2.0)) == 1
+    scheduler.ask()  # whoever was there plays again
+    plan = grown(scheduler, 2.0)
+    assert (len(plan.starts), len(plan.grants)) == (1, 1)
+
+
+def test_idle_workers_end_the_youngest_first_and_the_kept_ones_stay() -> None:
+    scheduler = Scheduler([owned(4, 1)], min_workers=1, idle_ttl=10.0)
+    leases = [scheduler.ask() for _ in range(3)]
+    grown(scheduler)
+    for lease in leases:
+        scheduler.release(lease, 5.0)
+    assert scheduler.plan(5.0).wake_at == 15.0
+    assert scheduler.plan(14.9).ends == []
+    assert scheduler.plan(15.0).ends == [3, 2]
+    assert list(scheduler.workers) == [1]
+    assert scheduler.plan(1e9).ends == []
+
+
+def test_a_worker_in_use_does_not_idle() -> None:
+    scheduler = Scheduler([owned(2, 1)], idle_ttl=10.0)
+    lease = scheduler.ask()
+    grown(scheduler)
+    assert scheduler.plan(1000.0).ends == []
+    scheduler.release(lease, 1000.0)
+    assert scheduler.plan(1009.0).ends == []
+    assert scheduler.plan(1010.0).ends == [1]
+
+
+def test_warm_workers_are_refilled() -> None:
+    scheduler = Scheduler([owned(4, 1)], warm_workers=1)
+    assert len(grown(scheduler).starts) == 1
+    for running in range(1, 4):
+        scheduler.ask()
+        plan = grown(scheduler, float(running))
+        assert (len(plan.grants), len(plan.starts)) == (1, 1)
+    scheduler.ask()
+    assert scheduler.plan(9.0).starts == []  # max_workers
+
+
+def test_an_old_worker_drains_and_is_replaced() -> None:
+    scheduler = Scheduler([owned(2, 2)], min_workers=1, max_lifetime=100.0)
+    lease = scheduler.ask()
+    assert grown(scheduler).wake_at == 100.0
+    plan = scheduler.plan(100.0)
+    assert (len(plan.starts), plan.ends) == (1, [])
+    assert scheduler.workers[1].phase is WorkerPhase.DRAINING
+    scheduler.ready(2, 101.0)
+    other = scheduler.ask()
+    assert scheduler.plan(101.0).grants == [(other, 2)]
+    scheduler.release(lease, 102.0)
+    assert scheduler.plan(102.0).ends == [1]
+
+
+def test_a_worker_that_served_its_uses_is_replaced_within_max_workers() -> None:
+    scheduler = Scheduler([owned(1, 1)], max_uses=1)
+    first = scheduler.ask()
+    assert len(grown(scheduler).grants) == 1
+    scheduler.ask()
+    assert scheduler.plan(1.0).starts == []  # it still holds the only place
+    scheduler.release(first, 2.0)
+    plan = grown(scheduler, 2.0)
+    assert (plan.ends, len(plan.starts), len(plan.grants)) == ([1], 1, 1)
+
+
+def test_sources_are_used_in_order_and_within_their_room() -> None:
+    scheduler = Scheduler([owned(1, 1), owned(9, 1)])
+    scheduler.set_room(1, 2)
+    for _ in range(9):
+        scheduler.ask()
+    assert [source for _, source in scheduler.plan(0.0).starts] == [0, 1, 1]
+
+
+def test_what_costs_nothing_is_taken_at_once_and_never_ended() -> None:
+    scheduler = Scheduler([ProviderRules(100, 8, free=True)], idle_ttl=1.0, max_lifetime=1.0)
+    scheduler.set_room(0, 3)
+    assert len(grown(scheduler).starts) == 3
+    plan = scheduler.plan(1e6)
+    assert (plan.ends, plan.wake_at) == ([], inf)
+
+
+def test_a_full_server_is_left_alone_for_a_while() -> None:
+    scheduler = Scheduler([owned(1, 8)], min_workers=1)
+    grown(scheduler)
+    scheduler.full(1, 5.0)
+    ticket = scheduler.ask()
+    plan = scheduler.plan(1.0)
+    assert (plan.grants, plan.wake_at) == ([], 5.0)
+    assert scheduler.plan(5.0).grants == [(ticket, 1)]
+
+
+def test_a_resting_worker_serves_only_if_no_other_can() -> None:
+    scheduler = Scheduler([owned(2, 1)], min_workers=2)
+    grown(scheduler)
+    scheduler.rest(1, 5.0)
+    first, second = scheduler.ask(), scheduler.ask()
+    assert scheduler.plan(1.0).grants == [(first, 2), (second, 1)]
+
+
+def test_a_held_source_starts_later() -> None:
+    scheduler = Scheduler([owned()])
+    scheduler.ask()
+    scheduler.hold(0, 7.0)
+    plan = scheduler.plan(0.0)
+    assert (plan.starts, plan.wake_at) == ([], 7.0)
+    assert len(scheduler.plan(7.0).starts) == 1
+
+
+def test_every_second_is_counted_once() -> None:
+    scheduler = Scheduler([owned(1, 2)], min_workers=1)
+    scheduler.plan(0.0)
+    scheduler.ready(1, 2.0)  # starting 2
+    lease = scheduler.ask()
+    scheduler.plan(5.0)  # idle 3
+    scheduler.release(lease, 9.0)  # used 4
+    early, late = scheduler.ask(), scheduler.ask()
+    scheduler.plan(10.0)  # idle 1
+    scheduler.release(early, 12.0)
+    assert late in scheduler.holders
+    scheduler.died(1, 20.0)  # the late one ran since 10
+    sums = scheduler.seconds_at(25.0)
+    assert (sums.starting, sums.idle, sums.used, sums.wasted) == (2.0, 4.0, 4.0, 10.0)
+
+
+class Histories(RuleBasedStateMachine):
+    """Any facts in any order."""
+
+    @initialize(
+        sources=st.lists(
+            st.builds(ProviderRules, st.integers(1, 3), st.integers(1, 3), st.booleans()),
+            min_size=1,
+            max_size=3,
+        ),
+        min_workers=st.integers(0, 2),
+        warm_workers=st.integers(0, 2),
+        idle_ttl=st.none() | st.integers(1, 20),
+        max_lifetime=st.none() | st.integers(1, 50),
+        max_uses=st.none() | st.integers(1, 4),
+    )
+    def begin(self, sources: list[ProviderRules], **rules: Any) -> None:
+        self.scheduler = Scheduler(sources, **rules)
+        self.now = 0.0
+        self.asked: list[int] = []
+        self.held: dict[int, int] = {}
+        self.born: dict[int, float] = {}
+        self.lived = 0.0
+        self.obey()
+
+    def obey(self) -> None:
+        """Plan, and check that the plan is as it says."""
+        scheduler, before = self.scheduler, list(self.scheduler.waiting)
+        plan = scheduler.plan(self.now)
+        assert [ticket for ticket, _ in plan.grants] == before[: len(plan.grants)]
+        self.held.update(plan.grants)
+        self.born.update(dict.fromkeys((worker for worker, _ in plan.starts), self.now))
+        for ended in plan.ends:
+            assert ended not in self.held.values()
+            self.gone(ended)
+        assert plan.wake_at > self.now
+        for worker in scheduler.workers.values():
+            assert worker.phase is not WorkerPhase.DRAINING or worker.leases
+        # Whoever still waits does so because there is no slot, and none can be made.
+        if scheduler.waiting:
+            assert not any(
+                worker.phase is WorkerPhase.READY
+                and len(worker.leases) < worker.capacity
+                and worker.full_until <= self.now
+                for worker in scheduler.workers.values()
+            )
+            coming = sum(
+                worker.capacity
+                for worker in scheduler.workers.values()
+                if worker.phase is WorkerPhase.STARTING
+            )
+            for index, rules in enumerate(scheduler.sources):
+                count = sum(worker.source == index for worker in scheduler.workers.values())
+                assert (
+                    len(scheduler.waiting) <= coming
+                    or count >= rules.max_workers
+                    or scheduler._rooms[index] < 1
+                    or scheduler._held_until[index] > self.now
+                )
+        again = scheduler.plan(self.now)
+        assert (again.grants, again.starts, again.ends) == ([], [], [])
+
+    def gone(self, worker: int) -> None:
+        self.lived += self.now - self.born.pop(worker)
+
+    def some(self, phase: WorkerPhase) -> list[int]:
+        return [w.id for w in self.scheduler.workers.values() if w.phase is phase]
+
+    @rule(count=st.integers(1, 5))
+    def ask(self, count: int) -> None:
+        for _ in range(count):
+            self.asked.append(self.scheduler.ask())
+        self.obey()
+
+    @precondition(lambda self: self.scheduler.waiting)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        self.scheduler.withdraw(data.draw(st.sampled_from(sorted(self.scheduler.waiting))))
+        self.obey()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(sorted(self.held)))
+        del self.held[lease]
+        self.scheduler.release(lease, self.now)
+        self.scheduler.release(lease, self.now)  # twice does no harm
+        self.obey()
+
+    @precondition(lambda self: self.some(WorkerPhase.STARTING))
+    @rule(data=st.data(), capacity=st.none() | st.integers(0, 4))
+    def ready(self, data: st.DataObject, capacity: int | None) -> None:
+        worker = data.draw(st.sampled_from(self.some(WorkerPhase.STARTING)))
+        self.scheduler.ready(worker, self.now, capacity)
+        self.obey()
+
+    @precondition(lambda self: self.some(WorkerPhase.STARTING))
+    @rule(data=st.data(), pause=st.integers(0, 9))
+    def fail(self, data: st.DataObject, pause: int) -> None:
+        worker = data.draw(st.sampled_from(self.some(WorkerPhase.STARTING)))
+        source = self.scheduler.workers[worker].source
+        self.scheduler.start_failed(worker, self.now)
+        self.gone(worker)
+        self.scheduler.hold(source, self.now + pause)
+        self.obey()
+
+    @precondition(lambda self: self.some(WorkerPhase.READY) + self.some(WorkerPhase.DRAINING))
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        worker = data.draw(
+            st.sampled_from(self.some(WorkerPhase.READY) + self.some(WorkerPhase.DRAINING))
+        )
+        lost = self.scheduler.died(worker, self.now)
+        assert sorted(lost) == sorted(t for t, w in self.held.items() if w == worker)
+        for ticket in lost:
+            del self.held[ticket]
+        self.gone(worker)
+        self.obey()
+
+    @precondition(lambda self: self.some(WorkerPhase.READY))
+    @rule(data=st.data(), what=st.sampled_from(["drain", "full", "rest"]))
+    def trouble(self, data: st.DataObject, what: str) -> None:
+        worker = data.draw(st.sampled_from(self.some(WorkerPhase.READY)))
+        if what == "drain":
+            self.scheduler.drain(worker)
+        else:
+            getattr(self.scheduler, what)(worker, self.now + 3)
+        self.obey()
+
+    @rule(data=st.data(), room=st.none() | st.integers(0, 3))
+    def room(self, data: st.DataObject, room: int | None) -> None:
+        self.scheduler.set_room(data.draw(st.integers(0, len(self.scheduler.sources) - 1)), room)
+        self.obey()
+
+    @rule(seconds=st.integers(1, 30))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+        self.obey()
+
+    @invariant()
+    def holds(self) -> None:
+        scheduler = self.scheduler
+        on_workers = {t: w.id for w in scheduler.workers.values() for t in w.leases}
+        assert on_workers == self.held == scheduler.holders
+        for worker in scheduler.workers.values():
+            assert len(worker.leases) <= worker.capacity
+        for index, rules in enumerate(scheduler.sources):
+            assert sum(w.source == index for w in scheduler.workers.values()) <= rules.max_workers
+        alive = sum(self.now - born for born in self.born.values())
+        assert abs(scheduler.seconds_at(self.now).total - self.lived - alive) < 1e-6
+        assert set(self.born) == set(scheduler.workers)
+
+    def teardown(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.close(self.now)
+            assert not self.scheduler.workers
+            assert not self.scheduler.holders
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
