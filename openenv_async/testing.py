@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from openenv_async.environment import Environment, Isolation
 
 if TYPE_CHECKING:
-    from openenv_async.conformance import Result
+    from openenv_async.checks.conformance import Result
 
 __all__ = [
     "BenchAction",
@@ -358,10 +358,10 @@ async def check_environment(
         varying: names of fields that may differ between equal episodes.
 
     Returns:
-        The results, failures included; see ``openenv_async.conformance``. A clean environment
+        The results, failures included; see ``openenv_async.checks``. A clean environment
         has none with ``status == "failed"``.
     """
-    from openenv_async.conformance import MemoryDoor, Suite
+    from openenv_async.checks.conformance import MemoryDoor, Suite
     from openenv_async.engine import Engine
     from openenv_async.spec import EnvironmentSpec
 
@@ -388,10 +388,10 @@ async def _behaviour(
     varying: frozenset[str],
 ) -> list[Result]:
     """The checks of behaviour, on a server in a thread: one that blocks its loop must be seen."""
+    from openenv_async.checks.validation.candidate import Candidate
+    from openenv_async.checks.validation.run import check_served
     from openenv_async.client.loop_thread import LoopThread
     from openenv_async.server.run import serve
-    from openenv_async.validation.candidate import Candidate
-    from openenv_async.validation.run import check_served
 
     server = serve(env, *args, params=params)
     thread = LoopThread()

@@ -32,6 +32,7 @@ from openenv_async import (
     create_app,
     serve,
 )
+from openenv_async.checks.validation import validate
 from openenv_async.cli import main
 from openenv_async.engine import Engine
 from openenv_async.errors import (
@@ -46,7 +47,6 @@ from openenv_async.errors import (
 )
 from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import fetch_schema
-from openenv_async.validation import validate
 
 INNER = re.compile(
     r"SessionHolder|HTTPSession|VectorSessions|ssl:default|\[Errno|Traceback|__init__|_ssl\.c|aiohttp"

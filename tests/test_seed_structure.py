@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openenv_async import AutoAction, AutoEnv, manifest
-from openenv_async.validation import validate
+from openenv_async.checks.validation import validate
 from tests.modules import forget_modules
 
 FILES = {

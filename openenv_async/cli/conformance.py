@@ -13,7 +13,7 @@ import click
 from openenv_async.cli.options import examples, is_url, token_option
 
 if TYPE_CHECKING:
-    from openenv_async.conformance import Result
+    from openenv_async.checks.conformance import Result
 
 __all__ = ["conformance"]
 
@@ -44,7 +44,7 @@ def conformance(
     A server of openenv_async.testing:ConformanceEnvironment is put through all checks, any
     other through those that need no help of the environment. The exit code is 1 if one fails.
     """
-    from openenv_async import conformance as suite
+    from openenv_async.checks import conformance as suite
     from openenv_async.cli.playing import run
 
     if not is_url(url):

@@ -21,7 +21,7 @@ from openenv_async.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from openenv_async.conformance.registry import Result
+    from openenv_async.checks.registry import Result
 
 __all__ = ["validate"]
 
@@ -84,9 +84,9 @@ def validate(
 
     Exit codes: 0 nothing failed; 1 a check failed, or there is nothing to check; 2 a wrong value.
     """
+    from openenv_async.checks.validation import CHECKS
+    from openenv_async.checks.validation import validate as check_all
     from openenv_async.cli.playing import run
-    from openenv_async.validation import CHECKS
-    from openenv_async.validation import validate as check_all
 
     if is_url(target) and params:
         raise click.BadParameter("a running server has its arguments already", param_hint="--param")

@@ -16,11 +16,11 @@ from openenv_async import serve
 from openenv_async.cli import main
 from openenv_async.cli.doctor import findings
 from openenv_async.targets import discovery
+from tests.checks.validation.broken import Good
 from tests.cli.test_cli import PROGRAM, ROOT
-from tests.validation.broken import Good
 
 pytest.importorskip("echo_env")
-GOOD = "tests.validation.broken:Good"
+GOOD = "tests.checks.validation.broken:Good"
 
 
 def invoke(*arguments: str, **variables: str) -> Result:
@@ -61,7 +61,7 @@ def test_info_of_a_name() -> None:
 def test_info_of_a_class_as_json() -> None:
     report = json.loads(invoke("info", GOOD, "--json").output)
     assert report["name"] == "Good"
-    assert report["environment"] == "tests.validation.broken:Good"
+    assert report["environment"] == "tests.checks.validation.broken:Good"
     assert set(report["schema"]) == {"action", "observation", "state", "reset"}
 
 

@@ -14,7 +14,7 @@ from openenv_async.cli.forms import ask, kind_of
 from tests.cli.test_cli import PROGRAM, ROOT, children
 from tests.helpers import default_interrupt
 
-GOOD = "tests.validation.broken:Good"
+GOOD = "tests.checks.validation.broken:Good"
 NESTED = {
     "type": "object",
     "properties": {
@@ -67,14 +67,14 @@ def test_random_actions_to_the_end_and_another_episode() -> None:
 
 
 def test_an_environment_that_raises_is_told() -> None:
-    done = played("1", arguments=("tests.validation.broken:RaisesInStep",))
+    done = played("1", arguments=("tests.checks.validation.broken:RaisesInStep",))
     assert done.returncode == 0
     assert "refused: step() of RaisesInStep raised ZeroDivisionError: broken" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["play", "validate"])
 def test_an_interrupt_leaves_nothing_behind(command: str) -> None:
-    target = GOOD if command == "play" else "tests.validation.broken:GoesOnAfterItsDeadline"
+    target = GOOD if command == "play" else "tests.checks.validation.broken:GoesOnAfterItsDeadline"
     with subprocess.Popen(
         [*PROGRAM, command, target],
         stdin=subprocess.PIPE,

@@ -15,9 +15,9 @@ from typing import Any, Final
 import click
 
 from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
+from openenv_async.checks.validation import CHECKS
 from openenv_async.cli import main as command_line
 from openenv_async.cli.serve import serve
-from openenv_async.validation import CHECKS
 from tests.docs.pages import DOCS, ROOT
 
 __all__ = ["REMEDIES", "TABLES", "error_classes", "found", "tested_requirements", "update"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openenv_async import EngineOptions, create_app, serve
-from openenv_async.conformance import NativeDoor
+from openenv_async.checks.conformance import NativeDoor
 from openenv_async.engine.resends import LARGE, is_same_request, remembered
 from openenv_async.models import Format, PayloadCodec
 from openenv_async.protocol.frames import (

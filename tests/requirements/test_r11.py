@@ -8,7 +8,7 @@ import sys
 import time
 
 from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Timeouts, serve
-from openenv_async.conformance import NativeDoor
+from openenv_async.checks.conformance import NativeDoor
 from openenv_async.protocol.frames import Observation, State, StateIs, Step
 from openenv_async.server import HTTPEnvServer
 from openenv_async.testing import ConformanceEnvironment

@@ -13,8 +13,8 @@ import pytest
 from starlette.applications import Starlette
 
 from openenv_async import HTTPEnvClient, serve
-from openenv_async.conformance import NativeDoor
-from openenv_async.conformance.rawwire import RawWire
+from openenv_async.checks.conformance import NativeDoor
+from openenv_async.checks.raw_connection import RawWire
 from openenv_async.errors import SessionLost
 from openenv_async.protocol.frames import Begun, Failed, Observation, Open, Opened, Reset, Step
 from openenv_async.server import HTTPEnvServer

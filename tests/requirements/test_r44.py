@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openenv_async import GenericEnvClient, HTTPEnvClient, SyncEnvClient, serve
-from openenv_async.conformance import run
+from openenv_async.checks.conformance import run
 from openenv_async.endpoints.addresses import is_loopback
 from openenv_async.rollouts import fetch_schema
 from tests.helpers import Counter

@@ -22,9 +22,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from openenv_async import GenericEnvClient
+from openenv_async.checks.conformance import NativeDoor
+from openenv_async.checks.raw_connection import RawWire
 from openenv_async.client.websocket import websocket_url
-from openenv_async.conformance import NativeDoor
-from openenv_async.conformance.rawwire import RawWire
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from openenv_async.building.scaffold import TEMPLATES
+from tests.checks.validation.broken import BROKEN
+from tests.checks.validation.test_folder import BROKEN as BROKEN_FOLDERS
 from tests.cli.test_cli import PROGRAM
-from tests.validation.broken import BROKEN
-from tests.validation.test_folder import BROKEN as BROKEN_FOLDERS
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -66,5 +66,5 @@ def _served(folder: Path) -> dict[str, Any]:
 
 
 def test_more_than_ten_broken_environments_are_caught_by_name() -> None:
-    """Each is caught in tests/validation; here only that there are so many kinds."""
+    """Each is caught in tests/checks/validation; here only that there are so many kinds."""
     assert len(set(BROKEN.values()) | {name for name, _, _ in BROKEN_FOLDERS}) >= 10

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from openenv_async.checks.validation import misfit
 from openenv_async.models import PayloadCodec, json_schema
 from openenv_async.schemas.classes import model_from_schema
 from openenv_async.schemas.sample import sample
-from openenv_async.validation import misfit
-from tests.validation.broken import Move, Seen
+from tests.checks.validation.broken import Move, Seen
 
 ITEM = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Limits, Timeouts, serve
-from openenv_async.conformance import CHECKS, NativeDoor, Suite
+from openenv_async.checks.conformance import CHECKS, NativeDoor, Suite
 from openenv_async.engine import Engine
 from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket

@@ -28,11 +28,11 @@ from openenv_async.providers.process import ProcessProvider
 from openenv_async.targets import resolve
 from openenv_async.targets.discovery import EnvironmentEntry
 from openenv_async.targets.listing import EnvironmentInfo, EnvironmentList
+from tests.checks.validation.broken import Good, Move, Seen
 from tests.modules import forget_modules
-from tests.validation.broken import Good, Move, Seen
 
 pytest.importorskip("echo_env")
-GOOD = "tests.validation.broken:Good"
+GOOD = "tests.checks.validation.broken:Good"
 ENTRY = EnvironmentEntry(environment=GOOD, image="no-such-image-of-ours")
 
 

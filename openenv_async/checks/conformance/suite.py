@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Literal
 
-from openenv_async.conformance import (
-    check_data,
-    check_episodes,
-    check_faults,
-    check_frames,
-    check_time,
+from openenv_async.checks.conformance import (
+    data,
+    episodes,
+    faults,
+    frames,
+    timing,
 )
-from openenv_async.conformance.doors import Door, HTTPDoor, NativeDoor, UpstreamDoor
-from openenv_async.conformance.registry import (
+from openenv_async.checks.registry import (
     CHECKS,
     Check,
     CheckFailed,
@@ -22,11 +21,12 @@ from openenv_async.conformance.registry import (
     Skipped,
     Subject,
 )
+from openenv_async.checks.transports import Door, HTTPDoor, NativeDoor, UpstreamDoor
 from openenv_async.errors import ConnectFailed, OpenEnvError
 
 __all__ = ["MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
 
-MODULES: Final = (check_episodes, check_faults, check_time, check_data, check_frames)
+MODULES: Final = (episodes, faults, timing, data, frames)
 """Importing them registers the checks, in this order."""
 OWN_ENVIRONMENT: Final = "ConformanceEnvironment"
 _PATIENCE: Final = 60.0

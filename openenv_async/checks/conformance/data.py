@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from openenv_async.conformance.check_episodes import comparable
-from openenv_async.conformance.registry import Skipped, Subject, check, require
+from openenv_async.checks.conformance.episodes import comparable
+from openenv_async.checks.registry import Skipped, Subject, check, require
 from openenv_async.errors import PayloadTooLarge
 from openenv_async.types import Limits
 

@@ -8,15 +8,8 @@ them; any other server through the generic ones, with actions drawn from its sch
 ``await run(url)`` checks a server, ``openenv-async conformance URL`` prints the result.
 """
 
-from openenv_async.conformance.doors import (
-    Conversation,
-    Door,
-    HTTPDoor,
-    MemoryDoor,
-    NativeDoor,
-    UpstreamDoor,
-)
-from openenv_async.conformance.registry import (
+from openenv_async.checks.conformance.suite import Suite, run
+from openenv_async.checks.registry import (
     CHECKS,
     Check,
     CheckFailed,
@@ -24,7 +17,14 @@ from openenv_async.conformance.registry import (
     Skipped,
     Subject,
 )
-from openenv_async.conformance.suite import Suite, run
+from openenv_async.checks.transports import (
+    Conversation,
+    Door,
+    HTTPDoor,
+    MemoryDoor,
+    NativeDoor,
+    UpstreamDoor,
+)
 
 __all__ = [
     "CHECKS",

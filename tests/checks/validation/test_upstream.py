@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openenv_async.validation import validate
+from openenv_async.checks.validation import validate
 from tests.upstream.conftest import upstream_python as upstream_python
 from tests.upstream.test_real_server import upstream_server
 

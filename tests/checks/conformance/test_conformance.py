@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from openenv_async import EngineOptions, serve
-from openenv_async.conformance import (
+from openenv_async.checks.conformance import (
     CHECKS,
     Door,
     HTTPDoor,

@@ -12,11 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable
 from typing import Any, Literal, Protocol
 
+from openenv_async.checks.raw_connection import RawWire
+from openenv_async.checks.upstream_client import UpstreamFault, UpstreamSession
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
-from openenv_async.conformance.rawwire import RawWire
-from openenv_async.conformance.upstream import UpstreamFault, UpstreamSession
 from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Open

@@ -1,4 +1,4 @@
-"""The folder: manifest, layout, modules. What the modules define is found by ``inspecting``."""
+"""The folder: manifest, layout, modules. What the modules define is found by ``inspection``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.conformance.registry import CheckFailed, Skipped, require
+from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.validation.candidate import Candidate
+from openenv_async.checks.validation.registry import check
 from openenv_async.errors import TargetNotFound
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import GROUP
-from openenv_async.validation.candidate import Candidate
-from openenv_async.validation.registry import check
 
 __all__ = ["dockerfile"]
 

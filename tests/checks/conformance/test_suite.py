@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from openenv_async import EngineOptions, Environment, Limits, StepResult, serve
-from openenv_async.conformance import CHECKS, Door, MemoryDoor, Result, Suite, run
+from openenv_async.checks.conformance import CHECKS, Door, MemoryDoor, Result, Suite, run
 from openenv_async.engine import Engine
 from openenv_async.errors import ConnectFailed, EnvironmentRaised
 from openenv_async.spec import EnvironmentSpec

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from openenv_async.conformance.registry import CheckFailed, Skipped, Subject, check, require
+from openenv_async.checks.registry import CheckFailed, Skipped, Subject, check, require
 from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,

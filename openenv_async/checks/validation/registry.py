@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from openenv_async.validation.candidate import Candidate
+from openenv_async.checks.validation.candidate import Candidate
 
 __all__ = ["CHECKS", "Call", "Check", "check"]
 

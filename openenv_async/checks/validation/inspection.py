@@ -1,4 +1,4 @@
-"""Looks at an environment's modules, in a process of its own: ``python -m …inspecting TARGET``.
+"""Looks at an environment's modules, in a process of its own: ``python -m …inspection TARGET``.
 
 Importing them here would leave them behind in the validator, and a module that hangs or exits
 would take it along. Prints one line of JSON: problems by check.

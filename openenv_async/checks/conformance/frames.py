@@ -6,8 +6,8 @@ import contextlib
 import secrets
 from typing import Any
 
-from openenv_async.conformance.rawwire import RawWire
-from openenv_async.conformance.registry import Skipped, Subject, check, require
+from openenv_async.checks.raw_connection import RawWire
+from openenv_async.checks.registry import Skipped, Subject, check, require
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from openenv_async.checks.conformance.episodes import comparable, without
+from openenv_async.checks.registry import CheckFailed, Skipped
 from openenv_async.client.env import EnvClient
-from openenv_async.conformance.check_episodes import comparable, without
-from openenv_async.conformance.registry import CheckFailed, Skipped
 from openenv_async.errors import (
     DeadlineExceeded,
     EnvironmentFailure,
@@ -55,7 +55,7 @@ class Candidate:
 
     Attributes:
         folder, manifest: of the environment, where there is one.
-        findings: what ``inspecting`` found in its modules, by check.
+        findings: what ``inspection`` found in its modules, by check.
         url, token: of the running server.
         pid: of the server's process, where it is one that was started here.
         schema: JSON Schemas of action, observation, state and reset.

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from openenv_async.building.scaffold import scaffold
+from openenv_async.checks.validation import CHECKS, validate
 from openenv_async.errors import TargetNotFound
 from openenv_async.targets import manifest
-from openenv_async.validation import CHECKS, validate
 from tests.cli.test_cli import PROGRAM
 
 FOLDER = [name for name, check in CHECKS.items() if check.subject == "folder"]

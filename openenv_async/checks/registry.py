@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from openenv_async.conformance.doors import Door
+from openenv_async.checks.transports import Door
 from openenv_async.errors import InvalidAction, OpenEnvError
 from openenv_async.schemas.sample import sample
 

@@ -7,14 +7,14 @@ import math
 import random
 from typing import Any, Final
 
-from openenv_async.conformance.doors import Door, HTTPDoor, NativeDoor, UpstreamDoor
-from openenv_async.conformance.registry import CheckFailed, Skipped, require
-from openenv_async.conformance.upstream import UpstreamFault
+from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.transports import Door, HTTPDoor, NativeDoor, UpstreamDoor
+from openenv_async.checks.upstream_client import UpstreamFault
+from openenv_async.checks.validation.candidate import Candidate, Session, answered, play
+from openenv_async.checks.validation.registry import check
 from openenv_async.errors import EpisodeEnded, InvalidAction, OpenEnvError
 from openenv_async.models import PayloadCodec
 from openenv_async.schemas.fit import misfit
-from openenv_async.validation.candidate import Candidate, Session, answered, play
-from openenv_async.validation.registry import check
 
 __all__ = ["DOORS"]
 

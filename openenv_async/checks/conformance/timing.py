@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from openenv_async.conformance.registry import CheckFailed, Subject, check, require
+from openenv_async.checks.registry import CheckFailed, Subject, check, require
 from openenv_async.errors import DeadlineExceeded, EnvironmentRaised
 
 _LONG = 60.0

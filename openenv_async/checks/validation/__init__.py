@@ -6,9 +6,9 @@ conformance suite tells what a *server* does. Each check is an async function wi
 that says what is promised; see ``registry``.
 """
 
-from openenv_async.conformance.registry import CheckFailed, Result, Skipped
+from openenv_async.checks.registry import CheckFailed, Result, Skipped
+from openenv_async.checks.validation.registry import CHECKS, Check
+from openenv_async.checks.validation.run import validate
 from openenv_async.schemas.fit import misfit
-from openenv_async.validation.registry import CHECKS, Check
-from openenv_async.validation.run import validate
 
 __all__ = ["CHECKS", "Check", "CheckFailed", "Result", "Skipped", "misfit", "validate"]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from openenv_async import Environment, serve
+from openenv_async.checks.validation import CHECKS, Result, validate
 from openenv_async.client.loop_thread import LoopThread
 from openenv_async.errors import InvalidAction, InvalidOption, TargetNotFound
 from openenv_async.testing import check_environment
-from openenv_async.validation import CHECKS, Result, validate
-from tests.validation.broken import BROKEN, Good, RaisesInStep, RewardsNothingFinite
+from tests.checks.validation.broken import BROKEN, Good, RaisesInStep, RewardsNothingFinite
 
-MODULE = "tests.validation.broken"
+MODULE = "tests.checks.validation.broken"
 IN_A_PROCESS = {"closing_releases", "slow_calls_delay_nobody"}
 BEHAVIOUR = [name for name, check in CHECKS.items() if check.subject == "behaviour"]
 

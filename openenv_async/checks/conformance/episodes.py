@@ -9,7 +9,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from openenv_async.conformance.registry import Skipped, Subject, check, require
+from openenv_async.checks.registry import Skipped, Subject, check, require
 from openenv_async.types import StepResult
 
 _CLOCK_SLACK: Final = 3600.0

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from openenv_async.checks.conformance.suite import describe
+from openenv_async.checks.registry import CheckFailed, Result, Skipped
+from openenv_async.checks.validation import episodes, folder, seeds, timing
+from openenv_async.checks.validation.candidate import Candidate
+from openenv_async.checks.validation.registry import CHECKS, Check
 from openenv_async.client.websocket import dial
-from openenv_async.conformance.registry import CheckFailed, Result, Skipped
-from openenv_async.conformance.suite import describe
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.errors import (
     ConnectFailed,
@@ -27,13 +30,10 @@ from openenv_async.providers.local_server import LocalServer
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import find_target, is_address, is_installed, looks_like_path
 from openenv_async.types import Limits, Timeouts
-from openenv_async.validation import check_episodes, check_folder, check_seeds, check_time
-from openenv_async.validation.candidate import Candidate
-from openenv_async.validation.registry import CHECKS, Check
 
 __all__ = ["MODULES", "STARTS", "check_served", "validate"]
 
-MODULES: Final = (check_folder, check_episodes, check_seeds, check_time)
+MODULES: Final = (folder, episodes, seeds, timing)
 """Importing them registers the checks, in this order."""
 STARTS: Final = "the_server_starts"
 _PATIENCE: Final = 120.0
@@ -262,10 +262,10 @@ def _as_path(folder: Path) -> str:
 
 
 async def _inspect(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
-    """What ``inspecting`` finds, in a process of its own."""
+    """What ``inspection`` finds, in a process of its own."""
     environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "openenv_async.validation.inspecting", target),
+        *(sys.executable, "-m", "openenv_async.checks.validation.inspection", target),
         json.dumps(params),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

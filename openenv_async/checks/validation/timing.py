@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from openenv_async.conformance.registry import CheckFailed, Skipped, require
+from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.validation.candidate import Candidate, Session, answered, play
+from openenv_async.checks.validation.registry import check
 from openenv_async.errors import DeadlineExceeded, InvalidAction, OpenEnvError, ServerError
-from openenv_async.validation.candidate import Candidate, Session, answered, play
-from openenv_async.validation.registry import check
 
 _BRIEF: Final = 0.001
 _SLOW: Final = 0.3
