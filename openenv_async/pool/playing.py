@@ -18,7 +18,7 @@ from openenv_async.rollouts import (
     stream_groups,
 )
 from openenv_async.rollouts.checking import check_count
-from openenv_async.rollouts.results import Results
+from openenv_async.rollouts.collection import Results
 from openenv_async.types import Outcome
 
 __all__ = ["Mapped", "Playing"]

@@ -6,24 +6,22 @@ from openenv_async.client.server_info import fetch_schema
 from openenv_async.rollouts.batching import BatchedPolicy
 from openenv_async.rollouts.checking import check_policy
 from openenv_async.rollouts.collection import collect, collect_all
-from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
-from openenv_async.rollouts.options import Retry
-from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, load_policy
-from openenv_async.rollouts.replaying import Difference, replay
-from openenv_async.rollouts.responding import ResponderPolicy
-from openenv_async.rollouts.run import rollout
-from openenv_async.rollouts.sources import Source
-from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
-from openenv_async.rollouts.summary import Failure, Reservoir, Summary
-from openenv_async.rollouts.trajectory import Trajectory, Transition
-from openenv_async.rollouts.versions import VersionedPolicy
-from openenv_async.rollouts.writers import (
+from openenv_async.rollouts.files import (
     JsonlWriter,
     ParquetWriter,
     TrajectoryWriter,
     open_writer,
     read_trajectories,
 )
+from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
+from openenv_async.rollouts.policies import Policy, RandomPolicy, ResponderPolicy, Turn, load_policy
+from openenv_async.rollouts.record import Trajectory, Transition
+from openenv_async.rollouts.replaying import Difference, replay
+from openenv_async.rollouts.run import rollout
+from openenv_async.rollouts.sessions import Retry, Source
+from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
+from openenv_async.rollouts.summary import Failure, Reservoir, Summary
+from openenv_async.rollouts.versions import VersionedPolicy
 
 __all__ = [
     "BatchedPolicy",

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from openenv_async.rollouts.checking import check_count
 from openenv_async.rollouts.policies import Turn
-from openenv_async.rollouts.records import snapshot
+from openenv_async.rollouts.record import snapshot
 
 __all__ = ["BatchedPolicy"]
 

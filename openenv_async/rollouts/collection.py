@@ -26,17 +26,19 @@ import logging
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar, cast, get_args
 
-from openenv_async.rollouts.options import CollectOptions, Retry
-from openenv_async.rollouts.results import Results
+from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.run import Rollout, status_of
-from openenv_async.rollouts.sessions import Sessions
-from openenv_async.rollouts.sources import Source, client_factories, usual_retry
+from openenv_async.rollouts.sessions import Retry, Sessions, Source, client_factories, usual_retry
 from openenv_async.rollouts.summary import Summary
+from openenv_async.rollouts.versions import Admission
 from openenv_async.types import Outcome, OutcomeStatus
 
-__all__ = ["collect", "collect_all", "outcomes_of"]
+__all__ = ["CollectOptions", "Results", "collect", "collect_all", "outcomes_of"]
+
+T = TypeVar("T")
 
 log = logging.getLogger("openenv_async.rollouts")
 
@@ -131,6 +133,108 @@ async def collect_all(
     stream = collect(source, policy, episodes=episodes, **options)
     async with contextlib.aclosing(stream):
         return sorted([outcome async for outcome in stream], key=lambda outcome: outcome.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectOptions:
+    """Arguments of ``collect``, by the same names, that make sense.
+
+    Attributes:
+        admission: says when an episode may begin; ``None``: as soon as there is a session.
+
+    Raises:
+        TypeError, ValueError: they do not.
+    """
+
+    policy: Callable[..., Any]
+    episodes: int
+    concurrency: int
+    seeds: int | Sequence[int] | None
+    max_steps: int | None
+    timeout: float | None
+    reset_options: Mapping[str, Any] | None
+    record: bool
+    min_count: int | None
+    deadline: float | None
+    max_ahead: int | None
+    on_progress: Callable[[Summary], None] | None
+    retry: Retry
+    summary: Summary
+    admission: Admission | None = None
+
+    def __post_init__(self) -> None:
+        check_policy(self.policy)
+        for name in ("episodes", "concurrency", "min_count", "max_ahead"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check_count(name, value))
+        episodes = self.episodes
+        object.__setattr__(self, "seeds", _checked(self.seeds, episodes))
+        if self.retry not in get_args(Retry):
+            raise ValueError(
+                f"retry must be one of {', '.join(get_args(Retry))}, got {self.retry!r}"
+            )
+        if self.min_count is not None and self.min_count > episodes:
+            raise ValueError(f"min_count must be 1 to {episodes} (episodes), got {self.min_count}")
+        if self.deadline is not None:
+            check_seconds("deadline", self.deadline)
+        if not isinstance(self.summary, Summary):
+            raise TypeError(f"summary must be a Summary, got {self.summary!r}")
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
+        self.rollout(0)  # what it refuses is told now, not by a worker
+
+    @property
+    def workers(self) -> int:
+        """Episodes at once, of those that there are."""
+        return min(self.concurrency, self.episodes)
+
+    @property
+    def most_ready(self) -> int:
+        """Outcomes that may wait for the reader."""
+        return self.max_ahead or 2 * self.workers
+
+    def seed(self, index: int) -> int | None:
+        """Of one episode."""
+        if self.seeds is None:
+            return None
+        return self.seeds + index if isinstance(self.seeds, int) else self.seeds[index]
+
+    def rollout(self, index: int) -> Rollout:
+        """One episode, yet to be played."""
+        return Rollout(
+            self.policy,
+            seed=self.seed(index),
+            max_steps=self.max_steps,
+            timeout=self.timeout,
+            reset_options=self.reset_options,
+            record=self.record,
+            index=index,
+            latencies=self.summary.latencies,
+            strict=False,
+        )
+
+
+def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
+    """The seeds of as many episodes.
+
+    Raises:
+        TypeError: they are neither an integer nor a sequence of integers.
+        ValueError: they do not suffice, or one is out of range.
+    """
+    if seeds is None:
+        return None
+    if hasattr(seeds, "__index__") and not hasattr(seeds, "__len__"):
+        first = check_seed("seeds", seeds)
+        check_seed("the last of seeds", first + episodes - 1)
+        return first
+    if isinstance(seeds, str | bytes) or not hasattr(seeds, "__getitem__"):
+        raise TypeError(f"seeds must be an integer or a list of integers, got {seeds!r}")
+    if len(seeds) < episodes:
+        raise ValueError(f"{len(seeds)} seeds do not suffice for {episodes} episodes")
+    if isinstance(seeds, list | tuple):
+        return [check_seed(f"seeds[{i}]", seed) for i, seed in enumerate(seeds[:episodes])]
+    return cast(Sequence[int], seeds)
 
 
 async def outcomes_of(
@@ -358,3 +462,49 @@ class _Collection:
         error = worker.exception()
         if error is not None and self._failure is None and not self._stopped:
             self._failure = error
+
+
+class Results(Generic[T]):
+    """What was made and not yet read. Makers that ask for room wait for a slow reader.
+
+    Args:
+        most: results that may wait for the reader before there is no more room.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ready: deque[T] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def put(self, result: T) -> None:
+        """Add a result, room or not."""
+        self._ready.append(result)
+        self._news.set()
+        if len(self._ready) >= self._most:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Return when the reader has not too many results before it."""
+        await self._room.wait()
+
+    def wake(self) -> None:
+        """Have the reader ask again whether it is over."""
+        self._news.set()
+
+    async def next(self, over: Callable[[], bool]) -> T | None:
+        """The next result; ``None`` when there is none and it is over.
+
+        Args:
+            over: whether no more will come; what it raises is raised here.
+        """
+        while not self._ready:
+            if over():
+                return None
+            self._news.clear()
+            await self._news.wait()
+        result = self._ready.popleft()
+        if len(self._ready) < self._most:
+            self._room.set()
+        return result

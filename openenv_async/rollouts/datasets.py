@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from openenv_async.models import to_builtins
-from openenv_async.rollouts.records import encode
-from openenv_async.rollouts.trajectory import Trajectory
-from openenv_async.rollouts.writers import read_trajectories
+from openenv_async.rollouts.files import read_trajectories
+from openenv_async.rollouts.record import Trajectory, encode
 
 __all__ = ["to_dataset"]
 

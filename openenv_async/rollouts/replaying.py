@@ -11,8 +11,7 @@ from typing import Any, Final
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import to_builtins
-from openenv_async.rollouts.records import snapshot
-from openenv_async.rollouts.trajectory import Trajectory
+from openenv_async.rollouts.record import Trajectory, snapshot
 
 __all__ = ["Difference", "replay"]
 

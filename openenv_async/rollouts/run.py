@@ -44,9 +44,8 @@ from openenv_async.rollouts.checking import (
     check_seed,
 )
 from openenv_async.rollouts.policies import Turn, bind, is_pending
-from openenv_async.rollouts.records import snapshot
+from openenv_async.rollouts.record import Trajectory, Transition, snapshot
 from openenv_async.rollouts.summary import Reservoir
-from openenv_async.rollouts.trajectory import Trajectory, Transition
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, StepResult
 
 __all__ = ["PolicyFailed", "Rollout", "rollout", "status_of"]

@@ -22,14 +22,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self
 
 from openenv_async.deadlines import wait_uncancelled
-from openenv_async.rollouts.admission import Admission
 from openenv_async.rollouts.checking import check_count, check_policy, check_seed
-from openenv_async.rollouts.collection import outcomes_of
+from openenv_async.rollouts.collection import CollectOptions, outcomes_of
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
-from openenv_async.rollouts.options import CollectOptions, Retry
-from openenv_async.rollouts.sources import Source, client_factories, usual_retry
+from openenv_async.rollouts.sessions import Retry, Source, client_factories, usual_retry
 from openenv_async.rollouts.summary import Summary
-from openenv_async.rollouts.versions import PolicyWatch, WatchedClient
+from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
 from openenv_async.types import Outcome
 
 __all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.rollouts.trajectory import error_text
+from openenv_async.rollouts.record import error_text
 from openenv_async.types import Outcome, OutcomeStatus
 
 if TYPE_CHECKING:

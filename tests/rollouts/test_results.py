@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from openenv_async.rollouts.results import Results
+from openenv_async.rollouts.collection import Results
 from tests.helpers import until
 
 

@@ -30,7 +30,7 @@ from openenv_async.rollouts import (
     stream_groups,
 )
 from openenv_async.rollouts.datasets import to_dataset
-from openenv_async.rollouts.records import decode, encode, snapshot
+from openenv_async.rollouts.record import decode, encode, snapshot
 
 SUFFIXES = ("jsonl", "parquet")
 datasets.disable_progress_bars()

@@ -179,7 +179,7 @@ def test_killed_in_the_middle_it_loses_nothing(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"file.{suffix}"
     code = (
         "import sys\n"
-        "from tests.rollouts.test_writers import outcome, open_writer\n"
+        "from tests.rollouts.test_files import outcome, open_writer\n"
         "writer = open_writer(sys.argv[1])\n"
         "if hasattr(writer, '_max_group_episodes'): writer._max_group_episodes = 7\n"
         "for index in range(10**6):\n"

@@ -46,8 +46,7 @@ import msgspec
 from openenv_async.arrays import tag
 from openenv_async.errors import InvalidModel, sendable
 from openenv_async.rollouts.groups import StreamedEpisode
-from openenv_async.rollouts.records import decode, encode
-from openenv_async.rollouts.trajectory import Trajectory, Transition
+from openenv_async.rollouts.record import Trajectory, Transition, decode, encode
 from openenv_async.types import Outcome, OutcomeStatus
 
 __all__ = [

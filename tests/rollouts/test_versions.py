@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openenv_async import StepResult
 from openenv_async.rollouts import Turn, VersionedPolicy, stream, stream_groups
-from openenv_async.rollouts.admission import Admission
+from openenv_async.rollouts.versions import Admission
 
 
 @given(
