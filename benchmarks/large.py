@@ -1,4 +1,4 @@
-"""How long large replies hold the server's event loop, and what others get done meanwhile (R21).
+"""How long large replies hold the server's event loop, and what others get done meanwhile.
 
 ``python -m benchmarks.large``: a server in a process of its own, three sessions that ask for a
 25 MB array at the same moment, over and over, and three that step small ones. The server samples

@@ -17,9 +17,7 @@ import pytest
 
 from openenv_async import Timeouts
 from openenv_async.errors import DeadlineExceeded, OperationCancelled
-from tests.chaos import ChaosProxy
-from tests.helpers import until
-from tests.requirements.worlds import (
+from tests.behaviours.environments import (
     Ledger,
     LedgerAsync,
     LedgerStream,
@@ -29,6 +27,8 @@ from tests.requirements.worlds import (
     reconnects,
     served,
 )
+from tests.chaos import ChaosProxy
+from tests.helpers import until
 
 SESSIONS = 64
 CONNECTIONS = 8

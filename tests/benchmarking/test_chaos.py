@@ -16,7 +16,7 @@ from openenv_async.benchmarking.chaos import Audit, run_chaos
 from openenv_async.errors import ServerBusy, ServerError
 from openenv_async.protocol.replies import Order, ReplyLog
 from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
-from tests.requirements.worlds import served
+from tests.behaviours.environments import served
 
 LOAD = Load(sessions=16, connections=4, seconds=2.0, seed=3)
 

@@ -18,9 +18,9 @@ from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
 from openenv_async.checks.validation import CHECKS
 from openenv_async.cli import main as command_line
 from openenv_async.cli.serve import serve
-from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import DOCS
 
-__all__ = ["REMEDIES", "TABLES", "error_classes", "found", "tested_requirements", "update"]
+__all__ = ["REMEDIES", "TABLES", "error_classes", "found", "update"]
 
 REMEDIES: Final = {
     "OpenEnvError": "catch it to catch them all; read `code`, `retryable` and `context()`",
@@ -166,26 +166,6 @@ def _dataclass_table(cls: Any) -> str:
     return _table(("field", "default", "meaning"), rows)
 
 
-def tested_requirements() -> dict[str, list[Path]]:
-    """The files that test each requirement, such as ``test_r07.py`` or ``test_r07_r09.py``."""
-    tests: dict[str, list[Path]] = {}
-    for path in sorted((ROOT / "tests" / "requirements").glob("test_*.py")):
-        for id in re.findall(r"(?<=_)r\d\d(?=_|$)", path.stem):
-            tests.setdefault(id.upper(), []).append(path)
-    return tests
-
-
-def requirements_table() -> str:
-    """The rows as they are, the column of tests made anew."""
-    rows, tested = [], tested_requirements()
-    for line in found(DOCS / "reliability.md", "requirements").splitlines()[2:]:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        links = [f"[{path.name}](../{path.relative_to(ROOT)})" for path in tested.get(cells[0], ())]
-        cells[3] = ", ".join(links) or "**no test yet**"
-        rows.append(tuple(cells))
-    return _table(("id", "what is promised", "what the runtime does", "test", "figure"), rows)
-
-
 def _option_row(option: click.Option) -> tuple[str, str]:
     flag = "/".join([*option.opts, *option.secondary_opts])
     about = " ".join(_code(option.help or "").split())
@@ -233,7 +213,6 @@ TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("serving.md", "serve options"): options_table,
     ("serving.md", "engine options"): lambda: _dataclass_table(EngineOptions),
     ("serving.md", "limits"): lambda: _dataclass_table(Limits),
-    ("reliability.md", "requirements"): requirements_table,
 }
 """By page and name."""
 

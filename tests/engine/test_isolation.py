@@ -29,9 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.spec import EnvironmentSpec
-from tests.chaos import ChaosProxy
-from tests.helpers import Counter, Peer, make_engine, pack, settle, token, until
-from tests.requirements.worlds import (
+from tests.behaviours.environments import (
     Commanded,
     CommandedInline,
     CommandedProcess,
@@ -43,6 +41,8 @@ from tests.requirements.worlds import (
     outcomes,
     served,
 )
+from tests.chaos import ChaosProxy
+from tests.helpers import Counter, Peer, make_engine, pack, settle, token, until
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.spec import EnvironmentSpec
+from tests.behaviours.environments import Commanded, CommandedProcess, LedgerStream
 from tests.helpers import Format, Peer, make_engine, pack, token, unpack, until
-from tests.requirements.worlds import Commanded, CommandedProcess, LedgerStream
 
 
 @contextlib.asynccontextmanager

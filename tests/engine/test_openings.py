@@ -14,9 +14,9 @@ from openenv_async import Environment
 from openenv_async.engine import Engine
 from openenv_async.environment import Isolation
 from openenv_async.protocol.frames import Begun, Failed, Observation, Open, Opened
+from tests.behaviours.environments import client, served
 from tests.engine.neighbours import PreparedNeighbour
 from tests.helpers import Peer, make_engine, token, until
-from tests.requirements.worlds import client, served
 
 Dict = dict[str, Any]
 COST = 0.03

@@ -20,6 +20,7 @@ from openenv_async.errors import (
     OpenEnvError,
     SessionClosed,
 )
+from tests.behaviours.environments import client, served, served_process
 from tests.engine.neighbours import (
     ASYNC,
     SYNC,
@@ -31,7 +32,6 @@ from tests.engine.neighbours import (
     UnsafeNeighbour,
 )
 from tests.helpers import until
-from tests.requirements.worlds import client, served, served_process
 
 SYNC_CLASSES = [Neighbour, InlineNeighbour, ProcessNeighbour, OwningNeighbour]
 
@@ -296,7 +296,7 @@ async def test_kill_9_of_the_server_ends_what_environments_started(
 
 async def test_what_a_session_started_ends_with_its_worker() -> None:
     """Also children with a session of their own, when the worker is killed."""
-    from tests.requirements.worlds import ProcessLeaver
+    from tests.behaviours.environments import ProcessLeaver
 
     async with served(ProcessLeaver) as (url, _):
         one = client(url)

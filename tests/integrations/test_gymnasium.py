@@ -474,7 +474,7 @@ def test_the_seed_goes_on_in_a_new_session(cartpole: str) -> None:
 
 
 def test_copies_open_sessions_of_their_own(cartpole: str) -> None:
-    """R48: in this process by pickle, in another by spawn and by fork."""
+    """In this process by pickle, in another by spawn and by fork."""
     env, vector = GymEnv(cartpole), GymVectorEnv(cartpole, 2)
     wanted = play_both(env, vector)
     assert play_both(*pickle.loads(pickle.dumps((env, vector)))) == wanted

@@ -1,6 +1,6 @@
-"""The TRL adapters: episodes as rows, failures masked, environments as tools (R02).
+"""The TRL adapters: episodes as rows, failures masked, environments as tools.
 
-What R37 asks for: ``tests/requirements/test_r37.py``.
+One pool for TRL's environments: ``tests/behaviours/test_trl_factory.py``.
 
 Most need no TRL: its contract is small. The last ones run TRL's own trainer on a tiny model.
 """
@@ -191,7 +191,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_r02_a_fault_is_a_masked_row_and_no_zero(fault: str) -> None:
+def test_a_fault_is_a_masked_row_and_no_zero(fault: str) -> None:
     env = Dying if fault == "dies" else Talk
     good: Row = {"seed": 1}
     bad: Row = {"seed": 1, "fault": fault}
@@ -210,7 +210,7 @@ def test_r02_a_fault_is_a_masked_row_and_no_zero(fault: str) -> None:
     assert all(1 in mask for index, mask in enumerate(out["env_mask"]) if index != 1)
 
 
-def test_r02_what_the_deadline_cuts_off_is_masked(talk: str) -> None:
+def test_what_the_deadline_cuts_off_is_masked(talk: str) -> None:
     rollouts = talking(talk, deadline=1.5)
     out = rollouts(prompts_of({}, {"fault": "hangs"}), TRAINER)
     rollouts.close()
@@ -370,7 +370,7 @@ def test_what_the_format_raises_in_every_row_is_a_bug_and_raised(talk: str) -> N
 
 
 @pytest.mark.parametrize("fault", ["raises", "reset raises", "cut"])
-def test_r02_a_tool_whose_environment_failed_has_no_reward(fault: str) -> None:
+def test_a_tool_whose_environment_failed_has_no_reward(fault: str) -> None:
     with served(Talk) as url:
         factory = make_environment_factory(functools.partial(CutClient, url), tools=[say])
         env = factory()
@@ -402,7 +402,7 @@ def test_a_call_that_does_not_fit_is_told_and_costs_nothing(talk: str) -> None:
     factory.close()
 
 
-def test_r48_a_factory_travels_to_another_process(talk: str, tmp_path: Path) -> None:
+def test_a_factory_travels_to_another_process(talk: str, tmp_path: Path) -> None:
     factory = make_environment_factory(talk, tools=[say])
     factory().reset()
     data = tmp_path / "factory"
@@ -573,7 +573,7 @@ def test_the_examples_run(steps: Row, name: str) -> None:
 
 
 @pytest.mark.parametrize("functions", ["with", "beside"])
-def test_r02_the_baseline_is_the_survivors(steps: Row, functions: str) -> None:
+def test_the_baseline_is_the_survivors(steps: Row, functions: str) -> None:
     seen = steps["baseline"][functions]
     rewards = [row["reward"] for row in seen]
     assert rewards.count(None) == 2
@@ -586,7 +586,7 @@ def test_r02_the_baseline_is_the_survivors(steps: Row, functions: str) -> None:
     assert len({row["advantage"] for row in survivors}) > 1
 
 
-def test_r02_a_batch_that_failed_as_a_whole_moves_nothing(steps: Row) -> None:
+def test_a_batch_that_failed_as_a_whole_moves_nothing(steps: Row) -> None:
     wanted = {"advantages": [0.0] * 4, "finite": True, "moved": False}
     assert steps["baseline"]["all failed"] == wanted
 

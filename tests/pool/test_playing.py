@@ -192,7 +192,7 @@ async def test_a_process_killed_in_the_middle_costs_only_its_own_sessions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    provider = ProcessProvider("tests.requirements.worlds:Sleeper")
+    provider = ProcessProvider("tests.behaviours.environments:Sleeper")
     async with EnvPool(provider, min_workers=2, max_workers=2, sessions_per_worker=8) as pool:
         victim = pool.workers[0]
         assert isinstance(victim, ProcessWorker)

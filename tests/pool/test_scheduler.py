@@ -50,7 +50,6 @@ def test_workers_are_started_for_who_waits_and_no_more() -> None:
 
 
 def test_a_dead_worker_of_a_full_group_is_replaced_by_exactly_one() -> None:
-    """R43."""
     scheduler = Scheduler([owned(8, 1)], min_workers=8)
     grown(scheduler)
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""Hostile messages (R49): always a typed error, never an exception, and nobody else is hurt."""
+"""Hostile messages: always a typed error, never an exception, and nobody else is hurt."""
 
 from __future__ import annotations
 

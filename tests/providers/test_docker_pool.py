@@ -34,7 +34,7 @@ async def play_for_ever(env: Any) -> None:
 
 
 async def test_64_rollouts_on_4_containers_one_100_times_slower() -> None:
-    """Shows 4; and R32: a warm environment is there at once."""
+    """A warm environment is there at once."""
     async with EnvPool(provider(), min_workers=4, max_workers=4, sessions_per_worker=16) as pool:
         assert len(ours()) == 4
         begun = time.perf_counter()

@@ -92,7 +92,7 @@ async def test_given_seeds_are_used() -> None:
 
 
 async def test_the_deadline_cuts_off_stragglers_and_loses_nothing() -> None:
-    """R10: one of many hangs; the others come, it is named, its slot is free again."""
+    """One of many hangs; the others come, it is named, its slot is free again."""
     cancelled = Hanging.cancelled
     app = create_app(Hanging, options=EngineOptions(max_sessions=64))
     async with serve(app) as url:

@@ -17,7 +17,7 @@ RETURNS = st.lists(st.none() | st.floats(-1e6, 1e6), max_size=12)
 
 @given(RETURNS)
 def test_failures_change_nothing_for_the_others(returns: list[float | None]) -> None:
-    """R02: as if the failed ones had not been there."""
+    """As if the failed ones had not been there."""
     survivors = [value for value in returns if value is not None]
     assert baseline(returns) == baseline(survivors)
     for scale in (True, False):

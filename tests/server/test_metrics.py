@@ -20,8 +20,8 @@ from openenv_async.errors import ServerBusy
 from openenv_async.server import HTTPEnvServer, create_app
 from openenv_async.server.metrics import METRICS, LoopWatch, prometheus_text, read_stats
 from openenv_async.spec import EnvironmentSpec
+from tests.behaviours.environments import CommandedProcess, Ledger, LedgerAsync, LedgerThread
 from tests.helpers import until
-from tests.requirements.worlds import CommandedProcess, Ledger, LedgerAsync, LedgerThread
 from tests.rollouts.environments import Counting
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -22,8 +22,8 @@ from openenv_async.errors import OpenEnvError
 from openenv_async.server import create_app
 from openenv_async.server.run import listen, loop_factory, run_server
 from openenv_async.spec import EnvironmentSpec
+from tests.behaviours.environments import Blob
 from tests.helpers import until
-from tests.requirements.worlds import Blob
 from tests.rollouts.environments import Counting, Hanging
 
 

@@ -23,9 +23,9 @@ from openenv_async.server.direct import DirectWebSocket
 from openenv_async.server.transport import AsgiLine
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
+from tests.behaviours.environments import Blob
+from tests.behaviours.test_large_payloads import LIMITS, SIZE, Camera, Want
 from tests.helpers import until
-from tests.requirements.test_r21 import LIMITS, SIZE, Camera, Want
-from tests.requirements.worlds import Blob
 
 
 @pytest.fixture(params=["asgi", "direct"], autouse=True)

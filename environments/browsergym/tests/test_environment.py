@@ -164,7 +164,6 @@ async def trace(url: str, task: str, seed: int) -> list[BrowserGymObservation]:
 
 
 async def test_one_seed_is_one_episode_whatever_others_do() -> None:
-    """R20."""
     tasks = ("chase-circle",)
     async with serve(BrowserGymEnvironment) as url:
         for task in tasks:

@@ -129,7 +129,6 @@ async def episode(url: str, seed: int, words: Sequence[str]) -> list[Any]:
 
 
 async def test_sixteen_sessions_with_one_seed_are_one_episode() -> None:
-    """R20."""
     rng = random.Random(3)
     words = [rng.choice(["7", "honey", "8.", "velvet", "HELLO"]) for _ in range(5)]
     async with serve(ChatEnvironment) as url:

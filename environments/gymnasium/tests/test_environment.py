@@ -102,7 +102,7 @@ def same(left: Episode, right: Episode) -> bool:
 async def test_sixteen_sessions_with_one_seed_are_one_episode(
     cls: type[GymnasiumEnvironment], id: str
 ) -> None:
-    """R20: and it is the local one, whatever other sessions do in between."""
+    """And it is the local one, whatever other sessions do in between."""
     space = gymnasium.make(id).action_space
     space.seed(1)
     actions = [space.sample() for _ in range(60)]
