@@ -24,7 +24,7 @@ from openenv_async import GenericEnvClient
 from openenv_async.client.launch import launch
 from openenv_async.providers.base import Worker
 from openenv_async.providers.docker import DockerProvider, DockerWorker
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.process import ProcessProvider, ProcessWorker
 
 
@@ -39,7 +39,7 @@ async def first_observation(provider: DockerProvider) -> float:
     return took
 
 
-async def processes_of(engine: Engine, worker: Worker) -> list[psutil.Process]:
+async def processes_of(engine: DockerClient, worker: Worker) -> list[psutil.Process]:
     """Everything on this machine that runs for a worker."""
     if isinstance(worker, ProcessWorker):
         root = psutil.Process(worker.pid)
@@ -74,7 +74,7 @@ async def play(worker: Worker, sessions: int, steps: int) -> None:
 
 
 async def microseconds(
-    engine: Engine, worker: Worker, sessions: int, steps: int
+    engine: DockerClient, worker: Worker, sessions: int, steps: int
 ) -> dict[str, float]:
     """CPU µs a step, of the client and of the rest, and steps a second."""
     theirs = await processes_of(engine, worker)
@@ -108,7 +108,7 @@ async def main() -> None:
         DockerProvider(asked.image, direct=not asked.published) as containers,
         ProcessProvider(asked.environment) as here,
     ):
-        engine = Engine(None, max_calls=4, redact=str)
+        engine = DockerClient(None, max_calls=4, redact=str)
         try:
             report["image_mb"] = round((await engine.image(asked.image))["Size"] / 1e6, 1)
             await first_observation(containers)

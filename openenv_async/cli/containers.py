@@ -14,7 +14,7 @@ from openenv_async.cli.options import examples
 from openenv_async.errors import TargetNotFound
 
 if TYPE_CHECKING:
-    from openenv_async.providers.docker.engine import Engine
+    from openenv_async.providers.docker.client import DockerClient
     from openenv_async.providers.docker.sweep import Kept
 
 __all__ = ["gc", "logs", "ps"]
@@ -74,7 +74,7 @@ def gc(engine: str | None, dry_run: bool, run: str | None, everything: bool, yes
     if others and not yes:
         click.confirm(f"{others} of {len(chosen)} may be in use. Remove them?", abort=True)
 
-    async def remove(connected: Engine) -> None:
+    async def remove(connected: DockerClient) -> None:
         await asyncio.gather(*(connected.remove(kept.id, timeout=60.0) for kept in chosen))
 
     _ask(engine, remove)
@@ -88,7 +88,7 @@ def gc(engine: str | None, dry_run: bool, run: str | None, everything: bool, yes
 def logs(name: str, engine: str | None, tail: int) -> None:
     """Show the last lines of the container NAME, or of the one whose name or id begins so."""
 
-    async def read(connected: Engine) -> str:
+    async def read(connected: DockerClient) -> str:
         found = [
             kept
             for kept in await _kept(connected)
@@ -103,12 +103,12 @@ def logs(name: str, engine: str | None, tail: int) -> None:
     click.echo(_ask(engine, read))
 
 
-def _ask(url: str | None, question: Callable[[Engine], Awaitable[T]]) -> T:
-    from openenv_async.providers.docker.engine import Engine
+def _ask(url: str | None, question: Callable[[DockerClient], Awaitable[T]]) -> T:
+    from openenv_async.providers.docker.client import DockerClient
 
     async def ask() -> T:
         # Secrets of other processes are not known here: nothing can be taken out.
-        connected = Engine(url or None, max_calls=16, redact=str)
+        connected = DockerClient(url or None, max_calls=16, redact=str)
         try:
             return await question(connected)
         finally:
@@ -117,7 +117,7 @@ def _ask(url: str | None, question: Callable[[Engine], Awaitable[T]]) -> T:
     return asyncio.run(ask())
 
 
-async def _kept(engine: Engine) -> list[Kept]:
+async def _kept(engine: DockerClient) -> list[Kept]:
     from openenv_async.providers.docker.sweep import kept_containers
 
     return await kept_containers(engine)

@@ -212,10 +212,10 @@ def _docker(image: str, params: Mapping[str, Any] | None) -> Provider:
 async def _why_not_docker(image: str) -> str | None:
     """Why no container can be made of an image at once; ``None`` when one can."""
     from openenv_async.providers.docker.calls import EngineError, NoSuchImage
-    from openenv_async.providers.docker.engine import Engine
+    from openenv_async.providers.docker.client import DockerClient
 
     try:
-        engine = Engine(None, max_calls=1, redact=str)
+        engine = DockerClient(None, max_calls=1, redact=str)
     except OpenEnvError as exc:
         return exc.message
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from openenv_async import EngineOptions
 from openenv_async.client.launch import launch
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.owner import HOST, PID, RUN, STARTED, this_owner
 from openenv_async.providers.docker.sweep import kept_containers, sweep
 from openenv_async.server import HTTPEnvServer
@@ -172,7 +172,7 @@ async def test_the_sweep_removes_the_dead_s_and_nobody_else_s() -> None:
                 part for name, value in labels.items() for part in ("--label", f"{name}={value}")
             ]
             made[docker("create", *flags, BASE, "true")] = case
-        docker_engine = Engine(None, max_calls=4, redact=str)
+        docker_engine = DockerClient(None, max_calls=4, redact=str)
         try:
             kept = {one.id: one for one in await kept_containers(docker_engine)}
             # Another process of this host may sweep the dead's before we look.

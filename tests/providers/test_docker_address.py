@@ -26,7 +26,7 @@ from openenv_async.errors import ProviderError
 from openenv_async.providers.docker import DockerProvider
 from openenv_async.providers.docker.address import EngineTls, find_engine
 from openenv_async.providers.docker.calls import EngineError
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from tests.providers.engines import require_engine
 
 VARIABLES = (
@@ -218,7 +218,7 @@ async def test_every_part_asks_the_engine_of_the_current_context(
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
             before = len(engine.asked)
-            found = Engine(None, max_calls=1, redact=str)
+            found = DockerClient(None, max_calls=1, redact=str)
             assert await found.containers("x") == []
             await found.aclose()
             async with opened() as docker:
@@ -259,7 +259,7 @@ async def test_an_engine_of_a_context_with_certificates_is_asked(home: Path) -> 
     client.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     client.private_key_pem.write_to_path(folder / "key.pem")
     try:
-        found = Engine(None, max_calls=1, redact=str)
+        found = DockerClient(None, max_calls=1, redact=str)
         assert await found.containers("x") == []
         await found.aclose()
     finally:
@@ -282,7 +282,7 @@ async def test_no_answer_names_the_address_and_what_chose_it(
         choose(home / ".docker", value)
     else:
         monkeypatch.setenv(variable, value)
-    engine = Engine(None, max_calls=1, redact=str)
+    engine = DockerClient(None, max_calls=1, redact=str)
     with pytest.raises(EngineError, match=f"unix:///nowhere/e.sock .*{remedy}"):
         await engine.containers("x")
     await engine.aclose()

@@ -29,11 +29,11 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 PULL = """
 import asyncio, sys
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.images import ensure_image
 
 async def main():
-    engine = Engine(None, max_calls=4, redact=str)
+    engine = DockerClient(None, max_calls=4, redact=str)
     sys.stdin.readline()
     both = (ensure_image(engine, sys.argv[1], sys.argv[2], None) for _ in range(2))
     assert len({image["Id"] for image in await asyncio.gather(*both)}) == 1

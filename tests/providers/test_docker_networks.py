@@ -17,7 +17,7 @@ from openenv_async import GenericEnvClient
 from openenv_async.client.launch import launch
 from openenv_async.errors import WorkerStartFailed
 from openenv_async.providers.docker import DockerWorker
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from tests.providers.engines import (
     BASE,
     SLEEP,
@@ -143,7 +143,7 @@ async def test_where_nobody_wants_it_the_engine_is_not_asked() -> None:
 
 
 async def test_an_engine_over_tcp_is_another_machine() -> None:
-    engine = Engine("tcp://127.0.0.1:9", max_calls=1, redact=str)
+    engine = DockerClient("tcp://127.0.0.1:9", max_calls=1, redact=str)
     try:
         assert not await engine.shares_networks(timeout=0.0)
     finally:

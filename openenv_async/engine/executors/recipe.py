@@ -17,11 +17,11 @@ from openenv_async.types import Timeouts
 if TYPE_CHECKING:
     from openenv_async.spec import EnvironmentSpec
 
-__all__ = ["Recipe", "make_recipe"]
+__all__ = ["WorkerRecipe", "make_recipe"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WorkerRecipe:
     """Instructions for making the environment in another process. Everything in it must pickle.
 
     Attributes:
@@ -70,7 +70,7 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
     types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     shared = options.workers is not None
     sessions = -(-options.max_sessions // options.workers) if options.workers else 1
-    recipe = Recipe(spec.source, types, spec.params, spec.name, inner, shared, sessions)
+    recipe = WorkerRecipe(spec.source, types, spec.params, spec.name, inner, shared, sessions)
     try:
         pickled = pickle.dumps(recipe)
         # As multiprocessing does it: the parent's path and directory first, and its main module

@@ -34,7 +34,7 @@ import msgspec
 
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, end_marked
 from openenv_async.engine.executors.pipe import HEADER_SIZE, Pipe, PipeCodec, body_size
-from openenv_async.engine.executors.recipe import Recipe
+from openenv_async.engine.executors.recipe import WorkerRecipe
 from openenv_async.engine.executors.shelter import (
     after_call,
     guard_streams,
@@ -84,7 +84,7 @@ def worker_main(channel_fd: int, lifeline_fd: int) -> None:
     threading.Thread(target=_die_with, args=(lifeline,), name="lifeline", daemon=True).start()
     preparation, pickled = pickle.loads(_first_message(channel))
     multiprocessing.spawn.prepare(preparation)
-    recipe: Recipe = pickle.loads(pickled)
+    recipe: WorkerRecipe = pickle.loads(pickled)
 
     from openenv_async.spec import EnvironmentSpec
 
@@ -144,7 +144,7 @@ def _is_thread_safe(spec: EnvironmentSpec) -> bool:
 
 
 def _driver_of(
-    spec: EnvironmentSpec, recipe: Recipe
+    spec: EnvironmentSpec, recipe: WorkerRecipe
 ) -> Callable[[asyncio.AbstractEventLoop], TaskDriver | ThreadDriver]:
     """Return what runs the environments beside the engine's loop, or on it."""
     from openenv_async.engine.executors.tasks import TaskDriver, session_of_task
@@ -163,7 +163,9 @@ def _driver_of(
     return make
 
 
-def _serve_on_main_thread(spec: EnvironmentSpec, recipe: Recipe, channel: socket.socket) -> None:
+def _serve_on_main_thread(
+    spec: EnvironmentSpec, recipe: WorkerRecipe, channel: socket.socket
+) -> None:
     """Run the engine's loop on another thread, and the environment's calls on this one."""
     from openenv_async.engine.executors.threads import MainThreadDriver
 
@@ -197,7 +199,7 @@ def _serve_on_main_thread(spec: EnvironmentSpec, recipe: Recipe, channel: socket
 
 async def _serve(
     spec: EnvironmentSpec,
-    recipe: Recipe,
+    recipe: WorkerRecipe,
     channel: socket.socket,
     make_driver: Callable[[asyncio.AbstractEventLoop], Any],
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.images import PullPolicy, ensure_image
 from openenv_async.providers.docker.removals import Removals
 from openenv_async.providers.docker.sweep import sweep
@@ -41,7 +41,7 @@ class Attachment:
     """
 
     def __init__(
-        self, engine: Engine, watch: Watch, gone: Callable[[str], None], max_starts: int
+        self, engine: DockerClient, watch: Watch, gone: Callable[[str], None], max_starts: int
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.engine = engine

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from openenv_async.errors import WorkerStartFailed
 from openenv_async.providers.docker.calls import NoSuchImage
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 
 __all__ = ["PullPolicy", "ensure_image"]
 
@@ -24,7 +24,7 @@ _LOOK_AGAIN: Final = 0.1
 
 
 async def ensure_image(
-    engine: Engine, name: str, policy: PullPolicy, platform: str | None
+    engine: DockerClient, name: str, policy: PullPolicy, platform: str | None
 ) -> dict[str, Any]:
     """What the Engine knows of an image, which it has when this returns.
 

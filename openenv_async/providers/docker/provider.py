@@ -21,11 +21,11 @@ from openenv_async.errors import OpenEnvError, ProviderError
 from openenv_async.providers.base import Provider, WorkerExit
 from openenv_async.providers.docker.attachment import Attachment
 from openenv_async.providers.docker.calls import NoSuchContainer
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.images import PullPolicy
 from openenv_async.providers.docker.options import ContainerOptions, Redactor
-from openenv_async.providers.docker.reaper_client import Keeper, keeper
-from openenv_async.providers.docker.starting import Recipe, Start
+from openenv_async.providers.docker.reaper_client import ReaperClient, reaper_client
+from openenv_async.providers.docker.start import ContainerRecipe, ContainerStart
 from openenv_async.providers.docker.watch import Watch
 from openenv_async.providers.docker.worker import DockerWorker, exit_of
 
@@ -129,7 +129,7 @@ class DockerProvider(Provider):
         self._group = uuid.uuid4().hex
         self._redact = Redactor(self.options.secrets.values())
         self._attached: Attachment | None = None
-        self._keeper: Keeper | None = None
+        self._reaper: ReaperClient | None = None
         self._workers: dict[str, DockerWorker] = {}
         self._closed = False
 
@@ -148,7 +148,7 @@ class DockerProvider(Provider):
     @property
     def reaper_pid(self) -> int | None:
         """The process id of the reaper that looks after what this process leaves behind."""
-        return None if self._keeper is None else self._keeper.reaper_pid
+        return None if self._reaper is None else self._reaper.reaper_pid
 
     # -- starting -----------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class DockerProvider(Provider):
         if self._closed:
             raise ProviderError("this provider was closed: make a new one", retryable=False)
         at = self._attach()
-        recipe = Recipe(
+        recipe = ContainerRecipe(
             self.image,
             self._pull_policy,
             self.options,
@@ -165,30 +165,30 @@ class DockerProvider(Provider):
             {_GROUP: self._group},
         )
         seconds = self._start_timeout if timeout is None else timeout
-        start = Start(self, recipe, at, seconds, lambda: self._closed)
+        start = ContainerStart(self, recipe, at, seconds, lambda: self._closed)
         with at.start_of(start.name):
             worker = await start.run()
             assert worker.container_id is not None
             assert worker.token is not None
-            assert self._keeper is not None
+            assert self._reaper is not None
             self._workers[worker.name] = worker
             at.watch.add(worker.container_id)
-            self._keeper.add(worker.name, worker.url, worker.token, self._lease)
+            self._reaper.add(worker.name, worker.url, worker.token, self._lease)
             return worker
 
     def _attach(self) -> Attachment:
         """The Engine as this loop has it, with a reaper that runs."""
         at = self._attached
         if at is None or at.loop is not asyncio.get_running_loop():
-            engine = Engine(self._engine_url, max_calls=self._max_calls, redact=self._redact)
-            if self._keeper is None:
-                self._keeper = keeper(engine.address)
-                self._keeper.users += 1
+            engine = DockerClient(self._engine_url, max_calls=self._max_calls, redact=self._redact)
+            if self._reaper is None:
+                self._reaper = reaper_client(engine.address)
+                self._reaper.users += 1
             label = f"{_GROUP}={self._group}"
-            watch = Watch(engine, label, self._confirm, self._stray, self._keeper.ensure)
-            at = self._attached = Attachment(engine, watch, self._keeper.drop, self._max_starts)
-        assert self._keeper is not None
-        self._keeper.ensure()
+            watch = Watch(engine, label, self._confirm, self._stray, self._reaper.ensure)
+            at = self._attached = Attachment(engine, watch, self._reaper.drop, self._max_starts)
+        assert self._reaper is not None
+        self._reaper.ensure()
         return at
 
     # -- ending -------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class DockerProvider(Provider):
             if self._workers.pop(worker.name, None) is not None:
                 at.removals.begin(worker.name)
         await at.aclose()
-        kept, self._keeper, self._attached = self._keeper, None, None
+        kept, self._reaper, self._attached = self._reaper, None, None
         assert kept is not None
         kept.users -= 1
         if kept.users == 0:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from openenv_async.providers.docker.address import EngineAddress
 from openenv_async.providers.docker.owner import RUN, this_owner
 
-__all__ = ["Keeper", "keeper"]
+__all__ = ["ReaperClient", "reaper_client"]
 
 log = logging.getLogger("openenv_async.providers.docker")
 
@@ -34,7 +34,7 @@ _GOODBYE: Final = 5.0
 _SCHEMES: Final = ("unix", "tcp", "http", "https")
 
 
-class Keeper:
+class ReaperClient:
     """A reaper and what it has to know; shared by the providers of this process."""
 
     def __init__(self, engine: EngineAddress) -> None:
@@ -152,21 +152,21 @@ class Keeper:
             process.returncode = 0  # not this process's child: nothing to wait for
 
 
-_keepers: dict[EngineAddress, Keeper] = {}
+_reaper_clients: dict[EngineAddress, ReaperClient] = {}
 
 
-def keeper(engine: EngineAddress) -> Keeper:
+def reaper_client(engine: EngineAddress) -> ReaperClient:
     """This process's keeper for an Engine; whoever takes one counts in ``users``."""
-    found = _keepers.get(engine)
+    found = _reaper_clients.get(engine)
     if found is None or found.pid != os.getpid():
-        found = _keepers[engine] = Keeper(engine)
+        found = _reaper_clients[engine] = ReaperClient(engine)
     return found
 
 
 def _forked() -> None:
-    for kept in _keepers.values():
+    for kept in _reaper_clients.values():
         kept.abandon()
-    _keepers.clear()
+    _reaper_clients.clear()
 
 
 if hasattr(os, "register_at_fork"):

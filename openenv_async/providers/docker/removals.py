@@ -17,7 +17,7 @@ from typing import Final
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 
 __all__ = ["Removals"]
 
@@ -36,7 +36,7 @@ class Removals:
     """
 
     def __init__(
-        self, engine: Engine, gone: Callable[[str], None], suspect: Callable[[], None]
+        self, engine: DockerClient, gone: Callable[[str], None], suspect: Callable[[], None]
     ) -> None:
         self._engine = engine
         self._gone = gone

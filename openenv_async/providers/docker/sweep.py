@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.owner import RUN, Owner, expires_at
 
 __all__ = ["Kept", "kept_containers", "sweep"]
@@ -46,13 +46,13 @@ class Kept:
         return self.owner_state == "elsewhere" and self.expires < time.time()
 
 
-async def kept_containers(engine: Engine) -> list[Kept]:
+async def kept_containers(engine: DockerClient) -> list[Kept]:
     """All containers with our labels, the oldest first."""
     found = [_kept(listed) for listed in await engine.containers(RUN)]
     return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.created)
 
 
-async def sweep(engine: Engine, *, expired: bool = False) -> list[Kept]:
+async def sweep(engine: DockerClient, *, expired: bool = False) -> list[Kept]:
     """Remove the containers of this host's dead owners; those of others are left alone.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from openenv_async.errors import OpenEnvError
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 
 __all__ = ["Watch"]
 
@@ -41,7 +41,7 @@ class Watch:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DockerClient,
         label: str,
         confirm: Callable[[str], Awaitable[None]],
         stray: Callable[[str], None],

@@ -17,14 +17,14 @@ from openenv_async.providers.docker.calls import (
     NoSuchContainer,
     NoSuchImage,
 )
-from openenv_async.providers.docker.engine import Engine
+from openenv_async.providers.docker.client import DockerClient
 from tests.providers.engines import BASE, SLEEP, Fault, Proxy, docker_tests, none_left, provider
 
 pytestmark = docker_tests
 
 
-def reached(url: str | None = None) -> Engine:
-    return Engine(url, max_calls=8, redact=lambda text: text)
+def reached(url: str | None = None) -> DockerClient:
+    return DockerClient(url, max_calls=8, redact=lambda text: text)
 
 
 def test_the_breaker_holds_after_many_failures_in_a_row() -> None:

@@ -15,12 +15,12 @@ from typing import Any
 from openenv_async.providers.docker.address import find_engine
 from openenv_async.providers.docker.calls import Calls, EngineError, NoSuchContainer, NoSuchImage
 
-__all__ = ["Engine"]
+__all__ = ["DockerClient"]
 
 log = logging.getLogger("openenv_async.providers.docker")
 
 
-class Engine:
+class DockerClient:
     """One Docker Engine, as one event loop sees it.
 
     Args:

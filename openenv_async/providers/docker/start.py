@@ -40,13 +40,13 @@ from openenv_async.providers.docker.worker import (
 if TYPE_CHECKING:
     from openenv_async.providers.docker.provider import DockerProvider
 
-__all__ = ["Recipe", "Start"]
+__all__ = ["ContainerRecipe", "ContainerStart"]
 
 _CREATE_TIMEOUT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ContainerRecipe:
     """What all containers of a provider are made from.
 
     Attributes:
@@ -64,7 +64,7 @@ class Recipe:
     labels: dict[str, str]
 
 
-class Start:
+class ContainerStart:
     """One start.
 
     Attributes:
@@ -81,7 +81,7 @@ class Start:
     def __init__(
         self,
         provider: DockerProvider,
-        recipe: Recipe,
+        recipe: ContainerRecipe,
         at: Attachment,
         seconds: float,
         is_closed: Callable[[], bool],
