@@ -6,6 +6,7 @@ A module that moved is imported under its old name by a finder of the import sys
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -14,9 +15,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "install", "renamed_attributes"]
+__all__ = ["MODULES", "install", "renamed_arguments", "renamed_attributes"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MODULES: Final[Mapping[str, str]] = {
     "openenv_async.addresses": "openenv_async.endpoints.addresses",
@@ -161,3 +165,31 @@ def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str],
         return getattr(importlib.import_module(home or module), attribute)
 
     return get
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that accepts renamed keyword arguments by their old names.
+
+    Not for what a step calls: the wrapper looks through the arguments of every call.
+
+    Args:
+        names: old name to new name.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in names.keys() & kwargs.keys():
+                new = names[old]
+                if new in kwargs:
+                    raise TypeError(
+                        f"{function.__name__}() got {old} and {new}: {old} is now {new}"
+                    )
+                message = f"{function.__name__}({old}=) is now {new}="
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from openenv_async.renamed import MODULES, renamed_attributes
+from openenv_async.renamed import MODULES, renamed_arguments, renamed_attributes
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(MODULES.items()))
@@ -43,3 +43,27 @@ def test_a_renamed_object_is_found_and_warns() -> None:
         assert get("Result") is StepResult
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         get("Nothing")
+
+
+@renamed_arguments(n="episodes", min_k="min_episodes")
+def _play(policy: str, episodes: int = 1, *, min_episodes: int | None = None) -> tuple[object, ...]:
+    """Play."""
+    return policy, episodes, min_episodes
+
+
+def test_a_renamed_argument_works_and_warns_where_it_is_given() -> None:
+    with pytest.warns(DeprecationWarning, match=r"_play\(n=\) is now episodes=") as warned:
+        assert _play("p", n=3) == ("p", 3, None)  # type: ignore[call-arg]  # the old name
+    assert warned[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="is now") as warned:
+        assert _play("p", n=3, min_k=2) == ("p", 3, 2)  # type: ignore[call-arg]  # the old names
+    assert len(warned) == 2
+    assert _play("p", 4, min_episodes=1) == ("p", 4, 1)
+    assert _play.__doc__ == "Play."
+
+
+def test_an_argument_under_both_names_is_refused() -> None:
+    with pytest.raises(TypeError, match="n is now episodes"):
+        _play("p", n=3, episodes=3)  # type: ignore[call-arg]  # the old name
+    with pytest.raises(TypeError, match="argument 'k'"):
+        _play("p", k=3)  # type: ignore[call-arg]  # no name at all

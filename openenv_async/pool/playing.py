@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from openenv_async.deadlines import wait_uncancelled
+from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts import (
     EpisodeStream,
     GroupStream,
@@ -72,26 +73,34 @@ class Playing:
         played = await collect_all(self, policy, episodes=1, seeds=seeds, **options)
         return played[0]
 
+    @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
         self,
         policy: Callable[..., Any],
-        n: int,
+        episodes: int,
         *,
-        min_k: int | None = None,
+        min_episodes: int | None = None,
         deadline: float | None = None,
         **options: Any,
     ) -> AsyncGenerator[Outcome, None]:
-        """Play ``n`` episodes; their outcomes as they end, exactly ``n`` of them.
+        """Play ``episodes`` episodes; their outcomes as they end, exactly that many.
 
         Args:
             policy: chooses the actions; see ``rollouts.policies``.
-            n: how many.
-            min_k: once this many are usable the rest is cancelled.
+            episodes: how many.
+            min_episodes: once this many are usable the rest is cancelled.
             deadline: seconds after which the rest is cancelled.
             options: of ``rollouts.collect``: ``concurrency``, ``seeds``, ``max_steps``,
                 ``retry``, ``on_progress``, …
         """
-        return collect(self, policy, episodes=n, min_count=min_k, deadline=deadline, **options)
+        return collect(
+            self,
+            policy,
+            episodes=episodes,
+            min_episodes=min_episodes,
+            deadline=deadline,
+            **options,
+        )
 
     def stream(self, policy: Callable[..., Any], **options: Any) -> EpisodeStream:
         """Episodes as they end, for a trainer: ``async for episode in pool.stream(policy)``.
@@ -114,40 +123,41 @@ class Playing:
         """
         return stream_groups(self, policy, group_size=group_size, **options)
 
+    @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
     async def group(
         self,
         policy: Callable[..., Any],
-        n: int = 16,
+        episodes: int = 16,
         *,
-        done_when: int | None = None,
+        min_episodes: int | None = None,
         seed: int | None = None,
         deadline: float | None = None,
         **options: Any,
     ) -> list[Outcome]:
-        """Play the same episode ``n`` times at once, as group-relative methods want it.
+        """Play the same episode ``episodes`` times at once, as group-relative methods want it.
 
         Args:
             policy: chooses the actions.
-            n: how many are started.
-            done_when: once this many are usable the rest is cancelled; ``None``: all are
+            episodes: how many are started.
+            min_episodes: once this many are usable the rest is cancelled; ``None``: all are
                 waited for.
             seed: of all of them; ``None`` draws one.
             deadline: seconds after which the rest is cancelled.
             options: of ``rollouts.collect``.
 
         Returns:
-            ``n`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
+            ``episodes`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
         """
-        n = check_count("n", n)
+        episodes = check_count("episodes", episodes)
         if seed is None:
             seed = random.SystemRandom().getrandbits(31)
         return await collect_all(
             self,
             policy,
-            episodes=n,
-            concurrency=n,
-            seeds=[seed] * n,
-            min_count=done_when,
+            episodes=episodes,
+            concurrency=episodes,
+            seeds=[seed] * episodes,
+            min_episodes=min_episodes,
             deadline=deadline,
             **options,
         )

@@ -14,6 +14,7 @@ from openenv_async.pool.pool import EnvPool
 from openenv_async.pool.sources import Sources
 from openenv_async.pool.statistics import PoolStatistics
 from openenv_async.providers.base import Provider
+from openenv_async.renamed import renamed_arguments
 from openenv_async.types import Outcome
 
 __all__ = ["SyncEnvPool"]
@@ -73,13 +74,19 @@ class SyncEnvPool(Sources):
         """As ``EnvPool.rollout``."""
         return background_loop().run(self.pool.rollout(policy, **options))
 
-    def collect(self, policy: Callable[..., Any], n: int, **options: Any) -> Iterator[Outcome]:
+    @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
+    def collect(
+        self, policy: Callable[..., Any], episodes: int, **options: Any
+    ) -> Iterator[Outcome]:
         """As ``EnvPool.collect``; leaving the loop cancels what runs."""
-        return _iterate(self.pool.collect(policy, n, **options))
+        return _iterate(self.pool.collect(policy, episodes, **options))
 
-    def group(self, policy: Callable[..., Any], n: int = 16, **options: Any) -> list[Outcome]:
+    @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
+    def group(
+        self, policy: Callable[..., Any], episodes: int = 16, **options: Any
+    ) -> list[Outcome]:
         """As ``EnvPool.group``."""
-        return background_loop().run(self.pool.group(policy, n, **options))
+        return background_loop().run(self.pool.group(policy, episodes, **options))
 
     def map(
         self,

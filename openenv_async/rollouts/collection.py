@@ -29,6 +29,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast, get_args
 
+from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.run import Rollout, status_of
 from openenv_async.rollouts.sessions import Retry, Sessions, Source, client_factories, usual_retry
@@ -50,6 +51,7 @@ _HOPELESS: Final = 32
 """Episodes of an endless collection that all end with a policy error before it is given up."""
 
 
+@renamed_arguments(min_count="min_episodes")
 def collect(
     source: Source,
     policy: Callable[..., Any],
@@ -60,7 +62,7 @@ def collect(
     max_steps: int | None = None,
     timeout: float | None = None,
     reset_options: Mapping[str, Any] | None = None,
-    min_count: int | None = None,
+    min_episodes: int | None = None,
     deadline: float | None = None,
     max_ahead: int | None = None,
     on_progress: Callable[[Summary], None] | None = None,
@@ -85,7 +87,7 @@ def collect(
         max_steps: of each episode, as in ``rollout``.
         timeout: of each episode, as in ``rollout``.
         reset_options: of each episode, as in ``rollout``.
-        min_count: once this many episodes ended usable, the rest is cancelled.
+        min_episodes: once this many episodes ended usable, the rest is cancelled.
         deadline: seconds after which the rest is cancelled.
         max_ahead: outcomes that may wait for a slow reader before no more episodes begin;
             ``2 * concurrency`` by default.
@@ -116,7 +118,7 @@ def collect(
         timeout=timeout,
         reset_options=reset_options,
         record=record,
-        min_count=min_count,
+        min_episodes=min_episodes,
         deadline=deadline,
         max_ahead=max_ahead,
         on_progress=on_progress,
@@ -126,6 +128,7 @@ def collect(
     return outcomes_of(factories, options)
 
 
+@renamed_arguments(min_count="min_episodes")
 async def collect_all(
     source: Source, policy: Callable[..., Any], *, episodes: int, **options: Any
 ) -> list[Outcome]:
@@ -154,7 +157,7 @@ class CollectOptions:
     timeout: float | None
     reset_options: Mapping[str, Any] | None
     record: bool
-    min_count: int | None
+    min_episodes: int | None
     deadline: float | None
     max_ahead: int | None
     on_progress: Callable[[Summary], None] | None
@@ -164,7 +167,7 @@ class CollectOptions:
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
-        for name in ("episodes", "concurrency", "min_count", "max_ahead"):
+        for name in ("episodes", "concurrency", "min_episodes", "max_ahead"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_count(name, value))
@@ -174,8 +177,10 @@ class CollectOptions:
             raise ValueError(
                 f"retry must be one of {', '.join(get_args(Retry))}, got {self.retry!r}"
             )
-        if self.min_count is not None and self.min_count > episodes:
-            raise ValueError(f"min_count must be 1 to {episodes} (episodes), got {self.min_count}")
+        if self.min_episodes is not None and self.min_episodes > episodes:
+            raise ValueError(
+                f"min_episodes must be 1 to {episodes} (episodes), got {self.min_episodes}"
+            )
         if self.deadline is not None:
             check_seconds("deadline", self.deadline)
         if not isinstance(self.summary, Summary):
@@ -423,7 +428,7 @@ class _Collection:
             self._take_policy_error(outcome)
         if outcome.status.usable:
             self._usable += 1
-            if self._usable == self._options.min_count:
+            if self._usable == self._options.min_episodes:
                 self._stop()
 
     def _take_policy_error(self, outcome: Outcome) -> None:

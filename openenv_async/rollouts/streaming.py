@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self
 
 from openenv_async.deadlines import wait_uncancelled
+from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seed
 from openenv_async.rollouts.collection import CollectOptions, outcomes_of
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
@@ -34,7 +35,9 @@ __all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]
 
 log = logging.getLogger("openenv_async.rollouts")
 
-_PASSED_ON: Final = frozenset({"max_steps", "reset_options", "min_count", "on_progress", "record"})
+_PASSED_ON: Final = frozenset(
+    {"max_steps", "reset_options", "min_episodes", "on_progress", "record"}
+)
 """Further arguments of ``collect`` that ``stream`` takes."""
 
 
@@ -182,6 +185,7 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
         await self.episodes.aclose()
 
 
+@renamed_arguments(min_count="min_episodes")
 def stream(
     source: Source,
     policy: Callable[..., Any],
@@ -249,7 +253,7 @@ def stream(
     given: dict[str, Any] = {
         "max_steps": None,
         "reset_options": None,
-        "min_count": None,
+        "min_episodes": None,
         "on_progress": None,
         "record": True,
         **options,
@@ -275,6 +279,7 @@ def stream(
     )
 
 
+@renamed_arguments(min_count="min_episodes")
 def stream_groups(
     source: Source,
     policy: Callable[..., Any],

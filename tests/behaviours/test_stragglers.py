@@ -42,7 +42,9 @@ async def test_64_rollouts_on_4_workers_one_100_times_slower() -> None:
     ) as pool:
         options: Any = {"max_steps": 4, "concurrency": 64}
         begun = time.perf_counter()
-        outcomes = [o async for o in pool.collect(policy, 64, min_k=63, deadline=15, **options)]
+        outcomes = [
+            o async for o in pool.collect(policy, 64, min_episodes=63, deadline=15, **options)
+        ]
         took = time.perf_counter() - begun
         # The slow one would take 20 s, the others 0.2 s.
         assert took < 10

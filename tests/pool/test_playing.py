@@ -89,7 +89,7 @@ async def test_the_rest_is_cancelled_and_its_slots_are_free() -> None:
     provider = LoopProvider(Hanging, EngineOptions(max_sessions=8))
     async with EnvPool(provider, client=CountingEnv, max_workers=1) as pool:
         seeds = [2, 2, 1, 2, 1, 2, 2, 2]
-        outcomes = [o async for o in pool.collect(one, 8, seeds=seeds, min_k=6)]
+        outcomes = [o async for o in pool.collect(one, 8, seeds=seeds, min_episodes=6)]
         assert [o.index for o in outcomes if not o.status.usable] == [2, 4]
         await until(lambda: provider.sessions == 0)
         await until(lambda: pool.statistics().sessions == 0)
@@ -106,7 +106,7 @@ async def test_a_group_plays_one_seed_and_takes_the_first() -> None:
                 await blocked.wait()
             return Move(1)
 
-        outcomes = await pool.group(policy, 16, done_when=12)
+        outcomes = await pool.group(policy, 16, min_episodes=12)
         assert [o.index for o in outcomes] == list(range(16))
         assert [o.index for o in outcomes if not o.status.usable] == [3, 7, 11, 15]
         assert len({o.episode.seed for o in outcomes if o.episode}) == 1
@@ -288,7 +288,7 @@ def test_the_blocking_pool(monkeypatch: pytest.MonkeyPatch) -> None:
             assert env.step(Move(3)).terminated
         assert pool.rollout(one, seed=1).episode_return == 3.0
         assert len(list(pool.collect(one, 10))) == 10
-        assert len(pool.group(one, 4, done_when=4)) == 4
+        assert len(pool.group(one, 4, min_episodes=4)) == 4
         for _ in pool.collect(one, 1000):
             break
 

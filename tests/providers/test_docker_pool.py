@@ -41,7 +41,7 @@ async def test_64_rollouts_on_4_containers_one_100_times_slower() -> None:
         outcomes = [
             o
             async for o in pool.collect(
-                policy, 64, min_k=63, deadline=15, max_steps=4, concurrency=64
+                policy, 64, min_episodes=63, deadline=15, max_steps=4, concurrency=64
             )
         ]
         assert time.perf_counter() - begun < 10  # the slow one takes 20 s, the others 0.2 s

@@ -189,9 +189,9 @@ async def test_policies_of_every_usual_form_are_taken() -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        *(({name: value}, ValueError) for name in ("episodes", "concurrency", "min_count",
+        *(({name: value}, ValueError) for name in ("episodes", "concurrency", "min_episodes",
           "max_ahead", "max_steps") for value in (0, -1)),
-        *(({name: value}, TypeError) for name in ("episodes", "concurrency", "min_count",
+        *(({name: value}, TypeError) for name in ("episodes", "concurrency", "min_episodes",
           "max_ahead", "max_steps", "connections") for value in ("3", 3.0, True, [3])),
         *(({name: value}, ValueError) for name in ("timeout", "deadline")
           for value in (0, -1.0, math.nan)),

@@ -130,7 +130,7 @@ async def test_what_had_not_begun_at_the_deadline_is_cancelled_too() -> None:
 async def test_enough_is_enough() -> None:
     async with serve(Hanging) as url:
         outcomes = await collect_all(
-            url, move, episodes=10, concurrency=10, seeds=[0] * 7 + [1] * 3, min_count=7
+            url, move, episodes=10, concurrency=10, seeds=[0] * 7 + [1] * 3, min_episodes=7
         )
     assert [str(o.status) for o in outcomes] == ["completed"] * 7 + ["cancelled"] * 3
 
@@ -325,8 +325,8 @@ async def test_a_client_factory_decides_what_is_played_on() -> None:
     [
         {"episodes": 0},
         {"concurrency": 0},
-        {"min_count": 0},
-        {"min_count": 4},
+        {"min_episodes": 0},
+        {"min_episodes": 4},
         {"deadline": 0.0},
         {"connections": 0},
         {"max_steps": 0},
