@@ -54,6 +54,7 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.engine.isolation": "openenv_async.engine.executors",
     "openenv_async.engine.native": "openenv_async.engine.connection",
     "openenv_async.engine.seams": "openenv_async.engine.interfaces",
+    "openenv_async.exception_text": "openenv_async.errors",
     "openenv_async.inprocess": "openenv_async.targets.in_process",
     "openenv_async.integrations.source": "openenv_async.targets.served",
     "openenv_async.localserver": "openenv_async.providers.local_server",

@@ -18,8 +18,14 @@ import msgspec
 
 from openenv_async import hosts
 from openenv_async.environment import Contract, Environment, read_contract
-from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError, shown
-from openenv_async.exception_text import exception_name, exception_text
+from openenv_async.errors import (
+    InvalidModel,
+    InvalidOption,
+    OpenEnvError,
+    exception_name,
+    exception_text,
+    shown,
+)
 from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasium_type
 from openenv_async.types import StepResult

@@ -87,7 +87,6 @@ MISSING = frozenset(
         "openenv_async/engine/transcode.py",
         "openenv_async/environment.py",
         "openenv_async/errors.py",
-        "openenv_async/exception_text.py",
         "openenv_async/integrations/gymnasium/env.py",
         "openenv_async/integrations/gymnasium/rows.py",
         "openenv_async/integrations/gymnasium/settings.py",

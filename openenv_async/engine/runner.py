@@ -43,12 +43,10 @@ from openenv_async.errors import (
     OperationUnsupported,
     ProtocolError,
     ResponderFailed,
-    sendable,
-)
-from openenv_async.exception_text import (
     bounded,
     exception_name,
     exception_text,
+    sendable,
     traceback_text,
 )
 from openenv_async.models.results import BadResult, Extracted, Unawaited, is_awaitable

@@ -26,8 +26,7 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-from openenv_async.errors import InvalidModel, OpenEnvError
-from openenv_async.exception_text import exception_name
+from openenv_async.errors import InvalidModel, OpenEnvError, exception_name
 from openenv_async.models import PayloadCodec, fit_test
 from openenv_async.models.inspection import custom_kind, type_info, type_name
 from openenv_async.types import StepResult

@@ -39,8 +39,14 @@ from types import ModuleType
 from typing import Any, Final
 
 from openenv_async.environment import Environment
-from openenv_async.errors import InvalidOption, OpenEnvError, TargetNotFound, shown
-from openenv_async.exception_text import exception_name, exception_text
+from openenv_async.errors import (
+    InvalidOption,
+    OpenEnvError,
+    TargetNotFound,
+    exception_name,
+    exception_text,
+    shown,
+)
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets import manifest

@@ -13,7 +13,6 @@ CLEAN = (
     "benchmarks/README.md",
     "examples/trl_environment_factory.py",
     "examples/trl_grpo.py",
-    "openenv_async/exception_text.py",
     "openenv_async/renamed.py",
     "openenv_async/version.py",
 )

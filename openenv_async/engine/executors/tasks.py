@@ -20,8 +20,7 @@ from typing import Any, Final
 from openenv_async.engine.executors.builders import COSTLY, LONGEST_PAUSE, PAUSE
 from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
 from openenv_async.engine.session import Session
-from openenv_async.errors import EnvironmentDied
-from openenv_async.exception_text import exception_name
+from openenv_async.errors import EnvironmentDied, exception_name
 from openenv_async.protocol.frames import Close, Open, Step
 
 __all__ = ["TaskDriver", "session_of_task"]
