@@ -13,8 +13,9 @@ Rules of ``PermutedLoop``:
 
 ``run`` plays one scenario and fails when it leaves a task, a timer or an error that nobody
 retrieved. ``explore`` plays it under many seeds. ``cancel_at_every_await`` cancels a coroutine at
-each of its awaits in turn: as soon as it waits, after some turns, and in the turn in which it is
-given what it waits for; then once more while it cleans up.
+each of its awaits: as soon as it waits, and in the turn in which it is given what it waits for;
+then in each turn of the loop, which reaches the awaits of tasks that it waits for; and once more
+while it cleans up.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ __all__ = [
 
 T = TypeVar("T")
 
-When = Literal["waiting", "later", "granted"]
+When = Literal["waiting", "granted", "turn"]
 
 _MAX_TURNS = 200_000
-_MOST_LATER = 12
-"""Turns after which a cancellation that comes later comes, at most."""
+_CLEAN_UP_TURNS = 12
+"""Turns after the first cancellation in which the second comes, at most."""
 
 
 class Deadlock(AssertionError):
@@ -95,6 +96,7 @@ class PermutedLoop(asyncio.BaseEventLoop):
         self.reported: list[dict[str, Any]] = []
         self.random = random.Random(seed)
         self._max_turns = max_turns
+        self._at_turns: dict[int, Callable[[], object]] = {}
         reported = self.reported
         self.set_exception_handler(lambda _, context: reported.append(context))
 
@@ -106,6 +108,10 @@ class PermutedLoop(asyncio.BaseEventLoop):
     def timers(self) -> list[asyncio.TimerHandle]:
         """Timers that would still fire."""
         return [handle for handle in self._scheduled if not handle.cancelled()]
+
+    def call_at_turn(self, turn: int, callback: Callable[[], object]) -> None:
+        """Call back before the callback of that number is run."""
+        self._at_turns[turn] = callback
 
     def run_in_executor(  # type: ignore[override]  # one class of futures is enough
         self, executor: object, func: Callable[..., T], *args: Any
@@ -147,6 +153,8 @@ class PermutedLoop(asyncio.BaseEventLoop):
         self.turns += 1
         if self.turns > self._max_turns:
             raise Deadlock(f"no end after {self._max_turns} turns\n{_stacks(self)}")
+        if (hook := self._at_turns.pop(self.turns, None)) is not None:
+            hook()
         handle = self._next()
         if not handle.cancelled():
             handle._run()
@@ -297,10 +305,10 @@ class Interruption:
     A scenario calls it with the coroutine: ``task = await interruption(pool.acquire(...))``.
 
     Args:
-        at: the number of the await, from 1.
-        when: as soon as it waits, some turns later, or in the turn in which it is given what it
-            waits for.
-        again: the number of the await after the first cancellation; 0 for none.
+        at: the number of the await, or of the loop's turn since it began, from 1.
+        when: as soon as it waits, in the turn in which it is given what it waits for, or in that
+            turn of the loop.
+        again: the number of the await or turn after the first cancellation; 0 for none.
 
     Attributes:
         thrown: cancellations that reached the coroutine.
@@ -316,15 +324,11 @@ class Interruption:
         self._waits = 0
         self._waits_since = 0
         self._task: asyncio.Task[Any] | None = None
+        self._coroutine: Any = None
 
     def __repr__(self) -> str:
         again = f", again={self.again}" if self.again else ""
         return f"Interruption({self.at}, {self.when!r}{again}) at {' and '.join(self.places)}"
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every cancellation that was asked for reached the coroutine."""
-        return self.thrown >= (2 if self.again else 1)
 
     async def __call__(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """The task of the coroutine, done.
@@ -334,6 +338,7 @@ class Interruption:
         """
         assert self._task is None, "one interruption is for one coroutine"
         task = self._task = asyncio.ensure_future(self._drive(coroutine))
+        self._coroutine = coroutine
         await asyncio.wait([task])
         if self.thrown and not task.cancelled():
             error = AssertionError(f"a cancellation was swallowed: {self!r}: {task!r}")
@@ -347,45 +352,55 @@ class Interruption:
     @types.coroutine
     def _watched(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         error: BaseException | None = None
+        if self.when == "turn":
+            self._send_after(self.at)
         while True:
             try:
                 waited = coroutine.send(None) if error is None else coroutine.throw(error)
             except StopIteration as end:
                 result: T = end.value
                 return result
-            self._waits += 1
-            self._waits_since += self.thrown == 1
-            if self._waits == self.at or (self.again and self._waits_since == self.again):
-                self._waits_since += self.thrown == 1  # this one is sent once
-                self._send(waited, _place(coroutine))
+            if self.when != "turn":
+                self._count(waited)
             error = None
             try:
                 yield waited
             except asyncio.CancelledError as exc:
                 self.thrown += 1
                 error = exc
+                if self.when == "turn" and self.thrown == 1 and self.again:
+                    self._send_after(self.again)
             except BaseException as exc:
                 error = exc
 
-    def _send(self, waited: asyncio.Future[Any] | None, place: str) -> None:
-        """Cancel the task now or soon."""
-        self.places.append(place)
+    def _count(self, waited: asyncio.Future[Any] | None) -> None:
+        """One more await; cancel the task there if it is the one."""
+        self._waits += 1
+        self._waits_since += self.thrown == 1
+        is_first = self._waits == self.at
+        if not is_first and not (self.again and self._waits_since == self.again):
+            return
+        if not is_first:
+            self._waits_since += 1  # it is sent once
         task = self._task
         assert task is not None
-        loop = asyncio.get_running_loop()
+        self.places.append(_place(self._coroutine))
         if self.when == "granted" and waited is not None:
             waited.add_done_callback(_First(task.cancel))
-        elif self.when == "later" and isinstance(loop, PermutedLoop):
-            _cancel_after(loop.random.randint(1, _MOST_LATER), task, loop)
         else:
             task.cancel()
 
+    def _send_after(self, turns: int) -> None:
+        """Cancel the task in a later turn, wherever it waits then."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, PermutedLoop)
+        loop.call_at_turn(loop.turns + turns, self._send)
 
-def _cancel_after(turns: int, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-    if turns:
-        loop.call_soon(_cancel_after, turns - 1, task, loop)
-    elif not task.done():
-        task.cancel()
+    def _send(self) -> None:
+        task = self._task
+        if task is not None and not task.done():
+            self.places.append(_place(self._coroutine))
+            task.cancel()
 
 
 def _place(coroutine: Any) -> str:
@@ -418,21 +433,26 @@ def cancel_at_every_await(
         How often the scenario was played with a cancellation that reached the coroutine.
     """
     played = 0
-    whens: tuple[When, ...] = ("waiting", "later", "granted")
+    whens: tuple[When, ...] = ("waiting", "granted", "turn")
     for seed in seeds:
+        chosen = random.Random(seed)
         for when in whens:
             for at in range(1, max_awaits):
                 reached = _interrupted(scenario, seed, Interruption(at, when))
                 if not reached.places:
-                    break  # the coroutine has no such await
+                    break  # it ended before
                 played += reached.thrown
-                again = 1
-                while twice and reached.thrown and again < max_awaits:
+                if not twice or not reached.thrown:
+                    continue
+                if when == "turn":
+                    again = chosen.randint(1, _CLEAN_UP_TURNS)
+                    played += _interrupted(scenario, seed, Interruption(at, when, again)).thrown > 1
+                    continue
+                for again in range(1, max_awaits):
                     both = _interrupted(scenario, seed, Interruption(at, when, again))
                     if len(both.places) < 2:
                         break
-                    played += both.is_complete
-                    again += 1
+                    played += both.thrown > 1
             else:
                 raise AssertionError(f"more than {max_awaits} awaits")
     gc.collect()

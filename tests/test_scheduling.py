@@ -277,7 +277,36 @@ def test_every_await_is_reached() -> None:
     async def scenario(interruption: Interruption) -> None:
         task = await interruption(three())
         assert task.cancelled() == bool(interruption.thrown)
-        reached.add(f"{interruption.at}")
+        reached.add(f"{interruption.when} {interruption.at}")
 
     assert cancel_at_every_await(scenario, seeds=[0]) >= 6
-    assert reached == {"1", "2", "3", "4"}
+    assert {f"{when} {at}" for when in ("waiting", "granted") for at in (1, 2, 3)} <= reached
+    assert {"turn 1", "turn 5"} <= reached
+
+
+def test_a_turn_reaches_the_awaits_of_a_task_that_is_waited_for() -> None:
+    held = 0
+
+    async def inner() -> None:
+        nonlocal held
+        held += 1
+        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # cancelled here it does not give back
+        held -= 1
+
+    async def outer() -> None:
+        nonlocal held
+        task = asyncio.create_task(inner())
+        try:
+            await task
+        except asyncio.CancelledError:
+            held -= not task.done() or task.cancelled()
+            raise
+
+    async def scenario(interruption: Interruption) -> None:
+        nonlocal held
+        held = 0
+        await interruption(outer())
+        assert held in (0, -1)
+
+    cancel_at_every_await(scenario)
