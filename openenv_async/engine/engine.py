@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
-from openenv_async.engine.executors.inline import InlineDriver
-from openenv_async.engine.executors.processes import ProcessDriver
+from openenv_async.engine.executors.inline import InlineExecutor
+from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.executors.recipe import make_recipe
-from openenv_async.engine.executors.tasks import TaskDriver
-from openenv_async.engine.executors.threads import ThreadDriver
-from openenv_async.engine.interfaces import Driver, Port
+from openenv_async.engine.executors.tasks import TaskExecutor
+from openenv_async.engine.executors.threads import ThreadExecutor
+from openenv_async.engine.interfaces import Executor, Port
 from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Wire, failed
@@ -84,7 +84,7 @@ class Engine:
         spec: EnvironmentSpec,
         options: EngineOptions | None = None,
         *,
-        make_driver: Callable[[asyncio.AbstractEventLoop], Driver] | None = None,
+        make_executor: Callable[[asyncio.AbstractEventLoop], Executor] | None = None,
     ) -> None:
         if not isinstance(spec, EnvironmentSpec):
             raise TypeError(
@@ -95,7 +95,7 @@ class Engine:
             raise TypeError(f"options must be an EngineOptions, got {shown(options)}")
         self.spec = spec
         self.options = options or EngineOptions()
-        self.in_worker = make_driver is not None
+        self.in_worker = make_executor is not None
         limit = self.options.limits.max_error_size
         self.telling: Final = (self.options.debug, limit, self.in_worker)
         self.epoch = secrets.token_hex(8)
@@ -115,10 +115,10 @@ class Engine:
         self.draining: str | None = None
         self._recipe: bytes | None = None
         processes = self.options.workers or spec.contract.isolation == "process"
-        self._make_driver = make_driver
-        if make_driver is None:
+        self._make_executor = make_executor
+        if make_executor is None:
             spec.check()
-        if processes and make_driver is None:
+        if processes and make_executor is None:
             self._recipe = make_recipe(spec, self.options)
         self._wires: dict[str, Wire] = {}
         self._reasons: dict[str, OpenEnvError] = {}
@@ -129,8 +129,8 @@ class Engine:
         self._emptied: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadlines: Deadlines | None = None
-        self._driver: Driver | None = None
-        self._tasks: TaskDriver | None = None
+        self._executor: Executor | None = None
+        self._tasks: TaskExecutor | None = None
 
     @property
     def deadlines(self) -> Deadlines:
@@ -153,50 +153,50 @@ class Engine:
             wire = self._wires[format] = Wire(self.spec, format)
         return wire
 
-    def _start(self) -> Driver:
+    def _start(self) -> Executor:
         loop = asyncio.get_running_loop()
-        if self._driver is not None:
+        if self._executor is not None:
             if loop is not self._loop:
                 raise RuntimeError(
                     "the engine belongs to another event loop: make one app per loop"
                 )
-            return self._driver
+            return self._executor
         self._loop = loop
         self.clock = loop.time
         self._deadlines = Deadlines(loop.time, loop.call_at)
-        if self._make_driver is not None:
-            self._driver = self._make_driver(loop)
+        if self._make_executor is not None:
+            self._executor = self._make_executor(loop)
         elif self._recipe is not None:
-            self._driver = ProcessDriver(self, self._recipe, self.options.workers)
+            self._executor = ProcessExecutor(self, self._recipe, self.options.workers)
         elif self.spec.contract.isolation == "thread":
             threads = self.options.max_threads or self.max_sessions
-            self._driver = ThreadDriver(loop, threads, self.spec.cls)
+            self._executor = ThreadExecutor(loop, threads, self.spec.cls)
         elif self.spec.contract.is_async:
-            self._driver = TaskDriver(loop)
+            self._executor = TaskExecutor(loop)
         else:
-            self._driver = InlineDriver(loop, self.max_sessions, self.spec.cls)
-        return self._driver
+            self._executor = InlineExecutor(loop, self.max_sessions, self.spec.cls)
+        return self._executor
 
     async def prepare(self) -> None:
         """Load what sessions share, in a thread; workers load it themselves."""
         if self._recipe is None:
             await asyncio.to_thread(self.spec.prepare, self.max_sessions)
 
-    def tasks_for(self, session: Session) -> TaskDriver:
+    def tasks_for(self, session: Session) -> TaskExecutor:
         """Return what awaits the calls of a session whose environment turned out to be async.
 
         From here on it has a task, whatever ran its calls before.
         """
-        driver = self._start()
-        if isinstance(driver, TaskDriver):
-            return driver
+        executor = self._start()
+        if isinstance(executor, TaskExecutor):
+            return executor
         if self._tasks is None:
             assert self._loop is not None
-            self._tasks = TaskDriver(self._loop)
-        if session.driver is not self._tasks:
-            if isinstance(driver, InlineDriver | ThreadDriver):
-                driver.leave(session)
-            session.slot, session.driver = None, self._tasks
+            self._tasks = TaskExecutor(self._loop)
+        if session.executor is not self._tasks:
+            if isinstance(executor, InlineExecutor | ThreadExecutor):
+                executor.leave(session)
+            session.slot, session.executor = None, self._tasks
         return self._tasks
 
     # -- sessions ---------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class Engine:
             The session, or ``None`` when it was refused.
         """
         try:
-            driver = self._start()
+            executor = self._start()
             session = self._existing(request)
             if session is not None:
                 session.attach(port, request.channel)
@@ -224,7 +224,7 @@ class Engine:
             self.count_error(exc.code)
             port.send(failed(request, exc, port.wire.format))
             return None
-        session = Session(self, request, driver, port)
+        session = Session(self, request, executor, port)
         self.sessions[session.id] = session
         if waits:
             self._tickets += 1
@@ -397,7 +397,7 @@ class Engine:
     async def aclose(self, reason: str = "shutdown") -> None:
         """Close every session, each under its close deadline, then what ran them."""
         self.draining = reason
-        if self._driver is None or self._loop is None:
+        if self._executor is None or self._loop is None:
             return
         for session in list(self.sessions.values()):
             session.shut(GoingAway(f"the server is going away: {reason}"))
@@ -412,7 +412,7 @@ class Engine:
                     self.options.close_grace,
                 )
         self.deadlines.close()
-        await self._driver.aclose()
+        await self._executor.aclose()
         if self._tasks is not None:
             await self._tasks.aclose()
 

@@ -134,10 +134,10 @@ def _overdue(session: Session, now: float) -> float | None:
         session.engine.stats.timeouts += 1
         session.interrupted = "deadline"
         session.postponed = None  # the grace is another deadline
-        if session.driver.interrupt(session):
+        if session.executor.interrupt(session):
             session.due = now + session.engine.options.interrupt_grace
             return session.due
-    session.driver.abandon(session)
+    session.executor.abandon(session)
     log.warning(
         "%s() did not stop at its deadline: its environment is given up",
         operation(request),

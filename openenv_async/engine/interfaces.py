@@ -11,7 +11,7 @@ from openenv_async.protocol.frames import Frame
 if TYPE_CHECKING:
     from openenv_async.engine.session import Session
 
-__all__ = ["Driver", "Port"]
+__all__ = ["Executor", "Port"]
 
 
 class Port(Protocol):
@@ -28,7 +28,7 @@ class Port(Protocol):
         ...
 
 
-class Driver(Protocol):
+class Executor(Protocol):
     """Runs the requests of sessions somewhere; one per isolation.
 
     ``timed`` says whether it can be late at all: a call straight from the loop cannot be
@@ -54,5 +54,5 @@ class Driver(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop everything the driver owns."""
+        """Stop everything the executor owns."""
         ...

@@ -5,7 +5,7 @@ Rules:
 - A step that is not sampled costs nothing. Even testing a counter in each would cost 10 to 20 ns,
   and sampling every 128th another 17; so whoever looks at the loop once a second arms a few
   sessions, whatever the load.
-- An armed session has a ``StepTimer`` in the place of its driver until its next request, which
+- An armed session has a ``StepTimer`` in the place of its executor until its next request, which
   is run with codecs that look at the clock (2 µs more for that one).
 - Samples are gathered in a deque, for they come from threads too, and are counted on the loop.
 
@@ -27,7 +27,7 @@ from openenv_async.engine.requests import HostRequest, Wire
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
-    from openenv_async.engine.interfaces import Driver
+    from openenv_async.engine.interfaces import Executor
     from openenv_async.engine.session import Session
 
 __all__ = ["PHASES", "Histogram", "StepTimer", "TimedWire"]
@@ -105,9 +105,9 @@ class TimedWire(Wire):
 
 
 class StepTimer:
-    """Stands in for the driver of a session for one request; all sessions have the same."""
+    """Stands in for the executor of a session for one request; all sessions have the same."""
 
-    driver: Driver
+    executor: Executor
 
     def __init__(self) -> None:
         self.timed = True
@@ -118,10 +118,10 @@ class StepTimer:
         """Time the next step of each of these sessions."""
         self._count()
         for session in sessions:
-            driver = session.driver
-            if driver is not self and driver is session.engine._driver:
-                self.driver, self.timed = driver, driver.timed
-                session.driver = self
+            executor = session.executor
+            if executor is not self and executor is session.engine._executor:
+                self.executor, self.timed = executor, executor.timed
+                session.executor = self
 
     def _count(self) -> None:
         samples, histograms = self._samples, self._histograms
@@ -136,27 +136,27 @@ class StepTimer:
         self._count()
         return dict(zip(PHASES, self._histograms, strict=True))
 
-    # -- as a driver --------------------------------------------------------------------------
+    # -- as an executor --------------------------------------------------------------------------
 
     def start(self, session: Session, request: HostRequest) -> None:
-        """Hand back to the real driver, with a clock in the codecs of a step."""
-        session.driver = self.driver
+        """Hand back to the real executor, with a clock in the codecs of a step."""
+        session.executor = self.executor
         if type(request) is Step and not request.credit:
             session.wire = TimedWire(session.wire, self._samples)
-        self.driver.start(session, request)
+        self.executor.start(session, request)
 
     def interrupt(self, session: Session) -> bool:
-        """As the real driver."""
-        return self.driver.interrupt(session)
+        """As the real executor."""
+        return self.executor.interrupt(session)
 
     def credited(self, session: Session, units: int) -> None:
-        """As the real driver."""
-        self.driver.credited(session, units)
+        """As the real executor."""
+        self.executor.credited(session, units)
 
     def abandon(self, session: Session) -> None:
-        """As the real driver."""
-        self.driver.abandon(session)
+        """As the real executor."""
+        self.executor.abandon(session)
 
     async def aclose(self) -> None:
-        """As the real driver."""
-        await self.driver.aclose()
+        """As the real executor."""
+        await self.executor.aclose()

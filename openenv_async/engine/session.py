@@ -5,7 +5,7 @@ Rules:
 - One request runs at a time. A second one is refused as busy, unless the running one is being
   stopped: then it waits for that to end.
 - Every request that is taken is answered exactly once, also by a session that ends.
-- Where a request runs is the driver's business; it comes back through ``complete``.
+- Where a request runs is the executor's business; it comes back through ``complete``.
 - A session that is closing answers whatever comes with the reason; one that is dead is busy with
   a close that never ends.
 
@@ -28,7 +28,7 @@ from openenv_async.engine.expiry import (
     out_of_time,
     timeout_of,
 )
-from openenv_async.engine.interfaces import Driver, Port
+from openenv_async.engine.interfaces import Executor, Port
 from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, operation
 from openenv_async.engine.runner import Host
 from openenv_async.engine.streaming import PartialStream
@@ -80,10 +80,10 @@ class Session(Correspondence):
         "current",
         "dead",
         "deferred",
-        "driver",
         "due",
         "episode_due",
         "episode_id",
+        "executor",
         "host",
         "interrupted",
         "parked_until",
@@ -93,9 +93,9 @@ class Session(Correspondence):
         "ticket",
     )
 
-    def __init__(self, engine: Engine, open: Open, driver: Driver, port: Port) -> None:
+    def __init__(self, engine: Engine, open: Open, executor: Executor, port: Port) -> None:
         super().__init__(engine, open, port)
-        self.driver = driver
+        self.executor = executor
         trace = getattr(port, "trace", None)  # most doors have none
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
@@ -139,14 +139,14 @@ class Session(Correspondence):
             self.wire = self.port.wire
         if self.engine.times_episodes and out_of_time(self, request):
             return
-        driver = self.driver
-        if driver.timed:
+        executor = self.executor
+        if executor.timed:
             timeout = timeout_of(self, request)
             due = inf if timeout is None else self.engine.clock() + timeout
             self.due = min(due, self.episode_due)
             if self.due < self.scheduled:
                 self.engine.deadlines.watch(self, self.due)
-        driver.start(self, request)
+        executor.start(self, request)
 
     def open(self, request: Open) -> None:
         """Build the environment, in what waiting for capacity left of the request's time."""
@@ -226,7 +226,7 @@ class Session(Correspondence):
         self.refuse(request, error)
 
     def complete(self, request: HostRequest, reply: HostReply | Unfinished) -> None:
-        """Take back a reply from the driver."""
+        """Take back a reply from the executor."""
         if self.dead is not None:
             if type(reply) is Unfinished:
                 reply.drop()
@@ -357,7 +357,7 @@ class Session(Correspondence):
             return
         if stream is not None:
             stream.grant(units)
-        self.driver.credited(self, units)
+        self.executor.credited(self, units)
 
     # -- stopping ---------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class Session(Correspondence):
             return
         if self.interrupted is None:
             self.interrupted = "cancel"
-            self.driver.interrupt(self)
+            self.executor.interrupt(self)
 
     def shut(self, error: OpenEnvError) -> None:
         """Close the environment without being asked to; ``error`` answers what comes later."""
@@ -400,8 +400,8 @@ class Session(Correspondence):
             self.refuse(waiting, error)
         if self.interrupted is None:
             self.interrupted = "cancel"
-            self.driver.interrupt(self)
-        if timeout is not None and self.driver.timed:
+            self.executor.interrupt(self)
+        if timeout is not None and self.executor.timed:
             self.due = min(self.due, self.engine.clock() + timeout)
             self.engine.deadlines.watch(self, self.due)
 
@@ -426,7 +426,7 @@ class Session(Correspondence):
         self._end(error)
 
     def die(self, error: OpenEnvError) -> None:
-        """The environment is gone: called by the driver."""
+        """The environment is gone: called by the executor."""
         if self.dead is not None:
             return
         request = self.current

@@ -22,7 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from openenv_async.engine import Engine
-from openenv_async.engine.executors.processes import ProcessDriver
+from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.latency import Histogram
 from openenv_async.engine.resources import free_descriptors
 from openenv_async.version import __version__
@@ -98,7 +98,7 @@ class LoopWatch:
 
 def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
     """Everything the server knows about itself, as plain values."""
-    driver = engine._driver
+    executor = engine._executor
     waiting = engine.waiting
     parked = sum(session.port is None for session in engine.sessions.values())
     health, reasons = _health(engine, watch)
@@ -126,7 +126,7 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         },
         "loop_lag": watch.lag,
         "loop_lag_worst": watch.worst_lag,
-        "workers": driver.worker_count if isinstance(driver, ProcessDriver) else 0,
+        "workers": executor.worker_count if isinstance(executor, ProcessExecutor) else 0,
         "cpu_seconds": time.process_time(),
         "rss_bytes": _resident_bytes(),
         "free_descriptors": None if free == inf else int(free),

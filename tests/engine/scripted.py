@@ -1,4 +1,4 @@
-"""A driver that does what the test says, and a port that keeps what it is sent."""
+"""An executor that does what the test says, and a port that keeps what it is sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.helpers import pack, token
 
 
 class Nothing(Environment[Any, Any, Any]):
-    """Never called: the driver answers."""
+    """Never called: the executor answers."""
 
     isolation = "inline"
 
@@ -43,7 +43,7 @@ class Nothing(Environment[Any, Any, Any]):
         raise AssertionError
 
 
-class ScriptedDriver:
+class ScriptedExecutor:
     """Keeps requests until ``finish``; interrupts as ``can_interrupt`` says."""
 
     timed = True
@@ -120,14 +120,14 @@ class KeepingPort:
 
 
 class Stage:
-    """An engine on a manual clock with a scripted driver; only ``aclose`` needs a loop."""
+    """An engine on a manual clock with a scripted executor; only ``aclose`` needs a loop."""
 
     def __init__(self, **options: Any) -> None:
         self.clock = ManualClock()
         self.engine = Engine(EnvironmentSpec(Nothing), EngineOptions(**options))
-        self.driver = ScriptedDriver()
-        self.engine._driver = self.driver
-        self.engine._start = lambda: self.driver  # type: ignore[method-assign]  # it would want a loop
+        self.executor = ScriptedExecutor()
+        self.engine._executor = self.executor
+        self.engine._start = lambda: self.executor  # type: ignore[method-assign]  # it would want a loop
         with contextlib.suppress(RuntimeError):
             self.engine._loop = asyncio.get_running_loop()
         self.engine.clock = self.clock
@@ -146,7 +146,7 @@ class Stage:
         """Session ``number``, built."""
         session = self.ask(number, **fields)
         assert isinstance(session, Session)
-        self.driver.finish(session)
+        self.executor.finish(session)
         [opened] = self.port.take()
         assert opened == Opened(number)
         return session

@@ -96,8 +96,8 @@ async def test_a_waiting_client_may_come_back_to_its_place() -> None:
     stage.clock.advance(5)
     assert stage.engine.longest_wait == pytest.approx(5)
     first.submit(Close(1, 1))
-    stage.driver.finish(first)
-    stage.driver.finish(waiting)
+    stage.executor.finish(first)
+    stage.executor.finish(waiting)
     assert port.take()[-1] == Opened(2)
     assert stage.engine.longest_wait == 0
 
@@ -107,10 +107,10 @@ async def test_a_full_queue_of_those_that_cannot_be_built() -> None:
     first = stage.open(1)
     waiting = [stage.ask(number) for number in (2, 3, 4)]
     first.submit(Close(1, 1))
-    stage.driver.finish(first)
+    stage.executor.finish(first)
     for session in waiting[:2]:
-        stage.driver.finish(session, Failed(0, 0, "environment_start_failed", "no"))
-    stage.driver.finish(waiting[2])
+        stage.executor.finish(session, Failed(0, 0, "environment_start_failed", "no"))
+    stage.executor.finish(waiting[2])
     assert (stage.engine.active, stage.engine.waiting) == (1, 0)
 
 

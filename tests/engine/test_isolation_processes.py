@@ -11,7 +11,7 @@ import pytest
 
 from openenv_async.engine import EngineOptions
 from openenv_async.engine.executors.pipe import PipeCodec
-from openenv_async.engine.executors.processes import ProcessDriver
+from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.errors import OperationUnsupported, ResourceLimit
 from openenv_async.protocol.frames import (
@@ -46,9 +46,9 @@ async def started(env: Any, format: Format = "json", **options: Any) -> AsyncIte
 
 
 def workers(peer: Peer) -> int:
-    driver = peer.engine._driver
-    assert isinstance(driver, ProcessDriver)
-    return driver.worker_count
+    executor = peer.engine._executor
+    assert isinstance(executor, ProcessExecutor)
+    return executor.worker_count
 
 
 async def test_unreadable_session_options_start_no_worker() -> None:
@@ -184,7 +184,7 @@ async def test_an_unreadable_reply_of_a_worker_answers_its_request() -> None:
     peer = Peer(engine)
     for number in (1, 2):
         assert isinstance(await peer.begin(number), Begun)
-    [worker] = engine._driver._workers  # type: ignore[union-attr]
+    [worker] = engine._executor._workers  # type: ignore[union-attr]
     receive = worker._pipe._on_message
 
     def spoil(message: bytes) -> None:

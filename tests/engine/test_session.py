@@ -1,4 +1,4 @@
-"""One session, its order, deadlines and ends, with a driver and a clock that the test moves."""
+"""One session, its order, deadlines and ends, with an executor and a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
     Waiting,
 )
-from tests.engine.scripted import KeepingPort, ScriptedDriver, Stage
+from tests.engine.scripted import KeepingPort, ScriptedExecutor, Stage
 from tests.helpers import pack, token, unpack
 
 
@@ -61,7 +61,7 @@ async def test_one_request_after_the_other(stage: Stage) -> None:
     session = stage.open()
     for seq in (1, 2, 3):
         session.submit(step(seq, seq - 1))
-        stage.driver.finish(session)
+        stage.executor.finish(session)
         assert codes(stage.port.take()) == [(seq, "Observation")]
     assert list(session.log.replies) == [3]
 
@@ -71,13 +71,13 @@ async def test_a_second_request_is_busy_and_uses_its_number(stage: Stage) -> Non
     session.submit(step(1))
     session.submit(step(2))
     assert codes(stage.port.take()) == [(2, "session_busy")]
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     session.submit(step(2))
     session.submit(step(3))
     assert codes(stage.port.take()) == [(1, "Observation"), (2, "session_busy")]
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(3, "Observation")]
-    assert len(stage.driver.started) == 3  # open, 1 and 3
+    assert len(stage.executor.started) == 3  # open, 1 and 3
 
 
 async def test_duplicates(stage: Stage) -> None:
@@ -85,13 +85,13 @@ async def test_duplicates(stage: Stage) -> None:
     session.submit(step(1))
     session.submit(step(1))
     assert stage.port.take() == []
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     session.submit(step(1))
     first, again = stage.port.take()
     assert first is again
     session.submit(step(3))
     session.submit(step(2, 1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     session.submit(step(1))
     assert codes(stage.port.take()) == [
         (3, "protocol_error"),
@@ -104,7 +104,7 @@ async def test_duplicates(stage: Stage) -> None:
 async def test_renew_acknowledges_and_counts_as_activity(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     stage.clock.advance(5)
     session.renew(1)
     assert not session.log.replies
@@ -119,13 +119,13 @@ async def test_cancel_stops_and_the_next_one_waits(stage: Stage) -> None:
     session.submit(step(1))
     session.cancel(1)
     session.cancel(1)
-    assert stage.driver.interrupted == [session]
+    assert stage.executor.interrupted == [session]
     session.submit(step(2))
     session.submit(step(3))
     assert codes(stage.port.take()) == [(3, "session_busy")]
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(1, "cancelled")]
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(2, "Observation")]
 
 
@@ -136,9 +136,9 @@ async def test_cancel_of_what_waits(stage: Stage) -> None:
     session.submit(step(2))
     session.cancel(2)
     assert codes(stage.port.take()) == [(2, "cancelled")]
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(1, "cancelled")]
-    assert not stage.driver.running
+    assert not stage.executor.running
 
 
 async def test_cancel_of_nothing(stage: Stage) -> None:
@@ -147,18 +147,18 @@ async def test_cancel_of_nothing(stage: Stage) -> None:
     session.submit(step(1))
     session.cancel(2)
     session.cancel(0)
-    assert stage.driver.interrupted == []
-    stage.driver.finish(session)
+    assert stage.executor.interrupted == []
+    stage.executor.finish(session)
     session.cancel(1)
     assert codes(stage.port.take()) == [(1, "Observation")]
 
 
 async def test_a_cancel_that_came_too_late_gives_the_result(stage: Stage) -> None:
     session = stage.open()
-    stage.driver.can_interrupt = False
+    stage.executor.can_interrupt = False
     session.submit(step(1))
     session.cancel(1)
-    request = stage.driver.running.pop(session)
+    request = stage.executor.running.pop(session)
     assert isinstance(request, Step)
     session.complete(request, Observation(1, 1, pack("done")))
     assert codes(stage.port.take()) == [(1, "Observation")]
@@ -173,7 +173,7 @@ async def test_close(stage: Stage) -> None:
     session.submit(Close(1, 1))
     assert session.closing
     session.submit(Close(1, 2))  # once more, while it closes
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(2, "session_busy"), (1, "Closed")]
     assert not stage.engine.sessions
     session.submit(step(3))
@@ -190,9 +190,9 @@ async def test_close_stops_what_runs(stage: Stage) -> None:
     session.submit(step(1))
     session.submit(Close(1, 2))
     assert session.closing
-    assert stage.driver.interrupted == [session]
-    stage.driver.finish(session)
-    stage.driver.finish(session)
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(1, "cancelled"), (2, "Closed")]
     assert not stage.engine.sessions
 
@@ -204,20 +204,20 @@ async def test_close_takes_the_place_of_what_waits(stage: Stage) -> None:
     session.submit(step(2))
     session.submit(Close(1, 3))
     assert codes(stage.port.take()) == [(2, "session_closed")]
-    stage.driver.finish(session)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(1, "cancelled"), (3, "Closed")]
 
 
 async def test_close_does_not_wait_for_ever_for_what_cannot_be_stopped(stage: Stage) -> None:
     session = stage.open()
-    stage.driver.can_interrupt = False
+    stage.executor.can_interrupt = False
     session.submit(step(1, timeout=0))
     session.submit(Close(1, 2, 0, 3.0))
     stage.clock.advance(2.9)
     assert stage.port.take() == []
     stage.clock.advance(0.2)
-    assert stage.driver.abandoned == [session]
+    assert stage.executor.abandoned == [session]
     assert codes(stage.port.take()) == [
         (1, "deadline_exceeded"),
         (2, "session_closed"),
@@ -237,8 +237,8 @@ async def test_a_refused_close_leaves_the_session_open(stage: Stage) -> None:
 async def test_close_while_it_is_being_built(stage: Stage) -> None:
     session = stage.ask()
     session.submit(Close(1, 1))
-    stage.driver.finish(session)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
+    stage.executor.finish(session)
     assert stage.port.take() == [Opened(1), Closed(1, 1)]
 
 
@@ -247,13 +247,13 @@ async def test_a_request_while_it_is_being_built(stage: Stage) -> None:
     session.submit(Reset(1, 1))
     assert codes(stage.port.take()) == [(1, "session_busy")]
     session.cancel(0)
-    assert stage.driver.interrupted == []
+    assert stage.executor.interrupted == []
 
 
 async def test_it_cannot_be_built(stage: Stage) -> None:
     session = stage.ask()
     session.submit(Close(1, 1))
-    stage.driver.finish(session, Failed(1, 0, "environment_start_failed", "no"))
+    stage.executor.finish(session, Failed(1, 0, "environment_start_failed", "no"))
     assert codes(stage.port.take()) == [(1, "session_closed"), (0, "environment_start_failed")]
     assert not stage.engine.sessions
 
@@ -265,18 +265,18 @@ async def test_a_deadline_interrupts_and_answers(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1, timeout=2.0))
     stage.clock.advance(1.9)
-    assert stage.driver.interrupted == []
+    assert stage.executor.interrupted == []
     stage.clock.advance(0.2)
-    assert stage.driver.interrupted == [session]
+    assert stage.executor.interrupted == [session]
     session.cancel(1)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     [reply] = stage.port.take()
     assert reply.code == "deadline_exceeded"
     detail = unpack(reply.payload)
     assert (detail["field"], detail["value"], detail["phase"]) == ("step", 2.0, "step")
     assert detail["session_id"] == token(1)
     session.submit(step(2, 1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(2, "Observation")]
     assert stage.engine.stats.timeouts == 1
 
@@ -285,7 +285,7 @@ async def test_what_ignores_its_interruption_is_given_up(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1, timeout=2.0))
     stage.clock.advance(2.0 + stage.engine.options.interrupt_grace + 0.01)
-    assert stage.driver.abandoned == [session]
+    assert stage.executor.abandoned == [session]
     assert codes(stage.port.take()) == [(1, "deadline_exceeded"), (0, "session_closed")]
     assert [type(reason) for reason in stage.port.reasons] == [SessionClosed]
     assert not stage.engine.sessions
@@ -297,23 +297,23 @@ async def test_the_servers_own_deadline_and_none(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
     stage.clock.advance(59.9)
-    assert not stage.driver.interrupted
+    assert not stage.executor.interrupted
     stage.clock.advance(0.2)
-    assert stage.driver.interrupted == [session]
-    stage.driver.finish(session)
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
     session.submit(step(2, timeout=0))  # none of the client's own: the server's holds
     stage.clock.advance(59.9)
-    assert stage.driver.interrupted == [session]
+    assert stage.executor.interrupted == [session]
     stage.clock.advance(0.2)
-    assert stage.driver.interrupted == [session, session]
-    stage.driver.finish(session)
+    assert stage.executor.interrupted == [session, session]
+    stage.executor.finish(session)
 
 
 async def test_a_build_past_its_deadline_is_given_up(stage: Stage) -> None:
-    stage.driver.can_interrupt = False
+    stage.executor.can_interrupt = False
     session = stage.ask(timeout=1.0)
     stage.clock.advance(1.1)
-    assert stage.driver.abandoned == [session]
+    assert stage.executor.abandoned == [session]
     [reply] = stage.port.take()
     assert (reply.seq, reply.code) == (0, "deadline_exceeded")
     assert not stage.engine.sessions
@@ -332,20 +332,20 @@ async def test_the_whole_episode_has_a_deadline() -> None:
     stage = Stage(timeouts=Timeouts(episode=10.0))
     session = stage.open()
     session.submit(Reset(1, 1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     stage.clock.advance(9.0)
     session.submit(step(2, 1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(1, "Begun"), (2, "Observation")]
     session.submit(step(3, 2))
     stage.clock.advance(1.2)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     session.submit(step(4, 3))
     for reply in stage.port.take():
         assert reply.code == "deadline_exceeded"
         assert unpack(reply.payload)["field"] == "episode"
     session.submit(Reset(1, 5, 4))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert codes(stage.port.take()) == [(5, "Begun")]
 
 
@@ -356,13 +356,13 @@ async def test_idle_sessions_are_closed_and_busy_ones_are_not() -> None:
     session.submit(step(1))
     stage.clock.advance(50)  # longer than idle, but at work
     assert not is_closing(session)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     stage.port.take()
     stage.clock.advance(9.5)
     assert not is_closing(session)
     stage.clock.advance(1.0)
     assert is_closing(session)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     [reason] = stage.port.reasons
     assert reason.detail["field"] == "idle"
     assert not stage.engine.sessions
@@ -373,7 +373,7 @@ async def test_without_an_idle_timeout() -> None:
     stage = Stage(timeouts=Timeouts(idle=None))
     session = stage.open()
     session.submit(step(1))
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     stage.clock.advance(1e6)
     assert not session.closing
 
@@ -390,13 +390,13 @@ async def test_credit(stage: Stage) -> None:
     assert [frame.index for frame in stage.port.take()] == [0, 1]
     session.add_credit(1, 0)
     session.add_credit(9, 5)
-    assert stage.driver.credits == []
+    assert stage.executor.credits == []
     session.add_credit(1, 2)
-    assert stage.driver.credits == [2]
+    assert stage.executor.credits == [2]
     assert session.stream is not None
     assert not session.stream.kept
     assert session.emit(b"c", True)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     partial, last = stage.port.take()
     assert isinstance(partial, Partial)
     assert (partial.index, partial.whole) == (2, True)
@@ -423,7 +423,7 @@ async def test_parked_and_resumed(stage: Stage) -> None:
     session.emit(b"a", False)
     stage.engine.lost(session, stage.port, False)
     session.emit(b"b", False)
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     stage.clock.advance(30)
     port = stage.new_port()
     again = stage.ask(1, port, resume=True)
@@ -446,7 +446,7 @@ async def test_parked_for_too_long(stage: Stage) -> None:
     refused = stage.new_port()
     assert stage.ask(1, refused, resume=True) is None
     assert refused.take()[0].code == "session_lost"
-    stage.driver.finish(session)
+    stage.executor.finish(session)
     assert not stage.engine.sessions
     assert stage.ask(1, refused, resume=True) is None
     assert refused.take()[0].code == "session_lost"
@@ -456,9 +456,9 @@ async def test_a_client_that_leaves_closes_its_sessions(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
     stage.engine.lost(session, stage.port, True)
-    assert stage.driver.interrupted == [session]
-    stage.driver.finish(session)
-    stage.driver.finish(session)
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
+    stage.executor.finish(session)
     assert not stage.engine.sessions
     assert stage.port.take() == []
     stage.engine.lost(session, stage.port, True)
@@ -473,7 +473,7 @@ async def test_another_connection_takes_over(stage: Stage) -> None:
     stage.engine.lost(session, stage.port, True)  # the old one goes, which concerns nobody
     assert not session.closing
     session.submit(State(1, 1))
-    stage.driver.finish(session, StateIs(1, 1, b"{}"))
+    stage.executor.finish(session, StateIs(1, 1, b"{}"))
     assert [type(frame) for frame in other.take()] == [Opened, StateIs]
 
 
@@ -482,7 +482,7 @@ async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -
     session.submit(step(1))
     other = stage.new_port("json")
     stage.ask(1, other, resume=True)
-    stage.driver.finish(session, Observation(1, 1, pack({"a": 1}), info=pack([2])))
+    stage.executor.finish(session, Observation(1, 1, pack({"a": 1}), info=pack([2])))
     session.submit(Step(1, 1, 0, pack({}, "json")))
     opened, first, again = other.take()
     assert opened == Opened(1, True, 1)
@@ -502,7 +502,7 @@ async def test_what_cannot_be_converted_is_an_error_of_that_call(stage: Stage) -
     stage.ask(1, other, resume=True)
     numpy = pytest.importorskip("numpy")
     payload = stage.engine.wire("msgpack").encode_any({"z": numpy.zeros(2, "c16")})
-    stage.driver.finish(session, Observation(1, 1, payload))
+    stage.executor.finish(session, Observation(1, 1, payload))
     assert codes(other.take()[1:]) == [(1, "invalid_observation")]
 
 
@@ -549,8 +549,8 @@ async def test_full_and_waiting() -> None:
     second.submit(Close(2, 1))  # leaves the queue
     assert Closed(2, 1) in stage.port.take()
     first.submit(Close(1, 1))
-    stage.driver.finish(first)
-    stage.driver.finish(third)
+    stage.executor.finish(first)
+    stage.executor.finish(third)
     assert [type(frame) for frame in stage.port.take()] == [Closed, Opened]
     assert (stage.engine.active, stage.engine.waiting) == (1, 0)
 
@@ -580,26 +580,26 @@ async def test_building_has_what_waiting_left_of_the_deadline() -> None:
     second = stage.ask(2, timeout=10.0)
     stage.clock.advance(8)
     first.submit(Close(1, 1))
-    stage.driver.finish(first)
+    stage.executor.finish(first)
     assert stage.engine.waiting == 0
     stage.port.take()
     stage.clock.advance(1.9)
-    assert not stage.driver.interrupted
+    assert not stage.executor.interrupted
     stage.clock.advance(0.15)
-    assert stage.driver.interrupted == [second]
-    stage.driver.finish(second, Failed(2, 0, "operation_cancelled", "stopped"))
+    assert stage.executor.interrupted == [second]
+    stage.executor.finish(second, Failed(2, 0, "operation_cancelled", "stopped"))
     assert codes(stage.port.take()) == [(0, "deadline_exceeded")]
 
 
 async def test_a_session_that_could_not_be_built_is_not_kept() -> None:
-    """One that fails at once, without its driver waiting for anything."""
+    """One that fails at once, without its executor waiting for anything."""
 
-    class Failing(ScriptedDriver):
+    class Failing(ScriptedExecutor):
         def start(self, session: Session, request: HostRequest) -> None:
             session.complete(request, Failed(1, 0, "environment_start_failed", "no"))
 
     stage = Stage()
-    stage.driver = Failing()
+    stage.executor = Failing()
     ended: list[Session] = []
     closed = stage.engine.closed
 
@@ -626,11 +626,11 @@ async def test_the_engine_goes_away() -> None:
     assert [frame.code for frame in stage.port.take()] == ["going_away", "going_away"]
     idle.submit(Reset(1, 1))
     assert codes(stage.port.take()) == [(1, "going_away")]
-    stage.driver.finish(busy)
-    stage.driver.finish(busy)
-    stage.driver.finish(idle)
+    stage.executor.finish(busy)
+    stage.executor.finish(busy)
+    stage.executor.finish(idle)
     await closing
-    assert stage.driver.closed
+    assert stage.executor.closed
     assert {type(reason) for reason in stage.port.reasons} == {GoingAway}
     assert codes(stage.port.take())[0][0] == 1
 
@@ -642,7 +642,7 @@ async def test_what_does_not_close_within_the_grace_is_left(
     stage.open(1)
     await stage.engine.aclose()
     assert "did not close within" in caplog.text
-    assert stage.driver.closed
+    assert stage.executor.closed
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -650,13 +650,13 @@ async def test_a_loop_that_is_always_late_has_deadlines_all_the_same(stubborn: b
     """Each look was put off because it came late: for ever, on a loop that is busy."""
     stage = Stage(timeouts=Timeouts(step=1.0), interrupt_grace=0.5)
     session = stage.open()
-    stage.driver.can_interrupt = not stubborn
+    stage.executor.can_interrupt = not stubborn
     session.submit(step(1))
     for _ in range(8):
         stage.clock.now += 0.4  # the timer of ``advance`` comes this late
         stage.clock.advance(0.001)
-    assert stage.driver.interrupted == [session]
-    assert stage.driver.abandoned == [session]
+    assert stage.executor.interrupted == [session]
+    assert stage.executor.abandoned == [session]
     assert codes(stage.port.take())[0] == (1, "deadline_exceeded")
 
 
@@ -666,8 +666,8 @@ async def test_a_late_look_is_put_off_once() -> None:
     session.submit(step(1))
     stage.clock.now += 1.5
     stage.clock.advance(0.001)
-    assert not stage.driver.interrupted  # its reply may lie unread
-    stage.driver.finish(session)
+    assert not stage.executor.interrupted  # its reply may lie unread
+    stage.executor.finish(session)
     assert [seq for seq, _ in codes(stage.port.take())] == [1]
     assert session.dead is None
 
@@ -679,7 +679,7 @@ KINDS = ("reset", "step", "state", "close")
 
 
 class Sessions(RuleBasedStateMachine):
-    """A client that sends anything, a driver that ends when it likes, a network that breaks.
+    """A client that sends anything, an executor that ends when it likes, a network that breaks.
 
     The model: every number that was taken is answered once, by the first reply that was sent
     for it; whoever repeats a request gets that reply again or is told that it is stale, and
@@ -774,15 +774,15 @@ class Sessions(RuleBasedStateMachine):
         self.session.cancel(data.draw(st.integers(0, self.taken + 2)))
         self.collect()
 
-    @precondition(lambda self: self.session in self.stage.driver.running)
+    @precondition(lambda self: self.session in self.stage.executor.running)
     @rule()
     def finish(self) -> None:
-        self.stage.driver.finish(self.session)
+        self.stage.executor.finish(self.session)
         self.collect()
 
     @rule(seconds=st.floats(0.1, 8.0), stubborn=st.booleans())
     def wait(self, seconds: float, stubborn: bool) -> None:
-        self.stage.driver.can_interrupt = not stubborn
+        self.stage.executor.can_interrupt = not stubborn
         self.stage.clock.advance(seconds)
         self.collect()
 

@@ -102,13 +102,13 @@ async def test_an_armed_session_times_its_next_step(env: type) -> None:
         await client.reset()
         assert engine.timer.histograms["env"].count == 0
         [session] = engine.sessions.values()
-        driver = session.driver
+        executor = session.executor
         for number in range(1, 4):
             engine.timer.arm([session])
             engine.timer.arm([session])
-            assert session.driver is engine.timer
+            assert session.executor is engine.timer
             await client.step({"n": number})
-            assert session.driver is driver
+            assert session.executor is executor
             await client.step({"n": number})
             counts = {phase: found.count for phase, found in engine.timer.histograms.items()}
             remote = env is CommandedProcess  # where only the whole is known
@@ -116,7 +116,7 @@ async def test_an_armed_session_times_its_next_step(env: type) -> None:
         assert engine.timer.histograms["env"].sum > 0
         engine.timer.arm([session])
         assert (await client.state()) is not None  # which is no step, and disarms
-        assert session.driver is driver
+        assert session.executor is executor
         found = await scrape(url)
         assert found["openenv_step_seconds_count", ("env",)] == 3
 

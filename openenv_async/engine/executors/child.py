@@ -1,7 +1,7 @@
 """One worker process as the server sees it: spawned, spoken to over its pipe, reaped.
 
 Workers are spawned, never forked, so that libraries with threads are safe. A child is gone when
-its process has ended, whatever its pipe says; then its driver hears of it, once.
+its process has ended, whatever its pipe says; then its executor hears of it, once.
 
 Rules:
 

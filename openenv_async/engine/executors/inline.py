@@ -17,10 +17,10 @@ from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Open
 
-__all__ = ["InlineDriver"]
+__all__ = ["InlineExecutor"]
 
 
-class InlineDriver:
+class InlineExecutor:
     """No task, no thread, no await. A slow call delays every session: that is the promise.
 
     Args:

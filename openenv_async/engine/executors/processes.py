@@ -47,7 +47,7 @@ from openenv_async.protocol.frames import (
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
-__all__ = ["ProcessDriver"]
+__all__ = ["ProcessExecutor"]
 
 log = logging.getLogger("openenv_async.worker")
 
@@ -67,7 +67,7 @@ class _Place:
         self.format: Any = "msgpack"
 
 
-class ProcessDriver:
+class ProcessExecutor:
     """Places sessions in worker processes.
 
     Args:

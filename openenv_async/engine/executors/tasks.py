@@ -23,7 +23,7 @@ from openenv_async.engine.session import Session
 from openenv_async.errors import EnvironmentDied, exception_name
 from openenv_async.protocol.frames import Close, Open, Step
 
-__all__ = ["TaskDriver", "session_of_task"]
+__all__ = ["TaskExecutor", "session_of_task"]
 
 session_of_task: ContextVar[Session] = ContextVar("session_of_task")
 """The session on whose behalf a task runs; unset in the engine's own."""
@@ -62,7 +62,7 @@ class _Slot:
         self.task: _SessionTask | None = None
 
 
-class TaskDriver:
+class TaskExecutor:
     """Owns one task per session; they end with their sessions or with ``aclose``."""
 
     timed = True

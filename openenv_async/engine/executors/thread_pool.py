@@ -77,7 +77,7 @@ class _Beat:
 
 
 class ThreadPool:
-    """Threads that run the jobs of one driver. Made and closed on the loop.
+    """Threads that run the jobs of one executor. Made and closed on the loop.
 
     Args:
         loop: where results are delivered.

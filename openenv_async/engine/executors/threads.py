@@ -17,13 +17,13 @@ from openenv_async.engine.requests import HostRequest
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Close, Open
 
-__all__ = ["MainThreadDriver", "ThreadDriver"]
+__all__ = ["MainThreadExecutor", "ThreadExecutor"]
 
 _IDLE: Final = 30.0
 """Seconds after which an idle thread ends."""
 
 
-class ThreadDriver:
+class ThreadExecutor:
     """Runs sync environments in threads.
 
     Args:
@@ -115,7 +115,7 @@ class ThreadDriver:
             self._release(pool)
 
 
-class MainThreadDriver(ThreadDriver):
+class MainThreadExecutor(ThreadExecutor):
     """Runs sync environments one after the other on one thread that has no event loop.
 
     Args:

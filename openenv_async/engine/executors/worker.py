@@ -46,8 +46,8 @@ from openenv_async.engine.executors.shelter import (
 )
 
 if TYPE_CHECKING:
-    from openenv_async.engine.executors.tasks import TaskDriver
-    from openenv_async.engine.executors.threads import MainThreadDriver, ThreadDriver
+    from openenv_async.engine.executors.tasks import TaskExecutor
+    from openenv_async.engine.executors.threads import MainThreadExecutor, ThreadExecutor
     from openenv_async.protocol.frames import Frame
     from openenv_async.spec import EnvironmentSpec
 
@@ -99,7 +99,7 @@ def worker_main(channel_fd: int, lifeline_fd: int) -> None:
     if not spec.contract.is_async and not (recipe.shared and _is_thread_safe(spec)):
         _serve_on_main_thread(spec, recipe, channel)
     else:
-        run_forever(lambda: _serve(spec, recipe, channel, _driver_of(spec, recipe)))
+        run_forever(lambda: _serve(spec, recipe, channel, _executor_of(spec, recipe)))
 
 
 def _first_message(channel: socket.socket) -> bytes:
@@ -143,22 +143,22 @@ def _is_thread_safe(spec: EnvironmentSpec) -> bool:
     return bool(getattr(spec.cls, "thread_safe", True))
 
 
-def _driver_of(
+def _executor_of(
     spec: EnvironmentSpec, recipe: WorkerRecipe
-) -> Callable[[asyncio.AbstractEventLoop], TaskDriver | ThreadDriver]:
+) -> Callable[[asyncio.AbstractEventLoop], TaskExecutor | ThreadExecutor]:
     """Return what runs the environments beside the engine's loop, or on it."""
-    from openenv_async.engine.executors.tasks import TaskDriver, session_of_task
-    from openenv_async.engine.executors.threads import ThreadDriver
+    from openenv_async.engine.executors.tasks import TaskExecutor, session_of_task
+    from openenv_async.engine.executors.threads import ThreadExecutor
 
-    def make(loop: asyncio.AbstractEventLoop) -> TaskDriver | ThreadDriver:
+    def make(loop: asyncio.AbstractEventLoop) -> TaskExecutor | ThreadExecutor:
         if spec.contract.is_async:
             guard_tasks(loop, session_of_task)
-            return TaskDriver(loop)
+            return TaskExecutor(loop)
         limit = recipe.options.max_threads or recipe.options.max_sessions
         # Who promises short calls, or asked for a process, gets more than one thread only where
         # calls take long after all.
         look = None if spec.contract.isolation == "thread" else _LOOK
-        return ThreadDriver(loop, limit, spec.cls, look, after_call)
+        return ThreadExecutor(loop, limit, spec.cls, look, after_call)
 
     return make
 
@@ -167,13 +167,13 @@ def _serve_on_main_thread(
     spec: EnvironmentSpec, recipe: WorkerRecipe, channel: socket.socket
 ) -> None:
     """Run the engine's loop on another thread, and the environment's calls on this one."""
-    from openenv_async.engine.executors.threads import MainThreadDriver
+    from openenv_async.engine.executors.threads import MainThreadExecutor
 
-    made: list[MainThreadDriver] = []
+    made: list[MainThreadExecutor] = []
     ready = threading.Event()
 
-    def make(loop: asyncio.AbstractEventLoop) -> MainThreadDriver:
-        made.append(MainThreadDriver(loop, spec.cls, after_call))
+    def make(loop: asyncio.AbstractEventLoop) -> MainThreadExecutor:
+        made.append(MainThreadExecutor(loop, spec.cls, after_call))
         ready.set()
         return made[0]
 
@@ -201,7 +201,7 @@ async def _serve(
     spec: EnvironmentSpec,
     recipe: WorkerRecipe,
     channel: socket.socket,
-    make_driver: Callable[[asyncio.AbstractEventLoop], Any],
+    make_executor: Callable[[asyncio.AbstractEventLoop], Any],
 ) -> None:
     from openenv_async.engine.connection import NativeConnection
     from openenv_async.engine.engine import Engine
@@ -209,8 +209,8 @@ async def _serve(
     from openenv_async.errors import InvalidObservation, SessionClosed
 
     loop = asyncio.get_running_loop()
-    driver = make_driver(loop)
-    engine = Engine(spec, recipe.options, make_driver=lambda _: driver)
+    executor = make_executor(loop)
+    engine = Engine(spec, recipe.options, make_executor=lambda _: executor)
     ended: asyncio.Future[None] = loop.create_future()
 
     def flush() -> None:
@@ -225,7 +225,7 @@ async def _serve(
     def noted(note: bytes) -> None:
         match msgspec.msgpack.decode(note):
             case ["beat"]:
-                driver.beat(alive)
+                executor.beat(alive)
             case ["drop", name]:
                 session = engine.sessions.get(name)
                 if session is None:
@@ -234,7 +234,7 @@ async def _serve(
                 if session.current is None:
                     session.shut(gone)
                 else:
-                    session.driver.abandon(session)
+                    session.executor.abandon(session)
                     session.finish(None, gone)
 
     def unsendable(frame: Frame, exc: Exception) -> Frame:
@@ -243,7 +243,7 @@ async def _serve(
         return error_frame(channel, seq, error, "msgpack")
 
     def alive() -> None:
-        pipe.note(msgspec.msgpack.encode(driver.stuck))
+        pipe.note(msgspec.msgpack.encode(executor.stuck))
 
     def lost() -> None:
         if not ended.done():
@@ -272,4 +272,4 @@ async def _serve(
             await asyncio.wait([ended])
     connection.lost(left=True)
     await engine.aclose("the server is gone")
-    await driver.aclose()
+    await executor.aclose()
