@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.engine.interfaces import Port
-from openenv_async.engine.requests import HostRequest, Wire, error_frame, failed
+from openenv_async.engine.requests import RunnerRequest, Wire, error_frame, failed
 from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.transcode import transcode
@@ -98,7 +98,7 @@ class Correspondence:
         if kept is not None:
             self.send(kept.reply, format)
 
-    def check_resent(self, request: Request, running: HostRequest | None) -> None:
+    def check_resent(self, request: Request, running: RunnerRequest | None) -> None:
         """Tell a request that was taken before, and comes again, from another one.
 
         Args:
@@ -118,7 +118,7 @@ class Correspondence:
         if not is_same_request(spec, first, format, request, port.wire.format):
             raise another_request(request.seq)
 
-    def failure(self, request: HostRequest, error: OpenEnvError) -> Failed:
+    def failure(self, request: RunnerRequest, error: OpenEnvError) -> Failed:
         """The reply that carries ``error``, which is told where it happened."""
         return failed(request, self.located(error), self.wire.format)
 

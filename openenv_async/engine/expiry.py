@@ -19,7 +19,7 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from openenv_async.engine.requests import HostReply, HostRequest, operation
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, operation
 from openenv_async.errors import DeadlineExceeded, SessionClosed, SessionLost
 from openenv_async.protocol.frames import Close, Reset, Step
 
@@ -36,7 +36,7 @@ HELD_UP: Final = 0.2
 """Seconds by which a look may be late; more, and this loop was held up, not who is looked at."""
 
 
-def timeout_of(session: Session, request: HostRequest) -> float | None:
+def timeout_of(session: Session, request: RunnerRequest) -> float | None:
     """Seconds for this request: the server's, or less where the client asked for less."""
     own = session.engine.own_timeouts[type(request)]
     asked = request.timeout
@@ -51,7 +51,7 @@ def idle_at(session: Session) -> float:
     return inf if idle is None else session.active_at + idle
 
 
-def out_of_time(session: Session, request: HostRequest) -> bool:
+def out_of_time(session: Session, request: RunnerRequest) -> bool:
     """Start the clock of an episode; whether a step is refused because it ran out."""
     engine = session.engine
     now = engine.clock()
@@ -153,7 +153,7 @@ def _overdue(session: Session, now: float) -> float | None:
     return None
 
 
-def expired(session: Session, request: HostRequest) -> HostReply:
+def expired(session: Session, request: RunnerRequest) -> RunnerReply:
     """The reply of a request that took too long; of one that was being closed, why it was."""
     engine = session.engine
     what = operation(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from openenv_async.engine.requests import HostRequest, Wire
+from openenv_async.engine.requests import RunnerRequest, Wire
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Frame
 
@@ -37,7 +37,7 @@ class Executor(Protocol):
 
     timed: bool
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         """Run a request; ``session.complete`` is called with the reply, on the loop."""
         ...
 

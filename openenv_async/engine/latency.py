@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.engine.requests import HostRequest, Wire
+from openenv_async.engine.requests import RunnerRequest, Wire
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class StepTimer:
 
     # -- as an executor --------------------------------------------------------------------------
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         """Hand back to the real executor, with a clock in the codecs of a step."""
         session.executor = self.executor
         if type(request) is Step and not request.credit:

@@ -1,4 +1,4 @@
-"""What a host is asked and what it answers: the frames, their words, their payload codecs."""
+"""What a runner is asked and what it answers: the frames, their words, their payload codecs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
     "OPERATIONS",
-    "HostReply",
-    "HostRequest",
+    "RunnerReply",
+    "RunnerRequest",
     "Unfinished",
     "Wire",
     "error_frame",
@@ -35,8 +35,8 @@ __all__ = [
     "operation",
 ]
 
-HostRequest = Open | Reset | Step | State | Close
-HostReply = Opened | Begun | Observation | StateIs | Closed | Failed
+RunnerRequest = Open | Reset | Step | State | Close
+RunnerReply = Opened | Begun | Observation | StateIs | Closed | Failed
 OPERATIONS: Final[dict[type, str]] = {
     Open: "open",
     Reset: "reset",
@@ -50,7 +50,7 @@ OPERATIONS: Final[dict[type, str]] = {
 class Unfinished:
     """In place of a reply: the call returned something that must be awaited first."""
 
-    request: HostRequest
+    request: RunnerRequest
     awaitable: Awaitable[Any]
 
     def drop(self) -> None:
@@ -81,12 +81,12 @@ class Wire:
         self.encode_any = spec.codec("any", format).encode
 
 
-def operation(request: HostRequest) -> str:
+def operation(request: RunnerRequest) -> str:
     """The word for a request: open, reset, step, state, close."""
     return OPERATIONS[type(request)]
 
 
-def failed(request: HostRequest, error: OpenEnvError, format: str) -> Failed:
+def failed(request: RunnerRequest, error: OpenEnvError, format: str) -> Failed:
     """The reply that carries ``error``."""
     return error_frame(
         request.channel, 0 if isinstance(request, Open) else request.seq, error, format

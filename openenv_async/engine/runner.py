@@ -1,6 +1,6 @@
 """One environment instance and the requests it answers.
 
-A host checks the lifecycle, decodes, calls the environment and encodes, all in the place where
+A runner checks the lifecycle, decodes, calls the environment and encodes, all in the place where
 the environment lives: on the loop, in a thread, in another process. It knows no socket and no
 session; requests and replies are protocol frames. Only one request runs at a time.
 
@@ -20,8 +20,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from openenv_async.engine.requests import (
-    HostReply,
-    HostRequest,
+    RunnerReply,
+    RunnerRequest,
     Unfinished,
     Wire,
     failed,
@@ -67,7 +67,7 @@ from openenv_async.protocol.lifecycle import Phase, refuse
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Limits, StepResult
 
-__all__ = ["Emit", "Host", "bad_action", "environment_raised"]
+__all__ = ["Emit", "EnvironmentRunner", "bad_action", "environment_raised"]
 
 Emit = Callable[[bytes, bool], Any]
 """Sends one partial observation: encoded payload, whether it is of the declared type."""
@@ -81,7 +81,7 @@ or the connection, which is not the environment's to say."""
 _DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
-class Host:
+class EnvironmentRunner:
     """Runs one environment instance.
 
     Args:
@@ -137,7 +137,7 @@ class Host:
 
     # -- sync environments ------------------------------------------------------------------
 
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:
+    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply | Unfinished:
         """Answer one request of a sync environment; never raises."""
         if type(request) is Step and self.phase is Phase.RUNNING:
             try:
@@ -161,7 +161,7 @@ class Host:
 
     # -- async environments -----------------------------------------------------------------
 
-    async def step_async(self, request: Step, wire: Wire) -> HostReply | Unfinished:
+    async def step_async(self, request: Step, wire: Wire) -> RunnerReply | Unfinished:
         """As ``handle_async``, for the step that does not stream: the hot path."""
         if self.phase is not Phase.RUNNING or not self._awaits_step:
             return await self.handle_async(request, wire, _no_emit)
@@ -178,8 +178,8 @@ class Host:
         return self._observed(request, result, wire)
 
     async def handle_async(
-        self, request: HostRequest, wire: Wire, emit: Emit
-    ) -> HostReply | Unfinished:
+        self, request: RunnerRequest, wire: Wire, emit: Emit
+    ) -> RunnerReply | Unfinished:
         """Answer one request of an async environment.
 
         Raises:
@@ -201,7 +201,7 @@ class Host:
             return self.raised(request, exc, wire)
         return self._finish(request, result, wire)
 
-    async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
+    async def finish(self, unfinished: Unfinished, wire: Wire) -> RunnerReply | Unfinished:
         """Await what a call returned, and answer its request.
 
         Raises:
@@ -215,7 +215,7 @@ class Host:
             return self.raised(unfinished.request, exc, wire)
         return self._finish(unfinished.request, result, wire)
 
-    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> HostReply:
+    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> RunnerReply:
         """Run ``step_stream``: emit what is surely partial, answer with the final one.
 
         A ``StepResult`` and whatever is yielded last are final; a value that is not of the
@@ -232,7 +232,7 @@ class Host:
         declared = typing.get_origin(declared) or declared
         checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
         held: bytes | None = None
-        final: HostReply | None = None
+        final: RunnerReply | None = None
         stream: AsyncIterator[Any] | None = None
         try:
             stream = self.env.step_stream(action)
@@ -279,7 +279,7 @@ class Host:
             self._count(final)
         return final
 
-    def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, HostReply]:
+    def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, RunnerReply]:
         """Return what was yielded, as a partial observation and as the reply if it is the last."""
         try:
             observation, reward, terminated, truncated, _ = self._read[type(item)](item)
@@ -303,7 +303,7 @@ class Host:
         except OpenEnvError as exc:
             raise bad_action(exc) from None
 
-    def _prepare(self, request: HostRequest, wire: Wire) -> Callable[[], Any] | None:
+    def _prepare(self, request: RunnerRequest, wire: Wire) -> Callable[[], Any] | None:
         """Check and decode; what to call, or ``None`` when there is nothing to call."""
         match request:
             case Open():
@@ -392,7 +392,7 @@ class Host:
         reset = self._method("reset")
         return lambda: reset(**kwargs)
 
-    def _finish(self, request: HostRequest, result: Any, wire: Wire) -> HostReply | Unfinished:
+    def _finish(self, request: RunnerRequest, result: Any, wire: Wire) -> RunnerReply | Unfinished:
         if type(request) is Step:
             return self._observed(request, result, wire)
         if is_awaitable(result):
@@ -407,7 +407,7 @@ class Host:
             case _:
                 return Closed(request.channel, request.seq)
 
-    def _observed(self, request: Step, result: Any, wire: Wire) -> HostReply | Unfinished:
+    def _observed(self, request: Step, result: Any, wire: Wire) -> RunnerReply | Unfinished:
         try:
             try:
                 read = self._known[type(result)]
@@ -428,7 +428,7 @@ class Host:
             request.channel, request.seq, payload, reward, terminated, truncated, extra
         )
 
-    def _begun(self, request: Reset, result: Any, wire: Wire) -> HostReply:
+    def _begun(self, request: Reset, result: Any, wire: Wire) -> RunnerReply:
         assert self.episode_id is not None
         assert self.seed is not None
         try:
@@ -451,7 +451,7 @@ class Host:
             extra,
         )
 
-    def _told(self, request: State, state: Any, wire: Wire) -> HostReply:
+    def _told(self, request: State, state: Any, wire: Wire) -> RunnerReply:
         try:
             self.spec.check_state(state)
             payload = wire.encode_state(state)
@@ -464,7 +464,7 @@ class Host:
     # -- failures ---------------------------------------------------------------------------
 
     def raised(
-        self, request: HostRequest, exc: BaseException, wire: Wire, sent: str = ""
+        self, request: RunnerRequest, exc: BaseException, wire: Wire, sent: str = ""
     ) -> Failed:
         """The reply for an exception of the environment, those included that end programs.
 
@@ -486,7 +486,7 @@ class Host:
         error = environment_raised(self.spec, what, exc, self._max_error_size)
         return self._fail(request, error, wire)
 
-    def _own(self, request: HostRequest, exc: Any, wire: Wire) -> Failed | None:
+    def _own(self, request: RunnerRequest, exc: Any, wire: Wire) -> Failed | None:
         """The reply of an error that goes on as it is; ``None`` when it is not whole.
 
         An author's subclass may have forgotten ``super().__init__()``, or overridden what is
@@ -507,7 +507,7 @@ class Host:
             return True
         return not kind.__module__.startswith("openenv_async.")
 
-    def _refused(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+    def _refused(self, request: RunnerRequest, exc: BaseException, wire: Wire) -> Failed:
         """The reply for a request that was not run: what is wrong with it, or with the start."""
         if not issubclass(type(exc), OpenEnvError):
             return self.raised(request, exc, wire)
@@ -524,7 +524,7 @@ class Host:
         error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
         return self._fail(request, error, wire)
 
-    def _unfit(self, request: HostRequest, exc: BaseException, wire: Wire) -> Failed:
+    def _unfit(self, request: RunnerRequest, exc: BaseException, wire: Wire) -> Failed:
         """The reply for a result that cannot be read or sent."""
         what = f"{operation(request)}() of {self.spec.name} returned"
         kind = type(exc)
@@ -541,7 +541,7 @@ class Host:
         error = InvalidObservation(bounded(text, self._max_error_size))
         return self._fail(request, error, wire)
 
-    def _fail(self, request: HostRequest, error: OpenEnvError, wire: Wire) -> Failed:
+    def _fail(self, request: RunnerRequest, error: OpenEnvError, wire: Wire) -> Failed:
         error.add_context(env=self.spec.name, phase=operation(request))
         if self.trouble is not None and self._tells:
             error.detail["traceback"] = self.trouble

@@ -29,10 +29,10 @@ from openenv_async.engine.expiry import (
     timeout_of,
 )
 from openenv_async.engine.interfaces import Executor, Port
-from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, operation
-from openenv_async.engine.runner import Host
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished, operation
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.engine.streaming import PartialStream
-from openenv_async.engine.traced import TracedHost
+from openenv_async.engine.traced import TracedRunner
 from openenv_async.errors import (
     CallerError,
     EnvironmentFailure,
@@ -84,10 +84,10 @@ class Session(Correspondence):
         "episode_due",
         "episode_id",
         "executor",
-        "host",
         "interrupted",
         "parked_until",
         "postponed",
+        "runner",
         "scheduled",
         "slot",
         "ticket",
@@ -100,11 +100,11 @@ class Session(Correspondence):
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
-            self.host = Host(engine.spec, *engine.telling)
+            self.runner = EnvironmentRunner(engine.spec, *engine.telling)
         else:
-            self.host = TracedHost(engine.spec, *engine.telling, trace)
-        self.current: HostRequest | None = None
-        self.deferred: HostRequest | None = None
+            self.runner = TracedRunner(engine.spec, *engine.telling, trace)
+        self.current: RunnerRequest | None = None
+        self.deferred: RunnerRequest | None = None
         self.interrupted: str | None = None
         self.dead: OpenEnvError | None = None
         self.active_at = engine.clock()
@@ -113,7 +113,7 @@ class Session(Correspondence):
         self.episode_id: str | None = None
         self.scheduled = inf
         self.parked_until = inf
-        self.postponed: HostRequest | None = None
+        self.postponed: RunnerRequest | None = None
         self.slot: object | None = None
         self.ticket: int | None = None
 
@@ -133,7 +133,7 @@ class Session(Correspondence):
             return
         self._start(request)
 
-    def _start(self, request: HostRequest) -> None:
+    def _start(self, request: RunnerRequest) -> None:
         self.current = request
         if self.port is not None:
             self.wire = self.port.wire
@@ -225,7 +225,7 @@ class Session(Correspondence):
         )
         self.refuse(request, error)
 
-    def complete(self, request: HostRequest, reply: HostReply | Unfinished) -> None:
+    def complete(self, request: RunnerRequest, reply: RunnerReply | Unfinished) -> None:
         """Take back a reply from the executor."""
         if self.dead is not None:
             if type(reply) is Unfinished:
@@ -257,7 +257,7 @@ class Session(Correspondence):
         if self.deferred is not None:
             self._start_deferred()
 
-    def _await(self, request: HostRequest, unfinished: Unfinished) -> None:
+    def _await(self, request: RunnerRequest, unfinished: Unfinished) -> None:
         """Go on in a task: a call taken for a sync one returned an awaitable."""
         self.current = request
         tasks = self.engine.tasks_for(self)
@@ -271,7 +271,7 @@ class Session(Correspondence):
     def _fails(self, reply: Failed) -> None:
         """Count an error and log what the environment did: the one place for all executors."""
         engine = self.engine
-        trouble, self.host.trouble = self.host.trouble, None
+        trouble, self.runner.trouble = self.runner.trouble, None
         if engine.in_worker:  # it is told to the server, which does both
             return
         engine.count_error(reply.code)
@@ -297,7 +297,7 @@ class Session(Correspondence):
                 env=engine.spec.name,
             )
 
-    def _stopped(self, request: HostRequest, reply: HostReply | Unfinished) -> HostReply:
+    def _stopped(self, request: RunnerRequest, reply: RunnerReply | Unfinished) -> RunnerReply:
         """The reply of a request that was interrupted: why it was, whatever it says itself."""
         if isinstance(reply, Unfinished):
             reply.drop()
@@ -310,7 +310,7 @@ class Session(Correspondence):
             return self.failure(request, gone)
         return reply
 
-    def _complete_life(self, request: HostRequest, reply: HostReply) -> None:
+    def _complete_life(self, request: RunnerRequest, reply: RunnerReply) -> None:
         """The environment was built, or is closed."""
         if isinstance(request, Open):
             if isinstance(reply, Failed):
@@ -405,15 +405,15 @@ class Session(Correspondence):
             self.due = min(self.due, self.engine.clock() + timeout)
             self.engine.deadlines.watch(self, self.due)
 
-    def interruption(self, request: HostRequest) -> HostReply:
+    def interruption(self, request: RunnerRequest) -> RunnerReply:
         """The reply of a request that stopped because it was asked to."""
         if self.interrupted == "deadline":
             return expired(self, request)
         return self.failure(request, OperationCancelled(f"{operation(request)}() was cancelled"))
 
-    def raised(self, request: HostRequest, exc: BaseException) -> HostReply:
-        """The reply for what the host lets through."""
-        return self.host.raised(request, exc, self.wire)
+    def raised(self, request: RunnerRequest, exc: BaseException) -> RunnerReply:
+        """The reply for what the runner lets through."""
+        return self.runner.raised(request, exc, self.wire)
 
     def check(self, now: float) -> float | None:
         """Deadlines: called by the engine's heap."""
@@ -436,7 +436,7 @@ class Session(Correspondence):
             reply = self.failure(request, error)
         self.finish(reply, error)
 
-    def finish(self, reply: HostReply | None, error: OpenEnvError) -> None:
+    def finish(self, reply: RunnerReply | None, error: OpenEnvError) -> None:
         """Answer the running request with ``reply`` and end with ``error``."""
         request = self.current
         if request is not None and reply is not None:

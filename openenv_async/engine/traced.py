@@ -1,17 +1,17 @@
-"""A host whose environment sees the trace context of the request that it serves."""
+"""A runner whose environment sees the trace context of the request that it serves."""
 
 from __future__ import annotations
 
-from openenv_async.engine.requests import HostReply, HostRequest, Unfinished, Wire
-from openenv_async.engine.runner import Emit, Host
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished, Wire
+from openenv_async.engine.runner import Emit, EnvironmentRunner
 from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.telemetry.tracing import TraceContext, current
 
-__all__ = ["TracedHost"]
+__all__ = ["TracedRunner"]
 
 
-class TracedHost(Host):
+class TracedRunner(EnvironmentRunner):
     """Used only for sessions whose client sent a trace context, so that others pay nothing."""
 
     __slots__ = ("trace",)
@@ -27,16 +27,16 @@ class TracedHost(Host):
         super().__init__(spec, debug, max_error_size, in_worker)
         self.trace = trace
 
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply | Unfinished:
-        """As ``Host.handle``."""
+    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply | Unfinished:
+        """As ``EnvironmentRunner.handle``."""
         before = current.set(self.trace)
         try:
             return super().handle(request, wire)
         finally:
             current.reset(before)
 
-    async def step_async(self, request: Step, wire: Wire) -> HostReply | Unfinished:
-        """As ``Host.step_async``."""
+    async def step_async(self, request: Step, wire: Wire) -> RunnerReply | Unfinished:
+        """As ``EnvironmentRunner.step_async``."""
         before = current.set(self.trace)
         try:
             return await super().step_async(request, wire)
@@ -44,17 +44,17 @@ class TracedHost(Host):
             current.reset(before)
 
     async def handle_async(
-        self, request: HostRequest, wire: Wire, emit: Emit
-    ) -> HostReply | Unfinished:
-        """As ``Host.handle_async``."""
+        self, request: RunnerRequest, wire: Wire, emit: Emit
+    ) -> RunnerReply | Unfinished:
+        """As ``EnvironmentRunner.handle_async``."""
         before = current.set(self.trace)
         try:
             return await super().handle_async(request, wire, emit)
         finally:
             current.reset(before)
 
-    async def finish(self, unfinished: Unfinished, wire: Wire) -> HostReply | Unfinished:
-        """Finish as ``Host.finish`` does, inside the trace."""
+    async def finish(self, unfinished: Unfinished, wire: Wire) -> RunnerReply | Unfinished:
+        """Finish as ``EnvironmentRunner.finish`` does, inside the trace."""
         before = current.set(self.trace)
         try:
             return await super().finish(unfinished, wire)

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from openenv_async.engine import Engine, Session
 from openenv_async.engine.requests import Wire
-from openenv_async.engine.traced import TracedHost
+from openenv_async.engine.traced import TracedRunner
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
     EpisodeNotStarted,
@@ -171,8 +171,8 @@ class HttpSessions:
         session.check_number(submitted)
         waiting = port.expect(seq)
         port.enter(seq)
-        if isinstance(session.host, TracedHost):
-            session.host.trace = trace_of(request.scope["headers"]) or NO_TRACE
+        if isinstance(session.runner, TracedRunner):
+            session.runner.trace = trace_of(request.scope["headers"]) or NO_TRACE
         session.submit(submitted)
         try:
             if not waiting.done():

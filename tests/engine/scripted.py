@@ -9,7 +9,7 @@ from typing import Any
 from openenv_async import EngineOptions, Environment
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine, Session
-from openenv_async.engine.requests import HostReply, HostRequest, Wire
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Wire
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
@@ -49,15 +49,15 @@ class ScriptedExecutor:
     timed = True
 
     def __init__(self) -> None:
-        self.running: dict[Session, HostRequest] = {}
-        self.started: list[HostRequest] = []
+        self.running: dict[Session, RunnerRequest] = {}
+        self.started: list[RunnerRequest] = []
         self.interrupted: list[Session] = []
         self.abandoned: list[Session] = []
         self.credits: list[int] = []
         self.can_interrupt = True
         self.closed = False
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         assert session not in self.running, "two requests at once"
         self.running[session] = request
         self.started.append(request)
@@ -76,7 +76,7 @@ class ScriptedExecutor:
     async def aclose(self) -> None:
         self.closed = True
 
-    def finish(self, session: Session, reply: HostReply | None = None) -> None:
+    def finish(self, session: Session, reply: RunnerReply | None = None) -> None:
         """The running request ends; by default well, or as interrupted."""
         request = self.running.pop(session)
         if reply is None and session.interrupted is not None and not isinstance(request, Open):
@@ -84,7 +84,7 @@ class ScriptedExecutor:
         session.complete(request, reply or good(request))
 
 
-def good(request: HostRequest) -> HostReply:
+def good(request: RunnerRequest) -> RunnerReply:
     match request:
         case Open():
             return Opened(request.channel)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine, EngineOptions
-from openenv_async.engine.runner import Host
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.environment import Isolation
 from openenv_async.errors import (
     EnvironmentDied,
@@ -189,7 +189,7 @@ async def test_a_task_that_ends_all_the_same_answers(monkeypatch: pytest.MonkeyP
 
     async with client("task") as env:
         await env.reset()
-        monkeypatch.setattr(Host, "step_async", broken)
+        monkeypatch.setattr(EnvironmentRunner, "step_async", broken)
         with pytest.raises(EnvironmentDied, match="ended by ZeroDivisionError"):
             await asyncio.wait_for(env.step({}), AT_ONCE)
 

@@ -11,7 +11,7 @@ import pytest
 
 from openenv_async import Environment, StepResult
 from openenv_async.engine.requests import Wire
-from openenv_async.engine.runner import Host
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import EnvironmentDied, InvalidAction
 from openenv_async.protocol.frames import (
     Begun,
@@ -112,22 +112,22 @@ def results() -> dict[str, Any]:
 
 
 class Bench:
-    """A host and what was asked of it."""
+    """A runner and what was asked of it."""
 
     def __init__(self, env: Any = Sync, debug: bool = False, **spec: Any) -> None:
         self.spec = EnvironmentSpec(env, **spec)
-        self.host = Host(self.spec, debug)
+        self.runner = EnvironmentRunner(self.spec, debug)
         self.wire = Wire(self.spec, "msgpack")
         self.seq = 0
         self.emitted: list[tuple[Any, bool]] = []
 
     def ask(self, cls: Any, *fields: Any) -> Any:
         self.seq += 1
-        return self.host.handle(cls(1, self.seq, *fields), self.wire)
+        return self.runner.handle(cls(1, self.seq, *fields), self.wire)
 
     def open(self, options: Any = None) -> Any:
         payload = None if options is None else pack(options)
-        return self.host.handle(Open(1, token(1), token(2), payload=payload), self.wire)
+        return self.runner.handle(Open(1, token(1), token(2), payload=payload), self.wire)
 
     def reset(self, options: Any = None, *fields: Any) -> Any:
         return self.ask(Reset, 0, None if options is None else pack(options), *fields)
@@ -143,7 +143,7 @@ class Bench:
         async def emit(payload: bytes, whole: bool) -> None:
             self.emitted.append((unpack(payload), whole))
 
-        return await self.host.handle_async(request, self.wire, emit)
+        return await self.runner.handle_async(request, self.wire, emit)
 
     def begin(self, **spec: Any) -> Bench:
         assert isinstance(self.open(), Opened)
@@ -348,7 +348,7 @@ def test_a_callers_mistake_pays_for_no_traceback(results: dict[str, Any]) -> Non
         results["it"] = error
         bench = Bench().begin()
         bench.step("it")
-        assert (bench.host.trouble is None) == (kind == "mistake")
+        assert (bench.runner.trouble is None) == (kind == "mistake")
     results["it"] = InvalidAction("no")
     assert (
         "InvalidAction"

@@ -1,4 +1,4 @@
-"""The transition table, and a host that keeps to it whatever comes."""
+"""The transition table, and a runner that keeps to it whatever comes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from openenv_async import Environment
 from openenv_async.engine.requests import Unfinished, Wire
-from openenv_async.engine.runner import Host
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
 from openenv_async.protocol.frames import (
     Begun,
@@ -85,7 +85,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.host = Host(SPEC)
+        self.runner = EnvironmentRunner(SPEC)
         self.seq = 0
         self.phase = Phase.FRESH
         self.expected: list[str] = []
@@ -93,7 +93,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert isinstance(self.ask(Open(1, token(1), token(2))), Opened)
 
     def ask(self, request: Any) -> Any:
-        reply = self.host.handle(request, WIRE)
+        reply = self.runner.handle(request, WIRE)
         assert not isinstance(reply, Unfinished)
         assert reply.channel == 1
         if not isinstance(request, Open):
@@ -180,11 +180,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def phases_agree(self) -> None:
-        assert self.host.phase is self.phase
+        assert self.runner.phase is self.phase
 
     @invariant()
     def the_environment_saw_what_it_may_see(self) -> None:
-        assert self.host.env.calls == self.expected
+        assert self.runner.env.calls == self.expected
 
 
 TestLifecycle = Lifecycle.TestCase

@@ -19,7 +19,7 @@ import time
 from typing import Final
 
 from openenv_async.engine.executors.thread_pool import Job, ThreadPool
-from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished
 from openenv_async.errors import ServerBusy
 
 __all__ = ["COSTLY", "LONGEST_PAUSE", "PAUSE", "BuilderPool"]
@@ -69,7 +69,7 @@ class BuilderPool(ThreadPool):
         finally:
             self._clocks.pop(ident, None)
 
-    def _build(self, job: Job) -> HostReply | Unfinished:
+    def _build(self, job: Job) -> RunnerReply | Unfinished:
         pause = self._resume_at - time.monotonic()
         if pause > 0:
             self._pausing += 1
@@ -100,7 +100,7 @@ class BuilderPool(ThreadPool):
         )
         return before and self._was_waiting  # once may be the system's scheduling
 
-    def _busy(self, request: HostRequest) -> ServerBusy:
+    def _busy(self, request: RunnerRequest) -> ServerBusy:
         return ServerBusy(
             "the sessions that were opened before took for as long as open() may take: open"
             " fewer at once, or raise Timeouts.open",

@@ -13,7 +13,7 @@ from typing import Any
 from openenv_async.engine.executors.builders import COSTLY, BuilderPool
 from openenv_async.engine.executors.thread_pool import Job
 from openenv_async.engine.expiry import timeout_of
-from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Open
 
@@ -38,13 +38,13 @@ class InlineExecutor:
         )
         self._is_costly = False
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         """Run it now, or give it to a builder."""
         if type(request) is Open:
             self._open(session, request)
             return
         try:
-            reply = session.host.handle(request, session.wire)
+            reply = session.runner.handle(request, session.wire)
         except BaseException as exc:
             reply = session.raised(request, exc)
         session.complete(request, reply)
@@ -60,9 +60,9 @@ class InlineExecutor:
                 session.engine.deadlines.watch(session, session.due)
             return
         begun = time.thread_time()
-        reply: HostReply | Unfinished
+        reply: RunnerReply | Unfinished
         try:
-            reply = session.host.handle(request, session.wire)
+            reply = session.runner.handle(request, session.wire)
         except BaseException as exc:
             reply = session.raised(request, exc)
         cost = time.thread_time() - begun

@@ -27,10 +27,10 @@ import msgspec
 from openenv_async.engine.executors.child import EXIT_GRACE, Child
 from openenv_async.engine.executors.offspring import Sweeper
 from openenv_async.engine.latency import TimedWire
-from openenv_async.engine.requests import HostReply, HostRequest, failed, operation
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, failed, operation
 from openenv_async.engine.runner import bad_action
 from openenv_async.engine.session import Session
-from openenv_async.engine.traced import TracedHost
+from openenv_async.engine.traced import TracedRunner
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
 from openenv_async.protocol.frames import (
@@ -88,7 +88,7 @@ class ProcessExecutor:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         """Pass a request on to the session's worker."""
         format = session.wire.format
         try:
@@ -113,8 +113,8 @@ class ProcessExecutor:
         inner.channel = place.channel
         inner.timeout = 0  # this process watches the clock
         if isinstance(inner, Open):
-            if isinstance(session.host, TracedHost):
-                inner.traceparent, inner.tracestate = session.host.trace
+            if isinstance(session.runner, TracedRunner):
+                inner.traceparent, inner.tracestate = session.runner.trace
         else:
             place.seq += 1
             inner.seq, inner.ack = place.seq, place.seq - 1
@@ -132,7 +132,7 @@ class ProcessExecutor:
         seq = 0 if isinstance(frame, Opened) else getattr(frame, "seq", -1)
         if seq != (0 if isinstance(request, Open) else place.seq):
             return
-        reply: HostReply = frame
+        reply: RunnerReply = frame
         if place.format != "msgpack":
             try:
                 reply = transcode(self.engine.spec, frame, "msgpack", place.format)
@@ -150,7 +150,7 @@ class ProcessExecutor:
         """A frame could not be sent: the worker does not miss its number."""
         place, request = session.slot, session.current
         assert isinstance(place, _Place)
-        if not isinstance(frame, HostRequest) or request is None:
+        if not isinstance(frame, RunnerRequest) or request is None:
             return
         seq = 0 if isinstance(frame, Open) else frame.seq
         self._returned(session, failed(frame, error, "msgpack"))
@@ -158,7 +158,7 @@ class ProcessExecutor:
             place.seq -= 1
 
     def _show(
-        self, session: Session, place: _Place, request: HostRequest, partial: Partial
+        self, session: Session, place: _Place, request: RunnerRequest, partial: Partial
     ) -> None:
         if partial.seq != place.seq:
             return  # of a step that was given up

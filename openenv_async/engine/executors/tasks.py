@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from openenv_async.engine.executors.builders import COSTLY, LONGEST_PAUSE, PAUSE
-from openenv_async.engine.requests import HostReply, HostRequest, Unfinished
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished
 from openenv_async.engine.session import Session
 from openenv_async.errors import EnvironmentDied, exception_name
 from openenv_async.protocol.frames import Close, Open, Step
@@ -56,7 +56,7 @@ class _Slot:
 
     __slots__ = ("credit", "inbox", "task")
 
-    def __init__(self, inbox: asyncio.Future[HostRequest | Unfinished]) -> None:
+    def __init__(self, inbox: asyncio.Future[RunnerRequest | Unfinished]) -> None:
         self.inbox = inbox
         self.credit: asyncio.Future[None] | None = None
         self.task: _SessionTask | None = None
@@ -75,7 +75,7 @@ class TaskExecutor:
         self._openings: deque[tuple[_Slot, Open]] = deque()
         self._is_opening = False
 
-    def start(self, session: Session, request: HostRequest | Unfinished) -> None:
+    def start(self, session: Session, request: RunnerRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
         slot = session.slot
         if slot is None:
@@ -143,12 +143,12 @@ class TaskExecutor:
                         slot.inbox = self._loop.create_future()
                     continue
                 request = waiting
-                reply: HostReply | Unfinished = session.interruption(request)
+                reply: RunnerReply | Unfinished = session.interruption(request)
                 _take_back_cancellation()
             else:
                 if type(request) is Step and not request.credit:
                     try:
-                        reply = await session.host.step_async(request, session.wire)
+                        reply = await session.runner.step_async(request, session.wire)
                     except _STOPPED as exc:
                         reply = self._stopped(session, slot, request, exc)
                     if session.interrupted is not None:
@@ -166,8 +166,8 @@ class TaskExecutor:
                 return
 
     async def _perform(
-        self, session: Session, slot: _Slot, asked: HostRequest | Unfinished
-    ) -> HostReply | Unfinished:
+        self, session: Session, slot: _Slot, asked: RunnerRequest | Unfinished
+    ) -> RunnerReply | Unfinished:
         wire = session.wire
         if isinstance(asked, Step) and asked.credit:
             session.begin_stream(asked.credit)
@@ -180,8 +180,8 @@ class TaskExecutor:
         request = asked.request if isinstance(asked, Unfinished) else asked
         try:
             if isinstance(asked, Unfinished):
-                return await session.host.finish(asked, wire)
-            return await session.host.handle_async(asked, wire, emit)
+                return await session.runner.finish(asked, wire)
+            return await session.runner.handle_async(asked, wire, emit)
         except _STOPPED as exc:
             return self._stopped(session, slot, request, exc)
         finally:
@@ -194,8 +194,8 @@ class TaskExecutor:
         return not self._closing and slot.task is not None and not slot.task.is_over
 
     def _stopped(
-        self, session: Session, slot: _Slot, request: HostRequest, exc: BaseException
-    ) -> HostReply:
+        self, session: Session, slot: _Slot, request: RunnerRequest, exc: BaseException
+    ) -> RunnerReply:
         """The reply of a call that ended with a cancellation, or as a coroutine that is dropped.
 
         Raises:
@@ -206,7 +206,7 @@ class TaskExecutor:
         if not self._is_own(slot) or _current_task() is not slot.task:
             raise exc
         _take_back_cancellation()
-        return session.host.raised(request, exc, session.wire)
+        return session.runner.raised(request, exc, session.wire)
 
     def credited(self, session: Session, units: int) -> None:
         """Let a stream go on that waits for credit."""

@@ -25,8 +25,8 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from openenv_async.engine.requests import (
-    HostReply,
-    HostRequest,
+    RunnerReply,
+    RunnerRequest,
     Unfinished,
     Wire,
     failed,
@@ -53,11 +53,11 @@ class Job:
 
     __slots__ = ("abandoned", "done", "reply", "request", "session", "wire")
 
-    def __init__(self, session: Session, request: HostRequest, wire: Wire) -> None:
+    def __init__(self, session: Session, request: RunnerRequest, wire: Wire) -> None:
         self.session = session
         self.request = request
         self.wire = wire
-        self.reply: HostReply | Unfinished | None = None
+        self.reply: RunnerReply | Unfinished | None = None
         self.abandoned = False
         self.done = False
 
@@ -67,12 +67,12 @@ class _Beat:
 
     def __init__(self, answer: Callable[[], None]) -> None:
         self._answer = answer
-        self.host = self
+        self.runner = self
 
-    def handle(self, request: HostRequest, wire: Wire) -> HostReply:
+    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply:
         return Closed(0, 0)
 
-    def complete(self, request: HostRequest, reply: HostReply) -> None:
+    def complete(self, request: RunnerRequest, reply: RunnerReply) -> None:
         self._answer()
 
 
@@ -106,7 +106,7 @@ class ThreadPool:
     ) -> None:
         self._loop = loop
         self._after_call = after_call
-        self._handle: Callable[[Job], HostReply | Unfinished] = (
+        self._handle: Callable[[Job], RunnerReply | Unfinished] = (
             _handle if after_call is None else self._handle_in_worker
         )
         self._limit = 1 if lent else limit
@@ -226,10 +226,10 @@ class ThreadPool:
             if not self._rest():
                 return
 
-    def _handle_in_worker(self, job: Job) -> HostReply | Unfinished:
+    def _handle_in_worker(self, job: Job) -> RunnerReply | Unfinished:
         try:
             self.calling = True
-            reply = job.session.host.handle(job.request, job.wire)
+            reply = job.session.runner.handle(job.request, job.wire)
             self.calling = False
         except BaseException as exc:
             self.calling = False
@@ -286,13 +286,13 @@ class ThreadPool:
         session, request, format = job.session, job.request, job.wire.format
         if session.interrupted == "deadline":
             error = self._busy(request)
-            reply: HostReply = failed(request, error, format)
+            reply: RunnerReply = failed(request, error, format)
         else:
             reply = session.interruption(request)
         self._loop.call_soon(session.complete, request, reply)
         return True
 
-    def _busy(self, request: HostRequest) -> ServerBusy:
+    def _busy(self, request: RunnerRequest) -> ServerBusy:
         return ServerBusy(
             f"all {self._limit} threads were busy for as long as {operation(request)}() may"
             " take: raise --max-threads (max_threads) or lower --max-sessions",
@@ -337,8 +337,8 @@ class ThreadPool:
             self._wakes.put(False)
 
 
-def _handle(job: Job) -> HostReply | Unfinished:
+def _handle(job: Job) -> RunnerReply | Unfinished:
     try:
-        return job.session.host.handle(job.request, job.wire)
+        return job.session.runner.handle(job.request, job.wire)
     except BaseException as exc:
         return job.session.raised(job.request, exc)

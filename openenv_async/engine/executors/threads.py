@@ -13,7 +13,7 @@ from typing import Final
 
 from openenv_async.engine.executors.builders import BuilderPool
 from openenv_async.engine.executors.thread_pool import Job, ThreadPool
-from openenv_async.engine.requests import HostRequest
+from openenv_async.engine.requests import RunnerRequest
 from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Close, Open
 
@@ -54,7 +54,7 @@ class ThreadExecutor:
         self._pools: set[ThreadPool] = {self._pool, self._builders}
         self._left: list[ThreadPool] = []
 
-    def start(self, session: Session, request: HostRequest) -> None:
+    def start(self, session: Session, request: RunnerRequest) -> None:
         """Queue the request for a thread."""
         job = Job(session, request, session.wire)
         if not self._owned:
