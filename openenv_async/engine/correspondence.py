@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.engine.interfaces import Port
+from openenv_async.engine.interfaces import ReplySink
 from openenv_async.engine.requests import RunnerRequest, Wire, error_frame, failed
 from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
 from openenv_async.engine.streaming import PartialStream
@@ -39,20 +39,20 @@ class Correspondence:
     Attributes:
         channel: the session's number at the door.
         log: the numbers taken, and the replies that may be asked for again.
-        port: the door; ``None`` while the client is away.
+        sink: the door; ``None`` while the client is away.
         stream: what the last step that streamed has shown.
         wire: the codecs of the running request.
     """
 
-    __slots__ = ("channel", "engine", "id", "log", "port", "secret", "stream", "wire")
+    __slots__ = ("channel", "engine", "id", "log", "secret", "sink", "stream", "wire")
 
-    def __init__(self, engine: Engine, open: Open, port: Port) -> None:
+    def __init__(self, engine: Engine, open: Open, sink: ReplySink) -> None:
         self.engine = engine
         self.id = open.session
         self.secret = open.secret
         self.channel = open.channel
-        self.port: Port | None = port
-        self.wire: Wire = port.wire
+        self.sink: ReplySink | None = sink
+        self.wire: Wire = sink.wire
         self.log: ReplyLog[Reply] = ReplyLog(
             engine.options.limits.max_retained_size, engine.retained
         )
@@ -67,12 +67,12 @@ class Correspondence:
         if type(request) is not Step or len(request.payload) > LARGE:
             asked = remembered(request)
         self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, wire.format, asked)
-        port = self.port
-        if port is not None:
-            if port.wire is not wire:
-                reply = self._converted(reply, wire.format, port.wire.format)
+        sink = self.sink
+        if sink is not None:
+            if sink.wire is not wire:
+                reply = self._converted(reply, wire.format, sink.wire.format)
             reply.channel = self.channel
-            port.send(reply, size)
+            sink.send(reply, size)
 
     def refuse(self, request: Request, error: OpenEnvError) -> None:
         """Answer a request with an error."""
@@ -81,12 +81,12 @@ class Correspondence:
 
     def send(self, frame: Frame, format: Format | None = None) -> None:
         """Send what is not kept, or is already; ``format`` is that of its payload."""
-        port = self.port
-        if port is not None:
-            frame = self._converted(frame, format or self.wire.format, port.wire.format)
+        sink = self.sink
+        if sink is not None:
+            frame = self._converted(frame, format or self.wire.format, sink.wire.format)
             frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
             payload = getattr(frame, "payload", None)
-            port.send(frame, 0 if payload is None else len(payload))
+            sink.send(frame, 0 if payload is None else len(payload))
 
     def repeat(self, seq: int) -> None:
         """Send again what the client may lack of the answer to request ``seq``."""
@@ -108,14 +108,14 @@ class Correspondence:
         Raises:
             ProtocolError: its number belongs to another request.
         """
-        port = self.port
+        sink = self.sink
         kept = self.log.get(request.seq)
         first: Any = running if kept is None else kept.request
-        if first is None or port is None:
+        if first is None or sink is None:
             return
         format = self.wire.format if kept is None else kept.format
         spec = self.engine.spec
-        if not is_same_request(spec, first, format, request, port.wire.format):
+        if not is_same_request(spec, first, format, request, sink.wire.format):
             raise another_request(request.seq)
 
     def failure(self, request: RunnerRequest, error: OpenEnvError) -> Failed:

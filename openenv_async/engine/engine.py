@@ -17,7 +17,7 @@ from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.engine.executors.tasks import TaskExecutor
 from openenv_async.engine.executors.threads import ThreadExecutor
-from openenv_async.engine.interfaces import Executor, Port
+from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Wire, failed
@@ -201,8 +201,8 @@ class Engine:
 
     # -- sessions ---------------------------------------------------------------------------
 
-    def open(self, request: Open, port: Port) -> Session | None:
-        """Open or resume a session; the answer goes to ``port``.
+    def open(self, request: Open, sink: ReplySink) -> Session | None:
+        """Open or resume a session; the answer goes to ``sink``.
 
         Returns:
             The session, or ``None`` when it was refused.
@@ -211,20 +211,20 @@ class Engine:
             executor = self._start()
             session = self._existing(request)
             if session is not None:
-                session.attach(port, request.channel)
+                session.attach(sink, request.channel)
                 self.stats.resumed += 1
                 session.log.acknowledge(request.ack)
                 if not isinstance(session.current, Open):
-                    port.send(Opened(request.channel, True, session.log.taken))
+                    sink.send(Opened(request.channel, True, session.log.taken))
                 return session
             waits = self._admit()
         except OpenEnvError as exc:
             exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
             self.stats.refused += 1
             self.count_error(exc.code)
-            port.send(failed(request, exc, port.wire.format))
+            sink.send(failed(request, exc, sink.wire.format))
             return None
-        session = Session(self, request, executor, port)
+        session = Session(self, request, executor, sink)
         self.sessions[session.id] = session
         if waits:
             self._tickets += 1
@@ -348,15 +348,15 @@ class Engine:
             raise self._reasons[session_id]
         return session
 
-    def lost(self, session: Session, port: Port, left: bool) -> None:
+    def lost(self, session: Session, sink: ReplySink, left: bool) -> None:
         """The connection of a session is gone.
 
         Args:
             session: the session.
-            port: through which it replied; nothing happens if another one has taken over.
+            sink: through which it replied; nothing happens if another one has taken over.
             left: the client closed the connection on purpose, so it will not come back.
         """
-        if not session.detach(port) or session.dead is not None:
+        if not session.detach(sink) or session.dead is not None:
             return
         ttl = self.options.timeouts.resume
         if ttl is not None and not left:
@@ -378,7 +378,7 @@ class Engine:
         self.sessions.pop(session.id, None)
         session.log.release()
         self.deadlines.forget(session)
-        if session.port is None:  # nobody was told; who comes back for it will be
+        if session.sink is None:  # nobody was told; who comes back for it will be
             self._epitaphs[session.id] = (session.secret, reason)
             if len(self._epitaphs) > _MAX_EPITAPHS:
                 del self._epitaphs[next(iter(self._epitaphs))]

@@ -11,10 +11,10 @@ from openenv_async.protocol.frames import Frame
 if TYPE_CHECKING:
     from openenv_async.engine.session import Session
 
-__all__ = ["Executor", "Port"]
+__all__ = ["Executor", "ReplySink"]
 
 
-class Port(Protocol):
+class ReplySink(Protocol):
     """Where a session's replies go: one door's side of one session."""
 
     wire: Wire

@@ -28,7 +28,7 @@ from openenv_async.engine.expiry import (
     out_of_time,
     timeout_of,
 )
-from openenv_async.engine.interfaces import Executor, Port
+from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished, operation
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.engine.streaming import PartialStream
@@ -93,10 +93,10 @@ class Session(Correspondence):
         "ticket",
     )
 
-    def __init__(self, engine: Engine, open: Open, executor: Executor, port: Port) -> None:
-        super().__init__(engine, open, port)
+    def __init__(self, engine: Engine, open: Open, executor: Executor, sink: ReplySink) -> None:
+        super().__init__(engine, open, sink)
         self.executor = executor
-        trace = getattr(port, "trace", None)  # most doors have none
+        trace = getattr(sink, "trace", None)  # most doors have none
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
@@ -135,8 +135,8 @@ class Session(Correspondence):
 
     def _start(self, request: RunnerRequest) -> None:
         self.current = request
-        if self.port is not None:
-            self.wire = self.port.wire
+        if self.sink is not None:
+            self.wire = self.sink.wire
         if self.engine.times_episodes and out_of_time(self, request):
             return
         executor = self.executor
@@ -322,8 +322,8 @@ class Session(Correspondence):
         reason = self._end(SessionClosed("the session is closed: open a new one"))
         if request.seq:
             self.answer(request, reply)  # type: ignore[arg-type]  # Closed or Failed
-        elif self.port is not None:
-            self.port.ended(self, reason)
+        elif self.sink is not None:
+            self.sink.ended(self, reason)
 
     def _start_deferred(self) -> None:
         request, self.deferred = self.deferred, None
@@ -449,8 +449,8 @@ class Session(Correspondence):
             elif request.seq:
                 self.answer(request, reply)  # type: ignore[arg-type]  # no Opened for a request
         reason = self._end(error)
-        if self.port is not None and not isinstance(request, Open):
-            self.port.ended(self, reason)
+        if self.sink is not None and not isinstance(request, Open):
+            self.sink.ended(self, reason)
 
     def _end(self, error: OpenEnvError) -> OpenEnvError:
         """The environment is gone or given up; whatever comes now meets the reason."""
@@ -463,12 +463,12 @@ class Session(Correspondence):
 
     # -- the door ---------------------------------------------------------------------------
 
-    def attach(self, port: Port, channel: int) -> None:
-        """Send replies through this port from now on; a port before it is told so."""
-        old = self.port
-        if old is not None and (old is not port or self.channel != channel):
+    def attach(self, sink: ReplySink, channel: int) -> None:
+        """Send replies through this sink from now on; a sink before it is told so."""
+        old = self.sink
+        if old is not None and (old is not sink or self.channel != channel):
             old.ended(self, SessionLost("another connection took the session over"))
-        self.port = port
+        self.sink = sink
         self.channel = channel
         self.parked_until = inf
 
@@ -477,11 +477,11 @@ class Session(Correspondence):
         self.parked_until = self.engine.clock() + ttl
         self.engine.deadlines.watch(self, self.parked_until)
 
-    def detach(self, port: Port) -> bool:
-        """The port is gone; ``False`` if another one has taken over already."""
-        if self.port is not port:
+    def detach(self, sink: ReplySink) -> bool:
+        """The sink is gone; ``False`` if another one has taken over already."""
+        if self.sink is not sink:
             return False
-        self.port = None
+        self.sink = None
         return True
 
     @property

@@ -2,7 +2,7 @@
 
 Rules:
 
-- A session answers HTTP through one ``HttpPort``, whoever sends the requests; requests of the
+- A session answers HTTP through one ``HttpReplySink``, whoever sends the requests; requests of the
   same number wait for the same reply.
 - A caller who disconnects cancels what is running for him; one who numbers his requests may
   come back for the reply within a grace, or at once by asking for something else.
@@ -41,17 +41,17 @@ from openenv_async.server.http_headers import (
     richer,
     session_name,
 )
-from openenv_async.server.port import OPENING, CallPort, as_error
+from openenv_async.server.port import OPENING, CallReplySink, as_error
 from openenv_async.telemetry.tracing import NO_TRACE, trace_of
 
-__all__ = ["NOBODY", "HttpPort", "HttpSessions"]
+__all__ = ["NOBODY", "HttpReplySink", "HttpSessions"]
 
 NOBODY: Final = "its caller went away before it learned the session's name"
 _RETRY_GRACE: Final = 2.0
 """Seconds that a numbered request runs on after its caller disconnected."""
 
 
-class HttpPort(CallPort):
+class HttpReplySink(CallReplySink):
     """The door of one session: its replies, and who still waits for them."""
 
     def __init__(self, wire: Wire) -> None:
@@ -121,16 +121,16 @@ class HttpSessions:
         engine = self._engine
         asked = frames.Open(0, *name, resume, 0, payload, request_timeout(request))
         existing = engine.sessions.get(name[0])
-        port = None
+        sink = None
         if existing is not None and hmac.compare_digest(existing.secret, name[1]):
-            port = (
-                existing.port
+            sink = (
+                existing.sink
             )  # where others may wait: the answer to a wrong secret is not theirs
-        if not isinstance(port, HttpPort):
-            port = HttpPort(engine.wire(format))
-            port.trace = trace_of(request.scope["headers"]) or NO_TRACE
-        waiting = port.expect(OPENING)
-        session = engine.open(asked, port)
+        if not isinstance(sink, HttpReplySink):
+            sink = HttpReplySink(engine.wire(format))
+            sink.trace = trace_of(request.scope["headers"]) or NO_TRACE
+        waiting = sink.expect(OPENING)
+        session = engine.open(asked, sink)
         try:
             if not waiting.done():
                 await _reply_or_disconnect(waiting, request)
@@ -140,7 +140,7 @@ class HttpSessions:
             raise
         reply = waiting.result()
         if isinstance(reply, frames.Failed):
-            raise as_error(reply, port.wire.format)
+            raise as_error(reply, sink.wire.format)
         if isinstance(reply, OpenEnvError):
             raise reply
         assert session is not None
@@ -161,16 +161,16 @@ class HttpSessions:
         Raises:
             OpenEnvError: the reply is an error, or the number belongs to another request.
         """
-        port = self._port(session, richer(sent, format))
-        wire = port.wire.format
+        sink = self._sink(session, richer(sent, format))
+        wire = sink.wire.format
         numbered = request_number(request)
         seq = numbered or session.log.taken + 1
-        if port.orphan is not None and port.orphan != seq:
-            session.cancel(port.orphan)  # its caller asks for something else now
+        if sink.orphan is not None and sink.orphan != seq:
+            session.cancel(sink.orphan)  # its caller asks for something else now
         submitted = frame(seq, seq - 1, wire)
         session.check_number(submitted)
-        waiting = port.expect(seq)
-        port.enter(seq)
+        waiting = sink.expect(seq)
+        sink.enter(seq)
         if isinstance(session.runner, TracedRunner):
             session.runner.trace = trace_of(request.scope["headers"]) or NO_TRACE
         session.submit(submitted)
@@ -178,8 +178,8 @@ class HttpSessions:
             if not waiting.done():
                 await _reply_or_disconnect(waiting, request)
         finally:
-            if port.leave(seq) and not waiting.done():
-                self._abandoned(session, port, seq, grace=numbered is not None)
+            if sink.leave(seq) and not waiting.done():
+                self._abandoned(session, sink, seq, grace=numbered is not None)
         reply = waiting.result()
         if isinstance(reply, OpenEnvError):
             raise reply
@@ -192,34 +192,34 @@ class HttpSessions:
                 f"the reply cannot be said in {MEDIA[format]}: {exc.message}"
             ) from None
 
-    def _abandoned(self, session: Session, port: HttpPort, seq: int, grace: bool) -> None:
+    def _abandoned(self, session: Session, sink: HttpReplySink, seq: int, grace: bool) -> None:
         """Nobody waits for a request any more."""
         if not grace:
             session.cancel(seq)
             return
-        port.orphan = seq
+        sink.orphan = seq
 
         def give_up() -> None:
-            if port.orphan == seq:
-                port.orphan = None
+            if sink.orphan == seq:
+                sink.orphan = None
                 session.cancel(seq)
 
         asyncio.get_running_loop().call_later(_RETRY_GRACE, give_up)
 
-    def _port(self, session: Session, format: Format) -> HttpPort:
-        """The session's HTTP port, in ``format`` unless something runs in another one."""
-        port = session.port
+    def _sink(self, session: Session, format: Format) -> HttpReplySink:
+        """The session's HTTP sink, in ``format`` unless something runs in another one."""
+        sink = session.sink
         idle = session.current is None
-        if not isinstance(port, HttpPort):
+        if not isinstance(sink, HttpReplySink):
             if not idle:
                 raise SessionBusy(
                     "the session is being used over another connection: wait for that call"
                 )
-            port = HttpPort(self._engine.wire(format))
-            session.attach(port, 0)
+            sink = HttpReplySink(self._engine.wire(format))
+            session.attach(sink, 0)
         elif idle:
-            port.wire = self._engine.wire(format)
-        return port
+            sink.wire = self._engine.wire(format)
+        return sink
 
     def payload(self, kind: Any, payload: bytes, old: Format, new: Format) -> bytes:
         """A request's payload in the session's format."""

@@ -100,7 +100,7 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
     """Everything the server knows about itself, as plain values."""
     executor = engine._executor
     waiting = engine.waiting
-    parked = sum(session.port is None for session in engine.sessions.values())
+    parked = sum(session.sink is None for session in engine.sessions.values())
     health, reasons = _health(engine, watch)
     free = free_descriptors()
     return {

@@ -11,13 +11,13 @@ from openenv_async.models import Format
 from openenv_async.protocol.codec import decode_map
 from openenv_async.protocol.frames import Failed, Frame, Opened, Partial, Waiting
 
-__all__ = ["OPENING", "CallPort", "as_error"]
+__all__ = ["OPENING", "CallReplySink", "as_error"]
 
 OPENING = 0
 """The number under which the answer to Open is waited for."""
 
 
-class CallPort:
+class CallReplySink:
     """Resolves one future per request number."""
 
     def __init__(self, wire: Wire) -> None:

@@ -46,7 +46,7 @@ from openenv_async.protocol.upstream import (
     result_message,
     state_message,
 )
-from openenv_async.server.port import OPENING, CallPort, as_error
+from openenv_async.server.port import OPENING, CallReplySink, as_error
 from openenv_async.server.transport import Message, Receive, Scope, Send
 from openenv_async.telemetry.tracing import trace_of
 
@@ -65,7 +65,7 @@ _MAX_NAMES: Final = 100
 """Names of dropped options that the log tells of."""
 
 
-class UpstreamSocket(CallPort):
+class UpstreamSocket(CallReplySink):
     """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
 
     def __init__(self, engine: Engine, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""An executor that does what the test says, and a port that keeps what it is sent."""
+"""An executor that does what the test says, and a sink that keeps what it is sent."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def good(request: RunnerRequest) -> RunnerReply:
             return Closed(request.channel, request.seq)
 
 
-class KeepingPort:
+class KeepingSink:
     """A door that keeps every frame it was to send, and says the end as the native one does."""
 
     def __init__(self, wire: Wire) -> None:
@@ -132,21 +132,21 @@ class Stage:
             self.engine._loop = asyncio.get_running_loop()
         self.engine.clock = self.clock
         self.engine._deadlines = Deadlines(self.clock, self.clock.call_at)
-        self.port = self.new_port()
+        self.sink = self.new_sink()
 
-    def new_port(self, format: Any = "msgpack") -> KeepingPort:
-        return KeepingPort(self.engine.wire(format))
+    def new_sink(self, format: Any = "msgpack") -> KeepingSink:
+        return KeepingSink(self.engine.wire(format))
 
-    def ask(self, number: int = 1, port: KeepingPort | None = None, **fields: Any) -> Any:
+    def ask(self, number: int = 1, sink: KeepingSink | None = None, **fields: Any) -> Any:
         """Ask for session ``number``; it is being built then."""
         request = Open(number, token(number), token(number + 1000), **fields)
-        return self.engine.open(request, port or self.port)
+        return self.engine.open(request, sink or self.sink)
 
     def open(self, number: int = 1, **fields: Any) -> Session:
         """Session ``number``, built."""
         session = self.ask(number, **fields)
         assert isinstance(session, Session)
         self.executor.finish(session)
-        [opened] = self.port.take()
+        [opened] = self.sink.take()
         assert opened == Opened(number)
         return session

@@ -80,25 +80,25 @@ async def test_find() -> None:
     session.shut(SessionClosed("enough"))
     with pytest.raises(SessionClosed, match="enough"):
         stage.engine.find(token(1), token(1001))
-    port = stage.new_port()
-    assert stage.ask(1, port) is None  # nobody attaches to what is closing
-    assert port.take()[0].code == "session_closed"
+    sink = stage.new_sink()
+    assert stage.ask(1, sink) is None  # nobody attaches to what is closing
+    assert sink.take()[0].code == "session_closed"
 
 
 async def test_a_waiting_client_may_come_back_to_its_place() -> None:
     stage = Stage(max_sessions=1, max_waiting=3)
     first = stage.open(1)
     waiting = stage.ask(2)
-    stage.port.take()
-    port = stage.new_port()
-    assert stage.ask(2, port) is waiting  # its answer was lost, so it asks again
-    assert not any(isinstance(frame, Opened) for frame in port.take())
+    stage.sink.take()
+    sink = stage.new_sink()
+    assert stage.ask(2, sink) is waiting  # its answer was lost, so it asks again
+    assert not any(isinstance(frame, Opened) for frame in sink.take())
     stage.clock.advance(5)
     assert stage.engine.longest_wait == pytest.approx(5)
     first.submit(Close(1, 1))
     stage.executor.finish(first)
     stage.executor.finish(waiting)
-    assert port.take()[-1] == Opened(2)
+    assert sink.take()[-1] == Opened(2)
     assert stage.engine.longest_wait == 0
 
 

@@ -29,7 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
     Waiting,
 )
-from tests.engine.scripted import KeepingPort, ScriptedExecutor, Stage
+from tests.engine.scripted import KeepingSink, ScriptedExecutor, Stage
 from tests.helpers import pack, token, unpack
 
 
@@ -62,7 +62,7 @@ async def test_one_request_after_the_other(stage: Stage) -> None:
     for seq in (1, 2, 3):
         session.submit(step(seq, seq - 1))
         stage.executor.finish(session)
-        assert codes(stage.port.take()) == [(seq, "Observation")]
+        assert codes(stage.sink.take()) == [(seq, "Observation")]
     assert list(session.log.replies) == [3]
 
 
@@ -70,13 +70,13 @@ async def test_a_second_request_is_busy_and_uses_its_number(stage: Stage) -> Non
     session = stage.open()
     session.submit(step(1))
     session.submit(step(2))
-    assert codes(stage.port.take()) == [(2, "session_busy")]
+    assert codes(stage.sink.take()) == [(2, "session_busy")]
     stage.executor.finish(session)
     session.submit(step(2))
     session.submit(step(3))
-    assert codes(stage.port.take()) == [(1, "Observation"), (2, "session_busy")]
+    assert codes(stage.sink.take()) == [(1, "Observation"), (2, "session_busy")]
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(3, "Observation")]
+    assert codes(stage.sink.take()) == [(3, "Observation")]
     assert len(stage.executor.started) == 3  # open, 1 and 3
 
 
@@ -84,16 +84,16 @@ async def test_duplicates(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
     session.submit(step(1))
-    assert stage.port.take() == []
+    assert stage.sink.take() == []
     stage.executor.finish(session)
     session.submit(step(1))
-    first, again = stage.port.take()
+    first, again = stage.sink.take()
     assert first is again
     session.submit(step(3))
     session.submit(step(2, 1))
     stage.executor.finish(session)
     session.submit(step(1))
-    assert codes(stage.port.take()) == [
+    assert codes(stage.sink.take()) == [
         (3, "protocol_error"),
         (2, "Observation"),
         (1, "protocol_error"),
@@ -122,11 +122,11 @@ async def test_cancel_stops_and_the_next_one_waits(stage: Stage) -> None:
     assert stage.executor.interrupted == [session]
     session.submit(step(2))
     session.submit(step(3))
-    assert codes(stage.port.take()) == [(3, "session_busy")]
+    assert codes(stage.sink.take()) == [(3, "session_busy")]
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(1, "cancelled")]
+    assert codes(stage.sink.take()) == [(1, "cancelled")]
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(2, "Observation")]
+    assert codes(stage.sink.take()) == [(2, "Observation")]
 
 
 async def test_cancel_of_what_waits(stage: Stage) -> None:
@@ -135,9 +135,9 @@ async def test_cancel_of_what_waits(stage: Stage) -> None:
     session.cancel(1)
     session.submit(step(2))
     session.cancel(2)
-    assert codes(stage.port.take()) == [(2, "cancelled")]
+    assert codes(stage.sink.take()) == [(2, "cancelled")]
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(1, "cancelled")]
+    assert codes(stage.sink.take()) == [(1, "cancelled")]
     assert not stage.executor.running
 
 
@@ -150,7 +150,7 @@ async def test_cancel_of_nothing(stage: Stage) -> None:
     assert stage.executor.interrupted == []
     stage.executor.finish(session)
     session.cancel(1)
-    assert codes(stage.port.take()) == [(1, "Observation")]
+    assert codes(stage.sink.take()) == [(1, "Observation")]
 
 
 async def test_a_cancel_that_came_too_late_gives_the_result(stage: Stage) -> None:
@@ -161,7 +161,7 @@ async def test_a_cancel_that_came_too_late_gives_the_result(stage: Stage) -> Non
     request = stage.executor.running.pop(session)
     assert isinstance(request, Step)
     session.complete(request, Observation(1, 1, pack("done")))
-    assert codes(stage.port.take()) == [(1, "Observation")]
+    assert codes(stage.sink.take()) == [(1, "Observation")]
     assert session.interrupted is None
 
 
@@ -174,14 +174,14 @@ async def test_close(stage: Stage) -> None:
     assert session.closing
     session.submit(Close(1, 2))  # once more, while it closes
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(2, "session_busy"), (1, "Closed")]
+    assert codes(stage.sink.take()) == [(2, "session_busy"), (1, "Closed")]
     assert not stage.engine.sessions
     session.submit(step(3))
-    assert codes(stage.port.take()) == [(3, "session_closed")]
+    assert codes(stage.sink.take()) == [(3, "session_closed")]
     session.shut(SessionClosed("again"))
     session.die(EnvironmentDied("late"))
     assert session.check(stage.clock.now) is None
-    assert stage.port.take() == []
+    assert stage.sink.take() == []
 
 
 async def test_close_stops_what_runs(stage: Stage) -> None:
@@ -193,7 +193,7 @@ async def test_close_stops_what_runs(stage: Stage) -> None:
     assert stage.executor.interrupted == [session]
     stage.executor.finish(session)
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(1, "cancelled"), (2, "Closed")]
+    assert codes(stage.sink.take()) == [(1, "cancelled"), (2, "Closed")]
     assert not stage.engine.sessions
 
 
@@ -203,10 +203,10 @@ async def test_close_takes_the_place_of_what_waits(stage: Stage) -> None:
     session.cancel(1)
     session.submit(step(2))
     session.submit(Close(1, 3))
-    assert codes(stage.port.take()) == [(2, "session_closed")]
+    assert codes(stage.sink.take()) == [(2, "session_closed")]
     stage.executor.finish(session)
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(1, "cancelled"), (3, "Closed")]
+    assert codes(stage.sink.take()) == [(1, "cancelled"), (3, "Closed")]
 
 
 async def test_close_does_not_wait_for_ever_for_what_cannot_be_stopped(stage: Stage) -> None:
@@ -215,10 +215,10 @@ async def test_close_does_not_wait_for_ever_for_what_cannot_be_stopped(stage: St
     session.submit(step(1, timeout=0))
     session.submit(Close(1, 2, 0, 3.0))
     stage.clock.advance(2.9)
-    assert stage.port.take() == []
+    assert stage.sink.take() == []
     stage.clock.advance(0.2)
     assert stage.executor.abandoned == [session]
-    assert codes(stage.port.take()) == [
+    assert codes(stage.sink.take()) == [
         (1, "deadline_exceeded"),
         (2, "session_closed"),
         (0, "session_closed"),
@@ -230,7 +230,7 @@ async def test_a_refused_close_leaves_the_session_open(stage: Stage) -> None:
     """A close with a wrong number freed the channel and leaked the session."""
     session = stage.open()
     session.submit(Close(1, 5))
-    assert codes(stage.port.take()) == [(5, "protocol_error")]
+    assert codes(stage.sink.take()) == [(5, "protocol_error")]
     assert not session.closing
 
 
@@ -239,13 +239,13 @@ async def test_close_while_it_is_being_built(stage: Stage) -> None:
     session.submit(Close(1, 1))
     stage.executor.finish(session)
     stage.executor.finish(session)
-    assert stage.port.take() == [Opened(1), Closed(1, 1)]
+    assert stage.sink.take() == [Opened(1), Closed(1, 1)]
 
 
 async def test_a_request_while_it_is_being_built(stage: Stage) -> None:
     session = stage.ask()
     session.submit(Reset(1, 1))
-    assert codes(stage.port.take()) == [(1, "session_busy")]
+    assert codes(stage.sink.take()) == [(1, "session_busy")]
     session.cancel(0)
     assert stage.executor.interrupted == []
 
@@ -254,7 +254,7 @@ async def test_it_cannot_be_built(stage: Stage) -> None:
     session = stage.ask()
     session.submit(Close(1, 1))
     stage.executor.finish(session, Failed(1, 0, "environment_start_failed", "no"))
-    assert codes(stage.port.take()) == [(1, "session_closed"), (0, "environment_start_failed")]
+    assert codes(stage.sink.take()) == [(1, "session_closed"), (0, "environment_start_failed")]
     assert not stage.engine.sessions
 
 
@@ -270,14 +270,14 @@ async def test_a_deadline_interrupts_and_answers(stage: Stage) -> None:
     assert stage.executor.interrupted == [session]
     session.cancel(1)
     stage.executor.finish(session)
-    [reply] = stage.port.take()
+    [reply] = stage.sink.take()
     assert reply.code == "deadline_exceeded"
     detail = unpack(reply.payload)
     assert (detail["field"], detail["value"], detail["phase"]) == ("step", 2.0, "step")
     assert detail["session_id"] == token(1)
     session.submit(step(2, 1))
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(2, "Observation")]
+    assert codes(stage.sink.take()) == [(2, "Observation")]
     assert stage.engine.stats.timeouts == 1
 
 
@@ -286,11 +286,11 @@ async def test_what_ignores_its_interruption_is_given_up(stage: Stage) -> None:
     session.submit(step(1, timeout=2.0))
     stage.clock.advance(2.0 + stage.engine.options.interrupt_grace + 0.01)
     assert stage.executor.abandoned == [session]
-    assert codes(stage.port.take()) == [(1, "deadline_exceeded"), (0, "session_closed")]
-    assert [type(reason) for reason in stage.port.reasons] == [SessionClosed]
+    assert codes(stage.sink.take()) == [(1, "deadline_exceeded"), (0, "session_closed")]
+    assert [type(reason) for reason in stage.sink.reasons] == [SessionClosed]
     assert not stage.engine.sessions
     session.complete(step(1), Observation(1, 1, pack("late")))
-    assert stage.port.take() == []
+    assert stage.sink.take() == []
 
 
 async def test_the_servers_own_deadline_and_none(stage: Stage) -> None:
@@ -314,7 +314,7 @@ async def test_a_build_past_its_deadline_is_given_up(stage: Stage) -> None:
     session = stage.ask(timeout=1.0)
     stage.clock.advance(1.1)
     assert stage.executor.abandoned == [session]
-    [reply] = stage.port.take()
+    [reply] = stage.sink.take()
     assert (reply.seq, reply.code) == (0, "deadline_exceeded")
     assert not stage.engine.sessions
 
@@ -323,7 +323,7 @@ async def test_a_close_past_its_deadline_frees_the_capacity(stage: Stage) -> Non
     session = stage.open()
     session.submit(Close(1, 1, 0, 1.0))
     stage.clock.advance(2.0)
-    assert codes(stage.port.take())[0] == (1, "deadline_exceeded")
+    assert codes(stage.sink.take())[0] == (1, "deadline_exceeded")
     assert not stage.engine.sessions
     assert session.dead is not None
 
@@ -336,17 +336,17 @@ async def test_the_whole_episode_has_a_deadline() -> None:
     stage.clock.advance(9.0)
     session.submit(step(2, 1))
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(1, "Begun"), (2, "Observation")]
+    assert codes(stage.sink.take()) == [(1, "Begun"), (2, "Observation")]
     session.submit(step(3, 2))
     stage.clock.advance(1.2)
     stage.executor.finish(session)
     session.submit(step(4, 3))
-    for reply in stage.port.take():
+    for reply in stage.sink.take():
         assert reply.code == "deadline_exceeded"
         assert unpack(reply.payload)["field"] == "episode"
     session.submit(Reset(1, 5, 4))
     stage.executor.finish(session)
-    assert codes(stage.port.take()) == [(5, "Begun")]
+    assert codes(stage.sink.take()) == [(5, "Begun")]
 
 
 async def test_idle_sessions_are_closed_and_busy_ones_are_not() -> None:
@@ -357,13 +357,13 @@ async def test_idle_sessions_are_closed_and_busy_ones_are_not() -> None:
     stage.clock.advance(50)  # longer than idle, but at work
     assert not is_closing(session)
     stage.executor.finish(session)
-    stage.port.take()
+    stage.sink.take()
     stage.clock.advance(9.5)
     assert not is_closing(session)
     stage.clock.advance(1.0)
     assert is_closing(session)
     stage.executor.finish(session)
-    [reason] = stage.port.reasons
+    [reason] = stage.sink.reasons
     assert reason.detail["field"] == "idle"
     assert not stage.engine.sessions
     assert stage.engine.stats.expired == 1
@@ -387,7 +387,7 @@ async def test_credit(stage: Stage) -> None:
     session.begin_stream(2)
     assert session.emit(b"a", False)
     assert not session.emit(b"b", False)
-    assert [frame.index for frame in stage.port.take()] == [0, 1]
+    assert [frame.index for frame in stage.sink.take()] == [0, 1]
     session.add_credit(1, 0)
     session.add_credit(9, 5)
     assert stage.executor.credits == []
@@ -397,11 +397,11 @@ async def test_credit(stage: Stage) -> None:
     assert not session.stream.kept
     assert session.emit(b"c", True)
     stage.executor.finish(session)
-    partial, last = stage.port.take()
+    partial, last = stage.sink.take()
     assert isinstance(partial, Partial)
     assert (partial.index, partial.whole) == (2, True)
     assert isinstance(last, Observation)
-    assert not session.emit(b"late", False) or stage.port.take() == []
+    assert not session.emit(b"late", False) or stage.sink.take() == []
 
 
 async def test_credit_is_bounded() -> None:
@@ -421,29 +421,29 @@ async def test_parked_and_resumed(stage: Stage) -> None:
     session.submit(step(1, credit=5))
     session.begin_stream(5)
     session.emit(b"a", False)
-    stage.engine.lost(session, stage.port, False)
+    stage.engine.lost(session, stage.sink, False)
     session.emit(b"b", False)
     stage.executor.finish(session)
     stage.clock.advance(30)
-    port = stage.new_port()
-    again = stage.ask(1, port, resume=True)
+    sink = stage.new_sink()
+    again = stage.ask(1, sink, resume=True)
     assert again is session
     session.submit(step(1, credit=5))
-    opened, *rest = port.take()
+    opened, *rest = sink.take()
     assert opened == Opened(1, True, 1)
     assert [type(frame) for frame in rest] == [Partial, Partial, Observation]
     stage.clock.advance(1000)
     assert not session.closing  # not parked any more
-    assert len(stage.port.take()) == 1
+    assert len(stage.sink.take()) == 1
 
 
 async def test_parked_for_too_long(stage: Stage) -> None:
     session = stage.open()
-    stage.engine.lost(session, stage.port, False)
+    stage.engine.lost(session, stage.sink, False)
     stage.clock.advance(61)
     assert session.closing
     assert stage.engine.stats.abandoned == 1
-    refused = stage.new_port()
+    refused = stage.new_sink()
     assert stage.ask(1, refused, resume=True) is None
     assert refused.take()[0].code == "session_lost"
     stage.executor.finish(session)
@@ -455,22 +455,22 @@ async def test_parked_for_too_long(stage: Stage) -> None:
 async def test_a_client_that_leaves_closes_its_sessions(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
-    stage.engine.lost(session, stage.port, True)
+    stage.engine.lost(session, stage.sink, True)
     assert stage.executor.interrupted == [session]
     stage.executor.finish(session)
     stage.executor.finish(session)
     assert not stage.engine.sessions
-    assert stage.port.take() == []
-    stage.engine.lost(session, stage.port, True)
+    assert stage.sink.take() == []
+    stage.engine.lost(session, stage.sink, True)
 
 
 async def test_another_connection_takes_over(stage: Stage) -> None:
     session = stage.open()
-    other = stage.new_port("json")
+    other = stage.new_sink("json")
     assert stage.ask(1, other) is session
-    [reason] = stage.port.reasons
+    [reason] = stage.sink.reasons
     assert reason.code == "session_lost"
-    stage.engine.lost(session, stage.port, True)  # the old one goes, which concerns nobody
+    stage.engine.lost(session, stage.sink, True)  # the old one goes, which concerns nobody
     assert not session.closing
     session.submit(State(1, 1))
     stage.executor.finish(session, StateIs(1, 1, b"{}"))
@@ -480,7 +480,7 @@ async def test_another_connection_takes_over(stage: Stage) -> None:
 async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
-    other = stage.new_port("json")
+    other = stage.new_sink("json")
     stage.ask(1, other, resume=True)
     stage.executor.finish(session, Observation(1, 1, pack({"a": 1}), info=pack([2])))
     session.submit(Step(1, 1, 0, pack({}, "json")))
@@ -498,7 +498,7 @@ async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -
 async def test_what_cannot_be_converted_is_an_error_of_that_call(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
-    other = stage.new_port("plain")
+    other = stage.new_sink("plain")
     stage.ask(1, other, resume=True)
     numpy = pytest.importorskip("numpy")
     payload = stage.engine.wire("msgpack").encode_any({"z": numpy.zeros(2, "c16")})
@@ -508,10 +508,10 @@ async def test_what_cannot_be_converted_is_an_error_of_that_call(stage: Stage) -
 
 async def test_the_wrong_secret(stage: Stage) -> None:
     session = stage.open()
-    port = stage.new_port()
-    assert stage.engine.open(Open(1, token(1), token(5)), port) is None
-    assert port.take()[0].code == "session_not_found"
-    assert session.port is stage.port
+    sink = stage.new_sink()
+    assert stage.engine.open(Open(1, token(1), token(5)), sink) is None
+    assert sink.take()[0].code == "session_not_found"
+    assert session.sink is stage.sink
 
 
 async def test_its_environment_dies(stage: Stage) -> None:
@@ -519,7 +519,7 @@ async def test_its_environment_dies(stage: Stage) -> None:
     busy.submit(Step(2, 1, 0, pack({})))
     for session in (idle, busy, building):
         session.die(EnvironmentDied("killed", exit_code=-9))
-    frames = stage.port.take()
+    frames = stage.sink.take()
     assert [(f.channel, f.seq, f.code) for f in frames] == [
         (1, 0, "environment_died"),
         (2, 1, "environment_died"),
@@ -540,18 +540,18 @@ async def test_full_and_waiting() -> None:
     first = stage.open(1)
     second, third = stage.ask(2), stage.ask(3)
     assert stage.ask(4) is None
-    frames = stage.port.take()
+    frames = stage.sink.take()
     assert frames[:2] == [Waiting(2, 1, 1), Waiting(3, 2, 2)]
     assert frames[2].code == "server_busy"
     assert (stage.engine.active, stage.engine.waiting) == (1, 2)
     stage.clock.advance(20)
-    assert {type(frame) for frame in stage.port.take()} <= {Waiting}
+    assert {type(frame) for frame in stage.sink.take()} <= {Waiting}
     second.submit(Close(2, 1))  # leaves the queue
-    assert Closed(2, 1) in stage.port.take()
+    assert Closed(2, 1) in stage.sink.take()
     first.submit(Close(1, 1))
     stage.executor.finish(first)
     stage.executor.finish(third)
-    assert [type(frame) for frame in stage.port.take()] == [Closed, Opened]
+    assert [type(frame) for frame in stage.sink.take()] == [Closed, Opened]
     assert (stage.engine.active, stage.engine.waiting) == (1, 0)
 
 
@@ -560,15 +560,15 @@ async def test_waiting_has_a_deadline_and_ends_with_its_connection() -> None:
     stage.open(1)
     stage.ask(2, timeout=3.0)
     gone = stage.ask(3)
-    port = stage.new_port()
-    parked = stage.ask(4, port)
-    stage.port.take()
+    sink = stage.new_sink()
+    parked = stage.ask(4, sink)
+    stage.sink.take()
     stage.clock.advance(3.1)
-    busy = [frame for frame in stage.port.take() if isinstance(frame, Failed)]
+    busy = [frame for frame in stage.sink.take() if isinstance(frame, Failed)]
     assert [(frame.channel, frame.code) for frame in busy] == [(2, "server_busy")]
-    stage.engine.lost(gone, stage.port, True)
+    stage.engine.lost(gone, stage.sink, True)
     assert gone.dead is not None
-    stage.engine.lost(parked, port, False)
+    stage.engine.lost(parked, sink, False)
     stage.clock.advance(100)
     assert parked.dead is not None
     assert stage.engine.waiting == 0
@@ -582,13 +582,13 @@ async def test_building_has_what_waiting_left_of_the_deadline() -> None:
     first.submit(Close(1, 1))
     stage.executor.finish(first)
     assert stage.engine.waiting == 0
-    stage.port.take()
+    stage.sink.take()
     stage.clock.advance(1.9)
     assert not stage.executor.interrupted
     stage.clock.advance(0.15)
     assert stage.executor.interrupted == [second]
     stage.executor.finish(second, Failed(2, 0, "operation_cancelled", "stopped"))
-    assert codes(stage.port.take()) == [(0, "deadline_exceeded")]
+    assert codes(stage.sink.take()) == [(0, "deadline_exceeded")]
 
 
 async def test_a_session_that_could_not_be_built_is_not_kept() -> None:
@@ -609,7 +609,7 @@ async def test_a_session_that_could_not_be_built_is_not_kept() -> None:
 
     stage.engine.closed = close  # type: ignore[method-assign]  # to get hold of the session
     assert stage.ask(1) is None
-    assert codes(stage.port.take()) == [(0, "environment_start_failed")]
+    assert codes(stage.sink.take()) == [(0, "environment_start_failed")]
     assert [session.scheduled for session in ended] == [inf]  # no clock looks at it
 
 
@@ -618,21 +618,21 @@ async def test_the_engine_goes_away() -> None:
     idle, busy = stage.open(1), stage.open(2)
     busy.submit(Step(2, 1, 0, pack({})))
     waiting = stage.ask(3)
-    stage.port.take()
+    stage.sink.take()
     closing = asyncio.ensure_future(stage.engine.aclose("maintenance"))
     await asyncio.sleep(0)
     assert waiting.dead is not None
     assert stage.ask(4) is None
-    assert [frame.code for frame in stage.port.take()] == ["going_away", "going_away"]
+    assert [frame.code for frame in stage.sink.take()] == ["going_away", "going_away"]
     idle.submit(Reset(1, 1))
-    assert codes(stage.port.take()) == [(1, "going_away")]
+    assert codes(stage.sink.take()) == [(1, "going_away")]
     stage.executor.finish(busy)
     stage.executor.finish(busy)
     stage.executor.finish(idle)
     await closing
     assert stage.executor.closed
-    assert {type(reason) for reason in stage.port.reasons} == {GoingAway}
-    assert codes(stage.port.take())[0][0] == 1
+    assert {type(reason) for reason in stage.sink.reasons} == {GoingAway}
+    assert codes(stage.sink.take())[0][0] == 1
 
 
 async def test_what_does_not_close_within_the_grace_is_left(
@@ -657,7 +657,7 @@ async def test_a_loop_that_is_always_late_has_deadlines_all_the_same(stubborn: b
         stage.clock.advance(0.001)
     assert stage.executor.interrupted == [session]
     assert stage.executor.abandoned == [session]
-    assert codes(stage.port.take())[0] == (1, "deadline_exceeded")
+    assert codes(stage.sink.take())[0] == (1, "deadline_exceeded")
 
 
 async def test_a_late_look_is_put_off_once() -> None:
@@ -668,7 +668,7 @@ async def test_a_late_look_is_put_off_once() -> None:
     stage.clock.advance(0.001)
     assert not stage.executor.interrupted  # its reply may lie unread
     stage.executor.finish(session)
-    assert [seq for seq, _ in codes(stage.port.take())] == [1]
+    assert [seq for seq, _ in codes(stage.sink.take())] == [1]
     assert session.dead is None
 
 
@@ -690,7 +690,7 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.stage = Stage(timeouts=Timeouts(step=10.0, idle=None, resume=30.0))
         self.session: Session = self.stage.open()
-        self.port: KeepingPort | None = self.stage.port
+        self.sink: KeepingSink | None = self.stage.sink
         self.taken = 0
         self.kinds: dict[int, str] = {}
         self.answered: dict[int, Any] = {}
@@ -698,9 +698,9 @@ class Sessions(RuleBasedStateMachine):
 
     def collect(self, repeats: int | None = None) -> None:
         """Check what came: first answers, and repeats only of ``repeats``."""
-        if self.port is None:
+        if self.sink is None:
             return
-        for frame in self.port.take():
+        for frame in self.sink.take():
             if isinstance(frame, Opened) or frame.seq == 0:
                 continue
             if frame.seq > self.taken or (isinstance(frame, Failed) and "stale" in frame.message):
@@ -729,7 +729,7 @@ class Sessions(RuleBasedStateMachine):
             case _:
                 return step(seq, ack)
 
-    @precondition(lambda self: self.port is not None)
+    @precondition(lambda self: self.sink is not None)
     @rule(kind=st.sampled_from(["reset", "step", "state"]), lag=st.integers(0, 4))
     def new(self, kind: str, lag: int) -> None:
         self.taken += 1
@@ -737,14 +737,14 @@ class Sessions(RuleBasedStateMachine):
         self.session.submit(self.request(self.taken, kind, max(0, self.taken - 1 - lag)))
         self.collect()
 
-    @precondition(lambda self: self.port is not None and self.taken)
+    @precondition(lambda self: self.sink is not None and self.taken)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         seq = data.draw(st.integers(1, self.taken))
         self.session.submit(self.request(seq, self.kinds[seq], 0))
         self.collect(seq)
 
-    @precondition(lambda self: self.port is not None and self.taken)
+    @precondition(lambda self: self.sink is not None and self.taken)
     @rule(data=st.data())
     def mistake(self, data: st.DataObject) -> None:
         """Another request under a number that is taken."""
@@ -759,11 +759,11 @@ class Sessions(RuleBasedStateMachine):
             others.append(Reset(1, seq, payload=pack({"x": 1})))
         self.collect()
         self.session.submit(data.draw(st.sampled_from(others)))
-        assert self.port is not None
-        [refused] = self.port.take()
+        assert self.sink is not None
+        [refused] = self.sink.take()
         assert (refused.seq, refused.code) == (seq, "protocol_error")
 
-    @precondition(lambda self: self.port is not None)
+    @precondition(lambda self: self.sink is not None)
     @rule(ahead=st.integers(2, 9))
     def gap(self, ahead: int) -> None:
         self.session.submit(self.request(self.taken + ahead, "close", 0))
@@ -786,27 +786,27 @@ class Sessions(RuleBasedStateMachine):
         self.stage.clock.advance(seconds)
         self.collect()
 
-    @precondition(lambda self: self.port is not None)
+    @precondition(lambda self: self.sink is not None)
     @rule(left=st.booleans())
     def lose(self, left: bool) -> None:
         self.collect()
-        assert self.port is not None
-        self.stage.engine.lost(self.session, self.port, left)
-        self.port = None
+        assert self.sink is not None
+        self.stage.engine.lost(self.session, self.sink, left)
+        self.sink = None
 
-    @precondition(lambda self: self.port is None)
+    @precondition(lambda self: self.sink is None)
     @rule()
     def resume(self) -> None:
-        port = self.stage.new_port()
-        found = self.stage.ask(1, port, resume=True)
+        sink = self.stage.new_sink()
+        found = self.stage.ask(1, sink, resume=True)
         if found is None:
-            [refusal] = port.take()
+            [refusal] = sink.take()
             assert refusal.code in ("session_lost", "session_closed")
             assert self.over or self.session.closing
             return
         assert found is self.session
-        self.port = port
-        [opened] = [frame for frame in port.frames if isinstance(frame, Opened)]
+        self.sink = sink
+        [opened] = [frame for frame in sink.frames if isinstance(frame, Opened)]
         assert opened.seq == self.taken
         # What was not answered before the connection broke is asked again.
         for seq in range(1, self.taken + 1):
@@ -814,7 +814,7 @@ class Sessions(RuleBasedStateMachine):
                 self.session.submit(self.request(seq, self.kinds[seq], 0))
                 self.collect(seq)
 
-    @precondition(lambda self: self.port is not None)
+    @precondition(lambda self: self.sink is not None)
     @rule()
     def close(self) -> None:
         self.taken += 1
