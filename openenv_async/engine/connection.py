@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.expiry import HELD_UP
-from openenv_async.engine.requests import Wire, error_frame, failed
+from openenv_async.engine.requests import Codecs, error_frame, failed
 from openenv_async.engine.session import Session
 from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
 from openenv_async.models.depth import check_json_containers, check_msgpack_containers
@@ -89,7 +89,7 @@ class NativeConnection:
     ) -> None:
         self.engine = engine
         self.codec = codec
-        self.wire: Wire = engine.wire(codec.format)
+        self.codecs: Codecs = engine.codecs(codec.format)
         self.scheduled = inf
         self.seen_at = self._made_at = engine.clock()
         self.sending_since = inf

@@ -3,7 +3,7 @@
 Rules:
 
 - Every reply is kept until acknowledged; who asks again gets the same one.
-- ``wire`` is the format of the running request and of its reply: the door's when it started.
+- ``codecs`` is the format of the running request and of its reply: the door's when it started.
   A reply that a door with another format must deliver is converted for it.
 - Without a door replies are kept all the same, for a client that comes back.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.engine.interfaces import ReplySink
-from openenv_async.engine.requests import RunnerRequest, Wire, error_frame, failed
+from openenv_async.engine.requests import Codecs, RunnerRequest, error_frame, failed
 from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
 from openenv_async.engine.streaming import PartialStream
 from openenv_async.engine.transcode import transcode
@@ -41,10 +41,10 @@ class Correspondence:
         log: the numbers taken, and the replies that may be asked for again.
         sink: the door; ``None`` while the client is away.
         stream: what the last step that streamed has shown.
-        wire: the codecs of the running request.
+        codecs: the codecs of the running request.
     """
 
-    __slots__ = ("channel", "engine", "id", "log", "secret", "sink", "stream", "wire")
+    __slots__ = ("channel", "codecs", "engine", "id", "log", "secret", "sink", "stream")
 
     def __init__(self, engine: Engine, open: Open, sink: ReplySink) -> None:
         self.engine = engine
@@ -52,7 +52,7 @@ class Correspondence:
         self.secret = open.secret
         self.channel = open.channel
         self.sink: ReplySink | None = sink
-        self.wire: Wire = sink.wire
+        self.codecs: Codecs = sink.codecs
         self.log: ReplyLog[Reply] = ReplyLog(
             engine.options.limits.max_retained_size, engine.retained
         )
@@ -62,15 +62,15 @@ class Correspondence:
         """Keep the reply of a request and send it."""
         payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
         size = 0 if payload is None else len(payload)
-        wire = self.wire
+        codecs = self.codecs
         asked: Any = request
         if type(request) is not Step or len(request.payload) > LARGE:
             asked = remembered(request)
-        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, wire.format, asked)
+        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, codecs.format, asked)
         sink = self.sink
         if sink is not None:
-            if sink.wire is not wire:
-                reply = self._converted(reply, wire.format, sink.wire.format)
+            if sink.codecs is not codecs:
+                reply = self._converted(reply, codecs.format, sink.codecs.format)
             reply.channel = self.channel
             sink.send(reply, size)
 
@@ -83,7 +83,7 @@ class Correspondence:
         """Send what is not kept, or is already; ``format`` is that of its payload."""
         sink = self.sink
         if sink is not None:
-            frame = self._converted(frame, format or self.wire.format, sink.wire.format)
+            frame = self._converted(frame, format or self.codecs.format, sink.codecs.format)
             frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
             payload = getattr(frame, "payload", None)
             sink.send(frame, 0 if payload is None else len(payload))
@@ -91,7 +91,7 @@ class Correspondence:
     def repeat(self, seq: int) -> None:
         """Send again what the client may lack of the answer to request ``seq``."""
         kept, stream = self.log.get(seq), self.stream
-        format = self.wire.format if kept is None else kept.format
+        format = self.codecs.format if kept is None else kept.format
         for partial in () if stream is None else tuple(stream.kept):
             if partial.seq == seq:
                 self.send(partial, format)
@@ -113,14 +113,14 @@ class Correspondence:
         first: Any = running if kept is None else kept.request
         if first is None or sink is None:
             return
-        format = self.wire.format if kept is None else kept.format
+        format = self.codecs.format if kept is None else kept.format
         spec = self.engine.spec
-        if not is_same_request(spec, first, format, request, sink.wire.format):
+        if not is_same_request(spec, first, format, request, sink.codecs.format):
             raise another_request(request.seq)
 
     def failure(self, request: RunnerRequest, error: OpenEnvError) -> Failed:
         """The reply that carries ``error``, which is told where it happened."""
-        return failed(request, self.located(error), self.wire.format)
+        return failed(request, self.located(error), self.codecs.format)
 
     def located(self, error: OpenEnvError) -> OpenEnvError:
         """The error, told which session and environment it is about."""

@@ -20,7 +20,7 @@ from openenv_async.engine.executors.threads import ThreadExecutor
 from openenv_async.engine.interfaces import Executor, ReplySink
 from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.options import EngineOptions
-from openenv_async.engine.requests import OPERATIONS, Wire, failed
+from openenv_async.engine.requests import OPERATIONS, Codecs, failed
 from openenv_async.engine.resources import Resources
 from openenv_async.engine.session import Session
 from openenv_async.errors import (
@@ -120,7 +120,7 @@ class Engine:
             spec.check()
         if processes and make_executor is None:
             self._recipe = make_recipe(spec, self.options)
-        self._wires: dict[str, Wire] = {}
+        self._codecs: dict[str, Codecs] = {}
         self._reasons: dict[str, OpenEnvError] = {}
         self._epitaphs: dict[str, tuple[str, OpenEnvError]] = {}  # secret and reason, oldest first
         self._queue: dict[Session, float] = {}  # in order of arrival, with its time
@@ -146,12 +146,12 @@ class Engine:
         errors = self.stats.errors
         errors[code] = errors.get(code, 0) + 1
 
-    def wire(self, format: Format) -> Wire:
+    def codecs(self, format: Format) -> Codecs:
         """The environment's payload codecs in one format, made once."""
-        wire = self._wires.get(format)
-        if wire is None:
-            wire = self._wires[format] = Wire(self.spec, format)
-        return wire
+        codecs = self._codecs.get(format)
+        if codecs is None:
+            codecs = self._codecs[format] = Codecs(self.spec, format)
+        return codecs
 
     def _start(self) -> Executor:
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ class Engine:
             exc.add_context(session_id=request.session, env=self.spec.name, phase="open")
             self.stats.refused += 1
             self.count_error(exc.code)
-            sink.send(failed(request, exc, sink.wire.format))
+            sink.send(failed(request, exc, sink.codecs.format))
             return None
         session = Session(self, request, executor, sink)
         self.sessions[session.id] = session

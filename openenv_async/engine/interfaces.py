@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from openenv_async.engine.requests import RunnerRequest, Wire
+from openenv_async.engine.requests import Codecs, RunnerRequest
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Frame
 
@@ -17,7 +17,7 @@ __all__ = ["Executor", "ReplySink"]
 class ReplySink(Protocol):
     """Where a session's replies go: one door's side of one session."""
 
-    wire: Wire
+    codecs: Codecs
 
     def send(self, frame: Frame, size: int = 0) -> None:
         """Queue a frame with ``size`` bytes of payload; never blocks, never raises."""

@@ -23,14 +23,14 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.engine.requests import RunnerRequest, Wire
+from openenv_async.engine.requests import Codecs, RunnerRequest
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
     from openenv_async.engine.interfaces import Executor
     from openenv_async.engine.session import Session
 
-__all__ = ["PHASES", "Histogram", "StepTimer", "TimedWire"]
+__all__ = ["PHASES", "Histogram", "StepTimer", "TimedCodecs"]
 
 PHASES: Final = ("queue", "env", "serialize")
 _BOUNDS: Final = (
@@ -65,35 +65,35 @@ class Histogram:
 _Sample = tuple[float | None, float, float | None]
 
 
-class TimedWire(Wire):
+class TimedCodecs(Codecs):
     """The codecs of one format, looking at the clock for one step."""
 
-    __slots__ = ("_began", "_decoded", "_samples", "_started", "_wire")
+    __slots__ = ("_began", "_codecs", "_decoded", "_samples", "_started")
 
-    def __init__(self, wire: Wire, samples: deque[_Sample]) -> None:
-        self.format = wire.format
-        self.encode_state = wire.encode_state
-        self.decode_any = wire.decode_any
-        self.encode_any = wire.encode_any
+    def __init__(self, codecs: Codecs, samples: deque[_Sample]) -> None:
+        self.format = codecs.format
+        self.encode_state = codecs.encode_state
+        self.decode_any = codecs.decode_any
+        self.encode_any = codecs.encode_any
         self.decode_action = self._decode
         self.encode_observation = self._encode
-        self._wire = wire
+        self._codecs = codecs
         self._samples = samples
         self._started = self._decoded = 0.0
         self._began = perf_counter()
 
     def _decode(self, payload: Any) -> Any:
         self._started = perf_counter()
-        action = self._wire.decode_action(payload)
+        action = self._codecs.decode_action(payload)
         self._decoded = perf_counter()
         return action
 
     def _encode(self, observation: Any) -> bytes:
         returned = perf_counter()
-        payload = self._wire.encode_observation(observation)
+        payload = self._codecs.encode_observation(observation)
         now = perf_counter()
-        self.encode_observation = self._wire.encode_observation
-        self.decode_action = self._wire.decode_action
+        self.encode_observation = self._codecs.encode_observation
+        self.decode_action = self._codecs.decode_action
         if self._decoded:
             env, decoded = returned - self._decoded, self._decoded - self._started
             self._samples.append((self._started - self._began, env, decoded + now - returned))
@@ -142,7 +142,7 @@ class StepTimer:
         """Hand back to the real executor, with a clock in the codecs of a step."""
         session.executor = self.executor
         if type(request) is Step and not request.credit:
-            session.wire = TimedWire(session.wire, self._samples)
+            session.codecs = TimedCodecs(session.codecs, self._samples)
         self.executor.start(session, request)
 
     def interrupt(self, session: Session) -> bool:

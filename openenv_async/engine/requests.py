@@ -26,10 +26,10 @@ from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
     "OPERATIONS",
+    "Codecs",
     "RunnerReply",
     "RunnerRequest",
     "Unfinished",
-    "Wire",
     "error_frame",
     "failed",
     "operation",
@@ -60,7 +60,7 @@ class Unfinished:
             close()
 
 
-class Wire:
+class Codecs:
     """The payload codecs of one environment in one format, bound for speed."""
 
     __slots__ = (

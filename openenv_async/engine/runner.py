@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from openenv_async.engine.requests import (
+    Codecs,
     RunnerReply,
     RunnerRequest,
     Unfinished,
-    Wire,
     failed,
     operation,
 )
@@ -137,48 +137,48 @@ class EnvironmentRunner:
 
     # -- sync environments ------------------------------------------------------------------
 
-    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply | Unfinished:
+    def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply | Unfinished:
         """Answer one request of a sync environment; never raises."""
         if type(request) is Step and self.phase is Phase.RUNNING:
             try:
-                action = wire.decode_action(request.payload)
+                action = codecs.decode_action(request.payload)
             except BaseException as exc:
-                return self._refused_action(request, exc, wire)
+                return self._refused_action(request, exc, codecs)
             try:
                 result = self._step(action)
             except BaseException as exc:
-                return self.raised(request, exc, wire)
-            return self._observed(request, result, wire)
+                return self.raised(request, exc, codecs)
+            return self._observed(request, result, codecs)
         try:
-            call = self._prepare(request, wire)
+            call = self._prepare(request, codecs)
         except BaseException as exc:
-            return self._refused(request, exc, wire)
+            return self._refused(request, exc, codecs)
         try:
             result = call() if call is not None else None
         except BaseException as exc:
-            return self.raised(request, exc, wire)
-        return self._finish(request, result, wire)
+            return self.raised(request, exc, codecs)
+        return self._finish(request, result, codecs)
 
     # -- async environments -----------------------------------------------------------------
 
-    async def step_async(self, request: Step, wire: Wire) -> RunnerReply | Unfinished:
+    async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
         """As ``handle_async``, for the step that does not stream: the hot path."""
         if self.phase is not Phase.RUNNING or not self._awaits_step:
-            return await self.handle_async(request, wire, _no_emit)
+            return await self.handle_async(request, codecs, _no_emit)
         try:
-            action = wire.decode_action(request.payload)
+            action = codecs.decode_action(request.payload)
         except BaseException as exc:
-            return self._refused_action(request, exc, wire)
+            return self._refused_action(request, exc, codecs)
         try:
             result = await self._step(action)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
-            return self.raised(request, exc, wire)
-        return self._observed(request, result, wire)
+            return self.raised(request, exc, codecs)
+        return self._observed(request, result, codecs)
 
     async def handle_async(
-        self, request: RunnerRequest, wire: Wire, emit: Emit
+        self, request: RunnerRequest, codecs: Codecs, emit: Emit
     ) -> RunnerReply | Unfinished:
         """Answer one request of an async environment.
 
@@ -186,11 +186,11 @@ class EnvironmentRunner:
             CancelledError, GeneratorExit: for the session's task to judge.
         """
         if type(request) is Step and request.credit and self.spec.contract.streams:
-            return await self._stream(request, wire, emit)
+            return await self._stream(request, codecs, emit)
         try:
-            call = self._prepare(request, wire)
+            call = self._prepare(request, codecs)
         except BaseException as exc:
-            return self._refused(request, exc, wire)
+            return self._refused(request, exc, codecs)
         try:
             result: Any = call() if call is not None else None
             while is_awaitable(result):
@@ -198,10 +198,10 @@ class EnvironmentRunner:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
-            return self.raised(request, exc, wire)
-        return self._finish(request, result, wire)
+            return self.raised(request, exc, codecs)
+        return self._finish(request, result, codecs)
 
-    async def finish(self, unfinished: Unfinished, wire: Wire) -> RunnerReply | Unfinished:
+    async def finish(self, unfinished: Unfinished, codecs: Codecs) -> RunnerReply | Unfinished:
         """Await what a call returned, and answer its request.
 
         Raises:
@@ -212,10 +212,10 @@ class EnvironmentRunner:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
-            return self.raised(unfinished.request, exc, wire)
-        return self._finish(unfinished.request, result, wire)
+            return self.raised(unfinished.request, exc, codecs)
+        return self._finish(unfinished.request, result, codecs)
 
-    async def _stream(self, request: Step, wire: Wire, emit: Emit) -> RunnerReply:
+    async def _stream(self, request: Step, codecs: Codecs, emit: Emit) -> RunnerReply:
         """Run ``step_stream``: emit what is surely partial, answer with the final one.
 
         A ``StepResult`` and whatever is yielded last are final; a value that is not of the
@@ -225,9 +225,9 @@ class EnvironmentRunner:
         """
         try:
             self._require("step")
-            action = self._decode_action(request, wire)
+            action = self._decode_action(request, codecs)
         except BaseException as exc:
-            return self._refused(request, exc, wire)
+            return self._refused(request, exc, codecs)
         declared = self.spec.types["observation"]
         declared = typing.get_origin(declared) or declared
         checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
@@ -248,24 +248,24 @@ class EnvironmentRunner:
                     await emit(held, True)
                     held = None
                 if isinstance(item, StepResult):
-                    return self._observed(request, item, wire)  # type: ignore[return-value]  # it is no awaitable
+                    return self._observed(request, item, codecs)  # type: ignore[return-value]  # it is no awaitable
                 if not checkable or isinstance(item, declared):
-                    held, final = self._held(request, item, wire)
+                    held, final = self._held(request, item, codecs)
                 else:
-                    await emit(wire.encode_any(item), False)
+                    await emit(codecs.encode_any(item), False)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as exc:
             if held is not None:
                 await emit(held, True)
-            return self.raised(request, exc, wire, sent="step_stream")
+            return self.raised(request, exc, codecs, sent="step_stream")
         finally:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 try:
                     await close()
                 except Exception as exc:
-                    final = self.raised(request, exc, wire, sent="step_stream")
+                    final = self.raised(request, exc, codecs, sent="step_stream")
                     held = b""
         if held is None or final is None:
             return self._fail(
@@ -273,19 +273,19 @@ class EnvironmentRunner:
                 InvalidObservation(
                     f"step_stream() of {self.spec.name} ended without a final observation"
                 ),
-                wire,
+                codecs,
             )
         if isinstance(final, Observation):
             self._count(final)
         return final
 
-    def _held(self, request: Step, item: Any, wire: Wire) -> tuple[bytes, RunnerReply]:
+    def _held(self, request: Step, item: Any, codecs: Codecs) -> tuple[bytes, RunnerReply]:
         """Return what was yielded, as a partial observation and as the reply if it is the last."""
         try:
             observation, reward, terminated, truncated, _ = self._read[type(item)](item)
         except Exception as exc:
-            return wire.encode_observation(item), self._unfit(request, exc, wire)
-        payload = wire.encode_observation(observation)
+            return codecs.encode_observation(item), self._unfit(request, exc, codecs)
+        payload = codecs.encode_observation(observation)
         return payload, Observation(
             request.channel, request.seq, payload, reward, terminated, truncated
         )
@@ -297,25 +297,25 @@ class EnvironmentRunner:
 
     # -- both -------------------------------------------------------------------------------
 
-    def _decode_action(self, request: Step, wire: Wire) -> Any:
+    def _decode_action(self, request: Step, codecs: Codecs) -> Any:
         try:
-            return wire.decode_action(request.payload)
+            return codecs.decode_action(request.payload)
         except OpenEnvError as exc:
             raise bad_action(exc) from None
 
-    def _prepare(self, request: RunnerRequest, wire: Wire) -> Callable[[], Any] | None:
+    def _prepare(self, request: RunnerRequest, codecs: Codecs) -> Callable[[], Any] | None:
         """Check and decode; what to call, or ``None`` when there is nothing to call."""
         match request:
             case Open():
-                options = wire.decode_any(request.payload) if request.payload else None
+                options = codecs.decode_any(request.payload) if request.payload else None
                 self._build(options)
                 return None
             case Reset():
                 self._require("reset")
-                return self._prepare_reset(request, wire)
+                return self._prepare_reset(request, codecs)
             case Step():
                 self._require("step")
-                action = self._decode_action(request, wire)
+                action = self._decode_action(request, codecs)
                 return lambda: self._step(action)
             case State():
                 self._require("state")
@@ -371,8 +371,8 @@ class EnvironmentRunner:
         if "step" in _attributes(self.env) and callable(self.env.step):
             self._awaits_step = inspect.iscoroutinefunction(self._step)
 
-    def _prepare_reset(self, request: Reset, wire: Wire) -> Callable[[], Any]:
-        options = wire.decode_any(request.payload) if request.payload is not None else {}
+    def _prepare_reset(self, request: Reset, codecs: Codecs) -> Callable[[], Any]:
+        options = codecs.decode_any(request.payload) if request.payload is not None else {}
         if not isinstance(options, dict):
             raise InvalidOption("reset options must be a map of names to values")
         if request.seed is not None and request.seed < 0:
@@ -392,35 +392,37 @@ class EnvironmentRunner:
         reset = self._method("reset")
         return lambda: reset(**kwargs)
 
-    def _finish(self, request: RunnerRequest, result: Any, wire: Wire) -> RunnerReply | Unfinished:
+    def _finish(
+        self, request: RunnerRequest, result: Any, codecs: Codecs
+    ) -> RunnerReply | Unfinished:
         if type(request) is Step:
-            return self._observed(request, result, wire)
+            return self._observed(request, result, codecs)
         if is_awaitable(result):
             return Unfinished(request, result)
         match request:
             case Reset():
-                return self._begun(request, result, wire)
+                return self._begun(request, result, codecs)
             case State():
-                return self._told(request, result, wire)
+                return self._told(request, result, codecs)
             case Open():
                 return Opened(request.channel)
             case _:
                 return Closed(request.channel, request.seq)
 
-    def _observed(self, request: Step, result: Any, wire: Wire) -> RunnerReply | Unfinished:
+    def _observed(self, request: Step, result: Any, codecs: Codecs) -> RunnerReply | Unfinished:
         try:
             try:
                 read = self._known[type(result)]
             except KeyError:
                 read = self._read[type(result)]
             observation, reward, terminated, truncated, info = read(result)
-            payload = wire.encode_observation(observation)
-            extra = None if info is None else wire.encode_any(info)
+            payload = codecs.encode_observation(observation)
+            extra = None if info is None else codecs.encode_any(info)
         except Unawaited:
             return Unfinished(request, result)
         except BaseException as exc:
             self.steps += 1
-            return self._unfit(request, exc, wire)
+            return self._unfit(request, exc, codecs)
         self.steps += 1
         if terminated or truncated:
             self.phase = Phase.ENDED
@@ -428,16 +430,16 @@ class EnvironmentRunner:
             request.channel, request.seq, payload, reward, terminated, truncated, extra
         )
 
-    def _begun(self, request: Reset, result: Any, wire: Wire) -> RunnerReply:
+    def _begun(self, request: Reset, result: Any, codecs: Codecs) -> RunnerReply:
         assert self.episode_id is not None
         assert self.seed is not None
         try:
             read: Extracted = self._read[type(result)](result)
             observation, reward, terminated, truncated, info = read
-            payload = wire.encode_observation(observation)
-            extra = None if info is None else wire.encode_any(info)
+            payload = codecs.encode_observation(observation)
+            extra = None if info is None else codecs.encode_any(info)
         except BaseException as exc:
-            return self._unfit(request, exc, wire)
+            return self._unfit(request, exc, codecs)
         self.phase = Phase.ENDED if terminated or truncated else Phase.RUNNING
         return Begun(
             request.channel,
@@ -451,12 +453,12 @@ class EnvironmentRunner:
             extra,
         )
 
-    def _told(self, request: State, state: Any, wire: Wire) -> RunnerReply:
+    def _told(self, request: State, state: Any, codecs: Codecs) -> RunnerReply:
         try:
             self.spec.check_state(state)
-            payload = wire.encode_state(state)
+            payload = codecs.encode_state(state)
         except BaseException as exc:
-            return self._unfit(request, exc, wire)
+            return self._unfit(request, exc, codecs)
         return StateIs(
             request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
         )
@@ -464,29 +466,29 @@ class EnvironmentRunner:
     # -- failures ---------------------------------------------------------------------------
 
     def raised(
-        self, request: RunnerRequest, exc: BaseException, wire: Wire, sent: str = ""
+        self, request: RunnerRequest, exc: BaseException, codecs: Codecs, sent: str = ""
     ) -> Failed:
         """The reply for an exception of the environment, those included that end programs.
 
         Args:
             request: what was asked.
             exc: an error that an environment may raise goes on as it is, another is wrapped.
-            wire: the codecs.
+            codecs: the codecs.
             sent: the call, where it has another name than the request.
         """
         if self._is_its_own(exc):
             # A caller's mistake may come with every other action, and no log has its traceback.
             if self._debug or not issubclass(type(exc), CallerError):
                 self.trouble = traceback_text(exc, self._max_error_size)
-            own = self._own(request, exc, wire)
+            own = self._own(request, exc, codecs)
             if own is not None:
                 return own
         self.trouble = traceback_text(exc, self._max_error_size)
         what = sent or operation(request)
         error = environment_raised(self.spec, what, exc, self._max_error_size)
-        return self._fail(request, error, wire)
+        return self._fail(request, error, codecs)
 
-    def _own(self, request: RunnerRequest, exc: Any, wire: Wire) -> Failed | None:
+    def _own(self, request: RunnerRequest, exc: Any, codecs: Codecs) -> Failed | None:
         """The reply of an error that goes on as it is; ``None`` when it is not whole.
 
         An author's subclass may have forgotten ``super().__init__()``, or overridden what is
@@ -494,7 +496,7 @@ class EnvironmentRunner:
         """
         try:
             exc.message = sendable(bounded(exc.message, self._max_error_size))
-            return self._fail(request, exc, wire)
+            return self._fail(request, exc, codecs)
         except BaseException:
             return None
 
@@ -507,24 +509,26 @@ class EnvironmentRunner:
             return True
         return not kind.__module__.startswith("openenv_async.")
 
-    def _refused(self, request: RunnerRequest, exc: BaseException, wire: Wire) -> Failed:
+    def _refused(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
         """The reply for a request that was not run: what is wrong with it, or with the start."""
         if not issubclass(type(exc), OpenEnvError):
-            return self.raised(request, exc, wire)
+            return self.raised(request, exc, codecs)
         assert isinstance(exc, OpenEnvError)
         if issubclass(type(exc), EnvironmentFailure):
             cause = exc.__cause__ or exc
             self.trouble = traceback_text(cause, self._max_error_size)
-        return self._own(request, exc, wire) or self.raised(request, RuntimeError(exc.code), wire)
+        return self._own(request, exc, codecs) or self.raised(
+            request, RuntimeError(exc.code), codecs
+        )
 
-    def _refused_action(self, request: Step, exc: BaseException, wire: Wire) -> Failed:
+    def _refused_action(self, request: Step, exc: BaseException, codecs: Codecs) -> Failed:
         if issubclass(type(exc), OpenEnvError):
-            return self._fail(request, bad_action(exc), wire)  # type: ignore[arg-type]  # it is one
+            return self._fail(request, bad_action(exc), codecs)  # type: ignore[arg-type]  # it is one
         text = exception_text(exc, self._max_error_size)
         error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
-        return self._fail(request, error, wire)
+        return self._fail(request, error, codecs)
 
-    def _unfit(self, request: RunnerRequest, exc: BaseException, wire: Wire) -> Failed:
+    def _unfit(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
         """The reply for a result that cannot be read or sent."""
         what = f"{operation(request)}() of {self.spec.name} returned"
         kind = type(exc)
@@ -539,15 +543,15 @@ class EnvironmentRunner:
             shown = exception_text(exc, self._max_error_size)
             text = f"{what} what cannot be sent: {exception_name(exc)}: {shown}"
         error = InvalidObservation(bounded(text, self._max_error_size))
-        return self._fail(request, error, wire)
+        return self._fail(request, error, codecs)
 
-    def _fail(self, request: RunnerRequest, error: OpenEnvError, wire: Wire) -> Failed:
+    def _fail(self, request: RunnerRequest, error: OpenEnvError, codecs: Codecs) -> Failed:
         error.add_context(env=self.spec.name, phase=operation(request))
         if self.trouble is not None and self._tells:
             error.detail["traceback"] = self.trouble
         if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
             error.detail["episode_id"] = self.episode_id
-        return failed(request, error, wire.format)
+        return failed(request, error, codecs.format)
 
 
 def _attributes(env: Any) -> Any:

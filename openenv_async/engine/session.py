@@ -136,7 +136,7 @@ class Session(Correspondence):
     def _start(self, request: RunnerRequest) -> None:
         self.current = request
         if self.sink is not None:
-            self.wire = self.sink.wire
+            self.codecs = self.sink.codecs
         if self.engine.times_episodes and out_of_time(self, request):
             return
         executor = self.executor
@@ -279,14 +279,14 @@ class Session(Correspondence):
         if issubclass(cls, CallerError) and trouble is None:
             return
         try:
-            detail = decode_map(reply.payload, self.wire.format)
+            detail = decode_map(reply.payload, self.codecs.format)
         except OpenEnvError:  # an author's error carries what no client can read
             detail, reply.payload = {}, None
         if "traceback" in detail:
             trouble = trouble or str(detail["traceback"])
             if not engine.options.debug:  # it came from a worker, for the log
                 del detail["traceback"]
-                reply.payload = encode_map(detail, self.wire.format)
+                reply.payload = encode_map(detail, self.codecs.format)
         if issubclass(cls, EnvironmentFailure) or (trouble and not issubclass(cls, CallerError)):
             log_failure(
                 log,
@@ -413,7 +413,7 @@ class Session(Correspondence):
 
     def raised(self, request: RunnerRequest, exc: BaseException) -> RunnerReply:
         """The reply for what the runner lets through."""
-        return self.runner.raised(request, exc, self.wire)
+        return self.runner.raised(request, exc, self.codecs)
 
     def check(self, now: float) -> float | None:
         """Deadlines: called by the engine's heap."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished, Wire
+from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest, Unfinished
 from openenv_async.engine.runner import Emit, EnvironmentRunner
 from openenv_async.protocol.frames import Step
 from openenv_async.spec import EnvironmentSpec
@@ -27,36 +27,36 @@ class TracedRunner(EnvironmentRunner):
         super().__init__(spec, debug, max_error_size, in_worker)
         self.trace = trace
 
-    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply | Unfinished:
+    def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply | Unfinished:
         """As ``EnvironmentRunner.handle``."""
         before = current.set(self.trace)
         try:
-            return super().handle(request, wire)
+            return super().handle(request, codecs)
         finally:
             current.reset(before)
 
-    async def step_async(self, request: Step, wire: Wire) -> RunnerReply | Unfinished:
+    async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
         """As ``EnvironmentRunner.step_async``."""
         before = current.set(self.trace)
         try:
-            return await super().step_async(request, wire)
+            return await super().step_async(request, codecs)
         finally:
             current.reset(before)
 
     async def handle_async(
-        self, request: RunnerRequest, wire: Wire, emit: Emit
+        self, request: RunnerRequest, codecs: Codecs, emit: Emit
     ) -> RunnerReply | Unfinished:
         """As ``EnvironmentRunner.handle_async``."""
         before = current.set(self.trace)
         try:
-            return await super().handle_async(request, wire, emit)
+            return await super().handle_async(request, codecs, emit)
         finally:
             current.reset(before)
 
-    async def finish(self, unfinished: Unfinished, wire: Wire) -> RunnerReply | Unfinished:
+    async def finish(self, unfinished: Unfinished, codecs: Codecs) -> RunnerReply | Unfinished:
         """Finish as ``EnvironmentRunner.finish`` does, inside the trace."""
         before = current.set(self.trace)
         try:
-            return await super().finish(unfinished, wire)
+            return await super().finish(unfinished, codecs)
         finally:
             current.reset(before)

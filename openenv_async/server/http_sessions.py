@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 from starlette.requests import ClientDisconnect, Request
 
 from openenv_async.engine import Engine, Session
-from openenv_async.engine.requests import Wire
+from openenv_async.engine.requests import Codecs
 from openenv_async.engine.traced import TracedRunner
 from openenv_async.engine.transcode import transcode
 from openenv_async.errors import (
@@ -54,8 +54,8 @@ _RETRY_GRACE: Final = 2.0
 class HttpReplySink(CallReplySink):
     """The door of one session: its replies, and who still waits for them."""
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
+    def __init__(self, codecs: Codecs) -> None:
+        super().__init__(codecs)
         self.trace = NO_TRACE  # so that each request may bring its own
         self._callers: dict[int, int] = {}
         self.orphan: int | None = None
@@ -127,7 +127,7 @@ class HttpSessions:
                 existing.sink
             )  # where others may wait: the answer to a wrong secret is not theirs
         if not isinstance(sink, HttpReplySink):
-            sink = HttpReplySink(engine.wire(format))
+            sink = HttpReplySink(engine.codecs(format))
             sink.trace = trace_of(request.scope["headers"]) or NO_TRACE
         waiting = sink.expect(OPENING)
         session = engine.open(asked, sink)
@@ -140,7 +140,7 @@ class HttpSessions:
             raise
         reply = waiting.result()
         if isinstance(reply, frames.Failed):
-            raise as_error(reply, sink.wire.format)
+            raise as_error(reply, sink.codecs.format)
         if isinstance(reply, OpenEnvError):
             raise reply
         assert session is not None
@@ -162,12 +162,12 @@ class HttpSessions:
             OpenEnvError: the reply is an error, or the number belongs to another request.
         """
         sink = self._sink(session, richer(sent, format))
-        wire = sink.wire.format
+        running = sink.codecs.format
         numbered = request_number(request)
         seq = numbered or session.log.taken + 1
         if sink.orphan is not None and sink.orphan != seq:
             session.cancel(sink.orphan)  # its caller asks for something else now
-        submitted = frame(seq, seq - 1, wire)
+        submitted = frame(seq, seq - 1, running)
         session.check_number(submitted)
         waiting = sink.expect(seq)
         sink.enter(seq)
@@ -184,9 +184,9 @@ class HttpSessions:
         if isinstance(reply, OpenEnvError):
             raise reply
         if isinstance(reply, frames.Failed):
-            raise as_error(reply, wire)
+            raise as_error(reply, running)
         try:
-            return cast(frames.Frame, transcode(self._engine.spec, reply, wire, format))
+            return cast(frames.Frame, transcode(self._engine.spec, reply, running, format))
         except OpenEnvError as exc:
             raise InvalidObservation(
                 f"the reply cannot be said in {MEDIA[format]}: {exc.message}"
@@ -215,10 +215,10 @@ class HttpSessions:
                 raise SessionBusy(
                     "the session is being used over another connection: wait for that call"
                 )
-            sink = HttpReplySink(self._engine.wire(format))
+            sink = HttpReplySink(self._engine.codecs(format))
             session.attach(sink, 0)
         elif idle:
-            sink.wire = self._engine.wire(format)
+            sink.codecs = self._engine.codecs(format)
         return sink
 
     def payload(self, kind: Any, payload: bytes, old: Format, new: Format) -> bytes:

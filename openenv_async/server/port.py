@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from openenv_async.engine import Session
-from openenv_async.engine.requests import Wire
+from openenv_async.engine.requests import Codecs
 from openenv_async.errors import OpenEnvError, error_from_wire
 from openenv_async.models import Format
 from openenv_async.protocol.codec import decode_map
@@ -20,8 +20,8 @@ OPENING = 0
 class CallReplySink:
     """Resolves one future per request number."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, codecs: Codecs) -> None:
+        self.codecs = codecs
         self._waiting: dict[int, asyncio.Future[Frame | OpenEnvError]] = {}
 
     def expect(self, seq: int) -> asyncio.Future[Frame | OpenEnvError]:

@@ -69,7 +69,7 @@ class UpstreamSocket(CallReplySink):
     """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
 
     def __init__(self, engine: Engine, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(engine.wire("plain"))
+        super().__init__(engine.codecs("plain"))
         self.trace = trace_of(scope["headers"])
         self.scheduled = inf
         extensions = scope.get("extensions", {})

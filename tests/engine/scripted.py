@@ -9,7 +9,7 @@ from typing import Any
 from openenv_async import EngineOptions, Environment
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine, Session
-from openenv_async.engine.requests import RunnerReply, RunnerRequest, Wire
+from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
@@ -101,8 +101,8 @@ def good(request: RunnerRequest) -> RunnerReply:
 class KeepingSink:
     """A door that keeps every frame it was to send, and says the end as the native one does."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, codecs: Codecs) -> None:
+        self.codecs = codecs
         self.frames: list[Any] = []
         self.reasons: list[OpenEnvError] = []
 
@@ -111,7 +111,7 @@ class KeepingSink:
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
         self.reasons.append(reason)
-        detail = encode_map(reason.to_wire(), self.wire.format)
+        detail = encode_map(reason.to_wire(), self.codecs.format)
         self.frames.append(Failed(session.channel, 0, reason.code, reason.message, False, detail))
 
     def take(self) -> list[Any]:
@@ -135,7 +135,7 @@ class Stage:
         self.sink = self.new_sink()
 
     def new_sink(self, format: Any = "msgpack") -> KeepingSink:
-        return KeepingSink(self.engine.wire(format))
+        return KeepingSink(self.engine.codecs(format))
 
     def ask(self, number: int = 1, sink: KeepingSink | None = None, **fields: Any) -> Any:
         """Ask for session ``number``; it is being built then."""

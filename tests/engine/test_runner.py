@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from openenv_async import Environment, StepResult
-from openenv_async.engine.requests import Wire
+from openenv_async.engine.requests import Codecs
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import EnvironmentDied, InvalidAction
 from openenv_async.protocol.frames import (
@@ -117,17 +117,17 @@ class Bench:
     def __init__(self, env: Any = Sync, debug: bool = False, **spec: Any) -> None:
         self.spec = EnvironmentSpec(env, **spec)
         self.runner = EnvironmentRunner(self.spec, debug)
-        self.wire = Wire(self.spec, "msgpack")
+        self.codecs = Codecs(self.spec, "msgpack")
         self.seq = 0
         self.emitted: list[tuple[Any, bool]] = []
 
     def ask(self, cls: Any, *fields: Any) -> Any:
         self.seq += 1
-        return self.runner.handle(cls(1, self.seq, *fields), self.wire)
+        return self.runner.handle(cls(1, self.seq, *fields), self.codecs)
 
     def open(self, options: Any = None) -> Any:
         payload = None if options is None else pack(options)
-        return self.runner.handle(Open(1, token(1), token(2), payload=payload), self.wire)
+        return self.runner.handle(Open(1, token(1), token(2), payload=payload), self.codecs)
 
     def reset(self, options: Any = None, *fields: Any) -> Any:
         return self.ask(Reset, 0, None if options is None else pack(options), *fields)
@@ -143,7 +143,7 @@ class Bench:
         async def emit(payload: bytes, whole: bool) -> None:
             self.emitted.append((unpack(payload), whole))
 
-        return await self.runner.handle_async(request, self.wire, emit)
+        return await self.runner.handle_async(request, self.codecs, emit)
 
     def begin(self, **spec: Any) -> Bench:
         assert isinstance(self.open(), Opened)

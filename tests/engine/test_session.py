@@ -501,7 +501,7 @@ async def test_what_cannot_be_converted_is_an_error_of_that_call(stage: Stage) -
     other = stage.new_sink("plain")
     stage.ask(1, other, resume=True)
     numpy = pytest.importorskip("numpy")
-    payload = stage.engine.wire("msgpack").encode_any({"z": numpy.zeros(2, "c16")})
+    payload = stage.engine.codecs("msgpack").encode_any({"z": numpy.zeros(2, "c16")})
     stage.executor.finish(session, Observation(1, 1, payload))
     assert codes(other.take()[1:]) == [(1, "invalid_observation")]
 

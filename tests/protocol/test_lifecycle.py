@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from openenv_async import Environment
-from openenv_async.engine.requests import Unfinished, Wire
+from openenv_async.engine.requests import Codecs, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
 from openenv_async.protocol.frames import (
@@ -77,7 +77,7 @@ class Obedient(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
 
 
 SPEC = EnvironmentSpec(Obedient)
-WIRE = Wire(SPEC, "msgpack")
+CODECS = Codecs(SPEC, "msgpack")
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -93,7 +93,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert isinstance(self.ask(Open(1, token(1), token(2))), Opened)
 
     def ask(self, request: Any) -> Any:
-        reply = self.runner.handle(request, WIRE)
+        reply = self.runner.handle(request, CODECS)
         assert not isinstance(reply, Unfinished)
         assert reply.channel == 1
         if not isinstance(request, Open):

@@ -44,7 +44,7 @@ class InlineExecutor:
             self._open(session, request)
             return
         try:
-            reply = session.runner.handle(request, session.wire)
+            reply = session.runner.handle(request, session.codecs)
         except BaseException as exc:
             reply = session.raised(request, exc)
         session.complete(request, reply)
@@ -52,7 +52,7 @@ class InlineExecutor:
     def _open(self, session: Session, request: Open) -> None:
         if self._is_costly:
             self._is_costly = self._builders.cost > COSTLY / 2
-            job = session.slot = Job(session, request, session.wire)
+            job = session.slot = Job(session, request, session.codecs)
             self._builders.submit(job)
             timeout = timeout_of(session, request)
             if timeout is not None:  # unlike other calls it can be late
@@ -62,7 +62,7 @@ class InlineExecutor:
         begun = time.thread_time()
         reply: RunnerReply | Unfinished
         try:
-            reply = session.runner.handle(request, session.wire)
+            reply = session.runner.handle(request, session.codecs)
         except BaseException as exc:
             reply = session.raised(request, exc)
         cost = time.thread_time() - begun

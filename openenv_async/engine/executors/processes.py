@@ -26,7 +26,7 @@ import msgspec
 
 from openenv_async.engine.executors.child import EXIT_GRACE, Child
 from openenv_async.engine.executors.offspring import Sweeper
-from openenv_async.engine.latency import TimedWire
+from openenv_async.engine.latency import TimedCodecs
 from openenv_async.engine.requests import RunnerReply, RunnerRequest, failed, operation
 from openenv_async.engine.runner import bad_action
 from openenv_async.engine.session import Session
@@ -90,7 +90,7 @@ class ProcessExecutor:
 
     def start(self, session: Session, request: RunnerRequest) -> None:
         """Pass a request on to the session's worker."""
-        format = session.wire.format
+        format = session.codecs.format
         try:
             inner = transcode(self.engine.spec, request, format, "msgpack")
             if session.slot is None:
@@ -142,8 +142,8 @@ class ProcessExecutor:
             reply.seq = request.seq
         if isinstance(request, Close) or (isinstance(request, Open) and isinstance(reply, Failed)):
             self._leave(place)
-        if type(session.wire) is TimedWire:
-            session.wire.replied()
+        if type(session.codecs) is TimedCodecs:
+            session.codecs.replied()
         session.complete(request, reply)
 
     def _unsent(self, session: Session, frame: Any, error: OpenEnvError) -> None:

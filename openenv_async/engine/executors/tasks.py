@@ -148,7 +148,7 @@ class TaskExecutor:
             else:
                 if type(request) is Step and not request.credit:
                     try:
-                        reply = await session.runner.step_async(request, session.wire)
+                        reply = await session.runner.step_async(request, session.codecs)
                     except _STOPPED as exc:
                         reply = self._stopped(session, slot, request, exc)
                     if session.interrupted is not None:
@@ -168,7 +168,7 @@ class TaskExecutor:
     async def _perform(
         self, session: Session, slot: _Slot, asked: RunnerRequest | Unfinished
     ) -> RunnerReply | Unfinished:
-        wire = session.wire
+        codecs = session.codecs
         if isinstance(asked, Step) and asked.credit:
             session.begin_stream(asked.credit)
 
@@ -180,8 +180,8 @@ class TaskExecutor:
         request = asked.request if isinstance(asked, Unfinished) else asked
         try:
             if isinstance(asked, Unfinished):
-                return await session.runner.finish(asked, wire)
-            return await session.runner.handle_async(asked, wire, emit)
+                return await session.runner.finish(asked, codecs)
+            return await session.runner.handle_async(asked, codecs, emit)
         except _STOPPED as exc:
             return self._stopped(session, slot, request, exc)
         finally:
@@ -206,7 +206,7 @@ class TaskExecutor:
         if not self._is_own(slot) or _current_task() is not slot.task:
             raise exc
         _take_back_cancellation()
-        return session.runner.raised(request, exc, session.wire)
+        return session.runner.raised(request, exc, session.codecs)
 
     def credited(self, session: Session, units: int) -> None:
         """Let a stream go on that waits for credit."""

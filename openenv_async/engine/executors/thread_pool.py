@@ -25,10 +25,10 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from openenv_async.engine.requests import (
+    Codecs,
     RunnerReply,
     RunnerRequest,
     Unfinished,
-    Wire,
     failed,
     operation,
 )
@@ -51,12 +51,12 @@ _MOST_AT_ONCE: Final = 64
 class Job:
     """A request of a session that a thread is to run."""
 
-    __slots__ = ("abandoned", "done", "reply", "request", "session", "wire")
+    __slots__ = ("abandoned", "codecs", "done", "reply", "request", "session")
 
-    def __init__(self, session: Session, request: RunnerRequest, wire: Wire) -> None:
+    def __init__(self, session: Session, request: RunnerRequest, codecs: Codecs) -> None:
         self.session = session
         self.request = request
-        self.wire = wire
+        self.codecs = codecs
         self.reply: RunnerReply | Unfinished | None = None
         self.abandoned = False
         self.done = False
@@ -69,7 +69,7 @@ class _Beat:
         self._answer = answer
         self.runner = self
 
-    def handle(self, request: RunnerRequest, wire: Wire) -> RunnerReply:
+    def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply:
         return Closed(0, 0)
 
     def complete(self, request: RunnerRequest, reply: RunnerReply) -> None:
@@ -192,7 +192,7 @@ class ThreadPool:
                 f"no thread could be started: {exc}; close sessions, or raise what the system"
                 " allows (threads, memory)"
             )
-            job.session.complete(job.request, failed(job.request, error, job.wire.format))
+            job.session.complete(job.request, failed(job.request, error, job.codecs.format))
 
     def work(self) -> None:
         """Run jobs until the pool closes or this thread is no longer needed."""
@@ -212,7 +212,7 @@ class ThreadPool:
                     job.done = True
                     abandoned = job.abandoned
                 if abandoned:
-                    _handle(Job(job.session, Close(0, 0), job.wire))
+                    _handle(Job(job.session, Close(0, 0), job.codecs))
                     with self._lock:
                         self.stuck -= 1
                     if not self._lent:
@@ -229,7 +229,7 @@ class ThreadPool:
     def _handle_in_worker(self, job: Job) -> RunnerReply | Unfinished:
         try:
             self.calling = True
-            reply = job.session.runner.handle(job.request, job.wire)
+            reply = job.session.runner.handle(job.request, job.codecs)
             self.calling = False
         except BaseException as exc:
             self.calling = False
@@ -275,7 +275,7 @@ class ThreadPool:
     def beat(self, answer: Callable[[], None]) -> None:
         """Call ``answer`` on the loop when a thread has come to it in the queue."""
         beat = cast(Session, _Beat(answer))
-        self.submit(Job(beat, Close(0, 0), cast(Wire, None)))
+        self.submit(Job(beat, Close(0, 0), cast(Codecs, None)))
 
     def withdraw(self, job: Job) -> bool:
         """Take back a job that no thread has begun, if it is one; it is answered soon."""
@@ -283,7 +283,7 @@ class ThreadPool:
             self._jobs.remove(job)
         except ValueError:
             return False
-        session, request, format = job.session, job.request, job.wire.format
+        session, request, format = job.session, job.request, job.codecs.format
         if session.interrupted == "deadline":
             error = self._busy(request)
             reply: RunnerReply = failed(request, error, format)
@@ -321,7 +321,7 @@ class ThreadPool:
             if self._jobs and not self._lent:
                 self._wake(1)
         else:
-            self.submit(Job(job.session, Close(0, 0), job.wire))
+            self.submit(Job(job.session, Close(0, 0), job.codecs))
 
     def close(self) -> None:
         """Let every thread end after its job."""
@@ -339,6 +339,6 @@ class ThreadPool:
 
 def _handle(job: Job) -> RunnerReply | Unfinished:
     try:
-        return job.session.runner.handle(job.request, job.wire)
+        return job.session.runner.handle(job.request, job.codecs)
     except BaseException as exc:
         return job.session.raised(job.request, exc)

@@ -56,7 +56,7 @@ class ThreadExecutor:
 
     def start(self, session: Session, request: RunnerRequest) -> None:
         """Queue the request for a thread."""
-        job = Job(session, request, session.wire)
+        job = Job(session, request, session.codecs)
         if not self._owned:
             pool = self._pool if type(request) is not Open else self._builders
         elif session.slot is None:
