@@ -12,7 +12,7 @@ import msgspec
 from openenv_async import Environment, Limits, Timeouts
 from openenv_async.client.connection import ClientConnection
 from openenv_async.deadlines import Deadlines
-from openenv_async.engine import Engine, EngineOptions, NativeConnection
+from openenv_async.engine import Engine, EngineOptions, ServerConnection
 from openenv_async.protocol.codec import FrameCodec, encode_map, frame_codec
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
@@ -78,7 +78,7 @@ def make_engine(
 
 
 class Peer:
-    """A raw client of a ``NativeConnection``: it sends frames and keeps what comes back."""
+    """A raw client of a ``ServerConnection``: it sends frames and keeps what comes back."""
 
     def __init__(
         self, engine: Engine, format: Format = "msgpack", hello: bool = True, **offer: Any
@@ -99,7 +99,7 @@ class Peer:
             limits.max_bad_frames,
         )
         self.was_cut = False
-        self.connection = NativeConnection(engine, codec, self._wake, self._cut)
+        self.connection = ServerConnection(engine, codec, self._wake, self._cut)
         if hello:
             self.send(Hello(PROTOCOL_VERSION, encode_map(offer, format)))
             self.welcome = self.inbox.pop(0)
@@ -172,7 +172,7 @@ class Pipe:
     def __init__(self, engine: Engine, format: Format) -> None:
         self.subprotocol = f"openenv.v1.{format}"
         codec = frame_codec(self.subprotocol, "server", engine.options.limits.max_message_size)
-        self.server = NativeConnection(engine, codec, lambda: None, self.cut)
+        self.server = ServerConnection(engine, codec, lambda: None, self.cut)
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
         self.open = True

@@ -49,7 +49,7 @@ from openenv_async.protocol.frames import (
 from openenv_async.telemetry.tracing import TraceContext
 from openenv_async.version import __version__
 
-__all__ = ["NativeConnection"]
+__all__ = ["ServerConnection"]
 
 _PRUNE: Final = 64
 """Channels from which on those of dead sessions are looked for, again at twice the rest."""
@@ -66,7 +66,7 @@ def _payload_size(frame: Any) -> int:
     return 0 if payload is None else len(payload)
 
 
-class NativeConnection:
+class ServerConnection:
     """One connection: its channels, and the frames that wait to be sent.
 
     Args:

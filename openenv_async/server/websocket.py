@@ -1,4 +1,4 @@
-"""The native WebSocket door: carries the messages of a ``NativeConnection``."""
+"""The native WebSocket door: carries the messages of a ``ServerConnection``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final
 
-from openenv_async.engine import Engine, NativeConnection
+from openenv_async.engine import Engine, ServerConnection
 from openenv_async.protocol.codec import WireMessage, frame_codec
 from openenv_async.server.transport import AsgiLine, Line, Receive, Scope, Send
 from openenv_async.telemetry.tracing import trace_of
@@ -65,7 +65,7 @@ class NativeSocket:
             limits.max_bad_frames,
         )
         self._text = codec.text
-        self.connection = NativeConnection(engine, codec, self._wake, self._cut, self._refuse)
+        self.connection = ServerConnection(engine, codec, self._wake, self._cut, self._refuse)
         self.connection.trace = trace_of(scope["headers"])
 
     async def run(self) -> None:

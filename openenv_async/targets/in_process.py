@@ -12,7 +12,7 @@ from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.session import SETTINGS
-from openenv_async.engine import Engine, EngineOptions, NativeConnection
+from openenv_async.engine import Engine, EngineOptions, ServerConnection
 from openenv_async.errors import shown
 from openenv_async.protocol.codec import frame_codec
 from openenv_async.spec import EnvironmentSpec
@@ -22,7 +22,7 @@ __all__ = ["MemoryTransport", "connect", "dial_memory"]
 
 
 class MemoryTransport:
-    """Carries messages between a ``ClientConnection`` and a ``NativeConnection`` of one loop."""
+    """Carries messages between a ``ClientConnection`` and a ``ServerConnection`` of one loop."""
 
     congested = False
 
@@ -30,7 +30,7 @@ class MemoryTransport:
         self.subprotocol = subprotocol
         codec = frame_codec(subprotocol, "server", engine.options.limits.max_message_size)
         self._client = client
-        self._server = NativeConnection(engine, codec, self._wake, self._cut)
+        self._server = ServerConnection(engine, codec, self._wake, self._cut)
         self._loop = asyncio.get_running_loop()
         self._inbox: list[bytes] = []
         self._scheduled = False

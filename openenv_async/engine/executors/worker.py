@@ -203,7 +203,7 @@ async def _serve(
     channel: socket.socket,
     make_executor: Callable[[asyncio.AbstractEventLoop], Any],
 ) -> None:
-    from openenv_async.engine.connection import NativeConnection
+    from openenv_async.engine.connection import ServerConnection
     from openenv_async.engine.engine import Engine
     from openenv_async.engine.requests import error_frame
     from openenv_async.errors import InvalidObservation, SessionClosed
@@ -252,7 +252,7 @@ async def _serve(
     def wake() -> None:
         loop.call_soon(flush)
 
-    class Connection(NativeConnection):
+    class Connection(ServerConnection):
         def send(self, frame: Frame, size: int = 0) -> None:
             if on_loop:
                 after_call()
