@@ -15,13 +15,13 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from openenv_async.protocol.websocket_frames import CutsFrames, data_frame
-from openenv_async.server.transport import LineUser
+from openenv_async.server.transport import TransportUser
 
 __all__ = ["DirectWebSocket"]
 
 
 class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
-    """A WebSocket that is its own ``Line``, can be cut, and refused without an error in the log.
+    """A WebSocket that is its own ``Transport`` and can be cut, or refused without a logged error.
 
     Cut, because closing waits until what was written has been read: for ever, if the peer does
     not read.
@@ -31,7 +31,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.conn.debug = False  # it would log every frame, and the token with the request
         self.congested = False
-        self._user: LineUser | None = None
+        self._user: TransportUser | None = None
 
     # -- uvicorn's side -----------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
-            scope["extensions"]["openenv.line"] = self
+            scope["extensions"]["openenv.transport"] = self
             scope["extensions"]["openenv.abort"] = self.transport.abort
             scope["extensions"]["openenv.refused"] = self._refused
             scope["extensions"]["openenv.ping"] = self._ping
@@ -93,7 +93,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
 
     # -- the user's side ----------------------------------------------------------------------
 
-    def attach(self, user: LineUser) -> None:
+    def attach(self, user: TransportUser) -> None:
         """Hand every message to ``user`` from now on."""
         self._user = user
         self.cut_frames(True, self.config.ws_max_size, self._deliver)

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from openenv_async.protocol.codec import WireMessage
 
-__all__ = ["AsgiLine", "Line", "LineUser", "Message", "Receive", "Scope", "Send"]
+__all__ = ["AsgiTransport", "Message", "Receive", "Scope", "Send", "Transport", "TransportUser"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,19 +22,19 @@ _HIGH_WATER: Final = 64 * 1024
 """Bytes that may wait to be sent before the peer counts as one that reads too slowly."""
 
 
-class LineUser(Protocol):
-    """Whom a line tells. Both are called on the loop, and never raise."""
+class TransportUser(Protocol):
+    """The receiver of what a transport reads; called on the loop, it never raises."""
 
     def take(self, message: WireMessage) -> None: ...
 
     def congestion(self, congested: bool) -> None: ...
 
 
-class Line(Protocol):
+class Transport(Protocol):
     """Carries messages both ways.
 
-    A server may offer one in the scope, as the extension ``openenv.line``. What it hands to its
-    user itself, ``receive`` does not give; all else it does, and the end of the connection.
+    A server may offer one in the scope, as the extension ``openenv.transport``. What it hands to
+    its user itself, ``receive`` does not give; all else it does, and the end of the connection.
     """
 
     @property
@@ -42,7 +42,7 @@ class Line(Protocol):
         """Whether the peer reads slower than we write; what is written all the same is kept."""
         ...
 
-    def attach(self, user: LineUser) -> None:
+    def attach(self, user: TransportUser) -> None:
         """Begin, right before the connection is accepted."""
         ...
 
@@ -69,12 +69,12 @@ class Line(Protocol):
         ...
 
 
-class AsgiLine:
-    """The line over ASGI's ``send``: one message at a time, of which each may have to wait."""
+class AsgiTransport:
+    """The transport over ASGI's ``send``: one message at a time, of which each may have to wait."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._user: LineUser | None = None
+        self._user: TransportUser | None = None
         self._writer: asyncio.Task[None] | None = None
         self._out: deque[tuple[bytes, bool]] = deque()
         self._news = asyncio.Event()
@@ -84,7 +84,7 @@ class AsgiLine:
         self._sending = False
         self.congested = False
 
-    def attach(self, user: LineUser) -> None:
+    def attach(self, user: TransportUser) -> None:
         """Begin; a task sends what is written outside the reader."""
         self._user = user
         self._writer = asyncio.create_task(self._write(), name="openenv-writer")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from openenv_async.engine import Engine, ServerConnection
 from openenv_async.protocol.codec import WireMessage, frame_codec
-from openenv_async.server.transport import AsgiLine, Line, Receive, Scope, Send
+from openenv_async.server.transport import AsgiTransport, Receive, Scope, Send, Transport
 from openenv_async.telemetry.tracing import trace_of
 
 __all__ = ["NativeSocket"]
@@ -44,8 +44,8 @@ class NativeSocket:
         self._subprotocol = subprotocol
         self._receive = receive
         self._send = send
-        direct: Line | None = scope.get("extensions", {}).get("openenv.line")
-        self._line: Line = AsgiLine(send) if direct is None else direct
+        direct: Transport | None = scope.get("extensions", {}).get("openenv.transport")
+        self._transport: Transport = AsgiTransport(send) if direct is None else direct
         self._loop = asyncio.get_running_loop()
         self._stats = engine.stats
         self._task: asyncio.Task[None] | None = None
@@ -70,8 +70,8 @@ class NativeSocket:
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
-        line = self._line
-        line.attach(self)
+        transport = self._transport
+        transport.attach(self)
         self._task = asyncio.current_task()
         left = False
         try:
@@ -84,7 +84,7 @@ class NativeSocket:
                     return
                 message = event.get("bytes")
                 self.take(event["text"] if message is None else message)
-                await line.settled()
+                await transport.settled()
         except OSError:
             return  # the peer went away while we were sending
         except asyncio.CancelledError:
@@ -99,9 +99,9 @@ class NativeSocket:
             for handle in (self._pumping, self._going):
                 if handle is not None:
                     handle.cancel()
-            await line.aclose()
+            await transport.aclose()
 
-    # -- the line's side ----------------------------------------------------------------------
+    # -- the transport's side ----------------------------------------------------------------------
 
     def take(self, message: WireMessage) -> None:
         """Take a message, and answer what can be answered at once."""
@@ -147,7 +147,7 @@ class NativeSocket:
         """
         self._waiting.appendleft((frames, at))
         self._held = True
-        self._line.hold()
+        self._transport.hold()
         if self.connection.pending:
             self._wake()
         self._go_on_soon()
@@ -159,7 +159,7 @@ class NativeSocket:
         need not wait for its large replies.
         """
         most = self._max_unsent
-        if self._line.congested:
+        if self._transport.congested:
             most //= 4
         if self._held and self._going is None and self.connection.unsent <= most:
             self._going = self._loop.call_soon(self._go_on, _PAUSE - 1)
@@ -175,13 +175,13 @@ class NativeSocket:
         while self._waiting and not self._held:
             self._work(*self._waiting.popleft())
         if not self._held:
-            self._line.release()
+            self._transport.release()
 
     def _cut(self) -> None:
         """The peer is dead or does not read: end, whatever is being sent."""
         self._is_cut = True
         if self._task is not None:
-            self._line.abort(self._task)
+            self._transport.abort(self._task)
 
     def _refuse(self, reason: str) -> None:
         """The peer sends nonsense: say the reason, and no more."""
@@ -193,7 +193,7 @@ class NativeSocket:
         """Close with what is still to be said, as far as the peer reads."""
         with contextlib.suppress(OSError):
             self._write_batches()
-            if not self._line.congested:
+            if not self._transport.congested:
                 await self._send(
                     {
                         "type": "websocket.close",
@@ -209,10 +209,10 @@ class NativeSocket:
     def _pump(self) -> None:
         """Send what is ready; others have the loop between two large pieces."""
         self._pumping = None
-        if self._task is None or self._line.congested:
-            return  # the line tells when it has room
+        if self._task is None or self._transport.congested:
+            return  # the transport tells when it has room
         self._write_batches()
-        if not self._line.congested:
+        if not self._transport.congested:
             for message in self.connection.take_piece():
                 self._write(message)
         if self.connection.pending:
@@ -222,10 +222,10 @@ class NativeSocket:
 
     def _write_batches(self) -> None:
         """Write what is ready but large payloads, as far as the peer reads."""
-        connection, line = self.connection, self._line
-        while connection.has_batch and not line.congested:
+        connection, transport = self.connection, self._transport
+        while connection.has_batch and not transport.congested:
             self._write(connection.take_batch())
 
     def _write(self, message: bytes) -> None:
         self._stats.bytes_out += len(message)
-        self._line.write(message, self._text)
+        self._transport.write(message, self._text)

@@ -1,4 +1,4 @@
-"""Native sessions over plain ASGI, as any server offers it, and over the direct line."""
+"""Native sessions over plain ASGI, as any server offers it, and over the direct transport."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from openenv_async.checks.conformance import CHECKS, NativeDoor, Suite
 from openenv_async.engine import Engine
 from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket
-from openenv_async.server.transport import AsgiLine
+from openenv_async.server.transport import AsgiTransport
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
 from tests.behaviours.environments import Blob
@@ -31,7 +31,7 @@ from tests.helpers import until
 @pytest.fixture(params=["asgi", "direct"], autouse=True)
 def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Uvicorn as it is, or what this package puts in its place; it was really used."""
-    kind: Any = AsgiLine if request.param == "asgi" else DirectWebSocket
+    kind: Any = AsgiTransport if request.param == "asgi" else DirectWebSocket
     if request.param == "asgi":
         monkeypatch.setattr("openenv_async.server.run.DirectWebSocket", WebSocketsSansIOProtocol)
     made: list[Any] = []
