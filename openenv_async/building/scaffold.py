@@ -7,17 +7,18 @@ Templates are the files of ``templates/common`` and of ``templates/NAME``, which
 from __future__ import annotations
 
 import importlib.util
+import json
 import keyword
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from openenv_async.errors import InvalidOption
 
-__all__ = ["TEMPLATES", "check_name", "scaffold"]
+__all__ = ["TEMPLATES", "check_name", "dockerfile", "scaffold"]
 
 TEMPLATES: Final = {
     "minimal": "a number to guess; seed, reward, end and state in 40 lines",
@@ -27,6 +28,17 @@ TEMPLATES: Final = {
 _FOLDER: Final = Path(__file__).with_name("templates")
 _SUFFIX: Final = ".tmpl"
 _LONGEST: Final = 40
+_DOCKERFILE: Final = "common/server/Dockerfile"
+_BASE_COMMENT: Final = "On the base image of openenv_async; its Dockerfile.base makes it."
+_SYSTEM_PACKAGES: Final = """\
+USER root
+# {comment}
+RUN apt-get update -qq \\
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \\
+        {packages} \\
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+USER 10001:10001
+"""
 
 
 def scaffold(name: str, *, template: str = "minimal", into: Path = Path()) -> list[Path]:
@@ -63,6 +75,41 @@ def scaffold(name: str, *, template: str = "minimal", into: Path = Path()) -> li
         target.write_text(_fill(text, words), encoding="utf-8")
         written.append(target)
     return written
+
+
+def dockerfile(
+    entry: str,
+    *,
+    serve_arguments: Sequence[str] = (),
+    base_argument: str = "BASE",
+    base_image: str = "openenv-async-base:latest",
+    base_comment: str = _BASE_COMMENT,
+    system_packages: Sequence[str] = (),
+    packages_comment: str = "",
+) -> str:
+    """Return the Dockerfile of an environment, from the one template that there is.
+
+    Args:
+        entry: the name under which the environment is served.
+        serve_arguments: further arguments of ``openenv-async serve``.
+        base_argument: the build argument that names the base image.
+        base_image: the base image, unless the build says otherwise.
+        base_comment: the first line.
+        system_packages: what Debian's package manager adds.
+        packages_comment: why they are needed.
+    """
+    words = _image_words(serve_arguments) | {
+        "entry": entry,
+        "base_argument": base_argument,
+        "base_image": base_image,
+        "base_comment": base_comment,
+    }
+    if system_packages:
+        words["system_packages"] = _SYSTEM_PACKAGES.format(
+            comment=packages_comment, packages=" ".join(system_packages)
+        )
+    template = (_FOLDER / f"{_DOCKERFILE}{_SUFFIX}").read_text(encoding="utf-8")
+    return _fill(template, words)
 
 
 def check_name(name: str) -> None:
@@ -102,6 +149,17 @@ def _is_installed(name: str) -> bool:
     return spec is not None and spec.origin is not None and "site-packages" in spec.origin
 
 
+def _image_words(serve_arguments: Sequence[str] = ()) -> dict[str, str]:
+    """The words of the Dockerfile as an environment without wishes has them."""
+    return {
+        "base_argument": "BASE",
+        "base_image": "openenv-async-base:latest",
+        "base_comment": _BASE_COMMENT,
+        "system_packages": "",
+        "serve_arguments": "".join(f"{json.dumps(each)}, " for each in serve_arguments),
+    }
+
+
 def _words(name: str, template: str) -> dict[str, str]:
     """What is filled in for the words in braces."""
     stem = name.removesuffix("_env") or name
@@ -113,13 +171,17 @@ def _words(name: str, template: str) -> dict[str, str]:
     }
     about = tomllib.loads(_fill((_FOLDER / template / f"about.toml{_SUFFIX}").read_text(), words))
     needed = about["dependencies"]
-    return words | {
-        "description": about["description"],
-        "fields": about["fields"].strip(),
-        "example": about["example"].strip(),
-        "dependencies": ", ".join(f'"{each}"' for each in ["openenv-async", *needed]),
-        "manifest_dependencies": ", ".join(f'"{each}"' for each in needed),
-    }
+    return (
+        words
+        | _image_words()
+        | {
+            "description": about["description"],
+            "fields": about["fields"].strip(),
+            "example": about["example"].strip(),
+            "dependencies": ", ".join(f'"{each}"' for each in ["openenv-async", *needed]),
+            "manifest_dependencies": ", ".join(f'"{each}"' for each in needed),
+        }
+    )
 
 
 def _files(template: str) -> Iterator[tuple[str, str]]:
