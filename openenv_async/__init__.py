@@ -15,6 +15,7 @@ from openenv_async.version import __version__
 if TYPE_CHECKING:
     from openenv_async.client.env import EnvClient, GenericEnvClient
     from openenv_async.client.http import HTTPEnvClient
+    from openenv_async.client.settings import ClientSettings
     from openenv_async.client.sync import SyncEnvClient
     from openenv_async.engine.options import EngineOptions
     from openenv_async.environment import Environment
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoAction",
     "AutoEnv",
+    "ClientSettings",
     "EngineOptions",
     "EnvClient",
     "EnvPool",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "AutoAction": "targets.auto",
     "AutoEnv": "targets.auto",
+    "ClientSettings": "client.settings",
     "EngineOptions": "engine.options",
     "EnvClient": "client.env",
     "EnvPool": "pool",

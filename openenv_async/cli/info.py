@@ -59,11 +59,11 @@ def info(target: str, token: str | None, params: dict[str, Any], as_json: bool) 
 
 async def _of_server(url: str, token: str | None) -> dict[str, Any]:
     from openenv_async.checks.conformance.suite import describe
+    from openenv_async.client.settings import ClientSettings
     from openenv_async.client.websocket import dial
-    from openenv_async.types import Limits, Timeouts
 
     name, schema = await describe(url, token)
-    connection = await dial(url, token=token, limits=Limits(), timeouts=Timeouts())
+    connection = await dial(url, ClientSettings(token=token))
     try:
         server = dict(connection.server)
     finally:

@@ -19,21 +19,20 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
 
 from openenv_async.errors import InvalidModel, InvalidOption, shown
-from openenv_async.types import MAX_SECONDS, Limits, Timeouts
+from openenv_async.types import MAX_SECONDS
 
 __all__ = [
-    "check_settings",
     "checked_count",
     "checked_episode_id",
     "checked_options",
     "checked_seed",
     "checked_timeout",
     "encoded",
+    "is_sendable",
     "refuse_unknown",
     "reset_arguments",
 ]
 
-SUBPROTOCOL_NAMES: Final = ("openenv.v1.msgpack", "openenv.v1.json", "upstream")
 _MAX_SEED: Final = 2**63 - 1
 _MAX_EPISODE_ID: Final = 255
 _OWN_NAMES: Final = frozenset({"self", "timeout", "reset_options"})
@@ -89,7 +88,7 @@ def checked_episode_id(episode_id: Any) -> str | None:
             f" got {len(episode_id)}: leave it out to have one made",
             option="episode_id",
         )
-    if not episode_id.isascii() and not _is_sendable(episode_id):
+    if not episode_id.isascii() and not is_sendable(episode_id):
         raise InvalidOption(
             f"reset(episode_id=…) is not valid Unicode, got {shown(episode_id)}",
             option="episode_id",
@@ -217,72 +216,6 @@ def reset_arguments(options: Mapping[Any, Any], **named: Any) -> dict[str, Any]:
 # -- constructors -----------------------------------------------------------------------------
 
 
-def check_settings(
-    *,
-    token: Any,
-    timeouts: Any,
-    limits: Any,
-    options: Any,
-    headers: Any,
-    ssl: Any,
-    share: Any = True,
-    subprotocol: Any = None,
-) -> None:
-    """Return if the settings of a client are of their types.
-
-    Raises:
-        TypeError, ValueError: one is not; the message names it.
-    """
-    if token is not None and not isinstance(token, str):
-        raise TypeError(f"token must be text or None, got {shown(token, secret=True)}")
-    if timeouts is not None and not isinstance(timeouts, Timeouts):
-        raise TypeError(
-            f"timeouts must be a Timeouts, such as Timeouts(step=5), got {shown(timeouts)}"
-        )
-    if limits is not None and not isinstance(limits, Limits):
-        raise TypeError(f"limits must be a Limits, got {shown(limits)}")
-    if options is not None and not (
-        isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-    ):
-        raise TypeError(
-            "options must be a dict from constructor arguments of the environment to their"
-            f" values, got {shown(options)}"
-        )
-    if headers is not None:
-        _check_headers(headers)
-    if ssl is not None and not isinstance(ssl, str):
-        _check_trust(ssl)
-    if not isinstance(share, bool | str):
-        raise TypeError(f"share must be True, False or the name of a group, got {shown(share)}")
-    if subprotocol is not None and subprotocol not in SUBPROTOCOL_NAMES:
-        raise ValueError(
-            f"subprotocol must be one of {', '.join(SUBPROTOCOL_NAMES)} or None,"
-            f" got {shown(subprotocol)}"
-        )
-
-
-def _check_headers(headers: Any) -> None:
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers must be a dict from names to text, got {shown(headers)}")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"headers must be a dict from names to text; {shown(name)} is not so")
-        if not name or any(ord(c) < 33 or ord(c) > 126 or c == ":" for c in name):
-            raise ValueError(f"headers has {name!r}, which is not a header's name")
-        if any(c in value for c in "\r\n\0") or not _is_sendable(value):
-            raise ValueError(f"the value of {name!r} in headers must be one line of text")
-
-
-def _check_trust(trust: Any) -> None:
-    from ssl import SSLContext
-
-    if not isinstance(trust, SSLContext):
-        raise TypeError(
-            f"ssl must be an ssl.SSLContext, the path of a PEM file as text, or None,"
-            f" got {shown(trust)}"
-        )
-
-
 def refuse_unknown(called: str, unknown: Collection[str], known: Collection[str]) -> NoReturn:
     """Refuse keyword arguments that a class or function does not take.
 
@@ -307,7 +240,8 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
 
 
-def _is_sendable(text: str) -> bool:
+def is_sendable(text: str) -> bool:
+    """Return whether UTF-8 can carry a text."""
     try:
         text.encode()
     except UnicodeEncodeError:

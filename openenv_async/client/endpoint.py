@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from openenv_async.client.http_replies import MEDIA
 from openenv_async.client.refusals import reason_of, unreachable
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.sockets import Sockets
 from openenv_async.client.waits import BACKSTOP
 from openenv_async.endpoints.addresses import checked_url, is_here
-from openenv_async.endpoints.tls import Trust, trusted
-from openenv_async.endpoints.tokens import check_token
+from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -46,37 +46,29 @@ class Endpoint:
 
     Args:
         url: ``http://HOST:PORT``, with the path that the server is mounted at.
-        token: its access token.
-        headers: more headers of every request.
-        ssl: what to trust at https.
-        max_message_size: bytes of an answer.
-        connect_timeout: seconds for each connection.
+        settings: its access token, more headers, trusted authorities; bytes of an answer and
+            seconds for a connection.
 
     Attributes:
         url: without a slash at its end.
         headers: of every request.
 
     Raises:
-        ValueError: ``url`` or ``token`` is none.
+        ValueError: ``url`` is not an address.
     """
 
     def __init__(
         self,
         url: str,
-        token: str | None,
-        headers: dict[str, str] | None,
-        ssl: Trust,
-        *,
-        max_message_size: int,
-        connect_timeout: float | None,
+        settings: ClientSettings,
     ) -> None:
         self.url = _http_url(url)
-        self.headers = {**(headers or {}), "Accept": MEDIA}
-        if token is not None:
-            self.headers["Authorization"] = f"Bearer {check_token(token)}"
-        self.max_message_size = max_message_size
-        self._connect_timeout = connect_timeout
-        self._ssl = ssl
+        self.headers = {**(settings.headers or {}), "Accept": MEDIA}
+        if settings.token is not None:
+            self.headers["Authorization"] = f"Bearer {settings.token}"
+        self.max_message_size = settings.limits.max_message_size
+        self._connect_timeout = settings.timeouts.connect
+        self._ssl = settings.ssl
         self._trust: SSLContext | Literal[True] | None = None
         self._sockets: Sockets | None = None
 

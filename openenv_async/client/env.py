@@ -16,6 +16,7 @@ from openenv_async.client.arguments import (
 )
 from openenv_async.client.channel import Channel
 from openenv_async.client.session import SessionHolder
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.streaming import CREDIT, StreamedStep
 from openenv_async.client.waits import on_wire
 from openenv_async.errors import OpenEnvError, SessionBusy
@@ -57,6 +58,11 @@ class EnvClient(SessionHolder[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def with_settings(cls, url: str, settings: ClientSettings) -> Self:
+        """Return a client of the server at ``url`` with another client's settings."""
+        return cls(url, **settings.arguments())
 
     @classmethod
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:

@@ -20,11 +20,11 @@ import sys
 from collections.abc import Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
-from openenv_async.client.arguments import check_settings, refuse_unknown
-from openenv_async.client.endpoint import Endpoint
+from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.http_session import HTTPSession
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import ModelHooks, wire_models
+from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
@@ -37,7 +37,7 @@ __all__ = ["HTTPEnvClient"]
 
 T = TypeVar("T")
 
-_SETTINGS: Final = ("token", "timeouts", "limits", "options", "headers", "ssl")
+_SETTINGS: Final = tuple(name for name in SETTINGS if name not in ("share", "subprotocol"))
 
 
 class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
@@ -72,45 +72,29 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         token: str | None = None,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
-        options: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Trust = None,
         **unknown: Any,
     ) -> None:
         if unknown:
             refuse_unknown(type(self).__name__, unknown, _SETTINGS)
         checked_url(base_url)
-        check_settings(
+        self.base_url = base_url
+        self.settings = ClientSettings(
             token=token,
-            timeouts=timeouts,
-            limits=limits,
+            timeouts=TIMEOUTS if timeouts is None else timeouts,
+            limits=LIMITS if limits is None else limits,
             options=options,
             headers=headers,
             ssl=ssl,
         )
-        self.base_url = base_url
-        self._token = token
-        self._timeouts = timeouts or Timeouts()
-        self._limits = limits or Limits()
-        self._options = options
-        self._headers = headers
-        self._ssl = ssl
         self._contained: Contained | None = None
         self._session = self._fresh_session()
 
     def _fresh_session(self) -> HTTPSession[ActT, ObsT, StateT]:
-        endpoint = Endpoint(
-            self.base_url,
-            self._token,
-            self._headers,
-            self._ssl,
-            max_message_size=self._limits.max_message_size,
-            connect_timeout=self._timeouts.connect,
-        )
         models = functools.partial(wire_models, self, "msgpack")
-        return HTTPSession(
-            endpoint, models, self._timeouts, self._limits, self._options, self._contained
-        )
+        return HTTPSession(self.base_url, self.settings, models, self._contained)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
@@ -124,6 +108,15 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def with_settings(cls, url: str, settings: ClientSettings) -> Self:
+        """Return a client of the server at ``url`` with another client's settings.
+
+        ``share`` and ``subprotocol`` are those of WebSockets, and not used here.
+        """
+        given = settings.arguments()
+        return cls(url, **{name: given[name] for name in _SETTINGS if name in given})
 
     @classmethod
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:

@@ -36,6 +36,7 @@ from openenv_async.client.http_replies import (
     taken_number,
 )
 from openenv_async.client.models import WireModels
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.waits import on_wire
 from openenv_async.errors import (
     OpenEnvError,
@@ -47,7 +48,7 @@ from openenv_async.errors import (
 )
 from openenv_async.protocol.codec import too_large
 from openenv_async.telemetry.tracing import inject
-from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
+from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 if TYPE_CHECKING:
     from openenv_async.client.contained import Contained
@@ -64,30 +65,27 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
     """The session and its calls; ``HTTPEnvClient`` is its façade.
 
     Args:
-        endpoint: the server; closed with the session.
+        base_url: the server's address.
+        settings: the client's.
         models: the codecs of the client, asked for when they are needed.
-        timeouts: deadlines that are sent along.
-        limits: sizes.
-        options: constructor options of the environment.
         contained: the container that the server is in, if it is the client's own.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        base_url: str,
+        settings: ClientSettings,
         models: Callable[[], WireModels],
-        timeouts: Timeouts,
-        limits: Limits,
-        options: dict[str, Any] | None,
         contained: Contained | None,
     ) -> None:
-        self.endpoint = endpoint
+        self.base_url = base_url
+        self.settings = settings
+        self.endpoint = Endpoint(base_url, settings)
         self.episode: EpisodeInfo | None = None
         self.session_id: str | None = None
         self._models = models
-        self._timeouts = timeouts
-        self._limits = limits
-        self._options = options
+        self._timeouts = settings.timeouts
+        self._limits = settings.limits
         self._contained = contained
         self._secret = ""
         self._unopened: tuple[str, str] | None = None
@@ -236,8 +234,8 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
             self.session_id, self._secret = name
             self._unopened = name
         body: dict[str, Any] = {"resume": not is_new}
-        if is_new and self._options:
-            body["options"] = msgspec.Raw(self._models().encode_any(self._options))
+        if is_new and self.settings.options:
+            body["options"] = msgspec.Raw(self._models().encode_any(self.settings.options))
         try:
             reply = await self._exchange("POST", "/open", body, Opened, self._timeouts.open, None)
         except BaseException as exc:

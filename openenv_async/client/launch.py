@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
 from openenv_async.errors import (
     ConnectFailed,
@@ -19,7 +20,7 @@ from openenv_async.errors import (
     WorkerStartFailed,
 )
 from openenv_async.providers.base import Provider, Worker, with_log_tail
-from openenv_async.types import Limits, Timeouts
+from openenv_async.types import Timeouts
 
 __all__ = ["START_TIMEOUT", "last_lines", "launch", "wait_ready"]
 
@@ -104,12 +105,10 @@ async def _answer(worker: Worker) -> None:
 
 async def _shake_hands(worker: Worker) -> None:
     pause = _FIRST_PAUSE
-    timeouts = Timeouts(connect=5.0)
+    settings = ClientSettings(token=worker.token, timeouts=Timeouts(connect=5.0))
     while True:
         try:
-            connection = await dial(
-                worker.url, token=worker.token, limits=Limits(), timeouts=timeouts
-            )
+            connection = await dial(worker.url, settings)
         except (ConnectFailed, ServerError):
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

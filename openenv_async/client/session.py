@@ -15,19 +15,19 @@ import asyncio
 import os
 import sys
 from asyncio import get_running_loop
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from openenv_async.client.arguments import check_settings, refuse_unknown
+from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.channel import Channel
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
+from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
 from openenv_async.client.waits import on_wire
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
-from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
 from openenv_async.protocol.frames import Close, Open
 from openenv_async.telemetry.tracing import TRACING, inject
@@ -36,15 +36,8 @@ from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeout
 if TYPE_CHECKING:
     from openenv_async.client.contained import Contained
 
-__all__ = ["SETTINGS", "SessionHolder"]
+__all__ = ["SessionHolder"]
 
-_TIMEOUTS: Final = Timeouts()
-_LIMITS: Final = Limits()
-SETTINGS: Final = (
-    *("token", "timeouts", "limits", "options"),
-    *("share", "subprotocol", "headers", "ssl"),
-)
-"""The keyword arguments of a client."""
 _CLOSED: Final = "this client was closed: make a new one"
 
 
@@ -61,36 +54,31 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         token: str | None = None,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
-        options: dict[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
         share: bool | str = True,
         subprotocol: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         ssl: Trust = None,
         **unknown: Any,
     ) -> None:
         if unknown:
             refuse_unknown(type(self).__name__, unknown, SETTINGS)
-        check_settings(
+        settings = ClientSettings(
             token=token,
-            timeouts=timeouts,
-            limits=limits,
+            timeouts=TIMEOUTS if timeouts is None else timeouts,
+            limits=LIMITS if limits is None else limits,
             options=options,
-            headers=headers,
-            ssl=ssl,
             share=share,
             subprotocol=subprotocol,
+            headers=headers,
+            ssl=ssl,
         )
         if self._has_address and type(self)._connect is SessionHolder._connect:
             checked_url(base_url)
         self.base_url = base_url
-        self.timeouts = timeouts or _TIMEOUTS
-        self.limits = limits or _LIMITS
-        self._token = None if token is None else check_token(token)
-        self._options = options
-        self._share = share
-        self._subprotocol = subprotocol
-        self._headers = headers
-        self._ssl = ssl
+        self.settings = settings
+        self.timeouts = settings.timeouts
+        self.limits = settings.limits
         self._channel: Channel | None = None
         self._shared: SharedConnections | None = None
         self._opening: asyncio.Future[Channel] | None = None
@@ -187,7 +175,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
         """Open a session, or resume the one that ``left_behind`` had."""
         if self._contained is not None:
             worker = await self._contained.start(self._lose)
-            self.base_url, self._token = worker.url, worker.token
+            self._move(worker.url, worker.token)
         connection = await self._acquire()
         channel: Channel | None = None
         try:
@@ -209,20 +197,28 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
             self._episode = None
         return channel
 
+    def _move(self, url: str, token: str | None, share: bool | str | None = None) -> None:
+        """Open sessions at another server from now on, ``share`` said anew unless ``None``."""
+        settings = self.settings
+        share = settings.share if share is None else share
+        self.base_url = url
+        if token != settings.token or share != settings.share:
+            self.settings = settings.replace(token=token, share=share)
+
     def _opening_of(self, channel: Channel, resume: bool = False) -> Open:
         """The request that opens the session of ``channel``, in the caller's trace."""
-        wire = self._use(channel.connection)
+        wire, options = self._use(channel.connection), self.settings.options
         request = Open(
             channel.number,
             channel.id,
             channel.secret,
             resume,
             channel.acked,
-            None if not self._options else wire.encode_any(self._options),
+            None if not options else wire.encode_any(options),
             on_wire(self.timeouts.open),
         )
         if TRACING in sys.modules:  # not in the trace of who made the connection
-            trace = dict(self._headers or {})
+            trace = dict(self.settings.headers or {})
             inject(trace)
             request.traceparent = trace.get("traceparent")
             request.tracestate = trace.get("tracestate")
@@ -240,7 +236,7 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
             self._channel.lose(error)
 
     async def _acquire(self) -> ClientConnection:
-        if not self._share:
+        if not self.settings.share:
             self._shared = None
             return await self._connect()
         shared = shared_connections()
@@ -257,22 +253,16 @@ class SessionHolder(ModelHooks[ActT, ObsT, StateT]):
 
     async def _connect(self) -> ClientConnection:
         """A new connection; overridden where there is no socket."""
-        return await dial(
-            self.base_url,
-            token=self._token,
-            subprotocol=self._subprotocol,
-            headers=self._headers,
-            ssl=self._ssl,
-            limits=self.limits,
-            timeouts=self.timeouts,
-        )
+        return await dial(self.base_url, self.settings)
 
     def _key(self) -> Hashable:
-        headers = tuple(sorted(self._headers.items())) if self._headers else None
-        limits = None if self.limits is _LIMITS else self.limits  # a hash saved, mostly
+        """Clients with equal ones may share a connection."""
+        settings = self.settings
+        headers = tuple(sorted(settings.headers.items())) if settings.headers else None
+        limits = None if self.limits is LIMITS else self.limits  # a hash saved, mostly
         return (
-            *(self.base_url, self._token, self._subprotocol, headers, self._ssl),
-            *(limits, self._share),
+            *(self.base_url, settings.token, settings.subprotocol, headers, settings.ssl),
+            *(limits, settings.share),
         )
 
     async def _close_session(self) -> None:

@@ -9,7 +9,7 @@ from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.env import EnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks
-from openenv_async.client.session import SETTINGS
+from openenv_async.client.settings import SETTINGS, ClientSettings
 from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 __all__ = ["SyncEnvClient"]
@@ -33,24 +33,23 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         unknown = [name for name in options if name not in SETTINGS]
         if unknown:
             refuse_unknown(type(self).__name__, unknown, SETTINGS)
-        EnvClient(base_url, **options)  # so that a wrong setting is told here
+        settings = EnvClient(base_url, **options).settings  # a wrong one is told here
         self._made: EnvClient[ActT, ObsT, StateT] | None = None
-        self._settings = (base_url, options)
+        self._given = (base_url, settings)
         self._contained: tuple[str, int, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
-        remade = {"_made": None} if "_settings" in self.__dict__ else {}
+        remade = {"_made": None} if "_given" in self.__dict__ else {}
         return {**self.__dict__, **remade}
 
     @property
     def _client(self) -> EnvClient[ActT, ObsT, StateT]:
         # Not in __init__: SyncEnvClient[A, O, S](url) learns its types after it.
         if self._made is None:
-            base_url, options = self._settings
             make = self._client_class()
             if self._contained is None:
-                self._made = make(base_url, **options)
+                self._made = make.with_settings(*self._given)
             else:
                 image, port, options = self._contained
                 self._made = make.from_docker_image(image, port, **options)
@@ -67,6 +66,11 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def from_url(cls, url: str, **options: Any) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
+
+    @classmethod
+    def with_settings(cls, url: str, settings: ClientSettings) -> Self:
+        """Return a client of the server at ``url`` with another client's settings."""
+        return cls(url, **settings.arguments())
 
     @classmethod
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
@@ -93,6 +97,16 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def client(self) -> EnvClient[ActT, ObsT, StateT]:
         """The async client behind; its calls belong to the background loop."""
         return self._client
+
+    @property
+    def base_url(self) -> str:
+        """The address of the server."""
+        return self._client.base_url
+
+    @property
+    def settings(self) -> ClientSettings:
+        """All that this client was made with but the address."""
+        return self._client.settings
 
     @property
     def episode(self) -> EpisodeInfo | None:

@@ -20,11 +20,11 @@ from websockets.typing import Subprotocol
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.http_replies import read_failure
 from openenv_async.client.refusals import refused, unauthorized, unreachable
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here
-from openenv_async.endpoints.tls import Trust, trusted
-from openenv_async.endpoints.tokens import check_token
+from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import ConnectFailed, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.protocol.websocket_frames import CutsFrames, masked_data_frame
@@ -33,7 +33,7 @@ from openenv_async.types import Limits, Timeouts
 
 __all__ = ["WebSocketTransport", "dial", "websocket_url"]
 
-
+_USUAL: Final = ClientSettings()
 UPSTREAM: Final = "upstream"
 """In place of a subprotocol: upstream OpenEnv's JSON dialect, which has none."""
 
@@ -161,40 +161,26 @@ def _find_dead_hosts(transport: asyncio.Transport) -> None:
                 raw.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, name), value)
 
 
-async def dial(
-    url: str,
-    *,
-    token: str | None = None,
-    subprotocol: str | None = None,
-    headers: dict[str, str] | None = None,
-    ssl: Trust = None,
-    limits: Limits,
-    timeouts: Timeouts,
-) -> ClientConnection:
+async def dial(url: str, settings: ClientSettings = _USUAL) -> ClientConnection:
     """Connect and exchange hello and welcome.
 
     Args:
         url: base URL of the server or its ``/ws`` address.
-        token: sent as ``Authorization: Bearer``.
-        subprotocol: ``openenv.v1.msgpack``, ``openenv.v1.json`` or ``upstream``; by default the
-            first of them that the server speaks.
-        headers: more request headers.
-        ssl: what to trust at https and wss: an ``ssl.SSLContext``, or the path of a file of
-            certificates (PEM); by default what the system trusts.
-        limits, timeouts: of this side.
+        settings: token, headers, trust and subprotocol of the request; limits and deadlines.
 
     Raises:
         ConnectFailed: no connection, or the server speaks no ``openenv.v1``.
         Unauthorized: the server refused the token or the origin.
     """
     address = websocket_url(url)
+    limits, timeouts, subprotocol = settings.limits, settings.timeouts, settings.subprotocol
     names = list(SUBPROTOCOLS) if subprotocol is None else [subprotocol]
     offered = [Subprotocol(name) for name in names if name != UPSTREAM]
-    all_headers = dict(headers or {})
-    if token is not None:
-        all_headers["Authorization"] = f"Bearer {check_token(token)}"
+    all_headers = dict(settings.headers or {})
+    if settings.token is not None:
+        all_headers["Authorization"] = f"Bearer {settings.token}"
     inject(all_headers)
-    trust = trusted(ssl) if address.startswith("wss") else None
+    trust = trusted(settings.ssl) if address.startswith("wss") else None
 
     async def open_socket() -> _Socket:
         return await _open_socket(url, address, offered, all_headers, trust, limits, timeouts)

@@ -139,8 +139,8 @@ class LeasedClient(EnvClient[Any, Any, Any]):
         while True:
             lease = await self._pool.acquire(self, self._acquire_timeout)
             self._lease = lease
-            self.base_url, self._token = lease.worker.url, lease.worker.token
-            self._share = self._pool.share_of(self._connection_number)
+            share = self._pool.share_of(self._connection_number)
+            self._move(lease.worker.url, lease.worker.token, share)
             attempts += 1
             try:
                 return await self._open_at(lease)

@@ -135,9 +135,7 @@ class EnvPool(Playing, Sources):
         )
 
     def _warm_client(self, worker: Worker) -> LeasedClient:
-        warm_client = self._leased(worker.url, **self._client_options)
-        warm_client._token = worker.token
-        return warm_client
+        return self._leased(worker.url, **{**self._client_options, "token": worker.token})
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings."""

@@ -109,7 +109,7 @@ class RandomPolicy:
     @classmethod
     async def for_client(cls, client: Any, seed: int | None = None) -> Self:
         """A policy for an ``EnvClient`` (or a class's instance): its server's schema, its type."""
-        schema = await fetch_schema(client.base_url, token=getattr(client, "_token", None))
+        schema = await fetch_schema(client.base_url, token=client.settings.token)
         return cls(schema["action"], seed, client.instance_types()[0])
 
     def for_episode(self, index: int) -> Callable[[Any], Any]:

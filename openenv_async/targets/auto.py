@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.launch import START_TIMEOUT, launch
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.client.session import SETTINGS
+from openenv_async.client.settings import SETTINGS
 from openenv_async.errors import InvalidOption, OpenEnvError, shown
 from openenv_async.providers.base import Provider, Worker
 from openenv_async.targets.discovery import find_entry, normal_name

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
-from openenv_async.client.session import SETTINGS
+from openenv_async.client.settings import SETTINGS
 from openenv_async.engine import Engine, EngineOptions, ServerConnection
 from openenv_async.errors import shown
 from openenv_async.protocol.codec import frame_codec

@@ -106,7 +106,7 @@ class ServedEnvironment:
         Raises:
             ConnectFailed: it does not give them.
         """
-        fetched = background_loop().run(fetch_schema(self.url, token=self.client._token))
+        fetched = background_loop().run(fetch_schema(self.url, token=self.client.settings.token))
         return dict(fetched)
 
     def close(self) -> None:
@@ -171,13 +171,11 @@ def _client_of(
     if isinstance(source, str):
         return GenericEnvClient(source, token=token, timeouts=timeouts, options=dict(options or {}))
     given = source.client if isinstance(source, SyncEnvClient) else source
-    return GenericEnvClient(
-        given.base_url,
-        token=token or given._token,
-        timeouts=timeouts or given.timeouts,
-        limits=given.limits,
-        options={**(given._options or {}), **(options or {})},
-        subprotocol=given._subprotocol,
-        headers=given._headers,
-        ssl=given._ssl,
+    settings = given.settings
+    settings = settings.replace(
+        token=token or settings.token,
+        timeouts=timeouts or settings.timeouts,
+        options={**(settings.options or {}), **(options or {})},
+        share=True,
     )
+    return GenericEnvClient.with_settings(given.base_url, settings)

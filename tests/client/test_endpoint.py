@@ -10,16 +10,17 @@ import pytest
 
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.http_replies import taken_number
+from openenv_async.client.settings import ClientSettings
 from openenv_async.errors import ConnectFailed, ConnectionLost, OpenEnvError
+from openenv_async.types import Limits, Timeouts
 
 
 class Failing(Endpoint):
     """Attempts fail one after another, in this way."""
 
     def __init__(self, *errors: Exception) -> None:
-        super().__init__(
-            "http://127.0.0.1:1", None, None, None, max_message_size=1, connect_timeout=0.5
-        )
+        settings = ClientSettings(limits=Limits(max_message_size=1), timeouts=Timeouts(connect=0.5))
+        super().__init__("http://127.0.0.1:1", settings)
         self.errors = list(errors)
 
     async def _client(self) -> Any:

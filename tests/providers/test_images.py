@@ -44,7 +44,7 @@ async def test_it_builds_and_plays(name: str) -> None:
         **LIMITS.get(name, {}),
     )
     async with client as env:
-        schema = await fetch_schema(env.base_url, token=env._token)
+        schema = await fetch_schema(env.base_url, token=env.settings.token)
         outcome = await rollout(env, RandomPolicy(schema["action"], 0), max_steps=5, seed=1)
         assert outcome.status in (OutcomeStatus.COMPLETED, OutcomeStatus.TRUNCATED), outcome.error
         assert outcome.steps

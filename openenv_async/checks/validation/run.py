@@ -16,6 +16,7 @@ from openenv_async.checks.registry import CheckFailed, Result, Skipped
 from openenv_async.checks.validation import episodes, folder, seeds, timing
 from openenv_async.checks.validation.candidate import Candidate
 from openenv_async.checks.validation.registry import CHECKS, Check
+from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.errors import (
@@ -29,7 +30,6 @@ from openenv_async.errors import (
 from openenv_async.providers.local_server import LocalServer
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import find_target, is_address, is_installed, looks_like_path
-from openenv_async.types import Limits, Timeouts
 
 __all__ = ["MODULES", "STARTS", "check_served", "validate"]
 
@@ -194,9 +194,7 @@ class _Run:
         candidate = self.candidate
         _, schema = await describe(candidate.url, candidate.token)
         candidate.schema = schema or {}
-        connection = await dial(
-            candidate.url, token=candidate.token, limits=Limits(), timeouts=Timeouts()
-        )
+        connection = await dial(candidate.url, ClientSettings(token=candidate.token))
         try:
             candidate.is_upstream = connection.server.get("dialect") == "upstream"
         finally:
