@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from openenv_async import AutoAction, AutoEnv, manifest
+from openenv_async import AutoAction, AutoEnv
 from openenv_async.checks.validation import validate
+from openenv_async.targets import manifest
 from tests.modules import forget_modules
 
 FILES = {

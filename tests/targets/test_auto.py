@@ -13,7 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has none
 import pytest
 
-from openenv_async import AutoAction, AutoEnv, discovery, serve
+from openenv_async import AutoAction, AutoEnv, serve
 from openenv_async.building.scaffold import scaffold
 from openenv_async.client.env import EnvClient
 from openenv_async.errors import (
@@ -25,7 +25,7 @@ from openenv_async.errors import (
     WorkerStartFailed,
 )
 from openenv_async.providers.process import ProcessProvider
-from openenv_async.targets import resolve
+from openenv_async.targets import discovery, resolve
 from openenv_async.targets.discovery import EnvironmentEntry
 from openenv_async.targets.listing import EnvironmentInfo, EnvironmentList
 from tests.checks.validation.broken import Good, Move, Seen
