@@ -50,6 +50,13 @@ class MemoryServer:
         """Transports that nobody closed."""
         return sum(not transport._closed for transport in self.transports)
 
+    def cut(self) -> None:
+        """The network fails: both ends of every connection learn that it is gone."""
+        for transport in self.transports:
+            if not transport._closed:
+                transport._server.lost()
+                transport._cut()
+
     async def transport(self, connection: ClientConnection) -> MemoryTransport:
         """A transport to this server, after a while."""
         self.dials += 1
