@@ -11,11 +11,16 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import os
 import random
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openenv_async.environment import Environment, Isolation
 
@@ -34,7 +39,10 @@ __all__ = [
     "ConformanceState",
     "ManualClock",
     "ManualTimer",
+    "assert_examples_run",
     "check_environment",
+    "served_application",
+    "step_in_workers",
 ]
 
 
@@ -403,3 +411,83 @@ async def _behaviour(
             await asyncio.to_thread(thread.run, server.__aexit__(None, None, None))
     finally:
         await asyncio.to_thread(thread.stop)
+
+
+# -- tests of environments ----------------------------------------------------------------
+
+_EXAMPLES: Final = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def served_application(module: str, *expressions: str, **variables: str) -> list[str]:
+    """Import a module's ``app`` in a process of its own and return what expressions say of it.
+
+    An application reads its environment variables when it is imported, so a test of them needs a
+    process.
+
+    Args:
+        module: the module that has ``app``.
+        *expressions: Python on ``spec``, the specification of what the application serves.
+        **variables: environment variables of the process.
+
+    Returns:
+        Each expression's value as text.
+
+    Raises:
+        CalledProcessError: the process failed.
+    """
+    code = (
+        f"from {module} import app; spec = app.state.openenv.spec; "
+        f"print({', '.join(expressions)}, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+async def assert_examples_run(readme: Path, url: str) -> None:
+    """Assert that the Python examples of a page run against a server and print what they say.
+
+    Args:
+        readme: the page. An example prints each comment that stands behind two spaces.
+        url: takes the place of ``http://127.0.0.1:8000`` in the examples.
+    """
+    for block in _examples(readme):
+        expected = [line.rpartition("# ")[2] for line in block.splitlines() if "  # " in line]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", block.replace("http://127.0.0.1:8000", url)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate()
+        assert process.returncode == 0, f"this example failed:\n{block}"
+        lines = printed.decode().splitlines()
+        assert [line for line in expected if line not in lines] == [], f"it printed {lines}"
+
+
+def _examples(readme: Path) -> list[str]:
+    blocks: list[str] = _EXAMPLES.findall(readme.read_text(encoding="utf-8"))
+    assert blocks, f"{readme} has no Python example"
+    return blocks
+
+
+async def step_in_workers(env: Any, client: Callable[[str], Any], action: Any) -> list[Any]:
+    """Return the observations of one step in four sessions on two worker processes.
+
+    Args:
+        env: as for ``create_app``.
+        client: the environment's client class.
+        action: the action of that step.
+    """
+    from openenv_async.engine import EngineOptions
+    from openenv_async.server.run import serve
+
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve(env, options=EngineOptions(workers=2)))
+        sessions = [await stack.enter_async_context(client(url)) for _ in range(4)]
+        await asyncio.gather(*(session.reset(seed=0) for session in sessions))
+        results = await asyncio.gather(*(session.step(action) for session in sessions))
+    return [result.observation for result in results]

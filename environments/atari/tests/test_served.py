@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 
 import numpy as np
 from atari_env import ENVIRONMENT, AtariAction, AtariEnv, AtariState
@@ -15,6 +12,7 @@ from atari_env.policies import follow_the_ball
 from openenv_async import OutcomeStatus, serve
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.targets.discovery import find_target
+from openenv_async.testing import served_application
 
 Step = tuple[bytes, float | None, bool]
 
@@ -101,16 +99,11 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_the_application_and_its_isolation_are_set_from_outside() -> None:
-    code = (
-        "from atari_env.app import app;"
-        "spec = app.state.openenv.spec;"
-        "print(spec.build().state().game_name, spec.contract.isolation)"
+    told = served_application(
+        "atari_env.app",
+        "spec.build().state().game_name",
+        "spec.contract.isolation",
+        ATARI_GAME="Freeway",
+        ATARI_ISOLATION="process",
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "ATARI_GAME": "Freeway", "ATARI_ISOLATION": "process"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.split() == ["freeway", "process"]
+    assert told == ["freeway", "process"]

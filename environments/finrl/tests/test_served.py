@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from openenv_async import OutcomeStatus, serve
 from openenv_async.errors import InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.targets.discovery import find_target
+from openenv_async.testing import served_application
 
 
 async def test_sixteen_sessions_side_by_side_trade_the_same() -> None:
@@ -86,16 +84,11 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_the_application_and_its_isolation_are_set_from_outside() -> None:
-    code = (
-        "from finrl_env.app import app;"
-        "spec = app.state.openenv.spec;"
-        "print(spec.build().state().stock_dim, spec.contract.isolation)"
+    told = served_application(
+        "finrl_env.app",
+        "spec.build().state().stock_dim",
+        "spec.contract.isolation",
+        FINRL_TICKERS="KO,PEP",
+        FINRL_ISOLATION="process",
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "FINRL_TICKERS": "KO,PEP", "FINRL_ISOLATION": "process"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.split() == ["2", "process"]
+    assert told == ["2", "process"]

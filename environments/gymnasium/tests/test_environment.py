@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from typing import Any
 
 import gymnasium
@@ -24,6 +21,7 @@ from openenv_async import OutcomeStatus, StepResult, serve
 from openenv_async.errors import EnvironmentRaised, InvalidAction, InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema, rollout
 from openenv_async.targets.discovery import find_target
+from openenv_async.testing import served_application
 
 BOTH = pytest.mark.parametrize("cls", [GymnasiumEnvironment, InlineGymnasiumEnvironment])
 Episode = list[tuple[Any, float | None, bool, bool]]
@@ -222,15 +220,11 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_the_application_and_its_isolation_are_set_from_outside() -> None:
-    code = (
-        "from gymnasium_env.app import app;"
-        "spec = app.state.openenv.spec; print(spec.params['id'], spec.contract.isolation)"
+    told = served_application(
+        "gymnasium_env.app",
+        "spec.params['id']",
+        "spec.contract.isolation",
+        GYMNASIUM_ID="MountainCar-v0",
+        GYMNASIUM_ISOLATION="inline",
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "GYMNASIUM_ID": "MountainCar-v0", "GYMNASIUM_ISOLATION": "inline"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.split() == ["MountainCar-v0", "inline"]
+    assert told == ["MountainCar-v0", "inline"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ from openenv_async import EngineOptions, OutcomeStatus, serve
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.targets.discovery import find_target
+from openenv_async.testing import served_application
 
 
 async def test_sixteen_sessions_side_by_side_play_the_same_game() -> None:
@@ -106,16 +104,11 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_the_application_and_its_isolation_are_set_from_outside() -> None:
-    code = (
-        "from openspiel_env.app import app;"
-        "spec = app.state.openenv.spec;"
-        "print(spec.build().state().game_name, spec.contract.isolation)"
+    told = served_application(
+        "openspiel_env.app",
+        "spec.build().state().game_name",
+        "spec.contract.isolation",
+        OPENSPIEL_GAME="hex",
+        OPENSPIEL_ISOLATION="process",
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OPENSPIEL_GAME": "hex", "OPENSPIEL_ISOLATION": "process"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.split() == ["hex", "process"]
+    assert told == ["hex", "process"]

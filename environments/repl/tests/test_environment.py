@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from repl_env.environment import REPLEnvironment
 from repl_env.policies import GrepPolicy
 
 from openenv_async import EnvClient, Timeouts, connect, serve
-from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     DeadlineExceeded,
     EpisodeNotStarted,
@@ -27,7 +24,7 @@ from openenv_async.errors import (
 from openenv_async.responders import Reply, ScriptedResponder
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.targets.discovery import find_target
-from openenv_async.testing import check_environment
+from openenv_async.testing import assert_examples_run, check_environment, step_in_workers
 
 ASKED: dict[str, Any] = {"context": "a b c", "task_prompt": "How many?", "expected_answer": "3"}
 
@@ -300,19 +297,8 @@ async def test_the_application_serves_and_it_is_found_by_name() -> None:
 
 
 async def test_the_examples_of_the_readme_run() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert blocks
     async with serve(REPLEnvironment) as url:
-        for block in blocks:
-            told = [line.rpartition("# ")[2] for line in block.splitlines() if "  # " in line]
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", block.replace("http://127.0.0.1:8000", url)),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            printed, _ = await process.communicate()
-            assert process.returncode == 0
-            assert [line for line in told if line not in printed.decode().splitlines()] == []
+        await assert_examples_run(Path(__file__).parents[1] / "README.md", url)
 
 
 async def test_the_generic_checks_find_nothing() -> None:
@@ -321,12 +307,5 @@ async def test_the_generic_checks_find_nothing() -> None:
 
 
 async def test_it_runs_in_worker_processes() -> None:
-    async with (
-        serve(REPLEnvironment, options=EngineOptions(workers=2)) as url,
-        contextlib.AsyncExitStack() as stack,
-    ):
-        envs = [await stack.enter_async_context(REPLEnv(url)) for _ in range(4)]
-        await asyncio.gather(*(env.reset(seed=0) for env in envs))
-        results = await asyncio.gather(*(env.step(REPLAction("print(1)")) for env in envs))
-    seen = [result.observation.result.stdout for result in results]
-    assert seen == ["1\n"] * 4
+    seen = await step_in_workers(REPLEnvironment, REPLEnv, REPLAction("print(1)"))
+    assert [observation.result.stdout for observation in seen] == ["1\n"] * 4
