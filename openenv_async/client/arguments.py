@@ -39,7 +39,7 @@ _OWN_NAMES: Final = frozenset({"self", "timeout", "reset_options"})
 """Arguments of ``reset`` that are the client's and could be an environment's option as well."""
 
 
-# -- calls ------------------------------------------------------------------------------------
+# -- calls ----------------------------------------------------------------------------------------
 
 
 def checked_seed(seed: Any) -> int | None:
@@ -213,7 +213,7 @@ def reset_arguments(options: Mapping[Any, Any], **named: Any) -> dict[str, Any]:
     return {**others, **named, **({"reset_options": clashing} if clashing else {})}
 
 
-# -- constructors -----------------------------------------------------------------------------
+# -- constructors ---------------------------------------------------------------------------------
 
 
 def refuse_unknown(called: str, unknown: Collection[str], known: Collection[str]) -> NoReturn:

@@ -12,11 +12,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from openenv_async.client.waits import BACKSTOP
 from openenv_async.errors import (
     DeadlineExceeded,
     OpenEnvError,
@@ -39,7 +39,14 @@ from openenv_async.protocol.frames import (
 if TYPE_CHECKING:
     from openenv_async.client.connection import ClientConnection
 
-__all__ = ["Channel", "Receiver"]
+__all__ = ["BACKSTOP", "CREDIT", "Channel", "Receiver", "StreamedStep"]
+
+
+BACKSTOP: Final = 5.0
+"""Seconds after the server's deadline at which the client stops waiting for its answer."""
+
+CREDIT: Final = 64
+"""Partial observations that the server may send ahead of the consumer."""
 
 
 class Receiver(Protocol):
@@ -94,7 +101,7 @@ class Channel:
         self.due = inf
         self.scheduled = inf
 
-    # -- calls --------------------------------------------------------------------------------
+    # -- calls ------------------------------------------------------------------------------------
 
     def call(self, request: Request | Open, timeout: float | None) -> asyncio.Future[Any]:
         """Send a request; the future holds the reply frame or raises the typed error.
@@ -152,7 +159,7 @@ class Channel:
             request.credit += units  # in all: should the request be sent again
         self.connection.outbox.send(Credit(self.number, seq, units))
 
-    # -- what is not answered -----------------------------------------------------------------
+    # -- what is not answered ---------------------------------------------------------------------
 
     def unanswered(self) -> dict[int, Request | Open]:
         """Requests without an answer, by number, in the order they were made."""
@@ -175,7 +182,7 @@ class Channel:
             self.earlier.pop(seq, None)
         return found
 
-    # -- answers ------------------------------------------------------------------------------
+    # -- answers ----------------------------------------------------------------------------------
 
     def on_opened(self, frame: Opened) -> None:
         """The session is open, or was resumed."""
@@ -225,7 +232,7 @@ class Channel:
             future.set_exception(error)
         return True
 
-    # -- the session's end --------------------------------------------------------------------
+    # -- the session's end ------------------------------------------------------------------------
 
     def close_soon(self) -> None:
         """Ask for the session to be closed without waiting for the answer."""
@@ -252,7 +259,7 @@ class Channel:
         error.detail["last_acknowledged_request"] = self.acked
         error.detail["last_acknowledged_step"] = self.steps
 
-    # -- another transport, another connection --------------------------------------------------
+    # -- another transport, another connection ----------------------------------------------------
 
     def resumption(self) -> list[Frame]:
         """What to send on a new transport: the session, and all that was not answered."""
@@ -298,3 +305,57 @@ class Channel:
                 )
             )
         return None
+
+
+class StreamedStep:
+    """A step under way whose partial observations are taken one by one.
+
+    Args:
+        channel: of the session; no other call may run on it.
+        request: the step, with its credit.
+        timeout: seconds the server was given, ``None`` for no deadline.
+
+    Attributes:
+        reply: the final observation, or the error.
+    """
+
+    def __init__(self, channel: Channel, request: Step, timeout: float | None) -> None:
+        self._channel = channel
+        self._seq = request.seq
+        self._credit = request.credit
+        self._arrived: deque[Partial] = deque()
+        self._wake = asyncio.Event()
+        self._expected = 0
+        self._used = 0
+        channel.sink = self._take
+        self.reply: asyncio.Future[Any] = channel.call(request, timeout)
+        self.reply.add_done_callback(lambda _: self._wake.set())
+
+    def _take(self, partial: Partial) -> None:
+        if partial.index == self._expected:  # others come twice, after a reconnect
+            self._expected += 1
+            self._arrived.append(partial)
+            self._wake.set()
+
+    async def next(self) -> Partial | None:
+        """The next partial observation, or ``None`` once all were taken and the reply is there."""
+        if self._used * 2 >= self._credit:
+            self._channel.grant(self._seq, self._used)
+            self._used = 0
+        while not self._arrived:
+            if self.reply.done():
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        self._used += 1
+        return self._arrived.popleft()
+
+    def close(self) -> None:
+        """Take no more; cancels the step if it is still running."""
+        if self._channel.sink == self._take:
+            self._channel.sink = None
+        if not self.reply.done():
+            self.reply.cancel()
+            self._channel.cancel(self._seq)
+        elif not self.reply.cancelled():
+            self.reply.exception()  # whoever leaves early does not want to know

@@ -27,8 +27,7 @@ from typing import Any, Final
 
 from openenv_async.client.channel import Channel
 from openenv_async.client.inbox import Inbox
-from openenv_async.client.outbox import Outbox
-from openenv_async.client.transport import Transport
+from openenv_async.client.outbox import Outbox, Transport
 from openenv_async.deadlines import Deadlines
 from openenv_async.errors import (
     ConnectFailed,
@@ -118,7 +117,7 @@ class ClientConnection:
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
 
-    # -- life ---------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Dial, say hello and wait for the server's welcome.
@@ -345,7 +344,7 @@ class ClientConnection:
             self.outbox.send(Renew(0))
             self._heartbeat = self.loop.call_later(lease / 3, self._beat)
 
-    # -- sessions -----------------------------------------------------------------------------
+    # -- sessions ---------------------------------------------------------------------------------
 
     def channel(self, left_behind: Channel | None = None) -> Channel:
         """A new channel; its session is not open yet, or is that of a connection that is gone."""
@@ -373,7 +372,7 @@ class ClientConnection:
         channel = self._channels.get(frame.channel)
         return None if channel is None else channel.refuse(getattr(frame, "seq", 0), error)
 
-    # -- frames in ----------------------------------------------------------------------------
+    # -- frames in --------------------------------------------------------------------------------
 
     def receive(self, message: WireMessage) -> None:
         """Take one message from the transport."""

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from openenv_async.client.http_replies import MEDIA
-from openenv_async.client.refusals import reason_of, unreachable
+import msgspec
+
+from openenv_async.client.channel import BACKSTOP
+from openenv_async.client.refusals import (
+    Failure,
+    foreign,
+    has_token,
+    reason_of,
+    unauthorized,
+    unreachable,
+)
 from openenv_async.client.settings import ClientSettings
-from openenv_async.client.sockets import Sockets
-from openenv_async.client.waits import BACKSTOP
 from openenv_async.endpoints.addresses import checked_url, is_here
 from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import (
@@ -27,18 +35,169 @@ from openenv_async.errors import (
     DeadlineExceeded,
     OpenEnvError,
     ProtocolError,
+    Unauthorized,
 )
+from openenv_async.models.depth import check_msgpack_depth
 from openenv_async.protocol.codec import too_large
+from openenv_async.types import MAX_DEPTH
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
     import aiohttp
 
-__all__ = ["Endpoint"]
+__all__ = [
+    "MEDIA",
+    "Endpoint",
+    "Opened",
+    "Result",
+    "Sockets",
+    "State",
+    "read_reply",
+    "taken_number",
+]
 
+T = TypeVar("T")
+
+MEDIA: Final = "application/msgpack"
+_MAX_DIGITS: Final = 18
 _PAUSES: Final = (0.0, 0.1, 0.5, 1.0)
 """Seconds before each further attempt of a request whose connection was lost."""
+
+
+class Sockets:
+    """One aiohttp session of one event loop, counted by its users.
+
+    An asynchronous generator holds it: the loop closes those when it ends (``asyncio.run``
+    does), so a client that nobody closed leaves no socket behind.
+    """
+
+    _open: Final[dict[tuple[asyncio.AbstractEventLoop, bool], Sockets]] = {}
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, trust_env: bool) -> None:
+        self.loop = loop
+        self.client: aiohttp.ClientSession
+        self._trust_env = trust_env
+        self._users = 0
+        self._life = self._live()
+
+    @classmethod
+    async def acquire(cls, trust_env: bool) -> Sockets:
+        """The sockets of the running loop; pair with ``release``.
+
+        Args:
+            trust_env: whether proxies of the environment variables apply.
+        """
+        key = (asyncio.get_running_loop(), trust_env)
+        sockets = cls._open.get(key)
+        if sockets is None:
+            sockets = cls._open[key] = cls(*key)
+            await anext(sockets._life)  # does not suspend
+        sockets._users += 1
+        return sockets
+
+    async def release(self) -> None:
+        """One user less; the last one closes. From any loop and thread."""
+        if self.loop is asyncio.get_running_loop():
+            await self._leave()
+        elif self.loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._leave(), self.loop)
+        else:
+            self._users -= 1  # they closed with their loop, or wait for it to run again
+
+    async def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._unlist()
+            await self._life.aclose()
+
+    def _unlist(self) -> None:
+        """Whoever comes from now on, while these are closing, gets others."""
+        key = (self.loop, self._trust_env)
+        if self._open.get(key) is self:
+            del self._open[key]
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        import aiohttp
+
+        try:
+            async with aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),  # sessions are named by header
+                trust_env=self._trust_env,
+            ) as self.client:
+                yield
+        finally:
+            self._unlist()
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+class Opened(msgspec.Struct):
+    """Of ``/open``."""
+
+    seq: int = 0
+    reset_options: list[str] = []
+
+
+class Result(msgspec.Struct):
+    """Of ``/reset`` and ``/step``."""
+
+    observation: msgspec.Raw
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+    info: msgspec.Raw = msgspec.Raw(b"\xc0")  # msgspec reads ``Raw | None`` as None alone
+    episode_id: str = ""
+    seed: int = 0
+
+
+class State(msgspec.Struct):
+    """Of ``/state``."""
+
+    state: msgspec.Raw
+    episode_id: str | None = None
+    seed: int | None = None
+    step_count: int = 0
+
+
+def taken_number(response: aiohttp.ClientResponse) -> int | None:
+    """The number of the last request that the server took, if it says one."""
+    text = response.headers.get("X-OpenEnv-Seq", "")
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
+        return int(text)
+    return None
+
+
+def read_reply(url: str, response: aiohttp.ClientResponse, body: bytes, reply: type[T]) -> T:
+    """The reply in a response with this body.
+
+    Args:
+        url: whose response it is.
+        response: its status and headers.
+        body: all of it.
+        reply: what was asked for.
+
+    Raises:
+        OpenEnvError: the reply is an error, or no reply of such a server.
+    """
+    if response.content_type != MEDIA:
+        raise foreign(url, response)
+    check_msgpack_depth(body, MAX_DEPTH + 4)
+    try:
+        if response.status < 400:
+            return msgspec.msgpack.decode(body, type=reply)
+        failure = msgspec.msgpack.decode(body, type=Failure)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise ProtocolError(f"{url} sent an unreadable reply: {exc}") from None
+    error = failure.made()
+    if isinstance(error, Unauthorized):
+        raise unauthorized(f"{url} answered HTTP {response.status}", has_token(response))
+    raise error
+
+
+# -- endpoint -------------------------------------------------------------------------------------
 
 
 class Endpoint:

@@ -9,31 +9,64 @@ Rules:
   runs in this thread, and block elsewhere. ``sync()`` always blocks.
 - A session is the server's: it may be used from one event loop after another. Sockets are shared
   by all clients of a loop and close with the last of them, at the latest with the loop.
-- After a request whose fate is unknown, the next one first asks the server how far it got.
+- The session's id and secret are made here, so that asking to open it again is the same request.
+- Requests are numbered. After one whose fate is unknown, the next one first asks the server how
+  far it got.
+- A forked process leaves the session to its parent and opens one of its own: two processes must
+  not count up one session's numbers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import secrets
 import sys
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
-from openenv_async.client.arguments import refuse_unknown
-from openenv_async.client.http_session import HTTPSession
+import msgspec
+
+from openenv_async.client.arguments import (
+    checked_episode_id,
+    checked_options,
+    checked_seed,
+    checked_timeout,
+    encoded,
+    refuse_unknown,
+)
+from openenv_async.client.endpoint import (
+    MEDIA,
+    Endpoint,
+    Opened,
+    Result,
+    State,
+    read_reply,
+    taken_number,
+)
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
-from openenv_async.client.models import ModelHooks, wire_models
+from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
-from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, Timeouts
+from openenv_async.errors import (
+    OpenEnvError,
+    OperationUnsupported,
+    SessionBusy,
+    SessionClosed,
+    SessionLost,
+    SessionNotFound,
+)
+from openenv_async.protocol.codec import too_large
+from openenv_async.telemetry.tracing import inject
+from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
 
 if TYPE_CHECKING:
-    from openenv_async.client.contained import Contained
+    from openenv_async.client.launch import OwnedContainer
     from openenv_async.client.sync import SyncEnvClient
 
-__all__ = ["HTTPEnvClient"]
+__all__ = ["HTTPEnvClient", "HTTPSession"]
 
 T = TypeVar("T")
 
@@ -89,12 +122,12 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
             headers=headers,
             ssl=ssl,
         )
-        self._contained: Contained | None = None
+        self._container: OwnedContainer | None = None
         self._session = self._fresh_session()
 
     def _fresh_session(self) -> HTTPSession[ActT, ObsT, StateT]:
         models = functools.partial(wire_models, self, "msgpack")
-        return HTTPSession(self.base_url, self.settings, models, self._contained)
+        return HTTPSession(self.base_url, self.settings, models, self._container)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
@@ -128,11 +161,11 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
             options: of ``DockerProvider``, and ``timeouts``, ``limits``, ``options`` and
                 ``headers`` of the client.
         """
-        from openenv_async.client.contained import docker_options
+        from openenv_async.client.launch import docker_options
 
-        contained, own = docker_options({"image": image, **options}, port)
+        container, own = docker_options({"image": image, **options}, port)
         client = cls("http://127.0.0.1", **own)
-        client._contained = contained
+        client._container = container
         client._session = client._fresh_session()
         return client
 
@@ -231,3 +264,277 @@ def _either(call: Coroutine[Any, Any, T]) -> Any:
     except RuntimeError:
         return background_loop().run(call)
     return call
+
+
+# -- the session, as coroutines -------------------------------------------------------------------
+
+_LEAST: Final = 1e-6
+"""Seconds of the shortest deadline that the header can carry; 0 there is none."""
+
+
+class HTTPSession(Generic[ActT, ObsT, StateT]):
+    """The session and its calls; ``HTTPEnvClient`` is its façade.
+
+    Args:
+        base_url: the server's address.
+        settings: the client's.
+        models: the codecs of the client, asked for when they are needed.
+        container: the container that the server is in, if it is the client's own.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        settings: ClientSettings,
+        models: Callable[[], WireModels],
+        container: OwnedContainer | None,
+    ) -> None:
+        self.base_url = base_url
+        self.settings = settings
+        self.endpoint = Endpoint(base_url, settings)
+        self.episode: EpisodeInfo | None = None
+        self.session_id: str | None = None
+        self._models = models
+        self._timeouts = settings.timeouts
+        self._limits = settings.limits
+        self._container = container
+        self._secret = ""
+        self._unopened: tuple[str, str] | None = None
+        self._seq = 0
+        self._is_unsure = False
+        self._is_busy = False
+        self._is_closed = False
+        self._declared: list[str] = []
+        self._pid = os.getpid()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        with self._exclusive("open"):
+            await self._ready()
+
+    async def reset(
+        self,
+        *,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        timeout: float | None = None,
+        reset_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> StepResult[ObsT]:
+        seed, episode_id = checked_seed(seed), checked_episode_id(episode_id)
+        seconds = self._timeouts.reset if timeout is None else checked_timeout(timeout, "reset")
+        self._check_process()
+        if timeout is not None or reset_options is not None:
+            if reset_options is None:
+                with self._exclusive("reset"):
+                    await self._ready()  # which tells what the environment declares
+            options = checked_options(options, reset_options, timeout, self._declared)
+        wire = self._models()
+        body: dict[str, Any] = {
+            name: msgspec.Raw(encoded(value, wire.encode_any, f"option {name!r}"))
+            for name, value in options.items()
+        }
+        body |= {"seed": seed, "episode_id": episode_id}
+        with self._exclusive("reset"):
+            had = self.session_id is not None
+            try:
+                reply = await self._numbered("reset", body, Result, seconds)
+            except (SessionLost, SessionClosed):
+                if not had or self._is_closed:
+                    raise
+                # A reset begins anew anyway: in a new session.
+                reply = await self._numbered("reset", body, Result, seconds)
+        self.episode = EpisodeInfo(reply.episode_id, reply.seed)
+        return self._result(wire, reply)
+
+    async def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
+        wire = self._models()
+        body = {"action": msgspec.Raw(wire.encode_action(action))}
+        seconds = self._timeouts.step if timeout is None else checked_timeout(timeout, "step")
+        with self._exclusive("step"):
+            reply = await self._numbered("step", body, Result, seconds)
+        if self.episode is not None:
+            self.episode.step_count += 1
+        return self._result(wire, reply)
+
+    async def state(self, *, timeout: float | None = None) -> StateT:
+        seconds = self._timeouts.state if timeout is None else checked_timeout(timeout, "state")
+        with self._exclusive("state"):
+            reply = await self._numbered("state", None, State, seconds)
+        if reply.episode_id is not None:
+            self.episode = EpisodeInfo(reply.episode_id, reply.seed or 0, reply.step_count)
+        state = self._models().decode_state(memoryview(reply.state))
+        if isinstance(state, dict):
+            state.setdefault("episode_id", reply.episode_id)
+            state.setdefault("step_count", reply.step_count)
+        return cast(StateT, state)
+
+    def stream_step(
+        self, action: ActT, *, timeout: float | None = None
+    ) -> AsyncGenerator[StepResult[ObsT], None]:
+        raise OperationUnsupported("HTTP cannot stream a step: use EnvClient")
+
+    async def close(self) -> None:
+        self._check_process()
+        self._is_closed = True
+        try:
+            if self.session_id is None and self._unopened is not None:
+                self.session_id, self._secret = self._unopened  # it may be open all the same
+            if self.session_id is not None:
+                await self._numbered("close", {}, dict, self._timeouts.close)
+        except OpenEnvError:
+            pass  # it is gone, which was the wish
+        finally:
+            self._forget()
+            await self.endpoint.aclose()
+            if self._container is not None:
+                await self._container.aclose()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _result(self, wire: WireModels, reply: Result) -> StepResult[ObsT]:
+        return StepResult(
+            wire.decode_observation(memoryview(reply.observation)),
+            reply.reward,
+            reply.terminated,
+            reply.truncated,
+            wire.decode_any(memoryview(reply.info)) or {},
+        )
+
+    def _check_process(self) -> None:
+        """Leave the session to the process that opened it, when this one was forked from that.
+
+        The sockets are the parent's too: they are dropped here, not closed.
+        """
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.endpoint.leave_sockets()
+            self._forget()
+            self._unopened = None
+            self._is_busy = False
+            self.episode = None
+
+    def _exclusive(self, what: str) -> _Exclusive:
+        self._check_process()
+        if self._is_busy:
+            raise SessionBusy(
+                f"{what}() while another call of this client is running: await one call before"
+                " the next, or make another client",
+                session_id=self.session_id,
+            )
+        return _Exclusive(self)
+
+    def _forget(self) -> None:
+        self.session_id = None
+        self._seq = 0
+        self._is_unsure = False
+
+    async def _ready(self) -> None:
+        """Open the session, or learn how far it got when that is unknown."""
+        if self._is_closed and self.session_id is None:
+            raise SessionClosed("this client was closed: make a new one")
+        if self.session_id is not None and not self._is_unsure:
+            return
+        is_new = self.session_id is None
+        if self._container is not None:
+            worker = await self._container.start()
+            self.endpoint.move(worker.url, worker.token)
+        if is_new:
+            name = self._unopened or (secrets.token_hex(16), secrets.token_hex(16))
+            self.session_id, self._secret = name
+            self._unopened = name
+        body: dict[str, Any] = {"resume": not is_new}
+        if is_new and self.settings.options:
+            body["options"] = msgspec.Raw(self._models().encode_any(self.settings.options))
+        try:
+            reply = await self._exchange("POST", "/open", body, Opened, self._timeouts.open, None)
+        except BaseException as exc:
+            if isinstance(exc, OpenEnvError):
+                exc.add_context(session_id=self.session_id, phase="open")
+                self._unopened = None
+            if is_new or isinstance(exc, SessionLost | SessionClosed | SessionNotFound):
+                self._forget()
+            raise
+        self._unopened = None
+        if is_new:
+            self.episode = None
+        self._seq = reply.seq
+        self._declared = reply.reset_options
+        self._is_unsure = False
+
+    async def _numbered(
+        self, what: str, body: dict[str, Any] | None, reply: type[T], timeout: float | None
+    ) -> T:
+        """One request of the session."""
+        await self._ready()
+        seq = self._seq + 1
+        method = "GET" if body is None else "POST"
+        try:
+            return await self._exchange(method, f"/{what}", body, reply, timeout, seq)
+        except OpenEnvError as exc:
+            exc.add_context(session_id=self.session_id, request_id=seq)
+            if isinstance(exc, SessionNotFound):
+                lost = SessionLost(
+                    "the session is gone: the server restarted, or it was idle for too long;"
+                    " call reset() for a new one",
+                    session_id=self.session_id,
+                )
+                self._forget()
+                raise lost from None
+            if isinstance(exc, SessionClosed | SessionLost):
+                self._forget()
+            raise
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        reply: type[T],
+        timeout: float | None,
+        seq: int | None,
+    ) -> T:
+        """One request and its reply; it is numbered, or names its session, and so may repeat.
+
+        When the container of this client ended, its end is the error.
+        """
+        headers = {
+            **self.endpoint.headers,
+            "X-OpenEnv-Session": f"{self.session_id}.{self._secret}",
+            "X-OpenEnv-Timeout": f"{max(timeout or 0.0, _LEAST) if timeout else 0:.6f}",
+        }
+        inject(headers)
+        if seq is not None:
+            headers["X-OpenEnv-Seq"] = str(seq)
+        data = None
+        if body is not None:
+            headers["Content-Type"] = MEDIA
+            data = msgspec.msgpack.encode(body)
+            if len(data) > self._limits.max_message_size:
+                raise too_large(len(data), self._limits.max_message_size)
+        if seq is not None:
+            self._is_unsure = True  # until the server has said that it took the number
+        try:
+            response, answer = await self.endpoint.exchange(method, path, data, headers, timeout)
+            taken = taken_number(response)
+            if taken is not None:
+                self._seq, self._is_unsure = taken, False
+            return read_reply(self.endpoint.url, response, answer, reply)
+        except OpenEnvError as exc:
+            if self._container is None:
+                raise
+            raise await self._container.explain(exc.add_context(phase=path[1:])) from None
+
+
+class _Exclusive:
+    """One call at a time."""
+
+    def __init__(self, session: HTTPSession[Any, Any, Any]) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._session._is_busy = True
+
+    def __exit__(self, *exc: object) -> None:
+        self._session._is_busy = False

@@ -14,16 +14,37 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from openenv_async.client.transport import Transport
 from openenv_async.errors import InvalidModel, OpenEnvError
 from openenv_async.protocol.chunks import ChunkQueue
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, split_batch, too_large
 from openenv_async.protocol.frames import Frame, Step
 from openenv_async.types import Limits
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Transport"]
+
+
+class Transport(Protocol):
+    """Carries messages. ``send`` never blocks; ``drained`` is awaited before more is sent."""
+
+    subprotocol: str
+
+    @property
+    def congested(self) -> bool: ...
+
+    def send(self, message: bytes, text: bool) -> None: ...
+
+    async def drained(self) -> None: ...
+
+    async def aclose(self, leaving: bool = True) -> None:
+        """Close.
+
+        Args:
+            leaving: whether to say so, at which the server ends the sessions on it; otherwise
+                they wait for their client to resume them.
+        """
+        ...
 
 
 class Outbox:

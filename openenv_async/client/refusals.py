@@ -16,22 +16,91 @@ import socket
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from openenv_async.errors import (
     ConnectFailed,
     OpenEnvError,
     ServerError,
     Unauthorized,
+    error_from_wire,
 )
 
-__all__ = ["closed_early", "reason_of", "refused", "unauthorized", "unreachable"]
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = [
+    "Failure",
+    "closed_early",
+    "foreign",
+    "has_token",
+    "read_failure",
+    "reason_of",
+    "refusal",
+    "refused",
+    "unauthorized",
+    "unreachable",
+]
 
 _GATEWAY_ERRORS: Final = (502, 503, 504)
 _NO_UPGRADE: Final = (200, 400, 405, 426)
 """Statuses that answer a WebSocket's request that lost its Upgrade headers on the way."""
 _ERRNO: Final = re.compile(r"\[Errno (-?\d+)\]")
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    message: str
+    retryable: bool = False
+    detail: dict[str, Any] = {}
+
+
+class Failure(msgspec.Struct):
+    """Of every route, and of a WebSocket's handshake: what went wrong, in place of the reply."""
+
+    error: _Problem
+
+    def made(self) -> OpenEnvError:
+        """The typed error."""
+        said = self.error
+        return error_from_wire(said.code, said.message, said.retryable, said.detail)
+
+
+def read_failure(body: bytes | bytearray) -> OpenEnvError | None:
+    """The error that an openenv_async server gave in JSON; ``None`` for what is none."""
+    try:
+        return msgspec.json.decode(body, type=Failure).made()
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def refusal(url: str, response: aiohttp.ClientResponse, body: bytes) -> OpenEnvError:
+    """The error for an answer in JSON that is not what was asked for."""
+    error = read_failure(body)
+    if error is None:
+        return foreign(url, response)
+    if isinstance(error, Unauthorized):
+        return unauthorized(f"{url} answered HTTP {response.status}", has_token(response))
+    return error
+
+
+def foreign(url: str, response: aiohttp.ClientResponse) -> OpenEnvError:
+    """The error for an answer that no openenv_async server gave."""
+    return refused(
+        url,
+        response.status,
+        response.headers,
+        has_token=has_token(response),
+        websocket=False,
+        path=response.url.path,
+    )
+
+
+def has_token(response: aiohttp.ClientResponse) -> bool:
+    return "Authorization" in response.request_info.headers
 
 
 def refused(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openenv_async.client.http_replies import refusal
-from openenv_async.client.refusals import reason_of
+from openenv_async.client.refusals import reason_of, refusal
 from openenv_async.endpoints.addresses import checked_url, is_here
 from openenv_async.errors import ConnectFailed, OpenEnvError, ServerError
 

@@ -36,7 +36,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         settings = EnvClient(base_url, **options).settings  # a wrong one is told here
         self._made: EnvClient[ActT, ObsT, StateT] | None = None
         self._given = (base_url, settings)
-        self._contained: tuple[str, int, dict[str, Any]] | None = None
+        self._container: tuple[str, int, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
@@ -48,10 +48,10 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         # Not in __init__: SyncEnvClient[A, O, S](url) learns its types after it.
         if self._made is None:
             make = self._client_class()
-            if self._contained is None:
+            if self._container is None:
                 self._made = make.with_settings(*self._given)
             else:
-                image, port, options = self._contained
+                image, port, options = self._container
                 self._made = make.from_docker_image(image, port, **options)
         return self._made
 
@@ -76,7 +76,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
         """As ``EnvClient.from_docker_image``: a container of its own, which ``close`` removes."""
         made = cls("http://127.0.0.1")
-        made._contained = (image, port, options)
+        made._container = (image, port, options)
         return made
 
     def _client_class(self) -> type[EnvClient[Any, Any, Any]]:

@@ -32,14 +32,14 @@ from openenv_async.client.arguments import (
     checked_seed,
     checked_timeout,
 )
+from openenv_async.client.channel import Channel
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import WireModels, wire_models
-from openenv_async.client.seats import Answer, ResetRequest, Seat
-from openenv_async.client.waits import on_wire
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.errors import (
+    CallerError,
     DeadlineExceeded,
     EpisodeNotStarted,
     InvalidOption,
@@ -48,9 +48,92 @@ from openenv_async.errors import (
     SessionClosed,
     shown,
 )
-from openenv_async.protocol.frames import Close, Reset, State, Step
+from openenv_async.protocol.frames import Begun, Close, Observation, Reset, State, Step
 
 __all__ = ["Answer", "ResetRequest", "VectorSessions"]
+
+
+class ResetRequest:
+    """A reset of one seat.
+
+    Attributes:
+        seat: which.
+        seed: as for ``EnvClient.reset``.
+        options: the reset's own options, encoded.
+    """
+
+    __slots__ = ("options", "seat", "seed")
+
+    def __init__(self, seat: int, seed: int | None, options: bytes | None) -> None:
+        self.seat = seat
+        self.seed = seed
+        self.options = options
+
+
+class Answer:
+    """What a seat answered.
+
+    Attributes:
+        seat: which.
+        frame: the reply; ``None`` when there is none.
+        final: with ``same_step``: the reply, or the error, that ended the episode before the
+            one that ``frame`` begins.
+        error: why there is no ``frame``.
+        again: whether it answers a reset.
+    """
+
+    __slots__ = ("again", "error", "final", "frame", "seat")
+
+    def __init__(
+        self,
+        seat: int,
+        frame: Observation | Begun | None,
+        final: Observation | OpenEnvError | None,
+        error: OpenEnvError | None,
+        again: bool,
+    ) -> None:
+        self.seat = seat
+        self.frame = frame
+        self.final = final
+        self.error = error
+        self.again = again
+
+
+class Seat:
+    """A session's place; the receiver of its replies."""
+
+    __slots__ = ("again", "broken", "channel", "final", "number", "owner", "rng", "seeded")
+
+    def __init__(self, owner: VectorSessions, number: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.channel: Channel | None = None
+        self.broken = False
+        self.again = False
+        self.final: Observation | OpenEnvError | None = None
+        self.rng: random.Random | None = None
+        self.seeded = False
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, frame: Any, /) -> None:
+        owner = self.owner
+        if owner.same_step and (frame.terminated or frame.truncated) and type(frame) is Observation:
+            self.final = frame
+            owner.reset_seat(self, None, None)
+            return
+        owner.deliver(Answer(self.number, frame, self.final, None, self.again))
+
+    def set_exception(self, error: Any, /) -> None:
+        owner = self.owner
+        if not isinstance(error, CallerError) or isinstance(error, SessionClosed):
+            self.broken = True
+        if owner.same_step and self.broken and self.final is None and not self.again:
+            self.final = error
+            owner.reset_seat(self, None, None)
+            return
+        owner.deliver(Answer(self.number, None, self.final, error, self.again))
 
 
 class VectorSessions:
@@ -108,7 +191,7 @@ class VectorSessions:
         self.__dict__.update(state)
         self._start_over()
 
-    # -- the calling thread -------------------------------------------------------------------
+    # -- the calling thread -----------------------------------------------------------------------
 
     @property
     def wire(self) -> WireModels:
@@ -249,13 +332,13 @@ class VectorSessions:
         if self._connection is not None and self._pid == os.getpid():
             close_blocking(self._close())
 
-    # -- the I/O thread -----------------------------------------------------------------------
+    # -- the I/O thread ---------------------------------------------------------------------------
 
     def _send_steps(
         self, seats: Sequence[int], actions: Sequence[bytes], resets: Sequence[int]
     ) -> None:
         seconds = self.client.timeouts.step
-        timeout = on_wire(seconds)
+        timeout = seconds or 0.0
         places = self._seats
         for number, action in zip(seats, actions, strict=True):
             seat = places[number]
@@ -305,7 +388,7 @@ class VectorSessions:
                 seat.seeded = True
         seconds = self.client.timeouts.reset
         number, seq, acked = channel.number, channel.next_seq(), channel.acked
-        request = Reset(number, seq, acked, options, seed, None, on_wire(seconds))
+        request = Reset(number, seq, acked, options, seed, None, seconds or 0.0)
         channel.post(request, seat, seconds)
 
     async def _revive(self, seat: Seat, seed: int | None, options: bytes | None) -> None:
@@ -382,7 +465,7 @@ class VectorSessions:
             channel = seat.channel
             if channel is None or channel.future is not None:
                 raise _busy(seat.number)
-            request = State(channel.number, channel.next_seq(), channel.acked, on_wire(seconds))
+            request = State(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
             calls.append(channel.call(request, seconds))
         replies = await asyncio.gather(*calls)
         return [self.wire.decode_state(reply.payload) for reply in replies]
@@ -401,7 +484,7 @@ class VectorSessions:
         for seat in self._seats:
             channel, seat.channel = seat.channel, None
             if channel is not None and channel.error is None and channel.connection.up:
-                request = Close(channel.number, channel.next_seq(), channel.acked, on_wire(seconds))
+                request = Close(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
                 channel.future = None  # whoever waited has gone
                 closing.append(channel.call(request, seconds))
         if closing:

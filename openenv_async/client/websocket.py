@@ -18,10 +18,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.client.connection import ClientConnection
-from openenv_async.client.http_replies import read_failure
-from openenv_async.client.refusals import refused, unauthorized, unreachable
+from openenv_async.client.outbox import Transport
+from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
 from openenv_async.client.settings import ClientSettings
-from openenv_async.client.transport import Transport
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here
 from openenv_async.endpoints.tls import trusted

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.client.sockets import Sockets
+from openenv_async.client.endpoint import Sockets
 from openenv_async.endpoints.addresses import is_here
 from openenv_async.errors import DeadlineExceeded, ResponderFailed
 from openenv_async.responders.base import Reply, Usage

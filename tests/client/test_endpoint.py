@@ -8,8 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from openenv_async.client.endpoint import Endpoint
-from openenv_async.client.http_replies import taken_number
+from openenv_async.client.endpoint import Endpoint, taken_number
 from openenv_async.client.settings import ClientSettings
 from openenv_async.errors import ConnectFailed, ConnectionLost, OpenEnvError
 from openenv_async.types import Limits, Timeouts

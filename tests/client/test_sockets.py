@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from openenv_async import HTTPEnvClient, serve
+from openenv_async.client.endpoint import Sockets
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.client.sockets import Sockets
 from tests.helpers import until
 from tests.rollouts.environments import Counting
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openenv_async import Environment, GenericEnvClient
-from openenv_async.client.contained import Contained
+from openenv_async.client.launch import OwnedContainer
 from openenv_async.errors import ConnectionLost, EnvironmentRaised, WorkerDied
 from openenv_async.targets.in_process import connect
 from tests.helpers import settle
@@ -70,7 +70,7 @@ async def test_leaving_a_stream_that_has_failed_already_is_no_news() -> None:
 async def test_a_stream_from_a_dead_container_says_that_it_is_dead() -> None:
     provider = LoopProvider(Letters)
     client = GenericEnvClient("http://127.0.0.1")
-    client._contained = Contained(provider)
+    client._container = OwnedContainer(provider)
     await client.reset()
     [worker] = provider.started
     stream = client.stream_step({"text": "a", "hang": True})

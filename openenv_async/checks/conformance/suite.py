@@ -142,8 +142,7 @@ async def describe(url: str, token: str | None = None) -> tuple[str | None, dict
     """
     import aiohttp
 
-    from openenv_async.client.http_replies import read_failure, refusal
-    from openenv_async.client.refusals import reason_of
+    from openenv_async.client.refusals import read_failure, reason_of, refusal
     from openenv_async.endpoints.addresses import checked_url, is_here
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.client.contained import Contained
+from openenv_async.client.launch import OwnedContainer
 from openenv_async.errors import DeadlineExceeded, ProviderError
 from openenv_async.providers.base import Provider, Worker
 
@@ -31,9 +31,9 @@ class Mutes(Provider):
 
 async def test_a_log_that_cannot_be_had_hides_no_error() -> None:
     provider = Mutes()
-    contained = Contained(provider)
-    contained._worker = await provider.start()
+    container = OwnedContainer(provider)
+    container._worker = await provider.start()
     error = DeadlineExceeded("it did not answer in time")
-    assert await contained.explain(error) is error
+    assert await container.explain(error) is error
     assert (error.container_id, error.log_tail) == ("c0ffee", None)
-    await contained.aclose()
+    await container.aclose()
