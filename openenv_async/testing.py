@@ -1,7 +1,7 @@
 """What tests of environments and servers need: a checker, a clock, environments that misbehave.
 
 ``ConformanceEnvironment`` does on command everything a server has to cope with; the conformance
-suite drives it over every door. ``BenchEnvironment`` and its kin are what ``bench`` serves.
+suite drives it over every transport. ``BenchEnvironment`` and its kin are what ``bench`` serves.
 NumPy is imported only by an environment that was asked for an array.
 """
 
@@ -369,7 +369,7 @@ async def check_environment(
         The results, failures included; see ``openenv_async.checks``. A clean environment
         has none with ``status == "failed"``.
     """
-    from openenv_async.checks.conformance import MemoryDoor, Suite
+    from openenv_async.checks.conformance import InProcessTransport, Suite
     from openenv_async.engine import Engine
     from openenv_async.spec import EnvironmentSpec
 
@@ -379,9 +379,9 @@ async def check_environment(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(engine.aclose)
         for format in ("msgpack", "json"):
-            door = MemoryDoor(engine, format)
+            transport = InProcessTransport(engine, format)
             suite = Suite(
-                door, schema=engine.spec.schema, actions=actions, seed=seed, varying=varying
+                transport, schema=engine.spec.schema, actions=actions, seed=seed, varying=varying
             )
             results += await suite.run()
     results += await _behaviour(env, args, params, tuple(actions or ()), frozenset(varying))

@@ -29,12 +29,12 @@ from openenv_async.protocol.frames import (
     Welcome,
 )
 
-__all__ = ["RawWire"]
+__all__ = ["RawConnection"]
 
 _PATIENCE = 10.0
 
 
-class RawWire:
+class RawConnection:
     """One ``openenv.v1`` connection without any rules of its own."""
 
     def __init__(self, socket: ClientConnection, subprotocol: str) -> None:
@@ -50,7 +50,7 @@ class RawWire:
     @contextlib.asynccontextmanager
     async def connect(
         cls, url: str, subprotocol: str, token: str | None = None, hello: bool = True
-    ) -> AsyncIterator[RawWire]:
+    ) -> AsyncIterator[RawConnection]:
         """Connect; with ``hello`` the greetings are exchanged."""
         address = websocket_url(url)
         async with connect(
@@ -62,14 +62,14 @@ class RawWire:
             ping_interval=None,
             proxy=None if is_here(address) else True,
         ) as socket:
-            wire = cls(socket, subprotocol)
+            connection = cls(socket, subprotocol)
             if hello:
-                wire.send(Hello(PROTOCOL_VERSION))
-                welcome = await wire.receive_ok()
+                connection.send(Hello(PROTOCOL_VERSION))
+                welcome = await connection.receive_ok()
                 assert isinstance(welcome, Welcome), welcome
-                wire.epoch = welcome.epoch
-                wire.server = decode_map(welcome.payload, wire.format)
-            yield wire
+                connection.epoch = welcome.epoch
+                connection.server = decode_map(welcome.payload, connection.format)
+            yield connection
 
     @property
     def format(self) -> str:

@@ -1,183 +1,143 @@
-"""What a check is: a named async function over a ``Subject``; it raises what is not as promised."""
+"""The registry of checks: named async functions, each with what it promises and its remedy."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Collection
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from openenv_async.checks.transports import Door
-from openenv_async.errors import InvalidAction, OpenEnvError
-from openenv_async.schemas.sample import sample
+from openenv_async.errors import InvalidOption
 
 __all__ = [
-    "CHECKS",
     "Check",
     "CheckFailed",
+    "Kind",
     "Result",
     "Skipped",
-    "Subject",
+    "Status",
     "check",
+    "chosen",
+    "of_kind",
     "require",
 ]
 
+Kind = Literal["conformance", "folder", "behaviour"]
+"""The subject of a check: a server over one transport, an environment's folder, or its behaviour
+when it is served."""
+Status = Literal["passed", "failed", "skipped"]
+CallT = TypeVar("CallT", bound=Callable[[Any], Awaitable[None]])
+
 
 class CheckFailed(AssertionError):
-    """What was promised is not so; the message says what was found."""
+    """Raised by a check when a promise is not kept; the message says what was found."""
 
 
 class Skipped(Exception):
-    """The check cannot be made here; the message says why."""
+    """Raised by a check that cannot be made here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one check over one door.
+    """The result of one check.
 
     Attributes:
-        name, door: which.
+        name: of the check.
+        subject: what it was made on: the name of a transport, ``folder`` or ``server``.
         status: ``passed``, ``failed`` or ``skipped``.
         reason: what was found, or why it was skipped.
         remedy: what to look at when it failed.
     """
 
     name: str
-    door: str
-    status: Literal["passed", "failed", "skipped"]
+    subject: str
+    status: Status
     reason: str = ""
     remedy: str = ""
+
+    @property
+    def door(self) -> str:
+        """The old name of ``subject``."""
+        warnings.warn("Result.door is now Result.subject", DeprecationWarning, stacklevel=2)
+        return self.subject
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One behaviour.
+    """One promise.
 
     Attributes:
         name: of the function.
         promise: its docstring.
-        call: the function.
-        own: it needs a server of the conformance environment.
-        needs: features of the door.
-        remedy: what to look at when it fails.
+        call: the function; raises ``CheckFailed`` or ``Skipped``.
+        kind: what it looks at.
+        remedy: what to do when it fails.
+        needs: features of the transport, for conformance.
+        own: whether it needs a server of the conformance environment.
     """
 
     name: str
     promise: str
-    call: Callable[[Subject], Awaitable[None]]
-    own: bool
-    needs: frozenset[str]
+    call: Callable[[Any], Awaitable[None]]
+    kind: Kind
     remedy: str
+    needs: frozenset[str] = frozenset()
+    own: bool = False
+
+    @property
+    def subject(self) -> str:
+        """The old name of ``kind``."""
+        warnings.warn("Check.subject is now Check.kind", DeprecationWarning, stacklevel=2)
+        return self.kind
 
 
-_TRIES: Final = 20
-"""Actions drawn before an environment is taken for one that refuses them all."""
-CHECKS: Final[dict[str, Check]] = {}
+_REGISTERED: Final[list[Check]] = []
 
 
-def check(
-    *needs: str, own: bool = True, remedy: str
-) -> Callable[[Callable[[Subject], Awaitable[None]]], Callable[[Subject], Awaitable[None]]]:
-    """Register a function as a check."""
+def check(kind: Kind, *needs: str, own: bool = False, remedy: str) -> Callable[[CallT], CallT]:
+    """Register a function as a check.
 
-    def register(
-        call: Callable[[Subject], Awaitable[None]],
-    ) -> Callable[[Subject], Awaitable[None]]:
+    Args:
+        kind: what it looks at; the function is called with the subject of that kind.
+        *needs: features of the transport without which it is skipped.
+        own: whether it needs a server of the conformance environment.
+        remedy: what to do when it fails.
+    """
+
+    def register(call: CallT) -> CallT:
         name: str = getattr(call, "__name__", "")
         promise = " ".join((call.__doc__ or "").split())
-        CHECKS[name] = Check(name, promise, call, own, frozenset(needs), remedy)
+        _REGISTERED.append(Check(name, promise, call, kind, remedy, frozenset(needs), own))
         return call
 
     return register
+
+
+def of_kind(*kinds: Kind) -> dict[str, Check]:
+    """Return the checks of some kinds by name, in the order in which they were registered."""
+    return {each.name: each for each in _REGISTERED if each.kind in kinds}
+
+
+def chosen(checks: Mapping[str, Check], names: Any) -> list[Check]:
+    """Return the checks of these names, all of them where ``names`` is ``None``.
+
+    Args:
+        checks: to choose from.
+        names: names of checks, or one name.
+
+    Raises:
+        InvalidOption: there is no check of such a name.
+    """
+    if names is None:
+        return list(checks.values())
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in checks:
+            raise InvalidOption(f"there is no check {name!r}; there are {', '.join(checks)}")
+    return [checks[name] for name in wanted]
 
 
 def require(truth: Any, found: str) -> None:
     """Raise ``CheckFailed`` with what was found unless ``truth``."""
     if not truth:
         raise CheckFailed(found)
-
-
-class Subject:
-    """The subject of a check: a door, and how to act on what is behind it.
-
-    Args:
-        door: the way in.
-        own: whether the conformance environment is behind it.
-        schema: JSON Schemas of action, observation, state and reset.
-        actions: plain actions to play with; drawn from the schema when ``None``.
-        seed: of the actions drawn.
-        varying: names of fields that may differ between equal episodes.
-    """
-
-    def __init__(
-        self,
-        door: Door,
-        own: bool,
-        schema: dict[str, Any] | None,
-        actions: list[Any] | None,
-        seed: int,
-        varying: Collection[str] = (),
-    ) -> None:
-        self.door = door
-        self.varying = varying
-        self.own = own
-        self.schema = schema or {}
-        self._actions = actions
-        self._random = random.Random(seed)
-
-    def reseed(self, seed: int) -> None:
-        """Draw the same actions again."""
-        self._random = random.Random(seed)
-
-    def action(self) -> Any:
-        """An action that fits the environment."""
-        if self.own:
-            return {"command": "echo", "text": f"{self._random.random():.6f}"}
-        if self._actions:
-            return self._random.choice(self._actions)
-        if "action" not in self.schema:
-            raise Skipped("the server gives no action schema (GET /schema), and no actions were")
-        drawn = sample(self.schema["action"], self._random)
-        if "exact" in self.door.features:
-            return drawn
-        return _plain(drawn)
-
-    async def step(self, env: Any) -> Any:
-        """The result of an action that the environment takes; those it refuses are left out.
-
-        Raises:
-            Skipped: it refuses whatever is drawn.
-        """
-        refused = ""
-        for _ in range(_TRIES):
-            try:
-                return await env.step(self.action())
-            except Exception as exc:  # a foreign door's own, and judged here
-                if self.own or not self.door.matches(exc, InvalidAction):
-                    raise
-                refused = str(exc)
-        raise Skipped(f"every action drawn was refused: give actions that fit ({refused:.200})")
-
-    async def expect(self, cls: type[OpenEnvError], call: Awaitable[Any]) -> Any:
-        """Await a call that must fail with ``cls``; gives the error."""
-        try:
-            result = await call
-        except (CheckFailed, Skipped, asyncio.CancelledError):
-            raise
-        except Exception as exc:  # judged below; a foreign one is a finding
-            require(
-                self.door.matches(exc, cls),
-                f"expected {cls.__name__} ({cls.code}), got {type(exc).__name__}: {exc}",
-            )
-            return exc
-        raise CheckFailed(f"expected {cls.__name__} ({cls.code}), got {result!r:.200}")
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists, for doors that carry plain JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value

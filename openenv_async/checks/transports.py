@@ -1,6 +1,6 @@
-"""The doors of a server, each as a way to open sessions.
+"""The transports of a server, each with a way to open sessions.
 
-A door's ``features`` say what it can express at all; a check that needs more is skipped there
+A transport's ``features`` say what it can express at all; a check that needs more is skipped there
 with the reason. Errors are judged by class; a dialect that has only codes maps them.
 """
 
@@ -12,18 +12,27 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable
 from typing import Any, Literal, Protocol
 
-from openenv_async.checks.raw_connection import RawWire
-from openenv_async.checks.upstream_client import UpstreamFault, UpstreamSession
+from openenv_async.checks.raw_connection import RawConnection
+from openenv_async.checks.upstream_client import UpstreamError, UpstreamSession
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
 from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Open
+from openenv_async.renamed import renamed_attributes
 from openenv_async.targets.in_process import dial_memory
 from openenv_async.types import EpisodeInfo, Limits, StepResult
 
-__all__ = ["Conversation", "Door", "HTTPDoor", "MemoryDoor", "NativeDoor", "UpstreamDoor"]
+__all__ = [
+    "Conversation",
+    "HTTPTransport",
+    "InProcessTransport",
+    "NativeTransport",
+    "Transport",
+    "UpstreamTransport",
+    "network_transports",
+]
 
 _SHARED = frozenset(
     {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy", "ends"}
@@ -53,7 +62,7 @@ class Conversation(Protocol):
     async def close(self) -> None: ...
 
 
-class Door(ABC):
+class Transport(ABC):
     """One way into a server.
 
     Attributes:
@@ -82,19 +91,23 @@ class Door(ABC):
         """A new session, closed at the end; its own failure to open is raised on entry."""
 
     def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
-        """Whether an error says what ``cls`` says, as far as this door can."""
+        """Whether an error says what ``cls`` says, as far as this transport can."""
         return isinstance(error, cls)
 
-    def wire(self) -> contextlib.AbstractAsyncContextManager[RawWire]:
-        """A raw connection, for doors with the feature ``frames``."""
+    def sendable(self, action: Any) -> Any:
+        """Return an action as this transport carries it: arrays as lists in plain JSON."""
+        return action if "exact" in self.features else _plain(action)
+
+    def raw_connection(self) -> contextlib.AbstractAsyncContextManager[RawConnection]:
+        """Return a raw connection, for transports with the feature ``frames``."""
         raise NotImplementedError
 
-    async def ask_a_stranger(self) -> None:
-        """Use a session that does not exist, for doors with the feature ``sessions``."""
+    async def use_unknown_session(self) -> None:
+        """Use a session that does not exist, for transports with the feature ``sessions``."""
         raise NotImplementedError
 
     async def capacity(self) -> int | None:
-        """How many sessions the server may hold, when the door tells."""
+        """How many sessions the server may hold, when the transport tells."""
         return None
 
 
@@ -102,7 +115,7 @@ class _Client(EnvClient[Any, Any, Any]):
     """A client that knows no types."""
 
 
-class NativeDoor(Door):
+class NativeTransport(Transport):
     """``openenv.v1`` over a WebSocket.
 
     Args:
@@ -136,22 +149,22 @@ class NativeDoor(Door):
         async with client:
             yield client
 
-    def wire(self) -> contextlib.AbstractAsyncContextManager[RawWire]:
-        return RawWire.connect(self.url, self._subprotocol, self._token)
+    def raw_connection(self) -> contextlib.AbstractAsyncContextManager[RawConnection]:
+        return RawConnection.connect(self.url, self._subprotocol, self._token)
 
-    async def ask_a_stranger(self) -> None:
-        async with self.wire() as wire:
-            wire.send(Open(1, secrets.token_hex(16), secrets.token_hex(16), True))
-            await wire.receive_ok()
+    async def use_unknown_session(self) -> None:
+        async with self.raw_connection() as connection:
+            connection.send(Open(1, secrets.token_hex(16), secrets.token_hex(16), True))
+            await connection.receive_ok()
 
     async def capacity(self) -> int | None:
-        async with self.wire() as wire:
-            limit = wire.server.get("max_sessions")
+        async with self.raw_connection() as connection:
+            limit = connection.server.get("max_sessions")
             return limit if isinstance(limit, int) else None
 
 
-class MemoryDoor(Door):
-    """An engine of this process; the frames and codecs are those of the native door.
+class InProcessTransport(Transport):
+    """An engine of this process; the frames and codecs are those of the native transport.
 
     Args:
         engine: what answers.
@@ -185,7 +198,7 @@ class MemoryDoor(Door):
         return self.engine.max_sessions
 
 
-class HTTPDoor(Door):
+class HTTPTransport(Transport):
     """Plain HTTP, one request a call.
 
     Args:
@@ -210,11 +223,11 @@ class HTTPDoor(Door):
         async with client:
             yield client
 
-    async def ask_a_stranger(self) -> None:
-        await _ask_http_stranger(self.url, self._token)
+    async def use_unknown_session(self) -> None:
+        await _use_unknown_http_session(self.url, self._token)
 
 
-async def _ask_http_stranger(url: str, token: str | None) -> None:
+async def _use_unknown_http_session(url: str, token: str | None) -> None:
     import aiohttp
 
     from openenv_async.endpoints.addresses import is_here
@@ -233,7 +246,7 @@ async def _ask_http_stranger(url: str, token: str | None) -> None:
     raise error_from_wire(error.get("code", ""), error.get("message", str(body)), False, None)
 
 
-class UpstreamDoor(Door):
+class UpstreamTransport(Transport):
     """Upstream OpenEnv's JSON dialect: a WebSocket without a subprotocol.
 
     Args:
@@ -259,4 +272,39 @@ class UpstreamDoor(Door):
             await session.close()
 
     def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
-        return isinstance(error, UpstreamFault) and error.code == cls.upstream_code
+        return isinstance(error, UpstreamError) and error.code == cls.upstream_code
+
+
+def network_transports(url: str, token: str | None = None) -> tuple[Transport, ...]:
+    """Return every transport of a server that has a network.
+
+    Args:
+        url: of the server.
+        token: access token.
+    """
+    return (
+        NativeTransport(url, "msgpack", token),
+        NativeTransport(url, "json", token),
+        HTTPTransport(url, token),
+        UpstreamTransport(url, token),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+__getattr__ = renamed_attributes(
+    __name__,
+    {
+        "Door": "Transport",
+        "HTTPDoor": "HTTPTransport",
+        "MemoryDoor": "InProcessTransport",
+        "NativeDoor": "NativeTransport",
+        "UpstreamDoor": "UpstreamTransport",
+    },
+)

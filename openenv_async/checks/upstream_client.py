@@ -15,10 +15,10 @@ from openenv_async.endpoints.addresses import is_here
 from openenv_async.protocol.codec import read_json_reward
 from openenv_async.types import EpisodeInfo, StepResult
 
-__all__ = ["UpstreamFault", "UpstreamSession"]
+__all__ = ["UpstreamError", "UpstreamSession"]
 
 
-class UpstreamFault(Exception):
+class UpstreamError(Exception):
     """An ``error`` message; ``code`` as upstream spells it."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -52,16 +52,16 @@ class UpstreamSession:
         """Send one message and give the ``data`` of its reply.
 
         Raises:
-            UpstreamFault: the reply is an error, or the socket was closed.
+            UpstreamError: the reply is an error, or the socket was closed.
         """
         message = {"type": kind} if data is None else {"type": kind, "data": data}
         try:
             await self._socket.send(json.dumps(message))
             reply = json.loads(await self._socket.recv())
         except ConnectionClosed as exc:
-            raise UpstreamFault("CLOSED", str(exc)) from None
+            raise UpstreamError("CLOSED", str(exc)) from None
         if reply["type"] == "error":
-            raise UpstreamFault(reply["data"].get("code", ""), reply["data"].get("message", ""))
+            raise UpstreamError(reply["data"].get("code", ""), reply["data"].get("message", ""))
         return reply["data"]
 
     async def reset(

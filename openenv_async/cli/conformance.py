@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -21,44 +20,48 @@ __all__ = ["conformance"]
 @click.command(
     epilog=examples(
         "conformance http://127.0.0.1:8000",
-        "conformance http://127.0.0.1:8000 --door 'native json' --json",
+        "conformance http://127.0.0.1:8000 --transport 'native json' --json",
         "serve openenv_async.testing:ConformanceEnvironment  # what lets every check run",
     )
 )
 @click.argument("url")
 @token_option
-@click.option("--door", "doors", multiple=True, help="Only this door, such as http. Repeatable.")
+@click.option(
+    "--transport",
+    "transports",
+    multiple=True,
+    help="Only this transport, such as http. Repeatable.",
+)
+@click.option("--door", "doors", multiple=True, hidden=True)  # its old name
 @click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--verbose", is_flag=True, help="Show what passed and was skipped, too.")
 def conformance(
     url: str,
     token: str | None,
+    transports: tuple[str, ...],
     doors: tuple[str, ...],
     names: tuple[str, ...],
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Check that the server at URL keeps the protocol, over every door.
+    """Check that the server at URL keeps the protocol, over every transport.
 
     A server of openenv_async.testing:ConformanceEnvironment is put through all checks, any
     other through those that need no help of the environment. The exit code is 1 if one fails.
     """
     from openenv_async.checks import conformance as suite
+    from openenv_async.checks.transports import network_transports
     from openenv_async.cli.playing import run
 
     if not is_url(url):
         raise click.BadParameter("must be http://HOST:PORT (or https, ws, wss)", param_hint="URL")
-    every = [
-        suite.NativeDoor(url, "msgpack", token),
-        suite.NativeDoor(url, "json", token),
-        suite.HTTPDoor(url, token),
-        suite.UpstreamDoor(url, token),
-    ]
-    known = [door.name for door in every]
-    for name in doors:
+    every = network_transports(url, token)
+    known = [transport.name for transport in every]
+    for name in (*transports, *doors):
         if name not in known:
-            raise click.BadParameter(f"is one of {', '.join(known)}", param_hint="--door")
+            raise click.BadParameter(f"is one of {', '.join(known)}", param_hint="--transport")
+    wanted = {*transports, *doors} or set(known)
     for name in names:
         if name not in suite.CHECKS:
             raise click.BadParameter(f"there is no check {name!r}", param_hint="--check")
@@ -66,22 +69,33 @@ def conformance(
         suite.run(
             url,
             token=token,
-            doors=[door for door in every if not doors or door.name in doors],
+            transports=[transport for transport in every if transport.name in wanted],
             names=names or None,
             on_result=None if as_json else _show_progress,
         )
     )
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+        click.echo(json.dumps([_plain(result) for result in results], indent=2))
     else:
         _print(results, verbose)
     if any(result.status == "failed" for result in results):
         click.get_current_context().exit(1)
 
 
+def _plain(result: Result) -> dict[str, str]:
+    """Return a result as JSON has it; what the suite calls its subject is a door there."""
+    return {
+        "name": result.name,
+        "door": result.subject,
+        "status": result.status,
+        "reason": result.reason,
+        "remedy": result.remedy,
+    }
+
+
 def _show_progress(result: Result) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{result.door}: {result.name}", err=True, nl=False)
+        click.echo(f"\r\x1b[K{result.subject}: {result.name}", err=True, nl=False)
 
 
 def _print(results: list[Result], verbose: bool) -> None:
@@ -91,19 +105,23 @@ def _print(results: list[Result], verbose: bool) -> None:
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
     console = Console()
-    summary = Table("door", "passed", "failed", "skipped", box=None)
-    for door in dict.fromkeys(result.door for result in results):
-        count = Counter(result.status for result in results if result.door == door)
+    summary = Table("transport", "passed", "failed", "skipped", box=None)
+    for transport in dict.fromkeys(each.subject for each in results):
+        count = Counter(result.status for result in results if result.subject == transport)
         failed = f"[red]{count['failed']}[/red]" if count["failed"] else "0"
-        summary.add_row(door, str(count["passed"]), failed, str(count["skipped"]))
+        summary.add_row(transport, str(count["passed"]), failed, str(count["skipped"]))
     shown = [r for r in results if verbose or r.status == "failed"]
     if shown:
-        table = Table("door", "check", "result", "found", "look at")
+        table = Table("transport", "check", "result", "found", "look at")
         colors = {"passed": "green", "failed": "red", "skipped": "dim"}
         for result in shown:
             status = f"[{colors[result.status]}]{result.status}[/]"
             table.add_row(
-                result.door, result.name.replace("_", " "), status, result.reason, result.remedy
+                result.subject,
+                result.name.replace("_", " "),
+                status,
+                result.reason,
+                result.remedy,
             )
         console.print(table)
     console.print(summary)

@@ -8,7 +8,7 @@ import sys
 import time
 
 from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Timeouts, serve
-from openenv_async.checks.conformance import NativeDoor
+from openenv_async.checks.conformance import NativeTransport
 from openenv_async.protocol.frames import Observation, State, StateIs, Step
 from openenv_async.server import HTTPEnvServer
 from openenv_async.testing import ConformanceEnvironment
@@ -96,8 +96,8 @@ async def test_a_killed_client_is_noticed_within_two_seconds() -> None:
 
 async def test_a_malformed_cancel_hurts_nobody() -> None:
     async with serve(ConformanceEnvironment) as url:
-        door = NativeDoor(url)
-        async with door.wire() as victim, door.wire() as attacker:
+        transport = NativeTransport(url)
+        async with transport.raw_connection() as victim, transport.raw_connection() as attacker:
             await victim.begin(1)
             await attacker.begin(1)
             payload = victim.payload({"command": "sleep", "value": 0.2})

@@ -22,8 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from openenv_async import GenericEnvClient
-from openenv_async.checks.conformance import NativeDoor
-from openenv_async.checks.raw_connection import RawWire
+from openenv_async.checks.conformance import NativeTransport
+from openenv_async.checks.raw_connection import RawConnection
 from openenv_async.client.websocket import websocket_url
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
@@ -72,7 +72,10 @@ def brackets(levels: int, format: str) -> bytes:
 
 @pytest.mark.parametrize("format", ["msgpack", "json"])
 async def test_the_limit_of_a_payload_is_exact(format: Format) -> None:
-    async with LocalServer(TARGET) as server, NativeDoor(server.url, format).wire() as wire:
+    async with (
+        LocalServer(TARGET) as server,
+        NativeTransport(server.url, format).raw_connection() as wire,
+    ):
         await wire.begin()
         wire.send(Step(1, 2, 0, encoded(action(MAX_DEPTH), format)))
         taken = await wire.receive()
@@ -92,7 +95,10 @@ async def test_the_limit_of_a_payload_is_exact(format: Format) -> None:
 @pytest.mark.parametrize("format", ["msgpack", "json"])
 async def test_the_limit_of_a_message_is_exact(format: Format) -> None:
     limit = FRAMES[format]
-    async with LocalServer(TARGET) as server, NativeDoor(server.url, format).wire() as wire:
+    async with (
+        LocalServer(TARGET) as server,
+        NativeTransport(server.url, format).raw_connection() as wire,
+    ):
         for levels in (limit - 1, limit, limit + 1, *LEVELS):
             wire.send_bytes(brackets(levels, format))
             reply = await wire.receive()
@@ -107,7 +113,9 @@ async def test_the_limit_of_a_greeting_is_exact(format: Format) -> None:
     async with LocalServer(TARGET) as server:
         for levels in (8, 9, 70):
             greeting = encoded({"x": action(levels - 1)}, format)
-            async with RawWire.connect(server.url, f"openenv.v1.{format}", hello=False) as wire:
+            async with RawConnection.connect(
+                server.url, f"openenv.v1.{format}", hello=False
+            ) as wire:
                 wire.send(Hello(PROTOCOL_VERSION, greeting))
                 reply = await wire.receive()
             if levels == 8:
@@ -172,7 +180,7 @@ async def test_nested_truncated_and_garbage(format: Format) -> None:
     bracket = b"[" if format == "json" else b"\x91"
     async with LocalServer(TARGET) as server, GenericEnvClient(server.url) as witness:
         await witness.reset()
-        async with NativeDoor(server.url, format).wire() as wire:
+        async with NativeTransport(server.url, format).raw_connection() as wire:
             await wire.begin()
             valid = wire.payload([[3, 1, 2, 0, {"command": "echo"}]])
             messages = [bracket * levels for levels in LEVELS]

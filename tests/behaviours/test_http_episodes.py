@@ -13,8 +13,8 @@ import pytest
 from starlette.applications import Starlette
 
 from openenv_async import HTTPEnvClient, serve
-from openenv_async.checks.conformance import NativeDoor
-from openenv_async.checks.raw_connection import RawWire
+from openenv_async.checks.conformance import NativeTransport
+from openenv_async.checks.raw_connection import RawConnection
 from openenv_async.errors import SessionLost
 from openenv_async.protocol.frames import Begun, Failed, Observation, Open, Opened, Reset, Step
 from openenv_async.server import HTTPEnvServer
@@ -46,7 +46,7 @@ async def test_an_episode_over_http() -> None:
 class Player:
     """One episode, each request over the transport that ``choose`` says."""
 
-    def __init__(self, url: str, wire: RawWire, http: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, wire: RawConnection, http: aiohttp.ClientSession) -> None:
         self.url = url
         self.wire = wire
         self.http = http
@@ -104,7 +104,7 @@ class Player:
 
 
 async def played(choose: Callable[[int], str]) -> list[Any]:
-    async with served() as (url, server), NativeDoor(url).wire() as wire:
+    async with served() as (url, server), NativeTransport(url).raw_connection() as wire:
         async with aiohttp.ClientSession() as http:
             trace = await Player(url, wire, http).play(choose)
         assert list(server.engine.sessions) == [SESSION]

@@ -200,7 +200,7 @@ def commands_text() -> str:
 
 def checks_table() -> str:
     """What ``validate`` checks."""
-    order = sorted(CHECKS.values(), key=lambda check: check.subject != "folder")
+    order = sorted(CHECKS.values(), key=lambda check: check.kind != "folder")
     rows = [(f"`{each.name}`", _code(each.promise), _code(each.remedy)) for each in order]
     return _table(("check", "what is promised", "what to do when it fails"), rows)
 

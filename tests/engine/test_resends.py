@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openenv_async import EngineOptions, create_app, serve
-from openenv_async.checks.conformance import NativeDoor
+from openenv_async.checks.conformance import NativeTransport
 from openenv_async.engine.resends import LARGE, is_same_request, remembered
 from openenv_async.models import Format, PayloadCodec
 from openenv_async.protocol.frames import (
@@ -157,8 +157,8 @@ async def test_a_request_sent_again_over_every_other_transport(workers: int | No
     action = {"command": "draw"}
     async with (
         serve(ConformanceEnvironment, options=options) as url,
-        NativeDoor(url).wire() as wire,
-        NativeDoor(url, "json").wire() as text,
+        NativeTransport(url).raw_connection() as wire,
+        NativeTransport(url, "json").raw_connection() as text,
     ):
         wire.send(Open(1, SESSION, SECRET))
         assert isinstance(await wire.receive_ok(), Opened)

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Limits, Timeouts, serve
-from openenv_async.checks.conformance import CHECKS, NativeDoor, Suite
+from openenv_async.checks.conformance import CHECKS, NativeTransport, Suite
 from openenv_async.engine import Engine
 from openenv_async.server import create_app
 from openenv_async.server.direct import DirectWebSocket
@@ -52,10 +52,10 @@ async def test_every_promise_holds(format: Any) -> None:
     options = EngineOptions(max_sessions=12)
     spec = EnvironmentSpec(ConformanceEnvironment)
     async with serve(ConformanceEnvironment, options=options) as url:
-        door = NativeDoor(url, format)
-        suite = Suite(door, own=True, schema=spec.schema)
+        transport = NativeTransport(url, format)
+        suite = Suite(transport, own=True, schema=spec.schema)
         for check in CHECKS.values():
-            if check.needs <= door.features:
+            if check.needs <= transport.features:
                 result = await suite.run_one(check)
                 assert result.status != "failed", f"{check}: {result.reason}"
 

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from openenv_async.checks.conformance.episodes import comparable
-from openenv_async.checks.registry import Skipped, Subject, check, require
+from openenv_async.checks.conformance.subject import Subject
+from openenv_async.checks.registry import Skipped, check, require
 from openenv_async.errors import PayloadTooLarge
 from openenv_async.types import Limits
 
@@ -29,7 +30,7 @@ _PLAIN: tuple[Any, ...] = (
 
 
 async def _echoed(subject: Subject, values: tuple[Any, ...]) -> None:
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         for value in values:
             result = await env.step({"command": "echo", "data": value})
@@ -39,19 +40,23 @@ async def _echoed(subject: Subject, values: tuple[Any, ...]) -> None:
             )
 
 
-@check(remedy="look at the payload codecs: what is put in must come out")
+@check("conformance", own=True, remedy="look at the payload codecs: what is put in must come out")
 async def plain_data_comes_back(subject: Subject) -> None:
     """Numbers, text, lists and maps come back equal; None is not 0, False or missing."""
     await _echoed(subject, _PLAIN)
 
 
-@check("exact", remedy="look at floats in the JSON format: they are tagged")
+@check(
+    "conformance", "exact", own=True, remedy="look at floats in the JSON format: they are tagged"
+)
 async def every_float_comes_back(subject: Subject) -> None:
     """NaN, the infinities, the smallest and the negative zero come back."""
     await _echoed(subject, (math.nan, math.inf, -math.inf, 5e-324, -0.0, 1e308, 0.1))
 
 
-@check("exact", remedy="look at the Ext types of arrays and their JSON tags")
+@check(
+    "conformance", "exact", own=True, remedy="look at the Ext types of arrays and their JSON tags"
+)
 async def arrays_come_back_bit_by_bit(subject: Subject) -> None:
     """Arrays of every numeric dtype and shape come back with dtype, shape and bits."""
     try:
@@ -70,14 +75,16 @@ async def arrays_come_back_bit_by_bit(subject: Subject) -> None:
     await _echoed(subject, (*arrays, {"nested": [arrays[5], {"deep": arrays[-5]}]}))
 
 
-@check("exact", remedy="look at how an environment's own arrays are encoded")
+@check(
+    "conformance", "exact", own=True, remedy="look at how an environment's own arrays are encoded"
+)
 async def an_array_the_environment_made(subject: Subject) -> None:
     """An observation's array of 100,000 bytes arrives as an array of its dtype."""
     try:
         import numpy as np
     except ImportError:
         raise Skipped("NumPy is not installed here") from None
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         result = await env.step({"command": "array", "count": 100_000})
         data = result.observation["data"]
@@ -86,11 +93,19 @@ async def an_array_the_environment_made(subject: Subject) -> None:
         require(bool((data == np.arange(100_000) % 256).all()), "its elements differ")
 
 
-@check("limits", remedy="the sender must check the other side's limit: that call fails, no other")
+@check(
+    "conformance",
+    "limits",
+    own=True,
+    remedy="the sender must check the other side's limit: that call fails, no other",
+)
 async def a_reply_over_the_limit_fails_alone(subject: Subject) -> None:
     """A reply larger than the client takes is a typed error for that call; the session goes on."""
     limits = Limits(max_message_size=_SMALL)
-    async with subject.door.session(limits=limits) as env, subject.door.session() as other:
+    async with (
+        subject.transport.session(limits=limits) as env,
+        subject.transport.session() as other,
+    ):
         await env.reset()
         await other.reset()
         blob = {"command": "blob", "count": int(_SMALL * 1.1)}
@@ -103,11 +118,16 @@ async def a_reply_over_the_limit_fails_alone(subject: Subject) -> None:
         require(len(result.observation["text"]) == blob["count"], "another session was cut short")
 
 
-@check("limits", remedy="the client must check before sending: that call fails, no other")
+@check(
+    "conformance",
+    "limits",
+    own=True,
+    remedy="the client must check before sending: that call fails, no other",
+)
 async def a_request_over_the_limit_fails_alone(subject: Subject) -> None:
     """A request larger than the limit is a typed error before it is sent; the session goes on."""
     limits = Limits(max_message_size=_SMALL)
-    async with subject.door.session(limits=limits) as env:
+    async with subject.transport.session(limits=limits) as env:
         await env.reset()
         large = {"command": "echo", "text": "x" * int(_SMALL * 1.1)}
         error = await subject.expect(PayloadTooLarge, env.step(large))
@@ -117,10 +137,12 @@ async def a_request_over_the_limit_fails_alone(subject: Subject) -> None:
         require(result.observation["steps"] == 1, "the refused step was counted")
 
 
-@check(remedy="look at batching: a large message must not be cut or mixed up")
+@check(
+    "conformance", own=True, remedy="look at batching: a large message must not be cut or mixed up"
+)
 async def large_messages_come_back(subject: Subject) -> None:
     """A megabyte both ways, larger than a batch, comes back whole."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         text = "".join(chr(97 + index % 26) for index in range(1_000_000))
         result = await env.step({"command": "echo", "text": text})

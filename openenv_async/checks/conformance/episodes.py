@@ -9,7 +9,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from openenv_async.checks.registry import Skipped, Subject, check, require
+from openenv_async.checks.conformance.subject import Subject
+from openenv_async.checks.registry import Skipped, check, require
 from openenv_async.types import StepResult
 
 _CLOCK_SLACK: Final = 3600.0
@@ -19,10 +20,10 @@ _TRUTH = "look at where the reward and the end are read off the environment's re
 _SEEDS = "look at how reset hands the seed to the environment and reports it"
 
 
-@check(own=False, remedy=_FLOW)
+@check("conformance", remedy=_FLOW)
 async def a_whole_episode_runs(subject: Subject) -> None:
     """Reset, five steps (or until the end), state and close all answer, in that order."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         result = await env.reset()
         require(isinstance(result, StepResult), f"reset gave {type(result).__name__}")
         for _ in range(5):
@@ -37,11 +38,11 @@ async def a_whole_episode_runs(subject: Subject) -> None:
         await env.state()
 
 
-@check(own=False, remedy=_FLOW)
+@check("conformance", remedy=_FLOW)
 async def a_session_runs_many_episodes(subject: Subject) -> None:
     """Reset begins a new episode as often as it is asked, also in the middle of one."""
     seen = set()
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         for _ in range(3):
             result = await env.reset()
             if env.episode is not None:
@@ -49,25 +50,25 @@ async def a_session_runs_many_episodes(subject: Subject) -> None:
             if not result.done:
                 await subject.step(env)
     require(
-        "episode" not in subject.door.features or len(seen) == 3,
+        "episode" not in subject.transport.features or len(seen) == 3,
         f"three resets reported the episodes {sorted(seen)}",
     )
 
 
-@check("episode", own=False, remedy=_FLOW)
+@check("conformance", "episode", remedy=_FLOW)
 async def the_episode_id_is_kept(subject: Subject) -> None:
     """An episode id that the caller gives is the one that is reported."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset(episode_id="conformance-7")
         require(env.episode.episode_id == "conformance-7", f"reported {env.episode!r}")
         await env.state()
         require(env.episode.episode_id == "conformance-7", f"state reported {env.episode!r}")
 
 
-@check(remedy=_FLOW)
+@check("conformance", own=True, remedy=_FLOW)
 async def state_counts_the_steps(subject: Subject) -> None:
     """State shows the episode that runs, in the session that asks."""
-    async with subject.door.session() as one, subject.door.session() as other:
+    async with subject.transport.session() as one, subject.transport.session() as other:
         await one.reset()
         await other.reset()
         for _ in range(3):
@@ -78,10 +79,10 @@ async def state_counts_the_steps(subject: Subject) -> None:
     require(state["instance"] != beside["instance"], "two sessions share an environment")
 
 
-@check(remedy=_TRUTH)
+@check("conformance", own=True, remedy=_TRUTH)
 async def the_reward_is_the_environments(subject: Subject) -> None:
     """A reward arrives as the environment gave it, 0.0 and negative ones too."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         for value in (1.5, 0.0, -2.25, 1e300, 3.0):
             result = await env.step({"command": "reward", "value": value})
@@ -91,20 +92,25 @@ async def the_reward_is_the_environments(subject: Subject) -> None:
             )
 
 
-@check("exact", remedy="JSON has no number for these: docs/protocol.md, section 2")
+@check(
+    "conformance",
+    "exact",
+    own=True,
+    remedy="JSON has no number for these: docs/protocol.md, section 2",
+)
 async def a_reward_that_is_not_finite_arrives(subject: Subject) -> None:
     """NaN and both infinities are rewards; null says that there is none, and nothing else."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         for value in (math.inf, -math.inf, math.nan):
             result = await env.step({"command": "reward", "value": value})
             require(repr(result.reward) == repr(value), f"gave {value!r}, got {result.reward!r}")
 
 
-@check(remedy=_TRUTH)
+@check("conformance", own=True, remedy=_TRUTH)
 async def no_reward_is_none(subject: Subject) -> None:
     """Where the environment gives no reward there is none: None, and never 0.0."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         result = await env.reset()
         require(result.reward is None, f"reset gave {result.reward!r}")
         result = await env.step({"command": "reward", "value": None})
@@ -113,10 +119,10 @@ async def no_reward_is_none(subject: Subject) -> None:
         require(result.reward is None, f"the last step gave {result.reward!r}")
 
 
-@check(remedy=_TRUTH)
+@check("conformance", own=True, remedy=_TRUTH)
 async def the_end_is_the_environments(subject: Subject) -> None:
     """An episode is over when the environment says so, and not before."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         for command in ("terminate", "truncate"):
             result = await env.reset()
             require(not result.done, "over after reset")
@@ -127,10 +133,10 @@ async def the_end_is_the_environments(subject: Subject) -> None:
             require(result.reward == 1.0, f"the last reward was {result.reward!r}")
 
 
-@check("ends", remedy=_TRUTH)
+@check("conformance", "ends", own=True, remedy=_TRUTH)
 async def terminated_is_not_truncated(subject: Subject) -> None:
     """That the task ended and that it was stopped are told apart."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         for command, ends in (("terminate", (True, False)), ("truncate", (False, True))):
             await env.reset()
             result = await env.step({"command": command})
@@ -141,10 +147,10 @@ async def terminated_is_not_truncated(subject: Subject) -> None:
 # -- seeds --------------------------------------------------------------------------------
 
 
-@check("seed", own=False, remedy=_SEEDS)
+@check("conformance", "seed", remedy=_SEEDS)
 async def the_seed_is_reported(subject: Subject) -> None:
     """The seed that was asked for is the one reported; without one, the one that was drawn."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset(seed=20)
         require(env.episode.seed == 20, f"asked for seed 20, reported {env.episode.seed!r}")
         drawn = set()
@@ -156,12 +162,12 @@ async def the_seed_is_reported(subject: Subject) -> None:
         require(len(drawn) > 1, f"three resets without a seed all used {drawn}")
 
 
-@check(remedy=_SEEDS)
+@check("conformance", own=True, remedy=_SEEDS)
 async def the_seed_reaches_the_environment(subject: Subject) -> None:
     """The environment draws from the seed; the same seed gives the same draws."""
     traces = []
     for seed in (7, 7, 8):
-        async with subject.door.session() as env:
+        async with subject.transport.session() as env:
             trace = list((await env.reset(seed=seed)).observation["numbers"])
             for _ in range(3):
                 trace += (await env.step({"command": "draw"})).observation["numbers"]
@@ -171,12 +177,12 @@ async def the_seed_reaches_the_environment(subject: Subject) -> None:
     require(traces[0] != traces[2], "two seeds gave one trace")
 
 
-@check(remedy="per-session generators only: never the global one")
+@check("conformance", own=True, remedy="per-session generators only: never the global one")
 async def seeds_are_not_shared(subject: Subject) -> None:
     """Sessions that run at once with one seed see the same trace, whatever the others do."""
 
     async def trace() -> list[float]:
-        async with subject.door.session() as env:
+        async with subject.transport.session() as env:
             drawn = list((await env.reset(seed=5)).observation["numbers"])
             for _ in range(5):
                 drawn += (await env.step({"command": "draw"})).observation["numbers"]
@@ -186,7 +192,7 @@ async def seeds_are_not_shared(subject: Subject) -> None:
     require(all(t == traces[0] for t in traces), "one seed gave different traces")
 
 
-@check("seed", own=False, remedy=_SEEDS)
+@check("conformance", "seed", remedy=_SEEDS)
 async def equal_seeds_give_equal_episodes(subject: Subject) -> None:
     """Two sessions with one seed and the same actions see the same observations."""
     properties = subject.schema.get("reset", {}).get("properties", {})
@@ -195,7 +201,7 @@ async def equal_seeds_give_equal_episodes(subject: Subject) -> None:
     traces: list[list[Any]] = []
     for _ in range(2):
         subject.reseed(99)
-        async with subject.door.session() as env:
+        async with subject.transport.session() as env:
             result = await env.reset(seed=3)
             trace = [_shown(subject, result)]
             for _ in range(10):

@@ -1,50 +1,46 @@
-"""Runs the checks: over one door, or over every door of a running server."""
+"""The conformance suite: the checks over one transport, or over every transport of a server."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, Literal
+import warnings
+from collections.abc import Collection, Iterable
+from typing import Any, Final
 
-from openenv_async.checks.conformance import (
-    data,
-    episodes,
-    faults,
-    frames,
-    timing,
-)
-from openenv_async.checks.registry import (
-    CHECKS,
-    Check,
-    CheckFailed,
-    Result,
-    Skipped,
-    Subject,
-)
-from openenv_async.checks.transports import Door, HTTPDoor, NativeDoor, UpstreamDoor
+from openenv_async.checks.conformance import data, episodes, faults, frames, timing
+from openenv_async.checks.conformance.subject import Subject
+from openenv_async.checks.registry import Check, Result, chosen, of_kind
+from openenv_async.checks.runner import OnResult, Runner
+from openenv_async.checks.transports import Transport, network_transports
 from openenv_async.errors import ConnectFailed, OpenEnvError
 
-__all__ = ["MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
+__all__ = ["CHECKS", "MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
 
 MODULES: Final = (episodes, faults, timing, data, frames)
-"""Importing them registers the checks, in this order."""
+"""The modules whose import registers the checks."""
+CHECKS: Final = {
+    each.name: each
+    for module in MODULES
+    for each in of_kind("conformance").values()
+    if each.call.__module__ == module.__name__
+}
+"""The checks by name, in the order of the modules."""
 OWN_ENVIRONMENT: Final = "ConformanceEnvironment"
 _PATIENCE: Final = 60.0
 """Seconds that one check may take."""
 
 
 class Suite:
-    """Runs checks over one door, one after the other.
+    """The checks over one transport, one after the other.
 
     Args:
-        door: the way in.
+        transport: how to reach the server.
         own: whether the conformance environment is behind it.
         schema, actions, seed, varying: as for ``Subject``.
     """
 
     def __init__(
         self,
-        door: Door,
+        transport: Transport,
         *,
         own: bool = False,
         schema: dict[str, Any] | None = None,
@@ -52,84 +48,81 @@ class Suite:
         seed: int = 0,
         varying: Collection[str] = (),
     ) -> None:
-        self.door = door
+        self.transport = transport
         self._varying = varying
         self._own = own
         self._schema = schema
         self._actions = actions
         self._seed = seed
 
-    async def run(self, names: Iterable[str] | None = None) -> list[Result]:
-        """Run the named checks, by default all of them."""
-        wanted = list(CHECKS) if names is None else list(names)
-        return [await self.run_one(CHECKS[name]) for name in wanted]
+    async def run(
+        self, names: Iterable[str] | None = None, on_result: OnResult | None = None
+    ) -> list[Result]:
+        """Run the named checks, by default all of them.
+
+        Args:
+            names: of the checks.
+            on_result: called with each result as it comes.
+
+        Raises:
+            InvalidOption: there is no check of such a name.
+        """
+        runner = Runner(_PATIENCE, on_result)
+        for each in chosen(CHECKS, names):
+            await self._one(each, runner)
+        return runner.results
 
     async def run_one(self, check: Check) -> Result:
         """Run one check; what goes wrong is the result."""
-        if check.own and not self._own:
-            return self._result(check, "skipped", f"needs a server of {OWN_ENVIRONMENT}")
-        missing = sorted(check.needs - self.door.features)
-        if missing:
-            return self._result(check, "skipped", f"this door has no {', '.join(missing)}")
-        subject = Subject(
-            self.door, self._own, self._schema, self._actions, self._seed, self._varying
-        )
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await check.call(subject)
-        except Skipped as exc:
-            return self._result(check, "skipped", str(exc))
-        except CheckFailed as exc:
-            return self._result(check, "failed", str(exc))
-        except TimeoutError as exc:
-            reason = str(exc) or f"nothing came within {_PATIENCE:g} s"
-            return self._result(check, "failed", reason)
-        except Exception as exc:  # the server may cause anything; it is the finding
-            return self._result(check, "failed", f"{type(exc).__name__}: {exc}")
-        return self._result(check, "passed", "")
+        return await self._one(check, Runner(_PATIENCE))
 
-    def _result(
-        self, check: Check, status: Literal["passed", "failed", "skipped"], reason: str
-    ) -> Result:
-        remedy = check.remedy if status == "failed" else ""
-        return Result(check.name, self.door.name, status, reason, remedy)
+    async def _one(self, check: Check, runner: Runner) -> Result:
+        name = self.transport.name
+        missing = sorted(check.needs - self.transport.features)
+        if check.own and not self._own:
+            reason = f"needs a server of {OWN_ENVIRONMENT}"
+        elif missing:
+            reason = f"this transport has no {', '.join(missing)}"
+        else:
+            subject = Subject(
+                self.transport, self._own, self._schema, self._actions, self._seed, self._varying
+            )
+            return await runner.run(check, subject, name)
+        return runner.add(Result(check.name, name, "skipped", reason))
 
 
 async def run(
     url: str,
     *,
     token: str | None = None,
-    doors: Iterable[Door] | None = None,
+    transports: Iterable[Transport] | None = None,
     names: Iterable[str] | None = None,
-    on_result: Callable[[Result], None] | None = None,
+    on_result: OnResult | None = None,
+    doors: Iterable[Transport] | None = None,
 ) -> list[Result]:
-    """Check a running server over every door that has a network.
+    """Check a running server over every transport that has a network.
 
     Args:
         url: of the server.
         token: access token.
-        doors: by default native MessagePack, native JSON, HTTP and upstream's dialect.
+        transports: by default native MessagePack, native JSON, HTTP and upstream's dialect.
         names: of the checks, by default all.
         on_result: called with each result as it comes.
+        doors: the old name of ``transports``.
 
     Raises:
         ConnectFailed: nothing answers at ``url``.
+        InvalidOption: there is no check of such a name.
     """
+    if doors is not None:
+        warnings.warn("doors= is now transports=", DeprecationWarning, stacklevel=2)
+        transports = doors
+    wanted = [each.name for each in chosen(CHECKS, names)]
     name, schema = await describe(url, token)
-    wanted = list(CHECKS if names is None else names)
     results = []
-    for door in doors or (
-        NativeDoor(url, "msgpack", token),
-        NativeDoor(url, "json", token),
-        HTTPDoor(url, token),
-        UpstreamDoor(url, token),
-    ):
-        suite = Suite(door, own=name == OWN_ENVIRONMENT, schema=schema)
-        for one in wanted:
-            result = await suite.run_one(CHECKS[one])
-            results.append(result)
-            if on_result is not None:
-                on_result(result)
+    for transport in transports or network_transports(url, token):
+        suite = Suite(transport, own=name == OWN_ENVIRONMENT, schema=schema)
+        results += await suite.run(wanted, on_result)
     return results
 
 

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from openenv_async.checks.registry import CheckFailed, Subject, check, require
+from openenv_async.checks.conformance.subject import Subject
+from openenv_async.checks.registry import CheckFailed, check, require
 from openenv_async.errors import DeadlineExceeded, EnvironmentRaised
 
 _LONG = 60.0
@@ -25,10 +26,12 @@ async def _soon(question: Callable[[], Awaitable[Any]], found: str) -> None:
     raise CheckFailed(f"{found} within {_SOON:g} s")
 
 
-@check("deadline", remedy="look at how the deadline of a request is enforced")
+@check(
+    "conformance", "deadline", own=True, remedy="look at how the deadline of a request is enforced"
+)
 async def a_deadline_ends_the_call(subject: Subject) -> None:
     """A step past its deadline fails as such, names the setting, and the session goes on."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         call = env.step({"command": "sleep", "value": _LONG}, timeout=0.1)
         error = await subject.expect(DeadlineExceeded, call)
@@ -41,10 +44,15 @@ async def a_deadline_ends_the_call(subject: Subject) -> None:
         require((await env.state())["cancelled"] == 1, "the environment's call was not stopped")
 
 
-@check("cancel", remedy="look at how a cancelled call reaches the server as a Cancel frame")
+@check(
+    "conformance",
+    "cancel",
+    own=True,
+    remedy="look at how a cancelled call reaches the server as a Cancel frame",
+)
 async def a_cancelled_call_is_stopped(subject: Subject) -> None:
     """Cancelling a call stops it in the environment; the next call gets its own reply."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         for round in range(1, 4):
             call = asyncio.ensure_future(env.step({"command": "sleep", "value": _LONG}))
@@ -60,12 +68,17 @@ async def a_cancelled_call_is_stopped(subject: Subject) -> None:
             require(cancelled == round, f"{round} calls were cancelled, {cancelled} were stopped")
 
 
-@check("cancel", remedy="closing must stop what runs and then close the environment")
+@check(
+    "conformance",
+    "cancel",
+    own=True,
+    remedy="closing must stop what runs and then close the environment",
+)
 async def closing_stops_what_runs(subject: Subject) -> None:
     """Close while a step runs closes the environment; nothing is left behind."""
-    async with subject.door.session() as witness:
+    async with subject.transport.session() as witness:
         await witness.reset()
-        async with subject.door.session() as env:
+        async with subject.transport.session() as env:
             await env.reset()
             instance = (await env.state())["instance"]
             call = asyncio.ensure_future(env.step({"command": "sleep", "value": _LONG}))
@@ -85,12 +98,16 @@ async def closing_stops_what_runs(subject: Subject) -> None:
         await _soon(gone, "the environment was not closed")
 
 
-@check(remedy="close, and the end of the connection, must close the environment")
+@check(
+    "conformance",
+    own=True,
+    remedy="close, and the end of the connection, must close the environment",
+)
 async def closing_releases_the_environment(subject: Subject) -> None:
     """The environment of a closed session is closed."""
-    async with subject.door.session() as witness:
+    async with subject.transport.session() as witness:
         await witness.reset()
-        async with subject.door.session() as env:
+        async with subject.transport.session() as env:
             await env.reset()
             instance = (await env.state())["instance"]
             live = (await witness.state())["live"]
@@ -105,10 +122,10 @@ async def closing_releases_the_environment(subject: Subject) -> None:
 # -- streaming ----------------------------------------------------------------------------
 
 
-@check("stream", remedy="partials in order, then exactly one final result")
+@check("conformance", "stream", own=True, remedy="partials in order, then exactly one final result")
 async def a_stream_ends_with_its_result(subject: Subject) -> None:
     """Partial observations come in order, and the last item is what step would have given."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         for count in (0, 1, 5, 300):
             action = {"command": "stream", "count": count}
@@ -121,10 +138,15 @@ async def a_stream_ends_with_its_result(subject: Subject) -> None:
             require(not any(i.done for i in items), "something was done")
 
 
-@check("stream", remedy="an error in a stream comes after the partials that were shown")
+@check(
+    "conformance",
+    "stream",
+    own=True,
+    remedy="an error in a stream comes after the partials that were shown",
+)
 async def an_error_ends_a_stream(subject: Subject) -> None:
     """An environment that raises in mid-stream: its partials, then the error."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         seen: list[str] = []
 
@@ -138,10 +160,10 @@ async def an_error_ends_a_stream(subject: Subject) -> None:
         await env.step(subject.action())
 
 
-@check("stream", "cancel", remedy="leaving the loop must cancel the step")
+@check("conformance", "stream", "cancel", own=True, remedy="leaving the loop must cancel the step")
 async def leaving_a_stream_cancels_the_step(subject: Subject) -> None:
     """Leaving the ``async for`` stops the environment; the next call gets its own reply."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         action = {"command": "stream", "count": 100_000, "value": 0.001}
         async with contextlib.aclosing(env.stream_step(action)) as stream:
@@ -154,10 +176,10 @@ async def leaving_a_stream_cancels_the_step(subject: Subject) -> None:
         require((await env.state())["cancelled"] == 1, "the environment was not stopped")
 
 
-@check("stream", remedy="a plain step is a stream of one")
+@check("conformance", "stream", own=True, remedy="a plain step is a stream of one")
 async def a_plain_step_is_a_stream_of_one(subject: Subject) -> None:
     """An action that shows nothing on the way gives just its result."""
-    async with subject.door.session() as env:
+    async with subject.transport.session() as env:
         await env.reset()
         items = [item async for item in env.stream_step({"command": "echo", "text": "x"})]
         require(len(items) == 1, f"{len(items)} items came")

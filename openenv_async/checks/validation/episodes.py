@@ -1,4 +1,4 @@
-"""Episodes over every door, their ends and rewards, and what the environment says of itself."""
+"""Episodes over every transport, their ends and rewards, and the environment's own schemas."""
 
 from __future__ import annotations
 
@@ -7,71 +7,50 @@ import math
 import random
 from typing import Any, Final
 
-from openenv_async.checks.registry import CheckFailed, Skipped, require
-from openenv_async.checks.transports import Door, HTTPDoor, NativeDoor, UpstreamDoor
-from openenv_async.checks.upstream_client import UpstreamFault
+from openenv_async.checks.registry import CheckFailed, Skipped, check, require
+from openenv_async.checks.transports import Transport, network_transports
+from openenv_async.checks.upstream_client import UpstreamError
 from openenv_async.checks.validation.candidate import Candidate, Session, answered, play
-from openenv_async.checks.validation.registry import check
 from openenv_async.errors import EpisodeEnded, InvalidAction, OpenEnvError
 from openenv_async.models import PayloadCodec
 from openenv_async.schemas.fit import misfit
 
-__all__ = ["DOORS"]
-
-DOORS: Final = ("native msgpack", "native json", "http", "upstream")
 _FLOW = "look at what reset, step and state raise or wait for"
 _STATELESS = "an upstream server's HTTP routes have no episode: each request builds an environment"
 _LONG: Final = 200
 """Steps after which an episode is taken for one that does not end by random actions."""
 
 
-def _door(candidate: Candidate, name: str) -> Door:
-    url, token = candidate.url, candidate.token
+def _transport(candidate: Candidate, name: str) -> Transport:
     if candidate.is_upstream and name != "upstream":
         why = _STATELESS if name == "http" else "an upstream server speaks no other dialect"
         raise Skipped(why)
-    match name:
-        case "http":
-            return HTTPDoor(url, token)
-        case "upstream":
-            return UpstreamDoor(url, token)
-        case "native json":
-            return NativeDoor(url, "json", token)
-        case _:
-            return NativeDoor(url, "msgpack", token)
+    [found] = [
+        each for each in network_transports(candidate.url, candidate.token) if each.name == name
+    ]
+    return found
 
 
 async def _an_episode(candidate: Candidate, name: str) -> None:
     rng = random.Random(5)
-    door = _door(candidate, name)
+    transport = _transport(candidate, name)
     try:
-        async with door.session() as env:
+        async with transport.session() as env:
             result = await env.reset(seed=5, timeout=candidate.timeout)
             for _ in range(5):
                 if result.done:
                     break
-                action = candidate.action(rng)
-                if "exact" not in door.features:
-                    action = _plain(action)
+                action = transport.sendable(candidate.action(rng))
                 with contextlib.suppress(InvalidAction):
                     result = await env.step(action, timeout=candidate.timeout)
             await env.state()
     except (CheckFailed, Skipped):
         raise
-    except Exception as exc:  # a door may raise its own; whatever it is, it is the finding
-        if isinstance(exc, UpstreamFault) and exc.code == InvalidAction.upstream_code:
+    except Exception as exc:  # a transport may raise its own; whatever it is, it is the finding
+        if isinstance(exc, UpstreamError) and exc.code == InvalidAction.upstream_code:
             return
         text = exc.message if isinstance(exc, OpenEnvError) else str(exc)
         raise CheckFailed(f"{type(exc).__name__}: {text}") from exc
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists, for a door that carries plain JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @check("behaviour", remedy=_FLOW)
@@ -173,7 +152,7 @@ def _own_state(state: Any, schema: Any) -> Any:
 
 @check("behaviour", remedy="send less: crop, downscale, keep images encoded, or page long text")
 async def observations_are_small_enough(candidate: Candidate) -> None:
-    """No observation is larger than what every door takes (--max-observation-size)."""
+    """No observation is larger than what every transport takes (--max-observation-size)."""
     codec: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
     most = candidate.max_observation_size
     async with candidate.session() as env:

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.registry import CheckFailed, Skipped, check, require
 from openenv_async.checks.validation.candidate import Candidate
-from openenv_async.checks.validation.registry import check
 from openenv_async.errors import TargetNotFound
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import GROUP

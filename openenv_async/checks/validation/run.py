@@ -7,22 +7,19 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from openenv_async.checks.conformance.suite import describe
-from openenv_async.checks.registry import CheckFailed, Result, Skipped
+from openenv_async.checks.registry import Check, Result, chosen, of_kind
+from openenv_async.checks.runner import OnResult, Runner
 from openenv_async.checks.validation import episodes, folder, seeds, timing
 from openenv_async.checks.validation.candidate import Candidate
-from openenv_async.checks.validation.registry import CHECKS, Check
 from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.errors import (
-    ConnectFailed,
-    InvalidOption,
-    OpenEnvError,
     ServerError,
     TargetNotFound,
     shown,
@@ -31,16 +28,21 @@ from openenv_async.providers.local_server import LocalServer
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import find_target, is_address, is_installed, looks_like_path
 
-__all__ = ["MODULES", "STARTS", "check_served", "validate"]
+__all__ = ["CHECKS", "MODULES", "STARTS", "check_served", "validate"]
 
 MODULES: Final = (folder, episodes, seeds, timing)
-"""Importing them registers the checks, in this order."""
+"""The modules whose import registers the checks."""
+CHECKS: Final = {
+    each.name: each
+    for module in MODULES
+    for each in of_kind("folder", "behaviour").values()
+    if each.call.__module__ == module.__name__
+}
+"""The checks by name, in the order of the modules."""
 STARTS: Final = "the_server_starts"
 _PATIENCE: Final = 120.0
 """Seconds that one check may take."""
 _LOOK: Final = 60.0
-
-OnResult = Callable[[Result], None]
 
 
 async def validate(
@@ -84,10 +86,7 @@ async def validate(
             f"validate() takes a folder, a URL, a name or module:Class, got {shown(given)}: for a"
             " class itself there is openenv_async.testing.check_environment"
         )
-    wanted = list(CHECKS if names is None else [names] if isinstance(names, str) else names)
-    for name in wanted:
-        if name not in CHECKS:
-            raise InvalidOption(f"there is no check {name!r}; there are {', '.join(CHECKS)}")
+    wanted = chosen(CHECKS, names)
     run = _Run(Candidate(token=token, timeout=timeout, sessions=sessions), wanted, on_result)
     candidate = run.candidate
     candidate.max_observation_size = max_observation_size
@@ -146,29 +145,30 @@ async def check_served(
         names: of the checks, by default all of behaviour.
         on_result: called with each result as it comes.
     """
-    run = _Run(candidate, list(CHECKS if names is None else names), on_result)
+    run = _Run(candidate, chosen(CHECKS, names), on_result)
     await run.behaviour()
     return run.results
 
 
-class _Run:
-    """The results so far, and the checks that are wanted."""
+class _Run(Runner):
+    """The checks of one candidate that are wanted."""
 
-    def __init__(self, candidate: Candidate, wanted: list[str], on_result: OnResult | None) -> None:
+    def __init__(
+        self, candidate: Candidate, wanted: list[Check], on_result: OnResult | None
+    ) -> None:
+        super().__init__(_PATIENCE, on_result)
         self.candidate = candidate
-        self.results: list[Result] = []
-        self._wanted = [CHECKS[name] for name in wanted]
-        self._on_result = on_result
+        self._folder = [each for each in wanted if each.kind == "folder"]
+        self._behaviour = [each for each in wanted if each.kind == "behaviour"]
 
     async def folder(self) -> None:
-        """The checks of the folder."""
-        for each in self._wanted:
-            if each.subject == "folder":
-                await self._one(each, "folder")
+        """Make the checks of the folder."""
+        for each in self._folder:
+            await self.run(each, self.candidate, "folder")
 
     async def serve(self, target: str, params: dict[str, Any]) -> None:
         """Start a server, and make the checks of behaviour on it."""
-        if not any(each.subject == "behaviour" for each in self._wanted):
+        if not self._behaviour:
             return
         room = ("--max-sessions", str(max(64, 2 * self.candidate.sessions)))
         server = LocalServer(target, params, arguments=room)
@@ -176,8 +176,8 @@ class _Run:
             await server.__aenter__()
         except ServerError as exc:
             remedy = "run `openenv-async serve` and read what it says"
-            self._add(Result(STARTS, "server", "failed", exc.message, remedy))
-            self._skip_behaviour("the server did not start")
+            self.add(Result(STARTS, "server", "failed", exc.message, remedy))
+            self.skip(self._behaviour, "server", "the server did not start")
             return
         try:
             self.candidate.url, self.candidate.pid = server.url, server.pid
@@ -187,9 +187,8 @@ class _Run:
             await server.aclose()
 
     async def behaviour(self) -> None:
-        """The checks of behaviour, on the server at the candidate's address."""
-        wanted = [each for each in self._wanted if each.subject == "behaviour"]
-        if not wanted:
+        """Make the checks of behaviour on the server at the candidate's address."""
+        if not self._behaviour:
             return
         candidate = self.candidate
         _, schema = await describe(candidate.url, candidate.token)
@@ -199,58 +198,9 @@ class _Run:
             candidate.is_upstream = connection.server.get("dialect") == "upstream"
         finally:
             await connection.aclose()
-        self._add(Result(STARTS, "server", "passed"))
-        for each in wanted:
-            await self._one(each, "server")
-
-    def _skip_behaviour(self, reason: str) -> None:
-        for each in self._wanted:
-            if each.subject == "behaviour":
-                self._add(Result(each.name, "server", "skipped", reason))
-
-    async def _one(self, check: Check, where: str) -> None:
-        status: Literal["passed", "failed", "skipped"] = "passed"
-        reason = ""
-        failed: BaseException | None = None
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await check.call(self.candidate)
-        except Skipped as exc:
-            status, reason = "skipped", str(exc)
-        except CheckFailed as exc:
-            status, reason, failed = "failed", str(exc), exc
-        except TimeoutError as exc:
-            status, reason = "failed", str(exc) or f"it took more than {_PATIENCE:g} s"
-        except ExceptionGroup as exc:
-            inner = failed = exc.exceptions[0]
-            status = "skipped" if isinstance(inner, Skipped) else "failed"
-            reason = str(inner)
-        except ConnectFailed as exc:
-            status, reason = "failed", f"the server is gone: {exc.message}"
-        except OpenEnvError as exc:
-            status, reason = "failed", f"{type(exc).__name__}: {exc.message}"
-        reason = " ".join(reason.split())
-        remedy = (self._told(failed) or check.remedy) if status == "failed" else ""
-        self._add(Result(check.name, where, status, reason, remedy))
-
-    def _told(self, failed: BaseException | None) -> str | None:
-        """Return the remedy of a check whose call failed as one of an earlier check did.
-
-        Such a check says nothing of its own promise, so its own remedy would mislead.
-        """
-        cause = failed.__cause__ if isinstance(failed, CheckFailed) else None
-        if not isinstance(cause, OpenEnvError):
-            return None
-        text = " ".join(cause.message.split())
-        for result in self.results:
-            if result.status == "failed" and text in result.reason:
-                return f"mend what {result.name} found: the same call failed here"
-        return None
-
-    def _add(self, result: Result) -> None:
-        self.results.append(result)
-        if self._on_result is not None:
-            self._on_result(result)
+        self.add(Result(STARTS, "server", "passed"))
+        for each in self._behaviour:
+            await self.run(each, candidate, "server")
 
 
 def _as_path(folder: Path) -> str:

@@ -6,9 +6,8 @@ import asyncio
 from itertools import zip_longest
 from typing import Any, Final
 
-from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.registry import CheckFailed, Skipped, check, require
 from openenv_async.checks.validation.candidate import Candidate, Session, Turn, answered, play
-from openenv_async.checks.validation.registry import check
 
 _STEPS: Final = 10
 _SEED: Final = 11

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from openenv_async.checks.registry import CheckFailed, Skipped, require
+from openenv_async.checks.registry import CheckFailed, Skipped, check, require
 from openenv_async.checks.validation.candidate import Candidate, Session, answered, play
-from openenv_async.checks.validation.registry import check
 from openenv_async.errors import DeadlineExceeded, InvalidAction, OpenEnvError, ServerError
 
 _BRIEF: Final = 0.001

@@ -1,4 +1,4 @@
-"""Every behaviour over every door; this package's own server keeps them all."""
+"""Every behaviour over every transport; this package's own server keeps them all."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from openenv_async import EngineOptions, serve
 from openenv_async.checks.conformance import (
     CHECKS,
-    Door,
-    HTTPDoor,
-    MemoryDoor,
-    NativeDoor,
+    HTTPTransport,
+    InProcessTransport,
+    NativeTransport,
     Suite,
-    UpstreamDoor,
+    Transport,
+    UpstreamTransport,
 )
 from openenv_async.engine import Engine
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
 
 OPTIONS = EngineOptions(max_sessions=12)
-DOORS = [
+TRANSPORTS = [
     "native msgpack",
     "native json",
     "http",
@@ -34,43 +34,48 @@ SPEC = EnvironmentSpec(ConformanceEnvironment)
 
 
 @contextlib.asynccontextmanager
-async def opened(name: str) -> AsyncIterator[Door]:
+async def opened(name: str) -> AsyncIterator[Transport]:
     if name.startswith("in process"):
         engine = Engine(SPEC, OPTIONS)
         try:
-            yield MemoryDoor(engine, "json" if name.endswith("json") else "msgpack")
+            yield InProcessTransport(engine, "json" if name.endswith("json") else "msgpack")
         finally:
             await engine.aclose()
         return
     async with serve(ConformanceEnvironment, options=OPTIONS) as url:
         match name:
             case "native msgpack":
-                yield NativeDoor(url)
+                yield NativeTransport(url)
             case "native json":
-                yield NativeDoor(url, "json")
+                yield NativeTransport(url, "json")
             case "http":
-                yield HTTPDoor(url)
+                yield HTTPTransport(url)
             case _:
-                yield UpstreamDoor(url)
+                yield UpstreamTransport(url)
 
 
 FEATURES = {
-    "native msgpack": NativeDoor.features,
-    "native json": NativeDoor.features,
-    "http": HTTPDoor.features,
-    "upstream": UpstreamDoor.features,
-    "in process msgpack": MemoryDoor.features,
-    "in process json": MemoryDoor.features,
+    "native msgpack": NativeTransport.features,
+    "native json": NativeTransport.features,
+    "http": HTTPTransport.features,
+    "upstream": UpstreamTransport.features,
+    "in process msgpack": InProcessTransport.features,
+    "in process json": InProcessTransport.features,
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "door"),
-    [(name, door) for name in CHECKS for door in DOORS if CHECKS[name].needs <= FEATURES[door]],
+    ("name", "transport"),
+    [
+        (name, transport)
+        for name in CHECKS
+        for transport in TRANSPORTS
+        if CHECKS[name].needs <= FEATURES[transport]
+    ],
 )
-async def test_conformance(name: str, door: str) -> None:
-    async with opened(door) as way:
-        assert way.name == door
+async def test_conformance(name: str, transport: str) -> None:
+    async with opened(transport) as way:
+        assert way.name == transport
         result = await Suite(way, own=True, schema=SPEC.schema).run_one(CHECKS[name])
     if result.status == "skipped":
         assert "does not tell how many" in result.reason
@@ -78,15 +83,15 @@ async def test_conformance(name: str, door: str) -> None:
     assert result.status == "passed", f"{result.reason} ({result.remedy})"
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_what_a_door_cannot_do_is_skipped_with_the_reason(door: str) -> None:
-    async with opened(door) as way:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_a_transport_cannot_do_is_skipped_with_the_reason(transport: str) -> None:
+    async with opened(transport) as way:
         suite = Suite(way, own=True, schema=SPEC.schema)
         for check in CHECKS.values():
             if not check.needs <= way.features:
                 result = await suite.run_one(check)
                 assert result.status == "skipped"
-                assert "this door has no" in result.reason
+                assert "this transport has no" in result.reason
 
 
 def test_every_check_says_what_it_promises_and_what_to_look_at() -> None:

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from openenv_async import EngineOptions, Environment, Limits, StepResult, serve
-from openenv_async.checks.conformance import CHECKS, Door, MemoryDoor, Result, Suite, run
+from openenv_async.checks.conformance import (
+    CHECKS,
+    InProcessTransport,
+    Result,
+    Suite,
+    Transport,
+    run,
+)
 from openenv_async.engine import Engine
 from openenv_async.errors import ConnectFailed, EnvironmentRaised
 from openenv_async.spec import EnvironmentSpec
@@ -61,8 +68,13 @@ async def test_an_ordinary_server_passes_the_generic_checks() -> None:
         results = await run(url, on_result=shown.append)
     assert results == shown
     assert failed(results) == {}
-    passed = {(r.door, r.name) for r in results if r.status == "passed"}
-    assert {door for door, _ in passed} == {"native msgpack", "native json", "http", "upstream"}
+    passed = {(r.subject, r.name) for r in results if r.status == "passed"}
+    assert {transport for transport, _ in passed} == {
+        "native msgpack",
+        "native json",
+        "http",
+        "upstream",
+    }
     assert ("http", "an_invalid_action_is_refused") in passed
     assert ("native msgpack", "a_full_server_says_so") in passed
     assert ("native json", "equal_seeds_give_equal_episodes") in passed
@@ -78,7 +90,7 @@ async def test_nothing_answers() -> None:
 async def test_check_environment() -> None:
     results = await check_environment(Game)
     assert failed(results) == {}
-    assert {r.door for r in results} == {"in process msgpack", "in process json", "server"}
+    assert {r.subject for r in results} == {"in process msgpack", "in process json", "server"}
     actions = [{"cell": 3}]
     assert failed(await check_environment(Game, actions=actions)) == {}
 
@@ -126,17 +138,17 @@ async def test_a_broken_environment_is_caught_by_name(env: Any, check: str) -> N
     assert found[check]
 
 
-# -- a broken runtime: the conformance environment behind a door that lies ---------------------
+# -- a broken runtime: the conformance environment behind a transport that lies ------------------
 
 
-class Lying(Door):
+class Lying(Transport):
     """Changes what passes through."""
 
     name = "lying"
-    features = MemoryDoor.features
+    features = InProcessTransport.features
 
     def __init__(self, engine: Engine, lie: str) -> None:
-        self._door = MemoryDoor(engine)
+        self._transport = InProcessTransport(engine)
         self._lie = lie
 
     @contextlib.asynccontextmanager
@@ -145,7 +157,7 @@ class Lying(Door):
     ) -> AsyncIterator[Any]:
         if self._lie == "ignores the limits":
             limits = None
-        async with self._door.session(options=options, limits=limits) as opened:
+        async with self._transport.session(options=options, limits=limits) as opened:
             env: Any = opened
             reset, step = env.reset, env.step
             last: list[StepResult[Any]] = []
@@ -225,14 +237,15 @@ async def test_the_command() -> None:
     async with serve(Game) as url:
         code, out, err = await command(url, "--json")
         assert code == 0, err
-        results = [Result(**each) for each in json.loads(out)]
+        results = [Result(each.pop("name"), each.pop("door"), **each) for each in json.loads(out)]
         assert failed(results) == {}
         assert len(results) == 4 * len(CHECKS)
-        code, out, err = await command(url, "--door", "http", "--verbose")
-        assert code == 0, err
-        assert "http" in out
-        assert "native" not in out
-        code, _, err = await command(url, "--door", "window")
+        for option in ("--transport", "--door"):  # the latter is its old name
+            code, out, err = await command(url, option, "http", "--verbose")
+            assert code == 0, err
+            assert "http" in out
+            assert "native" not in out
+        code, _, err = await command(url, "--transport", "window")
         assert code == 2
         assert "native msgpack" in err
         code, _, _ = await command(url, "--check", "nonsense")

@@ -18,7 +18,7 @@ from tests.checks.validation.broken import BROKEN, Good, RaisesInStep, RewardsNo
 
 MODULE = "tests.checks.validation.broken"
 IN_A_PROCESS = {"closing_releases", "slow_calls_delay_nobody"}
-BEHAVIOUR = [name for name, check in CHECKS.items() if check.subject == "behaviour"]
+BEHAVIOUR = [name for name, check in CHECKS.items() if check.kind == "behaviour"]
 
 
 def by_name(results: list[Result]) -> dict[str, Result]:
@@ -75,8 +75,12 @@ async def test_a_good_environment_fails_nothing() -> None:
 
 
 async def test_every_check_of_behaviour_catches_one() -> None:
-    over_other_doors = {f"episodes_run_over_{door}" for door in ("native_json", "upstream")}
-    assert set(BEHAVIOUR) - set(BROKEN.values()) <= over_other_doors | {"cancelling_is_honoured"}
+    over_other_transports = {
+        f"episodes_run_over_{transport}" for transport in ("native_json", "upstream")
+    }
+    assert set(BEHAVIOUR) - set(BROKEN.values()) <= over_other_transports | {
+        "cancelling_is_honoured"
+    }
     assert len(BROKEN) >= 10
 
 

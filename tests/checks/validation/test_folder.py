@@ -16,7 +16,7 @@ from openenv_async.errors import TargetNotFound
 from openenv_async.targets import manifest
 from tests.cli.test_cli import PROGRAM
 
-FOLDER = [name for name, check in CHECKS.items() if check.subject == "folder"]
+FOLDER = [name for name, check in CHECKS.items() if check.kind == "folder"]
 UPSTREAM_MANIFEST = """
 spec_version: 1
 name: theirs_env
