@@ -1,7 +1,7 @@
 """The exception tree: one class per decision a caller can make.
 
 Every class has a unique wire ``code``; the same table gives the HTTP status and the code used
-in the upstream dialect. An error crosses any door as (code, message, detail, retryable) and
+in the upstream dialect. An error crosses any transport as (code, message, detail, retryable) and
 comes back as the same class with the same context, and pickles.
 
 Roots name the culprit: the caller, the environment, the peer, the transport, the server, the

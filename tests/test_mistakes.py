@@ -150,7 +150,7 @@ def _http(status: str, **headers: str) -> bytes:
     ],
 )
 def test_what_is_no_address(client: Any, url: str, cure: str) -> None:
-    with pytest.raises(ValueError, match="is no server address") as caught:
+    with pytest.raises(ValueError, match="is not a valid server address") as caught:
         client(url)
     _told(caught, cure)
 
@@ -509,7 +509,7 @@ COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["serve", "echo", "--step-timeout", "1e300"], 2, ["no number of seconds from 0 to 1e+09"]),
     (["serve", "echo", "--step-timeout", "nan"], 2, ["no number of seconds"]),
     (["rollout", "http://127.0.0.1:1"], 1, ["nothing listens at 127.0.0.1:1"]),
-    (["rollout", "http://"], 1, ["is no server address"]),
+    (["rollout", "http://"], 1, ["is not a valid server address"]),
     (["rollout", "envs:Abstract"], 1, ["did not start: Abstract is abstract: it lacks step"]),
     (["rollout", "echo", "--policy", "nosuch"], 2, ["write random or module:callable"]),
     (["rollout", "echo", "--policy", "envs:xyz"], 2, ["is no policy: 'envs' has no 'xyz' (see"]),

@@ -20,7 +20,7 @@ In native JSON the same things are tagged objects, each with one key::
     {"__float__": "nan" | "inf" | "-inf"}
     {"__bytes__": base64}           in untyped places, and in pydantic models, which read text
                                     as bytes; where bytes are declared they are base64 text
-    {"__items__": [[key, value], ...]}   a dict with a key that is no text; a list for a key is
+    {"__items__": [[key, value], ...]}   a dict with a key other than text; a list for a key is
                                     the tuple that it was
     {"__escaped__": {key: value}}   an object that really has one of these six as its only key
 

@@ -109,7 +109,7 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
 
 
 def is_large_array(value: Any) -> bool:
-    """Whether a copy of an array's elements is worth avoiding."""
+    """Return whether a copy of an array's elements is worth avoiding."""
     np = sys.modules.get("numpy")
     return np is not None and isinstance(value, np.ndarray) and value.nbytes >= _LARGE
 
@@ -126,7 +126,7 @@ def ext_pieces(value: Any) -> tuple[bytes, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What stands before the elements of an array, once checked that it may travel."""
+    """Return the header of an array's elements, once it was checked that it may travel."""
     import numpy as np
 
     name, _, _ = parts(np.empty((0,) * len(shape), dtype))

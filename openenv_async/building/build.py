@@ -168,7 +168,7 @@ def check_reference(name: str) -> None:
     """
     if _REFERENCE.fullmatch(name) is None:
         raise BuildFailed(
-            f"{name!r} is no image name: lower case letters, digits, - _ . and one :TAG"
+            f"{name!r} is not a valid image name: lower case letters, digits, - _ . and one :TAG"
         )
 
 

@@ -47,7 +47,7 @@ class Ignored:
             return cls()
 
     def __contains__(self, path: str) -> bool:
-        """Whether a relative path, with ``/`` between names, is taken out."""
+        """Return whether a relative path, with ``/`` between names, is taken out."""
         parts = path.split("/")
         heads = ["/".join(parts[: count + 1]) for count in range(len(parts))]
         taken = False
@@ -96,7 +96,7 @@ def context_tar(
             for path in context_files(folder, keep=(dockerfile, IGNORE_FILE)):
                 source = folder / path
                 if path in extra or not (source.is_file() or source.is_symlink()):
-                    continue  # sockets and pipes are no files to send
+                    continue  # sockets and pipes cannot be sent
                 archive.add(source, path, recursive=False, filter=_plain)
             for path, content in extra.items():
                 entry = tarfile.TarInfo(path)
@@ -138,7 +138,7 @@ def _expression(pattern: str) -> str:
 
 
 def _set(inside: str) -> str:
-    """The characters of ``[…]`` as a regular expression; text, where they are no set."""
+    """The characters of ``[…]`` as a regular expression; text, unless they are a set."""
     negated = inside.startswith("^")
     plain = "".join(c if c == "-" or c.isalnum() else re.escape(c) for c in inside[negated:])
     made = f"[{'^' * negated}{plain}]"

@@ -1,4 +1,4 @@
-"""Who we are at a registry: what ``docker login`` wrote down.
+"""This user's credentials at a registry, as ``docker login`` wrote them down.
 
 ``config.json`` of ``DOCKER_CONFIG`` (or ``~/.docker``) holds either the credentials or the name of
 a helper program, ``docker-credential-NAME``, which is asked. None of it is kept or shown.
@@ -90,4 +90,4 @@ async def _ask(helper: str, server: str) -> dict[str, str] | None:
         said = json.loads(out)
         return {"username": str(said["Username"]), "password": str(said["Secret"])}
     except (ValueError, KeyError, TypeError) as exc:
-        raise ProviderError(f"{program} answered what is no credential") from exc
+        raise ProviderError(f"{program} did not answer with a credential") from exc

@@ -23,7 +23,7 @@ _CERTIFICATES: Final = "ca.crt"
 
 
 def wants_pip_settings(dockerfile: str) -> bool:
-    """Whether the text of a Dockerfile declares that it takes pip's settings."""
+    """Return whether the text of a Dockerfile declares that it takes pip's settings."""
     return re.search(rf"^\s*ARG\s+{PIP_ARGUMENT}\b", dockerfile, re.MULTILINE) is not None
 
 
@@ -47,7 +47,7 @@ def pip_files() -> dict[str, bytes]:
 
 
 def _settings() -> dict[str, str]:
-    """What ``pip config list`` says; the environment counts more than files."""
+    """Return the settings of ``pip config list``; the environment counts more than files."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True,

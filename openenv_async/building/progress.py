@@ -1,4 +1,4 @@
-"""What an Engine tells while it builds, pulls or pushes, as lines for people."""
+"""An Engine's progress while it builds, pulls or pushes, as lines for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT: Final = 40
 
 
 class BuildLog:
-    """Follows a build: its steps, the last lines of the current one, the image it made.
+    """The record of a build: its steps, the last lines of the current one, the image it made.
 
     Args:
         on_line: called with every line, its step's included.

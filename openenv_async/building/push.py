@@ -36,7 +36,7 @@ def split_tag(name: str) -> tuple[str, str]:
 
 
 def registry_name(image: str, registry: str, tag: str | None = None) -> str:
-    """What an image is called in a registry: ``R/NAME:TAG``.
+    """Return the name of an image in a registry: ``R/NAME:TAG``.
 
     Args:
         image: its name here.

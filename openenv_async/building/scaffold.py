@@ -123,7 +123,7 @@ def check_name(name: str) -> None:
     if better and not better[0].isalpha():
         better = f"env_{better}"
     if not better:
-        raise InvalidOption(f"{name!r} is no name for an environment: try my_env")
+        raise InvalidOption(f"{name!r} is not a valid name for an environment: try my_env")
     why = ""
     if name != better:
         why = "a package's name is lower case letters, digits and _, beginning with a letter"
@@ -141,7 +141,7 @@ def check_name(name: str) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a package of this name comes from where packages are installed."""
+    """Return whether a package of this name comes from where packages are installed."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -161,7 +161,7 @@ def _image_words(serve_arguments: Sequence[str] = ()) -> dict[str, str]:
 
 
 def _words(name: str, template: str) -> dict[str, str]:
-    """What is filled in for the words in braces."""
+    """Return the values of the words in braces."""
     stem = name.removesuffix("_env") or name
     words = {
         "package": name,

@@ -30,7 +30,7 @@ _EXTRA: Final = "hub"
 
 @dataclass(frozen=True, slots=True)
 class SpaceOptions:
-    """How a Space is made.
+    """The options that a Space is made with.
 
     Attributes:
         space: ``owner/name``.
@@ -51,17 +51,17 @@ def stage_space(folder: Path, staged: Path, options: SpaceOptions) -> list[str]:
     """Stage the environment in ``folder`` for a Space: the relative paths of the files, sorted.
 
     Args:
-        folder: with ``openenv.yaml``. What its ``.dockerignore`` names stays away, and so do
+        folder: with ``openenv.yaml``. Paths that its ``.dockerignore`` names stay away, and so do
             ``.git``, ``.venv``, ``.env`` and caches.
         staged: a folder that is made, or is empty.
 
     Raises:
         InvalidOption: ``staged`` has files, or an option makes no sense.
-        TargetNotFound: ``folder`` is no environment.
+        TargetNotFound: ``folder`` is not an environment.
     """
     owner, slash, name = options.space.partition("/")
     if not (owner and slash and name) or "/" in name:
-        raise InvalidOption(f"{options.space!r} is no Space: give OWNER/NAME", option="space")
+        raise InvalidOption(f"{options.space!r} is not OWNER/NAME of a Space", option="space")
     _secret_values(options)
     about = manifest.load(folder)
     dockerfile = (folder / find_dockerfile(folder)).read_text("utf-8")

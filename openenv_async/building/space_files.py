@@ -1,4 +1,4 @@
-"""What a Space needs beside an environment's own files: Dockerfile, README, openenv-async."""
+"""The files that a Space needs beside an environment's own: Dockerfile, README, openenv-async."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ USER 1000:1000
 
 
 def own_requirement(staged: Path) -> str:
-    """What pip installs to get the openenv-async of this process.
+    """Return the requirement with which pip installs the openenv-async of this process.
 
     From a checkout a wheel is made and put into the folder ``staged``; else it is the version,
     which the index has.
@@ -113,7 +113,7 @@ def space_dockerfile(
 def space_readme(text: str, about: Manifest) -> str:
     """The README with the Space's settings at its head; settings that are there win.
 
-    What the Space cannot do without (``sdk`` and ``app_port``) is set in any case.
+    The keys that a Space cannot do without (``sdk`` and ``app_port``) are set in any case.
     """
     import yaml
 

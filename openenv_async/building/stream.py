@@ -1,6 +1,6 @@
 """An Engine's answer that is a stream of JSON lines, closed however it is left.
 
-aiodocker's own streams leave the connection to the garbage collector when they are cut off, and
+aiodocker's own streams leave the connection to the garbage collector when they are cancelled, and
 take a lost connection for the end.
 """
 

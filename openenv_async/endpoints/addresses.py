@@ -50,15 +50,15 @@ def checked_url(url: Any, what: str = "base_url") -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as exc:
         raise InvalidOption(
-            f"{url!r} is no server address ({exc}): write http://HOST:PORT (or https)"
+            f"{url!r} is not a valid server address ({exc}): write http://HOST:PORT (or https)"
         ) from None
     if parts.scheme in _SCHEMES and host and not any(character.isspace() for character in url):
         return url
-    raise InvalidOption(f"{url!r} is no server address: {_address_hint(url)}")
+    raise InvalidOption(f"{url!r} is not a valid server address: {_address_hint(url)}")
 
 
 def _address_hint(url: str) -> str:
-    """The cure for an address that is none."""
+    """The remedy for an address that is not valid."""
     plain = url.strip()
     if not plain:
         return "it is empty, write http://HOST:PORT"
@@ -83,13 +83,13 @@ def _address_hint(url: str) -> str:
 
 
 def is_here(url: str) -> bool:
-    """Whether a URL's host is this machine or one of its containers."""
+    """Return whether a URL's host is this machine or one of its containers."""
     host = urlsplit(url).hostname or ""
     return is_loopback(url) or is_on_bridge(host)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine by a name or address that others do not reach."""
+    """Return whether a URL's host is a name or address of this machine that others do not reach."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -100,7 +100,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_on_bridge(address: str) -> bool:
-    """Whether packets to an IPv4 address go straight to a bridge of this machine (Linux).
+    """Return whether packets to an IPv4 address go straight to a bridge of this machine (Linux).
 
     The Engine's networks of the kind ``bridge`` are such, and what answers there is a container.
     """

@@ -1,4 +1,4 @@
-"""What a client trusts when a server speaks TLS."""
+"""The certificates that a client trusts when a server speaks TLS."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Rules:
 
-- What ``reset`` and ``step`` return is read by Gymnasium's rules and no others: two values and
+- The results of ``reset`` and ``step`` are read by Gymnasium's rules and no others: two values and
   five. Reward and ends are handed on as they are; the runtime reads them.
 - Actions come as elements of the action space, or as ``{"value": element}`` for clients whose
   dialect has objects only. Observations go out as elements of the observation space.
@@ -182,7 +182,7 @@ def _keywords(call: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def _taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> Callable[[Any], Any]:
-    """Also read ``{"value": element}``, unless elements of the space are objects themselves."""
+    """Return a reader of ``{"value": element}`` too, unless elements are objects themselves."""
     if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Graph):
         return read
 

@@ -370,7 +370,7 @@ def _rebuilt_box(about: Mapping[str, Any]) -> spaces.Box:
         return [is_given(item) for item in value] if isinstance(value, list) else value is not None
 
     box = spaces.Box(bound(about["low"], least), bound(about["high"], most), shape, dtype)
-    # What is unbounded is drawn from another distribution than what ends at the type's own end.
+    # An unbounded side is drawn from another distribution than one that ends with its type.
     box.bounded_below = np.broadcast_to(np.array(is_given(about["low"]), bool), shape).copy()
     box.bounded_above = np.broadcast_to(np.array(is_given(about["high"]), bool), shape).copy()
     return box

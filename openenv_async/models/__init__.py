@@ -4,7 +4,7 @@ A model is a dataclass, ``msgspec.Struct``, attrs class, TypedDict, NamedTuple, 
 ``dict``, ``Any`` or a scalar, or a container of these; fields may be ``np.ndarray``,
 ``NDArray[dtype]`` and NumPy scalars.
 
-What is promised in every format: unknown fields are refused, nested ones too; nesting is
+Promised in every format: unknown fields are refused, nested ones too; nesting is
 bounded before decoding; None stays None. The formats:
 
 - ``msgpack``: everything comes back equal, arrays bit by bit and without a copy.
@@ -14,14 +14,14 @@ bounded before decoding; None stays None. The formats:
   infinities the texts "NaN", "Infinity" and "-Infinity": null means that none was given. Plain
   data comes back equal; arrays and these floats do where the model types them.
 
-Where nothing is declared (``Any``, a bare ``dict``), models arrive as dicts, sets and tuples as
+In untyped places (``Any``, a bare ``dict``), models arrive as dicts, sets and tuples as
 lists, dates as text; keys of dicts as what they are, in ``plain`` as text. Other containers of
 ``collections.abc`` (deque, range, views) are written as lists and dicts, subclasses of scalars as
 these, paths and addresses as text.
 
 Encoding does not check that the value is of the declared type: what is given is encoded.
 ``fit_test`` makes a check for callers who want one first, and the other end judges. But nothing
-that an object holds is left out in silence. What msgspec or pydantic would drop is refused as
+that an object holds is left out in silence. Data that msgspec or pydantic would drop is refused as
 ``InvalidModel`` where it is sent: a pydantic field that is excluded, private or of a subclass with
 more fields, unless it comes back equal (see ``pydantic``); fields of attrs classes that begin with
 an underscore; fields with ``init=False`` that were never set; the fields of a dataclass that is a

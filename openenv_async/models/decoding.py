@@ -1,4 +1,4 @@
-"""What msgspec meets in a payload and does not know: arrays, NumPy scalars, pydantic models."""
+"""The values of a payload that msgspec does not know: arrays, NumPy scalars, pydantic models."""
 
 from __future__ import annotations
 

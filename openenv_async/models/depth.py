@@ -103,7 +103,7 @@ def check_msgpack_depth(data: bytes | memoryview, limit: int) -> None:
 
 @functools.cache
 def _shallow_decoder(levels: int) -> Callable[[bytes | memoryview], Any]:
-    """Decodes data of at most ``levels`` containers in each other and refuses all other data.
+    """A decoder of at most ``levels`` containers in each other; it refuses all other data.
 
     Eight times as fast as the scan. It never recurses deeper than that: where its type has no
     container, a container is refused by its header. Not all shallow data is read (msgspec has
@@ -119,8 +119,8 @@ def _shallow_decoder(levels: int) -> Callable[[bytes | memoryview], Any]:
 def check_msgpack_containers(data: bytes | memoryview, limit: int) -> None:
     """Raise ``PayloadTooLarge`` when ``data`` has more than ``limit`` arrays and maps.
 
-    Each takes a byte of the data and a hundred of memory. What is malformed or nested too deep
-    passes: whoever decodes it says so better.
+    Each takes a byte of the data and a hundred of memory. Malformed or deeper data passes: its
+    decoder says so better.
     """
     if len(data) <= limit:
         return

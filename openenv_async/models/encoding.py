@@ -1,8 +1,8 @@
 """Values to bytes: one encoder per model and format.
 
-msgspec encodes by the value's own type. What that would change without a word is found after it
-has encoded, where the model leaves a position untyped: bytes, which would be text in JSON, and
-private fields of attrs classes, which would be missing.
+msgspec encodes by the value's own type. Changes that it makes without a word are found after it has
+encoded, where the model leaves a position untyped: bytes, which would be text in JSON, and private
+fields of attrs classes, which would be missing.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def _has_loose_keys(info: inspect.Type) -> bool:
 
 
 def _has_other_keys(info: inspect.Type) -> bool:
-    """Return whether keys that are no text are declared somewhere."""
+    """Return whether keys other than text are declared somewhere."""
     return any(
         isinstance(part, inspect.DictType) and not isinstance(part.key_type, inspect.StrType)
         for part in walk(info)
@@ -272,7 +272,7 @@ def _is_simple(value: Any, floats: bool, keys: bool) -> bool:
     Args:
         value: what is sent.
         floats: look for NaN and infinity.
-        keys: look for bytes, and for keys that are no text.
+        keys: look for bytes, and for keys other than text.
     """
     try:
         packed = _PACK_SIMPLE(value)
@@ -300,11 +300,11 @@ def _simple_decoder(levels: int) -> Callable[[bytes], Any]:
 _PACK_SIMPLE: Final = msgspec.msgpack.Encoder().encode
 _UNPACK_SIMPLE: Final = _simple_decoder(6)
 _NONFINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
-"""Finds a float of MessagePack that is NaN or infinite, and other bytes like one."""
+"""A float of MessagePack that is NaN or infinite; it matches other bytes like one."""
 
 
 def _has_bytes_or_keys(value: Any) -> bool:
-    """Return whether there are bytes in ``value``, or keys that are no text."""
+    """Return whether there are bytes in ``value``, or keys other than text."""
     if type(value) in _LEAVES:
         return False
     todo = [value]
@@ -447,7 +447,7 @@ def _whole(encode: Encode) -> Encode:
         octets = encode(value)
         if "attr" in sys.modules:
             return encode(value) if _check_parts(value) else octets
-        # What lies deeper is looked at where its type is declared.
+        # Deeper parts are looked at as their type is declared.
         kind: Any = type(value)
         if kind is dict or travels_whole(kind):
             return octets
@@ -658,7 +658,7 @@ _UNPACK: Final = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
 
 
 def _bytes_as_text(tree: Any) -> Any:
-    """What pydantic reads back from plain JSON into a field of bytes."""
+    """Return the plain JSON that pydantic reads back into a field of bytes."""
     if isinstance(tree, bytes):
         return tree.decode()
     if isinstance(tree, dict):

@@ -2,7 +2,7 @@
 
 Rules:
 
-- Where a test says yes, the value is of the type throughout, but for the middle of long
+- Yes means that the value is of the type throughout, but for the middle of long
   containers: of those the first and last elements are looked at.
 - No means "not surely": only decoding what was encoded can tell, which costs as much as encoding.
   So a test may be cheap and strict: exact types, no constraints.
@@ -82,7 +82,7 @@ def fit_test_of(info: inspect.Type) -> Test | None:
 
 
 class _Maker:
-    """Makes the tests of one model; a type that refers to itself is met again by its name."""
+    """The maker of one model's tests; a type that refers to itself is met again by its name."""
 
     def __init__(self) -> None:
         self._made: dict[int, Test] = {}

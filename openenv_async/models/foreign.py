@@ -2,7 +2,7 @@
 
 Taken are what pydantic takes where a list, a dict or a scalar is declared: other containers of
 ``collections.abc``, subclasses of the builtin scalars. Their own attributes stay behind, as they
-do in pydantic. Whatever would arrive as another value is refused instead.
+do in pydantic. Data that would arrive as another value is refused instead.
 """
 
 from __future__ import annotations

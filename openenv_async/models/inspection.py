@@ -1,4 +1,4 @@
-"""What an author's type is: msgspec's description of it, walked and asked."""
+"""An author's type: msgspec's description of it, walked and asked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ARRAYS: Final = (
 )
 
 
-# What msgspec, NumPy, pydantic and a model's own __post_init__ or validators raise on bad data.
+# Raised on bad data by msgspec, NumPy, pydantic and a model's own __post_init__ or validators.
 BAD_DATA: Final = (
     msgspec.MsgspecError,
     ValueError,
@@ -190,7 +190,7 @@ _Kind = Literal["array", "scalar", "pydantic", "text", "choice", "holder"]
 
 
 def custom_kind(annotation: Any) -> _Kind | None:
-    """What a type that msgspec does not know is to us."""
+    """Return the kind of a type that msgspec does not know."""
     cls = getattr(annotation, "__origin__", annotation)
     if isinstance(cls, type):
         numpy, pydantic = sys.modules.get("numpy"), sys.modules.get("pydantic")
@@ -319,7 +319,7 @@ def typed_items(info: inspect.Type, tree: Any) -> Iterator[tuple[Any, inspect.Ty
 
 
 def may_have_tag(info: inspect.Type, tree: Any) -> bool:
-    """Whether ``tree`` may be this member of a union, as far as its tag tells."""
+    """Return whether ``tree`` may be this member of a union, as far as its tag tells."""
     if not isinstance(info, inspect.StructType) or info.tag is None:
         return True
     if info.array_like:

@@ -5,7 +5,7 @@ Rules:
 - A model keeps its own ``extra`` setting; one that has none refuses unknown fields here.
 - Each field is written as it is held, under the name by which it is read, and a nested model by
   its own class: what a field is declared as, ``model_dump`` and ``exclude`` take nothing away.
-- A serializer of the author's is obeyed. Whatever may then be lost (also an excluded field or a
+- A serializer of the author's is obeyed. Data that may then be lost (also an excluded field or a
   private attribute that is not at its default, a subclass where its base is declared) is read
   back before it is sent, and refused unless it comes back equal.
 - Computed fields are not written: the other end would refuse them.
@@ -260,7 +260,7 @@ def _is_remade(model: Any) -> bool:
 
 
 def _by_pydantic(value: Any, names: dict[str, str], arrives: Arrives) -> dict[str, Any]:
-    """Fields as pydantic writes them: for Python, or for JSON where that is no plain value."""
+    """Fields as pydantic writes them: for Python, or for JSON unless that is a plain value."""
     dump_fields = _base().model_dump
     found: dict[str, Any] = dump_fields(value, include=set(names), round_trip=True)
     for name in found:
@@ -286,7 +286,7 @@ def _verify(value: Any, tree: Any, arrives: Arrives, suspects: dict[str, str]) -
 
 
 def _is_same_number(one: Any, other: Any) -> bool:
-    """Whether two numbers are equal though their types are not, as NumPy's and Python's."""
+    """Return whether two numbers of different types are equal, as NumPy's and Python's may be."""
     if isinstance(other, str | bytes) or not isinstance(one, int | float):
         return False
     return bool(one == other or (one != one and other != other))  # NaN

@@ -10,7 +10,7 @@ Rules:
   field of another type that bears such a name is data, and so are methods and properties.
 - An end is ``True``, ``False``, 0 or 1, or an array, tensor or NumPy scalar that holds one of
   these; a reward is a number or ``None``. Anything else is refused: text has no truth value.
-- What a type is made of is learnt when its first value comes; after that a result costs a look-up
+- The make-up of a type is learnt when its first value comes; after that a result costs a look-up
   by its type and the tests of its fields.
 """
 
@@ -66,7 +66,7 @@ _GENERATORS: Final[dict[type, str]] = {
 
 
 class BadResult(Exception):
-    """Says what user code returned and what to return instead; continues "… returned "."""
+    """The value that user code returned, and what to return instead; continues "… returned "."""
 
 
 class Unawaited(Exception):
@@ -367,7 +367,7 @@ def _reward(reward: Any, place: str) -> float | None:
     """A reward as float; ``None`` stays ``None``.
 
     Raises:
-        BadResult: it is no number.
+        BadResult: it is not a number.
     """
     if reward is None or type(reward) is float:
         return reward
@@ -381,7 +381,7 @@ def _reward(reward: Any, place: str) -> float | None:
             problem = f"float() of it raised {exception_name(exc)}; {problem}"
     raise BadResult(
         f"{place}={_shown(reward)} ({type(reward).__name__}): {problem};"
-        f" name a field that is no reward otherwise, or {_AS_STEP_RESULT}"
+        f" rename a field that is not a reward, or {_AS_STEP_RESULT}"
     )
 
 
@@ -401,7 +401,7 @@ def _end(end: Any, place: str, none_ends: frozenset[str] = frozenset()) -> bool:
             return bool(value)
     except Exception:  # raised by the value's own methods: it is none
         pass
-    remedy = "call it" if callable(end) else f"if it is no end, {_AS_STEP_RESULT} or rename it"
+    remedy = "call it" if callable(end) else f"if it is not an end, {_AS_STEP_RESULT} or rename it"
     raise BadResult(
         f"{place}={_shown(end)} ({type(end).__name__}): an end is True or False (or 0 or 1);"
         f" {remedy}"
@@ -445,7 +445,7 @@ def _tuple_name(value: Any) -> str | None:
     if size == 4 and named and _is_end(value[2]):
         return (
             "the 4-tuple (observation, reward, done, info) of Gym before 0.26, which does not say"
-            " whether the task ended or was cut off: return StepResult(observation, reward,"
+            " whether the task ended or was truncated: return StepResult(observation, reward,"
             " terminated, truncated, info)"
         )
     if size == 2 and named:
@@ -624,7 +624,7 @@ def _fields_of(kind: type) -> tuple[dict[str, str], bool]:
 def counted_fields(model: Any) -> frozenset[str]:
     """The names among ``reward``, ``done``, ``terminated`` and ``truncated`` that count in a type.
 
-    Where it declares no fields of its own they all do.
+    They all do if it declares no fields of its own.
     """
     info = _bare(type_info(model))
     if isinstance(info, inspect.TypedDictType):

@@ -2,7 +2,7 @@
 
 msgspec ignores unknown fields of all but Structs, so a *mirror* of the model is made once: the
 same shape of Structs with ``forbid_unknown_fields`` whose leaves stay raw. A payload is read
-with the mirror (0.1 µs), then for good. What has no mirror is decoded and looked through.
+with the mirror (0.1 µs), then for good. Data without a mirror is decoded and looked through.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["is_open", "mirror", "refuse_unknown"]
 
 
 def is_open(info: inspect.Type) -> bool:
-    """Whether msgspec would drop a field somewhere in this type without a word."""
+    """Return whether msgspec would drop a field somewhere in this type without a word."""
     return any(
         isinstance(part, OBJECTS)
         and not (isinstance(part, inspect.StructType) and part.forbid_unknown_fields)

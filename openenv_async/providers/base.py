@@ -1,11 +1,11 @@
-"""What a provider is: it starts workers, knows when one died and why, and ends them.
+"""The contract of a provider: it starts workers, knows when and why one died, and ends them.
 
 A *worker* is one running server with an address: a container, a process, a node of a cluster or
 an address that somebody else looks after. Rules:
 
 - ``Provider.start`` either gives a worker that the caller then owns, or leaves nothing behind,
-  whatever it was cut off at. It does not wait for the server to answer: the handshake decides
-  that, see ``openenv_async.client.launch``.
+  however far it had come when it was cancelled. It does not wait for the server to answer: the
+  handshake decides that, see ``openenv_async.client.launch``.
 - ``Worker.aclose`` ends what the worker is; idempotent, and a second cancellation of the caller
   does not stop it. It raises nothing but cancellation: what could not be removed is logged.
 - A worker that ends by itself resolves ``Worker.exited`` with the reason.
@@ -41,7 +41,7 @@ def with_log_tail(message: str, log_tail: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:
-    """How a worker ended by itself.
+    """The end of a worker that ended by itself.
 
     Attributes:
         reason: what happened, in a few words: ``"exited with code 137"``.
@@ -102,7 +102,7 @@ class Worker(ABC):
 
 
 class Provider(ABC):
-    """Starts workers. ``async with`` ends all that are left on leaving.
+    """A maker of workers. ``async with`` ends all that are left on leaving.
 
     Attributes:
         name: ``docker``, ``process``, …; what the command line and statistics call it.
@@ -125,7 +125,7 @@ class Provider(ABC):
         await self.aclose()
 
     async def room(self) -> int | None:
-        """How many workers ``start`` could make now; ``None``: as many as one likes."""
+        """Return the number of workers that ``start`` could make now; ``None``: no limit."""
         return None
 
     @abstractmethod

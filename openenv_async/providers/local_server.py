@@ -77,7 +77,7 @@ class LocalServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that it listens at."""
         return str(self._about["url"])
 
     @property
@@ -147,7 +147,7 @@ class LocalServer:
         assert process is not None
         assert reader is not None
         code = await process.wait()
-        # What it started may hold its standard error open.
+        # A process that it started may hold its standard error open.
         await asyncio.wait([reader], timeout=1.0)
         return code
 
@@ -196,7 +196,7 @@ class LocalServer:
     async def _read_about(self, stream: asyncio.StreamReader) -> dict[str, Any]:
         """Read what the server says of itself; empty when it ends without.
 
-        What an environment's module prints as it is imported comes before.
+        The output of an environment's module as it is imported comes before.
         """
         while line := await stream.readline():
             if line.startswith(b"{"):

@@ -57,7 +57,7 @@ class ProcessWorker(Worker):
 
 
 class ProcessProvider(Provider):
-    """Starts ``openenv-async serve TARGET`` as processes of this machine.
+    """A provider of ``openenv-async serve TARGET`` as processes of this machine.
 
     Args:
         target: as for ``openenv-async serve``: an installed environment, ``module:Class`` or a

@@ -100,7 +100,7 @@ class RayWorker(Worker):
 
 
 class RayProvider(Provider):
-    """Starts one server per node, on nodes that have none yet.
+    """A provider of one server per node, on nodes that have none yet.
 
     It joins the cluster that this process is connected to, or connects to ``address``. A cluster
     that it connected to it leaves again when it is closed.
@@ -178,7 +178,7 @@ class RayProvider(Provider):
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
         if not task.cancelled():
-            task.exception()  # whoever waited was told
+            task.exception()  # its callers were told
 
     async def _init(self) -> None:
         try:
@@ -216,7 +216,7 @@ class RayProvider(Provider):
         ]
 
     async def room(self) -> int | None:
-        """How many nodes have no server."""
+        """Return the number of nodes that have no server."""
         return len(await self._free_nodes())
 
     async def start(self, *, timeout: float | None = None) -> RayWorker:

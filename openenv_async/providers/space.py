@@ -67,20 +67,20 @@ class SpaceProvider(Provider):
         self.owns_workers = self._inner.owns_workers
 
     async def room(self) -> int | None:
-        """As the provider behind."""
+        """Return the room of the provider that this one uses."""
         return await self._inner.room()
 
     async def start(self, *, timeout: float | None = None) -> Worker:
-        """As the provider behind."""
+        """Start a server with the provider that this one uses."""
         return await self._inner.start(timeout=timeout)
 
     async def aclose(self) -> None:
-        """As the provider behind."""
+        """Close the provider that this one uses."""
         await self._inner.aclose()
 
 
 def space_url(space: str) -> str:
-    """Where a Space is served."""
+    """Return the address that a Space is served at."""
     return f"https://{_subdomain(space)}.hf.space"
 
 
@@ -91,7 +91,7 @@ def space_image(space: str) -> str:
 
 def _subdomain(space: str) -> str:
     if not _SPACE.fullmatch(space):
-        raise ValueError(f"{space!r} is no Space: write owner/name")
+        raise ValueError(f"{space!r} is not a valid name of a Space: write owner/name")
     return re.sub(r"[^a-z0-9]+", "-", space.lower()).strip("-")
 
 

@@ -25,7 +25,9 @@ __all__ = ["Address", "Finder", "StaticProvider", "StaticWorker"]
 Address: TypeAlias = "str | tuple[str, str | None]"
 """A URL, or a URL and the token of its server."""
 Finder: TypeAlias = Callable[[], "Iterable[Address] | Awaitable[Iterable[Address]]"]
-"""Gives the addresses as they are now; may be async. A sync one may block: it has a thread."""
+"""A function that gives the addresses as they are now; may be async. A sync one may block: it has a
+thread.
+"""
 
 _numbers = itertools.count(1)
 
@@ -43,7 +45,7 @@ class StaticWorker(Worker):
 
 
 class StaticProvider(Provider):
-    """Hands out addresses, each to one worker at a time, the longest unused first.
+    """A provider of addresses, each to one worker at a time, the longest unused first.
 
     Args:
         addresses: URLs, or pairs of URL and token; or one callable that gives them.
@@ -107,7 +109,7 @@ class StaticProvider(Provider):
         self._forget_all()
 
     async def room(self) -> int | None:
-        """How many addresses are not in use; looks them up again when it is time."""
+        """Return the number of unused addresses; look them up again when it is time."""
         await self._refresh()
         return len(self._free())
 
@@ -156,7 +158,7 @@ class StaticProvider(Provider):
     def _looked_up(self, task: asyncio.Task[None]) -> None:
         self._refreshing = None
         if not task.cancelled():
-            task.exception()  # whoever waited was told
+            task.exception()  # its callers were told
 
     async def _look_up(self) -> None:
         try:

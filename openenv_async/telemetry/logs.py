@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, exception, and the ids."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As ``logging.Formatter``."""
+        """Return a record as one line of JSON."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, Any] = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
@@ -68,7 +68,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """As ``logging.Formatter``."""
+        """Return a record's message and its facts, ``name=value`` each."""
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
         return super().formatMessage(record) + facts
 
@@ -78,7 +78,7 @@ def configure_logging(
 ) -> None:
     """Log to ``stream`` (standard error), for a process of its own.
 
-    Where the program has set up logging already, its handlers stay and only levels are set.
+    If the program has set up logging already, its handlers stay and only levels are set.
 
     Args:
         level: of this package's and uvicorn's records; those of others begin at warnings.

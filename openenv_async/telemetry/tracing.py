@@ -1,8 +1,8 @@
 """W3C trace context: passed through from a client's request to the environment.
 
-The runtime makes no spans. What a client sent as ``traceparent`` and ``tracestate`` (with the
-WebSocket's opening request, or with each HTTP request) is what ``current_traceparent`` gives
-inside the environment's own code, so that spans it makes belong to the caller's trace.
+The runtime makes no spans. The ``traceparent`` and ``tracestate`` of a client (with the WebSocket's
+opening request, or with each HTTP request) are given by ``current_traceparent`` inside the
+environment's own code, so that spans it makes belong to the caller's trace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST: Final = 512
 
 
 class TraceContext(NamedTuple):
-    """What a request said about its trace."""
+    """The trace that a request belongs to."""
 
     traceparent: str | None = None
     tracestate: str | None = None

@@ -176,7 +176,7 @@ async def test_credentials_come_from_file_or_helper(
     assert await registry_credentials("c.test") is None
     for registry_host, words in (
         ("bad.test", "log in again"),
-        ("d.test", "no credential"),
+        ("d.test", "not answer with a credential"),
         ("e.test", "cannot be run"),
     ):
         with pytest.raises(ProviderError, match=words):

@@ -63,7 +63,10 @@ _FIRST: Final = re.compile(
 )
 _VERB: Final = re.compile(
     r"[A-Z][a-z]*[^su\W]s (a(?! second)|an|the|one|each|every|its|it|all|what|whether|how|where|no|"
-    r"nothing|another|any|both|their|them|this|these)\b"
+    r"nothing|another|any|both|their|them|this|these)\b|"
+    r"(Adds|Answers|Carries|Chooses|Collects|Counts|Cuts|Decodes|Does|Forwards|Gathers|Gives|Hands|"
+    r"Has|Holds|Is|Keeps|Leases|Makes|Opens|Places|Reads|Replaces|Runs|Says|Sends|Speaks|Starts|"
+    r"Takes|Tells|Turns|Writes) (?!of|that|to|for|in|from|with|under|after|before|by|between|up)\w"
 )
 _IS_NO: Final = re.compile(
     r"\b(?<!there )(?:is|are|was|were) no "

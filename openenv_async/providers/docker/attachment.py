@@ -1,4 +1,4 @@
-"""What a provider has at its Engine while one event loop runs."""
+"""A provider's connection to its Engine, for as long as one event loop runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Attachment:
         self._sweeping = asyncio.create_task(self._sweep(), name="openenv-sweep")
 
     async def image(self, name: str, policy: PullPolicy, platform: str | None) -> dict[str, Any]:
-        """What the Engine knows of the provider's image; asked once, by whoever comes first."""
+        """Return the Engine's record of the provider's image; one request serves all callers."""
         looking = self._looking
         if looking is None or (
             looking.done() and (looking.cancelled() or looking.exception() is not None)

@@ -1,4 +1,4 @@
-"""What a container is made of, in the Engine's words."""
+"""The body of a request to create a container."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def _port(options: ContainerOptions) -> str:
 
 
 def _source(name: str) -> str:
-    """What is mounted: a path of the Engine's machine, or a named volume as it is."""
+    """Return the source of a mount: a path of the Engine's machine, or a named volume as it is."""
     return os.path.abspath(os.path.expanduser(name)) if name.startswith((".", "/", "~")) else name
 
 
 def _gpus(gpus: int | str | Sequence[str]) -> dict[str, Any]:
-    """As ``docker run --gpus``: a number, ``"all"`` or the ids of devices."""
+    """Return the device request of ``docker run --gpus``: a number, ``"all"`` or ids of devices."""
     request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]]}
     if gpus == "all":
         return request | {"Count": -1}

@@ -1,9 +1,9 @@
-"""How a Docker Engine is called: with a deadline, few at a time, again when it stumbles.
+"""Calls to a Docker Engine: each with a deadline, few at a time, retried when one fails.
 
 aiodocker has no deadlines and an Engine under load answers some calls with 5xx, or not at all.
 Rules:
 
-- Every call has a deadline of its own; a caller may be cut off at any time.
+- Every call has a deadline of its own; a caller may be cancelled at any time.
 - Transient failures (connection lost, 409, 429, 5xx, no answer in time) are tried again with
   jitter, inside what time the caller has. Each call is such that doing it twice is doing it once:
   containers have names that only one start uses.
@@ -69,7 +69,7 @@ class _Stumble(Exception):
 
 
 class Breaker:
-    """Holds new starts back while the Engine fails.
+    """A circuit breaker that delays new starts while the Engine fails.
 
     Args:
         failures: in a row, after which it holds them.

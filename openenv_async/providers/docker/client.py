@@ -1,4 +1,4 @@
-"""What is asked of a Docker Engine; how, is the matter of ``calls``."""
+"""The requests to a Docker Engine; ``calls`` sends them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DockerClient:
     Args:
         url: ``unix://…`` or ``tcp://…``; ``None``: as the docker command finds it.
         max_calls: requests at once.
-        redact: takes secrets out of the Engine's words.
+        redact: takes secrets out of the Engine's text.
 
     Raises:
         EngineError: the address, or what the docker command would read, is of no use.
@@ -110,10 +110,10 @@ class DockerClient:
         await self._calls.do(f"connect to the network {network}", once, timeout)
 
     async def shares_networks(self, *, timeout: float = 10.0) -> bool:
-        """Whether its bridges are bridges of this machine; asked once.
+        """Return whether its bridges are bridges of this machine; asked once.
 
-        Not so for one on another machine, in a virtual machine (Docker Desktop), or for whoever
-        runs in a container himself: those have another host name. A rootless one has this name
+        Not so for an Engine on another machine or in a virtual machine (Docker Desktop), or when
+        this process runs in a container: the host names then differ. A rootless one has this name
         and a network of its own, whose addresses may be somebody else's here.
         """
         if sys.platform != "linux" or not self.url.startswith("unix://"):

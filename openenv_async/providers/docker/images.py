@@ -26,7 +26,7 @@ _LOOK_AGAIN: Final = 0.1
 async def ensure_image(
     engine: DockerClient, name: str, policy: PullPolicy, platform: str | None
 ) -> dict[str, Any]:
-    """What the Engine knows of an image, which it has when this returns.
+    """Return the Engine's record of an image, which it has pulled if it must.
 
     Processes of this host that want the same image wait for the one that pulls it.
 

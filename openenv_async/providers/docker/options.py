@@ -1,4 +1,4 @@
-"""What a container is made of, as the caller says it."""
+"""The options of a container, as a caller gives them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerOptions:
-    """How containers are made; the arguments of ``DockerProvider`` explain them."""
+    """The options of containers; the arguments of ``DockerProvider`` explain them."""
 
     port: int = 8000
     env: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class ContainerOptions:
     def __post_init__(self) -> None:
         for name in (*self.env, *self.secrets):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+                raise ValueError(f"{name!r} is not a valid name of an environment variable")
             if name in (TOKEN_VARIABLE, LEASE_VARIABLE):
                 raise ValueError(f"{name} is set for each container by its provider")
         if both := self.env.keys() & self.secrets.keys():
@@ -52,7 +52,7 @@ class ContainerOptions:
         if any(name.startswith("openenv_async.") for name in self.labels):
             raise ValueError("labels that begin with openenv_async. say who owns a container")
         if not 0 < self.port < 65536:
-            raise ValueError(f"{self.port} is no port")
+            raise ValueError(f"{self.port} is not a valid port")
         if self.cpus <= 0 or self.pids < 1 or self.lifetime <= 0:
             raise ValueError("cpus, pids and lifetime are positive: a container without limits can"
                              " take the machine with it")  # fmt: skip
@@ -64,20 +64,20 @@ def size(value: int | str) -> int:
     """Bytes of ``512``, ``"512m"`` or ``"2g"``.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is not a valid size.
     """
     if isinstance(value, int):
         if value <= 0:
-            raise ValueError(f"{value} bytes is no size")
+            raise ValueError(f"{value} bytes is not a valid size")
         return value
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?", value.strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise ValueError(f"{value!r} is no size: write 512m or 2g")
+        raise ValueError(f"{value!r} is not a valid size: write 512m or 2g")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
 class Redactor:
-    """Replaces secrets in text that leaves this module: errors, and the tails of logs."""
+    """A filter of secrets in text that leaves this module: errors, and the tails of logs."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         words = {secret for secret in secrets if secret}

@@ -1,4 +1,4 @@
-"""Who owns a container: written on it as labels, so that anybody can tell whether he still lives.
+"""The owner of a container, written on it as labels, so that any process can tell if it lives.
 
 Rules:
 
@@ -53,23 +53,23 @@ class Owner:
 
     @classmethod
     def of(cls, labels: Mapping[str, str]) -> Owner | None:
-        """Whose container has these labels; ``None``: not one of ours."""
+        """Return the owner of a container with these labels; ``None``: it is not one of ours."""
         pid = labels.get(PID, "")
         if RUN not in labels or not (pid.isascii() and pid.isdigit()):
             return None
         return cls(labels[RUN], labels.get(HOST, ""), int(pid), labels.get(STARTED, ""))
 
     def is_here(self) -> bool:
-        """Whether it can be looked up from here."""
+        """Return whether the owner can be looked up from here."""
         return self.host == _host()
 
     def is_alive(self) -> bool:
-        """Whether it still runs; only where ``is_here``."""
+        """Return whether the owner still runs; only where ``is_here``."""
         return bool(self.started) and _started(self.pid) == self.started
 
 
 def expires_at(labels: Mapping[str, str]) -> float:
-    """When a container may be removed whoever owns it, in seconds since the epoch."""
+    """Return when a container may be removed without its owner, in seconds since the epoch."""
     try:
         return float(labels.get(EXPIRES, "inf"))
     except ValueError:
@@ -101,7 +101,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, as text that only it has; empty when there is none."""
+    """Return when a process started, as text that only it has; empty when there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -3,7 +3,7 @@
 Rules:
 
 - One start either gives a worker or leaves nothing: see ``starting``.
-- What a provider starts it also ends. What it cannot, the reaper does, and after it the lease.
+- A provider ends all that it started. The reaper ends the rest, and after it the lease.
 - A loop that ends before its provider is closed takes the sockets along; another one may go on.
 """
 
@@ -40,7 +40,7 @@ _GROUP: Final = "openenv_async.provider"
 
 
 class DockerProvider(Provider):
-    """Starts containers of an image whose server listens on a port.
+    """A provider of containers of an image whose server listens on a port.
 
     Nothing is asked of the Engine before the first ``start``. A provider belongs to one event loop
     at a time.
@@ -220,7 +220,7 @@ class DockerProvider(Provider):
         if at is None or self._closed or name in self._workers or name in at.starting:
             return
         if name not in at.removals:
-            log.warning("removing %s, whose start had been given up", name)
+            log.warning("removing %s, whose start had been abandoned", name)
             at.removals.begin(name)
 
     async def _log_tail(self, name: str) -> str:

@@ -35,7 +35,7 @@ AT_ONCE = 8
 
 
 class Reaper:
-    """What this process does, see the module."""
+    """The work of this process, see the module."""
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.url: str = start["engine"]
@@ -85,7 +85,7 @@ class Reaper:
     async def renew_one(self, container: dict[str, Any]) -> None:
         """Ask with the token: any answered request renews.
 
-        What is answered does not matter, and must not: one bad server is no harm to the others.
+        The answer does not matter, and must not: one bad server does not harm the others.
         """
         with contextlib.suppress(OSError):
             async with asyncio.timeout(RENEW_TIMEOUT):
@@ -175,7 +175,7 @@ def trusted(ca: str = "", cert: str = "", key: str = "", verify: bool = True) ->
 
 
 def identity(pid: int) -> bytes | None:
-    """What tells a process from a later one with its pid; ``None``: there is none."""
+    """Return what tells a process from a later one with its pid; ``None``: there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

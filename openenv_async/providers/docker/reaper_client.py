@@ -4,8 +4,8 @@ Rules:
 
 - It is started with the first container and told to go with the last provider; what ends this
   process in any other way closes the pipe, which says the same.
-- Nothing here waits: lines are short, the pipe does not block, and a reaper that is gone or deaf is
-  replaced by one that is told everything again.
+- Nothing here waits: lines are short, the pipe does not block, and a reaper that is gone or
+  unresponsive is replaced by one that is told everything again.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ReaperClient:
             self._begin()
 
     def _begin(self) -> None:
-        """Start a reaper; whoever runs without one has the leases in the containers still."""
+        """Start a reaper; without one, the leases in the containers still end them."""
         scheme = self._engine.url.partition("://")[0]
         if scheme not in _SCHEMES:
             if not self._is_told:
@@ -104,7 +104,7 @@ class ReaperClient:
             self._is_told = True
             return
         if self._process is not None:
-            self._process.kill()  # deaf, if not dead
+            self._process.kill()  # unresponsive, if not dead
             self._process.wait()
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -156,7 +156,7 @@ _reaper_clients: dict[EngineAddress, ReaperClient] = {}
 
 
 def reaper_client(engine: EngineAddress) -> ReaperClient:
-    """This process's keeper for an Engine; whoever takes one counts in ``users``."""
+    """Return this process's reaper client for an Engine; each provider counts in ``users``."""
     found = _reaper_clients.get(engine)
     if found is None or found.pid != os.getpid():
         found = _reaper_clients[engine] = ReaperClient(engine)

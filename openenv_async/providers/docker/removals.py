@@ -1,10 +1,9 @@
-"""Removing containers: each once, to its end, whoever is cancelled meanwhile.
+"""Removing containers: each once, to its end, whichever caller is cancelled meanwhile.
 
 Rules:
 
-- Every removal is a task of its own. Whoever wants a container gone waits for it; to be cancelled
-  does not stop it.
-- One whose ``create`` is still under way waits for the Engine's answer first, see ``starting``.
+- Every removal is a task of its own. Callers wait for it; their cancellation does not stop it.
+- One whose ``create`` is still under way waits for the Engine's answer first, see ``start``.
 - A loop that ends cancels every task, these too: a removal then tries once more.
 """
 
@@ -44,7 +43,7 @@ class Removals:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether a container is being removed."""
+        """Return whether a container is being removed."""
         return name in self._tasks
 
     def begin(self, name: str, creating: asyncio.Task[str] | None = None) -> None:

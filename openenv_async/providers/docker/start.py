@@ -2,11 +2,11 @@
 
 Rules:
 
-- A container is named before it is asked for, by a UUID. Whatever cuts a start off, the name is
-  enough to find and remove what there may be.
-- ``create`` is never cut off in the middle: a request that was sent may still be obeyed. Who is
-  cancelled waits until the Engine has answered and the container is removed; that is bounded by
-  the deadlines of the calls, and further cancellation does not shorten it.
+- A container is named before it is asked for, by a UUID. However a start ends, the name is enough
+  to find and remove what there may be.
+- ``create`` is never interrupted: a request that was sent may still be obeyed. A cancelled caller
+  waits until the Engine has answered and the container is removed; that is bounded by the deadlines
+  of the calls, and further cancellation does not shorten it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CREATE_TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecipe:
-    """What all containers of a provider are made from.
+    """The common parts of all containers of a provider.
 
     Attributes:
         image: its name.
@@ -141,7 +141,7 @@ class ContainerStart:
             return worker
 
     async def _create(self, image: dict[str, Any], token: str) -> str:
-        """Ask for the container: its id. The request goes on when this is cut off."""
+        """Ask for the container: its id. The request goes on when this is cancelled."""
         recipe = self._recipe
         body = create_body(
             recipe.image,
@@ -197,7 +197,7 @@ class ContainerStart:
         return DockerWorker(self._provider, self.name, url or by_port, token, id, by_port)
 
     async def _undo(self) -> None:
-        """Leave no container; not to be cut off."""
+        """Leave no container; not to be cancelled."""
         self._is_wanted = False
         if self._creating is not None:
             self._at.removals.begin(self.name, self._creating)

@@ -22,7 +22,7 @@ class Kept:
     Attributes:
         owner_state: ``elsewhere``: on a host, or in a container, whose processes cannot be seen.
         created: seconds since the epoch.
-        expires: when it may be removed whoever owns it, in seconds since the epoch.
+        expires: when it may be removed without its owner, in seconds since the epoch.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Kept:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether its owner is known to be gone."""
+        """Return whether its owner is known to be gone."""
         return self.owner_state == "gone"
 
     @property
     def is_expired(self) -> bool:
-        """Whether its time is over and nobody can say that it has an owner."""
+        """Return whether its time is over and nobody can say that it has an owner."""
         return self.owner_state == "elsewhere" and self.expires < time.time()
 
 

@@ -29,7 +29,7 @@ _ALIVE: Final = frozenset({"created", "running", "paused", "restarting"})
 
 
 class Watch:
-    """Looks after the containers of one provider.
+    """The watch over the containers of one provider.
 
     Args:
         engine: where they are.
@@ -67,11 +67,11 @@ class Watch:
         self._some.set()
 
     def drop(self, id: str) -> None:
-        """It is gone, or its owner ends it."""
+        """Forget a container: it is gone, or its owner ends it."""
         self.ids.discard(id)
 
     def suspect(self) -> None:
-        """The Engine may make one that nobody waits for any more: look out for it."""
+        """Look out for a container that may still appear although nobody waits for it."""
         self._suspect_until = asyncio.get_running_loop().time() + _SUSPECT
         self._some.set()
 
