@@ -121,7 +121,7 @@ async def test_what_is_no_environment_is_told(tmp_path: Path) -> None:
     assert find_dockerfile(tmp_path) == "server/Dockerfile"
     assert image_name(tmp_path) == "openenv-async-tiny:latest"
     for wrong in ("UPPER:1", "a b", "x:1:2", "-x", "x/"):
-        with pytest.raises(BuildFailed, match="no image name"):
+        with pytest.raises(BuildFailed, match="not a valid image name"):
             await build_image(tmp_path, tag=wrong)
 
 

@@ -13,7 +13,15 @@ CLEAN = (
     "benchmarks/README.md",
     "examples/trl_environment_factory.py",
     "examples/trl_grpo.py",
+    "openenv_async/arrays",
+    "openenv_async/building",
+    "openenv_async/endpoints",
+    "openenv_async/errors.py",
+    "openenv_async/hosts",
+    "openenv_async/models",
+    "openenv_async/providers",
     "openenv_async/renamed.py",
+    "openenv_async/telemetry",
     "openenv_async/version.py",
 )
 """All that keeps the rules so far."""
