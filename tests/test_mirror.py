@@ -146,8 +146,6 @@ MISSING = frozenset(
         "openenv_async/rollouts/versions.py",
         "openenv_async/server/app.py",
         "openenv_async/server/auth.py",
-        "openenv_async/server/direct.py",
-        "openenv_async/server/direct_http.py",
         "openenv_async/server/home.py",
         "openenv_async/server/http_headers.py",
         "openenv_async/server/http_sessions.py",

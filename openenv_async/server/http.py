@@ -44,7 +44,6 @@ from openenv_async.protocol.upstream import (
     state_body,
 )
 from openenv_async.server.auth import Guard
-from openenv_async.server.descriptions import Descriptions
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
     COOKIE,
@@ -65,7 +64,8 @@ from openenv_async.server.http_headers import (
     step_timeout,
 )
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
-from openenv_async.server.metrics import LoopWatch
+from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
+from openenv_async.server.openapi import describe
 from openenv_async.server.transport import Scope
 
 __all__ = ["http_routes"]
@@ -85,7 +85,7 @@ def http_routes(
         home: the loop that a request must be carried to, if it is not the running one.
     """
     door = _Door(engine)
-    about = Descriptions(engine, watch)
+    about = _Descriptions(engine, watch)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
         ("POST", "/open", door.open),
         ("POST", "/reset", door.reset),
@@ -297,3 +297,41 @@ class _Door:
             parts.append(part)
         self._engine.stats.bytes_in += size
         return b"".join(parts)
+
+
+class _Descriptions:
+    """The handlers, over one engine. Each gives a body for the accepted format."""
+
+    def __init__(self, engine: Engine, watch: LoopWatch) -> None:
+        self._engine = engine
+        self._watch = watch
+
+    async def schema(self, request: Request, format: Format) -> Any:
+        return self._engine.spec.schema
+
+    async def metadata(self, request: Request, format: Format) -> Any:
+        spec = self._engine.spec
+        optional = ("readme_content", "author", "documentation_url")
+        return {
+            "name": spec.name,
+            "description": spec.description,
+            "version": spec.version,
+            **{key: getattr(spec.cls, key, None) for key in optional},
+        }
+
+    async def health(self, request: Request, format: Format) -> Any:
+        return {"status": "healthy"}
+
+    async def openapi(self, request: Request, format: Format) -> Any:
+        return describe(self._engine.spec)
+
+    async def stats(self, request: Request, format: Format) -> Any:
+        return self._stats()
+
+    async def metrics(self, request: Request, format: Format) -> Response:
+        text, media = prometheus_text(self._stats())
+        return Response(text, media_type=media)
+
+    def _stats(self) -> dict[str, Any]:
+        self._watch.start()
+        return read_stats(self._engine, self._watch)

@@ -29,9 +29,12 @@ from openenv_async.errors import (
     OpenEnvError,
     SessionBusy,
     SessionClosed,
+    error_from_wire,
 )
 from openenv_async.models import Format
 from openenv_async.protocol import frames
+from openenv_async.protocol.codec import decode_map
+from openenv_async.protocol.frames import Failed, Frame, Opened, Partial, Waiting
 from openenv_async.server.http_headers import (
     MEDIA,
     SESSION_HEADER,
@@ -41,14 +44,54 @@ from openenv_async.server.http_headers import (
     richer,
     session_name,
 )
-from openenv_async.server.port import OPENING, CallReplySink, as_error
 from openenv_async.telemetry.tracing import NO_TRACE, trace_of
 
-__all__ = ["NOBODY", "HttpReplySink", "HttpSessions"]
+__all__ = [
+    "NOBODY",
+    "OPENING",
+    "CallReplySink",
+    "HttpReplySink",
+    "HttpSessions",
+    "as_error",
+]
 
+OPENING: Final = 0
+"""The number under which the answer to Open is waited for."""
 NOBODY: Final = "its caller went away before it learned the session's name"
 _RETRY_GRACE: Final = 2.0
 """Seconds that a numbered request runs on after its caller disconnected."""
+
+
+class CallReplySink:
+    """Resolves one future per request number."""
+
+    def __init__(self, codecs: Codecs) -> None:
+        self.codecs = codecs
+        self._waiting: dict[int, asyncio.Future[Frame | OpenEnvError]] = {}
+
+    def expect(self, seq: int) -> asyncio.Future[Frame | OpenEnvError]:
+        """The future of the reply to ``seq``; callers that repeat a request share it."""
+        future = self._waiting.get(seq)
+        if future is None:
+            future = self._waiting[seq] = asyncio.get_running_loop().create_future()
+        return future
+
+    def send(self, frame: Frame, size: int = 0) -> None:
+        """Hand a reply to whoever waits for it."""
+        if isinstance(frame, Partial | Waiting):
+            return  # nobody asks for them here
+        seq = OPENING if isinstance(frame, Opened) else getattr(frame, "seq", OPENING)
+        self._resolve(seq, frame)
+
+    def ended(self, session: Session, reason: OpenEnvError) -> None:
+        """Whoever waits meets ``reason``."""
+        for seq in list(self._waiting):
+            self._resolve(seq, reason)
+
+    def _resolve(self, seq: int, reply: Frame | OpenEnvError) -> None:
+        future = self._waiting.pop(seq, None)
+        if future is not None and not future.done():
+            future.set_result(reply)
 
 
 class HttpReplySink(CallReplySink):
@@ -252,3 +295,9 @@ async def _reply_or_disconnect(waiting: asyncio.Future[Any], request: Request) -
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def as_error(reply: Failed, format: Format) -> OpenEnvError:
+    """The typed error that a reply carries."""
+    detail = decode_map(reply.payload, format)
+    return error_from_wire(reply.code, reply.message, reply.retryable, detail)

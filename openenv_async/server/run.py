@@ -30,9 +30,8 @@ from openenv_async.engine import EngineOptions
 from openenv_async.engine.resources import raise_descriptors
 from openenv_async.errors import shown
 from openenv_async.server import create_app
-from openenv_async.server.direct import DirectWebSocket
-from openenv_async.server.direct_http import http_protocol
 from openenv_async.server.owner_lease import OwnerLease
+from openenv_async.server.uvicorn_protocols import DirectWebSocket, http_protocol
 from openenv_async.types import MAX_SECONDS
 
 __all__ = ["Server", "run_server", "serve", "uvicorn_config"]

@@ -46,7 +46,7 @@ from openenv_async.protocol.upstream import (
     result_message,
     state_message,
 )
-from openenv_async.server.port import OPENING, CallReplySink, as_error
+from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
 from openenv_async.server.transport import Message, Receive, Scope, Send
 from openenv_async.telemetry.tracing import trace_of
 

@@ -350,7 +350,7 @@ async def test_another_request_cancels_what_was_left_behind() -> None:
         call.cancel()
         await asyncio.wait([call])
         [session] = engine.sessions.values()
-        while session.port.orphan is None:  # noqa: ASYNC110 - the door sets no event
+        while session.sink.orphan is None:  # noqa: ASYNC110 - the sink sets no event
             await asyncio.sleep(0.001)
         assert (await http.get("/state", headers={SEQ: "3"})).status_code == 200
         assert gate.cancelled == 1

@@ -19,8 +19,8 @@ from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Limits, Ti
 from openenv_async.checks.conformance import CHECKS, NativeTransport, Suite
 from openenv_async.engine import Engine
 from openenv_async.server import create_app
-from openenv_async.server.direct import DirectWebSocket
 from openenv_async.server.transport import AsgiTransport
+from openenv_async.server.uvicorn_protocols import DirectWebSocket
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
 from tests.behaviours.environments import Blob

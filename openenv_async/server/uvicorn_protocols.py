@@ -1,0 +1,241 @@
+"""Uvicorn's protocols, changed where they lose time, or wait for ever for a silent peer.
+
+- WebSockets: native messages go straight to the session engine. ASGI costs a message a queue, the
+  wake-up of a task, and reading stopped and begun again; one session alone would spend more on
+  these than on its step. The handshake, control frames, closing and every other WebSocket stay as
+  uvicorn has them.
+- HTTP: silent peers are disconnected, and a peer that speaks TLS is named. Uvicorn hands a whole
+  reply to the transport and waits for nobody to read it: a peer that never does would keep the
+  reply, and its connection, for ever. So would one that never sends the rest of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+from websockets.protocol import State
+
+from openenv_async.protocol.websocket_frames import CutsFrames, data_frame
+from openenv_async.server.transport import TransportUser
+
+__all__ = ["DirectWebSocket", "http_protocol"]
+
+log = logging.getLogger("openenv_async.server")
+
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+"""The beginning of the first record of TLS (RFC 8446, section 5.1), and of no HTTP request."""
+
+
+class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
+    """A WebSocket that is its own ``Transport`` and can be cut, or refused without a logged error.
+
+    Cut, because closing waits until what was written has been read: for ever, if the peer does
+    not read.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn.debug = False  # it would log every frame, and the token with the request
+        self.congested = False
+        self._user: TransportUser | None = None
+
+    # -- uvicorn's side -----------------------------------------------------------------------
+
+    def handle_connect(self, event: Request) -> None:
+        """As uvicorn's; the application runs after it, and finds what this offers."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"]["openenv.transport"] = self
+            scope["extensions"]["openenv.abort"] = self.transport.abort
+            scope["extensions"]["openenv.refused"] = self._refused
+            scope["extensions"]["openenv.ping"] = self._ping
+
+    def _ping(self, lease: float) -> None:
+        """Ping the peer, and end the connection when it has not answered for ``lease`` seconds."""
+        self.ping_interval, self.ping_timeout = lease / 3, lease * 2 / 3
+        self.start_keepalive()
+
+    def _refused(self) -> None:
+        """The application answered with a status: uvicorn takes that for a mistake."""
+        self.handshake_complete = True
+
+    def send_receive_event_to_app(self) -> None:
+        """As uvicorn's, past its queue where there is somebody to take the message."""
+        if self._user is None or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        message, self.frames = b"".join(self.frames), []
+        self._deliver(message, self.curr_msg_data_type == "text")
+
+    def _deliver(self, message: bytes | memoryview, text: bool) -> None:
+        user = self._user
+        if user is None or self.conn.state is not State.OPEN:
+            return
+        if not text:
+            user.take(message)
+            return
+        try:
+            words = str(message, "utf-8")
+        except UnicodeDecodeError:
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
+        user.take(words)
+
+    def pause_writing(self) -> None:
+        """The write buffer is full."""
+        super().pause_writing()
+        self.congested = True
+        if self._user is not None:
+            self._user.congestion(True)
+
+    def resume_writing(self) -> None:
+        """The write buffer has room again."""
+        super().resume_writing()
+        self.congested = False
+        if self._user is not None:
+            self._user.congestion(False)
+
+    # -- the user's side ----------------------------------------------------------------------
+
+    def attach(self, user: TransportUser) -> None:
+        """Hand every message to ``user`` from now on."""
+        self._user = user
+        self.cut_frames(True, self.config.ws_max_size, self._deliver)
+
+    def write(self, message: bytes, text: bool) -> None:
+        """Send a message; nothing happens once the closing handshake has begun."""
+        if self.conn.state is State.OPEN:
+            self.transport.writelines(data_frame(message, text))
+
+    def hold(self) -> None:
+        """Read no more."""
+        if not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def release(self) -> None:
+        """Read again."""
+        if self.read_paused and not self.transport.is_closing():
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    async def settled(self) -> None:
+        """Nothing to wait for: what comes through uvicorn's queue came before the handshake."""
+
+    def abort(self, task: asyncio.Task[None]) -> None:
+        """Drop the connection; that ends ``task``."""
+        self.transport.abort()
+
+    async def aclose(self) -> None:
+        """Let go of the user."""
+        self._user = None
+
+
+def http_protocol(
+    write_timeout: float | None, connect_timeout: float | None
+) -> type[asyncio.Protocol]:
+    """A protocol class for uvicorn.
+
+    Args:
+        connect_timeout: seconds after which a peer is cut that has not sent the whole head of a
+            request, or nothing more of its body; ``None``: never.
+        write_timeout: seconds after which a peer that takes no data is cut; ``None``: never.
+    """
+    timeouts = {"write_timeout": write_timeout, "connect_timeout": connect_timeout}
+    return type("DirectHTTP", (_DirectHTTP,), timeouts)
+
+
+class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is chosen at run time
+    write_timeout: float | None = None
+    connect_timeout: float | None = None
+    _received = 0
+    _cutting: asyncio.TimerHandle | None = None
+    _expecting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Expect a request."""
+        super().connection_made(transport)
+        if self.connect_timeout is not None:
+            self._expect(self.connect_timeout)
+
+    def _expect(self, seconds: float) -> None:
+        """Look again whether the peer has sent anything meanwhile."""
+        loop: Any = self.loop
+        seen = self.cycle, self._received
+        self._expecting = loop.call_later(seconds, self._look_for_request, seconds, seen)
+
+    def _look_for_request(self, seconds: float, seen: tuple[Any, int]) -> None:
+        self._expecting = None
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return  # it is a WebSocket's by now
+        cycle, received = seen
+        if self.cycle is not cycle:
+            is_silent = False
+        elif cycle is None:  # no head has come yet
+            is_silent = True
+        elif self._received != received:
+            is_silent = False
+        elif cycle.response_complete:  # uvicorn's own timer runs until another head begins
+            is_silent = self.timeout_keep_alive_task is None
+        else:
+            is_silent = cycle.more_body and not self.flow.read_paused
+        if is_silent:
+            self.transport.abort()
+        else:
+            self._expect(seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Receive as uvicorn does, but for the first bytes."""
+        self._received += 1
+        if self._received == 1 and data.startswith(_TLS_HANDSHAKE):
+            log.warning(
+                "a client spoke https or wss to this http port: give it an http:// address, or"
+                " serve a certificate (--ssl-certfile; ssl_certfile=)"
+            )
+            self.send_400_response("This port speaks http, not https.")
+            return
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """The write buffer is full."""
+        super().pause_writing()
+        if self.write_timeout is not None and self._cutting is None:
+            self._watch(self.write_timeout)
+
+    def _watch(self, seconds: float) -> None:
+        """Look again whether the peer has taken anything meanwhile."""
+        loop: Any = self.loop
+        left = self.transport.get_write_buffer_size()
+        self._cutting = loop.call_later(seconds, self._look, left, seconds)
+
+    def resume_writing(self) -> None:
+        """The write buffer has room again."""
+        super().resume_writing()
+        self._spare()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._spare()
+        if self._expecting is not None:
+            self._expecting.cancel()
+            self._expecting = None
+        super().connection_lost(exc)
+
+    def _spare(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
+
+    def _look(self, left: int, seconds: float) -> None:
+        self._cutting = None
+        if self.transport.get_write_buffer_size() < left:
+            self._watch(seconds)
+        else:
+            self.transport.abort()
