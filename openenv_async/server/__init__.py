@@ -1,4 +1,4 @@
-"""The server's doors: ASGI applications over one engine."""
+"""The server's transports: ASGI applications over one engine."""
 
 from openenv_async.server.app import HTTPEnvServer, create_app
 

@@ -1,4 +1,4 @@
-"""The ASGI application: one engine behind a WebSocket door, an HTTP door and upstream's dialect."""
+"""The ASGI application: one engine behind WebSocket, HTTP and upstream's dialect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPACE_HOST: Final = "SPACE_HOST"
 
 
 class HTTPEnvServer:
-    """Serves one environment; ``router`` mounts into a Starlette or FastAPI application.
+    """A server of one environment; ``router`` mounts into a Starlette or FastAPI application.
 
     Args:
         env: an ``Environment`` class, a zero-argument factory, an instance, or an
@@ -42,13 +42,13 @@ class HTTPEnvServer:
         params: constructor arguments.
         options: capacity, deadlines, sizes.
         name: overrides the environment's name.
-        token: what every request on every door must show; ``None`` lets everybody in.
+        token: what every request on every transport must show; ``None`` lets everybody in.
         allowed_origins: origins of web pages, other than this server's own, that may connect.
         allowed_hosts: names under which it may be asked without a token, beside addresses and
             names that only a local network knows; ``*`` for any.
 
     Raises:
-        TypeError: ``env`` is no environment.
+        TypeError: ``env`` is not an environment.
         OperationUnsupported: it needs an isolation that cannot be given.
     """
 
@@ -80,7 +80,7 @@ class HTTPEnvServer:
         self._is_alive = False
         self.routes: list[BaseRoute] = [
             *http_routes(self.engine, self.guard, self.watch, self._elsewhere),
-            WebSocketRoute("/ws", _Door(self), name="ws"),
+            WebSocketRoute("/ws", _WebSocketEndpoint(self), name="ws"),
         ]
 
     @functools.cached_property
@@ -108,7 +108,7 @@ class HTTPEnvServer:
         elsewhere = Elsewhere(self.engine, self.guard, {"/ws": "GET", **methods})
         return [
             Route("/{path:path}", elsewhere, include_in_schema=False),
-            WebSocketRoute("/{path:path}", _Nowhere(self.guard, ["/ws", *methods])),
+            WebSocketRoute("/{path:path}", _UnknownPath(self.guard, ["/ws", *methods])),
         ]
 
     def _elsewhere(self, scope: Scope) -> HomeLoop | None:
@@ -171,7 +171,7 @@ class HTTPEnvServer:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Prepares the engine, and closes it when the application stops."""
+        """Prepare the engine, and close it when the application stops."""
         await self.engine.prepare()
         self._is_alive = True
         if self._home is None:
@@ -183,7 +183,7 @@ class HTTPEnvServer:
             await self.aclose()
 
 
-class _Door:
+class _WebSocketEndpoint:
     """The WebSocket endpoint as an ASGI application, which routers take as it is."""
 
     def __init__(self, server: HTTPEnvServer) -> None:
@@ -193,7 +193,7 @@ class _Door:
         await self._server.websocket(scope, receive, send)
 
 
-class _Nowhere:
+class _UnknownPath:
     """The WebSocket endpoint of every path but the one: refuses, with the paths there are."""
 
     def __init__(self, guard: Guard, known: Collection[str]) -> None:

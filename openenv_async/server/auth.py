@@ -2,9 +2,9 @@
 
 Rules:
 
-- With a token set, every request on every door needs it: ``Authorization: Bearer TOKEN``, or on
-  a WebSocket the subprotocol ``openenv.bearer.TOKEN`` (browsers cannot set headers there).
-  Never in the URL, which ends up in logs.
+- With a token set, every request on every transport needs it: ``Authorization: Bearer TOKEN``, or
+  on a WebSocket the subprotocol ``openenv.bearer.TOKEN`` (browsers cannot set headers there). Never
+  in the URL, which ends up in logs.
 - A request with an ``Origin`` header comes from a web page. It is let in when its origin is on
   the allow-list, or the page was served from this very host and port. A host *name* counts for
   that only with a token: without one, a page whose name was made to point here (DNS rebinding)
@@ -33,7 +33,7 @@ BEARER_SUBPROTOCOL: Final = "openenv.bearer."
 
 
 class Guard:
-    """Checks an ASGI scope.
+    """The check of ASGI scopes.
 
     Args:
         token: what clients must show; ``None`` lets everybody in.
@@ -69,7 +69,7 @@ class Guard:
 
     @property
     def open(self) -> bool:
-        """Whether no token is needed."""
+        """True if no token is needed."""
         return self._token is None
 
     def check(self, scope: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ def _is_local(name: str) -> bool:
 
 
 def _is_no_name(host: str) -> bool:
-    """Whether a ``Host`` is an address or localhost, which no foreign name server answers for."""
+    """Return whether a ``Host`` is an address or localhost: no name server of others has it."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name == "localhost" or name.endswith(".localhost"):

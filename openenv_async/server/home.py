@@ -1,7 +1,7 @@
 """A loop of its own for an application whose callers' loops come and go.
 
 Starlette's ``TestClient`` without ``with`` makes an event loop for each request and closes it
-after it; sessions live longer than that. Where such a client calls and no lifespan runs, the
+after it; sessions live longer than that. If such a client calls and no lifespan runs, the
 engine lives in a thread's loop, and each request is carried there and back.
 """
 

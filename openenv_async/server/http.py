@@ -1,4 +1,4 @@
-"""The HTTP door: upstream's routes, with an episode that lives across calls.
+"""The HTTP transport: upstream's routes, with an episode that lives across calls.
 
 Rules:
 
@@ -84,14 +84,14 @@ def http_routes(
         watch: of the loop.
         home: the loop that a request must be carried to, if it is not the running one.
     """
-    door = _Door(engine)
-    about = _Descriptions(engine, watch)
+    calls = _SessionRoutes(engine)
+    about = _DescriptionRoutes(engine, watch)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
-        ("POST", "/open", door.open),
-        ("POST", "/reset", door.reset),
-        ("POST", "/step", door.step),
-        ("POST", "/close", door.close),
-        ("GET", "/state", door.state),
+        ("POST", "/open", calls.open),
+        ("POST", "/reset", calls.reset),
+        ("POST", "/step", calls.step),
+        ("POST", "/close", calls.close),
+        ("GET", "/state", calls.state),
         ("GET", "/schema", about.schema),
         ("GET", "/metadata", about.metadata),
         ("GET", "/health", about.health),
@@ -147,7 +147,7 @@ def _endpoint(
     return endpoint
 
 
-class _Door:
+class _SessionRoutes:
     """The handlers that need a session. Each gives a body for the accepted format."""
 
     def __init__(self, engine: Engine) -> None:
@@ -299,7 +299,7 @@ class _Door:
         return b"".join(parts)
 
 
-class _Descriptions:
+class _DescriptionRoutes:
     """The handlers, over one engine. Each gives a body for the accepted format."""
 
     def __init__(self, engine: Engine, watch: LoopWatch) -> None:

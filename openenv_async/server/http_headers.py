@@ -1,4 +1,4 @@
-"""What HTTP requests say beside their bodies, and how they are answered."""
+"""The headers of HTTP requests, and the responses to them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def session_name(request: Request) -> tuple[str, str] | None:
     """Session id and secret, if the caller names a session.
 
     Raises:
-        ProtocolError: what he sends is no name.
+        ProtocolError: the header or cookie is not a valid name.
     """
     name = request.headers.get(SESSION_HEADER)
     if not name:
@@ -165,7 +165,7 @@ def refuse_extra(fields: Fields) -> None:
 
 
 def _path(request: Request) -> str:
-    """Where the routes are mounted: sessions of different environments must not meet."""
+    """Return the path of the mount: sessions of different environments must not meet."""
     path: str = request.scope["path"]
     return path.rpartition("/")[0] or "/"
 

@@ -1,11 +1,11 @@
-"""The sessions behind the HTTP door: found, opened, and called, one reply to each request.
+"""The sessions behind HTTP: found, opened, and called, one reply to each request.
 
 Rules:
 
-- A session answers HTTP through one ``HttpReplySink``, whoever sends the requests; requests of the
-  same number wait for the same reply.
-- A caller who disconnects cancels what is running for him; one who numbers his requests may
-  come back for the reply within a grace, or at once by asking for something else.
+- A session answers HTTP through one ``HttpReplySink``, whichever client sends the requests;
+  requests of the same number wait for the same reply.
+- Callers who disconnect cancel what is running for them; those who number their requests may come
+  back for the reply within a grace, or at once by asking for something else.
 - The richer of the formats sent and accepted is what the session speaks; it changes only while
   nothing runs.
 """
@@ -63,7 +63,7 @@ _RETRY_GRACE: Final = 2.0
 
 
 class CallReplySink:
-    """Resolves one future per request number."""
+    """A reply sink with one future per request number."""
 
     def __init__(self, codecs: Codecs) -> None:
         self.codecs = codecs
@@ -77,14 +77,14 @@ class CallReplySink:
         return future
 
     def send(self, frame: Frame, size: int = 0) -> None:
-        """Hand a reply to whoever waits for it."""
+        """Hand a reply to the calls that wait for it."""
         if isinstance(frame, Partial | Waiting):
             return  # nobody asks for them here
         seq = OPENING if isinstance(frame, Opened) else getattr(frame, "seq", OPENING)
         self._resolve(seq, frame)
 
     def ended(self, session: Session, reason: OpenEnvError) -> None:
-        """Whoever waits meets ``reason``."""
+        """Raise ``reason`` in every call that waits."""
         for seq in list(self._waiting):
             self._resolve(seq, reason)
 
@@ -95,7 +95,7 @@ class CallReplySink:
 
 
 class HttpReplySink(CallReplySink):
-    """The door of one session: its replies, and who still waits for them."""
+    """The replies of one session, and a count of the callers that wait for each."""
 
     def __init__(self, codecs: Codecs) -> None:
         super().__init__(codecs)
@@ -110,7 +110,7 @@ class HttpReplySink(CallReplySink):
             self.orphan = None
 
     def leave(self, seq: int) -> bool:
-        """A caller does not wait any more; whether he was the last."""
+        """Stop one caller's wait; return whether it was the last."""
         left = self._callers.pop(seq) - 1
         if left:
             self._callers[seq] = left
@@ -236,18 +236,18 @@ class HttpSessions:
             ) from None
 
     def _abandoned(self, session: Session, sink: HttpReplySink, seq: int, grace: bool) -> None:
-        """Nobody waits for a request any more."""
+        """Cancel a request that nobody waits for any more."""
         if not grace:
             session.cancel(seq)
             return
         sink.orphan = seq
 
-        def give_up() -> None:
+        def cancel() -> None:
             if sink.orphan == seq:
                 sink.orphan = None
                 session.cancel(seq)
 
-        asyncio.get_running_loop().call_later(_RETRY_GRACE, give_up)
+        asyncio.get_running_loop().call_later(_RETRY_GRACE, cancel)
 
     def _sink(self, session: Session, format: Format) -> HttpReplySink:
         """The session's HTTP sink, in ``format`` unless something runs in another one."""

@@ -1,4 +1,4 @@
-"""What a server says about itself: one reading, as JSON and in Prometheus' text format.
+"""A server's report about itself: one reading, as JSON and in Prometheus' text format.
 
 Rules:
 
@@ -134,7 +134,7 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
 
 
 def _health(engine: Engine, watch: LoopWatch) -> tuple[str, list[str]]:
-    """How the server is, and why not better. Slow is not dead: nobody is to give it up for it."""
+    """Return the server's health and its reasons. Slow is not dead: no client is to leave it."""
     lag, wait = watch.worst_lag, engine.longest_wait
     stuck = [
         *([f"the loop was {lag:.1f} s late"] if lag >= _STUCK_LOOP else ()),
@@ -239,7 +239,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "openenv_queue_wait_seconds",
         "histogram",
-        "How long sessions waited for capacity before they got it.",
+        "Time that sessions waited for capacity before they got it.",
         _key("queue_wait"),
     ),
     _gauge("queue_longest_wait_seconds", "longest_wait", "Of the first one in the queue now."),
@@ -271,7 +271,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("workers", "workers", "Worker processes."),
     _counter("workers_started", "workers_started", "Worker processes started."),
     _counter("workers_died", "workers_died", "Worker processes that crashed or had to be killed."),
-    _gauge("loop_lag_seconds", "loop_lag", "How late the event loop was when last looked at."),
+    _gauge("loop_lag_seconds", "loop_lag", "Delay of the event loop when last looked at."),
     _gauge("loop_lag_worst_seconds", "loop_lag_worst", "The worst of the last ten looks."),
     _counter("cpu_seconds", "cpu_seconds", "CPU time of the server's process."),
     _gauge("resident_bytes", "rss_bytes", "Memory that the server's process holds."),
@@ -280,7 +280,7 @@ METRICS: Final[tuple[Metric, ...]] = (
 
 
 class _Collector:
-    """Gives one reading to a registry."""
+    """A collector that gives one reading to a registry."""
 
     def __init__(self, stats: Mapping[str, Any]) -> None:
         self._stats = stats

@@ -1,4 +1,4 @@
-"""Answers where no route is: the front page, and paths and methods that nothing takes."""
+"""Replies to paths without a route: the front page, and typed errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the HTTP door, made from the environment's schemas."""
+"""The OpenAPI description of the HTTP routes, made from the environment's schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
 
 
 def _schemas(spec: EnvironmentSpec) -> dict[str, Any]:
-    """What the operations refer to: the environment's models, a result, an error."""
+    """The schemas that operations refer to: the environment's models, a result, an error."""
     components: dict[str, Any] = {}
     for kind, schema in spec.schema.items():
         components[kind] = _hoisted(schema, kind, components)
@@ -91,8 +91,8 @@ def _gets() -> dict[str, Any]:
     table: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("/state", "The environment's state", _ref("state")),
         ("/schema", "JSON Schemas of the models", _ANYTHING),
-        ("/metadata", "What environment this is", _ANYTHING),
-        ("/health", "Whether the server answers", _ANYTHING),
+        ("/metadata", "The environment's name and version", _ANYTHING),
+        ("/health", "The server's health", _ANYTHING),
         ("/stats", "Counters of the server", _ANYTHING),
         ("/metrics.json", "The same", _ANYTHING),
         ("/metrics", "The same, in Prometheus' text format", {"type": "string"}),

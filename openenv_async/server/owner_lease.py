@@ -1,10 +1,10 @@
-"""The owner's lease: a server that somebody owns ends by itself when he no longer shows himself.
+"""The owner's lease: an owned server ends by itself when its owner no longer shows up.
 
 Rules:
 
 - Any request that the guard lets through renews the lease, and so does every open connection.
 - Time counts only while this process runs: a container that was paused, or a machine that slept,
-  has heard nobody because it could not. An event loop that was held up likewise.
+  has heard nobody because it could not. An event loop that was blocked likewise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TICK: Final = 0.5
 
 
 class OwnerLease:
-    """Watches one server.
+    """The watch over one server's owner.
 
     Args:
         server: the ``HTTPEnvServer`` whose guard and connections count.

@@ -83,17 +83,17 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         lifespan: Any = getattr(self, "lifespan", None)
         if self.force_exit and hasattr(lifespan, "logger"):
-            lifespan.logger = _SILENT  # its task is cut off, which is no error to be logged
+            lifespan.logger = _SILENT  # its task is cancelled, which is not to be logged
         self.should_exit = True
         self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, then ``listening`` is set."""
+        """Start as uvicorn does, then set ``listening``."""
         await super().startup(sockets)
         self.listening.set()
 
     async def main_loop(self) -> None:
-        """As uvicorn's, but woken by ``stop`` instead of looking ten times a second."""
+        """Run as uvicorn does, but woken by ``stop`` instead of looking ten times a second."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
@@ -102,9 +102,9 @@ class Server(uvicorn.Server):
         """Stop listening, tell the clients and close the environments, then their sockets."""
         for server in self.servers:
             server.close()
-        door = getattr(getattr(self.config.app, "state", None), "openenv", None)
-        if door is not None and not self.force_exit:
-            await door.aclose("shutdown")
+        env_server = getattr(getattr(self.config.app, "state", None), "openenv", None)
+        if env_server is not None and not self.force_exit:
+            await env_server.aclose("shutdown")
             for _ in range(3):  # the writers flush a turn after they are woken
                 await asyncio.sleep(0)
         await super().shutdown(sockets)
@@ -142,7 +142,7 @@ async def serve(
         server: as for ``create_app``, ``token`` and ``allowed_origins`` among them.
 
     Raises:
-        TypeError: ``env`` is no environment, or an argument is of the wrong kind.
+        TypeError: ``env`` is not an environment, or an argument is of the wrong kind.
         OSError: the address cannot be had.
         ValueError: other machines could connect and there is no token; or the certificate or key
             cannot be used.
@@ -200,10 +200,10 @@ def run_server(
     """
     options = _checked(options, host, port, server)
     app = _app(env, options, **server)
-    door = getattr(getattr(app, "state", None), "openenv", None)
+    env_server = getattr(getattr(app, "state", None), "openenv", None)
     if owner_lease is not None and not 0 < owner_lease <= MAX_SECONDS:
         raise ValueError(f"an owner's lease is a positive number of seconds, got {owner_lease!r}")
-    if owner_lease is not None and door is None:
+    if owner_lease is not None and env_server is None:
         raise ValueError("an owner's lease needs an application made with create_app")
     settings = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     settings |= uvicorn_settings or {}
@@ -214,12 +214,12 @@ def run_server(
         loop = asyncio.get_running_loop()
         _on_signals(loop, runner.stop)
         async with _running(runner, listener) as task:
-            # What is imported stays: collections need not walk it while sessions come and go.
+            # Imported modules stay: collections need not walk it while sessions come and go.
             gc.collect()
             gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
-            async with _leased(door, owner_lease, runner.stop):
+            async with _leased(env_server, owner_lease, runner.stop):
                 if on_listening is not None:
                     on_listening(address(host, listener, runner.config.is_ssl))
                 await task
@@ -297,13 +297,13 @@ async def _running(runner: Server, listener: socket.socket) -> AsyncIterator[asy
 
 @contextlib.asynccontextmanager
 async def _leased(
-    door: Any, seconds: float | None, stop: Callable[[], None]
+    env_server: Any, seconds: float | None, stop: Callable[[], None]
 ) -> AsyncIterator[None]:
-    """Within it ``stop`` is called when the owner of ``door`` did not show up for so long."""
+    """Within it ``stop`` is called when the owner of ``env_server`` did not show up for so long."""
     if seconds is None:
         yield
         return
-    lease = OwnerLease(door, seconds, stop)
+    lease = OwnerLease(env_server, seconds, stop)
     try:
         yield
     finally:
@@ -311,7 +311,7 @@ async def _leased(
 
 
 def loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes event loops: uvloop's if wanted (``None``: if installed), else asyncio's."""
+    """Return the event loop factory: uvloop's if wanted (``None``: if installed), or asyncio's."""
     if uvloop is False or (uvloop is None and importlib.util.find_spec("uvloop") is None):
         return None
     from uvloop import new_event_loop
@@ -415,9 +415,9 @@ def _app(env: Any, options: EngineOptions, *args: Any, **server: Any) -> Any:
 
 
 def _is_guarded(app: Any) -> bool:
-    """Whether an application is known to ask for a token."""
-    door = getattr(getattr(app, "state", None), "openenv", None)
-    return door is not None and not door.guard.open
+    """Return whether an application is known to ask for a token."""
+    env_server = getattr(getattr(app, "state", None), "openenv", None)
+    return env_server is not None and not env_server.guard.open
 
 
 def _is_app(env: Any) -> bool:

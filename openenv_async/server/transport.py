@@ -1,4 +1,4 @@
-"""What carries the messages of one native WebSocket: any ASGI server, or something more direct."""
+"""The transport of one native WebSocket's messages: any ASGI server, or a more direct one."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class TransportUser(Protocol):
 
 
 class Transport(Protocol):
-    """Carries messages both ways.
+    """A carrier of messages both ways.
 
-    A server may offer one in the scope, as the extension ``openenv.transport``. What it hands to
-    its user itself, ``receive`` does not give; all else it does, and the end of the connection.
+    A server may offer one in the scope, as the extension ``openenv.transport``. Messages that it
+    hands to its user do not come from ``receive``; all else does, and the end of the connection.
     """
 
     @property
     def congested(self) -> bool:
-        """Whether the peer reads slower than we write; what is written all the same is kept."""
+        """True if the peer reads slower than we write; what is written all the same is kept."""
         ...
 
     def attach(self, user: TransportUser) -> None:

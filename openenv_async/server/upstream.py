@@ -1,4 +1,4 @@
-"""Upstream's WebSocket door: one socket, one session, one request at a time, JSON text.
+"""Upstream's dialect over WebSocket: one socket, one session, one request at a time, JSON text.
 
 Rules:
 
@@ -125,7 +125,7 @@ class UpstreamSocket(CallReplySink):
             return None
         if now < self._sending_since + (self._engine.options.timeouts.write or inf):
             return now + self._look
-        if self._suspected != self._sending_since:  # perhaps it was this loop that was held up
+        if self._suspected != self._sending_since:  # perhaps it was this loop that was blocked
             self._suspected = self._sending_since
             return now + self._look
         self._engine.stats.cut += 1

@@ -47,7 +47,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
     # -- uvicorn's side -----------------------------------------------------------------------
 
     def handle_connect(self, event: Request) -> None:
-        """As uvicorn's; the application runs after it, and finds what this offers."""
+        """Offer this transport to the application, which runs after it."""
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
@@ -66,7 +66,7 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
         self.handshake_complete = True
 
     def send_receive_event_to_app(self) -> None:
-        """As uvicorn's, past its queue where there is somebody to take the message."""
+        """Hand a message to the user past uvicorn's queue, if there is a user."""
         if self._user is None or self.close_sent:
             super().send_receive_event_to_app()
             return

@@ -1,4 +1,4 @@
-"""The native WebSocket door: carries the messages of a ``ServerConnection``."""
+"""The native WebSocket endpoint, which carries the messages of a ``ServerConnection``."""
 
 from __future__ import annotations
 

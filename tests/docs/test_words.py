@@ -21,6 +21,7 @@ CLEAN = (
     "openenv_async/models",
     "openenv_async/providers",
     "openenv_async/renamed.py",
+    "openenv_async/server",
     "openenv_async/telemetry",
     "openenv_async/version.py",
 )
