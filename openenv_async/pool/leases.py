@@ -14,8 +14,9 @@ methods. It differs in this:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, Protocol, TypeVar
 
 from openenv_async.client.channel import Channel
 from openenv_async.client.env import EnvClient
@@ -29,10 +30,9 @@ from openenv_async.errors import (
 )
 from openenv_async.providers.base import Worker
 
-if TYPE_CHECKING:
-    from openenv_async.pool.pool import EnvPool
-
 __all__ = ["Lease", "leased_class"]
+
+T = TypeVar("T")
 
 _ELSEWHERE: Final = (TransportError, GoingAway, WorkerDied)
 """A worker that answers an opening with these is left; the session is opened at another one."""
@@ -64,11 +64,29 @@ class Lease:
         self.env.lose(error)
 
 
+class SlotOwner(Protocol):
+    """The pool, as leased environments see it; ``EnvPool`` documents the methods."""
+
+    async def acquire(self, env: LeasedClient, timeout: float | None) -> Lease: ...
+
+    def release(self, lease: Lease, *, connection_lost: bool = False) -> None: ...
+
+    def mark_full(self, lease: Lease, pause: float) -> None: ...
+
+    def is_leaving(self, lease: Lease) -> bool: ...
+
+    def drain_worker(self, lease: Lease, error: BaseException) -> None: ...
+
+    def share_of(self, number: int) -> bool | str: ...
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]: ...
+
+
 class LeasedClient(EnvClient[Any, Any, Any]):
     """What is mixed into the client class."""
 
     _has_address: ClassVar[bool] = False
-    _pool: EnvPool
+    _pool: SlotOwner
     _lease: Lease | None = None
     _connection_number: int = 0
     _opening_at: asyncio.Future[Channel] | None = None

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from openenv_async.pool.pool import EnvPool
-from openenv_async.pool.statistics import PoolStatistics
+from openenv_async.pool.scheduler import PoolStatistics
 from openenv_async.pool.sync import SyncEnvPool
 
 __all__ = ["METRICS", "PoolCollector", "PoolMetric"]

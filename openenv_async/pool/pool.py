@@ -1,35 +1,82 @@
 """EnvPool: environments on workers that the pool starts, watches, replaces and ends.
 
 Ownership: the pool owns its providers and, through them, every worker; a task of the pool starts
-or ends each. A leased environment owns its slot until it is closed. What the pool decides is in
-``scheduler``; ``dispatch`` does it. Here is what a pool is before and after that: its settings, and
-the process and loop that it belongs to.
+or ends each. A leased environment owns its slot until it is closed. ``scheduler`` decides; the
+pool has it carried out.
+
+Rules:
+
+- Whatever the scheduler learns, a plan follows, and is carried out in the same turn of the loop.
+- A ticket is either with a waiter or with a lease. A waiter that is cancelled withdraws its ticket;
+  a lease that it was granted in that very moment is given back.
+- One task opens, another closes, however many wait for them; neither ends when a caller is
+  cancelled. Once it closes nothing is planned any more.
+- It belongs to the process and the loop that opened it. A copy in a forked process begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import copy
+import functools
 import itertools
+import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Self, TypeVar
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
-from openenv_async.errors import OperationUnsupported, SessionClosed, shown
-from openenv_async.pool.dispatch import Dispatch
+from openenv_async.deadlines import wait_uncancelled
+from openenv_async.errors import (
+    OpenEnvError,
+    OperationUnsupported,
+    ProviderError,
+    ServerBusy,
+    SessionClosed,
+    raised_again,
+    shown,
+)
 from openenv_async.pool.leases import Lease, LeasedClient, leased_class
-from openenv_async.pool.playing import Playing
-from openenv_async.pool.settings import PoolSettings
-from openenv_async.pool.sources import Sources
-from openenv_async.pool.statistics import PoolStatistics, read_between_turns
+from openenv_async.pool.mapping import Mapped, mapped
+from openenv_async.pool.scheduler import PoolSettings, PoolStatistics
+from openenv_async.pool.sources import PoolConstructors
+from openenv_async.pool.workers import Workers
 from openenv_async.providers.base import Provider, Worker
 from openenv_async.providers.static import StaticProvider
+from openenv_async.renamed import renamed_arguments
+from openenv_async.rollouts.checking import check_count
+from openenv_async.rollouts.collection import (
+    BatchKeywords,
+    CollectKeywords,
+    collect,
+    collect_all,
+)
+from openenv_async.rollouts.streaming import (
+    EpisodeStream,
+    GroupStream,
+    StreamKeywords,
+    stream,
+    stream_groups,
+)
+from openenv_async.types import Outcome
 
 __all__ = ["EnvPool"]
 
+log = logging.getLogger("openenv_async.pool")
+
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT")
+
+_LOOK: Final = 1.0
+"""Seconds between looks at what tells nobody when it changes."""
+_REST: Final = 1.0
+"""Seconds for which a worker that lost a session gets the next ones last."""
+_TURN: Final = 1.0
+"""Seconds to wait for a turn of the loop."""
 
 _inherited: list[Any] = []
 """What a forked process got from its parent: kept, since collecting it would end the parent's."""
@@ -55,7 +102,7 @@ def _providers_of(given: Any) -> list[Provider]:
     raise TypeError(f"a pool needs a Provider, got {shown(given)}: {cure}")
 
 
-class EnvPool(Playing, Sources):
+class EnvPool(PoolConstructors):
     """Leases environments that live on many workers.
 
     ``async with EnvPool.from_env("echo") as pool, pool.session() as env:``
@@ -123,22 +170,33 @@ class EnvPool(Playing, Sources):
         self._begin()
 
     def _begin(self) -> None:
-        """The state of a pool that was never opened."""
+        """Set up the state of a pool that was never opened."""
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection_numbers = itertools.count()
-        self._dispatch = Dispatch(
+        self._scheduler = self._settings.scheduler([p.owns_workers for p in self.providers])
+        self._workers = Workers(
             self.providers,
-            self._settings,
-            warm_client=self._warm_client,
-            on_progress=self._on_progress,
+            self._scheduler,
+            self._warm_client,
+            start_timeout=self._settings.start_timeout,
+            changed=self._workers_changed,
+            lost=self._lost,
+            none_left=self._fail_waiters,
         )
+        self._closed = False
+        self._opening: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: dict[int, tuple[asyncio.Future[Lease], LeasedClient]] = {}
+        self._leases: dict[int, Lease] = {}
 
     def _warm_client(self, worker: Worker) -> LeasedClient:
         return self._leased(worker.url, **{**self._client_options, "token": worker.token})
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings."""
+        """Return the settings."""
         names = [name for name in self.__dict__ if name not in _RUNTIME]
         state = {name: self.__dict__[name] for name in names}
         return state | {"_on_progress": None}
@@ -167,16 +225,26 @@ class EnvPool(Playing, Sources):
             ProviderError, DeadlineExceeded: not one worker could be started.
             SessionClosed: the pool was closed.
         """
-        self._check_place()
-        await self._dispatch.open()
+        self._check_usable()
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="openenv-pool-open")
+            self._opening.add_done_callback(self._opened)
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opening.cancelled() and task is not None and not task.cancelling():
+                raise SessionClosed("the pool was closed while it opened") from None
+            raise
         return self
 
-    def _check_place(self) -> None:
+    def _check_usable(self) -> None:
         if self._pid != os.getpid():
             _inherited.append(self.__dict__.copy())
             self.providers = [copy.copy(provider) for provider in self.providers]
             self._begin()
-        if self._dispatch.ending:
+        if self._closed or self._closing is not None:
             raise SessionClosed("this pool was closed: make a new one")
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -187,20 +255,73 @@ class EnvPool(Playing, Sources):
                 " SyncEnvPool, which any thread may call"
             )
 
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if opening.cancelled() or opening.exception() is not None:
+            self._opening = None  # the next caller tries again
+
+    async def _open(self) -> None:
+        await self._workers.look()
+        self._replan()
+        await self._workers.settled()
+        error = self._workers.error
+        if not self._workers.live and (self._settings.min_workers or error is not None):
+            raise (
+                raised_again(error)
+                if error is not None
+                else ProviderError(
+                    f"no worker can be started: {self._names} has room for none", phase="open"
+                )
+            )
+        if self._upkeep is None:
+            self._upkeep = asyncio.create_task(self._look_after(), name="openenv-pool-upkeep")
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            await self._workers.look()
+            self._replan()
+
     async def aclose(self) -> None:
         """End every worker and close the providers; idempotent.
 
         Environments that are still leased are closed. It goes on when its caller is cancelled,
         and returns when nothing is left.
         """
-        if self._pid == os.getpid():
-            await self._dispatch.aclose()
+        if self._closed or self._pid != os.getpid():
+            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._shut_down(), name="openenv-pool-close")
+        await wait_uncancelled(self._closing)
+        self._closing.result()
+
+    async def _shut_down(self) -> None:
+        error = SessionClosed("the pool was closed")
+        tasks = [task for task in (self._opening, self._upkeep) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._workers.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fail_waiters(error)
+        for lease in list(self._leases.values()):
+            if self.providers[self._workers.live[lease.worker_id].source].owns_workers:
+                lease.lose(raised_again(error))
+            else:
+                self.spawn(lease.env.close(), "openenv-release")
+        self._scheduler.close(asyncio.get_running_loop().time())
+        await self._workers.aclose()
+        self._leases.clear()
+        for provider in self.providers:
+            await provider.aclose()
+        self._closed = True
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A task that the pool waits for when it closes."""
-        return self._dispatch.workers.spawn(work, name)
+        """Start a task that the pool waits for when it closes."""
+        return self._workers.spawn(work, name)
 
-    # -- leases -------------------------------------------------------------------------------
+    # -- slots --------------------------------------------------------------------------------
 
     def session(
         self,
@@ -209,7 +330,7 @@ class EnvPool(Playing, Sources):
         acquire_timeout: float | None = None,
         **client_options: Any,
     ) -> Any:
-        """An environment of the pool, once it is opened: a client as every other.
+        """Return an environment of the pool, which is opened as every other client.
 
         ``async with pool.session() as env:``, or ``env = await pool.session()`` and later
         ``await env.close()``. Its first use opens it as well. ``close`` gives the slot back;
@@ -231,53 +352,283 @@ class EnvPool(Playing, Sources):
         return env
 
     def share_of(self, number: int) -> bool | str:
-        """With which other sessions of a worker one shares its connection."""
+        """Name the sessions of a worker with which this one shares its connection."""
         connection = number % self._settings.connections
         return f"pool-{connection}" if connection else True
 
     async def acquire(self, env: LeasedClient, timeout: float | None) -> Lease:
-        """A slot for ``env``; leased environments do this themselves.
+        """Wait for a slot for ``env``; leased environments do this themselves.
 
         Raises:
             ServerBusy: none came free in time.
             ProviderError, DeadlineExceeded: there is no worker, and none could be started.
             SessionClosed: the pool is closed.
         """
-        self._check_place()
-        if not self._dispatch.is_open:
-            await self._dispatch.open()
-        return await self._dispatch.acquire(env, timeout)
+        self._check_usable()
+        if self._opening is None or not self._opening.done():
+            await self.open()
+            self._check_usable()  # it may have been closed since
+        ticket = self._scheduler.ask()
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiters[ticket] = waiter, env
+        self._replan()
+        if waiter.done():
+            return waiter.result()
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter
+        except BaseException as exc:
+            if self._waiters.pop(ticket, None) is not None:
+                self._scheduler.withdraw(ticket)
+            elif not waiter.cancelled() and waiter.exception() is None:
+                self.release(waiter.result())
+            if isinstance(exc, TimeoutError) and not isinstance(exc, OpenEnvError):
+                raise self._busy(timeout or 0.0) from None
+            raise
+
+    def _busy(self, timeout: float) -> ServerBusy:
+        now = self._read()
+        return ServerBusy(
+            f"no slot of the pool came free within {timeout:g} s: {now.sessions} of"
+            f" {now.capacity} are held on {now.ready} workers and {now.waiting} more wait; raise"
+            " max_workers or sessions_per_worker, or wait longer (acquire_timeout)",
+            limit=now.capacity,
+            active=now.sessions,
+            depth=now.waiting,
+            setting="max_workers",
+            phase="open",
+        )
 
     def release(self, lease: Lease, *, connection_lost: bool = False) -> None:
         """Take a slot back; leased environments do this themselves.
 
         Args:
             lease: of the slot.
-            connection_lost: its connection or session was lost: others get the next sessions first.
+            connection_lost: its connection or session was lost: other workers get the next
+                sessions first.
         """
-        self._dispatch.release(lease, connection_lost=connection_lost)
+        if self._leases.pop(lease.id, None) is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if connection_lost and lease.worker_id in self._workers.live:
+            self._scheduler.rest(lease.worker_id, now + _REST)
+        self._scheduler.release(lease.id, now)
+        self._replan()
 
     def mark_full(self, lease: Lease, pause: float) -> None:
-        """A server refused a session: it has fewer slots than the scheduler knows of."""
-        self._dispatch.mark_full(lease, pause)
+        """Note that a server refused a session: it has fewer slots than the scheduler knows of."""
+        if lease.worker_id in self._workers.live:
+            self._scheduler.full(lease.worker_id, asyncio.get_running_loop().time() + pause)
 
     def is_leaving(self, lease: Lease) -> bool:
         """Tell whether the worker of a lease is to get no further episode."""
-        return self._dispatch.is_leaving(lease)
+        live = self._workers.live.get(lease.worker_id)
+        return live is not None and (
+            live.worker.leaving
+            or live.connection.going_away is not None
+            or self._scheduler.leaves(live.id)
+        )
 
     def drain_worker(self, lease: Lease, error: BaseException) -> None:
-        """A worker could not be reached: it gets no more sessions."""
-        self._dispatch.drain_worker(lease, error)
+        """Give the worker of a lease no more sessions: it could not be reached."""
+        live = self._workers.live.get(lease.worker_id)
+        if live is not None and not live.worker.exited.done():
+            log.warning("the worker %s gets no more sessions: %s", live.worker.name, error)
+            self._scheduler.drain(live.id)
+
+    def _replan(self) -> None:
+        """Carry out the scheduler's plan; called whenever it learned something."""
+        if self._closing is not None:
+            return
+        loop = asyncio.get_running_loop()
+        again = True
+        while again:
+            again = False
+            plan = self._scheduler.plan(loop.time())
+            for ticket, worker_id in plan.grants:
+                waiter, env = self._waiters.pop(ticket)
+                if waiter.cancelled():  # its caller will only learn it in its next turn
+                    self._scheduler.revoke(ticket, loop.time())
+                    again = True
+                    continue
+                lease = Lease(ticket, worker_id, self._workers.live[worker_id].worker, env)
+                self._leases[ticket] = lease
+                waiter.set_result(lease)
+            for worker_id, source in plan.starts:
+                self._workers.start(worker_id, source)
+            for worker_id in plan.ends:
+                self._workers.end(worker_id)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if plan.wake_at != float("inf"):
+            self._timer = loop.call_at(plan.wake_at, self._replan)
+
+    # -- reports of the workers ---------------------------------------------------------------
+
+    def _workers_changed(self) -> None:
+        """Plan anew after a worker came or went."""
+        self._replan()
+        if self._on_progress is not None and self._closing is None:
+            self._on_progress(self._read())
+
+    def _lost(self, leases: list[int], error: OpenEnvError) -> None:
+        for lease in leases:
+            self._leases.pop(lease).lose(raised_again(error))
+
+    def _fail_waiters(self, error: BaseException) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for ticket, (waiter, _) in waiters.items():
+            self._scheduler.withdraw(ticket)
+            if not waiter.done():
+                waiter.set_exception(raised_again(error))
+                waiter.exception()  # its caller may have been cancelled
+
+    # -- playing ------------------------------------------------------------------------------
+
+    async def rollout(
+        self,
+        policy: Callable[..., Any],
+        *,
+        seed: int | None = None,
+        **options: Unpack[BatchKeywords],
+    ) -> Outcome:
+        """Play one episode.
+
+        Args:
+            policy: chooses the actions; see ``rollouts.policies``.
+            seed: of the episode; ``None``: the environment draws one.
+            options: of ``rollouts.collect``: ``max_steps``, ``timeout``, ``reset_options``.
+        """
+        seeds = None if seed is None else [seed]
+        played = await collect_all(self, policy, episodes=1, seeds=seeds, **options)
+        return played[0]
+
+    @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
+    def collect(
+        self, policy: Callable[..., Any], episodes: int, **options: Unpack[CollectKeywords]
+    ) -> AsyncGenerator[Outcome, None]:
+        """Play ``episodes`` episodes; their outcomes as they end, exactly that many.
+
+        Args:
+            policy: chooses the actions; see ``rollouts.policies``.
+            episodes: how many.
+            options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, ``concurrency``,
+                ``seeds``, ``max_steps``, ``retry``, ``on_progress``, …
+        """
+        return collect(self, policy, episodes=episodes, **options)
+
+    def stream(
+        self,
+        policy: Callable[..., Any],
+        *,
+        episodes: int | None = None,
+        group_size: int = 1,
+        partial: bool = False,
+        failures: bool = False,
+        **options: Unpack[StreamKeywords],
+    ) -> EpisodeStream:
+        """Play episodes for a trainer: ``async for episode in pool.stream(policy)``.
+
+        Args:
+            policy: chooses the actions; a ``VersionedPolicy`` is watched for staleness.
+            episodes, group_size, partial, failures, options: of ``rollouts.stream``.
+        """
+        return stream(
+            self,
+            policy,
+            episodes=episodes,
+            group_size=group_size,
+            partial=partial,
+            failures=failures,
+            **options,
+        )
+
+    def stream_groups(
+        self,
+        policy: Callable[..., Any],
+        *,
+        group_size: int,
+        groups: int | None = None,
+        **options: Unpack[StreamKeywords],
+    ) -> GroupStream:
+        """Play groups of one seed each, handed over complete.
+
+        Args:
+            policy: chooses the actions.
+            group_size: episodes of one seed.
+            groups: how many in all; endless when ``None``.
+            options: of ``rollouts.stream_groups``.
+        """
+        return stream_groups(self, policy, group_size=group_size, groups=groups, **options)
+
+    @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
+    async def group(
+        self,
+        policy: Callable[..., Any],
+        episodes: int = 16,
+        *,
+        seed: int | None = None,
+        **options: Unpack[BatchKeywords],
+    ) -> list[Outcome]:
+        """Play one episode several times at once, as group-relative methods want it.
+
+        Args:
+            policy: chooses the actions.
+            episodes: how many are started.
+            seed: of all of them; ``None`` draws one.
+            options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, …
+
+        Returns:
+            ``episodes`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
+        """
+        episodes = check_count("episodes", episodes)
+        if seed is None:
+            seed = random.SystemRandom().getrandbits(31)
+        return await collect_all(
+            self,
+            policy,
+            episodes=episodes,
+            concurrency=episodes,
+            seeds=[seed] * episodes,
+            **options,
+        )
+
+    def map(
+        self,
+        function: Callable[[Any, ItemT], Awaitable[ValueT]],
+        items: Iterable[ItemT],
+        *,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> AsyncGenerator[Mapped[ItemT, ValueT], None]:
+        """Call ``await function(env, item)`` for every item, each with an environment of its own.
+
+        Results come as they are made. An exception of the function is in its result. Leaving the
+        loop (``contextlib.aclosing``) cancels what runs and gives every slot back.
+
+        Args:
+            function: async; the environment is its own until it returns.
+            items: are taken as they are needed.
+            concurrency: calls at once, as far as the pool has slots.
+            session: of ``session``.
+        """
+        return mapped(functools.partial(self.session, **session), function, items, concurrency)
 
     # -- facts --------------------------------------------------------------------------------
 
     @property
     def workers(self) -> list[Worker]:
         """The workers that are ready."""
-        return [live.worker for live in self._dispatch.workers.live.values()]
+        return [live.worker for live in self._workers.live.values()]
+
+    @property
+    def _names(self) -> str:
+        """The providers' names."""
+        return " and ".join(sorted({provider.name for provider in self.providers}))
 
     def shared(self) -> EnvPool:
-        """A pool for other processes that plays on the workers of this one.
+        """Return a pool for other processes that plays on the workers of this one.
 
         It starts and ends none. Pickle it; it is good for as long as these workers are.
         """
@@ -294,15 +645,71 @@ class EnvPool(Playing, Sources):
         )
 
     def statistics(self) -> PoolStatistics:
-        """What the pool has now, and has done so far; from any thread."""
+        """Return the pool's counts now and so far; from any thread."""
         if self._loop is None or self._pid != os.getpid():
-            return self._dispatch.statistics()
-        return read_between_turns(self._loop, self._dispatch.statistics)
+            return self._read()
+        return _read_between_turns(self._loop, self._read)
+
+    def _read(self) -> PoolStatistics:
+        """Return the counts; to be called in a turn of the loop."""
+        return self._scheduler.statistics(
+            0.0 if self._loop is None or self._closed else self._loop.time()
+        )
 
     def __repr__(self) -> str:
-        now = self._dispatch.statistics()
-        return f"<EnvPool of {self._dispatch.names}: {now.ready} workers, {now.sessions} sessions>"
+        now = self._read()
+        return f"<EnvPool of {self._names}: {now.ready} workers, {now.sessions} sessions>"
 
 
-_RUNTIME: Final = frozenset({"_pid", "_loop", "_connection_numbers", "_dispatch", "_leased"})
+_RUNTIME: Final = frozenset(
+    {
+        "_pid",
+        "_loop",
+        "_connection_numbers",
+        "_scheduler",
+        "_workers",
+        "_closed",
+        "_opening",
+        "_closing",
+        "_upkeep",
+        "_timer",
+        "_waiters",
+        "_leases",
+        "_leased",
+    }
+)
 """Attributes that a copy makes anew."""
+
+
+def _read_between_turns(
+    loop: asyncio.AbstractEventLoop, read: Callable[[], PoolStatistics]
+) -> PoolStatistics:
+    """Read what ``loop`` changes, from any thread: never in the middle of a change.
+
+    A loop that gives no turn for a second is busy with other code than the pool's, whose turns
+    are short: then it is read as it stands.
+    """
+    if _runs_here(loop) or not loop.is_running():
+        return read()
+    reading: concurrent.futures.Future[PoolStatistics] = concurrent.futures.Future()
+
+    def take_turn() -> None:
+        if reading.set_running_or_notify_cancel():
+            reading.set_result(read())
+
+    try:
+        loop.call_soon_threadsafe(take_turn)
+    except RuntimeError:  # it was closed meanwhile
+        return read()
+    try:
+        return reading.result(_TURN)
+    except TimeoutError:
+        reading.cancel()
+        return read()
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

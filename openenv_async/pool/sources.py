@@ -22,10 +22,10 @@ from openenv_async.targets.discovery import (
     looks_like_path,
 )
 
-__all__ = ["Sources", "image_of"]
+__all__ = ["PoolConstructors", "image_of"]
 
 
-class Sources:
+class PoolConstructors:
     """The constructors of a pool.
 
     ``options`` are those of ``EnvPool``; what it does not know goes to the provider.

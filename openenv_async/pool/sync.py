@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar
 
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.sync import SyncEnvClient
-from openenv_async.pool.playing import Mapped
+from openenv_async.pool.mapping import Mapped
 from openenv_async.pool.pool import EnvPool
-from openenv_async.pool.sources import Sources
-from openenv_async.pool.statistics import PoolStatistics
+from openenv_async.pool.scheduler import PoolStatistics
+from openenv_async.pool.sources import PoolConstructors
 from openenv_async.providers.base import Provider
 from openenv_async.renamed import renamed_arguments
 from openenv_async.types import Outcome
@@ -24,7 +24,7 @@ ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
 
-class SyncEnvPool(Sources):
+class SyncEnvPool(PoolConstructors):
     """An ``EnvPool`` as blocking calls, from any thread.
 
     Its I/O runs on the background thread that all blocking clients of a process share, and so do

@@ -22,10 +22,6 @@ __all__ = ["LiveWorker", "Workers"]
 log = logging.getLogger("openenv_async.pool")
 T = TypeVar("T")
 
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 30.0
-_SHORT_LIFE: Final = 5.0
-"""A worker that dies sooner counts as a failed start."""
 _FREE_START: Final = 10.0
 """Seconds that a server which runs already has to answer."""
 _FREE_GRACE: Final = 1.0
@@ -34,32 +30,30 @@ _FREE_GRACE: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class LiveWorker:
-    """A worker that answers, and the connection that keeps the way to it warm."""
+    """A worker that answers, and the connection that is kept open to it."""
 
     id: int
     source: int
     worker: Worker
     warm_client: LeasedClient
     connection: ClientConnection
-    ready_at: float
 
 
 class Workers:
-    """The workers that live and those that start. It tells the scheduler what becomes of them.
+    """The workers that are live and those that start. It tells the scheduler what becomes of them.
 
     Args:
         providers: start them.
         scheduler: learns when one is ready, failed or died.
-        warm_client: makes an unopened client of a URL, whose connection is kept.
+        warm_client: makes an unopened client of a worker, whose connection is kept.
         start_timeout: seconds that a worker has to start and answer.
         changed: called when the scheduler learned something.
         lost: called with the leases of a worker that died, and why.
-        none_left: called with the error when nothing lives or starts any more.
+        none_left: called with the error when nothing is live or starts any more.
 
     Attributes:
         live, starting: by number in the scheduler.
         error: why the last one failed.
-        started, failed, died, ended: counts.
     """
 
     def __init__(
@@ -76,7 +70,6 @@ class Workers:
         self.live: dict[int, LiveWorker] = {}
         self.starting: dict[int, asyncio.Task[None]] = {}
         self.error: BaseException | None = None
-        self.started = self.failed = self.died = self.ended = 0
         self._providers = providers
         self._scheduler = scheduler
         self._warm_client = warm_client
@@ -85,12 +78,10 @@ class Workers:
         self._lost = lost
         self._none_left = none_left
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._failures = [0] * len(providers)
-        self._held_until = [float("-inf")] * len(providers)
         self._closing = False
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """A task that closing waits for."""
+        """Start a task that closing waits for."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -122,48 +113,42 @@ class Workers:
     async def _start(self, id: int, source: int) -> None:
         provider = self._providers[source]
         loop = asyncio.get_running_loop()
-        most = self._start_timeout
-        if not provider.owns_workers:
-            most = min(most, _FREE_START)
         try:
-            worker = await launch(provider, timeout=most)
-            try:
-                live = await self._warm(id, source, worker)
-            except BaseException:
-                await worker.aclose()
-                raise
+            live = await self._launched(id, source)
         except BaseException as exc:
             del self.starting[id]
-            self._scheduler.start_failed(id, loop.time())
             if not isinstance(exc, Exception):
+                self._scheduler.start_abandoned(id, loop.time())
                 raise
-            self.failed += 1
             log.info("%s started no worker: %s", provider.name, exc)
-            self._pause(source, exc)
+            self._scheduler.start_failed(id, loop.time(), _jitter())
+            self._failed(exc)
         else:
             del self.starting[id]
             self.live[id] = live
-            self.started += 1
             most_sessions = live.connection.server.get("max_sessions")
             capacity = most_sessions if isinstance(most_sessions, int) else None
             self._scheduler.ready(id, loop.time(), capacity or None)
-            worker.exited.add_done_callback(functools.partial(self._exited, id))
+            live.worker.exited.add_done_callback(functools.partial(self._exited, id))
         self._changed()
 
-    async def _warm(self, id: int, source: int, worker: Worker) -> LiveWorker:
-        warm_client = self._warm_client(worker)
-        connection = await warm_client._acquire()
-        now = asyncio.get_running_loop().time()
-        return LiveWorker(id, source, worker, warm_client, connection, now)
+    async def _launched(self, id: int, source: int) -> LiveWorker:
+        """Start a worker and shake hands with it; nothing is left of one that fails."""
+        provider = self._providers[source]
+        timeout = self._start_timeout
+        if not provider.owns_workers:
+            timeout = min(timeout, _FREE_START)
+        worker = await launch(provider, timeout=timeout)
+        try:
+            warm_client = self._warm_client(worker)
+            connection = await warm_client._acquire()
+        except BaseException:
+            await worker.aclose()
+            raise
+        return LiveWorker(id, source, worker, warm_client, connection)
 
-    def _pause(self, source: int, error: BaseException) -> None:
-        """Start nothing there for a while; tell those who wait in vain."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._held_until[source]:  # failures at one time count as one
-            pause = min(_FIRST_PAUSE * 2 ** min(self._failures[source], 10), _LONGEST_PAUSE)
-            self._failures[source] += 1
-            self._held_until[source] = now + pause * random.uniform(0.75, 1.25)
-            self._scheduler.hold(source, self._held_until[source])
+    def _failed(self, error: BaseException) -> None:
+        """Keep the error of a start; tell those who wait if there is nothing to wait for."""
         self.error = error
         if not self.live and not self.starting:
             self._none_left(error)
@@ -172,7 +157,6 @@ class Workers:
 
     def end(self, id: int) -> None:
         """End a worker that is in the scheduler no more."""
-        self.ended += 1
         self.spawn(self._end(self.live.pop(id)), "openenv-pool-end")
 
     async def _end(self, live: LiveWorker) -> None:
@@ -182,7 +166,7 @@ class Workers:
             await live.worker.aclose()
 
     def _exited(self, id: int, _: object) -> None:
-        """A worker ended by itself."""
+        """Note that a worker ended by itself."""
         if self._closing:
             return  # that ends it
         live = self.live.pop(id, None)
@@ -191,35 +175,33 @@ class Workers:
         now = asyncio.get_running_loop().time()
         error = live.worker.died("step")
         log.warning("%s", error)
-        self.died += 1
-        self._lost(self._scheduler.died(id, now), error)
+        short_lived = self._scheduler.is_short_lived(id, now)
+        self._lost(self._scheduler.died(id, now, _jitter()), error)
         self.spawn(self._end(live), "openenv-pool-end")
-        if now - live.ready_at < _SHORT_LIFE:
-            self._pause(live.source, error)
+        if short_lived:
+            self._failed(error)
         self._changed()
 
     async def look(self) -> None:
         """Ask the providers for their room, and let workers go that are leaving."""
         starting = {self._scheduler.workers[id].source for id in self.starting}
         for source, provider in enumerate(self._providers):
-            if source in starting:  # a place that is being taken would count as room
+            if source in starting:  # a slot that is being taken would count as room
                 continue
             try:
                 self._scheduler.set_room(source, await provider.room())
             except OpenEnvError as exc:
                 self.error = exc
                 log.warning("%s does not say what room it has: %s", provider.name, exc)
-        now = asyncio.get_running_loop().time()
+        self._scheduler.forgive(asyncio.get_running_loop().time())
         for live in self.live.values():
-            if now - live.ready_at >= _SHORT_LIFE:
-                self._failures[live.source] = 0
             connection = live.connection
             gone = connection.going_away is not None or connection.error is not None
             if (gone or live.worker.leaving) and not live.worker.exited.done():
                 self._scheduler.drain(live.id)
 
     async def stop(self) -> None:
-        """Cut off what starts; whatever dies now is no news any more."""
+        """Cancel the starts; no death is reported from now on."""
         self._closing = True
         starting = list(self.starting.values())
         for task in starting:
@@ -235,3 +217,8 @@ class Workers:
             self.spawn(self._end(self.live.pop(id)), "openenv-pool-end")
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _jitter() -> float:
+    """Return a factor for pauses, so that pools that failed together do not return together."""
+    return random.uniform(0.75, 1.25)

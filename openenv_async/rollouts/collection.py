@@ -27,7 +27,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast, get_args
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args
 
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
@@ -37,7 +37,16 @@ from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.versions import Admission
 from openenv_async.types import Outcome, OutcomeStatus
 
-__all__ = ["CollectOptions", "Results", "collect", "collect_all", "outcomes_of"]
+__all__ = [
+    "BatchKeywords",
+    "CollectKeywords",
+    "CollectOptions",
+    "EpisodeKeywords",
+    "Results",
+    "collect",
+    "collect_all",
+    "outcomes_of",
+]
 
 T = TypeVar("T")
 
@@ -49,6 +58,33 @@ _AFTER_DEADLINE: Final = 0.05
 _AFTER_CLOSE: Final = 1.0
 _HOPELESS: Final = 32
 """Episodes of an endless collection that all end with a policy error before it is given up."""
+
+
+class EpisodeKeywords(TypedDict, total=False):
+    """Keyword arguments of ``collect`` that every way to play many episodes takes."""
+
+    max_steps: int | None
+    timeout: float | None
+    reset_options: Mapping[str, Any] | None
+    min_episodes: int | None
+    deadline: float | None
+    max_ahead: int | None
+    on_progress: Callable[[Summary], None] | None
+    record: bool
+
+
+class BatchKeywords(EpisodeKeywords, total=False):
+    """Those, and the ones whose default depends on the call."""
+
+    retry: Retry | None
+    summary: Summary | None
+
+
+class CollectKeywords(BatchKeywords, total=False):
+    """Keyword arguments of ``collect``, except ``episodes`` and those of URLs."""
+
+    concurrency: int
+    seeds: int | Sequence[int] | None
 
 
 @renamed_arguments(min_count="min_episodes")
@@ -130,39 +166,47 @@ def collect(
 
 @renamed_arguments(min_count="min_episodes")
 async def collect_all(
-    source: Source, policy: Callable[..., Any], *, episodes: int, **options: Any
+    source: Source,
+    policy: Callable[..., Any],
+    *,
+    episodes: int,
+    connections: int | None = None,
+    token: str | None = None,
+    **options: Unpack[CollectKeywords],
 ) -> list[Outcome]:
-    """As ``collect``, all outcomes in a list sorted by index."""
-    stream = collect(source, policy, episodes=episodes, **options)
+    """Play as ``collect`` does; return all outcomes in a list sorted by index."""
+    stream = collect(
+        source, policy, episodes=episodes, connections=connections, token=token, **options
+    )
     async with contextlib.aclosing(stream):
         return sorted([outcome async for outcome in stream], key=lambda outcome: outcome.index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
-    """Arguments of ``collect``, by the same names, that make sense.
+    """Arguments of ``collect``, by the same names, checked.
 
     Attributes:
         admission: says when an episode may begin; ``None``: as soon as there is a session.
 
     Raises:
-        TypeError, ValueError: they do not.
+        TypeError, ValueError: one of them makes no sense.
     """
 
     policy: Callable[..., Any]
     episodes: int
     concurrency: int
     seeds: int | Sequence[int] | None
-    max_steps: int | None
-    timeout: float | None
-    reset_options: Mapping[str, Any] | None
-    record: bool
-    min_episodes: int | None
-    deadline: float | None
-    max_ahead: int | None
-    on_progress: Callable[[Summary], None] | None
     retry: Retry
     summary: Summary
+    max_steps: int | None = None
+    timeout: float | None = None
+    reset_options: Mapping[str, Any] | None = None
+    record: bool = True
+    min_episodes: int | None = None
+    deadline: float | None = None
+    max_ahead: int | None = None
+    on_progress: Callable[[Summary], None] | None = None
     admission: Admission | None = None
 
     def __post_init__(self) -> None:

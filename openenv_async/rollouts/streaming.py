@@ -19,12 +19,17 @@ import logging
 import random
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Final, Self
+from typing import Any, Self, Unpack
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seed
-from openenv_async.rollouts.collection import CollectOptions, outcomes_of
+from openenv_async.rollouts.collection import (
+    BatchKeywords,
+    CollectOptions,
+    EpisodeKeywords,
+    outcomes_of,
+)
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
 from openenv_async.rollouts.sessions import Retry, Source, client_factories, usual_retry
 from openenv_async.rollouts.summary import Summary
@@ -35,10 +40,13 @@ __all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]
 
 log = logging.getLogger("openenv_async.rollouts")
 
-_PASSED_ON: Final = frozenset(
-    {"max_steps", "reset_options", "min_episodes", "on_progress", "record"}
-)
-"""Further arguments of ``collect`` that ``stream`` takes."""
+
+class StreamKeywords(BatchKeywords, total=False):
+    """Keyword arguments that ``stream`` and ``stream_groups`` share, except those of URLs."""
+
+    concurrency: int
+    seed: int | None
+    max_staleness: int | None
 
 
 class EpisodeStream(AsyncIterator[StreamedEpisode]):
@@ -191,22 +199,19 @@ def stream(
     policy: Callable[..., Any],
     *,
     episodes: int | None = None,
-    concurrency: int = 64,
     group_size: int = 1,
+    concurrency: int = 64,
     seed: int | None = None,
     max_staleness: int | None = None,
-    max_ahead: int | None = None,
     partial: bool = False,
     failures: bool = False,
-    deadline: float | None = None,
-    timeout: float | None = None,
     connections: int | None = None,
     token: str | None = None,
     retry: Retry | None = None,
     summary: Summary | None = None,
-    **options: Any,
+    **options: Unpack[EpisodeKeywords],
 ) -> EpisodeStream:
-    """Episodes as they end, for ``async for``.
+    """Play episodes for ``async for``, each handed over when it has ended.
 
     It starts when it is first iterated; close it (``async with``) to stop.
 
@@ -215,49 +220,32 @@ def stream(
         policy: as for ``collect``; one with an integer ``version`` (``VersionedPolicy``) is
             watched for staleness.
         episodes: how many in all; endless when ``None``.
-        concurrency: episodes at once.
         group_size: episodes of one seed that begin one after the other.
+        concurrency: episodes at once.
         seed: of the first group, the others count on; a random one is drawn when ``None``.
         max_staleness: versions that an episode's first action may be behind the current one when
             the episode is read. An episode begins only when it can be read by then, and whole
             groups before others; one that is late all the same is left out, and that is logged.
-        max_ahead: episodes that may wait for the reader; ``2 * concurrency`` by default. Those
-            that run when it is reached are finished.
-        partial: hand over episodes that were cut off at a deadline with steps, too.
+        partial: hand over episodes that were stopped at a deadline with steps, too.
         failures: hand over everything that is not usable, too.
-        deadline: seconds after which all that runs is cut off; only with ``episodes``.
-        timeout: seconds for one episode.
-        connections, token, retry, options: as for ``collect``.
+        connections, token, retry: as for ``collect``.
         summary: is filled as episodes end; bring one to read it afterwards.
+        options: as for ``collect``: ``max_steps``, ``timeout`` and ``reset_options`` of each
+            episode, ``record``, ``on_progress``; ``max_ahead``, episodes that may wait for the
+            reader (those that run when it is reached are finished); ``deadline`` and
+            ``min_episodes``, only with ``episodes``.
     """
     group_size = check_count("group_size", group_size)
     check_policy(policy)
     if max_staleness is not None:
         max_staleness = check_count("max_staleness", max_staleness, 0)
-        if not hasattr(policy, "version"):
-            raise ValueError("max_staleness needs a policy with a version: VersionedPolicy")
-    if deadline is not None and episodes is None:
-        raise ValueError("deadline= needs a number of episodes: an endless stream has no end")
-    unknown = sorted(set(options) - _PASSED_ON)
-    if unknown:
-        raise TypeError(
-            f"stream() has no argument {unknown[0]!r}; there are {', '.join(sorted(_PASSED_ON))}"
-            " besides its own"
-        )
+    _check_stream(policy, episodes, max_staleness, options)
     summary = summary if summary is not None else Summary(episodes)
     watch = PolicyWatch(policy, group_size, max_staleness)
     admission = None
     if max_staleness is not None:
         admission = Admission(lambda: watch.version, group_size, max_staleness)
     make = itertools.cycle(client_factories(source, connections, token))
-    given: dict[str, Any] = {
-        "max_steps": None,
-        "reset_options": None,
-        "min_episodes": None,
-        "on_progress": None,
-        "record": True,
-        **options,
-    }
     outcomes = outcomes_of(
         [lambda: WatchedClient(next(make)(), watch)],
         CollectOptions(
@@ -265,18 +253,35 @@ def stream(
             episodes=sys.maxsize if episodes is None else episodes,
             concurrency=concurrency,
             seeds=_GroupSeeds(seed, group_size),
-            max_ahead=max_ahead,
-            deadline=deadline,
-            timeout=timeout,
             retry=retry or usual_retry(source),
             summary=summary,
             admission=admission,
-            **given,
+            **options,
         ),
     )
     return EpisodeStream(
         outcomes, watch, summary, partial=partial, failures=failures, admission=admission
     )
+
+
+def _check_stream(
+    policy: Any, episodes: int | None, max_staleness: int | None, options: EpisodeKeywords
+) -> None:
+    """Refuse arguments that do not fit together.
+
+    Raises:
+        TypeError, ValueError: they do not.
+    """
+    known = EpisodeKeywords.__annotations__
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"stream() has no argument {unknown[0]!r}; there are {', '.join(sorted(known))}"
+            " besides its own"
+        )
+    if max_staleness is not None and not hasattr(policy, "version"):
+        raise ValueError("max_staleness needs a policy with a version: VersionedPolicy")
+    if options.get("deadline") is not None and episodes is None:
+        raise ValueError("deadline= needs a number of episodes: an endless stream has no end")
 
 
 @renamed_arguments(min_count="min_episodes")
@@ -286,26 +291,18 @@ def stream_groups(
     *,
     group_size: int,
     groups: int | None = None,
-    concurrency: int = 64,
-    seed: int | None = None,
-    max_staleness: int | None = None,
-    max_ahead: int | None = None,
-    deadline: float | None = None,
-    timeout: float | None = None,
     connections: int | None = None,
     token: str | None = None,
-    retry: Retry | None = None,
-    summary: Summary | None = None,
-    **options: Any,
+    **options: Unpack[StreamKeywords],
 ) -> GroupStream:
     """Play groups and hand each over once all of its episodes have ended, failures included.
 
     Args:
-        source, policy, options: as for ``stream``.
+        source, policy: as for ``stream``.
         group_size: episodes of one seed.
         groups: how many in all; endless when ``None``.
-        concurrency, seed, max_staleness, max_ahead, deadline, timeout, connections, token,
-        retry, summary: as for ``stream``.
+        connections, token, options: as for ``stream``: ``concurrency``, ``seed``,
+            ``max_staleness``, ``max_ahead``, ``deadline``, ``timeout``, ``retry``, ``summary``, …
     """
     group_size = check_count("group_size", group_size)
     if groups is not None:
@@ -314,19 +311,11 @@ def stream_groups(
         source,
         policy,
         episodes=None if groups is None else groups * group_size,
-        concurrency=concurrency,
         group_size=group_size,
-        seed=seed,
-        max_staleness=max_staleness,
-        max_ahead=max_ahead,
         partial=True,
         failures=True,
-        deadline=deadline,
-        timeout=timeout,
         connections=connections,
         token=token,
-        retry=retry,
-        summary=summary,
         **options,
     )
     return GroupStream(episodes, group_size)

@@ -55,9 +55,9 @@ def test_a_dead_worker_of_a_full_group_is_replaced_by_exactly_one() -> None:
     for _ in range(8):
         scheduler.ask()
     assert len(scheduler.plan(1.0).grants) == 8
-    assert len(scheduler.died(3, 2.0)) == 1
-    scheduler.ask()  # whoever was there plays again
-    plan = grown(scheduler, 2.0)
+    assert len(scheduler.died(3, 7.0)) == 1
+    scheduler.ask()  # its caller plays again
+    plan = grown(scheduler, 7.0)
     assert (len(plan.starts), len(plan.grants)) == (1, 1)
 
 
@@ -154,13 +154,99 @@ def test_a_resting_worker_serves_only_if_no_other_can() -> None:
     assert scheduler.plan(1.0).grants == [(first, 2), (second, 1)]
 
 
-def test_a_held_source_starts_later() -> None:
-    scheduler = Scheduler([owned()])
+def test_a_source_pauses_twice_as_long_after_each_failure() -> None:
+    scheduler = Scheduler([owned(1, 1)])
     scheduler.ask()
-    scheduler.hold(0, 7.0)
-    plan = scheduler.plan(0.0)
-    assert (plan.starts, plan.wake_at) == ([], 7.0)
-    assert len(scheduler.plan(7.0).starts) == 1
+    now, pauses = 0.0, []
+    for _ in range(9):
+        (started,) = [worker for worker, _ in scheduler.plan(now).starts]
+        scheduler.start_failed(started, now)
+        plan = scheduler.plan(now)
+        assert plan.starts == []
+        pauses.append(plan.wake_at - now)
+        now = plan.wake_at
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert scheduler.statistics(now).starts_failed == 9
+
+
+def test_failures_at_one_time_count_as_one() -> None:
+    scheduler = Scheduler([owned(3, 1)], min_workers=3)
+    assert [worker for worker, _ in scheduler.plan(0.0).starts] == [1, 2, 3]
+    for worker, now in ((1, 0.0), (2, 0.0), (3, 0.49)):
+        scheduler.start_failed(worker, now)
+    assert scheduler.plan(0.49).wake_at == 0.5
+    for worker, _ in scheduler.plan(0.5).starts:
+        scheduler.start_failed(worker, 0.5)
+    assert scheduler.plan(0.5).wake_at == 1.5  # the second failure, not the fourth
+
+
+def test_a_pause_is_jittered_and_of_one_source() -> None:
+    scheduler = Scheduler([owned(1, 1), owned(1, 1)], min_workers=2)
+    scheduler.plan(0.0)
+    scheduler.start_failed(1, 0.0, 1.25)
+    scheduler.start_failed(2, 0.0, 0.75)
+    assert scheduler.plan(0.0).wake_at == 0.375
+    assert scheduler.plan(0.375).starts == [(3, 1)]
+    assert scheduler.plan(0.375).wake_at == 0.625
+    assert scheduler.plan(0.625).starts == [(4, 0)]
+
+
+def test_a_death_soon_after_the_start_counts_as_a_failed_start() -> None:
+    scheduler = Scheduler([owned(1, 1)], min_workers=1)
+    grown(scheduler)
+    assert scheduler.is_short_lived(1, 4.99)
+    assert not scheduler.is_short_lived(1, 5.0)
+    scheduler.died(1, 4.0, 0.5)
+    assert (scheduler.plan(4.0).starts, scheduler.plan(4.0).wake_at) == ([], 4.25)
+    grown(scheduler, 4.25)
+    scheduler.died(2, 9.25)  # old enough
+    assert scheduler.plan(9.25).starts == [(3, 0)]
+
+
+def test_failures_are_forgotten_once_a_worker_has_been_up_for_a_while() -> None:
+    scheduler = Scheduler([owned(1, 1), owned(1, 1)], min_workers=2)
+    for now in (0.0, 0.5):
+        for worker, _ in scheduler.plan(now).starts:
+            scheduler.start_failed(worker, now)
+    (first, _), _ = scheduler.plan(1.5).starts
+    scheduler.ready(first, 1.5)
+    scheduler.forgive(6.49)
+    scheduler.start_failed(first + 1, 6.5)  # of the other source, whose failures are its own
+    scheduler.died(first, 6.49)
+    assert scheduler.plan(6.5).wake_at == 8.49  # the third failure: two more seconds
+    (first, _), *_ = scheduler.plan(8.5).starts
+    scheduler.ready(first, 8.5)
+    scheduler.forgive(13.5)
+    scheduler.died(first, 13.4)
+    assert scheduler.plan(13.4).wake_at == 13.9
+
+
+def test_every_count_is_of_what_happened() -> None:
+    scheduler = Scheduler([owned(3, 2)], min_workers=1, idle_ttl=1.0)
+    lease, revoked, third = (scheduler.ask() for _ in range(3))
+    assert len(scheduler.plan(0.0).starts) == 2
+    scheduler.ready(1, 1.0)
+    assert len(scheduler.plan(1.0).grants) == 2
+    scheduler.revoke(revoked, 1.0)
+    now = scheduler.statistics(1.0)
+    assert (now.ready, now.starting, now.draining, now.capacity) == (1, 1, 0, 2)
+    assert (now.sessions, now.waiting, now.sessions_leased) == (1, 1, 1)
+    assert scheduler.plan(1.0).grants == [(third, 1)]
+    scheduler.ready(2, 2.0)
+    scheduler.drain(1)
+    scheduler.release(third, 2.0)
+    now = scheduler.statistics(2.0)
+    assert (now.ready, now.starting, now.draining, now.capacity) == (1, 0, 1, 2)
+    scheduler.release(lease, 2.0)
+    assert scheduler.plan(2.0).ends == [1]
+    scheduler.died(2, 10.0)
+    scheduler.start_failed(scheduler.plan(10.0).starts[0][0], 10.0)
+    now = scheduler.statistics(10.0)
+    assert (now.ready, now.starting, now.draining, now.capacity) == (0, 0, 0, 0)
+    assert (now.sessions_leased, now.peak_workers) == (2, 2)
+    counts = (now.workers_started, now.starts_failed, now.workers_died, now.workers_ended)
+    assert counts == (2, 1, 1, 1)
+    assert now.as_dict()["seconds"]["starting"] == 3.0
 
 
 def test_every_second_is_counted_once() -> None:
@@ -216,7 +302,7 @@ class Histories(RuleBasedStateMachine):
         assert plan.wake_at > self.now
         for worker in scheduler.workers.values():
             assert worker.phase is not WorkerPhase.DRAINING or worker.leases
-        # Whoever still waits does so because there is no slot, and none can be made.
+        # A ticket waits because there is no slot, and none can be made.
         if scheduler.waiting:
             assert not any(
                 worker.phase is WorkerPhase.READY
@@ -275,14 +361,16 @@ class Histories(RuleBasedStateMachine):
         self.obey()
 
     @precondition(lambda self: self.some(WorkerPhase.STARTING))
-    @rule(data=st.data(), pause=st.integers(0, 9))
-    def fail(self, data: st.DataObject, pause: int) -> None:
+    @rule(data=st.data(), jitter=st.floats(0.75, 1.25))
+    def fail(self, data: st.DataObject, jitter: float) -> None:
         worker = data.draw(st.sampled_from(self.some(WorkerPhase.STARTING)))
-        source = self.scheduler.workers[worker].source
-        self.scheduler.start_failed(worker, self.now)
+        self.scheduler.start_failed(worker, self.now, jitter)
         self.gone(worker)
-        self.scheduler.hold(source, self.now + pause)
         self.obey()
+
+    @rule()
+    def forgive(self) -> None:
+        self.scheduler.forgive(self.now)
 
     @precondition(lambda self: self.some(WorkerPhase.READY) + self.some(WorkerPhase.DRAINING))
     @rule(data=st.data())

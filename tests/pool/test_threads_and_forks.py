@@ -42,7 +42,7 @@ async def test_another_thread_reads_in_a_turn_of_the_loop(
 async def test_a_loop_that_gives_no_turn_is_read_as_it_stands(
     readers: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openenv_async.pool.statistics._TURN", 0.01)
+    monkeypatch.setattr("openenv_async.pool.pool._TURN", 0.01)
     found: list[int] = []
     async with EnvPool(LoopProvider()) as pool, pool.session():
         readers.clear()
