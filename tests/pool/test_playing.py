@@ -169,9 +169,9 @@ async def test_a_wrong_action_ends_the_collection() -> None:
             await pool.rollout(lambda observation: {"amount": "many"})
         await until(lambda: pool.statistics().sessions == 0)
         with pytest.raises(ValueError, match="belong to URLs"):
-            pool.collect(one, 1, token="x")
+            pool.collect(one, 1, token="x")  # type: ignore[call-arg]  # a URL's
         with pytest.raises(ValueError, match="retry must be one of"):
-            pool.collect(one, 1, retry="always")
+            pool.collect(one, 1, retry="always")  # type: ignore[arg-type]  # no such word
 
 
 async def test_leaving_a_collection_gives_everything_back() -> None:

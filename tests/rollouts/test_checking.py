@@ -245,12 +245,15 @@ def test_arguments_of_streams_that_make_no_sense_are_refused_at_once(
 
 
 async def test_numbers_of_numpy_are_numbers() -> None:
-    episodes: Any = np.int64(2)
+    numbers: dict[str, Any] = {
+        "episodes": np.int64(2),
+        "concurrency": np.int8(1),
+        "seeds": np.arange(3),
+        "timeout": np.float32(30),
+        "max_steps": np.uint8(9),
+    }
     async with serve(Counting) as url:
-        outcomes = await collect_all(
-            url, move, episodes=episodes, concurrency=np.int8(1), seeds=np.arange(3),
-            timeout=np.float32(30), max_steps=np.uint8(9),
-        )  # fmt: skip
+        outcomes = await collect_all(url, move, **numbers)
     assert [o.episode.seed for o in outcomes if o.episode] == [0, 1]
     assert all(type(o.index) is int for o in outcomes)
 
