@@ -84,7 +84,7 @@ class AtariEnvironment(Environment):  # type: ignore[misc]  # as above
 
 
 class AnnouncingServer(uvicorn.Server):
-    """What ``uvicorn.run`` runs, saying where it listens."""
+    """The server of ``uvicorn.run``, which says where it listens."""
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         await super().startup(*args, **kwargs)

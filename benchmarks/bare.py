@@ -1,4 +1,4 @@
-"""What surviving costs: this project as it comes, and with nothing of it switched on.
+"""The cost of surviving: this project as it comes, and with nothing of it switched on.
 
 ``python -m benchmarks.bare``: the bare side has no deadlines (so no heap, no timer), no lease, no
 resume and no idle clock. Replies are kept until they are acknowledged on both sides: without that

@@ -148,7 +148,7 @@ WORKLOADS: Final = (
 
 @dataclass(slots=True)
 class Run:
-    """What one side did with one workload in one round."""
+    """The figures of one side with one workload in one round."""
 
     workload: str
     side: SideName
@@ -158,7 +158,7 @@ class Run:
 
 @dataclass(slots=True)
 class Options:
-    """What the command line asked for."""
+    """The options of the command line."""
 
     rounds: int
     seconds: float
@@ -337,7 +337,7 @@ def cell(runs: Sequence[Run], workload: Workload, side: SideName, metric: str) -
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a workload ended: how many times better, and whether that meets what is asked."""
+    """The result of a workload: how many times better, and whether that meets the target."""
 
     ratio: float | None
     tuned_ratio: float | None

@@ -1,4 +1,4 @@
-"""What a container costs: starting one, and stepping through it against a local process.
+"""The cost of a container: starting one, and stepping through it against a local process.
 
     python -m benchmarks.containers [--image echo-env:latest] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""How much of the cores a CPU-bound sync environment gets under process isolation.
+"""The share of the cores that a CPU-bound sync environment gets under process isolation.
 
 ``python -m benchmarks.cores``: steps of 5 ms of pure Python, eight sessions, one worker process
 per core. The ideal is the same work in as many plain processes with nothing around it. Both are
@@ -32,7 +32,7 @@ class Work:
 
 @dataclass
 class Done:
-    """What came of it."""
+    """The measured work."""
 
     total: int
 
@@ -58,7 +58,7 @@ class Busy(Environment[Work, Done, dict[str, Any]]):
 
 
 def calibrate() -> int:
-    """How many iterations take ``STEP`` seconds of CPU here."""
+    """Return the number of iterations that take ``STEP`` seconds of CPU here."""
     iterations, best = 10_000, float("inf")
     for _ in range(200):
         begin = time.process_time()

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MESSAGE: Final = "hello from the benchmark"
-"""What every action says and every observation must say back."""
+"""The message of every action, which every observation must repeat."""
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
@@ -64,7 +64,7 @@ class Session:
 
 
 OpenSession = Callable[[], Awaitable[Session]]
-"""Connects a new session; its first reset is the driver's."""
+"""A function that connects a new session; its first reset is the driver's."""
 
 
 def raise_file_limit() -> None:

@@ -1,4 +1,4 @@
-"""What each environment of this repository costs: steps/s in process and served, memory.
+"""The cost of each environment of this repository: steps/s in process and served, memory.
 
 ``python -m benchmarks.environments``: random actions of the environment's own schema, resets
 included. In process: one session through ``connect``, the same engine without a socket. Served: a

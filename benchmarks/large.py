@@ -1,4 +1,4 @@
-"""How long large replies hold the server's event loop, and what others get done meanwhile.
+"""The time that large replies hold the server's event loop, and the work of others meanwhile.
 
 ``python -m benchmarks.large``: a server in a process of its own, three sessions that ask for a
 25 MB array at the same moment, over and over, and three that step small ones. The server samples
@@ -25,7 +25,7 @@ SAMPLE = 0.002
 
 @dataclass
 class Want:
-    """How many bytes to film."""
+    """The number of bytes to film."""
 
     size: int
 
@@ -74,7 +74,7 @@ KINDS = {"inline": InlineCamera, "thread": ThreadCamera, "process": ProcessCamer
 
 
 class _Lag:
-    """Samples how late the running loop wakes up, in seconds."""
+    """Samples of the running loop's delay, in seconds."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []

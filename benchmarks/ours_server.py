@@ -21,14 +21,14 @@ FRAME_SHAPE: Final = (84, 84, 4)
 
 @dataclass(slots=True)
 class EchoAction:
-    """What the agent says."""
+    """A message of the agent."""
 
     message: str
 
 
 @dataclass(slots=True)
 class EchoObservation:
-    """What it hears back."""
+    """The reply to it."""
 
     message: str
     reward: float | None = None

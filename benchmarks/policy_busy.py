@@ -1,4 +1,4 @@
-"""How busy a batched policy is kept by many concurrent episodes.
+"""The share of the time that many concurrent episodes keep a batched policy busy.
 
 A model that takes 20 ms a batch is the scarce thing of a training run; the environments and what
 carries them should never let it wait. ``python -m benchmarks.policy_busy`` plays 256 episodes at

@@ -18,13 +18,13 @@ from benchmarks.driver import MESSAGE, Session, client_parser, run
 
 
 class EchoAction(Action):
-    """What the agent says."""
+    """A message of the agent."""
 
     message: str
 
 
 class EchoObservation(Observation):
-    """What it hears back."""
+    """The reply to it."""
 
     message: str
 

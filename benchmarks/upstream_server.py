@@ -19,13 +19,13 @@ from benchmarks.driver import announce, raise_file_limit, server_parser
 
 
 class EchoAction(Action):
-    """What the agent says."""
+    """A message of the agent."""
 
     message: str
 
 
 class EchoObservation(Observation):
-    """What it hears back."""
+    """The reply to it."""
 
     message: str
 
@@ -93,7 +93,7 @@ class AsyncEchoEnvironment(EchoEnvironment):
 
 
 class AnnouncingServer(uvicorn.Server):
-    """What ``uvicorn.run`` runs, saying where it listens."""
+    """The server of ``uvicorn.run``, which says where it listens."""
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         await super().startup(*args, **kwargs)

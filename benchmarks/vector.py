@@ -83,7 +83,7 @@ def halves(env: GymVectorEnv) -> Callable[[Any], object]:
 
 
 def sides(count: int) -> dict[str, tuple[Callable[[Any], object], int | None, Any]]:
-    """How to step each side, the server's process, and what to close."""
+    """Return each side's step function, its server's process, and what to close."""
     made: dict[str, tuple[Callable[[Any], object], int | None, Any]] = {}
     for name in ("served", "served, send/recv"):
         env = GymVectorEnv("gymnasium-inline", count, params={"id": ID}, copy=False)

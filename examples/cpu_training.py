@@ -1,4 +1,4 @@
-"""What the GRPO examples share: to train in minutes on a CPU, and to tell how it went.
+"""Common parts of the GRPO examples: training in minutes on a CPU, and telling how it went.
 
 Nothing here knows of environments.
 """
@@ -57,7 +57,7 @@ def config(
 
 
 def logged(trainer: Any) -> list[dict[str, float]]:
-    """What a trainer logged of each step; ``reward`` is the mean of its episodes."""
+    """Return a trainer's log of each step; ``reward`` is the mean of its episodes."""
     return [entry for entry in trainer.state.log_history if "reward" in entry]
 
 

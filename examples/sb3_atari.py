@@ -3,7 +3,7 @@
     python examples/sb3_atari.py --game breakout --steps 1000000
     python examples/sb3_atari.py --smoke
 
-Needs the ``atari`` environment and the extra ``sb3``. What a million steps take is a matter of
+Needs the ``atari`` environment and the extra ``sb3``. The time of a million steps is a matter of
 the machine's graphics card; ``--smoke`` shows on any that everything works.
 """
 

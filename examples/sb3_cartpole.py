@@ -29,7 +29,7 @@ SOLVED = 475.0
 
 
 class Returns(BaseCallback):
-    """Collects the return of every training episode and the step at which it ended."""
+    """A record of the return of every training episode and the step at which it ended."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,9 +10,15 @@ from tests.docs.pages import ROOT
 from tests.docs.words import ALLOWED, breaches, files, in_page, in_source
 
 CLEAN = (
-    "benchmarks/README.md",
-    "examples/trl_environment_factory.py",
-    "examples/trl_grpo.py",
+    "README.md",
+    "benchmarks",
+    "docs/benchmarks.md",
+    "docs/containers.md",
+    "docs/metrics.md",
+    "docs/reliability.md",
+    "docs/security.md",
+    "docs/writing-environments.md",
+    "examples",
     "openenv_async/arrays",
     "openenv_async/building",
     "openenv_async/endpoints",
