@@ -128,8 +128,9 @@ def refuse_unknown(info: inspect.Type, tree: Any, path: str = "$") -> None:
         is_object = isinstance(info, OBJECTS)
         if is_object:
             _check_names(info, tree, path)
+        has_names = is_object and isinstance(tree, dict)
         for key, kind, item in typed_items(info, tree):
-            refuse_unknown(kind, item, f"{path}.{key}" if is_object else f"{path}[{key!r}]")
+            refuse_unknown(kind, item, f"{path}.{key}" if has_names else f"{path}[{key!r}]")
 
 
 def _check_names(info: Any, tree: Any, path: str) -> None:

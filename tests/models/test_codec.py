@@ -12,7 +12,15 @@ import sys
 import threading
 import uuid
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import (
+    Annotated,  # noqa: F401 # cases name it in text
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypedDict,
+    TypeVar,
+)
 
 import attrs
 import msgspec
@@ -24,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openenv_async.errors import InvalidModel, ProtocolError
-from openenv_async.models import Format, PayloadCodec, field_names, json_schema, to_builtins
+from openenv_async.models import Format, PayloadCodec, field_names, to_builtins
 
 FORMATS: list[Format] = ["msgpack", "json", "plain"]
 T = TypeVar("T")
@@ -580,83 +588,6 @@ def test_to_builtins() -> None:
     assert tree["b"] == b"a"
     with pytest.raises(InvalidModel, match="object"):
         to_builtins([object()])
-
-
-@dataclass
-class Scene:
-    bare: np.ndarray[Any, Any]
-    typed: npt.NDArray[np.float32]
-    maybe: npt.NDArray[np.int64] | None
-    many: list[npt.NDArray[np.uint8]]
-    named: dict[str, list[npt.NDArray[np.int8]]] | None
-    pair: tuple[int, npt.NDArray[np.bool_]]
-    shaped: Annotated[
-        npt.NDArray[np.uint8],
-        msgspec.Meta(extra_json_schema={"x-ndarray": {"shape": [2], "low": 0, "high": 9}}),
-    ]
-    inner: PydanticOuter
-    again: Scene | None = None
-
-
-class SceneTuple(NamedTuple):
-    a: npt.NDArray[np.float64]
-
-
-def test_json_schema_of_arrays() -> None:
-    schema = json_schema(SceneTuple)
-    [item] = schema["$defs"]["SceneTuple"]["prefixItems"]
-    assert item == {"type": "array", "x-ndarray": {"dtype": "<f8"}}
-
-    @dataclass
-    class Local:
-        x: int = 0
-
-    assert json_schema(Local)["$defs"]["Local"]["additionalProperties"] is False
-    assert json_schema(npt.NDArray[np.float32])["x-ndarray"] == {"dtype": "<f4"}
-    assert json_schema(np.float32) == {"type": "number"}
-
-
-def test_json_schema_of_nested_arrays() -> None:
-    fields = json_schema(Scene)["$defs"]["Scene"]["properties"]
-
-    def array(dtype: str) -> dict[str, Any]:
-        return {"type": "array", "x-ndarray": {"dtype": dtype}}
-
-    assert fields["bare"] == {"type": "array", "x-ndarray": {}}
-    assert fields["typed"] == array("<f4")
-    assert array("<i8") in fields["maybe"]["anyOf"]
-    assert fields["many"]["items"] == array("|u1")
-    assert fields["named"]["anyOf"][0]["additionalProperties"]["items"] == array("|i1")
-    assert fields["pair"]["prefixItems"][1] == array("|b1")
-    assert fields["shaped"]["x-ndarray"] == {"shape": [2], "low": 0, "high": 9, "dtype": "|u1"}
-
-
-def refs(tree: Any) -> list[str]:
-    if isinstance(tree, dict):
-        own = [tree["$ref"]] if isinstance(tree.get("$ref"), str) else []
-        return own + [ref for value in tree.values() for ref in refs(value)]
-    return [ref for value in tree for ref in refs(value)] if isinstance(tree, list) else []
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        *(*KINDS, TuplePoint, Node, Scene, Rich, PydanticOuter, Box[PydanticOuter]),
-        *(list[Cat | Dog], Any, dict, dict[str, Any], int, Box[int], Sight),
-        dict[str, list[PydanticOuter]],
-    ],
-)
-def test_json_schema_is_json_and_its_references_resolve(model: Any) -> None:
-    schema = json_schema(model)
-    msgspec.json.encode(schema)
-    for ref in refs(schema):
-        assert ref.removeprefix("#/$defs/") in schema["$defs"]
-
-
-def test_json_schema_of_untyped() -> None:
-    assert json_schema(Any) == {}
-    assert json_schema(dict) == {"type": "object"}
-    assert json_schema(PydanticPoint)["properties"]["x"]["type"] == "integer"
 
 
 def test_nothing_heavy_is_imported() -> None:
