@@ -1,38 +1,47 @@
-"""Forms from a JSON Schema: what a field takes, and what was typed as a value of it."""
+"""Forms from a JSON Schema: fields are asked for, and what was typed is read as their values."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.schemas.fit import misfit
+from openenv_async.schemas.refs import resolved
 
-__all__ = ["ask", "kind_of", "resolve"]
-
-
-def resolve(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without its first references."""
-    for _ in range(16):
-        if not isinstance(schema, Mapping) or "$ref" not in schema:
-            break
-        target: Any = root
-        for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
-            target = target[part.replace("~1", "/").replace("~0", "~")] if part else target
-        schema = target
-    return dict(schema) if isinstance(schema, Mapping) else {}
+__all__ = ["ask", "described", "kind_of"]
 
 
-def kind_of(schema: Any, root: Mapping[str, Any]) -> str:
-    """What a schema takes, in a few words: ``integer 0 to 99``."""
-    found = resolve(schema, root)
+_DEEPEST: Final = 8
+"""Levels of alternatives and items that are told of a schema, which may contain itself."""
+
+
+def described(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema as a mapping without references; an empty one where it says nothing.
+
+    Raises:
+        InvalidModel: a reference leads to nothing.
+    """
+    found = resolved(schema, root)
+    return found if isinstance(found, Mapping) else {}
+
+
+def kind_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
+    """Return in a few words what a schema takes: ``integer 0 to 99``.
+
+    Args:
+        schema: a schema, or a part of one.
+        root: the whole schema.
+        depth: of the part in what is told, at most eight.
+    """
+    found = described(schema, root) if depth <= _DEEPEST else {}
     if "enum" in found:
         return " | ".join(json.dumps(each) for each in found["enum"])
     if "const" in found:
         return json.dumps(found["const"])
     for key in ("anyOf", "oneOf"):
         if key in found:
-            return " or ".join(dict.fromkeys(kind_of(each, root) for each in found[key]))
+            return " or ".join(dict.fromkeys(kind_of(each, root, depth + 1) for each in found[key]))
     if "x-ndarray" in found:
         about = found["x-ndarray"]
         shape = "×".join(
@@ -47,12 +56,12 @@ def kind_of(schema: Any, root: Mapping[str, Any]) -> str:
     elif low is not None or high is not None:
         text += f" from {low}" if low is not None else f" to {high}"
     if text == "array" and isinstance(found.get("items"), Mapping):
-        text += f" of {kind_of(found['items'], root)}"
+        text += f" of {kind_of(found['items'], root, depth + 1)}"
     return text
 
 
 def ask(schema: Mapping[str, Any], read: Callable[[str], str], say: Callable[[str], None]) -> Any:
-    """A value that fits a schema, asked for field by field until it does.
+    """Return a value that fits a schema, asked for field by field until it does.
 
     Args:
         schema: of an action.
@@ -74,7 +83,7 @@ def _value(
     read: Callable[[str], str],
     say: Callable[[str], None],
 ) -> Any:
-    found = resolve(schema, root)
+    found = described(schema, root)
     properties = found.get("properties")
     if properties:
         required = set(found.get("required", ()))
@@ -98,7 +107,7 @@ def _field(
     read: Callable[[str], str],
     say: Callable[[str], None],
 ) -> Any:
-    found = resolve(schema, root)
+    found = described(schema, root)
     hint = kind_of(schema, root)
     if not required:
         hint += f", empty for {json.dumps(found.get('default'))}"
@@ -106,15 +115,15 @@ def _field(
         text = read(f"{name} ({hint}): ")
         if not text.strip() and not required:
             return _LEFT_OUT
-        value = _typed(text, found)
-        problem = misfit(value, {**found, "$defs": root.get("$defs", {})})
+        value = _typed(text, found, root)
+        problem = misfit(value, schema, root)
         if problem is None:
             return value
         say(f"{name}: {problem.removeprefix('$ ')}")
 
 
-def _typed(text: str, schema: Mapping[str, Any]) -> Any:
-    """What was typed, as JSON where that makes what is wanted, else as text."""
+def _typed(text: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Return what was typed: as JSON where that makes what is wanted, else as text."""
     if schema.get("type") == "string" and "enum" not in schema:
         return text
     try:
@@ -125,6 +134,6 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
         import numpy as np
 
         return np.asarray(value, schema["x-ndarray"].get("dtype"))
-    if misfit(value, dict(schema)) is not None and misfit(text.strip(), dict(schema)) is None:
+    if misfit(value, schema, root) is not None and misfit(text.strip(), schema, root) is None:
         return text.strip()
     return value

@@ -141,19 +141,19 @@ def _print(about: dict[str, Any]) -> None:
 
 def field_rows(schema: Any) -> list[tuple[str, str, str]]:
     """Name, type and description of each field of a schema; one row where it is no object."""
-    from openenv_async.cli.forms import kind_of, resolve
+    from openenv_async.cli.forms import described, kind_of
 
     if not schema:
         return []
-    found = resolve(schema, schema)
+    found = described(schema, schema)
     properties = found.get("properties")
     if not properties:
         return [("(value)", kind_of(found, schema), "")]
     required = set(found.get("required", ()))
     rows = []
     for name, part in properties.items():
-        described = resolve(part, schema).get("description", "") or part.get("description", "")
-        optional = "" if name in required else f"= {json.dumps(part.get('default'))}"
-        about = " ".join(f"{optional} {described}".split())
+        field = described(part, schema)
+        default = "" if name in required else f"= {json.dumps(field.get('default'))}"
+        about = " ".join(f"{default} {field.get('description', '')}".split())
         rows.append((name, kind_of(part, schema), about))
     return rows

@@ -21,6 +21,9 @@ from typing import Any, Final
 
 import msgspec
 
+from openenv_async.errors import InvalidModel
+from openenv_async.schemas.refs import resolved
+
 __all__ = ["Model", "model_from_schema"]
 
 _DEEPEST: Final = 16
@@ -61,7 +64,7 @@ def _model(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Model
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return Model(Any, _same)
     if "$ref" in schema:
-        return _model(_resolved(schema["$ref"], root), name, root, depth + 1)
+        return _model(_followed(schema, root), name, root, depth + 1)
     if "x-ndarray" in schema:
         return Model(Any, _same)
     for key in ("anyOf", "oneOf"):
@@ -76,14 +79,12 @@ def _model(schema: Any, name: str, root: Mapping[str, Any], depth: int) -> Model
     return Model(_PLAIN.get(kind, Any) if isinstance(kind, str) else Any, _same)
 
 
-def _resolved(ref: Any, root: Mapping[str, Any]) -> Any:
-    """Return what a reference points to: the empty schema where it points to nothing."""
-    target: Any = root
-    for part in str(ref).removeprefix("#").strip("/").split("/"):
-        if part:
-            key = part.replace("~1", "/").replace("~0", "~")
-            target = target.get(key) if isinstance(target, Mapping) else None
-    return target
+def _followed(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return what a reference leads to: the empty schema where it leads to nothing."""
+    try:
+        return resolved(schema, root)
+    except InvalidModel:  # a class for the rest is of more use than none
+        return {}
 
 
 def _optional(members: Any, name: str, root: Mapping[str, Any], depth: int) -> Model:
@@ -141,7 +142,7 @@ def _is_nullable(schema: Any, root: Mapping[str, Any], depth: int) -> bool:
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return schema is True
     if "$ref" in schema:
-        return _is_nullable(_resolved(schema["$ref"], root), root, depth + 1)
+        return _is_nullable(_followed(schema, root), root, depth + 1)
     members = schema.get("anyOf") or schema.get("oneOf")
     if members:
         return any(_is_nullable(member, root, depth + 1) for member in members)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from openenv_async.schemas.refs import pointed_to
+
 __all__ = ["misfit"]
 
 _DEEPEST: Final = 64
@@ -29,12 +31,20 @@ _BOUNDS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 }
 
 
-def misfit(value: Any, schema: Any) -> str | None:
-    """Where and why a value does not fit; ``None`` when it does.
+def misfit(value: Any, schema: Any, root: Any = None) -> str | None:
+    """Return the place and the reason why a value does not fit; ``None`` when it does.
 
     Arrays and NumPy scalars fit as what ``x-ndarray`` says, or as numbers and lists.
+
+    Args:
+        value: plain data.
+        schema: a schema, or a part of one.
+        root: the whole, in which references are looked up; ``schema`` by default.
+
+    Raises:
+        InvalidModel: a reference of the schema leads to nothing.
     """
-    return next(_problems(value, schema, schema, "$", 0), None)
+    return next(_problems(value, schema, schema if root is None else root, "$", 0), None)
 
 
 def _problems(value: Any, schema: Any, root: Any, path: str, depth: int) -> Iterator[str]:
@@ -43,8 +53,9 @@ def _problems(value: Any, schema: Any, root: Any, path: str, depth: int) -> Iter
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return
     if "$ref" in schema:
-        yield from _problems(value, _resolve(schema["$ref"], root), root, path, depth + 1)
-        return
+        # Both count: a bound that is wider beside the reference takes none of its own away.
+        yield from _problems(value, pointed_to(schema["$ref"], root), root, path, depth + 1)
+        schema = {key: part for key, part in schema.items() if key != "$ref"}
     for part in schema.get("allOf", ()):
         yield from _problems(value, part, root, path, depth + 1)
     for key in ("anyOf", "oneOf"):
@@ -72,14 +83,6 @@ def _problems(value: Any, schema: Any, root: Any, path: str, depth: int) -> Iter
         yield from _of_text(value, schema, path)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield from _of_number(value, schema, path)
-
-
-def _resolve(ref: str, root: Any) -> Any:
-    target: Any = root
-    for part in ref.removeprefix("#").strip("/").split("/"):
-        if part:
-            target = target[part.replace("~1", "/").replace("~0", "~")]
-    return target
 
 
 def _of_type(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -14,6 +14,8 @@ import string
 from collections.abc import Mapping
 from typing import Any, Final
 
+from openenv_async.schemas.refs import resolved
+
 __all__ = ["sample"]
 
 _DEEP: Final = 8
@@ -24,12 +26,13 @@ _KINDS: Final = ("null", "boolean", "integer", "number", "string")
 
 
 def sample(schema: Mapping[str, Any], rng: random.Random) -> Any:
-    """A random value that fits ``schema``; arrays marked ``x-ndarray`` are ``np.ndarray``.
+    """Return a random value that fits ``schema``; arrays marked ``x-ndarray`` are ``np.ndarray``.
 
     Properties with a default are given half of the time.
 
     Raises:
         ValueError: no value fits, such as an empty enum or a schema that requires itself.
+        InvalidModel: a reference of the schema leads to nothing, or to itself.
     """
     return _sample(schema, rng, schema, 0)
 
@@ -42,7 +45,7 @@ def _sample(schema: Any, rng: random.Random, root: Mapping[str, Any], depth: int
     if schema is False:
         raise ValueError("no value fits the schema false")
     if "$ref" in schema:
-        return _sample(_resolve(schema["$ref"], root), rng, root, depth + 1)
+        return _sample(resolved(schema, root), rng, root, depth + 1)
     if "x-sample" in schema:
         return _sample(schema["x-sample"], rng, root, depth + 1)
     if "const" in schema:
@@ -55,7 +58,7 @@ def _sample(schema: Any, rng: random.Random, root: Mapping[str, Any], depth: int
     if "allOf" in schema:
         merged: dict[str, Any] = {key: schema[key] for key in schema if key != "allOf"}
         for part in schema["allOf"]:
-            merged |= _resolve(part["$ref"], root) if "$ref" in part else part
+            merged |= resolved(part, root)
         return _sample(merged, rng, root, depth + 1)
     if "x-ndarray" in schema:
         return _array(schema["x-ndarray"], rng)
@@ -87,14 +90,6 @@ def _implied_kind(schema: Mapping[str, Any]) -> str | None:
     if "items" in schema or "prefixItems" in schema:
         return "array"
     return None  # the empty schema: null fits it
-
-
-def _resolve(ref: str, root: Mapping[str, Any]) -> Any:
-    target: Any = root
-    for part in ref.removeprefix("#").strip("/").split("/"):
-        if part:
-            target = target[part.replace("~1", "/").replace("~0", "~")]
-    return target
 
 
 def _choice(values: list[Any], rng: random.Random) -> Any:

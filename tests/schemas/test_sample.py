@@ -138,7 +138,6 @@ def test_plain_schemas(seed: int) -> None:
         {"type": "integer", "minimum": 3, "maximum": 2},
         {"type": "number", "minimum": 3, "maximum": 2},
         {"type": "object", "required": ["a"], "additionalProperties": False},
-        {"$ref": "#"},
         {"type": "array", "minItems": 3, "maxItems": 1},
         {"type": "string", "minLength": 3, "maxLength": 1},
     ],

@@ -23,6 +23,7 @@ from openenv_async.errors import (
     SessionLost,
     SessionNotFound,
 )
+from openenv_async.schemas.refs import resolved
 
 _TYPED = "look at how the error is typed: its code must be the one of docs/protocol.md, section 8"
 _USABLE = "a call that is refused must change nothing, and end nothing"
@@ -76,12 +77,8 @@ async def an_invalid_action_is_refused(subject: Subject) -> None:
 def _wrong_action(subject: Subject) -> Any:
     if subject.own:
         return {"command": ["not", "a", "text"]}
-    schema = subject.schema.get("action", {})
-    while "$ref" in schema:
-        target: Any = subject.schema["action"]
-        for part in schema["$ref"].removeprefix("#").strip("/").split("/"):
-            target = target[part]
-        schema = target
+    whole = subject.schema.get("action", {})
+    schema = resolved(whole, whole)
     kind = schema.get("type")
     if kind == "object" and not schema.get("properties"):
         raise Skipped("any object is an action of this environment")

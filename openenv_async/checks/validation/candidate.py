@@ -16,6 +16,7 @@ from openenv_async.errors import (
     DeadlineExceeded,
     EnvironmentFailure,
     InvalidAction,
+    InvalidModel,
     OpenEnvError,
     ServerBusy,
 )
@@ -119,7 +120,7 @@ class Candidate:
             raise Skipped("the server gives no action schema (GET /schema)")
         try:
             return sample(self.schema["action"], rng)
-        except ValueError as exc:
+        except (ValueError, InvalidModel) as exc:
             raise Skipped(f"no action can be drawn from the schema: {exc}") from exc
 
     def turn(self, result: StepResult[Any]) -> Turn:

@@ -37,6 +37,7 @@ from gymnasium import spaces
 
 from openenv_async.errors import InvalidAction, InvalidObservation, OperationUnsupported
 from openenv_async.hosts.spaces import SPACE_KEY, opener, rebuilt, sender
+from openenv_async.schemas.refs import resolved
 
 __all__ = ["SpaceCodec", "codec_of", "exact_codec"]
 
@@ -71,13 +72,12 @@ def codec_of(
 
     Raises:
         OperationUnsupported: a part of it has no space; the message names the part.
+        InvalidModel: a reference of it leads to nothing.
     """
     reader = _Reader(schema, optional)
     if field is None:
         return reader.read(schema, "")
-    whole = schema
-    while "$ref" in whole:
-        whole = reader.resolve(whole["$ref"])
+    whole = resolved(schema, schema)
     properties = whole.get("properties", {})
     if field not in properties:
         raise OperationUnsupported(f"there is no field {field!r}, only {', '.join(properties)}")
@@ -97,7 +97,7 @@ class _Reader:
 
     def read(self, schema: Mapping[str, Any], where: str) -> SpaceCodec:
         if "$ref" in schema:
-            return self._referred(schema["$ref"], where)
+            return self._referred(schema, where)
         if SPACE_KEY in schema:
             return self._said(schema[SPACE_KEY], where)
         if "enum" in schema:
@@ -142,21 +142,15 @@ class _Reader:
             " takes one field of an observation"
         )
 
-    def _referred(self, ref: str, where: str) -> SpaceCodec:
+    def _referred(self, schema: Mapping[str, Any], where: str) -> SpaceCodec:
+        ref = schema["$ref"]
         if ref in self._open:
             raise self._unsupported(where, "that contains itself")
         self._open.append(ref)
         try:
-            return self.read(self.resolve(ref), where)
+            return self.read(resolved(schema, self._root), where)
         finally:
             self._open.pop()
-
-    def resolve(self, ref: str) -> Any:
-        """What a reference stands for."""
-        target: Any = self._root
-        for part in ref.removeprefix("#").strip("/").split("/"):
-            target = target[part.replace("~1", "/").replace("~0", "~")]
-        return target
 
     def _array(self, array: Mapping[str, Any], where: str) -> SpaceCodec:
         if "dtype" not in array or "shape" not in array or None in array["shape"]:

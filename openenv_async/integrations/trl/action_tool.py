@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from openenv_async.errors import OperationUnsupported
+from openenv_async.schemas.refs import resolved
 
 __all__ = ["action_function"]
 
@@ -18,12 +19,13 @@ _TYPES: Final[dict[str, Any]] = {
     "object": dict,
     "null": None,
 }
+_DEEPEST: Final = 16
+"""Levels that a hint tells of a schema, which may contain itself."""
 
 
 def action_function(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
     """A function that makes an action of its arguments, by the action's schema."""
-    definitions = schema.get("$defs", {})
-    schema = _resolved(schema, definitions)
+    root, schema = schema, resolved(schema, schema)
     properties: Mapping[str, Any] = schema.get("properties", {})
     if schema.get("type") != "object" or not all(map(str.isidentifier, properties)):
         raise OperationUnsupported(
@@ -33,9 +35,9 @@ def action_function(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
     parameters, lines = [], []
     ordered = sorted(properties.items(), key=lambda item: item[0] not in required)
     for field, of_field in ordered:
-        each = _resolved(of_field, definitions)
+        each = resolved(of_field, root)
         default = inspect.Parameter.empty if field in required else each.get("default")
-        hint = _hint(each, definitions)
+        hint = _hint(each, root)
         if field not in required and default is None:
             hint = hint | None if hint is not Any else Any
         parameters.append(
@@ -58,18 +60,14 @@ def action_function(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
     return tool
 
 
-def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    while "$ref" in schema:
-        schema = definitions[str(schema["$ref"]).rpartition("/")[2]]
-    return schema
-
-
-def _hint(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
-    """The Python type of a schema, as far as tool schemas can say it."""
-    schema = _resolved(schema, definitions)
+def _hint(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+    """Return the Python type of a schema, as far as tool schemas can say it."""
+    schema = resolved(schema, root)
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return Any
     kinds = schema.get("anyOf") or schema.get("oneOf")
     if kinds:
-        hints = [_hint(each, definitions) for each in kinds]
+        hints = [_hint(each, root, depth + 1) for each in kinds]
         if Any in hints:
             return Any
         found: Any = hints[0]
@@ -78,10 +76,10 @@ def _hint(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
         return found
     kind = schema.get("type")
     if isinstance(kind, list):
-        return _hint({"anyOf": [{"type": each} for each in kind]}, definitions)
+        return _hint({"anyOf": [{"type": each} for each in kind]}, root, depth + 1)
     if kind == "array":
         items = schema.get("items")
-        return list[_hint(items, definitions)] if items else list  # type: ignore[misc]  # made at run time
+        return list[_hint(items, root, depth + 1)] if items else list  # type: ignore[misc]  # made at run time
     if kind is None and "enum" in schema:
         return type(schema["enum"][0])
     return _TYPES.get(str(kind), Any)
