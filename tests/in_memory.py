@@ -8,12 +8,12 @@ from typing import Any
 
 from openenv_async import EngineOptions, EnvClient
 from openenv_async.client.connection import ClientConnection
+from openenv_async.client.settings import ClientSettings
 from openenv_async.engine import Engine
 from openenv_async.errors import ConnectFailed, WorkerStartFailed
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.in_process import MemoryTransport
-from openenv_async.types import Limits, Timeouts
 from tests.helpers import Counter
 
 __all__ = ["MemoryClient", "MemoryProvider", "MemoryServer", "dial"]
@@ -75,18 +75,12 @@ class MemoryServer:
         await self.engine.aclose()
 
 
-async def dial(
-    url: str,
-    *,
-    limits: Limits | None = None,
-    timeouts: Timeouts | None = None,
-    **_: Any,
-) -> ClientConnection:
+async def dial(url: str, settings: ClientSettings) -> ClientConnection:
     """In place of the WebSocket client's ``dial``."""
     server = _servers.get(url)
     if server is None:
         raise ConnectFailed(f"nothing listens at {url}", phase="connect")
-    connection = ClientConnection(url, limits or Limits(), timeouts or Timeouts(), server.transport)
+    connection = ClientConnection(url, settings.limits, settings.timeouts, server.transport)
     await connection.start()
     return connection
 
@@ -95,7 +89,7 @@ class MemoryClient(EnvClient[Any, Any, Any]):
     """A client of a ``MemoryServer``."""
 
     async def _connect(self) -> ClientConnection:
-        return await dial(self.base_url, limits=self.limits, timeouts=self.timeouts)
+        return await dial(self.base_url, self.settings)
 
 
 class MemoryWorker(Worker):
