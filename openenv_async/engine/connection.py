@@ -13,8 +13,8 @@ from dataclasses import fields
 from math import inf
 from typing import Any, Final
 
+from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
-from openenv_async.engine.expiry import HELD_UP
 from openenv_async.engine.requests import Codecs, error_frame, failed
 from openenv_async.engine.session import Session
 from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
@@ -289,7 +289,7 @@ class ServerConnection:
         self.engine.deadlines.watch(self, self._look_at)
 
     def check(self, now: float) -> float | None:
-        """Deadlines of the peer: called by the engine's heap."""
+        """Act on the deadlines of the peer; called by the engine's heap."""
         if self._gone:
             return None
         timeouts = self.engine.options.timeouts
@@ -297,20 +297,18 @@ class ServerConnection:
             lease_ends = self.seen_at + (timeouts.lease or inf)
         else:
             lease_ends = self._made_at + (timeouts.connect or timeouts.lease or inf)
-        dead_at = min(lease_ends, self.sending_since + (timeouts.write or inf))
-        late, self._look_at = now - self._look_at, min(dead_at, now + self._look)
-        if now < dead_at:
-            return self._look_at
-        if late > HELD_UP and self._postponed != dead_at:
-            # What the peer sent meanwhile lies in the socket: read it first. Once: a loop that is
-            # always late would never find anybody dead.
-            self._postponed = dead_at
-            self._look_at = now + HELD_UP
-            return self._look_at
-        self.engine.stats.cut += 1
-        self.lost(left=now >= lease_ends)
-        self._cut()
-        return None
+        write_ends = self.sending_since + (timeouts.write or inf)
+        times = PeerTimes(lease_ends, write_ends, self._look_at, self._postponed)
+        action, again = decide_peer(times, now, self._look)
+        if action is PeerAction.CUT:
+            self.engine.stats.cut += 1
+            self.lost(left=now >= lease_ends)
+            self._cut()
+            return None
+        if action is PeerAction.POSTPONE:
+            self._postponed = times.dead_at
+        self._look_at = again
+        return again
 
     def lost(self, left: bool = False) -> None:
         """The connection is gone: tell the engine about every session on it.
@@ -355,10 +353,10 @@ class ServerConnection:
             self._out.append(frame)
             self._out_size += size
 
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""
-        self._channels.pop(session.channel, None)
-        self._fail(session.channel, 0, reason)
+        self._channels.pop(channel, None)
+        self._fail(channel, 0, reason)
 
     # -- frames -------------------------------------------------------------------------------
 

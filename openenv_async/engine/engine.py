@@ -1,4 +1,4 @@
-"""The engine: every session of one environment, whatever door they came by."""
+"""The engine: every session of one environment, over whichever transport it came."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from openenv_async.deadlines import Deadlines
@@ -18,11 +17,11 @@ from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.engine.executors.tasks import TaskExecutor
 from openenv_async.engine.executors.threads import ThreadExecutor
 from openenv_async.engine.interfaces import Executor, ReplySink
-from openenv_async.engine.latency import Histogram, StepTimer
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Codecs, failed
 from openenv_async.engine.resources import Resources
 from openenv_async.engine.session import Session
+from openenv_async.engine.statistics import EngineStats, Histogram, StepTimer
 from openenv_async.errors import (
     GoingAway,
     OpenEnvError,
@@ -39,41 +38,16 @@ from openenv_async.protocol.frames import Open, Opened, Waiting
 from openenv_async.protocol.replies import Retained
 from openenv_async.spec import EnvironmentSpec
 
-__all__ = ["Engine", "EngineStats"]
+__all__ = ["Engine"]
 
 log = logging.getLogger("openenv_async.engine")
 
-_MAX_EPITAPHS: Final = 1024
-"""Sessions that ended with nobody there, of which the reason is kept for who comes back."""
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Plain counters since the start, read at scrape time; ``errors`` by code."""
-
-    opened: int = 0
-    closed: int = 0
-    refused: int = 0
-    steps: int = 0
-    duplicates: int = 0
-    timeouts: int = 0
-    expired: int = 0
-    abandoned: int = 0
-    cut: int = 0
-    resumed: int = 0
-    peak_sessions: int = 0
-    bad_frames: int = 0
-    connections: int = 0
-    connections_opened: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    workers_started: int = 0
-    workers_died: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
+_MAX_CLOSED_REASONS: Final = 1024
+"""Sessions that ended while their client was away, of which the reason is kept for it."""
 
 
 class Engine:
-    """Owns the sessions of one environment.
+    """The sessions of one environment.
 
     It starts by itself on the loop of its first request and must be closed with ``aclose`` on
     that loop. Everything but the constructor runs on the loop.
@@ -121,8 +95,10 @@ class Engine:
         if processes and make_executor is None:
             self._recipe = make_recipe(spec, self.options)
         self._codecs: dict[str, Codecs] = {}
-        self._reasons: dict[str, OpenEnvError] = {}
-        self._epitaphs: dict[str, tuple[str, OpenEnvError]] = {}  # secret and reason, oldest first
+        self._closing_reasons: dict[str, OpenEnvError] = {}
+        self._closed_reasons: dict[
+            str, tuple[str, OpenEnvError]
+        ] = {}  # secret and reason, oldest first
         self._queue: dict[Session, float] = {}  # in order of arrival, with its time
         self._tickets = 0
         self._admitting = False
@@ -140,7 +116,7 @@ class Engine:
         return self._deadlines
 
     def count_error(self, code: str) -> None:
-        """One more request was answered with an error of this code."""
+        """Count one more request that was answered with an error of this code."""
         if error_class(code) is OpenEnvError:
             code = "other"  # codes are labels, so their number is bounded
         errors = self.stats.errors
@@ -167,7 +143,9 @@ class Engine:
         if self._make_executor is not None:
             self._executor = self._make_executor(loop)
         elif self._recipe is not None:
-            self._executor = ProcessExecutor(self, self._recipe, self.options.workers)
+            self._executor = ProcessExecutor(
+                self.spec, self.options, self._recipe, self.stats, self.resources
+            )
         elif self.spec.contract.isolation == "thread":
             threads = self.options.max_threads or self.max_sessions
             self._executor = ThreadExecutor(loop, threads, self.spec.cls)
@@ -198,6 +176,10 @@ class Engine:
                 executor.leave(session)
             session.slot, session.executor = None, self._tasks
         return self._tasks
+
+    def time_steps(self, sessions: Iterable[Session]) -> None:
+        """Measure the next step of each of these sessions."""
+        self.timer.arm(sessions, self._start())
 
     # -- sessions ---------------------------------------------------------------------------
 
@@ -254,15 +236,15 @@ class Engine:
         """Seconds that the first in the queue has waited; 0 when nobody waits."""
         return self.clock() - next(iter(self._queue.values())) if self._queue else 0.0
 
-    def place_of(self, session: Session) -> Waiting:
-        """Where a waiting session stands in the queue, from 1, counted from above."""
+    def position_of(self, session: Session) -> Waiting:
+        """Return where a waiting session stands in the queue: from 1, counted from above."""
         first = next(iter(self._queue), session)
         ahead = (session.ticket or 0) - (first.ticket or 0)
         depth = len(self._queue)
         return Waiting(session.channel, min(ahead + 1, depth), depth)
 
     def _admit_waiting(self) -> None:
-        """Give free capacity to those who wait, first come, first served."""
+        """Give free capacity to the sessions that wait, first come, first served."""
         if self._admitting:
             return  # a session that could not be built came back here; the loop below goes on
         self._admitting = True
@@ -284,11 +266,11 @@ class Engine:
         if session is not None:
             if not hmac.compare_digest(session.secret, request.secret):
                 raise SessionNotFound("no session has this id and secret")
-            if request.session in self._reasons:
-                raise self._reasons[request.session]
+            if request.session in self._closing_reasons:
+                raise self._closing_reasons[request.session]
             return session
         if request.resume:
-            secret, reason = self._epitaphs.get(request.session, ("", None))
+            secret, reason = self._closed_reasons.get(request.session, ("", None))
             if reason is not None and hmac.compare_digest(secret, request.secret):
                 raise reason
             raise SessionLost(
@@ -300,7 +282,7 @@ class Engine:
         return None
 
     def _admit(self) -> bool:
-        """Whether a new session must wait for capacity.
+        """Return whether a new session must wait for capacity.
 
         Raises:
             GoingAway, ResourceLimit, ServerBusy: it cannot even wait.
@@ -344,16 +326,16 @@ class Engine:
                 "no session has this id: it was closed, was idle for too long, or never was;"
                 " call reset() without a session id to open one"
             )
-        if session_id in self._reasons:
-            raise self._reasons[session_id]
+        if session_id in self._closing_reasons:
+            raise self._closing_reasons[session_id]
         return session
 
     def lost(self, session: Session, sink: ReplySink, left: bool) -> None:
-        """The connection of a session is gone.
+        """Take notice that the connection of a session is gone.
 
         Args:
             session: the session.
-            sink: through which it replied; nothing happens if another one has taken over.
+            sink: the one it replied to; nothing happens if another one has taken over.
             left: the client closed the connection on purpose, so it will not come back.
         """
         if not session.detach(sink) or session.dead is not None:
@@ -365,23 +347,23 @@ class Engine:
             session.shut(SessionClosed("its connection was closed"))
 
     def closing(self, session: Session, error: OpenEnvError) -> None:
-        """Called by a session that begins to close; later calls on it meet ``error``."""
-        self._reasons.setdefault(session.id, error)
+        """Note why a session begins to close; later calls on it meet ``error``."""
+        self._closing_reasons.setdefault(session.id, error)
 
     def closing_reason(self, session: Session) -> OpenEnvError | None:
-        """Why a session is being closed, if it is."""
-        return self._reasons.get(session.id)
+        """Return the reason why a session is being closed, if it is."""
+        return self._closing_reasons.get(session.id)
 
     def closed(self, session: Session, error: OpenEnvError) -> OpenEnvError:
-        """Called by a session when its environment is gone; gives its capacity back."""
-        reason = self._reasons.pop(session.id, error)
+        """Give back the capacity of a session whose environment is gone; called by it."""
+        reason = self._closing_reasons.pop(session.id, error)
         self.sessions.pop(session.id, None)
         session.log.release()
         self.deadlines.forget(session)
-        if session.sink is None:  # nobody was told; who comes back for it will be
-            self._epitaphs[session.id] = (session.secret, reason)
-            if len(self._epitaphs) > _MAX_EPITAPHS:
-                del self._epitaphs[next(iter(self._epitaphs))]
+        if session.sink is None:  # the client is told when it comes back
+            self._closed_reasons[session.id] = (session.secret, reason)
+            if len(self._closed_reasons) > _MAX_CLOSED_REASONS:
+                del self._closed_reasons[next(iter(self._closed_reasons))]
         if session in self._queue:
             del self._queue[session]
         else:

@@ -1,21 +1,23 @@
-"""What a session stands between: its client's door, and what runs its environment."""
+"""The two sides of a session: what takes its replies, and what runs its requests.
+
+An executor is given a ``Call``: as much of a session as running its requests takes. A session is
+one itself, so that a step makes no further object; an executor imports nothing of sessions.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from openenv_async.engine.requests import Codecs, RunnerRequest
+from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest, Unfinished
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.frames import Frame
 
-if TYPE_CHECKING:
-    from openenv_async.engine.session import Session
-
-__all__ = ["Executor", "ReplySink"]
+__all__ = ["Call", "Executor", "ReplySink"]
 
 
 class ReplySink(Protocol):
-    """Where a session's replies go: one door's side of one session."""
+    """The destination of a session's replies: one transport's side of one session."""
 
     codecs: Codecs
 
@@ -23,34 +25,84 @@ class ReplySink(Protocol):
         """Queue a frame with ``size`` bytes of payload; never blocks, never raises."""
         ...
 
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
-        """The session ended without its client asking."""
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
+        """Take notice that the session on ``channel`` ended without its client asking."""
+        ...
+
+
+class Call(Protocol):
+    """The requests of one session as an executor sees them, one after the other.
+
+    Attributes:
+        id: the session's.
+        runner: the environment, and what calls it.
+        codecs: those of the running request.
+        current: the running request.
+        interrupted: ``"cancel"`` or ``"deadline"`` while the running request is being stopped.
+        dead: why the session has ended; nothing waits for its calls any more.
+        executor: what its requests are given to.
+        slot: the executor's own note on the session.
+    """
+
+    id: str
+    runner: EnvironmentRunner
+    codecs: Codecs
+    current: RunnerRequest | None
+    interrupted: str | None
+    dead: OpenEnvError | None
+    executor: Executor
+    slot: object | None
+
+    def complete(self, request: RunnerRequest, reply: RunnerReply | Unfinished) -> None:
+        """Hand over the reply of a request; on the loop."""
+        ...
+
+    def interruption(self, request: RunnerRequest) -> RunnerReply:
+        """Return the reply of a request that stopped because it was asked to."""
+        ...
+
+    def watch(self, request: RunnerRequest) -> None:
+        """Set the deadline of a request that turned out to take long."""
+        ...
+
+    def begin_stream(self, credit: int) -> None:
+        """Allow a streaming step this many partial observations."""
+        ...
+
+    def emit(self, payload: bytes, whole: bool) -> bool:
+        """Send a partial observation; ``False`` when the credit is used up after it."""
+        ...
+
+    def die(self, error: OpenEnvError) -> None:
+        """End the session: its environment is gone."""
         ...
 
 
 class Executor(Protocol):
     """Runs the requests of sessions somewhere; one per isolation.
 
-    ``timed`` says whether it can be late at all: a call straight from the loop cannot be
-    watched by the loop.
+    Attributes:
+        timed: it can be late at all: a call straight from the loop cannot be watched by the loop.
+        direct: steps are called straight from the loop, which the session does itself.
     """
 
     timed: bool
+    direct: bool
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
-        """Run a request; ``session.complete`` is called with the reply, on the loop."""
+    def start(self, call: Call, request: RunnerRequest) -> None:
+        """Run a request; ``call.complete`` is called with the reply, on the loop."""
         ...
 
-    def interrupt(self, session: Session) -> bool:
+    def interrupt(self, call: Call) -> bool:
         """Ask the running request to stop; ``False`` if it cannot be asked."""
         ...
 
-    def credited(self, session: Session, units: int) -> None:
-        """A streaming step may go on."""
+    def credited(self, call: Call, units: int) -> None:
+        """Let a streaming step go on."""
         ...
 
-    def abandon(self, session: Session) -> None:
-        """The running request will not be waited for any more; the session is dead."""
+    def abandon(self, call: Call) -> None:
+        """Wait for the running request no more; the session is dead."""
         ...
 
     async def aclose(self) -> None:

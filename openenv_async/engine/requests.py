@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
+
+import msgspec
 
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import Format
-from openenv_async.protocol.codec import encode_map
+from openenv_async.protocol.codec import decode_map, encode_map
 from openenv_async.protocol.frames import (
     Begun,
     Close,
     Closed,
     Failed,
+    Frame,
     Observation,
     Open,
     Opened,
+    Partial,
     Reset,
     State,
     StateIs,
@@ -33,6 +37,7 @@ __all__ = [
     "error_frame",
     "failed",
     "operation",
+    "transcode",
 ]
 
 RunnerRequest = Open | Reset | Step | State | Close
@@ -97,3 +102,40 @@ def error_frame(channel: int, seq: int, error: OpenEnvError, format: str) -> Fai
     """``error`` as it travels; ``seq`` is 0 where it answers no numbered request."""
     detail = encode_map(error.to_wire(), format)
     return Failed(channel, seq, error.code, error.message, error.retryable, detail)
+
+
+def transcode(spec: EnvironmentSpec, frame: Any, source: Format, target: Format) -> Any:
+    """The same frame with its payloads in ``target``; the frame itself when they are the same.
+
+    Raises:
+        InvalidModel, ProtocolError: a payload is not what it should be.
+    """
+    if source == target:
+        return frame
+    if isinstance(frame, Failed):
+        detail = encode_map(decode_map(frame.payload, source), target)
+        return msgspec.structs.replace(frame, payload=detail)
+    kind = _KINDS.get(type(frame))
+    if kind is None:
+        return frame
+    if isinstance(frame, Partial) and not frame.whole:
+        kind = "any"
+    changes: dict[str, Any] = {}
+    if frame.payload is not None:
+        value = spec.codec(cast(Any, kind), source).decode(frame.payload)
+        changes["payload"] = spec.codec(cast(Any, kind), target).encode(value)
+    info = getattr(frame, "info", None)
+    if info is not None:
+        changes["info"] = spec.codec("any", target).encode(spec.codec("any", source).decode(info))
+    return msgspec.structs.replace(frame, **changes)
+
+
+_KINDS: dict[type[Frame], str] = {
+    Open: "any",
+    Reset: "any",
+    Step: "action",
+    Begun: "observation",
+    Observation: "observation",
+    Partial: "observation",
+    StateIs: "state",
+}

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.engine.transcode import transcode
+from openenv_async.engine.requests import transcode
 from openenv_async.errors import OpenEnvError, ProtocolError
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Request, Reset, Step

@@ -1,41 +1,47 @@
-"""A session: one hosted environment, the order of its requests, its life and its end.
+"""A session: one environment, the order of its requests, its replies, its life and its end.
 
 Rules:
 
 - One request runs at a time. A second one is refused as busy, unless the running one is being
   stopped: then it waits for that to end.
 - Every request that is taken is answered exactly once, also by a session that ends.
-- Where a request runs is the executor's business; it comes back through ``complete``.
-- A session that is closing answers whatever comes with the reason; one that is dead is busy with
-  a close that never ends.
-
-How replies reach the client, and are kept for it, is in ``correspondence``; what happens
-when a deadline has come is in ``expiry``.
+- An executor decides where a request runs; it comes back through ``complete``. Steps of an
+  executor that is ``direct`` are called here.
+- Every reply is kept until acknowledged; a request that is sent again gets the same one. So it is
+  while no transport is attached, for a client that comes back.
+- ``codecs`` is the format of the running request and of its reply: the sink's when it started. A
+  reply that a sink with another format must deliver is converted for it.
+- A session that is closing answers every request with the reason; one that is dead is busy with a
+  close that never ends.
+- Deadlines are decided in ``deadlines``, on times; what was decided is carried out here.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from openenv_async.engine.correspondence import Correspondence
-from openenv_async.engine.expiry import (
-    WAITING_NEWS,
-    expired,
-    idle_at,
-    look,
-    out_of_time,
-    timeout_of,
-)
+from openenv_async.engine.deadlines import NEWS_INTERVAL, Action, Times, decide, due_at, shorter
 from openenv_async.engine.interfaces import Executor, ReplySink
-from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished, operation
-from openenv_async.engine.runner import EnvironmentRunner
-from openenv_async.engine.streaming import PartialStream
-from openenv_async.engine.traced import TracedRunner
+from openenv_async.engine.requests import (
+    Codecs,
+    RunnerReply,
+    RunnerRequest,
+    Unfinished,
+    error_frame,
+    failed,
+    operation,
+    transcode,
+)
+from openenv_async.engine.resends import LARGE, another_request, is_same_request, remembered
+from openenv_async.engine.runner import EnvironmentRunner, TracedRunner
 from openenv_async.errors import (
     CallerError,
+    DeadlineExceeded,
     EnvironmentFailure,
+    InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     ProtocolError,
@@ -45,58 +51,142 @@ from openenv_async.errors import (
     SessionLost,
     error_class,
 )
+from openenv_async.models import Format
 from openenv_async.protocol.codec import decode_map, encode_map
 from openenv_async.protocol.frames import (
     Begun,
     Close,
     Closed,
     Failed,
+    Frame,
     Observation,
     Open,
+    Partial,
+    Reply,
     Request,
+    Reset,
     Step,
 )
-from openenv_async.protocol.replies import Order
+from openenv_async.protocol.replies import Order, ReplyLog
 from openenv_async.telemetry.logs import log_failure
 from openenv_async.telemetry.tracing import trace_from
 
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
-__all__ = ["Session"]
+__all__ = ["PartialStream", "Session"]
 
 log = logging.getLogger("openenv_async.environment")
+engine_log = logging.getLogger("openenv_async.engine")
 
-_TOMBSTONE: Final = Close(0, 0)
-"""What a dead session is busy with for ever."""
+_ENDLESS: Final = Close(0, 0)
+"""The sentinel that a dead session is busy with for ever."""
+_REPLY_OVERHEAD: Final = 512
+"""Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
 
-class Session(Correspondence):
-    """One session of the engine. Made by ``Engine.open``; all methods run on the loop."""
+class PartialStream:
+    """The partial observations of one streaming step, and the credit for more.
+
+    A partial observation is kept until the client grants credit for it, for a client that comes
+    back over another connection.
+
+    Args:
+        credit: partial observations that may be sent now.
+        max_credit: of it at most.
+
+    Attributes:
+        kept: those that the client may not have, oldest first.
+    """
+
+    __slots__ = ("_credit", "_max_credit", "_shown", "kept")
+
+    def __init__(self, credit: int, max_credit: int) -> None:
+        self._credit = min(credit, max_credit)
+        self._max_credit = max_credit
+        self._shown = 0
+        self.kept: deque[Partial] = deque()
+
+    @property
+    def granted(self) -> int:
+        """Units of credit that the client has given back so far."""
+        return self._shown - len(self.kept)
+
+    @property
+    def has_credit(self) -> bool:
+        """True while one more may be sent."""
+        return self._credit > 0
+
+    def show(self, channel: int, seq: int, payload: bytes, whole: bool) -> Partial:
+        """The next partial observation, as a frame."""
+        partial = Partial(channel, seq, self._shown, payload, whole)
+        self.kept.append(partial)
+        self._shown += 1
+        self._credit -= 1
+        return partial
+
+    def grant(self, units: int) -> None:
+        """The client took so many and lets as many more be sent."""
+        for _ in range(min(units, len(self.kept))):
+            self.kept.popleft()
+        self._credit = min(self._credit + units, self._max_credit)
+
+
+class Session:
+    """One session of the engine. Made by ``Engine.open``; all methods run on the loop.
+
+    It is the ``Call`` of its executor.
+
+    Attributes:
+        channel: the session's number at its transport.
+        log: the numbers taken, and the replies that may be asked for again.
+        sink: where replies go; ``None`` while the client is away.
+        stream: the partial observations of the last step that streamed.
+        deferred: a request that starts once the running one has stopped.
+        due: when the running request must have ended.
+        ticket: its number in the queue, while it waits for capacity.
+    """
 
     __slots__ = (
         "__weakref__",
         "active_at",
+        "channel",
+        "codecs",
         "current",
         "dead",
         "deferred",
         "due",
+        "engine",
         "episode_due",
         "episode_id",
         "executor",
+        "id",
         "interrupted",
+        "log",
         "parked_until",
         "postponed",
         "runner",
         "scheduled",
+        "secret",
+        "sink",
         "slot",
+        "stream",
         "ticket",
     )
 
     def __init__(self, engine: Engine, open: Open, executor: Executor, sink: ReplySink) -> None:
-        super().__init__(engine, open, sink)
+        self.engine = engine
+        self.id = open.session
+        self.secret = open.secret
+        self.channel = open.channel
+        self.sink: ReplySink | None = sink
+        self.codecs: Codecs = sink.codecs
+        self.log: ReplyLog[Reply] = ReplyLog(
+            engine.options.limits.max_retained_size, engine.retained
+        )
+        self.stream: PartialStream | None = None
         self.executor = executor
-        trace = getattr(sink, "trace", None)  # most doors have none
+        trace = getattr(sink, "trace", None)  # most sinks have none
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
@@ -120,7 +210,7 @@ class Session(Correspondence):
     # -- requests ---------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """Take one request from the door."""
+        """Take one request from a transport."""
         log = self.log
         if request.seq == log.taken + 1:
             log.taken = request.seq
@@ -137,16 +227,44 @@ class Session(Correspondence):
         self.current = request
         if self.sink is not None:
             self.codecs = self.sink.codecs
-        if self.engine.times_episodes and out_of_time(self, request):
+        engine, executor = self.engine, self.executor
+        if engine.times_episodes and self._is_out_of_time(request):
             return
-        executor = self.executor
+        if executor.direct and type(request) is Step:
+            try:
+                reply = self.runner.handle(request, self.codecs)
+            except BaseException as exc:
+                reply = self.runner.raised(request, exc, self.codecs)
+            self.complete(request, reply)
+            return
         if executor.timed:
-            timeout = timeout_of(self, request)
-            due = inf if timeout is None else self.engine.clock() + timeout
-            self.due = min(due, self.episode_due)
+            own = engine.own_timeouts[type(request)]
+            self.due = due_at(engine.clock(), own, request.timeout, self.episode_due)
             if self.due < self.scheduled:
-                self.engine.deadlines.watch(self, self.due)
+                engine.deadlines.watch(self, self.due)
         executor.start(self, request)
+
+    def watch(self, request: RunnerRequest) -> None:
+        """Set the deadline of a request that turned out to take long."""
+        engine = self.engine
+        own = engine.own_timeouts[type(request)]
+        self.due = due_at(engine.clock(), own, request.timeout, self.episode_due)
+        engine.deadlines.watch(self, self.due)
+
+    def _is_out_of_time(self, request: RunnerRequest) -> bool:
+        """Start the clock of an episode, or refuse a step after its end."""
+        engine = self.engine
+        now = engine.clock()
+        if isinstance(request, Reset):
+            self.episode_due = now + (engine.options.timeouts.episode or inf)
+        elif isinstance(request, Step):
+            if now >= self.episode_due:
+                engine.stats.timeouts += 1
+                self.complete(request, self._expired(request))
+                return True
+        elif isinstance(request, Close):
+            self.episode_due = inf
+        return False
 
     def open(self, request: Open) -> None:
         """Build the environment, in what waiting for capacity left of the request's time."""
@@ -155,24 +273,23 @@ class Session(Correspondence):
         if self.current is request:
             self.due = min(self.due, waited_until)
         if self.dead is None:
-            self.engine.deadlines.watch(self, min(self.due, idle_at(self)))
+            self.engine.deadlines.watch(self, min(self.due, self._idle_at()))
 
     def wait(self, request: Open, ticket: int) -> None:
         """Wait for capacity; ``open`` is called when it is this session's turn."""
         self.ticket = ticket
         self.current = request
-        timeout = timeout_of(self, request)
         now = self.engine.clock()
-        self.due = inf if timeout is None else now + timeout
-        self.send(self.engine.place_of(self))
-        self.engine.deadlines.watch(self, min(self.due, now + WAITING_NEWS))
+        self.due = due_at(now, self.engine.own_timeouts[Open], request.timeout, inf)
+        self.send(self.engine.position_of(self))
+        self.engine.deadlines.watch(self, min(self.due, now + NEWS_INTERVAL))
 
     def _is_new(self, request: Request) -> bool:
-        """Whether an out-of-order request is to be run; if not it is dealt with here."""
+        """Return whether an out-of-order request is to run; one that is not is answered here."""
         try:
             if self.log.order(request.seq) is Order.NEW:
                 return True
-            self.check_resent(request, self._unanswered(request.seq))
+            self._check_resent(request)
         except ProtocolError as exc:
             self.send(self.failure(request, exc))
             return False
@@ -193,16 +310,16 @@ class Session(Correspondence):
         return None
 
     def check_number(self, request: Request) -> None:
-        """Look whether a request may have its number, before anybody waits for the answer.
+        """Check that a request may have its number, before its caller waits for the answer.
 
         Raises:
             ProtocolError: it belongs to another request, which was taken.
         """
         if request.seq <= self.log.taken:
-            self.check_resent(request, self._unanswered(request.seq))
+            self._check_resent(request)
 
     def _queue(self, request: Request) -> None:
-        """A request while one is running."""
+        """Refuse a request while another one runs, or let it wait for that to be stopped."""
         assert self.current is not None
         if self.ticket is not None and isinstance(request, Close):
             self.finish(None, SessionClosed("closed while it waited for capacity"))
@@ -214,7 +331,8 @@ class Session(Correspondence):
             return
         if isinstance(request, Close) and not isinstance(self.current, Close):
             gone = SessionClosed("the session was closed by its client")
-            self._close_next(request, timeout_of(self, request), gone)
+            timeout = shorter(self.engine.own_timeouts[Close], request.timeout)
+            self._close_next(request, timeout, gone)
             return
         if self.interrupted is not None and self.deferred is None:
             self.deferred = request
@@ -262,10 +380,7 @@ class Session(Correspondence):
         self.current = request
         tasks = self.engine.tasks_for(self)
         if self.due == inf:  # a call straight from the loop had no deadline
-            timeout = timeout_of(self, request)
-            due = inf if timeout is None else self.engine.clock() + timeout
-            self.due = min(due, self.episode_due)
-            self.engine.deadlines.watch(self, self.due)
+            self.watch(request)
         tasks.start(self, unfinished)
 
     def _fails(self, reply: Failed) -> None:
@@ -298,20 +413,20 @@ class Session(Correspondence):
             )
 
     def _stopped(self, request: RunnerRequest, reply: RunnerReply | Unfinished) -> RunnerReply:
-        """The reply of a request that was interrupted: why it was, whatever it says itself."""
+        """Return the reply of an interrupted request: the reason, whatever it says itself."""
         if isinstance(reply, Unfinished):
             reply.drop()
             return self.interruption(request)
         code = reply.code if isinstance(reply, Failed) else None
         if self.interrupted == "deadline":
-            return reply if code == ServerBusy.code else expired(self, request)
+            return reply if code == ServerBusy.code else self._expired(request)
         gone = self.engine.closing_reason(self)
         if gone is not None and code == OperationCancelled.code:
             return self.failure(request, gone)
         return reply
 
     def _complete_life(self, request: RunnerRequest, reply: RunnerReply) -> None:
-        """The environment was built, or is closed."""
+        """Go on after the environment was built, or is closed."""
         if isinstance(request, Open):
             if isinstance(reply, Failed):
                 self._end(SessionClosed("the environment could not be built"))
@@ -323,7 +438,7 @@ class Session(Correspondence):
         if request.seq:
             self.answer(request, reply)  # type: ignore[arg-type]  # Closed or Failed
         elif self.sink is not None:
-            self.sink.ended(self, reason)
+            self.sink.ended(self.channel, reason)
 
     def _start_deferred(self) -> None:
         request, self.deferred = self.deferred, None
@@ -331,14 +446,90 @@ class Session(Correspondence):
         self._start(request)
 
     def renew(self, ack: int) -> None:
-        """A sign of life."""
+        """Take a sign of life."""
         self.active_at = self.engine.clock()
         self.log.acknowledge(ack)
+
+    # -- replies ----------------------------------------------------------------------------
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        """Keep the reply of a request and send it."""
+        payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
+        size = 0 if payload is None else len(payload)
+        codecs = self.codecs
+        asked: Any = request
+        if type(request) is not Step or len(request.payload) > LARGE:
+            asked = remembered(request)
+        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, codecs.format, asked)
+        sink = self.sink
+        if sink is not None:
+            if sink.codecs is not codecs:
+                reply = self._converted(reply, codecs.format, sink.codecs.format)
+            reply.channel = self.channel
+            sink.send(reply, size)
+
+    def refuse(self, request: Request, error: OpenEnvError) -> None:
+        """Answer a request with an error."""
+        self.engine.count_error(error.code)
+        self.answer(request, self.failure(request, error))
+
+    def send(self, frame: Frame, format: Format | None = None) -> None:
+        """Send a frame that is not kept, or is already; ``format`` is that of its payload."""
+        sink = self.sink
+        if sink is not None:
+            frame = self._converted(frame, format or self.codecs.format, sink.codecs.format)
+            frame.channel = self.channel  # type: ignore[attr-defined]  # every session frame has one
+            payload = getattr(frame, "payload", None)
+            sink.send(frame, 0 if payload is None else len(payload))
+
+    def repeat(self, seq: int) -> None:
+        """Send again all that the client may lack of the answer to request ``seq``."""
+        kept, stream = self.log.get(seq), self.stream
+        format = self.codecs.format if kept is None else kept.format
+        for partial in () if stream is None else tuple(stream.kept):
+            if partial.seq == seq:
+                self.send(partial, format)
+        if kept is not None:
+            self.send(kept.reply, format)
+
+    def _check_resent(self, request: Request) -> None:
+        """Tell a request that was taken before, and comes again, from another one.
+
+        Raises:
+            ProtocolError: its number belongs to another request.
+        """
+        sink = self.sink
+        kept = self.log.get(request.seq)
+        first: Any = self._unanswered(request.seq) if kept is None else kept.request
+        if first is None or sink is None:
+            return
+        format = self.codecs.format if kept is None else kept.format
+        spec = self.engine.spec
+        if not is_same_request(spec, first, format, request, sink.codecs.format):
+            raise another_request(request.seq)
+
+    def failure(self, request: RunnerRequest, error: OpenEnvError) -> Failed:
+        """Return the reply that carries ``error``, which names session and environment."""
+        return failed(request, self.located(error), self.codecs.format)
+
+    def located(self, error: OpenEnvError) -> OpenEnvError:
+        """Return the error with the session and the environment it is about."""
+        return error.add_context(session_id=self.id, env=self.engine.spec.name)
+
+    def _converted(self, frame: Any, source: Format, target: Format) -> Any:
+        """Return a reply for a sink that speaks another format than the one it was made in."""
+        if source == target:
+            return frame
+        try:
+            return transcode(self.engine.spec, frame, source, target)
+        except OpenEnvError as exc:
+            error = InvalidObservation(f"the reply cannot be sent in this format: {exc.message}")
+            return error_frame(frame.channel, frame.seq, self.located(error), target)
 
     # -- streaming --------------------------------------------------------------------------
 
     def begin_stream(self, credit: int) -> None:
-        """A streaming step starts with this much credit."""
+        """Allow a streaming step this many partial observations."""
         self.stream = PartialStream(credit, self.engine.options.limits.max_credit)
 
     def emit(self, payload: bytes, whole: bool) -> bool:
@@ -351,7 +542,7 @@ class Session(Correspondence):
         return stream.has_credit
 
     def add_credit(self, seq: int, units: int) -> None:
-        """More partial observations may be sent for the streaming step ``seq``."""
+        """Allow more partial observations of the streaming step ``seq``."""
         request, stream = self.current, self.stream
         if not isinstance(request, Step) or request.seq != seq or units < 1:
             return
@@ -382,7 +573,7 @@ class Session(Correspondence):
         if self.dead is not None:
             return
         if self.ticket is not None:
-            self.give_up(error)
+            self._leave_queue(error)
             return
         timeout = self.engine.options.timeouts.close
         request = Close(self.channel, 0, 0, 0 if timeout is None else timeout)
@@ -406,27 +597,142 @@ class Session(Correspondence):
             self.engine.deadlines.watch(self, self.due)
 
     def interruption(self, request: RunnerRequest) -> RunnerReply:
-        """The reply of a request that stopped because it was asked to."""
+        """Return the reply of a request that stopped because it was asked to."""
         if self.interrupted == "deadline":
-            return expired(self, request)
+            return self._expired(request)
         return self.failure(request, OperationCancelled(f"{operation(request)}() was cancelled"))
 
-    def raised(self, request: RunnerRequest, exc: BaseException) -> RunnerReply:
-        """The reply for what the runner lets through."""
-        return self.runner.raised(request, exc, self.codecs)
+    # -- deadlines --------------------------------------------------------------------------
 
     def check(self, now: float) -> float | None:
-        """Deadlines: called by the engine's heap."""
-        return look(self, now)
+        """Act on what is due; called by the engine's heap.
 
-    def give_up(self, error: OpenEnvError) -> None:
+        Returns:
+            The time of the next look, or ``None`` for never.
+        """
+        if self.dead is not None:
+            return None
+        times = Times(
+            due=self.due,
+            parked_until=self.parked_until,
+            idle_at=self._idle_at(),
+            is_waiting=self.ticket is not None,
+            is_running=self.current is not None,
+            is_interrupted=self.interrupted == "deadline",
+            is_postponed=self.postponed is self.current,
+        )
+        action, again = decide(times, now)
+        match action:
+            case Action.WAIT:
+                pass
+            case Action.POSTPONE:
+                self.postponed, self.due = self.current, again
+            case Action.TELL_POSITION:
+                self.send(self.engine.position_of(self))
+            case Action.REFUSE_WAITING:
+                self._leave_queue(self.engine.busy())
+            case Action.FORGET_WAITING:
+                self._leave_queue(SessionLost("its client did not come back in time"))
+            case Action.CLOSE_PARKED:
+                self._close_parked()
+            case Action.CLOSE_IDLE:
+                self._close_idle()
+            case Action.INTERRUPT:
+                return self._interrupt(now)
+            case Action.ABANDON:
+                self._abandon()
+            case _:
+                assert_never(action)
+        return None if again == inf else again
+
+    def _idle_at(self) -> float:
+        """Return when the session counts as idle if nothing comes."""
+        idle = self.engine.options.timeouts.idle
+        return inf if idle is None else self.active_at + idle
+
+    def _close_parked(self) -> None:
+        self.parked_until = inf
+        self.engine.stats.abandoned += 1
+        ttl = self.engine.options.timeouts.resume
+        engine_log.info("its client did not come back: closing", extra={"session_id": self.id})
+        self.shut(SessionLost(f"its client did not come back in time (Timeouts.resume, {ttl} s)"))
+
+    def _close_idle(self) -> None:
+        idle = self.engine.options.timeouts.idle
+        self.engine.stats.expired += 1
+        engine_log.info("idle for %g s: closing", idle, extra={"session_id": self.id})
+        self.shut(
+            SessionClosed(
+                f"the session was idle for {idle:g} s and was closed: raise Timeouts.idle"
+                " or open a new one",
+                field="idle",
+                value=idle,
+            )
+        )
+
+    def _interrupt(self, now: float) -> float | None:
+        """Interrupt the running request at its deadline; abandon one that cannot be."""
+        self.engine.stats.timeouts += 1
+        self.interrupted = "deadline"
+        self.postponed = None  # the grace is another deadline
+        if not self.executor.interrupt(self):
+            self._abandon()
+            return None
+        self.due = now + self.engine.options.interrupt_grace
+        return self.due
+
+    def _abandon(self) -> None:
+        """End the session without the request that does not stop."""
+        request = self.current
+        assert request is not None
+        self.executor.abandon(self)
+        engine_log.warning(
+            "%s() did not stop at its deadline: its environment is abandoned",
+            operation(request),
+            extra={"session_id": self.id},
+        )
+        self.finish(
+            self._expired(request),
+            SessionClosed(
+                f"{operation(request)}() did not stop at its deadline and its environment was"
+                " abandoned: open a new session"
+            ),
+        )
+
+    def _expired(self, request: RunnerRequest) -> Failed:
+        """Return the reply of a request that took too long, or was stopped by its session's end."""
+        engine = self.engine
+        what, name = operation(request), engine.spec.name
+        gone = engine.closing_reason(self)
+        if gone is not None and not isinstance(request, Close):
+            return self.failure(request, gone)
+        if isinstance(request, Step | Reset) and engine.clock() >= self.episode_due:
+            field, seconds = "episode", engine.options.timeouts.episode or 0.0
+            message = (
+                f"the episode of {name} took longer than its deadline of {seconds:g} s: raise"
+                " Timeouts.episode; reset() begins another"
+            )
+        else:
+            own = engine.own_timeouts[type(request)]
+            field, seconds = what, shorter(own, request.timeout) or 0.0
+            whose = "client" if seconds == request.timeout else "server"
+            message = (
+                f"{what}() of {name} took longer than its deadline of {seconds:g} s: raise"
+                f" Timeouts.{what} of the {whose} or make it faster"
+            )
+        error = DeadlineExceeded(message, field=field, value=seconds, phase=what, env=name)
+        return self.failure(request, error)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _leave_queue(self, error: OpenEnvError) -> None:
         """Wait for capacity no more."""
         assert self.current is not None
         self.send(self.failure(self.current, error))
         self._end(error)
 
     def die(self, error: OpenEnvError) -> None:
-        """The environment is gone: called by the executor."""
+        """End the session: its environment is gone. Called by the executor."""
         if self.dead is not None:
             return
         request = self.current
@@ -450,35 +756,35 @@ class Session(Correspondence):
                 self.answer(request, reply)  # type: ignore[arg-type]  # no Opened for a request
         reason = self._end(error)
         if self.sink is not None and not isinstance(request, Open):
-            self.sink.ended(self, reason)
+            self.sink.ended(self.channel, reason)
 
     def _end(self, error: OpenEnvError) -> OpenEnvError:
-        """The environment is gone or given up; whatever comes now meets the reason."""
-        self.current = _TOMBSTONE
+        """Give the environment back; every request that comes now meets the reason."""
+        self.current = _ENDLESS
         deferred, self.deferred = self.deferred, None
         self.dead = reason = self.located(self.engine.closed(self, error))
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq:
             self.refuse(deferred, reason)
         return reason
 
-    # -- the door ---------------------------------------------------------------------------
+    # -- the sink ---------------------------------------------------------------------------
 
     def attach(self, sink: ReplySink, channel: int) -> None:
-        """Send replies through this sink from now on; a sink before it is told so."""
+        """Send replies to this sink from now on; the one before it is told so."""
         old = self.sink
         if old is not None and (old is not sink or self.channel != channel):
-            old.ended(self, SessionLost("another connection took the session over"))
+            old.ended(self.channel, SessionLost("another connection took the session over"))
         self.sink = sink
         self.channel = channel
         self.parked_until = inf
 
     def park(self, ttl: float) -> None:
-        """Live without a door for a while; what runs goes on, replies are kept."""
+        """Live without a client for a while; what runs goes on, replies are kept."""
         self.parked_until = self.engine.clock() + ttl
         self.engine.deadlines.watch(self, self.parked_until)
 
     def detach(self, sink: ReplySink) -> bool:
-        """The sink is gone; ``False`` if another one has taken over already."""
+        """Let go of a sink; ``False`` if another one has taken over already."""
         if self.sink is not sink:
             return False
         self.sink = None
@@ -486,5 +792,5 @@ class Session(Correspondence):
 
     @property
     def closing(self) -> bool:
-        """Whether the session is closed or a close has been taken."""
+        """True once the session is closed or a close has been taken."""
         return isinstance(self.current, Close) or isinstance(self.deferred, Close)

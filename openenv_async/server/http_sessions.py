@@ -20,9 +20,8 @@ from typing import Any, Final, cast
 from starlette.requests import ClientDisconnect, Request
 
 from openenv_async.engine import Engine, Session
-from openenv_async.engine.requests import Codecs
-from openenv_async.engine.traced import TracedRunner
-from openenv_async.engine.transcode import transcode
+from openenv_async.engine.requests import Codecs, transcode
+from openenv_async.engine.runner import TracedRunner
 from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidObservation,
@@ -83,7 +82,7 @@ class CallReplySink:
         seq = OPENING if isinstance(frame, Opened) else getattr(frame, "seq", OPENING)
         self._resolve(seq, frame)
 
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
         """Raise ``reason`` in every call that waits."""
         for seq in list(self._waiting):
             self._resolve(seq, reason)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from openenv_async.engine import Engine
 from openenv_async.engine.executors.processes import ProcessExecutor
-from openenv_async.engine.latency import Histogram
 from openenv_async.engine.resources import free_descriptors
+from openenv_async.engine.statistics import Histogram
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LoopWatch:
         chosen = sessions[start : start + _SAMPLES]
         chosen += sessions[: min(start, _SAMPLES - len(chosen))]
         self._turn = start + len(chosen)
-        self._engine.timer.arm(chosen)
+        self._engine.time_steps(chosen)
         self._due = self._loop.time() + _TICK
         self._timer = self._loop.call_at(self._due, self._look)
 

@@ -135,10 +135,10 @@ class UpstreamSocket(CallReplySink):
         self._task.cancel()
         return None
 
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
         """The session is over: say so and close."""
         self._over = reason
-        super().ended(session, reason)
+        super().ended(channel, reason)
         self._news.set()
 
     # -- reading ------------------------------------------------------------------------------

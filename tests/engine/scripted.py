@@ -9,6 +9,7 @@ from typing import Any
 from openenv_async import EngineOptions, Environment
 from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine, Session
+from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import encode_map
@@ -47,31 +48,32 @@ class ScriptedExecutor:
     """Keeps requests until ``finish``; interrupts as ``can_interrupt`` says."""
 
     timed = True
+    direct = False
 
     def __init__(self) -> None:
-        self.running: dict[Session, RunnerRequest] = {}
+        self.running: dict[Call, RunnerRequest] = {}
         self.started: list[RunnerRequest] = []
-        self.interrupted: list[Session] = []
-        self.abandoned: list[Session] = []
+        self.interrupted: list[Call] = []
+        self.abandoned: list[Call] = []
         self.credits: list[int] = []
         self.can_interrupt = True
         self.closed = False
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
-        assert session not in self.running, "two requests at once"
-        self.running[session] = request
+    def start(self, call: Call, request: RunnerRequest) -> None:
+        assert call not in self.running, "two requests at once"
+        self.running[call] = request
         self.started.append(request)
 
-    def interrupt(self, session: Session) -> bool:
-        self.interrupted.append(session)
+    def interrupt(self, call: Call) -> bool:
+        self.interrupted.append(call)
         return self.can_interrupt
 
-    def credited(self, session: Session, units: int) -> None:
+    def credited(self, call: Call, units: int) -> None:
         self.credits.append(units)
 
-    def abandon(self, session: Session) -> None:
-        self.abandoned.append(session)
-        self.running.pop(session, None)
+    def abandon(self, call: Call) -> None:
+        self.abandoned.append(call)
+        self.running.pop(call, None)
 
     async def aclose(self) -> None:
         self.closed = True
@@ -109,10 +111,10 @@ class KeepingSink:
     def send(self, frame: Frame, size: int = 0) -> None:
         self.frames.append(frame)
 
-    def ended(self, session: Session, reason: OpenEnvError) -> None:
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
         self.reasons.append(reason)
         detail = encode_map(reason.to_wire(), self.codecs.format)
-        self.frames.append(Failed(session.channel, 0, reason.code, reason.message, False, detail))
+        self.frames.append(Failed(channel, 0, reason.code, reason.message, False, detail))
 
     def take(self) -> list[Any]:
         frames, self.frames = self.frames, []

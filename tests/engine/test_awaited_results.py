@@ -438,7 +438,7 @@ async def test_a_session_that_changed_its_executor_is_not_timed_by_the_old_one()
     async with connect(engine) as env:
         [session] = engine.sessions.values()
         await env.reset()
-        engine.timer.arm([session])
+        engine.time_steps([session])
         assert session.executor is engine.tasks_for(session)
         assert (await env.step({})).observation["n"] == 1
     await engine.aclose()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from openenv_async import EngineOptions
-from openenv_async.engine.transcode import transcode
+from openenv_async.engine.requests import transcode
 from openenv_async.errors import ServerBusy, SessionClosed, SessionLost, SessionNotFound
 from openenv_async.models import Format
 from openenv_async.protocol.codec import encode_map

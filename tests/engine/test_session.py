@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from openenv_async import Limits, Timeouts
 from openenv_async.engine import Session
+from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import RunnerRequest
 from openenv_async.errors import EnvironmentDied, GoingAway, OpenEnvError, SessionClosed
 from openenv_async.protocol.frames import (
@@ -595,8 +596,8 @@ async def test_a_session_that_could_not_be_built_is_not_kept() -> None:
     """One that fails at once, without its executor waiting for anything."""
 
     class Failing(ScriptedExecutor):
-        def start(self, session: Session, request: RunnerRequest) -> None:
-            session.complete(request, Failed(1, 0, "environment_start_failed", "no"))
+        def start(self, call: Call, request: RunnerRequest) -> None:
+            call.complete(request, Failed(1, 0, "environment_start_failed", "no"))
 
     stage = Stage()
     stage.executor = Failing()

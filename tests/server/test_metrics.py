@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from openenv_async import EngineOptions, GenericEnvClient, HTTPEnvClient, serve
 from openenv_async.engine import Engine
-from openenv_async.engine.latency import PHASES, Histogram
+from openenv_async.engine.statistics import PHASES, Histogram
 from openenv_async.errors import ServerBusy
 from openenv_async.server import HTTPEnvServer, create_app
 from openenv_async.server.metrics import METRICS, LoopWatch, prometheus_text, read_stats
@@ -104,8 +104,8 @@ async def test_an_armed_session_times_its_next_step(env: type) -> None:
         [session] = engine.sessions.values()
         executor = session.executor
         for number in range(1, 4):
-            engine.timer.arm([session])
-            engine.timer.arm([session])
+            engine.time_steps([session])
+            engine.time_steps([session])
             assert session.executor is engine.timer
             await client.step({"n": number})
             assert session.executor is executor
@@ -114,7 +114,7 @@ async def test_an_armed_session_times_its_next_step(env: type) -> None:
             remote = env is CommandedProcess  # where only the whole is known
             assert counts == dict.fromkeys(PHASES, 0 if remote else number) | {"env": number}
         assert engine.timer.histograms["env"].sum > 0
-        engine.timer.arm([session])
+        engine.time_steps([session])
         assert (await client.state()) is not None  # which is no step, and disarms
         assert session.executor is executor
         found = await scrape(url)

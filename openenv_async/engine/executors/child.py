@@ -28,13 +28,12 @@ from typing import Any, Final, cast
 import msgspec
 
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.engine.deadlines import LATE
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, Sweeper, new_mark
 from openenv_async.engine.executors.pipe import MAX_PIPE_MESSAGE, Pipe, PipeCodec
-from openenv_async.engine.executors.worker import boot_code
-from openenv_async.engine.expiry import HELD_UP
+from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import error_frame
 from openenv_async.engine.resources import oom_kills
-from openenv_async.engine.session import Session
 from openenv_async.errors import (
     EnvironmentDied,
     OpenEnvError,
@@ -165,13 +164,13 @@ class Child:
         environment: str,
         silence: float,
         sweeper: Sweeper,
-        on_frame: Callable[[Session, Any], None],
-        on_unsent: Callable[[Session, Any, OpenEnvError], None],
+        on_frame: Callable[[Call, Any], None],
+        on_unsent: Callable[[Call, Any, OpenEnvError], None],
         on_alive: Callable[[Child], None],
         on_gone: Callable[[Child], None],
     ) -> None:
         self.number = number
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, Call] = {}
         self.retired = False
         self.full = False
         self.stuck = 0
@@ -277,9 +276,9 @@ class Child:
 
     # -- signs of life ------------------------------------------------------------------------
 
-    def give_up(self, session: Session) -> None:
+    def give_up(self, call: Call) -> None:
         """Have it abandon what runs for ``session``, for the sake of its other sessions."""
-        self._note("drop", session.id)
+        self._note("drop", call.id)
         if self._beat is None:
             self._ask()
 
@@ -296,8 +295,8 @@ class Child:
     def _is_silent(self, due: float) -> None:
         if not self._is_up:  # it imports what it needs; whoever waits for it has a deadline
             self._ask()
-        elif self._loop.time() - due > HELD_UP:  # this loop was held up, and may have it unread
-            due = self._loop.time() + HELD_UP / 2
+        elif self._loop.time() - due > LATE:  # this loop was held up, and may have it unread
+            due = self._loop.time() + LATE / 2
             self._beat = self._loop.call_at(due, self._is_silent, due)
         else:
             self.kill(
@@ -364,10 +363,10 @@ class Child:
 
     # -- frames -------------------------------------------------------------------------------
 
-    def adopt(self, session: Session) -> int:
+    def adopt(self, call: Call) -> int:
         """A channel for a session."""
         self._next_channel += 1
-        self.sessions[self._next_channel] = session
+        self.sessions[self._next_channel] = call
         return self._next_channel
 
     def send(self, frame: Frame) -> None:
@@ -424,6 +423,15 @@ class Child:
                 self._on_frame(session, frame)
             elif isinstance(frame, Failed) and frame.channel == 0:
                 log.warning("%s", frame.message, extra={"worker": self.number})
+
+
+def boot_code(channel: int, lifeline: int) -> str:
+    """Return the ``python -c`` text that starts a worker on two inherited file descriptors."""
+    return (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        "from openenv_async.engine.executors.worker import worker_main; "
+        f"worker_main({channel}, {lifeline})"
+    )
 
 
 def _environ() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Sync environments that promise short calls: called straight from the reader.
 
-A constructor is no part of the promise. One that computes for long runs off the loop, unless the
+The promise does not cover the constructor. One that computes for long runs off the loop, unless the
 class is not safe in threads or wants one thread for all its calls.
 """
 
@@ -10,18 +10,18 @@ import asyncio
 import time
 from typing import Any
 
-from openenv_async.engine.executors.builders import COSTLY, BuilderPool
-from openenv_async.engine.executors.thread_pool import Job
-from openenv_async.engine.expiry import timeout_of
+from openenv_async.engine.executors.threads import COSTLY, BuilderPool, Job
+from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished
-from openenv_async.engine.session import Session
 from openenv_async.protocol.frames import Open
 
 __all__ = ["InlineExecutor"]
 
 
 class InlineExecutor:
-    """No task, no thread, no await. A slow call delays every session: that is the promise.
+    """Runs calls with no task, no thread and no await, so a slow one delays every session.
+
+    Steps are called by the session itself.
 
     Args:
         loop: the engine's.
@@ -30,6 +30,7 @@ class InlineExecutor:
     """
 
     timed = False
+    direct = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, cls: type) -> None:
         self._builders = BuilderPool(loop, limit, f"openenv-{cls.__name__}")
@@ -38,52 +39,49 @@ class InlineExecutor:
         )
         self._is_costly = False
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
+    def start(self, call: Call, request: RunnerRequest) -> None:
         """Run it now, or give it to a builder."""
         if type(request) is Open:
-            self._open(session, request)
+            self._open(call, request)
             return
         try:
-            reply = session.runner.handle(request, session.codecs)
+            reply = call.runner.handle(request, call.codecs)
         except BaseException as exc:
-            reply = session.raised(request, exc)
-        session.complete(request, reply)
+            reply = call.runner.raised(request, exc, call.codecs)
+        call.complete(request, reply)
 
-    def _open(self, session: Session, request: Open) -> None:
+    def _open(self, call: Call, request: Open) -> None:
         if self._is_costly:
             self._is_costly = self._builders.cost > COSTLY / 2
-            job = session.slot = Job(session, request, session.codecs)
+            job = call.slot = Job(call, request, call.codecs)
             self._builders.submit(job)
-            timeout = timeout_of(session, request)
-            if timeout is not None:  # unlike other calls it can be late
-                session.due = session.engine.clock() + timeout
-                session.engine.deadlines.watch(session, session.due)
+            call.watch(request)  # unlike other calls it can be late
             return
         begun = time.thread_time()
         reply: RunnerReply | Unfinished
         try:
-            reply = session.runner.handle(request, session.codecs)
+            reply = call.runner.handle(request, call.codecs)
         except BaseException as exc:
-            reply = session.raised(request, exc)
+            reply = call.runner.raised(request, exc, call.codecs)
         cost = time.thread_time() - begun
         if cost > COSTLY and not self._stays:
             self._is_costly, self._builders.cost = True, cost
-        session.complete(request, reply)
+        call.complete(request, reply)
 
-    def leave(self, session: Session) -> None:
-        """Nothing is held for a session."""
+    def leave(self, call: Call) -> None:
+        """Nothing is held for a call."""
 
-    def credited(self, session: Session, units: int) -> None:
+    def credited(self, call: Call, units: int) -> None:
         """Sync environments do not stream."""
 
-    def interrupt(self, session: Session) -> bool:
+    def interrupt(self, call: Call) -> bool:
         """Take an opening back that no builder has begun; nothing else ever runs meanwhile."""
-        job = _opening(session)
+        job = _opening(call)
         return job is not None and self._builders.withdraw(job)
 
-    def abandon(self, session: Session) -> None:
+    def abandon(self, call: Call) -> None:
         """Leave a builder to itself; it closes the environment."""
-        job = _opening(session)
+        job = _opening(call)
         if job is not None:
             self._builders.abandon(job)
 
@@ -92,6 +90,6 @@ class InlineExecutor:
         self._builders.close()
 
 
-def _opening(session: Session) -> Job | None:
-    job: Any = session.slot
-    return job if isinstance(job, Job) and isinstance(session.current, Open) else None
+def _opening(call: Call) -> Job | None:
+    job: Any = call.slot
+    return job if isinstance(job, Job) and isinstance(call.current, Open) else None

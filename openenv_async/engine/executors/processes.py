@@ -20,18 +20,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from openenv_async.engine.executors.child import EXIT_GRACE, Child
 from openenv_async.engine.executors.offspring import Sweeper
-from openenv_async.engine.latency import TimedCodecs
-from openenv_async.engine.requests import RunnerReply, RunnerRequest, failed, operation
-from openenv_async.engine.runner import bad_action
-from openenv_async.engine.session import Session
-from openenv_async.engine.traced import TracedRunner
-from openenv_async.engine.transcode import transcode
+from openenv_async.engine.interfaces import Call
+from openenv_async.engine.options import EngineOptions
+from openenv_async.engine.requests import RunnerReply, RunnerRequest, failed, operation, transcode
+from openenv_async.engine.resources import Resources
+from openenv_async.engine.runner import TracedRunner, bad_action
+from openenv_async.engine.statistics import EngineStats, TimedCodecs
 from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
 from openenv_async.protocol.frames import (
     Cancel,
@@ -43,9 +43,7 @@ from openenv_async.protocol.frames import (
     Partial,
     Step,
 )
-
-if TYPE_CHECKING:
-    from openenv_async.engine.engine import Engine
+from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["ProcessExecutor"]
 
@@ -71,63 +69,76 @@ class ProcessExecutor:
     """Places sessions in worker processes.
 
     Args:
-        engine: whose sessions they are.
-        recipe: what ``make_recipe`` made.
-        workers: processes that share the sessions; ``None`` gives each session its own.
+        spec: what the workers run.
+        options: the engine's; without ``workers`` each session has a process to itself.
+        recipe: the result of ``make_recipe``.
+        stats: the engine's counters.
+        resources: asked before a process is started.
     """
 
     timed = True
+    direct = False
 
-    def __init__(self, engine: Engine, recipe: bytes, workers: int | None) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        options: EngineOptions,
+        recipe: bytes,
+        stats: EngineStats,
+        resources: Resources,
+    ) -> None:
+        self._spec = spec
+        self._options = options
+        self._stats = stats
+        self._resources = resources
         self._recipe = recipe
         self._workers: set[Child] = set()
-        self._shared = workers
+        self._shared = options.workers
         self._numbers = 0
         self._sweeper = Sweeper()
 
     # -- requests -----------------------------------------------------------------------------
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
+    def start(self, call: Call, request: RunnerRequest) -> None:
         """Pass a request on to the session's worker."""
-        format = session.codecs.format
+        format = call.codecs.format
         try:
-            inner = transcode(self.engine.spec, request, format, "msgpack")
-            if session.slot is None:
+            inner = transcode(self._spec, request, format, "msgpack")
+            if call.slot is None:
                 worker = self._place()
-                session.slot = _Place(worker, worker.adopt(session))
+                call.slot = _Place(worker, worker.adopt(call))
         except (OpenEnvError, ValueError) as exc:
             error = exc if isinstance(exc, OpenEnvError) else ProtocolError(str(exc))
             if isinstance(request, Step):
                 error = bad_action(error)
-            error.add_context(env=self.engine.spec.name, phase=operation(request))
-            session.complete(request, failed(request, error, format))
+            error.add_context(env=self._spec.name, phase=operation(request))
+            call.complete(request, failed(request, error, format))
             return
-        place = session.slot
+        place = call.slot
         assert isinstance(place, _Place)
         place.format = format
         if isinstance(request, Step) and request.credit:
-            session.begin_stream(request.credit)
+            call.begin_stream(request.credit)
         if inner is request:
             inner = msgspec.structs.replace(request)
         inner.channel = place.channel
         inner.timeout = 0  # this process watches the clock
         if isinstance(inner, Open):
-            if isinstance(session.runner, TracedRunner):
-                inner.traceparent, inner.tracestate = session.runner.trace
+            if isinstance(call.runner, TracedRunner):
+                inner.traceparent, inner.tracestate = call.runner.trace
         else:
             place.seq += 1
             inner.seq, inner.ack = place.seq, place.seq - 1
         place.worker.send(inner)
 
-    def _returned(self, session: Session, frame: Any) -> None:
+    def _returned(self, call: Call, frame: Any) -> None:
         """A frame came back from a worker."""
-        place, request = session.slot, session.current
+        place, request = call.slot, call.current
         assert isinstance(place, _Place)
-        if request is None or session.dead is not None:
+        if request is None or call.dead is not None:
             return
         if isinstance(frame, Partial):
-            self._show(session, place, request, frame)
+            self._show(call, place, request, frame)
             return
         seq = 0 if isinstance(frame, Opened) else getattr(frame, "seq", -1)
         if seq != (0 if isinstance(request, Open) else place.seq):
@@ -135,63 +146,61 @@ class ProcessExecutor:
         reply: RunnerReply = frame
         if place.format != "msgpack":
             try:
-                reply = transcode(self.engine.spec, frame, "msgpack", place.format)
+                reply = transcode(self._spec, frame, "msgpack", place.format)
             except OpenEnvError as exc:
                 reply = failed(request, exc, place.format)
         if not isinstance(request, Open):
             reply.seq = request.seq
         if isinstance(request, Close) or (isinstance(request, Open) and isinstance(reply, Failed)):
             self._leave(place)
-        if type(session.codecs) is TimedCodecs:
-            session.codecs.replied()
-        session.complete(request, reply)
+        if type(call.codecs) is TimedCodecs:
+            call.codecs.replied()
+        call.complete(request, reply)
 
-    def _unsent(self, session: Session, frame: Any, error: OpenEnvError) -> None:
+    def _unsent(self, call: Call, frame: Any, error: OpenEnvError) -> None:
         """A frame could not be sent: the worker does not miss its number."""
-        place, request = session.slot, session.current
+        place, request = call.slot, call.current
         assert isinstance(place, _Place)
         if not isinstance(frame, RunnerRequest) or request is None:
             return
         seq = 0 if isinstance(frame, Open) else frame.seq
-        self._returned(session, failed(frame, error, "msgpack"))
+        self._returned(call, failed(frame, error, "msgpack"))
         if not isinstance(frame, Open) and place.seq == seq:
             place.seq -= 1
 
-    def _show(
-        self, session: Session, place: _Place, request: RunnerRequest, partial: Partial
-    ) -> None:
+    def _show(self, call: Call, place: _Place, request: RunnerRequest, partial: Partial) -> None:
         if partial.seq != place.seq:
             return  # of a step that was given up
         try:
-            payload = transcode(self.engine.spec, partial, "msgpack", place.format).payload
+            payload = transcode(self._spec, partial, "msgpack", place.format).payload
         except OpenEnvError as exc:
             place.worker.send(Cancel(place.channel, place.seq))
-            session.complete(request, failed(request, exc, place.format))
+            call.complete(request, failed(request, exc, place.format))
             return
-        session.emit(bytes(payload), partial.whole)
+        call.emit(bytes(payload), partial.whole)
 
-    def interrupt(self, session: Session) -> bool:
+    def interrupt(self, call: Call) -> bool:
         """Pass a cancellation on; a worker whose loop is blocked will not see it."""
-        place = session.slot
-        if isinstance(place, _Place) and not isinstance(session.current, Open):
+        place = call.slot
+        if isinstance(place, _Place) and not isinstance(call.current, Open):
             place.worker.send(Cancel(place.channel, place.seq))
         return True
 
-    def credited(self, session: Session, units: int) -> None:
+    def credited(self, call: Call, units: int) -> None:
         """Pass credit on."""
-        place = session.slot
+        place = call.slot
         if isinstance(place, _Place):
-            units = min(units, self.engine.options.limits.max_credit)
+            units = min(units, self._options.limits.max_credit)
             place.worker.send(Credit(place.channel, place.seq, units))
 
-    def abandon(self, session: Session) -> None:
+    def abandon(self, call: Call) -> None:
         """Give the call up inside its worker, or kill the worker where no other session lives."""
-        place = session.slot
+        place = call.slot
         assert isinstance(place, _Place)
         worker = place.worker
         worker.sessions.pop(place.channel, None)
         if worker.sessions:
-            worker.give_up(session)
+            worker.give_up(call)
         else:
             worker.kill(ServerError("it hung past a deadline and was killed"))
 
@@ -207,18 +216,18 @@ class ProcessExecutor:
         if self._shared is not None and len(alive) >= self._shared:
             return min(alive, key=lambda worker: len(worker.sessions))
         try:
-            self.engine.resources.take_descriptors(_DESCRIPTORS, "another process")
+            self._resources.take_descriptors(_DESCRIPTORS, "another process")
         except ResourceLimit:
             if self._shared is not None and alive:
                 return min(alive, key=lambda worker: len(worker.sessions))
             raise
-        self.engine.stats.workers_started += 1
+        self._stats.workers_started += 1
         self._numbers += 1
         worker = Child(
             self._numbers,
             self._recipe,
-            self.engine.spec.name,
-            self.engine.options.worker_silence,
+            self._spec.name,
+            self._options.worker_silence,
             self._sweeper,
             self._returned,
             self._unsent,
@@ -236,7 +245,7 @@ class ProcessExecutor:
 
     def _reported(self, worker: Child) -> None:
         """A worker has told how many abandoned calls still run in it."""
-        limit = self.engine.options.limits.max_abandoned_calls
+        limit = self._options.limits.max_abandoned_calls
         if worker.stuck > limit and not worker.full:
             worker.full = True
             log.warning(
@@ -257,15 +266,15 @@ class ProcessExecutor:
     def _ended(self, worker: Child) -> None:
         """A worker is gone: every session that lived there is over, at once."""
         if worker.doomed is not None or not worker.retired:
-            self.engine.stats.workers_died += 1
+            self._stats.workers_died += 1
             log.warning(
                 "a worker is gone, code %s", worker.exit_code, extra={"worker": worker.number}
             )
         worker.retired = True
-        sessions, worker.sessions = worker.sessions, {}
+        calls, worker.sessions = worker.sessions, {}
         self._workers.discard(worker)
-        for session in sessions.values():
-            session.die(worker.epitaph())
+        for call in calls.values():
+            call.die(worker.epitaph())
 
     async def aclose(self) -> None:
         """End every worker and wait for it."""

@@ -17,15 +17,15 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
-from openenv_async.engine.executors.builders import COSTLY, LONGEST_PAUSE, PAUSE
+from openenv_async.engine.executors.threads import COSTLY, LONGEST_PAUSE, PAUSE
+from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import RunnerReply, RunnerRequest, Unfinished
-from openenv_async.engine.session import Session
 from openenv_async.errors import EnvironmentDied, exception_name
 from openenv_async.protocol.frames import Close, Open, Step
 
-__all__ = ["TaskExecutor", "session_of_task"]
+__all__ = ["TaskExecutor", "call_of_task"]
 
-session_of_task: ContextVar[Session] = ContextVar("session_of_task")
+call_of_task: ContextVar[Call] = ContextVar("call_of_task")
 """The session on whose behalf a task runs; unset in the engine's own."""
 
 _STOPPED: Final = (asyncio.CancelledError, GeneratorExit)
@@ -39,14 +39,14 @@ class _SessionTask(asyncio.Task[None]):
     """
 
     is_over = False
-    session: Session | None = None
+    call: Call | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel as ``asyncio.Task`` does."""
         if asyncio._get_running_loop() is None:
             self.is_over = True
-        by, session = session_of_task.get(None), self.session
-        if by is not None and session is not None and by is not session and session.dead is None:
+        by, call = call_of_task.get(None), self.call
+        if by is not None and call is not None and by is not call and call.dead is None:
             return False
         return super().cancel(msg)
 
@@ -63,26 +63,27 @@ class _Slot:
 
 
 class TaskExecutor:
-    """Owns one task per session; they end with their sessions or with ``aclose``."""
+    """One task per session; they end with their sessions or with ``aclose``."""
 
     timed = True
+    direct = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._abandoned: set[asyncio.Task[None]] = set()
-        self._tasks: dict[_SessionTask, Session] = {}
+        self._tasks: dict[_SessionTask, Call] = {}
         self._closing = False
         self._openings: deque[tuple[_Slot, Open]] = deque()
         self._is_opening = False
 
-    def start(self, session: Session, request: RunnerRequest | Unfinished) -> None:
+    def start(self, call: Call, request: RunnerRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
-        slot = session.slot
+        slot = call.slot
         if slot is None:
-            slot = session.slot = _Slot(self._loop.create_future())
-            slot.task = _SessionTask(self._run(session, slot), loop=self._loop)
-            slot.task.session = session
-            self._tasks[slot.task] = session
+            slot = call.slot = _Slot(self._loop.create_future())
+            slot.task = _SessionTask(self._run(call, slot), loop=self._loop)
+            slot.task.call = call
+            self._tasks[slot.task] = call
             slot.task.add_done_callback(self._ended)
             if type(request) is Open:
                 self._openings.append((slot, request))
@@ -104,7 +105,7 @@ class TaskExecutor:
         self._is_opening = False
         while self._openings and not self._is_opening:
             slot, request = self._openings.popleft()
-            if not slot.inbox.done():  # else it was given up meanwhile
+            if not slot.inbox.done():  # else it was abandoned meanwhile
                 slot.inbox.set_result(request)
                 self._is_opening = True
                 self._loop.call_soon(self._opened, self._loop.time())
@@ -118,24 +119,22 @@ class TaskExecutor:
 
     def _ended(self, task: _SessionTask) -> None:
         """The task of a session is over; if it did not end by itself the session dies."""
-        session = self._tasks.pop(task)
+        call = self._tasks.pop(task)
         exc = None if task.cancelled() else task.exception()  # looked at: so it is no news
-        if session.dead is None and not self._closing and not task.is_over:
-            name = session.engine.spec.name
+        if call.dead is None and not self._closing and not task.is_over:
+            name = call.runner.spec.name
             why = "cancelled" if exc is None else f"ended by {exception_name(exc)}"
-            session.die(
-                EnvironmentDied(f"the task of {name} was {why}: open a new session", env=name)
-            )
+            call.die(EnvironmentDied(f"the task of {name} was {why}: open a new session", env=name))
 
-    async def _run(self, session: Session, slot: _Slot) -> None:
-        session_of_task.set(session)
+    async def _run(self, call: Call, slot: _Slot) -> None:
+        call_of_task.set(call)
         while True:
             try:
                 request = await slot.inbox
             except asyncio.CancelledError:
                 # A cancel may come in the loop turn of its request, before this task took it.
-                waiting = session.current
-                if session.interrupted is None or waiting is None:
+                waiting = call.current
+                if call.interrupted is None or waiting is None:
                     if not self._is_own(slot):
                         raise  # the engine is closing, or the program
                     _take_back_cancellation()  # of what the environment started and left
@@ -143,50 +142,50 @@ class TaskExecutor:
                         slot.inbox = self._loop.create_future()
                     continue
                 request = waiting
-                reply: RunnerReply | Unfinished = session.interruption(request)
+                reply: RunnerReply | Unfinished = call.interruption(request)
                 _take_back_cancellation()
             else:
                 if type(request) is Step and not request.credit:
                     try:
-                        reply = await session.runner.step_async(request, session.codecs)
+                        reply = await call.runner.step_async(request, call.codecs)
                     except _STOPPED as exc:
-                        reply = self._stopped(session, slot, request, exc)
-                    if session.interrupted is not None:
+                        reply = self._stopped(call, slot, request, exc)
+                    if call.interrupted is not None:
                         _take_back_cancellation()
                 else:
-                    reply = await self._perform(session, slot, request)
+                    reply = await self._perform(call, slot, request)
                     if isinstance(request, Unfinished):
                         request = request.request
             slot.inbox = self._loop.create_future()
-            session.complete(request, reply)
+            call.complete(request, reply)
             if isinstance(request, Close) and type(reply) is not Unfinished:
                 return
-            if session.dead is not None:  # it was given up, and has ended after all
-                await self._perform(session, slot, Close(0, 0))
+            if call.dead is not None:  # it was given up, and has ended after all
+                await self._perform(call, slot, Close(0, 0))
                 return
 
     async def _perform(
-        self, session: Session, slot: _Slot, asked: RunnerRequest | Unfinished
+        self, call: Call, slot: _Slot, asked: RunnerRequest | Unfinished
     ) -> RunnerReply | Unfinished:
-        codecs = session.codecs
+        codecs = call.codecs
         if isinstance(asked, Step) and asked.credit:
-            session.begin_stream(asked.credit)
+            call.begin_stream(asked.credit)
 
         async def emit(payload: bytes, whole: bool) -> None:
-            if not session.emit(payload, whole):
+            if not call.emit(payload, whole):
                 slot.credit = self._loop.create_future()
                 await slot.credit
 
         request = asked.request if isinstance(asked, Unfinished) else asked
         try:
             if isinstance(asked, Unfinished):
-                return await session.runner.finish(asked, codecs)
-            return await session.runner.handle_async(asked, codecs, emit)
+                return await call.runner.finish(asked, codecs)
+            return await call.runner.handle_async(asked, codecs, emit)
         except _STOPPED as exc:
-            return self._stopped(session, slot, request, exc)
+            return self._stopped(call, slot, request, exc)
         finally:
             slot.credit = None
-            if session.interrupted is not None:
+            if call.interrupted is not None:
                 _take_back_cancellation()
 
     def _is_own(self, slot: _Slot) -> bool:
@@ -194,37 +193,37 @@ class TaskExecutor:
         return not self._closing and slot.task is not None and not slot.task.is_over
 
     def _stopped(
-        self, session: Session, slot: _Slot, request: RunnerRequest, exc: BaseException
+        self, call: Call, slot: _Slot, request: RunnerRequest, exc: BaseException
     ) -> RunnerReply:
         """The reply of a call that ended with a cancellation, or as a coroutine that is dropped.
 
         Raises:
             CancelledError, GeneratorExit: the engine is closing, or the loop is gone.
         """
-        if session.interrupted is not None and isinstance(exc, asyncio.CancelledError):
-            return session.interruption(request)
+        if call.interrupted is not None and isinstance(exc, asyncio.CancelledError):
+            return call.interruption(request)
         if not self._is_own(slot) or _current_task() is not slot.task:
             raise exc
         _take_back_cancellation()
-        return session.runner.raised(request, exc, session.codecs)
+        return call.runner.raised(request, exc, call.codecs)
 
-    def credited(self, session: Session, units: int) -> None:
+    def credited(self, call: Call, units: int) -> None:
         """Let a stream go on that waits for credit."""
-        slot = session.slot
+        slot = call.slot
         if isinstance(slot, _Slot) and slot.credit is not None and not slot.credit.done():
             slot.credit.set_result(None)
 
-    def interrupt(self, session: Session) -> bool:
+    def interrupt(self, call: Call) -> bool:
         """Cancel the call that is running."""
-        slot = session.slot
-        if not isinstance(slot, _Slot) or slot.task is None or isinstance(session.current, Open):
+        slot = call.slot
+        if not isinstance(slot, _Slot) or slot.task is None or isinstance(call.current, Open):
             return False
         slot.task.cancel()
         return True
 
-    def abandon(self, session: Session) -> None:
+    def abandon(self, call: Call) -> None:
         """The task ignores cancellation; it is cancelled once more and awaited at the end."""
-        slot = session.slot
+        slot = call.slot
         if isinstance(slot, _Slot) and slot.task is not None:
             slot.task.cancel()
             self._abandoned.add(slot.task)

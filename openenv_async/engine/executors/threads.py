@@ -1,26 +1,454 @@
 """Sync environments in threads: of a pool that is shared, or the main one of a worker process.
 
-A session's environment is constructed by the threads of ``builders``, because constructors compute
-for long; the pool of the other calls is told in ``thread_pool``. With ``owns_thread`` a session has
-a thread to itself for its life, its constructor included.
+Jobs of one loop turn lie in one queue; a thread takes them one after the other and posts its
+results with a single wake-up of the loop. So short steps cost one hand-over per batch. When a
+job blocks, the others must not wait behind it: a timer looks whether the queue moves and adds
+threads, doubling, until each job has one or the limit is reached.
+
+A thread cannot be stopped. One whose job passed its deadline is abandoned: it leaves the pool,
+its result is dropped, it closes the environment and ends when the job does.
+
+In a worker process the one thread may be the main thread, which is lent to the pool: jobs run one
+after the other, and nothing replaces it while an abandoned job runs.
+
+Environments are constructed by threads of their own, so that no constructor takes the processor
+from calls and the event loop:
+
+- Constructors that compute run a few at a time, one where there are few cores: each further one
+  would compete with the event loop for the interpreter. After each there is a pause, in which
+  others get their turn.
+- Constructors that wait, for a subprocess or a network, run side by side: threads are added while
+  those there are use no processor time.
+
+With ``owns_thread`` a session has a thread to itself for its life, its constructor included.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
-from openenv_async.engine.executors.builders import BuilderPool
-from openenv_async.engine.executors.thread_pool import Job, ThreadPool
-from openenv_async.engine.requests import RunnerRequest
-from openenv_async.engine.session import Session
-from openenv_async.protocol.frames import Close, Open
+from openenv_async.engine.interfaces import Call
+from openenv_async.engine.requests import (
+    Codecs,
+    RunnerReply,
+    RunnerRequest,
+    Unfinished,
+    failed,
+    operation,
+)
+from openenv_async.errors import ResourceLimit, ServerBusy
+from openenv_async.protocol.frames import Close, Closed, Open
 
-__all__ = ["MainThreadExecutor", "ThreadExecutor"]
+__all__ = [
+    "COSTLY",
+    "LONGEST_PAUSE",
+    "PAUSE",
+    "BuilderPool",
+    "Job",
+    "MainThreadExecutor",
+    "ThreadExecutor",
+    "ThreadPool",
+]
 
+log = logging.getLogger("openenv_async.engine")
+
+_LOOK: Final = 0.002
+"""Seconds after which a queue that has not moved gets more threads."""
+_POST: Final = 0.0005
+"""Seconds for which a thread gathers results before it wakes the loop."""
+_MOST_AT_ONCE: Final = 64
+"""Threads started per look, so that starting them does not block the loop."""
 _IDLE: Final = 30.0
 """Seconds after which an idle thread ends."""
+COSTLY: Final = 0.001
+"""Seconds of computing above which a constructor does not run on the event loop."""
+PAUSE: Final = 0.25
+"""The pause after a constructor, as a part of the time that it took."""
+LONGEST_PAUSE: Final = 0.05
+"""Seconds of that pause at most."""
+_BUILDER_LOOK: Final = 0.01
+"""Seconds between two looks whether more threads are to construct."""
+_WAITING: Final = 0.05
+"""The part of a core below which threads count as waiting."""
+
+
+class Job:
+    """A request of a session that a thread is to run."""
+
+    __slots__ = ("abandoned", "call", "codecs", "done", "reply", "request")
+
+    def __init__(self, call: Call, request: RunnerRequest, codecs: Codecs) -> None:
+        self.call = call
+        self.request = request
+        self.codecs = codecs
+        self.reply: RunnerReply | Unfinished | None = None
+        self.abandoned = False
+        self.done = False
+
+
+class _Beat:
+    """Stands in for a session, to learn that a thread takes jobs."""
+
+    def __init__(self, answer: Callable[[], None]) -> None:
+        self._answer = answer
+        self.runner = self
+
+    def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply:
+        return Closed(0, 0)
+
+    def complete(self, request: RunnerRequest, reply: RunnerReply) -> None:
+        self._answer()
+
+
+class ThreadPool:
+    """Threads that run the jobs of one executor. Made and closed on the loop.
+
+    Args:
+        loop: where results are delivered.
+        limit: threads at most, abandoned ones not counted.
+        name: prefix of the threads' names.
+        look: seconds after which a queue that has not moved gets more threads.
+        idle: seconds after which an idle thread ends; ``None``: never.
+        lent: its one thread is whichever calls ``work``; none is started.
+        after_call: called in the thread after each call of an environment.
+
+    Attributes:
+        stuck: abandoned jobs that have not ended.
+        calling: a job runs on the thread that is lent.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        name: str,
+        *,
+        look: float | None = None,
+        idle: float | None = None,
+        lent: bool = False,
+        after_call: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._after_call = after_call
+        self._handle: Callable[[Job], RunnerReply | Unfinished] = (
+            _handle if after_call is None else self._handle_in_worker
+        )
+        self._limit = 1 if lent else limit
+        self._name = name
+        self._look_every = _LOOK if look is None else look
+        self._idle_time = idle
+        self._lent = lent
+        self.stuck = 0
+        self.calling = False
+        self._jobs: deque[Job] = deque()
+        self._results: deque[Job] = deque()
+        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 1 if lent else 0
+        self._idle = 0
+        self._posted = False
+        self._taken = 0
+        self._seen = 0
+        self._look: asyncio.TimerHandle | None = None
+        self._kick: asyncio.Handle | None = None
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; the threads are woken once at the end of this loop turn."""
+        self._jobs.append(job)
+        if self._kick is None:
+            self._kick = self._loop.call_soon(self._wake_for_batch)
+
+    def _wake_for_batch(self) -> None:
+        self._kick = None
+        with self._lock:
+            # A thread goes idle under this lock after a last look at the queue.
+            wanted = self._idle > 0 or self._threads == 0
+        if wanted:
+            self._wake(1)
+        if self._look is None:
+            self._seen = self._taken
+            self._look = self._loop.call_later(self._look_every, self._look_after)
+
+    def _look_after(self) -> None:
+        """Add threads while jobs wait; stop looking when none does."""
+        self._look = None
+        self._deliver()  # a thread may hold results back and be in a long job since
+        waiting = len(self._jobs)
+        if not waiting or self._closed:
+            return
+        moved = self._taken - self._seen
+        self._seen = self._taken
+        if moved < waiting and self._may_grow():
+            busy = max(1, self._threads - self._idle)
+            self._wake(min(waiting, busy, _MOST_AT_ONCE))
+        self._look = self._loop.call_later(self._look_every, self._look_after)
+
+    def _may_grow(self) -> bool:
+        """Return whether a queue that has not moved gets more threads."""
+        return True
+
+    def _wake(self, count: int) -> None:
+        with self._lock:
+            reuse = min(count, self._idle)
+            new = min(count - reuse, self._limit - self._threads)
+            self._idle -= reuse
+            self._threads += new
+        for _ in range(reuse):
+            self._wakes.put(True)
+        for left in range(new, 0, -1):
+            try:
+                threading.Thread(target=self.work, name=self._name, daemon=True).start()
+            except RuntimeError as exc:  # the system gives no more
+                with self._lock:
+                    self._threads -= left
+                    stuck = self._threads == 0
+                log.warning("%d threads of %s could not be started: %s", left, self._name, exc)
+                if stuck:
+                    self._refuse_all(exc)
+                return
+
+    def _refuse_all(self, exc: RuntimeError) -> None:
+        """Nothing will ever take the jobs that wait."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            error = ResourceLimit(
+                f"no thread could be started: {exc}; close sessions, or raise what the system"
+                " allows (threads, memory)"
+            )
+            job.call.complete(job.request, failed(job.request, error, job.codecs.format))
+
+    def work(self) -> None:
+        """Run jobs until the pool closes or this thread is no longer needed."""
+        jobs, results = self._jobs, self._results
+        handle = self._handle
+        clock = time.perf_counter
+        while True:
+            begun = clock()
+            while True:
+                try:
+                    job = jobs.popleft()
+                except IndexError:
+                    break
+                self._taken += 1
+                job.reply = handle(job)
+                with self._lock:
+                    job.done = True
+                    abandoned = job.abandoned
+                if abandoned:
+                    _handle(Job(job.call, Close(0, 0), job.codecs))
+                    with self._lock:
+                        self.stuck -= 1
+                    if not self._lent:
+                        return  # this thread was replaced already
+                    continue
+                results.append(job)
+                if clock() - begun > _POST:
+                    self._post()
+                    begun = clock()
+            self._post()
+            if not self._rest():
+                return
+
+    def _handle_in_worker(self, job: Job) -> RunnerReply | Unfinished:
+        try:
+            self.calling = True
+            reply = job.call.runner.handle(job.request, job.codecs)
+            self.calling = False
+        except BaseException as exc:
+            self.calling = False
+            reply = job.call.runner.raised(job.request, exc, job.codecs)
+        assert self._after_call is not None
+        self._after_call()
+        return reply
+
+    def _rest(self) -> bool:
+        """Wait for work; ``False`` when this thread is to end."""
+        with self._lock:
+            if self._jobs:
+                return True
+            if self._closed:
+                self._threads -= 1
+                return False
+            self._idle += 1
+        try:
+            return self._wakes.get(timeout=self._idle_time)
+        except queue.Empty:
+            with self._lock:
+                leave = self._idle > 0
+                if leave:
+                    self._idle -= 1
+                    self._threads -= 1
+        return False if leave else self._wakes.get()  # a wake-up for this thread is on its way
+
+    def _post(self) -> None:
+        if self._results and not self._posted:
+            self._posted = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._posted = False
+        results = self._results
+        while results:
+            job = results.popleft()
+            if not job.abandoned:
+                assert job.reply is not None
+                job.call.complete(job.request, job.reply)
+
+    def beat(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` on the loop when a thread has come to it in the queue."""
+        beat = cast(Call, _Beat(answer))
+        self.submit(Job(beat, Close(0, 0), cast(Codecs, None)))
+
+    def withdraw(self, job: Job) -> bool:
+        """Take back a job that no thread has begun, if it is one; it is answered soon."""
+        try:
+            self._jobs.remove(job)
+        except ValueError:
+            return False
+        call, request, format = job.call, job.request, job.codecs.format
+        if call.interrupted == "deadline":
+            error = self._busy(request)
+            reply: RunnerReply = failed(request, error, format)
+        else:
+            reply = call.interruption(request)
+        self._loop.call_soon(call.complete, request, reply)
+        return True
+
+    def _busy(self, request: RunnerRequest) -> ServerBusy:
+        return ServerBusy(
+            f"all {self._limit} threads were busy for as long as {operation(request)}() may"
+            " take: raise --max-threads (max_threads) or lower --max-sessions",
+            limit=self._limit,
+            setting="max_threads",
+            phase=operation(request),
+        )
+
+    def abandon(self, job: Job) -> None:
+        """Stop waiting for a job.
+
+        A thread in it is replaced unless it is lent, and closes the environment.
+        """
+        with self._lock:
+            job.abandoned = True
+            running = not job.done
+            if running:
+                try:
+                    self._jobs.remove(job)
+                    running = False  # it had not begun
+                except ValueError:
+                    self.stuck += 1
+                    if not self._lent:
+                        self._threads -= 1
+        if running:
+            if self._jobs and not self._lent:
+                self._wake(1)
+        else:
+            self.submit(Job(job.call, Close(0, 0), job.codecs))
+
+    def close(self) -> None:
+        """Let every thread end after its job."""
+        self._closed = True
+        for handle in (self._look, self._kick):
+            if handle is not None:
+                handle.cancel()
+        self._look = self._kick = None
+        with self._lock:
+            idle, self._idle = self._idle, 0
+            self._threads -= idle
+        for _ in range(idle):
+            self._wakes.put(False)
+
+
+def _handle(job: Job) -> RunnerReply | Unfinished:
+    try:
+        return job.call.runner.handle(job.request, job.codecs)
+    except BaseException as exc:
+        return job.call.runner.raised(job.request, exc, job.codecs)
+
+
+class BuilderPool(ThreadPool):
+    """Threads that construct environments.
+
+    Args:
+        loop, limit, name, idle: as for ``ThreadPool``.
+
+    Attributes:
+        cost: seconds of computing that the last constructor took.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limit: int, name: str, idle: float = _IDLE
+    ) -> None:
+        super().__init__(loop, limit, f"{name}-build", look=_BUILDER_LOOK, idle=idle)
+        self.cost = 0.0
+        self._computing = max(1, (os.cpu_count() or 1) // 4)
+        self._clocks: dict[int, int] = {}
+        self._resume_at = 0.0
+        self._pausing = 0
+        self._looked_at = self._used = 0.0
+        self._was_waiting = False
+        self._plain = self._handle
+        self._handle = self._build
+
+    def work(self) -> None:
+        """Work as ``ThreadPool.work`` does, with a clock of what the thread computes."""
+        ident = threading.get_ident()
+        with contextlib.suppress(AttributeError, OSError):  # not on every system
+            self._clocks[ident] = time.pthread_getcpuclockid(ident)
+        try:
+            super().work()
+        finally:
+            self._clocks.pop(ident, None)
+
+    def _build(self, job: Job) -> RunnerReply | Unfinished:
+        pause = self._resume_at - time.monotonic()
+        if pause > 0:
+            self._pausing += 1
+            time.sleep(pause)
+            self._pausing -= 1
+        begun = time.thread_time()
+        try:
+            return self._plain(job)
+        finally:
+            self.cost = cost = time.thread_time() - begun
+            if cost > COSTLY:
+                self._resume_at = time.monotonic() + min(cost * PAUSE, LONGEST_PAUSE)
+
+    def _may_grow(self) -> bool:
+        """Return whether the threads there are wait instead of computing."""
+        now, used = time.monotonic(), 0.0
+        for clock in list(self._clocks.values()):
+            with contextlib.suppress(OSError):  # the thread has just ended
+                used += time.clock_gettime(clock)
+        elapsed, computed = now - self._looked_at, used - self._used
+        self._looked_at, self._used = now, used
+        if elapsed > 10 * _BUILDER_LOOK or self._pausing:  # nothing to tell it by
+            self._was_waiting = False
+            return False
+        before, self._was_waiting = (
+            self._was_waiting,
+            computed < (self._computing - 1 + _WAITING) * elapsed,
+        )
+        return before and self._was_waiting  # once may be the system's scheduling
+
+    def _busy(self, request: RunnerRequest) -> ServerBusy:
+        return ServerBusy(
+            "the sessions that were opened before took for as long as open() may take: open"
+            " fewer at once, or raise Timeouts.open",
+            field="open",
+            phase="open",
+        )
 
 
 class ThreadExecutor:
@@ -34,6 +462,7 @@ class ThreadExecutor:
     """
 
     timed = True
+    direct = False
 
     def __init__(
         self,
@@ -54,26 +483,26 @@ class ThreadExecutor:
         self._pools: set[ThreadPool] = {self._pool, self._builders}
         self._left: list[ThreadPool] = []
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
+    def start(self, call: Call, request: RunnerRequest) -> None:
         """Queue the request for a thread."""
-        job = Job(session, request, session.codecs)
+        job = Job(call, request, call.codecs)
         if not self._owned:
             pool = self._pool if type(request) is not Open else self._builders
-        elif session.slot is None:
+        elif call.slot is None:
             # Without a time of idleness: the same thread for the session's life.
             pool = ThreadPool(self._loop, 1, self._name, after_call=self._after_call)
             self._pools.add(pool)
         else:
-            assert isinstance(session.slot, tuple)
-            pool = session.slot[0]
-        session.slot = (pool, job)
+            assert isinstance(call.slot, tuple)
+            pool = call.slot[0]
+        call.slot = (pool, job)
         pool.submit(job)
         if self._owned and isinstance(request, Close):
             self._loop.call_soon(self._release, pool)
 
-    def leave(self, session: Session) -> None:
+    def leave(self, call: Call) -> None:
         """The session runs elsewhere from now on: end the thread that it has to itself."""
-        slot = session.slot
+        slot = call.slot
         if self._owned and isinstance(slot, tuple):
             self._release(slot[0])
 
@@ -81,17 +510,17 @@ class ThreadExecutor:
         pool.close()
         self._pools.discard(pool)
 
-    def credited(self, session: Session, units: int) -> None:
+    def credited(self, call: Call, units: int) -> None:
         """Sync environments do not stream."""
 
-    def interrupt(self, session: Session) -> bool:
+    def interrupt(self, call: Call) -> bool:
         """A thread cannot be asked to stop; a call that has none yet can."""
-        slot = session.slot
+        slot = call.slot
         return isinstance(slot, tuple) and slot[0].withdraw(slot[1])
 
-    def abandon(self, session: Session) -> None:
+    def abandon(self, call: Call) -> None:
         """Leave the thread to itself."""
-        slot = session.slot
+        slot = call.slot
         assert isinstance(slot, tuple)
         pool, job = slot
         pool.abandon(job)

@@ -51,21 +51,12 @@ if TYPE_CHECKING:
     from openenv_async.protocol.frames import Frame
     from openenv_async.spec import EnvironmentSpec
 
-__all__ = ["boot_code", "worker_main"]
+__all__ = ["worker_main"]
 
 log = logging.getLogger("openenv_async.worker")
 
 _LOOK: float = 0.05
 """Seconds for which calls of a class that does not ask for threads wait for a single one."""
-
-
-def boot_code(channel: int, lifeline: int) -> str:
-    """The ``python -c`` text that starts a worker on two inherited file descriptors."""
-    return (
-        f"import sys; sys.path[:] = {sys.path!r}; "
-        "from openenv_async.engine.executors.worker import worker_main; "
-        f"worker_main({channel}, {lifeline})"
-    )
 
 
 def worker_main(channel_fd: int, lifeline_fd: int) -> None:
@@ -147,12 +138,12 @@ def _executor_of(
     spec: EnvironmentSpec, recipe: WorkerRecipe
 ) -> Callable[[asyncio.AbstractEventLoop], TaskExecutor | ThreadExecutor]:
     """Return what runs the environments beside the engine's loop, or on it."""
-    from openenv_async.engine.executors.tasks import TaskExecutor, session_of_task
+    from openenv_async.engine.executors.tasks import TaskExecutor, call_of_task
     from openenv_async.engine.executors.threads import ThreadExecutor
 
     def make(loop: asyncio.AbstractEventLoop) -> TaskExecutor | ThreadExecutor:
         if spec.contract.is_async:
-            guard_tasks(loop, session_of_task)
+            guard_tasks(loop, call_of_task)
             return TaskExecutor(loop)
         limit = recipe.options.max_threads or recipe.options.max_sessions
         # Who promises short calls, or asked for a process, gets more than one thread only where

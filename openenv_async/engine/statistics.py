@@ -1,10 +1,10 @@
-"""Where the time of a step goes, measured on a sample.
+"""Counters of an engine, and a measure on a sample of steps of what takes their time.
 
 Rules:
 
 - A step that is not sampled costs nothing. Even testing a counter in each would cost 10 to 20 ns,
-  and sampling every 128th another 17; so whoever looks at the loop once a second arms a few
-  sessions, whatever the load.
+  and sampling every 128th another 17; so a timer of the server's arms a few sessions once
+  a second, whatever the load.
 - An armed session has a ``StepTimer`` in the place of its executor until its next request, which
   is run with codecs that look at the clock (2 µs more for that one).
 - Samples are gathered in a deque, for they come from threads too, and are counted on the loop.
@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,16 +28,40 @@ from openenv_async.engine.requests import Codecs, RunnerRequest
 from openenv_async.protocol.frames import Step
 
 if TYPE_CHECKING:
-    from openenv_async.engine.interfaces import Executor
-    from openenv_async.engine.session import Session
+    from openenv_async.engine.interfaces import Call, Executor
 
-__all__ = ["PHASES", "Histogram", "StepTimer", "TimedCodecs"]
+__all__ = ["PHASES", "EngineStats", "Histogram", "StepTimer", "TimedCodecs"]
 
 PHASES: Final = ("queue", "env", "serialize")
 _BOUNDS: Final = (
     *(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3),
     *(1.0, 3.0, 10.0, 30.0, 60.0, 300.0),
 )
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Plain counters since the start, read at scrape time; ``errors`` by code."""
+
+    opened: int = 0
+    closed: int = 0
+    refused: int = 0
+    steps: int = 0
+    duplicates: int = 0
+    timeouts: int = 0
+    expired: int = 0
+    abandoned: int = 0
+    cut: int = 0
+    resumed: int = 0
+    peak_sessions: int = 0
+    bad_frames: int = 0
+    connections: int = 0
+    connections_opened: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    workers_started: int = 0
+    workers_died: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Histogram:
@@ -52,13 +77,13 @@ class Histogram:
         self.sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Count one more."""
         self.counts[bisect_left(_BOUNDS, seconds)] += 1
         self.sum += seconds
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of them."""
         return sum(self.counts)
 
 
@@ -100,27 +125,27 @@ class TimedCodecs(Codecs):
         return payload
 
     def replied(self) -> None:
-        """The step was run elsewhere, and its reply is here."""
+        """Note that the reply of a step that was run elsewhere is here."""
         self._samples.append((None, perf_counter() - self._began, None))
 
 
 class StepTimer:
-    """Stands in for the executor of a session for one request; all sessions have the same."""
+    """A stand-in for the executor of a session for one request; all sessions have the same."""
 
     executor: Executor
+    direct = False
 
     def __init__(self) -> None:
         self.timed = True
         self._samples: deque[_Sample] = deque()
         self._histograms = tuple(Histogram() for _ in PHASES)
 
-    def arm(self, sessions: Iterable[Session]) -> None:
-        """Time the next step of each of these sessions."""
+    def arm(self, sessions: Iterable[Call], executor: Executor) -> None:
+        """Time the next step of each of these sessions that ``executor`` runs."""
         self._count()
+        self.executor, self.timed = executor, executor.timed
         for session in sessions:
-            executor = session.executor
-            if executor is not self and executor is session.engine._executor:
-                self.executor, self.timed = executor, executor.timed
+            if session.executor is executor:
                 session.executor = self
 
     def _count(self) -> None:
@@ -132,31 +157,31 @@ class StepTimer:
 
     @property
     def histograms(self) -> dict[str, Histogram]:
-        """What is known so far, by phase."""
+        """The durations counted so far, by phase."""
         self._count()
         return dict(zip(PHASES, self._histograms, strict=True))
 
-    # -- as an executor --------------------------------------------------------------------------
+    # -- as an executor -----------------------------------------------------------------------
 
-    def start(self, session: Session, request: RunnerRequest) -> None:
+    def start(self, call: Call, request: RunnerRequest) -> None:
         """Hand back to the real executor, with a clock in the codecs of a step."""
-        session.executor = self.executor
+        call.executor = self.executor
         if type(request) is Step and not request.credit:
-            session.codecs = TimedCodecs(session.codecs, self._samples)
-        self.executor.start(session, request)
+            call.codecs = TimedCodecs(call.codecs, self._samples)
+        self.executor.start(call, request)
 
-    def interrupt(self, session: Session) -> bool:
-        """As the real executor."""
-        return self.executor.interrupt(session)
+    def interrupt(self, call: Call) -> bool:
+        """Interrupt what the real executor runs."""
+        return self.executor.interrupt(call)
 
-    def credited(self, session: Session, units: int) -> None:
-        """As the real executor."""
-        self.executor.credited(session, units)
+    def credited(self, call: Call, units: int) -> None:
+        """Let a step of the real executor go on."""
+        self.executor.credited(call, units)
 
-    def abandon(self, session: Session) -> None:
-        """As the real executor."""
-        self.executor.abandon(session)
+    def abandon(self, call: Call) -> None:
+        """Abandon what the real executor runs."""
+        self.executor.abandon(call)
 
     async def aclose(self) -> None:
-        """As the real executor."""
+        """Close the real executor."""
         await self.executor.aclose()
