@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -125,7 +124,7 @@ async def test_the_watch_arms_sessions_in_turn() -> None:
     watch = HTTPEnvServer(Ledger).watch
     armed: list[list[int]] = []
     engine: Any = watch._engine
-    engine.timer = SimpleNamespace(arm=lambda sessions: armed.append(list(sessions)))
+    engine.time_steps = lambda sessions: armed.append(list(sessions))
     engine.sessions = {str(number): number for number in range(40)}
     watch.start()
     try:
