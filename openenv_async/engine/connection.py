@@ -77,6 +77,10 @@ class ServerConnection:
             for ``Timeouts.write``, or no Hello within ``Timeouts.connect``.
         refuse: called once with the reason when the peer sent more that cannot be read than
             ``Limits.max_bad_frames``; nothing more is taken from it then.
+
+    Attributes:
+        ready: frames of the next message; only looked at from outside, as ``large`` is.
+        large: channels on which large payloads wait to be taken in pieces.
     """
 
     def __init__(
@@ -104,14 +108,14 @@ class ServerConnection:
         self._look_at = inf
         self._postponed = inf
         self._look = min(_LOOK, (timeouts.lease or inf) / 4, (timeouts.write or inf) / 4)
-        self._out: list[Frame] = []
-        self._out_size = 0
+        self.ready: list[Frame] = []
+        self._ready_size = 0
         limits = engine.options.limits
         self._max_containers = limits.max_containers
         self._chunk_size = limits.chunk_size
         # JSON has no chunks: there a payload is part of its frame.
         self._large = ChunkQueue(sys.maxsize if codec.text else limits.chunk_size)
-        self._large_waits = self._large.channels  # asked for each frame: a dict costs no call
+        self.large: dict[int, Any] = self._large.channels  # asked for each frame: costs no call
         self._much = False
         self._assembler = Assembler(limits.max_message_size, _MANY * limits.max_message_size)
         self._receiving = False
@@ -224,18 +228,13 @@ class ServerConnection:
 
     @property
     def pending(self) -> bool:
-        """Whether there is anything to take."""
-        return bool(self._out or self._large)
-
-    @property
-    def has_batch(self) -> bool:
-        """Return whether there is anything to take but large payloads."""
-        return bool(self._out)
+        """True while there is anything to take."""
+        return bool(self.ready or self.large)
 
     @property
     def unsent(self) -> int:
         """Bytes that wait to be taken, about."""
-        return self._out_size + _FRAME_COST * len(self._out) + self._large.size
+        return self._ready_size + _FRAME_COST * len(self.ready) + self._large.size
 
     def take(self) -> list[bytes]:
         """The pending frames as messages, each within the batch size where frames allow it.
@@ -243,18 +242,20 @@ class ServerConnection:
         Of the large payloads it gives one piece, so that others may go before the next.
         """
         messages: list[bytes] = []
-        while self._out:
+        while self.ready:
             messages.append(self.take_batch())
-        return messages + self.take_piece()
+        if self.large:
+            messages += self.take_piece()
+        return messages
 
     def take_piece(self) -> list[bytes]:
         """A message with one piece of a large payload, if any waits."""
-        return [self.codec.encode(self._large.next())] if self._large else []
+        return [self.codec.encode(self._large.next())] if self.large else []
 
     def take_batch(self) -> bytes:
         """One message of the pending frames but the large ones; there must be some."""
-        out = self._out
-        size, self._out, self._out_size = self._out_size, [], 0
+        out = self.ready
+        size, self.ready, self._ready_size = self._ready_size, [], 0
         limit = min(self.engine.options.limits.max_batch_size, self._peer_max_size)
         if size <= limit or len(out) == 1:  # of payloads: the message may be longer
             message = self.codec.encode(out)
@@ -262,8 +263,8 @@ class ServerConnection:
                 return message
         end = batch_end(out, 0, limit)
         if end < len(out):
-            self._out = out[end:]
-            self._out_size = sum(map(_payload_size, self._out))
+            self.ready = out[end:]
+            self._ready_size = sum(map(_payload_size, self.ready))
         return self._bounded(out[:end])
 
     def _bounded(self, frames: Any) -> bytes:
@@ -331,12 +332,12 @@ class ServerConnection:
 
     def send(self, frame: Frame, size: int = 0) -> None:
         """Queue a frame for the next message."""
-        out = self._out
-        if size > self._chunk_size or self._large_waits:
+        out = self.ready
+        if size > self._chunk_size or self.large:
             self._send_large(frame, size)
         else:
             out.append(frame)
-            self._out_size += size
+            self._ready_size += size
             if len(out) > 1:
                 return
         if not self._receiving:
@@ -350,8 +351,8 @@ class ServerConnection:
         if self._large.takes(getattr(frame, "channel", 0), size):
             self._large.put(frame)
         else:
-            self._out.append(frame)
-            self._out_size += size
+            self.ready.append(frame)
+            self._ready_size += size
 
     def ended(self, channel: int, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""

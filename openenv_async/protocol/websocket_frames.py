@@ -132,9 +132,8 @@ class CutsFrames:
 
 
 def _header(size: int, text: bool, mask: int) -> bytes:
+    """Return the header of a frame whose payload is not short."""
     first = _TEXT if text else _BINARY
-    if size < _SHORT:
-        return bytes((first, mask | size))
     if size < _MEDIUM:
         return struct.pack("!BBH", first, mask | _SHORT, size)
     return struct.pack("!BBQ", first, mask | _SHORT + 1, size)
@@ -142,11 +141,18 @@ def _header(size: int, text: bool, mask: int) -> bytes:
 
 def data_frame(message: bytes, text: bool) -> list[bytes]:
     """A server's frame that holds ``message``, in one piece or, if that would copy much, two."""
-    header = _header(len(message), text, 0)
-    return [header + message] if len(message) < _MEDIUM else [header, message]
+    size = len(message)
+    if size < _SHORT:
+        return [bytes((_TEXT if text else _BINARY, size)) + message]
+    header = _header(size, text, 0)
+    return [header + message] if size < _MEDIUM else [header, message]
 
 
 def masked_data_frame(message: bytes, text: bool) -> bytes:
     """A client's frame that holds ``message``."""
-    key = os.urandom(4)
-    return _header(len(message), text, _MASKED) + key + apply_mask(message, key)
+    size, key = len(message), os.urandom(4)
+    if size < _SHORT:
+        header = bytes((_TEXT if text else _BINARY, _MASKED | size))
+    else:
+        header = _header(size, text, _MASKED)
+    return header + key + apply_mask(message, key)

@@ -128,9 +128,9 @@ class NativeSocket:
         pause_at = inf
         while at < stop:
             at = connection.handle(frames, at, min(at + _SLICE, stop))
-            if connection.pending:
+            if connection.ready or connection.large:
                 self._write_batches()
-                if connection.pending:
+                if connection.ready or connection.large:
                     self._hold(frames, at)
                     return
             if at < stop:
@@ -214,7 +214,8 @@ class NativeSocket:
         self._write_batches()
         if not self._transport.congested:
             for message in self.connection.take_piece():
-                self._write(message)
+                self._stats.bytes_out += len(message)
+                self._transport.write(message, self._text)
         if self.connection.pending:
             self._wake()
         if self._held:
@@ -223,9 +224,7 @@ class NativeSocket:
     def _write_batches(self) -> None:
         """Write what is ready but large payloads, as far as the peer reads."""
         connection, transport = self.connection, self._transport
-        while connection.has_batch and not transport.congested:
-            self._write(connection.take_batch())
-
-    def _write(self, message: bytes) -> None:
-        self._stats.bytes_out += len(message)
-        self._transport.write(message, self._text)
+        while connection.ready and not transport.congested:
+            message = connection.take_batch()
+            self._stats.bytes_out += len(message)
+            transport.write(message, self._text)
