@@ -18,6 +18,7 @@ CLEAN = (
     "docs/reliability.md",
     "docs/security.md",
     "docs/writing-environments.md",
+    "environments",
     "examples",
     "openenv_async/arrays",
     "openenv_async/building",
@@ -93,6 +94,8 @@ def test_a_breach_in_source_is_found(source: str, rule: str) -> None:
         '"""The part of this: the other, whatever there is."""',
         "import socket\nport = 80\nseed = 1\n",
         "x = 'whatever'",
+        "x = 'Say it. What is two plus two?'",
+        "x = f'How many of {thing} are there?'",
         '__getattr__ = renamed_attributes(__name__, {"Crew": "Workers"})',
     ],
 )

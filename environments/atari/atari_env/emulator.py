@@ -11,8 +11,8 @@ Rules:
   loading the ROM again. ``reset_game`` would not do, in 23 games something of the game before
   stays.
 - Right after ``reset_game`` the state of a few games (``koolaid``, ``qbert``, ``tetris``,
-  ``trondead``) lacks something, so that restoring it gives different games. Whether it does is
-  tried out, and no-op frames are played until it does not.
+  ``trondead``) lacks something, so that restoring it gives different games. Each is tried, and
+  no-op frames are played until it does not.
 - ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the
   one before: the first picture of a game is kept beside its state. A few games do not draw all of
   each frame, so the beginning is drawn once more before a game: what was played before on this
@@ -92,7 +92,7 @@ class Emulator:
             cls._give(game, _load(game))
 
     def release(self) -> None:
-        """Leave the console to whoever plays this game next; it is of no use here any more."""
+        """Give the console back for the next session of this game; it is not used here any more."""
         ale = self.ale
         del self.ale
         self._give(self.game, ale)

@@ -260,7 +260,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._emulators.clear()
 
     def snapshot(self) -> bytes:
-        """Where the episode stands, its random generator included: about 20 KB and the frames."""
+        """Return the episode's position and random generator: about 20 KB and the frames."""
         return Snapshot(
             settings=self._settings,
             mode=self._mode,
@@ -279,7 +279,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         """Go on from a snapshot, of this or of another session.
 
         Raises:
-            InvalidOption: it is no snapshot of this environment.
+            InvalidOption: it is not a snapshot of this environment.
         """
         saved = Snapshot.decode(snapshot)
         self._play(

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 

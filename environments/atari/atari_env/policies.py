@@ -80,7 +80,7 @@ def _middle(marked: NDArray[np.bool_]) -> float | None:
 
 
 def _bounced(y: float) -> float:
-    """Where a straight line to row ``y`` ends between two walls that throw it back."""
+    """Return where a straight line to row ``y`` ends between two walls that throw it back."""
     height = _FIELD.stop - _FIELD.start
     y %= 2 * height
     return min(y, 2 * height - y)

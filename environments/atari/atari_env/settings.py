@@ -1,4 +1,4 @@
-"""How a game is played: defaults, the server's environment variables, and what they may be."""
+"""The settings of a game: defaults, the server's environment variables, and their bounds."""
 
 from __future__ import annotations
 

@@ -44,15 +44,15 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Snapshot:
-        """What ``encode`` gave.
+        """Decode what ``encode`` gave.
 
         Raises:
-            InvalidOption: the bytes are no snapshot.
+            InvalidOption: the bytes are not a snapshot.
         """
         try:
             return msgspec.msgpack.decode(data, type=cls, dec_hook=_array)
         except (msgspec.DecodeError, ValueError, TypeError) as exc:
-            raise InvalidOption(f"these bytes are no snapshot of atari: {exc}") from exc
+            raise InvalidOption(f"these bytes are not a snapshot of atari: {exc}") from exc
 
 
 def _plain(array: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:

@@ -401,7 +401,7 @@ def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) ->
 def test_what_is_no_snapshot_is_told() -> None:
     env = AtariEnvironment()
     for bad in (b"", b"\x00" * 10, env.snapshot()[:-20]):
-        with pytest.raises(InvalidOption, match="no snapshot of atari"):
+        with pytest.raises(InvalidOption, match="not a snapshot of atari"):
             env.restore(bad)
     play(env, moves(3))
 

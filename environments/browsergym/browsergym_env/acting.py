@@ -18,7 +18,7 @@ _LONGEST_WAIT: Final = 60_000.0
 
 
 class Actor:
-    """Does actions on one page. Elements are named by their bids, places in CSS pixels.
+    """The actor of one page. Elements are named by their bids, places in CSS pixels.
 
     Clicks go through the mouse, at the middle of the element: one that is covered, hidden or
     gone is an error at once, since nothing changes while the page's time stands still.
@@ -237,7 +237,7 @@ ACTIONS: Final[Signatures] = signatures(
     Actor.send_msg_to_user,
     Actor.report_infeasible,
 )
-"""What an agent may call, by name."""
+"""The calls that an agent may make, by name."""
 
 
 def action_failed(exc: Error) -> ActionError:

@@ -54,14 +54,14 @@ def parse(text: str, known: Signatures) -> list[Call]:
     """The calls of an action's text, in order; none for a blank one.
 
     Raises:
-        ActionError: the text is no call of ``known`` with literal arguments that fit.
+        ActionError: the text is not a call of ``known`` with literal arguments that fit.
     """
     if len(text) > MAX_LENGTH:
         raise ActionError(f"the action has {len(text)} characters: at most {MAX_LENGTH}")
     try:
         module = ast.parse(text.strip())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-        raise ActionError(f"the action is no call such as click('12'): {exc}") from None
+        raise ActionError(f"the action is not a call such as click('12'): {exc}") from None
     if len(module.body) > MAX_CALLS:
         raise ActionError(f"the action has {len(module.body)} calls: at most {MAX_CALLS}")
     return [_call(statement, known) for statement in module.body]
@@ -70,7 +70,7 @@ def parse(text: str, known: Signatures) -> list[Call]:
 def _call(statement: ast.stmt, known: Signatures) -> Call:
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise ActionError("the action is no call such as click('12')")
+        raise ActionError("the action is not a call such as click('12')")
     name = call.func.id
     signature = known.get(name)
     if signature is None:

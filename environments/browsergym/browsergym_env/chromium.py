@@ -59,7 +59,7 @@ class _Launched:
     browser: Browser
 
     async def stop(self) -> None:
-        """Close both; a browser that is gone already is no error."""
+        """Close both; a browser may be gone already."""
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self.browser.close()
@@ -79,7 +79,7 @@ class SharedChromium:
 
     @property
     def users(self) -> int:
-        """How many sessions hold it."""
+        """Return the number of sessions that hold it."""
         return len(self._users)
 
     async def browser(self, user: object) -> Browser:
@@ -147,7 +147,7 @@ def _alive(task: asyncio.Task[_Launched]) -> bool:
 async def _stop(task: asyncio.Task[_Launched]) -> None:
     await asyncio.wait([task])
     if task.cancelled() or task.exception() is not None:
-        return  # whoever waited for it was told
+        return  # its callers were told
     await task.result().stop()
 
 

@@ -116,7 +116,7 @@ class BrowserGymEnvironment(
         self._image = screenshot_format
         self._reward = reward
         self._forget_episode()
-        page = await self._living_page()
+        page = await self._live_page()
         self._actor = Actor(page.page, self._timeout)
         await page.begin(self._task, seed or 0, limit, mode)
         reading = await page.read(self._observe, self._image)
@@ -196,7 +196,7 @@ class BrowserGymEnvironment(
         self._began = self._elapsed = 0.0
         self._reason = None
 
-    async def _living_page(self) -> TaskPage:
+    async def _live_page(self) -> TaskPage:
         """The session's page; a new one at first and when the former is gone."""
         if self._page is not None:
             if self._page.alive:
@@ -263,7 +263,7 @@ def _positive(source: str, given: float | None, default: float = 0.0) -> float:
 
 
 def _number(variable: str, given: float | None, default: float) -> float:
-    """What was given, else ``BROWSERGYM_variable``, else the default; positive."""
+    """Return the value given, else ``BROWSERGYM_variable``, else the default; positive."""
     if given is not None:
         return _positive(variable.lower(), given)
     source = f"BROWSERGYM_{variable}"

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["BrowserGymAction", "BrowserGymObservation", "BrowserGymState"]
 
 @dataclass
 class BrowserGymAction:
-    """What to do on the page.
+    """Actions on the page.
 
     Attributes:
         action_str: one or more calls of the action set, one a line, such as ``click('12')`` or
@@ -21,7 +21,7 @@ class BrowserGymAction:
 
 @dataclass
 class BrowserGymObservation:
-    """What the page shows. What ``observe`` of the reset leaves out is empty.
+    """The contents of the page. Parts that ``observe`` of the reset leaves out are empty.
 
     Attributes:
         goal: the task in words.
@@ -48,7 +48,7 @@ class BrowserGymObservation:
 
 @dataclass
 class BrowserGymState:
-    """Where the episode stands.
+    """The position of the episode.
 
     Attributes:
         benchmark: ``miniwob``.

@@ -23,7 +23,7 @@ SHOWN_AS: Final = "http://miniwob/"
 
 @dataclass(frozen=True)
 class Score:
-    """What MiniWoB says of the episode.
+    """MiniWoB's account of the episode.
 
     Attributes:
         begun: whether the page still is the one on which the episode began.
@@ -42,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read off the page at once."""
+    """The contents of the page at one moment."""
 
     score: Score
     goal: str
@@ -93,7 +93,7 @@ class TaskPage:
 
     @property
     def alive(self) -> bool:
-        """Whether the page can still be used."""
+        """True if the page can still be used."""
         return not (self._crashed or self.page.is_closed())
 
     @property
@@ -140,7 +140,7 @@ class TaskPage:
         return score
 
     async def score(self) -> Score:
-        """What MiniWoB says of the episode."""
+        """Return MiniWoB's account of the episode."""
         return Score(**await self.page.evaluate("__openenv.score()"))
 
     async def read(

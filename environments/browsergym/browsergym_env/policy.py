@@ -74,7 +74,7 @@ def rules(observation: Observed) -> BrowserGymAction:
 
 
 class RandomClicks:
-    """Clicks a random element, or fills a random field with a word of the goal."""
+    """A policy that clicks a random element, or fills a random field with a word of the goal."""
 
     def __init__(self, seed: int | str | None = None) -> None:
         self._seed = seed
@@ -131,7 +131,7 @@ def _fill(page: list[Element], *values: str) -> list[str]:
 
 
 def _named(match: re.Match[str], page: list[Element]) -> list[str]:
-    """What the goal quotes; behind a tab that is not open yet if it is not there."""
+    """Find what the goal quotes; behind a tab that is not open yet if it is not there."""
     wanted = match[1].strip().lower()
     exact = [e for e in page if e.name.strip(" .,").lower() == wanted.strip(" .,")]
     if not exact and wanted == "x":

@@ -5,7 +5,7 @@ part of it for a part of the task, or for a wrong answer: 0.1 for a card of ``fi
 is not the greatest, 0.4 for the wrong detail of the right person in ``phone-book``. Rules:
 
 - Solved is the whole reward, 1, as in ``get_binary_reward`` of the package ``miniwob``.
-- Where the reward measures a distance, an angle, a colour or a time, nobody meets 1 exactly, and
+- If the reward measures a distance, an angle, a colour or a time, nobody meets 1 exactly, and
   the package's own notes ask for a threshold instead. ``TOLERANCES`` has one per page, with what
   it allows.
 - ``hover-shape`` never ends by itself (its page has no rule for that): it is never solved.

@@ -79,7 +79,7 @@ def pages_folder() -> Path:
     The package is found without importing it, since its own import pulls in Selenium.
 
     Raises:
-        EnvironmentStartFailed: there are no pages, or ``MINIWOB_URL`` is no ``file://`` address.
+        EnvironmentStartFailed: there are no pages, or ``MINIWOB_URL`` is not a ``file://`` address.
     """
     given = os.environ.get("MINIWOB_URL")
     if given:

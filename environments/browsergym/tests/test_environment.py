@@ -219,7 +219,7 @@ WRONG = [
     ("press('6', 'NoSuchKey')", "Unknown key"),
     ("noop(-1)", "must not be negative"),
     ("open('x')", r"there is no action open\(\)"),
-    ("click", "no call such as"),
+    ("click", "not a call such as"),
 ]
 
 

@@ -33,7 +33,8 @@ _ROLE: Final = (
 class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
     """Conversational tasks over tokens. Each session has its own conversation.
 
-    What is ``None`` is read from the environment variable in brackets, then is the default.
+    An argument that is ``None`` is read from the environment variable in brackets, else the
+    default.
 
     Args:
         tokenizer: name, see ``load_tokenizer`` (``CHAT_TOKENIZER``, ``TOKENIZER_NAME``; smollm2).

@@ -78,7 +78,7 @@ class LocalResponder:
             raise ResponderFailed(f"the local model failed: {exc}", retryable=False) from exc
 
     async def aclose(self) -> None:
-        """It is shared by sessions and stays loaded; ``unload`` frees it."""
+        """Do nothing: it is shared by sessions and stays loaded; ``unload`` frees it."""
 
     def unload(self) -> None:
         """Free model and thread."""

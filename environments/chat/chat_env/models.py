@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ChatAction:
     """The agent's next message; give exactly one of the two.
 
     Attributes:
-        tokens: int [length], 1 to 8,192 ids of the server's tokenizer. What follows the
-            template's end of turn is cut off; an end of turn that is missing is added.
+        tokens: int [length], 1 to 8,192 ids of the server's tokenizer. Text after the template's
+            end of turn is dropped; a missing end of turn is added.
         message: the text instead.
     """
 
@@ -37,7 +37,7 @@ class ChatAction:
 
 @dataclass
 class ChatObservation:
-    """What the agent sees.
+    """The agent's view of the conversation.
 
     Attributes:
         messages: the conversation so far, the system message included.
@@ -63,7 +63,7 @@ class ChatObservation:
 
 @dataclass
 class ChatState:
-    """Where the episode stands.
+    """The position of the episode.
 
     Attributes:
         task_id, kind, split: of the task.

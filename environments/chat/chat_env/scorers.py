@@ -64,7 +64,7 @@ class Regex:
         try:
             compiled = re.compile(pattern)
         except re.error as exc:
-            raise ValueError(f"{pattern!r} is no regular expression: {exc}") from None
+            raise ValueError(f"{pattern!r} is not a valid regular expression: {exc}") from None
         self._find = compiled.fullmatch if full else compiled.search
 
     def __call__(self, text: str) -> float:
@@ -234,7 +234,7 @@ def scorer_from(spec: Any, *, trusted: bool = True) -> Scorer:
     try:
         return _made(spec, trusted, 0)
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise InvalidOption(f"{spec!r} is no scorer: {exc}", option="scorer") from exc
+        raise InvalidOption(f"{spec!r} is not a valid scorer: {exc}", option="scorer") from exc
 
 
 def _made(spec: Any, trusted: bool, depth: int) -> Scorer:

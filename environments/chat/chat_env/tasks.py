@@ -132,7 +132,7 @@ def _sums() -> Iterator[Task]:
         first = low if high - low < 2 else low + max(1, (high - low) // 3)
         pairs += [(a, total - a) for a in dict.fromkeys((first, high))]
     for number, (a, b) in enumerate(pairs):
-        # The last number of the message counts, so that a row of them is no answer.
+        # The last number of the message counts, so that a row of them does not pass.
         right = {"regex": rf"(?<![\d.,-]){a + b}(?![.,]?\d)\D*$"}
         yield Task(
             f"sum-{a}-{b}",

@@ -76,7 +76,7 @@ class ChatTokenizer:
         return list(tokens)
 
     def following(self, tokens: Sequence[int], response: str | None) -> list[int]:
-        """What comes after an agent's message, given as tokens, and before its next.
+        """Return the text after an agent's message, given as tokens, and before its next.
 
         Args:
             response: the partner's message; ``None``: there is none, the conversation ends.

@@ -96,7 +96,7 @@ def test_they_compose_in_python_too() -> None:
     ],
 )
 def test_what_is_no_scorer(spec: Any) -> None:
-    with pytest.raises(InvalidOption, match="no scorer"):
+    with pytest.raises(InvalidOption, match="not a valid scorer"):
         scorer_from(spec)
 
 
@@ -150,7 +150,7 @@ def test_tasks_from_a_file(tmp_path: Path) -> None:
     assert [first.partner("x", turn) for turn in (1, 2, 3)] == ["No.", "Hm.", "Hm."]
     assert (second.split, second.max_turns) == ("test", 2)
     file.write_text('{"prompt": "x"}\n')
-    with pytest.raises(InvalidOption, match=r"line 1 of .*no scorer"):
+    with pytest.raises(InvalidOption, match=r"line 1 of .*not a valid scorer"):
         load_tasks(str(file))
     file.write_text("")
     with pytest.raises(InvalidOption, match="no task"):

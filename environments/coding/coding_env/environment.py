@@ -22,7 +22,7 @@ _MIB = 1 << 20
 
 
 class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
-    """Runs Python for agents, each session in a sandbox of its own.
+    """Python for agents to run, each session in a sandbox of its own.
 
     In free mode there is no reward and no end. With tasks the reward of a submission is the
     fraction of hidden tests that it passes; ``step_cost`` and ``error_cost`` are taken off.
@@ -136,7 +136,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         """Run code, or hand it in.
 
         Raises:
-            EpisodeNotStarted: the last step was cut off, and its interpreter with it.
+            EpisodeNotStarted: the last step was cancelled, and its interpreter killed.
             EnvironmentDied: the interpreter was lost, through no fault of the code.
         """
         if not self._runner.usable:
@@ -185,7 +185,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         return scored - self._step_cost - (self._error_cost if execution.exit_code else 0.0)
 
     async def state(self) -> CodingState:
-        """Where the episode stands; never the hidden tests."""
+        """Return the position of the episode; never the hidden tests."""
         task = self._task
         return CodingState(
             last_exit_code=self._last_exit_code,

@@ -1,7 +1,7 @@
 """Hidden tests.
 
 The submitted source runs in a fresh interpreter, which is given the arguments of one test after
-another and answers with the result's text. What is expected stays on this side: code that reads
+another and answers with the result's text. The expected results stay on this side: code that reads
 every file and every byte of its own memory finds the arguments, never the answers.
 """
 

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CodeAction:
 
 @dataclass
 class CodeObservation:
-    """What came of it.
+    """The outcome of running the code.
 
     Attributes:
         stdout, stderr: what was written; what is too long is cut, and a last line says so.
@@ -60,7 +60,7 @@ class CodeObservation:
 
 @dataclass
 class CodingState:
-    """Where the episode stands.
+    """The position of the episode.
 
     Attributes:
         last_exit_code: of the last step; ``None`` before the first.

@@ -35,7 +35,7 @@ _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
 
 class MontyRunner:
-    """Runs code in Monty. See ``runner.Runner``.
+    """A runner of code in Monty. See ``runner.Runner``.
 
     ``Limits.memory_size`` and ``max_output_size`` count; a call's time is limited inside, and
     by the pool from outside.

@@ -1,4 +1,4 @@
-"""What runs code: the seam between the environment and its interpreters."""
+"""The interface between the environment and the interpreters that run its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sandbox costs: ``python examples/measure.py [--sessions 64] [--interpreter cpython]``.
+"""The cost of the sandbox: ``python examples/measure.py [--sessions 64] [--interpreter cpython]``.
 
 Prints JSON: latency and CPU time of ``x = 1 + 1`` in microseconds, start and restart in
 milliseconds, memory per session in MiB (proportional set size), and steps per second in process

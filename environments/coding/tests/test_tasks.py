@@ -76,7 +76,7 @@ def test_a_file_of_tasks(tmp_path: Path) -> None:
     [task] = load_tasks(path)
     assert ">>> twice(2)\n4" in task.prompt()
     assert [case.expected for case in task.cases(12, random.Random(0))] == ["0", "10"]
-    for text, message in (("{}", "line 1 is no task"), (f"{json.dumps(row)}\n" * 2, "repeats")):
+    for text, message in (("{}", "line 1 is not a task"), (f"{json.dumps(row)}\n" * 2, "repeats")):
         path.write_text(text)
         with pytest.raises(InvalidOption, match=message):
             load_tasks(path)
@@ -223,7 +223,7 @@ def test_a_file_of_tasks_with_python_literals(tmp_path: Path) -> None:
     for bad in ("f(1)", "1 +", "[[" * 200, "__import__('os')"):
         for test in ({"args": bad, "result": "1"}, {"args": "1", "result": bad}):
             path.write_text(json.dumps({**row, "tests": [test]}))
-            with pytest.raises(InvalidOption, match=r"line 1 is no task: .*Python literals"):
+            with pytest.raises(InvalidOption, match=r"line 1 is not a task: .*Python literals"):
                 load_tasks(path)
 
 

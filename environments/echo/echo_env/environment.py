@@ -12,7 +12,7 @@ __all__ = ["EchoEnvironment"]
 
 
 class EchoEnvironment(Environment[EchoAction, EchoObservation, dict[str, Any]]):
-    """Says what it is told. It gives no reward and never ends."""
+    """An echo of what it is told. It gives no reward and never ends."""
 
     name = "echo"
     isolation = "inline"  # its calls take microseconds, so they need no thread

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class EchoAction:
 
 @dataclass
 class EchoObservation:
-    """What was said.
+    """The echo of a message.
 
     Attributes:
         echo: ``Ready`` after a reset, then ``Echo: `` and the message.

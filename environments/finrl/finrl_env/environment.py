@@ -235,7 +235,7 @@ class FinRLEnvironment(Environment[FinRLAction, FinRLObservation, FinRLState]):
         )
 
     def snapshot(self) -> bytes:
-        """Where the episode stands: under 1 KB and 9 bytes a day.
+        """Return the position of the episode: under 1 KB and 9 bytes a day.
 
         Raises:
             OperationUnsupported: FinRL's own environment is played.
@@ -256,7 +256,7 @@ class FinRLEnvironment(Environment[FinRLAction, FinRLObservation, FinRLState]):
         """Go on from a snapshot, of this or of another session with the same prices.
 
         Raises:
-            InvalidOption: it is no snapshot of this environment.
+            InvalidOption: it is not a snapshot of this environment.
         """
         saved = Snapshot.decode(snapshot)
         if saved.settings.data_path != self._served.data_path:

@@ -28,7 +28,7 @@ _MODULE: Final = Path("meta", "env_stock_trading", "env_stocktrading.py")
 
 
 def available() -> bool:
-    """Whether FinRL is installed."""
+    """Return whether FinRL is installed."""
     return importlib.util.find_spec("finrl") is not None
 
 

@@ -1,7 +1,7 @@
 """Technical indicators and turbulence, computed with NumPy from closing prices.
 
 All take float64 [days, tickers] and give the same shape (turbulence: [days]). Row t depends on
-rows up to t only. Where a window is not full yet, the rows that there are count.
+rows up to t only. While a window is not full yet, the rows that there are count.
 
 - ``macd``: EMA₁₂ - EMA₂₆ of the price, with EMAₙ(t) = EMAₙ(t-1) + 2 / (n + 1) × (p - EMAₙ(t-1))
   (Appel).

@@ -1,4 +1,4 @@
-"""What is said of an episode: metrics and rewards."""
+"""The metrics and rewards of an episode."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measure(
 
 
 class DifferentialSharpe(msgspec.Struct):
-    """How much one more return changes a moving Sharpe ratio (Moody & Saffell, 1998).
+    """The change of a moving Sharpe ratio by one more return (Moody & Saffell, 1998).
 
     D = (B ΔA - A ΔB / 2) / (B - A²)^(3/2) with ΔA = R - A, ΔB = R² - B, of moving averages A of
     the returns and B of their squares; A += η ΔA, B += η ΔB, η = 1/252. 0 while the variance is.

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FinRLAction", "FinRLMetrics", "FinRLObservation", "FinRLState"]
 
 @dataclass(slots=True)
 class FinRLAction:
-    """What to trade at today's closing prices.
+    """The trades at today's closing prices.
 
     Attributes:
         actions: one number from -1 to 1 for every ticker, in the order of
@@ -46,7 +46,7 @@ class FinRLObservation:
 
 @dataclass(slots=True)
 class FinRLMetrics:
-    """How an episode went so far.
+    """The metrics of an episode so far.
 
     Attributes:
         total_return: last value / first value - 1.
@@ -70,7 +70,7 @@ class FinRLMetrics:
 
 @dataclass(slots=True)
 class FinRLState:
-    """What is traded and how; most names are those of the ``reset`` options."""
+    """The market that is traded and how; most names are those of the ``reset`` options."""
 
     tickers: list[str]
     tech_indicators: list[str]

@@ -19,7 +19,7 @@ _PART: Final = 0.2
 
 
 def buy_and_hold(observation: Any) -> FinRLAction:
-    """Buys a fifth of ``hmax`` (20) of every stock a day while there is cash, and never sells."""
+    """Buy a fifth of ``hmax`` (20) of every stock a day while there is cash, and never sell."""
     state = observation["state"] if isinstance(observation, dict) else observation.state
     values = np.asarray(state, np.float64)
     prices = values[1:].reshape(_ROWS, -1)[0]

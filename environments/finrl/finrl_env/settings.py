@@ -1,4 +1,4 @@
-"""What is traded, how and when: defaults, the server's environment variables and bounds."""
+"""The settings of an episode: defaults, the server's environment variables and bounds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ with any of the settings, which the others change."""
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is traded, how and when.
+    """The settings of an episode.
 
     Attributes:
         tickers: which stocks, in this order; ``None``: all of the data.

@@ -17,7 +17,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(msgspec.Struct, array_like=True):
-    """Where an episode stands.
+    """The position of an episode.
 
     Attributes:
         settings: of the episode.
@@ -40,15 +40,15 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Snapshot:
-        """What ``encode`` gave.
+        """Decode what ``encode`` gave.
 
         Raises:
-            InvalidOption: the bytes are no snapshot.
+            InvalidOption: the bytes are not a snapshot.
         """
         try:
             return msgspec.msgpack.decode(data, type=cls, dec_hook=_vector)
         except (msgspec.DecodeError, ValueError) as exc:
-            raise InvalidOption(f"these bytes are no snapshot of finrl: {exc}") from exc
+            raise InvalidOption(f"these bytes are not a snapshot of finrl: {exc}") from exc
 
 
 def _vector(kind: Any, value: Any) -> NDArray[np.float64]:

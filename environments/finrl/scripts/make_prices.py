@@ -1,4 +1,4 @@
-"""Makes ``finrl_env/data/prices.csv.gz`` from skfolio's S&P 500 dataset.
+"""Make ``finrl_env/data/prices.csv.gz`` from skfolio's S&P 500 dataset.
 
     pip download --no-deps skfolio==1.12.2
     python scripts/make_prices.py skfolio-1.12.2-py3-none-any.whl

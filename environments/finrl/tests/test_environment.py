@@ -298,7 +298,7 @@ def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) ->
     assert [row(other.step(action)) for action in orders(30)] == expected
     assert other.state().metrics == metrics
     for bad in (b"", saved[:-3]):
-        with pytest.raises(InvalidOption, match="no snapshot of finrl"):
+        with pytest.raises(InvalidOption, match="not a snapshot of finrl"):
             env.restore(bad)
 
 

@@ -1,4 +1,4 @@
-"""What goes in and what comes out. The value's own form is the space's; see ``spaces``."""
+"""Actions, observations and state. The value's own form is the space's; see ``spaces``."""
 
 from __future__ import annotations
 

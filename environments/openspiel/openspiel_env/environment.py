@@ -193,7 +193,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         )
 
     def snapshot(self) -> bytes:
-        """Where the episode stands, its random generator included: 2 KB and the moves so far."""
+        """Return the episode's position and random generator: 2 KB and the moves so far."""
         settings = self._settings
         return Snapshot(
             settings={
@@ -218,7 +218,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         An opponent that is a callable has to be the one that this server serves.
 
         Raises:
-            InvalidOption: it is no snapshot of this environment.
+            InvalidOption: it is not a snapshot of this environment.
         """
         saved = Snapshot.decode(snapshot)
         try:

@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OpenSpielAction:
 
 @dataclass(slots=True)
 class OpenSpielObservation:
-    """What the player sees whose turn it is.
+    """The view of the player whose turn it is.
 
     Attributes:
         info_state: float32 [size], flat; its shape is ``OpenSpielState.info_state_shape``. The
@@ -57,7 +57,7 @@ class OpenSpielObservation:
 
 @dataclass(slots=True)
 class OpenSpielState:
-    """What is played and how it stands.
+    """The game that is played and its position.
 
     Attributes:
         game_name: OpenSpiel's short name.

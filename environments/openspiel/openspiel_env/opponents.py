@@ -1,4 +1,4 @@
-"""Who plays the players that the client does not play.
+"""Policies for the players that the client does not play.
 
 Every choice is a function of the state and of the episode's generator: none keeps anything, so
 that an episode can be played again and gone on with from a snapshot.

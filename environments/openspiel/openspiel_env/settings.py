@@ -22,7 +22,7 @@ __all__ = ["VARIABLES", "OpponentName", "OpponentPolicy", "Settings", "declared_
 
 OpponentName = Literal["random", "first", "last", "middle", "mcts", "self"]
 OpponentPolicy = Callable[[pyspiel.State, int, random.Random], int]
-"""Chooses the move of a player in a state, with the episode's generator."""
+"""A function that chooses a player's move in a state, with the episode's generator."""
 
 VARIABLES: Final[dict[str, str]] = {
     "OPENSPIEL_GAME": "game_name",

@@ -13,7 +13,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(msgspec.Struct, array_like=True):
-    """Where an episode stands.
+    """The position of an episode.
 
     Attributes:
         settings: of the episode, but for its opponent.
@@ -41,12 +41,12 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Snapshot:
-        """What ``encode`` gave.
+        """Decode what ``encode`` gave.
 
         Raises:
-            InvalidOption: the bytes are no snapshot.
+            InvalidOption: the bytes are not a snapshot.
         """
         try:
             return msgspec.msgpack.decode(data, type=cls)
         except msgspec.DecodeError as exc:
-            raise InvalidOption(f"these bytes are no snapshot of openspiel: {exc}") from exc
+            raise InvalidOption(f"these bytes are not a snapshot of openspiel: {exc}") from exc

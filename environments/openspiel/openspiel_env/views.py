@@ -1,4 +1,4 @@
-"""What a player sees of a state: as numbers and in words."""
+"""A player's view of a state: as numbers and in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensor = Callable[[State, int], list[float]]
 
 
 class View:
-    """How states of one game are shown.
+    """The view of states of one game.
 
     Args:
         game: the game.

@@ -225,7 +225,7 @@ def test_what_is_no_snapshot_is_told() -> None:
     env = OpenSpielEnvironment()
     env.reset(seed=0)
     for bad in (b"", b"\x90", env.snapshot()[:-5]):
-        with pytest.raises(InvalidOption, match="no snapshot of openspiel"):
+        with pytest.raises(InvalidOption, match="not a snapshot of openspiel"):
             env.restore(bad)
 
 

@@ -1,4 +1,4 @@
-"""How an episode ends: where the final answer is found, and what it is worth."""
+"""The end of an episode: finding the final answer, and its worth."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _MIB: Final = 1 << 20
 class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
     """A long-lived REPL: the context is a variable, and the code can ask a language model.
 
-    Where an answer is expected, the reward is the sum of what applies; otherwise there is none.
+    If an answer is expected, the reward is the sum of what applies; otherwise there is none.
 
     Args:
         max_iterations: steps per episode; default ``REPL_MAX_ITERATIONS``, else 30.
@@ -159,7 +159,7 @@ class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
         """Run code, look for the final answer, score it.
 
         Raises:
-            EpisodeNotStarted: the last step was cut off, and its interpreter with it.
+            EpisodeNotStarted: the last step was cancelled, and its interpreter killed.
             EnvironmentDied: the interpreter was lost, through no fault of the code.
             ResponderFailed, DeadlineExceeded: the model that the code asked gave no answer; the
                 step is not counted.
@@ -240,7 +240,7 @@ class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
         )
 
     async def state(self) -> REPLState:
-        """Where the episode stands; never the expected answer."""
+        """Return the position of the episode; never the expected answer."""
         return REPLState(
             context=self._context,
             task_prompt=self._task_prompt,

@@ -18,9 +18,9 @@ _REFUSALS: Final = (400, 413, 422)
 
 
 class LanguageModel:
-    """Answers ``llm_query`` and ``llm_query_batched`` of one episode.
+    """The answers to ``llm_query`` and ``llm_query_batched`` of one episode.
 
-    What comes in is whatever untrusted code sent: it is checked, counted and bounded. Each call
+    Requests come from untrusted code: each is checked, counted and bounded. Each call
     has a seed of its own, made of the episode's and the call's number.
 
     Args:
@@ -41,7 +41,7 @@ class LanguageModel:
         self.calls, self._seed, self._failure = 0, seed, None
 
     def check(self) -> None:
-        """Raise what kept the model from answering, if something did: it is no fault of the code.
+        """Raise what kept the model from answering, if something did: the code is not at fault.
 
         Raises:
             ResponderFailed, DeadlineExceeded: as the responder raised it.

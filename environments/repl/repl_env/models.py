@@ -1,4 +1,4 @@
-"""What goes in and what comes out."""
+"""Actions, observations and state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class REPLAction:
 
 @dataclass
 class CodeBlockResult:
-    """What came of the code.
+    """The outcome of the code.
 
     Attributes:
         stdout, stderr: what was written; what is too long is cut, and a last line says so.
@@ -50,7 +50,7 @@ class CodeBlockResult:
 
 @dataclass
 class REPLObservation:
-    """What the agent sees.
+    """The agent's view of the episode.
 
     Attributes:
         result: of the code.
@@ -77,7 +77,7 @@ class REPLObservation:
 
 @dataclass
 class REPLState:
-    """Where the episode stands.
+    """The position of the episode.
 
     Attributes:
         context: all of it, as it was loaded.

@@ -1,7 +1,7 @@
 """A sandbox for Python that nobody has read.
 
-Each interpreter is a CPython process that was forked from a small zygote and has given up its
-rights for good: a seccomp filter, Landlock, limits, no capabilities, a folder of its own.
+Each interpreter is a CPython process that was forked from a small zygote and has dropped its rights
+for good: a seccomp filter, Landlock, limits, no capabilities, a folder of its own.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rules:
 
-- What the worker sends is not believed: replies are bounded, decoded into fixed types, and must
+- The worker is not believed: replies are bounded, decoded into fixed types, and must
   carry the request's random id. Anything else is a breach, and the worker is killed.
 - Time up: the code is interrupted first, which keeps the interpreter's state; one that does not
   yield within ``_GRACE`` seconds is killed.
@@ -42,11 +42,11 @@ _MAX_CALL_SIZE: Final = 8 << 20
 """Of messages where code can call functions: their arguments may be long."""
 
 Function = Callable[..., Awaitable[Any]]
-"""Answers a call from inside; its arguments are whatever JSON the code sent."""
+"""A function that answers a call from inside; its arguments are whatever JSON the code sent."""
 
 
 class Reply(msgspec.Struct):
-    """What a worker answers."""
+    """A worker's answer."""
 
     id: str
     exit_code: int = 0
@@ -61,7 +61,7 @@ class Reply(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a worker ended because of its code.
+    """The end of a worker because of its code.
 
     Attributes:
         exit_code: of the process; negative: the signal.
@@ -158,7 +158,7 @@ class Interpreter:
             if not await self._send({"op": op, "id": self._id, **fields}):
                 return None, self._why
             reply = await self._reply
-            # What was written before the reply was seen in the same loop turn, a first mebibyte.
+            # Output that came before the reply was seen in the same loop turn, a first mebibyte.
             for output in (self.stdout, self.stderr):
                 if output.size:
                     output.read()
@@ -239,7 +239,7 @@ class Interpreter:
     # -- the wire --
 
     async def _send(self, message: dict[str, Any]) -> bool:
-        """Whether it went out; a worker that does not read is ended by the deadline."""
+        """Send a message; return whether it went out: a worker may not read until its deadline."""
         text = msgspec.json.encode(message)
         data = memoryview(len(text).to_bytes(4, "big") + text)
         while not self._reply.done():
@@ -357,7 +357,7 @@ class Interpreter:
         return size > limits.max_disk_size or count > limits.max_files
 
     def disk_is_due(self) -> bool:
-        """Whether it is time to look: a short call right after a look cannot have written much."""
+        """Return whether to look now: a short call right after a look cannot have written much."""
         now = self._loop.time()
         return now > self._began + _SHORT or now > self._disk_seen + _TICK
 

@@ -1,4 +1,4 @@
-"""What a worker writes to stdout and stderr."""
+"""The output of a worker on stdout and stderr."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Output:
         return True
 
     def text(self) -> str:
-        """What was kept, and a line that says how much was not."""
+        """Return what was kept, and a line that says how much was not."""
         text = self._kept.decode("utf-8", "replace")
         left_out = self.size - len(self._kept)
         return f"{text}\n[truncated: {left_out} more bytes]\n" if left_out else text

@@ -15,7 +15,7 @@ _OWN: Final = ("coding_env", "repl_env", "openenv_async")
 
 
 def locate(names: tuple[str, ...]) -> dict[str, str]:
-    """Where packages are, by the names of their files; their shared libraries included.
+    """Return the paths of packages, by the names of their files; their shared libraries included.
 
     Raises:
         InvalidOption: one is not installed, or is not to be shown.
@@ -26,7 +26,7 @@ def locate(names: tuple[str, ...]) -> dict[str, str]:
             raise InvalidOption(f"packages: {name} holds what the sandbox must not see")
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not (spec.submodule_search_locations or spec.has_location):
-            raise InvalidOption(f"packages: {name!r} is no installed package: pip install it")
+            raise InvalidOption(f"packages: {name!r} is not an installed package: pip install it")
         places = list(spec.submodule_search_locations or [str(spec.origin)])
         libraries = os.path.join(os.path.dirname(places[0]), f"{name}.libs")
         for place in [*places[:1], *([libraries] if os.path.isdir(libraries) else [])]:

@@ -16,7 +16,7 @@ __all__ = ["Execution", "Sandbox"]
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What came of a call.
+    """The outcome of a call.
 
     Attributes:
         stdout, stderr: what was written, cut to ``Limits.max_output_size``.
@@ -40,7 +40,7 @@ class Execution:
 
 
 class Sandbox:
-    """Runs untrusted Python. One call at a time; everything on one event loop.
+    """A sandbox for untrusted Python. One call at a time; everything on one event loop.
 
     Args:
         limits: of each interpreter.

@@ -210,7 +210,7 @@ class Zygote:
         except TimeoutError:
             self._process.kill()
         except BaseException:
-            self._process.kill()  # whoever does not wait for its end must not be held up by it
+            self._process.kill()  # a cancelled caller must not be blocked by its end
             raise
         finally:
             os.close(pidfd)

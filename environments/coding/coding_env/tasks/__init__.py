@@ -58,7 +58,7 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
     """Tasks of a file with one JSON object per line.
 
     Raises:
-        InvalidOption: it cannot be read, or a line is no task.
+        InvalidOption: it cannot be read, or a line is not a task.
     """
     try:
         lines = Path(path).read_bytes().splitlines()
@@ -72,7 +72,7 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
         try:
             task = _task_of(decoder.decode(line))
         except (msgspec.DecodeError, TypeError, ValueError) as exc:
-            raise InvalidOption(f"tasks_path: {path}, line {number} is no task: {exc}") from exc
+            raise InvalidOption(f"tasks_path: {path}, line {number} is not a task: {exc}") from exc
         if task.name in tasks:
             raise InvalidOption(f"tasks_path: {path}, line {number} repeats {task.name!r}")
         tasks[task.name] = task

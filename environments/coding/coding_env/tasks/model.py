@@ -1,4 +1,4 @@
-"""What a task is."""
+"""The model of a task."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Task:
     draw: Callable[[random.Random], Args] | None = None
 
     def prompt(self) -> str:
-        """What the agent is told."""
+        """The text that the agent is told."""
         shown = "\n".join(
             f">>> {self.entry_point}({', '.join(map(repr, args))})\n{self.solve(*args)!r}"
             for args in self.examples

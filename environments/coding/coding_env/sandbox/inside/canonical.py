@@ -60,7 +60,7 @@ def _text(value: Any, depth: int) -> str:
         items = sorted((_text(k, depth + 1), _text(v, depth + 1)) for k, v in value.items())
         return "dict(" + ",".join(f"{k}:{v}" for k, v in items) + ")"
     if type(value).__module__ == "numpy" and value.shape == ():
-        return _text(value.item(), depth + 1)  # numpy.bool is no number of Python's
+        return _text(value.item(), depth + 1)  # numpy.bool is not one of Python's numbers
     raise TypeError(f"the result is a {type(value).__name__}")
 
 

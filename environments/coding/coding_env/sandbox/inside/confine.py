@@ -1,4 +1,4 @@
-"""Takes a worker's rights away, in the order in which each needs those that go after it."""
+"""Removal of a worker's rights, in the order in which each needs those that go after it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _SINCE: Final = ((1, (1 << 13) - 1), (2, _REFER), (3, _TRUNCATE), (5, 1 << 15))
 _READ: Final = _READ_FILE | _READ_DIR
 _PRIVATE: Final = _READ | _WRITE_FILE | _REMOVE | _MAKE | _REFER | _TRUNCATE
 _OF_FILES: Final = _WRITE_FILE | _READ_FILE | _TRUNCATE
-"""What can be granted on a thing that is no folder."""
+"""The rights that can be granted on a file."""
 
 Paths = list[tuple[int, int]]
 """Open O_PATH descriptors, each with the rights that are granted beneath it."""
@@ -43,7 +43,7 @@ def abi(libc: ctypes.CDLL) -> int:
 
 
 def library_paths(more: list[str]) -> Paths:
-    """What every worker may read, opened; ``more`` are further files and folders."""
+    """Return what every worker may read, opened; ``more`` are further files and folders."""
     stdlib = sysconfig.get_path("stdlib")
     found = [
         os.path.join(stdlib, name)

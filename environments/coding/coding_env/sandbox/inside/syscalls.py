@@ -32,18 +32,20 @@ _IGNORED = """
 fchmod fchmodat fchmodat2 chmod fchown fchownat chown lchown utimensat utime utimes futimesat
 """
 IGNORED: Final = _IGNORED.split()
-"""They return success and do nothing: Landlock does not cover them, copying files uses them."""
+"""Calls that succeed and do nothing: Landlock does not cover them, copying files uses them."""
 _UNSUPPORTED = """
 fallocate setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
 removexattr
 """
 UNSUPPORTED: Final = _UNSUPPORTED.split()
-"""They fail with ENOTSUP, as on a file system that cannot reserve space and has no attributes."""
+"""Calls that fail with ENOTSUP, as on a file system that cannot reserve space and has no
+attributes.
+"""
 _MISSING = """
 clone3 openat2
 """
 MISSING: Final = _MISSING.split()
-"""They fail with ENOSYS: libraries fall back on an older call whose flags can be checked."""
+"""Calls that fail with ENOSYS: libraries fall back on an older call whose flags can be checked."""
 
 _X86_64: Final = {
     "read": 0,
@@ -361,7 +363,7 @@ _AARCH64: Final = {
 }
 
 AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""What the kernel calls the architecture in ``seccomp_data.arch``."""
+"""The kernel's number of the architecture in ``seccomp_data.arch``."""
 
 
 def numbers() -> dict[str, int]:

@@ -6,7 +6,7 @@ Their content is hostile. Rules:
   stands in. So no path is too long, and what is swapped meanwhile leads nowhere else.
 - A folder that was made without rights (``os.mkdir(name, 0)``) still belongs to this user, who
   gives them back; only root needs none.
-- Nesting has any depth. Measuring gives up past ``_DEEPEST``; removing lifts what is nested up to
+- Nesting has any depth. Measuring stops past ``_DEEPEST``; removing lifts what is nested up to
   the top, and never has more than three folders open.
 
 This file is also a program that removes the folders that it is given.

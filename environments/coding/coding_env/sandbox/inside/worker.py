@@ -1,8 +1,8 @@
 """The worker: runs what it is sent, one request at a time, in one namespace.
 
-Whatever stands in this process's memory belongs to the code that it runs, this module included:
-nothing here protects the server, which believes none of it. What it does is to behave like an
-interpreter for code that means no harm.
+The memory of this process belongs to the code that it runs, this module included: nothing here
+protects the server, which believes none of it. Its work is to behave like an interpreter for code
+that means no harm.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Worker:
         return {}
 
     def _variables(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the code made: names with the start of their repr, and those asked for whole."""
+        """Return the code's variables: the start of each repr, and those asked for whole."""
         found = vars(self._main)
         shown = {
             name: self._shown(found[name])
@@ -179,7 +179,7 @@ class Worker:
         return 1, "SystemExit"
 
     def _print_exception(self, exc: BaseException) -> None:
-        """As an interpreter does, but for the frames of this module."""
+        """Print an exception as an interpreter does, but for the frames of this module."""
         try:
             limit = None if _depth(exc) < _DEEP else -_SHOWN_FRAMES
             told = traceback.TracebackException.from_exception(exc, limit=limit)
@@ -228,7 +228,7 @@ class Worker:
 def _seed(seed: int) -> None:
     """Begin the random numbers at the seed, also those of packages.
 
-    What the zygote imported has one state for all workers that are forked from it.
+    A module that the zygote imported has one state for all workers that are forked from it.
     """
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
