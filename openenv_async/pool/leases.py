@@ -49,7 +49,7 @@ class Lease:
         worker_id: of the worker, in the scheduler.
         worker: where it is.
         env: who holds it.
-        lost: why it is none any more: its worker died, or the pool was closed.
+        lost: why it ended early: its worker died, or the pool was closed.
     """
 
     id: int
@@ -59,7 +59,7 @@ class Lease:
     lost: OpenEnvError | None = None
 
     def lose(self, error: OpenEnvError) -> None:
-        """The slot is gone, and what is played there ends with ``error``."""
+        """Note that the slot is gone; the episode under way ends with ``error``."""
         self.lost = error
         self.env.lose(error)
 
@@ -83,7 +83,7 @@ class SlotOwner(Protocol):
 
 
 class LeasedClient(EnvClient[Any, Any, Any]):
-    """What is mixed into the client class."""
+    """The part of a leased environment that is mixed into its client class."""
 
     _has_address: ClassVar[bool] = False
     _pool: SlotOwner
@@ -194,7 +194,7 @@ class LeasedClient(EnvClient[Any, Any, Any]):
             self._opening_at = None
 
     def _opened_too_late(self, opening: asyncio.Future[Channel]) -> None:
-        """The session came to be although nobody waited for it any more."""
+        """Close a session that was opened although its caller no longer waits."""
         if opening.cancelled() or opening.exception() is not None:
             return
         channel = opening.result()
@@ -205,7 +205,7 @@ class LeasedClient(EnvClient[Any, Any, Any]):
         self._pool.spawn(self._give_back(channel.connection), "openenv-release")
 
     def lose(self, error: OpenEnvError) -> None:
-        """The session is gone: end the running call, and every later one but ``reset``."""
+        """End the running call, and every later one but ``reset``: the session is gone."""
         if self._opening_at is not None:
             self._opening_at.cancel()
         if self._channel is not None:
@@ -213,10 +213,10 @@ class LeasedClient(EnvClient[Any, Any, Any]):
 
 
 def leased_class(base: type[EnvClient[Any, Any, Any]]) -> type[LeasedClient]:
-    """The class of leased environments for a client class.
+    """Return the class of leased environments for a client class.
 
     Raises:
-        TypeError: ``base`` is no async WebSocket client.
+        TypeError: ``base`` is not the class of an async WebSocket client.
     """
     if not issubclass(base, EnvClient):
         raise TypeError(f"client= must be a subclass of EnvClient, got {base!r}")

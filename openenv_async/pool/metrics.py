@@ -45,12 +45,12 @@ class PoolMetric:
     states: tuple[str, ...] = ()
 
     def family(self) -> Family:
-        """It, without a sample."""
+        """Return the metric without a sample."""
         kind = GaugeMetricFamily if self.kind == "gauge" else CounterMetricFamily
         return kind(self.name, self.help, labels=["pool", "state"] if self.states else ["pool"])
 
     def add_to(self, family: Family, pool: str, reading: PoolStatistics) -> None:
-        """Its samples of one pool."""
+        """Add its samples of one pool."""
         found = self.read(reading)
         if not self.states:
             assert isinstance(found, int | float)
@@ -124,7 +124,7 @@ METRICS: Final[tuple[PoolMetric, ...]] = (
 
 
 class PoolCollector(Collector):
-    """Gives the statistics of pools to a registry, read anew whenever it is scraped.
+    """A collector of pools' statistics for a registry, read anew whenever it is scraped.
 
     ``prometheus_client.REGISTRY.register(PoolCollector(pool))``
 
@@ -138,11 +138,11 @@ class PoolCollector(Collector):
         self._pools = dict(pools) if isinstance(pools, Mapping) else {"default": pools}
 
     def describe(self) -> Iterator[Family]:
-        """The metrics without samples: registering it reads no pool."""
+        """Return the metrics without samples: registering it reads no pool."""
         return (metric.family() for metric in METRICS)
 
     def collect(self) -> Iterator[Family]:
-        """The metrics of all pools now."""
+        """Return the metrics of all pools now."""
         readings = {name: pool.statistics() for name, pool in self._pools.items()}
         for metric in METRICS:
             family = metric.family()

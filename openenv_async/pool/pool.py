@@ -6,7 +6,8 @@ pool has it carried out.
 
 Rules:
 
-- Whatever the scheduler learns, a plan follows, and is carried out in the same turn of the loop.
+- A plan follows each fact that the scheduler learns, and is carried out in the same turn of the
+  loop.
 - A ticket is either with a waiter or with a lease. A waiter that is cancelled withdraws its ticket;
   a lease that it was granted in that very moment is given back.
 - One task opens, another closes, however many wait for them; neither ends when a caller is
@@ -79,11 +80,12 @@ _TURN: Final = 1.0
 """Seconds to wait for a turn of the loop."""
 
 _inherited: list[Any] = []
-"""What a forked process got from its parent: kept, since collecting it would end the parent's."""
+"""State that a forked process got from its parent: kept, since collecting it would end the
+parent's connections."""
 
 
 def _providers_of(given: Any) -> list[Provider]:
-    """The providers that a pool was given.
+    """Return the providers that a pool was given.
 
     Raises:
         TypeError, ValueError: there is none.
@@ -103,7 +105,7 @@ def _providers_of(given: Any) -> list[Provider]:
 
 
 class EnvPool(PoolConstructors):
-    """Leases environments that live on many workers.
+    """A pool of environments on many workers.
 
     ``async with EnvPool.from_env("echo") as pool, pool.session() as env:``
 

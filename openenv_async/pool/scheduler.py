@@ -1,4 +1,4 @@
-"""Who holds which slot: plain bookkeeping, without I/O, clock or tasks.
+"""Decisions of a pool: slots, starts and ends of workers, without I/O, clock or tasks.
 
 Rules:
 

@@ -33,7 +33,7 @@ class PoolConstructors:
 
     @classmethod
     def pool_class(cls) -> type:
-        """Whose options the constructors take."""
+        """Return the class whose options the constructors take."""
         return cls
 
     @classmethod

@@ -40,7 +40,7 @@ class SyncEnvPool(PoolConstructors):
 
     @classmethod
     def pool_class(cls) -> type:
-        """Whose options the constructors take."""
+        """Return the class whose options the constructors take."""
         return EnvPool
 
     def __enter__(self) -> Self:
@@ -51,17 +51,17 @@ class SyncEnvPool(PoolConstructors):
         self.close()
 
     def open(self) -> Self:
-        """As ``EnvPool.open``."""
+        """Start ``min_workers`` and wait for them, as ``EnvPool.open`` does."""
         background_loop().run(self.pool.open())
         return self
 
     def close(self) -> None:
-        """As ``EnvPool.aclose``."""
+        """End every worker and close the providers, as ``EnvPool.aclose`` does."""
         close_blocking(self.pool.aclose())
 
     @contextlib.contextmanager
     def session(self, **options: Any) -> Iterator[SyncEnvClient[Any, Any, Any]]:
-        """A blocking environment, for a block; the options of ``EnvPool.session``."""
+        """Open a blocking environment for a block; the options of ``EnvPool.session``."""
         run = background_loop().run
         env = self.pool.session(**options)
         run(env.open())
@@ -71,21 +71,21 @@ class SyncEnvPool(PoolConstructors):
             close_blocking(env.close())
 
     def rollout(self, policy: Callable[..., Any], **options: Any) -> Outcome:
-        """As ``EnvPool.rollout``."""
+        """Play one episode, as ``EnvPool.rollout`` does."""
         return background_loop().run(self.pool.rollout(policy, **options))
 
     @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
         self, policy: Callable[..., Any], episodes: int, **options: Any
     ) -> Iterator[Outcome]:
-        """As ``EnvPool.collect``; leaving the loop cancels what runs."""
+        """Play episodes as ``EnvPool.collect`` does; leaving the loop cancels those that run."""
         return _iterate(self.pool.collect(policy, episodes, **options))
 
     @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
     def group(
         self, policy: Callable[..., Any], episodes: int = 16, **options: Any
     ) -> list[Outcome]:
-        """As ``EnvPool.group``."""
+        """Play one episode several times at once, as ``EnvPool.group`` does."""
         return background_loop().run(self.pool.group(policy, episodes, **options))
 
     def map(
@@ -116,12 +116,12 @@ class SyncEnvPool(PoolConstructors):
                 threads.shutdown(wait=True, cancel_futures=True)
 
     def statistics(self) -> PoolStatistics:
-        """As ``EnvPool.statistics``."""
+        """Return the pool's counts now and so far."""
         return self.pool.statistics()
 
 
 def _iterate(stream: AsyncGenerator[T, None]) -> Iterator[T]:
-    """An async generator as a blocking one."""
+    """Iterate over an async generator, blocking."""
     run = background_loop().run
 
     async def following() -> T | None:

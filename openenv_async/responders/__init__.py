@@ -1,4 +1,4 @@
-"""Responders: what answers a conversation, for environments that talk or ask a language model."""
+"""Responders to conversations, for environments that talk or ask a language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every responder offers."""
+"""The interface of responders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a responder said.
+    """A message of a responder.
 
     Attributes:
         text: the message, without stop sequences.
@@ -37,7 +37,7 @@ class Reply:
 
 @runtime_checkable
 class Responder(Protocol):
-    """Answers conversations. One serves many at once: it keeps nothing of any of them."""
+    """A responder to conversations. One serves many at once: it keeps nothing of any of them."""
 
     async def respond(
         self,
@@ -48,14 +48,14 @@ class Responder(Protocol):
         seed: int | None = None,
         stop: Sequence[str] | None = None,
     ) -> Reply:
-        """The next message of a conversation.
+        """Return the next message of a conversation.
 
         Args:
             messages: each with ``role`` (system, user or assistant) and ``content``.
             max_tokens: of the reply, at most.
             temperature: of sampling; 0 is greedy. ``None``: the responder's own.
             seed: what sampling draws from; the same gives the same, as far as it can.
-            stop: texts at which the reply ends; they are no part of it.
+            stop: texts at which the reply ends; they are not a part of it.
 
         Raises:
             ResponderFailed: there is no answer, and trying again did not help.
@@ -64,11 +64,11 @@ class Responder(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release what it holds. Idempotent."""
+        """Release its connections. Idempotent."""
         ...
 
 
 def cut(text: str, stop: Sequence[str] | None) -> str:
-    """``text`` up to the first stop sequence in it."""
+    """Return ``text`` up to the first stop sequence in it."""
     places = [place for mark in stop or () if mark and (place := text.find(mark)) >= 0]
     return text[: min(places)] if places else text

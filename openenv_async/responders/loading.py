@@ -24,7 +24,7 @@ _SETTINGS = {"timeout": float, "max_attempts": int, "api_key_variable": str}
 
 
 def load_responder(text: str) -> Responder:
-    """The responder that ``text`` describes.
+    """Return the responder that ``text`` describes.
 
     - ``scripted:[...]``: lines, a JSON list; ``scripted:{...}``: ``rules`` (regex to reply or
       replies) and ``default``; ``scripted:FILE.json``: either in a file.
@@ -34,11 +34,11 @@ def load_responder(text: str) -> Responder:
       arguments, or a function of the messages.
 
     Raises:
-        InvalidOption: it describes none; the message says why.
+        InvalidOption: it does not describe one; the message says why.
     """
     kind, colon, rest = text.strip().partition(":")
     if not colon or not rest:
-        raise InvalidOption(f"{text!r} is no responder: write {_FORMS}")
+        raise InvalidOption(f"{text!r} is not a responder: write {_FORMS}")
     try:
         match kind:
             case "scripted":
@@ -48,7 +48,7 @@ def load_responder(text: str) -> Responder:
             case _:
                 return _imported(f"{kind}:{rest}")
     except (ValueError, OSError, TypeError) as exc:
-        raise InvalidOption(f"{text!r} is no responder: {exc}") from exc
+        raise InvalidOption(f"{text!r} is not a responder: {exc}") from exc
 
 
 def _scripted(text: str) -> ScriptedResponder:

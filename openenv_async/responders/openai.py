@@ -94,7 +94,7 @@ class OpenAIResponder:
             raise ValueError("an OpenAI-compatible endpoint needs the name of a model")
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                f"{self.base_url!r} is no base URL: it begins with http:// or https://"
+                f"{self.base_url!r} is not a base URL: it begins with http:// or https://"
             )
         if not timeout > 0 or max_attempts < 1:
             raise ValueError("timeout must be positive and max_attempts at least 1")
@@ -123,7 +123,7 @@ class OpenAIResponder:
         seed: int | None = None,
         stop: Sequence[str] | None = None,
     ) -> Reply:
-        """The model's next message; see ``Responder.respond``."""
+        """Return the model's next message; see ``Responder.respond``."""
         wanted = {
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -189,7 +189,9 @@ class OpenAIResponder:
                 answer = await _read(response)
                 status, asked = response.status, response.headers.get("Retry-After", "")
         except (aiohttp.InvalidURL, ValueError) as exc:
-            raise ResponderFailed(f"{self.base_url} is no address: {exc}", retryable=False) from exc
+            raise ResponderFailed(
+                f"{self.base_url} is not an address: {exc}", retryable=False
+            ) from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise _Again(_shown(f"{type(exc).__name__}: {exc}", key)) from exc
         if status == 200:
@@ -205,7 +207,8 @@ class OpenAIResponder:
             choice = completion.choices[0]
         except (msgspec.MsgspecError, IndexError, ValueError) as exc:
             raise ResponderFailed(
-                f"{self!r} answered with what is no chat completion: {exc}", retryable=False
+                f"{self!r} answered with something other than a chat completion: {exc}",
+                retryable=False,
             ) from exc
         used = completion.usage
         return Reply(
@@ -216,7 +219,7 @@ class OpenAIResponder:
         )
 
     async def _connected(self) -> Sockets:
-        """The connections of the running loop."""
+        """Return the connections of the running loop."""
         if self._sockets is not None and self._sockets.loop is not asyncio.get_running_loop():
             await self.aclose()
         if self._sockets is None:
@@ -238,7 +241,7 @@ async def _read(response: Any) -> bytes:
 
 
 def _shown(text: str, key: str) -> str:
-    """One short line without the key: endpoints like to repeat it."""
+    """Return one short line without the key: endpoints like to repeat it."""
     if key:
         text = text.replace(key, "***")
     return " ".join(text.split())[:300]

@@ -18,7 +18,7 @@ Function = Callable[[Messages], Answer | Awaitable[Answer]]
 
 
 class ScriptedResponder:
-    r"""Answers by a script; give exactly one of the three.
+    r"""A responder that answers by a script; give exactly one of the three.
 
     It keeps nothing of a conversation, so that one object serves any number of them: the line
     that comes next is told by how many assistant messages there are already.
@@ -60,7 +60,7 @@ class ScriptedResponder:
         seed: int | None = None,
         stop: Sequence[str] | None = None,
     ) -> Reply:
-        """The script's next message; see ``Responder.respond``."""
+        """Return the script's next message; see ``Responder.respond``."""
         answer = await self._answer(messages, seed)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         text, reason = cut(reply.text, stop), reply.finish_reason
@@ -94,7 +94,7 @@ def _compiled(pattern: str, replies: str | Sequence[str]) -> tuple[re.Pattern[st
     try:
         made = re.compile(pattern)
     except re.error as exc:
-        raise ValueError(f"{pattern!r} is no regular expression: {exc}") from None
+        raise ValueError(f"{pattern!r} is not a regular expression: {exc}") from None
     alternatives = [replies] if isinstance(replies, str) else list(replies)
     if not alternatives:
         raise ValueError(f"the rule {pattern!r} has no reply")

@@ -3,11 +3,12 @@
 Rules:
 
 - A batch is called as soon as the model is free and there are ``max_batch`` observations, or the
-  first of them has waited ``max_wait``. What comes while the model works waits for the next.
+  first of them has waited ``max_wait``. Later observations wait for the
+  next batch.
 - Keep more episodes than one batch takes, and the environments step while the model works.
 - A synchronous function runs in threads of the policy's own. They take the next batch by
   themselves: a busy loop does not keep the model waiting.
-- What the function raises is raised to every episode of that batch.
+- An error of the function is raised to every episode of that batch.
 - Actions are copied before the next call: a function may fill one buffer again and again.
 """
 
@@ -36,7 +37,7 @@ class _Asked(NamedTuple):
 
 
 class BatchedPolicy:
-    """Collects observations for up to ``max_wait`` seconds and calls ``fn`` once with them.
+    """A policy that calls ``fn`` once with the observations of up to ``max_wait`` seconds.
 
     It belongs to one event loop. Close it (``async with``, or ``aclose``) when its rollouts have
     ended: it owns threads.
@@ -99,13 +100,13 @@ class BatchedPolicy:
         await self.aclose()
 
     def busy_time(self) -> float:
-        """Seconds so far in which the function ran, the call that runs now included."""
+        """Return the seconds in which the function ran, the call that runs now included."""
         with self._lock:
             now = time.perf_counter()
             return self._busy + (now - self._busy_since if self._running else 0.0)
 
     def __call__(self, observation: Any, turn: Turn | None = None) -> asyncio.Future[Any]:
-        """The action, once a batch with this observation was called."""
+        """Return the action, once a batch with this observation was called."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(RuntimeError("this policy was closed"))
@@ -124,7 +125,7 @@ class BatchedPolicy:
         return future
 
     def _take(self) -> list[_Asked]:
-        """The next batch, if one is due; what is still waiting begins to wait now."""
+        """Take the next batch, if one is due; the rest begins to wait now."""
         batch = self._waiting[: self._max_batch]
         del self._waiting[: self._max_batch]
         self._oldest = time.perf_counter()
@@ -145,7 +146,7 @@ class BatchedPolicy:
         self._running += 1
 
     def _ended(self) -> None:
-        """Count its end; the lock is held."""
+        """Count the end of a call; the lock is held."""
         self._running -= 1
         if not self._running:
             self._busy += time.perf_counter() - self._busy_since
@@ -204,7 +205,7 @@ class BatchedPolicy:
     # -- an asynchronous one: tasks -----------------------------------------------------------
 
     def _look(self) -> None:
-        """Call what is due, as far as the function is free."""
+        """Call the batches that are due, as far as the function is free."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -237,7 +238,7 @@ class BatchedPolicy:
         _answer(batch, made, error)
 
     async def aclose(self) -> None:
-        """Cancel what waits, wait for the calls that run, end the threads; idempotent."""
+        """Cancel the waiting episodes, wait for the calls that run, end the threads; idempotent."""
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, []
@@ -256,7 +257,7 @@ class BatchedPolicy:
 
 
 def _kept(made: Any) -> Any:
-    """Copy each action that a function gave; what is no batch is returned as it is."""
+    """Copy each action that a function gave; anything but a batch is returned as it is."""
     return [snapshot(action) for action in made] if isinstance(made, Iterable) else made
 
 
@@ -282,4 +283,4 @@ def _answer(batch: list[_Asked], made: Any, error: BaseException | None) -> None
             asked.future.set_result(actions[number])
         else:
             asked.future.set_exception(error)
-            asked.future.exception()  # an episode that was cut off does not ask
+            asked.future.exception()  # a cancelled episode does not ask

@@ -1,7 +1,7 @@
 """Arguments that are the caller's mistake, refused before anything is played.
 
-What an environment, a server or the network does wrong is an outcome; what is refused here never
-becomes one.
+An error of an environment, a server or the network is an outcome; an argument that is refused here
+never becomes one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = [
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """An argument that counts something, as an ``int``.
+    """Return an argument that counts something as an ``int``.
 
     Raises:
-        TypeError: it is no integer.
+        TypeError: it is not an integer.
         ValueError: it is less than ``least``.
     """
     if isinstance(value, bool):
@@ -50,10 +50,10 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_seconds(name: str, value: Any) -> float:
-    """An argument that is a positive number of seconds.
+    """Return an argument that is a positive number of seconds.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is not positive, or NaN.
     """
     if isinstance(value, bool | str | bytes):
@@ -68,10 +68,10 @@ def check_seconds(name: str, value: Any) -> float:
 
 
 def check_seed(name: str, value: Any) -> int:
-    """A seed as an ``int``; NumPy's integers are integers.
+    """Return a seed as an ``int``; NumPy's integers are integers.
 
     Raises:
-        TypeError: it is no integer.
+        TypeError: it is not an integer.
         ValueError: no reset takes it: it is not from 0 to 2**63 - 1.
     """
     if isinstance(value, bool):
@@ -86,10 +86,10 @@ def check_seed(name: str, value: Any) -> int:
 
 
 def check_reset_options(options: Any) -> Mapping[str, Any]:
-    """Further arguments of ``reset``, by name.
+    """Return further arguments of ``reset``, by name.
 
     Raises:
-        TypeError: they are no mapping from names.
+        TypeError: they are not a mapping from names.
     """
     if options is None:
         return {}
@@ -150,7 +150,7 @@ def check_client(env: Any, what: str) -> None:
         what: gave it, for the message.
 
     Raises:
-        TypeError: it is no open or openable client; the message has the remedy.
+        TypeError: it is not an open or openable client; the message has the remedy.
         SessionClosed: it is a client that was closed.
     """
     if isinstance(env, EnvClient):
@@ -177,7 +177,7 @@ def remedy_of(env: Any) -> str | None:
         )
     if inspect.iscoroutine(env):
         env.close()
-        return "it was not awaited: a client factory is no async function"
+        return "it was not awaited: a client factory is not async"
     if isinstance(env, SyncEnvClient):
         return "it blocks the event loop: give its async client, .client"
     if _is_environment(env):

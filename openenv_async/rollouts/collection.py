@@ -2,20 +2,20 @@
 
 Rules:
 
-- Workers, one session each, take episodes by number. A session is reused after a good episode
+- Tasks, one session each, take episodes by number. A session is reused after a good episode
   (``reset`` again) and replaced after any other.
 - A rollout is repeated only where ``retry`` allows it: what carried the environment failed before
   the policy's first action was sent (``unstarted``), or the episode has a seed (``seeded``).
-- What the policy raises, and an action that does not fit, is the outcome of that episode
+- An exception of the policy, or an action that does not fit, is the outcome of that episode
   (``policy_error``). It is raised as well, once all outcomes were handed over, when not one episode
   ended otherwise: then it is a bug.
 - A session whose worker is leaving gets no further episode: it is closed, and another is opened.
 - A server that is full is waited for, before an episode begins, never in the middle of one.
-- Every episode asked for gives exactly one outcome: what is cut off at the deadline, or when
+- Every episode asked for gives exactly one outcome: one that is stopped at the deadline, or when
   enough have ended, comes as ``cancelled`` with the steps it had.
-- The workers are owned by one object, not by a task group around the ``yield``: a generator may
+- The tasks are owned by one object, not by a task group around the ``yield``: a generator may
   be resumed and closed by different tasks, which a task group does not survive.
-- Whoever reads slowly holds the workers back before their next episode, not within one.
+- A slow reader delays the next episodes, never one that runs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _AFTER_DEADLINE: Final = 0.05
 """Seconds that sessions have to close when the deadline passed, before they are just left."""
 _AFTER_CLOSE: Final = 1.0
 _HOPELESS: Final = 32
-"""Episodes of an endless collection that all end with a policy error before it is given up."""
+"""Episodes of an endless collection that all end with a policy error before it ends with it."""
 
 
 class EpisodeKeywords(TypedDict, total=False):
@@ -114,7 +114,7 @@ def collect(
     the loop) cancels what runs and closes every session.
 
     Args:
-        source: a URL, several URLs (workers are dealt out over them), a pool or a client factory.
+        source: a URL, several URLs (sessions are dealt out over them), a pool or a client factory.
         policy: chooses the actions of all episodes; see ``policies``.
         episodes: how many.
         concurrency: episodes at once, that is sessions.
@@ -139,8 +139,8 @@ def collect(
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
             no client.
-        CallerError: a session or a reset was asked for wrongly; ends everything. What has ended
-            before is handed over first.
+        CallerError: a session or a reset was asked for wrongly; ends everything. Outcomes of
+            before are handed over first.
         Exception: what ``on_progress`` raised, ends everything; what the policy raised, if it
             raised in every episode, once all outcomes were handed over.
     """
@@ -231,26 +231,26 @@ class CollectOptions:
             raise TypeError(f"summary must be a Summary, got {self.summary!r}")
         if self.on_progress is not None and not callable(self.on_progress):
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
-        self.rollout(0)  # what it refuses is told now, not by a worker
+        self.rollout(0)  # its errors are raised now, not by a task
 
     @property
-    def workers(self) -> int:
+    def sessions(self) -> int:
         """Episodes at once, of those that there are."""
         return min(self.concurrency, self.episodes)
 
     @property
     def most_ready(self) -> int:
         """Outcomes that may wait for the reader."""
-        return self.max_ahead or 2 * self.workers
+        return self.max_ahead or 2 * self.sessions
 
     def seed(self, index: int) -> int | None:
-        """Of one episode."""
+        """Return the seed of one episode."""
         if self.seeds is None:
             return None
         return self.seeds + index if isinstance(self.seeds, int) else self.seeds[index]
 
     def rollout(self, index: int) -> Rollout:
-        """One episode, yet to be played."""
+        """Return one episode, yet to be played."""
         return Rollout(
             self.policy,
             seed=self.seed(index),
@@ -265,7 +265,7 @@ class CollectOptions:
 
 
 def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
-    """The seeds of as many episodes.
+    """Return the seeds of as many episodes.
 
     Raises:
         TypeError: they are neither an integer nor a sequence of integers.
@@ -300,7 +300,7 @@ async def outcomes_of(
 
 
 class _Collection:
-    """The workers of one ``collect`` and what they have made so far."""
+    """The tasks of one ``collect`` and their outcomes so far."""
 
     def __init__(self, factories: list[Callable[[], Any]], options: CollectOptions) -> None:
         self._options = options
@@ -318,24 +318,24 @@ class _Collection:
         self._policy_error: BaseException | None = None
         self._failure: BaseException | None = None
         self._stopped = False
-        self._workers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     # -- the reader's side --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers."""
+        """Start the tasks."""
         options = self._options
         self._summary.start()
         if options.deadline is not None:
             self._timer = asyncio.get_running_loop().call_later(options.deadline, self._stop)
-        for number in range(options.workers):
-            worker = asyncio.create_task(self._work(number), name=f"openenv-rollout-{number}")
-            worker.add_done_callback(self._worker_ended)
-            self._workers.append(worker)
+        for number in range(options.sessions):
+            task = asyncio.create_task(self._work(number), name=f"openenv-rollout-{number}")
+            task.add_done_callback(self._task_ended)
+            self._tasks.append(task)
 
     async def next(self) -> Outcome | None:
-        """The next outcome; ``None`` when there are no more."""
+        """Return the next outcome; ``None`` when there are no more."""
         outcome = await self._results.next(self._over)
         if outcome is not None and self._options.on_progress is not None:
             self._options.on_progress(self._summary)
@@ -344,35 +344,35 @@ class _Collection:
     def _over(self) -> bool:
         if self._failure is not None:
             raise self._failure
-        if not self._stopped and not all(worker.done() for worker in self._workers):
+        if not self._stopped and not all(task.done() for task in self._tasks):
             return False
         if self._policy_error is not None and self._policy_errors == self._taken:
             raise self._policy_error
         return True
 
     async def aclose(self) -> None:
-        """Cancel the workers and wait until their sessions are closed; idempotent."""
+        """Cancel the tasks and wait until their sessions are closed; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         patience = _AFTER_DEADLINE if self._stopped else _AFTER_CLOSE
         self._stopped = True
-        pending = {worker for worker in self._workers if not worker.done()}
-        for worker in pending:
-            worker.cancel()
+        pending = {task for task in self._tasks if not task.done()}
+        for task in pending:
+            task.cancel()
         interrupted: asyncio.CancelledError | None = None
         while pending:
             try:
                 _, pending = await asyncio.wait(pending, timeout=patience)
             except asyncio.CancelledError as exc:
                 interrupted = exc
-            # A worker that still waits for its session to close has asked for it: enough.
-            for worker in pending:
-                worker.cancel()
+            # A task that still waits for its session to close has asked for it: enough.
+            for task in pending:
+                task.cancel()
             patience = _AFTER_CLOSE
         if interrupted is not None:
             raise interrupted
 
-    # -- the workers' side --------------------------------------------------------------------
+    # -- the tasks' side ----------------------------------------------------------------------
 
     async def _work(self, number: int) -> None:
         """Play episodes on one session until there are none left."""
@@ -421,7 +421,7 @@ class _Collection:
         return outcome
 
     def _plays_again(self, rollout: Rollout, outcome: Outcome) -> bool:
-        """Whether a failed episode may be repeated; counts it as repeated then."""
+        """Tell whether a failed episode may be repeated; count it as repeated then."""
         index = rollout.index
         if outcome.status is not OutcomeStatus.INFRA_ERROR or self._options.retry == "never":
             return False
@@ -436,7 +436,7 @@ class _Collection:
         return True
 
     def _left(self) -> bool:
-        """Whether there are episodes to begin."""
+        """Tell whether there are episodes to begin."""
         if self._failure is not None:
             return False
         return self._next_index < self._options.episodes or bool(self._again)
@@ -447,8 +447,8 @@ class _Collection:
         else:
             index = self._next_index
             self._next_index += 1
-        if not self._left():  # nobody needs to wait for a session any more
-            self._sessions.give_up()
+        if not self._left():  # no task needs to wait for a session any more
+            self._sessions.stop_opening()
             if self._admission is not None:
                 self._admission.close()
         rollout = self._options.rollout(index)
@@ -456,7 +456,7 @@ class _Collection:
         return rollout
 
     def _fail_one(self, error: BaseException) -> None:
-        """No session could be opened: that is the next episode's outcome."""
+        """Give the next episode the error of a session that could not be opened."""
         if self._left():
             rollout = self._begin()
             del self._running[rollout.index]
@@ -483,13 +483,13 @@ class _Collection:
             if outcome.error is not None:
                 outcome.error.add_note(f"in episode {outcome.index} of collect()")
         endless = self._options.episodes == sys.maxsize
-        many = max(_HOPELESS, 2 * self._options.workers)
+        many = max(_HOPELESS, 2 * self._options.sessions)
         if endless and self._policy_errors == self._taken == many:
             self._failure = self._policy_error
             self._results.wake()
 
     def _stop(self) -> None:
-        """Cut off what runs and what has not begun; each gives a ``cancelled`` outcome."""
+        """Stop all episodes, begun or not; each gives a ``cancelled`` outcome."""
         if self._stopped:
             return
         self._stopped = True
@@ -500,21 +500,21 @@ class _Collection:
             rollout = self._begin()
             del self._running[rollout.index]
             self._take(rollout.ended(OutcomeStatus.CANCELLED))
-        for worker in self._workers:
-            worker.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._results.wake()
 
-    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._results.wake()
-        if worker.cancelled():
+        if task.cancelled():
             return
-        error = worker.exception()
+        error = task.exception()
         if error is not None and self._failure is None and not self._stopped:
             self._failure = error
 
 
 class Results(Generic[T]):
-    """What was made and not yet read. Makers that ask for room wait for a slow reader.
+    """Results that were made and not yet read. Makers that ask for room wait for a slow reader.
 
     Args:
         most: results that may wait for the reader before there is no more room.
@@ -543,7 +543,7 @@ class Results(Generic[T]):
         self._news.set()
 
     async def next(self, over: Callable[[], bool]) -> T | None:
-        """The next result; ``None`` when there is none and it is over.
+        """Return the next result; ``None`` when there is none and it is over.
 
         Args:
             over: whether no more will come; what it raises is raised here.

@@ -1,6 +1,6 @@
 """Trajectories as a Hugging Face dataset. Needs the extra ``datasets``.
 
-What an environment chooses the shape of (observations, actions, infos) becomes a typed column
+A value whose shape is the environment's (observation, action, info) becomes a typed column
 where all of its values are of one type that Arrow and Parquet have; else its values are JSON texts
 as in the files. An array that becomes lists keeps the type of its elements. A missing reward or
 return is null, and so is a missing value in a typed column; nothing else is. A seed that needs more
@@ -35,13 +35,13 @@ _FIXED: Final = {
     "terminated": "bool_",
     "truncated": "bool_",
 }
-"""Arrow's name of the type of each column that is no text."""
+"""Arrow's name of the type of each column that is not text."""
 
 
 def to_dataset(
     trajectories: str | Path | Iterable[Trajectory], *, rows: Literal["step", "episode"] = "step"
 ) -> Any:
-    """A ``datasets.Dataset`` of trajectories.
+    """Return a ``datasets.Dataset`` of trajectories.
 
     Args:
         trajectories: a file, or what ``read_trajectories`` gives.
@@ -121,7 +121,7 @@ def _rows(trajectory: Trajectory, rows: str) -> Iterable[dict[str, Any]]:
 
 
 class _Untyped(Exception):
-    """There is no one Arrow type that says as much as the values do."""
+    """Raised when no one Arrow type says as much as the values do."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 A row has the columns of ``Trajectory`` (index, episode_id, seed, status, episode_return, steps,
 duration, error_code, error_message, reset_reward, reset_info, final_observation) and
-``transitions``, a list of (t, observation, action, reward, terminated, truncated, info). What
-was ``None`` is null, and nothing else is. Further keys of an episode or a step are kept: they are
+``transitions``, a list of (t, observation, action, reward, terminated, truncated, info). Only
+``None`` is null. Further keys of an episode or a step are kept: they are
 read into ``extra`` and written from it.
 
 - JSON Lines (``.jsonl``): one line per episode, written with one call and flushed, so a crash
   loses nothing that was finished; a last line that is not whole is one that a crash cut.
   A write that fails, on a full disk for one, leaves no part of its line behind. A line that is
   broken all the same is passed over when the file is read, and said to be.
-  Arrays, bytes, NaN, infinity and keys that are no texts are the tagged objects of ``records``.
+  Arrays, bytes, NaN, infinity and keys that are not texts are the tagged objects of ``records``.
 - Parquet (``.parquet``, extra ``parquet``): observations, actions and infos are JSON texts with
   the same tags, since their shape is the environment's; all else is typed columns. ``extra`` is a
   JSON text too; a seed of 2**63 or more stands there, since its column has 64 bits with a sign. A
@@ -73,7 +73,7 @@ _INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 class TrajectoryWriter(ABC):
-    """Writes one trajectory after the other; a context manager."""
+    """A writer of one trajectory after the other; a context manager."""
 
     path: Path
 
@@ -118,7 +118,9 @@ def open_writer(path: str | Path, *, append: bool = False) -> TrajectoryWriter:
         case ".parquet":
             return ParquetWriter(path, append=append)
         case suffix:
-            raise ValueError(f"{suffix or path.name!r} is no trajectory format: .jsonl or .parquet")
+            raise ValueError(
+                f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
+            )
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
@@ -135,7 +137,9 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
         case ".parquet":
             return _read_parquet(path)
         case suffix:
-            raise ValueError(f"{suffix or path.name!r} is no trajectory format: .jsonl or .parquet")
+            raise ValueError(
+                f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
+            )
 
 
 def _trajectory(episode: Episode) -> tuple[Trajectory, Row]:
@@ -248,7 +252,7 @@ def _from_row(row: Row) -> Trajectory:
     """The trajectory of a row; keys that it has no field for are kept in ``extra``.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no row of an episode.
+        ValueError, TypeError, KeyError: it is not the row of an episode.
     """
     steps = [Transition(**_known(item, _TRANSITION)) for item in row.pop("transitions")]
     known = _known(row, _EPISODE)
@@ -291,7 +295,7 @@ class JsonlWriter(TrajectoryWriter):
 
 
 def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
-    """Write a whole line, or nothing of it: then what the write left is cut off again."""
+    """Write a whole line, or nothing of it: a part that a failed write left is removed."""
     end = _end_of(file, path)
     try:
         left = memoryview(line)
@@ -309,7 +313,7 @@ def _end_of(file: BinaryIO, path: Path) -> int | None:
     if not file.seekable():
         return None
     if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":
-        _mend_last_line(path)  # left by a write whose line could not be cut off at once
+        _mend_last_line(path)  # left by a write whose part could not be removed at once
     return file.seek(0, os.SEEK_END)
 
 
@@ -350,7 +354,7 @@ def _read_jsonl(path: Path) -> Iterator[Trajectory]:
     """The trajectories of a file; broken lines are passed over, and said to be.
 
     Raises:
-        ValueError: a line is JSON but no trajectory; or there are only broken lines.
+        ValueError: a line is JSON but not a trajectory; or there are only broken lines.
     """
     broken, reason, found = 0, "", False
     with path.open("rb") as lines:
@@ -371,7 +375,7 @@ def _read_jsonl(path: Path) -> Iterator[Trajectory]:
             try:
                 trajectory = _from_row(row)
             except (ValueError, TypeError, KeyError, AttributeError) as exc:
-                raise ValueError(f"line {number} of {path} is no trajectory: {exc}") from exc
+                raise ValueError(f"line {number} of {path} is not a trajectory: {exc}") from exc
             found = True
             yield trajectory
     if broken and not found:
@@ -441,7 +445,7 @@ class ParquetWriter(TrajectoryWriter):
                 log.warning("a row group of %s waits for the next write: %s", self.path, exc)
 
     def _journal(self) -> Path:
-        """Where the episodes of the group that is being gathered are kept."""
+        """The file of the episodes of the group that is being gathered."""
         return self._parts / f"{self._part:06d}.jsonl"
 
     def flush(self) -> None:
@@ -523,7 +527,7 @@ def _parts_of(path: Path) -> Path:
 
 
 def _finished(parts: Path) -> list[Path]:
-    """What holds each group: its file, or the journal of one that was not finished."""
+    """Return the file of each group, or the journal of one that was not finished."""
     found = {path.stem: path for path in sorted(parts.glob("*.jsonl"))}
     found |= {path.stem: path for path in parts.glob("*.parquet")}
     return [found[stem] for stem in sorted(found)]

@@ -23,7 +23,7 @@ class StreamedEpisode:
         group: which group it belongs to, from 0.
         member: which of its group it is, from 0.
         versions: of the policy, when each action was asked for; empty without versions.
-        stale: it was cut off because its policy became too old.
+        stale: it was cancelled because its policy became too old.
     """
 
     outcome: Outcome
@@ -34,14 +34,14 @@ class StreamedEpisode:
 
     @property
     def usable(self) -> bool:
-        """Whether it may be trained on as it stands."""
+        """True if it may be trained on as it stands."""
         return self.outcome.status.usable and not self.stale
 
     @property
     def partial(self) -> bool:
-        """Whether it was cut off by us but has steps: they happened, its return is not known."""
-        cut_off = self.outcome.status in ("cancelled", "timeout")
-        return cut_off and self.outcome.steps > 0 and not self.stale
+        """True if it was cancelled or timed out with steps; its return is not known."""
+        stopped = self.outcome.status in ("cancelled", "timeout")
+        return stopped and self.outcome.steps > 0 and not self.stale
 
     @property
     def episode_return(self) -> float | None:
@@ -63,12 +63,12 @@ class EpisodeGroup:
 
     @property
     def returns(self) -> list[float | None]:
-        """By member; ``None`` for those that have none."""
+        """The return of each member; ``None`` for those that have none."""
         return [episode.episode_return for episode in self.episodes]
 
     @property
     def mask(self) -> list[bool]:
-        """By member, whether it has a finite return: rows to train on."""
+        """True for each member that has a finite return: rows to train on."""
         return [value is not None and math.isfinite(value) for value in self.returns]
 
     @property
@@ -77,12 +77,12 @@ class EpisodeGroup:
         return baseline(self.returns)
 
     def advantages(self, *, scale: bool = True) -> list[float | None]:
-        """By member, as ``advantages``."""
+        """Return the advantage of each member, as the function ``advantages`` does."""
         return advantages(self.returns, scale=scale)
 
 
 def baseline(returns: Sequence[float | None]) -> float | None:
-    """Mean of the finite returns there are; ``None`` when there are none."""
+    """Return the mean of the finite returns; ``None`` when there are none."""
     there = [value for value in returns if value is not None and math.isfinite(value)]
     return math.fsum(there) / len(there) if there else None
 
@@ -90,7 +90,7 @@ def baseline(returns: Sequence[float | None]) -> float | None:
 def advantages(
     returns: Sequence[float | None], *, scale: bool = True, epsilon: float = 1e-4
 ) -> list[float | None]:
-    """Returns relative to their group, as in GRPO (Shao et al., 2024).
+    """Return the returns relative to their group, as in GRPO (Shao et al., 2024).
 
     Args:
         returns: of one group; ``None`` for what failed. That, and a return that is not finite,

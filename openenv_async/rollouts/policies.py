@@ -8,7 +8,7 @@ A policy is a callable, sync or async::
 a ``collect``. A policy that keeps something per episode has a method ``for_episode(index)`` that
 returns the policy of one episode; it is called once when the episode begins.
 
-What a policy raises is a bug or a decision of the caller: it is never turned into an outcome.
+An exception of a policy is a bug or a decision of the caller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UNTYPED: Final = (None, Any, dict)
 
 @dataclass(slots=True)
 class Turn:
-    """Where an episode stands when its next action is chosen. Valid during that call.
+    """The stage of an episode when its next action is chosen. Valid during that call.
 
     Attributes:
         index: which rollout of its batch.
@@ -52,13 +52,13 @@ class Turn:
 
 
 class Policy(Protocol):
-    """Chooses actions; may also be async, or take the observation alone."""
+    """A callable that chooses actions; it may be async, or take the observation alone."""
 
     def __call__(self, observation: Any, turn: Turn, /) -> Any: ...
 
 
 def bind(policy: Callable[..., Any], index: int) -> Callable[[Any, Turn], Any]:
-    """The policy of one episode as a callable of observation and turn; decided once."""
+    """Return the policy of one episode as a callable of observation and turn."""
     for_episode = getattr(policy, "for_episode", None)
     if for_episode is not None:
         policy = for_episode(index)
@@ -68,7 +68,7 @@ def bind(policy: Callable[..., Any], index: int) -> Callable[[Any, Turn], Any]:
 
 
 def _takes_turn(policy: Callable[..., Any]) -> bool:
-    """Whether a second positional argument is wanted; one with a default is the policy's own."""
+    """Tell whether a second positional argument is wanted; one with a default is its own."""
     try:
         parameters = list(inspect.signature(policy).parameters.values())
     except ValueError:  # a builtin without a signature
@@ -82,7 +82,7 @@ def _takes_turn(policy: Callable[..., Any]) -> bool:
 
 
 def is_pending(action: Any) -> bool:
-    """Whether a policy returned something to await. Cheap for the usual actions."""
+    """Tell whether a policy returned something to await. Cheap for the usual actions."""
     return type(action) is CoroutineType or inspect.isawaitable(action)
 
 
@@ -108,18 +108,18 @@ class RandomPolicy:
 
     @classmethod
     async def for_client(cls, client: Any, seed: int | None = None) -> Self:
-        """A policy for an ``EnvClient`` (or a class's instance): its server's schema, its type."""
+        """Return a policy for a client: with its server's schema and its action type."""
         schema = await fetch_schema(client.base_url, token=client.settings.token)
         return cls(schema["action"], seed, client.instance_types()[0])
 
     def for_episode(self, index: int) -> Callable[[Any], Any]:
-        """Random actions for one episode."""
+        """Return the policy of one episode."""
         rng = random.Random(f"{self.seed}/{index}")
         schema, convert = self.schema, self._convert
         return lambda observation: convert(sample(schema, rng))
 
     def __call__(self, observation: Any) -> Any:
-        """A random action."""
+        """Return a random action."""
         return self._convert(sample(self.schema, self._rng))
 
 
@@ -132,10 +132,10 @@ def _converter(action_type: Any) -> Callable[[Any], Any]:
 
 
 class ResponderPolicy:
-    """Plays an episode as a conversation: observations are the user's, replies the actions.
+    """A policy that plays an episode as a conversation.
 
-    Each episode has a conversation of its own. What the responder raises ends the rollouts, as
-    with any policy.
+    Observations are the user's messages, replies the actions. Each episode has a conversation of
+    its own. An error of the responder is an error of the policy.
 
     Args:
         responder: has ``async respond(messages, *, max_tokens, temperature, seed, stop)``, which
@@ -174,7 +174,7 @@ class ResponderPolicy:
         self._options = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop}
 
     def for_episode(self, index: int) -> Callable[[Any, Turn], Coroutine[Any, Any, Any]]:
-        """The policy of one episode, with a conversation of its own."""
+        """Return the policy of one episode, with a conversation of its own."""
         said: list[dict[str, str]] = []
 
         async def decide(observation: Any, turn: Turn) -> Any:
@@ -189,7 +189,7 @@ class ResponderPolicy:
         return decide
 
     def __call__(self, observation: Any, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """One reply without a conversation."""
+        """Return one reply without a conversation."""
         return self.for_episode(turn.index)(observation, turn)
 
 
@@ -205,30 +205,30 @@ def _text(observation: Any) -> str:
 
 
 def load_policy(text: str) -> Callable[..., Any]:
-    """The policy that ``module:callable`` names; a class is called without arguments.
+    """Return the policy that ``module:callable`` names; a class is called without arguments.
 
     Raises:
         ValueError: there is no such thing, or it is not callable.
     """
     module_name, colon, path = text.partition(":")
     if not colon or not module_name or not path:
-        raise ValueError(f"{text!r} is no policy: write random or module:callable")
+        raise ValueError(f"{text!r} is not a policy: write random or module:callable")
     try:
         found = import_object(text)
     except TargetNotFound as exc:
         reason = exc.message
         if module_name in sys.modules and "did you mean" not in reason:
             reason = f"{module_name!r} has no {path!r}"  # the message names environments
-        raise ValueError(f"{text!r} is no policy: {reason}") from exc
+        raise ValueError(f"{text!r} is not a policy: {reason}") from exc
     if inspect.isclass(found):
         try:
             inspect.signature(found).bind()
         except TypeError:
             why = f"{path} takes arguments, name an instance or a function"
-            raise ValueError(f"{text!r} is no policy: {why}") from None
+            raise ValueError(f"{text!r} is not a policy: {why}") from None
         except ValueError:
             pass  # a class without a signature
         found = found()
     if not callable(found):
-        raise ValueError(f"{text!r} is no policy: a {type(found).__name__} is not callable")
+        raise ValueError(f"{text!r} is not a policy: a {type(found).__name__} is not callable")
     return found  # type: ignore[no-any-return]  # callable, as was checked

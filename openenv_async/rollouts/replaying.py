@@ -20,7 +20,7 @@ _FIELDS: Final = ("observation", "reward", "terminated", "truncated", "info")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a replay first left its record.
+    """The first place at which a replay left its record.
 
     Attributes:
         t: steps taken before: 0 is the reset.
@@ -64,8 +64,8 @@ async def replay(
         The first difference; ``None`` when there is none.
 
     Raises:
-        ValueError: the trajectory has no seed, since its reset failed; or ``ignore`` names what
-            is no field.
+        ValueError: the trajectory has no seed, since its reset failed; or ``ignore`` names
+            something other than a field.
     """
     unknown = set(ignore) - set(_FIELDS)
     if unknown:

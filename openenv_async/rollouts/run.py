@@ -3,9 +3,9 @@
 Rules:
 
 - A failure of the environment or of what carries it is an outcome, never an exception.
-- A call that was wrong (``TypeError``, ``ValueError``, a ``CallerError`` of ``reset``) is raised,
-  and so is cancellation. What the policy raises, and an action that does not fit, is raised by
-  ``rollout``; among many episodes (``collect``) it is that episode's outcome, ``policy_error``.
+- A wrong call (``TypeError``, ``ValueError``, a ``CallerError`` of ``reset``) is raised,
+  and so is cancellation. An exception of the policy, or an action that does not fit, is raised
+  by ``rollout``; among many episodes (``collect``) it is that episode's outcome, ``policy_error``.
 - A failed rollout has no return; one whose environment gave no reward has none either. A reward
   that is NaN, or makes the sum NaN, fails the rollout: it is an ``env_error``.
 - The record has copies: what the policy or the environment does to its objects later does not
@@ -85,7 +85,7 @@ async def rollout(
         How it ended. After a failure the session may be unusable: close it.
 
     Raises:
-        TypeError, ValueError: an argument makes no sense, or ``env`` is no client; nothing is
+        TypeError, ValueError: an argument is wrong, or ``env`` is not a client; nothing is
             played.
         CallerError: an action or option does not fit; ``PayloadTooLarge`` and a session that
             was closed under the rollout are outcomes.
@@ -107,7 +107,7 @@ async def rollout(
 
 
 def status_of(error: BaseException) -> OutcomeStatus:
-    """What an error of ``reset`` or ``step`` makes of the rollout."""
+    """Return the status of a rollout that an error of ``reset`` or ``step`` ended."""
     match error:
         case OperationCancelled():
             return OutcomeStatus.CANCELLED
@@ -283,7 +283,7 @@ class Rollout:
     def _ended_by(
         self, error: BaseException, *, in_step: bool
     ) -> tuple[OutcomeStatus, BaseException]:
-        """The end that an error makes; one that says that the call was wrong is raised."""
+        """Return the end that an error makes, or raise one that says that the call was wrong."""
         if isinstance(error, PolicyFailed):
             cause = error.__cause__ or error
             if self._strict:
@@ -300,7 +300,7 @@ class Rollout:
         return status_of(error), error
 
     def ended(self, status: OutcomeStatus, error: BaseException | None = None) -> Outcome:
-        """The outcome as things stand now."""
+        """Return the outcome as things stand now."""
         outcome = Outcome(
             index=self.index,
             status=status,
@@ -323,7 +323,7 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def _as_float(reward: Any) -> float:
-    """A reward of another kind as a float; what is no number is NaN."""
+    """Return a reward of another kind as a float; anything but a number is NaN."""
     try:
         return math.nan if isinstance(reward, str | bytes) else float(reward)
     except (TypeError, ValueError, OverflowError):

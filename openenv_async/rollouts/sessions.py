@@ -26,10 +26,10 @@ Retry = Literal["never", "unstarted", "seeded"]
 
 
 class SessionSource(Protocol):
-    """What leases clients, such as an ``EnvPool``."""
+    """A pool that leases clients, such as ``EnvPool``."""
 
     def session(self) -> Any:
-        """A client that takes its place when it is opened and gives it back when closed."""
+        """Return a client that takes a slot when it is opened and gives it back when closed."""
 
 
 Source = str | Sequence[str] | Callable[[], Any] | SessionSource
@@ -37,17 +37,17 @@ Source = str | Sequence[str] | Callable[[], Any] | SessionSource
 
 
 def usual_retry(source: Source) -> Retry:
-    """What ``retry`` is by default: a pool has other workers to play an episode again."""
+    """Return the default of ``retry``: a pool has other workers to play an episode again."""
     return "unstarted" if hasattr(source, "session") else "never"
 
 
 def client_factories(
     source: Source, connections: int | None, token: str | None
 ) -> list[Callable[[], Any]]:
-    """The factories of the clients; workers go round.
+    """Return the factories of the clients, which tasks use in turn.
 
     Raises:
-        TypeError: the source is none; the message has the remedy.
+        TypeError: nothing can be played on the source; the message has the remedy.
         ValueError: there is no URL in it, or an argument does not belong to it.
     """
     if not isinstance(source, str) and (remedy := remedy_of(source)) is not None:
@@ -75,19 +75,19 @@ def client_factories(
     if not urls:
         raise ValueError("no URL to collect from")
     for url in urls:
-        GenericEnvClient(url, token=token)  # what it refuses is told now, not by a worker
-    lanes = 1 if connections is None else check_count("connections", connections)
+        GenericEnvClient(url, token=token)  # its errors are raised now, not by a task
+    count = 1 if connections is None else check_count("connections", connections)
     return [
         functools.partial(
-            GenericEnvClient, url, token=token, share=f"collect-{lane}" if lane else True
+            GenericEnvClient, url, token=token, share=f"collect-{number}" if number else True
         )
-        for lane in range(lanes)
+        for number in range(count)
         for url in urls
     ]
 
 
 class Sessions:
-    """Opens clients and closes them.
+    """The clients of one ``collect``, opened and closed.
 
     Args:
         factories: make the clients, in turn.
@@ -105,7 +105,7 @@ class Sessions:
         self._openers: set[asyncio.Task[None]] = set()
 
     async def open(self, number: int) -> tuple[Any, BaseException | None]:
-        """An open client, or why there is none; neither when nothing is left to play.
+        """Return an open client, or the error; neither when nothing is left to play.
 
         While the server is full this waits: for as long as sessions of ours are at work,
         otherwise for a bounded time.
@@ -115,7 +115,7 @@ class Sessions:
 
         Raises:
             CallerError: it may not be opened at all.
-            TypeError: what was made is no client.
+            TypeError: the factory did not make a client.
         """
         make = self._factories[number % len(self._factories)]
         clock = asyncio.get_running_loop().time
@@ -150,7 +150,7 @@ class Sessions:
         return None, None
 
     async def _open(self, client: Any) -> None:
-        """Open it; ``give_up`` cancels this."""
+        """Open it, unless ``stop_opening`` cancels this."""
         task = asyncio.current_task()
         assert task is not None
         self._openers.add(task)
@@ -159,8 +159,8 @@ class Sessions:
         finally:
             self._openers.discard(task)
 
-    def give_up(self) -> None:
-        """Cancel the workers that wait for a session: nobody needs one any more."""
+    def stop_opening(self) -> None:
+        """Cancel the tasks that wait for a session: there is nothing left to play."""
         for task in self._openers:
             task.cancel()
 

@@ -2,13 +2,13 @@
 
 Rules:
 
-- It is ``collect`` underneath: one session per worker, one outcome per episode begun.
+- It is ``collect`` underneath: one session per task, one outcome per episode begun.
 - The policy may change while episodes run (``VersionedPolicy.publish``, see ``versions``). An
-  episode that falls further behind than ``max_staleness`` is cut off and left out, and that is
+  episode that falls further behind than ``max_staleness`` is cancelled and left out, and that is
   logged. So that few do, one only begins when it can still be used (``admission``).
-- A slow learner holds the workers back: no more than ``max_ahead`` episodes wait for it.
+- A slow learner delays the episodes: no more than ``max_ahead`` episodes wait for it.
 - A group is ``group_size`` episodes of one seed; it is complete when each of them has ended,
-  failed or been cut off.
+  failed or been cancelled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StreamKeywords(BatchKeywords, total=False):
 
 
 class EpisodeStream(AsyncIterator[StreamedEpisode]):
-    """What ``stream`` returns: iterate over it, and close it.
+    """A stream of episodes: iterate over it, and close it.
 
     Attributes:
         summary: of every episode that ended, failures included.
@@ -92,7 +92,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
                 self._admission.asked()
             if self._coming is None:
                 self._coming = asyncio.create_task(_next(self._outcomes), name="openenv-stream")
-            # A reader that gives up waiting (a timeout) ends its wait, not the stream.
+            # A reader whose wait times out ends the wait, not the stream.
             outcome = await asyncio.shield(self._coming)
             self._coming = None
             if outcome is None:
@@ -131,17 +131,17 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
     def in_groups(self) -> None:
         """From now on leave out no stale episodes either: groups are to be whole.
 
-        Whoever makes the groups says when one is handed over.
+        The maker of the groups tells when one is handed over.
         """
         self._in_groups = True
 
     def handed_over(self, count: int) -> None:
-        """The reader was given that many episodes."""
+        """Note that the reader was given that many episodes."""
         if self._admission is not None:
             self._admission.read(count)
 
     async def aclose(self) -> None:
-        """Cancel what runs and close every session; idempotent."""
+        """Cancel the episodes that run and close every session; idempotent."""
         coming, self._coming = self._coming, None
         if coming is not None:
             coming.cancel()
@@ -149,7 +149,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
             if coming is not None:
                 await wait_uncancelled(coming)
                 if not coming.cancelled():
-                    coming.exception()  # of no interest to who closes
+                    coming.exception()  # of no interest to the caller that closes
         finally:
             await self._outcomes.aclose()
 
@@ -159,7 +159,7 @@ async def _next(outcomes: AsyncGenerator[Outcome, None]) -> Outcome | None:
 
 
 class GroupStream(AsyncIterator[EpisodeGroup]):
-    """What ``stream_groups`` returns: complete groups, in the order of their completion.
+    """A stream of complete groups, in the order of their completion.
 
     Attributes:
         episodes: the stream behind, for its ``summary`` and ``stale``.
@@ -189,7 +189,7 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
                 return EpisodeGroup(episode.group, members)
 
     async def aclose(self) -> None:
-        """As ``EpisodeStream.aclose``."""
+        """Cancel the episodes that run and close every session; idempotent."""
         await self.episodes.aclose()
 
 

@@ -1,4 +1,4 @@
-"""What a batch of rollouts came to, kept up as its outcomes arrive."""
+"""The summary of a batch of rollouts, kept up as its outcomes arrive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reservoir:
         self.samples: list[float] = []
 
     def add(self, value: float) -> None:
-        """Take one number."""
+        """Add one number."""
         self.count += 1
         if self.count <= self._size:
             self.samples.append(value)
@@ -53,7 +53,7 @@ class Reservoir:
                 self.samples[place] = value
 
     def percentile(self, percent: float) -> float | None:
-        """The nearest-rank percentile of the sample; ``None`` when it is empty."""
+        """Return the nearest-rank percentile of the sample; ``None`` when it is empty."""
         if not self.samples:
             return None
         ordered = sorted(self.samples)
@@ -84,7 +84,7 @@ class Failure:
 class Summary:
     """Counts, returns and latencies of many outcomes.
 
-    Returns of failed episodes and of episodes without any reward do not enter: ``None`` is no 0.
+    Returns of failed episodes and of episodes without any reward do not enter: ``None`` is not 0.
     An infinite return counts among the returns and in their range; mean and deviation are those
     of the finite ones.
 
@@ -128,7 +128,7 @@ class Summary:
             self._begun = time.perf_counter()
 
     def add(self, outcome: Outcome) -> None:
-        """Take one outcome."""
+        """Add one outcome."""
         self.start()
         self._ended = time.perf_counter()
         self.episodes += 1
@@ -157,7 +157,7 @@ class Summary:
     def _add_failure(self, outcome: Outcome) -> None:
         error = outcome.error
         if error is None:
-            code, text = "cancelled", "cut off: enough episodes had ended, or the time was over"
+            code, text = "cancelled", "stopped: enough episodes had ended, or the time was over"
         else:
             code = str(getattr(error, "code", type(error).__name__))
             text = error_text(error).strip() or type(error).__name__
@@ -221,7 +221,7 @@ class Summary:
         return self._max if self._returns else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for ``--json``; infinity, which JSON lacks, is a text."""
+        """Return everything as plain values; infinity, which JSON lacks, is a text."""
         return {
             "episodes": self.episodes,
             "steps": self.steps,
@@ -245,7 +245,7 @@ class Summary:
         }
 
     def table(self, title: str | None = None) -> Table:
-        """A table for a terminal."""
+        """Return a table for a terminal."""
         from rich.table import Table
 
         table = Table(title=title, show_header=False, title_justify="left")
@@ -277,7 +277,7 @@ class Summary:
         return table
 
     def failure_table(self) -> Table | None:
-        """A table of what failed and why, for a terminal; ``None`` when nothing did."""
+        """Return a table of the failures and their reasons; ``None`` without any."""
         if not self._failures:
             return None
         from rich.markup import escape

@@ -3,15 +3,15 @@
 Rules:
 
 - Each action notes the version of the policy at which it was asked for.
-- An episode that falls further behind than ``max_staleness`` is cut off before its next step.
+- An episode that falls further behind than ``max_staleness`` is cancelled before its next step.
 - An episode that begins now is read after all those that began before it and were not read yet.
   From how many episodes the learner reads per version of its policy follows at which version that
   will be; an episode that would be too old by then does not begin.
 - A group begins as a whole, or not yet.
-- How many the learner reads per version is known once it has published. Until then it is taken to
-  be no more than what it has read and asks for; without any staleness allowed, half as many again,
-  since episodes would else be played one after the other.
-- Whoever waits for an episode gets one: if none is under way, the next begins.
+- The number that the learner reads per version is known once it has published. Until then it is
+  taken to be no more than what it has read and asks for; without any staleness allowed, half as
+  many again, since episodes would else be played one after the other.
+- A reader that waits for an episode gets one: if none is under way, the next begins.
 """
 
 from __future__ import annotations
@@ -43,14 +43,18 @@ class VersionedPolicy:
         self.version = version
 
     def publish(self, policy: Callable[..., Any] | None = None) -> int:
-        """The next version, from now on; ``None`` when the same object has new weights."""
+        """Begin the next version and return its number.
+
+        Args:
+            policy: the new one; ``None`` when the same object has new weights.
+        """
         if policy is not None:
             self.policy = policy
         self.version += 1
         return self.version
 
     def for_episode(self, index: int) -> Callable[[Any, Turn], Any]:
-        """The policy of one episode; it follows what is published."""
+        """Return the policy of one episode; it follows what is published."""
         policy, decide = self.policy, bind(self.policy, index)
 
         def act(observation: Any, turn: Turn) -> Any:
@@ -62,12 +66,12 @@ class VersionedPolicy:
         return act
 
     def __call__(self, observation: Any, turn: Turn) -> Any:
-        """An action of the current version."""
+        """Return an action of the current version."""
         return bind(self.policy, turn.index)(observation, turn)
 
 
 class PolicyWatch:
-    """What the episodes of a stream have in common: the policy, and what version acted when."""
+    """The policy that a stream's episodes share, and the versions that acted."""
 
     def __init__(self, policy: Callable[..., Any], size: int, max_staleness: int | None) -> None:
         self._policy = policy
@@ -78,14 +82,14 @@ class PolicyWatch:
 
     @property
     def version(self) -> int:
-        """Of the policy, now."""
+        """The policy's version now."""
         return self._policy.version if self._versioned else 0  # type: ignore[attr-defined]  # it has one
 
     def __call__(self, observation: Any, turn: Turn) -> Any:
         return bind(self._policy, turn.index)(observation, turn)
 
     def for_episode(self, index: int) -> Callable[[Any, Turn], Any]:
-        """The policy of one episode, with notes of its versions."""
+        """Return the policy of one episode, with notes of its versions."""
         decide = bind(self._policy, index)
         versions = self._versions[index] = []
         if not self._versioned:
@@ -98,11 +102,11 @@ class PolicyWatch:
         return act
 
     def too_old(self, version: int) -> bool:
-        """Whether an episode that began with ``version`` is to be cut off."""
+        """Tell whether an episode that began with ``version`` is to be cancelled."""
         return self._max_staleness is not None and self.version - version > self._max_staleness
 
     def episode(self, outcome: Outcome) -> StreamedEpisode:
-        """The outcome with what is known of it."""
+        """Return the outcome with its group and versions."""
         versions = self._versions.pop(outcome.index, [])[: outcome.steps]
         group, member = divmod(outcome.index, self._size)
         stale = bool(versions) and self.too_old(versions[0])
@@ -151,7 +155,7 @@ class WatchedClient:
 
 
 class Admission:
-    """Admits the episodes of one stream.
+    """Admission of one stream's episodes.
 
     Args:
         version: tells the version of the policy.
@@ -173,7 +177,7 @@ class Admission:
         self._closed = False
         self._changed = asyncio.Event()
 
-    # -- the players' side --------------------------------------------------------------------
+    # -- the episodes' side -------------------------------------------------------------------
 
     async def admit(self) -> None:
         """Return when the next episode may begin."""
@@ -184,13 +188,13 @@ class Admission:
         self._under_way += 1
 
     def give_back(self) -> None:
-        """An admitted episode does not begin, or begins again later."""
+        """Note that an admitted episode does not begin, or begins again later."""
         self._admitted -= 1
         self._under_way -= 1
         self._changed.set()
 
     def close(self) -> None:
-        """There are no more episodes: nobody waits any more."""
+        """Admit every further call: there are no more episodes."""
         self._closed = True
         self._changed.set()
 
@@ -209,7 +213,7 @@ class Admission:
     # -- the reader's side --------------------------------------------------------------------
 
     def asked(self) -> None:
-        """The reader waits for the next."""
+        """Note that the reader waits for the next episode."""
         self._notice()
         self._reader_waits = True
         blind = not self._batch and not self._max_staleness
@@ -218,7 +222,7 @@ class Admission:
         self._changed.set()
 
     def read(self, count: int) -> None:
-        """The reader was given that many episodes."""
+        """Note that the reader was given that many episodes."""
         self._notice()
         self._reader_waits = False
         self._under_way -= count
@@ -226,7 +230,7 @@ class Admission:
         self._changed.set()
 
     def dropped(self) -> None:
-        """An episode ended that the reader is not given."""
+        """Note that an episode ended that the reader is not given."""
         self._under_way -= 1
         self._changed.set()
 

@@ -164,9 +164,9 @@ async def test_nobody_there_is_tried_again() -> None:
 @pytest.mark.parametrize(
     ("response", "why"),
     [
-        (lambda: web.Response(text="<html>"), "no chat completion"),
-        (lambda: web.json_response({"choices": []}), "no chat completion"),
-        (lambda: web.json_response({"error": "?"}), "no chat completion"),
+        (lambda: web.Response(text="<html>"), "other than a chat completion"),
+        (lambda: web.json_response({"choices": []}), "other than a chat completion"),
+        (lambda: web.json_response({"error": "?"}), "other than a chat completion"),
         (lambda: web.Response(status=302, headers={"Location": "/elsewhere"}), "HTTP 302"),
         (lambda: web.Response(body=bytes(17 * 1024 * 1024)), "more than"),
     ],

@@ -88,7 +88,7 @@ async def test_stop_and_max_tokens_cut() -> None:
     ],
 )
 def test_scripts_that_make_no_sense(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"one of|at least one|no regular|no reply"):
+    with pytest.raises(ValueError, match=r"one of|at least one|not a regular|no reply"):
         ScriptedResponder(**bad)  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -129,7 +129,7 @@ def test_text_describes_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
         ("scripted:{}", "a script is"),
         ('scripted:{"rules": {}, "speed": 1}', "no 'speed'"),
         ("scripted:no/such/file.json", "No such file"),
-        ("openai:m@ftp://x", "no base URL"),
+        ("openai:m@ftp://x", "not a base URL"),
         ("openai:m@http://x#color=red", "no setting 'color'"),
         ("openai:m@http://x#timeout=soon", "could not convert"),
         ("openai:@http://x", "name of a model"),

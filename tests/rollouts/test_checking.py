@@ -94,8 +94,8 @@ async def test_what_is_no_client_is_refused_with_the_remedy(env: Any, remedy: st
         (3, TypeError, "a URL, several"),
         ({"url": NOWHERE}, TypeError, "a URL, several"),
         ([3], TypeError, "address"),
-        ("echo", ValueError, "no server address"),
-        ([NOWHERE, "localhost:1"], ValueError, "no server address"),
+        ("echo", ValueError, "not a valid server address"),
+        ([NOWHERE, "localhost:1"], ValueError, "not a valid server address"),
     ],
     ids=lambda value: repr(value).partition(" at 0x")[0][:30],
 )

@@ -238,9 +238,9 @@ def test_an_empty_file_has_no_trajectories(tmp_path: Path) -> None:
 
 def test_what_is_no_trajectory_file(tmp_path: Path) -> None:
     for call in (open_writer, read_trajectories):
-        with pytest.raises(ValueError, match=r"'\.csv' is no trajectory format"):
+        with pytest.raises(ValueError, match=r"'\.csv' is not a trajectory format"):
             call(tmp_path / "file.csv")
-        with pytest.raises(ValueError, match="'file' is no trajectory format"):
+        with pytest.raises(ValueError, match="'file' is not a trajectory format"):
             call(tmp_path / "file")
     path = tmp_path / "file.jsonl"
     path.write_text('{"nonsense": 1}\n')
