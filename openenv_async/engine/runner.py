@@ -63,7 +63,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
-from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.protocol.lifecycle import START, Move, Phase, advance
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.telemetry.tracing import TraceContext, current
 from openenv_async.types import Limits, StepResult
@@ -97,7 +97,6 @@ class EnvironmentRunner:
 
     __slots__ = (
         "_awaits_step",
-        "_closed",
         "_debug",
         "_known",
         "_max_error_size",
@@ -122,7 +121,7 @@ class EnvironmentRunner:
     ) -> None:
         self.spec = spec
         self.env: Any = None
-        self.phase = Phase.FRESH
+        self.phase = START
         self.episode_id: str | None = None
         self.seed: int | None = None
         self.steps = 0
@@ -134,7 +133,6 @@ class EnvironmentRunner:
         self._debug = debug
         self._tells = debug or in_worker
         self._max_error_size = max_error_size
-        self._closed = False
 
     # -- sync environments ------------------------------------------------------------------
 
@@ -225,7 +223,7 @@ class EnvironmentRunner:
         the environment may use the same object again.
         """
         try:
-            self._require("step")
+            self._move(Move.STEP)
             action = self._decode_action(request, codecs)
         except BaseException as exc:
             return self._refused(request, exc, codecs)
@@ -294,7 +292,7 @@ class EnvironmentRunner:
     def _count(self, final: Observation) -> None:
         self.steps += 1
         if final.terminated or final.truncated:
-            self.phase = Phase.ENDED
+            self._move(Move.END)
 
     # -- both -------------------------------------------------------------------------------
 
@@ -312,20 +310,19 @@ class EnvironmentRunner:
                 self._build(options)
                 return None
             case Reset():
-                self._require("reset")
+                advance(self.phase, Move.RESET)  # before its options are looked at
                 return self._prepare_reset(request, codecs)
             case Step():
-                self._require("step")
+                self._move(Move.STEP)
                 action = self._decode_action(request, codecs)
                 return lambda: self._step(action)
             case State():
-                self._require("state")
+                self._move(Move.STATE)
                 return self._state
             case Close():
-                if self._closed:
+                if self.phase is Phase.CLOSED:
                     return None
-                self._closed = True
-                self.phase = Phase.CLOSED
+                self._move(Move.CLOSE)
                 return None if self.spec.is_instance else self._method("close")
 
     def _state(self) -> Any:
@@ -348,10 +345,8 @@ class EnvironmentRunner:
         method: Any = getattr(type(self.env), name, None)
         return method.__get__(self.env) if hasattr(method, "__get__") else method
 
-    def _require(self, operation: str) -> None:
-        refused = refuse(self.phase, operation)
-        if refused is not None:
-            raise refused
+    def _move(self, move: Move) -> None:
+        self.phase = advance(self.phase, move)
 
     def _build(self, options: Any) -> None:
         if options is not None and not isinstance(options, dict):
@@ -385,7 +380,7 @@ class EnvironmentRunner:
         self.seed = secrets.randbits(31) if request.seed is None else request.seed
         self.episode_id = episode_id or secrets.token_hex(8)
         self.steps = 0
-        self.phase = Phase.FRESH
+        self._move(Move.RESET)
         if self.spec.contract.takes_seed:
             kwargs["seed"] = self.seed
         if self.spec.contract.takes_episode_id:
@@ -426,7 +421,7 @@ class EnvironmentRunner:
             return self._unfit(request, exc, codecs)
         self.steps += 1
         if terminated or truncated:
-            self.phase = Phase.ENDED
+            self._move(Move.END)
         return Observation(
             request.channel, request.seq, payload, reward, terminated, truncated, extra
         )
@@ -441,7 +436,7 @@ class EnvironmentRunner:
             extra = None if info is None else codecs.encode_any(info)
         except BaseException as exc:
             return self._unfit(request, exc, codecs)
-        self.phase = Phase.ENDED if terminated or truncated else Phase.RUNNING
+        self._move(Move.END if terminated or truncated else Move.BEGIN)
         return Begun(
             request.channel,
             request.seq,

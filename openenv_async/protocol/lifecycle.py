@@ -1,27 +1,33 @@
-"""What may be asked of a session when: a table.
+"""The lifecycle of a session: a table of phases and moves.
 
-    phase      Reset     Step                State   Close
-    FRESH      RUNNING   EpisodeNotStarted   stays   CLOSED
-    RUNNING    RUNNING   RUNNING or ENDED    stays   CLOSED
-    ENDED      RUNNING   EpisodeEnded        stays   CLOSED
-    CLOSED     SessionClosed for everything
+Rules:
 
-A reset that fails leaves FRESH: the environment's episode is undefined. A step that fails
-leaves RUNNING: the environment decides whether it can go on.
+- ``TRANSITIONS[phase][move]`` is the next phase; a missing key is an illegal move.
+- A reset that is accepted leaves FRESH, since the environment's episode is undefined until it has
+  begun. So a reset that fails leaves FRESH too.
+- A step that fails leaves RUNNING: the environment decides whether it can go on.
+- Nothing is legal once the session is closed.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Final
 
-from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, OpenEnvError, SessionClosed
+from openenv_async.errors import (
+    EpisodeEnded,
+    EpisodeNotStarted,
+    OpenEnvError,
+    ProtocolError,
+    SessionClosed,
+)
 
-__all__ = ["Phase", "refuse"]
+__all__ = ["START", "TRANSITIONS", "Move", "Phase", "advance"]
 
 
 class Phase(enum.IntEnum):
-    """Where a session stands in its episode."""
+    """The place of a session in its episode."""
 
     FRESH = 0
     RUNNING = 1
@@ -29,21 +35,64 @@ class Phase(enum.IntEnum):
     CLOSED = 3
 
 
-_CLOSED: Final = (SessionClosed, "the session is closed: open a new one")
-_REFUSED: Final[dict[tuple[Phase, str], tuple[type[OpenEnvError], str]]] = {
-    (Phase.FRESH, "step"): (EpisodeNotStarted, "step() before reset(): call reset() first"),
-    (Phase.ENDED, "step"): (
-        EpisodeEnded,
-        "step() after the episode ended: call reset() first",
-    ),
-    (Phase.CLOSED, "reset"): _CLOSED,
-    (Phase.CLOSED, "step"): _CLOSED,
-    (Phase.CLOSED, "state"): _CLOSED,
-    (Phase.CLOSED, "close"): _CLOSED,
+class Move(enum.Enum):
+    """The events of a session: the four operations, and how the first two turned out."""
+
+    RESET = "reset"
+    BEGIN = "begin"
+    """A reset returned, and the episode goes on."""
+    STEP = "step"
+    END = "end"
+    """A reset or a step returned, and the episode is terminated or truncated."""
+    STATE = "state"
+    CLOSE = "close"
+
+
+START: Final = Phase.FRESH
+
+TRANSITIONS: Final[Mapping[Phase, Mapping[Move, Phase]]] = {
+    Phase.FRESH: {
+        Move.RESET: Phase.FRESH,
+        Move.BEGIN: Phase.RUNNING,
+        Move.END: Phase.ENDED,
+        Move.STATE: Phase.FRESH,
+        Move.CLOSE: Phase.CLOSED,
+    },
+    Phase.RUNNING: {
+        Move.RESET: Phase.FRESH,
+        Move.STEP: Phase.RUNNING,
+        Move.END: Phase.ENDED,
+        Move.STATE: Phase.RUNNING,
+        Move.CLOSE: Phase.CLOSED,
+    },
+    Phase.ENDED: {
+        Move.RESET: Phase.FRESH,
+        Move.STATE: Phase.ENDED,
+        Move.CLOSE: Phase.CLOSED,
+    },
+    Phase.CLOSED: {},
 }
 
 
-def refuse(phase: Phase, operation: str) -> OpenEnvError | None:
-    """The error that ``operation`` (reset, step, state, close) meets in ``phase``, or ``None``."""
-    entry = _REFUSED.get((phase, operation))
-    return None if entry is None else entry[0](entry[1], phase=operation)
+def advance(phase: Phase, move: Move) -> Phase:
+    """Return the phase after ``move``.
+
+    Raises:
+        EpisodeNotStarted, EpisodeEnded, SessionClosed: the caller asked for it too early or late.
+        ProtocolError: the episode began or ended where it cannot.
+    """
+    try:
+        return TRANSITIONS[phase][move]
+    except KeyError:
+        raise _illegal(phase, move) from None
+
+
+def _illegal(phase: Phase, move: Move) -> OpenEnvError:
+    """Return the error of a move that the table does not have."""
+    if phase is Phase.CLOSED:
+        return SessionClosed("the session is closed: open a new one", phase=move.value)
+    if move is not Move.STEP:
+        return ProtocolError(f"an episode cannot {move.value} while it is {phase.name.lower()}")
+    if phase is Phase.FRESH:
+        return EpisodeNotStarted("step() before reset(): call reset() first", phase="step")
+    return EpisodeEnded("step() after the episode ended: call reset() first", phase="step")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from openenv_async import Environment
 from openenv_async.engine.requests import Codecs, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
-from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, SessionClosed
+from openenv_async.errors import (
+    EpisodeEnded,
+    EpisodeNotStarted,
+    OpenEnvError,
+    ProtocolError,
+    SessionClosed,
+)
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -25,27 +33,75 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
-from openenv_async.protocol.lifecycle import Phase, refuse
+from openenv_async.protocol.lifecycle import START, TRANSITIONS, Move, Phase, advance
 from openenv_async.spec import EnvironmentSpec
 from tests.helpers import pack, token, unpack
 
-OPERATIONS = ("reset", "step", "state", "close")
+ROOT = Path(__file__).parents[2]
+F, R, E, C = Phase
+NOT_STARTED, OVER, CLOSED, NEVER = EpisodeNotStarted, EpisodeEnded, SessionClosed, ProtocolError
+TABLE: dict[Move, tuple[Phase | type[OpenEnvError], ...]] = {
+    #             fresh        running  ended  closed
+    Move.RESET: (F, F, F, CLOSED),
+    Move.BEGIN: (R, NEVER, NEVER, CLOSED),
+    Move.STEP: (NOT_STARTED, R, OVER, CLOSED),
+    Move.END: (E, E, NEVER, CLOSED),
+    Move.STATE: (F, R, E, CLOSED),
+    Move.CLOSE: (C, C, C, CLOSED),
+}
 
 
 @pytest.mark.parametrize("phase", Phase)
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_table(phase: Phase, operation: str) -> None:
-    error = refuse(phase, operation)
-    if phase is Phase.CLOSED:
-        wanted: type[Exception] | None = SessionClosed
-    elif operation == "step":
-        wanted = {Phase.FRESH: EpisodeNotStarted, Phase.ENDED: EpisodeEnded}.get(phase)
+@pytest.mark.parametrize("move", Move)
+def test_every_move_in_every_phase(phase: Phase, move: Move) -> None:
+    wanted = TABLE[move][phase]
+    if isinstance(wanted, Phase):
+        assert advance(phase, move) is wanted
+        return
+    assert move not in TRANSITIONS[phase]
+    with pytest.raises(wanted) as caught:
+        advance(phase, move)
+    assert type(caught.value) is wanted
+    if wanted is ProtocolError:
+        assert caught.value.message == (
+            f"an episode cannot {move.value} while it is {phase.name.lower()}"
+        )
     else:
-        wanted = None
-    assert type(error) is (wanted or type(None))
-    if error is not None:
-        assert error.phase == operation
-        assert "call" in error.message or "open" in error.message  # the remedy
+        assert caught.value.phase == move.value
+        assert "call reset() first" in caught.value.message or "open a new" in caught.value.message
+
+
+def test_a_step_too_early_and_one_too_late_are_told_apart() -> None:
+    with pytest.raises(EpisodeNotStarted, match=r"step\(\) before reset"):
+        advance(Phase.FRESH, Move.STEP)
+    with pytest.raises(EpisodeEnded, match=r"step\(\) after the episode ended"):
+        advance(Phase.ENDED, Move.STEP)
+    assert START is Phase.FRESH
+
+
+def test_nothing_sets_a_phase_of_a_session_by_hand() -> None:
+    """One function advances a runner's phase, and nothing else has one."""
+    found = []
+    for path in sorted((ROOT / "openenv_async").rglob("*.py")):
+        if path.parent.name == "pool":  # phases of workers, which are others
+            continue
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for node in ast.walk(function):
+                targets: list[ast.expr] = []
+                if isinstance(node, ast.Assign):
+                    targets = node.targets
+                elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+                    targets = [node.target]
+                if any(isinstance(at, ast.Attribute) and at.attr == "phase" for at in targets):
+                    assert isinstance(node, ast.Assign)
+                    found.append((path.name, function.name, ast.unparse(node.value)))
+    assert found == [
+        ("runner.py", "__init__", "START"),
+        ("runner.py", "_move", "advance(self.phase, move)"),
+    ]
 
 
 class Obedient(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
