@@ -14,6 +14,7 @@ CLEAN = (
     "benchmarks",
     "docs/benchmarks.md",
     "docs/containers.md",
+    "docs/glossary.md",
     "docs/metrics.md",
     "docs/reliability.md",
     "docs/security.md",
