@@ -161,6 +161,14 @@ def shown(value: Any, *, secret: bool = False) -> str:
     return text if value is None or isinstance(value, str) else f"{text} ({kind})"
 
 
+def error_text(error: BaseException) -> str:
+    """The message of an exception, also of one whose ``__str__`` raises."""
+    try:
+        return sendable(str(error))
+    except Exception as exc:
+        return f"{type(error).__name__}, whose message cannot be read: {type(exc).__name__}"
+
+
 # -- exceptions of user code as text ------------------------------------------------------------
 #
 # One may raise when it is printed, claim another class, or hold gigabytes of text: the functions

@@ -464,8 +464,14 @@ def _hinted_types(cls: type) -> tuple[Any, Any, Any]:
     of_state = hints(state.fget if isinstance(state, property) else state).get("return", Any)
     return tuple(  # type: ignore[return-value]  # three in, three out
         Any if isinstance(hint, typing.TypeVar) else hint
-        for hint in (action, _inside_results(returned), of_state)
+        for hint in (action, _inside_results(_awaited(returned)), _awaited(of_state))
     )
+
+
+def _awaited(hint: Any) -> Any:
+    """Return the type that is there once an awaitable was awaited; another hint as it is."""
+    parts = typing.get_args(hint)
+    return parts[-1] if parts and hasattr(typing.get_origin(hint), "__await__") else hint
 
 
 def _inside_results(hint: Any) -> Any:

@@ -5,16 +5,43 @@ from __future__ import annotations
 import enum
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final, Generic, Self, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
 import msgspec
 
-__all__ = ["EpisodeInfo", "Limits", "Outcome", "OutcomeStatus", "StepResult", "Timeouts"]
+from openenv_async.errors import error_text
 
-ActT = TypeVar("ActT")
-ObsT = TypeVar("ObsT")
-StateT = TypeVar("StateT")
+__all__ = [
+    "ActT",
+    "EpisodeInfo",
+    "Limits",
+    "ObsT",
+    "Outcome",
+    "OutcomeStatus",
+    "PlainValue",
+    "StateT",
+    "StepResult",
+    "Timeouts",
+    "Trajectory",
+    "Transition",
+]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ActT = TypeVar("ActT", default=Any)
+    ObsT = TypeVar("ObsT", default=Any)
+    StateT = TypeVar("StateT", default=Any)
+else:  # the defaults are for type checkers alone: a class without its parameters is untyped
+    from typing import TypeVar
+
+    ActT = TypeVar("ActT")
+    ObsT = TypeVar("ObsT")
+    StateT = TypeVar("StateT")
+
+PlainValue: TypeAlias = Any
+"""A number, text, list, dict or array: deliberately unchecked, where no model class is known."""
 
 _POSITIVE_LIMITS: Final = ("max_message_size", "max_batch_size", "chunk_size", "max_frames")
 MAX_DEPTH: Final = 64
@@ -85,7 +112,82 @@ class OutcomeStatus(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Outcome:
+class Transition(Generic[ObsT, ActT]):
+    """One step of an episode.
+
+    Attributes:
+        t: number of the step in its episode, from 0.
+        observation: what the policy saw when it chose the action.
+        action: what it chose.
+        reward: what the environment gave for it, ``None`` when it gave none.
+        terminated, truncated: whether the episode ended with this step, and how.
+        info: what came with the step's result.
+        extra: what a file has for this step besides, by name.
+    """
+
+    t: int
+    observation: ObsT
+    action: ActT
+    reward: float | None = None
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Trajectory(Generic[ObsT, ActT]):
+    """The record of one episode.
+
+    Attributes:
+        index: which rollout of its batch.
+        episode_id, seed: of the episode; ``None`` when its reset failed.
+        transitions: the steps that were answered.
+        final_observation: what came after the last of them; the first observation when there
+            was none; ``None`` when the reset failed.
+        reset_reward, reset_info: what came with the first observation. The reward is no part
+            of the return.
+        status, episode_return, steps, duration: as in the ``Outcome``.
+        error_code, error_message: what ended a failed episode: the wire code of an
+            ``OpenEnvError``, else the name of the exception's class.
+        extra: what a file has for this episode besides, by name: keys of a newer release or of
+            yours, and of a ``StreamedEpisode`` its group, member, versions and staleness.
+    """
+
+    index: int
+    episode_id: str | None = None
+    seed: int | None = None
+    transitions: list[Transition[ObsT, ActT]] = field(default_factory=list)
+    final_observation: ObsT | None = None
+    reset_reward: float | None = None
+    reset_info: dict[str, Any] = field(default_factory=dict)
+    status: OutcomeStatus | None = None
+    episode_return: float | None = None
+    steps: int = 0
+    duration: float = 0.0
+    error_code: str | None = None
+    error_message: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self, outcome: Outcome[ObsT, ActT]) -> None:
+        """Copy how the episode ended."""
+        self.status = outcome.status
+        self.episode_return = outcome.episode_return
+        self.steps = outcome.steps
+        self.duration = outcome.duration
+        if outcome.error is not None:
+            self.error_code = getattr(outcome.error, "code", type(outcome.error).__name__)
+            self.error_message = error_text(outcome.error)
+
+    def begin(self, episode: EpisodeInfo | None) -> None:
+        """Note which episode it is."""
+        if episode is not None:
+            self.episode_id = episode.episode_id
+            self.seed = episode.seed
+
+
+@dataclass(slots=True)
+class Outcome(Generic[ObsT, ActT]):
     """The result of one rollout, failures included.
 
     Attributes:
@@ -105,7 +207,7 @@ class Outcome:
     episode_return: float | None = None
     steps: int = 0
     duration: float = 0.0
-    trajectory: Any | None = None
+    trajectory: Trajectory[ObsT, ActT] | None = None
     error: BaseException | None = None
 
 

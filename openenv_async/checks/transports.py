@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Awaitable, Hashable
 from typing import Any, Literal, Protocol
 
 from openenv_async.checks.raw_connection import RawConnection
@@ -46,20 +46,20 @@ class Conversation(Protocol):
     @property
     def episode(self) -> EpisodeInfo | None: ...
 
-    async def reset(
+    def reset(
         self,
         *,
         seed: int | None = None,
         episode_id: str | None = None,
         timeout: float | None = None,
         **options: Any,
-    ) -> StepResult[Any]: ...
+    ) -> Awaitable[StepResult[Any]]: ...
 
-    async def step(self, action: Any, *, timeout: float | None = None) -> StepResult[Any]: ...
+    def step(self, action: Any, *, timeout: float | None = None) -> Awaitable[StepResult[Any]]: ...
 
-    async def state(self) -> Any: ...
+    def state(self) -> Awaitable[Any]: ...
 
-    async def close(self) -> None: ...
+    def close(self) -> Awaitable[None]: ...
 
 
 class Transport(ABC):

@@ -46,7 +46,16 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.telemetry.tracing import TRACING, inject
-from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
+from openenv_async.types import (
+    ActT,
+    EpisodeInfo,
+    Limits,
+    ObsT,
+    PlainValue,
+    StateT,
+    StepResult,
+    Timeouts,
+)
 
 if TYPE_CHECKING:
     from openenv_async.client.launch import OwnedContainer
@@ -609,7 +618,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         )
 
 
-class GenericEnvClient(EnvClient[Any, Any, Any]):
+class GenericEnvClient(EnvClient[PlainValue, PlainValue, PlainValue]):
     """A client of any environment, for who has not its model classes.
 
     Takes and gives plain values: where the environment has a model, a dict of its fields; where

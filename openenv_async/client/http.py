@@ -23,7 +23,7 @@ import functools
 import os
 import secrets
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
@@ -66,11 +66,42 @@ if TYPE_CHECKING:
     from openenv_async.client.launch import OwnedContainer
     from openenv_async.client.sync import SyncEnvClient
 
-__all__ = ["HTTPEnvClient", "HTTPSession"]
+__all__ = ["EitherResult", "EitherState", "HTTPEnvClient", "HTTPSession"]
 
 T = TypeVar("T")
 
 _SETTINGS: Final = tuple(name for name in SETTINGS if name not in ("share", "subprotocol"))
+
+
+class EitherResult(StepResult[ObsT], Generic[ObsT]):
+    """To type checkers, the result of a call that blocks or is awaited, whichever suits its place.
+
+    Never made: a call gives a ``StepResult``, or a coroutine that does.
+    """
+
+    def __await__(self) -> Generator[Any, None, StepResult[ObsT]]:
+        """Await the result."""
+        raise NotImplementedError
+
+
+class EitherState(Generic[StateT]):
+    """To type checkers, a state that was returned or is to be awaited.
+
+    Never made: the call gives the state, or a coroutine that does. ``await`` it, tell its type
+    with ``isinstance``, or take ``sync()``, whose ``state`` has just that type.
+    """
+
+    def __await__(self) -> Generator[Any, None, StateT]:
+        """Await the state."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(name)
+
+    def __eq__(self, other: object) -> bool:
+        raise NotImplementedError
+
+    __hash__ = None  # type: ignore[assignment]  # as for other classes with an __eq__
 
 
 class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
@@ -153,7 +184,7 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     @classmethod
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
-        """As ``EnvClient.from_docker_image``; the first call starts the container, awaited or not.
+        """Return a client with a container of its own, which its first call starts.
 
         Args:
             image: its name.
@@ -207,14 +238,14 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         """The episode that the last reset began, with the steps taken in it."""
         return self._session.episode
 
-    def open(self) -> Any:
-        """Open the session now; idempotent. Gives (or resolves to) this client."""
+    def open(self) -> Self:
+        """Open the session now; idempotent. Return this client, or an awaitable of it."""
 
-        async def opened() -> Any:
+        async def opened() -> Self:
             await self._session.open()
             return self
 
-        return _either(opened())
+        return cast(Self, _either(opened()))
 
     def reset(
         self,
@@ -224,31 +255,46 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         timeout: float | None = None,
         reset_options: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Any:
-        """As ``EnvClient.reset``: a ``StepResult``, or an awaitable of one."""
-        return _either(
-            self._session.reset(
-                seed=seed,
-                episode_id=episode_id,
-                timeout=timeout,
-                reset_options=reset_options,
-                **options,
-            )
+    ) -> EitherResult[ObsT]:
+        """Begin an episode; the arguments are those of ``EnvClient.reset``.
+
+        Returns:
+            A ``StepResult``; where an event loop runs in this thread, an awaitable of one.
+        """
+        call = self._session.reset(
+            seed=seed,
+            episode_id=episode_id,
+            timeout=timeout,
+            reset_options=reset_options,
+            **options,
         )
+        return cast("EitherResult[ObsT]", _either(call))
 
-    def step(self, action: ActT, *, timeout: float | None = None) -> Any:
-        """As ``EnvClient.step``: a ``StepResult``, or an awaitable of one."""
-        return _either(self._session.step(action, timeout=timeout))
+    def step(self, action: ActT, *, timeout: float | None = None) -> EitherResult[ObsT]:
+        """Take one action; the arguments are those of ``EnvClient.step``.
 
-    def state(self, *, timeout: float | None = None) -> Any:
-        """As ``EnvClient.state``: the state, or an awaitable of it."""
-        return _either(self._session.state(timeout=timeout))
+        Returns:
+            A ``StepResult``; where an event loop runs in this thread, an awaitable of one.
+        """
+        call = self._session.step(action, timeout=timeout)
+        return cast("EitherResult[ObsT]", _either(call))
 
-    def close(self) -> Any:
-        """As ``EnvClient.close``: ``None``, or an awaitable of it."""
+    def state(self, *, timeout: float | None = None) -> EitherState[StateT]:
+        """Return the environment's state; where an event loop runs here, an awaitable of it."""
+        return cast("EitherState[StateT]", _either(self._session.state(timeout=timeout)))
+
+    def close(self) -> Awaitable[None]:
+        """Close the environment and the session, and the container if it is this client's own.
+
+        Idempotent; never raises for a lost session. Awaited where an event loop runs in this
+        thread; elsewhere all is closed when it returns.
+        """
+        closing = self._session.close()
         if sys.is_finalizing() or on_background_thread():
-            return close_blocking(self._session.close())  # by a __del__, which awaits nothing
-        return _either(self._session.close())
+            closed = close_blocking(closing)  # by a __del__, which awaits nothing
+        else:
+            closed = _either(closing)
+        return cast("Awaitable[None]", closed)
 
     def sync(self) -> SyncEnvClient[ActT, ObsT, StateT]:
         """A client that always blocks, typed, over the same session."""

@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Route
 
 from openenv_async import Environment, Timeouts, create_app, serve
-from openenv_async.client.http import HTTPEnvClient
+from openenv_async.client.http import EitherResult, EitherState, HTTPEnvClient
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     ConnectFailed,
@@ -123,10 +123,13 @@ async def test_an_episode_awaited() -> None:
         assert env.episode.seed == 5
         result = await env.step(Action("hi"))
         assert result.observation.echo == "hi"
-        assert result.observation.pixels.dtype == np.uint8
-        assert result.observation.pixels.shape == (2, 3)
-        assert np.isnan(result.reward)
-        assert np.isnan(result.observation.reward)
+        seen = result.observation
+        assert seen.pixels is not None
+        assert seen.pixels.dtype == np.uint8
+        assert seen.pixels.shape == (2, 3)
+        assert result.reward is not None
+        assert seen.reward is not None
+        assert np.isnan([result.reward, seen.reward]).all()
         assert await env.state() == State(1)
         assert env.episode == EpisodeInfo(env.episode.episode_id, 5, 1)
         assert (await env.step(Action("end"))).terminated
@@ -308,7 +311,7 @@ async def test_no_server() -> None:
         pass
     with pytest.raises(ConnectFailed):
         await Client(url).reset()
-    with pytest.raises(ValueError, match="no server address"):
+    with pytest.raises(ValueError, match="not a valid server address"):
         Client("localhost:8000")
 
 
@@ -441,3 +444,16 @@ def test_headers_and_token() -> None:
     assert env._session.endpoint.headers["Authorization"] == "Bearer secret"
     assert env._session.endpoint.headers["X-Team"] == "a"
     assert Client("wss://host/env/ws")._session.endpoint.url == "https://host/env"
+
+
+def test_types_of_results_are_found_behind_what_is_awaited() -> None:
+    class Hinted(HTTPEnvClient[Any, Any, Any]):
+        def step(self, action: int, *, timeout: float | None = None) -> EitherResult[str]:
+            raise NotImplementedError
+
+        def state(self, *, timeout: float | None = None) -> EitherState[State]:
+            raise NotImplementedError
+
+    assert HTTPEnvClient.model_types() == (Any, Any, Any)
+    assert Client.model_types() == (Action, Observation, State)
+    assert Hinted.model_types() == (int, str, State)

@@ -412,7 +412,9 @@ async def test_a_first_reward_that_is_nan_makes_it_unusable_too() -> None:
         outcome = await rollout(env, lambda seen: {})
     assert (outcome.status, outcome.steps) == (OutcomeStatus.ENV_ERROR, 0)
     assert outcome.trajectory is not None
-    assert math.isnan(outcome.trajectory.reset_reward)
+    reward = outcome.trajectory.reset_reward
+    assert reward is not None
+    assert math.isnan(reward)
 
 
 async def test_an_infinite_reward_is_kept_as_it_was_given(tmp_path: Path) -> None:
