@@ -16,7 +16,6 @@ from click.testing import CliRunner
 
 from openenv_async.building import BuildFailed, build_image, image_name
 from openenv_async.building.build import find_dockerfile
-from openenv_async.building.progress import BuildLog
 from openenv_async.cli import main
 from openenv_async.errors import ProviderError, TargetNotFound
 from tests.providers.engines import BASE, docker, docker_tests
@@ -144,20 +143,3 @@ def test_wrong_values_are_refused() -> None:
     for arguments in (["--build-arg", "x"], ["--push"], ["--tag", "plain", "--push"]):
         result = CliRunner().invoke(main, ["build", ".", *arguments])
         assert result.exit_code == 2, result.output
-
-
-def test_the_engines_stream_becomes_lines() -> None:
-    lines: list[str] = []
-    log = BuildLog(lines.append)
-    log.feed({"status": "Pulling from library/x", "id": "latest"})
-    log.feed({"status": "Downloading", "progressDetail": {"current": 1}, "id": "a"})
-    log.feed({"stream": "Step 1/2 : RUN a \\\n"})
-    log.feed({"stream": "\x1b[31mre"})
-    log.feed({"stream": "d\x1b[0m\n0 %\r100 %\n ---> Running in 1\n"})
-    log.feed({"aux": {"ID": "sha256:1"}})
-    log.feed({"stream": "end"})
-    log.finish()
-    assert lines == ["latest: Pulling from library/x", "Step 1/2 : RUN a \\", "red", "100 %", "end"]
-    assert list(log.tail) == ["red", "100 %", "end"]
-    assert log.image_id == "sha256:1"
-    assert log.step == "step 1 of 2 (RUN a \\)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openenv_async.building.context import Ignored, context_files, context_tar
-from openenv_async.building.pip_settings import pip_files, wants_pip_settings
 
 
 def files(folder: Path, *paths: str) -> None:
@@ -91,25 +89,3 @@ def test_ignored_folders_are_not_walked(tmp_path: Path) -> None:
         assert sorted(context_files(tmp_path)) == [".dockerignore", "a.py"]
     finally:
         (tmp_path / "venv" / "lib").chmod(0o755)
-
-
-def test_pip_settings_are_sent_to_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert wants_pip_settings("FROM x\nARG PIP_CONFIG_FILE\n")
-    assert not wants_pip_settings("FROM x\n# ARG PIP_CONFIG_FILE\nARG PIP_CONFIG_FILES\n")
-    certificates = tmp_path / "bundle.pem"
-    certificates.write_bytes(b"certificates")
-    for name in [n for n in os.environ if n.startswith("PIP_")] + ["SSL_CERT_FILE"]:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    assert pip_files() == {}
-    monkeypatch.setenv("PIP_INDEX_URL", "https://index.test/simple")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "/local/folder https://more.test/simple")
-    monkeypatch.setenv("PIP_CERT", str(certificates))
-    sent = pip_files()
-    assert sent["ca.crt"] == b"certificates"
-    assert sent["pip.conf"].decode().splitlines() == [
-        "[global]",
-        "cert = ca.crt",
-        "index-url = https://index.test/simple",
-        "extra-index-url = https://more.test/simple",
-    ]

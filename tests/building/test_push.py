@@ -23,7 +23,6 @@ from openenv_async.building import (
     push_image,
     registry_name,
 )
-from openenv_async.building.credentials import registry_credentials
 from openenv_async.building.push import split_tag
 from openenv_async.cli import main
 from openenv_async.client.env import EnvClient
@@ -136,54 +135,6 @@ async def test_credentials_are_those_of_docker_login(
 
 HTPASSWD = "tester:$2b$04$e3Z7vXy1qpt1X2B3qaNofukSXl35VjQ6G4rXHHx/./EcgqwppBZVe\n"
 """The password "secret"."""
-
-
-def helper(folder: Path, name: str, script: str) -> None:
-    path = folder / f"docker-credential-{name}"
-    path.write_text(f"#!{sys.executable}\n{script}\n")
-    path.chmod(0o755)
-
-
-async def test_credentials_come_from_file_or_helper(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert await registry_credentials("a.test") is None
-    helper(
-        tmp_path,
-        "good",
-        "import json, sys\nserver = sys.stdin.read()\n"
-        "print(json.dumps({'Username': server, 'Secret': sys.argv[1]}))",
-    )
-    helper(tmp_path, "empty", "raise SystemExit(1)")
-    helper(tmp_path, "odd", "print('what?')")
-    config = {
-        "auths": {
-            "https://a.test": {"auth": base64.b64encode(b"me:a:b").decode()},
-            "token.test": {"identitytoken": "t"},
-            "bad.test": {"auth": "%%%"},
-            "blank.test": {},
-        },
-        "credHelpers": {"b.test": "good", "c.test": "empty", "d.test": "odd", "e.test": "none"},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert await registry_credentials("a.test") == {"username": "me", "password": "a:b"}
-    assert await registry_credentials("token.test") == {"identitytoken": "t"}
-    assert await registry_credentials("blank.test") is None
-    assert await registry_credentials("unknown.test") is None
-    assert await registry_credentials("b.test") == {"username": "b.test", "password": "get"}
-    assert await registry_credentials("c.test") is None
-    for registry_host, words in (
-        ("bad.test", "log in again"),
-        ("d.test", "not answer with a credential"),
-        ("e.test", "cannot be run"),
-    ):
-        with pytest.raises(ProviderError, match=words):
-            await registry_credentials(registry_host)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ProviderError, match="cannot be read"):
-        await registry_credentials("a.test")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,8 @@ from click.testing import CliRunner
 
 from openenv_async.building import PushFailed, SpaceOptions, build_image, stage_space, upload_space
 from openenv_async.building.scaffold import scaffold
-from openenv_async.building.space_files import own_requirement, space_dockerfile, space_readme
 from openenv_async.cli import main
 from openenv_async.errors import InvalidOption
-from openenv_async.targets.manifest import Manifest, ServerSection
 from tests.building.hub import Hub
 from tests.providers.engines import docker, docker_tests
 
@@ -69,30 +67,6 @@ def test_what_cannot_be_staged_is_refused(folder: Path, tmp_path: Path) -> None:
         stage_space(folder, tmp_path / "staged", BASED)
 
 
-def test_a_readme_keeps_its_own_settings() -> None:
-    about = Manifest("shop_env", description="Sells " * 30, server=ServerSection(port=9000))
-    text = space_readme("---\ntitle: Mine\nsdk: gradio\nlicense: mit\n---\n# Text\n---\n", about)
-    head, _, rest = text[4:].partition("---\n")
-    settings = yaml.safe_load(head)
-    assert (settings["title"], settings["license"]) == ("Mine", "mit")
-    assert (settings["sdk"], settings["app_port"]) == ("docker", 9000)
-    assert len(settings["short_description"]) == 60
-    assert rest == "\n# Text\n---\n"
-
-
-def test_dockerfiles_are_completed() -> None:
-    ours = 'ARG BASE=x:1\nFROM ${BASE}\nCMD ["openenv-async", "serve", "my"]\n'
-    made = space_dockerfile(ours, base_image=None, requirement="openenv-async==1", insecure=True)
-    assert made.index("ARG BASE=openenv-base") < made.index("FROM ")
-    assert "pip install --quiet --no-cache-dir openenv-async==1" in made
-    assert 'CMD ["openenv-async", "serve", "my", "--insecure"]' in made
-    assert made.count("ARG BASE") == 1
-    own = "FROM python:3.12\nCMD uvicorn app:app\n"
-    assert space_dockerfile(own, base_image=None, requirement="x", insecure=False) == own
-    with pytest.raises(InvalidOption, match="put --insecure there"):
-        space_dockerfile(own, base_image=None, requirement="x", insecure=True)
-
-
 def test_a_space_is_made_and_filled(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,14 +113,6 @@ def test_a_dry_run_shows_the_files_and_keeps_the_folder(folder: Path, tmp_path: 
     assert all((staged / line).is_file() for line in lines[:-1])
     result = CliRunner().invoke(main, [*command, "--json"])
     assert json.loads(result.stdout)["files"] == lines[:-1]
-
-
-def test_openenv_async_itself_comes_along(tmp_path: Path) -> None:
-    requirement = own_requirement(tmp_path)
-    if requirement.startswith("./"):  # from a checkout
-        assert (tmp_path / requirement).is_file()
-    else:
-        assert requirement.startswith("openenv-async==")
 
 
 @pytest.mark.heavy
