@@ -1,6 +1,6 @@
-"""What tests of environments and servers need: a checker, a clock, environments that misbehave.
+"""Tools for tests of environments and servers: a checker, a clock, misbehaving environments.
 
-``ConformanceEnvironment`` does on command everything a server has to cope with; the conformance
+``ConformanceEnvironment`` does on command whatever a server has to cope with; the conformance
 suite drives it over every transport. ``BenchEnvironment`` and its kin are what ``bench`` serves.
 NumPy is imported only by an environment that was asked for an array.
 """
@@ -60,7 +60,7 @@ class ManualTimer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """It will not fire."""
+        """Stop the timer: it will not fire."""
         self.cancelled = True
 
 
@@ -79,7 +79,7 @@ class ManualClock:
         return self.now
 
     def call_at(self, when: float, callback: Callable[[], object]) -> ManualTimer:
-        """A timer that fires when the clock is moved to ``when`` or past it."""
+        """Return a timer that fires when the clock is moved to ``when`` or past it."""
         timer = ManualTimer(when, callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
@@ -132,7 +132,7 @@ class ConformanceAction:
 
 @dataclass
 class ConformanceObservation:
-    """What came of it. ``steps`` counts the calls of ``step`` in this episode."""
+    """The result of a command. ``steps`` counts the calls of ``step`` in this episode."""
 
     text: str = ""
     steps: int = 0
@@ -146,7 +146,7 @@ class ConformanceObservation:
 
 @dataclass
 class ConformanceState:
-    """What the environment knows of itself; ``live`` names every instance not yet closed."""
+    """The environment's account of itself; ``live`` names every instance not yet closed."""
 
     instance: str
     label: str
@@ -160,7 +160,7 @@ class ConformanceState:
 class ConformanceEnvironment(
     Environment[ConformanceAction, ConformanceObservation, ConformanceState]
 ):
-    """Does what its actions say, so that a server can be judged from outside.
+    """An environment that does what its actions say, so that a server can be judged from outside.
 
     Args:
         fail: raise ``RuntimeError(fail)`` in the constructor.
@@ -234,7 +234,7 @@ class ConformanceEnvironment(
     async def step_stream(
         self, action: ConformanceAction
     ) -> AsyncIterator[ConformanceObservation | dict[str, Any]]:
-        """As ``step``; ``stream`` shows its partial observations first, as maps."""
+        """Obey; ``stream`` shows its partial observations first, as maps."""
         try:
             for index in range(action.count if action.command == "stream" else 0):
                 yield {"text": str(index)}
@@ -246,7 +246,7 @@ class ConformanceEnvironment(
         yield await self.step(action)
 
     async def state(self) -> ConformanceState:
-        """What it knows of itself."""
+        """Return its account of itself."""
         return ConformanceState(
             self.instance,
             self.label,
@@ -258,7 +258,7 @@ class ConformanceEnvironment(
         )
 
     async def close(self) -> None:
-        """Leave the list of the living."""
+        """Leave the list of live instances."""
         self.live.discard(self.instance)
 
     def _drawn(self) -> list[float]:
@@ -273,7 +273,7 @@ class ConformanceEnvironment(
 
 @dataclass(slots=True)
 class BenchAction:
-    """What the load generator says."""
+    """The message of the load generator."""
 
     message: str = ""
 
@@ -395,7 +395,7 @@ async def _behaviour(
     actions: tuple[Any, ...],
     varying: frozenset[str],
 ) -> list[Result]:
-    """The checks of behaviour, on a server in a thread: one that blocks its loop must be seen."""
+    """Make the checks of behaviour on a server in a thread: a blocked loop must be seen."""
     from openenv_async.checks.validation.candidate import Candidate
     from openenv_async.checks.validation.run import check_served
     from openenv_async.client.loop_thread import LoopThread

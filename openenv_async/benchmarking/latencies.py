@@ -12,7 +12,7 @@ _FINE: Final = 100_000
 
 
 class Latencies:
-    """Counts durations: to the microsecond up to 0.1 s, as they are beyond."""
+    """Counts of durations: to the microsecond up to 0.1 s, as they are beyond."""
 
     def __init__(self) -> None:
         self._fine = array("q", bytes(8 * _FINE))

@@ -1,4 +1,4 @@
-"""What is asked of a server: sessions over connections that they share, and their actions."""
+"""The load on a server: sessions over connections that they share, and their actions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Load", "action_schema", "sessions"]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of the server.
+    """The load on a server.
 
     Attributes:
         sessions: at once.

@@ -62,7 +62,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was read while the clock ran: seconds, and what both sides used by then."""
+    """Readings of the clock and of what both sides had used by then."""
 
     elapsed: float
     client_cpu: float
@@ -71,7 +71,7 @@ class _Measured:
 
 
 class _Run:
-    """What the sessions of one run share."""
+    """State that the sessions of one run share."""
 
     def __init__(self, actions: list[Any]) -> None:
         self.actions = actions

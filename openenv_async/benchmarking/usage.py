@@ -1,4 +1,4 @@
-"""What a run cost on both sides: CPU time and memory."""
+"""The cost of a run on both sides: CPU time and memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 10
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one side used while the clock ran.
+    """CPU time and memory that one side used while the clock ran.
 
     Attributes:
         cpu_us_per_step: microseconds of CPU, all its processes together; ``None`` if unknown.
         cpu_share: of one core; ``None`` if unknown.
         rss_bytes: memory at the end; ``None`` if unknown.
-        measured_by: who looked.
+        measured_by: the source of the figures.
     """
 
     cpu_us_per_step: float | None

@@ -73,31 +73,31 @@ class RawConnection:
 
     @property
     def format(self) -> str:
-        """Of payloads."""
+        """The format of payloads."""
         return self._codec.format
 
     def payload(self, value: Any) -> bytes:
-        """A payload."""
+        """Return a value as a payload."""
         return self._any.encode(value)
 
     def value(self, payload: bytes | memoryview | None) -> Any:
-        """What a payload holds."""
+        """Return the value that a payload holds."""
         return None if payload is None else self._any.decode(payload)
 
     def send(self, *frames: Frame) -> None:
-        """One message; it leaves with the next ``receive``."""
+        """Send one message; it leaves with the next ``receive``."""
         self._outbox.append(self._codec.encode(frames))
 
     def send_items(self, frames: list[Any]) -> None:
-        """One message of arrays, which need not be frames. Payloads are given as values."""
+        """Send one message of arrays, which need not be frames. Payloads are given as values."""
         self._outbox.append(self._any.encode(frames))
 
     def send_bytes(self, message: bytes) -> None:
-        """One message of anything."""
+        """Send one message of any bytes."""
         self._outbox.append(message)
 
     async def receive(self) -> Any:
-        """The next frame."""
+        """Return the next frame."""
         outbox, self._outbox = self._outbox, []
         for message in outbox:
             await self._socket.send(message, text=self._codec.text)
@@ -107,7 +107,7 @@ class RawConnection:
         return self._inbox.popleft()
 
     async def receive_ok(self) -> Any:
-        """The next frame; a Failed is raised as the error it carries."""
+        """Return the next frame; raise the error that a Failed carries."""
         frame = await self.receive()
         if isinstance(frame, Failed):
             detail = decode_map(frame.payload, self.format)
@@ -115,7 +115,7 @@ class RawConnection:
         return frame
 
     async def begin(self, channel: int = 1) -> tuple[str, str]:
-        """Open a session on a channel and reset it; its id and secret."""
+        """Open a session on a channel, reset it, and return its id and secret."""
         session, secret = secrets.token_hex(16), secrets.token_hex(16)
         self.send(Open(channel, session, secret))
         opened = await self.receive_ok()

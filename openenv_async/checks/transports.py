@@ -88,10 +88,10 @@ class Transport(ABC):
     def session(
         self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
     ) -> contextlib.AbstractAsyncContextManager[Any]:
-        """A new session, closed at the end; its own failure to open is raised on entry."""
+        """Open a session, closed at the end; its failure to open is raised on entry."""
 
     def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
-        """Whether an error says what ``cls`` says, as far as this transport can."""
+        """Return whether an error says what ``cls`` says, as far as this transport can."""
         return isinstance(error, cls)
 
     def sendable(self, action: Any) -> Any:
@@ -107,7 +107,7 @@ class Transport(ABC):
         raise NotImplementedError
 
     async def capacity(self) -> int | None:
-        """How many sessions the server may hold, when the transport tells."""
+        """Return the number of sessions that the server may hold; ``None`` where nothing tells."""
         return None
 
 

@@ -49,7 +49,7 @@ class UpstreamSession:
         return cls(socket)
 
     async def ask(self, kind: str, data: Any = None) -> Any:
-        """Send one message and give the ``data`` of its reply.
+        """Send one message and return the ``data`` of its reply.
 
         Raises:
             UpstreamError: the reply is an error, or the socket was closed.
@@ -85,7 +85,7 @@ class UpstreamSession:
         return self._result(await self.ask("step", action))
 
     async def state(self) -> Any:
-        """The state."""
+        """Return the state."""
         return await self.ask("state")
 
     async def close(self) -> None:

@@ -147,7 +147,7 @@ async def _torment(
 
 
 class _Bar:
-    """Shows the phases on standard error, when that is a terminal."""
+    """A bar of the phases on standard error, when that is a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         import sys

@@ -36,7 +36,7 @@ build_arg_option = click.option(
 
 
 def said(quiet: bool) -> Callable[[str], object]:
-    """What is done with a line of output: it goes to standard error, or nowhere."""
+    """Return what takes a line of output: it goes to standard error, or is dropped."""
     if quiet:
         return lambda line: None
     return lambda line: click.echo(line, err=True)

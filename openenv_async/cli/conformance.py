@@ -1,4 +1,4 @@
-"""``openenv-async conformance``: does a server keep the protocol?"""
+"""``openenv-async conformance``: the checks of a server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def conformance(
 
 
 def _plain(result: Result) -> dict[str, str]:
-    """Return a result as JSON has it; what the suite calls its subject is a door there."""
+    """Return a result as JSON has it, with the key that it has had since the first version."""
     return {
         "name": result.name,
         "door": result.subject,

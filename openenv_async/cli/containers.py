@@ -50,12 +50,12 @@ def ps(engine: str | None, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, remove nothing.")
 @click.option("--run", metavar="ID", help="Remove those of one run, whose owner may live (see ps).")
 @click.option("--all", "everything", is_flag=True, help="Remove those of every run.")
-@click.option("--yes", is_flag=True, help="Do not ask before removing what has a living owner.")
+@click.option("--yes", is_flag=True, help="Do not ask before removing what an owner still uses.")
 def gc(engine: str | None, dry_run: bool, run: str | None, everything: bool, yes: bool) -> None:
     """Remove the containers whose owners are gone.
 
-    Also those whose time is over and whose owner cannot be looked up from here. Living owners lose
-    nothing unless asked for by --run or --all.
+    Also those whose time is over and whose owner cannot be looked up from here. Owners that live
+    lose nothing unless asked for by --run or --all.
     """
     found = _ask(engine, _kept)
     if run is not None:

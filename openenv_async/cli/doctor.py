@@ -91,7 +91,7 @@ def _python() -> Finding:
 
 
 def _requirements() -> Iterator[Finding]:
-    """What the package needs, in one line, and each extra of it in one."""
+    """Return a finding for all that the package needs, and one for each extra."""
     missing: dict[str, list[str]] = {"": []}
     try:
         declared = importlib.metadata.requires(_DISTRIBUTION) or []

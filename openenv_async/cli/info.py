@@ -108,7 +108,7 @@ def _of_target(target: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(cls: Any) -> list[str]:
-    """Constructor arguments as they are written."""
+    """Return constructor arguments as they are written."""
     if cls.__init__ is object.__init__:
         return []
     try:
@@ -140,7 +140,7 @@ def _print(about: dict[str, Any]) -> None:
 
 
 def field_rows(schema: Any) -> list[tuple[str, str, str]]:
-    """Name, type and description of each field of a schema; one row where it is no object."""
+    """Return name, type and description of each field of a schema; one row where it has none."""
     from openenv_async.cli.forms import described, kind_of
 
     if not schema:

@@ -47,7 +47,7 @@ def init(name: str, template: str, into: Path) -> None:
     except InvalidOption as exc:
         raise click.UsageError(exc.message, click.get_current_context()) from exc
     folder = into / name
-    click.echo(f"{folder}: {len(files)} files. What to do next:")
+    click.echo(f"{folder}: {len(files)} files. Next:")
     for command in (
         f"cd {folder} && python -m pytest",
         f"openenv-async validate {_path(folder)}",
@@ -58,6 +58,6 @@ def init(name: str, template: str, into: Path) -> None:
 
 
 def _path(folder: Path) -> str:
-    """As commands take it: a plain name would be an installed environment's."""
+    """Return a path as commands take it: a plain name would be an installed environment."""
     text = str(folder)
     return text if folder.is_absolute() or text.startswith(".") else f"./{text}"

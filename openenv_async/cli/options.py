@@ -40,7 +40,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only from 
         except ValueError:
             seconds = float("nan")
         if not 0 <= seconds <= MAX_SECONDS:
-            self.fail(f"{value!r} is no number of seconds from 0 to {MAX_SECONDS:g}", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds from 0 to {MAX_SECONDS:g}", param, ctx)
         return seconds
 
 
@@ -49,7 +49,7 @@ SECONDS = _Seconds()
 
 
 def param_option(command: Command) -> Command:
-    """The option ``--param``, given as ``params``."""
+    """Add the option ``--param``, given as ``params``."""
     decorate = click.option(
         "--param",
         "params",
@@ -62,7 +62,7 @@ def param_option(command: Command) -> Command:
 
 
 def token_option(command: Command) -> Command:
-    """The option ``--token-file``; what is given as ``token`` is the token, or ``None``.
+    """Add the option ``--token-file``; ``token`` is given the token, or ``None``.
 
     There is no ``--token``: every user of the machine can read command lines.
     """
@@ -77,7 +77,7 @@ def token_option(command: Command) -> Command:
 
 
 def timeout_options(command: Command) -> Command:
-    """One option per field of ``Timeouts`` that a server has, such as ``--step-timeout``."""
+    """Add an option per field of ``Timeouts`` that a server has, such as ``--step-timeout``."""
     for name, default in reversed(_server_timeouts()):
         shown = "none" if default is None else f"{default:g}"
         decorate = click.option(
@@ -118,12 +118,12 @@ def _read_params(
 
 
 def examples(*lines: str) -> str:
-    """An epilog of examples, kept line by line."""
+    """Return an epilog of examples, kept line by line."""
     return "\b\nExamples:\n" + "\n".join(f"  openenv-async {line}" for line in lines)
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Names of installed environments, and folders, for shells that complete TARGET."""
+    """Return names of installed environments, and folders, for shells that complete TARGET."""
     from click.shell_completion import CompletionItem
 
     from openenv_async.targets.discovery import installed
@@ -142,5 +142,5 @@ def import_from_here() -> None:
 
 
 def is_url(target: str) -> bool:
-    """Whether a target is the address of a server."""
+    """Return whether a target is the address of a server."""
     return target.startswith(("http://", "https://", "ws://", "wss://"))

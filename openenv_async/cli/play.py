@@ -133,7 +133,7 @@ class _Game:
             try:
                 return json.loads(text)
             except ValueError as exc:
-                click.echo(f"that is no JSON: {exc}")
+                click.echo(f"that is not JSON: {exc}")
 
     def _show(self, result: Any, what: str) -> None:
         self._done = result.done

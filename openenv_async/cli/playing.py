@@ -1,4 +1,4 @@
-"""What ``rollout`` and ``demo`` share: playing episodes with a progress bar and a file."""
+"""Episodes played with a progress bar and a file, for ``rollout`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         return runner.run(main)
     except KeyboardInterrupt:
-        # What is cut off is no error that asyncio should log, each with a traceback.
+        # Tasks that are cancelled now are not errors that asyncio should log with a traceback.
         runner.get_loop().set_exception_handler(lambda loop, context: None)
         raise
     finally:
@@ -57,7 +57,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def progress_bar() -> Progress:
-    """A progress bar on standard error; silent when that is no terminal."""
+    """Return a progress bar on standard error; silent when that is not a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -89,7 +89,7 @@ async def play(
     title: str,
     **options: Any,
 ) -> Summary:
-    """Play episodes on a server or a pool; what happened goes to ``out``, the sums are returned.
+    """Play episodes on a server or a pool; write them to ``out`` and return the sums.
 
     Each episode is written as it ends. One that cannot be written is counted, and costs no other.
     """
@@ -152,7 +152,7 @@ def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
 
 
 async def output_tails(pool: EnvPool) -> dict[str, str]:
-    """The last lines of each worker that wrote any, by its name."""
+    """Return the last lines of each worker that wrote any, by its name."""
     tails: dict[str, str] = {}
     for worker in pool.workers:
         lines = (await worker.log_tail()).splitlines()

@@ -34,7 +34,7 @@ __all__ = ["replay"]
     "--ignore",
     multiple=True,
     type=click.Choice(["observation", "reward", "terminated", "truncated", "info"]),
-    help="What is not compared; may be repeated.",
+    help="A part that is not compared. Repeatable.",
 )
 @token_option
 @param_option
@@ -57,7 +57,7 @@ def replay(file: Path, target: str, params: dict[str, Any], **options: Any) -> N
 
 
 def _episodes(file: Path) -> Iterator[Trajectory]:
-    """The episodes of a file; one that is no trajectory file is the user's mistake."""
+    """Yield the episodes of a file; one without trajectories is the user's mistake."""
     from openenv_async.rollouts import read_trajectories
 
     try:

@@ -39,7 +39,7 @@ def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) ->
 def _read_policy(
     ctx: click.Context, param: click.Parameter, value: str
 ) -> Callable[..., Any] | None:
-    """The policy; ``None`` for random, which needs the server's schema."""
+    """Return the policy; ``None`` for random, which needs the server's schema."""
     if value == "random":
         return None
     from openenv_async.rollouts import check_policy, load_policy
@@ -58,15 +58,15 @@ def _read_policy(
         "rollout echo --episodes 100 --max-steps 10",
         "rollout gymnasium --param id=CartPole-v1 --episodes 500 --seed 0 --out cartpole.parquet",
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
-        "rollout echo --provider docker --workers 4 --max-steps 10",
+        "rollout echo --provider docker --servers 4 --max-steps 10",
     )
 )
 @click.argument("target", shell_complete=complete_target)
 @click.option(
-    "--episodes", default=100, show_default=True, type=click.IntRange(1), help="How many."
+    "--episodes", default=100, show_default=True, type=click.IntRange(1), help="Number of episodes."
 )
 @click.option(
-    "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="At once."
+    "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
 @click.option(
     "--policy",
@@ -93,11 +93,12 @@ def _read_policy(
 @click.option(
     "--provider",
     type=click.Choice(["process", "docker", "ray", "space", "static"]),
-    help="What runs the servers.  [default: static for a URL, else process]",
+    help="Runner of the servers.  [default: static for a URL, else process]",
 )
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Servers to start."
+    "--servers", default=1, show_default=True, type=click.IntRange(1), help="Servers to start."
 )
+@click.option("--workers", "old_servers", type=click.IntRange(1), hidden=True)  # its old name
 @click.option("--image", help="Image for docker.  [default: the environment's own]")
 @token_option
 @param_option
@@ -107,7 +108,8 @@ def rollout(
     policy: Callable[..., Any] | None,
     params: dict[str, Any],
     provider: str | None,
-    workers: int,
+    servers: int,
+    old_servers: int | None,
     image: str | None,
     **options: Any,
 ) -> None:
@@ -139,7 +141,11 @@ def rollout(
         size = max(1024, options["concurrency"])
         run(
             _in_pool(
-                _provider(provider, target, params, image, size), workers, target, policy, **options
+                _provider(provider, target, params, image, size),
+                old_servers or servers,
+                target,
+                policy,
+                **options,
             )
         )
 
@@ -172,7 +178,7 @@ def _provider(
 
 async def _in_pool(
     provider: Provider,
-    workers: int,
+    servers: int,
     target: str,
     policy: Callable[..., Any] | None,
     *,
@@ -181,25 +187,25 @@ async def _in_pool(
     token: str | None,
     **options: Any,
 ) -> None:
-    """Start workers and play on them."""
+    """Start servers and play on them."""
     from openenv_async.cli.playing import progress_bar
     from openenv_async.pool import EnvPool
 
     with progress_bar() as bar:
         pool = EnvPool(
             provider,
-            min_workers=workers,
-            max_workers=workers,
-            sessions_per_worker=math.ceil(concurrency / workers),
+            min_workers=servers,
+            max_workers=servers,
+            sessions_per_worker=math.ceil(concurrency / servers),
             connections=connections or 1,
-            on_progress=_worker_bar(bar, workers),
+            on_progress=_server_bar(bar, servers),
         )
         async with pool:
             await _rollout(target, pool, policy, bar=bar, concurrency=concurrency, **options)
 
 
-def _worker_bar(bar: Progress, workers: int) -> Callable[[PoolStatistics], None]:
-    task = bar.add_task("workers", total=workers, rate="", failures="")
+def _server_bar(bar: Progress, servers: int) -> Callable[[PoolStatistics], None]:
+    task = bar.add_task("servers", total=servers, rate="", failures="")
 
     def show(now: PoolStatistics) -> None:
         failed = now.workers_died + now.starts_failed

@@ -37,13 +37,13 @@ __all__ = ["serve"]
     )
 )
 @click.argument("target", shell_complete=complete_target)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port",
     default=8000,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Where to listen; 0 takes a free port.",
+    help="Port to listen at; 0 takes a free one.",
 )
 @click.option("--max-sessions", type=click.IntRange(1), help="Sessions at once.  [default: 1024]")
 @click.option(
@@ -90,7 +90,7 @@ __all__ = ["serve"]
     default="warning",
     show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="What is logged, on standard error.",
+    help="Level of what is logged, on standard error.",
 )
 @click.option(
     "--log-format",
@@ -205,7 +205,7 @@ def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _told(host: str, port: int) -> Iterator[None]:
-    """Why a server cannot run, as the command line says it."""
+    """Return the reason why a server cannot run, as the command line says it."""
     from openenv_async.errors import OpenEnvError
 
     try:

@@ -1,4 +1,4 @@
-"""``openenv-async validate``: does an environment keep what it promises?"""
+"""``openenv-async validate``: the checks of an environment."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("s
     default=16,
     show_default=True,
     type=click.IntRange(2, 512),
-    help="How many run at once in the check of load.",
+    help="Sessions at once in the check of load.",
 )
 @token_option
 @param_option

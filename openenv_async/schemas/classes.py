@@ -1,8 +1,8 @@
-"""Classes made from a server's JSON Schema, for who has none of its environment's own.
+"""Classes made from a server's JSON Schema, for callers without those of its environment.
 
 An object becomes a dataclass with the fields that the schema names, nested ones too; anything
-else stays the plain value it is. What is read may have more fields than the schema says: servers
-grow.
+else stays the plain value it is. A value that is read may have more fields than the schema says:
+servers grow.
 
 A field that is not required is left out when it is not given, so that its default is the server's.
 It reads as the default that the schema tells; ``msgspec.UNSET`` where it tells none, such as that
@@ -51,7 +51,7 @@ class Model:
 
 
 def model_from_schema(schema: Mapping[str, Any] | None, name: str) -> Model:
-    """The model of a schema.
+    """Return the model of a schema.
 
     Args:
         schema: of an action, an observation or a state; ``None`` where there is none.
@@ -88,7 +88,7 @@ def _followed(schema: Any, root: Mapping[str, Any]) -> Any:
 
 
 def _optional(members: Any, name: str, root: Mapping[str, Any], depth: int) -> Model:
-    """One thing or null; a real choice stays as it is."""
+    """Return the model of one thing or null; a real choice stays as it is."""
     others = [m for m in members if not (isinstance(m, Mapping) and m.get("type") == "null")]
     if len(others) != 1:
         return Model(Any, _same)
@@ -131,7 +131,7 @@ def _dataclass(schema: Mapping[str, Any], name: str, root: Mapping[str, Any], de
 
 
 def _default(schema: Any, root: Mapping[str, Any]) -> Any:
-    """The default that a property's schema tells, if it would take it itself."""
+    """Return the default that a property's schema tells, if it would take it itself."""
     if not isinstance(schema, Mapping):
         return msgspec.UNSET
     default = schema.get("default", msgspec.UNSET)

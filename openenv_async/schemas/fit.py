@@ -1,4 +1,4 @@
-"""Whether a value fits a JSON Schema, as far as ``models.json_schema`` and pydantic write one."""
+"""Values judged by a JSON Schema, as far as ``models.json_schema`` and pydantic write one."""
 
 from __future__ import annotations
 

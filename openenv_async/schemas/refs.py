@@ -2,8 +2,8 @@
 
 A reference is a JSON Pointer within the schema (RFC 6901): ``#``, ``#/$defs/Move``,
 ``#/properties/a~1b``, ``#/prefixItems/0``; ``~1`` is a slash, ``~0`` a tilde, and ``%25`` a percent
-sign, since it is part of a URI. What stands beside a reference counts as well (JSON Schema
-2020-12): it is laid over what the reference points to.
+sign, since it is part of a URI. Keys beside a reference count as well (JSON Schema
+2020-12): they are laid over what the reference points to.
 """
 
 from __future__ import annotations

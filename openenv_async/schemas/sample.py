@@ -99,7 +99,7 @@ def _choice(values: list[Any], rng: random.Random) -> Any:
 
 
 def _member(members: list[Any], rng: random.Random, root: Mapping[str, Any], depth: int) -> Any:
-    """One alternative; deep down one that ends, when there is one."""
+    """Return one alternative; deep down one that ends, when there is one."""
     if depth > _DEEP:
         simple = [m for m in members if isinstance(m, dict) and m.get("type") in _KINDS]
         members = simple or members
@@ -107,7 +107,7 @@ def _member(members: list[Any], rng: random.Random, root: Mapping[str, Any], dep
 
 
 def _bounds(schema: Mapping[str, Any], step: float) -> tuple[float | None, float | None]:
-    """Inclusive bounds; ``step`` is the distance that an exclusive one keeps."""
+    """Return inclusive bounds; ``step`` is the distance that an exclusive one keeps."""
     lows = [schema["minimum"]] if "minimum" in schema else []
     highs = [schema["maximum"]] if "maximum" in schema else []
     if "exclusiveMinimum" in schema:
@@ -208,7 +208,7 @@ def _list(
 
 
 def _array(spec: Mapping[str, Any], rng: random.Random) -> Any:
-    """An array: ``dtype`` (default float32), ``shape`` (default [1]), ``low`` and ``high``.
+    """Return an array: ``dtype`` (default float32), ``shape`` (default [1]), ``low`` and ``high``.
 
     Bounds are inclusive for integers, and may be arrays themselves. Without them integers span
     their type up to 16 bits (0 to 100 beyond), floats lie in -1 to 1. A size of null or a

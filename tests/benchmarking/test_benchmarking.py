@@ -67,7 +67,7 @@ async def test_a_run(env: Any) -> None:
 
 
 class Fails(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    """Fails every third step, and ends after ten."""
+    """An environment that fails every third step and ends after ten."""
 
     isolation = "inline"
 

@@ -11,7 +11,7 @@ Dict = dict[str, Any]
 
 
 class Refusing(Environment[bool, Dict, Dict]):
-    """Takes one of two actions."""
+    """An environment that takes one of two actions."""
 
     isolation = "inline"
 
@@ -25,7 +25,7 @@ class Refusing(Environment[bool, Dict, Dict]):
 
 
 class RefusingAll(Refusing):
-    """Takes none."""
+    """An environment that takes no action."""
 
     def step(self, action: bool) -> StepResult[Dict]:
         raise InvalidAction("no move is allowed here")

@@ -101,8 +101,8 @@ def test_the_version() -> None:
         (["serve"], "Missing argument 'TARGET'"),
         (["serve", "echo", "--port", "high"], "--port"),
         (["serve", "echo", "--max-sessions", "0"], "--max-sessions"),
-        (["serve", "echo", "--step-timeout", "-1"], "no number of seconds"),
-        (["serve", "echo", "--step-timeout", "soon"], "no number of seconds"),
+        (["serve", "echo", "--step-timeout", "-1"], "is not a number of seconds"),
+        (["serve", "echo", "--step-timeout", "soon"], "is not a number of seconds"),
         (["serve", "echo", "--param", "size"], "'size' is not KEY=VALUE"),
         (["serve", "echo", "--param", "a b=1"], "not KEY=VALUE"),
         (["serve", "json:loads"], "TARGET"),
@@ -174,7 +174,7 @@ def ignore_interrupts() -> None:
 
 
 def test_serve_in_the_background_of_a_shell_ends_on_sigterm_alone() -> None:
-    """There SIGINT is ignored from the start, and an interrupt is meant for others."""
+    """SIGINT is ignored there from the start, and an interrupt is meant for others."""
     with subprocess.Popen(
         [*PROGRAM, "serve", COUNTING, "--port", "0", "--json"],
         stdout=subprocess.PIPE,

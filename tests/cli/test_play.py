@@ -53,7 +53,7 @@ def test_an_episode_by_hand() -> None:
         "reward 1",
         "by: is str 'far', not integer",
         "total       3",
-        "that is no JSON",
+        "that is not JSON",
     ):
         assert part in done.stdout
 

@@ -24,7 +24,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_workers_share_the_episodes() -> None:
     target = "tests.rollouts.environments:Counting"
-    arguments = ["rollout", target, "--workers", "2", "--episodes", "20", "--json"]
+    arguments = ["rollout", target, "--servers", "2", "--episodes", "20", "--json"]
     done = CliRunner().invoke(main, [*arguments, "--param", "goal=1", "--max-steps", "5"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
@@ -48,7 +48,7 @@ def test_the_table_tells_of_the_workers() -> None:
         (["http://127.0.0.1:1", "--provider", "process"], "a URL is played at as it is"),
         (["echo", "--provider", "docker", "--param", "a=1"], "has its arguments already"),
         (["echo", "--image", "x"], "only docker runs images"),
-        (["echo", "--workers", "0"], "--workers"),
+        (["echo", "--servers", "0"], "--servers"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(arguments: list[str], message: str) -> None:

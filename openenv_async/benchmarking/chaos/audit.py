@@ -1,4 +1,4 @@
-"""What a run under faults found: what ran against what the clients saw."""
+"""The findings of a run under faults: the steps that ran against those that clients saw."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether everything was executed and seen exactly once."""
+        """True if everything was executed and seen exactly once."""
         wrong = self.lost + self.repeated + self.mismatched + self.untyped.total()
         return wrong == 0 and self.seen > 0
 

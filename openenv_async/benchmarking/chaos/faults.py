@@ -15,13 +15,13 @@ from typing import Final
 
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy
 
-__all__ = ["storm"]
+__all__ = ["inject_faults"]
 
 _KILL_INTERVAL: Final = 5.0
 
 
-async def storm(proxy: ChaosProxy, pid: int | None, faults: Counter[str]) -> None:
-    """One fault after the other, until it is cancelled.
+async def inject_faults(proxy: ChaosProxy, pid: int | None, faults: Counter[str]) -> None:
+    """Inject one fault after the other, until it is cancelled.
 
     Args:
         proxy: between the clients and the server.
@@ -79,7 +79,7 @@ def _stopped(pid: int) -> Iterator[None]:
 
 
 def _kill_worker(pid: int, draw: random.Random) -> int:
-    """Kill one child process of the server; how many that were (Linux)."""
+    """Kill one child process of the server; return the number of those killed (Linux)."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if not children:

@@ -23,17 +23,17 @@ from openenv_async.errors import (
 )
 from openenv_async.schemas.sample import sample
 
-__all__ = ["Player", "Run"]
+__all__ = ["LoadSession", "Run"]
 
 _LOST: Final = (SessionLost, SessionClosed, EnvironmentDied, GoingAway, TransportError, ServerError)
-"""What a session that is gone may say."""
+"""Errors of a session that is gone."""
 _EPISODE: Final = 200
 _AUDIT: Final = 20
 """Steps after which an episode is asked for its count."""
 
 
-class Player:
-    """One session: plays episodes and audits each."""
+class LoadSession:
+    """A session that plays episodes and audits each."""
 
     def __init__(self, run: Run, number: int, client: GenericEnvClient) -> None:
         self._run = run
@@ -45,6 +45,7 @@ class Player:
         self._audited = 0
 
     async def play(self) -> None:
+        """Play episodes until the run stops."""
         run, audit = self._run, self._run.audit
         while not run.stopped.is_set():
             try:
@@ -59,7 +60,7 @@ class Player:
                 await asyncio.sleep(0.1)
 
     async def _episode(self) -> None:
-        """One episode; every few steps it is asked how many it had."""
+        """Play one episode; every few steps ask for its number of steps."""
         run = self._run
         self._seen = self._unsure = self._audited = 0
         result = await self._client.reset()
@@ -78,7 +79,7 @@ class Player:
                 return
 
     async def _ask(self) -> None:
-        """What the environment executed since the last time, against what was seen."""
+        """Compare what the environment executed since the last time with what was seen."""
         audit = self._run.audit
         await self._client.state()
         assert self._client.episode is not None
@@ -113,7 +114,7 @@ class Player:
 
 
 class Run:
-    """What the sessions of one run share."""
+    """State that the sessions of one run share."""
 
     def __init__(self, schema: Any, seed: int) -> None:
         self.random = random.Random(seed)
@@ -123,7 +124,7 @@ class Run:
         self._actions = [sample(schema, self.random) for _ in range(256)]
 
     def action(self) -> tuple[Any, str | None]:
-        """An action, and its first field that may hold any text."""
+        """Return an action, and its first field that may hold any text."""
         action = self.random.choice(self._actions)
         if isinstance(action, dict):
             for name, value in action.items():

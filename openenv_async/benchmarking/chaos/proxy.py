@@ -1,7 +1,7 @@
 """A TCP proxy that does to a connection what networks do.
 
 ``async with ChaosProxy(url) as proxy:`` then use ``proxy.url`` in place of ``url``. It knows
-WebSocket frames well enough to act between messages and to swallow pings; what is no WebSocket
+WebSocket frames well enough to act between messages and to swallow pings; what is not a WebSocket
 is forwarded as it is read, each piece counting as a message. Everything random is drawn from
 ``seed``.
 """
@@ -28,11 +28,11 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class ChaosProxy:
-    """Forwards connections to ``upstream`` and breaks them on demand.
+    """A proxy that forwards connections to ``upstream`` and breaks them on demand.
 
     Attributes that may be changed at any time:
         refusing: reset new connections as soon as they come.
-        delay: seconds, least and most, by which each message is held back.
+        delay: seconds, least and most, by which each message is delayed.
         rate: bytes per second and direction; ``None`` for no limit.
         segment: bytes per write at most, each flushed by itself; 0 writes pieces whole.
         coalesce: seconds for which pieces are gathered into one write.
@@ -271,7 +271,7 @@ class _Link:
                 self.reset()
 
     async def _faulty(self, direction: Direction, piece: bytes) -> bool:
-        """Whether this message was the last of its connection."""
+        """Forward a message or not; return whether it was the last of its connection."""
         proxy = self.proxy
         forward: bool | None = None
         part = piece

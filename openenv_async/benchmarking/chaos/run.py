@@ -10,8 +10,8 @@ from typing import Any
 
 from openenv_async.benchmarking import Load
 from openenv_async.benchmarking.chaos.audit import ChaosReport
-from openenv_async.benchmarking.chaos.faults import storm
-from openenv_async.benchmarking.chaos.playing import Player, Run
+from openenv_async.benchmarking.chaos.faults import inject_faults
+from openenv_async.benchmarking.chaos.playing import LoadSession, Run
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy
 from openenv_async.benchmarking.load import action_schema, sessions
 from openenv_async.types import Timeouts
@@ -55,16 +55,16 @@ async def run_chaos(
     ):
         async with asyncio.TaskGroup() as group:
             for number, client in enumerate(clients):
-                group.create_task(Player(run, number, client).play())
-            raging = group.create_task(storm(proxy, pid, faults))
+                group.create_task(LoadSession(run, number, client).play())
+            injecting = group.create_task(inject_faults(proxy, pid, faults))
             began = time.monotonic()
             while (passed := time.monotonic() - began) < load.seconds:
                 if on_progress is not None:
                     on_progress("chaos", passed / load.seconds, run.latencies.count)
                 await asyncio.sleep(min(0.1, load.seconds - passed))
-            raging.cancel()
+            injecting.cancel()
             elapsed = time.monotonic() - began
-            run.stopped.set()  # every player finishes and audits its episode
+            run.stopped.set()  # every session finishes and audits its episode
         run.audit.resumed = sum(c.connection.reconnects for c in clients if c.connection)
     latencies = run.latencies
     return ChaosReport(

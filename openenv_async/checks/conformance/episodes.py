@@ -109,7 +109,7 @@ async def a_reward_that_is_not_finite_arrives(subject: Subject) -> None:
 
 @check("conformance", own=True, remedy=_TRUTH)
 async def no_reward_is_none(subject: Subject) -> None:
-    """Where the environment gives no reward there is none: None, and never 0.0."""
+    """A result without a reward of the environment has none: None, and never 0.0."""
     async with subject.transport.session() as env:
         result = await env.reset()
         require(result.reward is None, f"reset gave {result.reward!r}")

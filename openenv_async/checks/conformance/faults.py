@@ -83,7 +83,7 @@ def _wrong_action(subject: Subject) -> Any:
     if kind == "object" and not schema.get("properties"):
         raise Skipped("any object is an action of this environment")
     if kind not in ("object", "string", "integer", "number", "array", "boolean"):
-        raise Skipped("the schema does not say what is no action")
+        raise Skipped("the schema does not tell which values are not actions")
     return {"command": 5} if kind != "object" else "neither an object nor an action"
 
 
@@ -208,7 +208,7 @@ async def an_unknown_session_is_not_found(subject: Subject) -> None:
 
 @check("conformance", own=True, remedy="one session's failure must stay its own")
 async def other_sessions_are_undisturbed(subject: Subject) -> None:
-    """While one session raises, sends nonsense and ends, the others see their own replies."""
+    """The others see their own replies while one session raises, sends nonsense and ends."""
 
     async def quiet(number: int) -> None:
         async with subject.transport.session() as env:

@@ -291,7 +291,7 @@ async def a_channel_without_a_session_fails_alone(subject: Subject) -> None:
 
 @check("conformance", "frames", remedy="docs/protocol.md, section 6: the secret must match")
 async def a_session_needs_its_secret(subject: Subject) -> None:
-    """Nobody attaches to a session without its secret."""
+    """A session can only be attached to with its secret."""
     async with subject.transport.raw_connection() as connection:
         session, secret = await connection.begin()
         async with subject.transport.raw_connection() as thief:

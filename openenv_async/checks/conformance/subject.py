@@ -22,7 +22,7 @@ class Subject:
     """The subject of a check: a transport, and how to act on what is behind it.
 
     Args:
-        transport: the way in.
+        transport: how to reach the server.
         own: whether the conformance environment is behind it.
         schema: JSON Schemas of action, observation, state and reset.
         actions: plain actions to play with; drawn from the schema when ``None``.
@@ -51,7 +51,7 @@ class Subject:
         self._random = random.Random(seed)
 
     def action(self) -> Any:
-        """An action that fits the environment."""
+        """Return an action that fits the environment."""
         if self.own:
             return {"command": "echo", "text": f"{self._random.random():.6f}"}
         if self._actions:
@@ -61,7 +61,7 @@ class Subject:
         return self.transport.sendable(sample(self.schema["action"], self._random))
 
     async def step(self, env: Any) -> Any:
-        """The result of an action that the environment takes; those it refuses are left out.
+        """Return the result of an action that the environment takes; others are left out.
 
         Raises:
             Skipped: it refuses whatever is drawn.
@@ -77,7 +77,7 @@ class Subject:
         raise Skipped(f"every action drawn was refused: give actions that fit ({refused:.200})")
 
     async def expect(self, cls: type[OpenEnvError], call: Awaitable[Any]) -> Any:
-        """Await a call that must fail with ``cls``; gives the error."""
+        """Await a call that must fail with ``cls``, and return the error."""
         try:
             result = await call
         except (CheckFailed, Skipped, asyncio.CancelledError):

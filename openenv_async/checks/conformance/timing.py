@@ -35,7 +35,7 @@ async def a_deadline_ends_the_call(subject: Subject) -> None:
         await env.reset()
         call = env.step({"command": "sleep", "value": _LONG}, timeout=0.1)
         error = await subject.expect(DeadlineExceeded, call)
-        require(isinstance(error, TimeoutError), "it is no TimeoutError")
+        require(isinstance(error, TimeoutError), "it is not a TimeoutError")
         detail = getattr(error, "detail", {})
         require(detail.get("field") == "step", f"the details do not name the field: {detail!r}")
         require(detail.get("value") == 0.1, f"the details do not give its value: {detail!r}")
@@ -111,7 +111,7 @@ async def closing_releases_the_environment(subject: Subject) -> None:
             await env.reset()
             instance = (await env.state())["instance"]
             live = (await witness.state())["live"]
-            require(instance in live, "the environment is not among the living")
+            require(instance in live, "the environment is not among those that live")
 
         async def gone() -> bool:
             return instance not in (await witness.state())["live"]

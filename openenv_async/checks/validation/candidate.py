@@ -1,4 +1,4 @@
-"""What is validated: a folder, a running server, or both; and how to play on it."""
+"""The environment that is validated, as a folder, a running server or both, and play on it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Session(EnvClient[Any, Any, Any]):
 
 @dataclass
 class Candidate:
-    """What is validated.
+    """An environment that is validated.
 
     Attributes:
         folder, manifest: of the environment, where there is one.
@@ -84,7 +84,7 @@ class Candidate:
 
     @contextlib.asynccontextmanager
     async def session(self, **timeouts: float | None) -> AsyncIterator[Session]:
-        """A new session, closed at the end.
+        """Open a session, closed at the end.
 
         Raises:
             Skipped: the server has no room for another.
@@ -109,7 +109,7 @@ class Candidate:
             await client.close()
 
     def action(self, rng: random.Random) -> Any:
-        """An action that fits.
+        """Return an action that fits.
 
         Raises:
             Skipped: none can be made.
@@ -124,13 +124,13 @@ class Candidate:
             raise Skipped(f"no action can be drawn from the schema: {exc}") from exc
 
     def turn(self, result: StepResult[Any]) -> Turn:
-        """What is compared of a result."""
+        """Return the part of a result that is compared."""
         seen = without(result.observation, self.varying)
         reward = "NaN" if result.reward != result.reward else result.reward  # equal to itself
         return comparable(seen), reward, result.terminated, result.truncated
 
     def state(self, state: Any) -> Any:
-        """What is compared of a state; episode ids and counts are the server's."""
+        """Return the part of a state that is compared; episode ids and counts are the server's."""
         plain = without(state, self.varying | {"episode_id", "step_count"})
         return comparable(plain)
 
@@ -138,7 +138,7 @@ class Candidate:
 async def play(
     candidate: Candidate, env: Session, *, seed: int, steps: int, choices: int = 99
 ) -> AsyncIterator[tuple[str, StepResult[Any]]]:
-    """One episode of drawn actions: ``("reset", result)``, then ``("step", result)`` for each.
+    """Play one episode of drawn actions: ``("reset", result)``, then ``("step", result)`` for each.
 
     An action that the environment refuses as illegal is left out.
 
@@ -175,7 +175,7 @@ async def play(
 
 
 async def answered(env: Session, call: str, *arguments: Any, **options: Any) -> StepResult[Any]:
-    """The result of a call.
+    """Return the result of a call.
 
     Raises:
         InvalidAction: the environment refuses the action.

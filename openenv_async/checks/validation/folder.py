@@ -1,4 +1,4 @@
-"""The folder: manifest, layout, modules. What the modules define is found by ``inspection``."""
+"""Checks of the folder: manifest, layout, and what ``inspection`` found in the modules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def manifest_is_valid(candidate: Candidate) -> None:
 
 
 def _misspelt(data: Any, cls: Any, path: str = "") -> list[str]:
-    """Unknown keys that are nearly a known one; others are other tools'."""
+    """Return unknown keys that are nearly a known one; others are other tools'."""
     if not isinstance(data, dict):
         return []
     known = {each.encode_name: each.type for each in msgspec.structs.fields(cls)}
@@ -74,7 +74,7 @@ async def files_are_there(candidate: Candidate) -> None:
 
 
 def dockerfile(folder: Path, about: manifest.Manifest) -> Path | None:
-    """The environment's Dockerfile; upstream's form does not name it."""
+    """Return the environment's Dockerfile; upstream's form does not name it."""
     for name in (about.server.dockerfile, "server/Dockerfile"):
         if (folder / name).is_file():
             return folder / name

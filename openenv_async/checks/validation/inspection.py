@@ -1,4 +1,4 @@
-"""Looks at an environment's modules, in a process of its own: ``python -m …inspection TARGET``.
+"""Inspection of an environment's modules, in its own process: ``python -m …inspection TARGET``.
 
 Importing them here would leave them behind in the validator, and a module that hangs or exits
 would take it along. Prints one line of JSON: problems by check.
@@ -36,7 +36,7 @@ _KINDS = ("action", "observation", "state")
 
 
 def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
-    """Problems by check; no key for a check that could not be made."""
+    """Return problems by check; no key for a check that could not be made."""
     folder = Path(target)
     found: dict[str, list[str]] = {"modules_import": []}
     spec = _attempt(found["modules_import"], lambda: find_target(target, params))
@@ -84,7 +84,7 @@ def _disagreements(spec: EnvironmentSpec, named: dict[str, Any], client: Any) ->
     if client is None:
         return
     if not (inspect.isclass(client) and issubclass(client, ModelHooks)):
-        yield f"the client {_name(client)} is no EnvClient"
+        yield f"the client {_name(client)} is not an EnvClient"
         return
     for kind, model in zip(_KINDS, client.model_types(), strict=True):
         wanted = named.get(kind, own[kind])
@@ -110,7 +110,7 @@ def _entry_problems(folder: Path, spec: EnvironmentSpec) -> Iterator[str]:
         elif inspect.isclass(entry):
             serves_it |= entry is spec.cls
         elif entry is not None:
-            problems.append(f"{path} is no EnvironmentEntry")
+            problems.append(f"{path} is not an EnvironmentEntry")
         yield from (f"{name}: {problem}" for problem in problems)
     if points and not serves_it:
         yield f"none of {', '.join(points)} is the environment of the manifest"
@@ -124,7 +124,7 @@ def main() -> None:
     """Print what was found in the target of the command line."""
     target, params = sys.argv[1], json.loads(sys.argv[2])
     sys.path.insert(0, os.getcwd())
-    out, sys.stdout = sys.stdout, sys.stderr  # what the modules print is no finding
+    out, sys.stdout = sys.stdout, sys.stderr  # what the modules print is not a finding
     importlib.invalidate_caches()
     found = look(target, params)
     out.write(json.dumps(found) + "\n")

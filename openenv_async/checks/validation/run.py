@@ -1,4 +1,4 @@
-"""Runs the checks: over a folder, an installed environment or a server."""
+"""Validation: the checks of a folder, an installed environment or a server."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def validate(
 
 
 def _http_url(text: str) -> str:
-    """A server's address as HTTP has it."""
+    """Return a server's address as HTTP has it."""
     address = text.rstrip("/").removesuffix("/ws")
     return address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
 
@@ -114,7 +114,7 @@ def _http_url(text: str) -> str:
 def _look_at(
     candidate: Candidate, target: str | Path, params: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """The target as ``serve`` takes it and its arguments; fills in folder and manifest."""
+    """Return the target as ``serve`` takes it and its arguments; fill in folder and manifest."""
     text = str(target)
     folder = Path(text).expanduser()
     has_manifest = (folder / manifest.MANIFEST).is_file()
@@ -122,7 +122,7 @@ def _look_at(
         has_manifest = not is_installed(text)  # a plain name is an installed environment's
     if not has_manifest:
         if looks_like_path(text) and folder.is_dir():
-            raise TargetNotFound(f"{folder} has no {manifest.MANIFEST}: it is no environment")
+            raise TargetNotFound(f"{folder} has no {manifest.MANIFEST}: it is not an environment")
         if looks_like_path(text) or ":" not in text or is_address(text):
             find_target(text)  # says what there is instead
         return text, params
@@ -204,13 +204,13 @@ class _Run(Runner):
 
 
 def _as_path(folder: Path) -> str:
-    """A folder as targets are written: a plain name could be an installed environment's."""
+    """Return a folder as targets are written: a plain name could be an installed environment."""
     text = str(folder)
     return text if looks_like_path(text) else f"./{text}"
 
 
 async def _inspect(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
-    """What ``inspection`` finds, in a process of its own."""
+    """Return what ``inspection`` finds in a process of its own."""
     environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openenv_async.checks.validation.inspection", target),

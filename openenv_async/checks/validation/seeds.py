@@ -1,4 +1,4 @@
-"""Seeds that mean something, and sessions that do not feel each other."""
+"""Checks of seeds, which must mean something, and of sessions, which must be isolated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def _alone(candidate: Candidate) -> list[Turn]:
 
 
 def _first_difference(one: list[Turn], other: list[Turn]) -> str | None:
-    """Where two episodes part; ``None`` when they do not."""
+    """Return the place where two episodes part; ``None`` when they do not."""
     for step, (left, right) in enumerate(zip_longest(one, other)):
         if left == right:
             continue
@@ -46,7 +46,7 @@ def _first_difference(one: list[Turn], other: list[Turn]) -> str | None:
 
 
 def _part(left: Any, right: Any, path: str) -> str:
-    """The innermost part in which two values differ, and both of it."""
+    """Return the innermost part in which two values differ, and both of it."""
     if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
         key = next(key for key in left if left[key] != right[key])
         return _part(left[key], right[key], f"{key!r} of {path}")
@@ -97,7 +97,7 @@ async def sessions_share_no_randomness(candidate: Candidate) -> None:
     "behaviour", remedy="keep what belongs to an episode on the instance, not on class or module"
 )
 async def sessions_are_isolated(candidate: Candidate) -> None:
-    """What one session does changes neither the state nor the episode of another."""
+    """The calls of one session change neither the state nor the episode of another."""
     async with candidate.session() as env, candidate.session() as other:
         await answered(env, "reset", seed=_SEED)
         before = candidate.state(await answered(env, "state"))

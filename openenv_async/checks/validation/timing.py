@@ -1,4 +1,4 @@
-"""Time and what is held: deadlines, cancellation, calls that hold up others, closing, load."""
+"""Checks of time and load: deadlines, cancellation, calls that delay others, closing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openenv_async.errors import DeadlineExceeded, InvalidAction, OpenEnvError, 
 
 _BRIEF: Final = 0.001
 _SLOW: Final = 0.3
-"""Seconds from which a call is slow enough to tell whether it holds up others."""
+"""Seconds from which a call is slow enough to tell whether it delays others."""
 _SLOW_SESSION: Final = 1.0
 _CALLS: Final = 6
 """Calls that are looked at: in episodes of one step, three resets and three steps."""
@@ -29,7 +29,7 @@ _FEW: Final = 4
 
 
 async def _steps(candidate: Candidate, env: Session, count: int) -> AsyncIterator[Any]:
-    """Actions to try, in episodes that are begun anew when they end."""
+    """Yield actions to try, in episodes that are begun anew when they end."""
     rng = random.Random(17)
     await answered(env, "reset", seed=17)
     for _ in range(count):
@@ -38,7 +38,7 @@ async def _steps(candidate: Candidate, env: Session, count: int) -> AsyncIterato
 
 @check("behaviour", remedy="let CancelledError through, and do not wait where nothing can stop you")
 async def deadlines_are_honoured(candidate: Candidate) -> None:
-    """A step past its deadline is given up; the session, or a new one, then works at once."""
+    """A step past its deadline is stopped; the session, or a new one, then works at once."""
     async with candidate.session() as env:
         cut = False
         async for action in _steps(candidate, env, 10):
@@ -57,13 +57,13 @@ async def deadlines_are_honoured(candidate: Candidate) -> None:
             if result.done:
                 await answered(env, "reset", seed=17)
         if not cut:
-            raise Skipped(f"every step ended within {_BRIEF:g} s: there was nothing to give up")
+            raise Skipped(f"every step ended within {_BRIEF:g} s: there was nothing to stop")
         await _goes_on(candidate, env, "its deadline")
 
 
 @check("behaviour", remedy="let CancelledError through: clean up in finally and re-raise")
 async def cancelling_is_honoured(candidate: Candidate) -> None:
-    """A step whose caller gave up is stopped; the session, or a new one, then works at once."""
+    """A step whose caller cancels it is stopped; the session, or a new one, works at once."""
     if candidate.is_upstream:
         raise Skipped("upstream's dialect cannot cancel")
     async with candidate.session() as env:
@@ -87,7 +87,7 @@ async def cancelling_is_honoured(candidate: Candidate) -> None:
 
 
 async def _goes_on(candidate: Candidate, env: Session, what: str) -> None:
-    """The session goes on, or is over where nothing else can be done; a new one works."""
+    """Check that the session goes on, or is over where it must be, and that a new one works."""
     session = env.session_id
     assert env.connection is not None
     isolation = env.connection.server.get("isolation")
@@ -97,9 +97,9 @@ async def _goes_on(candidate: Candidate, env: Session, what: str) -> None:
         raise CheckFailed(f"the step went on after {what}: {exc.message}") from exc
     except OpenEnvError:
         session = None
-    # A thread or process can only be given up, and its session with it; a task can be stopped.
+    # A thread or process can only be abandoned, with its session; a task can be stopped.
     if isolation == "inline" and env.session_id != session:
-        raise CheckFailed(f"the step went on after {what}, and its session had to be given up")
+        raise CheckFailed(f"the step went on after {what}, and its session was lost with it")
     async with candidate.session() as other:
         async for _ in play(candidate, other, seed=18, steps=2):
             pass
@@ -107,7 +107,7 @@ async def _goes_on(candidate: Candidate, env: Session, what: str) -> None:
 
 @check("behaviour", remedy="await instead of blocking, or let isolation be 'thread' or 'process'")
 async def slow_calls_delay_nobody(candidate: Candidate) -> None:
-    """While a call of one session takes its time, the server answers others."""
+    """The server answers others while a call of one session takes its time."""
     import aiohttp
 
     from openenv_async.endpoints.addresses import is_here
@@ -132,7 +132,7 @@ async def slow_calls_delay_nobody(candidate: Candidate) -> None:
             call = asyncio.ensure_future(answered(env, name, *arguments))
             took, worst = await _beside(call, ask)
             if took >= _SLOW and worst >= 0.7 * took:
-                held.append(f"{name}() took {took:.2f} s and held up others for {worst:.2f} s")
+                held.append(f"{name}() took {took:.2f} s and delayed others for {worst:.2f} s")
             error = call.exception()
             if error is not None and not isinstance(error, InvalidAction):
                 raise CheckFailed(str(error)) from error.__cause__
@@ -142,7 +142,7 @@ async def slow_calls_delay_nobody(candidate: Candidate) -> None:
 
 
 async def _beside(call: asyncio.Future[Any], ask: Any) -> tuple[float, float]:
-    """How long a call took, and the longest that a question asked meanwhile waited."""
+    """Return how long a call took, and the longest that a request sent meanwhile waited."""
     begun = time.perf_counter()
     worst = 0.0
     while True:
@@ -186,7 +186,7 @@ async def closing_releases(candidate: Candidate) -> None:
     await _sessions(candidate, count)
     for _ in range(10):
         after = _held(pid)
-        # What takes long to open is large, and its own threads come and go.
+        # A session that takes long to open is large, and its own threads come and go.
         kinds = ("files", "processes") if slow else tuple(after)
         grown = {kind: after[kind] - before[kind] for kind in kinds}
         if max(grown.values()) < count - 1:
@@ -208,7 +208,7 @@ async def _sessions(candidate: Candidate, count: int) -> None:
 
 
 def _held(pid: int) -> dict[str, int]:
-    """File descriptors, threads and processes of a process and those below it."""
+    """Count file descriptors, threads and processes of a process and those below it."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():

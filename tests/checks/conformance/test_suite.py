@@ -142,7 +142,7 @@ async def test_a_broken_environment_is_caught_by_name(env: Any, check: str) -> N
 
 
 class Lying(Transport):
-    """Changes what passes through."""
+    """A transport that changes what passes through."""
 
     name = "lying"
     features = InProcessTransport.features

@@ -34,7 +34,7 @@ class Where:
 
 
 class Good(Environment[Move, Seen, Where]):
-    """Keeps every promise: draws a number from the seed at each step, ends after twenty."""
+    """An environment that keeps every promise: it draws from its seed, and ends after twenty."""
 
     isolation: ClassVar[Isolation | None] = "inline"
 
@@ -155,7 +155,7 @@ class SharesItsState(Good):
 
 
 class GoesOnAfterItsDeadline(Good):
-    """Async, and deaf to being cancelled."""
+    """Async, and ignores being cancelled."""
 
     async def step(self, action: Move) -> Any:
         until = time.monotonic() + 3
@@ -209,7 +209,7 @@ class OnlyAFew(Good):
 
 
 class EndsOddly(Good):
-    """Returns a StepResult whose reward is text."""
+    """An environment with a StepResult whose reward is text."""
 
     def step(self, action: Move) -> Any:
         return StepResult(self.seen(), "1.0")  # type: ignore[arg-type]  # wrong on purpose

@@ -115,7 +115,7 @@ async def test_actions_and_varying_fields_can_be_told() -> None:
         good = await validate(url, names=names, varying=["numbers"], actions=[{"by": 1}])
         bad = await validate(url, names=["rewards_are_numbers"], actions=[{"by": "far"}])
     assert good[-1].status == "passed"
-    # A refused action is no failure; where all were refused, nothing was seen of the rewards.
+    # A refused action is not a failure; where all were refused, nothing was seen of the rewards.
     assert bad[-1].status == "skipped"
     assert "by" in bad[-1].reason
 
@@ -155,7 +155,7 @@ class BlocksInOneStep(Environment[Any, dict[str, Any], Any]):
 
 
 class RefusesAll(Environment[Any, dict[str, Any], Any]):
-    """Takes only one word, which nobody draws."""
+    """An environment that takes only one word, which is never drawn."""
 
     def reset(self) -> dict[str, Any]:
         return {"say": "please"}
@@ -167,7 +167,7 @@ class RefusesAll(Environment[Any, dict[str, Any], Any]):
 
 
 class RefusesSome(RefusesAll):
-    """Refuses about half of the actions that its schema allows."""
+    """An environment that refuses about half of the actions that its schema allows."""
 
     def step(self, action: str) -> dict[str, Any]:
         if len(action) % 2:
@@ -190,7 +190,7 @@ class GivesText(RefusesAll):
 
 
 class GivesATuple(RefusesAll):
-    """Returns what Gymnasium's environments return, and is none of them."""
+    """An environment that returns what Gymnasium's do, and is none of them."""
 
     def step(self, action: str) -> Any:
         return {"say": ""}, 1.0, False, False, {}

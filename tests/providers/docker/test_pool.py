@@ -76,7 +76,7 @@ async def test_a_killed_container_is_replaced_and_says_how_it_ended() -> None:
 
 def test_the_command_line_plays_in_containers() -> None:
     """Shows 6."""
-    arguments = ["rollout", "echo", "--provider", "docker", "--image", ECHO, "--workers", "2"]
+    arguments = ["rollout", "echo", "--provider", "docker", "--image", ECHO, "--servers", "2"]
     arguments += ["--episodes", "50", "--max-steps", "5", "--json"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
