@@ -1,7 +1,7 @@
 """openenv_async: a WebSocket-first async environment runtime for agentic RL.
 
-The public names load on first use, so importing the package costs next to nothing and neither
-the server nor the client is loaded by whoever needs only the other.
+The public names load on first use, so importing the package costs next to nothing and a program
+that needs only the client does not load the server, nor the other way round.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Each watched item is in the heap once for its earliest look. Moving a deadline later, which every
 finished step does, costs nothing: the item is looked at when its old time comes and put back. When
-an earlier look is asked for, the later one stays and is used again when that time comes: so an
-item with a short deadline for each step and a long one for its life has two entries, however many
-steps it takes. What is stale is taken out once it is half of the heap. The owner of the clock and
-of the timer passes both in.
+an earlier look is asked for, the later one stays and is used again when that time comes: so an item
+with a short deadline for each step and a long one for its life has two entries, however many steps
+it takes. Stale entries are taken out once they are half of the heap. The owner of the clock and of
+the timer passes both in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Watched(Protocol):
 
 
 class Timer(Protocol):
-    """What ``call_at`` returns."""
+    """The handle that ``call_at`` returns."""
 
     def cancel(self) -> None: ...
 
@@ -137,7 +137,7 @@ class Deadlines:
 async def wait_uncancelled(*tasks: asyncio.Task[Any]) -> None:
     """Wait for tasks, however often the caller is cancelled meanwhile; then be cancelled.
 
-    What the tasks raise stays with them.
+    Their exceptions stay with the tasks.
     """
     interrupted: asyncio.CancelledError | None = None
     while waiting := [task for task in tasks if not task.done()]:

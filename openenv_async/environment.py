@@ -6,7 +6,7 @@ Rules:
   property. If any of them is async, or ``step_stream`` exists, the environment is async.
 - An async environment runs in one task per session, on the loop. A sync one runs in threads
   unless it declares ``isolation = "inline"``, the promise of short calls.
-- What ``reset`` declares is what it gets; the signature is read when the spec is made, never
+- ``reset`` gets the options that it declares; the signature is read when the spec is made, never
   per call.
 """
 
@@ -66,7 +66,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """Take one action and return the observation (or a ``StepResult``)."""
 
     def state(self) -> Any:
-        """What the environment wants known of its episode; ``{}`` by default."""
+        """Return what the environment wants known of its episode; ``{}`` by default."""
         return {}
 
     def close(self) -> Any:
@@ -97,7 +97,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What was read off an environment class.
+    """The contract that was read off an environment class.
 
     Attributes:
         reset_options: parameters of ``reset`` other than ``seed`` and ``episode_id``.

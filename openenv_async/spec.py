@@ -1,4 +1,4 @@
-"""What the runtime knows of one environment: its types, codecs, schemas and how to build it."""
+"""The runtime's knowledge of one environment: its types, codecs, schemas and how to build it."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ class EnvironmentSpec:
                 if name not in _SHARPER:
                     raise ValueError(f"there is no schema {name!r}: it has {', '.join(_SHARPER)}")
                 if not isinstance(schema, Mapping):
-                    raise TypeError(f"the schema {name!r} is no dict but {shown(schema)}")
+                    raise TypeError(f"the schema {name!r} is not a dict but {shown(schema)}")
             msgspec.json.encode(found)
         except OpenEnvError:
             raise
@@ -370,13 +370,13 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     elif inspect.ismodule(env):
         hint = f"; name its class, such as {env.__name__.rpartition('.')[2]}.MyEnvironment"
     raise TypeError(
-        f"{shown(env)} is no environment: pass an Environment or gymnasium.Env class, a factory or"
-        f" an instance{hint}"
+        f"{shown(env)} is not an environment: pass an Environment or gymnasium.Env class, a factory"
+        f" or an instance{hint}"
     )
 
 
 def _refuse_client(env: Any) -> None:
-    """Return if ``env`` is no client, which has ``reset`` and ``step`` as environments have.
+    """Return unless ``env`` is a client, which has ``reset`` and ``step`` as environments have.
 
     Raises:
         TypeError: it is one.

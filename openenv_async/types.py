@@ -66,7 +66,7 @@ class EpisodeInfo(msgspec.Struct, gc=False):
 
 
 class StepResult(msgspec.Struct, Generic[ObsT]):
-    """What ``reset`` and ``step`` return.
+    """The result of ``reset`` and ``step``.
 
     An environment may also return it from its own ``reset``/``step`` to state reward,
     termination and info apart from the observation.
@@ -87,12 +87,12 @@ class StepResult(msgspec.Struct, Generic[ObsT]):
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over, for either reason."""
+        """True if the episode is over, for either reason."""
         return self.terminated or self.truncated
 
 
 class OutcomeStatus(enum.StrEnum):
-    """How a rollout ended."""
+    """The end of a rollout, in a word."""
 
     COMPLETED = "completed"
     """The environment terminated the episode."""
@@ -107,7 +107,7 @@ class OutcomeStatus(enum.StrEnum):
 
     @property
     def usable(self) -> bool:
-        """Whether the episode may be trained on as it stands."""
+        """True if the episode may be trained on as it stands."""
         return self in (OutcomeStatus.COMPLETED, OutcomeStatus.TRUNCATED)
 
 
@@ -275,7 +275,7 @@ class Timeouts:
         """The defaults, changed by ``OPENENV_TIMEOUT_STEP=30`` and alike; 0 or ``none`` is off.
 
         Raises:
-            ValueError: a value is no number; the message names the variable.
+            ValueError: a value is not a number; the message names the variable.
         """
         changes: dict[str, float | None] = {}
         for item in fields(cls):

@@ -308,9 +308,9 @@ ENTRIES: list[Callable[[Any], Any]] = [serve, connect]
 @pytest.mark.parametrize(
     ("wrong", "error", "parts"),
     [
-        (None, TypeError, ["None is no environment", "pass an Environment"]),
-        (5, TypeError, ["5 (int) is no environment"]),
-        ([Good], TypeError, ["(list) is no environment"]),
+        (None, TypeError, ["None is not an environment", "pass an Environment"]),
+        (5, TypeError, ["5 (int) is not an environment"]),
+        ([Good], TypeError, ["(list) is not an environment"]),
         ("http://localhost:1", TypeError, ["a server's address is for a client"]),
         (sys, TypeError, ["name its class, such as sys.MyEnvironment"]),
         (NoEnvironment, TypeError, ["NoEnvironment has no reset()"]),
@@ -495,7 +495,7 @@ COMMANDS: list[tuple[list[str], int, list[str]]] = [
     (["serve", "envs:Needs"], 1, ["without its argument 'path'", "--param path="]),
     (["serve", "envs:Abstract"], 2, ["Abstract is abstract: it lacks step"]),
     (["serve", "envs:Nothing"], 2, ["Nothing has no reset()"]),
-    (["serve", "envs:value"], 2, ["5 (int) is no environment"]),
+    (["serve", "envs:value"], 2, ["5 (int) is not an environment"]),
     (["serve", "envs:Unsendable"], 2, ["object"]),
     (["serve", "misspelt:Env"], 1, ["SyntaxError", "misspelt.py, line 1"]),
     (["serve", "ending:Env"], 1, ["it ends the program"]),

@@ -103,7 +103,7 @@ FAULTY: dict[str, tuple[Callable[[], type], list[str]]] = {
     ),
     "schemas() returns no schema": (
         lambda: with_schemas(lambda: {"action": 5}),
-        ["schemas()", "'action' is no dict but 5"],
+        ["schemas()", "'action' is not a dict but 5"],
     ),
     "schemas() returns another name": (
         lambda: with_schemas(lambda: {"actions": {}}),

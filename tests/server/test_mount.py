@@ -57,7 +57,7 @@ class MyEnv(HTTPEnvClient[MyAction, MyObservation, MyState]):
     """Client for MyEnvironment."""
 
     @classmethod
-    def from_url(cls, url: str) -> MyEnv:  # type: ignore[override]  # as the seed prints it
+    def from_url(cls, url: str) -> MyEnv:  # type: ignore[override]  # as OpenEnv's pages print it
         return cls(base_url=url)
 
     def _parse_observation(self, data: dict[str, Any]) -> MyObservation:

@@ -290,7 +290,7 @@ def test_a_space_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
         resolve.fetch_space("nobody/nothing")
 
 
-# -- as the seed shows it -----------------------------------------------------------------------
+# -- as OpenEnv's pages show it ------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_docker")

@@ -1,4 +1,4 @@
-"""An environment as the seed writes one, in the seed's structure and with the seed's manifest.
+"""An environment in OpenEnv's own project layout, with its manifest and its classes.
 
 Only the import names are changed.
 """
