@@ -18,7 +18,7 @@ try:
 except ImportError:  # no compiled part for this platform
     from websockets.utils import apply_mask
 
-__all__ = ["CutsFrames", "DataFrames", "data_frame", "masked_data_frame"]
+__all__ = ["CutsFrames", "data_frame", "masked_data_frame"]
 
 _END_OF_HANDSHAKE: Final = b"\r\n\r\n"
 """What the library has read ends so when it stands before the first frame."""
@@ -35,100 +35,85 @@ _MEDIUM: Final = 1 << 16
 Deliver = Callable[[bytes | memoryview, bool], None]
 
 
-class DataFrames:
-    """Cuts whole, unfragmented data frames from what a connection receives.
+class CutsFrames:
+    """A mixin before a WebSocket library's protocol that cuts whole, unfragmented data frames.
 
-    Args:
-        masked: whether the peer masks its frames, as clients do and servers do not.
-        max_size: bytes of the greatest payload; the library refuses a longer one.
-        deliver: takes a message's payload, a large one not copied, and whether it is text.
-        other: takes whole frames of every other kind, and all that follows a broken one.
+    Frames of every other kind, and all that follows a broken one, are left to the library.
     """
 
-    def __init__(
-        self,
-        masked: bool,
-        max_size: int,
-        deliver: Deliver,
-        other: Callable[[bytes], None],
-    ) -> None:
-        self._mask = _MASKED if masked else 0
-        self._max_size = max_size
-        self._deliver = deliver
-        self._other = other
-        self._kept: list[bytes] = []
-        self._missing = 0
-        self._fragmented = False
-        self._broken = False
+    _cut_deliver: Deliver | None = None
+    _at_first_frame = False
 
-    def feed(self, data: bytes) -> None:
+    def cut_frames(self, masked: bool, max_size: int, deliver: Deliver) -> None:
+        """Begin with it, if the library stands between two frames.
+
+        Args:
+            masked: the peer masks its frames, as clients do and servers do not.
+            max_size: bytes of the greatest payload; the library refuses a longer one.
+            deliver: takes a message's payload, a large one not copied, and whether it is text.
+        """
+        if self._at_first_frame:
+            self._cut_deliver = deliver
+            self._cut_mask = _MASKED if masked else 0
+            self._cut_max_size = max_size
+            self._cut_kept: list[bytes] = []
+            self._cut_missing = 0
+            self._cut_fragmented = False
+            self._cut_broken = False
+
+    def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
-        if self._kept:
-            self._kept.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+        deliver = self._cut_deliver
+        if deliver is None:
+            self._at_first_frame = data.endswith(_END_OF_HANDSHAKE)
+            super().data_received(data)  # type: ignore[misc]  # the library's
+            return
+        if self._cut_kept:
+            self._cut_kept.append(data)
+            self._cut_missing -= len(data)
+            if self._cut_missing > 0:
                 return
-            data = b"".join(self._kept)
-            self._kept.clear()
-        at, end = 0, len(data)
-        while at < end and not self._broken:
+            data = b"".join(self._cut_kept)
+            self._cut_kept.clear()
+        at, end, mask = 0, len(data), self._cut_mask
+        while at < end and not self._cut_broken:
             if end - at < 2:
-                self._keep(data, at, 2)
+                self._keep_frame(data, at, 2)
                 return
             first, second = data[at], data[at + 1]
             start, length = at + 2, second & 0x7F
             if length >= _SHORT:
                 start += 2 if length == _SHORT else 8
                 if start > end:
-                    self._keep(data, at, start - at)
+                    self._keep_frame(data, at, start - at)
                     return
                 length = int.from_bytes(data[at + 2 : start], "big")
             if second & _MASKED:
                 start += 4
             stop = start + length
-            if length > self._max_size or second & _MASKED != self._mask:
-                self._broken = True
+            if length > self._cut_max_size or second & _MASKED != mask:
+                self._cut_broken = True
                 break
             if stop > end:
-                self._keep(data, at, stop - at)
+                self._keep_frame(data, at, stop - at)
                 return
-            if first in (_BINARY, _TEXT) and not self._fragmented:
+            if first in (_BINARY, _TEXT) and not self._cut_fragmented:
                 large = length >= _MEDIUM
                 payload = memoryview(data)[start:stop] if large else data[start:stop]
-                if self._mask:
+                if mask:
                     payload = apply_mask(payload, data[start - 4 : start])
-                self._deliver(payload, first == _TEXT)
+                deliver(payload, first == _TEXT)
             else:
                 if not first & _CONTROL:
-                    self._fragmented = not first & _FIN
-                self._other(data[at:stop])
+                    self._cut_fragmented = not first & _FIN
+                super().data_received(data[at:stop])  # type: ignore[misc]  # the library's
             at = stop
         if at < end:
-            self._other(data[at:])
+            super().data_received(data[at:])  # type: ignore[misc]  # the library's
 
-    def _keep(self, data: bytes, at: int, needed: int) -> None:
-        self._kept.append(data[at:])
-        self._missing = needed - (len(data) - at)
-
-
-class CutsFrames:
-    """In front of a WebSocket library's protocol: leaves to it what is no whole data frame."""
-
-    _frames: DataFrames | None = None
-    _at_first_frame = False
-
-    def cut_frames(self, masked: bool, max_size: int, deliver: Deliver) -> None:
-        """Begin with it, if the library stands between two frames; arguments of ``DataFrames``."""
-        if self._at_first_frame:
-            self._frames = DataFrames(masked, max_size, deliver, super().data_received)  # type: ignore[misc]  # the library's
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes as they come."""
-        if self._frames is None:
-            self._at_first_frame = data.endswith(_END_OF_HANDSHAKE)
-            super().data_received(data)  # type: ignore[misc]  # the library's
-        else:
-            self._frames.feed(data)
+    def _keep_frame(self, data: bytes, at: int, needed: int) -> None:
+        self._cut_kept.append(data[at:])
+        self._cut_missing = needed - (len(data) - at)
 
 
 def _header(size: int, text: bool, mask: int) -> bytes:

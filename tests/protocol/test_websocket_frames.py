@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol, State
 
-from openenv_async.protocol.websocket_frames import DataFrames, data_frame, masked_data_frame
+from openenv_async.protocol.websocket_frames import CutsFrames, data_frame, masked_data_frame
 
 LIMIT = 100_000
+HANDSHAKE = b"\r\n\r\n"
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
 
 
@@ -35,24 +36,20 @@ def frames(draw: st.DrawFn) -> list[Frame]:
     return made
 
 
-class End:
-    """One end of a connection: the cutter before the library, as both carriers have it."""
+class Library:
+    """The WebSocket library's end, past its handshake."""
 
     def __init__(self, masked: bool) -> None:
         self.library = Protocol(SERVER if masked else CLIENT, state=State.OPEN, max_size=LIMIT)
         self.seen: list[tuple[str, bytes]] = []
-        self.cut = 0
+        self.handshake = b""
         self.parts: list[bytes] = []
         self.kind = ""
-        self.frames = DataFrames(masked, LIMIT, self._whole, self._other)
 
-    def _whole(self, payload: bytes | memoryview, text: bool) -> None:
-        if self.library.state is not State.OPEN:
+    def data_received(self, data: bytes) -> None:
+        if not self.handshake.endswith(HANDSHAKE):
+            self.handshake += data
             return
-        self.cut += 1
-        self.seen.append(("TEXT" if text else "BINARY", bytes(payload)))
-
-    def _other(self, data: bytes) -> None:
         self.library.receive_data(data)
         self.take()
 
@@ -70,6 +67,22 @@ class End:
                 self.parts = []
 
 
+class End(CutsFrames, Library):
+    """One end of a connection: the cutter before the library, as both transports have it."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__(masked)
+        self.cut = 0
+        self.data_received(b"GET / HTTP/1.1" + HANDSHAKE)
+        self.cut_frames(masked, LIMIT, self._whole)
+
+    def _whole(self, payload: bytes | memoryview, text: bool) -> None:
+        if self.library.state is not State.OPEN:
+            return
+        self.cut += 1
+        self.seen.append(("TEXT" if text else "BINARY", bytes(payload)))
+
+
 def bare(masked: bool, stream: bytes) -> End:
     """What the library alone makes of a stream."""
     end = End(masked)
@@ -85,7 +98,7 @@ def test_every_slicing_gives_what_the_library_gives(
     stream = b"".join(frame.serialize(mask=masked) for frame in sent)
     end, at = End(masked), 0
     for size in [*slices, len(stream)]:
-        end.frames.feed(stream[at : at + size])
+        end.data_received(stream[at : at + size])
         at += size
     assert end.seen == bare(masked, stream).seen
     whole = [frame for frame in sent if frame.fin and frame.opcode in (1, 2)]
@@ -132,11 +145,11 @@ def test_what_breaks_the_rules_is_left_to_the_library(
 ) -> None:
     end = End(True)
     for part in [stream] if at_once else [stream[i : i + 1] for i in range(len(stream))]:
-        end.frames.feed(part)
+        end.data_received(part)
     assert end.cut == 0
     sent: Any = end.library.close_sent
     assert (sent and sent.code) == code
-    end.frames.feed(masked_data_frame(b"later", False))
+    end.data_received(masked_data_frame(b"later", False))
     if code is not None:
         assert end.seen == []
 
@@ -145,5 +158,40 @@ def test_a_large_frame_may_come_in_many_parts() -> None:
     end = End(True)
     stream = masked_data_frame(b"x" * LIMIT, False)
     for at in range(0, len(stream), 100):
-        end.frames.feed(stream[at : at + 100])
+        end.data_received(stream[at : at + 100])
     assert end.seen == [("BINARY", b"x" * LIMIT)]
+
+
+def test_nothing_is_cut_before_it_begins_nor_amid_a_frame() -> None:
+    """What the library has begun to read is the library's to end."""
+    end = End.__new__(End)
+    Library.__init__(end, True)
+    end.cut = 0
+    stream = masked_data_frame(b"abc", False)
+    end.data_received(b"GET / HTTP/1.1" + HANDSHAKE)
+    end.data_received(stream[:3])
+    end.cut_frames(True, LIMIT, end._whole)  # too late
+    end.data_received(stream[3:] + stream)
+    assert end.seen == [("BINARY", b"abc")] * 2
+    assert end.cut == 0
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("text", [True, False])
+def test_the_frames_built_are_the_library_s_own(size: int, text: bool) -> None:
+    opcode = Opcode.TEXT if text else Opcode.BINARY
+    wanted = Frame(opcode, b"a" * size).serialize(mask=False)
+    pieces = data_frame(b"a" * size, text)
+    assert b"".join(pieces) == wanted
+    assert len(pieces) == (2 if size >= 65_536 else 1)  # a large message is not copied
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [65_535, 65_536])
+def test_only_a_large_payload_that_is_not_masked_is_a_view(masked: bool, size: int) -> None:
+    kinds: list[type] = []
+    end = End(masked)
+    end._cut_deliver = lambda payload, text: kinds.append(type(payload))
+    opcode = Opcode.BINARY
+    end.data_received(Frame(opcode, b"a" * size).serialize(mask=masked))
+    assert kinds == [memoryview if size >= 65_536 and not masked else bytes]
