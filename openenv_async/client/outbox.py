@@ -147,7 +147,7 @@ class Outbox:
         """
         if self._transport is None:
             return
-        if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large:
+        if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large.channels:
             self._send_large(frame)
         else:
             self._out.append(frame)
@@ -197,13 +197,13 @@ class Outbox:
             else:
                 for part in split_batch(out, self._limits.max_batch_size, self._max_frames):
                     self._send_bounded(part, transport, codec)
-        if self._large:
+        if self._large.channels:
             # One piece a turn, so that others may go before the next.
             transport.send(codec.encode(self._large.next()), codec.text)
         if transport.congested:
             if self.blocked is None:
                 self.blocked = self._loop.create_task(self._unblock(transport))
-        elif self._large:
+        elif self._large.channels:
             self._flushing = self._loop.call_soon(self._flush)
 
     def _send_bounded(self, frames: Any, transport: Transport, codec: Any) -> None:
@@ -239,5 +239,5 @@ class Outbox:
         with contextlib.suppress(OSError):
             await transport.drained()
         self.blocked = None
-        if self._out or self._large:
+        if self._out or self._large.channels:
             self._flush()

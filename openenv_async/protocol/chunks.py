@@ -45,16 +45,13 @@ class ChunkQueue:
 
     Attributes:
         size: bytes of payload that wait.
-        channels: what waits, by channel; the same object always.
+        channels: frames that wait, by channel; always the same object, empty when none waits.
     """
 
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size
         self.channels: dict[int, deque[_Sending]] = {}
         self.size = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.channels)
 
     def takes(self, channel: int, size: int) -> bool:
         """Whether a frame with a payload of ``size`` bytes must go through this queue."""

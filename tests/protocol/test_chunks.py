@@ -49,7 +49,7 @@ def test_what_is_cut_is_put_together_in_order(plan: list[tuple[int, int, bool]])
             queue.put(frame)
             sent[channel].append((type(frame), seq, payload if with_payload else None))
     messages = []
-    while queue:
+    while queue.channels:
         messages.append(queue.next())
         assert sum(isinstance(frame, Chunk) for frame in messages[-1]) <= 1
         assert all(len(frame.payload) <= SIZE for frame in messages[-1] if isinstance(frame, Chunk))
@@ -68,7 +68,7 @@ def test_channels_take_turns() -> None:
     for channel in (1, 2):
         queue.put(Observation(channel, 5, b"x" * 35))
     order = []
-    while queue:
+    while queue.channels:
         order.append(queue.next()[0].channel)  # type: ignore[attr-defined]  # every one has it
     assert order == [1, 2, 1, 2, 1, 2, 1, 2]
 
@@ -82,10 +82,10 @@ def test_small_frames_pass_unless_their_channel_waits() -> None:
     assert not queue.takes(2, 0)
     queue.put(Closed(1, 2))
     queue.drop(1)
-    assert not queue
+    assert not queue.channels
     queue.put(Closed(1, 2))
     queue.clear()
-    assert not queue
+    assert not queue.channels
 
 
 def test_pieces_of_another_request_replace_those_that_were_given_up() -> None:
