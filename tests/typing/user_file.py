@@ -1,0 +1,112 @@
+"""A user's program, for type checkers alone: ``test_typing.py`` has mypy and pyright read it.
+
+Nothing in it may be reported. ``assert_type`` also refuses an expression that is ``Any``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_type
+
+from openenv_async import ClientSettings, EnvClient, HTTPEnvClient, StepResult, SyncEnvClient
+from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Trajectory, Transition
+
+
+@dataclass
+class Guess:
+    number: int
+
+
+@dataclass
+class Hint:
+    text: str
+
+
+@dataclass
+class Secret:
+    number: int
+
+
+class Client(EnvClient[Guess, Hint, Secret]):
+    """A user's client, with a method of its own."""
+
+    def tries(self) -> int:
+        return 0 if self.episode is None else self.episode.step_count
+
+
+class HTTPClient(HTTPEnvClient[Guess, Hint, Secret]):
+    """The same over HTTP."""
+
+
+async def awaited(url: str) -> None:
+    async with Client(url) as env:
+        assert_type(env, Client)
+        assert_type(env.tries(), int)
+        result = await env.reset(seed=3, reset_options={"level": 1})
+        assert_type(result, StepResult[Hint])
+        assert_type(result.observation, Hint)
+        assert_type(result.observation.text, str)
+        result = await env.step(Guess(3), timeout=1.0)
+        assert_type(result, StepResult[Hint])
+        assert_type(result.reward, float | None)
+        assert_type(result.done, bool)
+        assert_type(await env.state(), Secret)
+        assert_type(env.episode, EpisodeInfo | None)
+        async for partial in env.stream_step(Guess(4)):
+            assert_type(partial, StepResult[Hint])
+        assert_type(env.settings, ClientSettings)
+    other = Client.with_settings(url, env.settings.replace(token="t"))
+    assert_type(other, Client)
+    assert_type(await other, Client)
+    assert_type(await other.open(), Client)
+    assert_type(Client.from_docker_image("image"), Client)
+    plain = EnvClient[Guess, Hint, Secret](url)
+    assert_type((await plain.step(Guess(1))).observation, Hint)
+
+
+def blocking(url: str) -> None:
+    with Client(url).sync() as env:
+        assert_type(env, SyncEnvClient[Guess, Hint, Secret])
+        assert_type(env.reset(), StepResult[Hint])
+        assert_type(env.step(Guess(3)).observation.text, str)
+        assert_type(env.state(), Secret)
+        for partial in env.stream_step(Guess(4)):
+            assert_type(partial, StepResult[Hint])
+    with SyncEnvClient[Guess, Hint, Secret](url) as same:
+        assert_type(same.step(Guess(3)), StepResult[Hint])
+
+
+def over_http(url: str) -> None:
+    env = HTTPClient(url, timeouts=ClientSettings().timeouts)
+    result: StepResult[Hint] = env.reset(seed=1)
+    assert_type(result.observation, Hint)
+    result = env.step(Guess(1))
+    assert_type(env.step(Guess(1)).observation.text, str)
+    state = env.state()
+    assert isinstance(state, Secret)
+    assert_type(state.number, int)
+    assert_type(env.sync().state(), Secret)
+    assert_type(env.sync().step(Guess(2)), StepResult[Hint])
+    assert_type(env.open(), HTTPClient)
+    env.close()
+
+
+async def over_http_awaited(url: str) -> None:
+    async with HTTPClient(url) as env:
+        assert_type(env, HTTPClient)
+        assert_type(await env.reset(), StepResult[Hint])
+        assert_type(await env.step(Guess(1)), StepResult[Hint])
+        assert_type(await env.state(), Secret)
+        assert_type(await env.open(), HTTPClient)
+        assert_type(await env.close(), None)
+
+
+def read(outcome: Outcome[Hint, Guess]) -> None:
+    assert_type(outcome.status, OutcomeStatus)
+    assert_type(outcome.trajectory, Trajectory[Hint, Guess] | None)
+    if outcome.trajectory is not None:
+        assert_type(outcome.trajectory.final_observation, Hint | None)
+        for transition in outcome.trajectory.transitions:
+            assert_type(transition, Transition[Hint, Guess])
+            assert_type(transition.action.number, int)
+            assert_type(transition.observation.text, str)
