@@ -40,7 +40,7 @@ UPSTREAM_VERSION: Final = "0.10.0"
 UPSTREAM_VENV: Final = ROOT / "benchmarks" / ".venvs" / f"openenv-{UPSTREAM_VERSION}"
 START_TIMEOUT: Final = 60.0
 SETTLE_SECONDS: Final = 1.0
-"""Between the last opened session and the reading of the server's memory."""
+"""Seconds between the last opened session and the reading of the server's memory."""
 
 SideName = Literal["ours", "upstream", "tuned", "bare"]
 SIDE_NAMES: Final[tuple[SideName, ...]] = ("ours", "upstream", "tuned")

@@ -18,7 +18,7 @@ class EchoEnv(EnvClient[EchoAction, EchoObservation, dict[str, Any]]):
 
 
 class FrameEnv(EnvClient[EchoAction, FrameObservation, dict[str, Any]]):
-    """With a frame in every observation."""
+    """A client with a frame in every observation."""
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class EchoObservation:
 
 @dataclass(slots=True)
 class FrameObservation:
-    """With a frame, uint8 [84, 84, 4] (flat where the size asked for is another)."""
+    """An observation with a frame, uint8 [84, 84, 4] (flat where the size asked for is another)."""
 
     message: str
     frame: NDArray[np.uint8]

@@ -30,13 +30,13 @@ class EchoObservation(Observation):
 
 
 class IntsObservation(EchoObservation):
-    """With a frame as the list of ints that came over the wire."""
+    """An observation with a frame as the list of ints that came over the wire."""
 
     frame: list[int]
 
 
 class Base64Observation(EchoObservation):
-    """With a frame that was decoded from base64."""
+    """An observation with a frame that was decoded from base64."""
 
     frame: bytes
 

@@ -31,13 +31,13 @@ class EchoObservation(Observation):
 
 
 class IntsObservation(EchoObservation):
-    """With a frame the way upstream's Atari environment carries one."""
+    """An observation with a frame the way upstream's Atari environment carries one."""
 
     frame: list[int]
 
 
 class Base64Observation(EchoObservation):
-    """With a frame the cheapest way upstream's JSON can carry one."""
+    """An observation with a frame the cheapest way upstream's JSON can carry one."""
 
     frame: str
 

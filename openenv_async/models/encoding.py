@@ -48,7 +48,7 @@ Decode = Callable[[bytes], Any]
 
 _OCTETS: Final = (bytes, bytearray, memoryview)
 _TOKEN_SIZE: Final = 16
-"""Of an Ext whose header has two bytes: the type, and the code."""
+"""The header of an Ext that has two bytes: the type, and the code."""
 _EXT32: Final = struct.Struct(">BIb")
 _MAX_EXT: Final = (1 << 32) - 1
 _LEAVES: Final = frozenset({type(None), bool, int, float, str})

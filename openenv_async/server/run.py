@@ -299,7 +299,7 @@ async def _running(runner: Server, listener: socket.socket) -> AsyncIterator[asy
 async def _leased(
     env_server: Any, seconds: float | None, stop: Callable[[], None]
 ) -> AsyncIterator[None]:
-    """Within it ``stop`` is called when the owner of ``env_server`` did not show up for so long."""
+    """Call ``stop``, meanwhile, when the owner of ``env_server`` did not show up for so long."""
     if seconds is None:
         yield
         return

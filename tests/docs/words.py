@@ -65,7 +65,9 @@ _QUESTION: Final = re.compile(
     r"(What|Where|How|Whether|Who|Whom|Whose|Whoever|Whatever|Whichever|Wherever)\b(?!-)"
 )
 _FIRST: Final = re.compile(
-    r"(As|When|Whenever|While|If|Why|Because|It|They|There|So|Also|And|But|Nobody|Somebody)\b"
+    r"(As|When|Whenever|While|If|Why|Because|It|They|There|So|Also|And|But|Nobody|Somebody|Of|In|With|"
+    r"On|By|For|From|To|At|Not|Only|Never|After|Before|Between|Within|Until|Then|That|During|Under|"
+    r"Once|Is|Are|Can)\b"
 )
 _VERB: Final = re.compile(
     r"[A-Z][a-z]*[^su\W]s (a(?! second)|an|the|one|each|every|its|it|all|what|whether|how|where|no|"

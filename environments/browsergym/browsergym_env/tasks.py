@@ -40,7 +40,7 @@ TRAIN_TASKS: Final[tuple[str, ...]] = (
     "text-editor", "text-transform", "use-autocomplete", "use-autocomplete-nodelay", "use-slider",
     "use-slider-2",
 )  # fmt: skip
-"""To learn from."""
+"""Tasks to learn from."""
 
 TEST_TASKS: Final[tuple[str, ...]] = (
     "buy-ticket", "circle-center", "click-option", "click-tab", "click-tab-2", "click-tab-2-easy",
@@ -50,7 +50,7 @@ TEST_TASKS: Final[tuple[str, ...]] = (
     "terminal", "tic-tac-toe", "unicode-test", "use-colorwheel", "use-colorwheel-2",
     "use-spinner", "visual-addition",
 )  # fmt: skip
-"""To measure with: whole families of tasks, none of which has a relative to learn from."""
+"""Tasks to measure with: whole families of tasks, none of which has a relative to learn from."""
 
 TASKS: Final[tuple[str, ...]] = tuple(sorted(TRAIN_TASKS + TEST_TASKS))
 """Every task."""

@@ -209,6 +209,6 @@ def _refuse(message: str) -> None:
 
 
 def _plain(messages: Sequence[Message], begin: bool, *, end: str) -> str:
-    """For tokenizers without a template: a line per message."""
+    """The template of tokenizers without one: a line per message."""
     text = "".join(f"{each.role}: {each.content}{end}\n" for each in messages)
     return f"{text}assistant: " if begin else text

@@ -56,7 +56,7 @@ def indicators(prices: Prices) -> NDArray[np.float64]:
 
 
 def turbulence(prices: Prices, lookback: int = LOOKBACK) -> NDArray[np.float64]:
-    """Of every day: [days]."""
+    """The turbulence of every day: [days]."""
     returns = prices[1:] / prices[:-1] - 1
     result = np.zeros(len(prices))
     for day in range(lookback, len(returns)):

@@ -44,7 +44,7 @@ class Market:
     def of(
         cls, tickers: tuple[str, ...], dates: tuple[str, ...], prices: NDArray[np.float64]
     ) -> Market:
-        """With what follows from the prices."""
+        """The market with what follows from the prices."""
         return cls(tickers, dates, prices, indicators(prices), turbulence(prices))
 
     def days(self, first: str | None, last: str | None, before: str | None) -> range:

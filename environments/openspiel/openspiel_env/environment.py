@@ -29,7 +29,7 @@ from openspiel_env.views import View
 __all__ = ["OpenSpielEnvironment"]
 
 _FILES: Final = re.compile("file|_root")
-"""In the names of those parameters of games that open files."""
+"""Parts of the names of games' parameters that open files."""
 
 
 class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, OpenSpielState]):

@@ -60,7 +60,7 @@ class Table:
         return self.player == TERMINAL
 
     def legal_actions(self) -> list[int]:
-        """Of the player who has to move, ascending."""
+        """The moves of the player who has to move, ascending."""
         if self.over:
             return []
         actions: list[int] = self.state.legal_actions(self.player)

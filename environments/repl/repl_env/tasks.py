@@ -103,7 +103,7 @@ TASKS: Final[dict[str, tuple[Split, Callable[[random.Random], tuple[str, str, st
     "chain": ("test", _chain),
     "busiest": ("test", _busiest),
 }
-"""By name: the split, and what draws context, question and answer."""
+"""The tasks by name: the split, and what draws context, question and answer."""
 
 
 def draw(seed: int, name: str | None, split: Split | None) -> Drawn:

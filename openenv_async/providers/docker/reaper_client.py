@@ -145,7 +145,7 @@ class ReaperClient:
             return False
 
     def abandon(self) -> None:
-        """In a forked child: the reaper is the parent's; let go of the pipe that keeps it."""
+        """Let go, in a forked child, of the pipe that keeps the parent's reaper."""
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()

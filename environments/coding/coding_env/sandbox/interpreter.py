@@ -39,7 +39,7 @@ _START_TIMEOUT: Final = 60.0
 _END_TIMEOUT: Final = 10.0
 _MAX_REPLY_SIZE: Final = 1 << 20
 _MAX_CALL_SIZE: Final = 8 << 20
-"""Of messages where code can call functions: their arguments may be long."""
+"""The limit of messages if code can call functions: their arguments may be long."""
 
 Function = Callable[..., Awaitable[Any]]
 """A function that answers a call from inside; its arguments are whatever JSON the code sent."""

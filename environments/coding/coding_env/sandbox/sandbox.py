@@ -69,7 +69,7 @@ class Sandbox:
 
     @property
     def pid(self) -> int | None:
-        """Of the interpreter."""
+        """The process id of the interpreter."""
         return self._interpreter.pid if self._interpreter else None
 
     @property

@@ -37,7 +37,7 @@ _REPR: Final = 200
 """Characters of a variable's repr that are shown."""
 _DEEP: Final = 2000
 _SHOWN_FRAMES: Final = 50
-"""Of a traceback that is deeper than ``_DEEP``, the innermost ones: each costs time."""
+"""Innermost frames of a traceback that is deeper than ``_DEEP``: each costs time."""
 
 
 class Interrupted(BaseException):
