@@ -145,7 +145,7 @@ class Trajectory(Generic[ObsT, ActT]):
         transitions: the steps that were answered.
         final_observation: what came after the last of them; the first observation when there
             was none; ``None`` when the reset failed.
-        reset_reward, reset_info: what came with the first observation. The reward is no part
+        reset_reward, reset_info: what came with the first observation. The reward is not part
             of the return.
         status, episode_return, steps, duration: as in the ``Outcome``.
         error_code, error_message: what ended a failed episode: the wire code of an
