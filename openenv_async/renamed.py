@@ -82,7 +82,6 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.pool.crew": "openenv_async.pool.workers",
     "openenv_async.pool.dispatch": "openenv_async.pool.pool",
     "openenv_async.pool.leasing": "openenv_async.pool.leases",
-    "openenv_async.pool.playing": "openenv_async.pool.mapping",
     "openenv_async.pool.settings": "openenv_async.pool.scheduler",
     "openenv_async.pool.statistics": "openenv_async.pool.scheduler",
     "openenv_async.providers.docker.engine": "openenv_async.providers.docker.client",

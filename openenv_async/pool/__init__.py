@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openenv_async.pool.mapping import Mapped
+from openenv_async.pool.playing import Mapped
 from openenv_async.pool.pool import EnvPool
 from openenv_async.pool.scheduler import PoolStatistics
 from openenv_async.pool.sync import SyncEnvPool

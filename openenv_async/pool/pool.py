@@ -20,13 +20,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
-import functools
+import inspect
 import itertools
 import logging
 import os
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, Self, TypeVar, Unpack
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, cast, overload
 
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
@@ -41,36 +41,29 @@ from openenv_async.errors import (
     shown,
 )
 from openenv_async.pool.leases import Lease, LeasedClient, leased_class
-from openenv_async.pool.mapping import Mapped, mapped
+from openenv_async.pool.playing import ClientT, PlayingPool
 from openenv_async.pool.scheduler import PoolSettings, PoolStatistics
-from openenv_async.pool.sources import PoolConstructors
+from openenv_async.pool.sources import importable, installed_client
 from openenv_async.pool.workers import Workers
 from openenv_async.providers.base import Provider, Worker
-from openenv_async.providers.static import StaticProvider
-from openenv_async.renamed import renamed_arguments
-from openenv_async.rollouts.checking import check_count
-from openenv_async.rollouts.collection import (
-    BatchKeywords,
-    CollectKeywords,
-    collect,
-    collect_all,
-)
-from openenv_async.rollouts.streaming import (
-    EpisodeStream,
-    GroupStream,
-    StreamKeywords,
-    stream,
-    stream_groups,
-)
-from openenv_async.types import Outcome
+from openenv_async.providers.process import ProcessProvider
+from openenv_async.providers.static import Finder, StaticProvider
+from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["EnvPool"]
 
 log = logging.getLogger("openenv_async.pool")
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    NewT = TypeVar("NewT", bound=EnvClient[Any, Any, Any], default=GenericEnvClient)
+else:  # the default is for type checkers alone
+    from typing import TypeVar
+
+    NewT = TypeVar("NewT")
+
 T = TypeVar("T")
-ItemT = TypeVar("ItemT")
-ValueT = TypeVar("ValueT")
 
 _LOOK: Final = 1.0
 """Seconds between looks at what tells nobody when it changes."""
@@ -104,7 +97,24 @@ def _providers_of(given: Any) -> list[Provider]:
     raise TypeError(f"a pool needs a Provider, got {shown(given)}: {cure}")
 
 
-class EnvPool(PoolConstructors):
+class PoolKeywords(TypedDict, total=False):
+    """Keyword arguments of ``EnvPool``, except ``client``."""
+
+    client_options: dict[str, Any] | None
+    max_workers: int | None
+    sessions_per_worker: int
+    min_workers: int
+    warm_workers: int
+    idle_ttl: float | None
+    max_lifetime: float | None
+    max_uses: int | None
+    acquire_timeout: float | None
+    start_timeout: float
+    connections: int
+    on_progress: Callable[[PoolStatistics], None] | None
+
+
+class EnvPool(PlayingPool[ClientT]):
     """A pool of environments on many workers.
 
     ``async with EnvPool.from_env("echo") as pool, pool.session() as env:``
@@ -132,6 +142,22 @@ class EnvPool(PoolConstructors):
         connections: WebSocket connections to each worker that its sessions share.
         on_progress: called with ``statistics()`` when a worker came or went; must not block.
     """
+
+    @overload
+    def __init__(
+        self: EnvPool[GenericEnvClient],
+        provider: Provider | Sequence[Provider],
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        provider: Provider | Sequence[Provider],
+        *,
+        client: type[ClientT],
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
 
     def __init__(
         self,
@@ -164,12 +190,184 @@ class EnvPool(PoolConstructors):
             start_timeout=start_timeout,
             connections=connections,
         )
-        self.client = client
+        self.client = cast(type[ClientT], client)
         self.providers = providers
         self._client_options = dict(client_options or {})
         self._on_progress = on_progress
         self._leased = leased_class(client)
         self._begin()
+
+    # -- constructors -------------------------------------------------------------------------
+    #
+    # Options that the pool does not know go to the provider.
+
+    @overload
+    @classmethod
+    def from_env(
+        cls,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        client: type[NewT],
+        **options: Any,
+    ) -> EnvPool[NewT]: ...
+
+    @overload
+    @classmethod
+    def from_env(
+        cls, name: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> EnvPool[EnvClient[Any, Any, Any]]: ...
+
+    @classmethod
+    def from_env(
+        cls,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        client: type[EnvClient[Any, Any, Any]] | None = None,
+        **options: Any,
+    ) -> EnvPool[Any]:
+        """Return a pool of server processes of an installed environment.
+
+        Args:
+            name: of the environment.
+            params: its constructor arguments.
+            client: class of the leased environments; by default the environment's own.
+            options: of ``EnvPool`` and ``ProcessProvider``.
+
+        Raises:
+            TargetNotFound: no installed environment has this name.
+        """
+        if client is None:
+            client = installed_client(name) or GenericEnvClient
+        return cls._of(ProcessProvider, name, params, client=client, **options)
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: EnvironmentSpec | type | str | Path,
+        params: Mapping[str, Any] | None = None,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool of server processes of an environment that need not be installed.
+
+        Args:
+            spec: ``module:Class``, a folder with an ``openenv.yaml``, the id of a registered
+                Gymnasium environment, an ``Environment`` class or an ``EnvironmentSpec`` of one;
+                a class must be importable by its name.
+            params: constructor arguments.
+            client: class of the leased environments.
+            options: of ``EnvPool`` and ``ProcessProvider``.
+
+        Raises:
+            TargetNotFound: another process could not import it.
+        """
+        target, params = importable(spec, params)
+        return cls._of(ProcessProvider, target, params, client=client, **options)
+
+    @classmethod
+    def from_docker_image(
+        cls,
+        image: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool of containers of an image.
+
+        Args:
+            image: its name.
+            client: class of the leased environments.
+            options: of ``EnvPool`` and ``DockerProvider``.
+        """
+        from openenv_async.providers.docker import DockerProvider
+
+        return cls._of(DockerProvider, image, client=client, **options)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool on a server that runs already.
+
+        Args:
+            url: of the server.
+            client: class of the leased environments.
+            options: of ``EnvPool``, and ``token``.
+        """
+        return cls._of(StaticProvider, url, client=client, **options)
+
+    @classmethod
+    def from_urls(
+        cls,
+        urls: Iterable[str] | Finder,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool on servers that run already.
+
+        Args:
+            urls: theirs, or a callable, sync or async, that gives them and is asked again.
+            client: class of the leased environments.
+            options: of ``EnvPool`` and ``StaticProvider``, ``token`` among them.
+        """
+        addresses = (urls,) if callable(urls) or isinstance(urls, str) else urls
+        return cls._of(StaticProvider, *addresses, client=client, **options)
+
+    @classmethod
+    def from_dns(
+        cls,
+        url: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool on the servers at all addresses of a host name, looked up repeatedly.
+
+        Args:
+            url: with the host name.
+            client: class of the leased environments.
+            options: of ``EnvPool`` and ``StaticProvider``, ``token`` among them.
+        """
+        return cls._of(StaticProvider.from_dns, url, client=client, **options)
+
+    @classmethod
+    def from_space(
+        cls,
+        space: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> EnvPool[NewT]:
+        """Return a pool on a Hugging Face Space.
+
+        Args:
+            space: ``owner/name``.
+            client: class of the leased environments.
+            options: of ``EnvPool`` and ``SpaceProvider``.
+        """
+        from openenv_async.providers.space import SpaceProvider
+
+        return cls._of(SpaceProvider, space, client=client, **options)
+
+    @classmethod
+    def _of(cls, make: Any, *args: Any, **options: Any) -> EnvPool[Any]:
+        """Return a pool of the provider that ``make`` makes of the options it does not take."""
+        own = set(inspect.signature(cls).parameters) - {"provider"}
+        given = {name: options.pop(name) for name in own & options.keys()}
+        if make is ProcessProvider and "sessions_per_worker" in given:
+            options.setdefault("max_sessions", given["sessions_per_worker"])
+        provider: Provider = make(*args, **options)
+        return cls(provider, **given)
+
+    # -- life ---------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Set up the state of a pool that was never opened."""
@@ -207,8 +405,6 @@ class EnvPool(PoolConstructors):
         self.__dict__.update(state)
         self._leased = leased_class(self.client)
         self._begin()
-
-    # -- life ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -325,6 +521,20 @@ class EnvPool(PoolConstructors):
 
     # -- slots --------------------------------------------------------------------------------
 
+    @overload
+    def session(
+        self,
+        *,
+        client: type[NewT],
+        acquire_timeout: float | None = None,
+        **client_options: Any,
+    ) -> NewT: ...
+
+    @overload
+    def session(
+        self, *, acquire_timeout: float | None = None, **client_options: Any
+    ) -> ClientT: ...
+
     def session(
         self,
         *,
@@ -352,6 +562,10 @@ class EnvPool(PoolConstructors):
             self._settings.acquire_timeout if acquire_timeout is None else acquire_timeout
         )
         return env
+
+    def worker_of(self, env: EnvClient[Any, Any, Any]) -> Worker | None:
+        """Return the worker that an environment of this pool plays on, if it holds a slot."""
+        return env.worker if isinstance(env, LeasedClient) and env._pool is self else None
 
     def share_of(self, number: int) -> bool | str:
         """Name the sessions of a worker with which this one shares its connection."""
@@ -486,137 +700,6 @@ class EnvPool(PoolConstructors):
                 waiter.set_exception(raised_again(error))
                 waiter.exception()  # its caller may have been cancelled
 
-    # -- playing ------------------------------------------------------------------------------
-
-    async def rollout(
-        self,
-        policy: Callable[..., Any],
-        *,
-        seed: int | None = None,
-        **options: Unpack[BatchKeywords],
-    ) -> Outcome:
-        """Play one episode.
-
-        Args:
-            policy: chooses the actions; see ``rollouts.policies``.
-            seed: of the episode; ``None``: the environment draws one.
-            options: of ``rollouts.collect``: ``max_steps``, ``timeout``, ``reset_options``.
-        """
-        seeds = None if seed is None else [seed]
-        played = await collect_all(self, policy, episodes=1, seeds=seeds, **options)
-        return played[0]
-
-    @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
-    def collect(
-        self, policy: Callable[..., Any], episodes: int, **options: Unpack[CollectKeywords]
-    ) -> AsyncGenerator[Outcome, None]:
-        """Play ``episodes`` episodes; their outcomes as they end, exactly that many.
-
-        Args:
-            policy: chooses the actions; see ``rollouts.policies``.
-            episodes: how many.
-            options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, ``concurrency``,
-                ``seeds``, ``max_steps``, ``retry``, ``on_progress``, …
-        """
-        return collect(self, policy, episodes=episodes, **options)
-
-    def stream(
-        self,
-        policy: Callable[..., Any],
-        *,
-        episodes: int | None = None,
-        group_size: int = 1,
-        partial: bool = False,
-        failures: bool = False,
-        **options: Unpack[StreamKeywords],
-    ) -> EpisodeStream:
-        """Play episodes for a trainer: ``async for episode in pool.stream(policy)``.
-
-        Args:
-            policy: chooses the actions; a ``VersionedPolicy`` is watched for staleness.
-            episodes, group_size, partial, failures, options: of ``rollouts.stream``.
-        """
-        return stream(
-            self,
-            policy,
-            episodes=episodes,
-            group_size=group_size,
-            partial=partial,
-            failures=failures,
-            **options,
-        )
-
-    def stream_groups(
-        self,
-        policy: Callable[..., Any],
-        *,
-        group_size: int,
-        groups: int | None = None,
-        **options: Unpack[StreamKeywords],
-    ) -> GroupStream:
-        """Play groups of one seed each, handed over complete.
-
-        Args:
-            policy: chooses the actions.
-            group_size: episodes of one seed.
-            groups: how many in all; endless when ``None``.
-            options: of ``rollouts.stream_groups``.
-        """
-        return stream_groups(self, policy, group_size=group_size, groups=groups, **options)
-
-    @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
-    async def group(
-        self,
-        policy: Callable[..., Any],
-        episodes: int = 16,
-        *,
-        seed: int | None = None,
-        **options: Unpack[BatchKeywords],
-    ) -> list[Outcome]:
-        """Play one episode several times at once, as group-relative methods want it.
-
-        Args:
-            policy: chooses the actions.
-            episodes: how many are started.
-            seed: of all of them; ``None`` draws one.
-            options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, …
-
-        Returns:
-            ``episodes`` outcomes by index, the cancelled ones included; ``status.usable`` tells.
-        """
-        episodes = check_count("episodes", episodes)
-        if seed is None:
-            seed = random.SystemRandom().getrandbits(31)
-        return await collect_all(
-            self,
-            policy,
-            episodes=episodes,
-            concurrency=episodes,
-            seeds=[seed] * episodes,
-            **options,
-        )
-
-    def map(
-        self,
-        function: Callable[[Any, ItemT], Awaitable[ValueT]],
-        items: Iterable[ItemT],
-        *,
-        concurrency: int = 64,
-        **session: Any,
-    ) -> AsyncGenerator[Mapped[ItemT, ValueT], None]:
-        """Call ``await function(env, item)`` for every item, each with an environment of its own.
-
-        Results come as they are made. An exception of the function is in its result. Leaving the
-        loop (``contextlib.aclosing``) cancels what runs and gives every slot back.
-
-        Args:
-            function: async; the environment is its own until it returns.
-            items: are taken as they are needed.
-            concurrency: calls at once, as far as the pool has slots.
-            session: of ``session``.
-        """
-        return mapped(functools.partial(self.session, **session), function, items, concurrency)
-
     # -- facts --------------------------------------------------------------------------------
 
     @property
@@ -629,7 +712,7 @@ class EnvPool(PoolConstructors):
         """The providers' names."""
         return " and ".join(sorted({provider.name for provider in self.providers}))
 
-    def shared(self) -> EnvPool:
+    def shared(self) -> EnvPool[ClientT]:
         """Return a pool for other processes that plays on the workers of this one.
 
         It starts and ends none. Pickle it; it is good for as long as these workers are.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.sync import SyncEnvClient
-from openenv_async.pool.mapping import Mapped
-from openenv_async.pool.pool import EnvPool
+from openenv_async.pool.playing import ClientT, Mapped
+from openenv_async.pool.pool import EnvPool, NewT, PoolKeywords
 from openenv_async.pool.scheduler import PoolStatistics
-from openenv_async.pool.sources import PoolConstructors
 from openenv_async.providers.base import Provider
+from openenv_async.providers.static import Finder
 from openenv_async.renamed import renamed_arguments
-from openenv_async.types import Outcome
+from openenv_async.rollouts.collection import BatchKeywords, CollectKeywords
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import ActT, ObsT, Outcome, StateT
 
 __all__ = ["SyncEnvPool"]
 
@@ -24,24 +28,137 @@ ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 
 
-class SyncEnvPool(PoolConstructors):
+class SyncEnvPool(Generic[ClientT]):
     """An ``EnvPool`` as blocking calls, from any thread.
 
     Its I/O runs on the background thread that all blocking clients of a process share, and so do
     policies: one that computes for long should be async and compute elsewhere.
 
     Args:
-        provider, options: as for ``EnvPool``.
+        provider: as for ``EnvPool``; or a pool that was not opened.
+        options: of ``EnvPool``, ``client`` among them.
     """
 
-    def __init__(self, provider: Provider | Iterable[Provider], **options: Any) -> None:
+    @overload
+    def __init__(
+        self: SyncEnvPool[GenericEnvClient],
+        provider: Provider | Iterable[Provider],
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        provider: Provider | Iterable[Provider],
+        *,
+        client: type[ClientT],
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
+
+    @overload
+    def __init__(self, provider: EnvPool[ClientT]) -> None: ...
+
+    def __init__(
+        self,
+        provider: Provider | Iterable[Provider] | EnvPool[ClientT],
+        **options: Any,
+    ) -> None:
+        if isinstance(provider, EnvPool):
+            self.pool: EnvPool[ClientT] = provider
+            return
         several = provider if isinstance(provider, Provider) else list(provider)
         self.pool = EnvPool(several, **options)
 
+    @overload
     @classmethod
-    def pool_class(cls) -> type:
-        """Return the class whose options the constructors take."""
-        return EnvPool
+    def from_env(
+        cls,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        client: type[NewT],
+        **options: Any,
+    ) -> SyncEnvPool[NewT]: ...
+
+    @overload
+    @classmethod
+    def from_env(
+        cls, name: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> SyncEnvPool[EnvClient[Any, Any, Any]]: ...
+
+    @classmethod
+    def from_env(
+        cls, name: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> SyncEnvPool[Any]:
+        """Return a pool of an installed environment; see ``EnvPool.from_env``."""
+        return SyncEnvPool(EnvPool.from_env(name, params, **options))
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: EnvironmentSpec | type | str | Path,
+        params: Mapping[str, Any] | None = None,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool of an environment that need not be installed; see ``EnvPool.from_spec``."""
+        return SyncEnvPool(EnvPool.from_spec(spec, params, client=client, **options))
+
+    @classmethod
+    def from_docker_image(
+        cls,
+        image: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool of containers; see ``EnvPool.from_docker_image``."""
+        return SyncEnvPool(EnvPool.from_docker_image(image, client=client, **options))
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool on a server that runs already; see ``EnvPool.from_url``."""
+        return SyncEnvPool(EnvPool.from_url(url, client=client, **options))
+
+    @classmethod
+    def from_urls(
+        cls,
+        urls: Iterable[str] | Finder,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool on servers that run already; see ``EnvPool.from_urls``."""
+        return SyncEnvPool(EnvPool.from_urls(urls, client=client, **options))
+
+    @classmethod
+    def from_dns(
+        cls,
+        url: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool on the servers of a host name; see ``EnvPool.from_dns``."""
+        return SyncEnvPool(EnvPool.from_dns(url, client=client, **options))
+
+    @classmethod
+    def from_space(
+        cls,
+        space: str,
+        *,
+        client: type[NewT] = GenericEnvClient,  # type: ignore[assignment]  # the default of NewT
+        **options: Any,
+    ) -> SyncEnvPool[NewT]:
+        """Return a pool on a Hugging Face Space; see ``EnvPool.from_space``."""
+        return SyncEnvPool(EnvPool.from_space(space, client=client, **options))
 
     def __enter__(self) -> Self:
         background_loop().run(self.pool.__aenter__())
@@ -60,7 +177,9 @@ class SyncEnvPool(PoolConstructors):
         close_blocking(self.pool.aclose())
 
     @contextlib.contextmanager
-    def session(self, **options: Any) -> Iterator[SyncEnvClient[Any, Any, Any]]:
+    def session(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]], **options: Any
+    ) -> Iterator[SyncEnvClient[ActT, ObsT, StateT]]:
         """Open a blocking environment for a block; the options of ``EnvPool.session``."""
         run = background_loop().run
         env = self.pool.session(**options)
@@ -70,27 +189,41 @@ class SyncEnvPool(PoolConstructors):
         finally:
             close_blocking(env.close())
 
-    def rollout(self, policy: Callable[..., Any], **options: Any) -> Outcome:
+    def rollout(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        policy: Callable[..., Any],
+        *,
+        seed: int | None = None,
+        **options: Unpack[BatchKeywords],
+    ) -> Outcome[ObsT, ActT]:
         """Play one episode, as ``EnvPool.rollout`` does."""
-        return background_loop().run(self.pool.rollout(policy, **options))
+        return background_loop().run(self.pool.rollout(policy, seed=seed, **options))
 
     @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
-        self, policy: Callable[..., Any], episodes: int, **options: Any
-    ) -> Iterator[Outcome]:
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        policy: Callable[..., Any],
+        episodes: int,
+        **options: Unpack[CollectKeywords],
+    ) -> Iterator[Outcome[ObsT, ActT]]:
         """Play episodes as ``EnvPool.collect`` does; leaving the loop cancels those that run."""
         return _iterate(self.pool.collect(policy, episodes, **options))
 
     @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
     def group(
-        self, policy: Callable[..., Any], episodes: int = 16, **options: Any
-    ) -> list[Outcome]:
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        policy: Callable[..., Any],
+        episodes: int = 16,
+        *,
+        seed: int | None = None,
+        **options: Unpack[BatchKeywords],
+    ) -> list[Outcome[ObsT, ActT]]:
         """Play one episode several times at once, as ``EnvPool.group`` does."""
-        return background_loop().run(self.pool.group(policy, episodes, **options))
+        return background_loop().run(self.pool.group(policy, episodes, seed=seed, **options))
 
     def map(
-        self,
-        function: Callable[[SyncEnvClient[Any, Any, Any], ItemT], ValueT],
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        function: Callable[[SyncEnvClient[ActT, ObsT, StateT], ItemT], ValueT],
         items: Iterable[ItemT],
         *,
         concurrency: int = 64,

@@ -27,15 +27,22 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.run import Rollout, status_of
-from openenv_async.rollouts.sessions import Retry, Sessions, Source, client_factories, usual_retry
+from openenv_async.rollouts.sessions import (
+    Retry,
+    Sessions,
+    Source,
+    TypedSource,
+    client_factories,
+    usual_retry,
+)
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.versions import Admission
-from openenv_async.types import Outcome, OutcomeStatus
+from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue
 
 __all__ = [
     "BatchKeywords",
@@ -87,6 +94,28 @@ class CollectKeywords(BatchKeywords, total=False):
     seeds: int | Sequence[int] | None
 
 
+@overload
+def collect(
+    source: TypedSource[ActT, ObsT],
+    policy: Callable[..., Any],
+    *,
+    episodes: int,
+    **options: Unpack[CollectKeywords],
+) -> AsyncGenerator[Outcome[ObsT, ActT], None]: ...
+
+
+@overload
+def collect(
+    source: Source,
+    policy: Callable[..., Any],
+    *,
+    episodes: int,
+    connections: int | None = None,
+    token: str | None = None,
+    **options: Unpack[CollectKeywords],
+) -> AsyncGenerator[Outcome[PlainValue, PlainValue], None]: ...
+
+
 @renamed_arguments(min_count="min_episodes")
 def collect(
     source: Source,
@@ -107,7 +136,7 @@ def collect(
     retry: Retry | None = None,
     record: bool = True,
     summary: Summary | None = None,
-) -> AsyncGenerator[Outcome, None]:
+) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
 
     It starts when it is first iterated. Closing it early (``contextlib.aclosing``, or leaving
@@ -164,6 +193,28 @@ def collect(
     return outcomes_of(factories, options)
 
 
+@overload
+async def collect_all(
+    source: TypedSource[ActT, ObsT],
+    policy: Callable[..., Any],
+    *,
+    episodes: int,
+    **options: Unpack[CollectKeywords],
+) -> list[Outcome[ObsT, ActT]]: ...
+
+
+@overload
+async def collect_all(
+    source: Source,
+    policy: Callable[..., Any],
+    *,
+    episodes: int,
+    connections: int | None = None,
+    token: str | None = None,
+    **options: Unpack[CollectKeywords],
+) -> list[Outcome[PlainValue, PlainValue]]: ...
+
+
 @renamed_arguments(min_count="min_episodes")
 async def collect_all(
     source: Source,
@@ -173,7 +224,7 @@ async def collect_all(
     connections: int | None = None,
     token: str | None = None,
     **options: Unpack[CollectKeywords],
-) -> list[Outcome]:
+) -> list[Outcome[Any, Any]]:
     """Play as ``collect`` does; return all outcomes in a list sorted by index."""
     stream = collect(
         source, policy, episodes=episodes, connections=connections, token=token, **options

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic
 
-from openenv_async.types import Outcome
+from openenv_async.types import ActT, ObsT, Outcome
 
 __all__ = ["EpisodeGroup", "StreamedEpisode", "advantages", "baseline"]
 
 
 @dataclass(slots=True)
-class StreamedEpisode:
+class StreamedEpisode(Generic[ObsT, ActT]):
     """An episode of a stream.
 
     Attributes:
@@ -26,7 +27,7 @@ class StreamedEpisode:
         stale: it was cancelled because its policy became too old.
     """
 
-    outcome: Outcome
+    outcome: Outcome[ObsT, ActT]
     group: int
     member: int
     versions: tuple[int, ...] = ()
@@ -50,7 +51,7 @@ class StreamedEpisode:
 
 
 @dataclass(slots=True)
-class EpisodeGroup:
+class EpisodeGroup(Generic[ObsT, ActT]):
     """Episodes that began alike.
 
     Attributes:
@@ -59,7 +60,7 @@ class EpisodeGroup:
     """
 
     index: int
-    episodes: list[StreamedEpisode]
+    episodes: list[StreamedEpisode[ObsT, ActT]]
 
     @property
     def returns(self) -> list[float | None]:

@@ -19,7 +19,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack, overload
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import EnvClient
@@ -46,12 +46,47 @@ from openenv_async.rollouts.checking import (
 from openenv_async.rollouts.policies import Turn, bind, is_pending
 from openenv_async.rollouts.record import Trajectory, Transition, snapshot
 from openenv_async.rollouts.summary import Reservoir
-from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, StepResult
+from openenv_async.types import (
+    ActT,
+    EpisodeInfo,
+    ObsT,
+    Outcome,
+    OutcomeStatus,
+    PlainValue,
+    StepResult,
+)
 
 __all__ = ["PolicyFailed", "Rollout", "rollout", "status_of"]
 
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
+
+
+class RolloutKeywords(TypedDict, total=False):
+    """Keyword arguments of ``rollout``."""
+
+    seed: int | None
+    episode_id: str | None
+    max_steps: int | None
+    timeout: float | None
+    reset_options: Mapping[str, Any] | None
+    record: bool
+    index: int
+    latencies: Reservoir | None
+
+
+@overload
+async def rollout(
+    env: EnvClient[ActT, ObsT, Any],
+    policy: Callable[..., Any],
+    **options: Unpack[RolloutKeywords],
+) -> Outcome[ObsT, ActT]: ...
+
+
+@overload
+async def rollout(
+    env: Any, policy: Callable[..., Any], **options: Unpack[RolloutKeywords]
+) -> Outcome[PlainValue, PlainValue]: ...
 
 
 async def rollout(
@@ -66,7 +101,7 @@ async def rollout(
     record: bool = True,
     index: int = 0,
     latencies: Reservoir | None = None,
-) -> Outcome:
+) -> Outcome[Any, Any]:
     """Play one episode.
 
     Args:

@@ -7,14 +7,23 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from openenv_async.client.env import GenericEnvClient
+from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
 from openenv_async.rollouts.checking import check_call, check_client, check_count, remedy_of
 from openenv_async.rollouts.summary import Summary
+from openenv_async.types import ActT, ObsT
 
-__all__ = ["Retry", "SessionSource", "Sessions", "Source", "client_factories", "usual_retry"]
+__all__ = [
+    "Retry",
+    "SessionSource",
+    "Sessions",
+    "Source",
+    "TypedSource",
+    "client_factories",
+    "usual_retry",
+]
 
 log = logging.getLogger("openenv_async.rollouts")
 
@@ -25,15 +34,24 @@ Retry = Literal["never", "unstarted", "seeded"]
 """Which episodes are played again when what carried their environment failed."""
 
 
-class SessionSource(Protocol):
+SessionT = TypeVar("SessionT", covariant=True)
+
+
+class SessionSource(Protocol[SessionT]):
     """A pool that leases clients, such as ``EnvPool``."""
 
-    def session(self) -> Any:
+    def session(self) -> SessionT:
         """Return a client that takes a slot when it is opened and gives it back when closed."""
+        ...
 
 
-Source = str | Sequence[str] | Callable[[], Any] | SessionSource
-"""A server's URL, several, a pool, or what makes a client: ``functools.partial(MyEnv, url)``."""
+Source: TypeAlias = str | Sequence[str] | Callable[[], Any] | SessionSource[Any]
+"""A server's URL, several, a pool, or a factory of clients: ``functools.partial(MyEnv, url)``."""
+
+TypedSource: TypeAlias = (
+    Callable[[], EnvClient[ActT, ObsT, Any]] | SessionSource[EnvClient[ActT, ObsT, Any]]
+)
+"""A source whose clients have model classes, which type the outcomes."""
 
 
 def usual_retry(source: Source) -> Retry:

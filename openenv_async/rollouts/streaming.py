@@ -19,7 +19,7 @@ import logging
 import random
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Generic, Self, Unpack, overload
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.renamed import renamed_arguments
@@ -31,10 +31,16 @@ from openenv_async.rollouts.collection import (
     outcomes_of,
 )
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
-from openenv_async.rollouts.sessions import Retry, Source, client_factories, usual_retry
+from openenv_async.rollouts.sessions import (
+    Retry,
+    Source,
+    TypedSource,
+    client_factories,
+    usual_retry,
+)
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
-from openenv_async.types import Outcome
+from openenv_async.types import ActT, ObsT, Outcome, PlainValue
 
 __all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]
 
@@ -49,7 +55,7 @@ class StreamKeywords(BatchKeywords, total=False):
     max_staleness: int | None
 
 
-class EpisodeStream(AsyncIterator[StreamedEpisode]):
+class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, ActT]):
     """A stream of episodes: iterate over it, and close it.
 
     Attributes:
@@ -60,7 +66,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
 
     def __init__(
         self,
-        outcomes: AsyncGenerator[Outcome, None],
+        outcomes: AsyncGenerator[Outcome[ObsT, ActT], None],
         watch: PolicyWatch,
         summary: Summary,
         *,
@@ -78,7 +84,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
         self._admission = admission
         self._in_groups = False
         self._told = 0
-        self._coming: asyncio.Task[Outcome | None] | None = None
+        self._coming: asyncio.Task[Outcome[ObsT, ActT] | None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,7 +92,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def __anext__(self) -> StreamedEpisode:
+    async def __anext__(self) -> StreamedEpisode[ObsT, ActT]:
         while True:
             if self._admission is not None:
                 self._admission.asked()
@@ -110,7 +116,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
             if self._admission is not None:
                 self._admission.dropped()
 
-    def _is_wanted(self, episode: StreamedEpisode) -> bool:
+    def _is_wanted(self, episode: StreamedEpisode[ObsT, ActT]) -> bool:
         if episode.stale:
             return self._in_groups
         return episode.usable or self._failures or (self._partial and episode.partial)
@@ -154,22 +160,24 @@ class EpisodeStream(AsyncIterator[StreamedEpisode]):
             await self._outcomes.aclose()
 
 
-async def _next(outcomes: AsyncGenerator[Outcome, None]) -> Outcome | None:
+async def _next(
+    outcomes: AsyncGenerator[Outcome[ObsT, ActT], None],
+) -> Outcome[ObsT, ActT] | None:
     return await anext(outcomes, None)
 
 
-class GroupStream(AsyncIterator[EpisodeGroup]):
+class GroupStream(AsyncIterator[EpisodeGroup[ObsT, ActT]], Generic[ObsT, ActT]):
     """A stream of complete groups, in the order of their completion.
 
     Attributes:
         episodes: the stream behind, for its ``summary`` and ``stale``.
     """
 
-    def __init__(self, episodes: EpisodeStream, size: int) -> None:
+    def __init__(self, episodes: EpisodeStream[ObsT, ActT], size: int) -> None:
         episodes.in_groups()
         self.episodes = episodes
         self._size = size
-        self._open: dict[int, list[StreamedEpisode]] = {}
+        self._open: dict[int, list[StreamedEpisode[ObsT, ActT]]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,7 +185,7 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def __anext__(self) -> EpisodeGroup:
+    async def __anext__(self) -> EpisodeGroup[ObsT, ActT]:
         while True:
             episode = await anext(self.episodes)
             members = self._open.setdefault(episode.group, [])
@@ -191,6 +199,34 @@ class GroupStream(AsyncIterator[EpisodeGroup]):
     async def aclose(self) -> None:
         """Cancel the episodes that run and close every session; idempotent."""
         await self.episodes.aclose()
+
+
+@overload
+def stream(
+    source: TypedSource[ActT, ObsT],
+    policy: Callable[..., Any],
+    *,
+    episodes: int | None = None,
+    group_size: int = 1,
+    partial: bool = False,
+    failures: bool = False,
+    **options: Unpack[StreamKeywords],
+) -> EpisodeStream[ObsT, ActT]: ...
+
+
+@overload
+def stream(
+    source: Source,
+    policy: Callable[..., Any],
+    *,
+    episodes: int | None = None,
+    group_size: int = 1,
+    partial: bool = False,
+    failures: bool = False,
+    connections: int | None = None,
+    token: str | None = None,
+    **options: Unpack[StreamKeywords],
+) -> EpisodeStream[PlainValue, PlainValue]: ...
 
 
 @renamed_arguments(min_count="min_episodes")
@@ -210,7 +246,7 @@ def stream(
     retry: Retry | None = None,
     summary: Summary | None = None,
     **options: Unpack[EpisodeKeywords],
-) -> EpisodeStream:
+) -> EpisodeStream[Any, Any]:
     """Play episodes for ``async for``, each handed over when it has ended.
 
     It starts when it is first iterated; close it (``async with``) to stop.
@@ -284,6 +320,30 @@ def _check_stream(
         raise ValueError("deadline= needs a number of episodes: an endless stream has no end")
 
 
+@overload
+def stream_groups(
+    source: TypedSource[ActT, ObsT],
+    policy: Callable[..., Any],
+    *,
+    group_size: int,
+    groups: int | None = None,
+    **options: Unpack[StreamKeywords],
+) -> GroupStream[ObsT, ActT]: ...
+
+
+@overload
+def stream_groups(
+    source: Source,
+    policy: Callable[..., Any],
+    *,
+    group_size: int,
+    groups: int | None = None,
+    connections: int | None = None,
+    token: str | None = None,
+    **options: Unpack[StreamKeywords],
+) -> GroupStream[PlainValue, PlainValue]: ...
+
+
 @renamed_arguments(min_count="min_episodes")
 def stream_groups(
     source: Source,
@@ -294,7 +354,7 @@ def stream_groups(
     connections: int | None = None,
     token: str | None = None,
     **options: Unpack[StreamKeywords],
-) -> GroupStream:
+) -> GroupStream[Any, Any]:
     """Play groups and hand each over once all of its episodes have ended, failures included.
 
     Args:

@@ -25,7 +25,7 @@ from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts.checking import check_client
 from openenv_async.rollouts.groups import StreamedEpisode
 from openenv_async.rollouts.policies import Turn, bind
-from openenv_async.types import Outcome
+from openenv_async.types import ActT, ObsT, Outcome
 
 __all__ = ["Admission", "PolicyWatch", "VersionedPolicy", "WatchedClient"]
 
@@ -105,7 +105,7 @@ class PolicyWatch:
         """Tell whether an episode that began with ``version`` is to be cancelled."""
         return self._max_staleness is not None and self.version - version > self._max_staleness
 
-    def episode(self, outcome: Outcome) -> StreamedEpisode:
+    def episode(self, outcome: Outcome[ObsT, ActT]) -> StreamedEpisode[ObsT, ActT]:
         """Return the outcome with its group and versions."""
         versions = self._versions.pop(outcome.index, [])[: outcome.steps]
         group, member = divmod(outcome.index, self._size)

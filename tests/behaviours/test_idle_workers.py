@@ -20,7 +20,7 @@ async def test_one_failure_in_a_group_of_8_starts_exactly_one_worker() -> None:
         envs = await asyncio.gather(*(pool.session().open() for _ in range(8)))
         assert len(provider.started) == 8
         provider.started[3].die()
-        victim = next(env for env in envs if env.worker is provider.started[3])
+        victim = next(env for env in envs if pool.worker_of(env) is provider.started[3])
         await until(lambda: pool.statistics().workers_died == 1)
         await victim.reset()  # goes on elsewhere
         await until(lambda: pool.statistics().ready == 8)

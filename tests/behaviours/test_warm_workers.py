@@ -53,8 +53,9 @@ async def test_the_next_episode_does_not_wait_for_the_end_of_a_worker() -> None:
         for _ in range(3):
             async with asyncio.timeout(10), pool.session() as env:
                 await env.reset()
-                assert env.worker is not None
-                seen.append(env.worker)
+                worker = pool.worker_of(env)
+                assert worker is not None
+                seen.append(worker)
         assert len(set(seen)) == 3
         await until(lambda: provider.ending >= 2)
         provider.may_end.set()

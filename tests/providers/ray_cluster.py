@@ -59,7 +59,7 @@ async def play(cluster: Any, nodes: list[Any]) -> dict[str, Any]:
         async for outcome in stream:
             outcomes.append(outcome)
             if not by_worker:
-                by_worker.update(lease.worker.url for lease in pool._dispatch._leases.values())
+                by_worker.update(lease.worker.url for lease in pool._leases.values())
             if len(outcomes) == EPISODES // 4:
                 removed = loop.run_in_executor(None, cluster.remove_node, victim, False)
         took = time.perf_counter() - begun

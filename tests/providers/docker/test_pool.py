@@ -62,14 +62,16 @@ async def test_64_rollouts_on_4_containers_one_100_times_slower() -> None:
 async def test_a_killed_container_is_replaced_and_says_how_it_ended() -> None:
     async with EnvPool(provider(), max_workers=1) as pool, pool.session() as env:
         await env.reset()
-        first = env.worker
+        first = pool.worker_of(env)
+        assert first is not None
+        assert first.container_id is not None
         docker("kill", first.container_id)
         with pytest.raises(WorkerDied) as caught:
             await play_for_ever(env)
         assert caught.value.exit_code == 137
         assert caught.value.container_id == first.container_id
         await env.reset()
-        assert env.worker is not first
+        assert pool.worker_of(env) is not first
         await until(lambda: len(ours()) == 1)
         assert pool.statistics().workers_died == 1
 
