@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from openenv_async.pool import EnvPool, SyncEnvPool
     from openenv_async.rollouts import collect, rollout
     from openenv_async.server.app import HTTPEnvServer, create_app
-    from openenv_async.server.run import serve
     from openenv_async.targets.auto import AutoAction, AutoEnv
-    from openenv_async.targets.in_process import connect
+    from openenv_async.targets.in_process import connect, connect_in_process
+    from openenv_async.targets.resolve import resolve
+    from openenv_async.targets.served import serve
     from openenv_async.types import (
         EpisodeInfo,
         Limits,
@@ -58,7 +59,9 @@ __all__ = [
     "__version__",
     "collect",
     "connect",
+    "connect_in_process",
     "create_app",
+    "resolve",
     "rollout",
     "serve",
 ]
@@ -85,9 +88,11 @@ _HOMES = {
     "Timeouts": "types",
     "collect": "rollouts",
     "connect": "targets.in_process",
+    "connect_in_process": "targets.in_process",
     "create_app": "server.app",
+    "resolve": "targets.resolve",
     "rollout": "rollouts",
-    "serve": "server.run",
+    "serve": "targets.served",
 }
 
 renamed.install()

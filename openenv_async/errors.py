@@ -53,6 +53,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerDied",
     "WorkerStartFailed",
+    "WrongTarget",
     "error_class",
 ]
 
@@ -374,6 +375,13 @@ class TargetNotFound(CallerError, LookupError):
 
     code = "target_not_found"
     http_status = 404
+
+
+class WrongTarget(CallerError, TypeError):
+    """An object is not a target, or not one that this call takes; nothing was started."""
+
+    code = "wrong_target"
+    http_status = 422
 
 
 class Unauthorized(CallerError, PermissionError):

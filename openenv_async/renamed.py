@@ -25,7 +25,7 @@ R = TypeVar("R")
 MODULES: Final[Mapping[str, str]] = {
     "openenv_async.addresses": "openenv_async.endpoints.addresses",
     "openenv_async.auto": "openenv_async.targets.auto",
-    "openenv_async.auto.clients": "openenv_async.targets.owning",
+    "openenv_async.auto.clients": "openenv_async.targets.auto",
     "openenv_async.auto.facade": "openenv_async.targets.auto",
     "openenv_async.auto.listing": "openenv_async.targets.listing",
     "openenv_async.auto.sources": "openenv_async.targets.resolve",

@@ -22,6 +22,7 @@ from openenv_async.errors import (
     InvalidModel,
     InvalidOption,
     OpenEnvError,
+    WrongTarget,
     exception_name,
     exception_text,
     shown,
@@ -102,6 +103,12 @@ class EnvironmentSpec:
         self.codec("state", "msgpack")
         self._state_fits = fit_test(self.types["state"])
         self._check_params()
+
+    def __reduce__(self) -> Any:
+        """The arguments: a copy in another process makes its codecs anew."""
+        types = (self.types[kind] for kind in ("action", "observation", "state"))
+        make = functools.partial(EnvironmentSpec, params=self.params, name=self.name)
+        return make, (self.source, *types)
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """A new environment instance, with a client's session options where it allows them.
@@ -353,7 +360,7 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     if inspect.isclass(env):
         if inspect.isabstract(env):
             missing = ", ".join(sorted(getattr(env, "__abstractmethods__", ())))
-            raise TypeError(f"{env.__name__} is abstract: it lacks {missing}")
+            raise WrongTarget(f"{env.__name__} is abstract: it lacks {missing}")
         return env, env, False
     if callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None)):
         return type(env), lambda: env, True
@@ -369,7 +376,7 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
         )
     elif inspect.ismodule(env):
         hint = f"; name its class, such as {env.__name__.rpartition('.')[2]}.MyEnvironment"
-    raise TypeError(
+    raise WrongTarget(
         f"{shown(env)} is not an environment: pass an Environment or gymnasium.Env class, a factory"
         f" or an instance{hint}"
     )
@@ -379,12 +386,12 @@ def _refuse_client(env: Any) -> None:
     """Return unless ``env`` is a client, which has ``reset`` and ``step`` as environments have.
 
     Raises:
-        TypeError: it is one.
+        WrongTarget: it is one.
     """
     cls = env if inspect.isclass(env) else type(env)
     for base in cls.__mro__:
         if base.__module__.startswith("openenv_async.client."):
-            raise TypeError(
+            raise WrongTarget(
                 f"{cls.__name__} is a client, which plays on an environment that is served: pass"
                 " the Environment class itself"
             )
@@ -404,7 +411,7 @@ def _made_by(factory: Callable[..., Any]) -> type:
     made = typing.get_origin(made) or made
     if inspect.isclass(made) and hasattr(made, "step"):
         return made
-    raise TypeError(
+    raise WrongTarget(
         f"the factory {getattr(inner, '__name__', inner)!r} does not say what it makes:"
         " annotate its return type with the Environment or gymnasium.Env class"
     )

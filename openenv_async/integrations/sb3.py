@@ -49,7 +49,7 @@ from gymnasium.vector import AutoresetMode
 
 from openenv_async.errors import EnvironmentFailure, InvalidObservation, OperationUnsupported
 from openenv_async.integrations.gymnasium.vector import GymVectorEnv
-from openenv_async.targets.served import Source
+from openenv_async.targets.resolve import Target, resolve
 
 __all__ = [
     "MaskedDictReplayBuffer",
@@ -105,13 +105,15 @@ class OpenEnvVecEnv(VecEnv):
     ``Discrete`` and ``MultiDiscrete`` spaces that do not begin at 0 appear as ones that do.
 
     Args:
-        source: as for ``GymEnv``: a URL, a name, a ``gymnasium.Env`` class, a client.
+        source: as for ``GymEnv``: a URL, a name, a ``gymnasium.Env`` class, a client, a pool, …
         num_envs: how many sessions.
         options: as for ``GymVectorEnv``: ``params``, ``token``, ``timeouts``, ``render_mode``,
             ``failures``, ``missing_reward`` and spaces.
     """
 
-    def __init__(self, source: Source, num_envs: int, **options: Any) -> None:
+    def __init__(self, source: Target, num_envs: int, **options: Any) -> None:
+        params, token = options.pop("params", None), options.pop("token", None)
+        target = resolve(source, params=params, token=token, entry="OpenEnvVecEnv")
         mode = options.get("render_mode")
         self._masks = options.get("failures") == "mask"
         self._attributes: list[dict[str, Any]] = [{"render_mode": mode} for _ in range(num_envs)]
@@ -120,7 +122,7 @@ class OpenEnvVecEnv(VecEnv):
         self._begun = time.time()
         self._whole = np.ones(num_envs, np.bool_)
         self.vector: GymVectorEnv = _Rows(
-            source, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
+            target, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
         )
         try:
             seen, self._from_start = _from_zero(self.vector.single_observation_space, -1)

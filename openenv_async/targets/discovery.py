@@ -54,6 +54,7 @@ from openenv_async.targets import manifest
 __all__ = [
     "GROUP",
     "EnvironmentEntry",
+    "environments_of",
     "find_entry",
     "find_target",
     "folder_prefix",
@@ -66,6 +67,7 @@ __all__ = [
     "mistaken",
     "normal_name",
     "object_path",
+    "unknown_name",
 ]
 
 _ADDRESS: Final = re.compile(r"\w+://|[\w.-]*:\d+(/.*)?$|\[[\da-fA-F:]+\]")
@@ -139,7 +141,7 @@ def find_entry(name: str) -> EnvironmentEntry:
     known = {normal_name(key): entry for key, entry in installed().items()}
     point = known.get(normal_name(name))
     if point is None:
-        raise TargetNotFound(mistaken(name) or _unknown(name, list(known)))
+        raise TargetNotFound(mistaken(name) or unknown_name(name))
     try:
         loaded = point.load()
     except OpenEnvError:
@@ -181,7 +183,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
             f" {shown(text)}: a class itself is for serve and connect"
         )
     if is_address(text):
-        raise TargetNotFound(mistaken(text) or _unknown(text, []))
+        raise TargetNotFound(mistaken(text) or unknown_name(text))
     if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
         try:
             return EnvironmentSpec(text, params=params)
@@ -194,7 +196,6 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
             ) from None
     if ":" in text and not looks_like_path(text):
         return EnvironmentSpec(import_object(text), params=params)
-    known = {normal_name(name) for name in installed()}
     if not looks_like_path(text) and is_installed(text):
         return EnvironmentSpec(find_entry(text).environment_class(), params=params)
     folder = Path(text).expanduser()
@@ -202,7 +203,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
         if not folder.is_dir():
             raise TargetNotFound(mistaken(text) or f"there is no folder {text!r}")
         return _from_folder(folder, params)
-    raise TargetNotFound(mistaken(text) or _unknown(text, sorted(known)))
+    raise TargetNotFound(mistaken(text) or unknown_name(text))
 
 
 def is_address(text: str) -> bool:
@@ -305,21 +306,28 @@ def _module_hint(path: Path) -> str:
     """The ``module:Class`` of a file, as it is named from here; the file is only read."""
     parts = path.with_suffix("").parts
     module = ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
+    classes = environments_of(path)
+    where = "" if module == ".".join(parts) else f", in {path.parent}"
+    return " or ".join(f"{module}:{name}" for name in classes[:3] or ["Class"]) + where
+
+
+def environments_of(path: Path) -> list[str]:
+    """Return the names of the classes of a file that have ``reset`` and ``step``; it is read."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except (OSError, ValueError, SyntaxError):
-        tree = ast.Module([], [])
-    classes = [
+        return []
+    return [
         node.name
         for node in tree.body
         if isinstance(node, ast.ClassDef)
         and {"reset", "step"} <= {each.name for each in node.body if hasattr(each, "name")}
     ]
-    where = "" if module == ".".join(parts) else f", in {path.parent}"
-    return " or ".join(f"{module}:{name}" for name in classes[:3] or ["Class"]) + where
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def unknown_name(name: str) -> str:
+    """Return the message for a name that no installed environment has; it tells the nearest."""
+    known = [*dict.fromkeys(normal_name(each) for each in installed())]
     near = difflib.get_close_matches(normal_name(name), known, n=3, cutoff=0.6)
     if near:
         hint = f"did you mean {_listed(near)}?"

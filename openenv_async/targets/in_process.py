@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from openenv_async.client.arguments import refuse_unknown
@@ -13,12 +13,19 @@ from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
 from openenv_async.client.settings import SETTINGS
 from openenv_async.engine import Engine, EngineOptions, ServerConnection
-from openenv_async.errors import shown
+from openenv_async.errors import InvalidOption, shown
 from openenv_async.protocol.codec import frame_codec
-from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.classes import typed_client
+from openenv_async.targets.resolve import environment_spec
 from openenv_async.types import Limits, Timeouts
 
-__all__ = ["MemoryTransport", "connect", "dial_memory"]
+__all__ = [
+    "MemoryTransport",
+    "client_of_engine",
+    "connect",
+    "connect_in_process",
+    "dial_memory",
+]
 
 
 class MemoryTransport:
@@ -85,59 +92,26 @@ async def dial_memory(
     return connection
 
 
-@contextlib.asynccontextmanager
-async def connect(
-    env: Any,
-    *args: Any,
+def client_of_engine(
+    engine: Engine,
     client: type[EnvClient[Any, Any, Any]] | None = None,
     format: Literal["msgpack", "json"] = "msgpack",
-    options: EngineOptions | None = None,
     **settings: Any,
-) -> AsyncIterator[EnvClient[Any, Any, Any]]:
-    """A client of an environment in this process.
-
-    ``async with connect(MyEnvironment) as env:``
-
-    The same frames, codecs and engine as over a socket, so what works here works there.
+) -> EnvClient[Any, Any, Any]:
+    """Return a client of an engine in this loop, which opens when it is used.
 
     Args:
-        env, args: as for ``create_app``; ``env`` may also be an ``Engine``, to share it.
-        client: the client class; by default one with the environment's own types.
+        engine: holds the session.
+        client: its class; by default one with the environment's own types.
         format: of the messages.
-        options: capacity, deadlines, sizes.
         settings: for the client.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind; nothing was built then.
     """
-    if format not in ("msgpack", "json"):
-        raise ValueError(f"format must be 'msgpack' or 'json', got {shown(format)}")
-    if options is not None and not isinstance(options, EngineOptions):
-        raise TypeError(
-            f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
-            " environment go with functools.partial(Environment, name=value)"
-        )
-    unknown = [name for name in settings if client is None and name not in SETTINGS]
-    if "params" in unknown:
-        raise TypeError(
-            "connect takes no argument 'params': constructor arguments of the environment go with"
-            " functools.partial(Environment, name=value)"
-        )
-    if unknown:
-        refuse_unknown("connect", unknown, ("client", "format", "options", *SETTINGS))
-    given: Any = EnvClient if client is None else client
-    if not (inspect.isclass(given) and issubclass(given, EnvClient)):
-        raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")
-    engine = env if isinstance(env, Engine) else Engine(EnvironmentSpec(env, *args), options)
-    spec = engine.spec
-    base = client or type(
-        f"{spec.name}Client",
-        (EnvClient,),
-        {f"{kind}_type": spec.types[kind] for kind in ("action", "observation", "state")},
-    )
+    base = client or typed_client(engine.spec)
     subprotocol = f"openenv.v1.{format}"
 
     class Memory(base):  # type: ignore[valid-type,misc]  # the class is a value here
+        in_process = True
+
         async def _connect(self) -> ClientConnection:
             return await dial_memory(engine, subprotocol, self.limits, self.timeouts)
 
@@ -145,9 +119,68 @@ async def connect(
             return (engine, subprotocol)
 
     Memory.__name__ = base.__name__
+    return Memory("memory:", **settings)
+
+
+@contextlib.asynccontextmanager
+async def connect_in_process(
+    env: Any,
+    *args: Any,
+    client: type[EnvClient[Any, Any, Any]] | None = None,
+    format: Literal["msgpack", "json"] = "msgpack",
+    options: EngineOptions | None = None,
+    params: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[EnvClient[Any, Any, Any]]:
+    """Open a client of an environment in this process and loop, without a socket.
+
+    ``async with connect_in_process(MyEnvironment) as env:``
+
+    The same frames, codecs and engine as over a socket, so what works here works there.
+    ``connect`` is another name of it.
+
+    Args:
+        env: an environment (class, factory, instance or ``EnvironmentSpec``), an installed name,
+            ``module:Class``, a folder or an id of Gymnasium; or an ``Engine``, to share it.
+        args: action, observation and state type, as for ``create_app``.
+        client: the client class; by default one with the environment's own types.
+        format: of the messages.
+        options: capacity, deadlines, sizes.
+        params: constructor arguments of the environment.
+        settings: for the client.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind; nothing was built then. One is
+            ``WrongTarget``: a server, image or client has its environment elsewhere.
+        TargetNotFound: there is no environment of this name.
+    """
+    if format not in ("msgpack", "json"):
+        raise ValueError(f"format must be 'msgpack' or 'json', got {shown(format)}")
+    if options is not None and not isinstance(options, EngineOptions):
+        raise TypeError(
+            f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
+            " environment are params={name: value}"
+        )
+    unknown = [name for name in settings if client is None and name not in SETTINGS]
+    if unknown:
+        known = ("client", "format", "options", "params", *SETTINGS)
+        refuse_unknown("connect_in_process", unknown, known)
+    given: Any = EnvClient if client is None else client
+    if not (inspect.isclass(given) and issubclass(given, EnvClient)):
+        raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")
+    if isinstance(env, Engine):
+        if params:
+            raise InvalidOption("an Engine has its environment's arguments: it takes no params")
+        engine = env
+    else:
+        spec = environment_spec(env, *args, params=params, entry="connect_in_process")
+        engine = Engine(spec, options)
     try:
-        async with Memory("memory:", **settings) as opened:
+        async with client_of_engine(engine, client, format, **settings) as opened:
             yield opened
     finally:
         if engine is not env:
             await engine.aclose()
+
+
+connect = connect_in_process

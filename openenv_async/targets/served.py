@@ -1,8 +1,12 @@
-"""Servers of the adapters' environments: one that runs, or one started for the adapter.
+"""A running server of a target: started for it, or the one that there is.
 
-The server of a name is a process of its own. That of a class, factory or instance runs in this
-process, beside the clients, since another one may not be able to import it; a copy of the adapter
-in another process talks to it there.
+Rules:
+
+- A class, factory or instance is served in this process, on the background loop, since another
+  process may not be able to import it.
+- What was started ends with its block, or with this process: what nobody closed is closed at
+  exit. A forked copy leaves it to the process that started it.
+- What runs already, and the workers of a pool or of a provider that was given, stay their owner's.
 """
 
 from __future__ import annotations
@@ -10,172 +14,307 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import itertools
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from openenv_async.client.env import EnvClient, GenericEnvClient
-from openenv_async.client.loop_thread import background_loop, close_blocking
-from openenv_async.client.server_info import fetch_schema
-from openenv_async.client.sync import SyncEnvClient
-from openenv_async.providers.local_server import LocalServer
-from openenv_async.server.run import serve
-from openenv_async.types import Timeouts
+from openenv_async.client.launch import START_TIMEOUT, launch
+from openenv_async.client.loop_thread import background_loop
+from openenv_async.errors import ConnectFailed, OpenEnvError, ProviderError, WrongTarget
+from openenv_async.providers.base import Provider, Worker, WorkerExit
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.resolve import ResolvedTarget, Target, environment_spec, is_elsewhere
 
-__all__ = ["URL_SCHEMES", "ServedEnvironment", "Source"]
+if TYPE_CHECKING:
+    from openenv_async.engine import EngineOptions
 
-URL_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
-"""What begins otherwise is the name of an environment."""
+__all__ = ["InProcessProvider", "InProcessWorker", "Server", "serve", "serving"]
 
 _EXIT_GRACE: Final = 5.0
 """Seconds that a server has to close when the process ends."""
 
-Source = str | EnvClient[Any, Any, Any] | SyncEnvClient[Any, Any, Any] | Any
-"""A URL, the name of an installed environment (or what else ``openenv-async serve`` takes, such
-as ``CartPole-v1``), a client that is not used otherwise, whose settings are taken, or an
-environment: an ``Environment`` or ``gymnasium.Env`` class, a factory or an instance."""
+_numbers = itertools.count(1)
 
 
-class ServedEnvironment:
-    """A server for as long as an adapter uses it, and how to reach it.
+@contextlib.asynccontextmanager
+async def serve(
+    env: Target,
+    *args: Any,
+    params: Mapping[str, Any] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    options: EngineOptions | None = None,
+    insecure: bool = False,
+    ssl_certfile: str | None = None,
+    ssl_keyfile: str | None = None,
+    **server: Any,
+) -> AsyncIterator[str]:
+    """Serve an environment in this loop.
 
-    A pickled or forked copy talks to the same server, and does not end it.
+    ``async with serve(MyEnvironment) as url:``
 
     Args:
-        source: see ``Source``.
-        params: constructor arguments, for a name or a class.
-        token: access token, for a URL.
-        timeouts: of the client.
-        arguments: more arguments of ``openenv-async serve``, for a name.
-        options: session options of the client, beside its own.
+        env: an environment (class, factory, instance or ``EnvironmentSpec``), an installed name,
+            ``module:Class``, a folder, an id of Gymnasium, or an ASGI application.
+        args: action, observation and state type, as for ``create_app``.
+        params: constructor arguments of the environment.
+        host: where to listen.
+        port: where to listen; 0 takes a free one.
+        options: capacity, deadlines, sizes.
+        insecure: listen without a token where other machines can connect.
+        ssl_certfile, ssl_keyfile: PEM files, for https and wss.
+        server: as for ``create_app``, ``token`` and ``allowed_origins`` among them.
 
     Raises:
-        ValueError: ``params`` for a server that runs already.
-        ServerError: the server of a name did not start.
-        TypeError, InvalidOption: what was given is not an environment, or cannot be served.
+        TypeError: ``env`` is not an environment, or an argument is of the wrong kind.
+        TargetNotFound: there is no environment of this name.
+        OSError: the address cannot be had.
+        ValueError: other machines could connect and there is no token; or the certificate or key
+            cannot be used.
+    """
+    from openenv_async.server import run
+
+    if isinstance(env, str | os.PathLike) or is_elsewhere(env):
+        env, params = environment_spec(env, params=params, entry="serve"), None
+    given = {} if params is None else {"params": params}
+    async with run.serve(
+        env,
+        *args,
+        host=host,
+        port=port,
+        options=options,
+        insecure=insecure,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        **given,
+        **server,
+    ) as url:
+        yield url
+
+
+class Server:
+    """One running server.
+
+    Attributes:
+        url: ``http://HOST:PORT``.
+        token: access token that it asks for; ``None`` for none.
+        pid: of its process, where that is on this machine and known; this one's for a class.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        params: Mapping[str, Any] | None = None,
-        token: str | None = None,
-        timeouts: Timeouts | None = None,
-        arguments: Sequence[str] = (),
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._server: LocalServer | _ServedHere | None = None
-        self._pid = os.getpid()
-        if isinstance(source, str) and not source.startswith(URL_SCHEMES):
-            self._server = LocalServer(source, params, arguments=arguments)
-            background_loop().run(self._server.__aenter__())
-            source = self._server.url
-        elif not isinstance(source, str | EnvClient | SyncEnvClient):
-            token = secrets.token_urlsafe(16)  # nobody else's
-            self._server = _ServedHere(source, params, token)
-            source = self._server.url
-        elif params:
-            raise ValueError(
-                "a running server has its arguments already: params= belongs to names and classes"
-            )
-        try:
-            self.client = _client_of(source, token, timeouts, options)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, url: str, token: str | None = None, worker: Worker | None = None) -> None:
+        self.url = url
+        self.token = token
+        self.pid: int | None = getattr(worker, "pid", None)
+        self._worker = worker
+
+    @property
+    def cause_of_death(self) -> WorkerExit | None:
+        """The reason, exit code and last log lines of a server that ended; ``None`` while it runs.
+
+        Servers that were not started here are not watched.
+        """
+        exited = None if self._worker is None else self._worker.exited
+        return exited.result() if exited is not None and exited.done() else None
+
+    def died(self, phase: str = "step") -> OpenEnvError:
+        """Return the error for callers of a server that ended."""
+        if self._worker is None or self.cause_of_death is None:
+            return ConnectFailed(f"the server at {self.url} is not watched", phase=phase)
+        return self._worker.died(phase)
+
+    async def log_tail(self) -> str:
+        """Return the last lines that it wrote; empty where they cannot be had."""
+        return "" if self._worker is None else await self._worker.log_tail()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_server": None}
+        """The address; a copy watches nothing."""
+        return {**self.__dict__, "_worker": None}
 
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return self.client.base_url
-
-    @property
-    def server_pid(self) -> int | None:
-        """The process of a server that was started for this; this one, for a class."""
-        return None if self._server is None else self._server.pid
-
-    def schema(self) -> dict[str, Any]:
-        """The JSON Schemas of the server.
-
-        Raises:
-            ConnectFailed: it does not give them.
-        """
-        fetched = background_loop().run(fetch_schema(self.url, token=self.client.settings.token))
-        return dict(fetched)
-
-    def close(self) -> None:
-        """End the server that was started for this; idempotent."""
-        server, self._server = self._server, None
-        if server is not None and self._pid == os.getpid():
-            close_blocking(server.aclose())
+    def __repr__(self) -> str:
+        return f"<Server {self.url}>"
 
 
-class _ServedHere:
-    """A server of an object, on the loop of the clients.
+@contextlib.asynccontextmanager
+async def serving(
+    target: ResolvedTarget,
+    *,
+    start_timeout: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Server]:
+    """Have a server of a target; ``ResolvedTarget.serve`` documents it."""
+    seconds = START_TIMEOUT if start_timeout is None else start_timeout
+    match target.kind:
+        case "pool":
+            yield await _of_pool(target.given)
+        case "factory":
+            yield _of_factory(target)
+        case _:
+            provider = target.provider(**(options or {}))
+            worker: Worker | None = None
+            try:
+                worker = await start_worker(provider, seconds)
+                yield Server(worker.url, worker.token, worker)
+            finally:
+                await close_worker(worker, provider, owned=target.kind != "provider")
+
+
+async def start_worker(provider: Provider, seconds: float) -> Worker:
+    """Return a worker of a provider: one that answers, where the provider starts it."""
+    if provider.owns_workers:
+        return await launch(provider, timeout=seconds)
+    return await provider.start(timeout=seconds)
+
+
+async def close_worker(worker: Worker | None, provider: Provider | None, *, owned: bool) -> None:
+    """Close a worker, and its provider where it was made for it."""
+    try:
+        if worker is not None:
+            await worker.aclose()
+    finally:
+        if provider is not None and owned:
+            await provider.aclose()
+
+
+async def _of_pool(pool: Any) -> Server:
+    pool = getattr(pool, "pool", pool)  # the async one behind a blocking one
+    opened = getattr(pool, "open", None)
+    if opened is not None:
+        await opened()
+    workers = getattr(pool, "workers", None)
+    if not workers:
+        raise ProviderError("the pool has no worker whose server could be played on")
+    return Server(workers[0].url, workers[0].token, workers[0])
+
+
+def _of_factory(target: ResolvedTarget) -> Server:
+    from openenv_async.targets.sessions import address_of, made_by
+
+    client = made_by(target.given)
+    if not hasattr(client, "base_url"):
+        raise WrongTarget(f"{target.label} have no base_url: no server of theirs is known")
+    return Server(*address_of(client))
+
+
+# -- servers in this process --------------------------------------------------------------------
+
+
+class InProcessWorker(Worker):
+    """A server in this process, on the background loop."""
+
+    def __init__(self, provider: InProcessProvider, holder: _Holder, url: str, token: str) -> None:
+        super().__init__(f"in-process-{next(_numbers)}", url, token=token)
+        self.pid = os.getpid()
+        self._provider = provider
+        self._holder = holder
+        loop, exited = asyncio.get_running_loop(), self.exited
+
+        def ended() -> None:
+            if not exited.done():
+                exited.set_result(WorkerExit("its server in this process ended"))
+
+        def tell(_: Future[None]) -> None:
+            if not holder.is_stopped and not loop.is_closed():
+                loop.call_soon_threadsafe(ended)
+
+        holder.held.add_done_callback(tell)
+
+    async def aclose(self) -> None:
+        """Stop serving; the sessions that are open end with it."""
+        self._provider._worker = None
+        if self.pid == os.getpid():
+            await self._holder.aclose()
+
+
+class InProcessProvider(Provider):
+    """Serves an environment in this process: one worker, since another would compute no faster.
 
     Args:
-        env: as for ``serve``.
-        params: constructor arguments.
-        token: that it asks for.
+        spec: of the environment.
+        max_sessions: environments that may exist at once; ``None``: the server's default.
     """
 
-    def __init__(self, env: Any, params: Mapping[str, Any] | None, token: str) -> None:
+    name = "in process"
+
+    def __init__(self, spec: EnvironmentSpec, *, max_sessions: int | None = None) -> None:
+        self.spec = spec
+        self._max_sessions = max_sessions
+        self._worker: InProcessWorker | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings."""
+        return {**self.__dict__, "_worker": None}
+
+    async def room(self) -> int:
+        """Return 1 as long as there is no worker."""
+        return 0 if self._worker is not None else 1
+
+    async def start(self, *, timeout: float | None = None) -> InProcessWorker:
+        """Start the server; it listens when this returns."""
+        if self._worker is not None:
+            raise ProviderError("an environment in this process has one worker, which is in use")
+        token = secrets.token_urlsafe(16)  # of nobody else
+        holder = _Holder(self.spec, self._max_sessions, token)
+        try:
+            async with asyncio.timeout(timeout):
+                url = await holder.url()
+        except BaseException:
+            await holder.aclose()
+            raise
+        self._worker = InProcessWorker(self, holder, url, token)
+        return self._worker
+
+    async def aclose(self) -> None:
+        """Stop the server."""
+        if self._worker is not None:
+            await self._worker.aclose()
+
+
+class _Holder:
+    """The task on the background loop that holds a server until it is stopped."""
+
+    def __init__(self, spec: EnvironmentSpec, max_sessions: int | None, token: str) -> None:
         self.pid = os.getpid()
+        self.is_stopped = False
+        self._listening: Future[str] = Future()
         self._stop = asyncio.Event()
-        listening: Future[str] = Future()
-        loop = background_loop().loop
-        self._held = asyncio.run_coroutine_threadsafe(
-            self._hold(env, params, token, listening), loop
+        self._loop = background_loop().loop
+        self.held: Future[None] = asyncio.run_coroutine_threadsafe(
+            self._hold(spec, max_sessions, token), self._loop
         )
-        self.url = listening.result()
         atexit.register(self._at_exit)
+
+    async def url(self) -> str:
+        """Return the address, as soon as it listens."""
+        return await asyncio.shield(asyncio.wrap_future(self._listening))
+
+    async def _hold(self, spec: EnvironmentSpec, max_sessions: int | None, token: str) -> None:
+        from openenv_async.engine import EngineOptions
+        from openenv_async.server.run import serve
+
+        options = None if max_sessions is None else EngineOptions(max_sessions=max_sessions)
+        try:
+            async with serve(spec, options=options, token=token) as url:
+                self._listening.set_result(url)
+                await self._stop.wait()
+        except BaseException as exc:
+            if self._listening.done():
+                raise
+            self._listening.set_exception(exc)
 
     def _at_exit(self) -> None:
         """Close what nobody closed, while the loop still runs."""
         if self.pid == os.getpid():
             with contextlib.suppress(Exception):
-                closing = asyncio.run_coroutine_threadsafe(self.aclose(), background_loop().loop)
-                closing.result(_EXIT_GRACE)
-
-    async def _hold(
-        self, env: Any, params: Mapping[str, Any] | None, token: str, listening: Future[str]
-    ) -> None:
-        try:
-            async with serve(env, params=params, token=token) as url:
-                listening.set_result(url)
-                await self._stop.wait()
-        except BaseException as exc:
-            if listening.done():
-                raise
-            listening.set_exception(exc)
+                self.is_stopped = True
+                self._loop.call_soon_threadsafe(self._stop.set)
+                self.held.result(_EXIT_GRACE)
 
     async def aclose(self) -> None:
-        """Stop serving; the sessions that are open end with it."""
+        """Stop serving and wait until it has ended; idempotent."""
         atexit.unregister(self._at_exit)
-        self._stop.set()
-        await asyncio.wrap_future(self._held)
-
-
-def _client_of(
-    source: Source,
-    token: str | None,
-    timeouts: Timeouts | None,
-    options: Mapping[str, Any] | None,
-) -> EnvClient[Any, Any, Any]:
-    if isinstance(source, str):
-        return GenericEnvClient(source, token=token, timeouts=timeouts, options=dict(options or {}))
-    given = source.client if isinstance(source, SyncEnvClient) else source
-    settings = given.settings
-    settings = settings.replace(
-        token=token or settings.token,
-        timeouts=timeouts or settings.timeouts,
-        options={**(settings.options or {}), **(options or {})},
-        share=True,
-    )
-    return GenericEnvClient.with_settings(given.base_url, settings)
+        self.is_stopped = True
+        self._loop.call_soon_threadsafe(self._stop.set)
+        await asyncio.wrap_future(self.held)

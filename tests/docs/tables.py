@@ -37,6 +37,7 @@ REMEDIES: Final = {
     "OperationUnsupported": "use another client or isolation, as the message says",
     "OperationCancelled": "nothing; somebody asked for it",
     "TargetNotFound": "see the message for the nearest names",
+    "WrongTarget": "give what the message lists, or do what it says",
     "Unauthorized": "give the client the server's token",
     "OriginRefused": "put the page's origin on the server's allow-list",
     "EnvironmentFailure": "look at the environment; the server works",

@@ -25,7 +25,7 @@ from openenv_async.errors import (
     WorkerStartFailed,
 )
 from openenv_async.providers.process import ProcessProvider
-from openenv_async.targets import discovery, resolve
+from openenv_async.targets import auto, classes, discovery
 from openenv_async.targets.discovery import EnvironmentEntry
 from openenv_async.targets.listing import EnvironmentInfo, EnvironmentList
 from tests.checks.validation.broken import Good, Move, Seen
@@ -84,7 +84,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     ("options", "message"),
     [
         ({}, "name an environment"),
-        ({"name": "http://127.0.0.1:1"}, "give it as base_url="),
+        ({"base_url": "echo"}, "not a valid server address"),
         ({"base_url": "http://x", "image": "y"}, "give one"),
         ({"name": "echo", "provider": "magic"}, "there is no provider 'magic'"),
         ({"base_url": "http://x", "params": {"a": 1}}, "neither params nor provider"),
@@ -260,7 +260,7 @@ async def test_a_spaces_code_does_not_run_unless_it_is_trusted(
         fetched.append(name)
         return folder
 
-    monkeypatch.setattr(resolve, "fetch_space", fetch)
+    monkeypatch.setattr(auto, "fetch_space", fetch)
     async with serve(Good) as url:
         async with await AutoEnv.afrom_env("somebody/space-env", base_url=url) as env:
             assert env.provider == "space"
@@ -275,7 +275,7 @@ async def test_a_spaces_code_does_not_run_unless_it_is_trusted(
 
 
 def test_a_space_is_at_its_address() -> None:
-    asked = resolve.read_source("Some-Body/My_Env", None, None, False)
+    asked = auto._Request("Some-Body/My_Env", None, None, False)
     assert asked.url == "https://some-body-my-env.hf.space"
 
 
@@ -287,7 +287,7 @@ def test_a_space_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(ProviderError, match="nobody/nothing cannot be fetched: no network at all"):
-        resolve.fetch_space("nobody/nothing")
+        classes.fetch_space("nobody/nothing")
 
 
 # -- as OpenEnv's pages show it ------------------------------------------------------------------

@@ -11,6 +11,7 @@ import gymnasium
 from gymnasium import spaces
 
 from openenv_async.client.arguments import checked_seed, reset_arguments
+from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.errors import OperationUnsupported
 from openenv_async.integrations.gymnasium.settings import (
@@ -19,7 +20,8 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
-from openenv_async.targets.served import ServedEnvironment, Source
+from openenv_async.targets.resolve import Target, resolve
+from openenv_async.targets.sessions import BlockingSessions
 from openenv_async.types import EpisodeInfo, Timeouts
 
 __all__ = ["GymEnv", "OpenEnvGymWrapper"]
@@ -32,10 +34,10 @@ class GymEnv(gymnasium.Env[Any, Any]):
     ``reset`` begins an episode in a new session. Copies (pickle, fork) open their own session.
 
     Args:
-        source: a URL; the name of an environment or an id of Gymnasium's registry (a server is
-            started for it and ends with ``close``); a ``gymnasium.Env`` or ``Environment``
-            class, factory or instance (it is served in this process); or a client whose
-            settings are taken.
+        source: any target: a URL; the name of an environment or an id of Gymnasium's registry (a
+            server is started for it and ends with ``close``); a ``gymnasium.Env`` or
+            ``Environment`` class, factory or instance (it is served in this process); a client
+            whose settings are taken; a pool; …
         params: constructor arguments, for a name or a class.
         token: access token, for a URL.
         timeouts: deadlines of the calls.
@@ -61,7 +63,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
 
     def __init__(
         self,
-        source: Source,
+        source: Target,
         *,
         params: Mapping[str, Any] | None = None,
         token: str | None = None,
@@ -75,10 +77,10 @@ class GymEnv(gymnasium.Env[Any, Any]):
         observation_space: spaces.Space[Any] | None = None,
         decode_observation: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._served = ServedEnvironment(
-            source,
-            params=params,
-            token=token,
+        target = resolve(source, params=params, token=token, entry="GymEnv")
+        self._served = BlockingSessions(
+            target,
+            client=GenericEnvClient,
             timeouts=timeouts,
             options=render_options(render_mode),
         )
@@ -101,7 +103,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
         self.observation_space = self._translation.observation.space
         self.render_mode = render_mode
         self._missing_reward = missing_reward
-        self._client: SyncEnvClient[Any, Any, Any] = SyncEnvClient.wrap(self._served.client)
+        self._client: SyncEnvClient[Any, Any, Any] = SyncEnvClient.wrap(self._served.session())
         self._seeded_session: str | None = None
         self._seeds: random.Random | None = None
 

@@ -21,10 +21,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
 from openenv_async.client.arguments import checked_seed
+from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
     InvalidAction,
+    InvalidOption,
     OpenEnvError,
     SessionBusy,
     SessionClosed,
@@ -37,7 +39,8 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
-from openenv_async.targets.served import ServedEnvironment, Source
+from openenv_async.targets.resolve import Target, resolve
+from openenv_async.targets.sessions import BlockingSessions, at_one_server
 from openenv_async.types import Timeouts
 
 __all__ = ["Failures", "GymVectorEnv"]
@@ -74,7 +77,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(
         self,
-        source: Source,
+        source: Target,
         num_envs: int,
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -106,12 +109,14 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._failures = failures
         self._copy = copy
         self._missing_reward = missing_reward
-        self._served = ServedEnvironment(
-            source,
-            params=params,
-            token=token,
+        target = resolve(source, params=params, token=token, entry="GymVectorEnv")
+        if server_arguments and target.kind != "named":
+            raise InvalidOption("server_arguments= belongs to the name of an environment")
+        self._served = BlockingSessions(
+            at_one_server(target),
+            client=GenericEnvClient,
+            server={"arguments": server_arguments} if server_arguments else None,
             timeouts=timeouts,
-            arguments=server_arguments,
             options=render_options(render_mode),
         )
         try:
@@ -130,7 +135,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                 decode_observation=decode_observation,
             )
             self.sessions = VectorSessions(
-                self._served.client,
+                self._served.session(),
                 num_envs,
                 same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
                 resume_options=translation.resume_options,

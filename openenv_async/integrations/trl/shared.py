@@ -20,7 +20,7 @@ from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import OperationUnsupported, SessionClosed
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts.checking import check_client, remedy_of
-from openenv_async.targets.served import URL_SCHEMES
+from openenv_async.targets.naming import URL_SCHEMES
 
 __all__ = ["SharedSource", "Source", "close_all"]
 
