@@ -144,3 +144,151 @@ def test_all_logs_of_a_server_are_bounded_together() -> None:
     for log in logs[5:]:
         log.release()
     assert retained.size == 0
+
+
+def answered(log: ReplyLog[str], *sizes: int) -> ReplyLog[str]:
+    """A log that took and answered one request of each size."""
+    for size in sizes:
+        seq = log.taken + 1
+        assert log.order(seq) is Order.NEW
+        log.keep(seq, f"reply {seq}", size, "msgpack")
+    return log
+
+
+def test_an_acknowledgement_forgets_what_it_covers_and_nothing_else() -> None:
+    for ack in range(5):
+        retained = Retained()
+        log = answered(ReplyLog(BUDGET, retained), 10, 20, 30, 40)
+        log.acknowledge(ack)
+        assert list(log.replies) == [seq for seq in (1, 2, 3, 4) if seq > ack]
+        assert log.acked == ack
+        assert retained.size == sum([10, 20, 30][ack:])  # the last one is not counted
+        assert log.size == sum([10, 20, 30, 40][ack:])
+        for seq in range(1, 5):
+            kept = log.get(seq)
+            assert (kept is None) == (seq <= ack)
+            assert kept is None or kept.reply == f"reply {seq}"
+
+
+def test_acknowledgements_one_by_one_and_with_gaps_count_the_same() -> None:
+    for acks in ([1, 2, 3], [2, 3], [1, 3], [3], [3, 1, 2]):
+        retained = Retained()
+        log = answered(ReplyLog(BUDGET, retained), 10, 20, 30, 40)
+        for ack in acks:
+            log.acknowledge(ack)
+        assert list(log.replies) == [4]
+        assert (log.size, retained.size, log.acked) == (40, 0, 3)
+
+
+def test_an_acknowledgement_beyond_what_was_taken_or_before_it_is_ignored() -> None:
+    log = answered(ReplyLog(BUDGET), 10, 20)
+    log.acknowledge(3)
+    assert (log.acked, list(log.replies)) == (0, [1, 2])
+    log.acknowledge(1)
+    log.acknowledge(0)
+    log.acknowledge(-1)
+    assert (log.acked, list(log.replies)) == (1, [2])
+    log.acknowledge(2)
+    assert (log.acked, list(log.replies), log.size) == (2, [], 0)
+
+
+def test_an_acknowledgement_of_replies_that_came_out_of_order() -> None:
+    log: ReplyLog[str] = ReplyLog(BUDGET)
+    for seq in (1, 2, 3):
+        log.order(seq)
+    for seq in (3, 1):
+        log.keep(seq, f"reply {seq}", seq, "msgpack")
+    log.acknowledge(1)  # the last one that was answered
+    assert list(log.replies) == [3]
+    assert log.order(2) is Order.RUNNING
+    assert log.order(3) is Order.ANSWERED
+    log.keep(2, "reply 2", 2, "json", "request 2")
+    assert log.get(2) == Kept("reply 2", 2, "json", "request 2")
+    assert log.get(3) == Kept("reply 3", 3, "msgpack", None)
+    assert log.replies == {3: log.get(3), 2: log.get(2)}
+
+
+def test_over_the_budget_the_oldest_go_first_and_just_as_many_as_must() -> None:
+    retained = Retained()
+    log = answered(ReplyLog(100, retained), 40, 40, 20)
+    assert list(log.replies) == [1, 2, 3]  # just the budget
+    answered(log, 1)
+    assert list(log.replies) == [2, 3, 4]
+    assert (log.acked, log.size, retained.size) == (1, 61, 60)
+    answered(log, 99)
+    assert list(log.replies) == [4, 5]
+    assert (log.acked, log.size, retained.size) == (3, 100, 1)
+    answered(log, 100)
+    assert list(log.replies) == [6]
+    assert (log.acked, log.size, retained.size) == (5, 100, 0)
+    answered(log, 1)
+    assert list(log.replies) == [7]
+    assert (log.acked, log.size) == (6, 1)
+
+
+def test_an_eviction_never_takes_an_acknowledgement_back() -> None:
+    log: ReplyLog[str] = ReplyLog(100)
+    for seq in (1, 2, 3):
+        log.order(seq)
+    log.acknowledge(2)
+    log.keep(1, "late", 90, "msgpack")
+    log.keep(3, "next", 90, "msgpack")
+    assert list(log.replies) == [3]
+    assert log.acked == 2
+
+
+def test_the_budget_of_all_is_kept_by_the_one_that_adds_to_it() -> None:
+    retained = Retained(100)
+    quiet = answered(ReplyLog(BUDGET, retained), 60, 5)
+    busy = answered(ReplyLog(BUDGET, retained), 40, 5)
+    assert retained.size == 100  # just the budget
+    answered(busy, 5)
+    assert list(busy.replies) == [2, 3]
+    assert list(quiet.replies) == [1, 2]
+    assert retained.size == 65
+    quiet.release()
+    assert retained.size == 5
+    answered(quiet, 7, 7)
+    assert retained.size == 5  # it counts for nobody any more
+    quiet.acknowledge(4)
+    busy.acknowledge(3)
+    assert (retained.size, busy.size, quiet.size) == (0, 0, 0)
+
+
+def test_a_number_that_was_passed_over_may_be_used_or_left_out() -> None:
+    for numbers in ([2, 3], [3, 4]):
+        log = answered(ReplyLog(BUDGET), 10)
+        log.pass_over(2)
+        for seq in numbers:
+            assert log.order(seq) is Order.NEW
+        assert log.taken == numbers[-1]
+
+
+def test_only_the_next_number_can_be_passed_over() -> None:
+    log = answered(ReplyLog(BUDGET), 10)
+    for seq in (0, 1, 3):
+        log.pass_over(seq)
+        assert log.passed == 0
+    log.pass_over(2)
+    log.pass_over(3)
+    assert log.passed == 3
+    log.pass_over(5)
+    assert log.passed == 3
+    with pytest.raises(ProtocolError, match="request 5 leaves a gap: the next one is 2"):
+        log.order(5)
+    assert log.order(4) is Order.NEW
+    assert log.order(4) is Order.RUNNING
+    with pytest.raises(ProtocolError, match="gap"):
+        log.order(6)
+    assert log.order(5) is Order.NEW
+
+
+def test_the_first_number_is_one() -> None:
+    log: ReplyLog[str] = ReplyLog(BUDGET)
+    with pytest.raises(ProtocolError, match="stale"):
+        log.order(0)
+    with pytest.raises(ProtocolError, match="request 2 leaves a gap: the next one is 1"):
+        log.order(2)
+    assert log.order(1) is Order.NEW
+    assert log.order(1) is Order.RUNNING
+    assert (log.replies, log.size, log.get(1)) == ({}, 0, None)

@@ -1,0 +1,122 @@
+"""``python -m tests.mutants``: try the mutations of the list, or ones drawn at random.
+
+Each is applied to a copy of the tree, and the tests of its room (``tests/ROOM``) must notice it
+within two minutes. Without ``--random`` the result is written to ``RESULT.md`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import queue
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.mutants.generate import Change, drawn
+from tests.mutants.mutations import MUTATIONS, Mutation
+from tests.mutants.running import ROOMS, Copy, Verdict, room_of
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_RESULT: Final = Path(__file__).with_name("RESULT.md")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--room", choices=ROOMS, help="only this package")
+    parser.add_argument("--only", default="", help="only mutations whose name contains this")
+    parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for each")
+    parser.add_argument("--random", type=int, help="draw so many instead of taking the list")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--module", default="", help="draw from modules whose path contains this")
+    return parser.parse_args()
+
+
+def _tried(
+    items: list[Any], options: argparse.Namespace, attempt: Callable[[Copy, Any], Verdict]
+) -> list[Verdict]:
+    """The verdicts of all, several at once, each with a copy of its own."""
+    copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+
+    def one(item: Any) -> Verdict:
+        copy = copies.get()
+        try:
+            verdict = attempt(copy, item)
+        finally:
+            copies.put(copy)
+        mark = "killed  " if verdict.killed else "SURVIVED"
+        sys.stdout.write(f"{mark} {verdict.seconds:6.1f} s  {_title(item)}  {verdict.by}\n")
+        sys.stdout.flush()
+        return verdict
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        for number in range(options.jobs):
+            copies.put(Copy(_ROOT, Path(folder, str(number)), options.limit))
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as threads:
+            return list(threads.map(one, items))
+
+
+def _title(item: Mutation | Change) -> str:
+    if isinstance(item, Mutation):
+        return item.name
+    return f"{item.file}:{item.line} {item.what}"
+
+
+def _try_listed(copy: Copy, mutation: Mutation) -> Verdict:
+    return copy.try_out(mutation.file, mutation.apply, mutation.first)
+
+
+def _try_drawn(copy: Copy, change: Change) -> Verdict:
+    return copy.try_out(change.file, change.apply)
+
+
+def _report(mutations: list[Mutation], verdicts: list[Verdict]) -> str:
+    """The page with the result."""
+    killed = sum(verdict.killed for verdict in verdicts)
+    lines = [
+        "# Mutations and the tests that notice them",
+        "",
+        "Written by `make mutants`: each mutation of `mutations.py` applied by itself to a copy of",
+        "the tree, and the tests of its room run until one fails.",
+        "",
+        f"{killed} of {len(mutations)} killed ({100 * killed / len(mutations):.0f} %).",
+        "",
+        "| Room | Mutation | Killed by | Seconds |",
+        "| --- | --- | --- | ---: |",
+    ]
+    for mutation, verdict in zip(mutations, verdicts, strict=True):
+        by = f"`{verdict.by}`" if verdict.killed else f"**survives**: {mutation.survives}"
+        lines.append(
+            f"| {room_of(mutation.file)} | {mutation.name} | {by} | {verdict.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the command; the exit status is 1 when one survived without a reason."""
+    options = _options()
+    if options.random:
+        if options.room is None:
+            raise SystemExit("--random needs --room")
+        changes = drawn(_ROOT, options.room, options.random, options.seed, options.module)
+        verdicts = _tried(changes, options, _try_drawn)
+        killed = sum(verdict.killed for verdict in verdicts)
+        sys.stdout.write(f"{killed} of {len(verdicts)} killed\n")
+        return 0
+    mutations = [
+        mutation
+        for mutation in MUTATIONS
+        if options.only in mutation.name and options.room in (None, room_of(mutation.file))
+    ]
+    verdicts = _tried(mutations, options, _try_listed)
+    if len(mutations) == len(MUTATIONS):
+        _RESULT.write_text(_report(mutations, verdicts))
+    pairs = zip(mutations, verdicts, strict=True)
+    return int(any(not verdict.killed and not item.survives for item, verdict in pairs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
