@@ -2,7 +2,7 @@
 
 Comparisons and boolean operators are flipped, numbers are one more, truth values and conditions
 turned over, statements left out. Docstrings, log calls, annotations and what a module does when
-it is imported stay as they are.
+it is imported stay as they are, but for its constants.
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ class _Finder(ast.NodeVisitor):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
+            is_final = _is_name(node.annotation, "Final") and isinstance(node.value, ast.Constant)
+            self._depth += is_final  # a constant of the module
             self.visit(node.value)
+            self._depth -= is_final
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Texts of messages are no behaviour."""

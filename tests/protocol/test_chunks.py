@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openenv_async.errors import PayloadTooLarge, ProtocolError
 from openenv_async.protocol.chunks import Assembler, ChunkQueue
-from openenv_async.protocol.frames import Cancel, Chunk, Closed, Observation, Reset, Step
+from openenv_async.protocol.frames import Cancel, Chunk, Closed, Observation, Open, Reset, Step
 from tests.helpers import Counter, Peer, make_engine, pack
 
 SIZE = 10
@@ -135,6 +135,116 @@ def test_a_flood_of_empty_or_tiny_pieces_is_bounded_and_linear() -> None:
 def flood(assembler: Assembler, piece: bytes) -> None:
     for _ in range(1_000_000):
         assembler.add(Chunk(1, 1, piece))
+
+
+def test_the_bytes_that_wait_are_counted_exactly() -> None:
+    queue = ChunkQueue(SIZE)
+    assert queue.size == 0
+    queue.put(Step(1, 1, 0, b"x" * 25))
+    queue.put(Closed(1, 2))
+    queue.put(Step(1, 3, 0, b"y" * 10))  # just a chunk: it is not cut
+    queue.put(Step(2, 1, 0, b"z" * 11))
+    assert queue.size == 46
+    left = []
+    while queue:
+        frames = queue.next()
+        left.append((type(frames[0]).__name__, len(frames), queue.size))
+    assert left == [
+        ("Chunk", 1, 36),
+        ("Chunk", 1, 26),
+        ("Chunk", 1, 26 - 10),
+        ("Chunk", 2, 26 - 10 - 1),
+        ("Chunk", 2, 10),
+        ("Closed", 1, 10),
+        ("Step", 1, 0),
+    ]
+
+
+def test_what_is_dropped_counts_no_more() -> None:
+    queue = ChunkQueue(SIZE)
+    queue.put(Step(1, 1, 0, b"x" * 25))
+    queue.put(Closed(1, 2))
+    queue.put(Step(2, 1, 0, b"y" * 15))
+    [chunk] = queue.next()
+    assert isinstance(chunk, Chunk)
+    assert (chunk.channel, chunk.seq, bytes(chunk.payload)) == (1, 1, b"x" * 10)
+    queue.drop(1)
+    assert (queue.size, list(queue.channels)) == (15, [2])
+    queue.drop(1)
+    assert queue.size == 15
+    queue.clear()
+    assert (queue.size, bool(queue)) == (0, False)
+
+
+def test_an_opening_in_pieces_has_no_number() -> None:
+    queue = ChunkQueue(SIZE)
+    queue.put(Open(3, "a" * 32, "b" * 32, payload=b"x" * 15))
+    [chunk] = queue.next()
+    last, opening = queue.next()
+    assert isinstance(chunk, Chunk)
+    assert isinstance(last, Chunk)
+    assert isinstance(opening, Open)
+    assert (chunk.seq, last.seq, opening.payload) == (0, 0, b"")
+    assembler = Assembler(100, 1000)
+    assembler.add(chunk)
+    assembler.add(last)
+    assert assembler.complete(opening)
+    assert opening.payload == b"x" * 15
+
+
+def test_the_limits_of_an_assembler_are_reached_and_not_passed() -> None:
+    """Each piece costs 64 bytes of memory beside its own."""
+    assembler = Assembler(25, inf)
+    assembler.add(Chunk(1, 2, b"x" * 20))
+    assembler.add(Chunk(1, 2, b"x" * 5))
+    frame = Step(1, 2, 0, b"")
+    assert assembler.fill(frame)
+    assert len(frame.payload) == 25
+    assembler = Assembler(1000, 200)
+    assembler.add(Chunk(1, 1, b"x" * 36))  # 100
+    assembler.add(Chunk(2, 1, b"x" * 36))
+    assembler.drop(2)
+    assembler.add(Chunk(2, 1, b"x" * 35))
+    with pytest.raises(PayloadTooLarge):
+        assembler.add(Chunk(3, 1, b""))
+    assembler.drop(2)
+    assembler.add(Chunk(3, 1, b"x" * 36))
+
+
+def test_a_refused_payload_is_told_of_once_and_its_frame_is_dropped() -> None:
+    assembler = Assembler(10, 1000)
+    with pytest.raises(PayloadTooLarge) as raised:
+        assembler.add(Chunk(1, 2, b"x" * 11))
+    assert raised.value.detail == {"size": 11, "limit": 10}
+    for _ in range(3):
+        assembler.add(Chunk(1, 2, b"x" * 11))  # no second error, and nothing is kept
+    assert assembler._size == 0
+    assert not assembler.complete(Step(1, 2, 0, b""))
+    assert not assembler.parts
+    with pytest.raises(ProtocolError):
+        assembler.complete(Step(1, 2, 0, b""))
+
+
+def test_frames_without_pieces_pass_an_assembler() -> None:
+    assembler = Assembler(10, 1000)
+    assembler.add(Chunk(1, 2, b"piece"))
+    assert assembler.complete(Cancel(1, 2))
+    assert assembler.complete(Closed(1, 2))
+    assert assembler.complete(Step(1, 2, 0, b"whole"))
+    assert 1 in assembler.parts  # they are for the frame that is empty
+    frame = Step(1, 2, 0, b"")
+    assert assembler.complete(frame)
+    assert frame.payload == b"piece"
+
+
+def test_the_number_of_a_refused_payload_may_be_used_again() -> None:
+    assembler = Assembler(10, 1000)
+    for seq, gone in ((3, False), (2, True)):
+        with pytest.raises(PayloadTooLarge):
+            assembler.add(Chunk(1, 2, b"x" * 11))
+        assert assembler.complete(Step(1, seq, 0, b"small"))
+        assert (1 not in assembler.parts) == gone
+        assembler.clear()
 
 
 # -- with an engine -----------------------------------------------------------------------
