@@ -1,4 +1,4 @@
-"""The session engine: owns sessions and runs their requests, whatever door they came by."""
+"""The session engine: sessions and their requests, over whichever transport they came."""
 
 from openenv_async.engine.connection import ServerConnection
 from openenv_async.engine.engine import Engine

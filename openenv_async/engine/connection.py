@@ -58,7 +58,7 @@ _LOOK: Final = 5.0
 _FRAME_COST: Final = 512
 """Bytes that a frame which waits counts beside its payload: an error has a message."""
 _MANY: Final = 4
-"""How many payloads of the greatest size one connection may be sending at once."""
+"""Payloads of the greatest size that one connection may be sending at once."""
 
 
 def _payload_size(frame: Any) -> int:
@@ -70,12 +70,12 @@ class ServerConnection:
     """One connection: its channels, and the frames that wait to be sent.
 
     Args:
-        engine: what answers.
+        engine: its sessions answer.
         codec: the negotiated frame codec, in the role of the server.
         wake: called (on the loop) when replies became ready outside ``receive``.
         cut: called when the peer counts as dead: no frame for ``Timeouts.lease``, no data taken
             for ``Timeouts.write``, or no Hello within ``Timeouts.connect``.
-        refuse: called once with the reason when the peer sent more that cannot be read than
+        refuse: called once with the reason when the peer sent more unreadable frames than
             ``Limits.max_bad_frames``; nothing more is taken from it then.
 
     Attributes:
@@ -396,7 +396,7 @@ class ServerConnection:
             self._channels[frame.channel] = session
 
     def _forget_dead(self) -> None:
-        """Drop sessions that could not be built, or gave up waiting, after they were listed."""
+        """Drop sessions that could not be built, or were refused while they waited."""
         channels = self._channels
         for number in [n for n, session in channels.items() if session.dead is not None]:
             del channels[number]

@@ -70,11 +70,11 @@ class PeerAction(enum.Enum):
     """The possible decisions about the peer of a connection."""
 
     WAIT = enum.auto()
-    """It counts as alive."""
+    """The peer counts as alive."""
     POSTPONE = enum.auto()
     """The look is late: note it, and look again."""
     CUT = enum.auto()
-    """It counts as dead."""
+    """The peer counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class PeerTimes:
 
     @property
     def dead_at(self) -> float:
-        """When the peer counts as dead."""
+        """The time at which the peer counts as dead."""
         return min(self.lease_ends, self.write_ends)
 
 
@@ -165,7 +165,7 @@ def shorter(own: float | None, asked: float | None) -> float | None:
     """Return the seconds for a request: the server's, or the client's where those are fewer.
 
     Args:
-        own: the server's; ``None`` is no limit.
+        own: the server's; ``None`` where it has none.
         asked: the client's; ``None``, 0 or less asks for nothing.
     """
     if not asked or asked <= 0:

@@ -79,7 +79,7 @@ class Call(Protocol):
 
 
 class Executor(Protocol):
-    """Runs the requests of sessions somewhere; one per isolation.
+    """A place where requests of sessions run; one per isolation.
 
     Attributes:
         timed: it can be late at all: a call straight from the loop cannot be watched by the loop.

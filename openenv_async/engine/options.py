@@ -32,7 +32,7 @@ class EngineOptions:
         max_threads: threads for sync environments; by default one per session may exist.
         timeouts: deadlines for requests that bring none of their own.
         limits: sizes.
-        interrupt_grace: seconds that an interrupted call has to end before it is given up.
+        interrupt_grace: seconds that an interrupted call has to end before it is abandoned.
         worker_silence: seconds for which a shared worker may do nothing after a call in it passed
             its deadline; then it is killed with all its sessions.
         close_grace: seconds that shutting down may take.

@@ -1,4 +1,4 @@
-"""What a runner is asked and what it answers: the frames, their words, their payload codecs."""
+"""Requests of a runner and its replies: the frames, their names, their payload codecs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Unfinished:
     awaitable: Awaitable[Any]
 
     def drop(self) -> None:
-        """Nobody will await it."""
+        """Let go of the awaitable unawaited."""
         close = getattr(self.awaitable, "close", None)
         if close is not None:
             close()

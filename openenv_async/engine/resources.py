@@ -1,11 +1,11 @@
-"""What the operating system leaves: file descriptors and memory, asked before more is taken.
+"""File descriptors and memory that the system has left, asked before more is taken.
 
 Rules:
 
-- Whoever is about to take some asks first, and is refused with ``ResourceLimit`` while enough is
-  left for those who are there already: to answer, to log, to close.
+- A part of the server that is about to take some asks first. It is refused with ``ResourceLimit``
+  while enough is left for the sessions that are there: to answer, to log, to close.
 - The system is asked five times a second at most; in between, what was granted is subtracted.
-- Where the system does not say, nothing is refused.
+- Nothing is refused on a system that does not say.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _VMSTAT: Final = Path("/proc/vmstat")
 
 
 def descriptor_limit() -> float:
-    """How many descriptors this process may hold."""
+    """Return the number of descriptors that this process may hold."""
     try:
         import resource
     except ImportError:  # Windows
@@ -64,7 +64,7 @@ def raise_descriptors() -> int | None:
 
 
 def free_descriptors() -> float:
-    """How many more descriptors this process may hold; ``inf`` when unknown."""
+    """Return how many more descriptors this process may hold; ``inf`` when unknown."""
     limit = descriptor_limit()
     if limit == inf:
         return inf
@@ -98,7 +98,7 @@ def available_memory(root: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float:
         ),
     ):
         try:
-            most = int(limit.read_bytes())  # "max" is no number
+            most = int(limit.read_bytes())  # "max" has no value
             taken = int(used.read_bytes())
             for line in (used.parent / "memory.stat").read_bytes().splitlines():
                 if line.startswith(reclaimable + b" "):
@@ -110,10 +110,10 @@ def available_memory(root: Path = _CGROUP, meminfo: Path = _MEMINFO) -> float:
 
 
 def oom_kills(root: Path = _CGROUP, own: Path = _OWN_CGROUP, vmstat: Path = _VMSTAT) -> int | None:
-    """How often the system killed for lack of memory, in this process's cgroup or else at all.
+    """Return how often the system killed for lack of memory, in this process's cgroup or at all.
 
-    ``None`` where it does not say. Compare two readings: a process that was killed with SIGKILL
-    in between, by nobody we know, was killed for its memory if the number grew.
+    ``None`` where it does not say. Compare two readings: a process that another one killed with
+    SIGKILL in between was killed for its memory if the number grew.
     """
     try:
         names = dict(line.split(":", 2)[1:] for line in own.read_text().splitlines())
@@ -137,7 +137,7 @@ def oom_kills(root: Path = _CGROUP, own: Path = _OWN_CGROUP, vmstat: Path = _VMS
 
 
 class Resources:
-    """What is left for one server.
+    """The resources that are left for one server.
 
     Args:
         min_free_memory: bytes below which nothing new is opened; 0 never refuses.
@@ -218,5 +218,5 @@ class Resources:
 
     @property
     def short(self) -> bool:
-        """Whether something was refused in the last ten seconds."""
+        """True while something was refused in the last ten seconds."""
         return self._clock() - self.refused_at < 10.0

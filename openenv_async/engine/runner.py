@@ -5,7 +5,7 @@ the environment lives: on the loop, in a thread, in another process. It knows no
 session; requests and replies are protocol frames. Only one request runs at a time.
 
 Every exception of the environment ends here, as a ``Failed`` reply: whatever its class, and
-whatever it does when it is printed. What the environment returned is read by ``results``. An
+whatever it does when it is printed. A result of the environment is read by ``results``. An
 awaitable that came out of a call taken for a sync one makes the reply ``Unfinished``: the session
 awaits it in a task.
 """
@@ -71,7 +71,7 @@ from openenv_async.types import Limits, StepResult
 __all__ = ["Emit", "EnvironmentRunner", "TracedRunner", "bad_action", "environment_raised"]
 
 Emit = Callable[[bytes, bool], Any]
-"""Sends one partial observation: encoded payload, whether it is of the declared type."""
+"""A function that sends a partial observation: payload, and whether it is of the declared type."""
 
 _ENVIRONMENTS_OWN: Final = (
     *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
@@ -83,7 +83,7 @@ _DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
 class EnvironmentRunner:
-    """Runs one environment instance.
+    """One environment instance, and the calls of it.
 
     Args:
         spec: how to build it and what it is.
@@ -92,7 +92,7 @@ class EnvironmentRunner:
         in_worker: put it there in any case, for the server to log and take out.
 
     Attributes:
-        trouble: the traceback of the last exception of the environment, for who logs it.
+        trouble: the traceback of the last exception of the environment, for the log.
     """
 
     __slots__ = (
@@ -161,7 +161,7 @@ class EnvironmentRunner:
     # -- async environments -----------------------------------------------------------------
 
     async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
-        """As ``handle_async``, for the step that does not stream: the hot path."""
+        """Answer one step of an async environment that does not stream: the hot path."""
         if self.phase is not Phase.RUNNING or not self._awaits_step:
             return await self.handle_async(request, codecs, _no_emit)
         try:
@@ -219,8 +219,8 @@ class EnvironmentRunner:
 
         A ``StepResult`` and whatever is yielded last are final; a value that is not of the
         declared observation type is partial; one that is of it is held until the next comes,
-        or an error shows that it was not the last. What is yielded is encoded and read at once:
-        the environment may use the same object again.
+        or an error shows that it was not the last. Each is encoded and read at once,
+        since the environment may use the same object again.
         """
         try:
             self._move(Move.STEP)
@@ -247,7 +247,7 @@ class EnvironmentRunner:
                     await emit(held, True)
                     held = None
                 if isinstance(item, StepResult):
-                    return self._observed(request, item, codecs)  # type: ignore[return-value]  # it is no awaitable
+                    return self._observed(request, item, codecs)  # type: ignore[return-value]  # it is not awaitable
                 if not checkable or isinstance(item, declared):
                     held, final = self._held(request, item, codecs)
                 else:
@@ -338,7 +338,7 @@ class EnvironmentRunner:
         return state
 
     def _method(self, name: str) -> Any:
-        """A call of the environment; an attribute of its name that is no call hides it not."""
+        """Return a call of the environment, also one that an attribute of its name hides."""
         found = getattr(self.env, name, None)
         if found is None or callable(found):
             return found
@@ -567,7 +567,7 @@ class TracedRunner(EnvironmentRunner):
         self.trace = trace
 
     def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply | Unfinished:
-        """As ``EnvironmentRunner.handle``."""
+        """Answer one request of a sync environment, inside the trace."""
         before = current.set(self.trace)
         try:
             return super().handle(request, codecs)
@@ -575,7 +575,7 @@ class TracedRunner(EnvironmentRunner):
             current.reset(before)
 
     async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
-        """As ``EnvironmentRunner.step_async``."""
+        """Answer one step of an async environment, inside the trace."""
         before = current.set(self.trace)
         try:
             return await super().step_async(request, codecs)
@@ -585,7 +585,7 @@ class TracedRunner(EnvironmentRunner):
     async def handle_async(
         self, request: RunnerRequest, codecs: Codecs, emit: Emit
     ) -> RunnerReply | Unfinished:
-        """As ``EnvironmentRunner.handle_async``."""
+        """Answer one request of an async environment, inside the trace."""
         before = current.set(self.trace)
         try:
             return await super().handle_async(request, codecs, emit)

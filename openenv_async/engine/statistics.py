@@ -10,9 +10,9 @@ Rules:
 - Samples are gathered in a deque, for they come from threads too, and are counted on the loop.
 
 *Queue* is from the moment a step was taken to the moment its action is decoded, *env* is the
-environment's own code, *serialize* is decoding the action and encoding the observation. Where
-the environment runs in a worker process, only *env* is known: from sending the request to having
-its reply.
+environment's own code, *serialize* is decoding the action and encoding the observation. Of
+an environment in a worker process only *env* is known: from sending the request to having its
+reply.
 """
 
 from __future__ import annotations

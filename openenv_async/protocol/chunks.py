@@ -54,7 +54,7 @@ class ChunkQueue:
         self.size = 0
 
     def takes(self, channel: int, size: int) -> bool:
-        """Whether a frame with a payload of ``size`` bytes must go through this queue."""
+        """Return whether a frame with a payload of ``size`` bytes must go through this queue."""
         return size > self._chunk_size or channel in self.channels
 
     def put(self, frame: Any) -> None:
@@ -114,7 +114,7 @@ class _Parts:
 
 
 class Assembler:
-    """Puts the payloads of received frames together.
+    """The payloads of received frames, put together.
 
     Args:
         limit: bytes of one payload.

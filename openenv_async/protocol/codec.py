@@ -9,7 +9,7 @@ Rules of this file:
 - The frames of a message are counted before they are decoded: an empty one takes a byte of the
   message and many of memory.
 - The fast path decodes a whole message in one call, into Structs that forbid unknown fields, so
-  it cannot recurse. Whatever that path refuses is looked at frame by frame: unknown trailing
+  it cannot recurse. A message that this path refuses is read frame by frame: unknown trailing
   fields of a newer peer are ignored, and one bad frame does not cost its neighbours.
 - A reward that JSON has no number for is one of the strings "NaN", "Infinity" and "-Infinity";
   null means that there is none.
@@ -89,7 +89,7 @@ _Items: Final = msgspec.defstruct(
 """The kind and the fields of a frame in JSON; what follows them is skipped, and never made."""
 _msgpack_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 WireMessage = bytes | memoryview | str
-"""What a transport carries: octets, or text."""
+"""A message as a transport carries it: octets, or text."""
 
 
 _REQUESTS: Final = frozenset({Reset, Step, State, Close})
@@ -162,7 +162,7 @@ def _lenient(items: Any, table: dict[int, type[Frame]]) -> Frame | BadFrame:
 
 
 def _payload_places(cls: type[Frame]) -> dict[int, bool]:
-    """Where a frame has payloads, and whether ``null`` there means that there is none.
+    """Return the places of a frame's payloads, and whether ``null`` there means that there is none.
 
     A payload that a frame must have may itself be the value ``null``.
     """
@@ -223,7 +223,7 @@ def _check_frames(count: int, limit: int) -> None:
 
 
 def _msgpack_count(message: bytes | memoryview) -> int:
-    """The number of frames that the message says it has; 0 when it is no array."""
+    """Return the number of frames that the message says it has; 0 when it is not an array."""
     first = message[0]
     if 0x90 <= first < 0xA0:
         return first - 0x90
@@ -263,7 +263,7 @@ class MsgpackCodec:
         After more than ``max_bad_frames`` of these the rest is left out.
 
         Raises:
-            ProtocolError: the message as a whole is no batch of frames, or has too many.
+            ProtocolError: the message as a whole is not a batch of frames, or has too many.
             PayloadTooLarge: it is larger than the limit that was exchanged.
         """
         if len(message) > self._max_size:
@@ -322,7 +322,14 @@ class JsonCodec:
         self._payloads = {cls: _payload_places(cls) for cls in (*CLIENT_FRAMES, *SERVER_FRAMES)}
 
     def decode(self, message: WireMessage) -> Sequence[Any]:
-        """As ``MsgpackCodec.decode``."""
+        """Frames in order; a ``BadFrame`` in place of each that cannot be read.
+
+        After more than ``max_bad_frames`` of these the rest is left out.
+
+        Raises:
+            ProtocolError: the message as a whole is not a batch of frames, or has too many.
+            PayloadTooLarge: it is larger than the limit that was exchanged.
+        """
         try:
             data = message.encode() if isinstance(message, str) else message
         except UnicodeEncodeError as exc:

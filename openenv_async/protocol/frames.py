@@ -10,7 +10,7 @@ Rules of this file:
   scalars, so decoding a header can never recurse, and routing never decodes a payload.
 - A ``timeout`` of ``None`` means the server's own setting, 0 means no deadline.
 - Every number is bounded when it is decoded: integers to 64 bits with a sign (a seed to those of
-  MessagePack), seconds to what is finite. What passes can be written again by any codec.
+  MessagePack), seconds to what is finite. Such a number can be written again by any codec.
 - Fields are only ever appended, with defaults.
 """
 
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 else:
     # msgspec decodes a field to one type and encodes either. A view would save copying, and cost
     # more than that: two objects for the garbage collector a frame, and the whole message kept
-    # alive by whoever keeps one array. What is large comes in pieces, which are joined anyway.
+    # alive with one array of it. Large payloads come in pieces, which are joined anyway.
     Payload = bytes
 
 MAX_INT: Final = 2**63 - 1

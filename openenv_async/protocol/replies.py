@@ -30,7 +30,7 @@ ReplyT = TypeVar("ReplyT")
 
 
 class Order(enum.Enum):
-    """What a request's seq says of it."""
+    """The meaning of a request's seq."""
 
     NEW = enum.auto()
     RUNNING = enum.auto()
@@ -172,7 +172,7 @@ class ReplyLog(Generic[ReplyT]):
             self._shrink(self._earlier)
 
     def release(self) -> None:
-        """The session is over: what it keeps is no concern of others any more."""
+        """Count the kept replies of a session that is over no more."""
         self._retained.size -= self._earlier_size
         self._retained = Retained()
 

@@ -292,7 +292,7 @@ def result_message(frame: Begun | Observation) -> str:
             own = {} if metadata == {} else _json_fields(metadata)
             metadata = {**_json_fields(frame.info), **own}
         except msgspec.ValidationError:
-            pass  # one of them is no object: the environment's own metadata stays
+            pass  # one of them is not an object: the environment's own metadata stays
     if isinstance(observation, dict):
         observation = {"metadata": metadata, **observation}
     data: dict[str, Any] = {
@@ -312,7 +312,7 @@ def state_body(frame: StateIs, format: Format) -> dict[str, Any]:
         return {"state": msgspec.Raw(frame.payload), **facts, "seed": frame.seed}
     try:
         state = _json_fields(frame.payload)
-    except msgspec.ValidationError:  # the state is no object
+    except msgspec.ValidationError:  # the state is not an object
         return {**facts, "state": msgspec.Raw(frame.payload)}
     return {
         **facts,
@@ -331,7 +331,7 @@ def _split(
     """An observation without metadata and what stands beside it anyway, and its metadata."""
     try:
         fields = _json_fields(frame.payload)
-    except msgspec.ValidationError:  # the observation is no object
+    except msgspec.ValidationError:  # the observation is not an object
         return msgspec.Raw(frame.payload), None
     if "reward" in fields and _is_said(fields["reward"], frame.reward):
         del fields["reward"]

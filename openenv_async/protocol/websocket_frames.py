@@ -21,7 +21,7 @@ except ImportError:  # no compiled part for this platform
 __all__ = ["CutsFrames", "data_frame", "masked_data_frame"]
 
 _END_OF_HANDSHAKE: Final = b"\r\n\r\n"
-"""What the library has read ends so when it stands before the first frame."""
+"""The end of all that the library has read when it stands before the first frame."""
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
 _FIN: Final = 0x80

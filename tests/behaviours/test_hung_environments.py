@@ -79,7 +79,7 @@ async def test_a_stuck_thread_costs_its_session_and_no_capacity() -> None:
             assert (await two.step({})).observation["steps"] == 1
             await gather([one.close(), two.close()])
             assert engine.active == 0, round_
-        await until(lambda: Commanded.closed == 6)  # those that were given up, too, in the end
+        await until(lambda: Commanded.closed == 6)  # the abandoned ones too, in the end
 
 
 async def test_an_async_environment_deaf_to_cancellation() -> None:

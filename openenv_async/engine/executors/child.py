@@ -6,10 +6,10 @@ its process has ended, whatever its pipe says; then its executor hears of it, on
 Rules:
 
 - A frame that cannot be encoded or read costs the request that it belongs to, no other one.
-- Once a call was given up in it, the worker is asked for signs of life; it is killed when the
+- Once a call was abandoned in it, the worker is asked for signs of life; it is killed when the
   thread that its environments share gives none.
-- Output is read no faster than the log takes it, a slice per loop turn: who prints without end
-  waits, nobody else does. Clients see it only where all of it is their session's own.
+- Output is read no faster than the log takes it, a slice per loop turn: a program that prints
+  without end waits, and nothing else does. Clients see it only where all of it is their session's.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ EXIT_GRACE: Final = 2.0
 """Seconds that a worker has to end by itself once its socket is closed."""
 _DEATH_GRACE: Final = 1.0
 """The same where the worker closed it: long enough to learn how it ended."""
-_LAST_WORDS: Final = 0.2
+_OUTPUT_GRACE: Final = 0.2
 """Seconds that are waited for the rest of a dead worker's output."""
 _TAIL_LINES: Final = 50
 _TAIL_LINE_LENGTH: Final = 500
 _LINES_A_TURN: Final = 64
 """Lines of output that are logged before the loop turns to others."""
 _BEAT: Final = 1.0
-"""Seconds between two questions whether calls that were given up have ended."""
+"""Seconds between two questions whether abandoned calls have ended."""
 
 
 class _Output(asyncio.SubprocessProtocol):
-    """What a worker prints, and that it ended.
+    """The output of a worker, and its end.
 
-    Not a ``Process`` with streams: its ``wait`` would also wait for whoever inherited the output.
+    Not a ``Process`` with streams: its ``wait`` would also wait for the heirs of the output.
     """
 
     def __init__(self, number: int) -> None:
@@ -138,22 +138,22 @@ class Child:
 
     Args:
         number: its name in the log and in errors.
-        recipe: what ``make_recipe`` made.
+        recipe: the result of ``make_recipe``.
         environment: the environment's name, for errors.
-        silence: seconds without a sign of life, once a call was given up, after which it is
+        silence: seconds without a sign of life, once a call was abandoned, after which it is
             killed.
         sweeper: ends what its environments left.
         on_frame: called with each frame from the process and the session it is for.
         on_unsent: called with the session, a frame for it that cannot be encoded and the error.
-        on_alive: called when it has told how many calls that were given up still run in it.
+        on_alive: called when it has told how many abandoned calls still run in it.
         on_gone: called once, when the process has ended or could not be started.
 
     Attributes:
         sessions: those that live in it, by their channel on its pipe.
         retired: it takes no more sessions, and its end is expected.
-        full: it takes no more sessions, because too many calls were given up in it.
-        stuck: calls that were given up in it and have not ended, by its last report.
-        doomed: why it was killed, if it was.
+        full: it takes no more sessions, because too many calls were abandoned in it.
+        stuck: abandoned calls in it that have not ended, by its last report.
+        kill_reason: the reason why it was killed, if it was.
         life: ends when the process is reaped.
     """
 
@@ -174,7 +174,7 @@ class Child:
         self.retired = False
         self.full = False
         self.stuck = 0
-        self.doomed: OpenEnvError | None = None
+        self.kill_reason: OpenEnvError | None = None
         self._recipe = recipe
         self._environment = environment
         self._silence = silence
@@ -221,13 +221,13 @@ class Child:
                     env={**_environ(), MARK_VARIABLE: self._mark},
                     start_new_session=True,
                 )
-            if self.doomed is not None:
+            if self.kill_reason is not None:
                 self._kill_group()
             await self._loop.create_connection(lambda: self._pipe, sock=ours)
             self._pipe.send(self._recipe)
             self._flush()
             await self._wait()
-            await asyncio.wait([self._output.drained], timeout=_LAST_WORDS)
+            await asyncio.wait([self._output.drained], timeout=_OUTPUT_GRACE)
         except OSError as exc:
             self._refusal = exc
         finally:
@@ -265,7 +265,7 @@ class Child:
     def kill(self, why: OpenEnvError) -> None:
         """End the process now."""
         self.retired = True
-        self.doomed = self.doomed or why
+        self.kill_reason = self.kill_reason or why
         self._kill_group()
 
     def retire(self) -> None:
@@ -276,7 +276,7 @@ class Child:
 
     # -- signs of life ------------------------------------------------------------------------
 
-    def give_up(self, call: Call) -> None:
+    def abandon(self, call: Call) -> None:
         """Have it abandon what runs for ``session``, for the sake of its other sessions."""
         self._note("drop", call.id)
         if self._beat is None:
@@ -293,9 +293,9 @@ class Child:
         self._beat = self._loop.call_at(due, self._is_silent, due)
 
     def _is_silent(self, due: float) -> None:
-        if not self._is_up:  # it imports what it needs; whoever waits for it has a deadline
+        if not self._is_up:  # it imports its modules; the requests that wait for it have deadlines
             self._ask()
-        elif self._loop.time() - due > LATE:  # this loop was held up, and may have it unread
+        elif self._loop.time() - due > LATE:  # this loop was blocked, and may have it unread
             due = self._loop.time() + LATE / 2
             self._beat = self._loop.call_at(due, self._is_silent, due)
         else:
@@ -307,7 +307,7 @@ class Child:
             )
 
     def _noted(self, note: bytes) -> None:
-        """It gave a sign of life: how many calls that were given up still run in it."""
+        """Take a sign of life: the number of abandoned calls that still run in it."""
         try:
             self.stuck = msgspec.msgpack.decode(note, type=int)
         except msgspec.MsgspecError:
@@ -322,11 +322,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """As of ``Popen.returncode``; ``None`` while it runs and when it could not be started."""
+        """Exit code as of ``Popen.returncode``; ``None`` while it runs, or when it never did."""
         return None if self._process is None else self._process.get_returncode()
 
-    def epitaph(self) -> OpenEnvError:
-        """Why it is gone, as an error for one of its sessions."""
+    def closed_reason(self) -> OpenEnvError:
+        """Return why it is gone, as an error for one of its sessions."""
         code = self.exit_code
         if self._refusal is not None and code is None:
             return ResourceLimit(
@@ -336,8 +336,8 @@ class Child:
                 env=self._environment,
             )
         oom: bool | None = False
-        if self.doomed is not None:
-            why = self.doomed.message
+        if self.kill_reason is not None:
+            why = self.kill_reason.message
         elif code == -signal.SIGKILL:
             before, now = self._oom_kills, oom_kills()
             oom = None if before is None or now is None else now > before

@@ -19,7 +19,7 @@ __all__ = ["InlineExecutor"]
 
 
 class InlineExecutor:
-    """Runs calls with no task, no thread and no await, so a slow one delays every session.
+    """Calls with no task, no thread and no await, so a slow one delays every session.
 
     Steps are called by the session itself.
 

@@ -2,7 +2,7 @@
 
 A worker leads a process group, which is killed with it. A child that made a session of its own
 (``setsid``) is in none of its parent's groups and outlives it, but has inherited an environment
-variable with the worker's mark. Where there is no ``/proc`` only the group is ended; a child
+variable with the worker's mark. Without ``/proc`` only the group is ended; a child
 that was given other environment variables and a session of its own is not found either.
 """
 
@@ -69,7 +69,7 @@ def _marked(wanted: set[bytes]) -> set[int]:
 
 
 class Sweeper:
-    """Ends what dead workers left, off the loop; those that die together share one search."""
+    """The search for what dead workers left, off the loop; those that die together share one."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[None]] = {}

@@ -117,7 +117,7 @@ class Pipe(asyncio.Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a transport to write to."""
+        """True while there is a transport to write to."""
         return self._transport is not None
 
     def send(self, message: bytes) -> None:

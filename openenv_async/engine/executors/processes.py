@@ -9,9 +9,9 @@ share the sessions.
 
 Rules:
 
-- A call past its deadline is given up. Where its session lives alone, the process is killed, for
-  nothing else stops code that does not want to stop. Where others live there, the worker abandons
-  the call, and is killed only when the thread they all share gives no sign of life.
+- A call past its deadline is abandoned. A process with no other session is killed, for nothing
+  else stops code that does not want to stop. One with others abandons the call, and is killed only
+  when the thread they all share gives no sign of life.
 - A worker in which too many abandoned calls still run takes no new sessions; it ends with its
   last one, and another one takes its place.
 """
@@ -53,8 +53,8 @@ _DESCRIPTORS: Final = 10
 """File descriptors that a worker takes while it is spawned; it keeps four."""
 
 
-class _Place:
-    """Where a session lives: its worker, its channel there, its last request number there."""
+class _Slot:
+    """The whereabouts of a session: its worker, its channel and last request number there."""
 
     __slots__ = ("channel", "format", "seq", "worker")
 
@@ -66,7 +66,7 @@ class _Place:
 
 
 class ProcessExecutor:
-    """Places sessions in worker processes.
+    """Worker processes, and the sessions in them.
 
     Args:
         spec: what the workers run.
@@ -106,7 +106,7 @@ class ProcessExecutor:
             inner = transcode(self._spec, request, format, "msgpack")
             if call.slot is None:
                 worker = self._place()
-                call.slot = _Place(worker, worker.adopt(call))
+                call.slot = _Slot(worker, worker.adopt(call))
         except (OpenEnvError, ValueError) as exc:
             error = exc if isinstance(exc, OpenEnvError) else ProtocolError(str(exc))
             if isinstance(request, Step):
@@ -115,7 +115,7 @@ class ProcessExecutor:
             call.complete(request, failed(request, error, format))
             return
         place = call.slot
-        assert isinstance(place, _Place)
+        assert isinstance(place, _Slot)
         place.format = format
         if isinstance(request, Step) and request.credit:
             call.begin_stream(request.credit)
@@ -134,7 +134,7 @@ class ProcessExecutor:
     def _returned(self, call: Call, frame: Any) -> None:
         """A frame came back from a worker."""
         place, request = call.slot, call.current
-        assert isinstance(place, _Place)
+        assert isinstance(place, _Slot)
         if request is None or call.dead is not None:
             return
         if isinstance(frame, Partial):
@@ -160,7 +160,7 @@ class ProcessExecutor:
     def _unsent(self, call: Call, frame: Any, error: OpenEnvError) -> None:
         """A frame could not be sent: the worker does not miss its number."""
         place, request = call.slot, call.current
-        assert isinstance(place, _Place)
+        assert isinstance(place, _Slot)
         if not isinstance(frame, RunnerRequest) or request is None:
             return
         seq = 0 if isinstance(frame, Open) else frame.seq
@@ -168,9 +168,9 @@ class ProcessExecutor:
         if not isinstance(frame, Open) and place.seq == seq:
             place.seq -= 1
 
-    def _show(self, call: Call, place: _Place, request: RunnerRequest, partial: Partial) -> None:
+    def _show(self, call: Call, place: _Slot, request: RunnerRequest, partial: Partial) -> None:
         if partial.seq != place.seq:
-            return  # of a step that was given up
+            return  # of a step that was abandoned
         try:
             payload = transcode(self._spec, partial, "msgpack", place.format).payload
         except OpenEnvError as exc:
@@ -182,25 +182,25 @@ class ProcessExecutor:
     def interrupt(self, call: Call) -> bool:
         """Pass a cancellation on; a worker whose loop is blocked will not see it."""
         place = call.slot
-        if isinstance(place, _Place) and not isinstance(call.current, Open):
+        if isinstance(place, _Slot) and not isinstance(call.current, Open):
             place.worker.send(Cancel(place.channel, place.seq))
         return True
 
     def credited(self, call: Call, units: int) -> None:
         """Pass credit on."""
         place = call.slot
-        if isinstance(place, _Place):
+        if isinstance(place, _Slot):
             units = min(units, self._options.limits.max_credit)
             place.worker.send(Credit(place.channel, place.seq, units))
 
     def abandon(self, call: Call) -> None:
-        """Give the call up inside its worker, or kill the worker where no other session lives."""
+        """Abandon the call inside its worker, or kill a worker with no other session."""
         place = call.slot
-        assert isinstance(place, _Place)
+        assert isinstance(place, _Slot)
         worker = place.worker
         worker.sessions.pop(place.channel, None)
         if worker.sessions:
-            worker.give_up(call)
+            worker.abandon(call)
         else:
             worker.kill(ServerError("it hung past a deadline and was killed"))
 
@@ -237,7 +237,7 @@ class ProcessExecutor:
         self._workers.add(worker)
         return worker
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, place: _Slot) -> None:
         worker = place.worker
         worker.sessions.pop(place.channel, None)
         if self._shared is None or (worker.stuck and not worker.sessions):
@@ -265,7 +265,7 @@ class ProcessExecutor:
 
     def _ended(self, worker: Child) -> None:
         """A worker is gone: every session that lived there is over, at once."""
-        if worker.doomed is not None or not worker.retired:
+        if worker.kill_reason is not None or not worker.retired:
             self._stats.workers_died += 1
             log.warning(
                 "a worker is gone, code %s", worker.exit_code, extra={"worker": worker.number}
@@ -274,7 +274,7 @@ class ProcessExecutor:
         calls, worker.sessions = worker.sessions, {}
         self._workers.discard(worker)
         for call in calls.values():
-            call.die(worker.epitaph())
+            call.die(worker.closed_reason())
 
     async def aclose(self) -> None:
         """End every worker and wait for it."""

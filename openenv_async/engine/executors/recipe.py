@@ -1,4 +1,4 @@
-"""What a worker process is told to make its environment from."""
+"""Instructions for a worker process to make its environment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WorkerRecipe:
 
 
 def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
-    """What a worker needs to make the environment: a pickle of preparation and pickled recipe.
+    """Return a pickle of the preparation of a worker and of its pickled recipe.
 
     The preparation is that of ``multiprocessing.spawn``; the recipe is for reading after it.
 
@@ -53,7 +53,7 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
     """
     never = Timeouts(**{field.name: None for field in fields(Timeouts)})
     # Over a pipe of our own nothing is cut into pieces or refused for its size or number: what
-    # comes to the pipe was bounded at the door, and a bound there would meet all sessions.
+    # comes to the pipe was bounded before, and a bound there would meet all sessions.
     limits = replace(
         options.limits,
         chunk_size=sys.maxsize,

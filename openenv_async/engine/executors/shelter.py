@@ -1,8 +1,8 @@
 """Protection of the sessions that share a process from what one of their environments does to it.
 
-What ends the process, ``os._exit`` or a segmentation fault, cannot be caught here; nor can a
-change of what is global and of nobody in particular, such as the working directory. Where that
-matters a session needs a process to itself (``isolation = "process"`` without ``workers``).
+The end of the process, by ``os._exit`` or a segmentation fault, cannot be caught here; nor can a
+change of what is global, such as the working directory. A session that may suffer from these needs
+a process to itself (``isolation = "process"`` without ``workers``).
 """
 
 from __future__ import annotations

@@ -118,9 +118,9 @@ class TaskExecutor:
             self._loop.call_later(min(cost * PAUSE, LONGEST_PAUSE), self._open_next)
 
     def _ended(self, task: _SessionTask) -> None:
-        """The task of a session is over; if it did not end by itself the session dies."""
+        """Go on after the task of a session: one that did not end by itself ends its session."""
         call = self._tasks.pop(task)
-        exc = None if task.cancelled() else task.exception()  # looked at: so it is no news
+        exc = None if task.cancelled() else task.exception()  # looked at, or Python logs it
         if call.dead is None and not self._closing and not task.is_over:
             name = call.runner.spec.name
             why = "cancelled" if exc is None else f"ended by {exception_name(exc)}"
@@ -160,7 +160,7 @@ class TaskExecutor:
             call.complete(request, reply)
             if isinstance(request, Close) and type(reply) is not Unfinished:
                 return
-            if call.dead is not None:  # it was given up, and has ended after all
+            if call.dead is not None:  # it was abandoned, and has ended after all
                 await self._perform(call, slot, Close(0, 0))
                 return
 
@@ -241,7 +241,7 @@ class TaskExecutor:
     async def aclose(self) -> None:
         """Cancel what is left and wait for it, a second at most.
 
-        A task that is deaf to cancellation is disowned: the loop's own last cancellation would
+        A task that ignores cancellation is disowned: the loop's own last cancellation would
         wait for it for ever, and the process would never end.
         """
         self._closing = True
@@ -249,8 +249,8 @@ class TaskExecutor:
         for task in tasks:
             task.cancel()
         if tasks:
-            _, deaf = await asyncio.wait(tasks, timeout=1.0)
-            for task in deaf:
+            _, unresponsive = await asyncio.wait(tasks, timeout=1.0)
+            for task in unresponsive:
                 asyncio._unregister_task(task)  # documented for loops of third parties
 
 

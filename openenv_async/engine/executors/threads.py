@@ -96,7 +96,7 @@ class Job:
 
 
 class _Beat:
-    """Stands in for a session, to learn that a thread takes jobs."""
+    """A stand-in for a session, to learn that a thread takes jobs."""
 
     def __init__(self, answer: Callable[[], None]) -> None:
         self._answer = answer
@@ -218,7 +218,7 @@ class ThreadPool:
                 return
 
     def _refuse_all(self, exc: RuntimeError) -> None:
-        """Nothing will ever take the jobs that wait."""
+        """Refuse the jobs that wait, which no thread will take."""
         while self._jobs:
             job = self._jobs.popleft()
             error = ResourceLimit(
@@ -452,7 +452,7 @@ class BuilderPool(ThreadPool):
 
 
 class ThreadExecutor:
-    """Runs sync environments in threads.
+    """Threads that run sync environments.
 
     Args:
         loop: the engine's.
@@ -545,7 +545,7 @@ class ThreadExecutor:
 
 
 class MainThreadExecutor(ThreadExecutor):
-    """Runs sync environments one after the other on one thread that has no event loop.
+    """One thread without an event loop that runs sync environments one after the other.
 
     Args:
         loop: the engine's, which runs on another thread.

@@ -146,8 +146,8 @@ def _executor_of(
             guard_tasks(loop, call_of_task)
             return TaskExecutor(loop)
         limit = recipe.options.max_threads or recipe.options.max_sessions
-        # Who promises short calls, or asked for a process, gets more than one thread only where
-        # calls take long after all.
+        # A class that promises short calls, or asks for a process, gets more than one thread only
+        # while calls take long after all.
         look = None if spec.contract.isolation == "thread" else _LOOK
         return ThreadExecutor(loop, limit, spec.cls, look, after_call)
 
@@ -221,7 +221,7 @@ async def _serve(
                 session = engine.sessions.get(name)
                 if session is None:
                     return
-                gone = SessionClosed("its call did not stop at its deadline and was given up")
+                gone = SessionClosed("its call did not stop at its deadline and was abandoned")
                 if session.current is None:
                     session.shut(gone)
                 else:
