@@ -26,12 +26,15 @@ __all__ = ["Outbox", "Transport"]
 
 
 class Transport(Protocol):
-    """Carries messages. ``send`` never blocks; ``drained`` is awaited before more is sent."""
+    """A carrier of messages.
+
+    Attributes:
+        subprotocol: of the messages.
+        congested: whether ``drained`` is to be awaited before more is sent; ``send`` never blocks.
+    """
 
     subprotocol: str
-
-    @property
-    def congested(self) -> bool: ...
+    congested: bool
 
     def send(self, message: bytes, text: bool) -> None: ...
 

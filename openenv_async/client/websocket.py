@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket as sockets
 from collections.abc import Callable
 from ssl import SSLContext
@@ -60,6 +61,7 @@ class _Socket(CutsFrames, WebSocketConnection):
 
     on_message: Callable[[Any], None] | None = None
     on_lost: Callable[[], None] | None = None
+    on_congestion: Callable[[bool], None] | None = None
     _parts: list[bytes]
     _text: bool
 
@@ -94,6 +96,16 @@ class _Socket(CutsFrames, WebSocketConnection):
             self._parts = []
             on_message(data.decode() if self._text else data)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.on_congestion is not None:
+            self.on_congestion(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_congestion is not None:
+            self.on_congestion(False)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.on_lost is not None:
@@ -108,7 +120,12 @@ class _Connect(connect):
 
 
 class WebSocketTransport:
-    """Messages over one WebSocket."""
+    """Messages over one WebSocket.
+
+    Attributes:
+        subprotocol: the one that the server chose.
+        congested: whether the peer reads slower than this side writes.
+    """
 
     def __init__(self, socket: _Socket, connection: ClientConnection, max_size: int) -> None:
         assert socket.subprotocol is not None
@@ -117,12 +134,9 @@ class WebSocketTransport:
         _find_dead_hosts(socket.transport)
         socket.on_message = connection.receive
         socket.on_lost = lambda: connection.lost(self)
+        self.congested = socket.paused
+        socket.on_congestion = functools.partial(setattr, self, "congested")
         socket.cut_frames(False, max_size, socket.deliver)
-
-    @property
-    def congested(self) -> bool:
-        """Whether the peer reads slower than we write."""
-        return self._socket.paused
 
     def send(self, message: bytes, text: bool) -> None:
         """Write a message; nothing happens when the socket is closed, its owner is told."""

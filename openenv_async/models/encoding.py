@@ -354,26 +354,25 @@ def _declared_as_text(info: inspect.Type, tree: Any) -> Any:
 
 def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
     """``encode`` with errors that name the place in the value."""
-    careful = encode
+    checks: list[Callable[[Encode], Encode]] = []
     if any(map(late_fields, classes(info))):
-        careful = _complete(careful)
+        checks.append(_complete)
     if any(map(_runs_code, walk(info))):
-        careful = _steady(careful, decode)
+        checks.append(functools.partial(_steady, decode=decode))
     if _has(info, inspect.AnyType):
-        careful = _whole(careful)
+        checks.append(_whole)
     models = {part.cls for part in walk(info) if isinstance(part, inspect.CustomType)}
     loose = [model for model in models if ignores_unknown(model)]
     if loose:
-        careful = _kept(careful, models, loose)
+        checks.append(functools.partial(_kept, declared=models, loose=loose))
 
     # The one call that nearly always does; what it cannot do is tried again with care.
-    first = _PACK if careful is _pack else careful
+    quick = first = _PACK if encode is _pack else encode
+    careful = encode
+    for check in checks:
+        first, careful = check(first), check(careful)
 
-    def guarded(value: Any) -> bytes:
-        try:
-            return first(value)
-        except _TRIED_AGAIN:
-            pass
+    def again(value: Any) -> bytes:
         try:
             return careful(value)
         except BAD_DATA as error:
@@ -381,7 +380,28 @@ def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
             message = f"cannot encode {path} ({type(culprit).__name__}): {why or error}"
             raise InvalidModel(message) from error
 
-    return guarded
+    def guarded(value: Any) -> bytes:
+        try:
+            return first(value)
+        except _TRIED_AGAIN:
+            pass
+        return again(value)
+
+    def guarded_plain(value: Any) -> bytes:
+        """``guarded`` with ``_whole`` as the only check, in one call for plain values."""
+        try:
+            octets = quick(value)
+            kind: Any = type(value)
+            if "attr" in sys.modules:  # a dict may hold such an object, unless it is flat
+                if kind is dict and _LEAVES.issuperset(map(type, value.values())):
+                    return octets
+            elif kind is dict or travels_whole(kind):
+                return octets
+        except _TRIED_AGAIN:
+            pass
+        return again(value)
+
+    return guarded_plain if checks == [_whole] else guarded
 
 
 def _complete(encode: Encode) -> Encode:
