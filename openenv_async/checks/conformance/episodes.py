@@ -224,7 +224,7 @@ def _shown(subject: Subject, result: StepResult[Any]) -> Any:
 
 
 def without(value: Any, names: Collection[str]) -> Any:
-    """A value without the named fields; readings of the clock are all alike."""
+    """Return a value without the named fields; readings of the clock are all alike."""
     if isinstance(value, dict):
         return {key: without(each, names) for key, each in value.items() if key not in names}
     if isinstance(value, list | tuple):
@@ -243,13 +243,13 @@ def _is_now(value: Any) -> bool:
 
 
 def comparable(value: Any) -> Any:
-    """A value whose equality is plain: arrays by dtype, shape and bytes, NaN equal to NaN."""
+    """Return a value that compares exactly: arrays by dtype, shape and bytes, NaN as itself."""
     if isinstance(value, dict):
         return {key: comparable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [comparable(item) for item in value]
     if hasattr(value, "dtype") and hasattr(value, "tobytes"):
         return (value.dtype.str, value.shape, value.tobytes())
-    if isinstance(value, float):
+    if isinstance(value, float | bool):  # 0 is not False
         return repr(value)
     return value

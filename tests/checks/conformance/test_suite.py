@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from openenv_async import EngineOptions, Environment, Limits, StepResult, serve
-from openenv_async.checks.conformance import (
-    CHECKS,
-    InProcessTransport,
-    Result,
-    Suite,
-    Transport,
-    run,
-)
-from openenv_async.engine import Engine
-from openenv_async.errors import ConnectFailed, EnvironmentRaised
-from openenv_async.spec import EnvironmentSpec
-from openenv_async.testing import ConformanceEnvironment, check_environment
+from openenv_async import EngineOptions, Environment, serve
+from openenv_async.checks.conformance import CHECKS, HTTPTransport, Result, Suite, run
+from openenv_async.errors import ConnectFailed, InvalidOption
+from openenv_async.testing import check_environment
+from tests.checks.conformance.over import FEATURES, SPEC, opened
 
 
 @dataclass
@@ -138,88 +128,35 @@ async def test_a_broken_environment_is_caught_by_name(env: Any, check: str) -> N
     assert found[check]
 
 
-# -- a broken runtime: the conformance environment behind a transport that lies ------------------
+@pytest.mark.parametrize("transport", FEATURES)
+async def test_what_a_transport_cannot_do_is_skipped_with_the_reason(transport: str) -> None:
+    async with opened(transport) as way:
+        suite = Suite(way, own=True, schema=SPEC.schema)
+        for check in CHECKS.values():
+            if not check.needs <= way.features:
+                result = await suite.run_one(check)
+                assert result.status == "skipped"
+                assert "this transport has no" in result.reason
 
 
-class Lying(Transport):
-    """A transport that changes what passes through."""
-
-    name = "lying"
-    features = InProcessTransport.features
-
-    def __init__(self, engine: Engine, lie: str) -> None:
-        self._transport = InProcessTransport(engine)
-        self._lie = lie
-
-    @contextlib.asynccontextmanager
-    async def session(
-        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
-    ) -> AsyncIterator[Any]:
-        if self._lie == "ignores the limits":
-            limits = None
-        async with self._transport.session(options=options, limits=limits) as opened:
-            env: Any = opened
-            reset, step = env.reset, env.step
-            last: list[StepResult[Any]] = []
-
-            async def lying_step(action: Any, **more: Any) -> StepResult[Any]:
-                if self._lie == "ignores deadlines":
-                    more.pop("timeout", None)
-                    if isinstance(action, dict) and action.get("command") == "sleep":
-                        action = {**action, "value": 0.0}
-                try:
-                    result: StepResult[Any] = await step(action, **more)
-                except EnvironmentRaised:
-                    if self._lie == "swallows errors":
-                        return last[-1]
-                    raise
-                if self._lie == "invents rewards" and result.reward is None:
-                    result.reward = 0.0
-                if self._lie == "never ends":
-                    result.terminated = result.truncated = False
-                if self._lie == "calls every end the same":
-                    result.terminated, result.truncated = result.done, False
-                if self._lie == "shifts replies" and last:
-                    last.append(result)
-                    return last[-2]
-                last.append(result)
-                return result
-
-            async def lying_reset(**more: Any) -> StepResult[Any]:
-                if self._lie == "drops seeds":
-                    more.pop("seed", None)
-                if self._lie == "drops options":
-                    more = {k: v for k, v in more.items() if k in ("seed", "episode_id", "timeout")}
-                result: StepResult[Any] = await reset(**more)
-                return result
-
-            env.step, env.reset = lying_step, lying_reset
-            yield env
+def test_every_check_says_what_it_promises_and_what_to_look_at() -> None:
+    assert len(CHECKS) > 50
+    for check in CHECKS.values():
+        assert check.kind == "conformance"
+        assert check.promise.endswith(".")
+        assert check.remedy
 
 
-@pytest.mark.parametrize(
-    ("lie", "check"),
-    [
-        ("invents rewards", "no_reward_is_none"),
-        ("never ends", "the_end_is_the_environments"),
-        ("calls every end the same", "terminated_is_not_truncated"),
-        ("shifts replies", "plain_data_comes_back"),
-        ("shifts replies", "other_sessions_are_undisturbed"),
-        ("swallows errors", "an_environment_that_raises_in_step"),
-        ("drops seeds", "the_seed_reaches_the_environment"),
-        ("drops seeds", "the_seed_is_reported"),
-        ("drops options", "an_unknown_reset_option_is_refused"),
-        ("ignores deadlines", "a_deadline_ends_the_call"),
-        ("ignores the limits", "a_reply_over_the_limit_fails_alone"),
-    ],
-)
-async def test_a_broken_runtime_is_caught_by_name(lie: str, check: str) -> None:
-    spec = EnvironmentSpec(ConformanceEnvironment)
-    engine = Engine(spec)
-    result = await Suite(Lying(engine, lie), own=True, schema=spec.schema).run_one(CHECKS[check])
-    await engine.aclose()
-    assert result.status == "failed"
-    assert result.remedy
+async def test_the_old_keyword_of_transports_still_works() -> None:
+    async with serve(Game) as url:
+        with pytest.warns(DeprecationWarning, match="transports="):
+            results = await run(url, doors=[HTTPTransport(url)], names="a_whole_episode_runs")
+    assert [(each.subject, each.status) for each in results] == [("http", "passed")]
+
+
+async def test_a_check_that_is_not_there_is_a_typed_error() -> None:
+    with pytest.raises(InvalidOption, match="there is no check 'luck'"):
+        await run("http://127.0.0.1:9", names=["luck"])
 
 
 async def command(*arguments: str) -> tuple[int | None, str, str]:

@@ -1,0 +1,132 @@
+"""The transports: what each can express, how it judges errors, and what it can tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openenv_async import EngineOptions, serve
+from openenv_async.checks.conformance import (
+    HTTPTransport,
+    InProcessTransport,
+    NativeTransport,
+    Transport,
+    UpstreamTransport,
+)
+from openenv_async.checks.transports import network_transports
+from openenv_async.checks.upstream_client import UpstreamError
+from openenv_async.engine import Engine
+from openenv_async.errors import (
+    EpisodeEnded,
+    InvalidAction,
+    SessionLost,
+    SessionNotFound,
+    Unauthorized,
+)
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.testing import ConformanceEnvironment
+from openenv_async.types import Limits
+
+URL = "http://127.0.0.1:9"
+
+
+def test_the_transports_with_a_network() -> None:
+    found = network_transports(URL)
+    assert [each.name for each in found] == ["native msgpack", "native json", "http", "upstream"]
+    assert [type(each) for each in found] == [
+        NativeTransport,
+        NativeTransport,
+        HTTPTransport,
+        UpstreamTransport,
+    ]
+
+
+def test_only_native_transports_carry_frames_and_streams() -> None:
+    for transport in network_transports(URL):
+        is_native = isinstance(transport, NativeTransport)
+        assert ("frames" in transport.features) == is_native
+        assert ("stream" in transport.features) == is_native
+    assert UpstreamTransport.features == frozenset()
+    assert InProcessTransport.features == NativeTransport.features - {"frames", "sessions"}
+
+
+def test_errors_are_judged_by_class_or_by_upstreams_code() -> None:
+    native, upstream = NativeTransport(URL), UpstreamTransport(URL)
+    assert native.matches(EpisodeEnded("over"), EpisodeEnded)
+    assert not native.matches(EpisodeEnded("over"), InvalidAction)
+    assert upstream.matches(UpstreamError(InvalidAction.upstream_code, "no"), InvalidAction)
+    assert not upstream.matches(UpstreamError("OTHER", "no"), InvalidAction)
+    assert not upstream.matches(InvalidAction("no"), InvalidAction)
+
+
+def test_arrays_are_sent_as_lists_where_there_are_none() -> None:
+    np = pytest.importorskip("numpy")
+    action = {"a": [np.arange(2), (np.float32(1.5),)], "b": "text"}
+    assert NativeTransport(URL).sendable(action) is action
+    assert UpstreamTransport(URL).sendable(action) == {"a": [[0, 1], [1.5]], "b": "text"}
+
+
+async def test_what_a_transport_has_not_is_not_implemented() -> None:
+    class Bare(Transport):
+        name = "bare"
+        features = frozenset()
+
+        def session(self, **options: object) -> None:  # type: ignore[override]  # never called
+            raise AssertionError
+
+    assert await Bare().capacity() is None
+    with pytest.raises(NotImplementedError):
+        Bare().raw_connection()
+    with pytest.raises(NotImplementedError):
+        await Bare().use_unknown_session()
+
+
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+async def test_a_session_of_a_native_transport(format: str) -> None:
+    async with serve(ConformanceEnvironment, options=EngineOptions(max_sessions=7)) as url:
+        transport = NativeTransport(url, format)  # type: ignore[arg-type]  # one of the two
+        assert await transport.capacity() == 7
+        async with transport.session(
+            options={"label": "mine"}, limits=Limits(max_message_size=100_000)
+        ) as opened:
+            env: Any = opened
+            await env.reset()
+            assert (await env.state())["label"] == "mine"
+            assert env.limits.max_message_size == 100_000
+
+
+async def test_a_session_of_an_engine() -> None:
+    engine = Engine(EnvironmentSpec(ConformanceEnvironment), EngineOptions(max_sessions=3))
+    try:
+        transport = InProcessTransport(engine, "json")
+        assert transport.name == "in process json"
+        assert await transport.capacity() == 3
+        async with transport.session(options={"label": "mine"}) as env:
+            await env.reset()
+            assert (await env.state())["label"] == "mine"
+        assert not engine.sessions
+    finally:
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("kind", [NativeTransport, HTTPTransport])
+async def test_an_unknown_session_is_a_typed_error(kind: type[NativeTransport]) -> None:
+    async with serve(ConformanceEnvironment) as url:
+        with pytest.raises((SessionNotFound, SessionLost)):
+            await kind(url).use_unknown_session()
+
+
+async def test_each_transport_shows_its_token() -> None:
+    async with serve(ConformanceEnvironment, token="secret") as url:
+        for transport in network_transports(url, "secret"):
+            async with transport.session() as env:
+                result = await env.reset()
+                assert result.observation["text"] == "ready"
+        for stranger in network_transports(url)[:3]:
+            with pytest.raises(Unauthorized):
+                async with stranger.session() as env:
+                    await env.reset()
+        for known in (NativeTransport(url, token="secret"), HTTPTransport(url, "secret")):
+            with pytest.raises((SessionNotFound, SessionLost)):
+                await known.use_unknown_session()
