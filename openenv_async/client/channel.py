@@ -5,7 +5,7 @@ Rules:
 - One call at a time: ``future`` is who waits, ``waited`` the number of the request waited for.
 - A request is kept until it is answered, so that it can be sent again on another transport; the
   server knows by its number what it has done already. The last one is in ``asked``, under the
-  number ``waited``; those before it that were given up and are not answered yet in ``earlier``.
+  number ``waited``; those before it that were abandoned and are not answered yet in ``earlier``.
 - A channel with an ``error`` is over; every later call on it meets that error.
 """
 
@@ -50,7 +50,7 @@ CREDIT: Final = 64
 
 
 class Receiver(Protocol):
-    """What a channel hands its reply to: a future, or something cheaper that is one in this."""
+    """The receiver of a channel's reply: a future, or a cheaper object that acts as one."""
 
     def done(self) -> bool: ...
 
@@ -115,7 +115,7 @@ class Channel:
         return future
 
     def post(self, request: Request | Open, receiver: Receiver, timeout: float | None) -> None:
-        """As ``call``, for a receiver of the caller's own; it may serve call after call."""
+        """Send a request for a receiver of the caller's own, which may serve call after call."""
         connection = self.connection
         error = self.error or connection.error
         if error is not None:
@@ -146,7 +146,7 @@ class Channel:
         return seq
 
     def cancel(self, seq: int) -> None:
-        """The caller of request ``seq`` gave up: tell the server, drop the late reply."""
+        """Cancel request ``seq``: tell the server, and drop the late reply."""
         if self.waited == seq:
             self.future = None
         if self._find(seq) is not None:
@@ -249,7 +249,7 @@ class Channel:
             future.set_exception(raised_again(error))
 
     def lose(self, error: OpenEnvError) -> None:
-        """What served the session is gone; what the dying server still says is no news."""
+        """End a session whose server is gone; further frames of it are ignored."""
         self.fail(error)
         self.connection.forget(self)
         self.error = error  # and not that it was closed here
@@ -262,7 +262,7 @@ class Channel:
     # -- another transport, another connection ----------------------------------------------------
 
     def resumption(self) -> list[Frame]:
-        """What to send on a new transport: the session, and all that was not answered."""
+        """Return what to send on a new transport: the session, and all that was not answered."""
         frames: list[Frame] = []
         if self.opened:
             frames.append(Open(self.number, self.id, self.secret, True, self.acked))
@@ -279,14 +279,15 @@ class Channel:
         self.earlier = left_behind.unanswered()
 
     def check(self, now: float) -> float | None:
-        """Give up on a server that is late with its own deadline."""
+        """Stop waiting for a server that is late with its own deadline."""
         future, connection = self.future, self.connection
         if future is None or self.error is not None:
             return None
         if now < self.due:
             return self.due if self.due != inf else None
         if now - self.due > 1.0:
-            # This loop was held up; what it missed lies in the socket. Look again after reading.
+            # This loop was blocked; the frames that it missed lie in the socket. Look again after
+            # reading.
             self.due = now + 1.0
             return self.due
         again = connection.doubt(self.due - BACKSTOP, now) + BACKSTOP
@@ -358,4 +359,4 @@ class StreamedStep:
             self.reply.cancel()
             self._channel.cancel(self._seq)
         elif not self.reply.cancelled():
-            self.reply.exception()  # whoever leaves early does not want to know
+            self.reply.exception()  # a caller that leaves early does not want to know

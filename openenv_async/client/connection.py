@@ -70,12 +70,14 @@ __getattr__ = renamed_attributes(__name__, {"Connection": "ClientConnection"})
 log = logging.getLogger("openenv_async.client")
 
 _CLOSED_HERE: Final = SessionClosed("the session was closed by this side")
-"""Never raised itself: callers get a copy."""
+"""The error of a closed connection; never raised itself: callers get a copy."""
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
 Redial = Callable[["ClientConnection"], Awaitable[Transport]]
-"""Makes an open transport that delivers to the connection's ``receive`` and ``lost``."""
+"""A function that makes an open transport, which delivers to the connection's ``receive`` and
+``lost``.
+"""
 
 
 class ClientConnection:
@@ -198,7 +200,7 @@ class ClientConnection:
 
     @property
     def up(self) -> bool:
-        """Whether there is a transport now, and not only the hope of one."""
+        """True if there is a transport now, and not only the hope of one."""
         return self.outbox.attached
 
     async def aclose(self) -> None:
@@ -221,7 +223,7 @@ class ClientConnection:
         if self._welcome is not None:
             if not self._welcome.done():
                 self._welcome.set_exception(self._hung_up())
-            return  # whoever attaches deals with it
+            return  # the next attach deals with it
         if self.error is not None:
             return
         ttl = self._server_timeout("resume")
@@ -238,7 +240,7 @@ class ClientConnection:
         is resumed there, and the request sent again under its number.
 
         Returns:
-            When a transport was given up for that last, now or before; long ago if none was.
+            The time a transport was last abandoned for that, now or before; long ago if none was.
         """
         transport = self._transport
         if self.up and self.heard_at < since and transport is not None:
@@ -254,7 +256,7 @@ class ClientConnection:
         closing.add_done_callback(self._closing.discard)
 
     def _down(self) -> None:
-        """There is no transport now."""
+        """Detach the transport."""
         self._transport = None
         self.outbox.detach()
         self.inbox.clear()
@@ -368,7 +370,7 @@ class ClientConnection:
         channel.fail(_CLOSED_HERE)
 
     def _refuse(self, frame: Any, error: OpenEnvError) -> Frame | None:
-        """A frame that cannot be sent: whoever asked for it is told. What goes in its place."""
+        """Tell the caller of a frame that cannot be sent; return the frame to send instead."""
         channel = self._channels.get(frame.channel)
         return None if channel is None else channel.refuse(getattr(frame, "seq", 0), error)
 

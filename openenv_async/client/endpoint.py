@@ -112,7 +112,7 @@ class Sockets:
             await self._life.aclose()
 
     def _unlist(self) -> None:
-        """Whoever comes from now on, while these are closing, gets others."""
+        """Retire these sockets: callers from now on, while they are closing, get others."""
         key = (self.loop, self._trust_env)
         if self._open.get(key) is self:
             del self._open[key]
@@ -135,14 +135,14 @@ class Sockets:
 
 
 class Opened(msgspec.Struct):
-    """Of ``/open``."""
+    """The reply to ``/open``."""
 
     seq: int = 0
     reset_options: list[str] = []
 
 
 class Result(msgspec.Struct):
-    """Of ``/reset`` and ``/step``."""
+    """The reply to ``/reset`` and ``/step``."""
 
     observation: msgspec.Raw
     reward: float | None = None
@@ -154,7 +154,7 @@ class Result(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """Of ``/state``."""
+    """The reply to ``/state``."""
 
     state: msgspec.Raw
     episode_id: str | None = None
@@ -201,7 +201,7 @@ def read_reply(url: str, response: aiohttp.ClientResponse, body: bytes, reply: t
 
 
 class Endpoint:
-    """Sends requests to one server until they are answered.
+    """A sender of requests to one server, each until it is answered.
 
     Args:
         url: ``http://HOST:PORT``, with the path that the server is mounted at.
@@ -322,7 +322,7 @@ class Endpoint:
             if is_first:
                 raise unreachable(self.url, exc) from exc
         elif isinstance(exc, aiohttp.InvalidURL):
-            raise ConnectFailed(f"{self.url} is no address: {exc}") from None
+            raise ConnectFailed(f"{self.url} is not a valid address: {exc}") from None
         elif not isinstance(
             exc, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError
         ):

@@ -192,7 +192,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     @classmethod
     def _from_docker(cls, image: str, port: int = 8000, **options: Any) -> Self:
-        """For subclasses whose own ``from_docker_image`` calls it."""
+        """Start a container, for subclasses whose own ``from_docker_image`` calls it."""
         return EnvClient.from_docker_image.__func__(cls, image, port, **options)  # type: ignore[attr-defined, no-any-return]  # a bound class method has it
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -216,7 +216,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         )
 
     def __exit__(self, *exc: object) -> None:
-        """Only there so that ``with`` reaches ``__enter__``, which tells what to write."""
+        """Make ``with`` reach ``__enter__``, which tells what to write."""
 
     async def open(self) -> Self:
         """Connect and open the session now; idempotent."""
@@ -400,7 +400,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     # -- the session ------------------------------------------------------------------------------
 
     def _is_elsewhere(self, channel: Channel) -> bool:
-        """Whether the channel belongs to an event loop other than the running one.
+        """Return whether the channel belongs to an event loop other than the running one.
 
         Raises:
             SessionBusy: that loop is running, in another thread.
@@ -619,7 +619,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
 
 class GenericEnvClient(EnvClient[PlainValue, PlainValue, PlainValue]):
-    """A client of any environment, for who has not its model classes.
+    """A client of any environment, for callers without its model classes.
 
     Takes and gives plain values: where the environment has a model, a dict of its fields; where
     it has a number, text, a list or an array, just that.

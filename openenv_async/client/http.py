@@ -74,7 +74,7 @@ _SETTINGS: Final = tuple(name for name in SETTINGS if name not in ("share", "sub
 
 
 class EitherResult(StepResult[ObsT], Generic[ObsT]):
-    """To type checkers, the result of a call that blocks or is awaited, whichever suits its place.
+    """The result, to type checkers, of a call that blocks or is awaited, whichever suits its place.
 
     Never made: a call gives a ``StepResult``, or a coroutine that does.
     """
@@ -85,7 +85,7 @@ class EitherResult(StepResult[ObsT], Generic[ObsT]):
 
 
 class EitherState(Generic[StateT]):
-    """To type checkers, a state that was returned or is to be awaited.
+    """A state, to type checkers, that was returned or is to be awaited.
 
     Never made: the call gives the state, or a coroutine that does. ``await`` it, tell its type
     with ``isinstance``, or take ``sync()``, whose ``state`` has just that type.
@@ -202,7 +202,7 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     @classmethod
     def _from_docker(cls, image: str, port: int = 8000, **options: Any) -> Self:
-        """For subclasses whose own ``from_docker_image`` calls it."""
+        """Start a container, for subclasses whose own ``from_docker_image`` calls it."""
         return HTTPEnvClient.from_docker_image.__func__(cls, image, port, **options)  # type: ignore[attr-defined, no-any-return]  # a bound class method has it
 
     def __await__(self) -> Generator[Any, None, Self]:

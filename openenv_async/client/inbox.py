@@ -1,8 +1,8 @@
-"""What comes in on a connection: each frame for its channel, each reply for its caller.
+"""The frames that come in on a connection: each for its channel, each reply for its caller.
 
 Rules:
 
-- A reply acknowledges its request, whoever waits or does not wait for it any more.
+- A reply acknowledges its request, even when no caller waits for it any more.
 - A payload that came in pieces is put together before its frame is delivered.
 - A session that failed loses its channel before its caller learns of it.
 """
@@ -39,7 +39,7 @@ _OTHER_REPLIES: Final = frozenset({Begun, StateIs, Closed})
 
 
 class Inbox:
-    """Delivers the frames of messages.
+    """The delivery of frames to their channels.
 
     Args:
         channels: the connection's, by number.

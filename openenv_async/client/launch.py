@@ -54,7 +54,7 @@ _LOG_WAIT: Final = 2.0
 async def launch(provider: Provider, *, timeout: float = START_TIMEOUT) -> Worker:
     """A worker of ``provider`` whose server answers; the caller owns it.
 
-    Cut off anywhere, or failed, it leaves no worker behind.
+    Cancelled anywhere, or failed, it leaves no worker behind.
 
     Args:
         provider: starts the worker.
@@ -137,7 +137,7 @@ async def _shake_hands(worker: Worker) -> None:
 
 
 async def last_lines(worker: Worker) -> str | None:
-    """What the worker wrote last, if that can be had, and soon."""
+    """Return the worker's log tail, if that can be had, and soon."""
     with contextlib.suppress(TimeoutError, OpenEnvError):
         async with asyncio.timeout(_LOG_WAIT):
             return await worker.log_tail() or None
@@ -225,7 +225,7 @@ class OwnedContainer:
         return self._worker
 
     async def explain(self, error: OpenEnvError) -> OpenEnvError:
-        """What to raise instead of ``error``: a broken connection may mean a dead container."""
+        """Return the error to raise instead: a broken connection may mean a dead container."""
         self._check_process()
         worker = self._worker
         if worker is None or isinstance(error, WorkerDied):

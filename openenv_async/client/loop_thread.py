@@ -2,9 +2,9 @@
 
 Rules:
 
-- It is a daemon: it runs until the interpreter ends, and from then on nobody may wait for it.
-  What asks for something then, such as a ``__del__`` of a module's variable, is refused; what
-  only wants to close has nothing left to do, since its sockets go with the process.
+- It is a daemon: it runs until the interpreter ends, and from then on nobody may wait for it. A
+  caller at that time, such as a ``__del__`` of a module's variable, is refused; one that only wants
+  to close has nothing left to do, since its sockets go with the process.
 - A forked process has no copy of the thread and starts one of its own.
 """
 

@@ -1,4 +1,4 @@
-"""How a client turns its own types into payloads and back: codecs, or the author's hooks."""
+"""The conversion of a client's own types into payloads and back: codecs, or the author's hooks."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
 
     @classmethod
     def overrides_hooks(cls) -> bool:
-        """Whether any hook is the subclass's own."""
+        """Return whether any hook is the subclass's own."""
         return (
             cls._serialize_action is not ModelHooks._serialize_action
             or cls._parse_observation is not ModelHooks._parse_observation

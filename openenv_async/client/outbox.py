@@ -1,11 +1,11 @@
-"""What leaves on a connection: the frames of one loop turn, in one message.
+"""The frames that leave on a connection: those of one loop turn, in one message.
 
 Rules:
 
 - Without a transport everything is dropped: a channel keeps what matters.
 - While the transport is congested, frames queue up.
 - A large payload goes in pieces, one a turn, and what follows it on its channel behind it.
-- What no message can carry is handed to ``refuse``, and the rest still goes.
+- A frame that no message can carry is handed to ``refuse``, and the rest still goes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Transport(Protocol):
 
 
 class Outbox:
-    """Gathers frames and writes them to the transport it is attached to.
+    """A queue of frames, written to the transport that it is attached to.
 
     Args:
         loop: whose turns count.
@@ -102,7 +102,7 @@ class Outbox:
 
     @property
     def attached(self) -> bool:
-        """Whether there is a transport."""
+        """True if there is a transport."""
         return self._transport is not None
 
     def attach(

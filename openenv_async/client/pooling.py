@@ -33,7 +33,7 @@ class SharedConnections:
     async def acquire(self, key: Hashable, dial: Dial) -> ClientConnection:
         """The live connection of ``key``, made by ``dial`` if there is none.
 
-        Whoever comes while it is being made waits for the same one. Each call must be paired
+        Callers that come while it is being made wait for the same one. Each call must be paired
         with one ``release``.
         """
         entry = self._entries.get(key)
@@ -57,7 +57,7 @@ class SharedConnections:
             entry.users -= 1
 
     async def _leave(self, entry: _Entry) -> None:
-        """Whoever waited for a dial got none of it; nobody waits for what nobody wants."""
+        """Count a caller out that got no connection; a dial that no caller wants is stopped."""
         entry.users -= 1
         if entry.users == 0:
             if self._entries.get(entry.key) is entry:

@@ -5,7 +5,7 @@ Rules:
 - A server of this package says itself why; that is kept.
 - A status is told for what it may mean. A token is mentioned only where one was sent or asked
   for: many servers answer 403 to a path at which they serve nothing.
-- What the libraries below call things (``ssl:default``, errno lists) is put in plain words.
+- The names that libraries below use (``ssl:default``, errno lists) are put in plain words.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Problem(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """Of every route, and of a WebSocket's handshake: what went wrong, in place of the reply."""
+    """The error that any route, or a WebSocket's handshake, sends in place of its reply."""
 
     error: _Problem
 
@@ -152,7 +152,7 @@ def refused(
         return ServerError(message, retryable=True)
     if status == 404:
         return _failed(
-            f"{text}, and is no openenv_async server at {path}: check the path of the address"
+            f"{text}, and is not an openenv_async server at {path}: check the path of the address"
             " (the server's own address has none, http://HOST:PORT)",
             retryable=websocket,
         )
@@ -162,7 +162,7 @@ def refused(
             " headers Upgrade and Connection; let the proxy pass them on, or use HTTPEnvClient",
             retryable=True,
         )
-    instead = "instead of a WebSocket" if websocket else "and is no openenv_async server"
+    instead = "instead of a WebSocket" if websocket else "and is not an openenv_async server"
     return _failed(
         f"{text}{' ' if websocket else ', '}{instead}: check host and port", retryable=websocket
     )

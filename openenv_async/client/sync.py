@@ -74,7 +74,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     @classmethod
     def from_docker_image(cls, image: str, port: int = 8000, **options: Any) -> Self:
-        """As ``EnvClient.from_docker_image``: a container of its own, which ``close`` removes."""
+        """Make a client with a container of its own, which ``close`` removes."""
         made = cls("http://127.0.0.1")
         made._container = (image, port, options)
         return made
@@ -110,12 +110,12 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
     @property
     def episode(self) -> EpisodeInfo | None:
-        """As ``EnvClient.episode``."""
+        """The episode's id, seed and options."""
         return self._client.episode
 
     @property
     def session_id(self) -> str | None:
-        """As ``EnvClient.session_id``."""
+        """The session's id."""
         return self._client.session_id
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         )
 
     async def __aexit__(self, *exc: object) -> None:
-        """Only there so that ``async with`` reaches ``__aenter__``, which tells what to write."""
+        """Make ``async with`` reach ``__aenter__``, which tells what to write."""
 
     def open(self) -> Self:
         """Connect and open the session now."""
@@ -151,7 +151,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         reset_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> StepResult[ObsT]:
-        """As ``EnvClient.reset``."""
+        """Begin an episode; see ``EnvClient.reset``."""
         return background_loop().run(
             self._client.reset(
                 seed=seed,
@@ -163,13 +163,13 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         )
 
     def step(self, action: ActT, *, timeout: float | None = None) -> StepResult[ObsT]:
-        """As ``EnvClient.step``."""
+        """Take one step; see ``EnvClient.step``."""
         return background_loop().run(self._client.step(action, timeout=timeout))
 
     def stream_step(
         self, action: ActT, *, timeout: float | None = None
     ) -> Iterator[StepResult[ObsT]]:
-        """As ``EnvClient.stream_step``."""
+        """Take one step and yield its observations; see ``EnvClient.stream_step``."""
         run = background_loop().run
         stream = self._client.stream_step(action, timeout=timeout)
 
@@ -183,9 +183,9 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
             close_blocking(stream.aclose())
 
     def state(self, *, timeout: float | None = None) -> StateT:
-        """As ``EnvClient.state``."""
+        """Return the environment's state; see ``EnvClient.state``."""
         return background_loop().run(self._client.state(timeout=timeout))
 
     def close(self) -> None:
-        """As ``EnvClient.close``."""
+        """Close the session; see ``EnvClient.close``."""
         close_blocking(self._client.close())

@@ -211,7 +211,7 @@ class _Link:
                 value=request.timeout,
             )
             self._transport.deliver(self._failed(request.seq, error))
-            raise SessionLost("the episode was given up after a deadline") from None
+            raise SessionLost("the episode was abandoned after a deadline") from None
         except ConnectionClosed as exc:
             raise SessionLost(f"the upstream server closed the socket: {exc}") from None
         return self._reply(request, reply)

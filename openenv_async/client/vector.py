@@ -1,19 +1,19 @@
-"""Many sessions on one connection, driven in batches by a thread that is no event loop.
+"""Many sessions on one connection, driven in batches by a thread without an event loop.
 
-What a future and an await per session cost more than the step itself: here a batch of requests
+A future and an await per session cost more than the step itself: here a batch of requests
 crosses to the I/O thread once, leaves in one message, and one wake-up tells that enough replies
 are there.
 
 Rules:
 
-- A *seat* is a place for one session. It answers every request exactly once: with a frame, or
+- A *slot* is room for one session. It answers every request exactly once: with a frame, or
   with the error that took its place.
-- A seat whose session failed gets a new one with its next reset; so does every seat when the
+- A slot whose session failed gets a new one with its next reset; so does every slot when the
   connection is gone for good.
 - The calling thread owns what it is handed (``take``); until then it belongs to the I/O thread.
   Between them stand one lock, one event and ``call_soon_threadsafe``.
 - With ``same_step`` an episode's end is followed by the next one's reset at once, by the I/O
-  thread: the seat answers with both frames.
+  thread: the slot answers with both frames.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ __all__ = ["Answer", "ResetRequest", "VectorSessions"]
 
 
 class ResetRequest:
-    """A reset of one seat.
+    """A reset of one slot.
 
     Attributes:
-        seat: which.
+        slot: which.
         seed: as for ``EnvClient.reset``.
         options: the reset's own options, encoded.
     """
 
-    __slots__ = ("options", "seat", "seed")
+    __slots__ = ("options", "seed", "slot")
 
-    def __init__(self, seat: int, seed: int | None, options: bytes | None) -> None:
-        self.seat = seat
+    def __init__(self, slot: int, seed: int | None, options: bytes | None) -> None:
+        self.slot = slot
         self.seed = seed
         self.options = options
 
 
 class Answer:
-    """What a seat answered.
+    """The answer of a slot.
 
     Attributes:
-        seat: which.
+        slot: which.
         frame: the reply; ``None`` when there is none.
         final: with ``same_step``: the reply, or the error, that ended the episode before the
             one that ``frame`` begins.
@@ -82,25 +82,25 @@ class Answer:
         again: whether it answers a reset.
     """
 
-    __slots__ = ("again", "error", "final", "frame", "seat")
+    __slots__ = ("again", "error", "final", "frame", "slot")
 
     def __init__(
         self,
-        seat: int,
+        slot: int,
         frame: Observation | Begun | None,
         final: Observation | OpenEnvError | None,
         error: OpenEnvError | None,
         again: bool,
     ) -> None:
-        self.seat = seat
+        self.slot = slot
         self.frame = frame
         self.final = final
         self.error = error
         self.again = again
 
 
-class Seat:
-    """A session's place; the receiver of its replies."""
+class Slot:
+    """Room for one session; the receiver of its replies."""
 
     __slots__ = ("again", "broken", "channel", "final", "number", "owner", "rng", "seeded")
 
@@ -121,7 +121,7 @@ class Seat:
         owner = self.owner
         if owner.same_step and (frame.terminated or frame.truncated) and type(frame) is Observation:
             self.final = frame
-            owner.reset_seat(self, None, None)
+            owner.reset_slot(self, None, None)
             return
         owner.deliver(Answer(self.number, frame, self.final, None, self.again))
 
@@ -131,7 +131,7 @@ class Seat:
             self.broken = True
         if owner.same_step and self.broken and self.final is None and not self.again:
             self.final = error
-            owner.reset_seat(self, None, None)
+            owner.reset_slot(self, None, None)
             return
         owner.deliver(Answer(self.number, None, self.final, error, self.again))
 
@@ -170,7 +170,7 @@ class VectorSessions:
 
     def _start_over(self) -> None:
         self._pid = os.getpid()
-        self._seats = [Seat(self, number) for number in range(self.count)]
+        self._slots = [Slot(self, number) for number in range(self.count)]
         self._connection: ClientConnection | None = None
         self._wire: WireModels | None = None
         self._connecting: asyncio.Task[ClientConnection] | None = None
@@ -206,7 +206,7 @@ class VectorSessions:
 
     @property
     def opened(self) -> bool:
-        """Whether the sessions are open."""
+        """True if the sessions are open."""
         return self._connection is not None
 
     @property
@@ -237,7 +237,7 @@ class VectorSessions:
         for request in requests:
             if not isinstance(request, ResetRequest):
                 raise InvalidOption(f"reset() takes ResetRequests, got {shown(request)}")
-            request.seat = self._checked_seats([request.seat])[0]
+            request.slot = self._checked_slots([request.slot])[0]
             request.seed = checked_seed(request.seed)
             if not isinstance(request.options, bytes | None):
                 raise InvalidOption(
@@ -248,35 +248,35 @@ class VectorSessions:
         self._post(self._send_resets, requests)
 
     def step(
-        self, seats: Sequence[int], actions: Sequence[bytes], resets: Sequence[int] = ()
+        self, slots: Sequence[int], actions: Sequence[bytes], resets: Sequence[int] = ()
     ) -> None:
-        """Ask for one step of each of ``seats``; ``take`` gives their answers.
+        """Ask for one step of each of ``slots``; ``take`` gives their answers.
 
         Args:
-            seats: which sessions.
-            actions: encoded actions, one for each seat.
-            resets: seats that begin an episode instead, in the same message.
+            slots: which sessions.
+            actions: encoded actions, one for each slot.
+            resets: slots that begin an episode instead, in the same message.
 
         Raises:
-            InvalidOption: a seat does not exist, or has no action; nothing is sent then.
+            InvalidOption: a slot does not exist, or has no action; nothing is sent then.
         """
-        if len(seats) != len(actions):
+        if len(slots) != len(actions):
             raise InvalidOption(
-                f"step() takes one action a seat, got {len(actions)} for {len(seats)}"
+                f"step() takes one action a slot, got {len(actions)} for {len(slots)}"
             )
-        seats, resets = self._checked_seats(seats), self._checked_seats(resets)
+        slots, resets = self._checked_slots(slots), self._checked_slots(resets)
         if self._connection is None or self._pid != os.getpid():
             raise EpisodeNotStarted("step() before reset(): call reset() first")
-        self._post(self._send_steps, seats, actions, resets)
+        self._post(self._send_steps, slots, actions, resets)
 
-    def _checked_seats(self, seats: Sequence[int]) -> Sequence[int]:
-        """The seats, all of which exist; a wrong one would be lost on the I/O thread."""
+    def _checked_slots(self, slots: Sequence[int]) -> Sequence[int]:
+        """The slots, all of which exist; a wrong one would be lost on the I/O thread."""
         try:
-            found = list(map(operator.index, seats))
+            found = list(map(operator.index, slots))
         except TypeError:
             found = [-1]
         if found and not 0 <= min(found) <= max(found) < self.count:
-            raise InvalidOption(f"seats are 0 to {self.count - 1}, got {shown(seats)}")
+            raise InvalidOption(f"slots are 0 to {self.count - 1}, got {shown(slots)}")
         return found
 
     def _post(self, send: Any, *requests: Any) -> None:
@@ -335,73 +335,73 @@ class VectorSessions:
     # -- the I/O thread ---------------------------------------------------------------------------
 
     def _send_steps(
-        self, seats: Sequence[int], actions: Sequence[bytes], resets: Sequence[int]
+        self, slots: Sequence[int], actions: Sequence[bytes], resets: Sequence[int]
     ) -> None:
         seconds = self.client.timeouts.step
         timeout = seconds or 0.0
-        places = self._seats
-        for number, action in zip(seats, actions, strict=True):
-            seat = places[number]
-            seat.again = False
-            seat.final = None
-            channel = seat.channel
+        own = self._slots
+        for number, action in zip(slots, actions, strict=True):
+            slot = own[number]
+            slot.again = False
+            slot.final = None
+            channel = slot.channel
             if channel is None:
-                seat.set_exception(EpisodeNotStarted("step() before reset(): call reset() first"))
+                slot.set_exception(EpisodeNotStarted("step() before reset(): call reset() first"))
                 continue
             if channel.future is not None:
                 self.deliver(Answer(number, None, None, _busy(number), False))
                 continue
             channel.seq = seq = channel.seq + 1
             channel.steps += 1
-            channel.post(Step(channel.number, seq, channel.acked, action, timeout), seat, seconds)
+            channel.post(Step(channel.number, seq, channel.acked, action, timeout), slot, seconds)
         for number in resets:
-            places[number].final = None
-            self.reset_seat(places[number], None, None)
+            own[number].final = None
+            self.reset_slot(own[number], None, None)
 
     def _send_resets(self, requests: Sequence[ResetRequest]) -> None:
         for request in requests:
-            seat = self._seats[request.seat]
-            seat.final = None
-            if seat.channel is not None and seat.channel.future is not None:
-                self.deliver(Answer(request.seat, None, None, _busy(request.seat), True))
+            slot = self._slots[request.slot]
+            slot.final = None
+            if slot.channel is not None and slot.channel.future is not None:
+                self.deliver(Answer(request.slot, None, None, _busy(request.slot), True))
                 continue
             if request.seed is not None:
-                seat.rng = random.Random(request.seed)
-            self.reset_seat(seat, request.seed, request.options)
+                slot.rng = random.Random(request.seed)
+            self.reset_slot(slot, request.seed, request.options)
 
-    def reset_seat(self, seat: Seat, seed: int | None, options: bytes | None) -> None:
+    def reset_slot(self, slot: Slot, seed: int | None, options: bytes | None) -> None:
         """Begin an episode, in a new session if the old one failed."""
-        seat.again = True
-        channel = seat.channel
-        if channel is None or seat.broken or channel.error is not None:
-            task = asyncio.ensure_future(self._revive(seat, seed, options))
+        slot.again = True
+        channel = slot.channel
+        if channel is None or slot.broken or channel.error is not None:
+            task = asyncio.ensure_future(self._revive(slot, seed, options))
             self._reviving.add(task)
             task.add_done_callback(self._reviving.discard)
             return
         if seed is not None:
-            seat.seeded = True
-        elif seat.rng is not None:  # a seeded run goes on as it must
-            if seat.seeded and options is None and self._resume_payload is not None:
+            slot.seeded = True
+        elif slot.rng is not None:  # a seeded run goes on as it must
+            if slot.seeded and options is None and self._resume_payload is not None:
                 options = self._resume_payload
             else:
-                seed = seat.rng.getrandbits(31)
-                seat.seeded = True
+                seed = slot.rng.getrandbits(31)
+                slot.seeded = True
         seconds = self.client.timeouts.reset
         number, seq, acked = channel.number, channel.next_seq(), channel.acked
         request = Reset(number, seq, acked, options, seed, None, seconds or 0.0)
-        channel.post(request, seat, seconds)
+        channel.post(request, slot, seconds)
 
-    async def _revive(self, seat: Seat, seed: int | None, options: bytes | None) -> None:
-        """A new session for a seat, then its reset."""
-        channel, seat.channel = seat.channel, None
+    async def _revive(self, slot: Slot, seed: int | None, options: bytes | None) -> None:
+        """Open a new session for a slot, then reset it."""
+        channel, slot.channel = slot.channel, None
         if channel is not None:
             channel.close_soon()
         try:
-            await self._open_seat(seat)
+            await self._open_slot(slot)
         except OpenEnvError as exc:
-            self.deliver(Answer(seat.number, None, seat.final, exc, True))
+            self.deliver(Answer(slot.number, None, slot.final, exc, True))
         else:
-            self.reset_seat(seat, seed, options)
+            self.reset_slot(slot, seed, options)
 
     def deliver(self, answer: Answer) -> None:
         with self._lock:
@@ -412,7 +412,7 @@ class VectorSessions:
 
     async def _open(self) -> None:
         await self._connected()
-        opening = [asyncio.ensure_future(self._open_seat(seat)) for seat in self._seats]
+        opening = [asyncio.ensure_future(self._open_slot(slot)) for slot in self._slots]
         try:
             await asyncio.gather(*opening)
         except BaseException:
@@ -447,7 +447,7 @@ class VectorSessions:
             if self._resume_options is not None:
                 self._resume_payload = self.wire.encode_any(self._resume_options)
 
-    async def _open_seat(self, seat: Seat) -> None:
+    async def _open_slot(self, slot: Slot) -> None:
         connection = await self._connected()
         channel = connection.channel()
         try:
@@ -455,16 +455,16 @@ class VectorSessions:
         except BaseException:
             channel.close_soon()
             raise
-        seat.channel = channel
-        seat.broken = seat.seeded = False
+        slot.channel = channel
+        slot.broken = slot.seeded = False
 
     async def _states(self) -> list[Any]:
         seconds = self.client.timeouts.state
         calls = []
-        for seat in self._seats:
-            channel = seat.channel
+        for slot in self._slots:
+            channel = slot.channel
             if channel is None or channel.future is not None:
-                raise _busy(seat.number)
+                raise _busy(slot.number)
             request = State(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
             calls.append(channel.call(request, seconds))
         replies = await asyncio.gather(*calls)
@@ -481,11 +481,11 @@ class VectorSessions:
             await asyncio.wait(tasks)
         seconds = self.client.timeouts.close
         closing = []
-        for seat in self._seats:
-            channel, seat.channel = seat.channel, None
+        for slot in self._slots:
+            channel, slot.channel = slot.channel, None
             if channel is not None and channel.error is None and channel.connection.up:
                 request = Close(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
-                channel.future = None  # whoever waited has gone
+                channel.future = None  # its caller has gone
                 closing.append(channel.call(request, seconds))
         if closing:
             await asyncio.gather(*closing, return_exceptions=True)

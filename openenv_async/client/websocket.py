@@ -35,14 +35,14 @@ __all__ = ["WebSocketTransport", "dial", "websocket_url"]
 
 _USUAL: Final = ClientSettings()
 UPSTREAM: Final = "upstream"
-"""In place of a subprotocol: upstream OpenEnv's JSON dialect, which has none."""
+"""The name, for a subprotocol, of upstream OpenEnv's JSON dialect, which has none."""
 
 
 def websocket_url(url: str) -> str:
     """The ``ws(s)://…/ws`` address of a server's base URL.
 
     Raises:
-        TypeError, ValueError: it is no http, https, ws or wss URL.
+        TypeError, ValueError: it is not an http, https, ws or wss URL.
     """
     parts = urlsplit(checked_url(url))
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)

@@ -319,12 +319,12 @@ async def test_a_request_too_large_after_which_another_was_made_leaves_no_gap() 
 # -- vectors ------------------------------------------------------------------------------------
 
 
-WRONG_SEATS: tuple[Any, ...] = (2, -1, "0", None, 0.5)
+WRONG_SLOTS: tuple[Any, ...] = (2, -1, "0", None, 0.5)
 WRONG_PAYLOADS: tuple[Any, ...] = ({}, "x", 5)
 
 
-def _requests(seed: Any = None, seat: Any = 0, options: Any = None) -> list[ResetRequest]:
-    return [ResetRequest(seat, seed, options)]
+def _requests(seed: Any = None, slot: Any = 0, options: Any = None) -> list[ResetRequest]:
+    return [ResetRequest(slot, seed, options)]
 
 
 async def test_a_vector_with_a_wrong_request_has_sent_none() -> None:
@@ -336,7 +336,7 @@ async def test_a_vector_with_a_wrong_request_has_sent_none() -> None:
             go = sessions.wire.encode_any({})
             wrong: list[Callable[[], Any]] = [
                 *(lambda v=value: sessions.reset(_requests(v)) for value in WRONG["seed"]),
-                *(lambda v=v: sessions.reset(_requests(seat=v)) for v in WRONG_SEATS),
+                *(lambda v=v: sessions.reset(_requests(slot=v)) for v in WRONG_SLOTS),
                 *(lambda v=v: sessions.reset(_requests(options=v)) for v in WRONG_PAYLOADS),
                 lambda: sessions.reset([5]),
                 lambda: sessions.step([0, 1], [go]),

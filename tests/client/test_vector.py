@@ -61,7 +61,7 @@ def in_order(sessions: VectorSessions) -> list[Answer]:
     answers: list[Answer] = []
     while sessions.waiting:
         answers += sessions.take(1, timeout=60)
-    return sorted(answers, key=lambda answer: answer.seat)
+    return sorted(answers, key=lambda answer: answer.slot)
 
 
 def step(sessions: VectorSessions, *numbers: int) -> list[Answer]:
@@ -110,7 +110,7 @@ def test_a_cut_connection_is_resumed_and_nothing_is_stepped_twice() -> None:
         reset(sessions)
         encode = sessions.wire.encode_action
         for turn in range(1, 6):
-            sessions.step(range(4), [encode({"add": 0 if seat else 1}) for seat in range(4)])
+            sessions.step(range(4), [encode({"add": 0 if slot else 1}) for slot in range(4)])
             if turn % 2:
                 cut(sessions)
             answers = in_order(sessions)
@@ -152,7 +152,7 @@ def test_a_failed_session_is_replaced_with_its_next_reset() -> None:
         sessions.close()
 
 
-def test_a_server_that_is_gone_fails_every_seat_and_a_new_one_is_found() -> None:
+def test_a_server_that_is_gone_fails_every_slot_and_a_new_one_is_found() -> None:
     options = EngineOptions(timeouts=Timeouts(resume=None))
     with served(Adding, options=options) as url:
         sessions = VectorSessions(GenericEnvClient(url, timeouts=Timeouts(connect=5.0)), 2)
@@ -189,7 +189,7 @@ def test_waiting_has_a_deadline_and_goes_on_after_it() -> None:
         encode = sessions.wire.encode_action
         sessions.step([0, 1], [encode({"add": 1, "wait": True}), encode({"add": 2})])
         (quick,) = sessions.take(1, timeout=60)
-        assert quick.seat == 1
+        assert quick.slot == 1
         with pytest.raises(DeadlineExceeded, match="fewer than 1"):
             sessions.take(1, timeout=0.05)
         sessions.step([0], [encode({"add": 1})])

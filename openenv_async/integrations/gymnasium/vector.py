@@ -362,7 +362,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """Put the next answers into their rows."""
         answers = self.sessions.take(count, timeout)
         infos: dict[str, Any] = {}
-        rows = [answer.seat for answer in answers]
+        rows = [answer.slot for answer in answers]
         # NumPy takes a list of rows, but copies faster through a slice.
         where: Any = slice(None) if rows == self._everyone else rows
         if self._late or any(
@@ -395,7 +395,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """As ``_take``, where something failed or was reset in the same step: row by row."""
         wrong: OpenEnvError | None = None
         for answer in answers:
-            row, frame, final = answer.seat, answer.frame, answer.final
+            row, frame, final = answer.slot, answer.frame, answer.final
             failed = answer.error or (final if isinstance(final, OpenEnvError) else None)
             if failed is not None:
                 called_wrongly = isinstance(failed, CallerError) and not isinstance(
@@ -453,7 +453,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def _inform(self, infos: dict[str, Any], answer: Answer) -> None:
         assert answer.frame is not None
         if answer.frame.info is not None:
-            self._add_info(infos, self.sessions.wire.decode_any(answer.frame.info), answer.seat)
+            self._add_info(infos, self.sessions.wire.decode_any(answer.frame.info), answer.slot)
 
     def _decoded(self, payload: Any) -> Any:
         """An element of the space of a payload."""
