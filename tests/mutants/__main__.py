@@ -27,6 +27,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--room", choices=ROOMS, help="only this package")
     parser.add_argument("--only", default="", help="only mutations whose name contains this")
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="trust the tests to pass by themselves",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for each")
     parser.add_argument("--random", type=int, help="draw so many instead of taking the list")
@@ -53,9 +59,17 @@ def _tried(
         return verdict
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        for number in range(options.jobs):
-            copies.put(Copy(_ROOT, Path(folder, str(number)), options.limit))
+        made = [
+            Copy(_ROOT, Path(folder, str(number)), options.limit) for number in range(options.jobs)
+        ]
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as threads:
+            if options.check:
+                rooms = sorted({room_of(item.file) for item in items})
+                for start in range(0, len(rooms), options.jobs):
+                    batch = rooms[start : start + options.jobs]
+                    list(threads.map(Copy.check, made, batch))
+            for copy in made:
+                copies.put(copy)
             return list(threads.map(one, items))
 
 

@@ -170,7 +170,7 @@ class _Finder(ast.NodeVisitor):
         super().generic_visit(node)
 
     def _delete(self, node: ast.stmt) -> None:
-        if _is_text(node) or _is_log_call(node):
+        if _is_nothing(node) or _is_log_call(node):
             return
         start, end = self._span(node)
         first = self._source[start:end].splitlines()[0].decode()
@@ -187,6 +187,10 @@ def _is_text(node: ast.stmt) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+
+
+def _is_nothing(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_log_call(node: ast.stmt) -> bool:

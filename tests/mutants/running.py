@@ -18,7 +18,6 @@ from typing import Final
 __all__ = ["ROOMS", "Copy", "Verdict", "room_of"]
 
 ROOMS: Final = ("engine", "client", "pool", "protocol", "rollouts")
-_COPIED: Final = ("openenv_async", "tests", "environments", "pyproject.toml", "README.md")
 _HANGS: Final = 40
 """Seconds after which one test counts as hanging."""
 _KILLER: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
@@ -39,6 +38,13 @@ class Verdict:
     seconds: float
 
 
+def _tracked(root: Path) -> list[str]:
+    """The files of the checkout that git knows, or would if they were added."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout
+    return [name for name in output.decode().split("\0") if name]
+
+
 def room_of(file: str) -> str:
     """The package of a module: ``openenv_async/ROOM/…``."""
     return Path(file).parts[1]
@@ -57,14 +63,25 @@ class Copy:
         self.root = root
         self.folder = folder
         self._limit = limit
-        folder.mkdir(parents=True)
-        ignored = shutil.ignore_patterns("__pycache__", ".venv", "*.so")
-        for name in _COPIED:
-            source = root / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=ignored)
-            else:
-                shutil.copy(source, folder / name)
+        for name in _tracked(root):
+            source, target = root / name, folder / name
+            if source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+
+    def check(self, room: str) -> None:
+        """Run the tests of a room without a mutation, for as long as they take.
+
+        Raises:
+            RuntimeError: one fails, so that it would seem to notice whatever is tried.
+        """
+        limit, self._limit = self._limit, 3600.0
+        try:
+            verdict = self._run(self._tests(f"openenv_async/{room}/", ()))
+        finally:
+            self._limit = limit
+        if verdict.killed:
+            raise RuntimeError(f"{verdict.by} fails without any mutation")
 
     def try_out(
         self, file: str, mutate: Callable[[bytes], bytes], first: Iterable[str] = ()
