@@ -1,0 +1,126 @@
+"""A transport and a connection that do nothing but remember, for units of the client."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from openenv_async.client.channel import Channel
+from openenv_async.errors import OpenEnvError
+from openenv_async.protocol.codec import frame_codec
+from openenv_async.testing import ManualClock
+
+__all__ = ["FakeConnection", "FakeLoop", "FakeTransport"]
+
+
+class FakeTransport:
+    """Keeps the messages that were sent; ``drained`` waits until it is not congested.
+
+    Attributes:
+        messages: the frames of each message.
+        sizes: of the messages.
+    """
+
+    subprotocol = "openenv.v1.msgpack"
+
+    def __init__(self, format: str = "msgpack") -> None:
+        self.subprotocol = f"openenv.v1.{format}"
+        self.congested = False
+        self.messages: list[list[Any]] = []
+        self.sizes: list[int] = []
+        self.texts: list[bool] = []
+        self.broken = False
+        self._room = asyncio.Event()
+        self._codec = frame_codec(self.subprotocol, "server", 1 << 30)
+
+    @property
+    def frames(self) -> list[Any]:
+        """All frames that were sent."""
+        return [frame for message in self.messages for frame in message]
+
+    def send(self, message: bytes, text: bool) -> None:
+        self.messages.append(list(self._codec.decode(message)))
+        self.sizes.append(len(message))
+        self.texts.append(text)
+
+    async def drained(self) -> None:
+        await self._room.wait()
+        if self.broken:
+            raise OSError("broken")
+
+    def take(self) -> None:
+        """The network takes what it was given."""
+        self.congested = False
+        self._room.set()
+
+    async def aclose(self, leaving: bool = True) -> None:
+        return
+
+
+class FakeLoop:
+    """The time, and futures of the running loop."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+
+    def time(self) -> float:
+        return self.clock.now
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+
+@dataclass
+class _Sent:
+    frames: list[Any] = field(default_factory=list)
+
+    def send(self, frame: Any) -> None:
+        self.frames.append(frame)
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.watched: list[tuple[Any, float]] = []
+
+    def watch(self, item: Any, when: float) -> None:
+        self.watched.append((item, when))
+        item.scheduled = when
+
+
+class FakeConnection:
+    """The connection of one channel.
+
+    Attributes:
+        sent: the frames of its outbox.
+        doubted: the answers that were late.
+        suspected_at: when a transport was last given up for them.
+    """
+
+    where = "fake"
+
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.outbox = _Sent()
+        self.deadlines = _Watch()
+        self.error: OpenEnvError | None = None
+        self.forgotten: list[Any] = []
+        self.doubted: list[tuple[float, float]] = []
+        self.suspected_at = float("-inf")
+
+    @property
+    def sent(self) -> list[Any]:
+        return self.outbox.frames
+
+    def forget(self, channel: Any) -> None:
+        self.forgotten.append(channel)
+
+    def doubt(self, since: float, now: float) -> float:
+        self.doubted.append((since, now))
+        return self.suspected_at
+
+
+def channel_of(connection: FakeConnection, number: int = 1) -> Channel:
+    """A channel on a connection that remembers."""
+    made: Any = connection
+    return Channel(made, number, "a" * 32, "b" * 32)
