@@ -111,6 +111,11 @@ def test_messages_are_refused(message: Any, code: str, text: str) -> None:
     assert ("errors" in data) == (code == "VALIDATION_ERROR")
 
 
+def test_a_message_without_a_type_has_none() -> None:
+    for message in ({}, {"type": None}):
+        assert refused(message)["message"] == "Unknown message type: "
+
+
 def test_all_that_is_too_much_is_listed() -> None:
     data = refused({"type": "state", "x": 1, "y": 2})
     assert data["errors"] == [
