@@ -3,9 +3,9 @@
 A transition holds the observation *before* its action, as it was shown to the policy; what came
 after the last action is the trajectory's ``final_observation``. So nothing is stored twice.
 
-A policy or an environment may use one dict or one array for every step. What a record holds is
-therefore a copy, made at that step. What cannot change (numbers, texts, arrays that are views of a
-received message) is kept as it is.
+A policy or an environment may use one dict or one array for every step. A record therefore holds
+copies, made at that step. Values that cannot change (numbers, texts, arrays that are views of a
+received message) are kept as they are.
 
 The JSON has the tagged objects of ``arrays``, so that it loses nothing that a transport carries;
 what a transport reads as a list (a tuple) is a list here, too.
@@ -35,7 +35,7 @@ _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, Inva
 
 
 def snapshot(value: Any) -> Any:
-    """A value that stays as ``value`` is now, whatever is done to it later.
+    """Return a value that stays as ``value`` is now, even if that is changed later.
 
     An object that can neither be copied nor taken apart is returned itself.
     """
@@ -72,7 +72,7 @@ def _is_fixed_array(np: Any, array: Any) -> bool:
 
 
 def _taken_apart(value: Any) -> Any:
-    """A copy of what ``deepcopy`` refuses: a tensor of a graph, an object that holds a lock."""
+    """Return a copy of a value that ``deepcopy`` refuses: a tensor of a graph, one with a lock."""
     if hasattr(value, "detach") and hasattr(value, "clone"):
         return value.detach().clone()
     try:
@@ -82,7 +82,7 @@ def _taken_apart(value: Any) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """A value as JSON from which ``decode`` makes the plain values again.
+    """Return a value as JSON from which ``decode`` makes the plain values again.
 
     Raises:
         InvalidModel: a part of it has no such form.
@@ -96,9 +96,9 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | str) -> Any:
-    """The inverse of ``encode``.
+    """Return the value of JSON: the inverse of ``encode``.
 
     Raises:
-        ValueError: it is no JSON, or a tagged object in it is malformed.
+        ValueError: it is not JSON, or a tagged object in it is malformed.
     """
     return untag(msgspec.json.decode(data))

@@ -19,7 +19,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypedDict, Unpack, overload
+from typing import Any, Final, TypeAlias, TypedDict, Unpack, overload
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import EnvClient
@@ -60,6 +60,10 @@ __all__ = ["PolicyFailed", "Rollout", "rollout", "status_of"]
 
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
+
+
+_End: TypeAlias = tuple[OutcomeStatus, BaseException | None]
+"""The status of a rollout, and the error that ended it."""
 
 
 class RolloutKeywords(TypedDict, total=False):
@@ -235,11 +239,8 @@ class Rollout:
             )
         return self.ended(status, error)
 
-    async def _play(self, env: Any) -> tuple[OutcomeStatus, BaseException | None]:
+    async def _play(self, env: Any) -> _End:
         decide = bind(self._policy, self.index)
-        trajectory, most = self.trajectory, self._max_steps
-        latencies = None if self._latencies is None else self._latencies.add
-        clock = time.perf_counter
         if not isinstance(env, EnvClient):
             check_call(env.reset, self._reset_arguments, f"{type(env).__name__}.reset")
         try:
@@ -257,16 +258,20 @@ class Rollout:
         if step is None and not (result.terminated or result.truncated):
             raise TypeError(f"{type(env).__name__} has no step(): no episode can be played on it")
         self.episode = getattr(env, "episode", None)
-        turn = Turn(self.index, 0, self.episode, result)
-        seen = None  # the record's copy of the observation
-        if trajectory is not None:
-            seen = snapshot(result.observation)
-            trajectory.begin(self.episode)
-            trajectory.final_observation = seen
-            trajectory.reset_reward = result.reward
-            trajectory.reset_info = snapshot(result.info)
+        if self.trajectory is not None:
+            self._record_reset(self.trajectory, result)
         if result.reward is not None and result.reward != result.reward:
             return OutcomeStatus.ENV_ERROR, _no_number("reset", result.reward, 0)
+        return await self._steps(step, decide, result)
+
+    async def _steps(
+        self, step: Any, decide: Callable[[Any, Turn], Any], result: StepResult[Any]
+    ) -> _End:
+        """Take steps until the episode ends; ``result`` is that of the reset."""
+        trajectory, most = self.trajectory, self._max_steps
+        latencies = None if self._latencies is None else self._latencies.add
+        clock = time.perf_counter
+        turn = Turn(self.index, 0, self.episode, result)
         while not (result.terminated or result.truncated):
             if self.steps == most:
                 return OutcomeStatus.TRUNCATED, None
@@ -297,17 +302,7 @@ class Rollout:
                     problem = _no_number("step", reward, self.steps + 1)
                 self._return, reward = total, number
             if trajectory is not None:
-                transition = Transition(
-                    self.steps,
-                    seen,
-                    sent,
-                    reward,
-                    result.terminated,
-                    result.truncated,
-                    snapshot(result.info),
-                )
-                trajectory.transitions.append(transition)
-                trajectory.final_observation = seen = snapshot(result.observation)
+                self._record_step(trajectory, sent, reward, result)
             self.steps += 1
             turn.t = self.steps
             turn.result = result
@@ -315,9 +310,29 @@ class Rollout:
                 return OutcomeStatus.ENV_ERROR, problem
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
 
-    def _ended_by(
-        self, error: BaseException, *, in_step: bool
-    ) -> tuple[OutcomeStatus, BaseException]:
+    def _record_reset(self, trajectory: Trajectory, result: StepResult[Any]) -> None:
+        trajectory.begin(self.episode)
+        trajectory.final_observation = snapshot(result.observation)
+        trajectory.reset_reward = result.reward
+        trajectory.reset_info = snapshot(result.info)
+
+    def _record_step(
+        self, trajectory: Trajectory, sent: Any, reward: float | None, result: StepResult[Any]
+    ) -> None:
+        """Add a transition; its observation is the last one that was recorded."""
+        transition = Transition(
+            self.steps,
+            trajectory.final_observation,
+            sent,
+            reward,
+            result.terminated,
+            result.truncated,
+            snapshot(result.info),
+        )
+        trajectory.transitions.append(transition)
+        trajectory.final_observation = snapshot(result.observation)
+
+    def _ended_by(self, error: BaseException, *, in_step: bool) -> _End:
         """Return the end that an error makes, or raise one that says that the call was wrong."""
         if isinstance(error, PolicyFailed):
             cause = error.__cause__ or error

@@ -135,7 +135,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
         )
 
     def in_groups(self) -> None:
-        """From now on leave out no stale episodes either: groups are to be whole.
+        """Leave out no stale episodes from now on: groups are to be whole.
 
         The maker of the groups tells when one is handed over.
         """

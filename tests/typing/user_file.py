@@ -5,10 +5,23 @@ Nothing in it may be reported. ``assert_type`` also refuses an expression that i
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import assert_type
 
-from openenv_async import ClientSettings, EnvClient, HTTPEnvClient, StepResult, SyncEnvClient
+from openenv_async import (
+    ClientSettings,
+    EnvClient,
+    EnvPool,
+    GenericEnvClient,
+    HTTPEnvClient,
+    StepResult,
+    SyncEnvClient,
+    SyncEnvPool,
+    collect,
+    rollout,
+)
+from openenv_async.rollouts import collect_all, stream
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Trajectory, Transition
 
 
@@ -32,6 +45,10 @@ class Client(EnvClient[Guess, Hint, Secret]):
 
     def tries(self) -> int:
         return 0 if self.episode is None else self.episode.step_count
+
+
+class Other(EnvClient[Guess, Hint, Secret]):
+    """Another one."""
 
 
 class HTTPClient(HTTPEnvClient[Guess, Hint, Secret]):
@@ -110,3 +127,50 @@ def read(outcome: Outcome[Hint, Guess]) -> None:
             assert_type(transition, Transition[Hint, Guess])
             assert_type(transition.action.number, int)
             assert_type(transition.observation.text, str)
+
+
+def policy(observation: Hint) -> Guess:
+    return Guess(len(observation.text))
+
+
+async def pooled(url: str) -> None:
+    async with EnvPool.from_url(url, client=Client) as pool, pool.session() as env:
+        assert_type(pool, EnvPool[Client])
+        assert_type(env, Client)
+        assert_type(pool.session(client=Other), Other)
+        assert_type(pool.shared(), EnvPool[Client])
+        assert_type(await pool.rollout(policy, seed=1), Outcome[Hint, Guess])
+        assert_type(await pool.group(policy, 4), list[Outcome[Hint, Guess]])
+        async for outcome in pool.collect(policy, 4, min_episodes=2):
+            assert_type(outcome, Outcome[Hint, Guess])
+        async for episode in pool.stream(policy):
+            assert_type(episode.outcome, Outcome[Hint, Guess])
+        async for group in pool.stream_groups(policy, group_size=2):
+            assert_type(group.episodes[0].outcome, Outcome[Hint, Guess])
+
+        async def work(env: Client, number: int) -> str:
+            return (await env.step(Guess(number))).observation.text
+
+        async for result in pool.map(work, [1, 2]):
+            assert_type(result.item, int)
+            assert_type(result.unwrap(), str)
+    assert_type(EnvPool.from_spec("game:Guess").session(), GenericEnvClient)
+    assert_type(EnvPool.from_env("game", client=Client).session(), Client)
+    with SyncEnvPool.from_url(url, client=Client) as blocking_pool:
+        with blocking_pool.session() as same:
+            assert_type(same, SyncEnvClient[Guess, Hint, Secret])
+        for outcome in blocking_pool.collect(policy, 4):
+            assert_type(outcome, Outcome[Hint, Guess])
+
+
+async def collected(url: str) -> None:
+    make = functools.partial(Client, url)
+    async for outcome in collect(make, policy, episodes=4):
+        assert_type(outcome, Outcome[Hint, Guess])
+    assert_type(await collect_all(make, policy, episodes=4), list[Outcome[Hint, Guess]])
+    async with EnvPool.from_url(url, client=Client) as pool:
+        assert_type(await collect_all(pool, policy, episodes=4), list[Outcome[Hint, Guess]])
+    async for episode in stream(make, policy):
+        assert_type(episode.outcome.trajectory, Trajectory[Hint, Guess] | None)
+    async with Client(url) as env:
+        assert_type(await rollout(env, policy), Outcome[Hint, Guess])
