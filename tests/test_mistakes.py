@@ -437,7 +437,7 @@ NAMES: list[tuple[str, list[str]]] = [
     ("envs.py", ["is a file", "write envs:Good"]),
     ("envs.Good", ["has a dot before its class", "write envs:Good"]),
     ("./envs.py", ["is a file", "write envs:Good"]),
-    ("./notes.txt", ["is a file, and no environment"]),
+    ("./notes.txt", ["is a file, and not an environment"]),
     ("./nowhere", ["there is no folder './nowhere'"]),
     ("./empty", ["has no openenv.yaml"]),
     ("empty", ["the folder 'empty' has no openenv.yaml", "openenv-async init"]),

@@ -53,7 +53,7 @@ OPERATIONS: Final[dict[type, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """In place of a reply: the call returned something that must be awaited first."""
+    """A result that must be awaited first, in place of a reply."""
 
     request: RunnerRequest
     awaitable: Awaitable[Any]

@@ -620,7 +620,7 @@ def environment_raised(
 
 
 async def _no_emit(payload: bytes, whole: bool) -> None:
-    """For requests that do not stream."""
+    """The sink of partials for requests that do not stream."""
 
 
 def bad_action(exc: OpenEnvError) -> OpenEnvError:

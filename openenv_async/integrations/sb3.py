@@ -2,7 +2,7 @@
 
 Rules:
 
-- Stable-Baselines3 counts actions and categories from 0. Where a space begins elsewhere, the
+- Stable-Baselines3 counts actions and categories from 0. If a space begins elsewhere, the
   ``VecEnv`` has one that begins at 0, and shifts what passes.
 - A reward that is not finite reaches nobody who would take it for one. It is raised; or, with
   ``failures="mask"``, its row is one of those that failed.
@@ -71,7 +71,7 @@ _BUFFERS: Final = {
 
 
 class _Rows(GymVectorEnv):
-    """With infos by environment, as Stable-Baselines3 has them: a list of dicts for each."""
+    """A vector environment with infos by environment, as Stable-Baselines3 has them."""
 
     def _add_info(
         self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int
@@ -145,10 +145,10 @@ class OpenEnvVecEnv(VecEnv):
         self._num_envs = value
 
     def _refuse_unknowing(self) -> None:
-        """Refuse whoever would compute with the reward of a row that failed.
+        """Refuse code that would compute with the reward of a row that failed.
 
-        Stable-Baselines3 tells an environment nothing of what is built on it. What is built
-        reads ``num_envs`` and attributes on the way, so it is found on the stack.
+        Stable-Baselines3 tells an environment nothing of what is built on it. The object that is
+        built reads ``num_envs`` and attributes on the way: it is found on the stack.
 
         Raises:
             OperationUnsupported: something on the stack would.
@@ -285,7 +285,7 @@ class OpenEnvVecEnv(VecEnv):
     # -- the environments behind --------------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """What ``set_attr`` set, or a field of each environment's state.
+        """Return what ``set_attr`` set, or a field of each environment's state.
 
         Raises:
             AttributeError: there is neither.
@@ -481,7 +481,7 @@ class MaskedRolloutBuffer(RolloutBuffer):
     masked: np.ndarray[Any, Any]
 
     def compute_returns_and_advantage(self, last_values: Any, dones: Any) -> None:
-        """As the base class, with failed steps as ends."""
+        """Compute as the base class does, with failed steps as ends."""
         self.masked = _leave_out(self, lambda: self._compute(last_values, dones))
         if self.masked.all():
             log.warning("every step of a rollout failed: nothing is learnt from it")
@@ -503,7 +503,7 @@ class MaskedRolloutBuffer(RolloutBuffer):
 
 
 class MaskedDictRolloutBuffer(MaskedRolloutBuffer, DictRolloutBuffer):
-    """As ``MaskedRolloutBuffer``, for observations that are dicts."""
+    """A ``MaskedRolloutBuffer`` for observations that are dicts."""
 
 
 def _leave_out(buffer: RolloutBuffer, compute: Any) -> np.ndarray[Any, Any]:

@@ -70,7 +70,7 @@ MAX_INT: Final = 2**63 - 1
 _MAX_COUNT: Final = 2**31 - 1
 
 Int = Annotated[int, msgspec.Meta(le=MAX_INT)]
-"""From below MessagePack bounds it, and for JSON the codec."""
+"""An integer that MessagePack bounds from below, and for JSON the codec."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
 Seconds = Annotated[float, msgspec.Meta(ge=-MAX_SECONDS, le=MAX_SECONDS)]
 """Neither NaN nor infinite, and no more than event loops can wait."""

@@ -454,7 +454,7 @@ def _docker(image: str, params: Mapping[str, Any] | None) -> Provider:
 
 
 async def _why_not_docker(image: str) -> str | None:
-    """Why no container can be made of an image at once; ``None`` when one can."""
+    """Return why no container can be made of an image at once; ``None`` when one can."""
     from openenv_async.providers.docker.calls import EngineError, NoSuchImage
     from openenv_async.providers.docker.client import DockerClient
 

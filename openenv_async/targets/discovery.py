@@ -13,9 +13,9 @@ An environment's distribution announces itself by an entry point of the group
         action="echo_env.models:EchoAction",
     )
 
-The entry holds import paths, not classes, so that whoever wants the client does not load what
-only the server needs. An entry point may also name an ``Environment`` class itself; it then has
-no client and no action class of its own.
+The entry holds import paths, not classes, so that a program that wants the client does not load
+what only the server needs. An entry point may also name an ``Environment`` class itself; it then
+has no client and no action class of its own.
 
 Names are compared without regard to case, ``-`` or ``_``, and a trailing ``env``: ``echo``,
 ``echo-env`` and ``Echo_Env`` are one.
@@ -79,7 +79,7 @@ GROUP: Final = "openenv_async.environments"
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentEntry:
-    """What an installed environment consists of, as ``module:Name`` paths.
+    """The parts of an installed environment, as ``module:Name`` paths.
 
     Attributes:
         environment: the ``Environment`` class (server side).
@@ -117,7 +117,7 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def is_installed(name: str) -> bool:
-    """Whether an installed environment has this name."""
+    """Return whether an installed environment has this name."""
     return normal_name(name) in {normal_name(each) for each in installed()}
 
 
@@ -173,7 +173,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     Raises:
         TargetNotFound: there is no such environment; the message names the nearest.
         InvalidOption: it takes no such argument.
-        TypeError: what was found is no environment.
+        TypeError: what was found is not an environment.
     """
     if isinstance(text, os.PathLike):
         text = os.path.join(".", text)
@@ -212,14 +212,14 @@ def is_address(text: str) -> bool:
 
 
 def import_object(path: str) -> Any:
-    """What ``module:Name`` (or ``module:Outer.Name``) names.
+    """Return the object that ``module:Name`` (or ``module:Outer.Name``) names.
 
     Raises:
         TargetNotFound: the module or the name does not exist.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
-        raise TargetNotFound(f"{path!r} is no import path: write module:Class")
+        raise TargetNotFound(f"{path!r} is not a valid import path: write module:Class")
     found: Any = _import(module_name)
     if found is None:
         raise TargetNotFound(f"there is no module {module_name!r} on the path ({path!r})")
@@ -252,7 +252,7 @@ def _import(name: str) -> ModuleType | None:
 
 
 def _why_not_imported(error: BaseException) -> str:
-    """What the code of a module raised, and the line it was at."""
+    """Return what the code of a module raised, and the line it was at."""
     if isinstance(error, SystemExit):
         said = "it ends the program: keep sys.exit() under `if __name__ == '__main__'`"
     else:
@@ -265,7 +265,7 @@ def _why_not_imported(error: BaseException) -> str:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a target is written as the path of a folder."""
+    """Return whether a target is written as the path of a folder."""
     return "/" in text or "\\" in text or text.startswith((".", "~"))
 
 
@@ -284,12 +284,12 @@ def mistaken(text: str) -> str | None:
     path = Path(text).expanduser()
     if path.is_file():
         if path.suffix != ".py":
-            return f"{text} is a file, and no environment: name its folder, or module:Class"
+            return f"{text} is a file, and not an environment: name its folder, or module:Class"
         return f"{text} is a file: write {_module_hint(path)}"
     if path.is_dir():
         return (
-            f"the folder {text!r} has no {manifest.MANIFEST}, and is no environment: make one with"
-            " openenv-async init, or name module:Class"
+            f"the folder {text!r} has no {manifest.MANIFEST}, and is not an environment: make one"
+            " with openenv-async init, or name module:Class"
         )
     module = Path(*text.split(".")).with_suffix(".py")
     if module.is_file():
@@ -349,7 +349,7 @@ def _listed(names: list[str]) -> str:
 
 
 def folder_prefix(folder: Path) -> str:
-    """What stands before the modules that a folder's manifest names; they can be imported then.
+    """Return the prefix of the modules that a folder's manifest names, which can be imported then.
 
     They lie in the folder: of the package that it is, or on the path.
     """

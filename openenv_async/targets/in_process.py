@@ -1,4 +1,4 @@
-"""The in-process door: a client and an engine in one loop, with the wire but without a socket."""
+"""The in-process transport: a client and an engine in one loop, with codecs but no socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class MemoryTransport:
-    """Carries messages between a ``ClientConnection`` and a ``ServerConnection`` of one loop."""
+    """A transport between a ``ClientConnection`` and a ``ServerConnection`` of one loop."""
 
     congested = False
 

@@ -23,7 +23,7 @@ Only ``name`` is required. ``server.environment`` names the environment class, w
 looked for. Keys that are not known here are left alone: other tools may have theirs.
 
 Upstream's form is read as well: ``spec_version: 1``, ``app: server.app:app`` and ``port`` beside
-the name. What ``openenv-async validate`` needs to know may be told::
+the name. The needs of ``openenv-async validate`` may be told::
 
     validation:
       params: {id: CartPole-v1}            # constructor arguments
@@ -56,7 +56,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class ServerSection(msgspec.Struct, frozen=True):
-    """How the environment is served."""
+    """The settings of the server."""
 
     port: Port = 8000
     dockerfile: str = "Dockerfile"
@@ -64,14 +64,14 @@ class ServerSection(msgspec.Struct, frozen=True):
 
 
 class ClientSection(msgspec.Struct, frozen=True, rename={"class_name": "class"}):
-    """Where the client class is."""
+    """The place of the client class."""
 
     module: str = "client"
     class_name: str | None = None
 
 
 class ModelsSection(msgspec.Struct, frozen=True):
-    """Where the model types are, as ``module.Name``."""
+    """The model types, as ``module.Name``."""
 
     action: str | None = None
     observation: str | None = None
@@ -79,7 +79,7 @@ class ModelsSection(msgspec.Struct, frozen=True):
 
 
 class ValidationSection(msgspec.Struct, frozen=True):
-    """What ``validate`` plays with.
+    """The arguments and actions that ``validate`` plays with.
 
     Attributes:
         params: constructor arguments.
@@ -116,7 +116,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def serving_port(self) -> int:
-        """Where the container listens."""
+        """The port that the container listens on."""
         return self.server.port if self.port is None else self.port
 
 
@@ -131,14 +131,14 @@ def load(folder: Path) -> Manifest:
     try:
         return msgspec.convert(data, Manifest)
     except msgspec.ValidationError as exc:
-        raise TargetNotFound(f"{path} is no manifest: {exc}") from exc
+        raise TargetNotFound(f"{path} is not a valid manifest: {exc}") from exc
 
 
 def read(folder: Path) -> Any:
-    """What the manifest's file holds, as plain values.
+    """Return the contents of the manifest's file, as plain values.
 
     Raises:
-        TargetNotFound: there is none, or it is no YAML.
+        TargetNotFound: there is none, or it is not YAML.
     """
     import yaml
 
@@ -146,7 +146,7 @@ def read(folder: Path) -> Any:
     try:
         return yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
-        raise TargetNotFound(f"{folder} has no {MANIFEST}: it is no environment") from None
+        raise TargetNotFound(f"{folder} has no {MANIFEST}: it is not an environment") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as exc:
         text = " ".join(str(exc).split())
         raise TargetNotFound(f"{path} cannot be read: {text}") from exc

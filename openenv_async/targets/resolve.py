@@ -1,4 +1,4 @@
-"""From anything that names or is an environment to a target: the one way in.
+"""The one way in: from anything that names or is an environment to a target.
 
 ``resolve`` tells what it was given, at once and without importing or starting an environment that
 is only named; what cannot be played on is refused there. A ``ResolvedTarget`` then gives a server
@@ -97,7 +97,7 @@ Target = Any
 
 @runtime_checkable
 class SessionPool(Protocol):
-    """Leases clients, as an ``EnvPool`` does."""
+    """A pool that leases clients, as an ``EnvPool`` does."""
 
     def session(self) -> Any:
         """Return a client that takes its slot when it opens and gives it back when it closes."""

@@ -4,9 +4,10 @@ Rules:
 
 - A class, factory or instance is served in this process, on the background loop, since another
   process may not be able to import it.
-- What was started ends with its block, or with this process: what nobody closed is closed at
-  exit. A forked copy leaves it to the process that started it.
-- What runs already, and the workers of a pool or of a provider that was given, stay their owner's.
+- A server that was started ends with its block, or with this process: at exit if nobody closed it.
+  A forked copy leaves it to the process that started it.
+- Servers that run already, and the workers of a pool or of a provider that was given, stay their
+  owner's.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ class InProcessWorker(Worker):
 
 
 class InProcessProvider(Provider):
-    """Serves an environment in this process: one worker, since another would compute no faster.
+    """A provider of one server in this process: another would compute no faster.
 
     Args:
         spec: of the environment.

@@ -52,7 +52,8 @@ _ONE_LOOP: Final = (
     " the environment class itself"
 )
 _forked: list[Any] = []
-"""What a forked process got from its parent: kept, since collecting it would end the parent's."""
+"""The sessions that a forked process got from its parent: collecting them would end the parent's.
+"""
 
 
 class TargetSessions:
@@ -205,7 +206,7 @@ class TargetSessions:
 
     @property
     def factories(self) -> list[Callable[[], Any]]:
-        """What makes clients: one for each connection of each server; of an open one only."""
+        """The makers of clients: one for each connection of each server; of an open one only."""
         if not self.servers:
             return [self._one]
         make: Any = self._client
@@ -215,11 +216,11 @@ class TargetSessions:
                 server.url,
                 **{
                     "token": server.token,
-                    "share": f"lane-{lane}" if lane else True,
+                    "share": f"connection-{number}" if number else True,
                     **self._settings,
                 },
             )
-            for lane in range(self._connections)
+            for number in range(self._connections)
             for server in self.servers
         ]
 

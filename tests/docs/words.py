@@ -275,7 +275,8 @@ def _names(node: ast.AST) -> _Found:
         case ast.ImportFrom(module=str(name)):
             names.append(name)
     for name in names:
-        if name in _NAMES or _PARTS & set(_parts(name)) or re.fullmatch(r"test_[rf]\d\d", name):
+        is_class = name in _NAMES and isinstance(node, ast.ClassDef)
+        if is_class or _PARTS & set(_parts(name)) or re.fullmatch(r"test_[rf]\d\d", name):
             yield line, "word", name
 
 

@@ -235,10 +235,10 @@ def test_the_manifest_of_the_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("version: ' 1'", "is no manifest.*name"),
-        ("name: [1]", "is no manifest.*name"),
+        ("version: ' 1'", "is not a valid manifest.*name"),
+        ("name: [1]", "is not a valid manifest.*name"),
         ("name: x\nserver: {port: high}", r"server\.port"),
-        ("", "is no manifest"),
+        ("", "is not a valid manifest"),
         ("a: b: c", "cannot be read"),
     ],
 )

@@ -135,7 +135,7 @@ async def the_end_is_the_environments(subject: Subject) -> None:
 
 @check("conformance", "ends", own=True, remedy=_TRUTH)
 async def terminated_is_not_truncated(subject: Subject) -> None:
-    """That the task ended and that it was stopped are told apart."""
+    """The end of the task and a stop are told apart."""
     async with subject.transport.session() as env:
         for command, ends in (("terminate", (True, False)), ("truncate", (False, True))):
             await env.reset()

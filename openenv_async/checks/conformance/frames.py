@@ -304,7 +304,7 @@ async def a_session_needs_its_secret(subject: Subject) -> None:
 
 @check("conformance", "frames", own=True, remedy="docs/protocol.md, section 6: Leases and resume")
 async def a_session_can_be_resumed(subject: Subject) -> None:
-    """On a new connection the session goes on, and repeated requests are not run twice."""
+    """The session goes on over a new connection, and repeated requests are not run twice."""
     async with contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(subject.transport.raw_connection())
         session, secret = await first.begin()
@@ -327,7 +327,7 @@ async def a_session_can_be_resumed(subject: Subject) -> None:
 
 @check("conformance", "frames", remedy="docs/protocol.md, section 6: Leases and resume")
 async def closing_frees_the_channel(subject: Subject) -> None:
-    """After Closed the channel may hold another session."""
+    """The channel may hold another session after Closed."""
     async with subject.transport.raw_connection() as connection:
         for _ in range(3):
             await connection.begin()

@@ -242,7 +242,7 @@ class Child:
                 await self._sweeper.sweep(self._mark)
 
     async def _wait(self) -> None:
-        """Until the process has ended; a retired one is killed when it takes too long."""
+        """Wait until the process has ended; a retired one is killed when it takes too long."""
         ended = self._output.ended
         await asyncio.wait([ended, self._hung_up], return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait([ended], timeout=EXIT_GRACE if self.retired else _DEATH_GRACE)

@@ -1,4 +1,4 @@
-"""What ``GymEnv`` and ``GymVectorEnv`` have in common: spaces, and how a reset is asked for."""
+"""Common parts of ``GymEnv`` and ``GymVectorEnv``: spaces, and the arguments of resets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WINDOW: Final = "human"
 
 
 class Translation:
-    """Between Gymnasium's values and an environment's.
+    """The conversion between Gymnasium's values and an environment's.
 
     Args:
         schema: the server's schemas.
@@ -80,7 +80,7 @@ class Translation:
         """Gymnasium's options of a reset.
 
         Raises:
-            InvalidOption: they are no map by name.
+            InvalidOption: they are not a map by name.
         """
         if options is None:
             return None

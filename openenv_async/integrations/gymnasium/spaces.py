@@ -16,8 +16,8 @@
     array of as many numbers as it must have    Box             list
     array                                       Sequence        list
 
-Properties that are not required and fit none of these are left out of an action. Whatever else
-the schema says has no space: the adapters take one of the caller's own.
+Properties that are not required and fit none of these are left out of an action. Anything else in a
+schema has no space: the adapters take one of the caller's own.
 
 ``x-space`` comes from Gymnasium's own environments (``openenv_async.hosts``); the rest is a guess.
 Values are never bent to fit: what is not of the space's kind, such as 1.5 or ``"1"`` for an
@@ -353,7 +353,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _as(bound: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    """A bound as an array of the dtype; the largest integers are held back from wrapping."""
+    """A bound as an array of the dtype; the largest integers are kept from wrapping."""
     if dtype.kind in "iu" and np.asarray(bound).dtype.kind == "f":
         least, most = _range(dtype)
         flat = [

@@ -392,7 +392,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         return self._missing_reward if given is None else given
 
     def _take_apart(self, answers: list[Answer], infos: dict[str, Any]) -> None:
-        """As ``_take``, where something failed or was reset in the same step: row by row."""
+        """Take answers row by row, if something failed or was reset in the same step."""
         wrong: OpenEnvError | None = None
         for answer in answers:
             row, frame, final = answer.slot, answer.frame, answer.final
@@ -408,8 +408,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             elif final is not None:
                 self._finish(row, final, infos)
             elif row in self._late:
-                # It had failed and could not be reset in that step: what was not stepped
-                # now is no transition either.
+                # It had failed and could not be reset in that step: a row that was not stepped now
+                # has no transition either.
                 late = SessionLost(f"environment {row} had no session; this row begins anew")
                 self._mask(row, late, infos, ended=False)
             else:

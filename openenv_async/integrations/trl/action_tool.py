@@ -29,7 +29,7 @@ def action_function(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
     properties: Mapping[str, Any] = schema.get("properties", {})
     if schema.get("type") != "object" or not all(map(str.isidentifier, properties)):
         raise OperationUnsupported(
-            "the action of this environment is no object of named fields: give tools="
+            "the action of this environment is not an object of named fields: give tools="
         )
     required = set(schema.get("required", ()))
     parameters, lines = [], []

@@ -1,4 +1,4 @@
-"""How an episode is told to a model: what it reads, and what its messages do."""
+"""The form in which a model plays an episode: what it reads, and what its messages do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def observation_text(observation: Any) -> str:
 
 
 class EpisodeFormat(Protocol):
-    """Turns observations into tokens and messages into actions. It keeps nothing of an episode.
+    """The conversion of observations into tokens and messages into actions. It keeps nothing.
 
     ``tokenizer`` is the trainer's.
     """
@@ -49,11 +49,11 @@ class EpisodeFormat(Protocol):
         ...
 
     def action(self, text: str, tokens: list[int]) -> Any:
-        """What a message of the model does; ``text`` is without special tokens."""
+        """Return the action of a model's message; ``text`` is without special tokens."""
         ...
 
     def follow(self, observation: Any, tokens: list[int], tokenizer: Any) -> list[int]:
-        """What comes between a message and the model's next: masked, not trained on.
+        """Return the tokens between a message and the model's next: masked, not trained on.
 
         Args:
             observation: of the step.
@@ -63,7 +63,7 @@ class EpisodeFormat(Protocol):
 
 
 class ChatFormat:
-    """For the chat environment: it speaks tokens itself, of the same tokenizer as the model's.
+    """The format of the chat environment: it speaks tokens itself, of the model's own tokenizer.
 
     The row's prompt is not shown to the model; it may say which episode it is.
     """
@@ -93,7 +93,7 @@ class ChatFormat:
 
 
 class TextFormat:
-    """For environments whose observations can be read and whose actions can be written.
+    """The format of environments whose observations can be read and whose actions can be written.
 
     Args:
         to_action: makes an action of the model's text. A text that is none should become an
@@ -127,7 +127,7 @@ class TextFormat:
         return _rendered(tokenizer, messages)
 
     def action(self, text: str, tokens: list[int]) -> Any:
-        """What ``to_action`` makes of the text."""
+        """Return what ``to_action`` makes of the text."""
         return self._to_action(text)
 
     def follow(self, observation: Any, tokens: list[int], tokenizer: Any) -> list[int]:

@@ -13,7 +13,7 @@ Generated = tuple[list[list[int]], list[list[float]] | None]
 
 
 class Generate(Protocol):
-    """Samples a completion for each prompt."""
+    """A function that samples a completion for each prompt."""
 
     def __call__(
         self, trainer: Any, prompt_ids: list[list[int]], max_new_tokens: int, /
@@ -126,7 +126,7 @@ _NEVER: Final = 3600.0
 
 
 class Batcher:
-    """Gathers the requests of episodes for a generator in another thread. Lives on one loop.
+    """The requests of episodes, gathered for a generator in another thread. It lives on one loop.
 
     A batch goes out when every running episode waits, or ``wait`` seconds after its first
     request, or when it is full; and the next gathers while that one is generated.
@@ -156,11 +156,11 @@ class Batcher:
                 self._waiting.remove(request)
 
     def changed(self) -> None:
-        """An episode ended: whoever is left may be all there is to wait for."""
+        """Note that an episode ended: those left may be all there is to wait for."""
         self._news.set()
 
     def finish(self) -> None:
-        """Nobody will ask any more."""
+        """Note that no more requests will come."""
         self._over = True
         self._news.set()
 

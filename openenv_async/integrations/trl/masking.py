@@ -12,7 +12,7 @@ Rules:
 - A row failed if its ``rollout_func`` said so (``env_failed``), if its environment did
   (``environments``), or if the environment that was to score it did (``make_reward_func``).
 - A row with an infinite reward is left out as well: it would make its whole group NaN.
-- Where TRL has no such method, ``usable_only`` around each other function does the same.
+- If TRL has no such method, ``usable_only`` around each other function does the same.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def make_reward_func(
 
 @dataclass
 class _Scorer:
-    """Plays an episode of one step for each completion; the arguments of ``make_reward_func``."""
+    """A reward function that plays an episode of one step for each completion."""
 
     source: SharedSource
     to_action: Callable[[Any, Any], Any]
@@ -206,7 +206,7 @@ def _check_masked(columns: Mapping[str, Any]) -> None:
 
 
 def _at(values: Any, index: int) -> Any:
-    """A column's value in a row; what is no column (TRL's trainer state) is the same in all."""
+    """A column's value in a row; any other value (TRL's trainer state) is the same in all."""
     if isinstance(values, list) and index < len(values):
         return values[index]
     return values

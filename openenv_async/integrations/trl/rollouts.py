@@ -5,7 +5,7 @@ Rules:
 - The trainer's thread generates; episodes run on the background loop and wait for it there.
 - The tokens of an episode are kept as they were sampled: the completion is the model's messages
   with the environment's turns between them, which ``env_mask`` marks with 0.
-- What failed is no zero: its row is masked throughout and its reward is ``None``. TRL leaves such
+- A failure is not a zero: its row is masked throughout and its reward is ``None``. TRL leaves such
   a row out of the group's baseline and gives it no advantage, whatever other reward functions say
   (``masking``). A message that cannot be made an action fails its row, and no other.
 """
@@ -129,7 +129,7 @@ class _Run:
         await self._playing
 
     async def stop(self, why: BaseException) -> str:
-        """Cut off what still plays and close its sessions; what there is to add to ``why``."""
+        """Cancel what still plays and close its sessions; return what to add to ``why``."""
         playing = self._playing
         if playing is None:
             return ""
@@ -183,7 +183,7 @@ class _Run:
 
 
 class RolloutFunc:
-    """What ``make_rollout_func`` makes: a callable for ``GRPOTrainer(rollout_func=...)``.
+    """The result of ``make_rollout_func``: a callable for ``GRPOTrainer(rollout_func=...)``.
 
     Attributes:
         summary: of the last batch; ``None`` before there was one.

@@ -34,7 +34,7 @@ _open: dict[str, SharedSource] = {}
 
 
 class SharedSource:
-    """Where the environments of a trainer are; one per process however often it is copied.
+    """The source of a trainer's environments; one per process however often it is copied.
 
     Clients give and take plain values (dicts of the fields), except those of a client factory.
 
@@ -99,7 +99,7 @@ class SharedSource:
 
     @property
     def is_pool(self) -> bool:
-        """Whether sessions are leased from a pool."""
+        """True if sessions are leased from a pool."""
         return self._pool is not None
 
     def client(self) -> Any:
@@ -141,7 +141,7 @@ class SharedSource:
         return background_loop().run(work)
 
     async def follow(self, work: Coroutine[Any, Any, T]) -> T:
-        """As ``run``, from another event loop. Cancelling cancels it."""
+        """Await work of the I/O loop from another event loop. Cancelling cancels it."""
         loop = background_loop().loop
         if loop is asyncio.get_running_loop():
             return await work

@@ -4,7 +4,7 @@ TRL makes an instance per rollout, keeps it, and takes every public method of it
 ``reset`` and ``get_reward`` for a tool. So an instance has those two and the tools, and nothing
 else that is public; all instances of a factory share its pool.
 
-What fails in the environment or on the way to it makes ``get_reward`` return ``None``, which TRL
+A failure in the environment or on the way to it makes ``get_reward`` return ``None``, which TRL
 leaves out of the baseline, whatever other reward functions say of it (``masking``); a tool call
 that does not fit is told to the model, as a tool's error. A tool may be async.
 """
@@ -126,7 +126,7 @@ class _ToolEnvironment:
 
 
 class EnvironmentFactory:
-    """What ``make_environment_factory`` makes: give it to ``environment_factory=``.
+    """The result of ``make_environment_factory``: give it to ``environment_factory=``.
 
     Calling it makes an instance. It pickles; a copy in another process plays on the same pool.
     """
