@@ -16,7 +16,7 @@ import os
 import sys
 from asyncio import get_running_loop
 from collections.abc import AsyncGenerator, Generator, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, Unpack
 
 from openenv_async.client.arguments import (
     checked_episode_id,
@@ -30,7 +30,7 @@ from openenv_async.client.channel import CREDIT, Channel, StreamedStep
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
-from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
+from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientKeywords, ClientSettings
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
@@ -156,7 +156,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     # -- construction -----------------------------------------------------------------------------
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, **options: Unpack[ClientKeywords]) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict
 
 from openenv_async.client.arguments import is_sendable, refuse_unknown
 from openenv_async.endpoints.tls import Trust
@@ -12,7 +12,7 @@ from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import shown
 from openenv_async.types import Limits, Timeouts
 
-__all__ = ["LIMITS", "SETTINGS", "TIMEOUTS", "ClientSettings"]
+__all__ = ["LIMITS", "SETTINGS", "TIMEOUTS", "ClientKeywords", "ClientSettings"]
 
 TIMEOUTS: Final = Timeouts()
 LIMITS: Final = Limits()
@@ -112,6 +112,19 @@ class ClientSettings:
         if unknown:
             refuse_unknown("ClientSettings.replace", unknown, SETTINGS)
         return type(self)(**{**{name: getattr(self, name) for name in SETTINGS}, **changes})
+
+
+class ClientKeywords(TypedDict, total=False):
+    """The settings of a client, as the keyword arguments of what makes one."""
+
+    token: str | None
+    timeouts: Timeouts | None
+    limits: Limits | None
+    options: Mapping[str, Any] | None
+    share: bool | str
+    subprotocol: str | None
+    headers: Mapping[str, str] | None
+    ssl: Trust
 
 
 SETTINGS: Final = tuple(item.name for item in fields(ClientSettings))

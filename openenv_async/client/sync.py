@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, NoReturn, Self
+from typing import Any, Generic, NoReturn, Self, Unpack
 
 from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.env import EnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks
-from openenv_async.client.settings import SETTINGS, ClientSettings
+from openenv_async.client.settings import SETTINGS, ClientKeywords, ClientSettings
 from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 __all__ = ["SyncEnvClient"]
@@ -29,7 +29,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     takes and gives dicts.
     """
 
-    def __init__(self, base_url: str, **options: Any) -> None:
+    def __init__(self, base_url: str, **options: Unpack[ClientKeywords]) -> None:
         unknown = [name for name in options if name not in SETTINGS]
         if unknown:
             refuse_unknown(type(self).__name__, unknown, SETTINGS)
@@ -63,7 +63,7 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         return made
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, **options: Unpack[ClientKeywords]) -> Self:
         """The same as calling the class."""
         return cls(url, **options)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any, Final, Self, SupportsIndex
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, Self, SupportsIndex, TypeAlias, Unpack, overload
 
 from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.env import EnvClient
 from openenv_async.client.launch import START_TIMEOUT
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.client.settings import SETTINGS
+from openenv_async.client.settings import SETTINGS, ClientKeywords
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.endpoints.addresses import checked_url
+from openenv_async.environment import Environment
 from openenv_async.errors import ConnectFailed, InvalidOption, OpenEnvError, WrongTarget, shown
 from openenv_async.providers.base import Provider, Worker
 from openenv_async.targets.classes import (
@@ -30,6 +31,7 @@ from openenv_async.targets.listing import EnvironmentInfo, EnvironmentList, list
 from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 from openenv_async.targets.served import close_worker, start_worker
 from openenv_async.targets.sessions import copied_client, is_in_process
+from openenv_async.types import ActT, ObsT, PlainValue, StateT
 
 __all__ = [
     "AutoAction",
@@ -37,6 +39,8 @@ __all__ = [
     "AutoEnvClient",
     "EnvironmentInfo",
     "EnvironmentList",
+    "OwningEnvClient",
+    "TypedAutoEnvClient",
     "list_environments",
 ]
 
@@ -49,6 +53,23 @@ _ARGUMENTS: Final = (
 _LOOK: Final = 3.0
 """Seconds that a Docker Engine has to say whether it has an image."""
 _PROVIDERS: Final = ("process", "docker")
+
+
+TypedTarget: TypeAlias = (
+    Callable[..., Environment[ActT, ObsT, StateT]] | EnvClient[ActT, ObsT, StateT]
+)
+"""Targets whose types a type checker knows: an environment class, a factory, a client."""
+
+
+class AutoKeywords(ClientKeywords, total=False):
+    """Further arguments of ``AutoEnv.from_env`` and ``afrom_env``."""
+
+    base_url: str | None
+    image: str | None
+    provider: str | Provider | None
+    params: Mapping[str, Any] | None
+    trust_remote_code: bool
+    start_timeout: float
 
 
 class AutoEnv:
@@ -80,8 +101,18 @@ class AutoEnv:
         """Return the client class of an environment that is here: installed, a folder, a class."""
         return _classes(resolve(name, entry="AutoEnv.get_env_class"))[0]  # type: ignore[no-any-return]  # of the author's declaration
 
+    @overload
     @staticmethod
-    def from_env(name: Target = None, **options: Any) -> AutoEnvClient:
+    def from_env(
+        name: TypedTarget[ActT, ObsT, StateT], **options: Unpack[AutoKeywords]
+    ) -> TypedAutoEnvClient[ActT, ObsT, StateT]: ...
+
+    @overload
+    @staticmethod
+    def from_env(name: Target = None, **options: Unpack[AutoKeywords]) -> AutoEnvClient: ...
+
+    @staticmethod
+    def from_env(name: Target = None, **options: Any) -> TypedAutoEnvClient[Any, Any, Any]:
         """Return a client with blocking calls. It works anywhere, in a running event loop too.
 
         Args:
@@ -96,6 +127,18 @@ class AutoEnv:
                 )
         client = background_loop().run(AutoEnv.afrom_env(name, **options))
         return AutoEnvClient.of(client)
+
+    @overload
+    @staticmethod
+    async def afrom_env(
+        name: TypedTarget[ActT, ObsT, StateT], **options: Unpack[AutoKeywords]
+    ) -> EnvClient[ActT, ObsT, StateT]: ...
+
+    @overload
+    @staticmethod
+    async def afrom_env(
+        name: Target = None, **options: Unpack[AutoKeywords]
+    ) -> OwningEnvClient: ...
 
     @staticmethod
     async def afrom_env(
@@ -200,7 +243,7 @@ class AutoAction:
 # -- the client and its server ------------------------------------------------------------------
 
 
-class _Owning(EnvClient[Any, Any, Any]):
+class OwningEnvClient(EnvClient[PlainValue, PlainValue, PlainValue]):
     """An environment's client, together with the server that was started for it.
 
     Attributes:
@@ -251,10 +294,12 @@ def owning_class(cls: Any) -> Any:
     types = dict(
         zip(("action_type", "observation_type", "state_type"), cls.model_types(), strict=True)
     )
-    return type(cls.__name__, (_Owning, cls), types | {"_plain": cls, "__doc__": cls.__doc__})
+    return type(
+        cls.__name__, (OwningEnvClient, cls), types | {"_plain": cls, "__doc__": cls.__doc__}
+    )
 
 
-class AutoEnvClient(SyncEnvClient[Any, Any, Any]):
+class TypedAutoEnvClient(SyncEnvClient[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     """The client that ``AutoEnv.from_env`` gives: blocking calls, and the server started for it.
 
     Attributes:
@@ -263,7 +308,7 @@ class AutoEnvClient(SyncEnvClient[Any, Any, Any]):
     """
 
     @classmethod
-    def of(cls, client: EnvClient[Any, Any, Any]) -> Self:
+    def of(cls, client: EnvClient[ActT, ObsT, StateT]) -> Self:
         """Return a blocking view of an async client that is not used otherwise."""
         made = cls.__new__(cls)
         made._made = client
@@ -286,6 +331,10 @@ class AutoEnvClient(SyncEnvClient[Any, Any, Any]):
 
     def __repr__(self) -> str:
         return f"<AutoEnvClient of {self._client!r}>"
+
+
+class AutoEnvClient(TypedAutoEnvClient[PlainValue, PlainValue, PlainValue]):
+    """``TypedAutoEnvClient`` where a name or an address tells no types to type checkers."""
 
 
 async def _client_of(target: ResolvedTarget, options: Mapping[str, Any]) -> Any:

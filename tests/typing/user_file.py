@@ -6,12 +6,15 @@ Nothing in it may be reported. ``assert_type`` also refuses an expression that i
 from __future__ import annotations
 
 import functools
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import assert_type
 
 from openenv_async import (
+    AutoEnv,
     ClientSettings,
     EnvClient,
+    Environment,
     EnvPool,
     GenericEnvClient,
     HTTPEnvClient,
@@ -21,7 +24,9 @@ from openenv_async import (
     collect,
     rollout,
 )
+from openenv_async.providers.process import ProcessProvider
 from openenv_async.rollouts import collect_all, stream
+from openenv_async.targets.auto import AutoEnvClient, OwningEnvClient, TypedAutoEnvClient
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Trajectory, Transition
 
 
@@ -174,3 +179,56 @@ async def collected(url: str) -> None:
         assert_type(episode.outcome.trajectory, Trajectory[Hint, Guess] | None)
     async with Client(url) as env:
         assert_type(await rollout(env, policy), Outcome[Hint, Guess])
+
+
+async def pooled_by_provider(url: str) -> None:
+    async with EnvPool(ProcessProvider("guess"), client=Client) as pool:
+        assert_type(pool, EnvPool[Client])
+        async with pool.session() as env:
+            assert_type(env, Client)
+            assert_type(await env.step(Guess(1)), StepResult[Hint])
+        env = await pool.session(acquire_timeout=1.0)
+        assert_type(env.tries(), int)
+        async with pool.session(client=GenericEnvClient) as plain:
+            assert_type(plain, GenericEnvClient)
+        outcomes = collect(pool, policy, episodes=3, max_steps=5)
+        assert_type(outcomes, AsyncGenerator[Outcome[Hint, Guess], None])
+        async for outcome in outcomes:
+            read(outcome)
+        assert_type(await collect_all(pool, policy, episodes=3), list[Outcome[Hint, Guess]])
+        async for outcome in collect(lambda: Client(url), policy, episodes=3):
+            assert_type(outcome, Outcome[Hint, Guess])
+        assert_type(await rollout(env, policy, max_steps=3), Outcome[Hint, Guess])
+    generic = EnvPool(ProcessProvider("guess"))
+    assert_type(generic, EnvPool[GenericEnvClient])
+    assert_type(generic.session(), GenericEnvClient)
+
+
+class Guessing(Environment[Guess, Hint, Secret]):
+    """A user's environment."""
+
+    def reset(self, *, seed: int | None = None) -> Hint:
+        return Hint("begin")
+
+    def step(self, action: Guess) -> Hint:
+        return Hint("higher" if action.number < 5 else "lower")
+
+    def state(self) -> Secret:
+        return Secret(5)
+
+
+def by_name() -> None:
+    assert_type(AutoEnv.from_env("guess"), AutoEnvClient)
+    with AutoEnv.from_env(Guessing, params={}) as env:
+        assert_type(env, TypedAutoEnvClient[Guess, Hint, Secret])
+        assert_type(env.step(Guess(1)), StepResult[Hint])
+        assert_type(env.state(), Secret)
+        assert_type(env.provider_reason, str)
+
+
+async def by_name_awaited(client: Client) -> None:
+    assert_type(await AutoEnv.afrom_env("guess", provider="process"), OwningEnvClient)
+    env = await AutoEnv.afrom_env(Guessing)
+    assert_type(env, EnvClient[Guess, Hint, Secret])
+    assert_type(await env.step(Guess(1)), StepResult[Hint])
+    assert_type(await AutoEnv.afrom_env(client), EnvClient[Guess, Hint, Secret])
