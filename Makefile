@@ -15,9 +15,10 @@ editable      = $(foreach dir,$(1),-e './$(dir)$(EXTRAS_$(notdir $(dir)))')
 DEMO       ?= $(BIN)/openenv-async demo
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
+MUTANTS_ARGS ?=
 SECONDS    ?= 600
 
-.PHONY: demo test test-heavy lint bench soak venv clean
+.PHONY: demo test test-heavy lint mutants bench soak venv clean
 
 demo: $(VENV)/.demo-installed
 	$(DEMO)
@@ -39,6 +40,10 @@ lint: $(VENV)/.dev-installed
 	done
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+
+# Mutations of the engine, client, pool, protocol and rollouts, each tried on a copy of the tree.
+mutants: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.compare $(BENCH_ARGS)

@@ -57,13 +57,17 @@ class Copy:
         root: of the tree.
         folder: where the copy lies.
         limit: seconds for the tests of one room.
+        names: of the files; by default those that git knows.
     """
 
-    def __init__(self, root: Path, folder: Path, limit: float) -> None:
+    def __init__(
+        self, root: Path, folder: Path, limit: float, names: Iterable[str] | None = None
+    ) -> None:
         self.root = root
         self.folder = folder
         self._limit = limit
-        for name in _tracked(root):
+        folder.mkdir(parents=True)
+        for name in _tracked(root) if names is None else names:
             source, target = root / name, folder / name
             if source.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
