@@ -183,8 +183,9 @@ def _source_of(module: str) -> Path | None:
     parts = module.split(".")
     search: list[str] = [".", *sys.path]
     origin: str | None = None
-    for number in range(len(parts)):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), search)
+    for number, part in enumerate(parts):
+        # By its last name: for the full one of a namespace the finder asks its loaded parent.
+        spec = importlib.machinery.PathFinder.find_spec(part, search)
         if spec is None:
             return _loaded_source(module) if number == 0 else None
         search = [*(spec.submodule_search_locations or ())]

@@ -326,3 +326,16 @@ def test_a_target_is_immutable_and_keeps_its_token_to_itself() -> None:
         target.token = "other"  # type: ignore[misc]  # it is frozen
     assert "secret" not in repr(target)
     assert issubclass(TinyEnv, EnvClient)
+
+
+def test_a_class_of_a_package_without_an_init_file_is_found_unimported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a fresh process meets it: nothing of the namespace is among the loaded modules."""
+    (tmp_path / "spread_out" / "deep").mkdir(parents=True)
+    (tmp_path / "spread_out" / "deep" / "games.py").write_text("class Game: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("spread_out.deep.games:Game").kind == "named"
+    assert "spread_out" not in sys.modules
+    with pytest.raises(TargetNotFound, match="did you mean Game"):
+        resolve("spread_out.deep.games:Gam")
