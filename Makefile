@@ -17,6 +17,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 BENCH_ARGS ?=
 MUTANTS_ARGS ?=
 SECONDS    ?= 600
+COVERAGE_FLOOR := 60
 
 .PHONY: demo test test-heavy lint mutants bench soak venv clean
 
@@ -25,6 +26,21 @@ demo: $(VENV)/.demo-installed
 
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not heavy"
+
+.PHONY: test-core test-pythons coverage
+
+# Each room by itself, without Docker, browser, torch or Ray: under two minutes on two cores.
+test-core: $(VENV)/.core-installed
+	$(BIN)/python -m pytest --core $(PYTEST_ARGS) tests
+
+# The core tests under each Python of the metadata that is here.
+test-pythons:
+	.ci/pythons
+
+# Of the core tests; what only a whole server or a worker process runs is not counted as covered.
+coverage: $(VENV)/.core-installed
+	$(BIN)/python -m pytest --core $(PYTEST_ARGS) --cov --cov-report=term \
+		--cov-fail-under=$(COVERAGE_FLOOR) tests
 
 # What takes minutes: every ROM and every game, all images, pushing, hundreds of containers.
 test-heavy: $(VENV)/.dev-installed
@@ -61,11 +77,16 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.demo-installed: pyproject.toml $(ENV_PROJECTS) | $(BIN)/python
+$(VENV)/.demo-installed: pyproject.toml openenv_async/version.py $(ENV_PROJECTS) | $(BIN)/python
 	$(PIP) install --quiet -e '.[fast]' $(call editable,$(DEMO_DIRS))
 	@touch $@
 
+# Nothing to do where `make venv` was.
+$(VENV)/.core-installed: pyproject.toml openenv_async/version.py | $(BIN)/python
+	test -e $(VENV)/.dev-installed || $(PIP) install --quiet -e '.[dev-core]'
+	@touch $@
+
 # Everything the demo needs is in here as well.
-$(VENV)/.dev-installed: pyproject.toml $(ENV_PROJECTS) | $(BIN)/python
+$(VENV)/.dev-installed: pyproject.toml openenv_async/version.py $(ENV_PROJECTS) | $(BIN)/python
 	$(PIP) install --quiet -e '.[dev]' $(call editable,$(ENV_DIRS))
 	@touch $@ $(VENV)/.demo-installed

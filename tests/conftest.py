@@ -1,9 +1,69 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite, and the choice of core tests."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
+import pytest
 from hypothesis import settings
 
 # A shared two-core machine makes single examples slow now and then; nothing here tests speed.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+NOT_CORE: Final = (
+    # TRL, Stable-Baselines3, data sets: torch and what stands on it
+    "integrations",
+    "rollouts/test_datasets.py",
+    "rollouts/test_record.py",
+    # a Ray cluster
+    "providers/test_ray.py",
+    # whole programs and servers, played from outside: minutes
+    "behaviours",
+    "benchmarking",
+    "checks",
+    "cli",
+    "docs",
+    "upstream",
+    "test_mistakes.py",
+    "test_seed_structure.py",
+    "test_survival.py",
+    # worker processes by the dozen
+    "engine/test_failures_told.py",
+    "engine/test_isolation.py",
+    "engine/test_isolation_processes.py",
+    "engine/test_openings.py",
+    "engine/test_raised.py",
+    "engine/test_shared_workers.py",
+    "server/test_hostile.py",
+)
+"""Files and folders that ``--core`` leaves out: what is left tests each room by itself."""
+NOT_CORE_MARKERS: Final = frozenset({"heavy", "docker", "browser"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--core",
+        action="store_true",
+        help="only tests that need no Docker, browser, torch or Ray, in under two minutes",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--core"):
+        return None
+    inside = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return True if inside in NOT_CORE else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--core"):
+        return
+    core: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        marked = not NOT_CORE_MARKERS.isdisjoint(mark.name for mark in item.iter_markers())
+        (others if marked else core).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = core
