@@ -146,7 +146,7 @@ def test_the_bytes_that_wait_are_counted_exactly() -> None:
     queue.put(Step(2, 1, 0, b"z" * 11))
     assert queue.size == 46
     left = []
-    while queue:
+    while queue.channels:
         frames = queue.next()
         left.append((type(frames[0]).__name__, len(frames), queue.size))
     assert left == [
