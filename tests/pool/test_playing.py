@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 from openenv_async import EngineOptions, OutcomeStatus, StepResult
-from openenv_async.client.loop_thread import background_loop
 from openenv_async.errors import InvalidAction, WorkerDied
-from openenv_async.pool import EnvPool, Mapped, SyncEnvPool
+from openenv_async.pool import EnvPool
 from openenv_async.providers.process import ProcessProvider, ProcessWorker
 from openenv_async.rollouts import Summary, Turn
 from tests.helpers import until
@@ -275,32 +274,3 @@ async def test_streams_for_a_trainer() -> None:
             sizes = [len(group.episodes) async for group in groups]
         assert sizes == [4, 4]
         await until(lambda: pool.statistics().sessions == 0)
-
-
-# -- without a loop -----------------------------------------------------------------------------
-
-
-def test_the_blocking_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = ProcessProvider("tests.rollouts.environments:Counting")
-    with SyncEnvPool(provider, client=CountingEnv, sessions_per_worker=8) as pool:
-        with pool.session() as env:
-            assert env.reset(seed=2).observation == Seen(0, 2)
-            assert env.step(Move(3)).terminated
-        assert pool.rollout(one, seed=1).episode_return == 3.0
-        assert len(list(pool.collect(one, 10))) == 10
-        assert len(pool.group(one, 4, min_episodes=4)) == 4
-        for _ in pool.collect(one, 1000):
-            break
-
-        def play(env: Any, item: int) -> int:
-            env.reset()
-            if item == 1:
-                raise LookupError("one")
-            return int(env.step(Move(item)).observation.total)
-
-        results: list[Mapped[int, int]] = list(pool.map(play, range(3), concurrency=2))
-        assert sorted(r.value for r in results if r.value is not None) == [0, 2]
-        assert [r.item for r in results if r.error is not None] == [1]
-        background_loop().run(until(lambda: pool.statistics().sessions == 0))
-    with SyncEnvPool.from_spec(Counting, {"goal": 1}, min_workers=1) as other:
-        assert other.rollout(lambda observation: {"amount": 1}).steps == 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from openenv_async.pool.scheduler import Plan, ProviderRules, Scheduler, WorkerPhase
+from openenv_async.pool.scheduler import Plan, PoolSettings, ProviderRules, Scheduler, WorkerPhase
 
 
 def grown(scheduler: Scheduler, now: float = 0.0) -> Plan:
@@ -263,6 +264,248 @@ def test_every_second_is_counted_once() -> None:
     scheduler.died(1, 20.0)  # the late one ran since 10
     sums = scheduler.seconds_at(25.0)
     assert (sums.starting, sums.idle, sums.used, sums.wasted) == (2.0, 4.0, 4.0, 10.0)
+
+
+def settings_of(**changes: Any) -> PoolSettings:
+    defaults: dict[str, Any] = {
+        "max_workers": None,
+        "sessions_per_worker": 64,
+        "min_workers": 1,
+        "warm_workers": 0,
+        "idle_ttl": 300.0,
+        "max_lifetime": None,
+        "max_uses": None,
+        "acquire_timeout": 60.0,
+        "start_timeout": 60.0,
+        "connections": 1,
+    }
+    return PoolSettings(**{**defaults, **changes})
+
+
+class Five:
+    """An integer of another kind, as NumPy's are."""
+
+    def __index__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize(
+    "name", ["max_workers", "sessions_per_worker", "max_uses", "connections", "min_workers"]
+)
+def test_integers_of_other_kinds_become_plain_ones(name: str) -> None:
+    value = getattr(settings_of(**{name: Five()}), name)
+    assert (type(value), value) == (int, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({name: 0}, f"{name} must be at least 1")
+            for name in ("max_workers", "sessions_per_worker", "max_uses", "connections")
+        ),
+        *(({name: -1}, f"{name} must be at least 0") for name in ("min_workers", "warm_workers")),
+        *(
+            ({name: 3, "max_workers": 2}, rf"{name} must be 0 to 2 \(max_workers\), got 3")
+            for name in ("min_workers", "warm_workers")
+        ),
+        *(
+            ({name: value}, f"{name} must be at least 0 seconds")
+            for name in ("idle_ttl", "max_lifetime", "acquire_timeout", "start_timeout")
+            for value in (-0.1, float("nan"))
+        ),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_of(**changes)
+
+
+@pytest.mark.parametrize("name", ["idle_ttl", "max_lifetime", "acquire_timeout", "start_timeout"])
+@pytest.mark.parametrize("value", ["5", True])
+def test_seconds_are_numbers(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number of seconds"):
+        settings_of(**{name: value})
+
+
+def test_settings_at_the_bounds_are_taken() -> None:
+    settings_of(max_workers=2, min_workers=2, warm_workers=2)
+    settings_of(min_workers=0, max_workers=1, idle_ttl=0, max_lifetime=0.0, acquire_timeout=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "owned", "max_workers"),
+    [
+        ({}, True, 8),
+        ({"min_workers": 12}, True, 12),
+        ({"max_workers": 3}, True, 3),
+        ({"max_workers": 3}, False, 3),
+        ({}, False, 1 << 20),
+    ],
+)
+def test_the_workers_of_a_provider_are_bounded(
+    changes: dict[str, Any], owned: bool, max_workers: int
+) -> None:
+    scheduler = settings_of(**changes, sessions_per_worker=7).scheduler([owned, not owned])
+    assert scheduler.sources[0] == ProviderRules(max_workers, 7, free=not owned)
+    assert scheduler.sources[1].free is owned
+
+
+def test_the_scheduler_has_the_rules_of_the_settings() -> None:
+    rules = settings_of(
+        min_workers=1, warm_workers=1, idle_ttl=10.0, max_lifetime=100.0, max_uses=3
+    )
+    scheduler = rules.scheduler([True])
+    assert len(grown(scheduler).starts) == 1
+    held = [scheduler.ask() for _ in range(3)]
+    assert len(grown(scheduler, 1.0).grants) == 3  # used up: it drains, one more is kept
+    assert scheduler.workers[1].phase is WorkerPhase.DRAINING
+    assert len(scheduler.workers) == 2
+    for lease in held:
+        scheduler.release(lease, 1.0)
+    scheduler.plan(1.0)
+    (worker,) = scheduler.workers.values()
+    assert scheduler.plan(worker.ready_at + 99.9).ends == []
+    assert scheduler.plan(worker.ready_at + 100.0).ends == [worker.id]
+
+
+def test_a_full_server_serves_again_at_its_time_and_others_meanwhile() -> None:
+    scheduler = Scheduler([owned(1, 8)], min_workers=1)
+    grown(scheduler)
+    scheduler.full(1, 5.0)
+    ticket = scheduler.ask()
+    assert scheduler.plan(4.9).wake_at == 5.0
+    plan = scheduler.plan(5.0)
+    assert (plan.grants, plan.wake_at) == ([(ticket, 1)], inf)
+    scheduler.full(1, 9.0)
+    assert scheduler.plan(6.0).wake_at == inf  # there is no ticket that waits
+
+
+def test_a_full_server_wakes_the_scheduler_only_while_it_is_full() -> None:
+    scheduler = Scheduler([owned(2, 1)], min_workers=2)
+    grown(scheduler)
+    for _ in range(3):
+        scheduler.ask()
+    scheduler.full(1, 5.0)
+    scheduler.full(2, 3.0)
+    assert scheduler.plan(1.0).wake_at == 3.0
+    plan = scheduler.plan(5.0)
+    assert len(plan.grants) == 2
+    assert plan.wake_at == inf
+
+
+def test_a_resting_worker_serves_as_the_others_do_from_its_time_on() -> None:
+    scheduler = Scheduler([owned(2, 2)], min_workers=2)
+    grown(scheduler)
+    scheduler.rest(1, 5.0)
+    early, late = scheduler.ask(), None
+    assert scheduler.plan(4.9).grants == [(early, 2)]
+    scheduler.release(early, 4.9)
+    late = scheduler.ask()
+    assert scheduler.plan(5.0).grants == [(late, 1)]
+
+
+def test_load_is_relative_to_the_capacity() -> None:
+    scheduler = Scheduler([owned(2, 8)], min_workers=2)
+    scheduler.plan(0.0)
+    scheduler.ready(1, 0.0, 2)
+    scheduler.ready(2, 0.0)
+    tickets = [scheduler.ask() for _ in range(5)]
+    assert [worker for _, worker in scheduler.plan(0.0).grants] == [1, 2, 2, 2, 2]
+    assert len(tickets) == 5
+
+
+@pytest.mark.parametrize(("said", "capacity"), [(None, 4), (2, 2), (4, 4), (9, 4), (0, 1)])
+def test_a_server_may_have_fewer_slots_but_never_more(said: int | None, capacity: int) -> None:
+    scheduler = Scheduler([owned(1, 4)], min_workers=1)
+    scheduler.plan(0.0)
+    scheduler.ready(1, 0.0, said)
+    assert scheduler.workers[1].capacity == capacity
+
+
+def test_a_worker_leaves_that_drains_before_its_sessions_are_used_up() -> None:
+    scheduler = Scheduler([owned(2, 2)], max_uses=2)
+    first, second = scheduler.ask(), scheduler.ask()
+    grown(scheduler)
+    assert not scheduler.leaves(1)
+    scheduler.plan(0.0)
+    assert scheduler.workers[1].phase is WorkerPhase.DRAINING
+    assert not scheduler.leaves(1)  # its sessions may go on with it
+    scheduler.release(first, 1.0)
+    scheduler.release(second, 1.0)
+    scheduler = Scheduler([owned(1, 2)], min_workers=1)
+    grown(scheduler)
+    scheduler.drain(1)
+    assert scheduler.leaves(1)
+
+
+def test_what_a_source_can_make_is_counted_down() -> None:
+    scheduler = Scheduler([owned(8, 1), owned(8, 1)])
+    scheduler.set_room(0, 2)
+    for _ in range(5):
+        scheduler.ask()
+    assert [source for _, source in scheduler.plan(0.0).starts] == [0, 0, 1, 1, 1]
+    scheduler.set_room(0, None)
+    scheduler.ask()
+    assert [source for _, source in scheduler.plan(0.0).starts] == [0]
+
+
+def test_seconds_so_far_are_those_of_what_is_under_way() -> None:
+    scheduler = Scheduler([owned(3, 1)], min_workers=3)
+    scheduler.plan(0.0)
+    scheduler.ready(1, 1.0)
+    scheduler.ready(2, 1.0)
+    scheduler.ask()
+    scheduler.plan(2.0)
+    sums = scheduler.seconds_at(10.0)
+    assert (sums.starting, sums.idle, sums.used, sums.wasted) == (12.0, 10.0, 8.0, 0.0)
+    assert sums.total == 30.0
+    assert scheduler.seconds.used == 0.0  # a reading changes nothing
+    assert scheduler.close(10.0) == [1, 2]
+    assert (scheduler.seconds.used, scheduler.seconds.wasted) == (8.0, 10.0)
+    assert (scheduler.waiting, scheduler.holders) == ({}, {})
+
+
+def test_a_start_that_is_abandoned_is_wasted_and_no_failure() -> None:
+    scheduler = Scheduler([owned()], min_workers=1)
+    scheduler.plan(0.0)
+    scheduler.start_abandoned(1, 3.0)
+    now = scheduler.statistics(3.0)
+    assert (now.seconds.wasted, now.starts_failed) == (3.0, 0)
+    assert len(scheduler.plan(3.0).starts) == 1  # at once
+
+
+def test_idle_workers_are_kept_while_somebody_waits() -> None:
+    scheduler = Scheduler([owned(2, 1)], idle_ttl=1.0)
+    first, second = scheduler.ask(), scheduler.ask()
+    grown(scheduler)
+    scheduler.release(first, 1.0)
+    scheduler.release(second, 1.0)
+    scheduler.full(1, 9.0)
+    scheduler.full(2, 9.0)
+    scheduler.ask()
+    assert scheduler.plan(5.0).ends == []
+
+
+def test_rows_of_a_table_say_what_happened() -> None:
+    scheduler = Scheduler([owned()], min_workers=1)
+    scheduler.plan(0.0)
+    scheduler.start_failed(1, 1.5)
+    rows: list[tuple[str, str]] = []
+
+    class Table:
+        def add_row(self, name: str, value: str) -> None:
+            rows.append((name, value))
+
+    scheduler.statistics(1.5).add_to(Table())  # type: ignore[arg-type]  # all that it needs
+    assert rows == [
+        ("workers started", "0"),
+        ("starts failed", "1"),
+        ("worker seconds used", "0.0"),
+        ("worker seconds idle", "0.0"),
+        ("worker seconds starting", "0.0"),
+        ("worker seconds wasted", "1.5"),
+    ]
 
 
 class Histories(RuleBasedStateMachine):
