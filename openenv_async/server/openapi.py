@@ -104,7 +104,7 @@ def _gets() -> dict[str, Any]:
 def _operation(path: str, summary: str, result: dict[str, Any]) -> dict[str, Any]:
     failure = {"application/json": {"schema": _ref("error")}}
     return {
-        "operationId": path[1:].partition(".")[0],
+        "operationId": path[1:].replace(".", "_"),
         "summary": summary,
         "responses": {
             "200": {"description": "Done", "content": {"application/json": {"schema": result}}},

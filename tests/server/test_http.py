@@ -2,98 +2,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from websockets.asyncio.client import connect
 
 from openenv_async import (
     EngineOptions,
     EnvClient,
     Environment,
+    HTTPEnvClient,
     Limits,
     StepResult,
     create_app,
     serve,
 )
 from openenv_async.models import PayloadCodec
-from tests.helpers import gated
-
-HEADER = "X-OpenEnv-Session"
-SEQ = "X-OpenEnv-Seq"
-
-
-@dataclass
-class Inner:
-    weight: int = 1
-
-
-@dataclass
-class Action:
-    message: str
-    inner: Inner = field(default_factory=Inner)
-
-
-@dataclass
-class Observation:
-    echo: str
-    frame: NDArray[np.float32] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    reward: float | None = None
-    done: bool = False
-
-
-class Echo(Environment[Action, Observation, dict[str, Any]]):
-    """Says what it hears."""
-
-    isolation = "inline"
-    version = "2.5.0"
-    author = "somebody"
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def reset(self, seed: int | None = None, level: int = 1) -> Observation:
-        self.steps = 0
-        return Observation(f"level {level}")
-
-    def step(self, action: Action) -> Any:
-        if action.message == "boom":
-            raise ValueError("boom in step")
-        self.steps += 1
-        if action.message == "info":
-            return StepResult(Observation("told"), 2.0, truncated=True, info={"why": "asked"})
-        frame = np.array([1.5, np.nan], np.float32) if action.message == "frame" else None
-        metadata = {"n": self.steps} if action.message == "meta" else {}
-        return Observation(action.message, frame, metadata, 1.0, action.message == "end")
-
-    def state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "step_count": None}
-
-
-@asynccontextmanager
-async def served(
-    env: Any = Echo, options: EngineOptions | None = None
-) -> AsyncIterator[tuple[httpx.AsyncClient, Any]]:
-    """A client with a cookie jar, and the engine behind it."""
-    app = create_app(env, options=options)
-    async with serve(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        yield client, app.state.openenv.engine
-
-
-def step(message: str, **inner: Any) -> dict[str, Any]:
-    return {"action": {"message": message, **inner}}
-
-
-def problem(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
-
+from tests.helpers import Counter
+from tests.server.clients import (
+    HEADER,
+    Echo,
+    asking,
+    problem,
+    served,
+    step,
+)
 
 # -- an episode -------------------------------------------------------------------------------
 
@@ -246,127 +184,6 @@ async def test_capacity() -> None:
         assert problem(refused) == (503, "server_busy")
         assert refused.json()["error"]["retryable"] is True
         assert refused.headers["Retry-After"] == "1"
-
-
-# -- exactly once, busy, disconnect -----------------------------------------------------------
-
-
-async def test_a_repeated_number_gets_the_kept_reply() -> None:
-    async with served() as (http, engine):
-        await http.post("/reset", headers={SEQ: "1"})
-        first = await http.post("/step", json=step("one"), headers={SEQ: "2"})
-        again = await http.post("/step", json=step("one"), headers={SEQ: "2"})
-        assert first.json() == again.json()
-        other = await http.post("/step", json=step("other"), headers={SEQ: "2"})
-        assert problem(other) == (400, "protocol_error")
-        assert problem(await http.get("/state", headers={SEQ: "2"})) == (400, "protocol_error")
-        assert problem(await http.post("/close", headers={SEQ: "2"})) == (400, "protocol_error")
-        assert engine.stats.steps == 1
-        assert problem(await http.get("/state", headers={SEQ: "9"})) == (400, "protocol_error")
-        assert problem(await http.get("/state", headers={SEQ: "0"})) == (400, "protocol_error")
-        state = await http.get("/state")
-        assert state.json()["steps"] == 1
-        assert state.headers[SEQ] == "3"
-
-
-async def test_a_kept_reply_is_given_in_the_format_asked_for() -> None:
-    async with served() as (http, _):
-        await http.post("/reset")
-        sent = {SEQ: "2"}
-        text = await http.post("/step", json=step("one"), headers=sent)
-        packed = await http.post(
-            "/step", json=step("one"), headers={**sent, "Accept": "application/msgpack"}
-        )
-        assert msgspec.msgpack.decode(packed.content)["observation"]["echo"] == "one"
-        tagged = await http.post(
-            "/step", json=step("one"), headers={**sent, "Accept": "application/openenv+json"}
-        )
-        assert tagged.json()["observation"]["reward"] == 1.0
-        assert text.json()["observation"] == {"echo": "one", "frame": None}
-
-
-async def test_a_second_call_is_refused() -> None:
-    env, gate = gated()
-    async with served(env) as (http, _):
-        await http.post("/reset")
-        first = asyncio.ensure_future(http.post("/step", json={"action": {}}))
-        await gate.entered.wait()
-        assert problem(await http.get("/state")) == (409, "session_busy")
-        gate.opened.set()
-        assert (await first).json()["observation"] == {"steps": 1}
-        assert (await http.get("/state")).status_code == 200
-
-
-async def test_two_callers_of_one_number_share_its_reply() -> None:
-    env, gate = gated()
-    async with served(env) as (http, engine):
-        await http.post("/reset")
-        calls = [
-            asyncio.ensure_future(http.post("/step", json={"action": {}}, headers={SEQ: "2"}))
-            for _ in range(2)
-        ]
-        while engine.stats.duplicates == 0:  # noqa: ASYNC110 - the engine sets no event
-            await asyncio.sleep(0.001)
-        gate.opened.set()
-        assert [(await call).json()["observation"] for call in calls] == [{"steps": 1}] * 2
-
-
-async def test_a_caller_who_disconnects_cancels_his_step_and_keeps_his_session() -> None:
-    env, gate = gated()
-    async with served(env) as (http, engine):
-        await http.post("/reset")
-        call = asyncio.ensure_future(http.post("/step", json={"action": {}}))
-        await gate.entered.wait()
-        call.cancel()
-        await asyncio.wait([call])
-        await gate.ended.wait()
-        assert gate.cancelled == 1
-        gate.opened.set()
-        assert (await http.post("/step", json={"action": {}})).json()["observation"] == {"steps": 1}
-        assert len(engine.sessions) == 1
-
-
-async def test_a_numbered_step_outlives_its_connection() -> None:
-    env, gate = gated()
-    async with served(env) as (http, _):
-        await http.post("/reset")
-        numbered: dict[str, Any] = {"json": {"action": {}}, "headers": {SEQ: "2"}}
-        call = asyncio.ensure_future(http.post("/step", **numbered))
-        await gate.entered.wait()
-        call.cancel()
-        await asyncio.wait([call])
-        again = asyncio.ensure_future(http.post("/step", **numbered))
-        gate.opened.set()
-        assert (await again).json()["observation"] == {"steps": 1}
-        assert gate.cancelled == 0
-
-
-async def test_another_request_cancels_what_was_left_behind() -> None:
-    env, gate = gated()
-    async with served(env) as (http, engine):
-        await http.post("/reset")
-        call = asyncio.ensure_future(http.post("/step", json={"action": {}}, headers={SEQ: "2"}))
-        await gate.entered.wait()
-        call.cancel()
-        await asyncio.wait([call])
-        [session] = engine.sessions.values()
-        while session.sink.orphan is None:  # noqa: ASYNC110 - the sink sets no event
-            await asyncio.sleep(0.001)
-        assert (await http.get("/state", headers={SEQ: "3"})).status_code == 200
-        assert gate.cancelled == 1
-
-
-async def test_a_deadline_by_body_and_by_header() -> None:
-    env, gate = gated()
-    async with served(env) as (http, _):
-        await http.post("/reset")
-        late = await http.post("/step", json={"action": {}, "timeout_s": 0.05})
-        assert problem(late) == (504, "deadline_exceeded")
-        late = await http.post("/step", json={"action": {}}, headers={"X-OpenEnv-Timeout": "0.05"})
-        assert problem(late) == (504, "deadline_exceeded")
-        assert gate.cancelled == 2
-        wrong = await http.post("/step", json={"action": {}, "timeout_s": 0})
-        assert problem(wrong) == (422, "invalid_model")
 
 
 # -- bodies and errors ------------------------------------------------------------------------
@@ -554,3 +371,94 @@ async def test_openapi_describes_exactly_the_routes() -> None:
         assert reference.removeprefix("#/components/schemas/") in schemas, reference
     action = document["paths"]["/step"]["post"]["requestBody"]["content"]["application/json"]
     assert action["schema"]["properties"]["action"] == {"$ref": "#/components/schemas/action"}
+
+
+# -- options and rewards --------------------------------------------------------------------------
+
+
+class Sandbox(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Its reset has options with names that mean something elsewhere."""
+
+    def reset(self, timeout: float = 5.0, session_id: str = "none") -> dict[str, Any]:
+        return {"timeout": timeout, "session_id": session_id}
+
+    def step(self, action: dict[str, Any]) -> StepResult[dict[str, Any]]:
+        return StepResult({}, reward=float(action["reward"]))
+
+
+class Gymlike(Sandbox):
+    """Its reset has an option that is called options."""
+
+    def reset(self, options: dict[str, Any] | None = None) -> dict[str, Any]:  # type: ignore[override]  # another environment
+        return {"options": options}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_options_with_any_name_reach_the_environment(nested: bool) -> None:
+    own = {"timeout": 3.0, "session_id": "mine"}
+    async with asking(create_app(Sandbox)) as http:
+        body: dict[str, Any] = {"seed": 1, "options": own} if nested else {"seed": 1, **own}
+        assert (await http.post("/reset", json=body)).json()["observation"] == own
+        twice = await http.post("/reset", json={"timeout": 1.0, "options": {"timeout": 2.0}})
+        assert twice.status_code == 422
+        assert "twice" in twice.text
+        unknown = await http.post("/reset", json={"options": {"level": 2}})
+        assert unknown.status_code == 422
+        assert "level" in unknown.text
+
+
+async def test_an_option_that_is_called_options_is_the_environments() -> None:
+    async with asking(create_app(Gymlike)) as http:
+        reply = await http.post("/reset", json={"options": {"level": 2}})
+        assert reply.json()["observation"] == {"options": {"level": 2}}
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "0.0", "1.5"])
+async def test_a_reward_arrives_exactly_over_http_and_upstreams_dialect(text: str) -> None:
+    reward = float(text)
+    spelled = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, reward)
+    async with serve(Sandbox) as url, httpx.AsyncClient(base_url=url) as http:
+        await http.post("/reset", json={})
+        for media in ("application/json", "application/openenv+json"):
+            reply = await http.post(
+                "/step", json={"action": {"reward": text}}, headers={"Accept": media}
+            )
+            assert json.loads(reply.text, parse_constant=pytest.fail)["reward"] == spelled
+        packed = await http.post(
+            "/step",
+            json={"action": {"reward": text}},
+            headers={"Accept": "application/msgpack"},
+        )
+        assert repr(msgspec.msgpack.decode(packed.content)["reward"]) == repr(reward)
+        async with HTTPEnvClient[Any, Any, Any](url) as env:
+            await env.reset()
+            assert repr((await env.step({"reward": text})).reward) == repr(reward)
+        async with connect(url.replace("http", "ws") + "/ws") as socket:
+            await socket.send('{"type": "reset", "data": {}}')
+            assert json.loads(await socket.recv())["data"]["reward"] is None
+            await socket.send(json.dumps({"type": "step", "data": {"reward": text}}))
+            assert json.loads(await socket.recv())["data"]["reward"] == spelled
+        assert math.isnan(reward) == (spelled == "NaN")
+
+
+async def test_a_seed_past_64_bits_is_refused_over_http_and_upstreams_dialect() -> None:
+    async with serve(Counter) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            for seed in (2**64, 10**300, -1):
+                reply = await http.post("/reset", json={"seed": seed})
+                assert reply.status_code == 422
+                assert "seed" in reply.text
+            assert (await http.post("/reset", json={"seed": 2**64 - 1})).status_code == 200
+            for value in (10**300, -1, 0, "x"):
+                body: dict[str, Any] = {"action": {}, "timeout_s": value}
+                assert (await http.post("/step", json=body)).status_code == 422
+            for text in ("nan", "inf", "-1", "1e300", "x"):
+                headers = {"X-OpenEnv-Timeout": text}
+                reply = await http.post("/step", json={"action": {}}, headers=headers)
+                assert reply.status_code == 400
+            assert (await http.post("/step", json={"action": {}})).status_code == 200
+        async with connect(url.replace("http", "ws") + "/ws") as socket:
+            await socket.send(json.dumps({"type": "reset", "data": {"seed": 2**64}}))
+            assert json.loads(await socket.recv())["type"] == "error"
+            await socket.send('{"type": "reset", "data": {"seed": 3}}')
+            assert json.loads(await socket.recv())["data"]["observation"]["seed"] == 3

@@ -107,7 +107,7 @@ async def play(url: str) -> None:
             assert await env.state() == MyState(1)
 
 
-async def test_the_seeds_fastapi_snippet() -> None:
+async def test_the_fastapi_snippet_of_openenv() -> None:
     async with serve(seeds_app()) as url:
         await play(url)
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
