@@ -173,7 +173,7 @@ def test_what_is_dropped_counts_no_more() -> None:
     queue.drop(1)
     assert queue.size == 15
     queue.clear()
-    assert (queue.size, bool(queue)) == (0, False)
+    assert (queue.size, bool(queue.channels)) == (0, False)
 
 
 def test_an_opening_in_pieces_has_no_number() -> None:
