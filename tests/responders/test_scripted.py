@@ -1,21 +1,12 @@
-"""Scripts, and responders made of one line of text."""
+"""Replies by a script."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 
-from openenv_async.errors import InvalidOption
-from openenv_async.responders import (
-    OpenAIResponder,
-    Reply,
-    Responder,
-    ScriptedResponder,
-    load_responder,
-)
+from openenv_async.responders import Reply, Responder, ScriptedResponder
 
 
 def said(*texts: str) -> list[dict[str, str]]:
@@ -30,10 +21,6 @@ def count_letters(messages: Sequence[Mapping[str, str]]) -> str:
 
 async def shout(messages: Sequence[Mapping[str, str]]) -> Reply:
     return Reply(messages[-1]["content"].upper(), "shouted")
-
-
-def make_polite() -> ScriptedResponder:
-    return ScriptedResponder(["please"])
 
 
 async def test_lines_follow_the_conversation_not_the_calls() -> None:
@@ -90,55 +77,3 @@ async def test_stop_and_max_tokens_cut() -> None:
 def test_scripts_that_make_no_sense(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"one of|at least one|not a regular|no reply"):
         ScriptedResponder(**bad)  # type: ignore[arg-type]  # wrong on purpose
-
-
-async def test_text_describes_responders(tmp_path: Path) -> None:
-    script = tmp_path / "script.json"
-    script.write_text(json.dumps({"rules": {"^(.)": r"\1!"}, "default": "-"}))
-    for text, answer in {
-        'scripted:["x"]': "x",
-        'scripted:{"rules": {"hey": ["y"]}}': "y",
-        f"scripted:{script}": "h!",
-        f"{__name__}:count_letters": "3",
-        f"{__name__}:shout": "HEY",
-        f"{__name__}:make_polite": "please",
-    }.items():
-        responder = load_responder(text)
-        assert (await responder.respond(said("hey"))).text == answer, text
-
-
-def test_text_describes_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    made = load_responder("openai:some/model")
-    assert isinstance(made, OpenAIResponder)
-    assert (made.model, made.base_url) == ("some/model", "https://api.openai.com/v1")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1/")
-    assert load_responder("openai:m").base_url == "http://127.0.0.1:1/v1"  # type: ignore[attr-defined]  # one of ours
-    made = load_responder("openai:m@http://localhost:8/v1#timeout=3&api_key_variable=MY_KEY")
-    assert isinstance(made, OpenAIResponder)
-    assert made.base_url == "http://localhost:8/v1"
-    assert (made._timeout, made._api_key_variable) == (3.0, "MY_KEY")
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("hello", "write scripted:"),
-        ("scripted:", "write scripted:"),
-        ("scripted:[]", "at least one"),
-        ("scripted:{}", "a script is"),
-        ('scripted:{"rules": {}, "speed": 1}', "no 'speed'"),
-        ("scripted:no/such/file.json", "No such file"),
-        ("openai:m@ftp://x", "not a base URL"),
-        ("openai:m@http://x#color=red", "no setting 'color'"),
-        ("openai:m@http://x#timeout=soon", "could not convert"),
-        ("openai:@http://x", "name of a model"),
-        ("no_such_module_here:x", "no module"),
-        ("json:nothing_of_the_kind", "has no"),
-        ("json:__name__", "cannot be called"),
-        ("collections:OrderedDict", "no respond"),
-    ],
-)
-def test_text_that_describes_none(text: str, why: str) -> None:
-    with pytest.raises(InvalidOption, match=why):
-        load_responder(text)
