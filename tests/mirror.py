@@ -1,6 +1,6 @@
 """Product modules and the test files of their names: ``python -m tests.mirror`` lists gaps.
 
-``openenv_async/pool/book.py`` is tested by ``tests/pool/test_book.py``. Short modules, which are
+``openenv_async/pool/sync.py`` is tested by ``tests/pool/test_sync.py``. Short modules, which are
 tested with what uses them, and packages' ``__init__`` need no file of their own.
 """
 

@@ -90,7 +90,7 @@ MISSING = frozenset(
         "openenv_async/models/schema.py",
         "openenv_async/models/unknown_fields.py",
         "openenv_async/pool/dispatch.py",
-        "openenv_async/pool/leases.py",
+        "openenv_async/pool/sync.py",
         "openenv_async/pool/settings.py",
         "openenv_async/pool/sources.py",
         "openenv_async/pool/statistics.py",
@@ -143,7 +143,7 @@ def test_every_module_has_a_test_file_of_its_name() -> None:
 
 
 def test_a_module_and_its_test_file() -> None:
-    assert test_file(Path("openenv_async/pool/book.py")) == Path("tests/pool/test_book.py")
+    assert test_file(Path("openenv_async/pool/sync.py")) == Path("tests/pool/test_sync.py")
     assert test_file(Path("openenv_async/errors.py")) == Path("tests/test_errors.py")
 
 

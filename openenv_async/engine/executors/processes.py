@@ -114,91 +114,91 @@ class ProcessExecutor:
             error.add_context(env=self._spec.name, phase=operation(request))
             call.complete(request, failed(request, error, format))
             return
-        place = call.slot
-        assert isinstance(place, _Slot)
-        place.format = format
+        slot = call.slot
+        assert isinstance(slot, _Slot)
+        slot.format = format
         if isinstance(request, Step) and request.credit:
             call.begin_stream(request.credit)
         if inner is request:
             inner = msgspec.structs.replace(request)
-        inner.channel = place.channel
+        inner.channel = slot.channel
         inner.timeout = 0  # this process watches the clock
         if isinstance(inner, Open):
             if isinstance(call.runner, TracedRunner):
                 inner.traceparent, inner.tracestate = call.runner.trace
         else:
-            place.seq += 1
-            inner.seq, inner.ack = place.seq, place.seq - 1
-        place.worker.send(inner)
+            slot.seq += 1
+            inner.seq, inner.ack = slot.seq, slot.seq - 1
+        slot.worker.send(inner)
 
     def _returned(self, call: Call, frame: Any) -> None:
         """A frame came back from a worker."""
-        place, request = call.slot, call.current
-        assert isinstance(place, _Slot)
+        slot, request = call.slot, call.current
+        assert isinstance(slot, _Slot)
         if request is None or call.dead is not None:
             return
         if isinstance(frame, Partial):
-            self._show(call, place, request, frame)
+            self._show(call, slot, request, frame)
             return
         seq = 0 if isinstance(frame, Opened) else getattr(frame, "seq", -1)
-        if seq != (0 if isinstance(request, Open) else place.seq):
+        if seq != (0 if isinstance(request, Open) else slot.seq):
             return
         reply: RunnerReply = frame
-        if place.format != "msgpack":
+        if slot.format != "msgpack":
             try:
-                reply = transcode(self._spec, frame, "msgpack", place.format)
+                reply = transcode(self._spec, frame, "msgpack", slot.format)
             except OpenEnvError as exc:
-                reply = failed(request, exc, place.format)
+                reply = failed(request, exc, slot.format)
         if not isinstance(request, Open):
             reply.seq = request.seq
         if isinstance(request, Close) or (isinstance(request, Open) and isinstance(reply, Failed)):
-            self._leave(place)
+            self._leave(slot)
         if type(call.codecs) is TimedCodecs:
             call.codecs.replied()
         call.complete(request, reply)
 
     def _unsent(self, call: Call, frame: Any, error: OpenEnvError) -> None:
         """A frame could not be sent: the worker does not miss its number."""
-        place, request = call.slot, call.current
-        assert isinstance(place, _Slot)
+        slot, request = call.slot, call.current
+        assert isinstance(slot, _Slot)
         if not isinstance(frame, RunnerRequest) or request is None:
             return
         seq = 0 if isinstance(frame, Open) else frame.seq
         self._returned(call, failed(frame, error, "msgpack"))
-        if not isinstance(frame, Open) and place.seq == seq:
-            place.seq -= 1
+        if not isinstance(frame, Open) and slot.seq == seq:
+            slot.seq -= 1
 
-    def _show(self, call: Call, place: _Slot, request: RunnerRequest, partial: Partial) -> None:
-        if partial.seq != place.seq:
+    def _show(self, call: Call, slot: _Slot, request: RunnerRequest, partial: Partial) -> None:
+        if partial.seq != slot.seq:
             return  # of a step that was abandoned
         try:
-            payload = transcode(self._spec, partial, "msgpack", place.format).payload
+            payload = transcode(self._spec, partial, "msgpack", slot.format).payload
         except OpenEnvError as exc:
-            place.worker.send(Cancel(place.channel, place.seq))
-            call.complete(request, failed(request, exc, place.format))
+            slot.worker.send(Cancel(slot.channel, slot.seq))
+            call.complete(request, failed(request, exc, slot.format))
             return
         call.emit(bytes(payload), partial.whole)
 
     def interrupt(self, call: Call) -> bool:
         """Pass a cancellation on; a worker whose loop is blocked will not see it."""
-        place = call.slot
-        if isinstance(place, _Slot) and not isinstance(call.current, Open):
-            place.worker.send(Cancel(place.channel, place.seq))
+        slot = call.slot
+        if isinstance(slot, _Slot) and not isinstance(call.current, Open):
+            slot.worker.send(Cancel(slot.channel, slot.seq))
         return True
 
     def credited(self, call: Call, units: int) -> None:
         """Pass credit on."""
-        place = call.slot
-        if isinstance(place, _Slot):
+        slot = call.slot
+        if isinstance(slot, _Slot):
             units = min(units, self._options.limits.max_credit)
-            place.worker.send(Credit(place.channel, place.seq, units))
+            slot.worker.send(Credit(slot.channel, slot.seq, units))
 
     def abandon(self, call: Call) -> None:
         """Abandon the call inside its worker, or kill a worker with no other session."""
-        place = call.slot
-        assert isinstance(place, _Slot)
-        worker = place.worker
-        worker.sessions.pop(place.channel, None)
+        slot = call.slot
+        assert isinstance(slot, _Slot)
+        worker = slot.worker
+        worker.sessions.pop(slot.channel, None)
         if worker.sessions:
             worker.abandon(call)
         else:
@@ -237,9 +237,9 @@ class ProcessExecutor:
         self._workers.add(worker)
         return worker
 
-    def _leave(self, place: _Slot) -> None:
-        worker = place.worker
-        worker.sessions.pop(place.channel, None)
+    def _leave(self, slot: _Slot) -> None:
+        worker = slot.worker
+        worker.sessions.pop(slot.channel, None)
         if self._shared is None or (worker.stuck and not worker.sessions):
             worker.retire()
 
