@@ -420,15 +420,15 @@ class Scheduler:
             return
         ready = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.READY]
         for ticket in list(self.waiting):
-            best: WorkerEntry | None = None
-            best_key: tuple[bool, float, int] = (True, inf, 0)
-            for worker in ready:
-                load = len(worker.leases)
-                if load >= worker.capacity or worker.full_until > now or self._used_up(worker):
-                    continue
-                key = (worker.rests_until > now, load / worker.capacity, worker.id)
-                if best is None or key < best_key:
-                    best, best_key = worker, key
+            best = min(
+                (worker for worker in ready if self._has_room(worker, now)),
+                key=lambda worker: (
+                    worker.rests_until > now,
+                    len(worker.leases) / worker.capacity,
+                    worker.id,
+                ),
+                default=None,
+            )
             if best is None:
                 break
             del self.waiting[ticket]
@@ -442,6 +442,13 @@ class Scheduler:
         for worker in ready:
             if self.waiting and worker.full_until > now:
                 plan.wake_at = min(plan.wake_at, worker.full_until)
+
+    def _has_room(self, worker: WorkerEntry, now: float) -> bool:
+        return (
+            len(worker.leases) < worker.capacity
+            and worker.full_until <= now
+            and not self._used_up(worker)
+        )
 
     def _used_up(self, worker: WorkerEntry) -> bool:
         return worker.uses >= self._max_uses and not self.sources[worker.source].free
