@@ -9,16 +9,17 @@ import click
 
 from openenv_async.cli.options import (
     SECONDS,
-    complete_target,
     examples,
-    is_url,
     param_option,
     token_option,
 )
+from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
-    from openenv_async.benchmarking import Report
+    from openenv_async.benchmarking import Load, Report
     from openenv_async.benchmarking.chaos import ChaosReport
+    from openenv_async.targets.resolve import ResolvedTarget
+    from openenv_async.targets.served import Server
 
 __all__ = ["bench"]
 
@@ -39,7 +40,7 @@ _KINDS: Final = {
         "bench echo --chaos --sessions 1000 --seconds 60",
     )
 )
-@click.argument("target", required=False, shell_complete=complete_target)
+@target_argument(required=False)
 @click.option(
     "--sessions", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
@@ -69,7 +70,7 @@ _KINDS: Final = {
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(
-    target: str | None,
+    target: str | list[str] | None,
     sessions: int,
     connections: int,
     seconds: float,
@@ -83,9 +84,9 @@ def bench(
 ) -> None:
     """Measure TARGET in a closed loop.
 
-    TARGET is the URL of a server, or what `serve` takes: then a server is started for it on
-    this machine. Without TARGET it is a built-in environment that costs next to nothing;
-    `--param isolation=inline|thread|async` says where its steps run.
+    TARGET is the URL of a server (of several the first is measured), or anything else that can be
+    served: then a server is started for it. Without TARGET it is a built-in environment that costs
+    next to nothing; `--param isolation=inline|thread|async` says where its steps run.
     """
     from openenv_async.benchmarking import Load
     from openenv_async.cli.playing import run
@@ -94,8 +95,6 @@ def bench(
         raise click.BadParameter("must be more than 0", param_hint="--seconds")
     if target is not None and obs_bytes is not None:
         raise click.BadParameter("is for the built-in environment", param_hint="--obs-bytes")
-    if target is not None and is_url(target) and params:
-        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
     load = Load(sessions, connections, seconds, warmup, seed)
     if target is None:
         kind = params.pop("isolation", "inline")
@@ -105,45 +104,57 @@ def bench(
             )
         params["obs_bytes"] = obs_bytes or 0
         target = f"openenv_async.testing:{_KINDS[kind]}"
+    found = resolved(target, params, token, "bench")
     if chaos:
-        report = run(_torment(target, params, load, token, as_json))
+        report = run(_torment(found, load, as_json))
         click.echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
         if not report.audit.passed:
             raise SystemExit(1)
         return
-    found = run(_measure(target, params, load, token, as_json))
+    measured = run(_measure(found, load, as_json))
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        click.echo(json.dumps(measured.as_dict(), indent=2))
     else:
-        _print(found)
+        _print(measured)
 
 
-async def _measure(
-    target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
-) -> Report:
+async def _measure(target: ResolvedTarget, load: Load, quiet: bool) -> Report:
     from openenv_async.benchmarking import bench as measure
-    from openenv_async.providers.local_server import LocalServer
+    from openenv_async.checks.servers import servers
 
     with _Bar(quiet) as bar:
-        if is_url(target):
-            return await measure(target, load, token=token, on_progress=bar)
-        room = ("--max-sessions", str(max(1024, load.sessions)))
-        async with LocalServer(target, params, arguments=room) as server:
-            return await measure(server.url, load, target=target, pid=server.pid, on_progress=bar)
+        async with servers(target, max_sessions=max(1024, load.sessions)) as found:
+            server = found[0]
+            return await measure(
+                server.url,
+                load,
+                target=_name(target, server),
+                token=server.token,
+                pid=server.pid,
+                on_progress=bar,
+            )
 
 
-async def _torment(
-    target: str, params: dict[str, Any], load: Any, token: str | None, quiet: bool
-) -> ChaosReport:
+async def _torment(target: ResolvedTarget, load: Load, quiet: bool) -> ChaosReport:
     from openenv_async.benchmarking.chaos import run_chaos
-    from openenv_async.providers.local_server import LocalServer
+    from openenv_async.checks.servers import servers
 
+    room = max(1024, 2 * load.sessions)
     with _Bar(quiet) as bar:
-        if is_url(target):
-            return await run_chaos(target, load, token=token, on_progress=bar)
-        room = ("--max-sessions", str(max(1024, 2 * load.sessions)), "--workers", "2")
-        async with LocalServer(target, params, arguments=room) as server:
-            return await run_chaos(server.url, load, target=target, pid=server.pid, on_progress=bar)
+        async with servers(target, max_sessions=room, arguments=("--workers", "2")) as found:
+            server = found[0]
+            return await run_chaos(
+                server.url,
+                load,
+                target=_name(target, server),
+                token=server.token,
+                pid=server.pid,
+                on_progress=bar,
+            )
+
+
+def _name(target: ResolvedTarget, server: Server) -> str:
+    return server.url if target.kind in ("url", "urls") else str(target.given)
 
 
 class _Bar:

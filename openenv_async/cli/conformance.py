@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from openenv_async.cli.options import examples, is_url, token_option
+from openenv_async.cli.options import examples, param_option, token_option
+from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
     from openenv_async.checks.conformance import Result
@@ -20,12 +21,13 @@ __all__ = ["conformance"]
 @click.command(
     epilog=examples(
         "conformance http://127.0.0.1:8000",
+        "conformance openenv_async.testing:ConformanceEnvironment",
         "conformance http://127.0.0.1:8000 --transport 'native json' --json",
-        "serve openenv_async.testing:ConformanceEnvironment  # what lets every check run",
     )
 )
-@click.argument("url")
+@target_argument()
 @token_option
+@param_option
 @click.option(
     "--transport",
     "transports",
@@ -37,7 +39,8 @@ __all__ = ["conformance"]
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--verbose", is_flag=True, help="Show what passed and was skipped, too.")
 def conformance(
-    url: str,
+    target: str | list[str],
+    params: dict[str, Any],
     token: str | None,
     transports: tuple[str, ...],
     doors: tuple[str, ...],
@@ -45,7 +48,10 @@ def conformance(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Check that the server at URL keeps the protocol, over every transport.
+    """Check that the server of TARGET keeps the protocol, over every transport.
+
+    TARGET is the URL of a server, or of several, or anything else that can be served: then a
+    server is started for it, and ended afterwards.
 
     A server of openenv_async.testing:ConformanceEnvironment is put through all checks, any
     other through those that need no help of the environment. The exit code is 1 if one fails.
@@ -54,22 +60,17 @@ def conformance(
     from openenv_async.checks.transports import network_transports
     from openenv_async.cli.playing import run
 
-    if not is_url(url):
-        raise click.BadParameter("must be http://HOST:PORT (or https, ws, wss)", param_hint="URL")
-    every = network_transports(url, token)
-    known = [transport.name for transport in every]
+    known = [transport.name for transport in network_transports("")]
     for name in (*transports, *doors):
         if name not in known:
             raise click.BadParameter(f"is one of {', '.join(known)}", param_hint="--transport")
-    wanted = {*transports, *doors} or set(known)
     for name in names:
         if name not in suite.CHECKS:
             raise click.BadParameter(f"there is no check {name!r}", param_hint="--check")
     results = run(
         suite.run(
-            url,
-            token=token,
-            transports=[transport for transport in every if transport.name in wanted],
+            resolved(target, params, token, "conformance"),
+            transports=(*transports, *doors) or None,
             names=names or None,
             on_result=None if as_json else _show_progress,
         )

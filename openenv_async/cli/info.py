@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openenv_async.cli.options import (
-    complete_target,
     examples,
-    import_from_here,
-    is_url,
     param_option,
     token_option,
 )
+from openenv_async.cli.targets import resolved, target_argument
+
+if TYPE_CHECKING:
+    from openenv_async.targets.resolve import ResolvedTarget
 
 __all__ = ["field_rows", "info"]
 
@@ -28,46 +29,45 @@ __all__ = ["field_rows", "info"]
         "info http://127.0.0.1:8000",
     )
 )
-@click.argument("target", shell_complete=complete_target)
+@target_argument()
 @token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, schemas included.")
-def info(target: str, token: str | None, params: dict[str, Any], as_json: bool) -> None:
+def info(target: str | list[str], token: str | None, params: dict[str, Any], as_json: bool) -> None:
     """Show what TARGET takes and gives: its arguments, options, actions and observations.
 
-    TARGET is the name of an installed environment, module:Class, a folder with an openenv.yaml,
-    or the URL of a server.
+    TARGET is an installed name, module:Class, a folder with an openenv.yaml, an id of Gymnasium,
+    or the URL of a server; an image is started for it. Of several URLs the first is shown.
 
-    Exit codes: 0 shown; 1 there is no such environment or server; 2 a wrong value.
+    Exit codes: 0 shown; 1 the server does not answer; 2 a wrong value.
     """
-    if is_url(target):
-        if params:
-            raise click.BadParameter(
-                "a running server has its arguments already", param_hint="--param"
-            )
+    found = resolved(target, params, token, "info")
+    if found.kind == "named":
+        about = _of_environment(found)
+    else:
         from openenv_async.cli.playing import run
 
-        about = run(_of_server(target, token))
-    else:
-        import_from_here()
-        about = _of_target(target, params)
+        about = run(_of_server(found))
     if as_json:
         click.echo(json.dumps(about, indent=2, default=str))
         return
     _print(about)
 
 
-async def _of_server(url: str, token: str | None) -> dict[str, Any]:
+async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
     from openenv_async.checks.conformance.suite import describe
+    from openenv_async.checks.servers import servers
     from openenv_async.client.settings import ClientSettings
     from openenv_async.client.websocket import dial
 
-    name, schema = await describe(url, token)
-    connection = await dial(url, ClientSettings(token=token))
-    try:
-        server = dict(connection.server)
-    finally:
-        await connection.aclose()
+    async with servers(target) as found:
+        url, token = found[0].url, found[0].token
+        name, schema = await describe(url, token)
+        connection = await dial(url, ClientSettings(token=token))
+        try:
+            server = dict(connection.server)
+        finally:
+            await connection.aclose()
     return {
         "name": name,
         "version": server.get("environment_version"),
@@ -79,13 +79,13 @@ async def _of_server(url: str, token: str | None) -> dict[str, Any]:
     }
 
 
-def _of_target(target: str, params: dict[str, Any]) -> dict[str, Any]:
+def _of_environment(target: ResolvedTarget) -> dict[str, Any]:
     from openenv_async.errors import TargetNotFound
-    from openenv_async.targets.discovery import find_entry, find_target
+    from openenv_async.targets.discovery import find_entry
 
     try:
-        spec = find_target(target, params)
-    except TypeError as exc:
+        spec = target.spec("info")
+    except (TypeError, TargetNotFound) as exc:
         raise click.BadParameter(str(exc), param_hint="TARGET") from exc
     about: dict[str, Any] = {
         "name": spec.name,
@@ -94,7 +94,7 @@ def _of_target(target: str, params: dict[str, Any]) -> dict[str, Any]:
         "environment": f"{spec.cls.__module__}:{spec.cls.__qualname__}",
     }
     try:
-        entry = find_entry(target)
+        entry = find_entry(target.given)
         about |= {"client": entry.client, "action": entry.action, "image": entry.image}
     except TargetNotFound:
         pass

@@ -7,18 +7,20 @@ import json
 import random
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openenv_async.cli.options import (
-    complete_target,
     examples,
-    import_from_here,
-    is_url,
     param_option,
     token_option,
 )
+from openenv_async.cli.targets import resolved, target_argument
+
+if TYPE_CHECKING:
+    from openenv_async.targets.resolve import ResolvedTarget
+    from openenv_async.targets.served import Server
 
 __all__ = ["play"]
 
@@ -35,44 +37,37 @@ _HELP = """\
         "play http://127.0.0.1:8000",
     )
 )
-@click.argument("target", shell_complete=complete_target)
+@target_argument()
 @click.option("--seed", type=click.IntRange(0), help="Of the first episode.")
 @token_option
 @param_option
-def play(target: str, seed: int | None, token: str | None, params: dict[str, Any]) -> None:
+def play(
+    target: str | list[str], seed: int | None, token: str | None, params: dict[str, Any]
+) -> None:
     """Play TARGET by hand: each field of an action is asked for, what comes of it is shown.
 
-    TARGET is the URL of a server, or what `serve` takes: then a server is started for it on this
-    machine, and ended afterwards. A line that begins with a colon is a command, see :help. The
-    input may be a pipe.
+    TARGET is the URL of a server (of several the first is played on), or anything else that can be
+    served: then a server is started for it, and ended afterwards. A line that begins with a colon
+    is a command, see :help. The input may be a pipe.
 
     Exit codes: 0 left; 1 an error of the environment or server; 2 a wrong value; 130 Ctrl-C.
     """
-    if is_url(target) and params:
-        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
-    import_from_here()
-    with _served(target, params, token) as (url, its_token):
-        _play(url, its_token, seed)
+    with _served(resolved(target, params, token, "play")) as server:
+        _play(server.url, server.token, seed)
 
 
 @contextlib.contextmanager
-def _served(
-    target: str, params: dict[str, Any], token: str | None
-) -> Iterator[tuple[str, str | None]]:
-    """The address and token of a server; a started one is ended afterwards."""
-    if is_url(target):
-        yield target, token
-        return
+def _served(target: ResolvedTarget) -> Iterator[Server]:
+    """Have a server of the target; one that is started is ended afterwards."""
+    from openenv_async.checks.servers import servers
     from openenv_async.client.loop_thread import background_loop
-    from openenv_async.providers.local_server import LocalServer
 
-    server = LocalServer(target, params)
-    loop = background_loop()
+    loop, found = background_loop(), servers(target)
+    started = loop.run(found.__aenter__())
     try:
-        loop.run(server.__aenter__())
-        yield server.url, None
+        yield started[0]
     finally:
-        loop.run(server.aclose())
+        loop.run(found.__aexit__(None, None, None))
 
 
 class _Left(Exception):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openenv_async.cli.options import examples, is_url, param_option, token_option
+from openenv_async.cli.options import examples, param_option, token_option
+from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
     from openenv_async.rollouts import Trajectory
+    from openenv_async.targets.resolve import ResolvedTarget
 
 __all__ = ["replay"]
 
@@ -25,7 +27,7 @@ __all__ = ["replay"]
     )
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target")
+@target_argument()
 @click.option("--episode", "wanted", type=click.IntRange(0), help="Only the episode of this index.")
 @click.option(
     "--tolerance", default=0.0, type=click.FloatRange(0.0), help="By which numbers may differ."
@@ -39,21 +41,22 @@ __all__ = ["replay"]
 @token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
-def replay(file: Path, target: str, params: dict[str, Any], **options: Any) -> None:
+def replay(
+    file: Path, target: str | list[str], params: dict[str, Any], token: str | None, **options: Any
+) -> None:
     """Replay the episodes of FILE on TARGET and say where each first differs.
 
-    FILE is what `rollout --out` wrote. TARGET is the URL of a server, or what `serve` takes.
+    FILE is what `rollout --out` wrote. TARGET is the URL of a server, or anything else that can be
+    served. Episodes are replayed on the servers of several URLs in turn.
     The exit code is 1 when an episode differs. Episodes whose reset failed are left out.
     """
     from openenv_async.cli.playing import run
 
-    if is_url(target) and params:
-        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
     if file.suffix not in (".jsonl", ".parquet"):
         raise click.BadParameter(
             f"{file.name!r} ends neither in .jsonl nor .parquet", param_hint="FILE"
         )
-    run(_replay(file, target, params, **options))
+    run(_replay(file, resolved(target, params, token, "replay"), **options))
 
 
 def _episodes(file: Path) -> Iterator[Trajectory]:
@@ -68,35 +71,31 @@ def _episodes(file: Path) -> Iterator[Trajectory]:
 
 async def _replay(
     file: Path,
-    target: str,
-    params: dict[str, Any],
+    target: ResolvedTarget,
     *,
     wanted: int | None,
     tolerance: float,
     ignore: tuple[str, ...],
-    token: str | None,
     as_json: bool,
 ) -> None:
     from openenv_async import GenericEnvClient
-    from openenv_async.providers.local_server import LocalServer
+    from openenv_async.checks.servers import servers
     from openenv_async.rollouts.replaying import replay as replayed
 
     report: list[dict[str, Any]] = []
     left_out = 0
     async with contextlib.AsyncExitStack() as stack:
-        url = target
-        if not is_url(target):
-            server = await stack.enter_async_context(LocalServer(target, params))
-            url, token = server.url, None
+        found = await stack.enter_async_context(servers(target))
         for trajectory in _episodes(file):
             if wanted is not None and trajectory.index != wanted:
                 continue
             if trajectory.seed is None:
                 left_out += 1
                 continue
-            async with GenericEnvClient(url, token=token) as env:
-                found = await replayed(env, trajectory, tolerance=tolerance, ignore=ignore)
-            text = None if found is None else str(found)
+            server = found[len(report) % len(found)]
+            async with GenericEnvClient(server.url, token=server.token) as env:
+                differing = await replayed(env, trajectory, tolerance=tolerance, ignore=ignore)
+            text = None if differing is None else str(differing)
             report.append(
                 {"episode": trajectory.index, "steps": trajectory.steps, "difference": text}
             )
@@ -109,6 +108,6 @@ async def _replay(
         click.echo(f"left out, since their reset failed or nothing tells their seed: {left_out}")
     if not report:
         raise click.ClickException(f"{file.name} has no such episode that could be replayed")
-    differing = sum(row["difference"] is not None for row in report)
-    if differing:
-        raise click.ClickException(f"{differing} of {len(report)} episodes differ")
+    count = sum(row["difference"] is not None for row in report)
+    if count:
+        raise click.ClickException(f"{count} of {len(report)} episodes differ")

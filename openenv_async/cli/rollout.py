@@ -13,13 +13,13 @@ import click
 
 from openenv_async.cli.options import (
     SECONDS,
-    complete_target,
     examples,
     import_from_here,
     is_url,
     param_option,
     token_option,
 )
+from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,7 +61,7 @@ def _read_policy(
         "rollout echo --provider docker --servers 4 --max-steps 10",
     )
 )
-@click.argument("target", shell_complete=complete_target)
+@target_argument()
 @click.option(
     "--episodes", default=100, show_default=True, type=click.IntRange(1), help="Number of episodes."
 )
@@ -104,21 +104,22 @@ def _read_policy(
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
-    target: str,
+    target: str | list[str],
     policy: Callable[..., Any] | None,
     params: dict[str, Any],
     provider: str | None,
     servers: int,
     old_servers: int | None,
     image: str | None,
+    token: str | None,
     **options: Any,
 ) -> None:
     """Play episodes of TARGET and report on them.
 
-    TARGET is the URL of a server, or what `serve` takes: then a server is started for it on
-    this machine, and ended afterwards. With `--provider docker` it is an environment or an image
-    that runs in containers, with `ray` an environment that runs on the nodes of a Ray cluster,
-    with `space` the OWNER/NAME of a Hugging Face Space.
+    TARGET is the URL of a server, several URLs, or anything else that can be served: then servers
+    are started for it, and ended afterwards. With `--provider docker` it is an environment or an
+    image that runs in containers, with `ray` an environment that runs on the nodes of a Ray
+    cluster, with `space` the OWNER/NAME of a Hugging Face Space.
     """
     from openenv_async.cli.playing import run
 
@@ -128,26 +129,36 @@ def rollout(
             f"the seeds of {episodes} episodes from there on go beyond 2**63 - 1",
             param_hint="--seed",
         )
-    provider = provider or ("static" if is_url(target) else "process")
-    if (provider == "static") != is_url(target):
+    text = target if isinstance(target, str) else ", ".join(target)
+    urls = [each for each in ([target] if isinstance(target, str) else target) if is_url(each)]
+    if provider is not None and (provider == "static") != bool(urls):
         raise click.BadParameter("a URL is played at as it is: static", param_hint="--provider")
-    if provider in ("static", "space", "docker") and params:
+    if provider in ("space", "docker") and params:
         raise click.BadParameter("a running server has its arguments already", param_hint="--param")
+    if provider not in ("space", "docker"):  # which take what is not a target of this machine
+        found = resolved(target, params, token, "rollout")
+        usual = _PROVIDERS[found.kind]
+        if provider in ("process", "ray") and usual != "process":
+            raise click.BadParameter(f"{usual} runs {found.label}", param_hint="--provider")
+        provider = provider or usual
+        text = text if urls else found.given
     if image is not None and provider != "docker":
         raise click.BadParameter("only docker runs images", param_hint="--image")
     if provider == "static":
-        run(_rollout(target, target, policy, **options))
+        run(_rollout(text, urls, policy, token=token, **options))
     else:
-        size = max(1024, options["concurrency"])
-        run(
-            _in_pool(
-                _provider(provider, target, params, image, size),
-                old_servers or servers,
-                target,
-                policy,
-                **options,
-            )
-        )
+        started = _provider(provider, text, params, image, max(1024, options["concurrency"]))
+        run(_in_pool(started, old_servers or servers, text, policy, **options))
+
+
+_PROVIDERS = {
+    "url": "static",
+    "urls": "static",
+    "named": "process",
+    "image": "docker",
+    "space": "space",
+}
+"""The provider of each kind of target that is text."""
 
 
 def _provider(
@@ -184,7 +195,6 @@ async def _in_pool(
     *,
     concurrency: int,
     connections: int | None,
-    token: str | None,
     **options: Any,
 ) -> None:
     """Start servers and play on them."""
@@ -221,7 +231,7 @@ def _server_bar(bar: Progress, servers: int) -> Callable[[PoolStatistics], None]
 
 async def _rollout(
     target: str,
-    source: str | EnvPool,
+    source: list[str] | EnvPool,
     policy: Callable[..., Any] | None,
     *,
     as_json: bool,
@@ -237,8 +247,8 @@ async def _rollout(
     from openenv_async.rollouts import RandomPolicy
 
     if policy is None:
-        if isinstance(source, str):
-            schema = await fetch_schema(source, token=token)
+        if isinstance(source, list):
+            schema = await fetch_schema(source[0], token=token)
         else:
             worker = source.workers[0]
             schema = await fetch_schema(worker.url, token=worker.token)
@@ -256,9 +266,9 @@ async def _rollout(
             **options,
         )
         shown.stop()
-    workers = None if isinstance(source, str) else source.statistics()
-    tails = {} if isinstance(source, str) else await output_tails(source)
-    local = isinstance(source, str) or source.providers[0].name == "process"
+    workers = None if isinstance(source, list) else source.statistics()
+    tails = {} if isinstance(source, list) else await output_tails(source)
+    local = isinstance(source, list) or source.providers[0].name == "process"
     if as_json:
         report = summary.as_dict() | {"file": None if out is None else str(out)}
         if workers is not None:

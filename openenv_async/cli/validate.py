@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from openenv_async.cli.options import (
     SECONDS,
-    complete_target,
     examples,
-    import_from_here,
-    is_url,
     param_option,
     token_option,
 )
+from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
     from openenv_async.checks.registry import Result
@@ -37,7 +34,7 @@ _MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("s
         "validate . --varying elapsed --timeout 60",
     )
 )
-@click.argument("target", default=".", shell_complete=complete_target)
+@target_argument(default=".")
 @click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
 @click.option(
     "--timeout", default=10.0, show_default=True, type=SECONDS, help="Seconds for one call."
@@ -67,7 +64,7 @@ _MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("s
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--quiet", is_flag=True, help="Show only what failed.")
 def validate(
-    target: str,
+    target: str | list[str],
     names: tuple[str, ...],
     token: str | None,
     params: dict[str, Any],
@@ -78,30 +75,25 @@ def validate(
 ) -> None:
     """Check the environment TARGET: its folder, and what it does when it is served.
 
-    TARGET is a folder with an openenv.yaml (by default this one), the name of an installed
-    environment, module:Class, or the URL of a server, upstream's included. Each check has a name
-    and says what was found and what to do.
+    TARGET is a folder with an openenv.yaml (by default this one), an installed name, module:Class,
+    an image, a Space, or the URL of a server or several, upstream's included. Each check has a
+    name and says what was found and what to do.
 
-    Exit codes: 0 nothing failed; 1 a check failed, or there is nothing to check; 2 a wrong value.
+    Exit codes: 0 nothing failed; 1 a check failed, or no server answers; 2 a wrong value.
     """
     from openenv_async.checks.validation import CHECKS
     from openenv_async.checks.validation import validate as check_all
     from openenv_async.cli.playing import run
 
-    if is_url(target) and params:
-        raise click.BadParameter("a running server has its arguments already", param_hint="--param")
     for name in names:
         if name not in CHECKS:
             known = ", ".join(CHECKS)
             message = f"there is no check {name!r}; there are {known}"
             raise click.BadParameter(message, param_hint="--check")
-    import_from_here()
     shown = None if as_json else (lambda result: _show(result, quiet))
     results = run(
         check_all(
-            Path(target) if target == "." else target,
-            params=params,
-            token=token,
+            resolved(target, params, token, "validate"),
             names=names or None,
             timeout=timeout or 10.0,
             on_result=shown,

@@ -110,6 +110,7 @@ def test_the_version() -> None:
         (["rollout", "echo", "--out", "file.txt"], "neither in .jsonl nor .parquet"),
         (["rollout", "echo", "--policy", "clever"], "write random or module:callable"),
         (["rollout", "http://127.0.0.1:1", "--param", "a=1"], "has its arguments already"),
+        (["rollout", "no-such-thing"], "there is no environment 'no-such-thing'"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_2(arguments: list[str], message: str) -> None:
@@ -131,7 +132,6 @@ def test_a_wrong_value_is_one_line_and_2(arguments: list[str], message: str) -> 
             "cannot listen on 192.0.2.1:8000",
         ),
         (["rollout", "http://127.0.0.1:1"], "cannot read http://127.0.0.1:1/schema"),
-        (["rollout", "no-such-thing"], "there is no environment 'no-such-thing'"),
     ],
 )
 def test_an_error_of_the_library_is_one_line_and_1(arguments: list[str], message: str) -> None:

@@ -60,7 +60,7 @@ def test_what_makes_no_sense_is_one_line(arguments: list[str], message: str) -> 
 
 def test_what_does_not_start_is_one_line() -> None:
     done = CliRunner().invoke(main, ["rollout", "nothing-here"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "there is no environment 'nothing-here'" in done.output
     assert done.output.count("\n") == 1
 

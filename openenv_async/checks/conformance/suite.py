@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from openenv_async.checks.conformance import data, episodes, faults, frames, timing
 from openenv_async.checks.conformance.subject import Subject
 from openenv_async.checks.registry import Check, Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
+from openenv_async.checks.servers import servers
 from openenv_async.checks.transports import Transport, network_transports
-from openenv_async.errors import ConnectFailed, OpenEnvError
+from openenv_async.errors import ConnectFailed, InvalidOption, OpenEnvError
+from openenv_async.targets.resolve import Target, resolve
+from openenv_async.targets.served import Server
 
 __all__ = ["CHECKS", "MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
 
@@ -92,38 +95,62 @@ class Suite:
 
 
 async def run(
-    url: str,
+    target: Target,
     *,
+    params: Mapping[str, Any] | None = None,
     token: str | None = None,
-    transports: Iterable[Transport] | None = None,
+    transports: Iterable[Transport | str] | None = None,
     names: Iterable[str] | None = None,
     on_result: OnResult | None = None,
     doors: Iterable[Transport] | None = None,
 ) -> list[Result]:
-    """Check a running server over every transport that has a network.
+    """Check a server over every transport that has a network.
 
     Args:
-        url: of the server.
-        token: access token.
-        transports: by default native MessagePack, native JSON, HTTP and upstream's dialect.
+        target: anything that ``targets.resolve`` takes, such as the URL of a server. A
+            target without a server is served meanwhile; of several URLs each server is checked.
+        params: constructor arguments of an environment that is served for the checks.
+        token: access token of servers at URLs.
+        transports: names of transports, or transports of one server; by default native
+            MessagePack, native JSON, HTTP and upstream's dialect.
         names: of the checks, by default all.
         on_result: called with each result as it comes.
         doors: the old name of ``transports``.
 
     Raises:
-        ConnectFailed: nothing answers at ``url``.
-        InvalidOption: there is no check of such a name.
+        WrongTarget: it is nothing that has a server; a ``TypeError``.
+        TargetNotFound: there is no such environment.
+        ConnectFailed: nothing answers at a URL.
+        InvalidOption: there is no check or transport of such a name.
     """
     if doors is not None:
         warnings.warn("doors= is now transports=", DeprecationWarning, stacklevel=2)
         transports = doors
+    transports = None if transports is None else list(transports)
     wanted = [each.name for each in chosen(CHECKS, names)]
-    name, schema = await describe(url, token)
+    found = resolve(target, params=params, token=token, entry="conformance.run()")
     results = []
-    for transport in transports or network_transports(url, token):
-        suite = Suite(transport, own=name == OWN_ENVIRONMENT, schema=schema)
-        results += await suite.run(wanted, on_result)
+    async with servers(found) as every:
+        for server in every:
+            name, schema = await describe(server.url, server.token)
+            for transport in _chosen_transports(server, transports):
+                if len(every) > 1:
+                    transport.name = f"{transport.name} of {server.url}"
+                suite = Suite(transport, own=name == OWN_ENVIRONMENT, schema=schema)
+                results += await suite.run(wanted, on_result)
     return results
+
+
+def _chosen_transports(
+    server: Server, wanted: Sequence[Transport | str] | None
+) -> Sequence[Transport]:
+    by_name = {each.name: each for each in network_transports(server.url, server.token)}
+    if wanted is None:
+        return list(by_name.values())
+    for each in wanted:
+        if isinstance(each, str) and each not in by_name:
+            raise InvalidOption(f"there is no transport {each!r}; there are {', '.join(by_name)}")
+    return [by_name[each] if isinstance(each, str) else each for each in wanted]
 
 
 async def describe(url: str, token: str | None = None) -> tuple[str | None, dict[str, Any] | None]:

@@ -14,19 +14,21 @@ from typing import Any, Final
 from openenv_async.checks.conformance.suite import describe
 from openenv_async.checks.registry import Check, Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
+from openenv_async.checks.servers import servers
 from openenv_async.checks.validation import episodes, folder, seeds, timing
 from openenv_async.checks.validation.candidate import Candidate
 from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.errors import (
+    DeadlineExceeded,
+    ProviderError,
     ServerError,
     TargetNotFound,
-    shown,
+    TransportError,
 )
-from openenv_async.providers.local_server import LocalServer
 from openenv_async.targets import manifest
-from openenv_async.targets.discovery import find_target, is_address, is_installed, looks_like_path
+from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 
 __all__ = ["CHECKS", "MODULES", "STARTS", "check_served", "validate"]
 
@@ -46,7 +48,7 @@ _LOOK: Final = 60.0
 
 
 async def validate(
-    target: str | Path,
+    target: Target,
     *,
     params: Mapping[str, Any] | None = None,
     token: str | None = None,
@@ -61,9 +63,9 @@ async def validate(
     """Check an environment.
 
     Args:
-        target: a folder with an ``openenv.yaml``, the URL of a server, the name of an installed
-            environment, or ``module:Class``. All but a URL are served by a process of this
-            machine meanwhile.
+        target: anything that ``targets.resolve`` takes: a folder with an ``openenv.yaml``, an
+            installed name, ``module:Class``, a class, the URL of a server or several, an image,
+            … A target without a server is served meanwhile.
         params: constructor arguments.
         token: of the server at a URL.
         names: of the checks, by default all.
@@ -76,63 +78,38 @@ async def validate(
         on_result: called with each result as it comes.
 
     Raises:
-        ConnectFailed: nothing answers at the URL.
+        WrongTarget: it is nothing that has a server; a ``TypeError``.
         TargetNotFound: there is no such environment.
-        InvalidOption: there is no check of such a name.
+        ConnectFailed: nothing answers at the URL.
+        InvalidOption: there is no check of such a name, or it takes no params or no token.
     """
-    given: Any = target
-    if not isinstance(given, str | os.PathLike):
-        raise TypeError(
-            f"validate() takes a folder, a URL, a name or module:Class, got {shown(given)}: for a"
-            " class itself there is openenv_async.testing.check_environment"
-        )
     wanted = chosen(CHECKS, names)
-    run = _Run(Candidate(token=token, timeout=timeout, sessions=sessions), wanted, on_result)
+    found = resolve(target, params=params, token=token, entry="validate()")
+    run = _Run(Candidate(timeout=timeout, sessions=sessions), wanted, on_result)
     candidate = run.candidate
     candidate.max_observation_size = max_observation_size
     candidate.actions, candidate.varying = tuple(actions), frozenset(varying)
-    text = str(target)
-    if "://" in text:
-        candidate.url = _http_url(text)
-        await run.folder()
-        await run.behaviour()
-        return run.results
-    text, given = _look_at(candidate, target, dict(params or {}))
-    if candidate.folder is None or candidate.manifest is not None:
-        candidate.findings = await _inspect(text, given)
+    if found.kind == "named":
+        found = _look_at(candidate, found)
+        if candidate.folder is None or candidate.manifest is not None:
+            candidate.findings = await _inspect(found.given, dict(found.params or {}))
     await run.folder()
-    await run.serve(text, given)
+    await run.serve(found)
     return run.results
 
 
-def _http_url(text: str) -> str:
-    """Return a server's address as HTTP has it."""
-    address = text.rstrip("/").removesuffix("/ws")
-    return address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
-
-
-def _look_at(
-    candidate: Candidate, target: str | Path, params: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Return the target as ``serve`` takes it and its arguments; fill in folder and manifest."""
-    text = str(target)
-    folder = Path(text).expanduser()
-    has_manifest = (folder / manifest.MANIFEST).is_file()
-    if has_manifest and isinstance(target, str) and not looks_like_path(text):
-        has_manifest = not is_installed(text)  # a plain name is an installed environment's
-    if not has_manifest:
-        if looks_like_path(text) and folder.is_dir():
-            raise TargetNotFound(f"{folder} has no {manifest.MANIFEST}: it is not an environment")
-        if looks_like_path(text) or ":" not in text or is_address(text):
-            find_target(text)  # says what there is instead
-        return text, params
+def _look_at(candidate: Candidate, target: ResolvedTarget) -> ResolvedTarget:
+    """Fill in folder and manifest; return the target with the arguments of the manifest."""
+    folder = Path(target.given).expanduser()
+    if target.is_installed or not (folder / manifest.MANIFEST).is_file():
+        return target
     candidate.folder = folder
     with contextlib.suppress(TargetNotFound):
         about = candidate.manifest = manifest.load(folder)
-        params = {**about.validation.params, **params}
         candidate.actions = candidate.actions or about.validation.actions
         candidate.varying |= frozenset(about.validation.varying)
-    return _as_path(folder), params
+        return target.with_arguments({**about.validation.params, **(target.params or {})})
+    return target
 
 
 async def check_served(
@@ -166,28 +143,32 @@ class _Run(Runner):
         for each in self._folder:
             await self.run(each, self.candidate, "folder")
 
-    async def serve(self, target: str, params: dict[str, Any]) -> None:
-        """Start a server, and make the checks of behaviour on it."""
+    async def serve(self, target: ResolvedTarget) -> None:
+        """Make the checks of behaviour on each server of the target."""
         if not self._behaviour:
             return
-        room = ("--max-sessions", str(max(64, 2 * self.candidate.sessions)))
-        server = LocalServer(target, params, arguments=room)
-        try:
-            await server.__aenter__()
-        except ServerError as exc:
-            remedy = "run `openenv-async serve` and read what it says"
-            self.add(Result(STARTS, "server", "failed", exc.message, remedy))
-            self.skip(self._behaviour, "server", "the server did not start")
-            return
-        try:
-            self.candidate.url, self.candidate.pid = server.url, server.pid
-            self.candidate.token = getattr(server, "token", None)
-            await self.behaviour()
-        finally:
-            await server.aclose()
+        candidate = self.candidate
+        async with contextlib.AsyncExitStack() as stack:
+            room = max(64, 2 * candidate.sessions)
+            try:
+                found = await stack.enter_async_context(servers(target, max_sessions=room))
+            except (ServerError, ProviderError, TransportError, DeadlineExceeded) as exc:
+                remedy = "run `openenv-async serve` and read what it says"
+                self.add(Result(STARTS, "server", "failed", exc.message, remedy))
+                self.skip(self._behaviour, "server", "the server did not start")
+                return
+            for server in found:
+                candidate.url, candidate.token = server.url, server.token
+                # Of this process nothing can be told: it holds the clients as well.
+                candidate.pid = server.pid if target.kind == "named" else None
+                await self.behaviour("server" if len(found) == 1 else f"server {server.url}")
 
-    async def behaviour(self) -> None:
-        """Make the checks of behaviour on the server at the candidate's address."""
+    async def behaviour(self, name: str = "server") -> None:
+        """Make the checks of behaviour on the server at the candidate's address.
+
+        Args:
+            name: of the server, for the results.
+        """
         if not self._behaviour:
             return
         candidate = self.candidate
@@ -198,15 +179,9 @@ class _Run(Runner):
             candidate.is_upstream = connection.server.get("dialect") == "upstream"
         finally:
             await connection.aclose()
-        self.add(Result(STARTS, "server", "passed"))
+        self.add(Result(STARTS, name, "passed"))
         for each in self._behaviour:
-            await self.run(each, candidate, "server")
-
-
-def _as_path(folder: Path) -> str:
-    """Return a folder as targets are written: a plain name could be an installed environment."""
-    text = str(folder)
-    return text if looks_like_path(text) else f"./{text}"
+            await self.run(each, candidate, name)
 
 
 async def _inspect(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
