@@ -63,7 +63,6 @@ MISSING = frozenset(
         "openenv_async/client/upstream.py",
         "openenv_async/client/websocket.py",
         "openenv_async/endpoints/tokens.py",
-        "openenv_async/engine/executors/child.py",
         "openenv_async/environment.py",
         "openenv_async/errors.py",
         "openenv_async/integrations/gymnasium/env.py",
