@@ -560,11 +560,10 @@ class Session:
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq == seq:
             self.deferred = None
             self.refuse(deferred, OperationCancelled("cancelled before it started"))
-            return
-        current = self.current
-        if current is None or isinstance(current, Open | Close) or current.seq != seq:
-            return
-        if self.interrupted is None:
+        elif self.interrupted is None:
+            current = self.current
+            if current is None or isinstance(current, Open | Close) or current.seq != seq:
+                return
             self.interrupted = "cancel"
             self.executor.interrupt(self)
 

@@ -15,8 +15,16 @@ from openenv_async import Limits, Timeouts
 from openenv_async.engine import Session
 from openenv_async.engine.interfaces import Call
 from openenv_async.engine.requests import RunnerRequest
-from openenv_async.errors import EnvironmentDied, GoingAway, OpenEnvError, SessionClosed
+from openenv_async.errors import (
+    EnvironmentDied,
+    GoingAway,
+    OpenEnvError,
+    ProtocolError,
+    SessionClosed,
+    SessionLost,
+)
 from openenv_async.protocol.frames import (
+    Begun,
     Close,
     Closed,
     Failed,
@@ -671,6 +679,115 @@ async def test_a_late_look_is_put_off_once() -> None:
     stage.executor.finish(session)
     assert [seq for seq, _ in codes(stage.sink.take())] == [1]
     assert session.dead is None
+
+
+async def test_a_parked_session_that_waits_for_capacity_is_forgotten() -> None:
+    stage = Stage(
+        max_sessions=1, max_waiting=5, timeouts=Timeouts(open=None, resume=5.0, idle=None)
+    )
+    stage.open(1)
+    parked, other = stage.ask(2, sink := stage.new_sink()), stage.ask(3)
+    stage.engine.lost(parked, sink, False)
+    stage.clock.advance(4.9)
+    assert (parked.dead, stage.engine.waiting) == (None, 2)
+    stage.clock.advance(0.2)
+    assert isinstance(parked.dead, SessionLost)
+    assert parked.dead.message == "its client did not come back in time"
+    assert (other.dead, stage.engine.waiting) == (None, 1)
+
+
+async def test_a_waiting_client_hears_its_position_again() -> None:
+    stage = Stage(max_sessions=1, max_waiting=5)
+    stage.open(1)
+    stage.ask(2)
+    assert stage.sink.take() == [Waiting(2, 1, 1)]
+    stage.clock.advance(0.9)
+    assert stage.sink.take() == []
+    stage.clock.advance(0.2)
+    assert stage.sink.take() == [Waiting(2, 1, 1)]
+    stage.clock.advance(1.0)
+    assert stage.sink.take() == [Waiting(2, 1, 1)]
+
+
+async def test_failed_steps_are_steps_too() -> None:
+    stage = Stage(timeouts=Timeouts(step=1.0), interrupt_grace=0.5)
+    session = stage.open()
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session)
+    assert stage.engine.stats.steps == 0
+    session.submit(step(2))
+    stage.executor.finish(session)
+    session.submit(step(3))
+    stage.executor.finish(session, Failed(1, 3, "environment_raised", "no"))
+    assert stage.engine.stats.steps == 2
+    assert stage.engine.stats.errors == {"environment_raised": 1}
+    session.submit(State(1, 4))
+    stage.executor.finish(session, Failed(1, 4, "environment_raised", "no"))
+    assert stage.engine.stats.steps == 2
+    session.submit(step(5))
+    stage.executor.can_interrupt = False
+    stage.clock.advance(1.1)
+    assert session.dead is not None
+    assert stage.engine.stats.steps == 3
+
+
+async def test_a_session_knows_its_episode_for_the_log() -> None:
+    stage = Stage()
+    session = stage.open()
+    assert session.episode_id is None
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session, Begun(1, 1, b"\x80", "the episode", 5))
+    assert session.episode_id == "the episode"
+
+
+async def test_a_number_is_checked_before_anything_waits_for_its_answer() -> None:
+    stage = Stage()
+    session = stage.open()
+    session.check_number(step(1))  # nothing has it
+    session.submit(step(1))
+    session.check_number(step(1))  # the running one
+    with pytest.raises(ProtocolError, match="request 1 was another one"):
+        session.check_number(State(1, 1))
+    stage.executor.finish(session)
+    session.check_number(step(1))  # the answered one
+    with pytest.raises(ProtocolError, match="request 1 was another one"):
+        session.check_number(State(1, 1))
+    session.check_number(State(1, 2))
+
+
+async def test_a_direct_step_is_called_by_the_session() -> None:
+    """Its executor hears of all but steps."""
+    stage = Stage()
+    session = stage.open()
+    stage.executor.direct = True
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session)
+    replies: list[Any] = [Observation(1, 2, b"o"), KeyboardInterrupt()]
+
+    class Runner:
+        trouble = None
+
+        def handle(self, request: Any, codecs: Any) -> Any:
+            assert codecs is session.codecs
+            reply = replies.pop(0)
+            if isinstance(reply, BaseException):
+                raise reply
+            return reply
+
+        def raised(self, request: Any, exc: BaseException, codecs: Any) -> Any:
+            return Failed(1, request.seq, "environment_raised", type(exc).__name__)
+
+    runner: Any = Runner()
+    session.runner = runner
+    stage.sink.take()
+    due = session.due
+    session.submit(step(2))
+    session.submit(step(3))
+    first, second = stage.sink.take()
+    assert (first.seq, bytes(first.payload)) == (2, b"o")
+    assert (second.seq, second.message) == (3, "KeyboardInterrupt")
+    assert [type(request) for request in stage.executor.started] == [Open, Reset]
+    assert session.due == due  # nothing could look at it
 
 
 # -- everything at once -------------------------------------------------------------------
