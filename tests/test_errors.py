@@ -207,7 +207,7 @@ def test_an_exception_that_raises_when_it_is_printed() -> None:
 
 def test_a_metaclass_cannot_lie_about_the_name() -> None:
     class Meta(type):
-        __name__ = "Other"  # type: ignore[assignment] # the test
+        __name__ = "Other"
 
     class Real(Exception, metaclass=Meta):
         pass

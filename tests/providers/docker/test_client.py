@@ -12,7 +12,6 @@ from openenv_async.client.launch import launch
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, ProviderError, WorkerStartFailed
 from openenv_async.providers.docker import DockerProvider
 from openenv_async.providers.docker.calls import (
-    Breaker,
     EngineError,
     NoSuchContainer,
     NoSuchImage,
@@ -25,24 +24,6 @@ pytestmark = docker_tests
 
 def reached(url: str | None = None) -> DockerClient:
     return DockerClient(url, max_calls=8, redact=lambda text: text)
-
-
-def test_the_breaker_holds_after_many_failures_in_a_row() -> None:
-    breaker = Breaker(failures=3, pause=1.0, longest=4.0)
-    for now in (0.0, 0.0):
-        breaker.failed(now)
-    breaker.succeeded()
-    for _ in range(3):
-        assert breaker.hold(0.0) == 0.0
-        breaker.failed(0.0)
-    assert breaker.hold(0.0) == 1.0
-    assert breaker.hold(1.0) == 0.0
-    for hold, begun in ((2.0, 1.0), (4.0, 3.0), (4.0, 7.0)):
-        for _ in range(3):
-            breaker.failed(begun)
-        assert breaker.hold(begun) == hold
-    breaker.succeeded()
-    assert breaker.hold(7.0) == 0.0
 
 
 async def test_no_engine_is_told_at_once() -> None:

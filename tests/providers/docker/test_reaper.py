@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from openenv_async.providers.docker.reaper import Reaper
+from openenv_async.providers.docker.reaper import Reaper, identity
 
 MEBIBYTE = b"x" * 2**20
 
@@ -78,3 +78,9 @@ async def test_the_other_leases_are_renewed(bad: bytes, more: bytes) -> None:
     assert renewing.cancelled()
     assert b"Authorization: Bearer t1\r\n" in servers.asked[0]
     assert servers.sent < 64 * 2**20
+
+
+def test_the_reaper_knows_a_process_from_a_later_one() -> None:
+    assert identity(os.getpid()) == identity(os.getpid())
+    assert identity(os.getpid()) is not None
+    assert identity(2**22 + 7) is None

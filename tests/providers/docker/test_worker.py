@@ -16,6 +16,7 @@ from openenv_async.client.launch import launch, wait_ready
 from openenv_async.errors import DeadlineExceeded, OpenEnvError, WorkerDied, WorkerStartFailed
 from openenv_async.pool import EnvPool
 from openenv_async.providers.docker import DockerProvider, DockerWorker
+from openenv_async.providers.docker.worker import exit_of
 from tests.providers.engines import (
     BASE,
     ECHO,
@@ -327,3 +328,21 @@ def test_it_is_loaded_when_used_only() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert DockerProvider("x").reaper_pid is None
+
+
+def test_how_an_end_reads() -> None:
+    assert exit_of({"ExitCode": 3}, None, "1g").reason == "its container exited with code 3"
+    assert "SIGKILL" in exit_of({"ExitCode": 137}, None, "1g").reason
+    ended = exit_of({"ExitCode": 137, "OOMKilled": True}, "last", "1g")
+    assert "memory (limit 1g)" in ended.reason
+    assert ended.oom
+    assert ended.log_tail == "last"
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 143, 139, None])
+def test_memory_is_no_cause_where_only_a_child_was_killed_for_it(code: int | None) -> None:
+    alone = exit_of({"ExitCode": code}, None, "1g")
+    ended = exit_of({"ExitCode": code, "OOMKilled": True}, None, "1g")
+    assert ended.oom is False
+    assert ended.reason.startswith(alone.reason)
+    assert "a process in it had been killed for its use of memory (limit 1g)" in ended.reason
