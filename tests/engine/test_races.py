@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -289,6 +290,38 @@ def test_the_engine_is_closed_in_every_turn_and_every_call_is_answered() -> None
 
     for turn in range(1, 60, 2):
         explore((0, turn), partial(scenario, turn))
+
+
+def test_what_ignores_its_cancellation_is_cancelled_once_more_when_the_engine_closes() -> None:
+    ended: list[int] = []
+
+    class Stubborn(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+        async def reset(self) -> dict[str, Any]:
+            return {}
+
+        async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+            for _ in range(2):  # of its deadline, and when it is given up
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000.0)
+            try:
+                await asyncio.sleep(1000.0)
+            finally:
+                ended.append(1)
+            return {}
+
+    async def scenario() -> None:
+        ended.clear()
+        async with a_server(Stubborn, close_grace=1.0) as server:
+            env = MemoryClient(server.url)
+            await env.reset()
+            with pytest.raises(DeadlineExceeded):
+                await env.step({}, timeout=1.0)
+            await asyncio.sleep(5.0)
+            assert not ended
+            await env.close()
+        assert ended == [1]
+
+    explore(5, scenario)
 
 
 # -- a loop that was blocked ----------------------------------------------------------------
