@@ -47,6 +47,7 @@ from openenv_async.errors import (
     WrongTarget,
 )
 from openenv_async.providers.local_server import LocalServer
+from openenv_async.providers.static import StaticProvider
 from openenv_async.rollouts import fetch_schema
 
 INNER = re.compile(
@@ -649,17 +650,17 @@ def _wait_for_children(pid: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "cure"),
     [
-        ("http://localhost:1", "EnvPool.from_url"),
-        ("echo", "ProcessProvider('echo')"),
-        (Good, "such as ProcessProvider"),
-        (None, "such as ProcessProvider"),
-        ([Good], "such as ProcessProvider"),
+        (None, "give the URL of a server"),
+        (5, "give the URL of a server"),
+        ([Good], "several targets are URLs"),
+        (EnvPool(StaticProvider("http://localhost:1")), "has workers of its own"),
     ],
 )
-def test_what_is_no_provider(wrong: Any, cure: str) -> None:
-    with pytest.raises(TypeError) as caught:
-        EnvPool(wrong)
-    _told(caught, "a pool needs a Provider", cure)
+def test_what_a_pool_cannot_be_made_of(wrong: Any, cure: str) -> None:
+    for make in (EnvPool, EnvPool.of):
+        with pytest.raises(TypeError) as caught:
+            make(wrong)
+        _told(caught, cure)
     with pytest.raises(ValueError, match="write http://localhost:8100"):
         EnvPool.from_url("localhost:8100")
 

@@ -38,7 +38,6 @@ from openenv_async.errors import (
     ServerBusy,
     SessionClosed,
     raised_again,
-    shown,
 )
 from openenv_async.pool.leases import Lease, LeasedClient, leased_class
 from openenv_async.pool.playing import ClientT, PlayingPool
@@ -49,6 +48,7 @@ from openenv_async.providers.base import Provider, Worker
 from openenv_async.providers.process import ProcessProvider
 from openenv_async.providers.static import Finder, StaticProvider
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 
 __all__ = ["EnvPool"]
 
@@ -77,24 +77,21 @@ _inherited: list[Any] = []
 parent's connections."""
 
 
-def _providers_of(given: Any) -> list[Provider]:
-    """Return the providers that a pool was given.
+def _providers_of(given: Target) -> tuple[list[Provider], ResolvedTarget | None]:
+    """Return the providers of a pool, and the target that they were made for.
 
     Raises:
-        TypeError, ValueError: there is none.
+        WrongTarget: no workers can be had of it.
+        TargetNotFound: it is text that names nothing.
+        ValueError: there is no provider in a list.
     """
     providers = [given] if isinstance(given, Provider) else given
     if isinstance(providers, list | tuple) and all(isinstance(p, Provider) for p in providers):
         if not providers:
             raise ValueError("no provider to start workers with")
-        return list(providers)
-    if isinstance(given, str) and "://" in given:
-        cure = f"EnvPool.from_url({given!r}) plays on a server that runs"
-    elif isinstance(given, str):
-        cure = f"ProcessProvider({given!r}) starts servers of it"
-    else:
-        cure = "such as ProcessProvider('module:Class')"
-    raise TypeError(f"a pool needs a Provider, got {shown(given)}: {cure}")
+        return list(providers), None
+    target = resolve(given, entry="EnvPool")
+    return [target.provider()], target
 
 
 class PoolKeywords(TypedDict, total=False):
@@ -126,8 +123,10 @@ class EnvPool(PlayingPool[ClientT]):
 
     Args:
         provider: starts the workers; or several, the first that has room is used. The pool owns
-            them and closes them.
-        client: class of the leased environments, a subclass of ``EnvClient``.
+            them and closes them. Any other target is resolved: an installed name, a URL, several,
+            an environment class (served in this process), …; see ``of``.
+        client: class of the leased environments, a subclass of ``EnvClient``; by default the
+            target's own where it is known.
         client_options: more arguments of that class, ``timeouts`` for one.
         max_workers: of each provider, at once; by default 8, and all that a provider finds which
             starts nothing itself.
@@ -153,17 +152,24 @@ class EnvPool(PlayingPool[ClientT]):
     @overload
     def __init__(
         self,
-        provider: Provider | Sequence[Provider],
+        provider: Provider | Sequence[Provider] | Target,
         *,
         client: type[ClientT],
         **options: Unpack[PoolKeywords],
     ) -> None: ...
 
+    @overload
+    def __init__(
+        self: EnvPool[EnvClient[Any, Any, Any]],
+        provider: Target,
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
+
     def __init__(
         self,
-        provider: Provider | Sequence[Provider],
+        provider: Provider | Sequence[Provider] | Target,
         *,
-        client: type[EnvClient[Any, Any, Any]] = GenericEnvClient,
+        client: type[EnvClient[Any, Any, Any]] | None = None,
         client_options: dict[str, Any] | None = None,
         max_workers: int | None = None,
         sessions_per_worker: int = 64,
@@ -177,7 +183,11 @@ class EnvPool(PlayingPool[ClientT]):
         connections: int = 1,
         on_progress: Callable[[PoolStatistics], None] | None = None,
     ) -> None:
-        providers = _providers_of(provider)
+        providers, target = _providers_of(provider)
+        if target is not None:
+            client = client or target.client_class()
+            client_options = {**target.client_settings(), **(client_options or {})}
+        client = client or GenericEnvClient
         self._settings = PoolSettings(
             max_workers=max_workers,
             sessions_per_worker=sessions_per_worker,
@@ -200,6 +210,66 @@ class EnvPool(PlayingPool[ClientT]):
     # -- constructors -------------------------------------------------------------------------
     #
     # Options that the pool does not know go to the provider.
+
+    @overload
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        *,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        client: type[NewT],
+        **options: Any,
+    ) -> EnvPool[NewT]: ...
+
+    @overload
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        *,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> EnvPool[EnvClient[Any, Any, Any]]: ...
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        *,
+        params: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        client: type[EnvClient[Any, Any, Any]] | None = None,
+        **options: Any,
+    ) -> EnvPool[Any]:
+        """Return a pool of anything that can be played on.
+
+        Args:
+            target: a URL, several, an installed name, ``module:Class``, a folder, an image,
+                ``owner/space``, an environment class or factory (one worker in this process),
+                a client, a factory of clients or a provider.
+            params: constructor arguments, for a name or a class.
+            token: access token, for URLs.
+            client: class of the leased environments; by default the target's own.
+            options: of ``EnvPool`` and of the provider that is made for the target.
+
+        Raises:
+            WrongTarget: it is nothing that has workers; a pool is one already.
+            TargetNotFound: it is text that names nothing.
+        """
+        found = resolve(target, params=params, token=token, entry="EnvPool.of")
+        if found.kind == "provider":
+            return cls(found.given, client=client or GenericEnvClient, **options)
+        settings = {**found.client_settings(), **(options.pop("client_options", None) or {})}
+        return cls._of(
+            found.provider,
+            client=client or found.client_class(),
+            client_options=settings,
+            sized=found.kind in ("named", "environment"),
+            **options,
+        )
 
     @overload
     @classmethod
@@ -358,11 +428,18 @@ class EnvPool(PlayingPool[ClientT]):
         return cls._of(SpaceProvider, space, client=client, **options)
 
     @classmethod
-    def _of(cls, make: Any, *args: Any, **options: Any) -> EnvPool[Any]:
-        """Return a pool of the provider that ``make`` makes of the options it does not take."""
+    def _of(cls, make: Any, *args: Any, sized: bool = False, **options: Any) -> EnvPool[Any]:
+        """Return a pool of the provider that ``make`` makes of the options it does not take.
+
+        Args:
+            make: makes the provider.
+            args: its arguments.
+            sized: whether the provider is told how many sessions a worker may have.
+            options: of the pool and of the provider.
+        """
         own = set(inspect.signature(cls).parameters) - {"provider"}
         given = {name: options.pop(name) for name in own & options.keys()}
-        if make is ProcessProvider and "sessions_per_worker" in given:
+        if (sized or make is ProcessProvider) and "sessions_per_worker" in given:
             options.setdefault("max_sessions", given["sessions_per_worker"])
         provider: Provider = make(*args, **options)
         return cls(provider, **given)

@@ -19,6 +19,7 @@ from openenv_async.providers.static import Finder
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.collection import BatchKeywords, CollectKeywords
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets.resolve import Target
 from openenv_async.types import ActT, ObsT, Outcome, StateT
 
 __all__ = ["SyncEnvPool"]
@@ -58,16 +59,39 @@ class SyncEnvPool(Generic[ClientT]):
     @overload
     def __init__(self, provider: EnvPool[ClientT]) -> None: ...
 
+    @overload
+    def __init__(
+        self: SyncEnvPool[EnvClient[Any, Any, Any]],
+        provider: Target,
+        **options: Unpack[PoolKeywords],
+    ) -> None: ...
+
     def __init__(
         self,
-        provider: Provider | Iterable[Provider] | EnvPool[ClientT],
+        provider: Provider | Iterable[Provider] | EnvPool[ClientT] | Target,
         **options: Any,
     ) -> None:
         if isinstance(provider, EnvPool):
             self.pool: EnvPool[ClientT] = provider
             return
-        several = provider if isinstance(provider, Provider) else list(provider)
-        self.pool = EnvPool(several, **options)
+        given: Any = provider
+        if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
+            given = list(given)
+        make: Any = EnvPool
+        self.pool = make(given, **options)
+
+    @overload
+    @classmethod
+    def of(cls, target: Target, *, client: type[NewT], **options: Any) -> SyncEnvPool[NewT]: ...
+
+    @overload
+    @classmethod
+    def of(cls, target: Target, **options: Any) -> SyncEnvPool[EnvClient[Any, Any, Any]]: ...
+
+    @classmethod
+    def of(cls, target: Target, **options: Any) -> SyncEnvPool[Any]:
+        """Return a pool of anything that can be played on; see ``EnvPool.of``."""
+        return SyncEnvPool(EnvPool.of(target, **options))
 
     @overload
     @classmethod

@@ -11,13 +11,12 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from openenv_async.client.env import EnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
-from openenv_async.errors import SessionClosed, shown
+from openenv_async.errors import SessionClosed, WrongTarget, shown
 
 __all__ = [
     "check_call",
@@ -27,7 +26,7 @@ __all__ = [
     "check_reset_options",
     "check_seconds",
     "check_seed",
-    "remedy_of",
+    "is_client",
 ]
 
 
@@ -142,66 +141,32 @@ def _has_call(cls: type) -> bool:
     return any("__call__" in base.__dict__ for base in cls.__mro__)
 
 
-def check_client(env: Any, what: str) -> None:
+def is_client(env: Any) -> bool:
+    """Return whether an episode can be played on an object itself: it has an async ``reset``.
+
+    An environment has one as well, and a blocking client; both are targets, to be resolved.
+    """
+    of_gymnasium = getattr(sys.modules.get("gymnasium"), "Env", Environment)
+    if inspect.isclass(env) or isinstance(env, SyncEnvClient | Environment | of_gymnasium):
+        return False
+    return callable(getattr(env, "reset", None))
+
+
+def check_client(env: Any, entry: str) -> None:
     """Refuse what no episode can be played on.
 
     Args:
         env: in the place of a client.
-        what: gave it, for the message.
+        entry: gave it, for the message.
 
     Raises:
-        TypeError: it is not an open or openable client; the message has the remedy.
+        WrongTarget: it is not a client; a ``TypeError``.
         SessionClosed: it is a client that was closed.
     """
-    if isinstance(env, EnvClient):
-        if env._closed:
-            raise SessionClosed(f"{what} needs an open client, this one was closed: make a new one")
-        return
-    remedy = remedy_of(env)
-    if remedy is None and inspect.isclass(env):
-        remedy = f"it is a class: make a client of it, {env.__name__}(url)"
-    if remedy is None:
-        if callable(getattr(env, "reset", None)):
-            return
-        pool = hasattr(env, "session")
-        remedy = "call its rollout(policy)" if pool else "open one, such as GenericEnvClient(url)"
-    raise TypeError(f"{what} needs a client with async reset and step, got {shown(env)}: {remedy}")
-
-
-def remedy_of(env: Any) -> str | None:
-    """Say how to make a client of something often taken for one; ``None`` for others."""
-    if isinstance(env, str | bytes):
-        return (
-            "open a client there (async with GenericEnvClient(url) as env), or let"
-            " collect(url, policy, episodes=1) do so"
-        )
-    if inspect.iscoroutine(env):
-        env.close()
-        return "it was not awaited: a client factory is not async"
-    if isinstance(env, SyncEnvClient):
-        return "it blocks the event loop: give its async client, .client"
-    if _is_environment(env):
-        name = env.__name__ if inspect.isclass(env) else type(env).__name__
-        return (
-            f"it is an environment: async with connect({name}) as env, or"
-            f" async with serve({name}) as url"
-        )
-    if isinstance(env, EnvClient):
-        return (
-            "it is one client: give its URL, or what makes clients, functools.partial(Client, url)"
-        )
-    if isinstance(env, AbstractAsyncContextManager) and not (
-        hasattr(env, "session") or hasattr(env, "reset")
-    ):
-        return "it was not entered: async with ... as env"
-    return None
-
-
-def _is_environment(env: Any) -> bool:
-    """Tell whether it is an environment, or the class of one, rather than a client of it."""
-    of_gymnasium = getattr(sys.modules.get("gymnasium"), "Env", None)
-    kinds = (Environment,) if of_gymnasium is None else (Environment, of_gymnasium)
-    return issubclass(env, kinds) if inspect.isclass(env) else isinstance(env, kinds)
+    if not is_client(env):
+        raise WrongTarget(f"{entry} needs a client with async reset and step, got {shown(env)}")
+    if isinstance(env, EnvClient) and env._closed:
+        raise SessionClosed(f"{entry} needs an open client, this one was closed: make a new one")
 
 
 def check_call(function: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> None:

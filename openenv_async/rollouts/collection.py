@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sys
 from collections import deque
@@ -37,11 +38,12 @@ from openenv_async.rollouts.sessions import (
     Sessions,
     Source,
     TypedSource,
-    client_factories,
+    sessions_of,
     usual_retry,
 )
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.versions import Admission
+from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue
 
 __all__ = [
@@ -100,6 +102,7 @@ def collect(
     policy: Callable[..., Any],
     *,
     episodes: int,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> AsyncGenerator[Outcome[ObsT, ActT], None]: ...
 
@@ -112,6 +115,7 @@ def collect(
     episodes: int,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> AsyncGenerator[Outcome[PlainValue, PlainValue], None]: ...
 
@@ -133,6 +137,7 @@ def collect(
     on_progress: Callable[[Summary], None] | None = None,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     retry: Retry | None = None,
     record: bool = True,
     summary: Summary | None = None,
@@ -143,7 +148,9 @@ def collect(
     the loop) cancels what runs and closes every session.
 
     Args:
-        source: a URL, several URLs (sessions are dealt out over them), a pool or a client factory.
+        source: anything that can be played on: a URL, several URLs (sessions are dealt out over
+            them), a name, an environment class, a pool, a client factory, …; a server that has to
+            be started is started for the first episode and ended with the last.
         policy: chooses the actions of all episodes; see ``policies``.
         episodes: how many.
         concurrency: episodes at once, that is sessions.
@@ -159,6 +166,7 @@ def collect(
         on_progress: called with the summary before each outcome is handed over; must not block.
         connections: WebSocket connections per URL that the sessions share; one by default.
         token: access token of the servers, where the source is a URL or several.
+        params: constructor arguments of the environment, for a name or a class.
         retry: play an episode again, on another session, when its session was lost:
             ``unstarted`` before its first action was sent, ``seeded`` also later if it was given
             a seed; twice at most. By default ``unstarted`` on a pool, else ``never``.
@@ -173,7 +181,9 @@ def collect(
         Exception: what ``on_progress`` raised, ends everything; what the policy raised, if it
             raised in every episode, once all outcomes were handed over.
     """
-    factories = client_factories(source, connections, token)
+    sessions = sessions_of(
+        source, connections=connections, token=token, params=params, entry="collect()"
+    )
     options = CollectOptions(
         policy=policy,
         episodes=episodes,
@@ -187,10 +197,10 @@ def collect(
         deadline=deadline,
         max_ahead=max_ahead,
         on_progress=on_progress,
-        retry=retry or usual_retry(source),
+        retry=retry or usual_retry(sessions),
         summary=summary if summary is not None else Summary(episodes),
     )
-    return outcomes_of(factories, options)
+    return outcomes_of(sessions, options)
 
 
 @overload
@@ -199,6 +209,7 @@ async def collect_all(
     policy: Callable[..., Any],
     *,
     episodes: int,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> list[Outcome[ObsT, ActT]]: ...
 
@@ -211,6 +222,7 @@ async def collect_all(
     episodes: int,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> list[Outcome[PlainValue, PlainValue]]: ...
 
@@ -223,11 +235,18 @@ async def collect_all(
     episodes: int,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> list[Outcome[Any, Any]]:
     """Play as ``collect`` does; return all outcomes in a list sorted by index."""
     stream = collect(
-        source, policy, episodes=episodes, connections=connections, token=token, **options
+        source,
+        policy,
+        episodes=episodes,
+        connections=connections,
+        token=token,
+        params=params,
+        **options,
     )
     async with contextlib.aclosing(stream):
         return sorted([outcome async for outcome in stream], key=lambda outcome: outcome.index)
@@ -338,16 +357,32 @@ def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
 
 
 async def outcomes_of(
-    factories: list[Callable[[], Any]], options: CollectOptions
+    sessions: TargetSessions,
+    options: CollectOptions,
+    wrap: Callable[[Any], Any] | None = None,
 ) -> AsyncGenerator[Outcome, None]:
-    """The generator that ``collect`` returns, of arguments that were checked."""
-    collection = _Collection(factories, options)
-    collection.start()
-    try:
-        while (outcome := await collection.next()) is not None:
-            yield outcome
-    finally:
-        await collection.aclose()
+    """The generator that ``collect`` returns, of arguments that were checked.
+
+    Args:
+        sessions: of the target; its server is started, if need be, before the first episode.
+        options: the arguments.
+        wrap: makes of a client the one that is played on.
+    """
+    async with sessions:
+        factories = sessions.factories
+        if wrap is not None:
+            factories = [functools.partial(_wrapped, wrap, make) for make in factories]
+        collection = _Collection(factories, options)
+        collection.start()
+        try:
+            while (outcome := await collection.next()) is not None:
+                yield outcome
+        finally:
+            await collection.aclose()
+
+
+def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
+    return wrap(make())
 
 
 class _Collection:

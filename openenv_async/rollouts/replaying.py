@@ -12,6 +12,7 @@ from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import to_builtins
 from openenv_async.rollouts.record import Trajectory, snapshot
+from openenv_async.rollouts.sessions import client_for
 
 __all__ = ["Difference", "replay"]
 
@@ -49,16 +50,20 @@ async def replay(
     tolerance: float = 0.0,
     ignore: Collection[str] = (),
     reset_options: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    token: str | None = None,
 ) -> Difference | None:
     """Reset with the recorded seed, take the recorded actions, compare what comes.
 
     Args:
-        env: an ``EnvClient``; for a trajectory read from a file one that takes plain actions
-            (``GenericEnvClient``).
+        env: an ``EnvClient``, which stays open; for a trajectory read from a file one that takes
+            plain actions (``GenericEnvClient``). Or any other target, as for ``rollout``.
         trajectory: may be that of an episode that failed: the steps it has are replayed.
         tolerance: by which numbers may differ.
         ignore: fields that are not compared, such as ``info``.
         reset_options: the further arguments that the recorded reset had.
+        params: constructor arguments of the environment, for a name or a class.
+        token: access token, for a URL.
 
     Returns:
         The first difference; ``None`` when there is none.
@@ -74,6 +79,17 @@ async def replay(
         raise ValueError(
             f"episode {trajectory.index} cannot be replayed: its reset failed, so it has no seed"
         )
+    async with client_for(env, params, token, "replay()") as client:
+        return await _replay(client, trajectory, tolerance, ignore, reset_options)
+
+
+async def _replay(
+    env: Any,
+    trajectory: Trajectory,
+    tolerance: float,
+    ignore: Collection[str],
+    reset_options: Mapping[str, Any] | None,
+) -> Difference | None:
     steps = trajectory.transitions
     observations = [step.observation for step in steps] + [trajectory.final_observation]
     t = 0

@@ -36,7 +36,6 @@ from openenv_async.errors import (
 )
 from openenv_async.rollouts.checking import (
     check_call,
-    check_client,
     check_count,
     check_policy,
     check_reset_options,
@@ -45,6 +44,7 @@ from openenv_async.rollouts.checking import (
 )
 from openenv_async.rollouts.policies import Turn, bind, is_pending
 from openenv_async.rollouts.record import Trajectory, Transition, snapshot
+from openenv_async.rollouts.sessions import TypedSource, client_for
 from openenv_async.rollouts.summary import Reservoir
 from openenv_async.types import (
     ActT,
@@ -77,11 +77,13 @@ class RolloutKeywords(TypedDict, total=False):
     record: bool
     index: int
     latencies: Reservoir | None
+    params: Mapping[str, Any] | None
+    token: str | None
 
 
 @overload
 async def rollout(
-    env: EnvClient[ActT, ObsT, Any],
+    env: EnvClient[ActT, ObsT, Any] | TypedSource[ActT, ObsT],
     policy: Callable[..., Any],
     **options: Unpack[RolloutKeywords],
 ) -> Outcome[ObsT, ActT]: ...
@@ -105,11 +107,15 @@ async def rollout(
     record: bool = True,
     index: int = 0,
     latencies: Reservoir | None = None,
+    params: Mapping[str, Any] | None = None,
+    token: str | None = None,
 ) -> Outcome[Any, Any]:
     """Play one episode.
 
     Args:
-        env: an ``EnvClient``, or anything with its ``reset`` and ``step``. It is not closed.
+        env: an ``EnvClient``, or anything with its ``reset`` and ``step``, which is not closed;
+            or any other target, such as a URL, a name, an environment class or a pool: the
+            episode is played on a client of its own, and a server that it needs is started.
         policy: chooses the actions; see ``policies``.
         seed: given to ``reset`` unless ``None``.
         episode_id: given to ``reset`` unless ``None``.
@@ -119,6 +125,8 @@ async def rollout(
         record: keep a ``Trajectory``.
         index: which rollout of a batch this is; handed to outcome and policy.
         latencies: takes the seconds of every step call.
+        params: constructor arguments of the environment, for a name or a class.
+        token: access token, for a URL.
 
     Returns:
         How it ended. After a failure the session may be unusable: close it.
@@ -130,9 +138,8 @@ async def rollout(
             was closed under the rollout are outcomes.
         Exception: what the policy raised.
     """
-    check_client(env, "rollout()")
     check_policy(policy)
-    return await Rollout(
+    played = Rollout(
         policy,
         seed=seed,
         episode_id=episode_id,
@@ -142,7 +149,9 @@ async def rollout(
         record=record,
         index=index,
         latencies=latencies,
-    ).play(env)
+    )
+    async with client_for(env, params, token, "rollout()") as client:
+        return await played.play(client)
 
 
 def status_of(error: BaseException) -> OutcomeStatus:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from openenv_async.client.env import EnvClient, GenericEnvClient
-from openenv_async.errors import CallerError, OpenEnvError, ServerBusy
-from openenv_async.rollouts.checking import check_call, check_client, check_count, remedy_of
+from openenv_async.client.env import EnvClient
+from openenv_async.environment import Environment
+from openenv_async.errors import CallerError, InvalidOption, OpenEnvError, ServerBusy
+from openenv_async.rollouts.checking import check_client, check_count, is_client
 from openenv_async.rollouts.summary import Summary
+from openenv_async.targets.resolve import Target, resolve
+from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT
 
 __all__ = [
@@ -21,7 +23,8 @@ __all__ = [
     "Sessions",
     "Source",
     "TypedSource",
-    "client_factories",
+    "client_for",
+    "sessions_of",
     "usual_retry",
 ]
 
@@ -45,63 +48,80 @@ class SessionSource(Protocol[SessionT]):
         ...
 
 
-Source: TypeAlias = str | Sequence[str] | Callable[[], Any] | SessionSource[Any]
-"""A server's URL, several, a pool, or a factory of clients: ``functools.partial(MyEnv, url)``."""
+Source: TypeAlias = Target
+"""Anything that can be played on, as ``openenv_async.resolve`` takes it."""
 
 TypedSource: TypeAlias = (
-    Callable[[], EnvClient[ActT, ObsT, Any]] | SessionSource[EnvClient[ActT, ObsT, Any]]
+    Callable[[], EnvClient[ActT, ObsT, Any]]
+    | SessionSource[EnvClient[ActT, ObsT, Any]]
+    | EnvClient[ActT, ObsT, Any]
+    | type[Environment[ActT, ObsT, Any]]
+    | Environment[ActT, ObsT, Any]
 )
 """A source whose clients have model classes, which type the outcomes."""
 
 
-def usual_retry(source: Source) -> Retry:
-    """Return the default of ``retry``: a pool has other workers to play an episode again."""
-    return "unstarted" if hasattr(source, "session") else "never"
-
-
-def client_factories(
-    source: Source, connections: int | None, token: str | None
-) -> list[Callable[[], Any]]:
-    """Return the factories of the clients, which tasks use in turn.
+def sessions_of(
+    source: Source,
+    *,
+    connections: int | None,
+    token: str | None,
+    params: Mapping[str, Any] | None,
+    entry: str,
+) -> TargetSessions:
+    """Return the sessions of a source, which open when the first episode is asked for.
 
     Raises:
-        TypeError: nothing can be played on the source; the message has the remedy.
-        ValueError: there is no URL in it, or an argument does not belong to it.
+        TypeError: nothing can be played on the source (``WrongTarget``), or an argument is of the
+            wrong kind.
+        TargetNotFound: it names nothing.
+        ValueError: a URL is not valid, or an argument does not belong to the source.
     """
-    if not isinstance(source, str) and (remedy := remedy_of(source)) is not None:
-        raise TypeError(f"cannot play on {source!r}: {remedy}")
-    session: Callable[[], Any] | None = getattr(source, "session", None)
-    if session is not None:
-        if connections is not None or token is not None:
-            raise ValueError("connections= and token= belong to URLs: a pool has its own")
-        return [session]
-    if callable(source):
-        if connections is not None:
-            raise ValueError("connections= belongs to URLs: a client factory decides for itself")
-        if token is not None:
-            raise ValueError("token= belongs to URLs: a client factory gives its own")
-        if inspect.iscoroutinefunction(source):
-            raise TypeError(f"{source!r} is async: a client factory returns a client at once")
-        check_call(source, {}, getattr(source, "__name__", repr(source)))
-        return [source]
-    if not isinstance(source, Iterable) or isinstance(source, bytes | Mapping):
-        raise TypeError(
-            "episodes are played on a URL, several, a pool or what makes a client, got"
-            f" {type(source).__name__}: {source!r}"
-        )
-    urls = [source] if isinstance(source, str) else list(source)
-    if not urls:
-        raise ValueError("no URL to collect from")
-    for url in urls:
-        GenericEnvClient(url, token=token)  # its errors are raised now, not by a task
-    count = 1 if connections is None else check_count("connections", connections)
-    return [
-        functools.partial(
-            GenericEnvClient, url, token=token, share=f"collect-{number}" if number else True
-        )
-        for number in range(count)
-        for url in urls
-    ]
+    target = resolve(source, params=params, token=token, entry=entry)
+    if connections is not None:
+        connections = check_count("connections", connections)
+    return target.sessions(connections=connections)
+
+
+def usual_retry(sessions: TargetSessions) -> Retry:
+    """Return the default of ``retry``: a pool has other workers to play an episode again."""
+    return "unstarted" if sessions.leases else "never"
+
+
+@contextlib.asynccontextmanager
+async def client_for(
+    env: Any, params: Mapping[str, Any] | None, token: str | None, entry: str
+) -> AsyncIterator[Any]:
+    """Have a client to play on: the one that was given, which stays open, or one of a target.
+
+    Raises:
+        WrongTarget, TargetNotFound: nothing can be played on it.
+        InvalidOption: a client takes no params and no token.
+        SessionClosed: it is a client that was closed.
+    """
+    if is_client(env):
+        if params or token is not None:
+            raise InvalidOption(f"{entry} plays on the client itself: it takes no params, no token")
+        check_client(env, entry)
+        yield env
+        return
+    target = resolve(env, params=params, token=token, entry=entry)
+    async with target.sessions() as sessions:
+        client = sessions.session()
+        try:
+            yield client
+        finally:
+            await close_client(client)
+
+
+async def close_client(client: Any) -> None:
+    """Close a client, if it can be closed; an error of that does not count as an outcome."""
+    close = getattr(client, "close", None)
+    if close is not None:
+        try:
+            await close()
+        except OpenEnvError as exc:
+            log.info("a session did not close: %s", exc)
 
 
 class Sessions:
@@ -145,7 +165,7 @@ class Sessions:
                 if hasattr(client, "open"):
                     await self._open(client)
             except ServerBusy as exc:
-                await self._dispose(client)
+                await close_client(client)
                 since = clock() if self._open_count else since
                 if clock() - since >= _OPEN_WAIT:
                     return None, exc
@@ -154,13 +174,13 @@ class Sessions:
                 self._summary.refused += 1
                 await asyncio.sleep(min(float(exc.detail.get("retry_after") or 1.0), 1.0))
             except CallerError:
-                await self._dispose(client)
+                await close_client(client)
                 raise
             except (OpenEnvError, OSError) as exc:
-                await self._dispose(client)
+                await close_client(client)
                 return None, exc
             except BaseException:
-                await self._dispose(client)
+                await close_client(client)
                 raise
             else:
                 self._open_count += 1
@@ -185,12 +205,4 @@ class Sessions:
     async def close(self, client: Any) -> None:
         """Close an open client."""
         self._open_count -= 1
-        await self._dispose(client)
-
-    async def _dispose(self, client: Any) -> None:
-        close = getattr(client, "close", None)
-        if close is not None:
-            try:
-                await close()
-            except OpenEnvError as exc:
-                log.info("a session did not close: %s", exc)
+        await close_client(client)

@@ -14,11 +14,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, Self, Unpack, overload
 
 from openenv_async.deadlines import wait_uncancelled
@@ -35,7 +34,7 @@ from openenv_async.rollouts.sessions import (
     Retry,
     Source,
     TypedSource,
-    client_factories,
+    sessions_of,
     usual_retry,
 )
 from openenv_async.rollouts.summary import Summary
@@ -210,6 +209,7 @@ def stream(
     group_size: int = 1,
     partial: bool = False,
     failures: bool = False,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[StreamKeywords],
 ) -> EpisodeStream[ObsT, ActT]: ...
 
@@ -225,6 +225,7 @@ def stream(
     failures: bool = False,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[StreamKeywords],
 ) -> EpisodeStream[PlainValue, PlainValue]: ...
 
@@ -243,6 +244,7 @@ def stream(
     failures: bool = False,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     retry: Retry | None = None,
     summary: Summary | None = None,
     **options: Unpack[EpisodeKeywords],
@@ -252,7 +254,7 @@ def stream(
     It starts when it is first iterated; close it (``async with``) to stop.
 
     Args:
-        source: a URL, several, a pool or a client factory, as for ``collect``.
+        source: anything that can be played on, as for ``collect``.
         policy: as for ``collect``; one with an integer ``version`` (``VersionedPolicy``) is
             watched for staleness.
         episodes: how many in all; endless when ``None``.
@@ -264,7 +266,7 @@ def stream(
             groups before others; one that is late all the same is left out, and that is logged.
         partial: hand over episodes that were stopped at a deadline with steps, too.
         failures: hand over everything that is not usable, too.
-        connections, token, retry: as for ``collect``.
+        connections, token, params, retry: as for ``collect``.
         summary: is filled as episodes end; bring one to read it afterwards.
         options: as for ``collect``: ``max_steps``, ``timeout`` and ``reset_options`` of each
             episode, ``record``, ``on_progress``; ``max_ahead``, episodes that may wait for the
@@ -281,19 +283,22 @@ def stream(
     admission = None
     if max_staleness is not None:
         admission = Admission(lambda: watch.version, group_size, max_staleness)
-    make = itertools.cycle(client_factories(source, connections, token))
+    sessions = sessions_of(
+        source, connections=connections, token=token, params=params, entry="stream()"
+    )
     outcomes = outcomes_of(
-        [lambda: WatchedClient(next(make)(), watch)],
+        sessions,
         CollectOptions(
             policy=watch,
             episodes=sys.maxsize if episodes is None else episodes,
             concurrency=concurrency,
             seeds=_GroupSeeds(seed, group_size),
-            retry=retry or usual_retry(source),
+            retry=retry or usual_retry(sessions),
             summary=summary,
             admission=admission,
             **options,
         ),
+        wrap=lambda client: WatchedClient(client, watch),
     )
     return EpisodeStream(
         outcomes, watch, summary, partial=partial, failures=failures, admission=admission
@@ -327,6 +332,7 @@ def stream_groups(
     *,
     group_size: int,
     groups: int | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[StreamKeywords],
 ) -> GroupStream[ObsT, ActT]: ...
 
@@ -340,6 +346,7 @@ def stream_groups(
     groups: int | None = None,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[StreamKeywords],
 ) -> GroupStream[PlainValue, PlainValue]: ...
 
@@ -353,6 +360,7 @@ def stream_groups(
     groups: int | None = None,
     connections: int | None = None,
     token: str | None = None,
+    params: Mapping[str, Any] | None = None,
     **options: Unpack[StreamKeywords],
 ) -> GroupStream[Any, Any]:
     """Play groups and hand each over once all of its episodes have ended, failures included.
@@ -361,7 +369,7 @@ def stream_groups(
         source, policy: as for ``stream``.
         group_size: episodes of one seed.
         groups: how many in all; endless when ``None``.
-        connections, token, options: as for ``stream``: ``concurrency``, ``seed``,
+        connections, token, params, options: as for ``stream``: ``concurrency``, ``seed``,
             ``max_staleness``, ``max_ahead``, ``deadline``, ``timeout``, ``retry``, ``summary``, …
     """
     group_size = check_count("group_size", group_size)
@@ -376,6 +384,7 @@ def stream_groups(
         failures=True,
         connections=connections,
         token=token,
+        params=params,
         **options,
     )
     return GroupStream(episodes, group_size)

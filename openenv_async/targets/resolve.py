@@ -190,22 +190,35 @@ class ResolvedTarget:
     def client_class(self) -> type[EnvClient[Any, Any, Any]]:
         """Return the environment's own client class where it is known, else the generic one.
 
-        An installed environment names it, a class has types to make it of. Nothing is imported
-        for ``module:Class`` or a folder, nor fetched from a server.
+        An installed environment names it, a class has types to make it of, a client is of one.
+        Nothing is imported for ``module:Class`` or a folder, nor fetched from a server.
         """
         from openenv_async.client.env import GenericEnvClient
         from openenv_async.targets.classes import async_class, typed_client
 
         if self.kind == "environment":
             return typed_client(self.given)
+        own: Any = None
+        if self.kind in ("client", "factory"):
+            made = _returned(self.given) if self.kind == "factory" else type(self.given)
+            known = inspect.isclass(made) and issubclass(made, ModelHooks)
+            own = GenericEnvClient if not known else made
+            if known and hasattr(self.given, "client"):  # a blocking one has its types
+                own = type(self.given.client)
         if self.is_installed:
             from openenv_async.targets.discovery import find_entry
 
             own = find_entry(self.given).client_class()
-            if own is not None:
-                found: type[EnvClient[Any, Any, Any]] = async_class(own)
-                return found
-        return GenericEnvClient
+        found: type[EnvClient[Any, Any, Any]] = async_class(own or GenericEnvClient)
+        return found
+
+    def client_settings(self) -> dict[str, Any]:
+        """Return the settings of a client that was given, but for its address and token."""
+        if self.kind not in ("client", "factory"):
+            return {}
+        from openenv_async.targets.sessions import settings_of
+
+        return settings_of(self.given)
 
     def provider(self, **options: Any) -> Provider:
         """Return what starts or finds servers of the target; the caller owns it.
@@ -246,13 +259,14 @@ class ResolvedTarget:
             case "provider" if len(given) == 1 and not options:
                 provider: Provider = given[0]
                 return provider
-            case "client":
+            case "client" | "factory":
                 from openenv_async.providers.static import StaticProvider
-                from openenv_async.targets.sessions import address_of, own_provider
+                from openenv_async.targets.sessions import address_of, made_by, own_provider
 
-                if (containers := own_provider(given)) is not None:
+                client = made_by(given) if self.kind == "factory" else given
+                if (containers := own_provider(client)) is not None:
                     return containers
-                url, own = address_of(given)
+                url, own = address_of(client)
                 return StaticProvider((url, token or own), **options)
         raise WrongTarget(f"no workers can be started of {self.label}: {_BEHIND[self.kind]}")
 
@@ -295,7 +309,7 @@ class ResolvedTarget:
         self,
         *,
         client: type[EnvClient[Any, Any, Any]] | None = None,
-        connections: int = 1,
+        connections: int | None = None,
         start_timeout: float | None = None,
         server: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -305,7 +319,7 @@ class ResolvedTarget:
         Args:
             client: their class; by default ``client_class()``, or that of the client, factory or
                 pool that was given.
-            connections: WebSocket connections to each server that they share.
+            connections: WebSocket connections to each server that they share; one by default.
             start_timeout: seconds that a started server has to answer.
             server: options of ``provider``.
             settings: of the clients: ``timeouts``, ``options``, …
@@ -439,10 +453,11 @@ def _of_text(text: str) -> ResolvedTarget:
 
 
 def _of_client(client: Any) -> ResolvedTarget:
-    from openenv_async.targets.sessions import address_of, refuse_leased
+    from openenv_async.targets.sessions import address_of, is_in_process, refuse_leased
 
     refuse_leased(client)
-    return ResolvedTarget("client", f"a client of {address_of(client)[0]}", client)
+    place = "an environment in this process" if is_in_process(client) else address_of(client)[0]
+    return ResolvedTarget("client", f"a client of {place}", client)
 
 
 def _of_several(given: Iterable[Any], entry: str) -> ResolvedTarget:

@@ -25,6 +25,7 @@ from openenv_async.client.env import EnvClient
 from openenv_async.client.http import HTTPEnvClient
 from openenv_async.client.launch import START_TIMEOUT
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
+from openenv_async.client.models import ModelHooks
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
@@ -45,6 +46,7 @@ __all__ = [
     "made_by",
     "own_provider",
     "refuse_leased",
+    "settings_of",
 ]
 
 _ONE_LOOP: Final = (
@@ -71,7 +73,7 @@ class TargetSessions:
         target: ResolvedTarget,
         *,
         client: type[EnvClient[Any, Any, Any]] | None = None,
-        connections: int = 1,
+        connections: int | None = None,
         start_timeout: float | None = None,
         server: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -79,7 +81,7 @@ class TargetSessions:
         self.target = target
         self.servers: list[Server] = []
         self._client = client
-        self._connections = connections
+        self._connections = connections or 1
         self._start_timeout = START_TIMEOUT if start_timeout is None else start_timeout
         self._server_options = dict(server or {})
         self._settings = {k: v for k, v in (settings or {}).items() if v is not None}
@@ -90,12 +92,12 @@ class TargetSessions:
         self._is_open = False
         self._pid = os.getpid()
         self._turn = itertools.count()
-        self._check()
+        self._check(connections)
 
-    def _check(self) -> None:
+    def _check(self, connections: int | None) -> None:
         """Refuse settings that no client takes now, not when one is made."""
         if self.target.kind in ("client", "factory", "pool", "engine"):
-            if self._connections != 1:
+            if connections is not None:
                 raise ValueError(
                     f"connections= belongs to URLs and to servers that are started, and"
                     f" {self.target.label} decides for itself"
@@ -356,10 +358,24 @@ def is_in_process(client: Any) -> bool:
 
 
 def address_of(client: Any) -> tuple[str, str | None]:
-    """Return the URL and token of a client."""
+    """Return the URL and token of a client.
+
+    Raises:
+        WrongTarget: it has none, since its session is in this process.
+    """
+    if is_in_process(client):
+        raise WrongTarget(_ONE_LOOP)
     inner = client.client if isinstance(client, SyncEnvClient) else client
     settings = getattr(inner, "settings", None)
     return inner.base_url, None if settings is None else settings.token
+
+
+def settings_of(client: Any) -> dict[str, Any]:
+    """Return the settings of a client, or of those that a factory makes, but for the token."""
+    made = client if isinstance(client, ModelHooks) else made_by(client)
+    settings = getattr(made, "settings", None)
+    given = {} if settings is None else settings.arguments()
+    return {name: value for name, value in given.items() if name not in ("token", "share")}
 
 
 def made_by(factory: Callable[[], Any]) -> Any:

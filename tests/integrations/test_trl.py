@@ -28,7 +28,7 @@ from openenv_async import Timeouts
 from openenv_async.errors import ConnectionLost, InvalidOption, SessionClosed
 from openenv_async.integrations.trl import (
     ChatFormat,
-    SharedSource,
+    SharedSessions,
     TextFormat,
     close_all,
     episode_rows,
@@ -302,7 +302,7 @@ def test_a_source_that_does_not_close_keeps_no_other_open(
         def close(self) -> None:
             raise ConnectionLost("the network is gone")
 
-    source = SharedSource(talk)
+    source = SharedSessions(talk)
     monkeypatch.setattr(
         "openenv_async.integrations.trl.shared._open", {"": Stuck(), source.key: source}
     )

@@ -167,7 +167,7 @@ async def test_a_wrong_action_ends_the_collection() -> None:
         with pytest.raises(InvalidAction):
             await pool.rollout(lambda observation: {"amount": "many"})
         await until(lambda: pool.statistics().sessions == 0)
-        with pytest.raises(ValueError, match="belong to URLs"):
+        with pytest.raises(ValueError, match="belongs to the URLs"):
             pool.collect(one, 1, token="x")  # type: ignore[call-arg]  # a URL's
         with pytest.raises(ValueError, match="retry must be one of"):
             pool.collect(one, 1, retry="always")  # type: ignore[arg-type]  # no such word

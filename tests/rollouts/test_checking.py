@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from openenv_async import EnvClient, GenericEnvClient, OutcomeStatus, StepResult, connect, serve
-from openenv_async.client.sync import SyncEnvClient
-from openenv_async.errors import SessionClosed
+from openenv_async.errors import InvalidOption, SessionClosed, TargetNotFound, WrongTarget
 from openenv_async.pool import EnvPool
 from openenv_async.providers.static import StaticProvider
 from openenv_async.rollouts import (
     RandomPolicy,
+    Trajectory,
     VersionedPolicy,
     collect,
     collect_all,
+    replay,
     rollout,
     stream,
     stream_groups,
@@ -48,67 +49,85 @@ class Gym(gymnasium.Env[Any, Any]):
         raise AssertionError("played")
 
 
-NOT_CLIENTS: list[tuple[Any, str]] = [
-    (NOWHERE, "collect\\(url, policy"),
-    (b"echo", "GenericEnvClient"),
-    (None, "GenericEnvClient"),
-    (Counting, "connect\\(Counting\\)"),
-    (Counting(), "connect\\(Counting\\)"),
-    (Gym, "connect\\(Gym\\)"),
-    (Gym(), "connect\\(Gym\\)"),
-    (CountingEnv, "a class: make a client of it"),
-    (SyncEnvClient.wrap(GenericEnvClient(NOWHERE)), "\\.client"),
-    (EnvPool(StaticProvider(NOWHERE)), "rollout\\(policy\\)"),
-    (connect(Counting), "async with"),
-    (functools.partial(GenericEnvClient, NOWHERE), "GenericEnvClient"),
-    (object(), "GenericEnvClient"),
+NOT_TARGETS: list[tuple[Any, type[Exception], str]] = [
+    (None, WrongTarget, "give the URL of a server"),
+    (3, WrongTarget, "give the URL of a server"),
+    (b"echo", WrongTarget, "give the URL of a server"),
+    (object(), WrongTarget, "a pool or a provider"),
+    ({"url": NOWHERE}, WrongTarget, "give the URL of a server"),
+    ([], WrongTarget, "was given no URL"),
+    ([3], WrongTarget, "several targets are URLs"),
+    ([NOWHERE, "localhost:1"], ValueError, "not a valid server address"),
+    (CountingEnv, WrongTarget, r"functools.partial\(CountingEnv, url\)"),
+    (connect(Counting), WrongTarget, "it was not entered"),
+    (a_client, WrongTarget, "which is async"),
+    (lambda url: GenericEnvClient(url), WrongTarget, "cannot be called without arguments"),
+    ("ehco", TargetNotFound, "did you mean echo"),
+    ("localhost:1", TargetNotFound, "write http://localhost:1"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("env", "remedy"), NOT_CLIENTS, ids=lambda value: repr(value).partition(" at 0x")[0][:30]
-)
-async def test_what_is_no_client_is_refused_with_the_remedy(env: Any, remedy: str) -> None:
-    with pytest.raises(TypeError, match=remedy):
-        await rollout(env, move)
-    if not isinstance(env, str) and "rollout" not in remedy:
-        with pytest.raises(TypeError):
-            await collect_all(lambda: env, move, episodes=2)
-        with pytest.raises(TypeError):
-            async with stream(lambda: env, move, episodes=2) as episodes:
-                await anext(episodes)
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "message"),
-    [
-        (Counting, TypeError, "connect\\(Counting\\)"),
-        (Counting(), TypeError, "connect\\(Counting\\)"),
-        (Gym, TypeError, "connect\\(Gym\\)"),
-        (connect(Counting), TypeError, "async with"),
-        (GenericEnvClient(NOWHERE), TypeError, "its URL"),
-        (CountingEnv, TypeError, "cannot be called"),
-        (a_client, TypeError, "async"),
-        (lambda url: GenericEnvClient(url), TypeError, "cannot be called"),
-        (None, TypeError, "a URL, several"),
-        (3, TypeError, "a URL, several"),
-        ({"url": NOWHERE}, TypeError, "a URL, several"),
-        ([3], TypeError, "address"),
-        ("echo", ValueError, "not a valid server address"),
-        ([NOWHERE, "localhost:1"], ValueError, "not a valid server address"),
-    ],
+    ("target", "error", "message"),
+    NOT_TARGETS,
     ids=lambda value: repr(value).partition(" at 0x")[0][:30],
 )
-def test_a_source_that_is_none_is_refused_at_once(
-    source: Any, error: type[Exception], message: str
+async def test_what_is_no_target_is_refused_at_once_with_the_remedy(
+    target: Any, error: type[Exception], message: str
 ) -> None:
     for make in (
-        lambda: collect(source, move, episodes=3),
-        lambda: stream(source, move, episodes=3),
-        lambda: stream_groups(source, move, group_size=2),
+        lambda: collect(target, move, episodes=3),
+        lambda: stream(target, move, episodes=3),
+        lambda: stream_groups(target, move, group_size=2),
     ):
         with pytest.raises(error, match=message):
             make()
+    trajectory = Trajectory(0)
+    trajectory.seed = 1
+    with pytest.raises(error, match=message):
+        await rollout(target, move)
+    with pytest.raises(error, match=message):
+        await replay(target, trajectory)
+
+
+@pytest.mark.parametrize("made", [None, 3, CountingEnv, Counting, Counting(), Gym(), object()])
+async def test_what_a_factory_makes_has_to_be_a_client(made: Any) -> None:
+    with pytest.raises(WrongTarget, match="a client with async reset and step is needed"):
+        await collect_all(lambda: made, move, episodes=2)
+    with pytest.raises(WrongTarget, match="a client with async reset and step is needed"):
+        async with stream(lambda: made, move, episodes=2) as episodes:
+            await anext(episodes)
+
+
+async def test_arguments_of_a_target_are_refused_where_they_mean_nothing() -> None:
+    pool = EnvPool(StaticProvider(NOWHERE))
+    for target in (pool, lambda: GenericEnvClient(NOWHERE), GenericEnvClient(NOWHERE)):
+        with pytest.raises(ValueError, match="connections= belongs to URLs"):
+            collect(target, move, episodes=2, connections=2)
+    with pytest.raises(InvalidOption, match="takes no token"):
+        collect(pool, move, episodes=2, token="secret")
+    with pytest.raises(InvalidOption, match="takes no params"):
+        collect(NOWHERE, move, episodes=2, params={"goal": 2})
+    async with connect(Counting) as env:
+        with pytest.raises(InvalidOption, match="plays on the client itself"):
+            await rollout(env, move, params={"goal": 2})
+        with pytest.raises(InvalidOption, match="plays on the client itself"):
+            await rollout(env, move, token="secret")
+
+
+async def test_a_target_is_played_on_with_its_types_and_arguments() -> None:
+    played = await rollout(Counting, lambda seen: Move(2), params={"goal": 4}, seed=3)
+    assert (played.status, played.steps) == (OutcomeStatus.COMPLETED, 2)
+    assert type(played.trajectory.transitions[0].observation) is Seen  # type: ignore[union-attr]  # it was recorded
+    found = await replay(Counting, played.trajectory, params={"goal": 4})  # type: ignore[arg-type]  # it was recorded
+    assert found is None
+    differs = await replay(Counting(9), played.trajectory)  # type: ignore[arg-type]  # it was recorded
+    assert differs is not None
+    assert differs.field == "terminated"
+    all_played = await collect_all(Counting, lambda seen: Move(1), episodes=3, connections=2)
+    assert [outcome.steps for outcome in all_played] == [3, 3, 3]
+    async with stream_groups(Counting, move, group_size=2, groups=1, params={"goal": 1}) as groups:
+        assert [len(group.episodes) async for group in groups] == [2]
 
 
 async def test_a_typo_in_the_factory_is_raised() -> None:

@@ -26,6 +26,7 @@ from openenv_async.errors import (
     InvalidOption,
     ServerBusy,
     TransportError,
+    WrongTarget,
 )
 from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
 from openenv_async.rollouts.collection import Results
@@ -317,7 +318,7 @@ async def test_a_client_factory_decides_what_is_played_on() -> None:
             reset, step = env.reset, env.step
 
         outcomes = await collect_all(
-            Borrowed, lambda observation: Move(3), episodes=3, concurrency=1
+            lambda: Borrowed(), lambda observation: Move(3), episodes=3, concurrency=1
         )
     assert [o.episode_return for o in outcomes] == [3.0] * 3
 
@@ -341,7 +342,7 @@ def test_settings_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) 
 
 
 def test_sources_that_make_no_sense_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="no URL"):
+    with pytest.raises(WrongTarget, match="no URL"):
         collect([], move, episodes=1)
     with pytest.raises(ValueError, match="connections"):
         collect(lambda: None, move, episodes=1, connections=2)
@@ -364,7 +365,7 @@ async def test_a_session_that_does_not_close_changes_no_outcome() -> None:
         async def close(self) -> None:
             raise TransportError("gone")
 
-    [outcome] = await collect_all(Clinging, move, episodes=1)
+    [outcome] = await collect_all(lambda: Clinging(), move, episodes=1)
     assert outcome.status is OutcomeStatus.COMPLETED
 
 

@@ -15,9 +15,12 @@ from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
     ServerBusy,
+    SessionClosed,
+    WrongTarget,
 )
-from openenv_async.rollouts.sessions import Sessions, client_factories, usual_retry
+from openenv_async.rollouts.sessions import Sessions, client_for, sessions_of, usual_retry
 from openenv_async.rollouts.summary import Summary
+from openenv_async.targets.sessions import TargetSessions
 from openenv_async.testing import ManualClock
 from tests.scheduling import run
 
@@ -54,7 +57,7 @@ def busy(**detail: Any) -> ServerBusy:
     return ServerBusy("full", **detail)
 
 
-def sessions_of(*clients: Client, left: Callable[[], bool] = lambda: True) -> Sessions:
+def opened_from(*clients: Client, left: Callable[[], bool] = lambda: True) -> Sessions:
     """Sessions of which each task has one client of its own."""
 
     def make(client: Client) -> Client:
@@ -75,7 +78,7 @@ def now() -> float:
 def test_tasks_take_the_factories_in_turn() -> None:
     async def scenario() -> None:
         clients = Client(), Client()
-        sessions = sessions_of(*clients)
+        sessions = opened_from(*clients)
         opened = [await sessions.open(number) for number in range(3)]
         assert [client for client, _ in opened] == [clients[0], clients[1], clients[0]]
         assert [error for _, error in opened] == [None] * 3
@@ -102,7 +105,7 @@ def test_a_client_without_open_and_close_is_taken_as_it_is() -> None:
 def test_a_failed_opening_is_returned_and_its_client_closed(error: Exception) -> None:
     async def scenario() -> None:
         client = Client(error)
-        assert await sessions_of(client).open(0) == (None, error)
+        assert await opened_from(client).open(0) == (None, error)
         assert (client.opened, client.closed) == (0, 1)
 
     play(scenario())
@@ -113,7 +116,7 @@ def test_a_wrong_opening_is_raised_and_its_client_closed(error: Exception) -> No
     async def scenario() -> None:
         client = Client(error)
         with pytest.raises(type(error)):
-            await sessions_of(client).open(0)
+            await opened_from(client).open(0)
         assert client.closed == 1
 
     play(scenario())
@@ -122,7 +125,7 @@ def test_a_wrong_opening_is_raised_and_its_client_closed(error: Exception) -> No
 def test_nothing_is_opened_when_nothing_is_left_to_play() -> None:
     async def scenario() -> None:
         client = Client()
-        assert await sessions_of(client, left=lambda: False).open(0) == (None, None)
+        assert await opened_from(client, left=lambda: False).open(0) == (None, None)
         assert client.opened == 0
 
     play(scenario())
@@ -143,7 +146,7 @@ def test_what_is_no_client_is_refused() -> None:
 def test_a_full_server_is_asked_again_soon(detail: dict[str, float], pause: float) -> None:
     async def scenario() -> None:
         client = Client(busy(**detail), busy(**detail))
-        sessions = sessions_of(client)
+        sessions = opened_from(client)
         assert await sessions.open(0) == (client, None)
         assert now() == 2 * pause
         assert (client.closed, sessions._summary.refused) == (2, 2)
@@ -154,7 +157,7 @@ def test_a_full_server_is_asked_again_soon(detail: dict[str, float], pause: floa
 def test_a_full_server_is_waited_for_for_a_minute_while_nothing_is_open() -> None:
     async def scenario() -> None:
         client = Client(*[busy() for _ in range(100)])
-        found, error = await sessions_of(client).open(0)
+        found, error = await opened_from(client).open(0)
         assert found is None
         assert isinstance(error, ServerBusy)
         assert now() == 60.0
@@ -165,7 +168,7 @@ def test_a_full_server_is_waited_for_for_a_minute_while_nothing_is_open() -> Non
 def test_it_is_waited_for_as_long_as_a_session_is_open() -> None:
     async def scenario() -> None:
         open_one, waiting = Client(), Client(*[busy() for _ in range(200)])
-        sessions = sessions_of(open_one, waiting)
+        sessions = opened_from(open_one, waiting)
         await sessions.open(0)
         opening = asyncio.create_task(sessions.open(1))
         await asyncio.sleep(100.0)
@@ -182,7 +185,7 @@ def test_nobody_waits_any_more_once_nothing_is_left() -> None:
     async def scenario() -> None:
         left = True
         client = Client(*[busy() for _ in range(100)])
-        sessions = sessions_of(client, left=lambda: left)
+        sessions = opened_from(client, left=lambda: left)
         opening = asyncio.create_task(sessions.open(0))
         await asyncio.sleep(5.5)
         left = False
@@ -195,7 +198,7 @@ def test_nobody_waits_any_more_once_nothing_is_left() -> None:
 def test_openings_that_nobody_needs_are_cancelled() -> None:
     async def scenario() -> None:
         slow, quick = Client(seconds=30.0), Client()
-        sessions = sessions_of(slow, quick)
+        sessions = opened_from(slow, quick)
         await sessions.open(1)
         opening = asyncio.create_task(sessions.open(0))
         await asyncio.sleep(1.0)
@@ -213,7 +216,7 @@ def test_a_session_that_does_not_close_is_left() -> None:
     async def scenario() -> None:
         client = Client()
         client.close_error = ConnectFailed("gone", phase="close")
-        sessions = sessions_of(client)
+        sessions = opened_from(client)
         await sessions.open(0)
         await sessions.close(client)
         assert client.closed == 1
@@ -229,53 +232,85 @@ class Pool:
         return Client()
 
 
+def found(source: Any, **options: Any) -> TargetSessions:
+    given = {"connections": None, "token": None, "params": None, "entry": "collect()", **options}
+    return sessions_of(source, **given)
+
+
 def test_the_usual_retry_is_that_of_a_pool_or_none() -> None:
-    assert usual_retry(Pool()) == "unstarted"
-    assert usual_retry("http://127.0.0.1:1") == "never"
+    assert usual_retry(found(Pool())) == "unstarted"
+    assert usual_retry(found("http://127.0.0.1:1")) == "never"
 
 
-def test_every_url_and_connection_has_a_factory() -> None:
+async def test_every_url_and_connection_has_a_factory() -> None:
     urls = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
-    made = [make() for make in client_factories(urls, 2, "secret")]
+    async with found(urls, connections=2, token="secret") as sessions:
+        made = [make() for make in sessions.factories]
     assert all(isinstance(client, GenericEnvClient) for client in made)
     assert [client.base_url for client in made] == [*urls, *urls]
-    assert [client.settings.share for client in made] == [True, True, "collect-1", "collect-1"]
+    assert [client.settings.share for client in made] == [
+        True,
+        True,
+        "connection-1",
+        "connection-1",
+    ]
     assert {client.settings.token for client in made} == {"secret"}
-    assert len(client_factories(urls[0], None, None)) == 1
+    async with found(urls[0]) as sessions:
+        assert len(sessions.factories) == 1
 
 
-def test_a_pool_and_a_factory_are_taken_as_they_are() -> None:
-    pool = Pool()
-    assert client_factories(pool, None, None) == [pool.session]
-    assert client_factories(Client, None, None) == [Client]
+async def test_a_pool_and_a_factory_are_taken_as_they_are() -> None:
+    for source in (Pool(), lambda: Client()):
+        async with found(source) as sessions:
+            [make] = sessions.factories
+            assert type(make()) is Client
 
 
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
-        (Pool(), {"token": "t"}, ValueError, "a pool has its own"),
-        (Pool(), {"connections": 1}, ValueError, "a pool has its own"),
-        (Client, {"token": "t"}, ValueError, "gives its own"),
-        (Client, {"connections": 2}, ValueError, "decides for itself"),
-        ([], {}, ValueError, "no URL"),
-        (b"http://127.0.0.1:1", {}, TypeError, "open a client there"),
-        ({"http://127.0.0.1:1": 1}, {}, TypeError, "a URL, several"),
-        (3, {}, TypeError, "a URL, several"),
+        (Pool(), {"token": "t"}, InvalidOption, "takes no token"),
+        (Pool(), {"connections": 1}, ValueError, "decides for itself"),
+        (lambda: Client(), {"token": "t"}, InvalidOption, "takes no token"),
+        (lambda: Client(), {"connections": 2}, ValueError, "decides for itself"),
+        (lambda: Client(), {"params": {"a": 1}}, InvalidOption, "takes no params"),
+        ([], {}, WrongTarget, r"collect\(\) was given no URL"),
+        (b"http://127.0.0.1:1", {}, WrongTarget, r"collect\(\) cannot play on"),
+        (3, {}, WrongTarget, r"collect\(\) cannot play on 3"),
         ("http://127.0.0.1:1", {"connections": 0}, ValueError, "connections must be at least 1"),
-        (lambda url: Client(), {}, TypeError, "cannot be called"),
     ],
 )
 def test_sources_that_make_no_sense(
     source: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    arguments = {"connections": None, "token": None, **options}
     with pytest.raises(error, match=message):
-        client_factories(source, **arguments)
+        found(source, **options)
 
 
-def test_an_async_factory_is_refused() -> None:
-    async def make() -> Client:
-        return Client()
+async def test_a_client_that_is_given_is_played_on_and_stays_open() -> None:
+    client = Client()
+    async with client_for(client, None, None, "rollout()") as played:
+        assert played is client
+    assert client.closed == 0
+    for given in ({"params": {"a": 1}}, {"token": "t"}):
+        arguments: dict[str, Any] = {"params": None, "token": None, **given}
+        with pytest.raises(InvalidOption, match="plays on the client itself"):
+            async with client_for(client, entry="rollout()", **arguments):
+                raise AssertionError("played")
+    closed = GenericEnvClient("http://127.0.0.1:1")
+    await closed.close()
+    with pytest.raises(SessionClosed, match="this one was closed"):
+        async with client_for(closed, None, None, "rollout()"):
+            raise AssertionError("played")
 
-    with pytest.raises(TypeError, match="returns a client at once"):
-        client_factories(make, None, None)
+
+async def test_the_client_of_another_target_is_closed() -> None:
+    client = Client()
+    client.close_error = ConnectFailed("gone", phase="close")
+    async with client_for(lambda: client, None, None, "rollout()") as played:
+        assert played is client
+        assert client.closed == 0
+    assert client.closed == 1
+    with pytest.raises(WrongTarget, match=r"rollout\(\) cannot play on 3"):
+        async with client_for(3, None, None, "rollout()"):
+            raise AssertionError("played")

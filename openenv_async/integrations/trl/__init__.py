@@ -17,15 +17,16 @@ from openenv_async.integrations.trl.rewards import (
 )
 from openenv_async.integrations.trl.rollouts import RolloutFunc, make_rollout_func
 from openenv_async.integrations.trl.rows import episode_rows, reset_from_json
-from openenv_async.integrations.trl.shared import SharedSource, close_all
+from openenv_async.integrations.trl.shared import SharedSessions, close_all
 from openenv_async.integrations.trl.tools import EnvironmentFactory, make_environment_factory
+from openenv_async.renamed import renamed_attributes
 
 __all__ = [
     "ChatFormat",
     "EnvironmentFactory",
     "EpisodeFormat",
     "RolloutFunc",
-    "SharedSource",
+    "SharedSessions",
     "TextFormat",
     "close_all",
     "episode_rows",
@@ -36,3 +37,5 @@ __all__ = [
     "rollout_reward",
     "usable_only",
 ]
+
+__getattr__ = renamed_attributes(__name__, {"SharedSource": "SharedSessions"})

@@ -14,8 +14,9 @@ from typing import Any
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.errors import OperationUnsupported
 from openenv_async.integrations.trl.masking import failed_rows, mask_failures, masks
-from openenv_async.integrations.trl.shared import SharedSource, Source
+from openenv_async.integrations.trl.shared import SharedSessions
 from openenv_async.rollouts import Turn, collect
+from openenv_async.targets.resolve import Target
 from openenv_async.types import Outcome
 
 __all__ = ["make_reward_func", "rollout_reward", "usable_only"]
@@ -63,7 +64,7 @@ def usable_only(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_reward_func(
-    source: Source | SharedSource,
+    source: Target | SharedSessions,
     to_action: Callable[[Any, Any], Any],
     *,
     reset: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
@@ -78,7 +79,7 @@ def make_reward_func(
     All completions of a batch are scored at once.
 
     Args:
-        source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.
+        source: any target: a name, a URL, several, an environment class, a pool, a client, …
         to_action: makes an action of a completion (text or messages, as TRL gives it) and its
             token ids; ``None`` where the caller gives none.
         reset: makes the arguments of ``reset`` of a row: its prompt and its other columns.
@@ -95,7 +96,7 @@ def make_reward_func(
     """
     mask_failures()
     scorer = _Scorer(
-        SharedSource.of(source, **source_options), to_action, reset, concurrency, timeout
+        SharedSessions.of(source, **source_options), to_action, reset, concurrency, timeout
     )
 
     async def awaited(
@@ -125,7 +126,7 @@ def make_reward_func(
 class _Scorer:
     """A reward function that plays an episode of one step for each completion."""
 
-    source: SharedSource
+    source: SharedSessions
     to_action: Callable[[Any, Any], Any]
     reset: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
     concurrency: int

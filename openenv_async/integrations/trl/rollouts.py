@@ -25,9 +25,10 @@ from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
 from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
 from openenv_async.integrations.trl.masking import mask_failures
 from openenv_async.integrations.trl.rows import Row, columns_of, same_seed
-from openenv_async.integrations.trl.shared import SharedSource, Source
+from openenv_async.integrations.trl.shared import SharedSessions
 from openenv_async.rollouts import Retry, Summary, Turn, collect
 from openenv_async.rollouts.run import PolicyFailed
+from openenv_async.targets.resolve import Target
 from openenv_async.types import EpisodeInfo, StepResult
 
 __all__ = ["RolloutFunc", "make_rollout_func"]
@@ -191,7 +192,7 @@ class RolloutFunc:
 
     def __init__(
         self,
-        source: Source | SharedSource,
+        source: Target | SharedSessions,
         *,
         format: EpisodeFormat | None = None,
         reset: Callable[[Any], Mapping[str, Any]] = same_seed,
@@ -207,7 +208,7 @@ class RolloutFunc:
         generate: Generate = generate,
         **source_options: Any,
     ) -> None:
-        self.source = SharedSource.of(source, **source_options)
+        self.source = SharedSessions.of(source, **source_options)
         self.format: EpisodeFormat = format or ChatFormat()
         self.reset = reset
         self.max_steps = max_steps
@@ -268,14 +269,14 @@ class RolloutFunc:
         self.source.close()
 
 
-def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutFunc:
+def make_rollout_func(source: Target | SharedSessions, **options: Any) -> RolloutFunc:
     """A ``rollout_func`` for TRL's ``GRPOTrainer``.
 
     Give the trainer ``rollout_reward`` as its reward function, for the environment's own reward,
     and any others beside it: the rows of episodes that failed are left out of all of them.
 
     Args:
-        source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.
+        source: any target: a name, a URL, several, an environment class, a pool, a client, …
         options:
             format: how episodes are told to the model; ``ChatFormat()`` by default.
             reset: makes the arguments of ``reset`` of a row's prompt. By default a seed that
@@ -290,7 +291,7 @@ def make_rollout_func(source: Source | SharedSource, **options: Any) -> RolloutF
             batch_wait: seconds that a batch of requests waits for further ones.
             max_batch: prompts generated at once.
             generate: samples completions; by default with the trainer's model.
-            params, token, and those of ``EnvPool``: as of ``SharedSource``.
+            params, token, and those of ``EnvPool``: as of ``SharedSessions``.
 
     Raises:
         TargetNotFound: no installed environment has this name.

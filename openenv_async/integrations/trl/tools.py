@@ -32,7 +32,8 @@ from openenv_async.errors import (
 from openenv_async.integrations.trl.action_tool import action_function
 from openenv_async.integrations.trl.formats import observation_text
 from openenv_async.integrations.trl.masking import mask_failures
-from openenv_async.integrations.trl.shared import SharedSource, Source
+from openenv_async.integrations.trl.shared import SharedSessions
+from openenv_async.targets.resolve import Target
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentFactory", "make_environment_factory"]
@@ -133,7 +134,7 @@ class EnvironmentFactory:
 
     def __init__(
         self,
-        source: Source | SharedSource,
+        source: Target | SharedSessions,
         *,
         tools: Sequence[Callable[..., Any]] | None = None,
         tool_name: str = "act",
@@ -143,7 +144,7 @@ class EnvironmentFactory:
         name: str | None = None,
         **source_options: Any,
     ) -> None:
-        self.source = SharedSource.of(source, **source_options)
+        self.source = SharedSessions.of(source, **source_options)
         self.to_text = to_text
         self.unplayed_reward = unplayed_reward
         self._tools = None if tools is None else list(tools)
@@ -196,11 +197,11 @@ class EnvironmentFactory:
         return self._class
 
 
-def make_environment_factory(source: Source | SharedSource, **options: Any) -> EnvironmentFactory:
+def make_environment_factory(source: Target | SharedSessions, **options: Any) -> EnvironmentFactory:
     """An ``environment_factory`` for TRL's ``GRPOTrainer``.
 
     Args:
-        source: an environment's name, a URL, several, an ``EnvPool`` or a client factory.
+        source: any target: a name, a URL, several, an environment class, a pool, a client, …
         options:
             tools: functions, async ones too, that make an action of their arguments, with type
                 hints and a
@@ -212,7 +213,7 @@ def make_environment_factory(source: Source | SharedSource, **options: Any) -> E
             to_text: makes the text of an observation, for the model.
             unplayed_reward: of an episode without any tool call; ``None`` leaves it out.
             name: of the class, under which TRL logs the reward.
-            params, token, and those of ``EnvPool``: as of ``SharedSource``.
+            params, token, and those of ``EnvPool``: as of ``SharedSessions``.
 
     Raises:
         TargetNotFound: no installed environment has this name.
