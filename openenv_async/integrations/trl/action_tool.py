@@ -36,6 +36,8 @@ def action_function(name: str, schema: Mapping[str, Any]) -> Callable[..., Any]:
     ordered = sorted(properties.items(), key=lambda item: item[0] not in required)
     for field, of_field in ordered:
         each = resolved(of_field, root)
+        if not isinstance(each, Mapping):  # true: any value
+            each = {}
         default = inspect.Parameter.empty if field in required else each.get("default")
         hint = _hint(each, root)
         if field not in required and default is None:
