@@ -1,25 +1,39 @@
 """The client's connection over a line that a test plays the server of."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from openenv_async.client.connection import ClientConnection
-from openenv_async.errors import ConnectFailed, ConnectionLost, OpenEnvError, ProtocolError
+from openenv_async.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    OpenEnvError,
+    ProtocolError,
+    ServerBusy,
+    SessionClosed,
+    SessionLost,
+    VersionMismatch,
+)
 from openenv_async.protocol.codec import MsgpackCodec, encode_map
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
     Frame,
+    GoingAway,
     Hello,
     Open,
     Opened,
     Renew,
+    State,
+    StateIs,
     Welcome,
 )
 from openenv_async.types import Limits, Timeouts
+from tests.scheduling import explore, run
 
 WELCOME = Welcome(PROTOCOL_VERSION, "epoch", encode_map({"timeouts": {"resume": 5.0}}, "msgpack"))
 BUSY = Failed(0, 0, "server_busy", "come again", True, encode_map({}, "msgpack"))
@@ -161,3 +175,272 @@ async def test_without_sessions_a_lost_line_ends_the_connection() -> None:
     error: OpenEnvError | None = lines.connection.error
     assert isinstance(error, ConnectionLost)
     await lines.connection.aclose()
+
+
+# -- in a loop whose time jumps -------------------------------------------------------------
+
+
+def silent(line: Line, frame: Frame) -> None:
+    return
+
+
+def greeting(**facts: Any) -> Callable[[Line, Frame], None]:
+    """A server that says these facts of itself."""
+
+    def answer(line: Line, frame: Frame) -> None:
+        if isinstance(frame, Hello):
+            version = facts.get("version", PROTOCOL_VERSION)
+            told = {"timeouts": {"resume": 5.0}} | facts
+            line.say(Welcome(version, facts.get("epoch", "epoch"), encode_map(told, "msgpack")))
+        elif isinstance(frame, Open):
+            line.say(Opened(frame.channel))
+
+    return answer
+
+
+def refusing(line: Line, frame: Frame) -> None:
+    if isinstance(frame, Hello):
+        line.say(BUSY)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_a_handshake_that_is_not_answered_ends_in_time() -> None:
+    async def scenario() -> None:
+        lines = Lines(silent, connect=3.0)
+        start = now()
+        with pytest.raises(ConnectFailed, match="did not answer the handshake within 3 s"):
+            await lines.connection.start()
+        assert now() - start == 3.0
+        assert lines.made[0].closed
+        assert not lines.connection.up
+
+    run(scenario)
+
+
+def test_the_versions_must_be_the_same() -> None:
+    async def scenario() -> None:
+        for version in (PROTOCOL_VERSION + 1, PROTOCOL_VERSION - 1):
+            lines = Lines(greeting(version=version))
+            with pytest.raises(VersionMismatch, match=f"speaks protocol {version}"):
+                await lines.connection.start()
+            assert lines.made[0].closed
+
+    run(scenario)
+
+
+def test_the_limits_that_a_server_announces_hold_where_they_make_sense() -> None:
+    async def scenario() -> None:
+        own = Limits()
+        for facts, size, frames in (
+            ({}, own.max_message_size, own.max_frames),
+            ({"max_message_size": 5000, "max_frames": 3}, 5000, 3),
+            ({"max_message_size": 1, "max_frames": 1}, 1, 1),
+            ({"max_message_size": 0, "max_frames": 0}, own.max_message_size, own.max_frames),
+            ({"max_message_size": "x", "max_frames": "x"}, own.max_message_size, own.max_frames),
+        ):
+            lines = Lines(greeting(**facts))
+            await lines.connection.start()
+            outbox = lines.connection.outbox
+            assert (outbox._max_size, outbox._max_frames) == (size, frames)
+            await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_an_idle_connection_renews_its_lease_three_times_in_its_length() -> None:
+    async def scenario() -> None:
+        lines = Lines(greeting(timeouts={"lease": 9.0}))
+        await lines.connection.start()
+        await asyncio.sleep(10.0)
+        [line] = lines.made
+        assert line.sent.count(Renew(0)) == 4  # at once, and after 3, 6 and 9 seconds
+        await lines.connection.aclose()
+        await asyncio.sleep(10.0)
+        assert line.sent.count(Renew(0)) == 4
+
+    run(scenario)
+
+
+def test_a_server_without_a_lease_gets_no_renewals() -> None:
+    async def scenario() -> None:
+        for told in ({}, {"lease": 0}, {"lease": None}, {"lease": -1.0}):
+            lines = Lines(greeting(timeouts=told))
+            await lines.connection.start()
+            await asyncio.sleep(1000.0)
+            assert lines.made[0].sent[1:] == []
+            await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_dialling_again_pauses_longer_each_time_until_the_sessions_are_gone() -> None:
+    """From 0.05 s, doubled each time up to 2 s, give or take a half; no later than the end."""
+
+    async def scenario() -> None:
+        dialled: list[float] = []
+
+        def noted(line: Line, frame: Frame) -> None:
+            dialled.append(now())
+            refusing(line, frame)
+
+        lines = Lines(greeting(timeouts={"resume": 30.0}), *[noted] * 100)
+        await lines.connection.start()
+        await opened(lines.connection)
+        start = now()
+        lines.connection.lost(lines.made[0])
+        await asyncio.sleep(31.0)
+        assert isinstance(lines.connection.error, SessionLost)
+        assert "no connection could be made for 30 s" in str(lines.connection.error)
+        assert dialled[-1] - start == pytest.approx(30.0)
+        pauses = [after - before for before, after in itertools.pairwise(dialled)]
+        for number, pause in enumerate(pauses[:-1]):
+            delay = min(0.05 * 2**number, 2.0)
+            assert 0.5 * delay - 1e-6 <= pause <= 1.5 * delay + 1e-6
+        assert all(line.closed for line in lines.made[1:])
+        assert lines.connection.reconnects == 0
+        await lines.connection.aclose()
+
+    explore(5, scenario)
+
+
+def test_what_coming_back_resumes_and_sends_again() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming, refusing, welcoming)
+        connection = lines.connection
+        await connection.start()
+        channel = connection.channel()
+        await channel.call(Open(channel.number, channel.id, channel.secret), 5.0)
+        request = State(channel.number, channel.next_seq(), 0)
+        waiting = channel.call(request, 5.0)
+        connection.lost(lines.made[0])
+        assert not connection.up
+        connection.lost(lines.made[0])  # told twice
+        await asyncio.sleep(1.0)
+        assert (connection.up, connection.reconnects, len(lines.made)) == (True, 1, 3)
+        resumed = Open(channel.number, channel.id, channel.secret, True, 0)
+        assert lines.made[2].sent[1:3] == [resumed, request]
+        lines.made[2].say(StateIs(channel.number, 1, b"\x80", "e", 1, 0))
+        assert isinstance(await waiting, StateIs)
+        await connection.aclose()
+        assert lines.made[2].closed
+
+    explore(10, scenario)
+
+
+def test_a_server_that_was_restarted_has_lost_its_sessions() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming, greeting(epoch="another"))
+        connection = lines.connection
+        await connection.start()
+        channel = connection.channel()
+        await channel.call(Open(channel.number, channel.id, channel.secret), 5.0)
+        fresh = connection.channel()
+        opening = Open(fresh.number, fresh.id, fresh.secret)
+        lines.made[0]._answer = silent
+        waiting = fresh.call(opening, 5.0)
+        connection.lost(lines.made[0])
+        await asyncio.sleep(1.0)
+        assert isinstance(channel.error, SessionLost)
+        assert "the server was restarted" in str(channel.error)
+        assert channel.error.session_id == channel.id
+        assert "last_acknowledged_request" in channel.error.detail
+        assert await waiting == Opened(fresh.number)  # it was not open yet: it is opened there
+        assert connection.channel_count == 1
+        await connection.aclose()
+
+    explore(10, scenario)
+
+
+def test_a_transport_that_swallows_everything_is_replaced_when_an_answer_is_late() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming, welcoming)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        heard = connection.heard_at
+        assert connection.doubt(heard, now()) < heard  # something came since
+        assert [connection.up] == [True]
+        await asyncio.sleep(1.0)
+        assert connection.doubt(now(), now()) == now()
+        assert [connection.up] == [False]
+        doubted = now()
+        await asyncio.sleep(1.0)
+        assert (connection.up, lines.made[0].closed, len(lines.made)) == (True, True, 2)
+        assert connection.doubt(connection.heard_at, now()) == doubted
+        await connection.aclose()
+
+    explore(10, scenario)
+
+
+def test_a_connection_is_full_at_the_number_that_its_server_says() -> None:
+    async def scenario() -> None:
+        lines = Lines(greeting(max_channels=2))
+        await lines.connection.start()
+        numbers = [lines.connection.channel().number for _ in range(2)]
+        assert numbers == [1, 2]
+        with pytest.raises(ServerBusy, match="2 sessions are on this connection already"):
+            lines.connection.channel()
+        channel = lines.connection._channels[1]
+        lines.connection.forget(channel)
+        assert isinstance(channel.error, SessionClosed)
+        assert lines.connection.channel().number == 3
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_secrets_of_sessions_are_their_own() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        await lines.connection.start()
+        first, second = lines.connection.channel(), lines.connection.channel()
+        tokens = {first.id, first.secret, second.id, second.secret}
+        assert len(tokens) == 4
+        assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
+        heir = lines.connection.channel(first)
+        assert (heir.id, heir.secret) == (first.id, first.secret)
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_what_a_server_says_of_the_connection_itself() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        [channel] = connection._channels.values()
+        waiting = channel.call(State(channel.number, channel.next_seq(), 0), 5.0)
+        lines.made[0].say(GoingAway("maintenance", 3.0))
+        assert connection.going_away is not None
+        assert not waiting.done()
+        lines.made[0].say(Failed(0, 0, "protocol_error", "too much", False, None))
+        assert isinstance(waiting.exception(), ProtocolError)
+        assert isinstance(channel.error, ProtocolError)
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_closing_ends_every_call_and_what_dials() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming, silent)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        [channel] = connection._channels.values()
+        waiting = channel.call(State(channel.number, channel.next_seq(), 0), 50.0)
+        connection.lost(lines.made[0])
+        await asyncio.sleep(0.01)
+        await connection.aclose()
+        assert isinstance(waiting.exception(), SessionClosed)
+        assert isinstance(connection.error, SessionClosed)
+        assert connection.channel_count == 0
+        assert lines.made[1].closed
+        await connection.aclose()
+
+    explore(10, scenario)

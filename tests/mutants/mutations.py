@@ -53,6 +53,10 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/engine.py",
         "if self.active < self.max_sessions and not self._queue:",
         "if self.active < self.max_sessions:",
+        survives=(
+            "whoever waits is admitted in the turn in which capacity comes free, so that nobody"
+            " waits while there is any"
+        ),
     ),
     Mutation(
         "one more may wait than is allowed",
@@ -71,6 +75,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/engine.py",
         "            if not hmac.compare_digest(session.secret, request.secret):",
         "            if hmac.compare_digest(session.secret, request.secret) is None:",
+        first=("tests/engine/test_isolation.py",),
     ),
     Mutation(
         "whoever left is waited for",
@@ -89,6 +94,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/engine.py",
         '            session.shut(GoingAway(f"the server is going away: {reason}"))',
         "            pass",
+        first=("tests/engine/test_races.py",),
     ),
     Mutation(
         "a blocked loop postpones a deadline for ever",
@@ -131,6 +137,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/executors/tasks.py",
         "by is not call and call.dead is None",
         "by is call and call.dead is None",
+        first=("tests/engine/executors/test_worker.py",),
     ),
     Mutation(
         "an interrupted call is not cancelled",
@@ -143,12 +150,14 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/executors/tasks.py",
         ("            task.cancel()\n        if tasks:"),
         ("            pass\n        if tasks:"),
+        first=("tests/engine/test_races.py",),
     ),
     Mutation(
         "a task that ends does not end its session",
         "openenv_async/engine/executors/tasks.py",
         "            call.die(EnvironmentDied(",
         "            (EnvironmentDied(",
+        first=("tests/engine/test_raised.py",),
     ),
     Mutation(
         "a call that was given up is not told to the server",
