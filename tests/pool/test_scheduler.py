@@ -508,6 +508,17 @@ def test_rows_of_a_table_say_what_happened() -> None:
     ]
 
 
+def test_every_idle_worker_counts_once_among_the_warm_ones() -> None:
+    scheduler = Scheduler([owned(6, 1)], warm_workers=3)
+    assert len(scheduler.plan(0.0).starts) == 3
+    for worker in (1, 2, 3):
+        scheduler.ready(worker, 0.0)
+    scheduler.ask()
+    assert len(scheduler.plan(1.0).starts) == 1  # two are idle
+    scheduler.ask()
+    assert len(scheduler.plan(1.0).starts) == 1  # one is idle, one starts
+
+
 class Histories(RuleBasedStateMachine):
     """Any facts in any order."""
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from typing import Any
 
 import pytest
 
 from openenv_async import serve
 from openenv_async.rollouts import BatchedPolicy, Turn, collect_all
+from openenv_async.testing import ManualClock
 from tests.helpers import until
 from tests.rollouts.environments import Counting
+from tests.scheduling import run
 
 
 class Gate:
@@ -162,3 +165,194 @@ def test_settings_that_make_no_sense_are_told() -> None:
         BatchedPolicy(list, max_batch=0)
     with pytest.raises(ValueError, match="max_wait"):
         BatchedPolicy(list, max_wait=-1.0)
+
+
+# -- in virtual time ----------------------------------------------------------------------------
+
+
+class Model:
+    """An asynchronous model that takes its time; notes when each batch was called."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.calls: list[tuple[float, list[Any]]] = []
+
+    async def __call__(self, values: list[Any]) -> list[Any]:
+        self.calls.append((round(elapsed(), 6), values))
+        await asyncio.sleep(self.seconds)
+        return values
+
+
+def elapsed() -> float:
+    """Seconds since the scenario began."""
+    return asyncio.get_running_loop().time() - ManualClock().now
+
+
+@pytest.fixture
+def virtual(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = types.SimpleNamespace(perf_counter=lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr("openenv_async.rollouts.batching.time", clock)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_a_batch_is_called_when_its_first_observation_has_waited_long_enough() -> None:
+    async def scenario() -> None:
+        model = Model()
+        async with BatchedPolicy(model, max_wait=2.0, max_batch=3) as policy:
+            first = policy("a")
+            await asyncio.sleep(1.5)
+            second = policy("b")
+            assert [await first, await second] == ["a", "b"]
+            await asyncio.sleep(10.0)
+            third = policy("c")
+            assert await third == "c"
+        assert model.calls == [(2.0, ["a", "b"]), (14.0, ["c"])]
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_what_is_left_over_begins_to_wait_anew() -> None:
+    async def scenario() -> None:
+        model = Model()
+        async with BatchedPolicy(model, max_wait=2.0, max_batch=2) as policy:
+            first = policy("a")
+            await asyncio.sleep(1.0)
+            rest = [policy(value) for value in "bc"]
+            assert await asyncio.gather(first, *rest) == ["a", "b", "c"]
+        assert model.calls == [(1.0, ["a", "b"]), (3.0, ["c"])]
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_a_busy_model_is_called_again_once_it_is_free() -> None:
+    async def scenario() -> None:
+        model = Model(seconds=5.0)
+        async with BatchedPolicy(model, max_wait=1.0, max_batch=2, max_calls=2) as policy:
+            answers = [policy(value) for value in range(7)]
+            assert await asyncio.gather(*answers) == list(range(7))
+            assert (policy.calls, policy.decisions) == (4, 7)
+        assert model.calls == [(0.0, [0, 1]), (0.0, [2, 3]), (5.0, [4, 5]), (6.0, [6])]
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_busy_time_counts_overlapping_calls_once() -> None:
+    async def scenario() -> None:
+        async with BatchedPolicy(Model(3.0), max_wait=0.0, max_batch=1, max_calls=2) as policy:
+            first = policy("a")
+            await asyncio.sleep(1.0)
+            second = policy("b")
+            assert policy.busy_time() == 1.0
+            await first
+            assert policy.busy_time() == 3.0
+            await second
+            assert policy.busy_time() == 4.0
+            await asyncio.sleep(5.0)
+            assert policy.busy_time() == 4.0
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_cancelled_episodes_are_in_no_batch() -> None:
+    async def scenario() -> None:
+        model = Model()
+        async with BatchedPolicy(model, max_wait=1.0, max_batch=8) as policy:
+            first, second, third = (policy(value) for value in "abc")
+            second.cancel()
+            assert [await first, await third] == ["a", "c"]
+            lonely = policy("d")
+            lonely.cancel()
+            await asyncio.sleep(2.0)
+            assert (policy.calls, policy.decisions) == (1, 2)
+        assert [values for _, values in model.calls] == [["a", "c"]]
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("virtual")
+def test_closing_cancels_a_call_and_the_timer_of_the_next() -> None:
+    async def scenario() -> None:
+        model = Model(seconds=60.0)
+        policy = BatchedPolicy(model, max_wait=0.0, max_batch=1, max_calls=1)
+        running, waiting = policy("a"), policy("b")
+        await asyncio.sleep(1.0)
+        await policy.aclose()
+        assert running.cancelled()
+        assert waiting.cancelled()
+        assert elapsed() == 1.0
+        with pytest.raises(RuntimeError, match="closed"):
+            await policy("c")
+        idle = BatchedPolicy(model, max_wait=9.0)
+        timed = idle("a")
+        await asyncio.sleep(1.0)
+        await idle.aclose()
+        assert timed.cancelled()
+        assert len(model.calls) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_actions_are_copied_before_the_next_call(kind: str) -> None:
+    buffer = [{"move": 0}]
+
+    def model(values: list[int]) -> list[dict[str, int]]:
+        buffer[0]["move"] = values[0]
+        return buffer
+
+    async def as_async(values: list[int]) -> list[dict[str, int]]:
+        return model(values)
+
+    async with BatchedPolicy(
+        model if kind == "sync" else as_async, max_wait=0.0, max_batch=1
+    ) as policy:
+        assert await asyncio.gather(*(policy(value) for value in range(5))) == [
+            {"move": value} for value in range(5)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "message"),
+    [(3, TypeError, "not iterable"), ([], ValueError, "0 actions for 1 observations")],
+)
+async def test_answers_that_are_no_batch_are_errors(
+    made: Any, error: type[Exception], message: str
+) -> None:
+    async with BatchedPolicy(lambda values: made, max_wait=0.0) as policy:
+        with pytest.raises(error, match=message):
+            await policy(1)
+
+
+async def test_the_end_of_an_iterator_is_an_error_that_a_future_takes() -> None:
+    def model(values: list[Any]) -> list[Any]:
+        raise StopIteration
+
+    async with BatchedPolicy(model, max_wait=0.0) as policy:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await policy(1)
+
+
+async def test_closing_ends_as_many_threads_as_there_may_be_calls() -> None:
+    def threads() -> int:
+        return sum(each.name.startswith("openenv-policy") for each in threading.enumerate())
+
+    before = threads()
+    policy = BatchedPolicy(lambda values: values, max_wait=0.0, max_calls=3)
+    assert threads() == before  # none before the first observation
+    assert await policy(1) == 1
+    assert threads() == before + 3
+    await policy.aclose()
+    await until(lambda: threads() == before)
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    with pytest.raises(TypeError, match="fn must be callable"):
+        BatchedPolicy(3)  # type: ignore[arg-type]  # the point
+    with pytest.raises(ValueError, match="max_calls"):
+        BatchedPolicy(list, max_calls=0)
+    with pytest.raises(ValueError, match="max_wait must be a number"):
+        BatchedPolicy(list, max_wait=float("nan"))

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openenv_async import StepResult
+from openenv_async import Outcome, OutcomeStatus, StepResult
+from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts import Turn, VersionedPolicy, stream, stream_groups
-from openenv_async.rollouts.versions import Admission
+from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
+from tests.scheduling import run
 
 
 @given(
@@ -126,3 +128,225 @@ async def test_what_is_thrown_away_is_logged(caplog: pytest.LogCaptureFixture) -
     told = [record.getMessage() for record in caplog.records]
     assert [text.split()[0] for text in told] == ["1", "2", "4", "8"]
     assert all("are thrown away" in text for text in told)
+
+
+# -- the number of episodes that may be under way ------------------------------------------------
+
+
+class Versions:
+    """Versions of a policy, and the admission that watches them."""
+
+    def __init__(self, size: int, max_staleness: int) -> None:
+        self.version = 0
+        self.size = size
+        self.admission = Admission(lambda: self.version, size, max_staleness)
+        self.waiting: asyncio.Task[None] | None = None
+
+    async def begun(self) -> int:
+        """Begin as many episodes as may begin now; return their number."""
+        count = 0
+        while True:
+            self.waiting = self.waiting or asyncio.create_task(self.admission.admit())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if not self.waiting.done():
+                return count
+            self.waiting = None
+            count += 1
+
+    async def played(self, groups: int) -> None:
+        """Play groups one after the other, each read at once."""
+        for _ in range(groups):
+            self.admission.asked()
+            for _ in range(self.size):
+                await self.admission.admit()
+            self.admission.read(self.size)
+
+    async def end(self) -> None:
+        self.admission.close()
+        if self.waiting is not None:
+            await self.waiting
+
+
+@pytest.mark.parametrize(
+    ("size", "max_staleness", "under_way", "more"),
+    # The reader takes 8 per version. With staleness allowed, a quarter of what it takes beyond one
+    # group is left to the quick that overtake the slow.
+    [
+        (1, 0, 8, 1),
+        (1, 1, 15, 1),
+        (1, 2, 23, 1),
+        (3, 0, 9, 0),
+        (4, 0, 8, 0),
+        (4, 1, 12, 4),
+        (8, 0, 8, 0),
+        (8, 1, 16, 0),
+    ],
+)
+def test_as_many_are_under_way_as_can_be_read_before_they_are_too_old(
+    size: int, max_staleness: int, under_way: int, more: int
+) -> None:
+    async def scenario() -> None:
+        watched = Versions(size, max_staleness)
+        await watched.played(-(-8 // size))
+        watched.version += 1
+        assert await watched.begun() == under_way
+        assert await watched.begun() == 0
+        watched.admission.dropped()  # it is not read: others may begin as far as there is room
+        assert await watched.begun() == more
+        await watched.end()
+
+    run(scenario)
+
+
+def test_the_number_read_per_version_is_the_mean_of_versions_that_were_missed() -> None:
+    async def scenario() -> None:
+        watched = Versions(1, 0)
+        await watched.played(9)
+        watched.version += 2
+        assert await watched.begun() == 5
+        await watched.end()
+
+    run(scenario)
+
+
+def test_before_the_first_version_half_as_many_again_are_played() -> None:
+    async def scenario() -> None:
+        watched = Versions(1, 0)
+        begun = []
+        for _ in range(12):
+            watched.admission.asked()
+            begun.append(await watched.begun())
+            watched.admission.read(1)
+        assert begun == [1, 1, 1, 1, 2, 1, 2, 1, 2, 1, 2, 1]
+        await watched.end()
+
+    run(scenario)
+
+
+def test_an_episode_that_does_not_begin_gives_its_turn_back() -> None:
+    async def scenario() -> None:
+        watched = Versions(2, 0)
+        await watched.played(2)
+        watched.version += 1
+        assert await watched.begun() == 4
+        watched.admission.give_back()
+        assert await watched.begun() == 1  # a group is whole again
+        await watched.end()
+        for _ in range(50):  # there are no more episodes: none waits
+            await watched.admission.admit()
+
+    run(scenario)
+
+
+def test_a_reader_that_waits_gets_an_episode_whatever_its_age() -> None:
+    async def scenario() -> None:
+        watched = Versions(1, 0)
+        await watched.played(1)
+        watched.version += 1
+        assert await watched.begun() == 1
+        watched.admission.read(1)
+        assert await watched.begun() == 0  # nobody waits for it
+        watched.admission.asked()
+        assert await watched.begun() >= 1
+        await watched.end()
+
+    run(scenario)
+
+
+# -- versions of single episodes -----------------------------------------------------------------
+
+
+def test_the_policy_of_an_episode_follows_what_is_published() -> None:
+    made: list[str] = []
+
+    class Keeping:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def for_episode(self, index: int) -> Any:
+            made.append(f"{self.name}{index}")
+            return lambda observation, turn: self.name
+
+        def __call__(self, observation: Any, turn: Turn) -> Any:
+            raise AssertionError("it has a policy for each episode")
+
+    turn = Turn(3, 0, None, StepResult(0))
+    policy = VersionedPolicy(Keeping("a"), version=5)
+    act = policy.for_episode(3)
+    assert [act(0, turn), act(0, turn)] == ["a", "a"]
+    assert policy.publish() == 6
+    assert act(0, turn) == "a"
+    assert policy.publish(Keeping("b")) == 7
+    assert [act(0, turn), act(0, turn)] == ["b", "b"]
+    assert made == ["a3", "b3"]
+    assert policy(0, turn) == "b"
+    assert made == ["a3", "b3", "b3"]
+
+
+def test_an_episode_has_the_versions_of_the_steps_that_were_answered() -> None:
+    policy = VersionedPolicy(lambda observation: 1)
+    watch = PolicyWatch(policy, 2, 1)
+    turn = Turn(5, 0, None, StepResult(0))
+    act = watch.for_episode(5)
+    for _ in range(3):
+        act(0, turn)
+        policy.publish()
+    assert (watch.version, watch(0, turn)) == (3, 1)
+    episode = watch.episode(Outcome(5, OutcomeStatus.COMPLETED, steps=2))
+    assert (episode.group, episode.member, episode.versions) == (2, 1, (0, 1))
+    assert episode.stale  # it began three versions ago
+    assert watch.episode(Outcome(5, OutcomeStatus.COMPLETED)).versions == ()  # told once
+    assert [watch.too_old(version) for version in (0, 1, 2, 3)] == [True, True, False, False]
+
+
+def test_a_policy_without_a_version_is_never_too_old() -> None:
+    watch = PolicyWatch(lambda observation: 1, 1, None)
+    act = watch.for_episode(0)
+    assert act(0, Turn(0, 0, None, StepResult(0))) == 1
+    assert (watch.version, watch.too_old(-100)) == (0, False)
+    assert watch.episode(Outcome(0, OutcomeStatus.COMPLETED, steps=1)).versions == ()
+
+
+def test_an_outcome_says_that_it_was_stopped_for_its_age() -> None:
+    watch = PolicyWatch(VersionedPolicy(lambda observation: 1), 1, 0)
+    error = OperationCancelled("old", stale=True)
+    assert watch.episode(Outcome(0, OutcomeStatus.CANCELLED, error=error)).stale
+    other = OperationCancelled("stopped")
+    assert not watch.episode(Outcome(0, OutcomeStatus.CANCELLED, error=other)).stale
+
+
+def test_a_watched_client_is_stopped_before_the_step_that_would_be_too_old() -> None:
+    class Client(Even):
+        leaving = True
+        episode = "an episode"  # type: ignore[assignment]  # any object
+        opened = closed = 0
+
+        async def open(self) -> None:
+            self.opened += 1
+
+        async def close(self) -> None:
+            self.closed += 1
+
+    async def scenario() -> None:
+        policy = VersionedPolicy(lambda observation: 1)
+        client = Client()
+        watched = WatchedClient(client, PolicyWatch(policy, 1, 1))
+        assert (watched.episode, watched.leaving) == ("an episode", True)
+        await watched.open()
+        await watched.reset()
+        policy.publish()
+        assert (await watched.step(0)).reward == 1.0
+        policy.publish()
+        with pytest.raises(OperationCancelled, match="version 2, this episode began at 0"):
+            await watched.step(0)
+        await watched.reset()
+        await watched.step(0)
+        await watched.close()
+        assert (client.opened, client.closed, client.count) == (1, 1, 1)
+        bare = WatchedClient(Even(), PolicyWatch(policy, 1, 1))
+        await bare.open()
+        await bare.close()
+        assert (bare.episode, bare.leaving) == (None, False)
+
+    run(scenario)
