@@ -1,0 +1,210 @@
+"""Races of rollouts: a reader that is cancelled, one that leaves, workers that die while it reads.
+
+Every episode is handed over once, and nothing is left: no session, no task, no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from openenv_async import OutcomeStatus
+from openenv_async.pool import EnvPool
+from openenv_async.rollouts import collect, collect_all, stream
+from openenv_async.rollouts.versions import Admission
+from tests import in_memory
+from tests.helpers import Counter, gather_all, settle
+from tests.in_memory import MemoryClient, MemoryProvider, MemoryServer
+from tests.scheduling import Interruption, PermutedLoop, cancel_at_every_await, explore
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.client.launch.dial", in_memory.dial)
+
+
+@asynccontextmanager
+async def a_server() -> AsyncIterator[MemoryServer]:
+    server = MemoryServer(Counter)
+    try:
+        yield server
+        await asyncio.sleep(1.0)
+        assert (len(server.engine.sessions), server.open_transports) == (0, 0)
+    finally:
+        await server.aclose()
+
+
+def ending(steps: int) -> Any:
+    """A policy that ends each episode after so many steps."""
+
+    async def policy(observation: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(0.01 * observation["count"])
+        return {"end": observation["count"] + 1 >= steps, "reward": 1.0}
+
+    return policy
+
+
+def source(server: MemoryServer) -> Any:
+    return lambda: MemoryClient(server.url)
+
+
+def test_every_episode_is_handed_over_once_in_any_order() -> None:
+    async def scenario() -> None:
+        async with a_server() as server:
+            outcomes = await collect_all(
+                source(server), ending(3), episodes=7, concurrency=3, seeds=5
+            )
+            assert [outcome.index for outcome in outcomes] == list(range(7))
+            assert {outcome.status for outcome in outcomes} == {OutcomeStatus.COMPLETED}
+            assert [outcome.steps for outcome in outcomes] == [3] * 7
+            assert [outcome.episode_return for outcome in outcomes] == [3.0] * 7
+
+    explore(30, scenario)
+
+
+def test_collecting_is_cancelled_in_every_turn_and_leaves_nothing() -> None:
+    async def scenario(interruption: Interruption) -> None:
+        async with a_server() as server:
+            await interruption(
+                collect_all(source(server), ending(2), episodes=3, concurrency=2, seeds=1)
+            )
+
+    assert cancel_at_every_await(scenario, seeds=(0, 3), twice=False) > 30
+
+
+def test_leaving_after_any_episode_closes_every_session() -> None:
+    async def scenario(taken: int) -> None:
+        async with a_server() as server:
+            seen = []
+            async with aclosing(
+                collect(source(server), ending(2), episodes=9, concurrency=3, seeds=1)
+            ) as outcomes:
+                async for outcome in outcomes:
+                    seen.append(outcome.index)
+                    if len(seen) == taken:
+                        break
+            assert len(set(seen)) == len(seen) == taken
+
+    for taken in (1, 2, 5, 9):
+        explore(8, partial(scenario, taken))
+
+
+def test_a_reader_whose_wait_is_cancelled_loses_no_episode() -> None:
+    async def scenario(interruption: Interruption) -> None:
+        async with a_server() as server:
+            seen: list[int] = []
+            episodes = stream(source(server), ending(2), episodes=4, concurrency=2, seed=1)
+            async with episodes:
+
+                async def read() -> None:
+                    async for episode in episodes:
+                        seen.append(episode.outcome.index)  # noqa: PERF401 - one may be cancelled
+
+                await interruption(read())
+                await read()
+            assert sorted(seen) == list(range(4))
+
+    assert cancel_at_every_await(scenario, seeds=(0, 2), twice=False) > 30
+
+
+def test_closing_a_stream_in_every_turn_leaves_nothing() -> None:
+    async def scenario(interruption: Interruption) -> None:
+        async with a_server() as server:
+            episodes = stream(source(server), ending(2), concurrency=2, seed=1)
+            await anext(episodes)
+            reading = asyncio.ensure_future(anext(episodes))
+            await settle(1)
+            await interruption(episodes.aclose())
+            await episodes.aclose()
+            await gather_all([reading])
+
+    assert cancel_at_every_await(scenario, seeds=(0, 2, 3)) > 10
+
+
+def test_workers_that_die_in_any_turn_cost_no_episode() -> None:
+    async def scenario(turn: int) -> None:
+        provider = MemoryProvider()
+        pool = EnvPool(provider, client=MemoryClient, max_workers=2, sessions_per_worker=2)
+        async with pool:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, PermutedLoop)
+            loop.call_at_turn(loop.turns + turn, lambda: provider.started[0].die())
+            outcomes = await collect_all(pool, ending(3), episodes=5, concurrency=3, seeds=1)
+            assert [outcome.index for outcome in outcomes] == list(range(5))
+            for outcome in outcomes:
+                assert outcome.status in (OutcomeStatus.COMPLETED, OutcomeStatus.INFRA_ERROR)
+            await asyncio.sleep(1.0)
+            assert (pool.statistics().sessions, provider.sessions) == (0, 0)
+
+    for turn in range(1, 100, 7):
+        explore((0, turn), partial(scenario, turn))
+
+
+# -- admission ------------------------------------------------------------------------------
+
+
+def test_episodes_begin_only_while_they_can_be_read_in_time() -> None:
+    """With one version behind allowed, two batches of four may be read or under way."""
+    version = 0
+    admission = Admission(lambda: version, 1, 0)
+    begun = 0
+
+    async def scenario() -> None:
+        nonlocal version, begun, admission
+        version, begun = 0, 0
+        admission = Admission(lambda: version, 1, 0)
+
+        async def play() -> None:
+            nonlocal begun
+            await admission.admit()
+            begun += 1
+
+        playing = [asyncio.ensure_future(play()) for _ in range(6)]
+        await settle(20)
+        assert begun == 1  # how many are read for a version is not known yet
+        admission.read(1)
+        await settle(20)
+        assert begun == 1
+        admission.asked()  # the reader wants more of this version
+        await settle(20)
+        assert begun == 2
+        admission.dropped()
+        await settle(20)
+        assert begun == 3
+        admission.read(1)
+        version = 1  # two were read for one version
+        admission.asked()
+        await settle(20)
+        assert begun == 5
+        admission.give_back()
+        await settle(20)
+        assert begun == 6
+        admission.close()
+        await asyncio.gather(*playing)
+        await admission.admit()
+
+    explore(10, scenario)
+
+
+def test_a_waiting_episode_is_cancelled_and_the_next_is_admitted() -> None:
+    async def scenario(interruption: Interruption) -> None:
+        admission = Admission(lambda: 0, 1, 0)
+        await admission.admit()
+        waiting = asyncio.ensure_future(interruption(admission.admit()))
+        await settle(20)
+        other = asyncio.ensure_future(admission.admit())
+        await settle(20)
+        admission.dropped()
+        if not waiting.done():
+            await settle(20)
+        done, _ = await asyncio.wait([waiting, other], return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        admission.close()
+        await asyncio.gather(waiting, other)
+
+    assert cancel_at_every_await(scenario, twice=False) >= 3
