@@ -97,7 +97,7 @@ async def test_the_async_one_is_the_same() -> None:
 
 
 class Counter(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    """Counts its steps and says where it runs."""
+    """An environment that counts its steps and says where it runs."""
 
     def reset(self, seed: int = 0) -> dict[str, Any]:
         self.count = seed

@@ -14,7 +14,7 @@ __all__ = ["Hub"]
 
 
 class Hub:
-    """What was asked of it.
+    """The requests made of it.
 
     Attributes:
         token: that it wants; others get a 401.

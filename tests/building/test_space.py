@@ -19,7 +19,7 @@ from tests.building.hub import Hub
 from tests.providers.engines import docker, docker_tests
 
 BASED = SpaceOptions("me/my-env", base_image="ghcr.io/me/base:1")
-"""With a published base, so that no wheel has to be made."""
+"""Options with a published base, so that no wheel has to be made."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whose addresses lie on this machine."""
+"""Addresses that lie on this machine."""
 
 from __future__ import annotations
 

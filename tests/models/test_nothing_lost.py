@@ -1,4 +1,4 @@
-"""Whatever model holds whatever value: it arrives equal, or is refused; never as less.
+"""Any value in any kind of model: it arrives equal, or is refused; never as less.
 
 The classes are made by hypothesis: six kinds of models, with fields that nest, hold subclasses of
 what they declare, are renamed, excluded, private, serialized by the author or never set.

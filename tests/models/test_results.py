@@ -319,7 +319,7 @@ def test_types_made_as_it_goes_are_forgotten() -> None:
 
 
 class Reuses(Environment[str, dict[str, Any], dict[str, Any]]):
-    """Yields one and the same dict and array again and again, and clears it at the end."""
+    """Yield one and the same dict and array again and again, and clears it at the end."""
 
     async def reset(self) -> dict[str, Any]:
         return {}

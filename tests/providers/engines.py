@@ -36,12 +36,12 @@ docker_tests = [
 
 
 def provider(image: str = ECHO, **options: Any) -> DockerProvider:
-    """With limits that let many run on a small machine."""
+    """A provider with limits that let many run on a small machine."""
     return DockerProvider(image, **{"memory": "256m", "cpus": 1.0, "pids": 128, **options})
 
 
 def docker(*arguments: str) -> str:
-    """What the docker command prints."""
+    """The output of the docker command."""
     done = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=120, check=True
     )
@@ -50,7 +50,7 @@ def docker(*arguments: str) -> str:
 
 @functools.cache
 def why_no_engine() -> str | None:
-    """Why there is no Engine to test with; ``None``: there is one, with the images."""
+    """The reason that there is no Engine to test with; ``None``: there is one, with the images."""
     if shutil.which("docker") is None:
         return "the docker command is not installed"
     asked = subprocess.run(["docker", "version"], capture_output=True, text=True, timeout=60)
@@ -92,12 +92,12 @@ async def none_left(run: str | None = None, seconds: float = 5.0) -> None:
 
 
 Fault = Literal["pass", "500", "400", "reset", "lose", "hang", "empty"]
-"""What becomes of a request: ``lose``: it is obeyed, and the answer lost; ``empty``: an event
+"""The fate of a request: ``lose``: it is obeyed, and the answer lost; ``empty``: an event
 stream that says nothing."""
 
 
 class Proxy:
-    """Between a client and the Engine's socket.
+    """A proxy between a client and the Engine's socket.
 
     Attributes:
         choose: decides for each request, by its method and path without the version.

@@ -76,7 +76,7 @@ async def test_trouble_in_finding_them() -> None:
 
 
 async def test_one_url_is_one_address() -> None:
-    """Text is no list of addresses of one character each."""
+    """Text is not a list of addresses of one character each."""
     found: Any = "http://a:1"
     async with StaticProvider(lambda: found, refresh_interval=1e-9) as provider:
         assert (await provider.start()).url == "http://a:1"

@@ -269,7 +269,7 @@ async def test_an_engine_of_a_context_with_certificates_is_asked(home: Path) -> 
 @pytest.mark.parametrize(
     ("variable", "value", "remedy"),
     [
-        ("DOCKER_HOST", "unix:///nowhere/e.sock", "correct or unset DOCKER_HOST"),
+        ("DOCKER_HOST", "unix:///missing/e.sock", "correct or unset DOCKER_HOST"),
         ("DOCKER_CONTEXT", "away", "correct or unset DOCKER_CONTEXT"),
         (None, "away", "docker context use"),
     ],
@@ -277,26 +277,26 @@ async def test_an_engine_of_a_context_with_certificates_is_asked(home: Path) -> 
 async def test_no_answer_names_the_address_and_what_chose_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, value: str, remedy: str
 ) -> None:
-    write_context(home / ".docker", "away", "unix:///nowhere/e.sock")
+    write_context(home / ".docker", "away", "unix:///missing/e.sock")
     if variable is None:
         choose(home / ".docker", value)
     else:
         monkeypatch.setenv(variable, value)
     engine = DockerClient(None, max_calls=1, redact=str)
-    with pytest.raises(EngineError, match=f"unix:///nowhere/e.sock .*{remedy}"):
+    with pytest.raises(EngineError, match=f"unix:///missing/e.sock .*{remedy}"):
         await engine.containers("x")
     await engine.aclose()
-    with pytest.raises(ProviderError, match=f"unix:///nowhere/e.sock .*{remedy}"):
+    with pytest.raises(ProviderError, match=f"unix:///missing/e.sock .*{remedy}"):
         async with opened() as docker:
             await docker.version()
 
 
 def test_doctor_and_ps_say_which_engine_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/e.sock")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///missing/e.sock")
     looked = {each.name: each for each in findings()}["Docker Engine"]
     assert looked.status == "warn"
     assert (
-        looked.found == "no Docker Engine answers at unix:///nowhere/e.sock (named by DOCKER_HOST)"
+        looked.found == "no Docker Engine answers at unix:///missing/e.sock (named by DOCKER_HOST)"
     )
     assert looked.remedy.startswith("start it, or correct or unset DOCKER_HOST; without it")
     failed = CliRunner().invoke(main, ["ps"])

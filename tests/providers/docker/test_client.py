@@ -27,9 +27,9 @@ def reached(url: str | None = None) -> DockerClient:
 
 
 async def test_no_engine_is_told_at_once() -> None:
-    engine = reached("unix:///nowhere/engine.sock")
+    engine = reached("unix:///missing/engine.sock")
     try:
-        with pytest.raises(EngineError, match="no Docker Engine answers at unix:///nowhere"):
+        with pytest.raises(EngineError, match="no Docker Engine answers at unix:///missing"):
             await engine.containers("x")
     finally:
         await engine.aclose()

@@ -80,7 +80,7 @@ async def registry(folder: Path) -> AsyncIterator[tuple[str, Path]]:
 
 
 def pulls(log: Path) -> int:
-    """How often a manifest was asked for by its name."""
+    """The number of requests for a manifest by its name."""
     return sum(
         '"HEAD /v2/' in line and "/manifests/latest HTTP" in line and '" 200 ' in line
         for line in log.read_text().splitlines()

@@ -93,7 +93,7 @@ async def test_a_network_without_ports_of_its_own(kind: str) -> None:
 
 
 async def ways(proxy: Proxy, count: int = 2, **options: Any) -> set[bool]:
-    """Whether containers are gone to by their own addresses."""
+    """True if containers are gone to by their own addresses."""
     async with provider(BASE, command=SLEEP, engine=proxy.url, **options) as containers:
         workers = [await containers.start() for _ in range(count)]
         assert all(worker.published_url.startswith("http://127.0.0.1:") for worker in workers)

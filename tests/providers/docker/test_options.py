@@ -1,4 +1,4 @@
-"""What a container is made of, without an Engine."""
+"""The options of containers, and what they refuse."""
 
 from __future__ import annotations
 

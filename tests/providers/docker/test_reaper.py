@@ -53,7 +53,7 @@ class Servers:
 )
 async def test_the_other_leases_are_renewed(bad: bytes, more: bytes) -> None:
     servers = Servers(bad, more)
-    reaper = Reaper({"engine": "unix:///nowhere", "label": "x", "pid": os.getpid()})
+    reaper = Reaper({"engine": "unix:///missing", "label": "x", "pid": os.getpid()})
     async with (
         await asyncio.start_server(servers.bad, "127.0.0.1", 0) as one,
         await asyncio.start_server(servers.good, "127.0.0.1", 0) as two,
