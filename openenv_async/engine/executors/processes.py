@@ -13,7 +13,7 @@ Rules:
   else stops code that does not want to stop. One with others abandons the call, and is killed only
   when the thread they all share gives no sign of life.
 - A worker in which too many abandoned calls still run takes no new sessions; it ends with its
-  last one, and another one takes its place.
+  last one, and another one is started for it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ProcessExecutor:
         try:
             inner = transcode(self._spec, request, format, "msgpack")
             if call.slot is None:
-                worker = self._place()
+                worker = self._pick_worker()
                 call.slot = _Slot(worker, worker.adopt(call))
         except (OpenEnvError, ValueError) as exc:
             error = exc if isinstance(exc, OpenEnvError) else ProtocolError(str(exc))
@@ -206,7 +206,7 @@ class ProcessExecutor:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def _place(self) -> Child:
+    def _pick_worker(self) -> Child:
         """The worker for a new session: the emptiest one, or a new one.
 
         Raises:
