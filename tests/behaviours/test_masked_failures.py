@@ -1,6 +1,6 @@
 """No fake rewards: whatever fails, every trainer adapter shows a masked row and no zero.
 
-TRL's adapter is held to the same in ``tests/integrations/test_trl.py``.
+TRL's adapter is held to the same in ``tests/integrations/trl/test_rollouts.py``.
 """
 
 from __future__ import annotations
