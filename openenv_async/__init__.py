@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from openenv_async.rollouts import collect, rollout
     from openenv_async.server.app import HTTPEnvServer, create_app
     from openenv_async.targets.auto import AutoAction, AutoEnv
-    from openenv_async.targets.in_process import connect, connect_in_process
     from openenv_async.targets.resolve import resolve
-    from openenv_async.targets.served import serve
+    from openenv_async.targets.served import connect, connect_in_process, serve
     from openenv_async.types import (
         EpisodeInfo,
         Limits,
@@ -87,8 +86,8 @@ _HOMES = {
     "SyncEnvPool": "pool",
     "Timeouts": "types",
     "collect": "rollouts",
-    "connect": "targets.in_process",
-    "connect_in_process": "targets.in_process",
+    "connect": "targets.served",
+    "connect_in_process": "targets.served",
     "create_app": "server.app",
     "resolve": "targets.resolve",
     "rollout": "rollouts",

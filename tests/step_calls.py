@@ -22,7 +22,7 @@ import openenv_async
 from openenv_async import GenericEnvClient, serve
 from openenv_async.protocol.codec import MsgpackCodec
 from openenv_async.protocol.frames import PROTOCOL_VERSION, Hello, Observation, Open, Reset, Step
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from openenv_async.testing import BenchEnvironment
 from tests.helpers import pack, token
 

@@ -16,7 +16,7 @@ from openenv_async.engine import Engine
 from openenv_async.server import HTTPEnvServer, create_app
 from openenv_async.server.run import serve
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 
 Dict = dict[str, Any]
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import pytest
 
 from openenv_async import GenericEnvClient, serve
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
 from tests.step_calls import ACTION, PACKAGE, Calls
 

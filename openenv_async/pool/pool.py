@@ -83,12 +83,10 @@ def _providers_of(given: Target) -> tuple[list[Provider], ResolvedTarget | None]
     Raises:
         WrongTarget: no workers can be had of it.
         TargetNotFound: it is text that names nothing.
-        ValueError: there is no provider in a list.
     """
     providers = [given] if isinstance(given, Provider) else given
-    if isinstance(providers, list | tuple) and all(isinstance(p, Provider) for p in providers):
-        if not providers:
-            raise ValueError("no provider to start workers with")
+    is_several = isinstance(providers, list | tuple) and len(providers) > 0
+    if is_several and all(isinstance(each, Provider) for each in providers):
         return list(providers), None
     target = resolve(given, entry="EnvPool")
     return [target.provider()], target

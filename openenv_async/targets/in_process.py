@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
-from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
-from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient
-from openenv_async.client.settings import SETTINGS
-from openenv_async.engine import Engine, EngineOptions, ServerConnection
-from openenv_async.errors import InvalidOption, shown
+from openenv_async.engine import Engine, ServerConnection
 from openenv_async.protocol.codec import frame_codec
+from openenv_async.renamed import renamed_attributes
 from openenv_async.targets.classes import typed_client
-from openenv_async.targets.resolve import environment_spec
 from openenv_async.types import Limits, Timeouts
 
 __all__ = [
     "MemoryTransport",
     "client_of_engine",
-    "connect",
-    "connect_in_process",
     "dial_memory",
 ]
 
@@ -122,65 +114,7 @@ def client_of_engine(
     return Memory("memory:", **settings)
 
 
-@contextlib.asynccontextmanager
-async def connect_in_process(
-    env: Any,
-    *args: Any,
-    client: type[EnvClient[Any, Any, Any]] | None = None,
-    format: Literal["msgpack", "json"] = "msgpack",
-    options: EngineOptions | None = None,
-    params: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> AsyncIterator[EnvClient[Any, Any, Any]]:
-    """Open a client of an environment in this process and loop, without a socket.
-
-    ``async with connect_in_process(MyEnvironment) as env:``
-
-    The same frames, codecs and engine as over a socket, so what works here works there.
-    ``connect`` is another name of it.
-
-    Args:
-        env: an environment (class, factory, instance or ``EnvironmentSpec``), an installed name,
-            ``module:Class``, a folder or an id of Gymnasium; or an ``Engine``, to share it.
-        args: action, observation and state type, as for ``create_app``.
-        client: the client class; by default one with the environment's own types.
-        format: of the messages.
-        options: capacity, deadlines, sizes.
-        params: constructor arguments of the environment.
-        settings: for the client.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind; nothing was built then. One is
-            ``WrongTarget``: a server, image or client has its environment elsewhere.
-        TargetNotFound: there is no environment of this name.
-    """
-    if format not in ("msgpack", "json"):
-        raise ValueError(f"format must be 'msgpack' or 'json', got {shown(format)}")
-    if options is not None and not isinstance(options, EngineOptions):
-        raise TypeError(
-            f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
-            " environment are params={name: value}"
-        )
-    unknown = [name for name in settings if client is None and name not in SETTINGS]
-    if unknown:
-        known = ("client", "format", "options", "params", *SETTINGS)
-        refuse_unknown("connect_in_process", unknown, known)
-    given: Any = EnvClient if client is None else client
-    if not (inspect.isclass(given) and issubclass(given, EnvClient)):
-        raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")
-    if isinstance(env, Engine):
-        if params:
-            raise InvalidOption("an Engine has its environment's arguments: it takes no params")
-        engine = env
-    else:
-        spec = environment_spec(env, *args, params=params, entry="connect_in_process")
-        engine = Engine(spec, options)
-    try:
-        async with client_of_engine(engine, client, format, **settings) as opened:
-            yield opened
-    finally:
-        if engine is not env:
-            await engine.aclose()
-
-
-connect = connect_in_process
+__getattr__ = renamed_attributes(
+    __name__,
+    {name: f"openenv_async.targets.served.{name}" for name in ("connect", "connect_in_process")},
+)

@@ -394,7 +394,8 @@ def environment_spec(
         TargetNotFound: there is none of this name.
         InvalidOption: it takes no such argument.
     """
-    if isinstance(given, ResolvedTarget | str | os.PathLike) or is_elsewhere(given):
+    named = isinstance(given, ResolvedTarget | str | os.PathLike)
+    if named or is_elsewhere(given) or inspect.iscoroutine(given):
         return resolve(given, params=params, entry=entry).spec(entry)
     if isinstance(given, EnvironmentSpec):
         return _spec_with(given, params) if params else given

@@ -15,16 +15,27 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from openenv_async.client.arguments import refuse_unknown
+from openenv_async.client.env import EnvClient
 from openenv_async.client.launch import START_TIMEOUT, launch
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.errors import ConnectFailed, OpenEnvError, ProviderError, WrongTarget
+from openenv_async.client.settings import SETTINGS
+from openenv_async.errors import (
+    ConnectFailed,
+    InvalidOption,
+    OpenEnvError,
+    ProviderError,
+    WrongTarget,
+    shown,
+)
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import ResolvedTarget, Target, environment_spec, is_elsewhere
@@ -32,7 +43,15 @@ from openenv_async.targets.resolve import ResolvedTarget, Target, environment_sp
 if TYPE_CHECKING:
     from openenv_async.engine import EngineOptions
 
-__all__ = ["InProcessProvider", "InProcessWorker", "Server", "serve", "serving"]
+__all__ = [
+    "InProcessProvider",
+    "InProcessWorker",
+    "Server",
+    "connect",
+    "connect_in_process",
+    "serve",
+    "serving",
+]
 
 _EXIT_GRACE: Final = 5.0
 """Seconds that a server has to close when the process ends."""
@@ -94,6 +113,73 @@ async def serve(
         **server,
     ) as url:
         yield url
+
+
+@contextlib.asynccontextmanager
+async def connect_in_process(
+    env: Any,
+    *args: Any,
+    client: type[EnvClient[Any, Any, Any]] | None = None,
+    format: Literal["msgpack", "json"] = "msgpack",
+    options: EngineOptions | None = None,
+    params: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[EnvClient[Any, Any, Any]]:
+    """Open a client of an environment in this process and loop, without a socket.
+
+    ``async with connect_in_process(MyEnvironment) as env:``
+
+    The same frames, codecs and engine as over a socket, so what works here works there.
+    ``connect`` is another name of it.
+
+    Args:
+        env: an environment (class, factory, instance or ``EnvironmentSpec``), an installed name,
+            ``module:Class``, a folder or an id of Gymnasium; or an ``Engine``, to share it.
+        args: action, observation and state type, as for ``create_app``.
+        client: the client class; by default one with the environment's own types.
+        format: of the messages.
+        options: capacity, deadlines, sizes.
+        params: constructor arguments of the environment.
+        settings: for the client.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind; nothing was built then. One is
+            ``WrongTarget``: a server, image or client has its environment elsewhere.
+        TargetNotFound: there is no environment of this name.
+    """
+    from openenv_async.engine import Engine, EngineOptions
+    from openenv_async.targets.in_process import client_of_engine
+
+    if format not in ("msgpack", "json"):
+        raise ValueError(f"format must be 'msgpack' or 'json', got {shown(format)}")
+    if options is not None and not isinstance(options, EngineOptions):
+        raise TypeError(
+            f"options must be an EngineOptions, got {shown(options)}: constructor arguments of the"
+            " environment are params={name: value}"
+        )
+    unknown = [name for name in settings if client is None and name not in SETTINGS]
+    if unknown:
+        known = ("client", "format", "options", "params", *SETTINGS)
+        refuse_unknown("connect_in_process", unknown, known)
+    given: Any = EnvClient if client is None else client
+    if not (inspect.isclass(given) and issubclass(given, EnvClient)):
+        raise TypeError(f"client must be a class of EnvClient, got {shown(client)}")
+    if isinstance(env, Engine):
+        if params:
+            raise InvalidOption("an Engine has its environment's arguments: it takes no params")
+        engine = env
+    else:
+        spec = environment_spec(env, *args, params=params, entry="connect_in_process")
+        engine = Engine(spec, options)
+    try:
+        async with client_of_engine(engine, client, format, **settings) as opened:
+            yield opened
+    finally:
+        if engine is not env:
+            await engine.aclose()
+
+
+connect = connect_in_process
 
 
 class Server:

@@ -12,7 +12,7 @@ import pytest
 from openenv_async import Environment, GenericEnvClient
 from openenv_async.client.launch import OwnedContainer
 from openenv_async.errors import ConnectionLost, EnvironmentRaised, WorkerDied
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from tests.helpers import settle
 from tests.pool.workers import LoopProvider
 

@@ -20,7 +20,7 @@ from openenv_async.errors import (
     InvalidOption,
 )
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 
 Dict = dict[str, Any]
 

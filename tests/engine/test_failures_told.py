@@ -22,7 +22,7 @@ from openenv_async.errors import (
 )
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from openenv_async.telemetry.logs import JsonFormatter, TextFormatter, log_failure
 
 

@@ -27,7 +27,7 @@ from openenv_async.errors import (
     TransportError,
 )
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from openenv_async.types import Limits
 from tests.engine.raising import (
     CLASSES,

@@ -22,7 +22,7 @@ from openenv_async.errors import InvalidModel, InvalidObservation
 from openenv_async.models import PayloadCodec
 from openenv_async.models.results import BadResult, ResultReader
 from openenv_async.spec import EnvironmentSpec
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from tests.returned import ENDS, PLACES, REFUSED, RESULTS, REWARDS
 
 

@@ -31,7 +31,7 @@ from openenv_async.errors import (
 from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
 from openenv_async.rollouts.collection import Results
 from openenv_async.server import create_app
-from openenv_async.targets.in_process import connect
+from openenv_async.targets.served import connect
 from tests.helpers import until
 from tests.rollouts.environments import Counting, Hanging, Move, RaisesInStep, Seen
 

@@ -56,10 +56,10 @@ def test_the_image_of_an_installed_environment_is_the_default(
 ) -> None:
     from dataclasses import replace
 
-    from openenv_async.targets import discovery, resolve
+    from openenv_async.targets import auto, discovery
 
     entry = replace(discovery.find_entry("echo"), image=ECHO)
-    monkeypatch.setattr(resolve, "find_entry", lambda name: entry)
+    monkeypatch.setattr(auto, "find_entry", lambda name: entry)
     with AutoEnv.from_env("echo") as env:
         assert (env.provider, env.provider_reason) == ("docker", f"the image {ECHO} is here")
         assert env.reset().observation.echo == "Ready"

@@ -247,6 +247,7 @@ def test_each_kind_has_its_provider() -> None:
         ([URL], StaticProvider),
         (finder, StaticProvider),
         (GenericEnvClient(URL), StaticProvider),
+        (lambda: GenericEnvClient(URL), StaticProvider),
         ("echo", ProcessProvider),
         (TINY, ProcessProvider),
         ("docker://x", DockerProvider),
@@ -257,7 +258,7 @@ def test_each_kind_has_its_provider() -> None:
         assert type(resolve(given).provider()) is cls
     given = StaticProvider(URL)
     assert resolve(given).provider() is given
-    for other in (EnvPool(given), lambda: GenericEnvClient(URL), Engine(EnvironmentSpec(Tiny))):
+    for other in (EnvPool(given), Engine(EnvironmentSpec(Tiny))):
         with pytest.raises(WrongTarget, match="no workers can be started"):
             resolve(other).provider()
 
