@@ -128,7 +128,7 @@ class Copy:
         start = time.monotonic()
         command = [
             *(sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no"),
-            *("-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-p", "no:cacheprovider"),
             *("-m", "not docker and not heavy and not browser"),
             *("-o", f"faulthandler_timeout={_HANGS}"),
             *tests,
