@@ -16,7 +16,7 @@ from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.in_process import MemoryTransport
 from tests.helpers import Counter
 
-__all__ = ["MemoryClient", "MemoryProvider", "MemoryServer", "dial"]
+__all__ = ["MemoryClient", "MemoryProvider", "MemoryServer", "MemoryWorker", "dial"]
 
 _servers: dict[str, MemoryServer] = {}
 _ports = itertools.count(1)

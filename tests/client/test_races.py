@@ -11,18 +11,27 @@ from typing import Any
 import pytest
 
 from openenv_async import EngineOptions, Timeouts
+from openenv_async.client.launch import launch
 from openenv_async.client.pooling import shared_connections
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
+    DeadlineExceeded,
     OpenEnvError,
     SessionClosed,
     SessionLost,
     TransportError,
+    WorkerStartFailed,
 )
+from tests import in_memory
 from tests.helpers import Counter, gated, gather_all
-from tests.in_memory import MemoryClient, MemoryServer
+from tests.in_memory import MemoryClient, MemoryProvider, MemoryServer, MemoryWorker
 from tests.scheduling import Interruption, PermutedLoop, cancel_at_every_await, explore
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.client.launch.dial", in_memory.dial)
 
 
 @asynccontextmanager
@@ -86,6 +95,49 @@ def test_the_first_caller_of_a_shared_dial_is_cancelled_and_the_others_get_it() 
             assert opening.done()
 
     assert cancel_at_every_await(scenario) > 20
+
+
+def test_a_worker_whose_start_is_cancelled_at_any_await_is_ended() -> None:
+    async def scenario(interruption: Interruption) -> None:
+        provider = MemoryProvider()
+        launching = await interruption(launch(provider, timeout=5.0))
+        if not launching.cancelled():
+            assert [worker.closed for worker in provider.started] == [0]
+            await launching.result().aclose()
+        assert all(worker.closed == 1 for worker in provider.started)
+
+    assert cancel_at_every_await(scenario) > 10
+
+
+def test_a_worker_that_does_not_answer_in_time_or_dies_is_ended() -> None:
+    class Unreachable(MemoryProvider):
+        async def start(self, *, timeout: float | None = None) -> MemoryWorker:
+            worker = await super().start()
+            worker.server.reachable = False
+            return worker
+
+    class Dying(Unreachable):
+        async def start(self, *, timeout: float | None = None) -> MemoryWorker:
+            worker = await super().start()
+            asyncio.get_running_loop().call_later(1.0, worker.die)
+            return worker
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        provider = Unreachable()
+        with pytest.raises(DeadlineExceeded, match="did not answer within"):
+            await launch(provider, timeout=3.0)
+        assert loop.time() - start == pytest.approx(3.0)
+        assert [worker.closed for worker in provider.started] == [1]
+        start = loop.time()
+        provider = Dying()
+        with pytest.raises(WorkerStartFailed, match="exited with code 1"):
+            await launch(provider, timeout=3.0)
+        assert loop.time() - start < 1.5
+        assert [worker.closed for worker in provider.started] == [1]
+
+    explore(10, scenario)
 
 
 def test_a_shared_dial_that_nobody_wants_any_more_is_given_up() -> None:

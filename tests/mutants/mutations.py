@@ -294,6 +294,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/client/launch.py",
         ("        await worker.aclose()\n        raise"),
         ("        pass\n        raise"),
+        first=("tests/client/test_races.py",),
     ),
     Mutation(
         "the opening is not given back when it fails",
