@@ -10,6 +10,7 @@ from hypothesis import settings
 
 # A shared two-core machine makes single examples slow now and then; nothing here tests speed.
 settings.register_profile("suite", deadline=None)
+settings.register_profile("core", deadline=None, max_examples=20)
 settings.load_profile("suite")
 
 NOT_CORE: Final = (
@@ -29,6 +30,8 @@ NOT_CORE: Final = (
     "test_mistakes.py",
     "test_seed_structure.py",
     "test_survival.py",
+    # type checkers
+    "typing",
     # worker processes by the dozen
     "engine/test_failures_told.py",
     "engine/test_isolation.py",
@@ -48,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="only tests that need no Docker, browser, torch or Ray, in under two minutes",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--core"):
+        settings.load_profile("core")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
