@@ -83,7 +83,7 @@ $(VENV)/.demo-installed: pyproject.toml openenv_async/version.py $(ENV_PROJECTS)
 
 # Nothing to do where `make venv` was.
 $(VENV)/.core-installed: pyproject.toml openenv_async/version.py | $(BIN)/python
-	test -e $(VENV)/.dev-installed || $(PIP) install --quiet -e '.[dev-core]'
+	test -e $(VENV)/.dev-installed || $(PIP) install --quiet -e '.[dev-core]' -e ./environments/echo
 	@touch $@
 
 # Everything the demo needs is in here as well.

@@ -317,7 +317,7 @@ async def test_no_server() -> None:
 
 async def test_another_server() -> None:
     async with serve(Starlette()) as url:
-        with pytest.raises(ConnectFailed, match="no openenv_async server"):
+        with pytest.raises(ConnectFailed, match="is not an openenv_async server"):
             await Client(url + "/elsewhere").reset()
     async with serve(Echo) as url:
         with pytest.raises(TargetNotFound, match="leave out /elsewhere"):
