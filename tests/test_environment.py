@@ -106,9 +106,8 @@ def test_how_the_state_is_had() -> None:
         return {}
 
     assert read_contract(changed(Plain, state=state)).defines_state
-    called: list[object] = [staticmethod(dict), classmethod(dict)]
-    for call in called:
-        found = read_contract(changed(Plain, state=call))
+    for wrap in (staticmethod, classmethod):
+        found = read_contract(changed(Plain, state=wrap(state)))
         assert (found.defines_state, found.state_is_property) == (True, False)
     found = read_contract(changed(Plain, state=property(state)))
     assert (found.defines_state, found.state_is_property) == (True, True)
