@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async import EngineOptions
+from openenv_async import EngineOptions, Environment
 from openenv_async.errors import (
     ServerBusy,
     SessionClosed,
@@ -142,6 +142,34 @@ def test_giving_back_is_cancelled_at_every_await() -> None:
                 await env.step({})
             await settled(pool, provider)
             await play(pool)
+
+    assert cancel_at_every_await(scenario) > 5
+
+
+class SlowToClose(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Takes a second to close."""
+
+    async def reset(self) -> dict[str, Any]:
+        return {}
+
+    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        await asyncio.sleep(1.0)
+
+
+def test_a_slot_is_free_again_when_the_session_is_closed_and_not_when_its_owner_gives_up() -> None:
+    """Else the next one would be lent a slot that its server still needs."""
+
+    async def scenario(interruption: Interruption) -> None:
+        async with a_pool(MemoryProvider(SlowToClose)) as (pool, provider):
+            env = await pool.session()
+            await env.reset()
+            await interruption(env.close())
+            for _ in range(30):
+                assert pool.statistics().sessions >= provider.sessions
+                await asyncio.sleep(0.05)
 
     assert cancel_at_every_await(scenario) > 5
 
