@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import time
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,6 +23,7 @@ from openenv_async import (
     serve,
 )
 from openenv_async.errors import (
+    ConnectionLost,
     InvalidAction,
     InvalidModel,
     InvalidOption,
@@ -29,11 +32,15 @@ from openenv_async.errors import (
     WrongTarget,
 )
 from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
-from openenv_async.rollouts.collection import Results
+from openenv_async.rollouts.collection import CollectKeywords, CollectOptions, Results
+from openenv_async.rollouts.sessions import Retry
+from openenv_async.rollouts.streaming import StreamKeywords
 from openenv_async.server import create_app
 from openenv_async.targets.served import connect
+from openenv_async.testing import ManualClock
 from tests.helpers import until
 from tests.rollouts.environments import Counting, Hanging, Move, RaisesInStep, Seen
+from tests.scheduling import run
 
 
 def move(observation: Any) -> dict[str, int]:
@@ -423,3 +430,322 @@ async def test_why_it_is_over_may_be_an_error() -> None:
     assert await results.next(failed) == 1, "what was made is handed over first"
     with pytest.raises(LookupError, match="the maker"):
         await results.next(failed)
+
+
+# -- in virtual time ----------------------------------------------------------------------------
+
+Failures = Sequence[tuple[int | str, BaseException]]
+
+
+class TwoSteps:
+    """A client whose episodes have two steps; the class notes what all of them did.
+
+    Attributes:
+        failing: errors with where they happen: the number of steps before, or ``reset``.
+    """
+
+    made: ClassVar[list[TwoSteps]] = []
+    failing: ClassVar[list[tuple[int | str, BaseException]]] = []
+    step_seconds: ClassVar[float] = 1.0
+    close_seconds: ClassVar[float] = 0.0
+
+    def __init__(self) -> None:
+        self.resets = self.steps = self.closed = 0
+        self.leaving = False
+        self.made.append(self)
+
+    async def reset(self, **arguments: Any) -> StepResult[int]:
+        self.resets += 1
+        self.steps = 0
+        self.fail("reset")
+        return StepResult(0)
+
+    async def step(self, action: int) -> StepResult[int]:
+        await asyncio.sleep(self.step_seconds)
+        self.fail(self.steps)
+        self.steps += 1
+        return StepResult(self.steps, 1.0, terminated=self.steps == 2)
+
+    def fail(self, where: int | str) -> None:
+        if self.failing and self.failing[0][0] == where:
+            raise self.failing.pop(0)[1]
+
+    async def close(self) -> None:
+        self.closed += 1
+        await asyncio.sleep(self.close_seconds)
+
+
+def new() -> Any:
+    return TwoSteps()
+
+
+def act(observation: int) -> int:
+    return 1
+
+
+def played(
+    scenario: Callable[[], Coroutine[Any, Any, Any]],
+    *,
+    failing: Failures = (),
+    step_seconds: float = 1.0,
+    close_seconds: float = 0.0,
+) -> Any:
+    """Play on players of these settings; each of them is closed once in the end."""
+    TwoSteps.made = []
+    TwoSteps.failing = list(failing)
+    TwoSteps.step_seconds, TwoSteps.close_seconds = step_seconds, close_seconds
+    found = run(scenario)
+    assert [player.closed for player in TwoSteps.made] == [1] * len(TwoSteps.made)
+    return found
+
+
+def elapsed() -> float:
+    """Seconds since the scenario began."""
+    return asyncio.get_running_loop().time() - ManualClock().now
+
+
+LOST = ConnectionLost("gone", phase="step")
+
+
+@pytest.mark.parametrize(
+    ("retry", "seeds", "failing", "status", "retried"),
+    [
+        ("unstarted", None, [("reset", LOST)], OutcomeStatus.COMPLETED, 1),
+        ("unstarted", None, [("reset", LOST)] * 2, OutcomeStatus.COMPLETED, 2),
+        ("unstarted", None, [("reset", LOST)] * 3, OutcomeStatus.INFRA_ERROR, 2),
+        ("unstarted", 4, [(0, LOST)], OutcomeStatus.INFRA_ERROR, 0),
+        ("seeded", None, [("reset", LOST)], OutcomeStatus.COMPLETED, 1),
+        ("seeded", None, [(0, LOST)], OutcomeStatus.INFRA_ERROR, 0),
+        ("seeded", 4, [(1, LOST)] * 2, OutcomeStatus.COMPLETED, 2),
+        ("seeded", 4, [(1, LOST)] * 3, OutcomeStatus.INFRA_ERROR, 2),
+        ("never", 4, [("reset", LOST)], OutcomeStatus.INFRA_ERROR, 0),
+        ("seeded", 4, [(1, TimeoutError())], OutcomeStatus.TIMEOUT, 0),
+    ],
+)
+def test_an_episode_is_played_again_twice_at_most_and_where_that_is_allowed(
+    retry: Retry, seeds: int | None, failing: Failures, status: OutcomeStatus, retried: int
+) -> None:
+    async def scenario() -> None:
+        summary = Summary()
+        (outcome,) = await collect_all(
+            new, act, episodes=1, seeds=seeds, retry=retry, summary=summary
+        )
+        assert (outcome.status, outcome.index) == (status, 0)
+        assert (summary.retried, summary.episodes) == (retried, 1)
+        assert len(TwoSteps.made) == retried + 1  # each on another session
+
+    played(scenario, failing=failing)
+
+
+def test_a_session_is_kept_after_a_good_episode_and_while_its_worker_stays() -> None:
+    async def scenario() -> None:
+        async for outcome in collect(new, act, episodes=6, concurrency=1, max_ahead=1):
+            if outcome.index == 3:
+                TwoSteps.made[-1].leaving = True
+        assert [player.resets for player in TwoSteps.made] in ([4, 2], [5, 1])
+
+    played(scenario)
+
+
+def test_the_deadline_stops_what_runs_and_what_has_not_begun() -> None:
+    async def scenario() -> None:
+        outcomes = await collect_all(new, act, episodes=7, concurrency=2, deadline=5.5)
+        assert elapsed() == 5.5
+        done, cancelled = OutcomeStatus.COMPLETED, OutcomeStatus.CANCELLED
+        assert [o.status for o in outcomes] == [done] * 4 + [cancelled] * 3
+        assert [o.steps for o in outcomes] == [2, 2, 2, 2, 1, 1, 0]
+        assert [o.episode_return for o in outcomes] == [2.0] * 4 + [None] * 3
+
+    played(scenario)
+
+
+@pytest.mark.parametrize(("least", "seconds"), [(1, 2.0), (2, 2.0), (3, 4.0), (6, 6.0)])
+def test_enough_usable_episodes_end_the_rest(least: int, seconds: float) -> None:
+    async def scenario() -> None:
+        outcomes = await collect_all(new, act, episodes=6, concurrency=2, min_episodes=least)
+        assert elapsed() == seconds
+        assert sum(o.status.usable for o in outcomes) == least
+        assert sorted(o.index for o in outcomes) == list(range(6))
+
+    played(scenario)
+
+
+@pytest.mark.parametrize(
+    ("options", "begun"),
+    [({}, 6), ({"max_ahead": 1}, 2), ({"max_ahead": 5}, 7), ({"concurrency": 3}, 9)],
+)
+def test_a_slow_reader_has_so_many_episodes_before_it(options: dict[str, Any], begun: int) -> None:
+    """Those that may wait for it, by default two for each session, and the one it reads."""
+
+    async def scenario() -> None:
+        arguments: dict[str, Any] = {"episodes": 50, "concurrency": 2, **options}
+        outcomes = collect(new, act, **arguments)
+        await anext(outcomes)
+        await asyncio.sleep(1000.0)
+        assert sum(player.resets for player in TwoSteps.made) == begun
+        await outcomes.aclose()
+
+    played(scenario)
+
+
+def test_no_more_sessions_are_opened_than_there_are_episodes() -> None:
+    async def scenario() -> None:
+        await collect_all(new, act, episodes=3, concurrency=64)
+        assert len(TwoSteps.made) == 3
+
+    played(scenario)
+
+
+@pytest.mark.parametrize(("concurrency", "episodes"), [(1, 32), (16, 32), (17, 34), (40, 80)])
+def test_a_stream_whose_every_episode_fails_by_the_policy_ends(
+    concurrency: int, episodes: int
+) -> None:
+    async def scenario() -> None:
+        def fails(observation: int) -> int:
+            raise LookupError("a bug")
+
+        summary = Summary()
+        endless = stream(
+            new, fails, concurrency=concurrency, max_ahead=1000, failures=True, summary=summary
+        )
+        with pytest.raises(LookupError, match="a bug"):
+            [episode async for episode in endless]
+        assert summary.episodes == episodes
+
+    played(scenario)
+
+
+def test_a_stream_goes_on_if_one_episode_got_through() -> None:
+    async def scenario() -> None:
+        def fails_later(observation: int, turn: Turn) -> int:
+            if turn.index:
+                raise LookupError("a bug")
+            return 1
+
+        count = 0
+        async with stream(new, fails_later, concurrency=1, failures=True) as episodes:
+            async for _ in episodes:
+                count += 1
+                if count == 100:
+                    break
+
+    played(scenario)
+
+
+def test_a_policy_that_always_fails_is_raised_once_all_outcomes_were_handed_over() -> None:
+    async def scenario() -> None:
+        def fails(observation: int) -> int:
+            raise LookupError("a bug")
+
+        outcomes = collect(new, fails, episodes=3, concurrency=1)
+        for index in range(3):
+            outcome = await anext(outcomes)
+            assert (outcome.index, outcome.status) == (index, OutcomeStatus.POLICY_ERROR)
+        with pytest.raises(LookupError) as caught:
+            await anext(outcomes)
+        assert caught.value.__notes__ == ["in episode 0 of collect()"]
+
+    played(scenario)
+
+
+@pytest.mark.parametrize(("deadline", "least", "most"), [(None, 1.0, 1.0), (2.5, 0.05, 1.1)])
+def test_sessions_that_do_not_close_are_left_after_a_moment(
+    deadline: float | None, least: float, most: float
+) -> None:
+    async def scenario() -> None:
+        outcomes = collect(new, act, episodes=9, concurrency=2, deadline=deadline)
+        async for _ in outcomes:
+            if deadline is None:
+                break
+        begun = elapsed()
+        await outcomes.aclose()
+        took = elapsed() - (begun if deadline is None else deadline)
+        assert least - 1e-6 <= took <= most + 1e-6
+
+    played(scenario, close_seconds=60.0)
+
+
+def test_a_reader_that_is_cancelled_while_it_closes_still_waits_for_the_sessions() -> None:
+    async def scenario() -> None:
+        outcomes = collect(new, act, episodes=9, concurrency=2)
+        await anext(outcomes)
+        closing = asyncio.create_task(outcomes.aclose())
+        await asyncio.sleep(0.5)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert [player.closed for player in TwoSteps.made] == [1, 1]
+
+    played(scenario, close_seconds=0.9)
+
+
+def test_an_error_of_progress_ends_everything() -> None:
+    async def scenario() -> None:
+        told = []
+
+        def progress(summary: Summary) -> None:
+            told.append(summary.episodes)
+            if len(told) == 2:
+                raise LookupError("no disk")
+
+        with pytest.raises(LookupError, match="no disk"):
+            await collect_all(new, act, episodes=9, concurrency=1, on_progress=progress)
+        assert told == [1, 2]
+
+    played(scenario)
+
+
+def test_a_caller_error_of_reset_is_raised_with_its_episode() -> None:
+    async def scenario() -> None:
+        with pytest.raises(InvalidOption) as caught:
+            await collect_all(new, act, episodes=3, concurrency=1)
+        assert caught.value.__notes__ == ["in episode 0 of collect()"]
+
+    played(scenario, failing=[("reset", InvalidOption("no such level"))])
+
+
+def test_options_have_their_defaults_and_seeds() -> None:
+    def options(**changes: Any) -> CollectOptions:
+        defaults: dict[str, Any] = {
+            "policy": act,
+            "episodes": 10,
+            "concurrency": 4,
+            "seeds": None,
+            "retry": "never",
+            "summary": Summary(),
+        }
+        return CollectOptions(**{**defaults, **changes})
+
+    assert (options().sessions, options().most_ready) == (4, 8)
+    assert (options(concurrency=64).sessions, options(max_ahead=3).most_ready) == (10, 3)
+    assert options().seed(5) is None
+    assert options(seeds=7).seed(5) == 12
+    assert options(seeds=list(range(20, 31))).seed(5) == 25
+    assert options(seeds=(1 << 63) - 10).seed(9) == (1 << 63) - 1
+    assert options(min_episodes=10, episodes=10).min_episodes == 10
+    with pytest.raises(ValueError, match="last of seeds"):
+        options(seeds=(1 << 63) - 9)
+    with pytest.raises(ValueError, match="9 seeds do not suffice for 10 episodes"):
+        options(seeds=list(range(9)))
+    assert options(seeds=list(range(10))).seed(9) == 9
+    for seeds in ("0123456789", b"0123456789", 1.5, {1, 2}):
+        with pytest.raises(TypeError, match="seeds must be"):
+            options(seeds=seeds)
+    with pytest.raises(ValueError, match=r"min_episodes must be 1 to 10 \(episodes\), got 11"):
+        options(min_episodes=11)
+    with pytest.raises(TypeError, match="summary must be a Summary"):
+        options(summary={})
+    with pytest.raises(TypeError, match="on_progress must be callable"):
+        options(on_progress=3)
+    with pytest.raises(ValueError, match="retry must be one of never, unstarted, seeded"):
+        options(retry="always")
+
+
+def test_the_keywords_that_are_passed_on_are_those_of_collect() -> None:
+    taken = set(inspect.signature(collect).parameters)
+    own = {"source", "policy", "episodes", "connections", "token", "params"}
+    assert set(CollectKeywords.__annotations__) == taken - own
+    assert set(StreamKeywords.__annotations__) < set(CollectKeywords.__annotations__) | {
+        "seed",
+        "max_staleness",
+    }
