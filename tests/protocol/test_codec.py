@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -15,10 +16,13 @@ from openenv_async.protocol.codec import (
     BadFrame,
     JsonCodec,
     MsgpackCodec,
+    batch_end,
     decode_map,
     encode_map,
     frame_codec,
     frame_size,
+    json_reward,
+    read_json_reward,
     split_batch,
 )
 from openenv_async.protocol.frames import (
@@ -335,3 +339,154 @@ def test_kinds_are_unique_and_fields_have_known_types() -> None:
     assert Hello.__struct_config__.tag == 0
     for cls in classes:
         assert set(cls.__annotations__.values()) <= set(FIELDS)
+
+
+# -- rewards, bounds and counts -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reward", "written"),
+    [
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (math.nan, "NaN"),
+        (1.5, 1.5),
+        (0.0, 0.0),
+        (None, None),
+    ],
+)
+def test_a_reward_that_json_has_no_number_for_is_spelled(reward: Any, written: Any) -> None:
+    assert json_reward(reward) == written
+    back = read_json_reward(written)
+    assert back == reward or (math.isnan(reward) and math.isnan(back))
+    for format in FORMATS:
+        encoder, decoder = codecs(format, "server")
+        for frame in (
+            Observation(1, 2, pack({}, format), reward),
+            Begun(1, 2, pack({}, format), "e", 7, reward=reward),
+        ):
+            [again] = decoder.decode(encoder.encode([frame]))
+            assert again.reward == reward or (math.isnan(reward) and math.isnan(again.reward))
+
+
+def test_another_text_is_no_reward() -> None:
+    for value in ("nan", "Inf", "", 3, None, ["NaN"]):
+        assert read_json_reward(value) is value
+    decoder = JsonCodec("client", BIG)
+    [bad] = decoder.decode('[[35,1,2,{},"much"]]')
+    assert isinstance(bad, BadFrame)
+
+
+def test_whole_numbers_of_a_json_header_have_64_bits() -> None:
+    decoder = JsonCodec("server", BIG)
+    for number in (2**64 - 1, 2**63 - 1, -(2**63)):
+        [frame] = decoder.decode(f"[[2,1,2,0,null,{number}]]")
+        assert frame.seed == number
+    for number in (2**64, -(2**63) - 1, 10**30):
+        [bad] = decoder.decode(f"[[2,1,2,0,null,{number}]]")
+        assert isinstance(bad, BadFrame)
+        assert "64 bits" in bad.error.message
+
+
+def test_a_container_in_a_json_header_is_never_decoded() -> None:
+    decoder = JsonCodec("server", BIG)
+    for value in ("[1,[2]]", '{"a":1}'):
+        [bad] = decoder.decode(f"[[6,1,{value}]]")
+        assert isinstance(bad, BadFrame)
+        assert bad.channel == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("limit", [1, 3, 15, 16, 40, 70_000])
+def test_frames_are_counted_before_they_are_read(format: Format, limit: int) -> None:
+    """Msgpack has three ways to say how many there are, at 15 and at 65,535."""
+    subprotocol = f"openenv.v1.{format}"
+    encoder = frame_codec(subprotocol, "client", BIG)
+    decoder = frame_codec(subprotocol, "server", BIG, limit)
+    exact = encoder.encode([Renew(1)] * limit)
+    assert len(decoder.decode(exact)) == limit
+    with pytest.raises(ProtocolError, match=r"over the limit of .* \(Limits.max_frames") as raised:
+        decoder.decode(encoder.encode([Renew(1)] * (limit + 1)))
+    assert raised.value.detail["limit"] == limit
+    assert raised.value.detail["field"] == "max_frames"
+    assert f"a message of {limit + 1:,} frames" in raised.value.message
+
+
+def test_commas_inside_frames_are_no_frames() -> None:
+    decoder = JsonCodec("server", BIG, 2)
+    message = '[[3,1,1,0,{"a":[1,2,3,4,5]},null,0],[8,1,0]]'
+    assert len(decoder.decode(message)) == 2
+    assert len(decoder.decode(memoryview(message.encode()))) == 2
+
+
+def test_a_message_that_is_no_array_is_not_counted() -> None:
+    decoder = MsgpackCodec("server", BIG, 1)
+    for value in ({"a": 1}, "text" * 20, 2**40):
+        with pytest.raises(ProtocolError, match="array of frames"):
+            decoder.decode(msgspec.msgpack.encode(value))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_a_message_is_read_up_to_the_bad_frame_that_is_one_too_many(
+    format: Format, limit: int
+) -> None:
+    decoder = frame_codec(f"openenv.v1.{format}", "server", BIG, 1000, limit)
+    items: list[Any] = [[8, 1], *[[99, 4, 5], [8, 2]] * 5]
+    frames = decoder.decode(raw(items, format))
+    assert sum(isinstance(frame, BadFrame) for frame in frames) == limit + 1
+    assert len(frames) == 1 + 2 * limit + 1
+    assert isinstance(frames[-1], BadFrame)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_bad_frame_says_whether_it_is_a_request(format: Format) -> None:
+    _, decoder = codecs(format, "client")
+    for items, is_request in (
+        ([3, 4, 5, 0], True),
+        ([2, 4, 5, 0, None, "seed"], True),
+        ([6, 4, "5"], False),
+        ([99, 4, 5], False),
+    ):
+        [bad] = decoder.decode(raw([items], format))
+        assert bad.is_request == is_request
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_address_of_a_bad_frame_is_of_63_bits(format: Format) -> None:
+    _, decoder = codecs(format, "client")
+    for number, shown in ((2**63 - 1, 2**63 - 1), (2**63, 0), (0, 0)):
+        [bad] = decoder.decode(raw([[99, number, 7]], format))
+        assert (bad.channel, bad.seq) == (shown, 7)
+    [bad] = decoder.decode(raw([[99, -1, True]], format))
+    assert (bad.channel, bad.seq) == (0, 0)
+
+
+def test_a_header_of_many_values_is_refused_unread() -> None:
+    decoder = MsgpackCodec("server", BIG)
+    few, many = ([99, 4, 5, *range(count)] for count in (200, 300))
+    [frame] = decoder.decode(msgspec.msgpack.encode([few]))
+    assert "unknown frame kind" in frame.error.message
+    [frame] = decoder.decode(msgspec.msgpack.encode([many]))
+    assert "more than 256 values in its header" in frame.error.message
+    assert (frame.channel, frame.seq) == (0, 0)
+
+
+def test_slices_end_where_the_frames_or_the_bytes_do() -> None:
+    batch: list[Frame] = [Step(1, n, 0, b"x" * 100) for n in range(6)]
+    cost = frame_size(batch[0])
+    assert cost == 96 + 100
+    assert batch_end(batch, 0, 2 * cost) == 2
+    assert batch_end(batch, 0, 2 * cost - 1) == 1
+    assert batch_end(batch, 0, 1) == 1
+    assert batch_end(batch, 4, 100 * cost) == 6
+    assert batch_end(batch, 0, 100 * cost, 4) == 4
+    assert [len(part) for part in split_batch(batch, 100 * cost, 4)] == [4, 2]
+    assert [len(part) for part in split_batch(batch, 3 * cost)] == [3, 3]
+
+
+def test_the_measure_of_a_frame_counts_payload_info_and_text() -> None:
+    assert frame_size(Observation(1, 2, b"x" * 10)) == 96 + 10
+    assert frame_size(Observation(1, 2, b"x" * 10, info=b"y" * 5)) == 96 + 15
+    assert frame_size(Begun(1, 2, memoryview(b"x" * 10), "episode", 7)) == 96 + 10 + 7
+    assert frame_size(Renew(1)) == 96
