@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any
 
 import msgspec
 import pytest
 
 from openenv_async import EngineOptions, Limits, Timeouts
+from openenv_async.engine import Engine, ServerConnection
+from openenv_async.protocol.codec import MsgpackCodec
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Begun,
     Cancel,
+    Chunk,
     Close,
     Closed,
     Credit,
@@ -427,3 +431,120 @@ async def test_connections_are_apart() -> None:
     assert unpack(other.take()[0].payload) == {"count": 1}
     await engine.aclose()
     await asyncio.sleep(0)
+
+
+# -- by itself ----------------------------------------------------------------------------
+
+
+def bare(engine: Engine, woken: list[int] | None = None) -> ServerConnection:
+    codec = MsgpackCodec("server", engine.options.limits.max_message_size)
+    wakes = [] if woken is None else woken
+    return ServerConnection(engine, codec, lambda: wakes.append(1), lambda: None)
+
+
+async def test_what_waits_to_be_taken_is_measured() -> None:
+    engine = make_engine(Counter, limits=Limits(chunk_size=100))
+    connection = bare(engine)
+    assert (connection.pending, connection.unsent) == (False, 0)
+    connection.send(Closed(1, 1))
+    connection.send(Observation(1, 2, b"x" * 100), 100)
+    assert connection.unsent == 2 * 512 + 100
+    connection.send(Observation(2, 1, b"y" * 101), 101)
+    connection.send(Closed(2, 2))  # behind the large one of its channel
+    assert connection.unsent == 2 * 512 + 100 + 101
+    assert (len(connection.ready), list(connection.large)) == (2, [2])
+    connection.take_batch()
+    assert (connection.ready, connection.unsent, connection.pending) == ([], 101, True)
+    [piece] = connection.take_piece()
+    assert connection.unsent == 1
+    assert [len(connection.take()) for _ in range(3)] == [1, 1, 0]
+    assert (connection.pending, connection.unsent) == (False, 0)
+    assert len(piece) > 100
+    await engine.aclose()
+
+
+async def test_one_wake_for_each_batch_that_begins_outside_of_receive() -> None:
+    engine = make_engine(Counter)
+    woken: list[int] = []
+    connection = bare(engine, woken)
+    for seq in (1, 2, 3):
+        connection.send(Closed(1, seq))
+    assert woken == [1]
+    connection.take()
+    connection.send(Closed(1, 4))
+    assert woken == [1, 1]
+    codec = MsgpackCodec("client", 1 << 20)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION)]))  # answered, and taken right after
+    assert woken == [1, 1]
+    await engine.aclose()
+
+
+async def test_pieces_of_all_channels_are_bounded_together() -> None:
+    """Four payloads of the greatest size, and no fifth."""
+    engine = make_engine(Counter, limits=Limits(max_message_size=2000, chunk_size=1000))
+    connection = bare(engine)
+    codec = MsgpackCodec("client", 1 << 20)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION)]))
+    connection.take()
+    for channel in range(1, 5):
+        for _ in range(2):
+            connection.receive(codec.encode([Chunk(channel, 1, b"x" * 900)]))
+    assert connection.take() == []
+    connection.receive(codec.encode([Chunk(5, 1, b"x" * 900)]))
+    [message] = connection.take()
+    [failed] = codec.decode(message)
+    assert (failed.channel, failed.seq, failed.code) == (5, 1, "payload_too_large")
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "interval"),
+    [
+        (Timeouts(lease=None, write=None), 5.0),
+        (Timeouts(lease=8.0, write=None), 2.0),
+        (Timeouts(lease=None, write=4.0), 1.0),
+        (Timeouts(lease=100.0, write=100.0), 5.0),
+    ],
+)
+async def test_a_peer_is_looked_at_several_times_before_its_deadline(
+    timeouts: Timeouts, interval: float
+) -> None:
+    engine = make_engine(Counter, timeouts=timeouts)
+    connection = bare(engine)
+    codec = MsgpackCodec("client", 1 << 20)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION)]))
+    now = connection.seen_at
+    assert connection.check(now) == pytest.approx(now + interval)
+    connection.lost()
+    assert connection.check(now) is None
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("connect", "lease", "seconds"), [(3.0, 9.0, 3.0), (None, 9.0, 9.0), (None, None, None)]
+)
+async def test_a_greeting_has_its_own_deadline(
+    connect: float | None, lease: float | None, seconds: float | None
+) -> None:
+    engine = make_engine(Counter, timeouts=Timeouts(connect=connect, lease=lease, write=None))
+    connection = bare(engine)
+    connection.expect_hello()
+    made = connection.seen_at
+    assert connection.scheduled == pytest.approx(inf if seconds is None else made + seconds)
+    if seconds is not None:
+        assert connection.check(made + seconds - 0.01) is not None
+        assert connection.check(made + seconds) is None
+        assert engine.stats.cut == 1
+    await engine.aclose()
+
+
+async def test_what_a_client_reads_is_never_more_than_the_server_writes() -> None:
+    engine = make_engine(Counter, limits=Limits(max_message_size=1 << 20))
+    codec = MsgpackCodec("client", 1 << 20)
+    for asked, wanted in ((5000, 5000), (1 << 30, 1 << 20), (0, 1 << 20), (-5, 1 << 20)):
+        connection = bare(engine)
+        connection.receive(
+            codec.encode([Hello(PROTOCOL_VERSION, pack({"max_message_size": asked}))])
+        )
+        assert connection._peer_max_size == wanted
+    await engine.aclose()

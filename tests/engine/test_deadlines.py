@@ -241,3 +241,8 @@ def test_the_shorter_of_two_timeouts_counts(
 @pytest.mark.parametrize(("own", "due"), [(2.0, NOW + 2.0), (9.0, SOON), (None, SOON)])
 def test_a_request_ends_with_its_episode(own: float | None, due: float) -> None:
     assert due_at(NOW, own, 0, SOON) == due
+
+
+def test_the_times_that_the_pages_tell() -> None:
+    """A client hears its position every second; a look may come a fifth of one late."""
+    assert (NEWS_INTERVAL, LATE) == (1.0, 0.2)
