@@ -99,14 +99,12 @@ def advantages(
         scale: divide by the standard deviation (of the sample, as trainers do).
         epsilon: added to the deviation.
     """
-    mean = baseline(returns)
-    if mean is None:
-        return [None] * len(returns)
+    mean = baseline(returns) or 0.0
     there = [value for value in returns if value is not None and math.isfinite(value)]
     divisor = 1.0
-    if scale:
+    if scale and len(there) > 1:
         squares = math.fsum((value - mean) ** 2 for value in there)
-        divisor = math.sqrt(squares / (len(there) - 1)) + epsilon if len(there) > 1 else 1.0
+        divisor = math.sqrt(squares / (len(there) - 1)) + epsilon
     return [
         None if value is None or not math.isfinite(value) else (value - mean) / divisor
         for value in returns

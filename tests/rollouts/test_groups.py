@@ -34,6 +34,8 @@ def test_advantages_are_those_of_the_paper() -> None:
     )
     assert advantages(returns, scale=False) == [value - mean for value in returns]
     assert advantages([2.0]) == [0.0]
+    assert advantages([-2.0, 2.0], scale=False) == [-2.0, 2.0]
+    assert advantages([1.0, 2.0], epsilon=0.0) == pytest.approx([-(0.5**0.5), 0.5**0.5])
     assert advantages([None, None]) == [None, None]
     assert baseline([]) is None
 
