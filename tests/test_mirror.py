@@ -8,14 +8,6 @@ from tests.mirror import LONGEST_WITHOUT, modules_without, test_file
 
 MISSING = frozenset(
     [
-        "openenv_async/benchmarking/chaos/audit.py",
-        "openenv_async/benchmarking/chaos/faults.py",
-        "openenv_async/benchmarking/chaos/playing.py",
-        "openenv_async/benchmarking/chaos/proxy.py",
-        "openenv_async/benchmarking/chaos/run.py",
-        "openenv_async/benchmarking/load.py",
-        "openenv_async/benchmarking/run.py",
-        "openenv_async/benchmarking/usage.py",
         "openenv_async/cli/bench.py",
         "openenv_async/cli/build.py",
         "openenv_async/cli/conformance.py",
@@ -31,8 +23,6 @@ MISSING = frozenset(
         "openenv_async/cli/rollout.py",
         "openenv_async/cli/serve.py",
         "openenv_async/cli/validate.py",
-        "openenv_async/client/upstream.py",
-        "openenv_async/client/websocket.py",
         "openenv_async/targets/classes.py",
         "openenv_async/targets/in_process.py",
         "openenv_async/targets/manifest.py",
