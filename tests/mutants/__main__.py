@@ -1,7 +1,8 @@
 """``python -m tests.mutants``: try the mutations of the list, or ones drawn at random.
 
 Each is applied to a copy of the tree, and the tests of its room (``tests/ROOM``) must notice it
-within two minutes. Without ``--random`` the result is written to ``RESULT.md`` beside this file.
+within two minutes. Without ``--random`` the result is written to ``RESULT.md`` beside this file;
+that of a part of the list replaces the rows of that part.
 """
 
 from __future__ import annotations
@@ -87,25 +88,38 @@ def _try_drawn(copy: Copy, change: Change) -> Verdict:
     return copy.try_out(change.file, change.apply)
 
 
-def _report(mutations: list[Mutation], verdicts: list[Verdict]) -> str:
-    """The page with the result."""
-    killed = sum(verdict.killed for verdict in verdicts)
+def _rows(page: str) -> dict[str, str]:
+    """The rows of a page by the names of their mutations."""
+    rows = (line for line in page.splitlines() if line.startswith("| "))
+    return {row.split(" | ")[1]: row for row in rows}
+
+
+def _row(mutation: Mutation, verdict: Verdict) -> str:
+    if verdict.killed:
+        end = f"`{verdict.by}`"
+    else:
+        end = f"**survives**: {mutation.survives or verdict.by}"
+    return f"| {room_of(mutation.file)} | {mutation.name} | {end} | {verdict.seconds:.0f} |"
+
+
+def _report(page: str, mutations: list[Mutation], verdicts: list[Verdict]) -> str:
+    """The page with the results of these mutations, and those of others that it has already."""
+    known = _rows(page)
+    known |= {item.name: _row(item, end) for item, end in zip(mutations, verdicts, strict=True)}
+    rows = [known[mutation.name] for mutation in MUTATIONS if mutation.name in known]
+    killed = sum("**survives**" not in row for row in rows)
     lines = [
         "# Mutations and the tests that notice them",
         "",
         "Written by `make mutants`: each mutation of `mutations.py` applied by itself to a copy of",
         "the tree, and the tests of its room run until one fails.",
         "",
-        f"{killed} of {len(mutations)} killed ({100 * killed / len(mutations):.0f} %).",
+        f"{killed} of {len(rows)} killed ({100 * killed / len(rows):.0f} %).",
         "",
         "| Room | Mutation | Killed by | Seconds |",
         "| --- | --- | --- | ---: |",
+        *rows,
     ]
-    for mutation, verdict in zip(mutations, verdicts, strict=True):
-        by = f"`{verdict.by}`" if verdict.killed else f"**survives**: {mutation.survives}"
-        lines.append(
-            f"| {room_of(mutation.file)} | {mutation.name} | {by} | {verdict.seconds:.0f} |"
-        )
     return "\n".join(lines) + "\n"
 
 
@@ -126,8 +140,8 @@ def main() -> int:
         if options.only in mutation.name and options.room in (None, room_of(mutation.file))
     ]
     verdicts = _tried(mutations, options, _try_listed)
-    if len(mutations) == len(MUTATIONS):
-        _RESULT.write_text(_report(mutations, verdicts))
+    page = _RESULT.read_text() if _RESULT.exists() else ""
+    _RESULT.write_text(_report(page, mutations, verdicts))
     pairs = zip(mutations, verdicts, strict=True)
     return int(any(not verdict.killed and not item.survives for item, verdict in pairs))
 
