@@ -76,7 +76,7 @@ class MemoryServer:
 
 
 async def dial(url: str, settings: ClientSettings) -> ClientConnection:
-    """In place of the WebSocket client's ``dial``."""
+    """Connect as the WebSocket client's ``dial`` does."""
     server = _servers.get(url)
     if server is None:
         raise ConnectFailed(f"nothing listens at {url}", phase="connect")
@@ -111,7 +111,7 @@ class MemoryWorker(Worker):
 
 
 class MemoryProvider(Provider):
-    """Starts workers in this process.
+    """A provider of workers in this process.
 
     Attributes:
         started: all of them.

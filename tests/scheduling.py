@@ -139,10 +139,10 @@ class PermutedLoop(asyncio.BaseEventLoop):
             self.run_forever()
 
     def _write_to_self(self) -> None:
-        """Nothing sleeps that could be woken."""
+        """Do nothing: this loop never sleeps."""
 
     def _process_events(self, event_list: object) -> None:
-        """There is no I/O."""
+        """Do nothing: the loop has no I/O."""
 
     def _run_once(self) -> None:
         if not self._ready:
@@ -300,7 +300,7 @@ def _noted(note: str) -> Iterator[None]:
 
 
 class Interruption:
-    """Cancels one coroutine at one of its awaits, and perhaps again at one of its clean-up.
+    """Cancel one coroutine at one of its awaits, and perhaps again at one of its clean-up.
 
     A scenario calls it with the coroutine: ``task = await interruption(pool.acquire(...))``.
 
@@ -404,7 +404,7 @@ class Interruption:
 
 
 def _place(coroutine: Any) -> str:
-    """Where a coroutine waits, innermost frame of it."""
+    """Return the innermost frame in which a coroutine waits."""
     place, inner = "?", coroutine
     while inner is not None:
         frame = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)

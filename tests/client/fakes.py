@@ -15,7 +15,7 @@ __all__ = ["FakeConnection", "FakeLoop", "FakeTransport"]
 
 
 class FakeTransport:
-    """Keeps the messages that were sent; ``drained`` waits until it is not congested.
+    """A transport that keeps what was sent; ``drained`` waits until it is not congested.
 
     Attributes:
         messages: the frames of each message.
@@ -94,7 +94,7 @@ class FakeConnection:
     Attributes:
         sent: the frames of its outbox.
         doubted: the answers that were late.
-        suspected_at: when a transport was last given up for them.
+        suspected_at: when a transport was last abandoned for them.
     """
 
     where = "fake"

@@ -334,7 +334,7 @@ async def test_an_answer_is_waited_for_on_another_transport() -> None:
     connection, channel = made()
     future = channel.call(step(channel), 10.0)
     now = channel.due
-    connection.suspected_at = now - 1.0  # a transport was given up for it a second ago
+    connection.suspected_at = now - 1.0  # a transport was abandoned for it a second ago
     assert channel.check(now) == now - 1.0 + GRACE == channel.due
     assert not future.done()
     connection.suspected_at = now - GRACE

@@ -277,7 +277,7 @@ def test_a_server_without_a_lease_gets_no_renewals() -> None:
 
 
 def test_dialling_again_pauses_longer_each_time_until_the_sessions_are_gone() -> None:
-    """From 0.05 s, doubled each time up to 2 s, give or take a half; no later than the end."""
+    """The pause is 0.05 s, doubled each time up to 2 s, give or take a half."""
 
     async def scenario() -> None:
         dialled: list[float] = []

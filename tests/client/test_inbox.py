@@ -1,4 +1,4 @@
-"""What comes in on a connection: each frame for its channel, each reply for its caller."""
+"""The frames that come in: each for its channel, each reply for its caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves on a connection: the frames of one turn in one message, bounded and in order."""
+"""The frames that leave: those of one turn in one message, bounded and in order."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def test_what_ignores_its_cancellation_is_cancelled_once_more_when_the_engine_cl
             return {}
 
         async def step(self, action: dict[str, Any]) -> dict[str, Any]:
-            for _ in range(2):  # of its deadline, and when it is given up
+            for _ in range(2):  # of its deadline, and when it is abandoned
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(1000.0)
             try:

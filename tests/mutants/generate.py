@@ -110,13 +110,13 @@ class _Finder(ast.NodeVisitor):
             self._depth -= is_final
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Texts of messages are no behaviour."""
+        """Leave out the texts of messages."""
 
     def visit_Raise(self, node: ast.Raise) -> None:
         self._delete(node)
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        """Asserts are for the type checker."""
+        """Leave out asserts: they are for the type checker."""
 
     def visit_Compare(self, node: ast.Compare) -> None:
         operands = [node.left, *node.comparators]

@@ -54,7 +54,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "if self.active < self.max_sessions and not self._queue:",
         "if self.active < self.max_sessions:",
         survives=(
-            "whoever waits is admitted in the turn in which capacity comes free, so that nobody"
+            "waiting sessions are admitted in the turn in which capacity comes free: none"
             " waits while there is any"
         ),
     ),
@@ -78,7 +78,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         first=("tests/engine/test_isolation.py",),
     ),
     Mutation(
-        "whoever left is waited for",
+        "a client that left is waited for",
         "openenv_async/engine/engine.py",
         "if ttl is not None and not left:",
         "if ttl is not None:",
@@ -121,7 +121,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         ("        if now > due:\n            return Action.REFUSE"),
     ),
     Mutation(
-        "a session that is given up keeps its environment",
+        "an abandoned session keeps its environment",
         "openenv_async/engine/session.py",
         "        self.executor.abandon(self)",
         "        pass",
@@ -160,7 +160,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         first=("tests/engine/test_raised.py",),
     ),
     Mutation(
-        "a call that was given up is not told to the server",
+        "a cancelled call is not told to the server",
         "openenv_async/client/channel.py",
         "            self.connection.outbox.send(Cancel(self.number, seq))",
         "            pass",
@@ -333,7 +333,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "                again = attempts <= _ATTEMPTS",
     ),
     Mutation(
-        "an opening that is given up is not cancelled",
+        "an abandoned opening is not cancelled",
         "openenv_async/pool/leases.py",
         ("            opening.cancel()\n"),
         ("            pass\n"),
@@ -381,7 +381,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "                pass",
     ),
     Mutation(
-        "a waiter that gives up keeps its ticket",
+        "a cancelled waiter keeps its ticket",
         "openenv_async/pool/pool.py",
         "                self._scheduler.withdraw(ticket)",
         "                pass",

@@ -1,4 +1,4 @@
-"""Runs the tests of a room on a copy of the tree with one mutation."""
+"""Run the tests of a room on a copy of the tree with one mutation."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ async def a_pool(
 
 
 async def settled(pool: EnvPool, provider: MemoryProvider) -> None:
-    """Wait a moment for what was given up to be taken back; then nothing may be held."""
+    """Wait a moment for abandoned sessions to be closed; then nothing may be held."""
     await asyncio.sleep(0.5)
     now = pool.statistics()
     assert (now.sessions, now.waiting, provider.sessions) == (0, 0, 0)
@@ -95,7 +95,7 @@ def test_opening_is_cancelled_at_every_await() -> None:
 
 
 def test_a_waiter_is_cancelled_at_every_await_while_a_slot_comes_free() -> None:
-    """Also in the very turn in which it is granted the slot: the next in line gets it."""
+    """The next in line gets the slot, even where the first was granted it in that very turn."""
 
     async def scenario(interruption: Interruption) -> None:
         async with a_pool() as (pool, _):
@@ -147,7 +147,7 @@ def test_giving_back_is_cancelled_at_every_await() -> None:
 
 
 class SlowToClose(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-    """Takes a second to close."""
+    """An environment that takes a second to close."""
 
     async def reset(self) -> dict[str, Any]:
         return {}
@@ -230,7 +230,7 @@ def test_a_worker_dies_in_every_turn_and_each_caller_is_answered_once() -> None:
             loop.call_at_turn(loop.turns + turn, provider.started[0].die)
             outcomes = await gather_all([play(pool, 4) for _ in range(3)])
             assert all(isinstance(end, WorkerDied) or end is None for end in outcomes), outcomes
-            loop.clock.advance(20.0)  # the start that is held back after an early death
+            loop.clock.advance(20.0)  # starts pause after an early death
             await play(pool)
             died = provider.started[0].exited.done()
             assert pool.statistics().workers_died == died

@@ -39,7 +39,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
-from openenv_async.types import MAX_SECONDS
+from openenv_async.types import MAX_DEPTH, MAX_SECONDS
 from tests.helpers import Format, pack, plain
 
 FORMATS: list[Format] = ["msgpack", "json"]
@@ -490,3 +490,40 @@ def test_the_measure_of_a_frame_counts_payload_info_and_text() -> None:
     assert frame_size(Observation(1, 2, b"x" * 10, info=b"y" * 5)) == 96 + 15
     assert frame_size(Begun(1, 2, memoryview(b"x" * 10), "episode", 7)) == 96 + 10 + 7
     assert frame_size(Renew(1)) == 96
+
+
+def test_the_depth_of_a_message_is_bounded_before_it_is_read() -> None:
+    """Eight containers are for the header, as many as a payload may have for a payload."""
+    deepest = MAX_DEPTH + 8 - 2  # in the batch and the frame
+    decoder = JsonCodec("server", BIG)
+    [step] = decoder.decode("[[3,1,2,0," + "[" * deepest + "]" * deepest + "]]")
+    assert isinstance(step, Step)
+    with pytest.raises(ProtocolError):
+        decoder.decode("[[3,1,2,0," + "[" * (deepest + 1) + "]" * (deepest + 1) + "]]")
+
+
+@pytest.mark.parametrize("depth", [100, 1000, 100_000])
+def test_a_message_of_nothing_but_depth_is_refused(depth: int) -> None:
+    for decoder, message in (
+        (MsgpackCodec("server", BIG), b"\x91" * depth + b"\xc0"),
+        (JsonCodec("server", BIG), b"[" * depth + b"]" * depth),
+    ):
+        try:
+            frames = decoder.decode(message)
+        except ProtocolError:
+            continue
+        assert [type(frame) for frame in frames] == [BadFrame]
+        assert (frames[0].channel, frames[0].seq) == (0, 0)
+
+
+def test_a_message_whose_commas_are_just_the_limit_is_counted() -> None:
+    decoder = JsonCodec("server", BIG, 1)
+    with pytest.raises(ProtocolError, match="a message of 2 frames is over the limit of 1"):
+        decoder.decode("[[8],[8]]")
+    assert len(decoder.decode("[[8]]")) == 1
+
+
+def test_a_frame_that_is_malformed_in_itself_has_no_address() -> None:
+    [bad] = MsgpackCodec("server", BIG).decode(b"\x91\x93\xa1\xff\x01\x02")
+    assert isinstance(bad, BadFrame)
+    assert (bad.channel, bad.seq, bad.is_request) == (0, 0, False)

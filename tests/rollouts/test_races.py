@@ -149,7 +149,7 @@ def test_workers_that_die_in_any_turn_cost_no_episode() -> None:
 
 
 def test_episodes_begin_only_while_they_can_be_read_in_time() -> None:
-    """With one version behind allowed, two batches of four may be read or under way."""
+    """The first version tells how many episodes are read for one."""
     version = 0
     admission = Admission(lambda: version, 1, 0)
     begun = 0
