@@ -8,21 +8,6 @@ from tests.mirror import LONGEST_WITHOUT, modules_without, test_file
 
 MISSING = frozenset(
     [
-        "openenv_async/cli/bench.py",
-        "openenv_async/cli/build.py",
-        "openenv_async/cli/conformance.py",
-        "openenv_async/cli/demo.py",
-        "openenv_async/cli/doctor.py",
-        "openenv_async/cli/forms.py",
-        "openenv_async/cli/info.py",
-        "openenv_async/cli/listing.py",
-        "openenv_async/cli/options.py",
-        "openenv_async/cli/playing.py",
-        "openenv_async/cli/push.py",
-        "openenv_async/cli/replay.py",
-        "openenv_async/cli/rollout.py",
-        "openenv_async/cli/serve.py",
-        "openenv_async/cli/validate.py",
         "openenv_async/targets/classes.py",
         "openenv_async/targets/in_process.py",
         "openenv_async/targets/manifest.py",

@@ -13,7 +13,7 @@ import pytest
 from openenv_async.building.scaffold import TEMPLATES
 from tests.checks.validation.broken import BROKEN
 from tests.checks.validation.test_folder import BROKEN as BROKEN_FOLDERS
-from tests.cli.test_cli import PROGRAM
+from tests.cli.commands import PROGRAM
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

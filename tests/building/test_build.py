@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from openenv_async.building import BuildFailed, build_image, image_name
 from openenv_async.building.build import find_dockerfile
-from openenv_async.cli import main
 from openenv_async.errors import ProviderError, TargetNotFound
 from tests.providers.engines import BASE, docker, docker_tests
 
@@ -122,24 +118,3 @@ async def test_what_is_no_environment_is_told(tmp_path: Path) -> None:
     for wrong in ("UPPER:1", "a b", "x:1:2", "-x", "x/"):
         with pytest.raises(BuildFailed, match="not a valid image name"):
             await build_image(tmp_path, tag=wrong)
-
-
-def test_the_command_builds(tmp_path: Path, tag: str) -> None:
-    tiny(tmp_path, "RUN echo said")
-    command = [sys.executable, "-m", "openenv_async.cli", "build", str(tmp_path), "--tag", tag]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert (said["image"], said["id"]) == (tag, docker("inspect", "--format", "{{.Id}}", tag))
-    assert "Step 1/3" in done.stderr
-    tiny(tmp_path, "RUN false")
-    done = subprocess.run([*command, "-q"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tag} was not built: failed in step 3 of 3 (RUN false)")
-    assert done.stderr.count("\n") == 1
-
-
-def test_wrong_values_are_refused() -> None:
-    for arguments in (["--build-arg", "x"], ["--push"], ["--tag", "plain", "--push"]):
-        result = CliRunner().invoke(main, ["build", ".", *arguments])
-        assert result.exit_code == 2, result.output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from openenv_async.building import (
     PushFailed,
@@ -24,13 +22,12 @@ from openenv_async.building import (
     registry_name,
 )
 from openenv_async.building.push import split_tag
-from openenv_async.cli import main
 from openenv_async.client.env import EnvClient
 from openenv_async.errors import ProviderError
 from openenv_async.providers.docker import DockerProvider
 from tests.building.registry import registry
 from tests.building.test_build import MANIFEST, tiny
-from tests.providers.engines import BASE, ECHO, docker, docker_tests
+from tests.providers.engines import BASE, docker, docker_tests
 
 pytestmark = docker_tests
 
@@ -153,13 +150,3 @@ def test_names_are_split(name: str, parts: tuple[str, str]) -> None:
 def test_names_in_a_registry() -> None:
     assert registry_name("openenv-async-x:latest", "h:5000") == "h:5000/openenv-async-x:latest"
     assert registry_name("a/x:1", "https://ghcr.io/me/", "2") == "ghcr.io/me/x:2"
-
-
-def test_the_command_says_where_to() -> None:
-    for arguments in ([], ["--registry", "a", "--space", "b/c"], ["--space", "b/c", "--tag", "1"]):
-        result = CliRunner().invoke(main, ["push", ".", *arguments])
-        assert result.exit_code == 2, result.output
-    with contextlib.chdir(Path(__file__).parents[2] / "environments" / "echo"):
-        result = CliRunner().invoke(main, ["push", "--registry", "ghcr.io/me", "--dry-run"])
-    assert result.output == "would push ghcr.io/me/openenv-async-echo:latest\n"
-    assert ECHO not in result.output

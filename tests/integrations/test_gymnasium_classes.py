@@ -27,7 +27,7 @@ from openenv_async.errors import InvalidAction, InvalidOption, OpenEnvError, Ope
 from openenv_async.integrations.gymnasium import GymEnv, GymVectorEnv
 from openenv_async.integrations.sb3 import OpenEnvVecEnv
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
-from tests.cli.test_cli import PROGRAM, ROOT
+from tests.cli.commands import PROGRAM, ROOT
 from tests.integrations.grid import Grid
 from tests.integrations.serving import served
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from openenv_async import Environment, GenericEnvClient, StepResult, serve
-from openenv_async.cli import main
 from openenv_async.rollouts import Trajectory, collect_all, open_writer, read_trajectories, replay
 from openenv_async.rollouts.replaying import _compare
 from tests.rollouts.environments import Counting, Move, RaisesInReset, RaisesInStep, Seen
@@ -132,38 +128,3 @@ def test_values_are_compared_all_the_way_down(
 ) -> None:
     found = _compare(a, b, tolerance, "")
     assert (found and found[0]) == path
-
-
-def test_the_command(tmp_path: Path) -> None:
-    asyncio.run(recorded(Counting, path := tmp_path / "a.jsonl"))
-    asyncio.run(recorded(RaisesInReset, lost := tmp_path / "lost.jsonl"))
-    run = CliRunner().invoke
-    here = "tests.rollouts.test_replaying"
-    result = run(main, ["replay", str(path), f"{here}:Counting"])
-    assert (result.exit_code, result.output) == (
-        0,
-        "episode 0: the same, 3 steps\nepisode 1: the same, 3 steps\n",
-    )
-    result = run(main, ["replay", str(path), f"{here}:Slipping", "--episode", "1", "--json"])
-    assert result.exit_code == 1
-    assert json.loads(result.stdout) == {
-        "episodes": [
-            {"episode": 1, "steps": 3, "difference": "step 2: observation.total was 2, is 20"}
-        ],
-        "left_out": 0,
-    }
-    assert "1 of 1 episodes differ" in result.stderr
-    lines = path.read_text() + lost.read_text()
-    (both := tmp_path / "both.jsonl").write_text(lines)
-    result = run(main, ["replay", str(both), f"{here}:Counting"])
-    assert result.exit_code == 0
-    assert result.output.splitlines()[2:] == [
-        "left out, since their reset failed or nothing tells their seed: 2"
-    ]
-    result = run(main, ["replay", str(lost), f"{here}:Counting"])
-    assert "no such episode" in result.stderr
-    result = run(main, ["replay", str(path), "http://127.0.0.1:1", "--param", "a=1"])
-    assert result.exit_code == 2
-    (tmp_path / "a.csv").touch()
-    result = run(main, ["replay", str(tmp_path / "a.csv"), "echo"])
-    assert result.exit_code == 2

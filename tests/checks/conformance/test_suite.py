@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,42 +154,3 @@ async def test_the_old_keyword_of_transports_still_works() -> None:
 async def test_a_check_that_is_not_there_is_a_typed_error() -> None:
     with pytest.raises(InvalidOption, match="there is no check 'luck'"):
         await run("http://127.0.0.1:9", names=["luck"])
-
-
-async def command(*arguments: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "openenv_async.cli", "conformance", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
-async def test_the_command() -> None:
-    async with serve(Game) as url:
-        code, out, err = await command(url, "--json")
-        assert code == 0, err
-        results = [Result(each.pop("name"), each.pop("door"), **each) for each in json.loads(out)]
-        assert failed(results) == {}
-        assert len(results) == 4 * len(CHECKS)
-        for option in ("--transport", "--door"):  # the latter is its old name
-            code, out, err = await command(url, option, "http", "--verbose")
-            assert code == 0, err
-            assert "http" in out
-            assert "native" not in out
-        code, _, err = await command(url, "--transport", "window")
-        assert code == 2
-        assert "native msgpack" in err
-        code, _, _ = await command(url, "--check", "nonsense")
-        assert code == 2
-    async with serve(Breaks) as url:
-        code, out, _ = await command(url, "--check", "a_whole_episode_runs")
-        assert code == 1
-        assert "no such cell" in " ".join(out.split())
-    code, _, err = await command("http://127.0.0.1:9")
-    assert code == 1
-    assert len(err.strip().splitlines()) == 1
-    code, _, _ = await command("not-a-url")
-    assert code == 2

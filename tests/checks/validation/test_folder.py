@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from openenv_async.building.scaffold import scaffold
 from openenv_async.checks.validation import CHECKS, validate
 from openenv_async.errors import TargetNotFound
 from openenv_async.targets import manifest
-from tests.cli.test_cli import PROGRAM
 
 FOLDER = [name for name, check in CHECKS.items() if check.kind == "folder"]
 UPSTREAM_MANIFEST = """
@@ -116,27 +113,6 @@ async def test_a_whole_folder_passes(folder: Path) -> None:
 async def test_a_folder_without_a_manifest_is_none(tmp_path: Path) -> None:
     with pytest.raises(TargetNotFound, match=r"no openenv\.yaml"):
         await validate(str(tmp_path))
-
-
-def test_the_command_prints_json_and_exits_with_1(folder: Path) -> None:
-    (folder / "README.md").unlink()
-    done = subprocess.run(
-        [*PROGRAM, "validate", "--json", "--check=files_are_there", "--check=modules_import"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=60,
-    )
-    assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout) == [
-        {
-            "name": "files_are_there",
-            "result": "fail",
-            "reason": "missing: README.md",
-            "remedy": CHECKS["files_are_there"].remedy,
-        },
-        {"name": "modules_import", "result": "pass", "reason": "", "remedy": ""},
-    ]
 
 
 def test_upstreams_manifest_is_read(tmp_path: Path) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +15,9 @@ from openenv_async import OutcomeStatus, StepResult
 from openenv_async.cli.playing import play, progress_bar
 from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import read_trajectories
+from tests.cli.commands import run
 
-ROOT = Path(__file__).resolve().parents[2]
 WORLDS = "tests.cli.failing_worlds"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "openenv_async.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
 
 
 async def test_the_failures_of_a_served_environment_are_in_a_table_and_its_log() -> None:
@@ -119,7 +104,14 @@ async def test_an_episode_that_cannot_be_written_is_counted_and_costs_no_other(
         out = tmp_path / f"a.{suffix}"
         with progress_bar() as bar:
             summary = await play(
-                Odd, lambda seen: 1, episodes=4, seeds=0, concurrency=2, out=out, bar=bar, title=""
+                lambda: Odd(),
+                lambda seen: 1,
+                episodes=4,
+                seeds=0,
+                concurrency=2,
+                out=out,
+                bar=bar,
+                title="",
             )
         assert sorted(t.index for t in read_trajectories(out)) == [0, 2, 3]
         assert (summary.episodes, summary.unwritten) == (4, 1)

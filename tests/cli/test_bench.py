@@ -1,0 +1,77 @@
+"""``openenv-async bench``: reports for people and as JSON, and the audit of ``--chaos``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from openenv_async import serve
+from openenv_async.benchmarking import Report
+from openenv_async.testing import BenchEnvironment
+
+
+async def command(*arguments: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "openenv_async.cli", "bench", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+FAST = ("--sessions", "4", "--seconds", "0.3", "--warmup", "0.1")
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+async def test_the_command_with_its_own_environment(kind: str) -> None:
+    code, out, err = await command(
+        *FAST, "--obs-bytes", "500", "--param", f"isolation={kind}", "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert set(report) == set(Report.__dataclass_fields__)
+    assert report["steps"] > 0
+    assert "/proc" in report["server"]["measured_by"] or sys.platform != "linux"
+
+
+async def test_the_command_for_people() -> None:
+    async with serve(BenchEnvironment) as url:
+        code, out, err = await command(url, *FAST)
+    assert code == 0, err
+    for words in ("steps/s", "p99", "100.00%", "µs CPU per step", "closed loop"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--seconds", "0"),
+        ("--param", "isolation=space"),
+        ("echo", "--obs-bytes", "5"),
+        ("http://127.0.0.1:9", "--param", "a=1"),
+    ],
+)
+async def test_what_the_command_refuses(wrong: tuple[str, ...]) -> None:
+    code, _, err = await command(*wrong)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+
+
+async def test_the_audit_of_faults() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "openenv_async.cli", "bench", "--chaos", "--json"),
+        *("--sessions", "20", "--seconds", "6", "--connections", "2"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    report = json.loads(out)
+    assert process.returncode == 0
+    assert report["passed"] is True
+    assert report["faults"]["worker kills"] >= 1
+    assert report["audit"]["typed_lost"]
+    process._transport.close()  # type: ignore[attr-defined]  # else it warns when collected

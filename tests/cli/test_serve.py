@@ -1,0 +1,95 @@
+"""``openenv-async serve``: the address that it announces, and the signals that end it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from openenv_async import GenericEnvClient, serve
+from tests.cli.commands import (
+    COUNTING,
+    HANGING,
+    PROGRAM,
+    ROOT,
+    one_line,
+    run,
+    started,
+)
+from tests.rollouts.environments import Counting
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_says_one_line_and_stops_at_a_signal(number: signal.Signals) -> None:
+    with started("serve", COUNTING, "--port", "0", "--json", "--param", "goal=5") as process:
+        assert process.stdout is not None
+        about = json.loads(process.stdout.readline())
+        assert about["pid"] == process.pid
+        assert about["environment"] == "Counting"
+        assert about["version"] == "1.0.0"
+        async with GenericEnvClient(about["url"]) as env:
+            await env.reset()
+            assert not (await env.step({"amount": 4})).done
+            process.send_signal(number)
+            assert process.wait(20) == 0
+        assert process.stdout.read() == ""
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_serve_in_the_background_of_a_shell_ends_on_sigterm_alone() -> None:
+    """SIGINT is ignored there from the start, and an interrupt is meant for others."""
+    with subprocess.Popen(
+        [*PROGRAM, "serve", COUNTING, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=ignore_interrupts,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["pid"] == process.pid
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_serve_names_the_address() -> None:
+    with started("serve", COUNTING, "--port", "0", "--no-uvloop") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Counting 1.0.0 at http://127.0.0.1:")
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+async def test_settings_reach_the_server() -> None:
+    with started(
+        "serve", HANGING, "--port", "0", "--json", "--max-sessions", "3", "--step-timeout", "7",
+        "--idle-timeout", "0",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        async with GenericEnvClient(url) as env:
+            assert env.connection is not None
+            server = env.connection.server
+            assert server["max_sessions"] == 3
+            assert server["timeouts"]["step"] == 7.0
+            assert server["timeouts"]["idle"] is None
+
+
+async def test_a_port_that_is_taken_is_one_line() -> None:
+    async with serve(Counting) as url:
+        result = run("serve", COUNTING, "--port", url.rpartition(":")[2])
+    assert result.returncode == 1
+    assert "cannot listen" in one_line(result.stderr)
