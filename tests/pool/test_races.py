@@ -220,6 +220,28 @@ def test_closing_the_pool_is_cancelled_at_every_await_and_ends_everything_all_th
     assert cancel_at_every_await(scenario) > 5
 
 
+def test_closing_does_not_wait_for_a_worker_that_starts() -> None:
+    async def scenario() -> None:
+        provider = MemoryProvider()
+        pool = EnvPool(provider, max_workers=2, sessions_per_worker=1, client=MemoryClient)
+        await pool.open()
+        provider.start_seconds = 1000.0
+        held = await pool.session()
+        waiting = asyncio.create_task(pool.session(acquire_timeout=None).open())
+        await asyncio.sleep(1.0)
+        assert pool.statistics().starting == 1
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await pool.aclose()
+        assert loop.time() - start < 5.0
+        [end] = await gather_all([waiting])
+        assert isinstance(end, SessionClosed)
+        assert (provider.closed, len(provider.started)) == (1, 1)
+        await held.close()
+
+    explore(10, scenario)
+
+
 def test_a_worker_dies_in_every_turn_and_each_caller_is_answered_once() -> None:
     """Opening goes to another worker; what is played ends with the death, and a reset goes on."""
 
