@@ -294,7 +294,7 @@ def test_a_space_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("no_docker")
-def test_the_seeds_snippet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_snippet_of_openenv(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("coding_env")
     from openenv_async import AutoAction, AutoEnv
 

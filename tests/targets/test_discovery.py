@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from openenv_async.errors import InvalidOption, TargetNotFound
-from openenv_async.targets import discovery, manifest
+from openenv_async.targets import discovery
 from openenv_async.targets.discovery import (
     EnvironmentEntry,
     find_entry,
@@ -178,10 +178,10 @@ def folder(root: Path, *, package: bool, extra: str = "", **files: str) -> Path:
 
 
 @pytest.mark.parametrize("package", [True, False])
-def test_a_folder_as_the_seed_lays_it_out(tmp_path: Path, package: bool) -> None:
+def test_a_folder_in_openenvs_layout(tmp_path: Path, package: bool) -> None:
     imports = "from ..models import MyAction" if package else "from models import MyAction"
     root = folder(
-        tmp_path / f"seed_env_{package}".lower(),
+        tmp_path / f"laid_env_{package}".lower(),
         package=package,
         server__init="",
         server__my_environment=ENVIRONMENT.format(imports=imports),
@@ -215,34 +215,3 @@ def test_folders_that_are_no_environments(tmp_path: Path) -> None:
     root = folder(tmp_path / "empty_env", package=False)
     with pytest.raises(TargetNotFound, match="no environment class"):
         find_target(str(root))
-
-
-def test_the_manifest_of_the_seed(tmp_path: Path) -> None:
-    root = folder(tmp_path / "my_env", package=False)
-    about = manifest.load(root)
-    assert (about.name, about.version, about.description) == (
-        "my_env",
-        "1.2.0",
-        "My custom environment",
-    )
-    assert (about.server.port, about.server.dockerfile) == (8000, "server/Dockerfile")
-    assert about.client == manifest.ClientSection("client", "MyEnv")
-    assert about.models.action == "models.MyAction"
-    assert about.models.state is None
-    assert about.dependencies == ("numpy>=1.20",)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("version: ' 1'", "is not a valid manifest.*name"),
-        ("name: [1]", "is not a valid manifest.*name"),
-        ("name: x\nserver: {port: high}", r"server\.port"),
-        ("", "is not a valid manifest"),
-        ("a: b: c", "cannot be read"),
-    ],
-)
-def test_manifests_that_are_none(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "openenv.yaml").write_text(text)
-    with pytest.raises(TargetNotFound, match=message):
-        manifest.load(tmp_path)
