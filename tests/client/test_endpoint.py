@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from openenv_async import HTTPEnvClient, serve
-from openenv_async.client.endpoint import Endpoint, Sockets, taken_number
+from openenv_async.client.endpoint import (
+    MEDIA,
+    Endpoint,
+    Opened,
+    Sockets,
+    read_reply,
+    taken_number,
+)
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.settings import ClientSettings
-from openenv_async.errors import ConnectFailed, ConnectionLost, OpenEnvError
+from openenv_async.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidOption,
+    OpenEnvError,
+    PayloadTooLarge,
+    ProtocolError,
+    Unauthorized,
+)
 from openenv_async.types import Limits, Timeouts
 from tests.helpers import until
 from tests.rollouts.environments import Counting
@@ -71,6 +90,223 @@ def test_a_server_without_a_token_is_sent_none() -> None:
 def test_numbers_that_servers_say(text: str, number: int | None) -> None:
     response: Any = SimpleNamespace(headers={"X-OpenEnv-Seq": text})
     assert taken_number(response) == number
+
+
+# -- addresses and headers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "at"),
+    [
+        ("http://a:1/", "http://a:1"),
+        ("ws://a/ws", "http://a"),
+        ("wss://a/ws/", "https://a"),
+        ("https://a/mount/?x=1#y", "https://a/mount"),
+        ("http://a#y", "http://a"),
+    ],
+)
+def test_requests_go_to_the_servers_own_address(url: str, at: str) -> None:
+    assert Endpoint(url, ClientSettings()).url == at
+
+
+def test_headers_of_every_request() -> None:
+    assert Endpoint("http://a", ClientSettings()).headers == {"Accept": MEDIA}
+    settings = ClientSettings(token="t", headers={"X-Key": "1", "Accept": "text/html"})
+    endpoint = Endpoint("http://a", settings)
+    assert endpoint.headers == {"Accept": MEDIA, "X-Key": "1", "Authorization": "Bearer t"}
+
+
+# -- exchanges ------------------------------------------------------------------------------------
+
+
+class Body:
+    """The parts of a body, as aiohttp gives them."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = parts
+        self.closed = False
+
+    @property
+    def content(self) -> Any:
+        return self
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            yield part
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def __aenter__(self) -> Body:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return
+
+
+class Answering(Endpoint):
+    """Each request meets the next error or body."""
+
+    def __init__(self, *events: Exception | Body, **settings: Any) -> None:
+        super().__init__("http://127.0.0.1:1", ClientSettings(**settings))
+        self.events = list(events)
+        self.asked: list[tuple[Any, ...]] = []
+        self.given: list[dict[str, Any]] = []
+
+    async def _client(self) -> Any:
+        return self
+
+    def request(self, *args: Any, **settings: Any) -> Any:
+        self.asked.append(args)
+        self.given.append(settings)
+        event = self.events.pop(0)
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+
+async def ask(endpoint: Endpoint, timeout: float | None = 2.0) -> bytes:
+    return (await endpoint.exchange("POST", "/step", b"data", {"X": "1"}, timeout))[1]
+
+
+async def test_a_request_as_it_is_sent() -> None:
+    endpoint = Answering(Body(b"ab", b"cd"), timeouts=Timeouts(connect=3.0))
+    assert await ask(endpoint) == b"abcd"
+    assert endpoint.asked == [("POST", "http://127.0.0.1:1/step")]
+    given = endpoint.given[0]
+    assert (given["data"], given["headers"]) == (b"data", {"X": "1"})
+    assert (given["ssl"], given["allow_redirects"]) == (True, False)
+    assert (given["timeout"].total, given["timeout"].sock_connect) == (7.0, 3.0)
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+async def test_without_a_deadline_there_is_none(timeout: float | None) -> None:
+    endpoint = Answering(Body())
+    assert await ask(endpoint, timeout) == b""
+    assert endpoint.given[0]["timeout"].total is None
+
+
+async def test_a_lost_request_is_sent_again_after_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("openenv_async.client.endpoint.asyncio.sleep", sleep)
+    lost = [aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError(), OSError("reset")]
+    endpoint = Answering(*lost, Body(b"late"))
+    assert await ask(endpoint) == b"late"
+    assert pauses == [0.1, 0.5, 1.0]
+    assert len(set(endpoint.asked)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "part"),
+    [
+        (TimeoutError(), DeadlineExceeded, "overloaded or the network is stuck"),
+        (aiohttp.ConnectionTimeoutError(), ConnectFailed, "within 10 s"),
+        (aiohttp.InvalidURL("x"), ConnectFailed, "is not a valid address"),
+        (aiohttp.ClientError(), ProtocolError, "does not speak HTTP"),
+        (PayloadTooLarge("large"), PayloadTooLarge, "large"),
+    ],
+)
+async def test_another_attempt_would_be_no_use(
+    error: Exception, kind: type[OpenEnvError], part: str
+) -> None:
+    endpoint = Answering(error)
+    with pytest.raises(OpenEnvError, match=part) as caught:
+        await ask(endpoint)
+    assert type(caught.value) is kind
+    assert len(endpoint.asked) == 1
+    if kind is DeadlineExceeded:
+        assert caught.value.detail == {"field": "step", "value": 2.0}
+
+
+async def test_a_deadline_of_a_later_attempt_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.client.endpoint._PAUSES", (0.0,) * 4)
+    with pytest.raises(DeadlineExceeded):
+        await ask(Answering(aiohttp.ServerDisconnectedError(), TimeoutError()))
+
+
+@pytest.mark.parametrize(("parts", "fits"), [((b"abc", b"d"), True), ((b"abc", b"de"), False)])
+async def test_an_answer_has_a_greatest_size(parts: tuple[bytes, ...], fits: bool) -> None:
+    body = Body(*parts)
+    endpoint = Answering(body, limits=Limits(max_message_size=4))
+    if fits:
+        assert await ask(endpoint) == b"abcd"
+    else:
+        with pytest.raises(PayloadTooLarge, match="5"):
+            await ask(endpoint)
+    assert body.closed is not fits
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+def response(status: int, media: str = MEDIA, token: bool = False) -> Any:
+    return SimpleNamespace(
+        status=status,
+        content_type=media,
+        headers={},
+        request_info=SimpleNamespace(headers={"Authorization": ""} if token else {}),
+        url=SimpleNamespace(path="/open"),
+    )
+
+
+def read(status: int, body: Any, **options: Any) -> Opened:
+    data = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
+    return read_reply("http://a", response(status, **options), data, Opened)
+
+
+def test_a_reply_is_read_as_what_was_asked_for() -> None:
+    assert read(200, {"seq": 3}) == Opened(3, [])
+    assert read(399, {"reset_options": ["a"]}) == Opened(0, ["a"])
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_is_raised(status: int) -> None:
+    said = {"error": {"code": "invalid_option", "message": "m"}}
+    with pytest.raises(InvalidOption, match="m"):
+        read(status, said)
+    denied = {"error": {"code": "unauthorized", "message": "m"}}
+    with pytest.raises(Unauthorized, match=f"HTTP {status}: it needs a token"):
+        read(status, denied)
+    with pytest.raises(Unauthorized, match="check the token"):
+        read(status, denied, token=True)
+
+
+@pytest.mark.parametrize("body", [b"\xc1", b"", {"seq": "x"}, [3]])
+def test_a_reply_that_cannot_be_read_is_the_servers_fault(body: Any) -> None:
+    for status in (200, 400):
+        with pytest.raises(ProtocolError, match="http://a sent an unreadable reply"):
+            read(status, body)
+
+
+def test_a_reply_of_another_type_or_too_deep_is_refused() -> None:
+    with pytest.raises(ConnectFailed, match="not an openenv_async server"):
+        read(200, {"seq": 3}, media="application/json")
+    with pytest.raises(OpenEnvError):
+        read(200, b"\x91" * 100 + b"\x00")
+
+
+async def test_an_endpoint_takes_sockets_and_gives_them_back() -> None:
+    endpoint = Endpoint("http://127.0.0.1:1", ClientSettings())
+    loop = asyncio.get_running_loop()
+    client = await endpoint._client()
+    assert await endpoint._client() is client
+    assert held_by(loop) == 1
+    await endpoint.aclose()
+    await endpoint.aclose()
+    assert (client.closed, held_by(loop)) == (True, 0)
+    client = await endpoint._client()
+    sockets: Any = endpoint._sockets
+    endpoint.leave_sockets()
+    await endpoint.aclose()
+    assert not client.closed
+    await sockets.release()
+    assert client.closed
 
 
 # -- sockets --------------------------------------------------------------------------------------
