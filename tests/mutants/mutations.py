@@ -569,10 +569,10 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "        pass",
     ),
     Mutation(
-        "the deviation is of all but none",
+        "the deviation is of all and not of all but one",
         "openenv_async/rollouts/groups.py",
-        "(len(there) - 1)) + epsilon if len(there) > 1",
-        "(len(there))) + epsilon if len(there) > 1",
+        "math.sqrt(squares / (len(there) - 1))",
+        "math.sqrt(squares / len(there))",
     ),
     Mutation(
         "a return that is not finite counts",
