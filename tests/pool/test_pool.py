@@ -28,6 +28,7 @@ from openenv_async.errors import (
     TargetNotFound,
     WorkerDied,
     WorkerStartFailed,
+    WrongTarget,
 )
 from openenv_async.pool import EnvPool, PoolStatistics
 from openenv_async.providers.static import StaticProvider
@@ -547,7 +548,7 @@ async def test_calls_that_make_no_sense_are_refused_before_anything_starts() -> 
 
 
 async def test_what_cannot_be_a_pool_is_told_at_once() -> None:
-    with pytest.raises(ValueError, match="no provider"):
+    with pytest.raises(WrongTarget, match="is empty"):
         EnvPool([])
     with pytest.raises(TypeError, match="subclass of EnvClient"):
         EnvPool(LoopProvider(), client=HTTPEnvClient)  # type: ignore[type-var]  # the point

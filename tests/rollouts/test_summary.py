@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openenv_async import Outcome, OutcomeStatus
-from openenv_async.errors import EnvironmentRaised
+from openenv_async.errors import EnvironmentRaised, WorkerDied
 from openenv_async.rollouts import Reservoir, Summary
 
 FINITE = st.floats(-1e6, 1e6)
@@ -137,3 +137,88 @@ def test_infinite_returns_poison_no_mean() -> None:
     report = json.loads(json.dumps(summary.as_dict(), allow_nan=False))
     assert (report["return_min"], report["return_max"]) == ("-Infinity", "Infinity")
     assert "-inf to inf" in shown(summary)
+
+
+def test_percentiles_are_of_hundred() -> None:
+    reservoir = Reservoir()
+    for value in range(1, 1001):
+        reservoir.add(value)
+    assert [reservoir.percentile(p) for p in (0.1, 50, 90, 99)] == [1, 500, 900, 990]
+
+
+def test_a_full_reservoir_keeps_its_size_and_takes_later_values() -> None:
+    reservoir = Reservoir(size=3)
+    for value in range(3):
+        reservoir.add(value)
+    assert (reservoir.samples, reservoir.count) == ([0, 1, 2], 3)
+    for _ in range(200):
+        reservoir.add(9)
+    assert (len(reservoir.samples), reservoir.count) == (3, 203)
+    assert reservoir.samples == [9, 9, 9]
+
+
+def test_episodes_that_could_not_be_written_are_counted_with_the_first_reason() -> None:
+    summary = Summary()
+    summary.add_unwritten(OSError("disk full"))
+    summary.add_unwritten(OSError("later"))
+    assert (summary.unwritten, summary.unwritten_reason) == (2, "disk full")
+    summary.retried = 4
+    report = summary.as_dict()
+    assert (report["unwritten"], report["unwritten_reason"]) == (2, "disk full")
+    text = shown(summary)
+    for row in ("not written", "played again"):
+        assert row in text
+    empty = shown(Summary())
+    for row in ("not written", "played again", "waits for capacity", "return range"):
+        assert row not in empty
+
+
+def test_reasons_beyond_a_hundred_are_counted_together_without_code_and_status() -> None:
+    summary = Summary()
+    for index in range(103):
+        letters = chr(97 + index // 26) + chr(97 + index % 26)
+        for _ in range(2):
+            error = ValueError(f"reason {letters}")
+            summary.add(Outcome(index, OutcomeStatus.ENV_ERROR, error=error))
+    reasons = summary.failure_reasons
+    assert len(reasons) == 101
+    assert (reasons[0].reason, reasons[0].count, reasons[0].first_episode) == (
+        "other reasons",
+        6,
+        100,
+    )
+    assert (reasons[0].code, reasons[0].status) == ("", "")
+    assert {reason.count for reason in reasons[1:]} == {2}
+    assert [reason.first_episode for reason in reasons[1:]] == list(range(100))
+
+
+def test_the_clock_runs_from_the_first_start_to_the_last_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 10.0
+    monkeypatch.setattr("openenv_async.rollouts.summary.time.perf_counter", lambda: now)
+    summary = Summary()
+    summary.start()
+    now = 12.0
+    summary.start()
+    assert (summary.duration, summary.steps_per_second) == (0.0, None)
+    summary.add(Outcome(0, OutcomeStatus.COMPLETED, steps=8))
+    now = 14.0
+    assert (summary.duration, summary.steps_per_second) == (2.0, 4.0)
+
+
+def test_the_log_of_the_first_worker_that_said_something_is_kept() -> None:
+    summary = Summary()
+    for log_tail in (None, "first", "second"):
+        error = WorkerDied("died", phase="step", log_tail=log_tail)
+        summary.add(Outcome(0, OutcomeStatus.INFRA_ERROR, error=error))
+    (failure,) = summary.failure_reasons
+    assert (failure.count, failure.log_tail) == (3, "first")
+
+
+def test_an_error_without_a_message_has_the_name_of_its_class() -> None:
+    summary = Summary()
+    summary.add(Outcome(0, OutcomeStatus.ENV_ERROR, error=KeyError()))
+    (failure,) = summary.failure_reasons
+    assert (failure.code, failure.reason) == ("KeyError", "KeyError")
+    assert summary.failures == 1
