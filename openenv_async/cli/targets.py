@@ -13,16 +13,9 @@ from openenv_async.cli.options import complete_target, import_from_here, is_url
 if TYPE_CHECKING:
     from openenv_async.targets.resolve import ResolvedTarget
 
-__all__ = ["KINDS", "resolved", "target_argument"]
+__all__ = ["resolved", "target_argument"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-KINDS = (
-    "an installed name, module:Class, a folder with an openenv.yaml, the id of a registered"
-    " Gymnasium environment, docker://IMAGE, the OWNER/NAME of a Hugging Face Space, or the URL of"
-    " a server"
-)
-"""All that a TARGET may be, for messages."""
 
 
 def target_argument(
