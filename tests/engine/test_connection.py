@@ -548,3 +548,26 @@ async def test_what_a_client_reads_is_never_more_than_the_server_writes() -> Non
         )
         assert connection._peer_max_size == wanted
     await engine.aclose()
+
+
+async def test_nonsense_is_refused_once_and_nothing_is_read_after_it() -> None:
+    engine = make_engine(Counter, limits=Limits(max_bad_frames=2))
+    refused: list[str] = []
+    server = MsgpackCodec("server", 1 << 20)
+    connection = ServerConnection(engine, server, lambda: None, lambda: None, refused.append)
+    codec = MsgpackCodec("client", 1 << 20)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION)]))
+    connection.take()
+    for _ in range(2):
+        connection.receive(b"\xc1")
+    assert refused == []
+    for _ in range(3):
+        connection.receive(b"\xc1")
+    assert refused == ["more than 2 frames that cannot be read (Limits.max_bad_frames)"]
+    assert engine.stats.bad_frames == 3
+    replies = [frame for message in connection.take() for frame in codec.decode(message)]
+    assert "the connection is closed: more than 2 frames" in replies[-1].message
+    connection.receive(codec.encode([Open(1, token(1), token(2))]))
+    assert connection.take() == []
+    assert not engine.sessions
+    await engine.aclose()
