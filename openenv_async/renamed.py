@@ -118,7 +118,7 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.validation.check_seeds": "openenv_async.checks.validation.seeds",
     "openenv_async.validation.check_time": "openenv_async.checks.validation.timing",
     "openenv_async.validation.inspecting": "openenv_async.checks.validation.inspection",
-    "openenv_async.validation.registry": "openenv_async.checks.registry",
+    "openenv_async.validation.registry": "openenv_async.checks.validation",
     "openenv_async.validation.run": "openenv_async.checks.validation.run",
     "openenv_async.validation.schema": "openenv_async.schemas.fit",
 }

@@ -28,6 +28,7 @@ from openenv_async.protocol.frames import (
     Reset,
     Welcome,
 )
+from openenv_async.renamed import renamed_attributes
 
 __all__ = ["RawConnection"]
 
@@ -124,3 +125,6 @@ class RawConnection:
         begun = await self.receive_ok()
         assert isinstance(begun, Begun), begun
         return session, secret
+
+
+__getattr__ = renamed_attributes(__name__, {"RawWire": "RawConnection"})

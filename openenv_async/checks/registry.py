@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from openenv_async.errors import InvalidOption
+from openenv_async.renamed import renamed_attributes
 
 __all__ = [
     "Check",
@@ -141,3 +142,12 @@ def require(truth: Any, found: str) -> None:
     """Raise ``CheckFailed`` with what was found unless ``truth``."""
     if not truth:
         raise CheckFailed(found)
+
+
+__getattr__ = renamed_attributes(
+    __name__,
+    {
+        "CHECKS": "openenv_async.checks.conformance.suite.CHECKS",
+        "Subject": "openenv_async.checks.conformance.subject.Subject",
+    },
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Hashable
 from typing import Any, Literal, Protocol
@@ -101,6 +102,11 @@ class Transport(ABC):
     def raw_connection(self) -> contextlib.AbstractAsyncContextManager[RawConnection]:
         """Return a raw connection, for transports with the feature ``frames``."""
         raise NotImplementedError
+
+    def wire(self) -> contextlib.AbstractAsyncContextManager[RawConnection]:
+        """Return a raw connection: the old name of ``raw_connection``."""
+        warnings.warn("wire() is now raw_connection()", DeprecationWarning, stacklevel=2)
+        return self.raw_connection()
 
     async def use_unknown_session(self) -> None:
         """Use a session that does not exist, for transports with the feature ``sessions``."""

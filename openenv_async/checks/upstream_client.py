@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from openenv_async.client.websocket import websocket_url
 from openenv_async.endpoints.addresses import is_here
 from openenv_async.protocol.codec import read_json_reward
+from openenv_async.renamed import renamed_attributes
 from openenv_async.types import EpisodeInfo, StepResult
 
 __all__ = ["UpstreamError", "UpstreamSession"]
@@ -99,3 +100,6 @@ class UpstreamSession:
         # The dialect has one word for both ends of an episode.
         reward = read_json_reward(data["reward"])
         return StepResult(data["observation"], reward, bool(data["done"]))
+
+
+__getattr__ = renamed_attributes(__name__, {"UpstreamFault": "UpstreamError"})

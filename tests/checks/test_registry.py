@@ -83,6 +83,24 @@ def test_old_attributes_still_work_and_warn() -> None:
         assert Check("name", "", passes, "folder", "").subject == "folder"
 
 
+def test_old_names_of_other_modules_still_work_and_warn() -> None:
+    from openenv_async.checks import conformance, raw_connection, transports, upstream_client
+
+    with pytest.warns(DeprecationWarning, match="RawConnection"):
+        assert raw_connection.RawWire is raw_connection.RawConnection
+    with pytest.warns(DeprecationWarning, match="UpstreamError"):
+        assert upstream_client.UpstreamFault is upstream_client.UpstreamError
+    with pytest.warns(DeprecationWarning, match=r"conformance\.subject\.Subject"):
+        assert registry.Subject is conformance.Subject
+    with pytest.warns(DeprecationWarning, match=r"conformance\.suite\.CHECKS"):
+        assert registry.CHECKS is conformance.CHECKS
+    with (
+        pytest.warns(DeprecationWarning, match="raw_connection"),
+        pytest.raises(NotImplementedError),
+    ):
+        transports.HTTPTransport("http://127.0.0.1:9").wire()
+
+
 def test_old_class_names_still_work_and_warn() -> None:
     from openenv_async.checks import conformance, transports
 
