@@ -138,7 +138,7 @@ class Commanded(Environment[Dict, Dict, Dict]):
         sys.stderr.flush()
 
     def do_die(self, action: Dict) -> None:
-        self.do_say({"lines": 60, "last": "the very last words\n"})
+        self.do_say({"lines": 60, "last": "the very last line\n"})
         os.kill(os.getpid(), signal.SIGKILL)
 
     def do_os_exit(self, action: Dict) -> None:
@@ -243,7 +243,7 @@ class CommandedInline(Commanded):
 
 
 class Stubborn(Environment[Dict, Dict, Dict]):
-    """Async, and deaf to cancellation for ``seconds``."""
+    """Async, and that ignores cancellation for ``seconds``."""
 
     cancelled: ClassVar[int] = 0
     closed: ClassVar[int] = 0

@@ -91,10 +91,10 @@ CLIENTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("door", CLIENTS)
-async def test_every_array_comes_back_bit_by_bit(door: str) -> None:
+@pytest.mark.parametrize("transport", CLIENTS)
+async def test_every_array_comes_back_bit_by_bit(transport: str) -> None:
     Echo.give = None
-    async with serve(Echo) as url, CLIENTS[door](url) as env:
+    async with serve(Echo) as url, CLIENTS[transport](url) as env:
         await env.reset()
         for array in arrays():
             back = (await env.step(Payload(array))).observation.array
@@ -105,9 +105,9 @@ async def test_every_array_comes_back_bit_by_bit(door: str) -> None:
         assert same(back["a"][1]["b"], nested["a"][1]["b"])
 
 
-@pytest.mark.parametrize("door", CLIENTS)
-async def test_scalars_keep_their_type(door: str) -> None:
-    async with serve(Echo) as url, CLIENTS[door](url) as env:
+@pytest.mark.parametrize("transport", CLIENTS)
+async def test_scalars_keep_their_type(transport: str) -> None:
+    async with serve(Echo) as url, CLIENTS[transport](url) as env:
         await env.reset()
         for code in NUMERIC:
             scalar = np.dtype(code).type(1)
@@ -130,11 +130,11 @@ async def test_decoded_arrays_share_memory_with_their_frame() -> None:
         assert copy.flags.owndata
 
 
-@pytest.mark.parametrize("door", CLIENTS)
-async def test_objects_are_a_clear_error_on_either_side(door: str) -> None:
+@pytest.mark.parametrize("transport", CLIENTS)
+async def test_objects_are_a_clear_error_on_either_side(transport: str) -> None:
     wrong = np.array([{"a": 1}, None], dtype=object)
     structured = np.zeros(2, dtype=[("x", "f4"), ("y", "i4")])
-    async with serve(Echo) as url, CLIENTS[door](url) as env:
+    async with serve(Echo) as url, CLIENTS[transport](url) as env:
         await env.reset()
         for array, remedy in ((wrong, "numeric dtype"), (structured, "each field")):
             with pytest.raises(InvalidModel, match=remedy):

@@ -1,4 +1,4 @@
-"""A failed or cancelled start leaves nothing behind, wherever it was cut off."""
+"""A failed or cancelled start leaves nothing behind, wherever it was cancelled."""
 
 from __future__ import annotations
 

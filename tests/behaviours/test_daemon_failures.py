@@ -37,7 +37,7 @@ async def starts(count: int, rate: float, max_calls: int) -> Proxy:
 
 async def test_a_third_of_all_calls_fails_and_every_start_succeeds() -> None:
     proxy = await starts(24, 0.3, 6)
-    # What was cut off here may still be under way there for a moment.
+    # A cancelled call here may still be under way there for a moment.
     assert proxy.most <= 2 * 6
     assert len(proxy.seen) > 24 * 4
 

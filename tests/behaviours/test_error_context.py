@@ -1,4 +1,4 @@
-"""Errors carry their cause: which session, request, environment and phase, over every door."""
+"""Errors carry their cause: which session, request, environment and phase, over every transport."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def test_context_is_filled_once_and_only_with_what_is_known() -> None:
         error.add_context(color="red")
 
 
-# -- every door ---------------------------------------------------------------------------
+# -- every transport ---------------------------------------------------------------------------
 
-DOORS = ["msgpack", "json", "http", "memory"]
+TRANSPORTS = ["msgpack", "json", "http", "memory"]
 
 
-class Door:
-    """A client over one door; ``context`` is what its errors must carry."""
+class Transport:
+    """A client over one transport; ``context`` is what its errors must carry."""
 
     def __init__(self, name: str, engine: Any, url: str) -> None:
         self.name = name
@@ -144,69 +144,69 @@ class Door:
         same(error, pickle.loads(pickle.dumps(error)))
 
 
-@pytest.mark.parametrize("name", DOORS[:3])
+@pytest.mark.parametrize("name", TRANSPORTS[:3])
 async def test_errors_of_calls(name: str) -> None:
     async with served(Commanded) as (url, engine):
-        door = Door(name, engine, url)
-        client = door.client()
+        transport = Transport(name, engine, url)
+        client = transport.client()
         await client.open()
         session = client.session_id
         with pytest.raises(EpisodeNotStarted) as early:
             await client.step({})
-        door.located(early.value, "step", session)
+        transport.located(early.value, "step", session)
         with pytest.raises(InvalidOption) as option:
             await client.reset(color="red")
-        door.located(option.value, "reset", session)
+        transport.located(option.value, "reset", session)
         await client.reset()
         with pytest.raises(EnvironmentRaised, match="on purpose") as raised:
             await client.step({"do": "raise", "type": "Exception"})
-        door.located(raised.value, "step", session)
+        transport.located(raised.value, "step", session)
         assert raised.value.detail["raised"] == "Exception"
         with pytest.raises(DeadlineExceeded) as late:
             await client.step({"do": "sleep", "seconds": 1}, timeout=0.1)
-        door.located(late.value, "step", session)
+        transport.located(late.value, "step", session)
         assert late.value.detail["field"] == "step"
         assert late.value.detail["value"] == pytest.approx(0.1)
         await client.close()
 
 
-@pytest.mark.parametrize("name", DOORS[:3])
+@pytest.mark.parametrize("name", TRANSPORTS[:3])
 async def test_errors_of_what_does_not_fit(name: str) -> None:
     async with served(Counting) as (url, engine):
-        door = Door(name, engine, url)
-        client = door.client()
+        transport = Transport(name, engine, url)
+        client = transport.client()
         await client.reset()
         with pytest.raises(InvalidAction) as caught:
             await client.step({"amount": "many"})
-        door.located(caught.value, "step", client.session_id)
+        transport.located(caught.value, "step", client.session_id)
         await client.close()
 
 
-@pytest.mark.parametrize("name", DOORS[:3])
+@pytest.mark.parametrize("name", TRANSPORTS[:3])
 async def test_errors_of_opening(name: str) -> None:
     async with served(CannotStart) as (url, engine):
-        door = Door(name, engine, url)
+        transport = Transport(name, engine, url)
         with pytest.raises(EnvironmentStartFailed) as start:
-            await door.client().open()
-        door.located(start.value, "open")
+            await transport.client().open()
+        transport.located(start.value, "open")
     async with served(Counting, max_sessions=1) as (url, engine):
-        door = Door(name, engine, url)
-        first = door.client()
+        transport = Transport(name, engine, url)
+        first = transport.client()
         await first.open()
         with pytest.raises(ServerBusy) as busy:
-            await door.client().open()
-        door.located(busy.value, "open")
+            await transport.client().open()
+        transport.located(busy.value, "open")
         assert busy.value.retryable
         assert busy.value.detail["limit"] == 1
         assert busy.value.detail["setting"] == "max_sessions"
         await first.close()
 
 
-@pytest.mark.parametrize("name", DOORS[:3])
+@pytest.mark.parametrize("name", TRANSPORTS[:3])
 async def test_errors_of_a_process_that_died(name: str) -> None:
     async with served(CommandedProcess) as (url, engine):
-        door = Door(name, engine, url)
-        client = door.client()
+        transport = Transport(name, engine, url)
+        client = transport.client()
         await client.reset()
         session = client.session_id
         with pytest.raises(EnvironmentDied) as caught:
@@ -214,7 +214,7 @@ async def test_errors_of_a_process_that_died(name: str) -> None:
         error = caught.value
         assert error.exit_code == -9
         assert error.log_tail is not None
-        assert error.log_tail.endswith("the very last words")
+        assert error.log_tail.endswith("the very last line")
         assert error.session_id == session
         assert error.phase == "step"
         same(error, pickle.loads(pickle.dumps(error)))

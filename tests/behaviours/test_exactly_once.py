@@ -153,7 +153,7 @@ async def test_streams_across_cuts() -> None:
 
 @pytest.mark.parametrize("messages", range(1, 6))
 async def test_credit_that_was_lost_is_given_again(messages: int) -> None:
-    """Every grant is cut off once; a stream that counted it as given would stop for ever."""
+    """Every grant is cancelled once; a stream that counted it as given would stop for ever."""
     async with served(LedgerStream) as (url, _), ChaosProxy(url) as proxy:
         one = client(proxy.url)
         await one.reset(label="one")

@@ -1,7 +1,7 @@
 """Hostile frames on a real socket: always a ProtocolError, the process alive.
 
 The decoder has a guard of its own against recursion, at some thousand levels. So that the tests
-decide ours, which stands before it, they walk up to its exact limit at every door.
+decide ours, which stands before it, they walk up to its exact limit at every transport.
 
 The same without a network, and with every mutation: ``tests/protocol/test_fuzz.py``.
 """

@@ -82,7 +82,7 @@ async def test_a_stuck_thread_costs_its_session_and_no_capacity() -> None:
         await until(lambda: Commanded.closed == 6)  # the abandoned ones too, in the end
 
 
-async def test_an_async_environment_deaf_to_cancellation() -> None:
+async def test_an_async_environment_that_ignores_cancellation() -> None:
     Stubborn.cancelled = Stubborn.closed = 0
     async with served(Stubborn, max_sessions=1, interrupt_grace=0.2) as (url, engine):
         one = client(url)

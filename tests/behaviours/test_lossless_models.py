@@ -1,4 +1,4 @@
-"""Nothing is lost on the wire, by any door, with any kind of model."""
+"""Nothing is lost on the wire, by any transport, with any kind of model."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ MODELS: dict[str, Any] = {
     "pydantic": PydanticModel,
 }
 INNER = {"dataclass": DataInner, "struct": StructInner, "pydantic": PydanticInner}
-DOORS = ["msgpack", "json", "http", "stream"]
+TRANSPORTS = ["msgpack", "json", "http", "stream"]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 floats = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -118,7 +118,7 @@ def values(kind: str) -> st.SearchStrategy[Any]:
 
 
 class Bench:
-    """A server and a client of each door for one kind of model, on a loop of its own."""
+    """A server and a client of each transport for one kind of model, on a loop of its own."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -144,12 +144,12 @@ class Bench:
             self.clients[name] = await self.stack.enter_async_context(each)
             await each.reset()
 
-    def echo(self, door: str, value: Any) -> StepResult[Any]:
-        return self.runner.run(self._echo(door, value))
+    def echo(self, transport: str, value: Any) -> StepResult[Any]:
+        return self.runner.run(self._echo(transport, value))
 
-    async def _echo(self, door: str, value: Any) -> StepResult[Any]:
-        client = self.clients[door]
-        if door != "stream":
+    async def _echo(self, transport: str, value: Any) -> StepResult[Any]:
+        client = self.clients[transport]
+        if transport != "stream":
             result: StepResult[Any] = await client.step(value)
             return result
         [result] = [item async for item in client.stream_step(value)]
@@ -167,29 +167,29 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made.close()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_what_goes_in_comes_out(bench: Bench, door: str, data: st.DataObject) -> None:
+def test_what_goes_in_comes_out(bench: Bench, transport: str, data: st.DataObject) -> None:
     value = data.draw(values(bench.kind))
     reward = data.draw(st.none() | floats)
     info = data.draw(st.dictionaries(texts, trees, max_size=2))
     Echo.told = (reward, info)
-    result = bench.echo(door, value)
+    result = bench.echo(transport, value)
     assert type(result.observation) is type(value)
     assert result.observation == value
     assert repr(result.reward) == repr(reward)  # None is not 0.0, and 0.0 is not -0.0
     assert result.info == info
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_none_is_not_zero(bench: Bench, door: str) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_none_is_not_zero(bench: Bench, transport: str) -> None:
     for reward in (None, 0.0):
         Echo.told = (reward, {"value": reward})
         value = {"value": reward} if bench.kind == "dict" else MODELS[bench.kind](value=reward)
-        result = bench.echo(door, value)
+        result = bench.echo(transport, value)
         back = result.observation
         found = back["value"] if isinstance(back, dict) else back.value
         for each in (found, result.reward, result.info["value"]):

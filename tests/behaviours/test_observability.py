@@ -1,4 +1,4 @@
-"""It can be watched: metrics on every door, logs that name sessions, traces passed through."""
+"""It can be watched: metrics on every transport, logs that name sessions, traces passed through."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_lost_client_is_parked_then_abandoned() -> None:
         engine_side: Engine = engine
         connection.lost = lambda transport: None  # type: ignore[method-assign]  # it stays away
         connection._transport._socket.transport.abort()  # type: ignore[union-attr]
-        await until(lambda: any(s.port is None for s in engine_side.sessions.values()))
+        await until(lambda: any(s.sink is None for s in engine_side.sessions.values()))
         async with aiohttp.ClientSession() as http:
             async with http.get(url + "/stats") as reply:
                 stats = await reply.json()

@@ -1,4 +1,4 @@
-"""Death is noticed: what happened to the process, at once, with its last words."""
+"""Death is noticed: what happened to the process, at once, with its log tail."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_dying_by_itself_with_words() -> None:
         error = await died(one.step({"do": "die"}))
         assert error.exit_code == -signal.SIGKILL
         assert error.log_tail is not None
-        assert error.log_tail.endswith("the very last words")
+        assert error.log_tail.endswith("the very last line")
 
 
 async def test_os_exit() -> None:

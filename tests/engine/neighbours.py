@@ -262,8 +262,8 @@ class AsyncNeighbour(Environment[Dict, Dict, Dict]):
 
     async def step(self, action: Dict) -> Dict:
         sys.stdout.write(f"step {self.count}\n")
-        if action.get("deaf"):
-            ends = time.monotonic() + action["deaf"]
+        if action.get("unresponsive"):
+            ends = time.monotonic() + action["unresponsive"]
             while (left := ends - time.monotonic()) > 0:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(left)

@@ -101,7 +101,7 @@ def good(request: RunnerRequest) -> RunnerReply:
 
 
 class KeepingSink:
-    """A door that keeps every frame it was to send, and says the end as the native one does."""
+    """A sink that keeps every frame it was to send, and says the end as the native one does."""
 
     def __init__(self, codecs: Codecs) -> None:
         self.codecs = codecs

@@ -156,7 +156,7 @@ def test_details_are_converted_and_what_has_none_stays() -> None:
     assert transcode(SPEC, Closed(1, 1), "msgpack", "json") == Closed(1, 1)
 
 
-# -- traffic that a door may see ----------------------------------------------------------
+# -- traffic that a client may see ----------------------------------------------------------
 
 
 async def test_a_lost_session_says_so_to_who_resumes_it() -> None:

@@ -486,7 +486,7 @@ async def test_another_connection_takes_over(stage: Stage) -> None:
     assert [type(frame) for frame in other.take()] == [Opened, StateIs]
 
 
-async def test_a_reply_is_converted_for_a_door_of_another_format(stage: Stage) -> None:
+async def test_a_reply_is_converted_for_a_transport_of_another_format(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1))
     other = stage.new_sink("json")

@@ -29,7 +29,7 @@ from openenv_async.rollouts import (
 from openenv_async.server import create_app
 from tests.rollouts.environments import Counting, Move, Seen
 
-NOWHERE = "http://127.0.0.1:1"
+NO_SERVER = "http://127.0.0.1:1"
 
 
 class CountingEnv(EnvClient[Move, Seen, dict[str, Any]]):
@@ -41,7 +41,7 @@ def move(observation: Any) -> dict[str, int]:
 
 
 async def a_client() -> Any:
-    return GenericEnvClient(NOWHERE)
+    return GenericEnvClient(NO_SERVER)
 
 
 class Gym(gymnasium.Env[Any, Any]):
@@ -54,10 +54,10 @@ NOT_TARGETS: list[tuple[Any, type[Exception], str]] = [
     (3, WrongTarget, "give the URL of a server"),
     (b"echo", WrongTarget, "give the URL of a server"),
     (object(), WrongTarget, "a pool or a provider"),
-    ({"url": NOWHERE}, WrongTarget, "give the URL of a server"),
+    ({"url": NO_SERVER}, WrongTarget, "give the URL of a server"),
     ([], WrongTarget, "was given no URL"),
     ([3], WrongTarget, "several targets are URLs"),
-    ([NOWHERE, "localhost:1"], ValueError, "not a valid server address"),
+    ([NO_SERVER, "localhost:1"], ValueError, "not a valid server address"),
     (CountingEnv, WrongTarget, r"functools.partial\(CountingEnv, url\)"),
     (connect(Counting), WrongTarget, "it was not entered"),
     (a_client, WrongTarget, "which is async"),
@@ -100,14 +100,14 @@ async def test_what_a_factory_makes_has_to_be_a_client(made: Any) -> None:
 
 
 async def test_arguments_of_a_target_are_refused_where_they_mean_nothing() -> None:
-    pool = EnvPool(StaticProvider(NOWHERE))
-    for target in (pool, lambda: GenericEnvClient(NOWHERE), GenericEnvClient(NOWHERE)):
+    pool = EnvPool(StaticProvider(NO_SERVER))
+    for target in (pool, lambda: GenericEnvClient(NO_SERVER), GenericEnvClient(NO_SERVER)):
         with pytest.raises(ValueError, match="connections= belongs to URLs"):
             collect(target, move, episodes=2, connections=2)
     with pytest.raises(InvalidOption, match="takes no token"):
         collect(pool, move, episodes=2, token="secret")
     with pytest.raises(InvalidOption, match="takes no params"):
-        collect(NOWHERE, move, episodes=2, params={"goal": 2})
+        collect(NO_SERVER, move, episodes=2, params={"goal": 2})
     async with connect(Counting) as env:
         with pytest.raises(InvalidOption, match="plays on the client itself"):
             await rollout(env, move, params={"goal": 2})
@@ -132,9 +132,9 @@ async def test_a_target_is_played_on_with_its_types_and_arguments() -> None:
 
 async def test_a_typo_in_the_factory_is_raised() -> None:
     def typo() -> Any:
-        return GenericEnvClint(NOWHERE)  # type: ignore[name-defined]  # noqa: F821  # the typo
+        return GenericEnvClint(NO_SERVER)  # type: ignore[name-defined]  # noqa: F821  # the typo
 
-    for make in (typo, lambda: GenericEnvClient(NOWHERE, tokn="x"), lambda: None):
+    for make in (typo, lambda: GenericEnvClient(NO_SERVER, tokn="x"), lambda: None):
         with pytest.raises((NameError, TypeError)):
             await collect_all(make, move, episodes=3)
 
@@ -171,11 +171,11 @@ async def a_policy(observation: Any) -> Any:
 )
 async def test_a_policy_that_cannot_be_asked_is_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match="policy"):
-        await rollout(GenericEnvClient(NOWHERE), make())
+        await rollout(GenericEnvClient(NO_SERVER), make())
     with pytest.raises(TypeError, match="policy"):
-        collect(NOWHERE, make(), episodes=1)
+        collect(NO_SERVER, make(), episodes=1)
     with pytest.raises(TypeError, match="policy"):
-        stream(NOWHERE, make())
+        stream(NO_SERVER, make())
 
 
 async def test_policies_of_every_usual_form_are_taken() -> None:
@@ -239,7 +239,7 @@ def test_arguments_that_make_no_sense_are_refused_at_once(
     wrong: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        collect(NOWHERE, move, **{"episodes": 3, **wrong})
+        collect(NO_SERVER, move, **{"episodes": 3, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_arguments_of_streams_that_make_no_sense_are_refused_at_once(
     wrong: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        stream_groups(NOWHERE, move, **{"group_size": 2, **wrong})
+        stream_groups(NO_SERVER, move, **{"group_size": 2, **wrong})
 
 
 async def test_numbers_of_numpy_are_numbers() -> None:

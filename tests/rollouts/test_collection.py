@@ -1,4 +1,4 @@
-"""Many rollouts: as completed, stragglers cut off, nothing lost, nothing left open."""
+"""Many rollouts: as completed, stragglers cancelled, nothing lost, nothing left open."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ async def test_the_two_formats_of_a_call_may_differ() -> None:
         assert codec.decode(answer.content)["observation"]["frame"].size == 2
 
 
-async def test_a_session_changes_its_door() -> None:
+async def test_a_session_changes_its_transport() -> None:
     async with served() as (http, engine), EnvClient[Any, Any, Any](str(http.base_url)) as env:
         await env.reset()
         assert (await env.step({"message": "ws"})).observation["echo"] == "ws"

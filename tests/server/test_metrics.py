@@ -223,7 +223,7 @@ async def test_the_lag_is_measured() -> None:
     watch.start()
     loop = asyncio.get_running_loop()
     try:
-        watch._due = loop.time() - 3.0  # as if the loop had been held up
+        watch._due = loop.time() - 3.0  # as if the loop had been blocked
         assert watch.lag >= 3.0
         watch._look()
         assert 3.0 <= watch.worst_lag < 4.0

@@ -76,7 +76,7 @@ async def test_others_step_while_large_replies_come() -> None:
 
 
 @contextlib.asynccontextmanager
-async def deaf(url: str) -> AsyncIterator[Any]:
+async def unresponsive(url: str) -> AsyncIterator[Any]:
     """A peer that speaks JSON and reads nothing after its session is open."""
     async with connect(
         url.replace("http", "ws") + "/ws",
@@ -103,7 +103,7 @@ async def test_a_peer_that_does_not_read_is_cut() -> None:
     engine: Engine = app.state.openenv.engine
     async with serve(app, options=options) as url:
         with contextlib.suppress(ConnectionClosed):
-            async with deaf(url) as socket:
+            async with unresponsive(url) as socket:
                 for seq in (2, 3):
                     await socket.send(json.dumps([[3, 1, seq, seq - 1, {"size": 32 << 20}]]))
                 await until(lambda: engine.stats.cut == 1)
@@ -118,7 +118,7 @@ async def test_of_a_peer_that_asks_and_does_not_read_little_is_taken() -> None:
     bad = json.dumps([[3, 7, seq, 0, {}] for seq in range(1, 1001)])
     async with serve(app, options=options) as url:
         with contextlib.suppress(ConnectionClosed):
-            async with deaf(url) as socket:
+            async with unresponsive(url) as socket:
                 sending = asyncio.create_task(_send(socket, bad, 2000))
                 try:
                     await until(lambda: engine.stats.cut == 1)
@@ -136,7 +136,7 @@ async def _send(socket: Any, message: str, times: int) -> None:
 
 @pytest.mark.parametrize("lines", ["direct"], indirect=True)  # uvicorn's own logs a traceback
 async def test_text_that_is_none_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
-    async with serve(Blob) as url, deaf(url) as socket:
+    async with serve(Blob) as url, unresponsive(url) as socket:
         socket.transport.resume_reading()
         await socket.send(b"\xff\xfe", text=True)
         with pytest.raises(ConnectionClosed):

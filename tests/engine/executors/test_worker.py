@@ -158,12 +158,12 @@ async def test_a_call_past_its_deadline_where_all_share_one_thread() -> None:
         assert engine.stats.workers_died == 0
 
 
-async def test_an_async_call_deaf_to_cancellation_is_given_up() -> None:
+async def test_an_async_call_that_ignores_cancellation_is_given_up() -> None:
     async with served(AsyncNeighbour, workers=1) as (url, engine), beside(url):
         bad = client(url)
         await bad.reset()
         with pytest.raises(DeadlineExceeded):
-            await bad.step({"deaf": 2.0}, timeout=0.2)
+            await bad.step({"unresponsive": 2.0}, timeout=0.2)
         with pytest.raises(SessionClosed):
             await bad.step({})
         assert engine.stats.workers_died == 0
@@ -201,7 +201,7 @@ async def test_a_worker_whose_only_thread_hangs_is_killed_with_typed_errors(env:
         one, other = client(url), client(url)
         await one.reset()
         await other.reset()
-        hang = {"sleep": 60} if env is UnsafeNeighbour else {"deaf": 0, "do": "hang"}
+        hang = {"sleep": 60} if env is UnsafeNeighbour else {"unresponsive": 0, "do": "hang"}
         waiting = asyncio.ensure_future(other.step({"sleep": 0.3}))
         await asyncio.sleep(0.05)
         with pytest.raises((DeadlineExceeded, EnvironmentDied)):
