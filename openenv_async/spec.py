@@ -366,6 +366,7 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
         return type(env), lambda: env, True
     if callable(env):
         made = _made_by(env)
+        _refuse_client(made)
         host = hosts.hosted_factory(env, made)
         return (made, env, False) if host is None else (host, host, False)
     hint = ""

@@ -42,7 +42,7 @@ URL_SCHEMES: Final = ("http://", "https://", "ws://", "wss://")
 IMAGE_SCHEME: Final = "docker://"
 _SPACE: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _IMAGE: Final = re.compile(
-    r"(?:[\w.-]+(?::\d+)?/)*[a-z0-9][a-z0-9._-]*(?::[\w][\w.-]*)?(?:@sha256:[0-9a-f]{64})?"
+    r"(?:[A-Za-z0-9][\w.-]*(?::\d+)?/)*[a-z0-9][a-z0-9._-]*(?::[\w][\w.-]*)?(?:@sha256:[0-9a-f]{64})?"
 )
 _PATH: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """``module:Class``, with dots on both sides."""

@@ -395,7 +395,7 @@ def environment_spec(
         InvalidOption: it takes no such argument.
     """
     named = isinstance(given, ResolvedTarget | str | os.PathLike)
-    if named or is_elsewhere(given) or inspect.iscoroutine(given):
+    if named or is_elsewhere(given):
         return resolve(given, params=params, entry=entry).spec(entry)
     if isinstance(given, EnvironmentSpec):
         return _spec_with(given, params) if params else given
@@ -403,12 +403,13 @@ def environment_spec(
 
 
 def is_elsewhere(given: Any) -> bool:
-    """Return whether it is a target whose environment is elsewhere."""
+    """Return whether it is a target whose environment is elsewhere, or a coroutine by mistake."""
     return (
         (isinstance(given, list | tuple) and all(isinstance(e, str | tuple) for e in given))
         or isinstance(given, Provider | ModelHooks)
         or (not inspect.isclass(given) and callable(getattr(given, "session", None)))
         or _is_engine(given)
+        or inspect.iscoroutine(given)
     )
 
 

@@ -10,4 +10,4 @@ print("here I am", file=sys.stderr, flush=True)  # noqa: T201 - this is what it 
 
 
 class Loud(Tiny):
-    """As ``Tiny``."""
+    """The environment ``Tiny``, of a module that prints."""

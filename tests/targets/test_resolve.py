@@ -149,6 +149,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ("http://", InvalidOption, "write http://HOST:PORT"),
     ("./missing", TargetNotFound, "there is no folder './missing'"),
     (Path("missing"), TargetNotFound, "there is no folder './missing'"),
+    (Path("no/such/folder"), TargetNotFound, "there is no folder './no/such/folder'"),
+    ("/no/such/folder:latest", TargetNotFound, "there is no folder"),
     ("tests/targets", TargetNotFound, "has no openenv.yaml"),
     ("tests.targets.environments:Tyni", TargetNotFound, "did you mean Tiny"),
     ("tests.targets.nothing:Tiny", TargetNotFound, "no module 'tests.targets.nothing'"),
@@ -332,7 +334,7 @@ def test_a_target_is_immutable_and_keeps_its_token_to_itself() -> None:
 def test_a_class_of_a_package_without_an_init_file_is_found_unimported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a fresh process meets it: nothing of the namespace is among the loaded modules."""
+    """Look for it as a fresh process does: nothing of the namespace is among the loaded modules."""
     (tmp_path / "spread_out" / "deep").mkdir(parents=True)
     (tmp_path / "spread_out" / "deep" / "games.py").write_text("class Game: ...\n")
     monkeypatch.syspath_prepend(tmp_path)

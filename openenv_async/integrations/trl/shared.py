@@ -15,12 +15,14 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from openenv_async.client.env import GenericEnvClient
+from openenv_async.client.http import HTTPEnvClient
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.errors import OperationUnsupported, SessionClosed, WrongTarget
 from openenv_async.pool import EnvPool
 from openenv_async.renamed import renamed_attributes
+from openenv_async.targets.classes import async_class
 from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
-from openenv_async.targets.sessions import is_in_process
+from openenv_async.targets.sessions import copied_client, is_in_process
 
 __all__ = ["SharedSessions", "close_all"]
 
@@ -104,7 +106,10 @@ class SharedSessions:
             raise SessionClosed("the trainer's environments were closed: make new ones")
         if self.is_pool:
             return self._leasing.session(client=GenericEnvClient)
-        return self._target.sessions().session()
+        made = self._target.sessions().session()
+        if isinstance(made, HTTPEnvClient):  # its calls would block the thread they are made in
+            return copied_client(made, async_class(type(made)), None, {})
+        return made
 
     @property
     def _leasing(self) -> Any:
