@@ -8,7 +8,13 @@ import pytest
 
 from openenv_async import EngineOptions
 from openenv_async.engine.requests import transcode
-from openenv_async.errors import ServerBusy, SessionClosed, SessionLost, SessionNotFound
+from openenv_async.errors import (
+    EnvironmentDied,
+    ServerBusy,
+    SessionClosed,
+    SessionLost,
+    SessionNotFound,
+)
 from openenv_async.models import Format
 from openenv_async.protocol.codec import encode_map
 from openenv_async.protocol.frames import (
@@ -182,3 +188,51 @@ async def test_dead_sessions_do_not_stay_listed() -> None:
     assert len(peer.connection._channels) < 2000
     assert not engine.sessions
     await engine.aclose()
+
+
+async def test_reasons_of_sessions_that_ended_unseen_are_bounded() -> None:
+    """The newest 1,024 are kept, for clients that come back."""
+    stage = Stage(max_sessions=2)
+    for number in range(1, 1026):
+        session = stage.open(number)
+        session.detach(stage.sink)
+        session.die(EnvironmentDied(f"number {number}"))
+
+    def told(number: int) -> str:
+        sink = stage.new_sink()
+        assert stage.ask(number, sink, resume=True) is None
+        message: str = sink.take()[0].message
+        return message
+
+    assert told(1025) == "number 1025"
+    assert told(2) == "number 2"
+    assert "the server restarted, or it was away" in told(1)
+
+
+@pytest.mark.parametrize("wrong", ["", "a" * 31, "a" * 33, "a" * 31 + "-", "ä" * 32])
+async def test_a_session_is_named_by_32_letters_and_digits(wrong: str) -> None:
+    stage = Stage()
+    for names in ((wrong, token(2)), (token(1), wrong)):
+        assert stage.engine.open(Open(1, *names), stage.sink) is None
+        [failed] = stage.sink.take()
+        assert failed.code == "protocol_error"
+        assert "32 hex digits" in failed.message
+    assert stage.engine.stats.refused == 2
+    assert stage.engine.stats.errors == {"protocol_error": 2}
+
+
+async def test_counters_of_sessions_follow_their_lives() -> None:
+    stage = Stage(max_sessions=3)
+    first, second = stage.open(1), stage.open(2)
+    stats = stage.engine.stats
+    assert (stats.opened, stats.closed, stats.peak_sessions) == (2, 0, 2)
+    for session in (first, second):
+        session.die(EnvironmentDied("gone"))
+    stage.sink.take()
+    stage.open(3)
+    assert (stats.opened, stats.closed, stats.peak_sessions) == (3, 2, 2)
+    assert stage.ask(3, stage.new_sink(), resume=True) is not None
+    assert stats.resumed == 1
+    stage.engine.count_error("an author's own code")
+    stage.engine.count_error("an author's own code")
+    assert stats.errors == {"other": 2}
