@@ -22,10 +22,15 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
     InvalidAction,
+    OpenEnvError,
     OperationCancelled,
+    PayloadTooLarge,
+    SessionClosed,
+    SessionNotFound,
     TransportError,
 )
 from openenv_async.rollouts import Reservoir, Trajectory, Turn
+from openenv_async.rollouts.run import PolicyFailed, Rollout
 from tests.rollouts.environments import (
     CannotStart,
     Counting,
@@ -268,3 +273,154 @@ async def test_policies_may_be_async_and_take_the_turn() -> None:
 async def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         await rollout(Scripted(), lambda observation: 1, **wrong)
+
+
+# -- what is passed on, and what is recorded -----------------------------------------------------
+
+
+class Rewarding:
+    """A client that gives rewards from a list; notes what it was called with."""
+
+    def __init__(self, *rewards: Any, first: Any = None) -> None:
+        self.rewards = list(rewards)
+        self.first = first
+        self.resets: list[dict[str, Any]] = []
+        self.actions: list[Any] = []
+        self.error: BaseException | None = None
+
+    async def reset(self, **arguments: Any) -> StepResult[int]:
+        self.resets.append(arguments)
+        return StepResult(0, self.first, info={"begun": True})
+
+    async def step(self, action: Any) -> StepResult[int]:
+        if self.error is not None:
+            raise self.error
+        self.actions.append(action)
+        count = len(self.actions)
+        reward = self.rewards[count - 1]
+        return StepResult(count, reward, terminated=count == len(self.rewards), info={"n": count})
+
+
+def counting(observation: int, turn: Turn) -> tuple[int, int]:
+    return observation, turn.t
+
+
+async def test_the_record_has_every_step_as_it_was() -> None:
+    env = Rewarding(1.0, None, -3, first=9.0)
+    outcome = await rollout(env, counting, seed=5, episode_id="e", index=2)
+    assert env.resets == [{"seed": 5, "episode_id": "e"}]
+    assert env.actions == [(0, 0), (1, 1), (2, 2)]
+    assert (outcome.index, outcome.steps, outcome.episode_return) == (2, 3, -2.0)
+    record = outcome.trajectory
+    assert record is not None
+    assert (record.index, record.reset_reward, record.reset_info) == (2, 9.0, {"begun": True})
+    assert [(t.t, t.observation, t.action, t.reward) for t in record.transitions] == [
+        (0, 0, (0, 0), 1.0),
+        (1, 1, (1, 1), None),
+        (2, 2, (2, 2), -3.0),
+    ]
+    assert [t.terminated for t in record.transitions] == [False, False, True]
+    assert [t.info for t in record.transitions] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert record.final_observation == 3
+    assert (record.steps, record.status) == (3, OutcomeStatus.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("most", "steps", "status"),
+    [
+        (1, 1, OutcomeStatus.TRUNCATED),
+        (2, 2, OutcomeStatus.TRUNCATED),
+        (3, 3, OutcomeStatus.COMPLETED),
+        (4, 3, OutcomeStatus.COMPLETED),
+    ],
+)
+async def test_the_step_limit_is_exact(most: int, steps: int, status: OutcomeStatus) -> None:
+    outcome = await rollout(Rewarding(1.0, 1.0, 1.0), counting, max_steps=most)
+    assert (outcome.steps, outcome.status, outcome.episode_return) == (steps, status, float(steps))
+
+
+async def test_latencies_are_of_the_steps_that_were_answered() -> None:
+    latencies = Reservoir()
+    await rollout(Rewarding(1.0, 1.0), counting, latencies=latencies, record=False)
+    assert latencies.count == 2
+    env = Rewarding(1.0)
+    env.error = TransportError("gone")
+    outcome = await rollout(env, counting, latencies=latencies)
+    assert (outcome.status, latencies.count) == (OutcomeStatus.INFRA_ERROR, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SessionClosed("closed"),
+        SessionNotFound("no such session"),
+        PayloadTooLarge("too large"),
+        OperationCancelled("stopped"),
+    ],
+)
+async def test_caller_errors_that_the_caller_did_not_make_are_outcomes(
+    error: OpenEnvError,
+) -> None:
+    env = Rewarding(1.0)
+    env.error = error
+    outcome = await rollout(env, counting)
+    cancelled = isinstance(error, OperationCancelled)
+    expected = OutcomeStatus.CANCELLED if cancelled else OutcomeStatus.INFRA_ERROR
+    assert (outcome.status, outcome.error) == (expected, error)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_an_error_of_the_policys_side_is_raised_or_the_outcome(strict: bool) -> None:
+    """As an adapter's client tells it, as an action that does not fit, and as the policy's own."""
+    bug = LookupError("a bug")
+    failed = PolicyFailed("the adapter")
+    failed.__cause__ = bug
+    wrong = InvalidAction("it does not fit")
+    for error, told in ((failed, bug), (wrong, wrong)):
+        env = Rewarding(1.0)
+        env.error = error
+        played = Rollout(counting, strict=strict)
+        if strict:
+            with pytest.raises(type(told)) as caught:
+                await played.play(env)
+            assert caught.value is told
+            continue
+        outcome = await played.play(env)
+        assert (outcome.status, outcome.error) == (OutcomeStatus.POLICY_ERROR, told)
+        assert played.acted
+
+    def fails(observation: int) -> int:
+        raise bug
+
+    played = Rollout(fails, strict=strict)
+    if strict:
+        with pytest.raises(LookupError):
+            await played.play(Rewarding(1.0))
+    else:
+        outcome = await played.play(Rewarding(1.0))
+        assert (outcome.status, outcome.error) == (OutcomeStatus.POLICY_ERROR, bug)
+    assert not played.acted
+
+
+async def test_what_is_given_twice_is_refused() -> None:
+    for options in ({"seed": 1}, {"episode_id": "x"}):
+        with pytest.raises(ValueError, match="given twice"):
+            await rollout(Rewarding(1.0), counting, seed=2, episode_id="y", reset_options=options)
+    env = Rewarding(1.0)
+    await rollout(env, counting, reset_options={"seed": 3})
+    assert env.resets == [{"seed": 3}]
+
+
+async def test_a_client_whose_calls_answer_at_once_is_refused() -> None:
+    class AtOnce(Rewarding):
+        def reset(self, **arguments: Any) -> Any:
+            return StepResult(0)
+
+    class Other(Rewarding):
+        async def reset(self, **arguments: Any) -> Any:
+            return {}
+
+    with pytest.raises(TypeError, match="at once: a client's is async"):
+        await rollout(AtOnce(1.0), counting)
+    with pytest.raises(TypeError, match="gave a dict: a client's is async"):
+        await rollout(Other(1.0), counting)

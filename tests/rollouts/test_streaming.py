@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
-from openenv_async import GenericEnvClient, OutcomeStatus, serve
+from openenv_async import GenericEnvClient, Outcome, OutcomeStatus, serve
+from openenv_async.errors import OperationCancelled
 from openenv_async.pool import EnvPool
 from openenv_async.providers.process import ProcessProvider
 from openenv_async.rollouts import (
+    EpisodeStream,
+    GroupStream,
     ResponderPolicy,
     Summary,
     Turn,
@@ -20,6 +23,8 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.streaming import _GroupSeeds
+from openenv_async.rollouts.versions import PolicyWatch
 from openenv_async.server import create_app
 from tests.helpers import until
 from tests.rollouts.environments import Counting, Hanging, RaisesInStep
@@ -278,3 +283,92 @@ async def test_a_responder_is_a_policy() -> None:
     assert responder.heard[-1][-1]["content"] == '{"total": 2, "seed": null}'
     with pytest.raises(ValueError, match="max_turns"):
         ResponderPolicy(responder, to_action, max_turns=0)
+
+
+# -- outcomes that are handed over ---------------------------------------------------------------
+
+
+def stream_of(outcomes: list[Outcome[Any, Any]], **options: bool) -> EpisodeStream[Any, Any]:
+    """A stream of these outcomes, of a policy that is at version 3 and may be 1 behind."""
+
+    async def given() -> AsyncGenerator[Outcome[Any, Any], None]:
+        for outcome in outcomes:
+            yield outcome
+
+    watch = PolicyWatch(VersionedPolicy(lambda observation: 1, version=3), 2, 1)
+    arguments: dict[str, Any] = {"partial": False, "failures": False, **options}
+    return EpisodeStream(given(), watch, Summary(), **arguments)
+
+
+def outcomes_of_all_kinds() -> list[Outcome[Any, Any]]:
+    stale = OperationCancelled("too old", stale=True)
+    return [
+        Outcome(0, OutcomeStatus.COMPLETED, steps=2),
+        Outcome(1, OutcomeStatus.ENV_ERROR, steps=2, error=ValueError()),
+        Outcome(2, OutcomeStatus.CANCELLED, steps=2),
+        Outcome(3, OutcomeStatus.TIMEOUT, steps=0),
+        Outcome(4, OutcomeStatus.CANCELLED, steps=1, error=stale),
+        Outcome(5, OutcomeStatus.TRUNCATED, steps=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "read", "left_out"),
+    [
+        ({}, [0, 5], 3),
+        ({"partial": True}, [0, 2, 5], 2),
+        ({"failures": True}, [0, 1, 2, 3, 5], 0),
+    ],
+)
+async def test_only_what_is_wanted_is_handed_over(
+    options: dict[str, bool], read: list[int], left_out: int
+) -> None:
+    episodes = stream_of(outcomes_of_all_kinds(), **options)
+    assert [episode.outcome.index async for episode in episodes] == read
+    assert (episodes.left_out, episodes.stale) == (left_out, 1)
+
+
+async def test_groups_are_handed_over_as_they_become_complete() -> None:
+    numbers = [3, 0, 5, 1, 2, 4, 7]
+    outcomes = [Outcome(index, OutcomeStatus.COMPLETED, steps=1) for index in numbers]
+    groups = GroupStream(stream_of(outcomes, partial=True, failures=True), 2)
+    found = [
+        (group.index, [episode.outcome.index for episode in group.episodes])
+        async for group in groups
+    ]
+    assert found == [(0, [0, 1]), (1, [2, 3]), (2, [4, 5])]
+
+
+async def test_a_group_is_whole_with_its_stale_episodes() -> None:
+    groups = GroupStream(stream_of(outcomes_of_all_kinds(), partial=True, failures=True), 2)
+    found = [[episode.stale for episode in group.episodes] async for group in groups]
+    assert found == [[False, False], [False, False], [True, False]]
+    assert groups.episodes.stale == 1
+
+
+def test_seeds_count_by_groups() -> None:
+    seeds = _GroupSeeds(7, 3)
+    assert [seeds[index] for index in range(7)] == [7, 7, 7, 8, 8, 8, 9]
+    assert len(seeds) > 1 << 60
+    drawn = {_GroupSeeds(None, 1)[0] for _ in range(20)}
+    assert len(drawn) > 1
+    assert all(0 <= seed < 1 << 31 for seed in drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"speed": 1}, TypeError, "no argument 'speed'; there are deadline, max_ahead"),
+        ({"deadline": 1.0}, ValueError, "deadline= needs a number of episodes"),
+        ({"max_staleness": 1}, ValueError, "policy with a version"),
+        ({"max_staleness": -1}, ValueError, "max_staleness must be at least 0"),
+        ({"group_size": 0}, ValueError, "group_size must be at least 1"),
+    ],
+)
+def test_streams_that_make_no_sense_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        stream("http://127.0.0.1:1", lambda observation: 1, **options)
+    with pytest.raises(ValueError, match="groups must be at least 1"):
+        stream_groups("http://127.0.0.1:1", lambda observation: 1, group_size=1, groups=0)
