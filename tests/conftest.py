@@ -32,6 +32,10 @@ NOT_CORE: Final = (
     "test_survival.py",
     # type checkers
     "typing",
+    # thousands of orders of events, each played through
+    "client/test_races.py",
+    "engine/test_races.py",
+    "pool/test_races.py",
     # worker processes by the dozen
     "engine/test_failures_told.py",
     "engine/test_isolation.py",
