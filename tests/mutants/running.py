@@ -20,6 +20,7 @@ __all__ = ["ROOMS", "Copy", "Verdict", "room_of"]
 ROOMS: Final = ("engine", "client", "pool", "protocol", "rollouts")
 _HANGS: Final = 40
 """Seconds after which one test counts as hanging."""
+_HUNG: Final = re.compile(r'File ".*/(tests/[^"]+)", line \d+ in (test_\w+)')
 _KILLER: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -159,5 +160,6 @@ class Copy:
         if failed is not None:
             return Verdict(True, failed[1], seconds)
         if "Timeout (" in output:
-            return Verdict(True, "a test hung", seconds)
+            hung = _HUNG.search(output)
+            return Verdict(True, f"{hung[1]}::{hung[2]}" if hung else "a test hung", seconds)
         return Verdict(True, f"pytest ended with {process.returncode}", seconds)
