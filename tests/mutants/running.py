@@ -21,7 +21,7 @@ ROOMS: Final = ("engine", "client", "pool", "protocol", "rollouts")
 _HANGS: Final = 40
 """Seconds after which one test counts as hanging."""
 _HUNG: Final = re.compile(r'File ".*/(tests/[^"]+)", line \d+ in (test_\w+)')
-_KILLER: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_KILLER: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
