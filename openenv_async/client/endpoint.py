@@ -50,7 +50,7 @@ __all__ = [
     "MEDIA",
     "Endpoint",
     "Opened",
-    "Result",
+    "ResultReply",
     "Sockets",
     "State",
     "read_reply",
@@ -141,7 +141,7 @@ class Opened(msgspec.Struct):
     reset_options: list[str] = []
 
 
-class Result(msgspec.Struct):
+class ResultReply(msgspec.Struct):
     """The reply to ``/reset`` and ``/step``."""
 
     observation: msgspec.Raw

@@ -40,7 +40,7 @@ from openenv_async.client.endpoint import (
     MEDIA,
     Endpoint,
     Opened,
-    Result,
+    ResultReply,
     State,
     read_reply,
     taken_number,
@@ -385,12 +385,12 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         with self._exclusive("reset"):
             had = self.session_id is not None
             try:
-                reply = await self._numbered("reset", body, Result, seconds)
+                reply = await self._numbered("reset", body, ResultReply, seconds)
             except (SessionLost, SessionClosed):
                 if not had or self._is_closed:
                     raise
                 # A reset begins anew anyway: in a new session.
-                reply = await self._numbered("reset", body, Result, seconds)
+                reply = await self._numbered("reset", body, ResultReply, seconds)
         self.episode = EpisodeInfo(reply.episode_id, reply.seed)
         return self._result(wire, reply)
 
@@ -399,7 +399,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         body = {"action": msgspec.Raw(wire.encode_action(action))}
         seconds = self._timeouts.step if timeout is None else checked_timeout(timeout, "step")
         with self._exclusive("step"):
-            reply = await self._numbered("step", body, Result, seconds)
+            reply = await self._numbered("step", body, ResultReply, seconds)
         if self.episode is not None:
             self.episode.step_count += 1
         return self._result(wire, reply)
@@ -439,7 +439,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _result(self, wire: WireModels, reply: Result) -> StepResult[ObsT]:
+    def _result(self, wire: WireModels, reply: ResultReply) -> StepResult[ObsT]:
         return StepResult(
             wire.decode_observation(memoryview(reply.observation)),
             reply.reward,

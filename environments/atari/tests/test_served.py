@@ -82,10 +82,9 @@ async def test_the_schema_knows_the_game_and_random_play_fits_it() -> None:
 async def test_the_example_policy_beats_random_play() -> None:
     params = {"noop_max": 30, "max_num_frames_per_episode": 1000}
     async with serve(AtariEnvironment, params=params) as url:
-        options = {"episodes": 2, "seeds": 0}
-        good = await collect_all(lambda: AtariEnv(url), follow_the_ball, **options)
+        good = await collect_all(lambda: AtariEnv(url), follow_the_ball, episodes=2, seeds=0)
         policy = RandomPolicy((await fetch_schema(url))["action"], 0)
-        chance = await collect_all(url, policy, **options)
+        chance = await collect_all(url, policy, episodes=2, seeds=0)
     returns = [sum(outcome.episode_return or 0.0 for outcome in each) for each in (good, chance)]
     assert returns[0] > returns[1] + 2 * 2, returns
 
