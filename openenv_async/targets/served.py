@@ -37,6 +37,7 @@ from openenv_async.errors import (
     shown,
 )
 from openenv_async.providers.base import Provider, Worker, WorkerExit
+from openenv_async.renamed import renamed_attributes
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import ResolvedTarget, Target, environment_spec, is_elsewhere
 
@@ -405,3 +406,12 @@ class _Holder:
         self.is_stopped = True
         self._loop.call_soon_threadsafe(self._stop.set)
         await asyncio.wrap_future(self.held)
+
+
+__getattr__ = renamed_attributes(
+    __name__,
+    {
+        "Source": "openenv_async.targets.resolve.Target",
+        "URL_SCHEMES": "openenv_async.targets.naming.URL_SCHEMES",
+    },
+)
