@@ -10,5 +10,5 @@ from openenv_async.renamed import renamed_attributes
 __all__ = ["Engine", "EngineOptions", "ReplySink", "ServerConnection", "Session"]
 
 __getattr__ = renamed_attributes(
-    __name__, {"ServerConnection": "ServerConnection", "Port": "ReplySink"}
+    __name__, {"NativeConnection": "ServerConnection", "Port": "ReplySink"}
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from openenv_async import engine
 from openenv_async.engine import interfaces
 from openenv_async.engine.connection import ServerConnection
 from openenv_async.engine.executors.inline import InlineExecutor
@@ -83,3 +84,11 @@ def test_no_executor_imports_sessions_or_their_engine(path: Path) -> None:
         owners.remove("openenv_async.engine.engine")
         owners.remove("openenv_async.engine.connection")
     assert not imported & owners
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("NativeConnection", ServerConnection), ("Port", ReplySink)]
+)
+def test_the_old_names_still_work_and_warn(old: str, new: Any) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new.__name__}"):
+        assert getattr(engine, old) is new

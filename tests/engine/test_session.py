@@ -960,3 +960,15 @@ class Sessions(RuleBasedStateMachine):
 
 Sessions.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestSessions = Sessions.TestCase
+
+
+async def test_a_close_that_takes_too_long_is_told_its_own_deadline() -> None:
+    stage = Stage(timeouts=Timeouts(close=2.0), interrupt_grace=0.5)
+    session = stage.open()
+    stage.executor.can_interrupt = False
+    session.submit(Close(1, 1))
+    stage.engine.closing(session, GoingAway("the server is going away"))
+    stage.clock.advance(2.1)
+    [failed] = [frame for frame in stage.sink.take() if frame.seq == 1]
+    assert failed.code == "deadline_exceeded"
+    assert "close() of" in failed.message
