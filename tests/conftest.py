@@ -18,6 +18,7 @@ NOT_CORE: Final = (
     "integrations",
     "rollouts/test_datasets.py",
     "rollouts/test_record.py",
+    "targets/test_entry_points.py",
     # a Ray cluster
     "providers/test_ray.py",
     # whole programs and servers, played from outside: minutes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Never, get_type_hints
+from typing import Any, Never, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -123,6 +123,9 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _add_dtypes(annotation: Any, schema: dict[str, Any]) -> None:
     """Write the dtypes named in ``annotation`` into its schema; msgspec's hook loses them."""
+    aliased = getattr(get_origin(annotation), "__value__", None)
+    if aliased is not None:  # NDArray from NumPy 2.5 on, a `type` statement
+        annotation = aliased[annotation.__args__]
     arguments = getattr(annotation, "__args__", ())
     if custom_kind(annotation) == "array":
         dtype = arrays.array_dtype(annotation)
