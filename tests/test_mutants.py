@@ -58,8 +58,8 @@ def test_every_kind_of_mutation_is_made(tmp_path: Path) -> None:
         "        raise ValueError(f'{a}')\n"
         "    return True\n"
     )
-    whats = sorted(change.what for change in changes_of(tmp_path, module))
-    assert whats == sorted(
+    made = sorted(change.what for change in changes_of(tmp_path, module))
+    assert made == sorted(
         [
             "3 + 1",
             "< -> <=",

@@ -144,6 +144,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "openenv_async/engine/executors/tasks.py",
         ("        slot.task.cancel()\n        return True"),
         ("        pass\n        return True"),
+        first=("tests/engine/test_races.py",),
     ),
     Mutation(
         "what is left is not cancelled at the end",
