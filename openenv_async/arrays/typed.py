@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from openenv_async.arrays.ext import numpy_types, parts
 
@@ -18,6 +18,9 @@ NONFINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.in
 
 def array_dtype(annotation: Any) -> Any:
     """The dtype named by ``NDArray[dtype]``; None for a bare ``np.ndarray``."""
+    aliased = getattr(get_origin(annotation), "__value__", None)
+    if aliased is not None:  # from NumPy 2.5 on, NDArray is a `type` statement
+        annotation = aliased[annotation.__args__]
     for argument in getattr(annotation, "__args__", ())[1:2]:
         scalar = (getattr(argument, "__args__", None) or (None,))[0]
         return scalar if isinstance(scalar, type) else None
