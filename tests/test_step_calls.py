@@ -25,11 +25,10 @@ MOST = 45
 MOST_OF_SERVER = 27
 
 
-@pytest.fixture(scope="module")
-def counts() -> dict[str, Calls]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.step_calls"], capture_output=True, text=True, timeout=60
-    )
+@pytest.fixture(scope="module", params=[(), ("attr",)], ids=["bare", "with attrs"])
+def counts(request: pytest.FixtureRequest) -> dict[str, Calls]:
+    command = [sys.executable, "-m", "tests.step_calls", *request.param]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     counts: dict[str, Calls] = json.loads(done.stdout)
     return counts

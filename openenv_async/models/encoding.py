@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import functools
 import math
+import operator
 import os
 import re
 import struct
@@ -392,12 +393,14 @@ def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
         try:
             octets = quick(value)
             kind: Any = type(value)
-            if "attr" in sys.modules:  # a dict may hold such an object, unless it is flat
-                if kind is dict and _LEAVES.issuperset(map(type, value.values())):
+            if kind is dict or travels_whole(kind):
+                if "attr" not in sys.modules:
                     return octets
-            elif kind is dict or travels_whole(kind):
-                return octets
-        except _TRIED_AGAIN:
+                # It may hold an object of attrs, unless it is flat.
+                inside = value.values() if kind is dict else _fields_of(kind)(value)
+                if _LEAVES.issuperset(map(type, inside)):
+                    return octets
+        except (*_TRIED_AGAIN, AttributeError):  # the latter of a field that was deleted
             pass
         return again(value)
 
@@ -619,6 +622,13 @@ def _names_of(kind: Any) -> tuple[str, ...]:
     if not isinstance(names, tuple | list | Mapping):
         return ()
     return tuple(name if isinstance(name, str) else name.name for name in names)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a reader of the values of a model's fields; of another class, one of no leaf."""
+    names = () if issubclass(kind, Mapping) or hasattr(kind, "model_fields") else _names_of(kind)
+    return operator.attrgetter(*(names or ("__class__",)), *(names or ("__class__",))[:1])
 
 
 # -- what msgspec does not know -------------------------------------------------------------
