@@ -246,6 +246,8 @@ def raised_again(error: E) -> E:
             return error
     except Exception:  # whatever its constructor raises
         return error
+    if isinstance(copied, OpenEnvError):
+        copied.detail = copied.detail.copy()  # what is added to one is not said of the others
     copied.__cause__, copied.__context__ = error.__cause__, error.__context__
     copied.__suppress_context__ = error.__suppress_context__
     if notes := getattr(error, "__notes__", None):

@@ -253,6 +253,15 @@ def test_another_caller_gets_a_copy_with_cause_and_traceback() -> None:
     assert error.__notes__ == ["a note"]
 
 
+def test_what_is_added_to_one_of_the_copies_is_not_said_of_the_others() -> None:
+    error = SessionLost("gone", limit=3)
+    first, second = raised_again(error), raised_again(error)
+    first.detail["last_acknowledged_step"] = 1
+    second.add_context(session_id="b")
+    assert (first.detail, first.session_id) == ({"limit": 3, "last_acknowledged_step": 1}, None)
+    assert (error.detail, second.detail) == ({"limit": 3}, {"limit": 3})
+
+
 class TakesTwo(Exception):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} {second}")
