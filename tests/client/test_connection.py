@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -11,14 +12,16 @@ from openenv_async.client.connection import ClientConnection
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
+    InvalidModel,
     OpenEnvError,
     ProtocolError,
     ServerBusy,
     SessionClosed,
     SessionLost,
+    Unauthorized,
     VersionMismatch,
 )
-from openenv_async.protocol.codec import MsgpackCodec, encode_map
+from openenv_async.protocol.codec import MsgpackCodec, decode_map, encode_map
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
@@ -50,6 +53,7 @@ class Line:
         self.connection = connection
         self.congested = False
         self.closed = False
+        self.leaving: bool | None = None
         self.sent: list[Frame] = []
         self._answer = answer
         self._codec = MsgpackCodec("server", 1 << 20)
@@ -68,7 +72,7 @@ class Line:
         await self._room.wait()
 
     async def aclose(self, leaving: bool = True) -> None:
-        self.closed = True
+        self.closed, self.leaving = True, leaving
 
 
 def welcoming(line: Line, frame: Frame) -> None:
@@ -444,3 +448,369 @@ def test_closing_ends_every_call_and_what_dials() -> None:
         await connection.aclose()
 
     explore(10, scenario)
+
+
+def test_whatever_ends_a_connection_after_its_welcome_is_what_its_start_raises() -> None:
+    """The welcome is there, and the task that waits for it has not run."""
+
+    def garbling(line: Line, frame: Frame) -> None:
+        welcoming(line, frame)
+        line.connection.receive(b"\xc1")
+
+    async def scenario() -> None:
+        lines = Lines(garbling)
+        with pytest.raises(ProtocolError, match="unreadable message"):
+            await lines.connection.start()
+        assert lines.made[0].closed
+
+    run(scenario)
+
+
+def test_what_a_connection_says_of_itself_before_and_after_its_start() -> None:
+    async def scenario() -> None:
+        lines = Lines(greeting(dialect="upstream"))
+        connection = lines.connection
+        assert (connection.up, connection.upstream, connection.format) == (False, False, "msgpack")
+        assert connection.channel_count == 0
+        await connection.start()
+        assert (connection.up, connection.upstream, connection.epoch) == (True, True, "epoch")
+        assert (connection.reconnects, connection.late_replies) == (0, 0)
+        assert connection.heard_at == now()
+        [line] = lines.made
+        await asyncio.sleep(1.0)
+        line.say(StateIs(9, 1, b"\x80", "e", 1, 0))
+        assert (connection.late_replies, connection.heard_at) == (1, now())
+        connection.channel()
+        assert connection.channel_count == 1
+        await connection.aclose()
+        assert (line.closed, line.leaving) == (True, True)
+        lines = Lines(greeting(dialect="another"))
+        await lines.connection.start()
+        assert not lines.connection.upstream
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_the_hello_says_how_much_this_side_takes() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        await lines.connection.start()
+        hello = lines.made[0].sent[0]
+        assert isinstance(hello, Hello)
+        assert hello.version == PROTOCOL_VERSION
+        told, limits = decode_map(hello.payload, "msgpack"), Limits()
+        assert told.pop("client").startswith("openenv_async/")
+        assert told == {
+            "max_message_size": limits.max_message_size,
+            "max_batch_size": limits.max_batch_size,
+        }
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_sizes_of_another_type_are_not_taken_from_a_server() -> None:
+    async def scenario() -> None:
+        own = Limits()
+        lines = Lines(greeting(max_message_size=5000.5, max_frames=-1))
+        await lines.connection.start()
+        outbox = lines.connection.outbox
+        assert (outbox._max_size, outbox._max_frames) == (own.max_message_size, own.max_frames)
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_an_older_transport_that_is_lost_changes_nothing() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        connection.lost(Line(connection, silent))
+        assert (connection.up, connection.error) == (True, None)
+        await connection.aclose()
+        error = connection.error
+        connection.lost(lines.made[0])
+        assert connection.error is error
+
+    run(scenario)
+
+
+def test_a_connection_comes_back_for_the_sake_of_a_session_or_a_request() -> None:
+    """A channel that nothing was asked of is not worth it; the next one dials itself."""
+
+    async def scenario() -> None:
+        for asked in (False, True):
+            lines = Lines(welcoming, welcoming)
+            connection = lines.connection
+            await connection.start()
+            lines.made[0]._answer = silent
+            channel = connection.channel()
+            opening = None
+            if asked:
+                request = Open(channel.number, channel.id, channel.secret)
+                opening = channel.call(request, 5.0)
+            connection.lost(lines.made[0])
+            await asyncio.sleep(1.0)
+            assert connection.up is asked
+            if opening is None:
+                assert isinstance(channel.error, ConnectionLost)
+                assert "the connection to here was lost" in str(channel.error)
+            else:
+                assert opening.done()
+            await connection.aclose()
+
+    run(scenario)
+
+
+def test_a_server_that_keeps_no_sessions_is_not_come_back_to() -> None:
+    async def scenario() -> None:
+        told: Any
+        for told in ({}, {"resume": 0}, {"resume": -1.0}, {"resume": "5"}, {"resume": None}, []):
+            lines = Lines(greeting(timeouts=told), welcoming)
+            await lines.connection.start()
+            await opened(lines.connection)
+            [channel] = lines.connection._channels.values()
+            lines.connection.lost(lines.made[0])
+            assert isinstance(lines.connection.error, ConnectionLost)
+            assert isinstance(channel.error, ConnectionLost)
+            assert len(lines.made) == 1
+            await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_a_refusal_that_time_does_not_cure_ends_the_coming_back() -> None:
+    def unauthorized(line: Line, frame: Frame) -> None:
+        if isinstance(frame, Hello):
+            line.say(Failed(0, 0, "unauthorized", "another token", False, None))
+
+    async def scenario() -> None:
+        lines = Lines(welcoming, unauthorized, welcoming)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        [channel] = connection._channels.values()
+        connection.lost(lines.made[0])
+        await asyncio.sleep(1.0)
+        assert isinstance(connection.error, Unauthorized)
+        assert isinstance(channel.error, Unauthorized)
+        assert len(lines.made) == 2
+        assert lines.made[1].closed
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_sessions_that_are_lost_together_have_an_error_each() -> None:
+    async def scenario() -> None:
+        lines = Lines(greeting(timeouts={"resume": 1.0}), *[refusing] * 50)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        await opened(connection)
+        first, second = connection._channels.values()
+        first.acked, second.acked = 3, 4
+        connection.lost(lines.made[0])
+        await asyncio.sleep(5.0)
+        errors = [channel.error for channel in (first, second)]
+        assert all(isinstance(error, SessionLost) for error in errors)
+        told = [error.detail["last_acknowledged_request"] for error in errors if error is not None]
+        assert told == [3, 4]
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_no_pause_of_the_dialling_goes_beyond_the_end_of_the_sessions() -> None:
+    async def scenario() -> None:
+        lines = Lines(greeting(timeouts={"resume": 0.02}), *[refusing] * 50)
+        await lines.connection.start()
+        await opened(lines.connection)
+        start = now()
+        lines.connection.lost(lines.made[0])
+        while lines.connection.error is None:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0.001)
+        assert now() - start < 0.024
+        assert len(lines.made) == 3  # at once, and a last time at the end
+        await lines.connection.aclose()
+
+    explore(5, scenario)
+
+
+def test_a_transport_that_swallows_everything_is_left_without_a_word() -> None:
+    """The session must live on: the server ends it when its client says that it leaves."""
+
+    async def scenario() -> None:
+        lines = Lines(welcoming, welcoming)
+        connection = lines.connection
+        assert connection.doubt(now() + 1, now()) < now()  # there is no transport yet
+        await connection.start()
+        await opened(connection)
+        assert connection.doubt(now() + 1.0, now()) == now()
+        assert connection.doubt(now() + 1.0, now() + 5.0) == now()  # none any more
+        await asyncio.sleep(1.0)
+        assert (lines.made[0].closed, lines.made[0].leaving) == (True, False)
+        assert connection.reconnects == 1
+        await connection.aclose()
+        assert connection._closing == set()
+
+    run(scenario)
+
+
+def test_closing_waits_until_an_abandoned_transport_is_closed_too() -> None:
+    class Slow(Line):
+        async def aclose(self, leaving: bool = True) -> None:
+            await asyncio.sleep(3.0)
+            await super().aclose(leaving)
+
+    async def scenario() -> None:
+        made: list[Slow] = []
+
+        async def redial(connection: ClientConnection) -> Line:
+            made.append(Slow(connection, welcoming))
+            return made[-1]
+
+        connection = ClientConnection("here", Limits(), Timeouts(), redial)
+        await connection.start()
+        await opened(connection)
+        connection.doubt(now() + 1.0, now())
+        await asyncio.sleep(1.0)
+        await connection.aclose()
+        assert [line.closed for line in made] == [True, True]
+
+    run(scenario)
+
+
+def test_the_heartbeat_ends_with_its_transport_and_begins_with_the_next() -> None:
+    async def scenario() -> None:
+        answer = greeting(timeouts={"lease": 9.0, "resume": 5.0})
+        lines = Lines(answer, answer)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        await asyncio.sleep(1.0)
+        connection.lost(lines.made[0])
+        await asyncio.sleep(7.0)
+        assert [line.sent.count(Renew(0)) for line in lines.made] == [1, 3]
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_a_channel_takes_over_the_numbers_of_the_one_that_was_left_behind() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        left = connection.channel()
+        left.seq, left.acked, left.steps = 5, 4, 3
+        heir = connection.channel(left)
+        assert (heir.seq, heir.acked, heir.steps) == (5, 4, 3)
+        assert heir.number != left.number
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_own_limits_hold_until_a_server_says_its_own() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        lines.connection.limits = Limits(max_channels=1)
+        await lines.connection.start()
+        lines.connection.channel()
+        with pytest.raises(ServerBusy, match="1 sessions are on this connection already"):
+            lines.connection.channel()
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_a_session_that_is_forgotten_is_watched_no_more() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        [channel] = connection._channels.values()
+        waiting = channel.call(State(channel.number, channel.next_seq(), 0), 5.0)
+        connection.forget(channel)
+        assert channel.scheduled == inf
+        assert connection.channel_count == 0
+        assert isinstance(waiting.exception(), SessionClosed)
+        connection.forget(channel)
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_a_request_that_cannot_be_sent_is_told_to_its_caller() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        await opened(connection)
+        [channel] = connection._channels.values()
+        bad: Any = State(channel.number, channel.next_seq(), 10**40)
+        waiting = channel.call(bad, 5.0)
+        connection.outbox.send(State(99, 1, 10**40))  # of nobody
+        await settle()
+        assert isinstance(waiting.exception(), InvalidModel)
+        assert channel.seq == 0
+        assert lines.made[0].sent[2:] == []
+        await connection.aclose()
+
+    run(scenario)
+
+
+def test_an_error_of_the_connection_says_which_server_it_came_from() -> None:
+    async def scenario() -> None:
+        for payload, field in (
+            (encode_map({"field": "x"}, "msgpack"), "x"),
+            (b"\xc1", None),
+            (None, None),
+        ):
+            lines = Lines(greeting(server="their 1.0"))
+            connection = lines.connection
+            await connection.start()
+            await opened(connection)
+            [channel] = connection._channels.values()
+            lines.made[0].say(Failed(0, 0, "server_busy", "too much", True, payload))
+            error = channel.error
+            assert isinstance(error, ServerBusy)
+            assert (error.server_version, error.retryable) == ("their 1.0", True)
+            assert error.detail.get("field") == field
+            await connection.aclose()
+
+    run(scenario)
+
+
+def test_a_second_welcome_is_no_error() -> None:
+    async def scenario() -> None:
+        def twice(line: Line, frame: Frame) -> None:
+            if isinstance(frame, Hello):
+                line.say(WELCOME, WELCOME)
+                line.say(BUSY)  # the welcome was first
+
+        lines = Lines(twice)
+        await lines.connection.start()
+        lines.made[0].say(WELCOME)
+        assert [lines.connection.error] == [None]
+        await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_the_first_error_of_a_connection_is_its_error() -> None:
+    async def scenario() -> None:
+        lines = Lines(welcoming)
+        connection = lines.connection
+        await connection.start()
+        connection.receive(b"\xc1")
+        await connection.aclose()
+        assert isinstance(connection.error, ProtocolError)
+        connection.receive(b"\xc1")
+        assert [line.closed for line in lines.made] == [True]
+
+    run(scenario)

@@ -220,3 +220,30 @@ async def test_frames_of_the_connection_and_of_channels_that_are_gone() -> None:
     scene.deliver(Observation(9, 1, b"o"), Failed(9, 1, "protocol_error", "bad"))
     assert scene.inbox.late_replies == 2
     assert scene.own == own
+
+
+async def test_what_follows_a_refused_payload_in_its_message_is_delivered() -> None:
+    scene = Scene(max_message_size=2048)
+    future = scene.step()
+    other = channel_of(scene.connection, 4)
+    scene.channels[4] = other
+    following = other.call(Step(4, other.next_seq(), 0, b"a"), 1.0)
+    for _ in range(3):
+        scene.deliver(Chunk(3, 1, b"x" * 1000))
+    scene.deliver(Observation(3, 1, b""), Observation(4, 1, b"o"))
+    assert isinstance(future.exception(), PayloadTooLarge)
+    assert following.done()
+
+
+async def test_frames_of_the_connection_are_no_channels_whatever_its_number() -> None:
+    """Also between the pieces of a payload, where frames of channels are looked through."""
+    scene = Scene()
+    first = channel_of(scene.connection, 1)
+    scene.channels[1] = first
+    future = first.call(Step(1, first.next_seq(), 0, b"a"), 1.0)
+    own = [GoingAway("stop", 1.0), Welcome(1, "epoch")]
+    scene.deliver(own[0], Chunk(1, 1, b"ab"), own[1], Chunk(1, 1, b"cd"))
+    assert scene.own == own
+    scene.deliver(Observation(1, 1, b""))
+    assert (await future).payload == b"abcd"
+    assert scene.inbox.late_replies == 0
