@@ -91,9 +91,9 @@ class Outbox:
         self._refuse = refuse
         self._transport: Transport | None = None
         self._codec: MsgpackCodec | JsonCodec | None = None
-        self._chunk_size = limits.chunk_size
-        self._max_size = limits.max_message_size
-        self._max_frames = limits.max_frames
+        self._chunk_size: int  # this and the next two are set by attach
+        self._max_size: int
+        self._max_frames: int
         self._out: list[Frame] = []
         self._large = ChunkQueue(limits.chunk_size)
         self._flushing: asyncio.Handle | None = None

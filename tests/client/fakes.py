@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from openenv_async.client.channel import Channel
 from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import frame_codec
+from openenv_async.protocol.frames import (
+    Begun,
+    Closed,
+    Observation,
+    Open,
+    Opened,
+    Reset,
+    State,
+    StateIs,
+    Step,
+)
 from openenv_async.testing import ManualClock
 
-__all__ = ["FakeConnection", "FakeLoop", "FakeTransport"]
+__all__ = ["FakeConnection", "FakeLoop", "FakeTransport", "Scripted", "channel_of"]
 
 
 class FakeTransport:
@@ -124,3 +138,71 @@ def channel_of(connection: FakeConnection, number: int = 1) -> Channel:
     """A channel on a connection that remembers."""
     made: Any = connection
     return Channel(made, number, "a" * 32, "b" * 32)
+
+
+class Scripted(FakeConnection):
+    """A connection on which every request is answered in the next turn of the loop.
+
+    Attributes:
+        frames: that were sent.
+        channels: those that were opened.
+        silent: leave requests unanswered.
+        refusing: errors for the next openings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real: Any = asyncio.get_running_loop()
+        self.loop: Any = self.real
+        self.pid = os.getpid()
+        self.frames: list[Any] = []
+        self.channels: list[Channel] = []
+        self.server: dict[str, Any] = {}
+        self.silent = False
+        self.refusing: list[OpenEnvError] = []
+        self.format = "msgpack"
+        self.upstream = False
+        self.up = True
+        self.closed = 0
+        self.info: bytes | None = None
+        self.state: Any = {"n": 1}
+        self.outbox: Any = self
+
+    def channel(self, left_behind: Channel | None = None) -> Channel:
+        self.channels.append(channel_of(self, len(self.channels) + 1))
+        return self.channels[-1]
+
+    def send(self, frame: Any) -> None:
+        self.frames.append(frame)
+        if not self.silent:
+            self.real.call_soon(self.answer, frame)
+
+    def sent_of(self, kind: type) -> list[Any]:
+        return [frame for frame in self.frames if type(frame) is kind]
+
+    def answer(self, frame: Any) -> None:
+        channel, number = self.channels[frame.channel - 1], frame.channel
+        payload = msgspec.msgpack.encode({"seen": 1})
+        match frame:
+            case Open():
+                if self.refusing:
+                    channel.fail(self.refusing.pop())
+                else:
+                    channel.on_opened(Opened(number))
+                return
+            case Reset():
+                reply: Any = Begun(number, frame.seq, payload, "e", 7, 0.5)
+            case Step():
+                reply = Observation(number, frame.seq, payload, 1.5, True, False, self.info)
+            case State():
+                state = msgspec.msgpack.encode(self.state)
+                reply = StateIs(number, frame.seq, state, "f", None, 9)
+            case _:
+                reply = Closed(number, frame.seq)
+        future, channel.future = channel.future, None
+        channel.asked = None
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    async def aclose(self) -> None:
+        self.closed += 1
