@@ -65,6 +65,7 @@ from openenv_async.protocol.frames import (
     Reply,
     Request,
     Reset,
+    State,
     Step,
 )
 from openenv_async.protocol.replies import Order, ReplyLog
@@ -238,17 +239,20 @@ class Session:
             self.complete(request, reply)
             return
         if executor.timed:
-            own = engine.own_timeouts[type(request)]
-            self.due = due_at(engine.clock(), own, request.timeout, self.episode_due)
+            kind = type(request)
+            episode_due = inf if kind is State else self.episode_due  # asked of what is over too
+            self.due = due_at(
+                engine.clock(), engine.own_timeouts[kind], request.timeout, episode_due
+            )
             if self.due < self.scheduled:
                 engine.deadlines.watch(self, self.due)
         executor.start(self, request)
 
     def watch(self, request: RunnerRequest) -> None:
         """Set the deadline of a request that turned out to take long."""
-        engine = self.engine
-        own = engine.own_timeouts[type(request)]
-        self.due = due_at(engine.clock(), own, request.timeout, self.episode_due)
+        engine, kind = self.engine, type(request)
+        episode_due = inf if kind is State else self.episode_due
+        self.due = due_at(engine.clock(), engine.own_timeouts[kind], request.timeout, episode_due)
         engine.deadlines.watch(self, self.due)
 
     def _is_out_of_time(self, request: RunnerRequest) -> bool:
@@ -574,14 +578,12 @@ class Session:
         if self.ticket is not None:
             self._leave_queue(error)
             return
-        timeout = self.engine.options.timeouts.close
-        request = Close(self.channel, 0, 0, 0 if timeout is None else timeout)
+        request = Close(self.channel, 0)
         self.engine.closing(self, error)
         if self.current is None:
             self._start(request)
-            return
-        if not isinstance(self.current, Close):
-            self._close_next(request, timeout, error)
+        elif not isinstance(self.current, Close):
+            self._close_next(request, self.engine.own_timeouts[Close], error)
 
     def _close_next(self, request: Close, timeout: float | None, error: OpenEnvError) -> None:
         """Stop what is running and close after it; ``error`` answers what was waiting."""

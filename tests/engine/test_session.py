@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from openenv_async import Limits, Timeouts
 from openenv_async.engine import Session
 from openenv_async.engine.interfaces import Call
-from openenv_async.engine.requests import RunnerRequest
+from openenv_async.engine.requests import RunnerRequest, Unfinished
 from openenv_async.errors import (
     EnvironmentDied,
     GoingAway,
@@ -788,6 +788,317 @@ async def test_a_direct_step_is_called_by_the_session() -> None:
     assert (second.seq, second.message) == (3, "KeyboardInterrupt")
     assert [type(request) for request in stage.executor.started] == [Open, Reset]
     assert session.due == due  # nothing could look at it
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+async def test_the_first_credit_is_bounded_too() -> None:
+    stage = Stage(limits=Limits(max_credit=2))
+    session = stage.open()
+    session.submit(step(1, credit=100))
+    session.begin_stream(100)
+    assert [session.emit(b"a", False) for _ in range(3)] == [True, False, False]
+
+
+async def test_a_step_sent_again_carries_the_credit_that_was_lost(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, credit=2))
+    session.submit(step(1, credit=3))  # before it streams
+    assert stage.executor.credits == [1]
+    session.begin_stream(2)
+    session.emit(b"a", False)
+    session.emit(b"b", False)
+    session.submit(step(1, credit=3))
+    session.submit(step(1, credit=3))
+    session.submit(step(1, credit=2))
+    assert stage.executor.credits == [1, 1]
+    assert session.stream is not None
+    assert (session.stream.granted, len(session.stream.kept)) == (1, 1)
+    session.submit(step(1, credit=4))
+    assert stage.executor.credits == [1, 1, 1]
+    assert session.stream.granted == 2
+
+
+async def test_nothing_is_emitted_without_a_stream(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    assert session.emit(b"a", False) is False
+    assert stage.sink.take() == []
+
+
+async def test_an_episode_is_over_at_its_deadline_and_not_after_it() -> None:
+    stage = Stage(timeouts=Timeouts(episode=8.0))
+    session = stage.open()
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session)
+    stage.clock.advance(8.0)
+    session.submit(step(2, 1))
+    begun, late = stage.sink.take()
+    assert isinstance(begun, Begun)
+    assert (late.seq, late.code) == (2, "deadline_exceeded")
+    assert "the episode of Nothing took longer than its deadline of 8 s" in late.message
+    assert stage.engine.stats.timeouts == 1
+
+
+@pytest.mark.parametrize("request_", [Close(1, 2, 0, 3.0), State(1, 2, 0, 3.0)])
+async def test_what_is_no_step_has_its_own_time_after_the_episode(request_: Any) -> None:
+    """The state of an episode that was over for long was interrupted at once."""
+    stage = Stage(timeouts=Timeouts(episode=10.0))
+    session = stage.open()
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session)
+    stage.clock.advance(11.0)
+    stage.sink.take()
+    session.submit(request_)
+    stage.clock.advance(2.9)
+    assert stage.executor.interrupted == []
+    stage.clock.advance(0.2)
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
+    [late] = [frame for frame in stage.sink.take() if frame.seq]
+    assert "its deadline of 3 s" in late.message
+
+
+async def test_a_step_is_interrupted_at_the_end_of_its_episode() -> None:
+    stage = Stage(timeouts=Timeouts(episode=10.0))
+    session = stage.open()
+    session.submit(Reset(1, 1))
+    stage.executor.finish(session)
+    session.submit(step(2))
+    stage.clock.advance(9.9)
+    assert stage.executor.interrupted == []
+    stage.clock.advance(0.2)
+    assert stage.executor.interrupted == [session]
+
+
+async def test_a_session_that_was_never_asked_is_idle_in_time() -> None:
+    stage = Stage(timeouts=Timeouts(idle=10.0, open=60.0))
+    session = stage.open()
+    stage.clock.advance(9.9)
+    assert not is_closing(session)
+    stage.clock.advance(0.2)
+    assert is_closing(session)
+
+
+async def test_waiting_for_capacity_ends_before_the_next_news() -> None:
+    stage = Stage(max_sessions=1, max_waiting=1)
+    stage.open(1)
+    waiting = stage.ask(2, timeout=0.5)
+    stage.clock.advance(0.4)
+    assert waiting.dead is None
+    stage.clock.advance(0.15)
+    assert waiting.dead is not None
+
+
+async def test_a_request_while_it_waits_for_capacity_is_busy() -> None:
+    stage = Stage(max_sessions=1, max_waiting=1)
+    stage.open(1)
+    waiting = stage.ask(2)
+    stage.sink.take()
+    waiting.submit(Reset(2, 1))
+    assert codes(stage.sink.take()) == [(1, "session_busy")]
+    assert (waiting.dead, stage.engine.waiting) == (None, 1)
+
+
+async def test_a_call_that_is_stopped_for_the_end_says_why(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.shut(GoingAway("maintenance"))
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
+    assert codes(stage.sink.take()) == [(1, "going_away")]
+    assert isinstance(session.current, Close)
+
+
+async def test_a_call_that_ended_before_it_could_be_stopped_has_its_result(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1))
+    session.shut(GoingAway("maintenance"))
+    stage.executor.finish(session, Observation(1, 1, pack("done")))
+    assert codes(stage.sink.take()) == [(1, "Observation")]
+
+
+async def test_the_engines_own_close_is_answered_to_nobody(stage: Stage) -> None:
+    """It has number 0: it cannot be cancelled, refused or answered."""
+    session = stage.open()
+    session.submit(step(1))
+    session.shut(GoingAway("first"))
+    session.shut(SessionClosed("second"))
+    session.cancel(0)
+    assert stage.executor.interrupted == [session]
+    assert stage.sink.take() == []
+    stage.executor.finish(session)
+    [answer] = stage.sink.take()
+    assert (answer.seq, answer.message) == (1, "first")
+    stage.executor.finish(session)
+    assert [(frame.seq, frame.message) for frame in stage.sink.take()] == [(0, "first")]
+
+
+async def test_it_dies_while_the_engine_closes_it(stage: Stage) -> None:
+    session = stage.open()
+    session.shut(GoingAway("maintenance"))
+    session.die(EnvironmentDied("killed"))
+    assert codes(stage.sink.take()) == [(0, "going_away")]
+
+
+async def test_it_is_abandoned_before_the_engines_own_close_began(stage: Stage) -> None:
+    session = stage.open()
+    stage.executor.can_interrupt = False
+    session.submit(step(1, timeout=1.0))
+    session.shut(GoingAway("maintenance"))
+    stage.clock.advance(1.1)
+    assert stage.executor.abandoned == [session]
+    assert codes(stage.sink.take()) == [(1, "going_away"), (0, "going_away")]
+    assert stage.engine.stats.errors == {"going_away": 1}
+
+
+async def test_a_close_without_a_deadline_of_its_own_waits() -> None:
+    stage = Stage(timeouts=Timeouts(close=None, step=None, idle=None))
+    session = stage.open()
+    session.submit(step(1))
+    session.shut(GoingAway("maintenance"))
+    stage.clock.advance(1e4)
+    assert stage.executor.interrupted == [session]
+    stage.executor.finish(session)
+    stage.clock.advance(1e4)
+    stage.executor.finish(session)
+    assert not stage.engine.sessions
+
+
+async def test_closing_something_that_cannot_be_late_sets_no_deadline(stage: Stage) -> None:
+    session = stage.open()
+    stage.executor.timed = False
+    session.due = inf
+    session.submit(step(1))
+    session.submit(Close(1, 2, 0, 3.0))
+    assert session.due == inf
+    stage.clock.advance(4)
+    assert stage.executor.abandoned == []
+
+
+async def test_a_cancelled_call_is_interrupted_again_at_its_deadline(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, timeout=2.0))
+    session.cancel(1)
+    stage.clock.advance(2.1)
+    assert stage.executor.interrupted == [session, session]
+    assert stage.executor.abandoned == []
+    stage.clock.advance(0.3)
+    assert stage.executor.abandoned == []
+    stage.clock.advance(0.2)
+    assert stage.executor.abandoned == [session]
+
+
+async def test_the_grace_of_an_interruption_is_postponed_by_itself() -> None:
+    """A loop that was blocked at the deadline, and again at the end of the grace."""
+    stage = Stage(timeouts=Timeouts(step=1.0), interrupt_grace=0.5)
+    session = stage.open()
+    session.submit(step(1))
+    stage.clock.now += 1.5
+    stage.clock.advance(0.15)
+    assert stage.executor.interrupted == [session]
+    stage.clock.now += 0.9
+    stage.clock.advance(0.001)
+    assert stage.executor.abandoned == []  # its reply may lie unread
+    stage.clock.advance(0.2)
+    assert stage.executor.abandoned == [session]
+
+
+async def test_a_parked_session_that_does_not_close_is_abandoned(stage: Stage) -> None:
+    session = stage.open()
+    stage.executor.can_interrupt = False
+    stage.engine.lost(session, stage.sink, False)
+    stage.clock.advance(61)
+    assert is_closing(session)
+    stage.clock.advance(60)
+    assert stage.executor.abandoned == [session]
+    assert stage.engine.stats.abandoned == 1
+    assert not stage.engine.sessions
+
+
+async def test_a_deadline_says_whose_it_was(stage: Stage) -> None:
+    session = stage.open()
+    for seq, timeout, whose, seconds in (
+        (1, 2.0, "client", 2.1),
+        (2, None, "server", 60.1),
+        (3, 90.0, "server", 60.1),
+    ):
+        session.submit(step(seq, seq - 1, timeout=timeout))
+        stage.clock.advance(seconds)
+        stage.executor.finish(session)
+        [late] = stage.sink.take()
+        assert f"raise Timeouts.step of the {whose} or" in late.message
+
+
+async def test_a_session_goes_on_over_another_channel(stage: Stage) -> None:
+    session = stage.open()
+    session.submit(step(1, credit=5))
+    session.begin_stream(5)
+    session.emit(b"a", False)
+    stage.sink.take()
+    opening = Open(7, token(1), token(1001), True)
+    assert stage.engine.open(opening, stage.sink) is session
+    assert [reason.code for reason in stage.sink.reasons] == ["session_lost"]
+    lost, opened = stage.sink.take()
+    assert (lost.channel, opened.channel) == (1, 7)
+    assert stage.engine.open(opening, stage.sink) is session  # sent twice: nobody took it over
+    assert len(stage.sink.reasons) == 1
+    stage.sink.take()
+    stage.executor.finish(session)
+    session.submit(Step(7, 1, 0, pack({}), credit=5))
+    frames = stage.sink.take()
+    assert [(type(frame), frame.channel) for frame in frames] == [
+        (Observation, 7),
+        (Partial, 7),
+        (Observation, 7),
+    ]
+
+
+async def test_a_sink_is_told_the_size_of_each_payload(stage: Stage) -> None:
+    class Measuring(KeepingSink):
+        def send(self, frame: Any, size: int = 0) -> None:
+            sizes.append((type(frame).__name__, size))
+
+    sizes: list[tuple[str, int]] = []
+    session = stage.ask(1, Measuring(stage.engine.codecs("msgpack")))
+    stage.executor.finish(session)
+    session.submit(step(1, credit=2))
+    session.begin_stream(2)
+    session.emit(b"abc", False)
+    stage.executor.finish(session, Observation(1, 1, b"x" * 300))
+    assert session.log.size == 300 + 512
+    session.submit(step(1, credit=2))
+    session.submit(State(1, 2, 1))
+    stage.executor.finish(session, StateIs(1, 2, b"x" * 20))
+    session.submit(Close(1, 3, 2))
+    stage.executor.finish(session)
+    assert sizes == [
+        ("Opened", 0),
+        ("Partial", 3),
+        ("Observation", 300),
+        ("Partial", 3),
+        ("Observation", 300),
+        ("StateIs", 20),
+        ("Closed", 0),
+    ]
+
+
+async def test_an_awaitable_of_a_session_that_ended_is_dropped(stage: Stage) -> None:
+    closed: list[int] = []
+
+    class Pending:
+        def close(self) -> None:
+            closed.append(1)
+
+    session = stage.open()
+    session.submit(step(1))
+    session.die(EnvironmentDied("killed"))
+    stage.sink.take()
+    pending: Any = Pending()
+    session.complete(step(1), Unfinished(step(1), pending))
+    assert closed == [1]
+    assert stage.sink.take() == []
 
 
 # -- everything at once -------------------------------------------------------------------

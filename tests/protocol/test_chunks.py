@@ -247,6 +247,44 @@ def test_the_number_of_a_refused_payload_may_be_used_again() -> None:
         assembler.clear()
 
 
+# -- what a small change would break ----------------------------------------------------------
+
+
+def test_a_payload_of_whole_chunks_ends_with_its_last() -> None:
+    queue = ChunkQueue(SIZE)
+    queue.put(Step(1, 1, 0, b"x" * (2 * SIZE)))
+    assert [len(queue.next()) for _ in range(2)] == [1, 2]
+    assert (queue.size, queue.channels) == (0, {})
+
+
+def test_what_was_given_up_or_refused_takes_no_room() -> None:
+    assembler = Assembler(100, 1000)
+    assembler.add(Chunk(1, 2, b"old"))
+    assembler.add(Chunk(1, 3, b"newer"))
+    assert assembler._size == 64 + 5
+    with pytest.raises(PayloadTooLarge):
+        assembler.add(Chunk(1, 3, b"x" * 96))
+    assert assembler._size == 0
+    assembler.drop(1)
+    assert (assembler._size, assembler.parts) == (0, {})
+
+
+def test_each_piece_costs_64_bytes_beside_its_own() -> None:
+    assembler = Assembler(1000, 200)
+    assembler.add(Chunk(1, 1, b"x" * 36))
+    with pytest.raises(PayloadTooLarge):
+        assembler.add(Chunk(2, 1, b"x" * 37))
+    assembler.add(Chunk(3, 1, b"x" * 36))
+
+
+def test_an_opening_that_was_refused_may_come_again_in_one_piece() -> None:
+    assembler = Assembler(10, 1000)
+    with pytest.raises(PayloadTooLarge):
+        assembler.add(Chunk(3, 0, b"x" * 11))
+    assert assembler.complete(Open(3, "a" * 32, "b" * 32, payload=b"small"))
+    assert not assembler.parts
+
+
 # -- with an engine -----------------------------------------------------------------------
 
 
