@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import os
+import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,16 +22,19 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Route
 
 from openenv_async import Environment, Timeouts, create_app, serve
+from openenv_async.client.endpoint import MEDIA
 from openenv_async.client.http import EitherResult, EitherState, HTTPEnvClient
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     ConnectFailed,
+    ConnectionLost,
     DeadlineExceeded,
     EnvironmentRaised,
     EpisodeEnded,
     EpisodeNotStarted,
     InvalidAction,
     InvalidOption,
+    OpenEnvError,
     OperationUnsupported,
     PayloadTooLarge,
     ServerBusy,
@@ -36,7 +44,7 @@ from openenv_async.errors import (
     TargetNotFound,
 )
 from openenv_async.types import EpisodeInfo, Limits
-from tests.helpers import gated, until
+from tests.helpers import gated, settle, until
 
 
 @dataclass
@@ -457,3 +465,444 @@ def test_types_of_results_are_found_behind_what_is_awaited() -> None:
     assert HTTPEnvClient.model_types() == (Any, Any, Any)
     assert Client.model_types() == (Action, Observation, State)
     assert Hinted.model_types() == (int, str, State)
+
+
+# -- the requests of a session --------------------------------------------------------------------
+
+
+class Answers:
+    """An endpoint whose requests meet the next answer; without one, what the server would say.
+
+    Attributes:
+        sent: method, path, body, number and timeout of each request.
+        headers_of: the headers of each.
+        events: errors, or replies with the number that was taken, for the next requests.
+    """
+
+    url = "http://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {"Accept": MEDIA, "X-Key": "1"}
+        self.sent: list[tuple[str, str, Any, int | None, float | None]] = []
+        self.headers_of: list[dict[str, str]] = []
+        self.events: list[BaseException | tuple[int | None, Any]] = []
+        self.moves: list[tuple[str, str | None]] = []
+        self.closed = 0
+        self.left = 0
+        self.hold: asyncio.Event | None = None
+
+    async def exchange(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], timeout: Any
+    ) -> tuple[Any, bytes]:
+        number = headers.get("X-OpenEnv-Seq")
+        body = None if data is None else msgspec.msgpack.decode(data)
+        self.sent.append((method, path, body, None if number is None else int(number), timeout))
+        self.headers_of.append(headers)
+        if self.hold is not None:
+            await self.hold.wait()
+        event = self.events.pop(0) if self.events else (None, USUAL[path])
+        if isinstance(event, BaseException):
+            raise event
+        taken, reply = event
+        told = number if taken is None else str(taken)
+        failed = "error" in reply
+        response = SimpleNamespace(
+            status=400 if failed else 200,
+            content_type=MEDIA,
+            headers={} if told is None else {"X-OpenEnv-Seq": told},
+        )
+        return response, msgspec.msgpack.encode(reply)
+
+    def move(self, url: str, token: str | None) -> None:
+        self.moves.append((url, token))
+
+    def leave_sockets(self) -> None:
+        self.left += 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for _, path, *_ in self.sent]
+
+    @property
+    def numbers(self) -> list[int | None]:
+        return [number for _, _, _, number, _ in self.sent]
+
+
+RESULT = {"observation": {"n": 1}, "reward": 0.5, "truncated": True, "episode_id": "e", "seed": 7}
+USUAL: dict[str, Any] = {
+    "/open": {"seq": 0, "reset_options": ["level"]},
+    "/reset": RESULT,
+    "/step": {**RESULT, "info": {"why": "x"}},
+    "/state": {"state": {"a": 1}, "episode_id": "f", "step_count": 9},
+    "/close": {},
+}
+
+
+def failing(code: str) -> tuple[int | None, Any]:
+    return None, {"error": {"code": code, "message": "said"}}
+
+
+def scripted(**settings: Any) -> tuple[Generic, Answers]:
+    client, answers = Generic("http://127.0.0.1:1", **settings), Answers()
+    endpoint: Any = answers
+    client._session.endpoint = endpoint
+    return client, answers
+
+
+ALL = Timeouts(open=15.0, reset=11.0, step=12.0, state=13.0, close=14.0)
+
+
+async def test_every_request_as_it_is_sent() -> None:
+    client, answers = scripted(timeouts=ALL, options={"size": 2})
+    await client.reset(seed=3, level=4)
+    name = client.session_id
+    await client.step({"go": 1})
+    await client.state()
+    await client.close()
+    reset = {"level": 4, "seed": 3, "episode_id": None}
+    assert answers.sent == [
+        ("POST", "/open", {"resume": False, "options": {"size": 2}}, None, 15.0),
+        ("POST", "/reset", reset, 1, 11.0),
+        ("POST", "/step", {"action": {"go": 1}}, 2, 12.0),
+        ("GET", "/state", None, 3, 13.0),
+        ("POST", "/close", {}, 4, 14.0),
+    ]
+    assert name is not None
+    for headers, seconds in zip(answers.headers_of, (15, 11, 12, 13, 14), strict=True):
+        session, _, secret = headers["X-OpenEnv-Session"].partition(".")
+        assert (session, len(secret)) == (name, 32)
+        assert secret != name
+        assert headers["X-OpenEnv-Timeout"] == f"{seconds}.000000"
+        assert (headers["Accept"], headers["X-Key"]) == (MEDIA, "1")
+    assert [headers.get("Content-Type") for headers in answers.headers_of] == [
+        *[MEDIA] * 3,
+        *[None, MEDIA],
+    ]
+    assert (answers.closed, client.session_id) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "said"), [(math.inf, "0"), (1e-9, "0.000001"), (2.5, "2.500000")]
+)
+async def test_the_deadline_of_a_request_is_never_told_as_none(timeout: float, said: str) -> None:
+    client, answers = scripted()
+    await client.step({}, timeout=timeout)
+    assert float(answers.headers_of[-1]["X-OpenEnv-Timeout"]) == float(said)
+    assert answers.sent[-1][-1] == (None if timeout == math.inf else timeout)
+    await client.state(timeout=timeout)
+    assert float(answers.headers_of[-1]["X-OpenEnv-Timeout"]) == float(said)
+    await client.reset(timeout=timeout)
+    assert float(answers.headers_of[-1]["X-OpenEnv-Timeout"]) == float(said)
+
+
+async def test_what_a_session_tells_of_its_episode() -> None:
+    client, answers = scripted()
+    await client.step({})
+    before = client.episode
+    assert before is None  # nobody began it here
+    result = await client.reset()
+    assert (result.observation, result.reward, result.info) == ({"n": 1}, 0.5, {})
+    assert (result.terminated, result.truncated) == (False, True)
+    assert client.episode == EpisodeInfo("e", 7, 0)
+    assert (await client.step({})).info == {"why": "x"}
+    assert client.episode is not None
+    assert client.episode.step_count == 1
+    assert await client.state() == {"a": 1, "episode_id": "f", "step_count": 9}
+    assert client.episode == EpisodeInfo("f", 0, 9)
+    answers.events = [(None, {"state": {"step_count": 1, "episode_id": "own"}})]
+    assert await client.state() == {"step_count": 1, "episode_id": "own"}
+    assert client.episode == EpisodeInfo("f", 0, 9)  # there was none to tell of
+    plain = HTTPEnvClient[Any, Any, Any]("http://127.0.0.1:1")
+    endpoint: Any = answers
+    plain._session.endpoint = endpoint
+    answers.events = [(None, USUAL["/open"]), (None, {"state": 5})]
+    state: Any = await plain.state()
+    assert state == 5
+
+
+async def test_after_a_request_whose_fate_is_unknown_the_server_is_asked_how_far_it_got() -> None:
+    client, answers = scripted()
+    await client.reset()
+    episode = client.episode
+    answers.events = [ConnectionLost("lost")]
+    with pytest.raises(ConnectionLost) as caught:
+        await client.step({})
+    assert (caught.value.session_id, caught.value.request_id) == (client.session_id, 2)
+    answers.events = [(None, {"seq": 5, "reset_options": []})]
+    await client.step({})
+    await client.step({})
+    assert answers.paths == ["/open", "/reset", "/step", "/open", "/step", "/step"]
+    assert answers.numbers == [None, 1, 2, None, 6, 7]
+    assert answers.sent[3][2] == {"resume": True}
+    assert client.episode is episode
+
+
+async def test_a_request_that_failed_there_took_its_number() -> None:
+    client, answers = scripted()
+    await client.open()
+    for _ in range(2):
+        answers.events = [failing("invalid_action")]
+        with pytest.raises(InvalidAction) as caught:
+            await client.step({})
+    assert (caught.value.session_id, caught.value.request_id) == (client.session_id, 2)
+    assert answers.numbers == [None, 1, 2]
+
+
+async def test_a_request_that_is_too_large_takes_no_number() -> None:
+    client, answers = scripted(limits=Limits(max_message_size=100))
+    await client.open()
+    with pytest.raises(PayloadTooLarge):
+        await client.step({"a": "x" * 200})
+    await client.step({"a": "x"})
+    assert answers.numbers == [None, 1]
+    exact = 100 - len(msgspec.msgpack.encode({"action": {"a": ""}}))
+    await client.step({"a": "x" * (exact - 1)})  # text over 31 bytes has one more of length
+    with pytest.raises(PayloadTooLarge):
+        await client.step({"a": "x" * exact})
+    assert answers.numbers == [None, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("session_not_found", SessionLost),
+        ("session_lost", SessionLost),
+        ("session_closed", SessionClosed),
+    ],
+)
+async def test_a_session_that_is_gone_is_replaced_by_the_next_call(
+    code: str, kind: type[OpenEnvError]
+) -> None:
+    client, answers = scripted()
+    await client.reset()
+    before = client.session_id
+    answers.events = [failing(code)]
+    with pytest.raises(kind) as caught:
+        await client.step({})
+    assert caught.value.session_id == before
+    assert [client.session_id] == [None]
+    await client.step({})
+    assert client.session_id not in (None, before)
+    assert client.episode is None
+    assert answers.paths[3:] == ["/open", "/step"]
+    assert answers.numbers[3:] == [None, 1]
+
+
+@pytest.mark.parametrize("code", ["session_not_found", "session_closed"])
+async def test_a_reset_begins_anew_where_there_was_a_session(code: str) -> None:
+    client, answers = scripted()
+    await client.reset()
+    before = client.session_id
+    answers.events = [failing(code)]
+    await client.reset(seed=4)
+    assert client.session_id not in (None, before)
+    assert answers.paths[2:] == ["/reset", "/open", "/reset"]
+    assert answers.sent[2][2] == answers.sent[4][2]
+    answers.events = [failing(code), (None, USUAL["/open"]), failing(code)]
+    with pytest.raises((SessionLost, SessionClosed)):
+        await client.reset()
+    client, answers = scripted()
+    answers.events = [(None, USUAL["/open"]), failing(code)]
+    with pytest.raises((SessionLost, SessionClosed)):
+        await client.reset()  # its own new session: another one would fare no better
+    assert answers.paths == ["/open", "/reset"]
+
+
+async def test_an_opening_that_fails_leaves_nothing() -> None:
+    client, answers = scripted()
+    answers.events = [failing("server_busy"), ConnectionLost("lost")]
+    names = []
+    for kind in (ServerBusy, ConnectionLost):
+        with pytest.raises(kind) as caught:
+            await client.open()
+        assert caught.value.phase == "open"
+        names.append(caught.value.session_id)
+        assert client.session_id is None
+    await client.close()
+    assert answers.paths == ["/open", "/open"]  # and nothing to close
+    assert None not in names
+    assert names[0] != names[1]
+
+
+async def test_an_opening_that_was_cancelled_is_asked_for_again_or_closed() -> None:
+    for close in (False, True):
+        client, answers = scripted()
+        answers.events = [asyncio.CancelledError()]
+        with pytest.raises(asyncio.CancelledError):
+            await client.open()
+        assert client.session_id is None
+        if close:
+            await client.close()
+            assert answers.paths == ["/open", "/close"]
+            assert len({headers["X-OpenEnv-Session"] for headers in answers.headers_of}) == 1
+            continue
+        await client.open()
+        first, second = (headers["X-OpenEnv-Session"] for headers in answers.headers_of)
+        assert first == second
+        await client.close()
+        await client.close()
+        assert answers.paths == ["/open", "/open", "/close"]
+
+
+async def test_a_resumption_that_fails_keeps_the_session_unless_it_is_gone() -> None:
+    for error, kept in ((ConnectionLost("lost"), True), (SessionLost("gone"), False)):
+        client, answers = scripted()
+        await client.open()
+        name = client.session_id
+        answers.events = [ConnectionLost("lost"), error]
+        for _ in range(2):
+            with pytest.raises(type(error) if len(answers.events) == 1 else ConnectionLost):
+                await client.step({})
+        assert client.session_id == (name if kept else None)
+
+
+async def test_closing_ends_all_whatever_the_server_says() -> None:
+    for event in (failing("session_not_found"), ConnectionLost("lost"), asyncio.CancelledError()):
+        client, answers = scripted()
+        await client.open()
+        answers.events = [event]
+        if isinstance(event, asyncio.CancelledError):
+            with pytest.raises(asyncio.CancelledError):
+                await client.close()
+        else:
+            await client.close()
+        assert (client.session_id, answers.closed) == (None, 1)
+        with pytest.raises(SessionClosed, match="make a new one"):
+            await client.step({})
+        assert answers.paths == ["/open", "/close"]
+
+
+async def test_a_client_that_is_closed_while_it_resets_opens_nothing_again() -> None:
+    client, answers = scripted()
+    await client.reset()
+    answers.hold = asyncio.Event()
+    answers.events = [failing("session_closed"), failing("session_closed")]
+    resetting: Any = asyncio.ensure_future(client._session.reset())
+    await settle()
+    closing: Any = asyncio.ensure_future(client._session.close())
+    await settle()
+    answers.hold.set()
+    await closing
+    with pytest.raises(SessionClosed):
+        await resetting
+    assert answers.paths == ["/open", "/reset", "/reset", "/open"]
+    assert answers.sent[3][2] == {"resume": True}  # how far it got, before it is closed
+
+
+async def test_one_call_at_a_time_and_a_failed_one_is_over() -> None:
+    client, answers = scripted()
+    await client.open()
+    answers.hold = asyncio.Event()
+    running: Any = asyncio.ensure_future(client._session.step({}))
+    await settle()
+    session = client._session
+    for call in (session.open(), session.reset(), session.step({}), session.state()):
+        with pytest.raises(SessionBusy, match="while another call") as caught:
+            await call
+        assert caught.value.session_id == client.session_id
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    answers.hold = None
+    answers.events = [ConnectionLost("lost")]
+    for kind in (ConnectionLost, None):
+        if kind is not None:
+            with pytest.raises(kind):
+                await client.step({})
+        else:
+            await client.step({})
+
+
+async def test_a_forked_process_leaves_the_session_to_its_parent() -> None:
+    client, answers = scripted()
+    await client.reset()
+    session = client._session
+    for call in (session.step({}), session.reset(), session.state(), session.open()):
+        before = session.session_id
+        session._pid, session._is_busy = os.getpid() + 1, True
+        answers.sent.clear()
+        await call
+        assert answers.paths[0] == "/open"
+        assert answers.sent[0][2] == {"resume": False}
+        assert session.session_id not in (None, before)
+    assert answers.left == 4
+    session._pid = os.getpid() + 1
+    session._unopened = ("a", "b")
+    answers.sent.clear()
+    await client.close()
+    assert (answers.sent, answers.closed, client.episode) == ([], 1, None)
+
+
+async def test_options_of_a_reset_are_those_that_the_environment_declares() -> None:
+    client, answers = scripted()
+    answers.events = [(None, {"seq": 0, "reset_options": ["timeout"]})]
+    with pytest.raises(InvalidOption, match="ambiguous"):
+        await client.reset(timeout=3)
+    assert answers.paths == ["/open"]
+    await client.reset(timeout=3, reset_options={"timeout": 4})
+    assert answers.sent[-1][2:] == ({"timeout": 4, "seed": None, "episode_id": None}, 1, 3.0)
+    for wrong in ({"seed": -1}, {"episode_id": ""}, {"timeout": 0}):
+        with pytest.raises(InvalidOption):
+            await client.reset(**wrong)
+    assert len(answers.sent) == 2
+
+
+class FakeContainer:
+    """A container that is always there; every error is explained as ``OperationUnsupported``."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.closed = 0
+        self.explained: list[OpenEnvError] = []
+
+    async def start(self) -> Any:
+        self.starts += 1
+        return SimpleNamespace(url="http://127.0.0.1:2", token="t")
+
+    async def explain(self, error: OpenEnvError) -> OpenEnvError:
+        self.explained.append(error)
+        return OperationUnsupported("explained")
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_a_client_with_a_container_is_moved_to_it_and_its_end_is_the_error() -> None:
+    client, answers = scripted()
+    container = FakeContainer()
+    own: Any = container
+    client._session._container = own
+    await client.open()
+    await client.step({})
+    assert (container.starts, answers.moves) == (1, [("http://127.0.0.1:2", "t")])
+    answers.events = [ConnectionLost("lost")]
+    with pytest.raises(OperationUnsupported, match="explained"):
+        await client.step({})
+    assert [error.phase for error in container.explained] == ["step"]
+    answers.events = [ConnectionLost("lost"), asyncio.CancelledError()]
+    with pytest.raises(OperationUnsupported):
+        await client.step({})
+    with pytest.raises(asyncio.CancelledError):
+        await client.close()
+    assert container.closed == 1
+
+
+def test_a_pickled_client_has_its_settings_and_a_session_of_its_own() -> None:
+    client = Generic("http://127.0.0.1:1", token="t")
+    client._session.session_id, client._session._is_closed = "a", True
+    copied = pickle.loads(pickle.dumps(client))
+    assert (copied.base_url, copied.settings) == (client.base_url, client.settings)
+    assert (copied.session_id, copied._session._is_closed) == (None, False)
+
+
+async def test_a_client_with_a_container_starts_nothing_yet() -> None:
+    timeouts = Timeouts(step=3.0)
+    for make in (Generic.from_docker_image, Generic._from_docker):
+        client = make("image:1", 9000, timeouts=timeouts)
+        assert client._container is not None
+        assert client._session._container is client._container
+        assert client.settings.timeouts is timeouts
+        await client.close()

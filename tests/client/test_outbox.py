@@ -96,6 +96,19 @@ async def test_without_a_transport_everything_is_dropped() -> None:
     assert scene.transport.frames == [Renew(1)]
 
 
+async def test_pieces_that_wait_are_dropped_with_their_transport() -> None:
+    scene = Scene(chunk_size=65536)
+    scene.send(Step(1, 1, 0, b"x" * 150_000))
+    await turns()
+    scene.outbox.detach()
+    codec = frame_codec(scene.transport.subprotocol, "client", 1 << 30)
+    scene.outbox.attach(scene.transport, codec, 1 << 30)
+    scene.transport.messages.clear()
+    scene.send(Step(1, 1, 0, b"x"))
+    await turns(4)
+    assert scene.transport.messages == [[Step(1, 1, 0, b"x")]]
+
+
 async def test_text_goes_as_text() -> None:
     for format in ("json", "msgpack"):
         scene = Scene(format)
@@ -178,6 +191,17 @@ async def test_a_large_payload_goes_in_pieces_one_a_turn_and_others_between() ->
     pieces = [frame for frame in scene.transport.frames if type(frame) is Chunk]
     assert [len(piece.payload) for piece in pieces] == [65536, 65536, 150_000 - 2 * 65536]
     assert scene.transport.frames[-2:] == [Step(1, 1, 0, b""), small]
+
+
+async def test_a_piece_that_left_before_the_turn_ended_is_that_turns_piece() -> None:
+    scene = Scene(chunk_size=65536)
+    scene.outbox.answered = 2
+    scene.send(Renew(1), Step(1, 1, 0, b"x" * 300_000))
+    assert [type(frame) for frame in scene.transport.frames] == [Renew, Chunk]
+    await turns()
+    assert [type(frame) for frame in scene.transport.frames] == [Renew, Chunk, Chunk]
+    await turns(5)
+    assert len(scene.transport.frames) == 7
 
 
 async def test_in_json_nothing_goes_in_pieces() -> None:
