@@ -121,7 +121,7 @@ class WatchedClient:
         check_client(client, "stream()")
         self._client = client
         self._watch = watch
-        self._version = 0
+        self._version = watch.version
 
     @property
     def episode(self) -> Any:

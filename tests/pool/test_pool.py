@@ -31,12 +31,18 @@ from openenv_async.errors import (
     WrongTarget,
 )
 from openenv_async.pool import EnvPool, PoolStatistics
+from openenv_async.protocol.frames import GoingAway
+from openenv_async.providers.base import Worker
+from openenv_async.providers.process import ProcessProvider
 from openenv_async.providers.static import StaticProvider
 from openenv_async.rollouts import collect_all
 from openenv_async.server import create_app
+from tests import in_memory
 from tests.helpers import gather_all, settle, until
+from tests.in_memory import MemoryClient, MemoryProvider, MemoryWorker
 from tests.pool.workers import CountingEnv, Held, LoopProvider
 from tests.rollouts.environments import CannotStart, Counting, Move, Seen
+from tests.scheduling import run
 
 
 async def test_a_lease_is_a_typed_client_and_ends_with_close() -> None:
@@ -601,3 +607,286 @@ async def test_sessions_are_given_the_options_of_the_pool_and_their_own() -> Non
             assert (first.timeouts.step, second.timeouts.step) == (3.0, 4.0)
         async with pool.session(client=CountingEnv) as env:
             assert (await env.reset()).observation.total == 0
+
+
+# -- in virtual time, with workers in this process ------------------------------------------------
+
+
+@pytest.fixture
+def _in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.client.launch.dial", in_memory.dial)
+
+
+in_virtual_time = pytest.mark.usefixtures("_in_memory")
+
+
+class Looked(MemoryProvider):
+    """Notes when it was asked for its room."""
+
+    def __init__(self, rooms: int | None = None) -> None:
+        super().__init__()
+        self.looks: list[float] = []
+        self.rooms = rooms
+
+    async def room(self) -> int | None:
+        self.looks.append(asyncio.get_running_loop().time())
+        return self.rooms
+
+
+def virtual_pool(provider: MemoryProvider, **settings: Any) -> EnvPool[Any]:
+    defaults = {"max_workers": 2, "min_workers": 2, "sessions_per_worker": 1}
+    return EnvPool(provider, **{"client": MemoryClient, **defaults, **settings})
+
+
+@in_virtual_time
+def test_an_open_pool_looks_at_its_providers_every_second() -> None:
+    async def scenario() -> None:
+        provider = Looked()
+        async with virtual_pool(provider):
+            await asyncio.sleep(3.5)
+            assert len(provider.looks) == 4  # once before it starts anything
+            opened = provider.looks[0] + provider.start_seconds
+            waits = [look - opened for look in provider.looks[1:]]
+            assert waits == pytest.approx([1.0, 2.0, 3.0], abs=0.1)
+        looks = len(provider.looks)
+        await asyncio.sleep(5.0)
+        assert len(provider.looks) == looks
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_a_worker_that_lost_a_session_rests_for_a_second() -> None:
+    async def scenario() -> None:
+        async with virtual_pool(MemoryProvider(), sessions_per_worker=2) as pool:
+            first, second = pool.workers
+
+            async def next_worker() -> Worker:
+                async with pool.session() as env:
+                    worker = pool.worker_of(env)
+                    assert worker is not None
+                    return worker
+
+            lost = await pool.session()
+            assert pool.worker_of(lost) is first
+            now = asyncio.get_running_loop().time
+            pool.release(lost._lease, connection_lost=True)
+            rests_until = now() + 1.0
+            assert await next_worker() is second
+            await asyncio.sleep(rests_until - 0.1 - now())
+            assert await next_worker() is second
+            await asyncio.sleep(rests_until - now())
+            assert await next_worker() is first
+            pool.release(lost._lease, connection_lost=True)  # it was given back: nothing happens
+            assert await next_worker() is first
+            await lost.close()
+            assert pool.statistics().sessions == 0
+
+    run(scenario)
+
+
+@in_virtual_time
+@pytest.mark.parametrize("timeout", [0.0, 2.0])
+def test_a_pool_without_a_free_slot_says_how_it_stands(timeout: float) -> None:
+    async def scenario() -> None:
+        async with virtual_pool(MemoryProvider(), acquire_timeout=timeout) as pool:
+            held = [await pool.session() for _ in range(2)]
+            other = asyncio.create_task(pool.session(acquire_timeout=9.0).open())
+            await asyncio.sleep(0.5)
+            with pytest.raises(ServerBusy) as caught:
+                await pool.session()
+            message = f"within {timeout:g} s: 2 of 2 are held on 2 workers and 1 more wait"
+            assert message in caught.value.message
+            detail = {name: caught.value.detail[name] for name in ("limit", "active", "depth")}
+            assert detail == {"limit": 2, "active": 2, "depth": 1}
+            assert (caught.value.detail["setting"], caught.value.phase) == ("max_workers", "open")
+            for env in held:
+                await env.close()
+            await (await other).close()
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_a_worker_leaves_for_three_reasons_and_is_drained_unless_it_died() -> None:
+    async def scenario() -> None:
+        provider = MemoryProvider()
+        async with virtual_pool(provider) as pool:
+            env = await pool.session()
+            lease = env._lease
+            live = pool._workers.live[lease.worker_id]
+            assert not pool.is_leaving(lease)
+            live.worker.leaving = True
+            assert pool.is_leaving(lease)
+            live.worker.leaving = False
+            live.connection.going_away = GoingAway("it shuts down", 9.0)
+            assert pool.is_leaving(lease)
+            live.connection.going_away = None
+            assert not pool.is_leaving(lease)
+            pool.drain_worker(lease, ConnectFailed("no answer", phase="open"))
+            assert pool.is_leaving(lease)
+            assert pool.statistics().draining == 1
+            provider.started[0].die()
+            await asyncio.sleep(0.1)
+            assert not pool.is_leaving(lease)  # it has left
+            pool.mark_full(lease, 1.0)
+            pool.drain_worker(lease, ConnectFailed("no answer", phase="open"))
+            await env.close()
+            other = await pool.session()
+            worker = pool._workers.live[other._lease.worker_id].worker
+            assert isinstance(worker, MemoryWorker)
+            worker.die()
+            pool.drain_worker(other._lease, ConnectFailed("no answer", phase="open"))
+            assert pool.statistics().draining == 0  # its death will be told
+            await other.close()
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_a_full_worker_is_left_alone_for_as_long_as_it_says() -> None:
+    async def scenario() -> None:
+        async with virtual_pool(MemoryProvider(), min_workers=1, max_workers=1) as pool:
+            env = await pool.session()
+            lease = env._lease
+            await env.close()
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            pool.mark_full(lease, 3.0)
+            async with pool.session():
+                assert loop.time() - begun == pytest.approx(3.0, abs=0.1)
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_progress_is_told_when_a_worker_came_or_went_until_it_closes() -> None:
+    async def scenario() -> None:
+        told: list[tuple[int, int]] = []
+        provider = MemoryProvider()
+
+        def progress(now: PoolStatistics) -> None:
+            told.append((now.ready, now.workers_died))
+
+        async with virtual_pool(provider, on_progress=progress):
+            assert told == [(1, 0), (2, 0)]
+            await asyncio.sleep(6.0)
+            provider.started[0].die()
+            await asyncio.sleep(1.0)
+            assert told[2:] == [(1, 1), (2, 1)]
+        assert len(told) == 4
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_a_pool_says_what_it_is_of() -> None:
+    async def scenario() -> None:
+        pool = virtual_pool(MemoryProvider())
+        assert repr(pool) == "<EnvPool of memory: 0 workers, 0 sessions>"
+        async with pool, pool.session() as env:
+            assert repr(pool) == "<EnvPool of memory: 2 workers, 1 sessions>"
+            assert len(pool.workers) == 2
+            async with virtual_pool(MemoryProvider()) as other, other.session() as foreign:
+                assert pool.worker_of(foreign) is None
+                assert other.worker_of(foreign) in other.workers
+            assert pool.worker_of(env) in pool.workers
+            assert pool.worker_of(MemoryClient("http://memory:0")) is None
+        assert pool.workers == []
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_a_shared_pool_has_the_workers_and_the_settings_of_this_one() -> None:
+    async def scenario() -> None:
+        pool = virtual_pool(
+            MemoryProvider(),
+            client_options={"timeouts": Timeouts(step=3.0)},
+            sessions_per_worker=5,
+            acquire_timeout=7.0,
+            connections=3,
+        )
+        with pytest.raises(OperationUnsupported, match="open it first"):
+            pool.shared()
+        async with pool:
+            shared = pool.shared()
+            (provider,) = shared.providers
+            assert not provider.owns_workers
+            assert shared.client is MemoryClient
+            assert shared.session().timeouts.step == 3.0
+            settings = shared._settings
+            assert (settings.sessions_per_worker, settings.connections) == (5, 3)
+            assert settings.acquire_timeout == 7.0
+            async with shared, shared.session() as env:
+                assert env.base_url in [worker.url for worker in pool.workers]
+                await env.reset()
+            assert len(pool.workers) == 2
+
+    run(scenario)
+
+
+def test_sessions_are_dealt_out_over_the_connections() -> None:
+    pool: EnvPool[Any] = EnvPool(LoopProvider(), connections=3)
+    assert [pool.share_of(number) for number in range(4)] == [True, "pool-1", "pool-2", True]
+    assert EnvPool(LoopProvider()).share_of(7) is True
+    assert [pool.session()._connection_number for _ in range(3)] == [0, 1, 2]
+    assert pool.session()._acquire_timeout == 60.0
+    assert pool.session(acquire_timeout=0.0)._acquire_timeout == 0.0
+
+
+def test_the_slots_of_a_pool_are_what_its_processes_may_hold() -> None:
+    (provider,) = EnvPool.from_spec(Counting, sessions_per_worker=7).providers
+    assert isinstance(provider, ProcessProvider)
+    assert "--max-sessions=7" in provider._arguments
+    (provider,) = EnvPool.from_spec(Counting, sessions_per_worker=7, max_sessions=9).providers
+    assert isinstance(provider, ProcessProvider)
+    assert "--max-sessions=9" in provider._arguments
+    (provider,) = EnvPool.from_spec(Counting).providers
+    assert isinstance(provider, ProcessProvider)
+    assert not any("--max-sessions" in argument for argument in provider._arguments)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("min_workers", "opens"), [(0, True), (1, False)])
+def test_a_pool_without_room_opens_only_if_it_needs_no_worker(
+    min_workers: int, opens: bool
+) -> None:
+    async def scenario() -> None:
+        pool = virtual_pool(Looked(rooms=0), min_workers=min_workers)
+        if opens:
+            await pool.open()
+        else:
+            with pytest.raises(ProviderError, match="memory has room for none") as caught:
+                await pool.open()
+            assert caught.value.phase == "open"
+        await pool.aclose()
+
+    run(scenario)
+
+
+@in_virtual_time
+def test_every_waiter_learns_of_the_failure_by_an_error_of_its_own() -> None:
+    async def scenario() -> None:
+        provider = MemoryProvider()
+        provider.failures = 1
+        pool = virtual_pool(provider, min_workers=0, max_workers=1)
+        ends = await gather_all([pool.session().open() for _ in range(3)])
+        assert all(isinstance(end, WorkerStartFailed) for end in ends)
+        assert len({id(end) for end in ends}) == 3
+        assert pool.statistics().waiting == 0
+        await pool.aclose()
+        assert provider.closed == 1
+
+    run(scenario)
+
+
+def test_a_copy_has_the_settings_and_tells_nobody_its_progress() -> None:
+    pool = EnvPool.from_url(
+        "http://127.0.0.1:1", client=CountingEnv, connections=2, on_progress=lambda now: None
+    )
+    copied = pickle.loads(pickle.dumps(pool))
+    assert copied._on_progress is None
+    assert (copied._settings, copied.client) == (pool._settings, CountingEnv)
+    assert isinstance(copied.session(), CountingEnv)
+    assert copied.statistics().workers_started == 0

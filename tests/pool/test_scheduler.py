@@ -519,6 +519,92 @@ def test_every_idle_worker_counts_once_among_the_warm_ones() -> None:
     assert len(scheduler.plan(1.0).starts) == 1  # one is idle, one starts
 
 
+def test_a_worker_whose_last_use_is_granted_drains_and_is_replaced_in_the_same_plan() -> None:
+    scheduler = Scheduler([owned(2, 1)], min_workers=1, max_uses=1)
+    grown(scheduler)
+    ticket = scheduler.ask()
+    plan = scheduler.plan(1.0)
+    assert (plan.grants, plan.starts, plan.ends) == ([(ticket, 1)], [(2, 0)], [])
+    assert scheduler.workers[1].phase is WorkerPhase.DRAINING
+
+
+def test_the_seconds_of_a_worker_that_is_ended_are_counted() -> None:
+    scheduler = Scheduler([owned(1, 1)], idle_ttl=4.0)
+    lease = scheduler.ask()
+    grown(scheduler)
+    scheduler.release(lease, 3.0)
+    assert scheduler.plan(7.0).ends == [1]
+    sums = scheduler.seconds_at(50.0)
+    assert (sums.used, sums.idle, sums.starting, sums.wasted) == (3.0, 4.0, 0.0, 0.0)
+
+
+def test_a_scheduler_without_rules_keeps_and_ends_nothing() -> None:
+    scheduler = Scheduler([owned(4, 1)])
+    assert scheduler.plan(0.0) == Plan()
+    lease = scheduler.ask()
+    plan = grown(scheduler)
+    assert (plan.grants, plan.wake_at) == ([(lease, 1)], inf)
+    scheduler.release(lease, 1.0)
+    assert scheduler.plan(1e9) == Plan()
+
+
+def test_the_longest_idle_of_spare_workers_is_ended_and_the_next_in_its_turn() -> None:
+    scheduler = Scheduler([owned(3, 1)], min_workers=1, idle_ttl=10.0)
+    leases = [scheduler.ask() for _ in range(3)]
+    grown(scheduler)
+    for seconds, lease in enumerate(leases):
+        scheduler.release(lease, float(seconds))
+    plan = scheduler.plan(10.0)
+    assert (plan.ends, plan.wake_at) == ([1], 11.0)
+    assert scheduler.plan(11.0).ends == [2]
+    assert scheduler.plan(1e9).ends == []
+
+
+def test_a_source_is_passed_over_while_it_pauses_and_asked_again_when_that_is_over() -> None:
+    scheduler = Scheduler([owned(1, 1), owned(1, 1)])
+    scheduler.ask()
+    assert scheduler.plan(0.0).starts == [(1, 0)]
+    scheduler.start_failed(1, 0.0)
+    plan = scheduler.plan(0.0)
+    assert (plan.starts, plan.wake_at) == ([(2, 1)], 0.5)
+    scheduler.start_failed(2, 0.2)
+    assert scheduler.plan(0.4).wake_at == 0.5
+    assert scheduler.plan(0.5).starts == [(3, 0)]
+
+
+def test_failures_double_the_pause_no_further_than_half_a_minute() -> None:
+    scheduler = Scheduler([owned(1, 1)], min_workers=1)
+    now = 0.0
+    for _ in range(1100):  # 2**1100 is beyond floats
+        ((worker, _),) = scheduler.plan(now).starts
+        scheduler.start_failed(worker, now)
+        now = scheduler.plan(now).wake_at
+    assert scheduler.plan(now - 1.0).wake_at == now
+
+
+def test_what_a_worker_did_before_the_sessions_that_it_lost_was_used() -> None:
+    scheduler = Scheduler([owned(1, 2)], min_workers=1)
+    grown(scheduler)
+    first = scheduler.ask()
+    scheduler.plan(0.0)
+    second = scheduler.ask()
+    scheduler.plan(5.0)
+    scheduler.release(first, 8.0)
+    assert scheduler.died(1, 10.0) == [second]
+    sums = scheduler.seconds_at(10.0)
+    assert (sums.used, sums.wasted, sums.idle, sums.starting) == (5.0, 5.0, 0.0, 0.0)
+
+
+def test_no_source_starts_a_worker_for_those_whose_slots_come_from_another() -> None:
+    scheduler = Scheduler([owned(4, 1), owned(4, 4)])
+    scheduler.set_room(0, 0)
+    for _ in range(3):
+        scheduler.ask()
+    assert scheduler.plan(0.0).starts == [(1, 1)]
+    scheduler.set_room(0, None)
+    assert scheduler.plan(0.0).starts == []
+
+
 class Histories(RuleBasedStateMachine):
     """Any facts in any order."""
 

@@ -18,7 +18,7 @@ from openenv_async.errors import (
 )
 from openenv_async.pool.leases import LeasedClient, leased_class
 from openenv_async.pool.scheduler import Plan, ProviderRules, Scheduler, WorkerPhase
-from openenv_async.pool.workers import Workers
+from openenv_async.pool.workers import Workers, _jitter
 from openenv_async.protocol.frames import GoingAway
 from openenv_async.providers.base import Provider, Worker
 from tests import in_memory
@@ -115,11 +115,14 @@ def test_a_worker_is_ready_once_it_answers() -> None:
     play(scenario())
 
 
-@pytest.mark.parametrize(("owned", "timeout"), [(True, 60.0), (False, 10.0)])
-def test_an_address_has_less_time_to_answer(owned: bool, timeout: float) -> None:
+@pytest.mark.parametrize(
+    ("owned", "given", "timeout"),
+    [(True, 60.0, 60.0), (False, 60.0, 10.0), (True, 3.0, 3.0), (False, 3.0, 3.0)],
+)
+def test_an_address_has_less_time_to_answer(owned: bool, given: float, timeout: float) -> None:
     async def scenario() -> None:
         provider = Named(owned=owned)
-        pool = Pool(provider)
+        pool = Pool(provider, start_timeout=given)
         pool.wanted(1)
         await pool.workers.settled()
         assert provider.timeouts[0] == timeout
@@ -420,3 +423,100 @@ def test_closing_waits_for_what_was_spawned() -> None:
         assert done == ["first", "second"]
 
     play(scenario())
+
+
+@pytest.mark.parametrize("how", ["ended", "died"])
+def test_a_worker_is_ended_though_its_warm_connection_cannot_be_given_back(how: str) -> None:
+    async def scenario() -> None:
+        class Stubborn(MemoryClient):
+            async def _give_back(self, connection: Any) -> None:
+                await super()._give_back(connection)
+                raise ConnectFailed("gone", phase="step")
+
+        provider = Named()
+        pool = Pool(provider)
+        stubborn = leased_class(Stubborn)
+        pool.workers._warm_client = lambda worker: stubborn(worker.url)
+        pool.wanted(1)
+        await pool.workers.settled()
+        if how == "ended":
+            pool.workers.end(1)
+        else:
+            provider.started[0].die()
+            await asyncio.sleep(0)
+        (ending,) = pool.workers._tasks
+        await asyncio.wait([ending])
+        assert isinstance(ending.exception(), ConnectFailed)
+        assert ending.get_name() == "openenv-pool-end"
+        assert provider.started[0].closed == 1
+        await pool.aclose()
+        assert provider.started[0].closed == 1
+
+    play(scenario())
+
+
+def test_a_start_that_is_cancelled_while_it_connects_ends_its_worker() -> None:
+    async def scenario() -> None:
+        connecting = asyncio.Event()
+
+        class Slow(MemoryClient):
+            async def _connect(self) -> Any:
+                connecting.set()
+                await asyncio.get_running_loop().create_future()
+
+        provider = Named()
+        pool = Pool(provider)
+        slow = leased_class(Slow)
+        pool.workers._warm_client = lambda worker: slow(worker.url)
+        pool.wanted(1)
+        await connecting.wait()
+        assert provider.started[0].closed == 0
+        await pool.workers.stop()
+        assert provider.started[0].closed == 1
+        assert (pool.told, pool.scheduler.workers) == ([], {})
+        await pool.aclose()
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(("said", "capacity"), [(None, 4), (0, 4), ("many", 4), (2, 2)])
+def test_a_server_that_does_not_say_what_it_holds_has_the_slots_of_the_settings(
+    said: Any, capacity: int
+) -> None:
+    async def scenario() -> None:
+        class Saying(MemoryClient):
+            async def _connect(self) -> Any:
+                connection = await super()._connect()
+                connection.server = {**connection.server, "max_sessions": said}
+                return connection
+
+        pool = Pool(Named())
+        saying = leased_class(Saying)
+        pool.workers._warm_client = lambda worker: saying(worker.url)
+        pool.wanted(1)
+        await pool.workers.settled()
+        assert pool.scheduler.workers[1].capacity == capacity
+        await pool.aclose()
+
+    play(scenario())
+
+
+def test_a_provider_that_does_not_answer_keeps_no_other_from_being_asked() -> None:
+    async def scenario() -> None:
+        silent, other = Named(), Named()
+        silent.rooms = [ProviderError("no answer", phase="open")]
+        other.rooms = [0]
+        pool = Pool(silent, other, slots=1)
+        await pool.workers.look()
+        assert other.rooms == []
+        starts = pool.wanted(9).starts
+        assert [source for _, source in starts] == [0] * 8  # of the silent one, as before
+        await pool.aclose()
+
+    play(scenario())
+
+
+def test_pauses_differ_by_a_quarter_at_most() -> None:
+    factors = [_jitter() for _ in range(1000)]
+    assert 0.75 <= min(factors) < 0.8
+    assert 1.2 < max(factors) <= 1.25

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import io
 import json
 import math
 import signal
@@ -28,6 +30,7 @@ from openenv_async.rollouts import (
     open_writer,
     read_trajectories,
 )
+from openenv_async.rollouts.files import _mend_last_line, _write_line
 from tests.rollouts.environments import Counting, RaisesInStep, Seen
 
 SUFFIXES = ("jsonl", "parquet")
@@ -448,4 +451,206 @@ def test_a_full_disk_loses_no_episode_that_parquet_has_taken(
         assert not list(tmp_path.glob("*.unfinished"))
     writer.close()
     assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+# -- the last line -----------------------------------------------------------------------------
+
+CHUNK = 65_536
+
+
+@pytest.mark.parametrize("size", [1, 5, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 7])
+@pytest.mark.parametrize("before", [b"", b"\n", b"{}\n", b"{}\n[]\n"])
+def test_a_last_line_of_any_length_that_was_cut_is_removed(
+    tmp_path: Path, size: int, before: bytes
+) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(before + b"x" * size)
+    _mend_last_line(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7])
+@pytest.mark.parametrize("before", [b"", b"\n", b"{}\n"])
+def test_a_whole_last_line_of_any_length_gets_its_newline(
+    tmp_path: Path, size: int, before: bytes
+) -> None:
+    line = b"{" + b" " * (size - 2) + b"}"
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(before + line)
+    _mend_last_line(path)
+    assert path.read_bytes() == before + line + b"\n"
+    _mend_last_line(path)  # nothing is left to mend
+    assert path.read_bytes() == before + line + b"\n"
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"3", b'"{}"', b"null"])
+def test_a_last_line_that_is_no_row_is_removed(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(b"{}\n" + line)
+    _mend_last_line(path)
+    assert path.read_bytes() == b"{}\n"
+
+
+def test_a_file_without_a_byte_has_no_line_to_mend(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    path.touch()
+    _mend_last_line(path)
+    assert path.read_bytes() == b""
+    with JsonlWriter(path, append=True) as writer:
+        writer.write(outcome(0))
+    assert [t.index for t in read_trajectories(path)] == [0]
+
+
+def test_lines_without_a_letter_are_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(outcome(0))
+        writer.write(outcome(1))
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\n" + first + b" \t\n" + second + b"\n")
+    assert [t.index for t in read_trajectories(path)] == [0, 1]
+    assert not caplog.records
+    path.write_bytes(b"\n \n")
+    assert list(read_trajectories(path)) == []
+
+
+def test_a_row_that_is_no_trajectory_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(outcome(0))
+    for row in (b"[]", b"{}", b'{"transitions": 1, "status": null}', b"7"):
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + row + b"\n")
+        found = read_trajectories(path)
+        check(next(found), 0)
+        with pytest.raises(ValueError, match=r"line 2 of .* is not a trajectory"):
+            next(found)
+
+
+def test_a_writer_of_a_pipe_cuts_nothing(tmp_path: Path) -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.taken = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def seekable(self) -> bool:
+            return False
+
+        def write(self, data: Any) -> int:
+            if len(self.taken) >= 30:
+                raise BrokenPipeError
+            self.taken += bytes(data[:10])
+            return min(10, len(data))
+
+        def truncate(self, size: int | None = None) -> int:
+            raise AssertionError("a pipe was cut")
+
+    pipe: Any = Pipe()
+    _write_line(pipe, tmp_path / "none", b"0123456789" * 2 + b"\n")
+    assert pipe.taken == b"0123456789" * 2 + b"\n"
+    with pytest.raises(BrokenPipeError):
+        _write_line(pipe, tmp_path / "none", b"x" * 40)
+
+
+def test_what_is_appended_to_a_new_file_is_its_beginning(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        path = tmp_path / "deep" / "er" / f"file.{suffix}"
+        with open_writer(path, append=True) as writer:
+            writer.write(outcome(0))
+        with open_writer(path, append=True) as writer:
+            writer.write(outcome(1))
+        assert [t.index for t in read_trajectories(path)] == [0, 1]
+        with open_writer(path) as writer:
+            writer.write(outcome(2))
+        assert [t.index for t in read_trajectories(path)] == [2]
+
+
+@pytest.mark.parametrize("seed", [0, -(1 << 63), (1 << 63) - 1, 1 << 63, -(1 << 63) - 1])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_seed_of_any_size_is_kept(tmp_path: Path, suffix: str, seed: int) -> None:
+    path = tmp_path / f"file.{suffix}"
+    made = outcome(0)
+    assert isinstance(made.trajectory, Trajectory)
+    made.trajectory.seed = seed
+    made.trajectory.extra = {"task": "maze"}
+    with open_writer(path) as writer:
+        writer.write(made)
+    [read] = read_trajectories(path)
+    assert (read.seed, read.extra) == (seed, {"task": "maze"})
+    if suffix == "parquet":
+        stored = pq.read_table(path).to_pylist()[0]["seed"]
+        assert stored == (seed if -(1 << 63) <= seed < 1 << 63 else None)
+
+
+def test_a_row_group_is_written_when_it_has_so_many_episodes_or_bytes(tmp_path: Path) -> None:
+    def gathered(**limits: Any) -> list[int]:
+        """Episodes that are gathered after each of five writes."""
+        writer = ParquetWriter(tmp_path / "file.parquet", **limits)
+        found = []
+        for index in range(5):
+            writer.write(outcome(index))
+            found.append(len(writer._rows))
+        writer.close()
+        assert len(list(read_trajectories(writer.path))) == 5
+        return found
+
+    assert gathered() == [1, 2, 3, 4, 5]
+    assert gathered(max_group_episodes=2) == [1, 0, 1, 0, 1]
+    assert gathered(max_group_episodes=1) == [0, 0, 0, 0, 0]
+    path = tmp_path / "size.jsonl"
+    with JsonlWriter(path) as lines:
+        lines.write(outcome(0))
+    size = path.stat().st_size
+    assert gathered(max_group_size=2 * size) == [1, 0, 1, 0, 1]
+    assert gathered(max_group_size=2 * size + 1) == [1, 2, 0, 1, 2]
+
+
+def test_a_row_group_has_1024_episodes_or_sixteen_mebibytes() -> None:
+    parameters = inspect.signature(ParquetWriter).parameters
+    assert parameters["max_group_episodes"].default == 1024
+    assert parameters["max_group_size"].default == 16 * 1024 * 1024
+
+
+def test_groups_of_any_number_stay_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    with ParquetWriter(path, max_group_episodes=1) as writer:
+        for index in range(12):
+            writer.write(outcome(index))
+    assert [t.index for t in read_trajectories(path)] == list(range(12))
+
+
+def test_a_writer_that_crashed_is_gone_on_with_after_its_last_group(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    crashed = ParquetWriter(path, max_group_episodes=2)
+    for index in range(3):
+        crashed.write(outcome(index))
+    parts = tmp_path / "file.parquet.parts"
+    assert sorted(p.name for p in parts.iterdir()) == ["000000.parquet", "000001.jsonl"]
+    again = ParquetWriter(path, append=True, max_group_episodes=2)
+    again.write(outcome(3))
+    assert sorted(p.name for p in parts.iterdir()) == [
+        "000000.parquet",
+        "000001.jsonl",
+        "000002.jsonl",
+    ]
+    again.close()
+    assert [t.index for t in read_trajectories(path)] == [0, 1, 2, 3]
+
+
+def test_what_a_crash_left_while_it_joined_the_groups_is_not_read_twice(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    with ParquetWriter(path) as writer:
+        writer.write(outcome(0))
+    parts = tmp_path / "file.parquet.parts"
+    parts.mkdir()
+    (parts / "000000.parquet").write_bytes(path.read_bytes())
+    (parts / "000001.jsonl").write_text("")
+    assert [t.index for t in read_trajectories(path)] == [0]
+    with ParquetWriter(path, append=True) as writer:
+        writer.write(outcome(1))
+    assert [t.index for t in read_trajectories(path)] == [0, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
