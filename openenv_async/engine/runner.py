@@ -229,7 +229,7 @@ class EnvironmentRunner:
             return self._refused(request, exc, codecs)
         declared = self.spec.types["observation"]
         declared = typing.get_origin(declared) or declared
-        checkable = isinstance(declared, type) and not typing.is_typeddict(declared)
+        checkable = _is_checkable(declared)
         held: bytes | None = None
         final: RunnerReply | None = None
         stream: AsyncIterator[Any] | None = None
@@ -604,6 +604,15 @@ class TracedRunner(EnvironmentRunner):
 def _attributes(env: Any) -> Any:
     """The instance's own attributes."""
     return getattr(env, "__dict__", ())
+
+
+def _is_checkable(declared: Any) -> bool:
+    """Return whether it can be told that a value is of this type: not of Any or a TypedDict."""
+    try:
+        isinstance(None, declared)
+    except Exception:  # an author's metaclass may raise anything
+        return False
+    return isinstance(declared, type)
 
 
 def environment_raised(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import pytest
 
 from openenv_async import Environment, StepResult
-from openenv_async.engine.requests import Codecs
-from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.engine.requests import Codecs, Unfinished
+from openenv_async.engine.runner import EnvironmentRunner, TracedRunner
 from openenv_async.errors import EnvironmentDied, InvalidAction
 from openenv_async.protocol.frames import (
     Begun,
@@ -26,7 +26,9 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
+from openenv_async.protocol.lifecycle import Phase
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.telemetry.tracing import TraceContext, current
 from tests.helpers import pack, token, unpack
 
 
@@ -480,3 +482,220 @@ async def test_streams_that_fail() -> None:
     failed(await streamed(bench, Seen("held"), OSError("broken")), "environment_raised", "broken")
     assert bench.emitted == [(text("held"), True)]
     failed(await streamed(bench, object(), Seen("x")), "invalid_model")
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+def test_the_least_and_the_most_of_a_reset() -> None:
+    bench = Bench()
+    bench.open()
+    for fields in ((0, "e"), (2**62, "x" * 255)):
+        begun = bench.reset(None, *fields)
+        assert (begun.seed, begun.episode_id) == fields
+
+
+def test_every_episode_has_another_id_and_counts_its_own_steps() -> None:
+    bench = Bench().begin()
+    ids = set()
+    for _ in range(3):
+        bench.step()
+        assert bench.ask(State).step_count == 1
+        begun = bench.reset()
+        assert bench.ask(State).step_count == 0
+        assert len(begun.episode_id) == 16
+        ids.add(begun.episode_id)
+    assert len(ids) == 3
+
+
+def test_a_closed_session_does_not_look_at_options() -> None:
+    bench = Bench().begin()
+    bench.ask(Close)
+    failed(bench.reset([1]), "session_closed")
+
+
+def test_a_reset_whose_episode_was_cut_short_ended_it(results: dict[str, Any]) -> None:
+    results["reset"] = StepResult(Seen("over"), truncated=True)
+    bench = Bench()
+    bench.open()
+    assert (bench.reset().terminated, bench.runner.phase) == (False, Phase.ENDED)
+
+
+def test_a_worker_tells_its_server_each_traceback(results: dict[str, Any]) -> None:
+    results["boom"] = ZeroDivisionError("1/0")
+    bench = Bench()
+    bench.runner = EnvironmentRunner(bench.spec, in_worker=True)
+    bench.begin()
+    assert "ZeroDivisionError" in failed(bench.step("boom"), "environment_raised")["traceback"]
+
+
+def test_the_traceback_of_a_constructor_is_that_of_its_own_error() -> None:
+    bench = Bench()
+    bench.open({"fail": "no disk"})
+    assert bench.runner.trouble is not None
+    assert bench.runner.trouble.rstrip().endswith("OSError: no disk")
+
+
+def test_the_episode_is_named_where_the_environment_failed(results: dict[str, Any]) -> None:
+    results.update(boom=ZeroDivisionError("1/0"), mistake=InvalidAction("no"))
+    bench = Bench()
+    bench.open()
+    episode = bench.reset().episode_id
+    assert failed(bench.step("boom"), "environment_raised")["episode_id"] == episode
+    assert "episode_id" not in failed(bench.step("mistake"), "invalid_action")
+
+
+async def test_the_fast_path_of_a_step_refuses_as_the_other_does() -> None:
+    bench = Bench(Async)
+
+    async def step(do: Any) -> Any:
+        bench.seq += 1
+        request = Step(1, bench.seq, 0, pack({"do": do}))
+        return await bench.runner.step_async(request, bench.codecs)
+
+    await bench.ask_async(Open(1, token(1), token(2)))
+    failed(await step("x"), "episode_not_started")
+    await bench.ask_async(Reset(1, 1))
+    assert unpack((await step("x")).payload)["text"] == "x"
+    failed(await step(5), "invalid_action")
+    Async.results.update(
+        boom=ValueError("bad"), stop=asyncio.CancelledError(), end=StepResult(Seen("z"), 1.0, True)
+    )
+    failed(await step("boom"), "environment_raised", "bad")
+    with pytest.raises(asyncio.CancelledError):
+        await step("stop")
+    assert (await step("end")).terminated
+    failed(await step("x"), "episode_ended")
+
+
+class Plain(Environment[Action, Seen, dict[str, Any]]):
+    """Async, and does not stream."""
+
+    async def reset(self) -> Seen:
+        return Seen("ready")
+
+    async def step(self, action: Action) -> Seen:
+        return Seen(action.do)
+
+
+async def test_credit_for_what_does_not_stream_is_no_harm() -> None:
+    bench = Bench(Plain)
+    await bench.begin_async()
+    reply = await bench.ask_async(Step(1, 2, 0, pack({"do": "a"}), None, 5))
+    assert unpack(reply.payload)["text"] == "a"
+    assert bench.emitted == []
+
+
+async def test_a_stream_of_undeclared_values_holds_each() -> None:
+    bench = Bench(Async, observation=Any)
+    await bench.begin_async()
+    reply = await streamed(bench, "a", "b")
+    assert bench.emitted == [("a", True)]
+    assert unpack(reply.payload) == "b"
+
+
+class Typed(TypedDict):
+    text: str
+
+
+async def test_a_stream_of_a_typed_dict_holds_each() -> None:
+    bench = Bench(Async, observation=Typed)
+    await bench.ask_async(Open(1, token(1), token(2)))
+    bench.runner.phase = Phase.RUNNING
+    reply = await streamed(bench, {"text": "a"}, {"text": "b"})
+    assert bench.emitted == [({"text": "a"}, True)]
+    assert unpack(reply.payload) == {"text": "b"}
+
+
+async def test_a_streamed_step_counts_and_may_end_the_episode() -> None:
+    bench = Bench(Async)
+    await bench.begin_async()
+    await streamed(bench, "a", Seen("b"))
+    assert (bench.runner.steps, bench.runner.phase) == (1, Phase.RUNNING)
+    assert (await streamed(bench, Seen("end", 1.0, True))).terminated
+    assert (bench.runner.steps, bench.runner.phase) == (2, Phase.ENDED)
+
+
+async def test_the_last_of_a_stream_cannot_be_read() -> None:
+    bench = Bench(Async)
+    await bench.begin_async()
+    odd: Any = Seen("odd", "much")  # type: ignore[arg-type]  # the nonsense
+    detail = failed(await streamed(bench, "a", odd), "invalid_observation", "reward")
+    assert detail["phase"] == "step"
+    assert bench.emitted == [("a", False)]
+    reply = await streamed(bench, odd, Seen("good"))
+    assert [seen["text"] for seen, _ in bench.emitted] == ["odd"]
+    assert unpack(reply.payload)["text"] == "good"
+
+
+class Closing(Async):
+    """Its streams note that they were closed, and may fail at it."""
+
+    closed: ClassVar[list[str]] = []
+
+    async def step_stream(self, action: Action) -> AsyncIterator[Any]:
+        try:
+            for item in self.stream:
+                yield item
+        finally:
+            self.closed.append(action.do)
+            if action.do == "fail":
+                raise OSError("the pipe is broken")
+
+
+async def test_a_stream_is_closed_before_its_last_is_sent() -> None:
+    bench = Bench(Closing)
+    await bench.begin_async()
+    Closing.closed.clear()
+
+    async def streamed(do: str, *items: Any) -> Any:
+        Async.stream[:] = items
+        bench.seq += 1
+        return await bench.ask_async(Step(1, bench.seq, 0, pack({"do": do}), None, 10))
+
+    reply = await streamed("early", StepResult(Seen("a"), 1.0), "never")
+    assert (reply.reward, Closing.closed) == (1.0, ["early"])
+    detail = failed(await streamed("fail", Seen("a")), "environment_raised", "step_stream() of")
+    assert (detail["raised"], detail["phase"]) == ("OSError", "step")
+    assert Closing.closed == ["early", "fail"]
+
+
+async def test_a_call_is_made_inside_its_trace_and_nothing_else() -> None:
+    seen: list[Any] = []
+
+    class Looking(Async):
+        async def reset(self, *, seed: int | None = None) -> Seen:
+            seen.append(current.get())
+            return Seen("ready")
+
+        async def step(self, action: Action) -> Seen:
+            seen.append(current.get())
+            return Seen(action.do)
+
+    class LookingSync(Sync):
+        def step(self, action: Action) -> Any:
+            seen.append(current.get())
+            return Seen(action.do)
+
+    trace = TraceContext("00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    outside = current.get()
+    bench = Bench(Looking)
+    bench.runner = TracedRunner(bench.spec, False, 1000, False, trace)
+    await bench.begin_async()
+    assert current.get() is outside
+    step = Step(1, 2, 0, pack({"do": "a"}))
+    assert isinstance(await bench.runner.step_async(step, bench.codecs), Observation)
+    assert current.get() is outside
+
+    async def late() -> Seen:
+        seen.append(current.get())
+        return Seen("late")
+
+    reply = await bench.runner.finish(Unfinished(step, late()), bench.codecs)
+    assert isinstance(reply, Observation)
+    assert current.get() is outside
+    sync = Bench(LookingSync)
+    sync.runner = TracedRunner(sync.spec, False, 1000, False, trace)
+    assert isinstance(sync.begin().step(), Observation)
+    assert current.get() is outside
+    assert seen == [trace] * 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import queue
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +15,24 @@ import pytest
 
 from openenv_async import Environment
 from openenv_async.engine import Engine
-from openenv_async.protocol.frames import Begun, Cancel, Close, Closed, Failed, Observation, Step
+from openenv_async.engine.executors import threads as module
+from openenv_async.engine.executors.threads import (
+    BuilderPool,
+    Job,
+    MainThreadExecutor,
+    ThreadExecutor,
+    ThreadPool,
+)
+from openenv_async.protocol.frames import (
+    Begun,
+    Cancel,
+    Close,
+    Closed,
+    Failed,
+    Observation,
+    Open,
+    Step,
+)
 from openenv_async.testing import ManualClock
 from tests.helpers import Peer, make_engine, pack, settle, token, unpack, until
 
@@ -241,8 +260,6 @@ async def test_an_owned_thread_makes_every_call() -> None:
 
 
 async def test_an_owned_thread_stays_the_same_however_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openenv_async.engine.executors import threads as module
-
     monkeypatch.setattr(module, "_IDLE", 0.02)
     async with started(Owning) as (_, peer):
         [env] = Threaded.made
@@ -282,8 +299,6 @@ async def test_threads_end_with_the_engine() -> None:
 
 
 async def test_idle_threads_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openenv_async.engine.executors import threads as module
-
     monkeypatch.setattr(module, "_IDLE", 0.02)
     before = threads()
     async with started() as (_, peer):
@@ -308,3 +323,606 @@ async def test_a_constructor_that_blocks_holds_up_nobody(gate: threading.Event) 
     gate.set()
     await opening
     await engine.aclose()
+
+
+# -- a pool by itself, on a loop that the test moves -----------------------------------------------
+
+
+class Handle:
+    """What a loop gives for a callback."""
+
+    def __init__(self, delay: float, callback: Any, args: tuple[Any, ...]) -> None:
+        self.delay = delay
+        self.cancelled = False
+        self._call = callback
+        self._args = args
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def run(self) -> None:
+        self._call(*self._args)
+
+
+class HandLoop:
+    """Keeps callbacks until ``turn`` and timers until ``later``."""
+
+    def __init__(self) -> None:
+        self.soon: list[Handle] = []
+        self.timers: list[Handle] = []
+
+    def call_soon(self, callback: Any, *args: Any) -> Handle:
+        self.soon.append(Handle(0.0, callback, args))
+        return self.soon[-1]
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay: float, callback: Any) -> Handle:
+        self.timers.append(Handle(delay, callback, ()))
+        return self.timers[-1]
+
+    def turn(self) -> int:
+        """Run what was to run soon; how many there were."""
+        handles, self.soon = self.soon, []
+        for handle in handles:
+            handle.run()
+        return len(handles)
+
+    def later(self) -> list[float]:
+        """Run the timers; their delays."""
+        handles, self.timers = self.timers, []
+        for handle in handles:
+            handle.run()
+        return [handle.delay for handle in handles]
+
+
+class Worked:
+    """A call without a session: notes what was run and what came back."""
+
+    def __init__(self, run: Any = None) -> None:
+        self.runner = self
+        self.interrupted: str | None = None
+        self.asked: list[Any] = []
+        self.replies: list[Any] = []
+        self._run = run
+
+    def handle(self, request: Any, codecs: Any) -> Any:
+        self.asked.append(request)
+        if self._run is not None and not isinstance(request, Close):
+            self._run()
+        return "reply"
+
+    def raised(self, request: Any, exc: BaseException, codecs: Any) -> Any:
+        return exc
+
+    def complete(self, request: Any, reply: Any) -> None:
+        self.replies.append(reply)
+
+    def interruption(self, request: Any) -> Any:
+        return "interruption"
+
+
+class Codecs:
+    format = "msgpack"
+
+
+class Started:
+    """Stands in for threads: counts those that were to start, and runs none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.allowed = 10**6
+        monkeypatch.setattr(threading, "Thread", self._make)
+
+    def _make(self, **_: Any) -> Started:
+        return self
+
+    def start(self) -> None:
+        if self.count >= self.allowed:
+            raise RuntimeError("can't start new thread")
+        self.count += 1
+
+
+def make_pool(loop: HandLoop, limit: int = 10, **settings: Any) -> ThreadPool:
+    any_loop: Any = loop
+    return ThreadPool(any_loop, limit, "pool", **settings)
+
+
+def job_of(call: Any, request: Any = None) -> Job:
+    codecs: Any = Codecs()
+    return Job(call, request or Step(1, 1, 0, b""), codecs)
+
+
+def work_off(pool: ThreadPool) -> None:
+    """Run the jobs on this thread, which is lent, until none is left."""
+    pool._closed = True
+    pool._threads += 1
+    pool.work()
+    pool._closed = False
+
+
+def test_threads_double_while_a_queue_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, started = HandLoop(), Started(monkeypatch)
+    pool = make_pool(loop)
+    for _ in range(5):
+        pool.submit(job_of(Worked()))
+    assert len(loop.soon) == 1  # one wake-up for all of a turn
+    loop.turn()
+    counts = [started.count]
+    for _ in range(5):
+        assert loop.later() == [module._LOOK]
+        counts.append(started.count)
+    assert counts == [1, 2, 4, 8, 10, 10]  # by the busy ones, by the waiting ones, by the limit
+    pool.submit(job_of(Worked()))
+    loop.turn()
+    assert len(loop.timers) == 1  # it looks already
+
+
+@pytest.mark.parametrize(("taken", "grows"), [(4, True), (5, False), (6, False)])
+def test_a_queue_that_moves_gets_no_more_threads(
+    monkeypatch: pytest.MonkeyPatch, taken: int, grows: bool
+) -> None:
+    loop, started = HandLoop(), Started(monkeypatch)
+    pool = make_pool(loop)
+    pool._taken = 100
+    for _ in range(5):
+        pool.submit(job_of(Worked()))
+    loop.turn()
+    pool._taken += taken
+    loop.later()
+    assert (started.count == 2) == grows
+    loop.later()  # now it stands
+    assert started.count == (4 if grows else 2)
+
+
+def test_a_look_ends_when_nothing_waits_or_the_pool_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, started = HandLoop(), Started(monkeypatch)
+    pool = make_pool(loop)
+    call = Worked()
+    pool.submit(job_of(call))
+    loop.turn()
+    work_off(pool)
+    loop.later()  # delivers what a thread holds back
+    assert call.replies == ["reply"]
+    assert (loop.timers, started.count) == ([], 1)
+    pool.submit(job_of(call))
+    loop.turn()
+    [look] = loop.timers
+    pool.submit(job_of(call))
+    [kick] = loop.soon[-1:]
+    pool.close()
+    assert (look.cancelled, kick.cancelled) == (True, True)
+    look.run()
+    assert len(loop.timers) == 1
+
+
+def test_idle_threads_go_before_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(monkeypatch)
+    pool = make_pool(HandLoop(), limit=4)
+    pool._threads, pool._idle = 2, 2
+    pool._wake(1)
+    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (1, 2, 0, 1)
+    pool._wake(2)
+    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (0, 3, 1, 2)
+    pool._wake(9)
+    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (0, 4, 2, 2)
+    assert [pool._wakes.get() for _ in range(2)] == [True, True]
+
+
+def test_a_batch_wakes_an_idle_thread_or_the_first_and_no_busy_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for threads, idle, wakes, new in ((0, 0, 0, 1), (1, 1, 1, 0), (1, 0, 0, 0)):
+        loop, started = HandLoop(), Started(monkeypatch)
+        pool = make_pool(loop)
+        pool._threads, pool._idle = threads, idle
+        pool.submit(job_of(Worked()))
+        loop.turn()
+        assert (pool._wakes.qsize(), started.count) == (wakes, new)
+
+
+def test_a_closed_pool_lets_its_idle_threads_go() -> None:
+    pool = make_pool(HandLoop())
+    pool._threads, pool._idle = 3, 2
+    pool.close()
+    assert (pool._threads, pool._idle) == (1, 0)
+    assert [pool._wakes.get() for _ in range(pool._wakes.qsize())] == [False, False]
+    assert pool._rest() is False  # the busy one, once it is done
+    assert pool._threads == 0
+
+
+def test_jobs_are_refused_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, started = HandLoop(), Started(monkeypatch)
+    pool = make_pool(loop)
+    calls = [Worked(), Worked()]
+    for call in calls:
+        pool.submit(job_of(call))
+    started.allowed = 0
+    loop.turn()
+    for call in calls:
+        [refused] = call.replies
+        assert (refused.code, refused.seq) == ("resource_limit", 1)
+    assert (pool._threads, len(pool._jobs)) == (0, 0)
+
+
+def test_jobs_wait_when_there_are_threads_but_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(monkeypatch)
+    pool = make_pool(HandLoop())
+    call = Worked()
+    pool._jobs.append(job_of(call))
+    started.allowed = 1
+    pool._wake(3)
+    assert (pool._threads, started.count, call.replies) == (1, 1, [])
+
+
+def test_results_come_in_order_and_with_one_wake_up() -> None:
+    loop = HandLoop()
+    pool = make_pool(loop, lent=True)
+    calls = [Worked() for _ in range(3)]
+    for call in calls:
+        pool.submit(job_of(call))
+    assert (pool._limit, pool._threads) == (1, 1)
+    work_off(pool)
+    assert pool._taken == 3
+    assert len(loop.soon) == 2  # the submission's and the delivery's
+    loop.turn()
+    assert [call.replies for call in calls] == [["reply"]] * 3
+    assert pool._posted is False
+
+
+def test_a_long_batch_posts_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def tick() -> None:
+        now[0] += module._POST * 0.75
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    loop = HandLoop()
+    pool = make_pool(loop, lent=True)
+    posts: list[int] = []
+    monkeypatch.setattr(pool, "_post", lambda: posts.append(len(pool._results)))
+    for _ in range(5):
+        pool.submit(job_of(Worked(tick)))
+    work_off(pool)
+    assert posts == [2, 4, 5]
+
+
+def test_what_a_call_lets_through_is_its_reply() -> None:
+    def panic() -> None:
+        raise Panic("in Rust")
+
+    pool = make_pool(loop := HandLoop(), lent=True)
+    call = Worked(panic)
+    pool.submit(job_of(call))
+    work_off(pool)
+    loop.turn()
+    assert [type(reply) for reply in call.replies] == [Panic]
+
+
+def test_a_worker_is_told_of_each_call() -> None:
+    seen: list[Any] = []
+    loop = HandLoop()
+
+    def after_call() -> None:
+        seen.append(("after", pool.calling))
+
+    pool = make_pool(loop, lent=True, after_call=after_call)
+
+    def call() -> None:
+        seen.append(("call", pool.calling))
+
+    def panic() -> None:
+        call()
+        raise Panic("in Rust")
+
+    good, bad = Worked(call), Worked(panic)
+    pool.submit(job_of(good))
+    pool.submit(job_of(bad))
+    work_off(pool)
+    loop.turn()
+    assert seen == [("call", True), ("after", False)] * 2
+    assert good.replies == ["reply"]
+    assert [type(reply) for reply in bad.replies] == [Panic]
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_a_thread_whose_job_was_abandoned_closes_its_environment(
+    monkeypatch: pytest.MonkeyPatch, lent: bool
+) -> None:
+    loop, started = HandLoop(), Started(monkeypatch)
+    pool = make_pool(loop, lent=lent)
+
+    def abandon() -> None:
+        before = pool._threads
+        pool.abandon(job)
+        assert pool.stuck == 1
+        assert pool._threads == before - 1 + lent  # it is replaced unless it is lent
+
+    hung, other = Worked(abandon), Worked()
+    job = job_of(hung)
+    pool.submit(job)
+    pool.submit(job_of(other))
+    pool._threads = 0
+    work_off(pool)
+    assert pool.stuck == 0
+    assert [type(request) for request in hung.asked] == [Step, Close]
+    assert bool(other.asked) == lent  # else a new thread takes it
+    assert started.count == (not lent)
+    loop.turn()
+    assert hung.replies == []
+
+
+def test_a_job_that_was_abandoned_before_it_began_is_only_closed() -> None:
+    loop = HandLoop()
+    pool = make_pool(loop, lent=True)
+    call = Worked()
+    job = job_of(call)
+    pool.submit(job)
+    pool.abandon(job)
+    assert pool.stuck == 0
+    work_off(pool)
+    assert [type(request) for request in call.asked] == [Close]
+
+
+def test_a_job_that_was_abandoned_with_its_result_on_the_way_is_closed_too() -> None:
+    loop = HandLoop()
+    pool = make_pool(loop, lent=True)
+    call = Worked()
+    job = job_of(call)
+    pool.submit(job)
+    work_off(pool)
+    pool.abandon(job)
+    assert (pool.stuck, pool._threads) == (0, 1)
+    loop.turn()
+    assert call.replies == []
+    work_off(pool)
+    assert [type(request) for request in call.asked] == [Step, Close]
+
+
+def test_a_job_is_taken_back_once_and_answered_in_another_turn() -> None:
+    for interrupted in ("cancel", "deadline"):
+        loop = HandLoop()
+        pool = make_pool(loop, limit=7)
+        call = Worked()
+        call.interrupted = interrupted
+        job = job_of(call)
+        pool._jobs.append(job)
+        assert pool.withdraw(job) is True
+        assert call.replies == []
+        assert loop.turn() == 1
+        if interrupted == "cancel":
+            assert call.replies == ["interruption"]
+        else:
+            [busy] = call.replies
+            assert busy.code == "server_busy"
+            assert "all 7 threads were busy for as long as step()" in busy.message
+        assert pool.withdraw(job) is False
+
+
+def test_a_beat_is_answered_in_its_turn() -> None:
+    loop = HandLoop()
+    pool = make_pool(loop, lent=True)
+    answers: list[int] = []
+    pool.beat(lambda: answers.append(1))
+    work_off(pool)
+    assert answers == []
+    loop.turn()
+    assert answers == [1]
+
+
+class Emptied:
+    """A queue without wake-ups in time; one comes late where the pool counts on it."""
+
+    def __init__(self) -> None:
+        self.timeouts: list[float | None] = []
+
+    def get(self, timeout: float | None = None) -> bool:
+        self.timeouts.append(timeout)
+        if len(self.timeouts) == 1:
+            raise queue.Empty
+        return True
+
+
+@pytest.mark.parametrize("woken", [False, True])
+def test_an_idle_thread_ends_unless_it_has_just_been_woken(woken: bool) -> None:
+    pool = make_pool(HandLoop(), idle=3.0)
+    wakes: Any = Emptied()
+    pool._wakes = wakes
+    pool._threads, pool._idle = 2, -1 if woken else 0  # one less than are: its wake-up was sent
+    assert pool._rest() is woken
+    assert (pool._threads, pool._idle) == (2 if woken else 1, 0)
+    assert wakes.timeouts == ([3.0, None] if woken else [3.0])
+
+
+def test_a_thread_does_not_rest_while_jobs_wait() -> None:
+    pool = make_pool(HandLoop())
+    pool._jobs.append(job_of(Worked()))
+    pool._threads = 1
+    assert pool._rest() is True
+    assert (pool._threads, pool._idle) == (1, 0)
+
+
+# -- constructors ----------------------------------------------------------------------------------
+
+
+class Times:
+    """Stands in for the module ``time``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.used = 5.0
+        self.slept: list[float] = []
+        self.clocks: dict[int, float] = {}
+        for name in ("monotonic", "thread_time", "sleep", "clock_gettime"):
+            monkeypatch.setattr(time, name, getattr(self, name))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.used
+
+    def sleep(self, seconds: float) -> None:
+        assert self.pool._pausing == 1
+        self.slept.append(seconds)
+
+    def clock_gettime(self, clock: int) -> float:
+        return self.clocks[clock]
+
+    pool: Any = None
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.001, 0.0), (0.04, 0.01), (1.0, 0.05)])
+def test_a_constructor_that_computes_is_followed_by_a_pause(
+    monkeypatch: pytest.MonkeyPatch, cost: float, pause: float
+) -> None:
+    times = Times(monkeypatch)
+    loop: Any = HandLoop()
+    pool = times.pool = BuilderPool(loop, 4, "pool")
+
+    def compute() -> None:
+        times.used = cost
+
+    times.used = 0.0
+    assert pool._build(job_of(Worked(compute))) == "reply"  # type: ignore[comparison-overlap]  # a fake
+    assert pool.cost == cost
+    assert times.slept == []
+    times.used = 0.0
+    pool._build(job_of(Worked()))
+    assert times.slept == ([pytest.approx(pause)] if pause else [])
+    assert (pool.cost, pool._pausing) == (0.0, 0)
+
+
+def test_builders_grow_only_while_those_there_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    times = Times(monkeypatch)
+    loop: Any = HandLoop()
+    pool = times.pool = BuilderPool(loop, 4, "pool")
+    assert pool._computing == 2
+    pool._clocks = {1: 1, 2: 2}
+    times.clocks = {1: 1.0, 2: 3.0}
+    seen = []
+    # Two cores may compute: above 1.05 of a core's time they do.
+    for seconds, used in ((9.0, 0), (0.1, 0.104), (0.1, 0.104), (0.1, 0.106), (0.1, 0), (0.1, 0)):
+        times.now += seconds
+        times.clocks[1] += used
+        seen.append(pool._may_grow())
+    assert seen == [False, False, True, False, False, True]
+    times.now += 0.11  # too long ago to tell
+    assert pool._may_grow() is False
+    times.now += 0.05
+    assert pool._may_grow() is False
+    pool._pausing = 1
+    times.now += 0.05
+    assert pool._may_grow() is False
+    pool._pausing = 0
+    times.now += 0.05
+    assert pool._may_grow() is False
+    times.now += 0.05
+    assert pool._may_grow() is True
+
+
+@pytest.mark.parametrize(("cores", "computing"), [(None, 1), (2, 1), (7, 1), (8, 2), (16, 4)])
+def test_a_quarter_of_the_cores_constructs(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, computing: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    loop: Any = HandLoop()
+    pool = BuilderPool(loop, 4, "pool")
+    assert pool._computing == computing
+    assert (pool._look_every, pool._idle_time, pool._name) == (0.01, 30.0, "pool-build")
+
+
+# -- the executor ----------------------------------------------------------------------------------
+
+
+class Session(Worked):
+    slot: Any = None
+    codecs = Codecs()
+
+
+@pytest.mark.parametrize("way", ["close", "leave", "aclose"])
+async def test_a_thread_of_its_own_is_let_go_with_the_session(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    Started(monkeypatch)
+    loop = HandLoop()
+    any_loop: Any = loop
+    executor = ThreadExecutor(any_loop, 4, Owning)
+    call: Any = Session()
+    executor.start(call, Open(1, token(1), token(2)))
+    pool, job = call.slot
+    assert pool in executor._pools
+    assert pool not in (executor._pool, executor._builders)
+    executor.start(call, Step(1, 1, 0, b""))
+    assert (call.slot[0], call.slot[1] is job) == (pool, False)
+    if way == "close":
+        executor.start(call, Close(1, 2))
+        assert not pool._closed
+        loop.turn()
+    elif way == "leave":
+        executor.leave(call)
+    else:
+        await executor.aclose()
+        assert executor._pool._closed
+        assert executor._builders._closed
+    assert pool._closed
+    assert pool not in executor._pools
+
+
+def test_shared_threads_stay_and_constructors_have_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    Started(monkeypatch)
+    loop: Any = HandLoop()
+    executor = ThreadExecutor(loop, 4, Threaded)
+    call: Any = Session()
+    executor.start(call, Open(1, token(1), token(2)))
+    assert call.slot[0] is executor._builders
+    executor.start(call, Step(1, 1, 0, b""))
+    assert call.slot[0] is executor._pool
+    executor.leave(call)
+    executor.start(call, Close(1, 2))
+    loop.turn()
+    assert not executor._pool._closed
+
+
+@pytest.mark.parametrize("cls", [Threaded, Owning])
+def test_calls_that_are_stuck_are_counted(monkeypatch: pytest.MonkeyPatch, cls: type) -> None:
+    Started(monkeypatch)
+    loop: Any = HandLoop()
+    executor = ThreadExecutor(loop, 4, cls)
+    call: Any = Session()
+    executor.start(call, Open(1, token(1), token(2)))
+    pool, job = call.slot
+    assert executor.interrupt(call) is True  # it has no thread yet
+    assert executor.interrupt(call) is False
+    pool._threads = 1
+    executor.abandon(call)
+    assert executor.stuck == 1
+    assert pool._closed == (cls is Owning)
+    pool.stuck = 0
+    assert executor.stuck == 0
+    assert executor._left == []
+    executor._pool.stuck, executor._builders.stuck = 2, 3
+    assert executor.stuck == 5
+    assert job.abandoned
+
+
+def test_a_main_thread_has_all_the_calls() -> None:
+    loop: Any = HandLoop()
+    after: list[int] = []
+    executor = MainThreadExecutor(loop, Owning, lambda: after.append(1))
+    call: Any = Session()
+    executor.start(call, Open(1, token(1), token(2)))
+    executor.start(call, Close(1, 1))
+    answers: list[int] = []
+    executor.beat(lambda: answers.append(1))
+    assert not executor.calling
+    executor._pool._closed = True
+    executor.work()
+    loop.turn()
+    assert [type(request) for request in call.asked] == [Open, Close]
+    assert (len(call.replies), answers, after) == (2, [1], [1, 1, 1])
+    assert executor._pools == {executor._pool}
+    assert executor._pool._lent
