@@ -473,7 +473,7 @@ async def _choose(
         return ("url" if asked.space is None else "space"), "it runs already", None
     if asked.target.kind in ("urls", "finder"):
         if params or provider:
-            raise InvalidOption(f"{asked.label} run already: they take neither params nor provider")
+            raise InvalidOption(f"{asked.label} runs already: it takes neither params nor provider")
         found = asked.target.with_arguments(None, token).provider()
         return "url", "it runs already", found
     if asked.target.kind == "environment":

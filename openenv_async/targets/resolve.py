@@ -338,7 +338,7 @@ class ResolvedTarget:
 
 _BEHIND: Final[Mapping[str, str]] = {
     "url": "is a server that runs",
-    "urls": "are servers that run",
+    "urls": "names servers that run",
     "finder": "finds servers that run",
     "named": "is an environment of this machine",
     "image": "has it in a container",
@@ -467,7 +467,7 @@ def _of_several(given: Iterable[Any], entry: str) -> ResolvedTarget:
     if not several:
         raise WrongTarget(f"{entry} was given no URL: {shown(given)} is empty")
     if all(isinstance(each, Provider) for each in several):
-        return ResolvedTarget("provider", f"{len(several)} providers", several)
+        return ResolvedTarget("provider", _list_of(several, "provider"), several)
     for each in several:
         is_pair = isinstance(each, tuple) and len(each) == 2
         if not isinstance(each[0] if is_pair else each, str):
@@ -475,7 +475,11 @@ def _of_several(given: Iterable[Any], entry: str) -> ResolvedTarget:
         checked_url(each[0] if is_pair else each, "each of several addresses")
         if is_pair and each[1] is not None:
             check_token(each[1])
-    return ResolvedTarget("urls", f"{len(several)} servers", several)
+    return ResolvedTarget("urls", _list_of(several, "server"), several)
+
+
+def _list_of(several: list[Any], noun: str) -> str:
+    return f"a list of {len(several)} {noun}{'s' if len(several) > 1 else ''}"
 
 
 def _of_callable(given: Callable[[], Any], entry: str) -> ResolvedTarget:
@@ -487,7 +491,7 @@ def _of_callable(given: Callable[[], Any], entry: str) -> ResolvedTarget:
     name = getattr(given, "__name__", None) or type(given).__name__
     made = _returned(given)
     if _is_several(made) or _finds(given):
-        return ResolvedTarget("finder", f"the URLs that {name} finds", given)
+        return ResolvedTarget("finder", f"the URL finder {name}", given)
     if inspect.isclass(made) and not issubclass(made, ModelHooks) and hasattr(made, "step"):
         spec = EnvironmentSpec(given)
         return ResolvedTarget("environment", spec.name, spec)
@@ -496,7 +500,7 @@ def _of_callable(given: Callable[[], Any], entry: str) -> ResolvedTarget:
             f"{entry} cannot use {name}, which is async: what makes clients returns one at once"
         )
     _check_no_arguments(given, name, entry)
-    return ResolvedTarget("factory", f"the clients that {name} makes", given)
+    return ResolvedTarget("factory", f"the client factory {name}", given)
 
 
 def _returned(given: Any) -> Any:

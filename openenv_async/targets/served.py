@@ -282,7 +282,7 @@ def _of_factory(target: ResolvedTarget) -> Server:
 
     client = made_by(target.given)
     if not hasattr(client, "base_url"):
-        raise WrongTarget(f"{target.label} have no base_url: no server of theirs is known")
+        raise WrongTarget(f"{target.label} makes clients without a base_url: no server is known")
     return Server(*address_of(client))
 
 

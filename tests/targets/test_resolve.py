@@ -232,6 +232,27 @@ def test_params_belong_to_names_and_classes() -> None:
         resolve(Tiny, params=[1])  # type: ignore[arg-type]  # the mistake
 
 
+def make_clients() -> Any:
+    return GenericEnvClient(URL)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([URL], "a list of 1 server"),
+        ([URL, URL], "a list of 2 servers"),
+        ([StaticProvider(URL), StaticProvider(URL)], "a list of 2 providers"),
+        (finder, "the URL finder finder"),
+        (make_clients, "the client factory make_clients"),
+        (functools.partial(GenericEnvClient, URL), "the client factory partial"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_message_says_one_thing_of_several(given: Any, named: str) -> None:
+    with pytest.raises(InvalidOption, match=f"^{named} takes no params"):
+        resolve(given, params={"goal": 1})
+
+
 def test_a_token_belongs_to_servers_that_run() -> None:
     given: Any
     for given in (URL, [URL], finder, GenericEnvClient(URL)):

@@ -132,7 +132,7 @@ async def test_clients_without_an_address_have_no_server() -> None:
     class Duck:
         async def reset(self) -> None: ...
 
-    with pytest.raises(WrongTarget, match="have no base_url"):
+    with pytest.raises(WrongTarget, match="makes clients without a base_url"):
         async with resolve(lambda: Duck()).serve():
             raise AssertionError("it has one")
     with pytest.raises(WrongTarget, match="annotate what it returns, -> Tiny"):
