@@ -33,12 +33,24 @@ from openenv_async import (
     create_app,
     serve,
 )
+from openenv_async.client.arguments import (
+    checked_count,
+    checked_episode_id,
+    checked_options,
+    checked_seed,
+    checked_timeout,
+    encoded,
+    is_sendable,
+    refuse_unknown,
+    reset_arguments,
+)
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.vector import ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
     ConnectFailed,
     DeadlineExceeded,
+    InvalidModel,
     InvalidOption,
     OpenEnvError,
     PayloadTooLarge,
@@ -46,6 +58,7 @@ from openenv_async.errors import (
     TransportError,
 )
 from openenv_async.rollouts import rollout
+from openenv_async.types import MAX_SECONDS
 
 
 class Plain(Environment[Any, Any, Any]):
@@ -555,3 +568,147 @@ async def test_a_deadline_too_short_for_the_header_is_still_one() -> None:
         await env.reset(timeout=math.inf)
     assert "0.000000" in seen[-2:]
     assert "0.000001" in seen
+
+
+# -- each check by itself -------------------------------------------------------------------------
+
+
+class Text(str):
+    """A subclass, as enumerations of text are."""
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, np.int64(0), np.uint64(2**63 - 1)])
+def test_seeds_from_nothing_to_the_greatest_are_plain_integers(seed: Any) -> None:
+    checked = checked_seed(seed)
+    assert (checked, type(checked)) == (int(seed), int)
+    assert checked_seed(None) is None
+
+
+@pytest.mark.parametrize(
+    ("seed", "part"),
+    [
+        *[(seed, "must be from 0 to") for seed in (-1, 2**63, np.int64(-1), np.uint64(2**63))],
+        *[(seed, "must be an integer or None") for seed in (True, False, np.True_, 1.0, "1")],
+    ],
+)
+def test_a_wrong_seed_is_told_with_what_is_wrong(seed: Any, part: str) -> None:
+    with pytest.raises(InvalidOption, match=part) as caught:
+        checked_seed(seed)
+    assert caught.value.detail == {"option": "seed"}
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 255, "é" * 255, Text("x"), Text("é")])
+def test_names_of_episodes_are_plain_text(name: str) -> None:
+    checked = checked_episode_id(name)
+    assert (checked, type(checked)) == (name, str)
+    assert checked_episode_id(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (5, "must be text or None"),
+        (b"x", "must be text or None"),
+        ("", "1 to 255 characters, got 0"),
+        ("x" * 256, "1 to 255 characters, got 256"),
+        ("x\ud800", "not valid Unicode"),
+    ],
+)
+def test_a_wrong_name_of_an_episode_is_told_with_what_is_wrong(name: Any, part: str) -> None:
+    with pytest.raises(InvalidOption, match=part) as caught:
+        checked_episode_id(name)
+    assert caught.value.detail == {"option": "episode_id"}
+
+
+def test_texts_that_can_be_sent() -> None:
+    assert is_sendable("")
+    assert is_sendable("é😀")
+    assert not is_sendable("\udfff")
+
+
+@pytest.mark.parametrize("seconds", [5e-324, 1, 0.5, MAX_SECONDS, np.float32(2)])
+def test_seconds_of_a_call(seconds: Any) -> None:
+    checked = checked_timeout(seconds, "step")
+    assert (checked, type(checked)) == (float(seconds), float)
+    assert checked_timeout(math.inf, "step") is None
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [0, -0.0, -1, math.nextafter(MAX_SECONDS, math.inf), 10**400, math.nan, -math.inf, True, None],
+)
+def test_wrong_seconds_are_told_with_their_call(seconds: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"^state\(timeout=…\) must be a positive") as caught:
+        checked_timeout(seconds, "state")
+    assert caught.value.detail == {"option": "timeout"}
+
+
+def test_numbers_of_things() -> None:
+    for count in (2, 3, np.int8(2)):
+        checked = checked_count(count, "the number", 2, ValueError)
+        assert (checked, type(checked)) == (int(count), int)
+    assert checked_count(0, "the number", 0, ValueError) == 0
+    for wrong in (1, -1, True, np.True_, 2.0, "2", None, Hostile()):
+        with pytest.raises(LookupError, match="the number must be an integer of at least 2, got"):
+            checked_count(wrong, "the number", 2, LookupError)
+
+
+def test_options_by_name_and_in_a_map_are_put_together() -> None:
+    options = {"level": 1}
+    assert checked_options(options, None, None, ["timeout"]) is options
+    assert checked_options(options, None, 3.0, ["size"]) is options
+    assert checked_options(options, {"timeout": 4}, 3.0, ["timeout"]) == {"level": 1, "timeout": 4}
+    assert checked_options(options, {}, 3.0, ["timeout"]) == options
+    assert options == {"level": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "part", "option"),
+    [
+        (None, "ambiguous", "timeout"),
+        (5, "must be a dict from the names", "reset_options"),
+        ([("a", 1)], "must be a dict from the names", "reset_options"),
+        ({"a": 1, 2: 3}, "must be a dict from the names", "reset_options"),
+        ({"seed": 1}, r"give it as reset\(seed=…\)", "seed"),
+        ({"episode_id": "x"}, r"give it as reset\(episode_id=…\)", "episode_id"),
+        ({"level": 2}, "'level' twice", "level"),
+    ],
+)
+def test_options_that_are_wrong_together(given: Any, part: str, option: str) -> None:
+    with pytest.raises(InvalidOption, match=part) as caught:
+        checked_options({"level": 1}, given, 3.0, ["timeout"])
+    assert caught.value.detail == {"option": option}
+
+
+def test_a_value_that_cannot_be_sent_is_told_by_its_name() -> None:
+    def refuse(value: Any) -> bytes:
+        raise InvalidModel("no way")
+
+    assert encoded(3, lambda value: b"%d" % value, "options") == b"3"
+    with pytest.raises(InvalidModel, match=r"^reset\(\) cannot send its options: no way$"):
+        encoded(3, refuse, "options")
+
+
+def test_every_option_gets_past_the_arguments_of_the_call() -> None:
+    assert reset_arguments({"level": 1}, seed=3) == {"level": 1, "seed": 3}
+    assert reset_arguments({}) == {}
+    clashing = {"timeout": 1, "self": 2, "reset_options": 3, 4: 5}
+    assert reset_arguments({"level": 1, **clashing}, seed=None) == {
+        "level": 1,
+        "seed": None,
+        "reset_options": clashing,
+    }
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known", "hint"),
+    [
+        (["timeout", "x"], ["timeouts"], "deadlines are timeouts=Timeouts"),
+        (["timeout"], ["time_out"], r"did you mean time_out=\?"),
+        (["tokn"], ["timeouts", "token"], r"did you mean token=\?"),
+        (["zzz"], ["timeouts", "token"], "it takes timeouts, token$"),
+    ],
+)
+def test_an_argument_that_there_is_not(unknown: list[str], known: list[str], hint: str) -> None:
+    with pytest.raises(TypeError, match=f"^made takes no argument '{unknown[0]}': {hint}"):
+        refuse_unknown("made", unknown, known)
