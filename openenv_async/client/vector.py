@@ -112,7 +112,7 @@ class Slot:
         self.again = False
         self.final: Observation | OpenEnvError | None = None
         self.rng: random.Random | None = None
-        self.seeded = False
+        self.seeded: bool  # set when a session is opened
 
     def done(self) -> bool:
         return False

@@ -14,6 +14,7 @@ from openenv_async.errors import OpenEnvError
 from openenv_async.protocol.codec import frame_codec
 from openenv_async.protocol.frames import (
     Begun,
+    Cancel,
     Closed,
     Observation,
     Open,
@@ -148,6 +149,7 @@ class Scripted(FakeConnection):
         channels: those that were opened.
         silent: leave requests unanswered.
         refusing: errors for the next openings.
+        left_behind: the channels that those that were opened had taken over.
     """
 
     def __init__(self) -> None:
@@ -167,9 +169,13 @@ class Scripted(FakeConnection):
         self.info: bytes | None = None
         self.state: Any = {"n": 1}
         self.outbox: Any = self
+        self.left_behind: list[Channel | None] = []
 
     def channel(self, left_behind: Channel | None = None) -> Channel:
+        self.left_behind.append(left_behind)
         self.channels.append(channel_of(self, len(self.channels) + 1))
+        if left_behind is not None:
+            self.channels[-1].succeed(left_behind)
         return self.channels[-1]
 
     def send(self, frame: Any) -> None:
@@ -184,6 +190,8 @@ class Scripted(FakeConnection):
         channel, number = self.channels[frame.channel - 1], frame.channel
         payload = msgspec.msgpack.encode({"seen": 1})
         match frame:
+            case Cancel():
+                return
             case Open():
                 if self.refusing:
                     channel.fail(self.refusing.pop())

@@ -7,6 +7,8 @@ import contextlib
 import math
 import os
 import pickle
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,17 +19,22 @@ from openenv_async.client.connection import ClientConnection
 from openenv_async.engine import Engine
 from openenv_async.errors import (
     InvalidOption,
+    OpenEnvError,
     ServerBusy,
     SessionBusy,
     SessionClosed,
     SessionLost,
+    WorkerDied,
 )
 from openenv_async.pool import EnvPool
 from openenv_async.protocol.frames import (
+    Begun,
     Cancel,
     Close,
     Open,
+    Partial,
     Reset,
+    State,
     Step,
 )
 from openenv_async.targets.in_process import dial_memory
@@ -386,3 +393,242 @@ def test_a_moved_client_has_the_settings_of_where_it_is() -> None:
     client._move("http://b", "u", "lane")
     client._move("http://c", None)
     assert client.settings == before.replace(token=None, share="lane")
+
+
+# -- a session taken along ------------------------------------------------------------------------
+
+
+async def left_client(**settings: Any) -> tuple[Client, Scripted, Scripted]:
+    """A client whose loop has ended, the connection it had there, and the one it will get."""
+    client = client_of(**settings)
+    await client.reset()
+    old, client.scripted = client.scripted, Scripted()
+    ended = asyncio.new_event_loop()
+    ended.close()
+    old.loop = ended
+    return client, old, client.scripted
+
+
+async def test_a_session_of_a_loop_that_has_ended_is_resumed_on_the_running_one() -> None:
+    for call in ("step", "state", "reset"):
+        client, old, new = await left_client()
+        channel, episode = old.channels[0], client.episode
+        channel.acked = 1
+        await getattr(client, call)(*[{}] * (call == "step"))
+        assert new.left_behind == [channel]
+        [opening] = new.sent_of(Open)
+        assert (opening.resume, opening.ack) == (True, 1)
+        assert [type(frame) for frame in new.frames[1:]] == [
+            {"step": Step, "state": State, "reset": Reset}[call]
+        ]
+        assert new.frames[1].seq == 2
+        if call == "step":
+            assert client.episode is episode
+        assert (old.closed, client.dialled) == (0, 2)
+        await client.close()
+
+
+async def test_what_was_not_answered_is_asked_again_where_the_session_is_resumed() -> None:
+    client = client_of()
+    await client.reset()
+    old = client.scripted
+    old.silent = True
+    running = asyncio.ensure_future(client.step({"a": 1}))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    ended = asyncio.new_event_loop()
+    ended.close()
+    old.loop, client.scripted = ended, Scripted()
+    await client.open()
+    sent = [(type(frame), frame.seq) for frame in client.scripted.frames[1:]]
+    assert sent == [(Step, 2), (Cancel, 2)]
+
+
+async def test_a_session_that_cannot_be_taken_along_is_replaced_by_a_reset_alone() -> None:
+    client, _old, new = await left_client()
+    new.refusing = [SessionLost("gone")]
+    with pytest.raises(SessionLost):
+        await client.step({})
+    assert (new.closed, len(new.channels)) == (1, 1)
+    new.refusing = [SessionLost("gone")]
+    await client.reset()
+    assert [left is None for left in new.left_behind] == [False, False, True]
+    assert [frame.resume for frame in new.sent_of(Open)] == [True, True, False]
+    assert new.closed == 2
+
+
+async def test_closing_leaves_what_belonged_to_a_loop_that_has_ended() -> None:
+    client, old, new = await left_client()
+    await client.close()
+    assert (old.sent_of(Close), old.closed, new.frames) == ([], 0, [])
+    assert client.session_id is None
+    client, old, new = await left_client()
+    old.channels[0].fail(SessionLost("gone"))
+    await client.reset()
+    assert (old.forgotten, old.closed) == ([], 0)
+    assert new.left_behind == [None]
+
+
+async def test_the_first_opening_knows_no_episode() -> None:
+    client = client_of()
+    client._episode = EpisodeInfo("of another session", 1)
+    await client.open()
+    assert client.episode is None
+
+
+# -- its connection, models and container ---------------------------------------------------------
+
+
+async def test_clients_of_one_address_share_a_connection_until_the_last_one_closes() -> None:
+    first, second = Client("memory:shared"), Client("memory:shared")
+    first.scripted = second.scripted = Scripted()
+    await first.reset()
+    await second.reset()
+    assert (first.dialled, second.dialled) == (1, 0)
+    await first.close()
+    assert first.scripted.closed == 0
+    await second.close()
+    assert first.scripted.closed == 1
+
+
+async def test_models_are_those_of_the_connections_format() -> None:
+    client = client_of()
+    connection: Any = client.scripted
+    wire = client._use(connection)
+    assert client._use(connection) is wire
+    connection.format = "json"
+    other = client._use(connection)
+    assert (other is wire, other.format) == (False, "json")
+    assert client._use(connection) is other
+    connection.upstream = True
+    assert client._use(connection) is not other
+
+
+@pytest.mark.parametrize("info", [None, {"why": "x"}])
+async def test_what_a_reset_tells_beside_the_observation(info: Any) -> None:
+    class Telling(Scripted):
+        def answer(self, frame: Any) -> None:
+            if type(frame) is not Reset:
+                super().answer(frame)
+                return
+            payload, told = msgspec.msgpack.encode(1), None
+            if info is not None:
+                told = msgspec.msgpack.encode(info)
+            channel = self.channels[0]
+            future, channel.future, channel.asked = channel.future, None, None
+            assert future is not None
+            future.set_result(Begun(1, frame.seq, payload, "e", 3, None, True, True, told))
+
+    client = client_of()
+    client.scripted = Telling()
+    result = await client.reset()
+    assert (result.terminated, result.truncated, result.info) == (True, True, info or {})
+
+
+async def test_partial_observations_are_models_only_where_they_are_whole() -> None:
+    client = client_of()
+    await client.open()
+    client.scripted.silent = True
+    stream = client.stream_step({})
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    channel = client.scripted.channels[0]
+    assert channel.sink is not None
+    whole, part = msgspec.msgpack.encode({"a": 1}), msgspec.msgpack.encode("b")
+    channel.sink(Partial(1, 1, 0, part, False))
+    channel.sink(Partial(1, 1, 1, whole, True))
+    assert (await first).observation == "b"
+    assert (await anext(stream)).observation == {"a": 1}
+    await stream.aclose()
+    assert [frame.seq for frame in client.scripted.sent_of(Cancel)] == [1]
+    assert channel.sink is None
+
+
+class FakeContainer:
+    """A container that is always there; it explains each error with another one."""
+
+    def __init__(self) -> None:
+        self.died: Any = None
+        self.explained: list[OpenEnvError] = []
+        self.closed = 0
+
+    async def start(self, died: Any) -> Any:
+        self.died = died
+        return SimpleNamespace(url="memory:2", token="t")
+
+    async def explain(self, error: OpenEnvError) -> OpenEnvError:
+        self.explained.append(error)
+        return WorkerDied("explained")
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_a_container_is_where_its_client_goes_and_why_its_calls_fail() -> None:
+    client = client_of()
+    container: Any = FakeContainer()
+    client._container = container
+    await client.open()
+    assert (client.base_url, client.settings.token) == ("memory:2", "t")
+    calls: list[Any] = [
+        lambda: client.step({}),
+        client.reset,
+        client.state,
+        lambda: anext(client.stream_step({})),
+    ]
+    for number, call in enumerate(calls, 1):
+        client.scripted.silent = True
+        running = asyncio.ensure_future(call())
+        await settle(2)
+        client.scripted.channels[0].on_failed(number, SessionBusy("no"))
+        client.scripted.silent = False
+        with pytest.raises(WorkerDied, match="explained"):
+            await running
+    assert [type(error) for error in container.explained] == [SessionBusy] * 4
+    container.died(WorkerDied("ended"))
+    assert isinstance(client.scripted.channels[0].error, WorkerDied)
+    await client.close()
+    assert container.closed == 1
+    container.died(WorkerDied("again"))  # it has no session any more
+
+
+async def test_a_container_is_closed_also_when_closing_the_session_is_cancelled() -> None:
+    client = client_of()
+    container: Any = FakeContainer()
+    client._container = container
+    await client.open()
+    client.scripted.silent = True
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert (container.closed, client.scripted.closed) == (1, 1)
+    assert client.scripted.forgotten == client.scripted.channels
+
+
+async def test_an_opening_that_is_cancelled_gives_back_all_that_it_took() -> None:
+    client = client_of()
+    client.scripted.silent = True
+    opening = asyncio.ensure_future(client.open())
+    await settle(3)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    assert client.scripted.forgotten == client.scripted.channels
+    assert len(client.scripted.sent_of(Close)) == 1
+    assert (client.scripted.closed, client._opening, client.session_id) == (1, None, None)
+
+
+async def test_an_opening_carries_the_trace_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inject(headers: dict[str, str]) -> None:
+        headers.update({"traceparent": "parent", "tracestate": "state"})
+
+    monkeypatch.setitem(sys.modules, "opentelemetry", ModuleType("opentelemetry"))
+    monkeypatch.setattr("openenv_async.client.env.inject", inject)
+    client = client_of(headers={"X-Key": "1"})
+    await client.open()
+    [opening] = client.scripted.sent_of(Open)
+    assert (opening.traceparent, opening.tracestate) == ("parent", "state")
+    assert client.settings.headers == {"X-Key": "1"}
