@@ -80,10 +80,8 @@ class _Socket(CutsFrames, WebSocketConnection):
             return
         opcode = event.opcode
         if opcode is Opcode.BINARY or opcode is Opcode.TEXT:
-            if event.fin and self.on_message is not None:
-                self.on_message(
-                    event.data if opcode is Opcode.BINARY else bytes(event.data).decode()
-                )
+            if event.fin:
+                on_message(event.data if opcode is Opcode.BINARY else bytes(event.data).decode())
                 return
             self._parts, self._text = [bytes(event.data)], opcode is Opcode.TEXT
         elif opcode is Opcode.CONT:

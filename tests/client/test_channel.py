@@ -29,6 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from tests.client.fakes import FakeConnection, channel_of
+from tests.scheduling import run
 
 GRACE = 5.0
 """Seconds after the server's deadline at which the client stops waiting."""
@@ -164,6 +165,18 @@ async def test_an_opening_that_nobody_waits_for_is_no_error() -> None:
     channel.cancel(0)
     channel.on_opened(Opened(3))
     assert channel.opened
+
+
+async def test_an_opening_that_was_given_up_answers_no_later_call() -> None:
+    _, channel = made()
+    channel.call(Open(3, channel.id, channel.secret), 1.0)
+    channel.cancel(0)
+    running = channel.call(step(channel), 1.0)
+    channel.on_opened(Opened(3))
+    assert channel.opened
+    assert channel.future is running
+    assert not running.done()
+    assert list(channel.unanswered()) == [1]
 
 
 async def test_errors_are_for_their_own_request() -> None:
@@ -420,3 +433,44 @@ async def test_leaving_a_stream_cancels_its_step() -> None:
     stream.reply.set_exception(InvalidModel("failed"))
     stream.close()  # an error that nobody wants is retrieved
     assert type(connection.sent[-1]) is Step
+
+
+def test_an_error_that_nobody_asks_for_is_not_reported_by_the_loop() -> None:
+    async def scenario() -> None:
+        for error in (InvalidModel("failed"), None):
+            _connection, channel, stream = streaming(8)
+            if error is None:
+                stream.reply.set_result(Observation(3, 1, b"end"))
+            else:
+                stream.reply.set_exception(error)
+            stream.close()
+            stream.close()
+            channel.future = None
+
+    run(scenario)
+
+
+async def test_partials_that_wait_are_taken_before_the_end_is_told() -> None:
+    _connection, channel, stream = streaming(8)
+    waiting = asyncio.ensure_future(stream.next())
+    await asyncio.sleep(0)
+    show(channel, 0)
+    show(channel, 1)
+    stream.reply.set_result(Observation(3, 1, b"end"))
+    first = await waiting
+    second = await stream.next()
+    assert first is not None
+    assert second is not None
+    assert (first.index, second.index) == (0, 1)
+    assert await stream.next() is None
+    assert await stream.next() is None
+    stream.close()
+
+
+async def test_a_close_after_the_answer_of_the_last_call_disturbs_nothing() -> None:
+    _connection, channel = made()
+    running = channel.call(step(channel), 1.0)
+    running.set_result(None)  # taken by a caller that has not run yet
+    channel.call(Close(3, channel.next_seq(), 0), 1.0)
+    assert running.exception() is None
+    assert channel.scheduled == channel.due

@@ -17,7 +17,9 @@ from openenv_async.client.endpoint import (
     MEDIA,
     Endpoint,
     Opened,
+    ResultReply,
     Sockets,
+    State,
     read_reply,
     taken_number,
 )
@@ -33,7 +35,7 @@ from openenv_async.errors import (
     ProtocolError,
     Unauthorized,
 )
-from openenv_async.types import Limits, Timeouts
+from openenv_async.types import MAX_DEPTH, Limits, Timeouts
 from tests.helpers import until
 from tests.rollouts.environments import Counting
 
@@ -53,6 +55,11 @@ class Failing(Endpoint):
         raise self.errors.pop(0)
 
 
+def refused() -> aiohttp.ClientConnectorError:
+    key: Any = SimpleNamespace(host="127.0.0.1", port=1, ssl=True)
+    return aiohttp.ClientConnectorError(key, ConnectionRefusedError(111, "refused"))
+
+
 @pytest.mark.parametrize(
     ("errors", "raised"),
     [
@@ -63,6 +70,8 @@ class Failing(Endpoint):
             [aiohttp.ServerDisconnectedError(), *[aiohttp.ConnectionTimeoutError()] * 3],
             ConnectionLost,
         ),
+        ([refused()], ConnectFailed),
+        ([aiohttp.ServerDisconnectedError(), *[refused()] * 3], ConnectionLost),
     ],
 )
 async def test_only_a_first_attempt_fails_to_connect(
@@ -85,7 +94,11 @@ def test_a_server_without_a_token_is_sent_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("7", 7), ("", None), ("-1", None), ("9" * 5000, None)]
+    ("text", "number"),
+    [
+        *[("7", 7), ("0", 0), ("", None), ("-1", None), ("9" * 5000, None)],
+        *[("9" * 18, 10**18 - 1), ("9" * 19, None), ("٣", None), ("x", None)],
+    ],
 )
 def test_numbers_that_servers_say(text: str, number: int | None) -> None:
     response: Any = SimpleNamespace(headers={"X-OpenEnv-Seq": text})
@@ -291,6 +304,40 @@ def test_a_reply_of_another_type_or_too_deep_is_refused() -> None:
         read(200, b"\x91" * 100 + b"\x00")
 
 
+@pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH + 4, True), (MAX_DEPTH + 5, False)])
+def test_a_reply_may_be_as_deep_as_an_observation_in_it(depth: int, fits: bool) -> None:
+    observation = msgspec.Raw(b"\x91" * (depth - 1) + b"\x00")
+    body = msgspec.msgpack.encode({"observation": observation})
+    if fits:
+        reply = read_reply("http://a", response(200), body, ResultReply)
+        assert bytes(reply.observation) == bytes(observation)
+    else:
+        with pytest.raises(OpenEnvError, match="deep"):
+            read_reply("http://a", response(200), body, ResultReply)
+
+
+def test_what_a_reply_leaves_out() -> None:
+    body = msgspec.msgpack.encode({"observation": 1})
+    reply = read_reply("http://a", response(200), body, ResultReply)
+    assert (reply.reward, reply.terminated, reply.truncated) == (None, False, False)
+    assert (bytes(reply.info), reply.episode_id, reply.seed) == (b"\xc0", "", 0)
+    state = read_reply("http://a", response(200), msgspec.msgpack.encode({"state": 1}), State)
+    assert (state.episode_id, state.seed, state.step_count) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxied"), [("http://127.0.0.1:1", False), ("http://example.com", True)]
+)
+async def test_proxies_of_the_environment_are_for_other_hosts(url: str, proxied: bool) -> None:
+    endpoint = Endpoint(url, ClientSettings())
+    client = await endpoint._client()
+    assert client.trust_env is proxied
+    assert client.connector is not None
+    assert client.connector.limit == 0
+    assert isinstance(client.cookie_jar, aiohttp.DummyCookieJar)
+    await endpoint.aclose()
+
+
 async def test_an_endpoint_takes_sockets_and_gives_them_back() -> None:
     endpoint = Endpoint("http://127.0.0.1:1", ClientSettings())
     loop = asyncio.get_running_loop()
@@ -358,3 +405,15 @@ async def test_a_client_that_changes_loops_leaves_nothing_in_the_first() -> None
             await until(lambda: held_by(background.loop) == before)
         await env.close()
     assert held_by(asyncio.get_running_loop()) == 0
+
+
+def test_sockets_that_nobody_gave_back_close_with_their_loop() -> None:
+    async def take() -> Sockets:
+        return await Sockets.acquire(False)
+
+    sockets = asyncio.run(take())
+    assert sockets.client.closed
+    assert held_by(sockets.loop) == 0
+    assert sockets._users == 1
+    asyncio.run(sockets.release())
+    assert sockets._users == 0

@@ -6,17 +6,28 @@ import asyncio
 import contextlib
 import http
 import json
+import logging
 import socket as sockets
 import ssl
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trustme
+from websockets.asyncio.client import ClientConnection as WebSocketConnection
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
 from openenv_async.client.settings import ClientSettings
-from openenv_async.client.websocket import WebSocketTransport, dial, websocket_url
+from openenv_async.client.websocket import (
+    WebSocketTransport,
+    _find_dead_hosts,
+    _Socket,
+    dial,
+    websocket_url,
+)
 from openenv_async.errors import (
     ConnectFailed,
     InvalidOption,
@@ -299,7 +310,13 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
 
 
 async def test_a_server_of_another_dialect_is_upstreams_unless_one_was_asked_for() -> None:
-    async with serve(lambda socket: socket.wait_closed(), "127.0.0.1", 0) as server:
+    closed: list[int | None] = []
+
+    async def talk(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+        closed.append(socket.close_code)
+
+    async with serve(talk, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         for subprotocol in (None, "upstream"):
             connection = await dial(url, ClientSettings(subprotocol=subprotocol))
@@ -307,6 +324,8 @@ async def test_a_server_of_another_dialect_is_upstreams_unless_one_was_asked_for
             await connection.aclose()
         with pytest.raises(ConnectFailed, match=r"does not speak openenv\.v1\.json"):
             await dial(url, ClientSettings(subprotocol="openenv.v1.json"))
+        await until(lambda: len(closed) == 3)
+        assert closed[-1] == 1000
 
 
 async def test_tls_is_spoken_with_the_trust_that_was_given() -> None:
@@ -323,3 +342,158 @@ async def test_tls_is_spoken_with_the_trust_that_was_given() -> None:
         await connection.aclose()
         with pytest.raises(ConnectFailed, match="its certificate is not trusted"):
             await dial(secure)
+
+
+# -- the socket by itself -------------------------------------------------------------------------
+
+
+def bare(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
+    """A socket without a connection, and what it leaves to the library."""
+    left: list[Any] = []
+    for name in ("process_event", "pause_writing", "resume_writing", "connection_lost"):
+        monkeypatch.setattr(
+            WebSocketConnection, name, lambda _self, *args, name=name: left.append((name, *args))
+        )
+    made: Any = _Socket.__new__(_Socket)
+    made.protocol = SimpleNamespace(state=State.OPEN)
+    return made, left
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_messages_that_the_library_cuts_are_put_together(
+    monkeypatch: pytest.MonkeyPatch, text: bool
+) -> None:
+    socket, left = bare(monkeypatch)
+    got: list[Any] = []
+    socket.on_message = got.append
+    kind = Opcode.TEXT if text else Opcode.BINARY
+    ping = Frame(Opcode.PING, b"p")
+    socket.process_event(Frame(kind, b"one"))
+    socket.process_event(Frame(kind, b"t", fin=False))
+    socket.process_event(Frame(Opcode.CONT, b"w", fin=False))
+    socket.process_event(ping)  # may come between
+    assert len(got) == 1
+    socket.process_event(Frame(Opcode.CONT, b"o"))
+    socket.process_event(Frame(kind, b"thr", fin=False))
+    socket.process_event(Frame(Opcode.CONT, b"ee"))
+    socket.process_event("no frame")
+    expected: list[Any] = [b"one", b"two", b"three"]
+    assert got == ([each.decode() for each in expected] if text else expected)
+    assert left == [("process_event", ping), ("process_event", "no frame")]
+
+
+def test_a_socket_that_nobody_listens_to_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    socket, left = bare(monkeypatch)
+    frame = Frame(Opcode.BINARY, b"x")
+    socket.process_event(frame)
+    socket.pause_writing()
+    socket.resume_writing()
+    socket.connection_lost(None)
+    socket.deliver(b"x", False)
+    names = ["process_event", "pause_writing", "resume_writing", "connection_lost"]
+    assert [name for name, *_ in left] == names
+
+
+def test_a_message_is_handed_over_while_the_socket_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    socket, _ = bare(monkeypatch)
+    got: list[Any] = []
+    socket.on_message = got.append
+    socket.deliver(b"a", False)
+    socket.deliver(memoryview("é".encode()), True)
+    socket.protocol.state = State.CLOSING
+    socket.deliver(b"b", False)
+    assert got == [b"a", "é"]
+
+
+def test_the_library_hears_first_of_what_the_owner_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    socket, left = bare(monkeypatch)
+    socket.on_congestion = lambda is_on: left.append(is_on)
+    socket.on_lost = lambda: left.append("lost")
+    socket.pause_writing()
+    socket.resume_writing()
+    socket.connection_lost(None)
+    names = [
+        ("pause_writing",),
+        True,
+        ("resume_writing",),
+        False,
+        ("connection_lost", None),
+        "lost",
+    ]
+    assert left == names
+
+
+def test_sockets_of_other_kinds_are_not_asked_to_find_dead_hosts() -> None:
+    class Raw:
+        asked = 0
+
+        def setsockopt(self, *option: Any) -> None:
+            self.asked += 1
+            raise OSError("not TCP")
+
+    raw = Raw()
+    for found in (None, raw):
+        transport: Any = SimpleNamespace(get_extra_info={"socket": found}.get)
+        _find_dead_hosts(transport)
+    assert raw.asked == 1
+
+
+async def test_no_frame_and_no_token_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    peer = Peer()
+    async with peer.listening() as url:
+        connection = await dial(url, ClientSettings(token="very-secret"))
+        await connection.aclose()
+    assert peer.headers["Authorization"] == "Bearer very-secret"
+    told = [record for record in caplog.records if record.name == "websockets.client"]
+    assert not any("very-secret" in record.getMessage() for record in told)
+    assert not any("BINARY" in record.getMessage() for record in told)
+
+
+class Dialled(Exception):
+    """Raised instead of dialling."""
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "tls"),
+    [
+        ("http://127.0.0.1:1", None, False),
+        ("http://example.com", True, False),
+        ("https://example.com", True, True),
+    ],
+)
+async def test_the_handshake_as_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxy: Any, tls: bool
+) -> None:
+    asked: list[Any] = []
+
+    def connect(address: str, **options: Any) -> Any:
+        asked.append((address, options))
+        raise Dialled
+
+    monkeypatch.setattr("openenv_async.client.websocket._Connect", connect)
+    trust = ssl.create_default_context()
+    headers = {"X-Key": "1"}
+    limits = Limits(max_message_size=5000)
+    settings = ClientSettings(token="t", headers=headers, limits=limits, ssl=trust)
+    for subprotocol in (None, "openenv.v1.json", "upstream"):
+        with pytest.raises(Dialled):
+            await dial(url, settings.replace(subprotocol=subprotocol))
+    offered = [options.pop("subprotocols") for _, options in asked]
+    assert offered == [["openenv.v1.msgpack", "openenv.v1.json"], ["openenv.v1.json"], None]
+    address, options = asked[0]
+    assert address == websocket_url(url)
+    assert options.pop("ssl", None) is (trust if tls else None)
+    assert options == {
+        "compression": None,
+        "additional_headers": {"X-Key": "1", "Authorization": "Bearer t"},
+        "max_size": 5000,
+        "ping_interval": None,
+        "open_timeout": None,
+        "close_timeout": 2.0,
+        "proxy": proxy,
+        "create_connection": _Socket,
+    }
+    assert settings.headers == headers == {"X-Key": "1"}
