@@ -7,7 +7,6 @@ never becomes one.
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
@@ -61,7 +60,7 @@ def check_seconds(name: str, value: Any) -> float:
         seconds = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number of seconds, got {value!r}") from None
-    if not seconds > 0 or math.isnan(seconds):
+    if not seconds > 0:  # NaN is not either
         raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
     return seconds
 

@@ -323,3 +323,94 @@ def test_the_class_is_that_of_the_client_with_its_types() -> None:
 def test_it_does_not_leave_its_process() -> None:
     with pytest.raises(OperationUnsupported, match="pickle the pool"):
         pickle.dumps(Slots().session())
+
+
+class CancelsItsCaller(MemoryClient):
+    """Its caller is cancelled in the very turn in which the session has opened."""
+
+    caller: asyncio.Task[Any]
+    closed_first = False
+
+    async def _open(self, left_behind: Any) -> Any:
+        channel = await super()._open(left_behind)
+        self.caller.cancel()
+        if self.closed_first:
+            self._channel = None
+            channel.close_soon()
+            await self._give_back(channel.connection)
+        return channel
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_a_session_that_opened_too_late_is_closed_once(closed_first: bool) -> None:
+    async def scenario() -> None:
+        workers = await started(1)
+        slots = Slots(*workers)
+        env: Any = slots.session(leased_class(CancelsItsCaller))
+        env.closed_first = closed_first
+        env.caller = asyncio.create_task(env.open())
+        await asyncio.wait([env.caller])
+        assert env.caller.cancelled()
+        await asyncio.sleep(1.0)
+        assert env._channel is None
+        assert env.worker is None
+        assert slots.told == [("released", 1)]
+        assert [task.get_name() for task in slots.tasks] == ["openenv-release"] * (not closed_first)
+        assert len(workers[0].server.engine.sessions) == 0
+        await env.close()
+        assert slots.told == [("released", 1)]
+        assert workers[0].server.open_transports == 0
+        await ended(workers)
+
+    play(scenario())
+
+
+def test_an_opening_that_failed_or_was_cancelled_is_not_too_late() -> None:
+    async def scenario() -> None:
+        slots = Slots()
+        env = slots.session()
+        loop = asyncio.get_running_loop()
+        failed, cancelled = loop.create_future(), loop.create_future()
+        failed.set_exception(ConnectFailed("gone", phase="open"))
+        cancelled.cancel()
+        env._opened_too_late(failed)
+        env._opened_too_late(cancelled)
+        assert slots.tasks == []
+
+    play(scenario())
+
+
+def test_a_session_is_opened_again_in_its_slot_or_elsewhere_but_not_resumed_elsewhere() -> None:
+    async def scenario() -> None:
+        workers = await started(3)
+        slots = Slots(*workers)
+        env: Any = slots.session()
+        await env.open()
+        left_behind = env._channel
+        assert left_behind is not None
+        left_behind.lose(ConnectFailed("gone", phase="step"))
+        await env._give_back(left_behind.connection)
+        workers[0].server.reachable = False
+        workers[0].server.cut()
+        await asyncio.sleep(1.0)
+        env._channel = None
+        with pytest.raises(OpenEnvError):
+            await env._open(left_behind)
+        assert [what for what, _ in slots.told] == ["drained ConnectFailed", "released"]
+        slots.told.clear()
+        assert env.worker is None
+        await env.open()
+        assert (env.worker, slots.told) == (workers[1], [])
+        await env._close_session()
+        env._channel = None
+        await asyncio.sleep(1.0)
+        workers[1].server.reachable = False
+        workers[1].server.cut()
+        await env._open(None)
+        assert env.worker is workers[2]
+        assert slots.told == [("drained ConnectFailed", 2), ("released", 2)]
+        await env.close()
+        await asyncio.sleep(100.0)  # what was cut off is kept for a while
+        await ended(workers)
+
+    play(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 
 from openenv_async import EnvClient, StepResult, rollout, serve
 from openenv_async.errors import ConnectFailed, TargetNotFound
-from openenv_async.rollouts import RandomPolicy, Turn, collect_all, fetch_schema, load_policy
+from openenv_async.rollouts import (
+    RandomPolicy,
+    ResponderPolicy,
+    Turn,
+    collect_all,
+    fetch_schema,
+    load_policy,
+)
 from openenv_async.rollouts.policies import bind, is_pending
 from tests.rollouts.environments import Counting, Move, Seen
 
@@ -137,3 +145,112 @@ def test_policies_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             load_policy(text)
     with pytest.raises(ValueError, match="needs 'not_installed_anywhere'"):
         load_policy("needs_more:policy")
+
+
+# -- conversations -----------------------------------------------------------------------------
+
+
+class Echoing:
+    """A responder that numbers its replies; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[tuple[str, str]]] = []
+        self.options: list[dict[str, Any]] = []
+
+    async def respond(self, messages: list[dict[str, str]], **options: Any) -> Any:
+        self.heard.append([(each["role"], each["content"]) for each in messages])
+        self.options.append(options)
+        return types.SimpleNamespace(text=f"r{len(self.heard)}")
+
+
+def turn(t: int) -> Turn:
+    return Turn(0, t, None, StepResult(1))
+
+
+@pytest.mark.parametrize(("max_turns", "kept"), [(None, 7), (1, 1), (2, 3), (3, 5), (4, 7)])
+async def test_a_conversation_keeps_its_latest_turns(max_turns: int | None, kept: int) -> None:
+    responder = Echoing()
+    policy = ResponderPolicy(responder, str.upper, system="Play.", max_turns=max_turns)
+    decide = policy.for_episode(0)
+    assert [await decide(f"o{t}", turn(t)) for t in range(4)] == ["R1", "R2", "R3", "R4"]
+    whole = [
+        *(("user", "o0"), ("assistant", "r1"), ("user", "o1"), ("assistant", "r2")),
+        *(("user", "o2"), ("assistant", "r3"), ("user", "o3")),
+    ]
+    assert responder.heard[-1] == [("system", "Play."), *whole[-kept:]]
+    assert responder.heard[0] == [("system", "Play."), ("user", "o0")]
+
+
+async def test_every_episode_has_a_conversation_and_seeds_of_its_own() -> None:
+    responder = Echoing()
+    options: dict[str, Any] = {"max_tokens": 5, "temperature": 0.5, "stop": ["."]}
+    policy = ResponderPolicy(responder, str, seed=3, **options)
+    first, second = policy.for_episode(0), policy.for_episode(1)
+    for decide, t in ((first, 0), (first, 1), (second, 0)):
+        await decide("seen", turn(t))
+    assert await policy("alone", Turn(0, 0, None, StepResult(1))) == "r4"
+    assert [len(messages) for messages in responder.heard] == [1, 3, 1, 1]
+    seeds = [each.pop("seed") for each in responder.options]
+    assert len(set(seeds[:3])) == 3
+    assert seeds[3] == seeds[0]  # of the same episode and step
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+    assert responder.options == [options] * 4
+    await ResponderPolicy(responder, str)("alone", turn(0))
+    unset = {"seed": None, "max_tokens": None, "temperature": None, "stop": None}
+    assert responder.options[-1] == unset
+    assert responder.heard[-1] == [("user", "alone")]
+
+
+@pytest.mark.parametrize(
+    ("observation", "text"),
+    [
+        ("seen", "seen"),
+        ({"board": "x.o"}, "x.o"),
+        ({"board": 3}, '{"board": 3}'),
+        ({"a": "x", "b": "y"}, '{"a": "x", "b": "y"}'),
+        ({}, "{}"),
+        (["x"], '["x"]'),
+        (7, "7"),
+        (Seen(1, 2), '{"total": 1, "seed": 2}'),
+    ],
+)
+async def test_an_observation_is_told_as_text(observation: Any, text: str) -> None:
+    responder = Echoing()
+    await ResponderPolicy(responder, str)(observation, turn(0))
+    assert responder.heard == [[("user", text)]]
+    await ResponderPolicy(responder, str, to_text=lambda seen: "mine")(observation, turn(0))
+    assert responder.heard[-1] == [("user", "mine")]
+
+
+def test_a_conversation_has_at_least_one_turn() -> None:
+    with pytest.raises(ValueError, match="max_turns must be at least 1, got 0"):
+        ResponderPolicy(Echoing(), str, max_turns=0)
+
+
+def test_random_policies_repeat_with_their_seed_and_differ_without() -> None:
+    schema = {"type": "integer", "minimum": 0, "maximum": 1 << 40}
+
+    def drawn(policy: RandomPolicy) -> list[Any]:
+        return [policy(None) for _ in range(3)] + [policy.for_episode(i)(None) for i in range(3)]
+
+    assert RandomPolicy(schema, 0).seed == 0
+    assert drawn(RandomPolicy(schema, 0)) == drawn(RandomPolicy(schema, 0))
+    assert len(set(drawn(RandomPolicy(schema, 0)) + drawn(RandomPolicy(schema, 1)))) == 12
+    seeds = {RandomPolicy(schema).seed for _ in range(20)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+
+
+def test_a_class_that_takes_arguments_is_no_policy_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "class Needy:\n    def __init__(self, size): ...\n    def __call__(self, seen): ...\n"
+    (tmp_path / "needy_policies.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="Needy takes arguments, name an instance"):
+        load_policy("needy_policies:Needy")
+    for text in ("needy_policies", ":Needy", "needy_policies:", ""):
+        with pytest.raises(ValueError, match="write random or module:callable"):
+            load_policy(text)
+    with pytest.raises(ValueError, match="a str is not callable"):
+        load_policy("needy_policies:__name__")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,6 +22,8 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
     InvalidAction,
+    InvalidObservation,
+    InvalidOption,
     OpenEnvError,
     OperationCancelled,
     PayloadTooLarge,
@@ -30,7 +32,7 @@ from openenv_async.errors import (
     TransportError,
 )
 from openenv_async.rollouts import Reservoir, Trajectory, Turn
-from openenv_async.rollouts.run import PolicyFailed, Rollout
+from openenv_async.rollouts.run import PolicyFailed, Rollout, status_of
 from tests.rollouts.environments import (
     CannotStart,
     Counting,
@@ -42,6 +44,7 @@ from tests.rollouts.environments import (
     Truncating,
     Unrewarded,
 )
+from tests.scheduling import run
 
 
 def one(observation: Seen) -> Move:
@@ -50,6 +53,83 @@ def one(observation: Seen) -> Move:
 
 class CountingEnv(EnvClient[Move, Seen, dict[str, Any]]):
     pass
+
+
+class TooManySteps(BaseException):
+    """No outcome is made of it."""
+
+
+async def test_no_step_is_taken_after_one_that_failed() -> None:
+    class Failing:
+        steps = 0
+
+        async def reset(self) -> StepResult[int]:
+            return StepResult(0)
+
+        async def step(self, action: int) -> StepResult[int]:
+            self.steps += 1
+            if self.steps > 1:
+                raise TooManySteps
+            raise TransportError("gone")
+
+    env = Failing()
+    outcome = await rollout(env, lambda observation: 1)
+    assert (outcome.status, outcome.steps, env.steps) == (OutcomeStatus.INFRA_ERROR, 0, 1)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated", "max_steps", "nan"])
+async def test_no_step_is_taken_after_the_last(end: str) -> None:
+    class Ending:
+        steps = 0
+
+        async def reset(self) -> StepResult[int]:
+            return StepResult(0)
+
+        async def step(self, action: int) -> StepResult[int]:
+            self.steps += 1
+            if self.steps > 2:
+                raise TooManySteps
+            result = StepResult(self.steps, 1.0)
+            if self.steps == 2:
+                result.terminated, result.truncated = end == "terminated", end == "truncated"
+                result.reward = float("nan") if end == "nan" else 1.0
+            return result
+
+    env = Ending()
+    most = 2 if end == "max_steps" else None
+    outcome = await rollout(env, lambda observation: 1, max_steps=most)
+    assert (outcome.steps, env.steps, outcome.index) == (2, 2, 0)
+    assert (
+        outcome.status
+        is {
+            "terminated": OutcomeStatus.COMPLETED,
+            "truncated": OutcomeStatus.TRUNCATED,
+            "max_steps": OutcomeStatus.TRUNCATED,
+            "nan": OutcomeStatus.ENV_ERROR,
+        }[end]
+    )
+
+
+def test_the_time_of_an_episode_ends_it_wherever_it_waits() -> None:
+    class Slow(Rewarding):
+        async def step(self, action: Any) -> StepResult[int]:
+            await asyncio.sleep(1.0)
+            return await super().step(action)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        outcome = await rollout(Slow(*[1.0] * 9), counting, timeout=3.5)
+        assert loop.time() - begun == 3.5
+        assert (outcome.status, outcome.steps) == (OutcomeStatus.TIMEOUT, 3)
+        assert outcome.episode_return is None
+        assert isinstance(outcome.error, DeadlineExceeded)
+        assert "its timeout of 3.5 s" in outcome.error.message
+        assert outcome.error.detail["seconds"] == 3.5
+        played = await rollout(Slow(1.0, 1.0), counting, timeout=2.5)
+        assert (played.status, played.episode_return) == (OutcomeStatus.COMPLETED, 2.0)
+
+    run(scenario)
 
 
 async def test_a_completed_episode_has_its_return_and_its_trajectory() -> None:
@@ -420,7 +500,164 @@ async def test_a_client_whose_calls_answer_at_once_is_refused() -> None:
         async def reset(self, **arguments: Any) -> Any:
             return {}
 
+    class Stepless:
+        async def reset(self, **arguments: Any) -> Any:
+            return StepResult(0)
+
+    class Narrow:
+        async def reset(self) -> Any:
+            raise AssertionError("played")
+
+    with pytest.raises(TypeError, match=r"Stepless has no step\(\)"):
+        await rollout(Stepless(), counting)
+    with pytest.raises(TypeError, match=r"Narrow.reset\(\).* cannot be called with \['seed'\]"):
+        await rollout(Narrow(), counting, seed=1)
+    assert Rollout(counting).index == 0
     with pytest.raises(TypeError, match="at once: a client's is async"):
         await rollout(AtOnce(1.0), counting)
     with pytest.raises(TypeError, match="gave a dict: a client's is async"):
         await rollout(Other(1.0), counting)
+
+
+# -- what is no number, no time and no step -------------------------------------------------------
+
+
+class TooLarge:
+    """A number beyond floats."""
+
+    def __float__(self) -> float:
+        raise OverflowError
+
+
+@pytest.mark.parametrize("reward", [float("nan"), "3", b"3", [1.0], object(), TooLarge(), 10**400])
+async def test_a_reward_that_is_no_number_is_an_error_of_the_environment(reward: Any) -> None:
+    outcome = await rollout(Rewarding(1.0, reward, 1.0), counting)
+    assert (outcome.status, outcome.steps) == (OutcomeStatus.ENV_ERROR, 2)
+    assert outcome.episode_return is None
+    assert isinstance(outcome.error, InvalidObservation)
+    assert f"step() gave the reward {reward!r} in step 2, and with it" in outcome.error.message
+    assert outcome.error.phase == "step"
+    record = outcome.trajectory
+    assert record is not None
+    assert record.transitions[0].reward == 1.0
+    assert len(record.transitions) == 2
+
+
+async def test_the_reward_of_a_reset_that_is_no_number_is_one_too() -> None:
+    outcome = await rollout(Rewarding(1.0, first=float("nan")), counting)
+    assert (outcome.status, outcome.steps) == (OutcomeStatus.ENV_ERROR, 0)
+    assert isinstance(outcome.error, InvalidObservation)
+    assert outcome.error.message.startswith("reset() gave the reward nan, and with it")
+    assert outcome.error.phase == "reset"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "total"),
+    [
+        ((float("inf"), 1.0), float("inf")),
+        ((1.0, float("-inf")), float("-inf")),
+        ((None, 2), 2.0),
+        ((0.0, None), 0.0),
+        ((True, 1), 2.0),
+        ((None, None), None),
+    ],
+)
+async def test_rewards_of_all_kinds_are_added(rewards: Any, total: float | None) -> None:
+    outcome = await rollout(Rewarding(*rewards), counting)
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.episode_return == total
+    assert type(outcome.episode_return) is type(total)
+
+
+async def test_infinities_that_cancel_each_other_out_have_no_sum() -> None:
+    outcome = await rollout(Rewarding(float("inf"), float("-inf")), counting)
+    assert (outcome.status, outcome.episode_return) == (OutcomeStatus.ENV_ERROR, None)
+    assert isinstance(outcome.error, InvalidObservation)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ({"terminated": True}, OutcomeStatus.COMPLETED),
+        ({"truncated": True}, OutcomeStatus.TRUNCATED),
+        ({"terminated": True, "truncated": True}, OutcomeStatus.COMPLETED),
+    ],
+)
+async def test_an_episode_may_be_over_with_its_reset(
+    ends: dict[str, Any], status: OutcomeStatus
+) -> None:
+    class Over:
+        async def reset(self) -> StepResult[int]:
+            return StepResult(7, **ends)
+
+    outcome = await rollout(Over(), counting)
+    assert (outcome.status, outcome.steps, outcome.episode_return) == (status, 0, None)
+    record = outcome.trajectory
+    assert record is not None
+    assert (record.transitions, record.final_observation) == ([], 7)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (EOFError(), OutcomeStatus.INFRA_ERROR),
+        (DeadlineExceeded("late", field="step", seconds=1.0), OutcomeStatus.TIMEOUT),
+        (EnvironmentRaised("broken"), OutcomeStatus.ENV_ERROR),
+        (EnvironmentStartFailed("no licence", phase="open"), OutcomeStatus.ENV_ERROR),
+        (SessionClosed("closed"), OutcomeStatus.INFRA_ERROR),
+        (LookupError(), OutcomeStatus.ENV_ERROR),
+    ],
+)
+def test_every_error_has_its_status(error: BaseException, status: OutcomeStatus) -> None:
+    assert status_of(error) is status
+
+
+async def test_what_a_client_awaits_may_be_cancelled_without_the_rollout() -> None:
+    env = Rewarding(1.0)
+    env.error = asyncio.CancelledError()
+    outcome = await rollout(env, counting)
+    assert outcome.status is OutcomeStatus.ENV_ERROR
+    assert isinstance(outcome.error, asyncio.CancelledError)
+
+
+async def test_the_failure_of_an_adapter_without_a_cause_is_its_own() -> None:
+    env = Rewarding(1.0)
+    env.error = failed = PolicyFailed("the adapter")
+    with pytest.raises(PolicyFailed):
+        await rollout(env, counting)
+    outcome = await Rollout(counting, strict=False).play(env)
+    assert (outcome.status, outcome.error) == (OutcomeStatus.POLICY_ERROR, failed)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_caller_error_of_a_reset_is_raised_whoever_plays(strict: bool) -> None:
+    class Refusing(Rewarding):
+        async def reset(self, **arguments: Any) -> StepResult[int]:
+            raise InvalidOption("no such level")
+
+    with pytest.raises(InvalidOption):
+        await Rollout(counting, strict=strict).play(Refusing())
+
+
+async def test_the_record_is_a_copy_of_what_the_policy_sent_and_saw() -> None:
+    class Reusing(Rewarding):
+        seen: ClassVar[dict[str, int]] = {"n": 0}
+
+        async def reset(self, **arguments: Any) -> Any:
+            return StepResult(self.seen, info=self.seen)
+
+        async def step(self, action: Any) -> Any:
+            action["sent"] = -1
+            self.seen["n"] += 1
+            return StepResult(self.seen, 1.0, terminated=self.seen["n"] == 2, info=self.seen)
+
+    def policy(observation: Any) -> Any:
+        return {"sent": observation["n"]}
+
+    record = (await rollout(Reusing(), policy)).trajectory
+    assert record is not None
+    assert record.reset_info == {"n": 0}
+    assert [t.observation for t in record.transitions] == [{"n": 0}, {"n": 1}]
+    assert [t.action for t in record.transitions] == [{"sent": 0}, {"sent": 1}]
+    assert [t.info for t in record.transitions] == [{"n": 1}, {"n": 2}]
+    assert record.final_observation == {"n": 2}

@@ -14,7 +14,32 @@ from openenv_async import Outcome, OutcomeStatus, StepResult
 from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts import Turn, VersionedPolicy, stream, stream_groups
 from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
+from tests.helpers import settle
 from tests.scheduling import run
+
+
+def test_an_episode_that_may_not_begin_waits_for_a_change() -> None:
+    looks = 0
+
+    def version() -> int:
+        nonlocal looks
+        looks += 1
+        assert looks < 100, "it does not wait, and holds up the loop"
+        return 0
+
+    async def scenario() -> None:
+        admission = Admission(version, 1, 0)
+        await admission.admit()
+        waiting = asyncio.create_task(admission.admit())
+        await settle(10)
+        assert not waiting.done()
+        asked = looks
+        await settle(10)
+        assert looks == asked  # nothing has changed since
+        admission.close()
+        await waiting
+
+    run(scenario)
 
 
 @given(
@@ -205,6 +230,30 @@ def test_the_number_read_per_version_is_the_mean_of_versions_that_were_missed() 
         await watched.played(9)
         watched.version += 2
         assert await watched.begun() == 5
+        await watched.end()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("read", "under_way"), [(5, 5), (6, 6), (7, 7)])
+def test_all_that_are_read_for_one_version_count(read: int, under_way: int) -> None:
+    async def scenario() -> None:
+        watched = Versions(1, 0)
+        await watched.played(read)
+        watched.version += 1
+        assert await watched.begun() == under_way
+        await watched.end()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("read", "versions", "under_way"), [(9, 2, 5), (9, 3, 3), (10, 3, 4)])
+def test_the_mean_of_versions_is_rounded_up(read: int, versions: int, under_way: int) -> None:
+    async def scenario() -> None:
+        watched = Versions(1, 0)
+        await watched.played(read)
+        watched.version += versions
+        assert await watched.begun() == under_way
         await watched.end()
 
     run(scenario)
