@@ -34,6 +34,7 @@ from openenv_async.protocol.frames import (
     Welcome,
 )
 from openenv_async.testing import ManualClock
+from tests.engine.scripted import Stage
 from tests.helpers import Counter, Format, Peer, make_engine, pack, token, unpack
 
 FORMATS: list[Format] = ["msgpack", "json"]
@@ -570,4 +571,210 @@ async def test_nonsense_is_refused_once_and_nothing_is_read_after_it() -> None:
     connection.receive(codec.encode([Open(1, token(1), token(2))]))
     assert connection.take() == []
     assert not engine.sessions
+    await engine.aclose()
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+def greeted(engine: Engine, **offer: Any) -> tuple[ServerConnection, MsgpackCodec]:
+    """A connection that has said Hello, and the client's codec."""
+    connection = bare(engine)
+    codec = MsgpackCodec("client", 1 << 30)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION, pack(offer))]))
+    connection.take()
+    return connection, codec
+
+
+def taken(connection: ServerConnection, codec: MsgpackCodec) -> list[Any]:
+    return [frame for message in connection.take() for frame in codec.decode(message)]
+
+
+async def test_a_large_reply_ends_a_share_of_the_work_and_no_other_does() -> None:
+    engine = make_engine(Big, limits=Limits(chunk_size=1000))
+    connection, codec = greeted(engine)
+    for channel in (1, 2, 3):
+        connection.receive(
+            codec.encode([Open(channel, token(channel), token(9)), Reset(channel, 1)])
+        )
+    connection.take()
+    sizes = {1: 1000, 2: 1500, 3: 10}
+    frames = connection.decode(
+        codec.encode([Step(n, 2, 1, pack({"size": size - 10})) for n, size in sizes.items()])
+    )
+    assert connection.handle(frames, 0, 3) == 2
+    assert connection.handle(frames, 2, 3) == 3
+    again = connection.decode(codec.encode([Step(n, 3, 1, pack({"size": 10})) for n in (1, 2, 3)]))
+    connection._large.clear()
+    connection.ready.clear()
+    assert connection.handle(again, 0, 2) == 2
+    assert connection.handle(again, 2, 3) == 3
+    await engine.aclose()
+
+
+async def test_what_is_left_behind_by_a_connection_is_let_go() -> None:
+    engine = make_engine(Counter, limits=Limits(chunk_size=100))
+    connection, codec = greeted(engine)
+    connection.send(Observation(1, 1, b"x" * 500), 500)
+    connection.receive(codec.encode([Chunk(1, 1, b"x" * 50)]))
+    assert connection.pending
+    connection.lost()
+    assert not connection.pending
+    assert (connection.unsent, connection._assembler._size) == (0, 0)
+    await engine.aclose()
+
+
+async def test_what_waits_is_measured_after_a_part_of_it_was_taken() -> None:
+    engine = make_engine(Counter, limits=Limits(max_batch_size=300))
+    connection, _ = greeted(engine)
+    for seq in range(1, 5):
+        connection.send(Observation(1, seq, b"x" * 100), 100)
+    connection.send(Closed(1, 5))
+    connection.take_batch()
+    left = connection.ready
+    payloads = sum(isinstance(frame, Observation) for frame in left)
+    assert 1 < len(left) < 5
+    assert connection.unsent == 512 * len(left) + 100 * payloads
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("less", [0, 1])
+async def test_a_message_may_be_as_large_as_the_client_reads(less: int) -> None:
+    engine = make_engine(Counter)
+    connection, codec = greeted(engine)
+    frames = [Observation(1, 1, b"x" * 50), Observation(2, 7, b"x" * 500)]
+    for count in (1, 2):
+        limit = len(connection.codec.encode(frames[-count:]))
+        if count == 2:
+            limit = len(connection.codec.encode(frames[1:]))
+        connection._peer_max_size = limit - less
+        for frame in frames[-count:]:
+            connection.send(frame, len(frame.payload))
+        last = taken(connection, codec)[-1]
+        assert isinstance(last, Failed) == bool(less)
+        assert (last.channel, last.seq) == (2, 7)
+        if isinstance(last, Failed):
+            assert unpack(last.payload)["size"] == limit
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(("size", "refused"), [(500, False), (501, True)])
+async def test_a_payload_in_pieces_is_bounded_by_what_the_client_reads(
+    size: int, refused: bool
+) -> None:
+    engine = make_engine(Counter, limits=Limits(chunk_size=100))
+    connection, codec = greeted(engine, max_message_size=500)
+    connection.send(Observation(1, 2, b"x" * size), size)
+    [*_, last] = frames = taken(connection, codec)
+    assert isinstance(frames[0], Failed if refused else Chunk)
+    assert (last.channel, last.seq) == (1, 2)
+    await engine.aclose()
+
+
+async def test_a_silent_client_is_cut_in_time_and_its_sessions_with_it() -> None:
+    clock = ManualClock()
+    engine = make_engine(Counter, clock=clock, timeouts=Timeouts(lease=30.0, write=None))
+    peer = Peer(engine)
+    await peer.begin()
+    clock.advance(29.9)
+    assert not is_cut(peer)
+    clock.advance(0.11)
+    assert is_cut(peer)
+    assert not engine.sessions  # it will not come back
+    assert engine.stats.abandoned == 0
+    await engine.aclose()
+
+
+async def test_an_engine_that_is_closed_looks_at_nobody() -> None:
+    clock = ManualClock()
+    engine = make_engine(Counter, clock=clock)
+    peer = Peer(engine)
+    await peer.begin()
+    assert clock.armed
+    await engine.aclose()
+    assert not clock.armed
+
+
+async def test_a_channel_is_refused_with_the_reason() -> None:
+    engine = make_engine(Counter)
+    peer = Peer(engine)
+    await peer.begin(1)
+    for channel, reason in ((0, "is reserved"), (1, "is taken")):
+        peer.send(Open(channel, token(5), token(6)))
+        assert peer.take()[0].message == f"channel {channel} {reason}: choose another"
+    await engine.aclose()
+
+
+async def test_channels_of_dead_sessions_are_forgotten_now_and_then() -> None:
+    stage = Stage()
+    connection, codec = greeted(stage.engine)
+
+    def open_one(number: int) -> Any:
+        connection.receive(codec.encode([Open(number, token(number), token(9))]))
+        return stage.engine.sessions[token(number)]
+
+    for number in range(1, 51):
+        stage.executor.finish(open_one(number))
+    for number in range(51, 400):
+        failed = Failed(number, 0, "environment_start_failed", "no")
+        stage.executor.finish(open_one(number), failed)
+        assert len(connection._channels) <= (64 if number < 65 else 100)
+    assert connection._prune_at == 100
+    assert set(range(1, 51)) <= set(connection._channels)
+
+
+async def test_dead_sessions_take_no_channel_of_the_limit() -> None:
+    stage = Stage(limits=Limits(max_channels=2))
+    connection, codec = greeted(stage.engine)
+    for number in range(1, 6):
+        connection.receive(codec.encode([Open(number, token(number), token(9))]))
+        stage.executor.finish(
+            stage.engine.sessions[token(number)],
+            Failed(number, 0, "environment_start_failed", "no"),
+        )
+    codes = [frame.code for frame in taken(connection, codec)]
+    assert codes == ["environment_start_failed"] * 5
+
+
+async def test_pieces_for_no_session_count_as_bad_frames() -> None:
+    engine = make_engine(Counter, limits=Limits(max_message_size=1000))
+    peer = Peer(engine)
+    await peer.begin()
+    for channel, bad in ((1, 0), (7, 1)):
+        for _ in range(2):
+            peer.send(Chunk(channel, 2, b"x" * 600))
+        assert engine.stats.bad_frames == bad
+    assert [frame.code for frame in peer.take()] == ["payload_too_large"] * 2
+    await engine.aclose()
+
+
+async def test_a_payload_of_too_many_containers_is_answered_where_it_was_meant() -> None:
+    engine = make_engine(Counter, limits=Limits(max_containers=100))
+    peer = Peer(engine)
+    many = pack({"a": [{}] * 150})
+    peer.send(Open(3, token(3), token(4), payload=many), Hello(PROTOCOL_VERSION, many))
+    assert [(frame.channel, frame.seq, frame.code) for frame in peer.take()] == [
+        (3, 0, "payload_too_large"),
+        (0, 0, "payload_too_large"),
+    ]
+    assert engine.stats.bad_frames == 0  # they can be read
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(1, 1), ("5000", 1 << 20), (None, 1 << 20)])
+async def test_any_positive_number_is_what_a_client_reads(asked: Any, wanted: int) -> None:
+    engine = make_engine(Counter, limits=Limits(max_message_size=1 << 20))
+    connection = bare(engine)
+    codec = MsgpackCodec("client", 1 << 20)
+    connection.receive(codec.encode([Hello(PROTOCOL_VERSION, pack({"max_message_size": asked}))]))
+    assert connection._peer_max_size == wanted
+    await engine.aclose()
+
+
+async def test_a_stream_is_a_capability() -> None:
+    from openenv_async.testing import ConformanceEnvironment
+
+    engine = make_engine(ConformanceEnvironment)
+    peer = Peer(engine)
+    assert unpack(peer.welcome.payload)["capabilities"] == ["cancel", "stream"]
     await engine.aclose()

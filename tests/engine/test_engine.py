@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async import EngineOptions
+from openenv_async import EngineOptions, Timeouts
 from openenv_async.engine.requests import transcode
 from openenv_async.errors import (
     EnvironmentDied,
@@ -29,9 +29,10 @@ from openenv_async.protocol.frames import (
     Reset,
     StateIs,
     Step,
+    Waiting,
 )
 from openenv_async.spec import EnvironmentSpec
-from tests.engine.scripted import Stage
+from tests.engine.scripted import ScriptedExecutor, Stage
 from tests.helpers import Counter, Peer, make_engine, pack, token, unpack
 
 
@@ -236,3 +237,107 @@ async def test_counters_of_sessions_follow_their_lives() -> None:
     stage.engine.count_error("an author's own code")
     stage.engine.count_error("an author's own code")
     assert stats.errors == {"other": 2}
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+async def test_an_opening_acknowledges_and_a_refusal_says_where() -> None:
+    stage = Stage()
+    session = stage.open(1)
+    session.submit(Step(1, 1, 0, pack({})))
+    stage.executor.finish(session)
+    assert list(session.log.replies) == [1]
+    stage.ask(1, stage.sink, resume=True, ack=1)
+    assert list(session.log.replies) == []
+    stage.sink.take()
+    assert stage.engine.open(Open(1, token(1), token(5)), stage.sink) is None
+    [refused] = stage.sink.take()
+    detail = unpack(refused.payload)
+    assert (detail["session_id"], detail["env"], detail["phase"]) == (token(1), "Nothing", "open")
+
+
+async def test_those_behind_one_who_left_move_up() -> None:
+    stage = Stage(max_sessions=1, max_waiting=5)
+    stage.open(1)
+    waiting = [stage.ask(number) for number in (2, 3, 4, 5)]
+    stage.sink.take()
+    assert [stage.engine.position_of(session) for session in waiting] == [
+        Waiting(number, number - 1, 4) for number in (2, 3, 4, 5)
+    ]
+    waiting[1].submit(Close(3, 1))
+    assert stage.engine.position_of(waiting[0]) == Waiting(2, 1, 3)
+    assert stage.engine.position_of(waiting[2]) == Waiting(4, 3, 3)  # counted from above
+    assert stage.engine.position_of(waiting[3]) == Waiting(5, 3, 3)
+    assert stage.engine.stats.closed == 0  # it never had a place
+    waiting[0].submit(Close(2, 1))
+    assert stage.engine.position_of(waiting[2]) == Waiting(4, 1, 2)
+
+
+async def test_nobody_is_let_in_while_the_engine_goes_away() -> None:
+    stage = Stage(max_sessions=1, max_waiting=1)
+    first, waiting = stage.open(1), stage.ask(2)
+    stage.engine.draining = "maintenance"
+    first.submit(Close(1, 1))
+    stage.executor.finish(first)
+    assert stage.executor.running == {}
+    assert stage.engine.waiting == 1
+    assert waiting.dead is None
+
+
+async def test_any_number_that_cannot_be_built_waits_in_the_queue() -> None:
+    """Each gives its place to the next, without a deeper call."""
+
+    class Failing(ScriptedExecutor):
+        def start(self, call: Any, request: Any) -> None:
+            call.complete(request, Failed(1, 0, "environment_start_failed", "no"))
+
+    stage = Stage(max_sessions=1, max_waiting=500)
+    first = stage.open(1)
+    for number in range(2, 502):
+        assert stage.ask(number) is not None
+    stage.sink.take()
+    failing: Any = Failing()
+    for session in stage.engine.sessions.values():
+        if session is not first:
+            session.executor = failing
+    stage.clock.advance(0.5)
+    first.die(EnvironmentDied("gone"))
+    frames = stage.sink.take()
+    assert [frame.code for frame in frames[:-1]] == ["environment_start_failed"] * 500
+    assert not stage.engine.sessions
+    assert stage.engine.stats.opened == 501
+    assert (stage.engine.waits.count, stage.engine.waits.sum) == (500, pytest.approx(250.0))
+
+
+async def test_the_reason_of_an_end_is_told_with_the_right_secret_only() -> None:
+    stage = Stage()
+    session = stage.open(1)
+    session.detach(stage.sink)
+    session.die(EnvironmentDied("gone"))
+    sink = stage.new_sink()
+    assert stage.engine.open(Open(1, token(1), token(5), True), sink) is None
+    assert stage.ask(1, sink, resume=True) is None
+    assert [frame.code for frame in sink.take()] == ["session_lost", "environment_died"]
+
+
+async def test_a_full_server_asks_for_a_second() -> None:
+    assert make_engine(Counter).busy().detail["retry_after"] == 1.0
+
+
+async def test_without_a_time_to_come_back_a_lost_session_is_closed() -> None:
+    stage = Stage(timeouts=Timeouts(resume=None))
+    session = stage.open(1)
+    stage.engine.lost(session, stage.sink, False)
+    assert session.closing
+
+
+async def test_the_replies_of_a_session_are_given_back_with_it() -> None:
+    stage = Stage()
+    session = stage.open(1)
+    for seq in (1, 2, 3):
+        session.submit(Step(1, seq, 0, pack({})))
+        stage.executor.finish(session)
+    assert stage.engine.retained.size > 0
+    session.die(EnvironmentDied("gone"))
+    assert stage.engine.retained.size == 0

@@ -631,14 +631,15 @@ def test_a_worker_is_told_of_each_call() -> None:
 def test_a_thread_whose_job_was_abandoned_closes_its_environment(
     monkeypatch: pytest.MonkeyPatch, lent: bool
 ) -> None:
-    loop, started = HandLoop(), Started(monkeypatch)
-    pool = make_pool(loop, lent=lent)
+    Started(monkeypatch)
+    pool = make_pool(loop := HandLoop(), lent=lent)
+    seen: list[tuple[int, int]] = []
 
     def abandon() -> None:
         before = pool._threads
+        pool._limit = 0  # so that nothing replaces it here
         pool.abandon(job)
-        assert pool.stuck == 1
-        assert pool._threads == before - 1 + lent  # it is replaced unless it is lent
+        seen.append((pool.stuck, pool._threads - before))
 
     hung, other = Worked(abandon), Worked()
     job = job_of(hung)
@@ -646,10 +647,10 @@ def test_a_thread_whose_job_was_abandoned_closes_its_environment(
     pool.submit(job_of(other))
     pool._threads = 0
     work_off(pool)
+    assert seen == [(1, 0 if lent else -1)]  # it is to be replaced unless it is lent
     assert pool.stuck == 0
-    assert [type(request) for request in hung.asked] == [Step, Close]
+    assert hung.asked == [Step(1, 1, 0, b""), Close(0, 0)]
     assert bool(other.asked) == lent  # else a new thread takes it
-    assert started.count == (not lent)
     loop.turn()
     assert hung.replies == []
 
@@ -663,7 +664,7 @@ def test_a_job_that_was_abandoned_before_it_began_is_only_closed() -> None:
     pool.abandon(job)
     assert pool.stuck == 0
     work_off(pool)
-    assert [type(request) for request in call.asked] == [Close]
+    assert call.asked == [Close(0, 0)]
 
 
 def test_a_job_that_was_abandoned_with_its_result_on_the_way_is_closed_too() -> None:
@@ -678,7 +679,7 @@ def test_a_job_that_was_abandoned_with_its_result_on_the_way_is_closed_too() -> 
     loop.turn()
     assert call.replies == []
     work_off(pool)
-    assert [type(request) for request in call.asked] == [Step, Close]
+    assert call.asked == [Step(1, 1, 0, b""), Close(0, 0)]
 
 
 def test_a_job_is_taken_back_once_and_answered_in_another_turn() -> None:
@@ -699,6 +700,16 @@ def test_a_job_is_taken_back_once_and_answered_in_another_turn() -> None:
             assert busy.code == "server_busy"
             assert "all 7 threads were busy for as long as step()" in busy.message
         assert pool.withdraw(job) is False
+
+
+def test_an_abandoned_thread_is_replaced_where_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for waiting in (0, 1):
+        started = Started(monkeypatch)
+        pool = make_pool(HandLoop(), limit=1)
+        pool._threads = 1
+        pool._jobs.extend(job_of(Worked()) for _ in range(waiting))
+        pool.abandon(job_of(Worked()))
+        assert (pool.stuck, pool._threads, started.count) == (1, waiting, waiting)
 
 
 def test_a_beat_is_answered_in_its_turn() -> None:
@@ -835,6 +846,31 @@ def test_a_quarter_of_the_cores_constructs(
     assert (pool._look_every, pool._idle_time, pool._name) == (0.01, 30.0, "pool-build")
 
 
+def test_a_constructor_that_had_no_turn_says_what_to_do() -> None:
+    loop = HandLoop()
+    any_loop: Any = loop
+    pool = BuilderPool(any_loop, 4, "pool")
+    call = Worked()
+    call.interrupted = "deadline"
+    job = job_of(call, Open(1, token(1), token(2)))
+    pool._jobs.append(job)
+    assert pool.withdraw(job)
+    loop.turn()
+    [busy] = call.replies
+    assert busy.code == "server_busy"
+    assert "raise Timeouts.open" in busy.message
+
+
+def test_a_builder_has_a_clock_while_it_works() -> None:
+    seen: list[int] = []
+    loop: Any = HandLoop()
+    pool = BuilderPool(loop, 4, "pool")
+    pool.submit(job_of(Worked(lambda: seen.extend(pool._clocks))))
+    work_off(pool)
+    assert seen == [threading.get_ident()]
+    assert pool._clocks == {}
+
+
 # -- the executor ----------------------------------------------------------------------------------
 
 
@@ -907,6 +943,12 @@ def test_calls_that_are_stuck_are_counted(monkeypatch: pytest.MonkeyPatch, cls: 
     executor._pool.stuck, executor._builders.stuck = 2, 3
     assert executor.stuck == 5
     assert job.abandoned
+
+
+def test_any_class_shares_threads_unless_it_says_otherwise() -> None:
+    loop: Any = HandLoop()
+    assert ThreadExecutor(loop, 4, object)._owned is False
+    assert ThreadExecutor(loop, 4, Owning)._owned is True
 
 
 def test_a_main_thread_has_all_the_calls() -> None:
