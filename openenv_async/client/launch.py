@@ -181,19 +181,18 @@ class OwnedContainer:
         self._provider = provider
         self._timeout = timeout
         self._worker: Worker | None = None
-        self._starting: asyncio.Task[Worker] | None = None
         self._pid = os.getpid()
 
     def _check_process(self) -> None:
         """Leave the container to the process that started it, when this one was forked."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._worker = self._starting = None
+            self._worker = None
             self._provider = copy.copy(self._provider)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings."""
-        return {**self.__dict__, "_worker": None, "_starting": None}
+        return {**self.__dict__, "_worker": None}
 
     @property
     def worker(self) -> Worker | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -199,6 +200,14 @@ async def test_rewards_are_numbers_however_they_are_written(sent: Any, reward: A
         result = await env.reset()
         assert result.reward == reward
         assert result.done is False
+
+
+async def test_a_reward_that_is_not_a_number_is_that_of_the_environment() -> None:
+    server = Upstream(observation(reward="NaN"))
+    async with server.listening() as url, GenericEnvClient(url) as env:
+        reward = (await env.reset()).reward
+        assert reward is not None
+        assert math.isnan(reward)
 
 
 async def test_a_deadline_loses_the_episode_and_says_so() -> None:
