@@ -15,6 +15,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from openenv_async import EnvClient, GenericEnvClient
+from openenv_async.client.models import wire_models
 from openenv_async.errors import InvalidAction, InvalidModel, ProtocolError
 
 
@@ -164,3 +165,171 @@ async def test_metadata_that_is_empty_needs_no_field() -> None:
         assert (await env.reset()).observation == Seen("a", None)  # type: ignore[arg-type] # as sent
         with pytest.raises(InvalidModel, match="metadata"):
             await env.step({})
+
+
+# -- codecs and hooks -----------------------------------------------------------------------------
+
+
+class Typed(EnvClient[TextOnly, Seen, DictSeen]):
+    pass
+
+
+class Ints(EnvClient[int, int, int]):
+    pass
+
+
+class Hooked(EnvClient[int, str, str]):
+    """Every hook is its own."""
+
+    def _serialize_action(self, action: int) -> dict[str, Any]:
+        return {"by": action}
+
+    def _parse_observation(self, data: dict[str, Any]) -> str:
+        return f"observation {data}"
+
+    def _parse_state(self, data: dict[str, Any]) -> str:
+        return f"state {data}"
+
+
+URL = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+def test_payloads_are_of_the_types_of_the_client(format: Any) -> None:
+    encode: Any = {"msgpack": msgspec.msgpack.encode, "json": msgspec.json.encode}[format]
+    decode: Any = {"msgpack": msgspec.msgpack.decode, "json": msgspec.json.decode}[format]
+    wire = wire_models(Typed(URL), format)
+    assert (wire.format, wire.upstream) == (format, False)
+    assert decode(wire.encode_action(TextOnly("a"))) == {"text": "a"}
+    assert wire.decode_observation(encode({"text": "a"})) == Seen("a")
+    state = {"text": "a", "reward": None, "done": True}
+    assert wire.decode_state(encode(state)) == state
+    with pytest.raises(InvalidModel):
+        wire.decode_state(encode({"text": 5}))
+    assert wire.decode_any(wire.encode_any({"x": [1]})) == {"x": [1]}
+
+
+def test_each_hook_stands_for_one_codec() -> None:
+    hooks = ("_serialize_action", "_parse_observation", "_parse_state")
+    for chosen in (*[(hook,) for hook in hooks], hooks):
+        kind: Any = type("Some", (Ints,), {name: getattr(Hooked, name) for name in chosen})
+        assert kind.overrides_hooks()
+        wire = wire_models(kind(URL), "json")
+        action = b'{"by":3}' if hooks[0] in chosen else b"3"
+        observation = "observation 4" if hooks[1] in chosen else 4
+        state = "state 5" if hooks[2] in chosen else 5
+        assert wire.encode_action(3) == action
+        assert wire.decode_observation(b"4") == observation
+        assert wire.decode_state(b"5") == state
+    assert not Typed.overrides_hooks()
+
+
+def test_codecs_are_made_once_for_a_class() -> None:
+    class Own(EnvClient[int, int, int]):
+        pass
+
+    class Below(Own):
+        observation_type = str
+
+    first = wire_models(Own(URL), "msgpack")
+    assert wire_models(Own(URL), "msgpack") is first
+    others = [
+        wire_models(Own(URL), "json"),
+        wire_models(Own(URL), "msgpack", True),
+        wire_models(Below(URL), "msgpack"),
+    ]
+    assert len({id(wire) for wire in (first, *others)}) == 4
+    assert [wire.format for wire in others] == ["json", "msgpack", "msgpack"]
+    assert [wire.upstream for wire in others] == [False, True, False]
+    assert Below.model_types() == (int, str, int)
+    with pytest.raises(InvalidModel):
+        others[2].decode_observation(b"\x01")
+
+
+def test_codecs_of_an_instance_are_its_own_where_its_types_or_hooks_are() -> None:
+    one, two = EnvClient[int, int, int](URL), EnvClient[str, str, str](URL)
+    assert one.instance_types() == (int, int, int)
+    assert two.instance_types() == (str, str, str)
+    assert wire_models(one, "json").decode_observation(b"1") == 1
+    assert wire_models(two, "json").decode_observation(b'"a"') == "a"
+    plain: EnvClient[Any, Any, Any] = EnvClient(URL)
+    assert plain.instance_types() == (Any, Any, Any)
+    assert wire_models(plain, "json").decode_observation(b'"b"') == "b"
+    hooked = Hooked(URL)
+    assert wire_models(hooked, "json") is not wire_models(hooked, "json")
+    given: Any = Ints(URL)
+    given.__orig_class__ = EnvClient[str, str, str]  # its class says it already
+    assert given.instance_types() == (int, int, int)
+
+
+# -- observations of upstream's dialect -----------------------------------------------------------
+
+
+def put_back(kind: Any, observation: Any, reward: Any = None, done: bool = False) -> Any:
+    wire = wire_models(client_of(kind)(URL), "msgpack", True)
+    return wire.decode_observation(msgspec.msgpack.encode([observation, reward, done]))
+
+
+@dataclass(frozen=True)
+class FrozenSeen:
+    text: str
+    reward: float = 0.0
+
+
+@dataclass
+class WithMetadata:
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def test_an_observation_that_is_no_object_is_as_it_was_sent() -> None:
+    assert put_back(int, 5, 1.0, True) == 5
+    assert put_back(list[int], [1, 2], 1.0) == [1, 2]
+    assert put_back(Any, "text") == "text"
+
+
+def test_no_reward_is_none_also_in_a_field_for_numbers() -> None:
+    frozen = put_back(FrozenSeen, {"text": "a"})
+    assert (frozen.text, frozen.reward) == ("a", None)
+    assert put_back(FrozenSeen, {"text": "a"}, 2.0) == FrozenSeen("a", 2.0)
+
+    class Numbers(TypedDict):
+        text: str
+        reward: float
+
+    assert put_back(Numbers, {"text": "a"}) == {"text": "a", "reward": None}
+
+    class Strict(msgspec.Struct, frozen=True):
+        text: str
+        reward: float
+
+    struct = put_back(Strict, {"text": "a"})
+    assert (struct.text, struct.reward) == ("a", None)
+
+
+@pytest.mark.parametrize(
+    ("observation", "reward"), [({"text": 5}, 1.0), ({"text": 5}, None), ({"text": "a"}, "x")]
+)
+def test_what_does_not_fit_is_refused_whatever_the_reward(observation: Any, reward: Any) -> None:
+    with pytest.raises(InvalidModel):
+        put_back(Seen, observation, reward)
+
+
+def test_metadata_goes_where_there_is_room_for_it() -> None:
+    for metadata in ({}, {"k": 1}):
+        told = {"text": "a", "metadata": metadata}
+        assert put_back(WithMetadata, told) == WithMetadata("a", metadata)
+        assert put_back(Any, told) == told
+        assert put_back(dict[str, Any], told) == told
+    assert put_back(TextOnly, {"text": "a", "metadata": None}) == TextOnly("a")
+    with pytest.raises(InvalidModel, match="metadata"):
+        put_back(TextOnly, {"text": "a", "metadata": {"k": 1}})
+
+
+def test_hooks_get_both_even_where_the_type_has_neither() -> None:
+    wire = wire_models(Hooked(URL), "msgpack", True)
+    sent = msgspec.msgpack.encode([{"text": "a", "metadata": {}}, 1.5, True])
+    seen = wire.decode_observation(sent)
+    assert "'reward': 1.5" in seen
+    assert "'done': True" in seen
+    assert "metadata" not in seen
