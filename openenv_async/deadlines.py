@@ -17,7 +17,11 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
+from openenv_async.renamed import renamed_attributes
+
 __all__ = ["Deadlines", "Timer", "Watched", "wait_uncancelled"]
+
+__getattr__ = renamed_attributes(__name__, {"outlast": "wait_uncancelled"})
 
 _FEW: Final = 64
 """Stale entries that the heap may hold at any size."""

@@ -45,6 +45,21 @@ def test_a_renamed_object_is_found_and_warns() -> None:
         get("Nothing")
 
 
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("openenv_async.outlasting", "outlast", "wait_uncancelled"),
+        ("openenv_async.providers.docker.engine", "Engine", "DockerClient"),
+    ],
+)
+def test_what_was_renamed_in_a_module_that_moved_works(module: str, old: str, new: str) -> None:
+    sys.modules.pop(module, None)
+    with pytest.warns(DeprecationWarning, match=module.replace(".", r"\.")):
+        found = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(found, old).__name__ == new
+
+
 @renamed_arguments(n="episodes", min_k="min_episodes")
 def _play(policy: str, episodes: int = 1, *, min_episodes: int | None = None) -> tuple[object, ...]:
     """Play."""

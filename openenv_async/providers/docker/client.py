@@ -14,8 +14,11 @@ from typing import Any
 
 from openenv_async.providers.docker.address import find_engine
 from openenv_async.providers.docker.calls import Calls, EngineError, NoSuchContainer, NoSuchImage
+from openenv_async.renamed import renamed_attributes
 
 __all__ = ["DockerClient"]
+
+__getattr__ = renamed_attributes(__name__, {"Engine": "DockerClient"})
 
 log = logging.getLogger("openenv_async.providers.docker")
 
