@@ -14,12 +14,11 @@ Dial = Callable[[], Awaitable[ClientConnection]]
 
 
 class _Entry:
-    __slots__ = ("connection", "dialing", "key", "users")
+    __slots__ = ("dialing", "key", "users")
 
     def __init__(self, key: Hashable, dialing: asyncio.Task[ClientConnection]) -> None:
         self.key = key
         self.dialing = dialing
-        self.connection: ClientConnection | None = None
         self.users = 0
 
 
@@ -36,10 +35,6 @@ class SharedConnections:
         Callers that come while it is being made wait for the same one. Each call must be paired
         with one ``release``.
         """
-        entry = self._entries.get(key)
-        if entry is not None and (made := entry.connection) is not None and made.error is None:
-            entry.users += 1
-            return made
         while True:
             entry = self._entries.get(key)
             if entry is None or _broken(entry):
@@ -51,7 +46,6 @@ class SharedConnections:
                 await self._leave(entry)
                 raise
             if connection.error is None:
-                entry.connection = connection
                 self._in_use[connection] = entry
                 return connection
             entry.users -= 1

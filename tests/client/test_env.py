@@ -369,8 +369,12 @@ def test_a_pickled_client_has_nothing_but_its_settings() -> None:
 async def test_a_client_with_a_container_starts_nothing_yet() -> None:
     timeouts = Timeouts(step=3.0)
     for make in (GenericEnvClient.from_docker_image, GenericEnvClient._from_docker):
+        usual: Any = make("image:1")._container
+        assert usual._provider.options.port == 8000
         client = make("image:1", 9000, timeouts=timeouts)
         assert client._container is not None
+        owned: Any = client._container
+        assert owned._provider.options.port == 9000
         assert client._container.worker is None
         assert client.timeouts is timeouts
         await client.close()

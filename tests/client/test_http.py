@@ -836,6 +836,17 @@ async def test_a_forked_process_leaves_the_session_to_its_parent() -> None:
     assert (answers.sent, answers.closed, client.episode) == ([], 1, None)
 
 
+async def test_a_client_is_opened_by_awaiting_it_or_by_its_block() -> None:
+    client, answers = scripted()
+    assert await client is client
+    opening: Any = client.open()
+    assert await opening is client
+    async with client as env:
+        assert env is client
+        assert answers.paths == ["/open"]
+    assert answers.paths == ["/open", "/close"]
+
+
 async def test_options_of_a_reset_are_those_that_the_environment_declares() -> None:
     client, answers = scripted()
     answers.events = [(None, {"seq": 0, "reset_options": ["timeout"]})]
@@ -901,8 +912,21 @@ def test_a_pickled_client_has_its_settings_and_a_session_of_its_own() -> None:
 async def test_a_client_with_a_container_starts_nothing_yet() -> None:
     timeouts = Timeouts(step=3.0)
     for make in (Generic.from_docker_image, Generic._from_docker):
+        usual: Any = make("image:1")._container
+        assert usual._provider.options.port == 8000
         client = make("image:1", 9000, timeouts=timeouts)
         assert client._container is not None
+        owned: Any = client._container
+        assert owned._provider.options.port == 9000
         assert client._session._container is client._container
         assert client.settings.timeouts is timeouts
         await client.close()
+
+
+def test_what_only_type_checkers_know_of_does_nothing() -> None:
+    result, state = EitherResult(1), EitherState[State]()
+    for never in (result.__await__, state.__await__, lambda: state == 1):
+        with pytest.raises(NotImplementedError):
+            never()
+    with pytest.raises(AttributeError, match="steps"):
+        _ = state.steps

@@ -27,7 +27,9 @@ async def answering(status: int = 200, body: Any = None, delay: bool = False) ->
         asked.append((request.path, request.headers.get("Authorization")))
         if delay:
             await never.wait()
-        return body if isinstance(body, web.Response) else web.json_response(body, status=status)
+        if isinstance(body, web.Response):  # one is sent once
+            return web.Response(text=body.text, content_type=body.content_type)
+        return web.json_response(body, status=status)
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
@@ -88,8 +90,9 @@ async def test_a_body_that_is_no_json_is_no_answer() -> None:
     async with answering(body=web.Response(text="<html>")) as (where, _):
         with pytest.raises(ConnectFailed, match="cannot read http://"):
             await fetch_schema(f"http://{where}")
-        with pytest.raises(ServerError):
+        with pytest.raises(ServerError, match=r"/x does not answer: .*char 0") as told:
             await get_json(f"http://{where}", "/x")
+        assert isinstance(told.value.__cause__, ValueError)
     with pytest.raises(ConnectFailed, match="nothing listens at") as caught:
         await fetch_schema(f"http://{where}")
     assert caught.value.__cause__ is not None
@@ -99,3 +102,21 @@ async def test_json_under_another_name_is_taken() -> None:
     plain = web.Response(text='{"a": 1}', content_type="text/plain")
     async with answering(body=plain) as (where, _):
         assert await get_json(f"http://{where}", "/x") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("wss://a/ws", "https://a/schema"),
+        ("ws://a/mount/ws/?x=1", "http://a/mount/schema"),
+        ("https://a/", "https://a/schema"),
+    ],
+)
+async def test_the_address_of_the_schema(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str
+) -> None:
+    async def asked(*given: Any) -> Any:
+        return given
+
+    monkeypatch.setattr("openenv_async.client.server_info._get", asked)
+    assert await fetch_schema(url, token="t", timeout=3.0) == (url, address, "t", 3.0)
