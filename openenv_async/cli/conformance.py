@@ -32,7 +32,7 @@ __all__ = ["conformance"]
     "--transport",
     "transports",
     multiple=True,
-    help="Only this transport, such as http. Repeatable.",
+    help="Only this one of native msgpack, native json, http, upstream. Repeatable.",
 )
 @click.option("--door", "doors", multiple=True, hidden=True)  # its old name
 @click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
