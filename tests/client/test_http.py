@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import pickle
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from starlette.routing import Route
 from openenv_async import Environment, Timeouts, create_app, serve
 from openenv_async.client.endpoint import MEDIA
 from openenv_async.client.http import EitherResult, EitherState, HTTPEnvClient
+from openenv_async.client.loop_thread import background_loop
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     ConnectFailed,
@@ -845,6 +847,25 @@ async def test_a_client_is_opened_by_awaiting_it_or_by_its_block() -> None:
         assert env is client
         assert answers.paths == ["/open"]
     assert answers.paths == ["/open", "/close"]
+
+
+def test_a_client_may_be_closed_by_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever thread it runs, and at the end of the interpreter, when nothing can be done."""
+    client, answers = scripted()
+
+    async def collected() -> None:
+        client.close()
+
+    background_loop().run(collected())
+    background_loop().run(settle())
+    assert answers.closed == 1
+    client, answers = scripted()
+    client.close()
+    assert answers.closed == 1
+    client, answers = scripted()
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    client.close()
+    assert answers.closed == 0
 
 
 async def test_options_of_a_reset_are_those_that_the_environment_declares() -> None:
