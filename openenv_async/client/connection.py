@@ -290,7 +290,6 @@ class ClientConnection:
                     await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), left))
                     delay = min(delay * 2, _LONGEST_DELAY)
         except OpenEnvError as exc:
-            self._coming_back = None
             self._fail(exc)
             return
         finally:

@@ -387,9 +387,9 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
             try:
                 reply = await self._numbered("reset", body, ResultReply, seconds)
             except (SessionLost, SessionClosed):
-                if not had or self._is_closed:
+                if not had:
                     raise
-                # A reset begins anew anyway: in a new session.
+                # A reset begins anew anyway: in a new session, unless the client was closed.
                 reply = await self._numbered("reset", body, ResultReply, seconds)
         self.episode = EpisodeInfo(reply.episode_id, reply.seed)
         return self._result(wire, reply)

@@ -683,6 +683,33 @@ def test_closing_waits_until_an_abandoned_transport_is_closed_too() -> None:
     run(scenario)
 
 
+def test_a_connection_that_is_closed_while_it_dials_closes_what_it_gets() -> None:
+    class Slow(Line):
+        async def aclose(self, leaving: bool = True) -> None:
+            await asyncio.sleep(1.0)
+            await super().aclose(leaving)
+
+    async def scenario() -> None:
+        made: list[Slow] = []
+        go = asyncio.Event()
+
+        async def redial(connection: ClientConnection) -> Line:
+            await go.wait()
+            made.append(Slow(connection, silent))
+            return made[-1]
+
+        connection = ClientConnection("here", Limits(), Timeouts(connect=3.0), redial)
+        starting = asyncio.create_task(connection.start())
+        await settle()
+        await connection.aclose()
+        go.set()
+        with pytest.raises(ConnectFailed):
+            await starting
+        assert [line.closed for line in made] == [True]
+
+    run(scenario)
+
+
 def test_the_heartbeat_ends_with_its_transport_and_begins_with_the_next() -> None:
     async def scenario() -> None:
         answer = greeting(timeouts={"lease": 9.0, "resume": 5.0})

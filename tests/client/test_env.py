@@ -257,6 +257,16 @@ async def test_another_caller_opens_when_the_first_is_cancelled() -> None:
     assert client.dialled == 2
 
 
+async def test_a_caller_that_waits_for_an_opening_may_be_cancelled_alone() -> None:
+    client = client_of()
+    opening, leaving, staying = (asyncio.ensure_future(client.open()) for _ in range(3))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await asyncio.wait_for(asyncio.gather(opening, staying), 5) == [client] * 2
+    assert leaving.cancelled()
+    assert client.dialled == 1
+
+
 async def test_a_lost_session_is_replaced_by_a_reset_alone() -> None:
     client = client_of()
     await client.reset()

@@ -355,9 +355,10 @@ class Client(GenericEnvClient):
         self.made: list[Scripted] = []
         self.refusing: list[OpenEnvError] = []
         self.dialling: asyncio.Event | None = None
+        self.kind = Scripted
 
     async def _connect(self) -> Any:
-        connection = Scripted()
+        connection = self.kind()
         connection.refusing = self.refusing
         self.made.append(connection)
         if self.dialling is not None:
@@ -570,6 +571,25 @@ async def test_opening_fails_as_a_whole_and_closes_what_was_opened() -> None:
         2,
         3,
     }
+
+
+async def test_openings_that_go_on_end_before_an_opening_that_failed_is_told() -> None:
+    class Stalling(Scripted):
+        def answer(self, frame: Any) -> None:
+            if frame.channel == 1:
+                super().answer(frame)
+
+        async def aclose(self) -> None:
+            assert {channel.number for channel in self.forgotten} == {1, 2, 3}
+            await super().aclose()
+
+    client = Client()
+    client.kind = Stalling
+    client.refusing.append(ServerBusy("full"))
+    with pytest.raises(ServerBusy):
+        await VectorSessions(client, 3)._open()
+    assert client.made[0].closed == 1
+    assert [frame.channel for frame in client.made[0].sent_of(Close)] == [2, 3]
 
 
 async def test_one_dials_for_all_and_a_connection_that_is_gone_is_replaced() -> None:
