@@ -353,6 +353,8 @@ def test_a_server_that_was_restarted_has_lost_its_sessions() -> None:
         assert "last_acknowledged_request" in channel.error.detail
         assert await waiting == Opened(fresh.number)  # it was not open yet: it is opened there
         assert connection.channel_count == 1
+        asked = [frame for frame in lines.made[1].sent if isinstance(frame, Open)]
+        assert asked == [opening]  # and not for the session that is lost
         await connection.aclose()
 
     explore(10, scenario)

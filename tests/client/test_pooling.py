@@ -130,6 +130,25 @@ async def test_a_dial_that_nobody_waits_for_any_more_is_cancelled() -> None:
     await shared.release(connection)
 
 
+async def test_a_dial_that_ends_well_although_it_was_cancelled_is_closed() -> None:
+    shared = SharedConnections()
+    connection: Any = FakeConnection()
+
+    async def dial() -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await settle()
+        return connection
+
+    caller = asyncio.ensure_future(shared.acquire("key", dial))
+    await settle()
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert (connection.closed, held(shared)) == (1, (0, 0))
+
+
 async def test_a_connection_that_is_made_when_its_only_caller_is_cancelled_is_closed() -> None:
     shared, dial = SharedConnections(), Dialing()
     caller = asyncio.ensure_future(shared.acquire("key", dial))
