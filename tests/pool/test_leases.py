@@ -398,7 +398,7 @@ def test_a_session_is_opened_again_in_its_slot_or_elsewhere_but_not_resumed_else
             await env._open(left_behind)
         assert [what for what, _ in slots.told] == ["drained ConnectFailed", "released"]
         slots.told.clear()
-        assert env.worker is None
+        assert not env.worker
         await env.open()
         assert (env.worker, slots.told) == (workers[1], [])
         await env._close_session()

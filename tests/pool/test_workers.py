@@ -94,6 +94,33 @@ def play(scenario: Coroutine[Any, Any, None]) -> None:
     run(lambda: scenario)
 
 
+class Asked(set[asyncio.Task[Any]]):
+    """Tasks; nobody may ask again and again whether there are any without waiting for them."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        self.asked += 1
+        assert self.asked < 100, "it does not wait, and holds up the loop"
+        return super().__len__()
+
+
+@pytest.mark.parametrize("spawned", [False, True])
+def test_closing_waits_instead_of_asking_again(spawned: bool) -> None:
+    async def scenario() -> None:
+        provider = Named()
+        pool = Pool(provider)
+        pool.workers._tasks = Asked()
+        pool.wanted(1)
+        await pool.workers.settled()
+        if spawned:
+            pool.workers.spawn(asyncio.sleep(1.0), "spawned")
+        await pool.aclose()
+        assert provider.started[0].closed == 1
+
+    play(scenario())
+
+
 def test_a_worker_is_ready_once_it_answers() -> None:
     async def scenario() -> None:
         provider = Named(options=EngineOptions(max_sessions=3))

@@ -26,6 +26,7 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.server import create_app
 from tests.rollouts.environments import Counting, Move, Seen
 
@@ -318,3 +319,33 @@ async def test_a_client_that_was_closed_is_no_failed_environment() -> None:
         await client.close()
         with pytest.raises(SessionClosed, match="make a new one"):
             await rollout(client, lambda seen: Move(1))
+
+
+def test_a_class_is_a_policy_only_where_calling_it_is_all_that_it_is_for() -> None:
+    class Inheriting(Caller):
+        pass
+
+    check_policy(int)
+    for wrong in (Caller, Inheriting, Player):
+        with pytest.raises(TypeError, match=f"give an instance of it, {wrong.__name__}"):
+            check_policy(wrong)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 3, math.inf, np.float32(2.0)])
+def test_any_positive_number_is_a_number_of_seconds(seconds: Any) -> None:
+    assert check_seconds("timeout", seconds) == float(seconds)
+    assert type(check_seconds("timeout", seconds)) is float
+
+
+@pytest.mark.parametrize(("least", "value"), [(1, 1), (0, 0), (5, 5), (5, 6)])
+def test_a_count_may_be_the_least(least: int, value: int) -> None:
+    assert check_count("episodes", value, least) == value
+    with pytest.raises(ValueError, match=f"episodes must be at least {least}, got {least - 1}"):
+        check_count("episodes", least - 1, least)
+
+
+def test_seeds_are_from_nought_to_the_largest_of_64_bits() -> None:
+    assert [check_seed("seed", seed) for seed in (0, (1 << 63) - 1)] == [0, (1 << 63) - 1]
+    for seed in (-1, 1 << 63):
+        with pytest.raises(ValueError, match="seed must be from 0"):
+            check_seed("seed", seed)

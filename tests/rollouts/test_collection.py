@@ -32,7 +32,12 @@ from openenv_async.errors import (
     WrongTarget,
 )
 from openenv_async.rollouts import Summary, Turn, collect, collect_all, stream
-from openenv_async.rollouts.collection import CollectKeywords, CollectOptions, Results
+from openenv_async.rollouts.collection import (
+    CollectKeywords,
+    CollectOptions,
+    Results,
+    _Collection,
+)
 from openenv_async.rollouts.sessions import Retry
 from openenv_async.rollouts.streaming import StreamKeywords
 from openenv_async.server import create_app
@@ -749,3 +754,113 @@ def test_the_keywords_that_are_passed_on_are_those_of_collect() -> None:
         "seed",
         "max_staleness",
     }
+
+
+# -- sessions of several factories ----------------------------------------------------------------
+
+
+class Somewhere:
+    """A client of a server of this name; the class notes the servers of all of them.
+
+    Attributes:
+        opening, resetting: errors by server, each raised once.
+    """
+
+    made: ClassVar[list[str]] = []
+    opening: ClassVar[dict[str, BaseException]] = {}
+    resetting: ClassVar[dict[str, BaseException]] = {}
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.made.append(server)
+
+    async def open(self) -> None:
+        if (error := self.opening.pop(self.server, None)) is not None:
+            raise error
+
+    async def reset(self) -> StepResult[str]:
+        await asyncio.sleep(1.0)
+        if (error := self.resetting.pop(self.server, None)) is not None:
+            raise error
+        return StepResult(self.server, terminated=True)
+
+
+def servers_of(
+    *servers: str,
+    opening: dict[str, BaseException] | None = None,
+    resetting: dict[str, BaseException] | None = None,
+    **changes: Any,
+) -> tuple[list[str], list[OutcomeStatus]]:
+    """The servers that were asked for sessions, and how the episodes on them ended."""
+    Somewhere.made, Somewhere.resetting = [], resetting or {}
+    Somewhere.opening = {} if opening is None else opening
+    arguments: dict[str, Any] = {"episodes": 4, "concurrency": 1, "seeds": None, "retry": "never"}
+    options = CollectOptions(policy=act, summary=Summary(), **{**arguments, **changes})
+
+    async def scenario() -> list[OutcomeStatus]:
+        makers: list[Callable[[], Any]] = [functools.partial(Somewhere, name) for name in servers]
+        collection = _Collection(makers, options)
+        collection.start()
+        found = []
+        while (outcome := await collection.next()) is not None:
+            found.append(outcome.status)
+        await collection.aclose()
+        return found
+
+    return Somewhere.made, run(scenario)
+
+
+GOOD, INFRA, BAD = OutcomeStatus.COMPLETED, OutcomeStatus.INFRA_ERROR, OutcomeStatus.ENV_ERROR
+
+
+def test_one_session_is_kept_while_all_goes_well() -> None:
+    assert servers_of("a", "b") == (["a"], [GOOD] * 4)
+    assert servers_of("a", "b", concurrency=3) == (["a", "b", "a"], [GOOD] * 4)
+
+
+def test_after_a_failure_of_a_server_the_next_one_is_played_on() -> None:
+    lost, refused = {"a": LOST}, {"a": ConnectionLost("gone", phase="open")}
+    assert servers_of("a", "b", resetting={**lost}) == (["a", "b"], [INFRA, *[GOOD] * 3])
+    assert servers_of("a", "b", opening=refused) == (["a", "b"], [INFRA, *[GOOD] * 3])
+    again = servers_of("a", "b", resetting={**lost}, retry="unstarted")
+    assert again == (["a", "b"], [GOOD] * 4)
+
+
+def test_after_a_failure_of_the_environment_the_same_server_is_played_on() -> None:
+    assert servers_of("a", "b", resetting={"a": KeyError()}) == (["a", "a"], [BAD, *[GOOD] * 3])
+
+
+def test_sessions_that_do_not_open_fail_as_many_episodes_as_there_are_and_no_more() -> None:
+    class Never(dict[str, BaseException]):
+        def pop(self, *anything: Any) -> Any:
+            return ConnectionLost("gone", phase="open")
+
+    made, found = servers_of("a", "b", opening=Never(), episodes=5, concurrency=2)
+    assert found == [INFRA] * 5
+    assert len(made) == 5
+
+
+def test_an_error_of_a_task_ends_the_others_and_is_raised_after_what_was_made() -> None:
+    Somewhere.made = []
+    Somewhere.opening, Somewhere.resetting = {"b": InvalidOption("no such option")}, {}
+    options = CollectOptions(
+        policy=act, episodes=9, concurrency=2, seeds=None, retry="never", summary=Summary()
+    )
+
+    async def scenario() -> None:
+        factories: list[Callable[[], Any]] = [functools.partial(Somewhere, name) for name in "ab"]
+        collection = _Collection(factories, options)
+        collection.start()
+        with pytest.raises(InvalidOption):
+            await collection.next()
+        await asyncio.sleep(10.0)
+        assert all(task.done() for task in collection._tasks)
+        outcome = await collection.next()  # the one that was under way
+        assert outcome is not None
+        assert outcome.status is GOOD
+        with pytest.raises(InvalidOption):
+            await collection.next()
+        await collection.aclose()
+        await collection.aclose()
+
+    run(scenario)
