@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import types
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from openenv_async.engine.resources import (
     RESERVE,
     Resources,
     available_memory,
+    descriptor_limit,
     free_descriptors,
     oom_kills,
     raise_descriptors,
@@ -145,3 +148,131 @@ def test_kills_for_lack_of_memory_are_read_from_the_nearest_count(tmp_path: Path
     (tmp_path / "unit").mkdir()
     (tmp_path / "unit/memory.events").write_text("oom 5\noom_kill 2\n")
     assert kills() == 2
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+def test_the_last_descriptor_before_the_reserve_is_given() -> None:
+    system = System(RESERVE + 1)
+    resources = Resources(descriptors=system, clock=system.clock)
+    resources.take_descriptors(1, "a test")
+    assert resources._descriptors == RESERVE
+    assert not resources.short
+    assert (resources.refused, RESERVE) == (0, 32)
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.125, 1), (0.1875, 1), (0.25, 2)])
+def test_the_system_is_asked_five_times_a_second(seconds: float, asked: int) -> None:
+    for memory in (False, True):
+        system = System(10_000)
+        resources = Resources(1, descriptors=system, memory=system, clock=system.clock)
+        for _ in range(2):
+            if memory:
+                resources.check_memory()
+            else:
+                resources.take_descriptors(1, "a test")
+            system.now += seconds
+        assert system.asked == asked
+        resources.check_memory()
+
+
+def test_a_negative_rest_is_told_as_none() -> None:
+    resources = Resources(64 * MIB, descriptors=lambda: -5, memory=lambda: -5.0)
+    with pytest.raises(ResourceLimit) as descriptors:
+        resources.take_descriptors(1, "a test")
+    with pytest.raises(ResourceLimit, match=r"^0 MiB of memory are left and 64 MiB") as memory:
+        resources.check_memory()
+    for caught in (descriptors, memory):
+        assert caught.value.detail["free"] == 0
+        assert caught.value.detail["retry_after"] == 1.0
+    assert memory.value.detail["value"] == 64 * MIB
+    assert resources.refused == 2
+
+
+def test_memory_at_the_floor_is_enough() -> None:
+    Resources(64 * MIB, memory=lambda: 64.0 * MIB).check_memory()
+
+
+def test_memory_is_short_for_ten_seconds_after_a_refusal() -> None:
+    system = System(0)
+    resources = Resources(1, memory=system, clock=system.clock)
+    with pytest.raises(ResourceLimit):
+        resources.check_memory()
+    for seconds, short in ((9.5, True), (0.5, False)):
+        system.now += seconds
+        assert resources.short == short
+
+
+def test_a_limit_of_descriptors_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert descriptor_limit() == inf
+    assert free_descriptors() == inf
+    resources = Resources(descriptors=lambda: 0)
+    with pytest.raises(ResourceLimit) as caught:
+        resources.take_descriptors(1, "a test")
+    assert caught.value.detail["value"] is None
+
+
+def test_the_soft_limit_of_descriptors_is_raised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    limits = [(100, 500)]
+    asked: list[tuple[int, int]] = []
+
+    def put(_: int, pair: tuple[int, int]) -> None:
+        asked.append(pair)
+        if refuses:
+            raise OSError("no")
+        limits[0] = pair
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[0])
+    monkeypatch.setattr(resource, "setrlimit", put)
+    refuses = True
+    assert raise_descriptors() == 100
+    refuses = False
+    assert [raise_descriptors() for _ in range(2)] == [500, 500]
+    assert asked == [(500, 500)] * 2
+    assert descriptor_limit() == 500
+
+
+def test_descriptors_are_counted_where_the_system_lists_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The size of the folder since Linux 6.2, its entries before, those of /dev/fd elsewhere."""
+    from openenv_async.engine import resources as module
+
+    class Size:
+        st_size = 7
+
+    def gone(path: str) -> Any:
+        raise OSError(path)
+
+    monkeypatch.setattr(module, "descriptor_limit", lambda: 100)
+    system = types.SimpleNamespace()  # pytest asks the real one
+    system.stat = lambda _: Size()
+    system.listdir = lambda path: ["x"] * (9 if path == "/dev/fd" else 8)
+    monkeypatch.setattr(module, "os", system)
+    assert free_descriptors() == 93
+    Size.st_size = 0
+    assert free_descriptors() == 92
+    system.stat = gone
+    assert free_descriptors() == 91
+    system.listdir = gone
+    assert free_descriptors() == inf
+
+
+def test_a_kill_is_counted_for_the_whole_machine_of_a_container(tmp_path: Path) -> None:
+    """In a container the folder of its own group is the root."""
+    own, vmstat = tmp_path / "own", tmp_path / "vmstat"
+    own.write_text("4:memory:/docker/x\n0::/docker/x\n")
+    vmstat.write_text("oom_kill 9\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.oom_control").write_text("oom_kill 4\n")
+    assert oom_kills(tmp_path, own, vmstat) == 4
+    (tmp_path / "memory.events").write_text("oom_kill many\n")
+    assert oom_kills(tmp_path, own, vmstat) == 4  # what cannot be read is passed over
+    (tmp_path / "memory.events").write_text("oom_kill 3\n")
+    assert oom_kills(tmp_path, own, vmstat) == 3

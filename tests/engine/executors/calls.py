@@ -1,7 +1,8 @@
-"""A call without a session: an environment's runner, and what came back from its executor."""
+"""A call without a session, and a loop that the test moves by hand."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from openenv_async.engine.interfaces import Call
@@ -77,3 +78,58 @@ class LooseCall:
 
     def die(self, error: OpenEnvError) -> None:
         self.dead = error
+
+
+class Handle:
+    """What a loop gives for a callback."""
+
+    def __init__(self, delay: float, callback: Any, args: tuple[Any, ...]) -> None:
+        self.delay = delay
+        self.cancelled = False
+        self._call = callback
+        self._args = args
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def run(self) -> None:
+        self._call(*self._args)
+
+
+class HandLoop:
+    """Keeps callbacks until ``turn`` and timers until ``later``."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.soon: list[Handle] = []
+        self.timers: list[Handle] = []
+
+    def call_soon(self, callback: Any, *args: Any) -> Handle:
+        self.soon.append(Handle(0.0, callback, args))
+        return self.soon[-1]
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay: float, callback: Any, *args: Any) -> Handle:
+        self.timers.append(Handle(delay, callback, args))
+        return self.timers[-1]
+
+    def time(self) -> float:
+        return self.now
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    def turn(self) -> int:
+        """Run what was to run soon; how many there were."""
+        handles, self.soon = self.soon, []
+        for handle in handles:
+            handle.run()
+        return len(handles)
+
+    def later(self) -> list[float]:
+        """Run the timers; their delays."""
+        handles, self.timers = self.timers, []
+        for handle in handles:
+            handle.run()
+        return [handle.delay for handle in handles]

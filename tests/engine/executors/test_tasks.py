@@ -12,6 +12,7 @@ import pytest
 
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine
+from openenv_async.engine.executors.tasks import TaskExecutor, _SessionTask, _Slot, call_of_task
 from openenv_async.protocol.frames import (
     Begun,
     Cancel,
@@ -20,6 +21,7 @@ from openenv_async.protocol.frames import (
     Credit,
     Failed,
     Observation,
+    Open,
     Opened,
     Partial,
     State,
@@ -27,6 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.testing import ConformanceEnvironment, ManualClock
+from tests.engine.executors.calls import HandLoop
 from tests.helpers import Peer, make_engine, pack, settle, token, unpack, until
 
 
@@ -397,3 +400,158 @@ async def test_parked_sessions_go_on(plan: dict[str, Any]) -> None:
         assert opened == Opened(1, True, 2)
         other.step(2, {"do": "wait"})
         assert unpack((await other.next()).payload) == {"done": 1}
+
+
+# -- openings, on a loop that the test moves --------------------------------------------------
+
+
+def opening(executor: TaskExecutor) -> Any:
+    """One more session that waits to be built."""
+    slot = _Slot(asyncio.get_running_loop().create_future())
+    executor._openings.append((slot, Open(1, token(1), token(2))))
+    return slot
+
+
+async def test_sessions_are_built_one_in_a_turn() -> None:
+    loop = HandLoop()
+    any_loop: Any = loop
+    executor = TaskExecutor(any_loop)
+    slots = [opening(executor) for _ in range(3)]
+
+    def built() -> list[bool]:
+        return [slot.inbox.done() for slot in slots]
+
+    executor._open_next()
+    assert (built(), executor._is_opening) == ([True, False, False], True)
+    assert loop.turn() == 1
+    assert built() == [True, True, False]
+    slots[2].inbox.cancel()  # it was abandoned meanwhile
+    slots.append(opening(executor))
+    assert loop.turn() == 1
+    assert built() == [True, True, True, True]
+    assert not slots[3].inbox.cancelled()
+    assert loop.turn() == 1
+    assert (executor._is_opening, loop.soon, loop.timers) == (False, [], [])
+
+
+@pytest.mark.parametrize(
+    ("cost", "pause"), [(0.0009, None), (0.001, 0.00025), (0.04, 0.01), (1.0, 0.05)]
+)
+async def test_a_pause_follows_what_took_long_to_build(cost: float, pause: float | None) -> None:
+    loop = HandLoop()
+    any_loop: Any = loop
+    loop.now = 0.0  # so that sums with it are exact
+    executor = TaskExecutor(any_loop)
+    _, second = opening(executor), opening(executor)
+    executor._open_next()
+    loop.now = cost
+    loop.turn()
+    assert second.inbox.done() == (pause is None)
+    if pause is not None:
+        assert loop.later() == [pytest.approx(pause)]
+        assert second.inbox.done()
+    loop.now = 9.0
+    loop.turn()
+    assert loop.timers == []  # nothing waits for a pause
+
+
+# -- what a small change would break ------------------------------------------------------------
+
+
+async def test_credit_that_comes_twice_at_once_is_no_harm() -> None:
+    engine = make_engine(ConformanceEnvironment)
+    peer = Peer(engine)
+    await peer.begin()
+    peer.step(2, {"command": "stream", "count": 4}, credit=1)
+    seen = [await peer.next()]
+    await settle(20)
+    peer.send(Credit(1, 2, 1), Credit(1, 2, 1))
+    seen += [await peer.next(), await peer.next()]
+    await settle(20)
+    assert peer.take() == []
+    peer.send(Credit(1, 2, 5))
+    seen += [await peer.next(), await peer.next()]
+    assert [type(frame) for frame in seen] == [Partial] * 4 + [Observation]
+    peer.send(Credit(1, 2, 5))  # nothing streams any more
+    assert isinstance(await peer.stepped(3, {"command": "echo"}), Observation)
+    await engine.aclose()
+
+
+async def test_calls_that_do_not_stop_are_counted_until_they_end(plan: dict[str, Any]) -> None:
+    release = asyncio.Event()
+
+    async def stubborn(env: Any) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    plan["stubborn"] = stubborn
+    clock = ManualClock()
+    async with started(clock=clock) as (engine, peer):
+        executor = engine._executor
+        assert isinstance(executor, TaskExecutor)
+        assert executor.stuck == 0
+        peer.step(2, {"do": "stubborn"}, timeout=5.0)
+        await settle()
+        clock.advance(6.0)
+        assert (await peer.next()).code == "deadline_exceeded"
+        assert executor.stuck == 1
+        release.set()
+        await until(lambda: not executor.stuck)
+        assert executor._tasks == {}
+        answers: list[int] = []
+        executor.beat(lambda: answers.append(1))
+        assert answers == [1]
+
+
+async def test_an_opening_cannot_be_cancelled_and_what_has_no_task_neither() -> None:
+    executor = TaskExecutor(asyncio.get_running_loop())
+
+    class Call:
+        slot: Any = None
+        current: Any = None
+
+    call: Any = Call()
+    executor.credited(call, 1)
+    executor.abandon(call)
+    assert executor.interrupt(call) is False
+    call.slot = _Slot(asyncio.get_running_loop().create_future())
+    assert executor.interrupt(call) is False
+    task: Any = asyncio.ensure_future(asyncio.Event().wait())
+    call.slot.task = task
+    call.current = Open(1, token(1), token(2))
+    assert executor.interrupt(call) is False
+    assert not task.cancelling()
+    call.current = None
+    assert executor.interrupt(call) is True
+    assert task.cancelling() == 1
+    await asyncio.wait([task])
+
+
+async def test_no_session_cancels_the_task_of_another_that_lives() -> None:
+    class Call:
+        dead: Any = None
+
+    async def sleep() -> None:
+        await asyncio.Event().wait()
+
+    mine, other = Call(), Call()
+    task = _SessionTask(sleep(), loop=asyncio.get_running_loop())
+    call: Any = mine
+    task.call = call
+    by: Any = other
+
+    def cancel() -> bool:
+        call_of_task.set(by)
+        return task.cancel()
+
+    assert contextvars.copy_context().run(cancel) is False
+    assert not task.cancelling()
+    assert not task.is_over
+    mine.dead = "gone"
+    assert contextvars.copy_context().run(cancel) is True
+    mine.dead, by = None, mine
+    assert contextvars.copy_context().run(cancel) is True
+    assert task.cancel() is True  # of no session
+    assert task.cancelling() == 3
+    await asyncio.wait([task])

@@ -34,6 +34,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.testing import ManualClock
+from tests.engine.executors.calls import HandLoop
 from tests.helpers import Peer, make_engine, pack, settle, token, unpack, until
 
 
@@ -326,54 +327,6 @@ async def test_a_constructor_that_blocks_holds_up_nobody(gate: threading.Event) 
 
 
 # -- a pool by itself, on a loop that the test moves -----------------------------------------------
-
-
-class Handle:
-    """What a loop gives for a callback."""
-
-    def __init__(self, delay: float, callback: Any, args: tuple[Any, ...]) -> None:
-        self.delay = delay
-        self.cancelled = False
-        self._call = callback
-        self._args = args
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def run(self) -> None:
-        self._call(*self._args)
-
-
-class HandLoop:
-    """Keeps callbacks until ``turn`` and timers until ``later``."""
-
-    def __init__(self) -> None:
-        self.soon: list[Handle] = []
-        self.timers: list[Handle] = []
-
-    def call_soon(self, callback: Any, *args: Any) -> Handle:
-        self.soon.append(Handle(0.0, callback, args))
-        return self.soon[-1]
-
-    call_soon_threadsafe = call_soon
-
-    def call_later(self, delay: float, callback: Any) -> Handle:
-        self.timers.append(Handle(delay, callback, ()))
-        return self.timers[-1]
-
-    def turn(self) -> int:
-        """Run what was to run soon; how many there were."""
-        handles, self.soon = self.soon, []
-        for handle in handles:
-            handle.run()
-        return len(handles)
-
-    def later(self) -> list[float]:
-        """Run the timers; their delays."""
-        handles, self.timers = self.timers, []
-        for handle in handles:
-            handle.run()
-        return [handle.delay for handle in handles]
 
 
 class Worked:
