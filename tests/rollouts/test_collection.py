@@ -819,7 +819,8 @@ def test_one_session_is_kept_while_all_goes_well() -> None:
 
 
 def test_after_a_failure_of_a_server_the_next_one_is_played_on() -> None:
-    lost, refused = {"a": LOST}, {"a": ConnectionLost("gone", phase="open")}
+    lost: dict[str, BaseException] = {"a": LOST}
+    refused: dict[str, BaseException] = {"a": ConnectionLost("gone", phase="open")}
     assert servers_of("a", "b", resetting={**lost}) == (["a", "b"], [INFRA, *[GOOD] * 3])
     assert servers_of("a", "b", opening=refused) == (["a", "b"], [INFRA, *[GOOD] * 3])
     again = servers_of("a", "b", resetting={**lost}, retry="unstarted")
