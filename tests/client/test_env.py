@@ -392,6 +392,13 @@ async def test_a_client_with_a_container_starts_nothing_yet() -> None:
     assert GenericEnvClient.from_url("http://a", token="t").settings.token == "t"
 
 
+def test_a_wrong_address_or_argument_is_told_when_a_client_is_made() -> None:
+    with pytest.raises(ValueError, match="not a valid server address"):
+        GenericEnvClient("here")
+    with pytest.raises(TypeError, match="GenericEnvClient takes no argument 'tokn'"):
+        GenericEnvClient("http://a", tokn="x")
+
+
 def test_an_async_client_says_how_it_is_entered() -> None:
     with pytest.raises(TypeError, match=r"`async with GenericEnvClient\(…\) as env`"):
         GenericEnvClient("http://a").__enter__()

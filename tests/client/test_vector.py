@@ -685,6 +685,7 @@ async def test_a_close_that_is_refused_does_not_keep_the_others_from_closing() -
 
 async def test_states_are_those_of_all_in_order() -> None:
     sessions, connection = await opened(Client(), 2)
+    assert [sessions.opened] == [True]
     assert await sessions._states() == [{"n": 1}] * 2
     assert [frame.channel for frame in connection.sent_of(State)] == [1, 2]
     await sessions._close()
