@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from openenv_async import EngineOptions, create_app, serve
 from openenv_async.checks.conformance import NativeTransport
-from openenv_async.engine.resends import LARGE, is_same_request, remembered
+from openenv_async.engine.resends import LARGE, Digest, is_same_request, remembered
 from openenv_async.models import Format, PayloadCodec
 from openenv_async.protocol.frames import (
     Close,
@@ -246,3 +246,42 @@ async def test_numbers_far_ahead_are_a_gap_all_the_same() -> None:
         [failed] = peer.take()
         assert "gap" in failed.message
     await engine.aclose()
+
+
+# -- what a small change would break --------------------------------------------------------
+
+
+def test_a_payload_of_4096_bytes_is_remembered_whole() -> None:
+    for kind in (Step, Reset):
+        kept = kind(1, 2, 1, b"x" * 4096)
+        assert remembered(kept) is kept
+        large = remembered(kind(1, 2, 1, b"x" * 4097))
+        assert isinstance(large, Digest)
+        assert large.payload == hash(b"x" * 4097)
+        assert large.request == kind(1, 2, 1, b"")
+    plain = Reset(1, 2)
+    assert remembered(plain) is plain
+    state = State(1, 2)
+    assert remembered(state) is state
+
+
+def test_a_large_reset_is_not_one_without_options() -> None:
+    options = encoded({"text": "x" * 5000}, "msgpack")
+    kept = remembered(Reset(1, 2, 0, options))
+    assert is_same_request(SPEC, kept, "msgpack", Reset(1, 2, 0, options), "msgpack")
+    assert not is_same_request(SPEC, kept, "msgpack", Reset(1, 2), "msgpack")
+    assert not is_same_request(SPEC, kept, "msgpack", Reset(1, 2, 0, b"\x80"), "msgpack")
+
+
+def test_options_that_are_none_are_the_same_in_their_own_format_only() -> None:
+    plain = Reset(1, 2)
+    assert not is_same_request(SPEC, plain, "msgpack", Reset(1, 2, 0, b"\x80"), "json")
+    assert not is_same_request(SPEC, plain, "msgpack", Reset(1, 2, 0, b"{}"), "msgpack")
+    assert is_same_request(SPEC, plain, "json", Reset(1, 2), "msgpack")
+
+
+def test_what_cannot_be_read_is_the_same_in_its_own_format_alone() -> None:
+    kept = Step(1, 2, 0, b"\xc1")
+    assert is_same_request(SPEC, kept, "msgpack", Step(1, 2, 0, b"\xc1"), "msgpack")
+    assert not is_same_request(SPEC, kept, "msgpack", Step(1, 2, 0, b"\xc1"), "json")
+    assert not is_same_request(SPEC, kept, "msgpack", Step(1, 2, 0, b"\xc2"), "msgpack")
