@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import functools
 import socket as sockets
+import warnings
 from collections.abc import Callable
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection as WebSocketConnection
@@ -21,7 +22,7 @@ from websockets.typing import Subprotocol
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.outbox import Transport
 from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
-from openenv_async.client.settings import ClientSettings
+from openenv_async.client.settings import ClientKeywords, ClientSettings
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here
 from openenv_async.endpoints.tls import trusted
@@ -172,17 +173,27 @@ def _find_dead_hosts(transport: asyncio.Transport) -> None:
                 raw.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, name), value)
 
 
-async def dial(url: str, settings: ClientSettings = _USUAL) -> ClientConnection:
+async def dial(
+    url: str, settings: ClientSettings = _USUAL, **old: Unpack[ClientKeywords]
+) -> ClientConnection:
     """Connect and exchange hello and welcome.
 
     Args:
         url: base URL of the server or its ``/ws`` address.
         settings: token, headers, trust and subprotocol of the request; limits and deadlines.
+        old: some of the settings by themselves, as they were given once.
 
     Raises:
         ConnectFailed: no connection, or the server speaks no ``openenv.v1``.
         Unauthorized: the server refused the token or the origin.
     """
+    if old:
+        warnings.warn(
+            f"dial({next(iter(old))}=) is now dial(url, ClientSettings({next(iter(old))}=...))",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        settings = settings.replace(**old)
     address = websocket_url(url)
     limits, timeouts, subprotocol = settings.limits, settings.timeouts, settings.subprotocol
     names = list(SUBPROTOCOLS) if subprotocol is None else [subprotocol]

@@ -117,6 +117,19 @@ async def test_hello_and_what_goes_with_it(format: str) -> None:
         await peer.closed.wait()
 
 
+async def test_settings_given_by_themselves_as_once_still_count() -> None:
+    peer = Peer()
+    async with peer.listening() as url:
+        with pytest.warns(
+            DeprecationWarning, match=r"dial\(token=\) is now .*ClientSettings"
+        ) as told:
+            connection = await dial(url, token="secret", limits=Limits(chunk_size=99))
+        assert told[0].filename == __file__
+        assert peer.headers["Authorization"] == "Bearer secret"
+        assert connection.limits.chunk_size == 99
+        await connection.aclose()
+
+
 async def test_both_formats_are_offered_and_no_token_is_invented() -> None:
     peer = Peer("json")
     async with peer.listening() as url:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from openenv_async.checks.registry import CheckFailed, Skipped, require
 from openenv_async.checks.transports import Transport
 from openenv_async.errors import InvalidAction, OpenEnvError
+from openenv_async.renamed import renamed_arguments
 from openenv_async.schemas.sample import sample
 
 __all__ = ["Subject"]
@@ -30,6 +31,7 @@ class Subject:
         varying: names of fields that may differ between equal episodes.
     """
 
+    @renamed_arguments(door="transport")
     def __init__(
         self,
         transport: Transport,

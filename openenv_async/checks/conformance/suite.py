@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from openenv_async.checks.runner import OnResult, Runner
 from openenv_async.checks.servers import servers
 from openenv_async.checks.transports import Transport, network_transports
 from openenv_async.errors import ConnectFailed, InvalidOption, OpenEnvError
+from openenv_async.renamed import renamed_arguments
 from openenv_async.targets.resolve import Target, resolve
 from openenv_async.targets.served import Server
 
@@ -41,6 +41,7 @@ class Suite:
         schema, actions, seed, varying: as for ``Subject``.
     """
 
+    @renamed_arguments(door="transport")
     def __init__(
         self,
         transport: Transport,
@@ -94,6 +95,7 @@ class Suite:
         return runner.add(Result(check.name, name, "skipped", reason))
 
 
+@renamed_arguments(url="target", doors="transports")
 async def run(
     target: Target,
     *,
@@ -102,7 +104,6 @@ async def run(
     transports: Iterable[Transport | str] | None = None,
     names: Iterable[str] | None = None,
     on_result: OnResult | None = None,
-    doors: Iterable[Transport] | None = None,
 ) -> list[Result]:
     """Check a server over every transport that has a network.
 
@@ -115,7 +116,6 @@ async def run(
             MessagePack, native JSON, HTTP and upstream's dialect.
         names: of the checks, by default all.
         on_result: called with each result as it comes.
-        doors: the old name of ``transports``.
 
     Raises:
         WrongTarget: it is nothing that has a server; a ``TypeError``.
@@ -123,9 +123,6 @@ async def run(
         ConnectFailed: nothing answers at a URL.
         InvalidOption: there is no check or transport of such a name.
     """
-    if doors is not None:
-        warnings.warn("doors= is now transports=", DeprecationWarning, stacklevel=2)
-        transports = doors
     transports = None if transports is None else list(transports)
     wanted = [each.name for each in chosen(CHECKS, names)]
     found = resolve(target, params=params, token=token, entry="conformance.run()")

@@ -147,8 +147,22 @@ def test_every_check_says_what_it_promises_and_what_to_look_at() -> None:
 async def test_the_old_keyword_of_transports_still_works() -> None:
     async with serve(Game) as url:
         with pytest.warns(DeprecationWarning, match="transports="):
-            results = await run(url, doors=[HTTPTransport(url)], names="a_whole_episode_runs")
+            results = await run(  # type: ignore[call-arg]  # the old name
+                url, doors=[HTTPTransport(url)], names="a_whole_episode_runs"
+            )
     assert [(each.subject, each.status) for each in results] == [("http", "passed")]
+
+
+async def test_the_old_keywords_of_a_server_and_of_a_suite_still_work() -> None:
+    async with serve(Game) as url:
+        with pytest.warns(DeprecationWarning, match=r"run\(url=\) is now target="):
+            results = await run(  # type: ignore[call-arg]  # the old name
+                url=url, transports=["http"], names="a_whole_episode_runs"
+            )
+    assert [(each.subject, each.status) for each in results] == [("http", "passed")]
+    with pytest.warns(DeprecationWarning, match=r"Suite\(door=\) is now transport="):
+        suite = Suite(door=HTTPTransport(url))  # type: ignore[call-arg]  # the old name
+    assert suite.transport.name == "http"
 
 
 async def test_a_check_that_is_not_there_is_a_typed_error() -> None:
