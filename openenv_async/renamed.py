@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "install", "renamed_arguments", "renamed_attributes"]
+__all__ = ["MODULES", "OBJECTS", "install", "renamed_arguments", "renamed_attributes"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +29,7 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.auto.facade": "openenv_async.targets.auto",
     "openenv_async.auto.listing": "openenv_async.targets.listing",
     "openenv_async.auto.sources": "openenv_async.targets.resolve",
+    "openenv_async.benchmarking.asking": "openenv_async.client.server_info",
     "openenv_async.chaos": "openenv_async.benchmarking.chaos",
     "openenv_async.chaos.audit": "openenv_async.benchmarking.chaos.audit",
     "openenv_async.chaos.playing": "openenv_async.benchmarking.chaos.playing",
@@ -64,7 +65,17 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.engine.host": "openenv_async.engine.runner",
     "openenv_async.engine.isolation": "openenv_async.engine.executors",
     "openenv_async.engine.isolation.builders": "openenv_async.engine.executors.threads",
+    "openenv_async.engine.isolation.child": "openenv_async.engine.executors.child",
+    "openenv_async.engine.isolation.inline": "openenv_async.engine.executors.inline",
+    "openenv_async.engine.isolation.offspring": "openenv_async.engine.executors.offspring",
+    "openenv_async.engine.isolation.pipe": "openenv_async.engine.executors.pipe",
+    "openenv_async.engine.isolation.processes": "openenv_async.engine.executors.processes",
+    "openenv_async.engine.isolation.recipe": "openenv_async.engine.executors.recipe",
+    "openenv_async.engine.isolation.shelter": "openenv_async.engine.executors.shelter",
+    "openenv_async.engine.isolation.tasks": "openenv_async.engine.executors.tasks",
     "openenv_async.engine.isolation.thread_pool": "openenv_async.engine.executors.threads",
+    "openenv_async.engine.isolation.threads": "openenv_async.engine.executors.threads",
+    "openenv_async.engine.isolation.worker": "openenv_async.engine.executors.worker",
     "openenv_async.engine.latency": "openenv_async.engine.statistics",
     "openenv_async.engine.native": "openenv_async.engine.connection",
     "openenv_async.engine.seams": "openenv_async.engine.interfaces",
@@ -124,6 +135,84 @@ MODULES: Final[Mapping[str, str]] = {
 }
 """The old full name of each module that moved, and its new one."""
 
+OBJECTS: Final[Mapping[str, str]] = {
+    "openenv_async.auto.sources.Asked": "openenv_async.targets.resolve.ResolvedTarget",
+    "openenv_async.auto.sources.classes_of_server": (
+        "openenv_async.targets.classes.classes_of_server"
+    ),
+    "openenv_async.auto.sources.fetch_space": "openenv_async.targets.classes.fetch_space",
+    "openenv_async.chaos.playing.Player": "openenv_async.benchmarking.chaos.playing.LoadSession",
+    "openenv_async.chaos.storm.storm": "openenv_async.benchmarking.chaos.faults.inject_faults",
+    "openenv_async.client.contained.Contained": "openenv_async.client.launch.OwnedContainer",
+    "openenv_async.client.http_replies.Failure": "openenv_async.client.refusals.Failure",
+    "openenv_async.client.http_replies.Result": "openenv_async.client.endpoint.ResultReply",
+    "openenv_async.client.http_replies.read_failure": "openenv_async.client.refusals.read_failure",
+    "openenv_async.client.http_replies.refusal": "openenv_async.client.refusals.refusal",
+    "openenv_async.client.seats.Seat": "openenv_async.client.vector.Slot",
+    "openenv_async.client.session.SessionHolder": "openenv_async.client.env.EnvClient",
+    "openenv_async.engine.expiry.HELD_UP": "openenv_async.engine.deadlines.LATE",
+    "openenv_async.engine.expiry.WAITING_NEWS": "openenv_async.engine.deadlines.NEWS_INTERVAL",
+    "openenv_async.engine.host.Host": "openenv_async.engine.runner.EnvironmentRunner",
+    "openenv_async.engine.isolation.inline.InlineDriver": (
+        "openenv_async.engine.executors.inline.InlineExecutor"
+    ),
+    "openenv_async.engine.isolation.processes.ProcessDriver": (
+        "openenv_async.engine.executors.processes.ProcessExecutor"
+    ),
+    "openenv_async.engine.isolation.recipe.Recipe": (
+        "openenv_async.engine.executors.recipe.WorkerRecipe"
+    ),
+    "openenv_async.engine.isolation.tasks.TaskDriver": (
+        "openenv_async.engine.executors.tasks.TaskExecutor"
+    ),
+    "openenv_async.engine.isolation.threads.MainThreadDriver": (
+        "openenv_async.engine.executors.threads.MainThreadExecutor"
+    ),
+    "openenv_async.engine.isolation.threads.ThreadDriver": (
+        "openenv_async.engine.executors.threads.ThreadExecutor"
+    ),
+    "openenv_async.engine.latency.TimedWire": "openenv_async.engine.statistics.TimedCodecs",
+    "openenv_async.engine.native.NativeConnection": (
+        "openenv_async.engine.connection.ServerConnection"
+    ),
+    "openenv_async.engine.seams.Driver": "openenv_async.engine.interfaces.Executor",
+    "openenv_async.engine.seams.Port": "openenv_async.engine.interfaces.ReplySink",
+    "openenv_async.engine.traced.TracedHost": "openenv_async.engine.runner.TracedRunner",
+    "openenv_async.integrations.source.ServedEnvironment": (
+        "openenv_async.targets.sessions.BlockingSessions"
+    ),
+    "openenv_async.outlasting.outlast": "openenv_async.deadlines.wait_uncancelled",
+    "openenv_async.pool.book.Book": "openenv_async.pool.scheduler.Scheduler",
+    "openenv_async.pool.book.Phase": "openenv_async.pool.scheduler.WorkerPhase",
+    "openenv_async.pool.book.SourceRules": "openenv_async.pool.scheduler.ProviderRules",
+    "openenv_async.pool.crew.Crew": "openenv_async.pool.workers.Workers",
+    "openenv_async.pool.crew.Live": "openenv_async.pool.workers.LiveWorker",
+    "openenv_async.providers.docker.engine.Engine": (
+        "openenv_async.providers.docker.client.DockerClient"
+    ),
+    "openenv_async.providers.docker.keeper.Keeper": (
+        "openenv_async.providers.docker.reaper_client.ReaperClient"
+    ),
+    "openenv_async.providers.docker.keeper.keeper": (
+        "openenv_async.providers.docker.reaper_client.reaper_client"
+    ),
+    "openenv_async.providers.docker.starting.Recipe": (
+        "openenv_async.providers.docker.start.ContainerRecipe"
+    ),
+    "openenv_async.providers.docker.starting.Start": (
+        "openenv_async.providers.docker.start.ContainerStart"
+    ),
+    "openenv_async.server.lines.AsgiLine": "openenv_async.server.transport.AsgiTransport",
+    "openenv_async.server.lines.Line": "openenv_async.server.transport.Transport",
+    "openenv_async.server.lines.LineUser": "openenv_async.server.transport.TransportUser",
+    "openenv_async.server.port.CallPort": "openenv_async.server.http_sessions.CallReplySink",
+}
+"""The old full name of each object that got another name where its module moved, and its new one.
+
+A name that only its module's move changed is not here; that of a module which stays is in the
+module itself (``renamed_attributes``).
+"""
+
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Import a moved module under its old name: the very object that the new name gives."""
@@ -155,7 +244,11 @@ class _Forwarding(ModuleType):
         self.__dict__["__path__"] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_moved"], name)
+        new = OBJECTS.get(f"{self.__name__}.{name}")
+        if new is None:
+            return getattr(self.__dict__["_moved"], name)
+        warnings.warn(f"{self.__name__}.{name} is now {new}", DeprecationWarning, stacklevel=2)
+        return _object(new)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("__") or isinstance(value, _Forwarding):
@@ -186,10 +279,14 @@ def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str],
         if new is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warnings.warn(f"{module}.{name} is now {new}", DeprecationWarning, stacklevel=2)
-        home, _, attribute = new.rpartition(".")
-        return getattr(importlib.import_module(home or module), attribute)
+        return _object(new if "." in new else f"{module}.{new}")
 
     return get
+
+
+def _object(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -202,15 +299,15 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for old in names.keys() & kwargs.keys():
                 new = names[old]
                 if new in kwargs:
-                    raise TypeError(
-                        f"{function.__name__}() got {old} and {new}: {old} is now {new}"
-                    )
-                message = f"{function.__name__}({old}=) is now {new}="
+                    raise TypeError(f"{name}() got {old} and {new}: {old} is now {new}")
+                message = f"{name}({old}=) is now {new}="
                 warnings.warn(message, DeprecationWarning, stacklevel=2)
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+import warnings
+from types import ModuleType
 
 import pytest
 
-from openenv_async.renamed import MODULES, renamed_arguments, renamed_attributes
+from openenv_async.renamed import MODULES, OBJECTS, renamed_arguments, renamed_attributes
+
+
+def _import_anew(old: str) -> ModuleType:
+    """Import a module by its old name, which warns, whatever was imported before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(old.rpartition(".")[0])  # which may have an old name too
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=re.escape(MODULES[old])):
+        return importlib.import_module(old)
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(MODULES.items()))
 def test_a_moved_module_is_found_under_its_old_name(old: str, new: str) -> None:
-    sys.modules.pop(old, None)
-    with pytest.warns(DeprecationWarning, match=new):
-        found = importlib.import_module(old)
+    found = _import_anew(old)
     moved = importlib.import_module(new)
     for name in getattr(moved, "__all__", ()):
         assert getattr(found, name) is getattr(moved, name)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(OBJECTS.items()))
+def test_an_object_renamed_in_a_module_that_moved_is_found_and_warns(old: str, new: str) -> None:
+    module, _, name = old.rpartition(".")
+    _import_anew(module)
+    with pytest.warns(DeprecationWarning, match=f"{name} is now {new}"):
+        found = getattr(sys.modules[module], name)
+    home, _, attribute = new.rpartition(".")
+    assert found is getattr(importlib.import_module(home), attribute)
+
+
+STAYED = {
+    "openenv_async.cli.forms": ("resolve",),
+    "openenv_async.engine.requests": ("HostReply", "HostRequest", "Wire"),
+    "openenv_async.integrations.trl.shared": ("SharedSource", "Source"),
+    "openenv_async.pool.playing": ("Playing",),
+    "openenv_async.pool.sources": ("Sources",),
+    "openenv_async.server.http_sessions": ("CallPort", "HttpPort"),
+}
+
+
+@pytest.mark.parametrize("module", sorted(STAYED))
+def test_an_object_renamed_in_a_module_that_stays_is_found_and_warns(module: str) -> None:
+    for name in STAYED[module]:
+        with pytest.warns(DeprecationWarning, match=f"{name} is now"):
+            assert getattr(importlib.import_module(module), name) is not None
 
 
 def test_the_warning_names_the_line_that_imports() -> None:
@@ -82,3 +120,14 @@ def test_an_argument_under_both_names_is_refused() -> None:
         _play("p", n=3, episodes=3)  # type: ignore[call-arg]  # the old name
     with pytest.raises(TypeError, match="argument 'k'"):
         _play("p", k=3)  # type: ignore[call-arg]  # no name at all
+
+
+class _Player:
+    @renamed_arguments(door="transport")
+    def __init__(self, transport: str) -> None:
+        self.transport = transport
+
+
+def test_a_renamed_argument_of_a_constructor_is_told_with_the_class() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^_Player\(door=\) is now transport=$"):
+        assert _Player(door="http").transport == "http"  # type: ignore[call-arg]  # the old name

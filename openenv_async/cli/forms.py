@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from openenv_async.renamed import renamed_attributes
 from openenv_async.schemas.fit import misfit
 from openenv_async.schemas.refs import resolved
 
@@ -137,3 +138,6 @@ def _typed(text: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any
     if misfit(value, schema, root) is not None and misfit(text.strip(), schema, root) is None:
         return text.strip()
     return value
+
+
+__getattr__ = renamed_attributes(__name__, {"resolve": "described"})

@@ -26,6 +26,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
+from openenv_async.renamed import renamed_attributes
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
@@ -139,3 +140,8 @@ _KINDS: dict[type[Frame], str] = {
     Partial: "observation",
     StateIs: "state",
 }
+
+
+__getattr__ = renamed_attributes(
+    __name__, {"HostReply": "RunnerReply", "HostRequest": "RunnerRequest", "Wire": "Codecs"}
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Unpack
 
 from openenv_async.client.env import EnvClient
 from openenv_async.deadlines import wait_uncancelled
-from openenv_async.renamed import renamed_arguments
+from openenv_async.renamed import renamed_arguments, renamed_attributes
 from openenv_async.rollouts.checking import check_count
 from openenv_async.rollouts.collection import (
     BatchKeywords,
@@ -265,3 +265,6 @@ async def mapped(
         for task in tasks:
             task.cancel()
         await wait_uncancelled(*tasks)
+
+
+__getattr__ = renamed_attributes(__name__, {"Playing": "PlayingPool"})

@@ -10,6 +10,7 @@ from typing import Any
 from openenv_async.client.env import EnvClient
 from openenv_async.errors import TargetNotFound
 from openenv_async.hosts import is_registered_id
+from openenv_async.renamed import renamed_attributes
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import (
@@ -89,3 +90,6 @@ def _is_spec(text: object) -> bool:
         return False
     written = ":" in text or looks_like_path(text) or is_registered_id(text)
     return written and not is_address(text) and not is_installed(text)
+
+
+__getattr__ = renamed_attributes(__name__, {"Sources": "openenv_async.pool.pool.EnvPool"})

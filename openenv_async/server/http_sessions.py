@@ -34,6 +34,7 @@ from openenv_async.models import Format
 from openenv_async.protocol import frames
 from openenv_async.protocol.codec import decode_map
 from openenv_async.protocol.frames import Failed, Frame, Opened, Partial, Waiting
+from openenv_async.renamed import renamed_attributes
 from openenv_async.server.http_headers import (
     MEDIA,
     SESSION_HEADER,
@@ -300,3 +301,8 @@ def as_error(reply: Failed, format: Format) -> OpenEnvError:
     """The typed error that a reply carries."""
     detail = decode_map(reply.payload, format)
     return error_from_wire(reply.code, reply.message, reply.retryable, detail)
+
+
+__getattr__ = renamed_attributes(
+    __name__, {"CallPort": "CallReplySink", "HttpPort": "HttpReplySink"}
+)

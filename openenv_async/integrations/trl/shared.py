@@ -170,4 +170,6 @@ def close_all() -> None:
 
 atexit.register(close_all)
 
-__getattr__ = renamed_attributes(__name__, {"SharedSource": "SharedSessions"})
+__getattr__ = renamed_attributes(
+    __name__, {"SharedSource": "SharedSessions", "Source": "openenv_async.rollouts.sessions.Source"}
+)
