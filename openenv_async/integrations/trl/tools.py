@@ -144,17 +144,23 @@ class EnvironmentFactory:
         name: str | None = None,
         **source_options: Any,
     ) -> None:
+        self._tool_name = _public("tool_name", tool_name)
         self.source = SharedSessions.of(source, **source_options)
         self.to_text = to_text
         self.unplayed_reward = unplayed_reward
         self._tools = None if tools is None else list(tools)
-        self._tool_name = _public("tool_name", tool_name)
         self._reset = reset
         self._name = name or "Environment"
-        needs_schema = tools is None or reset is None
-        self._schema = self.source.schema() if needs_schema else {}
+        self._schema: dict[str, Any] = {}
         self._class: type[_ToolEnvironment] | None = None
-        self._made()
+        try:
+            if tools is None or reset is None:
+                self._schema = self.source.schema()
+            self._made()
+        except BaseException:
+            if self.source is not source:  # nobody else has it to close it
+                self.close()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_class": None}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from openenv_async.errors import InvalidOption
+from openenv_async import EnvPool
+from openenv_async.errors import InvalidOption, WorkerStartFailed
 from openenv_async.integrations.trl import (
     make_environment_factory,
 )
@@ -20,6 +21,20 @@ from tests.integrations.serving import served
 from tests.integrations.trl_worlds import CutClient, Talk, say
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_factory_that_cannot_be_made_leaves_no_pool_behind(monkeypatch: Any) -> None:
+    made: list[EnvPool] = []
+    of = EnvPool.of
+
+    def remembered(*args: Any, **options: Any) -> EnvPool:
+        made.append(of(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(EnvPool, "of", remembered)
+    with pytest.raises(WorkerStartFailed):
+        make_environment_factory("os:path")
+    assert [pool.is_closed for pool in made] == [True]
 
 
 @pytest.mark.parametrize("fault", ["raises", "reset raises", "cut"])
