@@ -358,9 +358,7 @@ def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
     env = hosts.hosted(env) or env
     _refuse_client(env)
     if inspect.isclass(env):
-        if inspect.isabstract(env):
-            missing = ", ".join(sorted(getattr(env, "__abstractmethods__", ())))
-            raise WrongTarget(f"{env.__name__} is abstract: it lacks {missing}")
+        _refuse_abstract(env, env.__name__)
         return env, env, False
     if callable(getattr(env, "step", None)) and callable(getattr(env, "reset", None)):
         return type(env), lambda: env, True
@@ -403,19 +401,59 @@ def _made_by(factory: Callable[..., Any]) -> type:
     inner = factory
     while isinstance(inner, functools.partial):
         inner = inner.func
+    name = getattr(inner, "__name__", None) or type(inner).__name__
+    if isinstance(factory, functools.partial):
+        _check_bound(factory, name)
     if inspect.isclass(inner):
+        _refuse_abstract(inner, inner.__name__)
         return inner
+    function = inner if inspect.isroutine(inner) else type(inner).__call__
+    if inspect.iscoroutinefunction(function):
+        raise WrongTarget(
+            f"the factory {name!r} is async, and an environment is made at once: let the factory be"
+            " a plain function, and await in the environment's reset"
+        )
     try:
-        made = typing.get_type_hints(inner).get("return")
+        made = typing.get_type_hints(function).get("return")
     except (NameError, TypeError):
         made = None
     made = typing.get_origin(made) or made
     if inspect.isclass(made) and hasattr(made, "step"):
+        _refuse_abstract(made, f"{made.__name__}, which the factory {name!r} says it makes,")
         return made
     raise WrongTarget(
-        f"the factory {getattr(inner, '__name__', inner)!r} does not say what it makes:"
-        " annotate its return type with the Environment or gymnasium.Env class"
+        f"the factory {name!r} does not say what it makes: annotate its return type with the"
+        " Environment or gymnasium.Env class"
     )
+
+
+def _check_bound(factory: functools.partial[Any], name: str) -> None:
+    """Return unless the arguments of a partial are none of the function's.
+
+    Raises:
+        InvalidOption: they are.
+    """
+    try:
+        signature = inspect.signature(factory.func)
+    except (TypeError, ValueError):  # a builtin without one
+        return
+    try:
+        signature.bind_partial(*factory.args, **factory.keywords)
+    except TypeError as exc:
+        raise InvalidOption(
+            f"{name}{signature} cannot be called as the functools.partial has it: {exc}"
+        ) from None
+
+
+def _refuse_abstract(cls: type, what: str) -> None:
+    """Return unless the class has no environments of its own.
+
+    Raises:
+        WrongTarget: it is abstract.
+    """
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise WrongTarget(f"{what} is abstract: it lacks {missing}; name the class that has them")
 
 
 def model_types(cls: type, base: type = Environment) -> tuple[Any, Any, Any]:
