@@ -9,13 +9,26 @@ import inspect
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
 
+from openenv_async.endpoints.tokens import check_token
 from openenv_async.errors import InvalidOption, shown
 
-__all__ = ["checked_url", "is_here", "is_loopback", "is_on_bridge"]
+__all__ = [
+    "Address",
+    "checked_addresses",
+    "checked_url",
+    "is_here",
+    "is_loopback",
+    "is_on_bridge",
+    "told_url",
+]
+
+Address: TypeAlias = str | tuple[str, str | None]
+"""A URL, or a URL and the token of its server."""
 
 _ROUTES: Final = Path("/proc/net/route")
 _SCHEMES: Final = ("http", "https", "ws", "wss")
@@ -45,16 +58,68 @@ def checked_url(url: Any, what: str = "base_url") -> str:
         raise TypeError(
             f"{what} must be the address of a server as text, http://HOST:PORT, got {shown(url)}"
         )
+    if hint := _fault(url):
+        raise InvalidOption(f"{url!r} is not a valid server address{hint}")
+    return url
+
+
+def checked_addresses(addresses: Iterable[Any], what: str) -> list[Address]:
+    """Return the addresses of several servers: URLs, or pairs of URL and token.
+
+    A tuple of a URL and of text that is not one is such a pair itself. No message has the text of
+    an address, which may be a token in the wrong place.
+
+    Raises:
+        TypeError: one is neither.
+        InvalidOption: one is not an address.
+    """
+    checked: list[Address] = []
+    for number, each in enumerate([addresses] if _is_pair(addresses) else addresses, 1):
+        url, token = each if isinstance(each, tuple) and len(each) == 2 else (each, None)
+        if not isinstance(each, str | tuple | list | set | dict):
+            checked_url(each, f"number {number} of {what}")
+        if not isinstance(url, str) or not isinstance(token, str | None):
+            raise TypeError(
+                f"number {number} of {what} must be a URL, or a pair of URL and token,"
+                f" got {shown(each, secret=True)}"
+            )
+        if _fault(url):
+            raise InvalidOption(
+                f"number {number} of {what} is not a valid server address: write http://HOST:PORT"
+                " (or https), and a URL with its token as (URL, TOKEN)"
+            )
+        if token is not None:
+            check_token(token)
+        checked.append(each)
+    return checked
+
+
+def told_url(url: str) -> str:
+    """Return an address for messages: without a user's name, a password and a query."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def _is_pair(given: Any) -> bool:
+    return (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and all(isinstance(part, str) for part in given)
+        and not _fault(given[0])
+        and bool(_fault(given[1]))
+    )
+
+
+def _fault(url: str) -> str:
+    """Return what to say of text that is not the address of a server, or nothing."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as exc:
-        raise InvalidOption(
-            f"{url!r} is not a valid server address ({exc}): write http://HOST:PORT (or https)"
-        ) from None
+        return f" ({exc}): write http://HOST:PORT (or https)"
     if parts.scheme in _SCHEMES and host and not any(character.isspace() for character in url):
-        return url
-    raise InvalidOption(f"{url!r} is not a valid server address: {_address_hint(url)}")
+        return ""
+    return f": {_address_hint(url)}"
 
 
 def _address_hint(url: str) -> str:

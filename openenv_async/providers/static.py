@@ -16,14 +16,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-from openenv_async.endpoints.addresses import checked_url
+from openenv_async.endpoints.addresses import Address, checked_addresses
 from openenv_async.errors import DeadlineExceeded, ProviderError
 from openenv_async.providers.base import Provider, Worker
 
 __all__ = ["Address", "Finder", "StaticProvider", "StaticWorker"]
 
-Address: TypeAlias = "str | tuple[str, str | None]"
-"""A URL, or a URL and the token of its server."""
 Finder: TypeAlias = Callable[[], "Iterable[Address] | Awaitable[Iterable[Address]]"]
 """A function that gives the addresses as they are now; may be async. A sync one may block: it has a
 thread.
@@ -72,9 +70,7 @@ class StaticProvider(Provider):
                 raise ValueError("give either URLs or one callable that finds them")
             self._find = finder
         else:
-            self._addresses = [address for address in addresses if not callable(address)]
-            for address in self._addresses:
-                checked_url(address[0] if isinstance(address, tuple) else address, "an address")
+            self._addresses = checked_addresses(addresses, "the addresses")
         self._token = token
         self._refresh_interval = refresh_interval
         self._forget_all()

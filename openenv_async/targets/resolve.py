@@ -36,11 +36,11 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from openenv_async.client.models import ModelHooks
-from openenv_async.endpoints.addresses import checked_url
+from openenv_async.endpoints.addresses import checked_addresses, told_url
 from openenv_async.endpoints.tokens import check_token
 from openenv_async.environment import Environment
 from openenv_async.errors import InvalidOption, WrongTarget, shown
@@ -443,7 +443,7 @@ def _of_text(text: str) -> ResolvedTarget:
     named = read_name(text)
     match named.kind:
         case "url":
-            return ResolvedTarget("url", f"the server at {named.text}", named.text)
+            return ResolvedTarget("url", f"the server at {told_url(named.text)}", named.text)
         case "image":
             return ResolvedTarget("image", f"the image {named.text}", named.text)
         case "space":
@@ -468,14 +468,11 @@ def _of_several(given: Iterable[Any], entry: str) -> ResolvedTarget:
         raise WrongTarget(f"{entry} was given no URL: {shown(given)} is empty")
     if all(isinstance(each, Provider) for each in several):
         return ResolvedTarget("provider", _list_of(several, "provider"), several)
-    for each in several:
-        is_pair = isinstance(each, tuple) and len(each) == 2
-        if not isinstance(each[0] if is_pair else each, str):
-            raise _wrong(each, entry, "several targets are URLs, or pairs of URL and token")
-        checked_url(each[0] if is_pair else each, "each of several addresses")
-        if is_pair and each[1] is not None:
-            check_token(each[1])
-    return ResolvedTarget("urls", _list_of(several, "server"), several)
+    try:
+        addresses = checked_addresses(given if isinstance(given, tuple) else several, "the targets")
+    except TypeError as exc:
+        raise WrongTarget(f"{entry} cannot play on {_kind_of(given)}: {exc}") from None
+    return ResolvedTarget("urls", _list_of(addresses, "server"), addresses)
 
 
 def _list_of(several: list[Any], noun: str) -> str:
@@ -571,7 +568,14 @@ def _spec_with(spec: EnvironmentSpec, params: Mapping[str, Any]) -> EnvironmentS
 
 
 def _wrong(given: Any, entry: str, remedy: str = "") -> WrongTarget:
-    return WrongTarget(f"{entry} cannot play on {shown(given)}: {remedy or f'give {TARGETS}'}")
+    return WrongTarget(f"{entry} cannot play on {_kind_of(given)}: {remedy or f'give {TARGETS}'}")
+
+
+def _kind_of(given: Any) -> str:
+    """What a message says of an object; not what is in a container, which may be a token."""
+    if isinstance(given, list | tuple | set | frozenset | dict):
+        return f"a {type(given).__name__} of {len(given)}"
+    return shown(given)
 
 
 def _refuse_wrong(given: Any, entry: str) -> None:
@@ -598,11 +602,14 @@ def _refuse_wrong(given: Any, entry: str) -> None:
             raise WrongTarget(f"{entry} needs an instance of the pool {given.__name__}")
         if not is_environment(given):
             raise _wrong(given, entry)
-    elif isinstance(given, AbstractAsyncContextManager) and not (
+    elif not (
         isinstance(given, ModelHooks | Provider)
         or hasattr(given, "session")
         or hasattr(given, "reset")
     ):
-        raise _wrong(given, entry, "it was not entered: async with ... as env")
+        if isinstance(given, AbstractAsyncContextManager):
+            raise _wrong(given, entry, "it was not entered: async with ... as env")
+        if isinstance(given, AbstractContextManager):
+            raise _wrong(given, entry, "it was not entered: with ... as env")
     if isinstance(given, str | bytes | bytearray):
         raise _wrong(given, entry)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.errors import DeadlineExceeded, ProviderError
+from openenv_async.errors import DeadlineExceeded, InvalidOption, ProviderError
 from openenv_async.pool import EnvPool
 from openenv_async.providers.static import Address, StaticProvider
 
@@ -128,3 +128,12 @@ async def test_what_makes_no_sense() -> None:
         StaticProvider()
     with pytest.raises(ValueError, match="either URLs or one callable"):
         StaticProvider(list, "http://a:1")
+
+
+@pytest.mark.parametrize(
+    "given", [["http://a:1", "http://b:1", "secret"], [("secret", "http://a:1")]]
+)
+def test_no_message_has_a_token_in_the_wrong_place(given: Any) -> None:
+    with pytest.raises(InvalidOption, match="of the addresses is not a valid server address") as it:
+        StaticProvider(*given, token="t")
+    assert "secret" not in str(it.value)

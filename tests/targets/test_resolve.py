@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from openenv_async import (
     EngineOptions,
     EnvClient,
+    Environment,
     EnvPool,
     GenericEnvClient,
     HTTPEnvClient,
@@ -122,6 +124,21 @@ def test_the_kind_of_a_target(given: Any, kind: str) -> None:
     assert "secret" not in repr(target)
 
 
+async def make_tiny_later() -> Tiny:
+    return Tiny()
+
+
+def make_any() -> Environment[Any, Any, Any]:
+    return Tiny()
+
+
+class Maker:
+    """A factory that is an object."""
+
+    def __call__(self) -> Tiny:
+        return Tiny()
+
+
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (5, WrongTarget, "give the URL of a server"),
     (None, WrongTarget, "an installed name, module:Class"),
@@ -139,7 +156,14 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (connect(Tiny), WrongTarget, "it was not entered"),
     (async_clients, WrongTarget, "async_clients, which is async"),
     (lambda url: GenericEnvClient(url), WrongTarget, "cannot be called without arguments"),
-    ([5], WrongTarget, "several targets are URLs"),
+    ([5], WrongTarget, "number 1 of the targets must be .* got 5"),
+    ([(URL, 5)], WrongTarget, "number 1 of the targets must be a URL, or a pair"),
+    ([[URL]], WrongTarget, "number 1 of the targets must be a URL, or a pair"),
+    ([URL, Tiny], WrongTarget, "number 2 of the targets must be .* got the environment Tiny"),
+    (contextlib.suppress(OSError), WrongTarget, "it was not entered: with"),
+    (make_tiny_later, WrongTarget, "'make_tiny_later' is async"),
+    (make_any, WrongTarget, "Environment, which the factory 'make_any' says it makes, is abstract"),
+    (functools.partial(Tiny, gaol=2), InvalidOption, "unexpected keyword argument 'gaol'"),
     (["echo"], InvalidOption, "not a valid server address"),
     ("", TargetNotFound, "there is no environment"),
     ("  ", TargetNotFound, "there is no environment"),
@@ -169,6 +193,41 @@ def test_what_is_no_target_is_refused_with_the_remedy(
 ) -> None:
     with pytest.raises(error, match=message):
         resolve(given, entry="play()")
+
+
+def test_a_factory_may_be_an_object_that_says_what_its_call_makes() -> None:
+    assert resolve(Maker()).kind == "environment"
+
+
+def test_one_pair_of_url_and_token_is_one_server() -> None:
+    target = resolve((URL, "secret"))
+    assert target.kind == "urls"
+    assert target.given == [(URL, "secret")]
+    assert resolve((URL, URL)).given == [URL, URL]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("secret", URL),
+        [URL, "secret"],
+        [("secret", URL)],
+        [(URL, "secret", "x")],
+        [[(URL, "secret")]],
+        {URL: "secret"},
+        [(URL, b"secret")],
+    ],
+)
+def test_no_message_has_a_token_in_the_wrong_place(given: Any) -> None:
+    with pytest.raises((WrongTarget, InvalidOption)) as caught:
+        resolve(given)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_label_of_an_address_has_no_password() -> None:
+    target = resolve("http://user:secret@127.0.0.1:1/?key=secret")
+    assert target.label == "the server at http://127.0.0.1:1/"
+    assert "secret" not in repr(target)
 
 
 def test_the_message_names_the_call() -> None:
