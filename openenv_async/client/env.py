@@ -144,6 +144,11 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         return None if self._channel is None else self._channel.id
 
     @property
+    def is_closed(self) -> bool:
+        """Return whether ``close`` was called: such a client opens no session any more."""
+        return self._closed
+
+    @property
     def episode(self) -> EpisodeInfo | None:
         """The episode that the last reset began, with the steps taken in it."""
         return self._episode

@@ -234,6 +234,11 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         return self._session.session_id
 
     @property
+    def is_closed(self) -> bool:
+        """Return whether ``close`` was called: such a client opens no session any more."""
+        return self._session.is_closed
+
+    @property
     def episode(self) -> EpisodeInfo | None:
         """The episode that the last reset began, with the steps taken in it."""
         return self._session.episode
@@ -349,7 +354,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         self._seq = 0
         self._is_unsure = False
         self._is_busy = False
-        self._is_closed = False
+        self.is_closed = False
         self._declared: list[str] = []
         self._pid = os.getpid()
 
@@ -423,7 +428,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
 
     async def close(self) -> None:
         self._check_process()
-        self._is_closed = True
+        self.is_closed = True
         try:
             if self.session_id is None and self._unopened is not None:
                 self.session_id, self._secret = self._unopened  # it may be open all the same
@@ -478,7 +483,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
 
     async def _ready(self) -> None:
         """Open the session, or learn how far it got when that is unknown."""
-        if self._is_closed and self.session_id is None:
+        if self.is_closed and self.session_id is None:
             raise SessionClosed("this client was closed: make a new one")
         if self.session_id is not None and not self._is_unsure:
             return

@@ -512,6 +512,11 @@ class EnvPool(PlayingPool[ClientT]):
             raise
         return self
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether it was closed, or closes; a forked process has a pool of its own."""
+        return self._pid == os.getpid() and (self._closed or self._closing is not None)
+
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
             _inherited.append(self.__dict__.copy())

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openenv_async.client.env import EnvClient
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
 from openenv_async.errors import SessionClosed, WrongTarget, shown
@@ -164,7 +163,7 @@ def check_client(env: Any, entry: str) -> None:
     """
     if not is_client(env):
         raise WrongTarget(f"{entry} needs a client with async reset and step, got {shown(env)}")
-    if isinstance(env, EnvClient) and env._closed:
+    if getattr(env, "is_closed", False) is True:
         raise SessionClosed(f"{entry} needs an open client, this one was closed: make a new one")
 
 

@@ -29,7 +29,7 @@ from openenv_async.client.models import ModelHooks
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
-from openenv_async.errors import OperationUnsupported, WrongTarget, shown
+from openenv_async.errors import OperationUnsupported, SessionClosed, WrongTarget, shown
 from openenv_async.providers.base import Provider, Worker
 from openenv_async.targets.served import Server, close_worker, start_worker
 
@@ -154,6 +154,8 @@ class TargetSessions:
         """Lease from the pool that was given, or from its workers where it is on another loop."""
         pool = self.target.given
         inner = getattr(pool, "pool", None)
+        if getattr(inner or pool, "is_closed", False) is True:
+            raise SessionClosed("this pool was closed: make a new one")
         if inner is None:
             self._pool = pool
         elif on_background_thread():

@@ -11,7 +11,15 @@ import gymnasium
 import numpy as np
 import pytest
 
-from openenv_async import EnvClient, GenericEnvClient, OutcomeStatus, StepResult, connect, serve
+from openenv_async import (
+    EnvClient,
+    GenericEnvClient,
+    HTTPEnvClient,
+    OutcomeStatus,
+    StepResult,
+    connect,
+    serve,
+)
 from openenv_async.errors import InvalidOption, SessionClosed, TargetNotFound, WrongTarget
 from openenv_async.pool import EnvPool
 from openenv_async.providers.static import StaticProvider
@@ -57,7 +65,7 @@ NOT_TARGETS: list[tuple[Any, type[Exception], str]] = [
     (object(), WrongTarget, "a pool or a provider"),
     ({"url": NO_SERVER}, WrongTarget, "give the URL of a server"),
     ([], WrongTarget, "was given no URL"),
-    ([3], WrongTarget, "several targets are URLs"),
+    ([3], WrongTarget, "number 1 of the targets must be"),
     ([NO_SERVER, "localhost:1"], ValueError, "not a valid server address"),
     (CountingEnv, WrongTarget, r"functools.partial\(CountingEnv, url\)"),
     (connect(Counting), WrongTarget, "it was not entered"),
@@ -349,3 +357,13 @@ def test_seeds_are_from_nought_to_the_largest_of_64_bits() -> None:
     for seed in (-1, 1 << 63):
         with pytest.raises(ValueError, match="seed must be from 0"):
             check_seed("seed", seed)
+
+
+async def test_a_closed_client_over_http_and_a_closed_pool_are_no_failed_environments() -> None:
+    client = HTTPEnvClient(NO_SERVER)
+    pool = EnvPool.from_url(NO_SERVER)
+    await client.close()
+    await pool.aclose()
+    for closed in (client, pool):
+        with pytest.raises(SessionClosed, match="make a new one"):
+            await rollout(closed, lambda seen: Move(1))
