@@ -407,7 +407,8 @@ def _made_by(factory: Callable[..., Any]) -> type:
     if inspect.isclass(inner):
         _refuse_abstract(inner, inner.__name__)
         return inner
-    function = inner if inspect.isroutine(inner) else type(inner).__call__
+    kind: Any = type(inner)
+    function: Any = inner if inspect.isroutine(inner) else kind.__call__
     if inspect.iscoroutinefunction(function):
         raise WrongTarget(
             f"the factory {name!r} is async, and an environment is made at once: let the factory be"

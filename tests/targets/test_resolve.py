@@ -139,6 +139,8 @@ class Maker:
         return Tiny()
 
 
+UNTYPED: Any = Tiny
+
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (5, WrongTarget, "give the URL of a server"),
     (None, WrongTarget, "an installed name, module:Class"),
@@ -163,7 +165,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (contextlib.suppress(OSError), WrongTarget, "it was not entered: with"),
     (make_tiny_later, WrongTarget, "'make_tiny_later' is async"),
     (make_any, WrongTarget, "Environment, which the factory 'make_any' says it makes, is abstract"),
-    (functools.partial(Tiny, gaol=2), InvalidOption, "unexpected keyword argument 'gaol'"),
+    (functools.partial(UNTYPED, gaol=2), InvalidOption, "unexpected keyword argument 'gaol'"),
     (["echo"], InvalidOption, "not a valid server address"),
     ("", TargetNotFound, "there is no environment"),
     ("  ", TargetNotFound, "there is no environment"),

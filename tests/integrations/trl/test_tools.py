@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_factory_that_cannot_be_made_leaves_no_pool_behind(monkeypatch: Any) -> None:
-    made: list[EnvPool] = []
+    made: list[EnvPool[Any]] = []
     of = EnvPool.of
 
-    def remembered(*args: Any, **options: Any) -> EnvPool:
+    def remembered(*args: Any, **options: Any) -> EnvPool[Any]:
         made.append(of(*args, **options))
         return made[-1]
 
