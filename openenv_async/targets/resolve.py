@@ -572,7 +572,7 @@ def _wrong(given: Any, entry: str, remedy: str = "") -> WrongTarget:
 
 
 def _kind_of(given: Any) -> str:
-    """What a message says of an object; not what is in a container, which may be a token."""
+    """Return an object as text for a message; a container without its items: one may be a token."""
     if isinstance(given, list | tuple | set | frozenset | dict):
         return f"a {type(given).__name__} of {len(given)}"
     return shown(given)
