@@ -59,24 +59,6 @@ class TooManySteps(BaseException):
     """No outcome is made of it."""
 
 
-async def test_no_step_is_taken_after_one_that_failed() -> None:
-    class Failing:
-        steps = 0
-
-        async def reset(self) -> StepResult[int]:
-            return StepResult(0)
-
-        async def step(self, action: int) -> StepResult[int]:
-            self.steps += 1
-            if self.steps > 1:
-                raise TooManySteps
-            raise TransportError("gone")
-
-    env = Failing()
-    outcome = await rollout(env, lambda observation: 1)
-    assert (outcome.status, outcome.steps, env.steps) == (OutcomeStatus.INFRA_ERROR, 0, 1)
-
-
 @pytest.mark.parametrize("end", ["terminated", "truncated", "max_steps", "nan"])
 async def test_no_step_is_taken_after_the_last(end: str) -> None:
     class Ending:
@@ -95,9 +77,17 @@ async def test_no_step_is_taken_after_the_last(end: str) -> None:
                 result.reward = float("nan") if end == "nan" else 1.0
             return result
 
+    decided = 0
+
+    def policy(observation: int) -> int:
+        nonlocal decided
+        decided += 1
+        if decided > 2:
+            raise TooManySteps
+        return 1
+
     env = Ending()
-    most = 2 if end == "max_steps" else None
-    outcome = await rollout(env, lambda observation: 1, max_steps=most)
+    outcome = await rollout(env, policy, max_steps=2 if end == "max_steps" else None)
     assert (outcome.steps, env.steps, outcome.index) == (2, 2, 0)
     assert (
         outcome.status
@@ -108,6 +98,24 @@ async def test_no_step_is_taken_after_the_last(end: str) -> None:
             "nan": OutcomeStatus.ENV_ERROR,
         }[end]
     )
+
+
+async def test_no_step_is_taken_after_one_that_failed() -> None:
+    class Failing:
+        steps = 0
+
+        async def reset(self) -> StepResult[int]:
+            return StepResult(0)
+
+        async def step(self, action: int) -> StepResult[int]:
+            self.steps += 1
+            if self.steps > 1:
+                raise TooManySteps
+            raise TransportError("gone")
+
+    env = Failing()
+    outcome = await rollout(env, lambda observation: 1)
+    assert (outcome.status, outcome.steps, env.steps) == (OutcomeStatus.INFRA_ERROR, 0, 1)
 
 
 def test_the_time_of_an_episode_ends_it_wherever_it_waits() -> None:
