@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -131,3 +132,13 @@ class _Player:
 def test_a_renamed_argument_of_a_constructor_is_told_with_the_class() -> None:
     with pytest.warns(DeprecationWarning, match=r"^_Player\(door=\) is now transport=$"):
         assert _Player(door="http").transport == "http"  # type: ignore[call-arg]  # the old name
+
+
+def test_the_changelog_lists_every_old_name() -> None:
+    changelog = Path(__file__).parent.parent / "CHANGELOG.md"
+    rows = {line for line in changelog.read_text("utf-8").splitlines() if line.startswith("| `")}
+    short = {
+        old.removeprefix("openenv_async."): new.removeprefix("openenv_async.")
+        for old, new in {**MODULES, **OBJECTS}.items()
+    }
+    assert {f"| `{old}` | `{new}` |" for old, new in short.items()} <= rows
