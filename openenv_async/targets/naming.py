@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import importlib.machinery
 import importlib.util
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -181,7 +183,9 @@ def _source_of(module: str) -> Path | None:
     that cannot be read.
     """
     parts = module.split(".")
-    search: list[str] = [".", *sys.path]
+    # An absolute path: finders are kept by path, and another working directory is not ".".
+    search: list[str] = [os.getcwd(), *sys.path]
+    importlib.invalidate_caches()  # a file may just have been written
     origin: str | None = None
     for number, part in enumerate(parts):
         # By its last name: for the full one of a namespace the finder asks its loaded parent.

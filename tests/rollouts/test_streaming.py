@@ -230,7 +230,7 @@ async def test_a_reader_that_is_cancelled_twice_still_closes_its_sessions() -> N
                 closed.append(1)
 
     async def read() -> None:
-        async with stream(SlowToClose, move, concurrency=1) as episodes:
+        async with stream(lambda: SlowToClose(), move, concurrency=1) as episodes:
             await anext(episodes)
 
     reader = asyncio.create_task(read())

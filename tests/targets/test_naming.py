@@ -121,3 +121,16 @@ def test_what_names_nothing_is_told_with_the_remedy(text: str, message: str) -> 
 def test_a_url_that_is_none() -> None:
     with pytest.raises(InvalidOption, match="is not a valid server address"):
         read_name("http://")
+
+
+def test_another_working_directory_has_modules_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first_place", "second_place"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("class Mine: ...\n", "utf-8")
+        monkeypatch.chdir(folder)
+        assert read_name(f"{name}:Mine").kind == "path"
+    with pytest.raises(TargetNotFound, match="first_place"):
+        read_name("first_place:Mine")
