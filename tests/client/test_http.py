@@ -924,10 +924,10 @@ async def test_a_client_with_a_container_is_moved_to_it_and_its_end_is_the_error
 
 def test_a_pickled_client_has_its_settings_and_a_session_of_its_own() -> None:
     client = Generic("http://127.0.0.1:1", token="t")
-    client._session.session_id, client._session._is_closed = "a", True
+    client._session.session_id, client._session.is_closed = "a", True
     copied = pickle.loads(pickle.dumps(client))
     assert (copied.base_url, copied.settings) == (client.base_url, client.settings)
-    assert (copied.session_id, copied._session._is_closed) == (None, False)
+    assert (copied.session_id, copied._session.is_closed) == (None, False)
 
 
 async def test_a_client_with_a_container_starts_nothing_yet() -> None:
