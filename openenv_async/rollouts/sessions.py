@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from openenv_async.client.env import EnvClient
+from openenv_async.client.http import HTTPEnvClient
+from openenv_async.client.sync import SyncEnvClient
 from openenv_async.environment import Environment
 from openenv_async.errors import CallerError, InvalidOption, OpenEnvError, ServerBusy
 from openenv_async.rollouts.checking import check_client, check_count, is_client
@@ -55,6 +57,8 @@ TypedSource: TypeAlias = (
     Callable[[], EnvClient[ActT, ObsT, Any]]
     | SessionSource[EnvClient[ActT, ObsT, Any]]
     | EnvClient[ActT, ObsT, Any]
+    | HTTPEnvClient[ActT, ObsT, Any]
+    | SyncEnvClient[ActT, ObsT, Any]
     | type[Environment[ActT, ObsT, Any]]
     | Environment[ActT, ObsT, Any]
 )

@@ -21,13 +21,15 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from openenv_async.client.arguments import refuse_unknown
 from openenv_async.client.env import EnvClient
 from openenv_async.client.launch import START_TIMEOUT, launch
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.settings import SETTINGS
+from openenv_async.environment import Environment
 from openenv_async.errors import (
     ConnectFailed,
     InvalidOption,
@@ -40,9 +42,12 @@ from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.renamed import renamed_attributes
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import ResolvedTarget, Target, environment_spec, is_elsewhere
+from openenv_async.types import ActT, ObsT, StateT
 
 if TYPE_CHECKING:
     from openenv_async.engine import EngineOptions
+
+NewT = TypeVar("NewT", bound=EnvClient[Any, Any, Any])
 
 __all__ = [
     "InProcessProvider",
@@ -116,6 +121,42 @@ async def serve(
         yield url
 
 
+@overload
+def connect_in_process(
+    env: Any,
+    *args: Any,
+    client: type[NewT],
+    format: Literal["msgpack", "json"] = "msgpack",
+    options: EngineOptions | None = None,
+    params: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AbstractAsyncContextManager[NewT]: ...
+
+
+@overload
+def connect_in_process(
+    env: type[Environment[ActT, ObsT, StateT]] | Environment[ActT, ObsT, StateT],
+    *,
+    client: None = None,
+    format: Literal["msgpack", "json"] = "msgpack",
+    options: EngineOptions | None = None,
+    params: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AbstractAsyncContextManager[EnvClient[ActT, ObsT, StateT]]: ...
+
+
+@overload
+def connect_in_process(
+    env: Any,
+    *args: Any,
+    client: None = None,
+    format: Literal["msgpack", "json"] = "msgpack",
+    options: EngineOptions | None = None,
+    params: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AbstractAsyncContextManager[EnvClient[Any, Any, Any]]: ...
+
+
 @contextlib.asynccontextmanager
 async def connect_in_process(
     env: Any,
@@ -125,7 +166,7 @@ async def connect_in_process(
     options: EngineOptions | None = None,
     params: Mapping[str, Any] | None = None,
     **settings: Any,
-) -> AsyncIterator[EnvClient[Any, Any, Any]]:
+) -> AsyncIterator[Any]:
     """Open a client of an environment in this process and loop, without a socket.
 
     ``async with connect_in_process(MyEnvironment) as env:``

@@ -22,6 +22,7 @@ from openenv_async import (
     SyncEnvClient,
     SyncEnvPool,
     collect,
+    connect_in_process,
     rollout,
 )
 from openenv_async.providers.process import ProcessProvider
@@ -232,3 +233,19 @@ async def by_name_awaited(client: Client) -> None:
     assert_type(env, EnvClient[Guess, Hint, Secret])
     assert_type(await env.step(Guess(1)), StepResult[Hint])
     assert_type(await AutoEnv.afrom_env(client), EnvClient[Guess, Hint, Secret])
+
+
+async def in_process() -> None:
+    async with connect_in_process(Guessing) as env:
+        assert_type(env, EnvClient[Guess, Hint, Secret])
+        assert_type((await env.step(Guess(1))).observation, Hint)
+    async with connect_in_process(Guessing, client=Client) as own:
+        assert_type(own, Client)
+
+
+async def played_on_other_clients(url: str) -> None:
+    async for outcome in collect(HTTPClient(url), policy, episodes=1):
+        assert_type(outcome, Outcome[Hint, Guess])
+    async for outcome in collect(Client(url).sync(), policy, episodes=1):
+        assert_type(outcome, Outcome[Hint, Guess])
+    assert_type(await rollout(HTTPClient(url), policy), Outcome[Hint, Guess])
