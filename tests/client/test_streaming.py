@@ -60,7 +60,8 @@ async def test_leaving_a_stream_that_has_failed_already_is_no_news() -> None:
     async with connect(Letters) as env:
         await env.reset()
         async with contextlib.aclosing(env.stream_step({"text": "abc", "fail": True})) as stream:
-            assert (await anext(stream)).observation == "a"
+            partial: Any = await anext(stream)
+            assert partial.observation == "a"
             await settle(20)  # the failure arrives meanwhile
         del stream
         await settle()

@@ -263,8 +263,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "a broken connection is lent again",
         "openenv_async/client/pooling.py",
-        ("made.error is None:\n            entry.users += 1"),
-        ("made.error is not made:\n            entry.users += 1"),
+        "if connection.error is None:",
+        "if connection.error is not connection:",
     ),
     Mutation(
         "a connection with sessions does not come back",
