@@ -652,7 +652,7 @@ def _wait_for_children(pid: int) -> None:
     [
         (None, "give the URL of a server"),
         (5, "give the URL of a server"),
-        ([Good], "several targets are URLs"),
+        ([Good], "connect(Good) plays on it"),
         (EnvPool(StaticProvider("http://localhost:1")), "has workers of its own"),
     ],
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ Address: TypeAlias = str | tuple[str, str | None]
 
 _ROUTES: Final = Path("/proc/net/route")
 _SCHEMES: Final = ("http", "https", "ws", "wss")
+_HOST_AND_PORT: Final = re.compile(r"[\w.-]+:\d{1,5}", re.ASCII)
 _INTERFACES: Final = Path("/sys/class/net")
 
 
@@ -67,7 +69,7 @@ def checked_addresses(addresses: Iterable[Any], what: str) -> list[Address]:
     """Return the addresses of several servers: URLs, or pairs of URL and token.
 
     A tuple of a URL and of text that is not one is such a pair itself. No message has the text of
-    an address, which may be a token in the wrong place.
+    an address but a host and port, since it may be a token in the wrong place.
 
     Raises:
         TypeError: one is neither.
@@ -84,8 +86,9 @@ def checked_addresses(addresses: Iterable[Any], what: str) -> list[Address]:
                 f" got {shown(each, secret=True)}"
             )
         if _fault(url):
+            cure = url if _HOST_AND_PORT.fullmatch(url) else "HOST:PORT"
             raise InvalidOption(
-                f"number {number} of {what} is not a valid server address: write http://HOST:PORT"
+                f"number {number} of {what} is not a valid server address: write http://{cure}"
                 " (or https), and a URL with its token as (URL, TOKEN)"
             )
         if token is not None:
