@@ -29,15 +29,23 @@ NOT_CORE: Final = (
     "docs",
     "upstream",
     "test_mistakes.py",
-    "test_seed_structure.py",
+    "test_openenv_project.py",
     "test_survival.py",
     # type checkers
     "typing",
-    # thousands of orders of events, each played through
+    # thousands of orders of events, of frames or of mutations, each played through
     "client/test_races.py",
     "engine/test_races.py",
     "pool/test_races.py",
-    # worker processes by the dozen
+    "rollouts/test_races.py",
+    "protocol/test_fuzz.py",
+    "test_mutants.py",
+    # worker processes and servers by the dozen
+    "engine/executors/test_worker.py",
+    "engine/test_client_server.py",
+    "providers/docker",
+    "server/test_uvicorn_protocols.py",
+    "targets/test_auto.py",
     "engine/test_failures_told.py",
     "engine/test_isolation.py",
     "engine/test_isolation_processes.py",
