@@ -198,6 +198,7 @@ class Engine:
                 session.log.acknowledge(request.ack)
                 if not isinstance(session.current, Open):
                     sink.send(Opened(request.channel, True, session.log.taken))
+                    session.repeat_running()  # it may end before its request comes again
                 return session
             waits = self._admit()
         except OpenEnvError as exc:

@@ -488,13 +488,22 @@ class Session:
 
     def repeat(self, seq: int) -> None:
         """Send again all that the client may lack of the answer to request ``seq``."""
-        kept, stream = self.log.get(seq), self.stream
+        kept = self.log.get(seq)
         format = self.codecs.format if kept is None else kept.format
+        self._repeat_partials(seq, format)
+        if kept is not None:
+            self.send(kept.reply, format)
+
+    def repeat_running(self) -> None:
+        """Send again the partial observations of the step that runs, before its reply comes."""
+        if isinstance(self.current, Step):
+            self._repeat_partials(self.current.seq, self.codecs.format)
+
+    def _repeat_partials(self, seq: int, format: Format) -> None:
+        stream = self.stream
         for partial in () if stream is None else tuple(stream.kept):
             if partial.seq == seq:
                 self.send(partial, format)
-        if kept is not None:
-            self.send(kept.reply, format)
 
     def _check_resent(self, request: Request) -> None:
         """Tell a request that was taken before, and comes again, from another one.

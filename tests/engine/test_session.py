@@ -425,6 +425,24 @@ async def test_credit_is_bounded() -> None:
 # -- the door -----------------------------------------------------------------------------
 
 
+async def test_a_stream_that_ends_before_its_request_comes_again_lacks_nothing(
+    stage: Stage,
+) -> None:
+    session = stage.open()
+    session.submit(step(1, credit=5))
+    session.begin_stream(5)
+    session.emit(b"a", False)
+    stage.engine.lost(session, stage.sink, False)
+    session.emit(b"b", False)
+    sink = stage.new_sink()
+    stage.ask(1, sink, resume=True)
+    session.emit(b"c", False)
+    stage.executor.finish(session)  # the client's repeated request is still on its way
+    assert [
+        frame.index if isinstance(frame, Partial) else type(frame).__name__ for frame in sink.take()
+    ] == ["Opened", 0, 1, 2, "Observation"]
+
+
 async def test_parked_and_resumed(stage: Stage) -> None:
     session = stage.open()
     session.submit(step(1, credit=5))
@@ -1040,8 +1058,8 @@ async def test_a_session_goes_on_over_another_channel(stage: Stage) -> None:
     opening = Open(7, token(1), token(1001), True)
     assert stage.engine.open(opening, stage.sink) is session
     assert [reason.code for reason in stage.sink.reasons] == ["session_lost"]
-    lost, opened = stage.sink.take()
-    assert (lost.channel, opened.channel) == (1, 7)
+    lost, opened, again = stage.sink.take()
+    assert (lost.channel, opened.channel, again.channel) == (1, 7, 7)
     assert stage.engine.open(opening, stage.sink) is session  # sent twice: nobody took it over
     assert len(stage.sink.reasons) == 1
     stage.sink.take()
