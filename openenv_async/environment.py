@@ -45,6 +45,8 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         owns_thread: whether all calls of one session must come from one and the same thread.
         session_options: names of constructor arguments that a client may set when it opens
             a session. Empty: none.
+        invalid_action_reward: penalty for an action that is refused, where a rollout ends its
+            episode for that. An ``InvalidAction`` may carry another one, ``reward=``.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
             the class name, the description to its docstring.
     """
@@ -53,6 +55,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     thread_safe: ClassVar[bool] = True
     owns_thread: ClassVar[bool] = False
     session_options: ClassVar[frozenset[str]] = frozenset()
+    invalid_action_reward: ClassVar[float | None] = None
     name: ClassVar[str | None] = None
     version: ClassVar[str] = "1.0.0"
     description: ClassVar[str | None] = None

@@ -50,6 +50,7 @@ __all__ = [
     "TargetNotFound",
     "TransportError",
     "Unauthorized",
+    "UnreadableReply",
     "VersionMismatch",
     "WorkerDied",
     "WorkerStartFailed",
@@ -292,6 +293,13 @@ class InvalidAction(CallerError, ValueError):
     """The action does not fit the environment's action type."""
 
     code = "invalid_action"
+    http_status = 422
+
+
+class UnreadableReply(CallerError, ValueError):
+    """Raised by a policy when no action can be read from what its model said."""
+
+    code = "unreadable_reply"
     http_status = 422
 
 

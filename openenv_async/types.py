@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
@@ -16,12 +16,15 @@ __all__ = [
     "ActT",
     "EpisodeInfo",
     "Limits",
+    "Mistake",
+    "ModelCall",
     "ObsT",
     "Outcome",
     "OutcomeStatus",
     "PlainValue",
     "StateT",
     "StepResult",
+    "Task",
     "Timeouts",
     "Trajectory",
     "Transition",
@@ -102,6 +105,10 @@ class OutcomeStatus(enum.StrEnum):
     ENV_ERROR = "env_error"
     POLICY_ERROR = "policy_error"
     """The policy raised, or its action does not fit the environment."""
+    INVALID_ACTION = "invalid_action"
+    """A mistake of the policy ended it by rule (``on_mistake``); the return so far is kept."""
+    TASK_ERROR = "task_error"
+    """The environment's ``reset`` refused the task."""
     INFRA_ERROR = "infra_error"
     CANCELLED = "cancelled"
 
@@ -111,18 +118,98 @@ class OutcomeStatus(enum.StrEnum):
         return self in (OutcomeStatus.COMPLETED, OutcomeStatus.TRUNCATED)
 
 
-@dataclass(slots=True)
-class Transition(Generic[ObsT, ActT]):
-    """One step of an episode.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a data set: what an episode is about.
 
     Attributes:
-        t: number of the step in its episode, from 0.
+        id: lasts: the same row has it in every run. Unique in its data set.
+        data: the public part: columns by name, which become options of ``reset``.
+        private: the part for the environment alone, such as answers and tests. It goes to
+            ``reset`` and nowhere else: into no record, no listing and to no policy.
+        split: name of the split that it belongs to, where there are splits.
+    """
+
+    id: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    private: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    split: str | None = None
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of a model, made to choose an action.
+
+    Token ids are those that were sampled, never made again from text.
+
+    Attributes:
+        messages: the messages that no earlier call of the episode had sent; where ``continues``
+            is false the whole prompt. Each has ``role`` and ``content``, a text or a list of
+            content blocks, and may have ``tool_calls`` or ``tool_call_id``.
+        reply: the assistant's message; ``None`` when the call failed.
+        continues: the prompt was that of the call before, its reply, and ``messages``.
+        prompt_ids: token ids of the whole prompt; ``None`` where nobody told.
+        completion_ids: token ids as sampled.
+        logprobs: natural logarithm of the probability of each of ``completion_ids``.
+        mask: for each of ``completion_ids`` 1 if it may be trained on, 0 if not; ``None``: all.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, …
+        model: which model answered.
+        weight_version: of its weights, where its server says so.
+        seconds: from the request to the reply, waiting and attempts included.
+        error: the message of what failed, else ``None``.
+        extra: further facts, by name, such as ``usage``.
+    """
+
+    messages: Sequence[Mapping[str, Any]] = ()
+    reply: Mapping[str, Any] | None = None
+    continues: bool = True
+    prompt_ids: Sequence[int] | None = None
+    completion_ids: Sequence[int] | None = None
+    logprobs: Sequence[float] | None = None
+    mask: Sequence[int] | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    weight_version: str | int | None = None
+    seconds: float | None = None
+    error: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A mistake of the policy: an action that was refused, or a reply that is not an action.
+
+    Attributes:
+        kind: ``refused_action``: the environment did not take the action; ``unreadable_reply``:
+            no action could be read from what the model said.
+        message: says what was wrong, for the model to read.
+        code: wire code of the error behind it.
+        reward: the environment's own penalty for it; ``None`` when it gave none.
+    """
+
+    kind: str
+    message: str
+    code: str
+    reward: float | None = None
+
+
+@dataclass(slots=True)
+class Transition(Generic[ObsT, ActT]):
+    """One decision of the policy, and what came of it: a step of an episode, or a mistake.
+
+    Attributes:
+        t: steps that the environment had executed before it: the number of the step, from 0.
         observation: what the policy saw when it chose the action.
-        action: what it chose.
+        action: what it chose; of a mistake what was refused, or the text that could not be read.
         reward: what the environment gave for it, ``None`` when it gave none.
         terminated, truncated: whether the episode ended with this step, and how.
         info: what came with the step's result.
         extra: what a file has for this step besides, by name.
+        mistake: why the environment did not execute it; ``None`` for a step that it did execute.
+        model_calls: calls of models that chose the action, in order.
+        action_mask: int8 or bool array [actions], 1 for what was legal; ``None`` where unknown.
+        render: names a picture or a text of what the policy saw, such as a file's path.
+        timings: seconds by name: ``queue``, ``policy``, ``model``, ``environment``, ``codec``.
     """
 
     t: int
@@ -133,6 +220,11 @@ class Transition(Generic[ObsT, ActT]):
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    mistake: Mistake | None = None
+    model_calls: Sequence[ModelCall] = ()
+    action_mask: Any = None
+    render: str | None = None
+    timings: Mapping[str, float] | None = None
 
 
 @dataclass(slots=True)
@@ -150,8 +242,18 @@ class Trajectory(Generic[ObsT, ActT]):
         status, episode_return, steps, duration: as in the ``Outcome``.
         error_code, error_message: what ended a failed episode: the wire code of an
             ``OpenEnvError``, else the name of the exception's class.
+        mistakes: transitions that are mistakes of the policy.
+        environment: its ``name``, ``version``, ``package`` and ``params``, as far as known.
+        task_id: id of the task.
+        task: the task's public columns.
+        reset_options: arguments that ``reset`` was given besides, private ones left out.
+        group, member: which group of episodes of one task or seed, and which of it, from 0.
+        policy_versions: of the policy, when each action was asked for; empty without versions.
+        attempts: how often it was begun.
+        started_at, ended_at: Unix time in seconds.
+        run: id of the run that it belongs to.
         extra: what a file has for this episode besides, by name: keys of a newer release or of
-            yours, and of a ``StreamedEpisode`` its group, member, versions and staleness.
+            yours, and of a ``StreamedEpisode`` whether it is ``stale``.
     """
 
     index: int
@@ -168,6 +270,18 @@ class Trajectory(Generic[ObsT, ActT]):
     error_code: str | None = None
     error_message: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    mistakes: int = 0
+    environment: Mapping[str, Any] | None = None
+    task_id: str | None = None
+    task: Mapping[str, Any] | None = None
+    reset_options: Mapping[str, Any] | None = None
+    group: int | None = None
+    member: int | None = None
+    policy_versions: Sequence[int] = ()
+    attempts: int = 1
+    started_at: float | None = None
+    ended_at: float | None = None
+    run: str | None = None
 
     def finish(self, outcome: Outcome[ObsT, ActT]) -> None:
         """Copy how the episode ended."""
@@ -175,6 +289,13 @@ class Trajectory(Generic[ObsT, ActT]):
         self.episode_return = outcome.episode_return
         self.steps = outcome.steps
         self.duration = outcome.duration
+        self.mistakes = outcome.mistakes
+        self.attempts = outcome.attempts
+        self.started_at = outcome.started_at
+        self.ended_at = outcome.ended_at
+        self.group, self.member = outcome.group, outcome.member
+        if outcome.task is not None:
+            self.task_id, self.task = outcome.task.id, outcome.task.data
         if outcome.error is not None:
             self.error_code = getattr(outcome.error, "code", type(outcome.error).__name__)
             self.error_message = error_text(outcome.error)
@@ -199,6 +320,13 @@ class Outcome(Generic[ObsT, ActT]):
         duration: wall seconds.
         trajectory: what happened, when recording was asked for.
         error: what ended it, for the failing statuses.
+        mistakes: refused actions and unreadable replies of the policy; not among the steps.
+        penalty: what the environment gave for the mistake that ended the episode; it is in the
+            return.
+        task: which task it was about.
+        group, member: which group of episodes of one task or seed, and which of it, from 0.
+        attempts: how often it was begun.
+        started_at, ended_at: Unix time in seconds.
     """
 
     index: int
@@ -209,6 +337,19 @@ class Outcome(Generic[ObsT, ActT]):
     duration: float = 0.0
     trajectory: Trajectory[ObsT, ActT] | None = None
     error: BaseException | None = None
+    mistakes: int = 0
+    penalty: float | None = None
+    task: Task | None = None
+    group: int | None = None
+    member: int | None = None
+    attempts: int = 1
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def invalid_action(self) -> bool:
+        """True if a mistake of the policy ended it; its return is what was given until then."""
+        return self.status is OutcomeStatus.INVALID_ACTION
 
 
 def _is_duration(value: Any) -> bool:

@@ -492,6 +492,7 @@ class EnvironmentRunner:
         """
         try:
             exc.message = sendable(bounded(exc.message, self._max_error_size))
+            self._add_penalty(exc)
             return self._fail(request, exc, codecs)
         except BaseException:
             return None
@@ -519,10 +520,18 @@ class EnvironmentRunner:
 
     def _refused_action(self, request: Step, exc: BaseException, codecs: Codecs) -> Failed:
         if issubclass(type(exc), OpenEnvError):
-            return self._fail(request, bad_action(exc), codecs)  # type: ignore[arg-type]  # it is one
-        text = exception_text(exc, self._max_error_size)
-        error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
+            error = bad_action(exc)  # type: ignore[arg-type]  # it is one
+        else:
+            text = exception_text(exc, self._max_error_size)
+            error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
+        self._add_penalty(error)
         return self._fail(request, error, codecs)
+
+    def _add_penalty(self, error: OpenEnvError) -> None:
+        """Say in the error of a refused action what the environment gives for it."""
+        penalty = getattr(self.spec.cls, "invalid_action_reward", None)
+        if penalty is not None and isinstance(error, InvalidAction):
+            error.detail.setdefault("reward", float(penalty))
 
     def _unfit(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
         """The reply for a result that cannot be read or sent."""

@@ -6,9 +6,9 @@ Rules:
   (``reset`` again) and replaced after any other.
 - A rollout is repeated only where ``retry`` allows it: what carried the environment failed before
   the policy's first action was sent (``unstarted``), or the episode has a seed (``seeded``).
-- An exception of the policy, or an action that does not fit, is the outcome of that episode
-  (``policy_error``). It is raised as well, once all outcomes were handed over, when not one episode
-  ended otherwise: then it is a bug.
+- An exception of the policy, or a task that ``reset`` refuses, is the outcome of that episode
+  (``policy_error``, ``task_error``). It is raised as well, once all outcomes were handed over, when
+  not one episode ended otherwise: then it is a bug.
 - A session whose worker is leaving gets no further episode: it is closed, and another is opened.
 - A server that is full is waited for, before an episode begins, never in the middle of one.
 - Every episode asked for gives exactly one outcome: one that is stopped at the deadline, or when
@@ -32,7 +32,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_ar
 
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
-from openenv_async.rollouts.run import Rollout, status_of
+from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
 from openenv_async.rollouts.sessions import (
     Retry,
     Sessions,
@@ -67,6 +67,15 @@ _AFTER_DEADLINE: Final = 0.05
 _AFTER_CLOSE: Final = 1.0
 _HOPELESS: Final = 32
 """Episodes of an endless collection that all end with a policy error before it ends with it."""
+_GOES_ON: Final = frozenset(
+    {
+        OutcomeStatus.COMPLETED,
+        OutcomeStatus.TRUNCATED,
+        OutcomeStatus.INVALID_ACTION,
+        OutcomeStatus.TASK_ERROR,
+    }
+)
+"""Statuses after which a session is good for another episode."""
 
 
 class EpisodeKeywords(TypedDict, total=False):
@@ -80,6 +89,9 @@ class EpisodeKeywords(TypedDict, total=False):
     max_ahead: int | None
     on_progress: Callable[[Summary], None] | None
     record: bool
+    on_mistake: OnMistake | None
+    max_mistakes: int
+    policy_timeout: float | None
 
 
 class BatchKeywords(EpisodeKeywords, total=False):
@@ -140,6 +152,9 @@ def collect(
     params: Mapping[str, Any] | None = None,
     retry: Retry | None = None,
     record: bool = True,
+    on_mistake: OnMistake | None = None,
+    max_mistakes: int = MAX_MISTAKES,
+    policy_timeout: float | None = None,
     summary: Summary | None = None,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
@@ -171,6 +186,8 @@ def collect(
             ``unstarted`` before its first action was sent, ``seeded`` also later if it was given
             a seed; twice at most. By default ``unstarted`` on a pool, else ``never``.
         record: keep a trajectory in each outcome.
+        on_mistake, max_mistakes, policy_timeout: as in ``rollout``; an error that it would raise
+            is the outcome ``policy_error``.
         summary: is filled as outcomes arrive; bring one to read it afterwards.
 
     Raises:
@@ -193,6 +210,9 @@ def collect(
         timeout=timeout,
         reset_options=reset_options,
         record=record,
+        on_mistake=on_mistake,
+        max_mistakes=max_mistakes,
+        policy_timeout=policy_timeout,
         min_episodes=min_episodes,
         deadline=deadline,
         max_ahead=max_ahead,
@@ -273,6 +293,9 @@ class CollectOptions:
     timeout: float | None = None
     reset_options: Mapping[str, Any] | None = None
     record: bool = True
+    on_mistake: OnMistake | None = None
+    max_mistakes: int = MAX_MISTAKES
+    policy_timeout: float | None = None
     min_episodes: int | None = None
     deadline: float | None = None
     max_ahead: int | None = None
@@ -328,6 +351,9 @@ class CollectOptions:
             timeout=self.timeout,
             reset_options=self.reset_options,
             record=self.record,
+            on_mistake=self.on_mistake,
+            max_mistakes=self.max_mistakes,
+            policy_timeout=self.policy_timeout,
             index=index,
             latencies=self.summary.latencies,
             strict=False,
@@ -476,7 +502,7 @@ class _Collection:
                     if client is None:
                         return
                 outcome = await self._play(client)
-                if outcome is not None and not outcome.status.usable:
+                if outcome is not None and outcome.status not in _GOES_ON:
                     closing, client = client, None
                     if outcome.status is OutcomeStatus.INFRA_ERROR:
                         number += 1
@@ -554,7 +580,7 @@ class _Collection:
         self._summary.add(outcome)
         self._results.put(outcome)
         self._taken += 1
-        if outcome.status is OutcomeStatus.POLICY_ERROR:
+        if outcome.status in (OutcomeStatus.POLICY_ERROR, OutcomeStatus.TASK_ERROR):
             self._take_policy_error(outcome)
         if outcome.status.usable:
             self._usable += 1

@@ -47,7 +47,7 @@ from openenv_async.arrays import tag
 from openenv_async.errors import InvalidModel, sendable
 from openenv_async.rollouts.groups import StreamedEpisode
 from openenv_async.rollouts.record import Trajectory, Transition, decode, encode
-from openenv_async.types import Outcome, OutcomeStatus
+from openenv_async.types import Mistake, ModelCall, Outcome, OutcomeStatus
 
 __all__ = [
     "JsonlWriter",
@@ -67,8 +67,12 @@ _TRANSITION: Final = tuple(Transition.__dataclass_fields__)
 _EPISODE: Final = tuple(Trajectory.__dataclass_fields__)
 _FREE: Final = frozenset(
     {"observation", "action", "info", "reset_info", "final_observation", "extra"}
+    | {"mistake", "model_calls", "action_mask", "timings"}
+    | {"environment", "task", "reset_options", "policy_versions"}
 )
 """Fields whose shape is the environment's, or the user's."""
+_HIDDEN: Final = "_extra"
+"""Name of the object with a user's keys that have the name of a field."""
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 
@@ -146,8 +150,12 @@ def _trajectory(episode: Episode) -> tuple[Trajectory, Row]:
     """The record of an episode, and what to write of it besides."""
     extra: Row = {}
     if isinstance(episode, StreamedEpisode):
-        extra = {name: getattr(episode, name) for name in ("group", "member", "versions", "stale")}
+        extra = {"stale": episode.stale}
+        group, member, versions = episode.group, episode.member, episode.versions
         episode = episode.outcome
+        if episode.trajectory is not None:
+            episode.trajectory.group, episode.trajectory.member = group, member
+            episode.trajectory.policy_versions = versions
     if isinstance(episode, Trajectory):
         return episode, extra
     if not isinstance(episode, Outcome):
@@ -217,6 +225,12 @@ _FIXED: Final[dict[str, Callable[[Any], Any]]] = {
     "index": operator.index,
     "seed": operator.index,
     "steps": operator.index,
+    "mistakes": operator.index,
+    "group": operator.index,
+    "member": operator.index,
+    "attempts": operator.index,
+    "started_at": float,
+    "ended_at": float,
     "reward": float,
     "reset_reward": float,
     "episode_return": float,
@@ -228,12 +242,12 @@ _FIXED: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _extra(extra: Row, taken: tuple[str, ...]) -> dict[str, msgspec.Raw]:
-    """Further keys; the fields' own names are theirs."""
-    return {
-        sendable(str(name)): msgspec.Raw(encode(value))
-        for name, value in extra.items()
-        if name not in taken or name == "extra"
-    }
+    """Further keys; those with the name of a field are in an object of their own."""
+    taken = tuple(name for name in taken if name != "extra")
+    free = {name: value for name, value in extra.items() if name not in taken}
+    if hidden := {name: value for name, value in extra.items() if name in taken}:
+        free[_HIDDEN] = {sendable(str(name)): value for name, value in hidden.items()}
+    return {sendable(str(name)): msgspec.Raw(encode(value)) for name, value in free.items()}
 
 
 def _line_of(row: Row) -> bytes:
@@ -254,17 +268,59 @@ def _from_row(row: Row) -> Trajectory:
     Raises:
         ValueError, TypeError, KeyError: it is not the row of an episode.
     """
-    steps = [Transition(**_known(item, _TRANSITION)) for item in row.pop("transitions")]
+    steps = [Transition(**_step(item)) for item in row.pop("transitions")]
     known = _known(row, _EPISODE)
     status = known.pop("status")
+    known["policy_versions"] = tuple(known.get("policy_versions") or ())
     return Trajectory(
         **known, transitions=steps, status=None if status is None else OutcomeStatus(status)
     )
 
 
+def _step(row: Row) -> Row:
+    known = _known(row, _TRANSITION)
+    if known.get("mistake") is not None:
+        known["mistake"] = Mistake(**known["mistake"])
+    if "model_calls" in known:
+        known["model_calls"] = tuple(ModelCall(**call) for call in known["model_calls"] or ())
+    return known
+
+
 def _known(row: Row, fields: tuple[str, ...]) -> Row:
-    known: Row = {name: row.pop(name) for name in fields if name in row and name != "extra"}
+    """The fields of a row; a value that is not of its field's kind is a key of somebody else's."""
+    known: Row = {
+        name: row.pop(name)
+        for name in fields
+        if name in row and name != "extra" and _fits(name, row[name])
+    }
+    if isinstance(row.get(_HIDDEN), dict):
+        row = row | row.pop(_HIDDEN)
     return known | {"extra": row}
+
+
+_KINDS: Final[dict[str, type | tuple[type, ...]]] = {
+    "environment": dict,
+    "task": dict,
+    "reset_options": dict,
+    "mistake": dict,
+    "timings": dict,
+    "policy_versions": list,
+    "model_calls": list,
+    "task_id": str,
+    "run": str,
+    "render": str,
+    "mistakes": int,
+    "group": int,
+    "member": int,
+    "attempts": int,
+    "started_at": (int, float),
+    "ended_at": (int, float),
+}
+"""The kinds of the fields that files of earlier releases do not have."""
+
+
+def _fits(name: str, value: Any) -> bool:
+    return value is None or isinstance(value, _KINDS.get(name, object))
 
 
 # -- JSON Lines ---------------------------------------------------------------------------------
@@ -541,6 +597,12 @@ def _parquet_schema() -> Any:
         "index": pa.int64(),
         "seed": pa.int64(),
         "steps": pa.int64(),
+        "mistakes": pa.int64(),
+        "group": pa.int64(),
+        "member": pa.int64(),
+        "attempts": pa.int64(),
+        "started_at": pa.float64(),
+        "ended_at": pa.float64(),
         "reward": pa.float64(),
         "reset_reward": pa.float64(),
         "episode_return": pa.float64(),

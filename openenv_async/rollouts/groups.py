@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, Literal
 
 from openenv_async.types import ActT, ObsT, Outcome
 
-__all__ = ["EpisodeGroup", "StreamedEpisode", "advantages", "baseline"]
+__all__ = ["EpisodeGroup", "InvalidActions", "StreamedEpisode", "advantages", "baseline"]
+
+
+InvalidActions = Literal["keep", "mask"]
+"""The use of episodes that a mistake of the policy ended: keep their returns, or mask them."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,8 @@ class StreamedEpisode(Generic[ObsT, ActT]):
         member: which of its group it is, from 0.
         versions: of the policy, when each action was asked for; empty without versions.
         stale: it was cancelled because its policy became too old.
+        invalid_actions: what becomes of an episode that a mistake of the policy ended: ``keep``
+            its return, ``mask`` it; ``None``: keep it if the environment gave a penalty for it.
     """
 
     outcome: Outcome[ObsT, ActT]
@@ -32,11 +38,17 @@ class StreamedEpisode(Generic[ObsT, ActT]):
     member: int
     versions: tuple[int, ...] = ()
     stale: bool = False
+    invalid_actions: InvalidActions | None = None
 
     @property
     def usable(self) -> bool:
         """True if it may be trained on as it stands."""
-        return self.outcome.status.usable and not self.stale
+        outcome = self.outcome
+        kept = outcome.status.usable
+        if outcome.invalid_action:
+            chosen = self.invalid_actions
+            kept = outcome.penalty is not None if chosen is None else chosen == "keep"
+        return kept and not self.stale
 
     @property
     def partial(self) -> bool:

@@ -18,7 +18,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
@@ -27,7 +27,7 @@ from openenv_async.errors import TargetNotFound
 from openenv_async.models import PayloadCodec, to_builtins
 from openenv_async.schemas.sample import sample
 from openenv_async.targets.discovery import import_object
-from openenv_async.types import EpisodeInfo, StepResult
+from openenv_async.types import EpisodeInfo, Mistake, ModelCall, StepResult, Task
 
 __all__ = ["Policy", "RandomPolicy", "ResponderPolicy", "Turn", "bind", "load_policy"]
 
@@ -43,16 +43,32 @@ class Turn:
         t: steps taken so far.
         episode: id and seed, where the environment reports them.
         result: what the last ``reset`` or ``step`` returned.
+        mistake: what was wrong with the policy's last choice, when it is asked again for that;
+            the observation is the one it saw then.
+        task: which task the episode is about, without its private part.
+        model_calls: a policy that asks a model appends each call; they are recorded with the
+            action that it returns, or with its mistake.
+        timings: a policy may add seconds by name, such as ``queue``.
+        action_mask: a policy that knows which actions are legal may note it for the record.
     """
 
     index: int
     t: int
     episode: EpisodeInfo | None
     result: StepResult[Any]
+    mistake: Mistake | None = None
+    task: Task | None = None
+    model_calls: list[ModelCall] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    action_mask: Any = None
 
 
 class Policy(Protocol):
-    """A callable that chooses actions; it may be async, or take the observation alone."""
+    """A callable that chooses actions; it may be async, or take the observation alone.
+
+    One that can make something of ``turn.mistake`` has a true ``corrects_mistakes``: by default
+    it is told its mistakes.
+    """
 
     def __call__(self, observation: Any, turn: Turn, /) -> Any: ...
 
@@ -149,6 +165,8 @@ class ResponderPolicy:
         seed: of sampling; with the episode's and the step's number it gives each reply's own.
         max_tokens, temperature, stop: of each reply.
     """
+
+    corrects_mistakes: Final = True
 
     def __init__(
         self,

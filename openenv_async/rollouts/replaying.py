@@ -90,7 +90,7 @@ async def _replay(
     ignore: Collection[str],
     reset_options: Mapping[str, Any] | None,
 ) -> Difference | None:
-    steps = trajectory.transitions
+    steps = [step for step in trajectory.transitions if step.mistake is None]
     observations = [step.observation for step in steps] + [trajectory.final_observation]
     t = 0
     try:

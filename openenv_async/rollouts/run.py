@@ -4,8 +4,12 @@ Rules:
 
 - A failure of the environment or of what carries it is an outcome, never an exception.
 - A wrong call (``TypeError``, ``ValueError``, a ``CallerError`` of ``reset``) is raised,
-  and so is cancellation. An exception of the policy, or an action that does not fit, is raised
-  by ``rollout``; among many episodes (``collect``) it is that episode's outcome, ``policy_error``.
+  and so is cancellation. An exception of the policy is raised by ``rollout``; among many episodes
+  (``collect``) it is that episode's outcome, ``policy_error``. A ``reset`` that refuses a task is
+  the outcome ``task_error``.
+- A mistake of the policy is an action that is refused, or a reply that is not an action
+  (``UnreadableReply``). The environment is where it was. ``on_mistake`` says what follows: the
+  policy is told and asked again, the episode ends, or the error is the policy's.
 - A failed rollout has no return; one whose environment gave no reward has none either. A reward
   that is NaN, or makes the sum NaN, fails the rollout: it is an ``env_error``.
 - The record has copies: what the policy or the environment does to its objects later does not
@@ -19,7 +23,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import EnvClient
@@ -27,12 +31,15 @@ from openenv_async.errors import (
     CallerError,
     DeadlineExceeded,
     EnvironmentFailure,
+    InvalidAction,
+    InvalidModel,
     InvalidObservation,
     OpenEnvError,
     OperationCancelled,
     PayloadTooLarge,
     SessionClosed,
     SessionNotFound,
+    UnreadableReply,
 )
 from openenv_async.rollouts.checking import (
     check_call,
@@ -49,18 +56,30 @@ from openenv_async.rollouts.summary import Reservoir
 from openenv_async.types import (
     ActT,
     EpisodeInfo,
+    Mistake,
     ObsT,
     Outcome,
     OutcomeStatus,
     PlainValue,
     StepResult,
+    Task,
 )
 
-__all__ = ["PolicyFailed", "Rollout", "rollout", "status_of"]
+__all__ = ["OnMistake", "PolicyFailed", "Rollout", "rollout", "status_of"]
+
+OnMistake = Literal["tell", "end", "raise"]
+"""The consequence of a mistake of the policy: it is told and asked again; the episode ends with the
+environment's own penalty, or none (``invalid_action``); its error is raised (``policy_error``)."""
+MAX_MISTAKES: Final = 3
+_MISTAKES: Final = (InvalidAction, InvalidModel)
+"""Errors of ``step`` that say that the environment did not take the action."""
 
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
 
+
+_ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, GeneratorExit)
+"""Exceptions that are never a policy's: an interrupt, and the closing of this very coroutine."""
 
 _End: TypeAlias = tuple[OutcomeStatus, BaseException | None]
 """The status of a rollout, and the error that ended it."""
@@ -75,6 +94,9 @@ class RolloutKeywords(TypedDict, total=False):
     timeout: float | None
     reset_options: Mapping[str, Any] | None
     record: bool
+    on_mistake: OnMistake | None
+    max_mistakes: int
+    policy_timeout: float | None
     index: int
     latencies: Reservoir | None
     params: Mapping[str, Any] | None
@@ -105,6 +127,9 @@ async def rollout(
     timeout: float | None = None,
     reset_options: Mapping[str, Any] | None = None,
     record: bool = True,
+    on_mistake: OnMistake | None = None,
+    max_mistakes: int = MAX_MISTAKES,
+    policy_timeout: float | None = None,
     index: int = 0,
     latencies: Reservoir | None = None,
     params: Mapping[str, Any] | None = None,
@@ -123,6 +148,13 @@ async def rollout(
         timeout: seconds for the whole episode, the policy included; the outcome is ``timeout``.
         reset_options: further arguments of ``reset``.
         record: keep a ``Trajectory``.
+        on_mistake: what follows an action that is refused, or a reply that is not an action:
+            ``tell``: the policy is asked again, with ``turn.mistake``; ``end``: the outcome is
+            ``invalid_action``, its return what the environment gave, with its penalty where it
+            has one; ``raise``: as if the policy had raised. By default ``tell`` for a policy that
+            corrects mistakes (``LanguagePolicy``), else ``raise``.
+        max_mistakes: in a row; with the last of them the episode ends as by ``end``.
+        policy_timeout: seconds for one decision of an async policy, which failed then.
         index: which rollout of a batch this is; handed to outcome and policy.
         latencies: takes the seconds of every step call.
         params: constructor arguments of the environment, for a name or a class.
@@ -134,8 +166,9 @@ async def rollout(
     Raises:
         TypeError, ValueError: an argument is wrong, or ``env`` is not a client; nothing is
             played.
-        CallerError: an action or option does not fit; ``PayloadTooLarge`` and a session that
-            was closed under the rollout are outcomes.
+        CallerError: an option does not fit, or an action by ``on_mistake``; ``PayloadTooLarge``
+            and a session that was closed under the rollout are outcomes.
+        DeadlineExceeded: the policy took longer than ``policy_timeout``.
         Exception: what the policy raised.
     """
     check_policy(policy)
@@ -147,6 +180,9 @@ async def rollout(
         timeout=timeout,
         reset_options=reset_options,
         record=record,
+        on_mistake=on_mistake,
+        max_mistakes=max_mistakes,
+        policy_timeout=policy_timeout,
         index=index,
         latencies=latencies,
     )
@@ -182,11 +218,16 @@ class Rollout:
     The arguments are those of ``rollout``.
 
     Args:
-        strict: raise what the policy raises, and what an action that does not fit makes ``step``
-            raise; else it is the outcome.
+        strict: raise what the policy raises; else it is the outcome.
+        task: what the episode is about.
+        task_options: arguments that the task gives to ``reset``; by default its columns, the
+            private ones included.
+        group, member: which group of episodes of one task or seed, and which of it.
+        attempts: how often it was begun, this time included.
 
     Attributes:
         acted: whether an action was sent, answered or not.
+        phase: what it waits for: ``reset``, ``policy`` or ``step``.
     """
 
     def __init__(
@@ -199,18 +240,42 @@ class Rollout:
         timeout: float | None = None,
         reset_options: Mapping[str, Any] | None = None,
         record: bool = True,
+        on_mistake: OnMistake | None = None,
+        max_mistakes: int = MAX_MISTAKES,
+        policy_timeout: float | None = None,
         index: int = 0,
         latencies: Reservoir | None = None,
         strict: bool = True,
+        task: Task | None = None,
+        task_options: Mapping[str, Any] | None = None,
+        group: int | None = None,
+        member: int | None = None,
+        attempts: int = 1,
     ) -> None:
         if max_steps is not None:
             max_steps = check_count("max_steps", max_steps)
         if timeout is not None:
             timeout = check_seconds("timeout", timeout)
+        if policy_timeout is not None:
+            policy_timeout = check_seconds("policy_timeout", policy_timeout)
+        if on_mistake is not None and on_mistake not in get_args(OnMistake):
+            raise ValueError(
+                f"on_mistake must be one of {', '.join(get_args(OnMistake))}, got {on_mistake!r}"
+            )
+        corrects = getattr(policy, "corrects_mistakes", False) is True
         self.index = index
         self.steps = 0
+        self.mistakes = 0
         self.acted = False
+        self.phase = "reset"
+        self.task = task
         self.episode: EpisodeInfo | None = None
+        self._on_mistake = on_mistake or ("tell" if corrects else "raise")
+        self._max_mistakes = check_count("max_mistakes", max_mistakes)
+        self._policy_timeout = policy_timeout
+        self._group, self._member, self._attempts = group, member, attempts
+        self._penalty: float | None = None
+        self._started_at: float | None = None
         self.trajectory = Trajectory(index) if record else None
         self._policy = policy
         self._max_steps = max_steps
@@ -220,6 +285,11 @@ class Rollout:
         self._begun = time.perf_counter()
         self._strict = strict
         options = snapshot(dict(check_reset_options(reset_options)))
+        public = dict(options)
+        if task is not None:
+            given = {**task.data, **task.private} if task_options is None else task_options
+            options |= check_reset_options(given)
+            public |= {name: given[name] for name in given if name not in task.private}
         self._reset_arguments: dict[str, Any] = reset_arguments(options)
         if seed is not None:
             seed = check_seed("seed", seed)
@@ -228,10 +298,13 @@ class Rollout:
                 if name in options:
                     raise ValueError(f"the {name} is given twice: by itself and in reset_options")
                 self._reset_arguments[name] = value
+        if self.trajectory is not None:
+            self.trajectory.reset_options = public or None
 
     async def play(self, env: Any) -> Outcome:
         """Play it to its end."""
         self._begun = time.perf_counter()
+        self._started_at = time.time()
         if self._timeout is None:
             return self.ended(*await self._play(env))
         try:
@@ -242,8 +315,10 @@ class Rollout:
                 raise  # the policy's own
             status = OutcomeStatus.TIMEOUT
             error = DeadlineExceeded(
-                f"the episode took longer than its timeout of {self._timeout:g} s",
+                f"the episode took longer than its timeout of {self._timeout:g} s, the end of it in"
+                f" {'the policy' if self.phase == 'policy' else f'{self.phase}()'}",
                 field="rollout",
+                phase=self.phase,
                 seconds=self._timeout,
             )
         return self.ended(status, error)
@@ -280,44 +355,141 @@ class Rollout:
         trajectory, most = self.trajectory, self._max_steps
         latencies = None if self._latencies is None else self._latencies.add
         clock = time.perf_counter
-        turn = Turn(self.index, 0, self.episode, result)
+        task = self.task
+        public = Task(task.id, task.data, split=task.split) if task is not None else None
+        turn = Turn(self.index, 0, self.episode, result, None, public)
+        in_a_row = 0
         while not (result.terminated or result.truncated):
             if self.steps == most:
                 return OutcomeStatus.TRUNCATED, None
+            asked = clock()
+            mistaken: OpenEnvError
             try:
                 action = decide(result.observation, turn)
                 if is_pending(action):
-                    action = await action
-            except (Exception, asyncio.CancelledError) as exc:
+                    self.phase = "policy"
+                    action = await self._decided(action)
+            except UnreadableReply as exc:
+                mistaken, sent = exc, exc.detail.get("reply")
+            except _ENDS_THE_PROGRAM:
+                raise
+            except BaseException as exc:
                 if self._strict or _is_cancelled(exc):
                     raise
                 return OutcomeStatus.POLICY_ERROR, exc
-            sent = action if trajectory is None else snapshot(action)
-            begun = clock()
-            self.acted = True
-            try:
-                result = await step(action)
-            except (Exception, asyncio.CancelledError) as exc:
-                if _is_cancelled(exc):
-                    raise
-                return self._ended_by(exc, in_step=True)
-            if latencies is not None:
-                latencies(clock() - begun)
-            reward, problem = result.reward, None
-            if reward is not None:
-                number = reward if type(reward) is float else _as_float(reward)
-                total = number if self._return is None else self._return + number
-                if total != total:
-                    problem = _no_number("step", reward, self.steps + 1)
-                self._return, reward = total, number
-            if trajectory is not None:
-                self._record_step(trajectory, sent, reward, result)
-            self.steps += 1
-            turn.t = self.steps
-            turn.result = result
-            if problem is not None:
-                return OutcomeStatus.ENV_ERROR, problem
+            else:
+                sent = action if trajectory is None else snapshot(action)
+                begun = clock()
+                self.acted = True
+                self.phase = "step"
+                try:
+                    result = await step(action)
+                except _MISTAKES as exc:
+                    mistaken = exc
+                except (Exception, asyncio.CancelledError) as exc:
+                    if _is_cancelled(exc):
+                        raise
+                    return self._ended_by(exc, in_step=True)
+                else:
+                    ended = clock()
+                    if latencies is not None:
+                        latencies(ended - begun)
+                    problem = None
+                    reward = result.reward
+                    if reward is not None:
+                        number = reward if type(reward) is float else _as_float(reward)
+                        total = number if self._return is None else self._return + number
+                        if total != total:
+                            problem = _no_number("step", reward, self.steps + 1)
+                        self._return, reward = total, number
+                    if trajectory is not None:
+                        timings = {"policy": begun - asked, "environment": ended - begun}
+                        self._record_step(trajectory, sent, reward, result, turn, timings)
+                    self.steps += 1
+                    in_a_row = 0
+                    turn.t = self.steps
+                    turn.result = result
+                    turn.mistake = None
+                    if problem is not None:
+                        return OutcomeStatus.ENV_ERROR, problem
+                    continue
+            in_a_row += 1
+            last = in_a_row >= self._max_mistakes
+            if (end := self._make_mistake(mistaken, sent, turn, clock() - asked, last)) is not None:
+                return end
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
+
+    async def _decided(self, pending: Any) -> Any:
+        """Await a policy's action, for as long as a decision may take."""
+        seconds = self._policy_timeout
+        if seconds is None:
+            return await pending
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await pending
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the policy's own
+            raise DeadlineExceeded(
+                f"the policy took longer than its timeout of {seconds:g} s for the action after"
+                f" step {self.steps}",
+                field="policy",
+                seconds=seconds,
+            ) from None
+
+    def _make_mistake(
+        self, error: OpenEnvError, sent: Any, turn: Turn, seconds: float, last: bool
+    ) -> _End | None:
+        """Count and record a mistake of the policy.
+
+        Args:
+            error: says what was wrong.
+            sent: the action, or the text that is none.
+            turn: of the policy, which is told.
+            seconds: that it took.
+            last: whether no more mistakes are allowed.
+
+        Returns:
+            The end of the episode, if this is it.
+
+        Raises:
+            OpenEnvError: the mistake is to be raised.
+        """
+        self.mistakes += 1
+        unreadable = isinstance(error, UnreadableReply)
+        reward = error.detail.get("reward")
+        penalty = _as_float(reward) if reward is not None else None
+        if penalty is not None and not math.isfinite(penalty):
+            penalty = None
+        turn.mistake = Mistake(
+            "unreadable_reply" if unreadable else "refused_action",
+            error.message,
+            error.code,
+            penalty,
+        )
+        if self.trajectory is not None:
+            trajectory = self.trajectory
+            trajectory.transitions.append(
+                Transition(
+                    self.steps,
+                    trajectory.final_observation,
+                    sent,
+                    mistake=turn.mistake,
+                    **_noted(turn, {"policy": seconds}),
+                )
+            )
+        if self._on_mistake == "raise":
+            if self._strict:
+                raise error
+            return OutcomeStatus.POLICY_ERROR, error
+        if self._on_mistake == "tell" and not last:
+            return None
+        if penalty is not None:
+            self._penalty = penalty
+            self._return = penalty if self._return is None else self._return + penalty
+            if self.trajectory is not None:
+                self.trajectory.transitions[-1].reward = penalty
+        return OutcomeStatus.INVALID_ACTION, error
 
     def _record_reset(self, trajectory: Trajectory, result: StepResult[Any]) -> None:
         trajectory.begin(self.episode)
@@ -326,7 +498,13 @@ class Rollout:
         trajectory.reset_info = snapshot(result.info)
 
     def _record_step(
-        self, trajectory: Trajectory, sent: Any, reward: float | None, result: StepResult[Any]
+        self,
+        trajectory: Trajectory,
+        sent: Any,
+        reward: float | None,
+        result: StepResult[Any],
+        turn: Turn,
+        timings: dict[str, float],
     ) -> None:
         """Add a transition; its observation is the last one that was recorded."""
         transition = Transition(
@@ -337,6 +515,7 @@ class Rollout:
             result.terminated,
             result.truncated,
             snapshot(result.info),
+            **_noted(turn, timings),
         )
         trajectory.transitions.append(transition)
         trajectory.final_observation = snapshot(result.observation)
@@ -353,6 +532,9 @@ class Rollout:
             and not isinstance(error, _NOT_THE_CALLERS)
             and not isinstance(error, OperationCancelled)
         ):
+            if not in_step and self.task is not None:
+                error.detail["task"] = self.task.id
+                return OutcomeStatus.TASK_ERROR, error
             if self._strict or not in_step:
                 raise error
             return OutcomeStatus.POLICY_ERROR, error
@@ -360,19 +542,41 @@ class Rollout:
 
     def ended(self, status: OutcomeStatus, error: BaseException | None = None) -> Outcome:
         """Return the outcome as things stand now."""
+        invalid = status is OutcomeStatus.INVALID_ACTION
         outcome = Outcome(
             index=self.index,
             status=status,
             episode=self.episode,
-            episode_return=self._return if status.usable else None,
+            episode_return=self._return if status.usable or invalid else None,
             steps=self.steps,
             duration=time.perf_counter() - self._begun,
             trajectory=self.trajectory,
             error=error,
+            mistakes=self.mistakes,
+            penalty=self._penalty,
+            task=self.task,
+            group=self._group,
+            member=self._member,
+            attempts=self._attempts,
+            started_at=self._started_at,
+            ended_at=time.time(),
         )
         if self.trajectory is not None:
             self.trajectory.finish(outcome)
         return outcome
+
+
+def _noted(turn: Turn, timings: dict[str, float]) -> dict[str, Any]:
+    """Take what the policy noted for the record of its choice, and forget it for the next."""
+    calls = turn.model_calls
+    if turn.timings:
+        timings |= turn.timings
+        turn.timings = {}
+    if calls:
+        turn.model_calls = []
+        timings.setdefault("model", math.fsum(call.seconds or 0.0 for call in calls))
+    mask, turn.action_mask = turn.action_mask, None
+    return {"model_calls": calls or (), "action_mask": snapshot(mask), "timings": timings}
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import logging
 import random
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, Self, Unpack, overload
+from typing import Any, Generic, Self, Unpack, get_args, overload
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.renamed import renamed_arguments
@@ -29,7 +29,7 @@ from openenv_async.rollouts.collection import (
     EpisodeKeywords,
     outcomes_of,
 )
-from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode
+from openenv_async.rollouts.groups import EpisodeGroup, InvalidActions, StreamedEpisode
 from openenv_async.rollouts.sessions import (
     Retry,
     Source,
@@ -52,6 +52,7 @@ class StreamKeywords(BatchKeywords, total=False):
     concurrency: int
     seed: int | None
     max_staleness: int | None
+    invalid_actions: InvalidActions | None
 
 
 class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, ActT]):
@@ -240,6 +241,7 @@ def stream(
     concurrency: int = 64,
     seed: int | None = None,
     max_staleness: int | None = None,
+    invalid_actions: InvalidActions | None = None,
     partial: bool = False,
     failures: bool = False,
     connections: int | None = None,
@@ -264,6 +266,8 @@ def stream(
         max_staleness: versions that an episode's first action may be behind the current one when
             the episode is read. An episode begins only when it can be read by then, and whole
             groups before others; one that is late all the same is left out, and that is logged.
+        invalid_actions: ``keep`` or ``mask`` episodes that a mistake of the policy ended; by
+            default those are kept for which the environment gave a penalty.
         partial: hand over episodes that were stopped at a deadline with steps, too.
         failures: hand over everything that is not usable, too.
         connections, token, params, retry: as for ``collect``.
@@ -279,7 +283,9 @@ def stream(
         max_staleness = check_count("max_staleness", max_staleness, 0)
     _check_stream(policy, episodes, max_staleness, options)
     summary = summary if summary is not None else Summary(episodes)
-    watch = PolicyWatch(policy, group_size, max_staleness)
+    if invalid_actions is not None and invalid_actions not in get_args(InvalidActions):
+        raise ValueError(f"invalid_actions must be 'keep' or 'mask', got {invalid_actions!r}")
+    watch = PolicyWatch(policy, group_size, max_staleness, invalid_actions)
     admission = None
     if max_staleness is not None:
         admission = Admission(lambda: watch.version, group_size, max_staleness)

@@ -23,7 +23,7 @@ from typing import Any
 
 from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts.checking import check_client
-from openenv_async.rollouts.groups import StreamedEpisode
+from openenv_async.rollouts.groups import InvalidActions, StreamedEpisode
 from openenv_async.rollouts.policies import Turn, bind
 from openenv_async.types import ActT, ObsT, Outcome
 
@@ -53,6 +53,11 @@ class VersionedPolicy:
         self.version += 1
         return self.version
 
+    @property
+    def corrects_mistakes(self) -> bool:
+        """True if the current policy can make something of being told a mistake."""
+        return getattr(self.policy, "corrects_mistakes", False) is True
+
     def for_episode(self, index: int) -> Callable[[Any, Turn], Any]:
         """Return the policy of one episode; it follows what is published."""
         policy, decide = self.policy, bind(self.policy, index)
@@ -73,8 +78,15 @@ class VersionedPolicy:
 class PolicyWatch:
     """The policy that a stream's episodes share, and the versions that acted."""
 
-    def __init__(self, policy: Callable[..., Any], size: int, max_staleness: int | None) -> None:
+    def __init__(
+        self,
+        policy: Callable[..., Any],
+        size: int,
+        max_staleness: int | None,
+        invalid_actions: InvalidActions | None = None,
+    ) -> None:
         self._policy = policy
+        self._invalid_actions = invalid_actions
         self._size = size
         self._max_staleness = max_staleness
         self._versioned = hasattr(policy, "version")
@@ -84,6 +96,11 @@ class PolicyWatch:
     def version(self) -> int:
         """The policy's version now."""
         return self._policy.version if self._versioned else 0  # type: ignore[attr-defined]  # it has one
+
+    @property
+    def corrects_mistakes(self) -> bool:
+        """True if the policy can make something of being told a mistake."""
+        return getattr(self._policy, "corrects_mistakes", False) is True
 
     def __call__(self, observation: Any, turn: Turn) -> Any:
         return bind(self._policy, turn.index)(observation, turn)
@@ -107,11 +124,17 @@ class PolicyWatch:
 
     def episode(self, outcome: Outcome[ObsT, ActT]) -> StreamedEpisode[ObsT, ActT]:
         """Return the outcome with its group and versions."""
-        versions = self._versions.pop(outcome.index, [])[: outcome.steps]
+        versions = self._versions.pop(outcome.index, [])[: outcome.steps + outcome.mistakes]
         group, member = divmod(outcome.index, self._size)
         stale = bool(versions) and self.too_old(versions[0])
         stale = stale or bool(getattr(outcome.error, "detail", {}).get("stale"))
-        return StreamedEpisode(outcome, group, member, tuple(versions), stale)
+        outcome.group, outcome.member = group, member
+        if outcome.trajectory is not None:
+            outcome.trajectory.group, outcome.trajectory.member = group, member
+            outcome.trajectory.policy_versions = tuple(versions)
+        return StreamedEpisode(
+            outcome, group, member, tuple(versions), stale, self._invalid_actions
+        )
 
 
 class WatchedClient:

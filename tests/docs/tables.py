@@ -26,6 +26,7 @@ REMEDIES: Final = {
     "OpenEnvError": "catch it to catch them all; read `code`, `retryable` and `context()`",
     "CallerError": "change the call",
     "InvalidAction": "send an action that fits the schema; the episode goes on",
+    "UnreadableReply": "see the reply in `detail`, the prompt and the parser",
     "InvalidOption": "see the message for the options there are, or `GET /schema`",
     "InvalidModel": "fix the value, or the type that was declared",
     "EpisodeNotStarted": "call `reset()` first",

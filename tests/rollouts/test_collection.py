@@ -248,7 +248,8 @@ async def test_an_error_of_the_policy_is_the_outcome_of_its_episode() -> None:
         if outcome.index in failed:
             assert (outcome.steps, outcome.episode_return) == (1, None)
             assert outcome.trajectory is not None
-            assert len(outcome.trajectory.transitions) == 1
+            mistaken = [step.mistake is not None for step in outcome.trajectory.transitions]
+            assert mistaken == ([False, True] if outcome.index in (5, 7) else [False])
         else:
             assert outcome.episode_return == 3.0
 
@@ -753,6 +754,7 @@ def test_the_keywords_that_are_passed_on_are_those_of_collect() -> None:
     assert set(StreamKeywords.__annotations__) < set(CollectKeywords.__annotations__) | {
         "seed",
         "max_staleness",
+        "invalid_actions",
     }
 
 
