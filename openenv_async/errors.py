@@ -70,6 +70,8 @@ _CONTEXT: Final = (
     "server_version",
 )
 _REGISTRY: Final[dict[str, type[OpenEnvError]]] = {}
+_TRACEBACK: Final = 16 * 1024
+_PLAIN: Final = (bool, int, float, str, type(None))
 E = TypeVar("E", bound=BaseException)
 
 
@@ -169,6 +171,21 @@ def error_text(error: BaseException) -> str:
         return sendable(str(error))
     except Exception as exc:
         return f"{type(error).__name__}, whose message cannot be read: {type(exc).__name__}"
+
+
+def error_facts(error: BaseException) -> dict[str, Any]:
+    """Facts of an error that its code and message do not have, for a record: plain values.
+
+    Of an ``OpenEnvError`` its context and details, of any other exception its traceback, cut as
+    ``Limits.max_error_size`` cuts by default. Facts that are not plain are left out.
+    """
+    if not isinstance(error, OpenEnvError):
+        return {"traceback": traceback_text(error, _TRACEBACK)} if error.__traceback__ else {}
+    facts = {name: error.detail[name] for name in error.detail if name not in _CONTEXT}
+    plain = {name: value for name, value in facts.items() if isinstance(value, _PLAIN)}
+    if "traceback" not in plain and error.__cause__ is not None:
+        plain["traceback"] = traceback_text(error.__cause__, _TRACEBACK)
+    return plain | error.context()
 
 
 # -- exceptions of user code as text ------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
 import msgspec
 
-from openenv_async.errors import error_text
+from openenv_async.errors import error_facts, error_text
 
 __all__ = [
     "ActT",
@@ -252,6 +252,9 @@ class Trajectory(Generic[ObsT, ActT]):
         attempts: how often it was begun.
         started_at, ended_at: Unix time in seconds.
         run: id of the run that it belongs to.
+        error_detail: more about the error, as far as known: its ``traceback``, the ``phase`` it
+            came in, the ``log_tail`` of the worker, and of its end the ``container_id``,
+            ``exit_code`` and ``oom``.
         extra: what a file has for this episode besides, by name: keys of a newer release or of
             yours, and of a ``StreamedEpisode`` whether it is ``stale``.
     """
@@ -282,6 +285,7 @@ class Trajectory(Generic[ObsT, ActT]):
     started_at: float | None = None
     ended_at: float | None = None
     run: str | None = None
+    error_detail: Mapping[str, Any] | None = None
 
     def finish(self, outcome: Outcome[ObsT, ActT]) -> None:
         """Copy how the episode ended."""
@@ -299,6 +303,7 @@ class Trajectory(Generic[ObsT, ActT]):
         if outcome.error is not None:
             self.error_code = getattr(outcome.error, "code", type(outcome.error).__name__)
             self.error_message = error_text(outcome.error)
+            self.error_detail = error_facts(outcome.error) or None
 
     def begin(self, episode: EpisodeInfo | None) -> None:
         """Note which episode it is."""

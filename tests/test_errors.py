@@ -24,8 +24,10 @@ from openenv_async.errors import (
     ServerError,
     SessionLost,
     TransportError,
+    WorkerDied,
     bounded,
     error_class,
+    error_facts,
     error_from_wire,
     error_text,
     exception_name,
@@ -185,6 +187,29 @@ def test_the_message_of_an_exception() -> None:
             raise KeyError("x")
 
     assert error_text(Odd()) == "Odd, whose message cannot be read: KeyError"
+
+
+def test_a_record_gets_the_facts_of_an_error() -> None:
+    """Context and plain details of ours, the traceback of what it came from, or of any other."""
+
+    def raised(error: Exception, cause: Exception | None = None) -> Exception:
+        try:
+            raise error from cause
+        except Exception as exc:
+            return exc
+
+    died = WorkerDied("gone", exit_code=137, oom=True, container_id="c1", log_tail="the last", n=3)
+    assert error_facts(died) == {
+        "n": 3, "container_id": "c1", "exit_code": 137, "oom": True, "log_tail": "the last",
+    }  # fmt: skip
+    sent = EnvironmentRaised("boom", traceback="of the server", phase="step", odd=object())
+    assert error_facts(raised(sent, raised(KeyError("k")))) == {
+        "traceback": "of the server", "phase": "step",
+    }  # fmt: skip
+    caused = error_facts(raised(EnvironmentRaised("boom"), raised(KeyError("k"))))
+    assert caused["traceback"].splitlines()[-1] == "KeyError: 'k'"
+    assert "KeyError: 'k'" in error_facts(raised(KeyError("k")))["traceback"]
+    assert error_facts(KeyError("never raised")) == {}
 
 
 def test_text_is_bounded() -> None:

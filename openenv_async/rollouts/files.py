@@ -68,7 +68,7 @@ _EPISODE: Final = tuple(Trajectory.__dataclass_fields__)
 _FREE: Final = frozenset(
     {"observation", "action", "info", "reset_info", "final_observation", "extra"}
     | {"mistake", "model_calls", "action_mask", "timings"}
-    | {"environment", "task", "reset_options", "policy_versions"}
+    | {"environment", "task", "reset_options", "policy_versions", "error_detail"}
 )
 """Fields whose shape is the environment's, or the user's."""
 _HIDDEN: Final = "_extra"
@@ -302,6 +302,7 @@ _KINDS: Final[dict[str, type | tuple[type, ...]]] = {
     "environment": dict,
     "task": dict,
     "reset_options": dict,
+    "error_detail": dict,
     "mistake": dict,
     "timings": dict,
     "policy_versions": list,

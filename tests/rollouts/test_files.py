@@ -95,7 +95,7 @@ def test_failures_and_unrecorded_episodes_are_rows_without_rewards(
     tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"file.{suffix}"
-    error = EnvironmentRaised("it broke")
+    error = EnvironmentRaised("it broke", phase="step", log_tail="the last line")
     with open_writer(path) as writer:
         writer.write(
             Outcome(0, OutcomeStatus.ENV_ERROR, error=error, steps=3, episode=EpisodeInfo("a", 1))
@@ -108,6 +108,8 @@ def test_failures_and_unrecorded_episodes_are_rows_without_rewards(
         "environment_raised",
         "it broke",
     )
+    assert failed.error_detail == {"phase": "step", "log_tail": "the last line"}
+    assert cancelled.error_detail is None
     assert (failed.episode_return, failed.steps, failed.seed) == (None, 3, 1)
     assert (cancelled.status, cancelled.episode_id, cancelled.transitions) == (
         "cancelled",
