@@ -12,11 +12,24 @@ from typing import Generic, Literal
 
 from openenv_async.types import ActT, ObsT, Outcome
 
-__all__ = ["EpisodeGroup", "InvalidActions", "StreamedEpisode", "advantages", "baseline"]
+__all__ = ["EpisodeGroup", "InvalidActions", "StreamedEpisode", "advantages", "baseline", "is_kept"]
 
 
 InvalidActions = Literal["keep", "mask"]
 """The use of episodes that a mistake of the policy ended: keep their returns, or mask them."""
+
+
+def is_kept(outcome: Outcome, invalid_actions: InvalidActions | None = None) -> bool:
+    """Return whether an episode may be trained on as it stands.
+
+    Args:
+        outcome: of the episode.
+        invalid_actions: the use of one that a mistake of the policy ended; ``None``: it is kept
+            if the environment gave a penalty for the mistake.
+    """
+    if not outcome.invalid_action:
+        return outcome.status.usable
+    return outcome.penalty is not None if invalid_actions is None else invalid_actions == "keep"
 
 
 @dataclass(slots=True)
@@ -43,12 +56,7 @@ class StreamedEpisode(Generic[ObsT, ActT]):
     @property
     def usable(self) -> bool:
         """True if it may be trained on as it stands."""
-        outcome = self.outcome
-        kept = outcome.status.usable
-        if outcome.invalid_action:
-            chosen = self.invalid_actions
-            kept = outcome.penalty is not None if chosen is None else chosen == "keep"
-        return kept and not self.stale
+        return is_kept(self.outcome, self.invalid_actions) and not self.stale
 
     @property
     def partial(self) -> bool:

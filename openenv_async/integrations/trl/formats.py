@@ -62,6 +62,19 @@ class EpisodeFormat(Protocol):
         ...
 
 
+class CorrectingFormat(EpisodeFormat, Protocol):
+    """A format that can also tell the model its mistakes."""
+
+    def correct(self, message: str, tokens: list[int], tokenizer: Any) -> list[int]:
+        """Return the tokens between a message that was a mistake and the model's next: masked.
+
+        Args:
+            message: says what was wrong.
+            tokens: of the message that was the mistake.
+        """
+        ...
+
+
 class ChatFormat:
     """The format of the chat environment: it speaks tokens itself, of the model's own tokenizer.
 
@@ -96,9 +109,8 @@ class TextFormat:
     """The format of environments whose observations can be read and whose actions can be written.
 
     Args:
-        to_action: makes an action of the model's text. A text that is none should become an
-            action that the environment counts as bad, so that the model learns from it; if this
-            raises, the episode has failed and is left out.
+        to_action: makes an action of the model's text. If it raises, or the environment refuses
+            the action, that is a mistake of the model.
         to_text: makes the text of an observation.
         system: a system message before the row's prompt.
     """
@@ -132,7 +144,13 @@ class TextFormat:
 
     def follow(self, observation: Any, tokens: list[int], tokenizer: Any) -> list[int]:
         """The observation as the user's turn, in the tokenizer's chat template."""
-        text = self._to_text(observation)
+        return self._turn(self._to_text(observation), tokens, tokenizer)
+
+    def correct(self, message: str, tokens: list[int], tokenizer: Any) -> list[int]:
+        """The mistake as the user's turn."""
+        return self._turn(f"That was not a valid action: {message}", tokens, tokenizer)
+
+    def _turn(self, text: str, tokens: list[int], tokenizer: Any) -> list[int]:
         if getattr(tokenizer, "chat_template", None) is None:
             return _ids(tokenizer.encode(f"\n{text}\n", add_special_tokens=False))
         said = "\u241f"

@@ -16,6 +16,7 @@ from openenv_async.errors import OperationUnsupported
 from openenv_async.integrations.trl.masking import failed_rows, mask_failures, masks
 from openenv_async.integrations.trl.shared import SharedSessions
 from openenv_async.rollouts import Turn, collect
+from openenv_async.rollouts.groups import is_kept
 from openenv_async.targets.resolve import Target
 from openenv_async.types import Outcome
 
@@ -170,6 +171,7 @@ class _Scorer:
             timeout=self.timeout,
             retry="unstarted" if self.source.is_pool else "never",
             record=False,
+            on_mistake="end",
         )
         try:
             async with contextlib.aclosing(stream):
@@ -187,7 +189,7 @@ class _Scorer:
 def _is_sound(outcome: Outcome) -> bool:
     """Tell whether a trainer can use it; an infinite return would make its whole group NaN."""
     value = outcome.episode_return
-    return outcome.status.usable and (value is None or math.isfinite(value))
+    return is_kept(outcome) and (value is None or math.isfinite(value))
 
 
 def _check_masked(columns: Mapping[str, Any]) -> None:

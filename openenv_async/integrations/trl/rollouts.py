@@ -7,7 +7,10 @@ Rules:
   with the environment's turns between them, which ``env_mask`` marks with 0.
 - A failure is not a zero: its row is masked throughout and its reward is ``None``. TRL leaves such
   a row out of the group's baseline and gives it no advantage, whatever other reward functions say
-  (``masking``). A message that cannot be made an action fails its row, and no other.
+  (``masking``).
+- A message that cannot be made an action, or whose action the environment refuses, is a mistake:
+  the model is told, where the format can, and asked again. The last that is allowed ends the
+  episode; its row counts if the environment gave a penalty, else it is masked.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from typing import Any, Final
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.errors import CallerError
+from openenv_async.errors import CallerError, InvalidOption, UnreadableReply, error_text
 from openenv_async.integrations.trl.formats import ChatFormat, EpisodeFormat
 from openenv_async.integrations.trl.generation import Batcher, Generate, Request, generate
 from openenv_async.integrations.trl.masking import mask_failures
 from openenv_async.integrations.trl.rows import Row, columns_of, same_seed
 from openenv_async.integrations.trl.shared import SharedSessions
 from openenv_async.rollouts import Retry, Summary, Turn, collect
-from openenv_async.rollouts.run import PolicyFailed
+from openenv_async.rollouts.groups import InvalidActions
+from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, PolicyFailed
 from openenv_async.targets.resolve import Target
 from openenv_async.types import EpisodeInfo, StepResult
 
@@ -155,6 +159,8 @@ class _Run:
                 deadline=made.deadline,
                 retry=made.retry or ("unstarted" if made.source.is_pool else "never"),
                 record=False,
+                on_mistake=made.on_mistake,
+                max_mistakes=made.max_mistakes,
                 summary=self.summary,
             )
             async with contextlib.aclosing(stream):
@@ -164,23 +170,35 @@ class _Run:
         except Exception:
             if not all(row.nonsense for row in self.rows):
                 raise
-            log.warning("not one message of this batch could be made an action: it teaches nothing")
         finally:
             self.batcher.finish()
+        if all(row.nonsense for row in self.rows):
+            log.warning("in every episode of this batch a message could not be made an action")
 
     async def _decide(self, observation: Any, turn: Turn) -> Any:
         row = self.rows[turn.index]
+        if turn.mistake is not None:
+            self._correct(row, turn.mistake.message)
         room = self.max_completion_length - len(row.completion_ids)
         request = Request(row.prompt_ids + row.completion_ids, min(room, self.max_turn_tokens))
         ids, logprobs = await self.batcher.ask(request)
         row.counted = row.counted and logprobs is not None
         row.said = ids
         row.add(ids, logprobs, 1)
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
         try:
-            return self.format.action(self.tokenizer.decode(ids, skip_special_tokens=True), ids)
-        except Exception:
+            return self.format.action(text, ids)
+        except Exception as exc:
             row.nonsense = True
-            raise
+            reason = error_text(exc) or type(exc).__name__
+            raise UnreadableReply(reason, reply=text) from exc
+
+    def _correct(self, row: Row, message: str) -> None:
+        """Add what tells the model its mistake; where there is no room, that is another one."""
+        between = list(self.format.correct(message, row.said, self.tokenizer))  # type: ignore[attr-defined]  # asked for by "tell" alone
+        if len(row.completion_ids) + len(between) >= self.max_completion_length:
+            raise UnreadableReply("there are no tokens left to mend the mistake")
+        row.add(between, None, 0)
 
 
 class RolloutFunc:
@@ -205,6 +223,9 @@ class RolloutFunc:
         batch_wait: float = 0.05,
         max_batch: int | None = None,
         retry: Retry | None = None,
+        on_mistake: OnMistake | None = None,
+        max_mistakes: int = MAX_MISTAKES,
+        invalid_actions: InvalidActions | None = None,
         generate: Generate = generate,
         **source_options: Any,
     ) -> None:
@@ -220,6 +241,15 @@ class RolloutFunc:
         self.batch_wait = batch_wait
         self.max_batch = max_batch
         self.retry = retry
+        can_tell = hasattr(self.format, "correct")
+        if on_mistake == "tell" and not can_tell:
+            raise InvalidOption(
+                f"{type(self.format).__name__} cannot tell the model its mistakes: it has no"
+                " correct(); choose on_mistake='end' or 'raise'"
+            )
+        self.on_mistake: OnMistake = on_mistake or ("tell" if can_tell else "end")
+        self.max_mistakes = max_mistakes
+        self.invalid_actions = invalid_actions
         self.generate: Generate = generate
         self.summary: Summary | None = None
 
@@ -232,7 +262,7 @@ class RolloutFunc:
         Returns:
             ``prompt_ids``, ``completion_ids``, ``logprobs``, ``env_mask``, each a list per
             prompt; and for reward functions ``env_reward`` (``None`` where there is none),
-            ``env_status``, ``env_failed`` and ``env_steps``.
+            ``env_status``, ``env_failed``, ``env_steps`` and ``env_mistakes``.
 
         Raises:
             CallerError: a reset option does not fit the environment.
@@ -259,7 +289,8 @@ class RolloutFunc:
             raise
         self.summary = run.summary
         end = run.tokenizer.eos_token_id
-        return columns_of(run.rows, run.tokenizer.pad_token_id if end is None else end)
+        filler = run.tokenizer.pad_token_id if end is None else end
+        return columns_of(run.rows, filler, self.invalid_actions)
 
     async def _run_of(self, prompts: Sequence[Any], trainer: Any) -> _Run:
         return _Run(self, prompts, trainer)  # on the loop that its events belong to
@@ -285,6 +316,10 @@ def make_rollout_func(source: Target | SharedSessions, **options: Any) -> Rollou
             max_steps, timeout, deadline, retry: as of ``rollouts.collect``; ``timeout`` covers
                 the time that the model takes.
             concurrency: episodes at once; by default all.
+            on_mistake, max_mistakes: as of ``rollouts.collect``. By default the model is told
+                where the format can (``TextFormat``), else the episode ends.
+            invalid_actions: ``keep`` or ``mask`` the rows that a mistake ended; by default those
+                are kept for which the environment gave a penalty.
             max_completion_length: tokens of an episode, the environment's included; by default
                 the trainer's. An episode that runs out of them is truncated.
             max_turn_tokens: of one message.

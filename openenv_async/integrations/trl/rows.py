@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openenv_async.rollouts.groups import InvalidActions, is_kept
 from openenv_async.types import Outcome
 
 __all__ = ["Row", "columns_of", "episode_rows", "reset_from_json", "same_seed"]
@@ -64,14 +65,16 @@ class Row:
         self.mask += [mask] * len(ids)
 
 
-def columns_of(rows: Sequence[Row], filler: int) -> dict[str, Any]:
+def columns_of(
+    rows: Sequence[Row], filler: int, invalid_actions: InvalidActions | None = None
+) -> dict[str, Any]:
     """The rows as TRL takes them; one that has no tokens gets one, masked."""
     counted = all(row.counted for row in rows)
     columns: dict[str, Any] = {
         name: []
         for name in (
             *("prompt_ids", "completion_ids", "logprobs", "env_mask"),
-            *("env_reward", "env_status", "env_failed", "env_steps"),
+            *("env_reward", "env_status", "env_failed", "env_steps", "env_mistakes"),
         )
     }
     for row in rows:
@@ -79,7 +82,8 @@ def columns_of(rows: Sequence[Row], filler: int) -> dict[str, Any]:
         assert outcome is not None  # collect gives one for each
         value = outcome.episode_return
         # An infinite return would make every advantage of its group NaN.
-        failed = not outcome.status.usable or (value is not None and not math.isfinite(value))
+        kept = is_kept(outcome, invalid_actions)
+        failed = not kept or (value is not None and not math.isfinite(value))
         ids, logprobs, mask = row.completion_ids, row.logprobs, row.mask
         if not ids:
             failed, ids, logprobs = True, [filler], [0.0]
@@ -91,6 +95,7 @@ def columns_of(rows: Sequence[Row], filler: int) -> dict[str, Any]:
         columns["env_status"].append(str(outcome.status))
         columns["env_failed"].append(failed)
         columns["env_steps"].append(outcome.steps)
+        columns["env_mistakes"].append(outcome.mistakes)
     if not counted:
         columns["logprobs"] = None
     return columns

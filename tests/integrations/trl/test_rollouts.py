@@ -252,7 +252,11 @@ def test_a_message_that_is_no_action_costs_its_own_row_and_no_other(
         return {"text": text} if text != "abcd" else {"nonsense": object()}
 
     rollouts = make_rollout_func(
-        talk, format=TextFormat(picky), reset=reset_from_json, generate=Scripted("abc")
+        talk,
+        format=TextFormat(picky),
+        reset=reset_from_json,
+        generate=Scripted("abc"),
+        on_mistake="end",
     )
     prompts = prompts_of({"seed": 1}, {"seed": 2}, {"seed": 3})
     words = iter(["abc", "no", "abcd", "abc", "abc"])
@@ -262,15 +266,66 @@ def test_a_message_that_is_no_action_costs_its_own_row_and_no_other(
     )
     rollouts.concurrency = 1
     out = rollouts(prompts, TRAINER)
-    assert out["env_status"] == ["policy_error", "policy_error", "completed"]
+    assert out["env_status"] == ["invalid_action", "invalid_action", "completed"]
+    assert out["env_mistakes"] == [1, 1, 0]
     assert out["env_failed"] == [True, True, False]
     assert out["env_reward"] == [None, None, 6.0]
     assert [1 in mask for mask in out["env_mask"]] == [False, False, True]
     rollouts.concurrency = None
     rollouts.generate = Scripted("never")
     out = rollouts(prompts, TRAINER)
-    assert out["env_status"] == ["policy_error"] * 3
-    assert "not one message" in caplog.text
+    assert out["env_status"] == ["invalid_action"] * 3
+    assert "in every episode of this batch" in caplog.text
+    rollouts.close()
+
+
+def test_the_model_is_told_its_mistakes_and_asked_again(talk: str) -> None:
+    def picky(text: str) -> Any:
+        if text == "no":
+            raise ValueError("say abc")
+        return {"text": text} if text != "abcd" else {"nonsense": object()}
+
+    rollouts = make_rollout_func(
+        talk,
+        format=TextFormat(picky),
+        reset=reset_from_json,
+        generate=Scripted("no", "abcd", "abc", "de"),
+        max_completion_length=2000,
+    )
+    out = rollouts(prompts_of({"seed": 1}), TRAINER)
+    assert out["env_status"] == ["completed"]
+    assert (out["env_mistakes"], out["env_steps"], out["env_failed"]) == ([2], [2], [False])
+    told = Letters().decode(
+        [i for i, m in zip(out["completion_ids"][0], out["env_mask"][0], strict=True) if not m]
+    )
+    assert told.startswith("\nThat was not a valid action: say abc\n\nThat was not a valid")
+    said = [i for i, m in zip(out["completion_ids"][0], out["env_mask"][0], strict=True) if m]
+    assert Letters().decode(said) == "noabcdabcde"
+    rollouts.generate = Scripted("no")
+    out = rollouts(prompts_of({"seed": 1}), TRAINER)
+    assert (out["env_status"], out["env_mistakes"]) == (["invalid_action"], [3])
+    assert (out["env_reward"], out["env_mask"][0].count(1)) == ([None], 0)
+    rollouts.invalid_actions = "keep"
+    assert rollouts(prompts_of({"seed": 1}), TRAINER)["env_failed"] == [False]
+    with pytest.raises(InvalidOption, match="ChatFormat cannot tell the model its mistakes"):
+        make_rollout_func(talk, on_mistake="tell")
+    rollouts.close()
+
+
+def test_a_mistake_for_which_no_tokens_are_left_ends_the_episode(talk: str) -> None:
+    def picky(text: str) -> Any:
+        raise ValueError("say " + "abc" * 20)
+
+    rollouts = make_rollout_func(
+        talk,
+        format=TextFormat(picky),
+        reset=reset_from_json,
+        generate=Scripted("no"),
+        max_completion_length=40,
+    )
+    out = rollouts(prompts_of({"seed": 1}), TRAINER)
+    assert (out["env_status"], out["env_mistakes"]) == (["invalid_action"], [3])
+    assert len(out["completion_ids"][0]) <= 40
     rollouts.close()
 
 
