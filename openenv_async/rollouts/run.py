@@ -78,9 +78,6 @@ _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
 
 
-_ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, GeneratorExit)
-"""Exceptions that are never a policy's: an interrupt, and the closing of this very coroutine."""
-
 _End: TypeAlias = tuple[OutcomeStatus, BaseException | None]
 """The status of a rollout, and the error that ended it."""
 
@@ -276,6 +273,7 @@ class Rollout:
         self._group, self._member, self._attempts = group, member, attempts
         self._penalty: float | None = None
         self._started_at: float | None = None
+        self._task: asyncio.Task[Any] | None = None
         self.trajectory = Trajectory(index) if record else None
         self._policy = policy
         self._max_steps = max_steps
@@ -305,6 +303,7 @@ class Rollout:
         """Play it to its end."""
         self._begun = time.perf_counter()
         self._started_at = time.time()
+        self._task = asyncio.current_task()
         if self._timeout is None:
             return self.ended(*await self._play(env))
         try:
@@ -371,10 +370,10 @@ class Rollout:
                     action = await self._decided(action)
             except UnreadableReply as exc:
                 mistaken, sent = exc, exc.detail.get("reply")
-            except _ENDS_THE_PROGRAM:
+            except KeyboardInterrupt:
                 raise
             except BaseException as exc:
-                if self._strict or _is_cancelled(exc):
+                if self._strict or _is_cancelled(exc) or self._is_closed(exc):
                     raise
                 return OutcomeStatus.POLICY_ERROR, exc
             else:
@@ -418,6 +417,15 @@ class Rollout:
             if (end := self._make_mistake(mistaken, sent, turn, clock() - asked, last)) is not None:
                 return end
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
+
+    def _is_closed(self, error: BaseException) -> bool:
+        """Tell whether this very coroutine is being closed, not one of the policy's."""
+        if not isinstance(error, GeneratorExit):
+            return False
+        try:
+            return asyncio.current_task() is not self._task
+        except RuntimeError:  # no loop is running any more
+            return True
 
     async def _decided(self, pending: Any) -> Any:
         """Await a policy's action, for as long as a decision may take."""

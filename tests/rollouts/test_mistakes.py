@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -190,6 +191,59 @@ async def test_among_many_a_mistake_costs_its_own_episode_and_no_other() -> None
         OutcomeStatus.INVALID_ACTION,
         OutcomeStatus.POLICY_ERROR,
     ]
+
+
+@pytest.mark.parametrize("pending", [False, True])
+@pytest.mark.parametrize("error", [GeneratorExit, SystemExit, BaseException])
+async def test_what_ends_programs_ends_its_own_episode(
+    error: type[BaseException], pending: bool
+) -> None:
+    async def later() -> Any:
+        await asyncio.sleep(0)
+        raise error
+
+    def policy(observation: Any, turn: Turn) -> Any:
+        if turn.index != 1 or turn.t != 1:
+            return KNOCK
+        if pending:
+            return later()
+        raise error
+
+    outcomes = await collect_all(Door, policy, episodes=4, concurrency=2)
+    failed = [o.index for o in outcomes if o.status is OutcomeStatus.POLICY_ERROR]
+    assert failed == [1]
+    assert type(outcomes[1].error) is error
+
+
+def test_a_rollout_that_its_loop_left_behind_is_closed_quietly() -> None:
+    class Client:
+        async def reset(self) -> StepResult[Any]:
+            return StepResult({"count": 0})
+
+        async def step(self, action: Any) -> StepResult[Any]:
+            raise NotImplementedError
+
+    async def leave() -> Any:
+        waits = asyncio.Event()
+
+        async def never(observation: Any) -> Any:
+            waits.set()
+            await asyncio.get_running_loop().create_future()
+
+        task = asyncio.create_task(Rollout(never, strict=False).play(Client()))
+        await waits.wait()
+        return task
+
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.run_until_complete(leave())
+    finally:
+        loop.close()
+    playing = task.get_coro()
+    task._log_destroy_pending = False
+    playing.close()
+    assert inspect.getcoroutinestate(playing) == inspect.CORO_CLOSED
+    assert not task.done()  # the policy's own GeneratorExit would have been an outcome
 
 
 async def test_a_session_goes_on_after_a_mistake() -> None:
