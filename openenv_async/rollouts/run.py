@@ -589,8 +589,10 @@ def _noted(turn: Turn, timings: dict[str, float]) -> dict[str, Any]:
 
 def _is_cancelled(error: BaseException) -> bool:
     """Tell whether the rollout itself is cancelled, not what the policy or client awaited."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+    return task is None or task.cancelling() > 0
 
 
 def _as_float(reward: Any) -> float:
