@@ -27,7 +27,8 @@ from openenv_async.client.refusals import (
     unreachable,
 )
 from openenv_async.client.settings import ClientSettings
-from openenv_async.endpoints.addresses import checked_url, is_here
+from openenv_async.endpoints.addresses import checked_url, is_here, told_url
+from openenv_async.endpoints.redaction import redacted
 from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import (
     ConnectFailed,
@@ -190,10 +191,11 @@ def read_reply(url: str, response: aiohttp.ClientResponse, body: bytes, reply: t
             return msgspec.msgpack.decode(body, type=reply)
         failure = msgspec.msgpack.decode(body, type=Failure)
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise ProtocolError(f"{url} sent an unreadable reply: {exc}") from None
+        raise ProtocolError(f"{told_url(url)} sent an unreadable reply: {exc}") from None
     error = failure.made()
     if isinstance(error, Unauthorized):
-        raise unauthorized(f"{url} answered HTTP {response.status}", has_token(response))
+        text = f"{told_url(url)} answered HTTP {response.status}"
+        raise unauthorized(text, has_token(response))
     raise error
 
 
@@ -293,7 +295,7 @@ class Endpoint:
                 lost = exc
         assert lost is not None
         raise ConnectionLost(
-            f"the connection to {self.url} was lost: {reason_of(self.url, lost)}"
+            f"the connection to {told_url(self.url)} was lost: {reason_of(self.url, lost)}"
         ) from lost
 
     def _check_lost(self, exc: Exception, is_first: bool, path: str, timeout: float | None) -> None:
@@ -307,7 +309,7 @@ class Endpoint:
         if isinstance(exc, aiohttp.ConnectionTimeoutError):
             if is_first:
                 raise ConnectFailed(
-                    f"{self.url} did not answer within {self._connect_timeout:g} s"
+                    f"{told_url(self.url)} did not answer within {self._connect_timeout:g} s"
                     " (Timeouts.connect)",
                     phase="connect",
                 ) from None
@@ -322,11 +324,15 @@ class Endpoint:
             if is_first:
                 raise unreachable(self.url, exc) from exc
         elif isinstance(exc, aiohttp.InvalidURL):
-            raise ConnectFailed(f"{self.url} is not a valid address: {exc}") from None
+            raise ConnectFailed(
+                f"{told_url(self.url)} is not a valid address: {redacted(str(exc))}"
+            ) from None
         elif not isinstance(
             exc, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError
         ):
-            raise ProtocolError(f"{self.url} does not speak HTTP: check host and port") from exc
+            raise ProtocolError(
+                f"{told_url(self.url)} does not speak HTTP: check host and port"
+            ) from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self.max_message_size

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from openenv_async.endpoints.addresses import told_url
+from openenv_async.endpoints.redaction import redacted
 from openenv_async.errors import (
     ConnectFailed,
     OpenEnvError,
@@ -83,7 +85,8 @@ def refusal(url: str, response: aiohttp.ClientResponse, body: bytes) -> OpenEnvE
     if error is None:
         return foreign(url, response)
     if isinstance(error, Unauthorized):
-        return unauthorized(f"{url} answered HTTP {response.status}", has_token(response))
+        text = f"{told_url(url)} answered HTTP {response.status}"
+        return unauthorized(text, has_token(response))
     return error
 
 
@@ -123,7 +126,7 @@ def refused(
         path: of the request.
     """
     what = "the WebSocket" if websocket else "the request"
-    text = f"{url} answered HTTP {status}{_phrase(status)}"
+    text = f"{told_url(url)} answered HTTP {status}{_phrase(status)}"
     elsewhere = headers.get("Location")
     if 300 <= status < 400 and elsewhere is not None:
         return _failed(
@@ -189,7 +192,8 @@ def unreachable(url: str, exc: BaseException) -> ConnectFailed:
         url: the address that was given.
         exc: from the library that tried.
     """
-    return ConnectFailed(f"cannot connect to {url}: {reason_of(url, exc)}", phase="connect")
+    reason = reason_of(url, exc)
+    return ConnectFailed(f"cannot connect to {told_url(url)}: {reason}", phase="connect")
 
 
 def closed_early(url: str) -> str:
@@ -225,7 +229,7 @@ def reason_of(url: str, exc: BaseException) -> str:
     text = " ".join(str(exc).split())
     if isinstance(exc, EOFError) or "valid HTTP response" in text or "disconnected" in text:
         return closed_early(url)
-    return text
+    return redacted(text)
 
 
 def _causes(exc: BaseException) -> list[BaseException]:

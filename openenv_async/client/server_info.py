@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from openenv_async.client.refusals import reason_of, refusal
-from openenv_async.endpoints.addresses import checked_url, is_here
+from openenv_async.endpoints.addresses import checked_url, is_here, told_url
 from openenv_async.errors import ConnectFailed, OpenEnvError, ServerError
 
 __all__ = ["fetch_schema", "get_json"]
@@ -38,7 +38,9 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
         return await _get(url, address, token, timeout)
     except _Silence as exc:
         reason = exc.reason or f"no answer within {timeout:g} s"
-        raise ConnectFailed(f"cannot read {address}: {reason}", phase="connect") from exc.__cause__
+        raise ConnectFailed(
+            f"cannot read {told_url(address)}: {reason}", phase="connect"
+        ) from exc.__cause__
 
 
 class _Silence(Exception):

@@ -24,7 +24,7 @@ from openenv_async.client.outbox import Transport
 from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
 from openenv_async.client.settings import ClientKeywords, ClientSettings
 from openenv_async.client.upstream import UpstreamTransport
-from openenv_async.endpoints.addresses import checked_url, is_here
+from openenv_async.endpoints.addresses import checked_url, is_here, told_url
 from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import ConnectFailed, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
@@ -195,6 +195,7 @@ async def dial(
         )
         settings = settings.replace(**old)
     address = websocket_url(url)
+    url = told_url(url)  # for messages
     limits, timeouts, subprotocol = settings.limits, settings.timeouts, settings.subprotocol
     names = list(SUBPROTOCOLS) if subprotocol is None else [subprotocol]
     offered = [Subprotocol(name) for name in names if name != UPSTREAM]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from openenv_async import EnvClient, HTTPEnvClient
 from openenv_async.client.refusals import (
     Failure,
     closed_early,
@@ -23,6 +24,7 @@ from openenv_async.client.refusals import (
     unauthorized,
     unreachable,
 )
+from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import (
     ConnectFailed,
     InvalidOption,
@@ -238,3 +240,32 @@ def test_the_port_is_told_where_there_is_one(url: str, where: str) -> None:
 )
 def test_tls_is_hinted_at_where_it_was_not_asked_for(url: str, hinted: bool) -> None:
     assert ("write https://" in closed_early(url)) is hinted
+
+
+def test_no_message_shows_the_password_of_an_address() -> None:
+    secret = "http://user:hunter2@here:8000/?token=hunter2"
+    refusing = response(401)
+    errors = [
+        unreachable(secret, OSError(errno.ECONNREFUSED, "refused")),
+        unreachable(secret, ValueError(f"{secret} is odd")),
+        refused(secret, 502, {}, has_token=False, websocket=True, path="/ws"),
+        foreign(secret, refusing),
+        refusal(secret, refusing, b"no JSON"),
+    ]
+    for error in errors:
+        assert "hunter2" not in str(error)
+        assert "here:8000" in str(error)
+
+
+async def test_a_client_that_does_not_get_in_keeps_the_password_to_itself() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        secret = f"http://user:hunter2@127.0.0.1:{free.getsockname()[1]}"
+        for attempt in (
+            EnvClient(secret).open(),
+            HTTPEnvClient(secret).open(),
+            fetch_schema(secret),
+        ):
+            with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:\d+") as caught:
+                await attempt
+            assert "hunter2" not in str(caught.value)

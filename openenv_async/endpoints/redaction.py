@@ -1,0 +1,132 @@
+"""Secrets taken out of text, command lines and values before they are written or shown.
+
+Removed are: a user's name and password in a URL; keys and tokens in its query; the argument of an
+option such as ``--token``; what follows ``Authorization`` and ``Bearer``; keys of forms that are
+well known (``sk-…``, ``hf_…``); and, wherever they stand, the values of environment variables whose
+name ends in ``_KEY``, ``_TOKEN``, ``_SECRET`` or ``PASSWORD``. All else stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+__all__ = ["HIDDEN", "redacted", "redacted_command", "redacted_value"]
+
+HIDDEN: Final = "***"
+"""The text that stands where a secret stood."""
+_MIN_SECRET: Final = 8
+"""Characters of the shortest value of a variable that is looked for: shorter ones are words."""
+_VARIABLE: Final = re.compile(r"(?:.*_)?(?:KEY|TOKEN|SECRET)|.*PASSWORD", re.IGNORECASE)
+_PART: Final = r"(?:token|secret|password|passwd|pwd|api[_-]?key|apikey|credentials?|signature)"
+_NAME: Final = re.compile(
+    rf"(?!(?:pad|eos|bos|unk|sep|cls|mask|stop|end|start|next|last|special)[_-]?token)"
+    rf"(?:.*[_-])?(?:{_PART}|(?:access|auth|bearer|refresh|session)token|authorization)"
+    rf"|.*[_-](?:access|secret|private|auth|signing|license)[_-]?key",
+    re.IGNORECASE,
+)
+"""Names of options, columns and parameters whose values are secret; those of a vocabulary's
+special tokens are not."""
+_OPTION: Final = re.compile(rf"--(?:[\w-]+-)?(?:{_PART}|key)", re.IGNORECASE)
+_WORD: Final = r"""(?:"[^"]*"|'[^']*'|[^\s"']+)"""
+_RULES: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), rf"\g<1>{HIDDEN}")
+    for pattern in (
+        # scheme://user:password@ ; the last @ before the path, for a password may have one
+        r"""(://)[^\s/?#"'<>@][^\s/?#"'<>]*(?=@)""",
+        # ?token=…&api_key=…  #access_token=…
+        rf"([?&;#](?:[\w.-]+[_.-])?(?:{_PART}|\w*token|key|auth|sig)=)"
+        r"""[^&;#\s"'<>]*[^&;#\s"'<>,.:)\]]""",
+        # --token=… and --token … ; a short word or a name in capitals belongs to a sentence
+        rf"(--(?:[\w-]+-)?(?:{_PART}|key)=){_WORD}",
+        rf"(--(?:[\w-]+-)?(?:{_PART}|key)\s+)(?!-)(?!(?-i:[a-z]{{1,6}}|[A-Z_]+)(?![^\s,.;:)\]]))"
+        rf"{_WORD}",
+        r"""(authorization["']?\s*[:=]\s*["']?(?:bearer|basic|token|digest|api-?key)\s+)"""
+        r"""[^\s"',;]+""",
+        r"""(\b(?:authorization|x-api-key)["']?\s*[:=]\s*["']?)(?=[^\s"',;]*\d)[^\s"',;]{8,}""",
+        r"(\bbearer[ .])(?!\*)(?!(?:token|auth|scheme|credential|challenge))[\w.~+/=-]{8,}",
+        # {"api_key": "…"} in what a server answers
+        r"""(["'](?:[\w-]+[_-])?(?:api[_-]?key|(?:access|auth|bearer|refresh)[_-]?token|password"""
+        r"""|client[_-]secret)["']\s*:\s*["'])[^"']+""",
+        # NAME_TOKEN=… as a shell has it
+        rf"((?-i:\b[A-Z][A-Z0-9_]*(?:_KEY|_TOKEN|_SECRET|PASSWORD))=){_WORD}",
+        r"()\b(?-i:sk-[\w-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|glpat-[\w-]{16,}"
+        r"|github_pat_\w{20,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}"
+        r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})",
+    )
+)
+
+
+def redacted(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return a text with its secrets replaced by ``***``.
+
+    Args:
+        text: any text, such as the message of an error.
+        environ: variables that may hold secrets; ``None``: those of this process.
+    """
+    for secret in _secrets(environ):
+        text = text.replace(secret, HIDDEN)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def redacted_command(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a command line's arguments with their secrets replaced by ``***``.
+
+    Args:
+        argv: the program and its arguments.
+        environ: variables that may hold secrets; ``None``: those of this process.
+    """
+    made: list[str] = []
+    hide = False
+    for argument in argv:
+        name, given, value = argument.partition("=")
+        if hide and not argument.startswith("--"):
+            made.append(HIDDEN)
+        elif given and value and (_OPTION.fullmatch(name) or _NAME.fullmatch(name)):
+            made.append(f"{name}={HIDDEN}")
+        else:
+            made.append(redacted(argument, environ))
+        hide = not given and _OPTION.fullmatch(argument) is not None
+    return made
+
+
+def redacted_value(value: Any, environ: Mapping[str, str] | None = None) -> Any:
+    """Return a tree of plain values with the secrets in it replaced by ``***``.
+
+    A text is redacted; one that stands under a name such as ``api_key`` is hidden whole. Numbers,
+    bytes, arrays and other objects stay what they are.
+
+    Args:
+        value: dicts, lists and tuples of values.
+        environ: variables that may hold secrets; ``None``: those of this process.
+    """
+    if isinstance(value, str):
+        return redacted(value, environ)
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN
+            if isinstance(key, str) and _NAME.fullmatch(key) and _is_given_text(item)
+            else redacted_value(item, environ)
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(redacted_value(item, environ) for item in value)
+    return value
+
+
+def _is_given_text(value: Any) -> bool:
+    return isinstance(value, str | bytes) and bool(value)
+
+
+def _secrets(environ: Mapping[str, str] | None) -> list[str]:
+    """The values of variables that hold secrets, the longest first: one may be part of another."""
+    found = {
+        value.strip()
+        for name, value in (os.environ if environ is None else environ).items()
+        if len(value.strip()) >= _MIN_SECRET and _VARIABLE.fullmatch(name)
+    }
+    return sorted(found, key=len, reverse=True)
