@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import sys
+import traceback
+from types import TracebackType
 from typing import Any, Final, NoReturn
 
 import click
 
+from openenv_async.cli.output import echo
+from openenv_async.telemetry.logs import MessageFormatter
 from openenv_async.version import __version__
 
 __all__ = ["main", "not_installed"]
@@ -78,6 +83,9 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         standalone = options.pop("standalone_mode", True)
+        sys.excepthook = _show_bug
+        if logging.lastResort is not None:  # what is logged before, or without, logging set up
+            logging.lastResort.setFormatter(MessageFormatter())
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except Exception as exc:
@@ -103,7 +111,7 @@ def _report(exc: Exception) -> NoReturn:
         _say(exc.format_message())
         sys.exit(exc.exit_code)
     if isinstance(exc, click.Abort):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         sys.exit(130)
     from openenv_async.errors import OpenEnvError
 
@@ -116,6 +124,11 @@ def _report(exc: Exception) -> NoReturn:
     raise exc
 
 
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without what would steer the terminal."""
+    echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
+
+
 def not_installed(error: ImportError) -> str:
     """Return the message of an import that failed; one that names an extra stays as it is."""
     if "pip install" in str(error) or not isinstance(error, ModuleNotFoundError):
@@ -124,7 +137,7 @@ def not_installed(error: ImportError) -> str:
 
 
 def _say(message: str) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    echo(f"error: {' '.join(message.split())}", err=True)
 
 
 @click.group(

@@ -13,7 +13,9 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
+from openenv_async.cli.output import console, echo
 from openenv_async.cli.targets import resolved, target_argument
+from openenv_async.telemetry.terminal import printable
 
 if TYPE_CHECKING:
     from openenv_async.benchmarking import Load, Report
@@ -107,13 +109,13 @@ def bench(
     found = resolved(target, params, token, "bench")
     if chaos:
         report = run(_torment(found, load, as_json))
-        click.echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
+        echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
         if not report.audit.passed:
             raise SystemExit(1)
         return
     measured = run(_measure(found, load, as_json))
     if as_json:
-        click.echo(json.dumps(measured.as_dict(), indent=2))
+        echo(json.dumps(measured.as_dict(), indent=2))
     else:
         _print(measured)
 
@@ -163,15 +165,14 @@ class _Bar:
     def __init__(self, quiet: bool) -> None:
         import sys
 
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
         self._bar = Progress(
-            TextColumn("{task.description:<8}"),
+            TextColumn("{task.description:<8}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[steps]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[steps]}", markup=False),
+            console=console(stderr=True),
             transient=True,
             disable=quiet or not sys.stderr.isatty(),
         )
@@ -192,8 +193,8 @@ class _Bar:
 
 
 def _print_chaos(report: ChaosReport) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     audit, latency = report.audit, report.latency_ms
     table = Table(show_header=False, title=report.target, title_justify="left", box=None)
@@ -211,24 +212,25 @@ def _print_chaos(report: ChaosReport) -> None:
     )
     style = "green" if audit.passed else "red"
     verdict = f"{audit.lost} lost, {audit.repeated} repeated, {audit.mismatched} mismatched"
-    table.add_row("", f"[bold {style}]{verdict}[/bold {style}]")
+    table.add_row("", Text(verdict, style=f"bold {style}"))
     table.add_row("", f"{audit.checked_by_name:,} replies named their request")
-    Console().print(table)
+    console().print(table)
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, title=report.target, title_justify="left", box=None)
     table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s)")
-    table.add_row("steps/s", f"[bold]{report.steps_per_second:,.0f}[/bold]")
+    table.add_row("steps/s", Text(f"{report.steps_per_second:,.0f}", style="bold"))
     latency = report.latency_ms
     table.add_row("latency", ", ".join(f"{name} {latency[name]:.2f} ms" for name in latency))
     failures = ", ".join(f"{code}: {count}" for code, count in report.failures.items())
-    table.add_row(
-        "success", f"{report.success_rate:.2%}" + (f" ([red]{failures}[/red])" if failures else "")
-    )
+    success = Text(f"{report.success_rate:.2%}")
+    if failures:
+        success.append(f" ({printable(failures)})", style="red")
+    table.add_row("success", success)
     table.add_row("opening", f"{report.sessions / max(report.open_seconds, 1e-9):,.0f} sessions/s")
     for name, usage in (("server", report.server), ("client", report.client)):
         cpu = "CPU unknown"
@@ -236,6 +238,6 @@ def _print(report: Report) -> None:
             cpu = f"{usage.cpu_us_per_step:.2f} µs CPU per step ({usage.cpu_share:.0%} of a core)"
         memory = "" if usage.rss_bytes is None else f", {usage.rss_bytes / 2**20:,.0f} MiB"
         table.add_row(name, cpu + memory)
-    console = Console()
-    console.print(table)
-    console.print(f"[dim]{report.method}[/dim]")
+    shown_on = console()
+    shown_on.print(table)
+    shown_on.print(report.method, style="dim")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from openenv_async.cli.options import SECONDS, examples
+from openenv_async.cli.output import echo
 
 __all__ = ["build", "build_arg_option", "said"]
 
@@ -39,7 +40,7 @@ def said(quiet: bool) -> Callable[[str], object]:
     """Return what takes a line of output: it goes to standard error, or is dropped."""
     if quiet:
         return lambda line: None
-    return lambda line: click.echo(line, err=True)
+    return lambda line: echo(line, err=True)
 
 
 @click.command(
@@ -108,9 +109,9 @@ def build(
 
     result = run(main())
     if as_json:
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
     else:
         megabytes = int(str(result["size"])) / 1e6
-        click.echo(f"built {result['image']} ({str(result['id'])[7:19]}, {megabytes:.0f} MB)")
+        echo(f"built {result['image']} ({str(result['id'])[7:19]}, {megabytes:.0f} MB)")
         if push:
-            click.echo(f"pushed {result['image']} ({result['digest']})")
+            echo(f"pushed {result['image']} ({result['digest']})")

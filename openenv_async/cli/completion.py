@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import echo
 
 __all__ = ["completion"]
 
@@ -31,4 +32,4 @@ def completion(shell: str) -> None:
 
     made = get_completion_class(shell)
     assert made is not None
-    click.echo(made(main, {}, _PROGRAM, _VARIABLE).source())
+    echo(made(main, {}, _PROGRAM, _VARIABLE).source())

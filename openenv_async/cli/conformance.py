@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openenv_async.cli.options import examples, param_option, token_option
+from openenv_async.cli.output import clear_status, console, echo
+from openenv_async.cli.output import status as show_status
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def conformance(
         )
     )
     if as_json:
-        click.echo(json.dumps([_plain(result) for result in results], indent=2))
+        echo(json.dumps([_plain(result) for result in results], indent=2))
     else:
         _print(results, verbose)
     if any(result.status == "failed" for result in results):
@@ -96,27 +98,27 @@ def _plain(result: Result) -> dict[str, str]:
 
 def _show_progress(result: Result) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{result.subject}: {result.name}", err=True, nl=False)
+        show_status(f"{result.subject}: {result.name}")
 
 
 def _print(results: list[Result], verbose: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
-    console = Console()
+        clear_status()
+    shown_on = console()
     summary = Table("transport", "passed", "failed", "skipped", box=None)
     for transport in dict.fromkeys(each.subject for each in results):
         count = Counter(result.status for result in results if result.subject == transport)
-        failed = f"[red]{count['failed']}[/red]" if count["failed"] else "0"
+        failed = Text(str(count["failed"]), style="red" if count["failed"] else "")
         summary.add_row(transport, str(count["passed"]), failed, str(count["skipped"]))
     shown = [r for r in results if verbose or r.status == "failed"]
     if shown:
         table = Table("transport", "check", "result", "found", "look at")
         colors = {"passed": "green", "failed": "red", "skipped": "dim"}
         for result in shown:
-            status = f"[{colors[result.status]}]{result.status}[/]"
+            status = Text(result.status, style=colors[result.status])
             table.add_row(
                 result.subject,
                 result.name.replace("_", " "),
@@ -124,5 +126,5 @@ def _print(results: list[Result], verbose: bool) -> None:
                 result.reason,
                 result.remedy,
             )
-        console.print(table)
-    console.print(summary)
+        shown_on.print(table)
+    shown_on.print(summary)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import console, echo
 from openenv_async.errors import TargetNotFound
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def ps(engine: str | None, as_json: bool) -> None:
     """List the containers of all runs, and whether their owners still live."""
     for kept in (found := _ask(engine, _kept)):
         if as_json:
-            click.echo(json.dumps(_facts(kept)))
+            echo(json.dumps(_facts(kept)))
     if as_json:
         return
     if not found:
-        click.echo("no containers")
+        echo("no containers")
         return
     _table(found)
 
@@ -68,7 +69,7 @@ def gc(engine: str | None, dry_run: bool, run: str | None, everything: bool, yes
         chosen = [kept for kept in found if kept.is_orphan or kept.is_expired]
     if dry_run:
         for kept in chosen:
-            click.echo(f"would remove {kept.name} ({kept.image}, its owner {_owner(kept)})")
+            echo(f"would remove {kept.name} ({kept.image}, its owner {_owner(kept)})")
         return
     others = sum(kept.owner_state != "gone" and not kept.is_expired for kept in chosen)
     if others and not yes:
@@ -78,7 +79,7 @@ def gc(engine: str | None, dry_run: bool, run: str | None, everything: bool, yes
         await asyncio.gather(*(connected.remove(kept.id, timeout=60.0) for kept in chosen))
 
     _ask(engine, remove)
-    click.echo(f"removed {len(chosen)} of {len(found)} containers")
+    echo(f"removed {len(chosen)} of {len(found)} containers")
 
 
 @click.command(epilog=examples("logs openenv-3f", "logs openenv-3f --tail 200"))
@@ -100,7 +101,7 @@ def logs(name: str, engine: str | None, tail: int) -> None:
             raise TargetNotFound(f"{name} begins {len(found)} names: write more of it")
         return await connected.log_tail(found[0].id, lines=tail, timeout=30.0)
 
-    click.echo(_ask(engine, read))
+    echo(_ask(engine, read))
 
 
 def _ask(url: str | None, question: Callable[[DockerClient], Awaitable[T]]) -> T:
@@ -143,7 +144,6 @@ def _facts(kept: Kept) -> dict[str, Any]:
 
 
 def _table(found: list[Kept]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "image", "state", "age", "run", "owner", box=None)
@@ -152,4 +152,4 @@ def _table(found: list[Kept]) -> None:
         owner = f"{kept.owner.pid} {_owner(kept)}"
         age = f"{max(0.0, now - kept.created):.0f} s"
         table.add_row(kept.name, kept.image, kept.state, age, kept.owner.run[:12], owner)
-    Console(width=None if Console().is_terminal else 160).print(table)
+    console(width=None if console().is_terminal else 160).print(table)

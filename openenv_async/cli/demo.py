@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import console
 
 if TYPE_CHECKING:
     from openenv_async.providers.local_server import LocalServer
@@ -43,8 +44,6 @@ def demo(out: Path, concurrency: int) -> None:
 
 
 async def _demo(out: Path, concurrency: int) -> None:
-    from rich.console import Console
-
     from openenv_async.cli.playing import play, progress_bar
     from openenv_async.client.server_info import fetch_schema
     from openenv_async.providers.local_server import LocalServer
@@ -52,7 +51,7 @@ async def _demo(out: Path, concurrency: int) -> None:
     from openenv_async.targets.discovery import find_entry
 
     find_entry("gymnasium")  # a clear word when it is not installed
-    console = Console()
+    shown_on = console()
     begun = time.perf_counter()
     # Steps of these two take microseconds: less than handing them to a thread would.
     servers = [LocalServer("gymnasium-inline", {"id": id}) for id, _ in _RUNS]
@@ -74,11 +73,11 @@ async def _demo(out: Path, concurrency: int) -> None:
                 )
             table = summary.table(f"{id}, {min(concurrency, episodes)} at a time")
             table.add_row("file", str(file))
-            console.print(table)
+            shown_on.print(table)
     finally:
         for server in servers:
             await server.aclose()
-    console.print(f"Done in {time.perf_counter() - begun:.1f} s. The trajectories are in {out}/")
+    shown_on.print(f"Done in {time.perf_counter() - begun:.1f} s. The trajectories are in {out}/")
 
 
 async def _start(servers: list[LocalServer]) -> None:

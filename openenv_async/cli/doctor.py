@@ -20,6 +20,7 @@ from typing import Final, Literal
 import click
 
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import echo
 
 __all__ = ["Finding", "doctor", "findings"]
 
@@ -58,14 +59,14 @@ def doctor(as_json: bool) -> None:
     """
     found = list(findings())
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        echo(json.dumps([asdict(each) for each in found], indent=2))
     else:
         width = max(len(each.name) for each in found)
         colors = {"ok": "green", "warn": "yellow", "fail": "red"}
         for each in found:
             mark = click.style(each.status.ljust(4), fg=colors[each.status])
             remedy = f"; {each.remedy}" if each.remedy else ""
-            click.echo(f"{mark}  {each.name.ljust(width)}  {each.found}{remedy}")
+            echo(f"  {each.name.ljust(width)}  {each.found}{remedy}", mark=mark)
     if any(each.status == "fail" for each in found):
         click.get_current_context().exit(1)
 

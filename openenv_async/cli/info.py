@@ -13,6 +13,7 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
+from openenv_async.cli.output import console, echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def info(target: str | list[str], token: str | None, params: dict[str, Any], as_
 
         about = run(_of_server(found))
     if as_json:
-        click.echo(json.dumps(about, indent=2, default=str))
+        echo(json.dumps(about, indent=2, default=str))
         return
     _print(about)
 
@@ -119,24 +120,23 @@ def _arguments(cls: Any) -> list[str]:
 
 
 def _print(about: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    shown_on = console()
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for key, value in about.items():
         if key != "schema" and value not in (None, [], False):
             shown = ", ".join(value) if isinstance(value, list) else str(value)
-            facts.add_row(key.replace("_", " "), shown.partition("\n\n")[0].replace("[", "\\["))
-    console.print(facts)
+            facts.add_row(key.replace("_", " "), shown.partition("\n\n")[0])
+    shown_on.print(facts)
     for kind in ("reset", "action", "observation", "state"):
         rows = field_rows(about["schema"].get(kind))
         if rows:
             table = Table(kind, "type", "about", box=None, padding=(0, 2, 0, 0))
             for row in rows:
-                table.add_row(*(cell.replace("[", "\\[") for cell in row))
-            console.print()
-            console.print(table)
+                table.add_row(*row)
+            shown_on.print()
+            shown_on.print(table)
 
 
 def field_rows(schema: Any) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ import click
 
 from openenv_async.building.scaffold import TEMPLATES, scaffold
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import echo
 from openenv_async.errors import InvalidOption
 
 __all__ = ["init"]
@@ -47,14 +48,14 @@ def init(name: str, template: str, into: Path) -> None:
     except InvalidOption as exc:
         raise click.UsageError(exc.message, click.get_current_context()) from exc
     folder = into / name
-    click.echo(f"{folder}: {len(files)} files. Next:")
+    echo(f"{folder}: {len(files)} files. Next:")
     for command in (
         f"cd {folder} && python -m pytest",
         f"openenv-async validate {_path(folder)}",
         f"openenv-async serve {_path(folder)}",
         f"openenv-async play {_path(folder)}",
     ):
-        click.echo(f"  {command}")
+        echo(f"  {command}")
 
 
 def _path(folder: Path) -> str:

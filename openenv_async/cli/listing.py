@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from openenv_async.cli.options import examples
+from openenv_async.cli.output import console, echo
 
 __all__ = ["docker_says", "list_everything"]
 
@@ -44,18 +45,17 @@ def list_everything(as_json: bool) -> None:
             }
             for e in environments
         ]
-        click.echo(json.dumps({"environments": about, **found}, indent=2))
+        echo(json.dumps({"environments": about, **found}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    shown_on = console()
 
     def show(title: str, rows: Sequence[tuple[str, ...]], *heads: str) -> None:
         table = Table(*heads, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        shown_on.print(table)
 
     if environments:
         show(
@@ -64,20 +64,20 @@ def list_everything(as_json: bool) -> None:
             *("name", "version", "description"),
         )
     else:
-        console.print("No environment is installed: pip install openenv-async-echo, for one")
+        shown_on.print("No environment is installed: pip install openenv-async-echo, for one")
     if found["docker"] is not None:
-        console.print(f"Images and workers: {found['docker']}")
+        shown_on.print(f"Images and workers: {found['docker']}")
         return
     if found["images"]:
         rows = [(each["name"], f"{each['size'] / 1e6:,.0f} MB") for each in found["images"]]
         show("Images", rows, "name", "size")
     else:
-        console.print("Images: none; `openenv-async build` makes one")
+        shown_on.print("Images: none; `openenv-async build` makes one")
     if found["workers"]:
         workers = [(each["name"], each["image"], each["status"]) for each in found["workers"]]
         show("Workers", workers, "name", "image", "status")
     else:
-        console.print("Workers: none runs")
+        shown_on.print("Workers: none runs")
 
 
 async def docker_says() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
+from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -107,12 +108,12 @@ class _Game:
                 self._read("the episode is over; Enter begins another: ")
                 self.reset()
                 return
-            form = ask(self.schema, self._read, click.echo) if not self._as_json else self._json()
+            form = ask(self.schema, self._read, echo) if not self._as_json else self._json()
             self.step(form)
         except _Command as exc:
             self._command(str(exc))
         except OpenEnvError as exc:
-            click.echo(f"refused: {exc.message}")
+            echo(f"refused: {exc.message}")
             if not self.env.client.connection or not self.env.client.connection.up:
                 raise
 
@@ -128,11 +129,11 @@ class _Game:
             try:
                 return json.loads(text)
             except ValueError as exc:
-                click.echo(f"that is not JSON: {exc}")
+                echo(f"that is not JSON: {exc}")
 
     def _show(self, result: Any, what: str) -> None:
         self._done = result.done
-        click.echo(f"-- {what}")
+        echo(f"-- {what}")
         _show_value(result.observation)
         notes = [] if result.reward is None else [f"reward {result.reward:g}"]
         if result.terminated:
@@ -142,17 +143,17 @@ class _Game:
         if result.done:
             notes.append("no return" if self._return is None else f"return {self._return:g}")
         if notes:
-            click.echo("   " + ", ".join(notes))
+            echo("   " + ", ".join(notes))
 
     def _read(self, prompt: str) -> str:
-        click.echo(prompt, nl=False)
+        echo(prompt, nl=False)
         line = sys.stdin.readline()
         if not line:
-            click.echo()
+            echo()
             raise _Left
         line = line.rstrip("\n")
         if not sys.stdin.isatty():
-            click.echo(line)  # so that a transcript of a pipe can be read
+            echo(line)  # so that a transcript of a pipe can be read
         if line.startswith(":"):
             raise _Command(line)
         return line
@@ -176,12 +177,12 @@ class _Game:
                     if self._done:
                         break
                     action = sample(self.schema, self._random)
-                    click.echo(f"action {action}")
+                    echo(f"action {action}")
                     self.step(action)
             case ":help":
-                click.echo(_HELP)
+                echo(_HELP)
             case _:
-                click.echo(f"there is no command {word}\n{_HELP}")
+                echo(f"there is no command {word}\n{_HELP}")
 
 
 def _play(url: str, token: str | None, seed: int | None) -> None:
@@ -192,7 +193,7 @@ def _play(url: str, token: str | None, seed: int | None) -> None:
     schema = background_loop().run(fetch_schema(url, token=token))
     with GenericEnvClient(url, token=token).sync() as env:
         game = _Game(env, schema)
-        click.echo(f"{url}: each field of an action is asked for; :help shows what else there is")
+        echo(f"{url}: each field of an action is asked for; :help shows what else there is")
         with contextlib.suppress(_Left):
             game.reset(seed)
             while True:
@@ -201,11 +202,11 @@ def _play(url: str, token: str | None, seed: int | None) -> None:
 
 def _show_value(value: Any) -> None:
     if not isinstance(value, dict):
-        click.echo(f"   {_short(value)}")
+        echo(f"   {_short(value)}")
         return
     width = max((len(str(key)) for key in value), default=0)
     for key, item in value.items():
-        click.echo(f"   {str(key).ljust(width)}  {_short(item)}")
+        echo(f"   {str(key).ljust(width)}  {_short(item)}")
 
 
 def _short(value: Any) -> str:

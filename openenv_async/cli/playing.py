@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import click
+from openenv_async.cli.output import console, echo
+from openenv_async.telemetry.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,13 +53,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             runner.close()
         except KeyboardInterrupt:
             # Threads and tasks that are left would be told of, each with a traceback.
-            print("interrupted again: left before all was closed", file=sys.stderr, flush=True)
+            echo("interrupted again: left before all was closed", err=True)
             os._exit(130)
 
 
 def progress_bar() -> Progress:
     """Return a progress bar on standard error; silent when that is not a terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -68,13 +68,13 @@ def progress_bar() -> Progress:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("[red]{task.fields[failures]}"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[failures]}", style="red", markup=False),
+        console=console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
 
@@ -98,7 +98,7 @@ async def play(
     from openenv_async.types import OutcomeStatus
 
     summary = Summary(episodes)
-    task = bar.add_task(title, total=episodes, rate="", failures="")
+    task = bar.add_task(printable(title), total=episodes, rate="", failures="")
 
     def progress(summary: Summary) -> None:
         rate = summary.steps_per_second
@@ -137,18 +137,16 @@ async def play(
 
 def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
     """Print a summary's table, its failures, and what the environments wrote last."""
-    from rich.console import Console
-
-    console = Console()
-    console.print(table)
+    shown_on = console()
+    shown_on.print(table)
     failures = summary.failure_table()
     if failures is not None:
-        console.print(failures)
+        shown_on.print(failures)
     for name, tail in itertools.islice(tails.items(), _TAILS):
-        click.echo(f"the last lines of {name}:\n{tail}", err=True)
+        echo(f"the last lines of {name}:\n{tail}", err=True)
     if len(tails) > _TAILS:
         left = len(tails) - _TAILS
-        click.echo(f"{left} more workers wrote something: --json has all of them", err=True)
+        echo(f"{left} more workers wrote something: --json has all of them", err=True)
 
 
 async def output_tails(pool: EnvPool) -> dict[str, str]:

@@ -11,6 +11,7 @@ import click
 
 from openenv_async.cli.build import build_arg_option, said
 from openenv_async.cli.options import SECONDS, examples
+from openenv_async.cli.output import echo
 
 __all__ = ["push"]
 
@@ -84,7 +85,7 @@ def push(
         text = "\n".join([*result["files"], f"{len(result['files'])} files, nothing was pushed"])
         if result["url"] is not None:
             text = f"pushed {len(result['files'])} files to {result['url']}"
-    click.echo(json.dumps(result) if as_json else text)
+    echo(json.dumps(result) if as_json else text)
 
 
 def _to_registry(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openenv_async.cli.options import examples, param_option, token_option
+from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -101,11 +102,11 @@ async def _replay(
             )
             if not as_json:
                 steps = len(trajectory.transitions)
-                click.echo(f"episode {trajectory.index}: {text or f'the same, {steps} steps'}")
+                echo(f"episode {trajectory.index}: {text or f'the same, {steps} steps'}")
     if as_json:
-        click.echo(json.dumps({"episodes": report, "left_out": left_out}))
+        echo(json.dumps({"episodes": report, "left_out": left_out}))
     elif left_out:
-        click.echo(f"left out, since their reset failed or nothing tells their seed: {left_out}")
+        echo(f"left out, since their reset failed or nothing tells their seed: {left_out}")
     if not report:
         raise click.ClickException(f"{file.name} has no such episode that could be replayed")
     count = sum(row["difference"] is not None for row in report)

@@ -19,6 +19,7 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
+from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ async def _rollout(
         if workers is not None:
             report["workers"] = workers.as_dict()
             report["output"] = tails
-        click.echo(json.dumps(report))
+        echo(json.dumps(report))
     else:
         table = summary.table(target)
         if out is not None:

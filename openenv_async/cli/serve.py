@@ -19,6 +19,7 @@ from openenv_async.cli.options import (
     timeout_options,
     token_option,
 )
+from openenv_async.cli.output import echo
 
 if TYPE_CHECKING:
     from openenv_async.engine import EngineOptions
@@ -198,9 +199,9 @@ def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
             "environment": spec.name,
             "version": spec.version,
         }
-        click.echo(json.dumps(about))
+        echo(json.dumps(about))
     else:
-        click.echo(f"{spec.name} {spec.version} at {url}")
+        echo(f"{spec.name} {spec.version} at {url}")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
+from openenv_async.cli.output import clear_status, echo, status
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ def validate(
     )
     failed = sum(result.status == "failed" for result in results)
     if as_json:
-        click.echo(json.dumps([_plain(result) for result in results], indent=2))
+        echo(json.dumps([_plain(result) for result in results], indent=2))
     else:
         _clear()
         skipped = sum(result.status == "skipped" for result in results)
         passed = len(results) - failed - skipped
-        click.echo(f"{passed} passed, {failed} failed, {skipped} skipped")
+        echo(f"{passed} passed, {failed} failed, {skipped} skipped")
     if failed:
         click.get_current_context().exit(1)
 
@@ -122,17 +123,17 @@ def _plain(result: Result) -> dict[str, Any]:
 def _show(result: Result, quiet: bool) -> None:
     if quiet and result.status != "failed":
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{result.name}", err=True, nl=False)
+            status(result.name)
         return
     _clear()
     word, color = _MARKS[result.status]
-    click.echo(f"{click.style(word, fg=color)}  {result.name}")
+    echo(f"  {result.name}", mark=click.style(word, fg=color))
     if result.reason:
-        click.echo(f"      {result.reason}")
+        echo(f"      {result.reason}")
     if result.remedy:
-        click.echo(f"      do: {result.remedy}")
+        echo(f"      do: {result.remedy}")
 
 
 def _clear() -> None:
     if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
+        clear_status()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.rollouts.record import error_text
+from openenv_async.telemetry.terminal import plain_text
 from openenv_async.types import Outcome, OutcomeStatus
 
 if TYPE_CHECKING:
@@ -248,7 +249,8 @@ class Summary:
         """Return a table for a terminal."""
         from rich.table import Table
 
-        table = Table(title=title, show_header=False, title_justify="left")
+        heading = None if title is None else plain_text(title)
+        table = Table(title=heading, show_header=False, title_justify="left")
         table.add_column(style="bold")
         table.add_column(justify="right")
         table.add_row("episodes", f"{self.episodes:,}")
@@ -280,7 +282,6 @@ class Summary:
         """Return a table of the failures and their reasons; ``None`` without any."""
         if not self._failures:
             return None
-        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title="failures", title_justify="left")
@@ -291,7 +292,10 @@ class Summary:
         for failure in self.failure_reasons:
             reason = f"{failure.code}: {failure.reason}" if failure.code else failure.reason
             table.add_row(
-                f"{failure.count:,}", str(failure.first_episode), failure.status, escape(reason)
+                f"{failure.count:,}",
+                str(failure.first_episode),
+                failure.status,
+                plain_text(reason),
             )
         return table
 

@@ -1,6 +1,7 @@
 """Log records as lines of text or JSON, with the session that they are about.
 
-A record about a session is logged with ``extra={"session_id": …}``; both formats show it.
+A record about a session is logged with ``extra={"session_id": …}``; both formats show it. Control
+characters in it, which may come from an environment, are shown and never sent to a terminal.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import logging
 import time
 from typing import Any, Final, Literal, TextIO
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure_logging", "log_failure"]
+from openenv_async.telemetry.terminal import printable
+
+__all__ = ["JsonFormatter", "MessageFormatter", "TextFormatter", "configure_logging", "log_failure"]
 
 _FIELDS: Final = ("session_id", "episode_id", "worker", "env")
 
@@ -61,6 +64,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class MessageFormatter(logging.Formatter):
+    """The message, and the lines of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's message."""
+        return printable(super().format(record), lines=True)
+
+
 class TextFormatter(logging.Formatter):
     """Time, level, logger and message, then ``session_id=…`` where there is one."""
 
@@ -70,7 +81,11 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return a record's message and its facts, ``name=value`` each."""
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
-        return super().formatMessage(record) + facts
+        return printable(super().formatMessage(record) + facts)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line, and the lines of its traceback."""
+        return printable(super().format(record), lines=True)
 
 
 def configure_logging(

@@ -12,6 +12,7 @@ import pytest
 
 from openenv_async.telemetry.logs import (
     JsonFormatter,
+    MessageFormatter,
     TextFormatter,
     configure_logging,
     log_failure,
@@ -59,6 +60,16 @@ def test_a_line_of_text_ends_with_the_facts() -> None:
     line = TextFormatter().format(record("ready", session_id="s1", episode_id=None, worker="w"))
     assert line.endswith("WARNING openenv_async.x: ready session_id=s1 worker=w")
     assert TextFormatter().format(record("ready")).endswith(": ready")
+
+
+def test_control_characters_are_shown() -> None:
+    """A message of an environment is one line, its traceback has its lines."""
+    made = record("step() raised: %s", "a\nfake line\x1b[2J", session_id="\x07")
+    made.exc_text = "Traceback:\n  x\x9b"
+    line, *trace = TextFormatter().format(made).split("\n")
+    assert line.endswith("step() raised: a\\nfake line\\x1b[2J session_id=\\x07")
+    assert trace == ["Traceback:", "  x\\x9b"]
+    assert MessageFormatter().format(record("a\x1b")) == "a\\x1b"
 
 
 class Kept(logging.Handler):
