@@ -8,6 +8,8 @@ Rules:
   unless it declares ``isolation = "inline"``, the promise of short calls.
 - ``reset`` gets the options that it declares; the signature is read when the spec is made, never
   per call.
+- ``legal_actions()``, where a class defines it, is called after each reset and step that does not
+  end the episode; a method of that name that needs arguments is the author's own.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
 
 _ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 """The parameters of ``*args, **kwargs``."""
+_MANY: Final = frozenset(_ANYTHING)
 
 
 class Environment(ABC, Generic[ActT, ObsT, StateT]):
@@ -38,6 +41,11 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     returns an observation, whose own ``reward`` and ``done`` (or ``terminated`` and
     ``truncated``) fields count, or a ``StepResult``. ``async def step_stream(action)`` may be
     added: it yields partial observations and ends with the final one.
+
+    ``def legal_actions(self)`` may be added too: the actions that may be taken next, as a list of
+    them or as a mask, an array of bool or int8 with an entry for each action; ``None`` says
+    nothing. Callers find it in the result's info, as ``legal_actions`` or ``action_mask``, and
+    random policies and adapters keep to it. ``step`` should refuse an action that it leaves out.
 
     Attributes:
         isolation: where calls run. ``None`` chooses: inline when async, threads when sync.
@@ -112,6 +120,7 @@ class Contract:
         defines_state: the class says itself what the state is.
         state_is_property: ``state`` is read, not called.
         isolation: where its calls run.
+        tells_legal: it has ``legal_actions``.
     """
 
     reset_options: Mapping[str, inspect.Parameter]
@@ -124,6 +133,7 @@ class Contract:
     defines_state: bool
     state_is_property: bool
     isolation: Isolation
+    tells_legal: bool = False
 
     def unknown_options(self, options: Mapping[str, Any]) -> list[str]:
         """The names that ``reset`` does not declare."""
@@ -167,6 +177,7 @@ def read_contract(cls: type) -> Contract:
         defines_state=state not in (None, Environment.state),
         state_is_property=state_is_property,
         isolation=_isolation(cls, is_async),
+        tells_legal=_tells_legal(cls),
     )
 
 
@@ -190,6 +201,28 @@ def _held(call: FunctionType) -> Iterator[Any]:
     for cell in call.__closure__ or ():
         with contextlib.suppress(ValueError):  # one that nothing was put into yet
             yield cell.cell_contents
+
+
+def _tells_legal(cls: type) -> bool:
+    """Return whether a class has a method ``legal_actions`` that can be called without arguments.
+
+    Raises:
+        TypeError: it is async.
+    """
+    if not inspect.isroutine(inspect.getattr_static(cls, "legal_actions", None)):
+        return False
+    found: Any = cls.legal_actions  # type: ignore[attr-defined]  # found above
+    if inspect.iscoroutinefunction(found):
+        raise TypeError(
+            f"{cls.__name__}.legal_actions is async: make it a plain function that tells what"
+            " reset or step found out"
+        )
+    try:
+        needed = [p for p in inspect.signature(found).parameters.values() if p.default is p.empty]
+    except ValueError:  # a builtin without a signature
+        return False
+    bound = isinstance(inspect.getattr_static(cls, "legal_actions"), staticmethod | classmethod)
+    return len([p for p in needed if p.kind not in _MANY]) == (0 if bound else 1)
 
 
 def _isolation(cls: type, is_async: bool) -> Isolation:

@@ -29,6 +29,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasium_type
+from openenv_async.schemas.legal import LEGAL_KEY
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentSpec", "model_types"]
@@ -246,6 +247,8 @@ class EnvironmentSpec:
             except Exception as exc:  # such as one of a model's own hooks raises
                 raise self._unservable(f"the schema of its {key} type", exc) from exc
         made.update(self._sharper())
+        if self.contract.tells_legal:
+            made["action"] = {**made["action"], LEGAL_KEY: True}
         properties = {
             key: self._option_schema(key, parameter)
             for key, parameter in self._reset_options.items()

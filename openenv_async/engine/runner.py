@@ -19,6 +19,7 @@ import typing
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from openenv_async.engine.legal import LegalActionsFailed, LegalReader
 from openenv_async.engine.requests import (
     Codecs,
     RunnerReply,
@@ -49,7 +50,13 @@ from openenv_async.errors import (
     sendable,
     traceback_text,
 )
-from openenv_async.models.results import BadResult, Extracted, Unawaited, is_awaitable
+from openenv_async.models.results import (
+    BadResult,
+    Extracted,
+    ResultReader,
+    Unawaited,
+    is_awaitable,
+)
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -126,7 +133,7 @@ class EnvironmentRunner:
         self.seed: int | None = None
         self.steps = 0
         self.trouble: str | None = None
-        self._read = spec.read
+        self._read: ResultReader | LegalReader = spec.read
         self._known = spec.read.known
         self._step: Any = None
         self._awaits_step = "step" in spec.contract.awaited
@@ -281,12 +288,13 @@ class EnvironmentRunner:
     def _held(self, request: Step, item: Any, codecs: Codecs) -> tuple[bytes, RunnerReply]:
         """Return what was yielded, as a partial observation and as the reply if it is the last."""
         try:
-            observation, reward, terminated, truncated, _ = self._read[type(item)](item)
+            observation, reward, terminated, truncated, info = self._read[type(item)](item)
+            extra = None if info is None else codecs.encode_any(info)
         except Exception as exc:
             return codecs.encode_observation(item), self._unfit(request, exc, codecs)
         payload = codecs.encode_observation(observation)
         return payload, Observation(
-            request.channel, request.seq, payload, reward, terminated, truncated
+            request.channel, request.seq, payload, reward, terminated, truncated, extra
         )
 
     def _count(self, final: Observation) -> None:
@@ -366,6 +374,9 @@ class EnvironmentRunner:
         self._step = self._method("step")
         if "step" in _attributes(self.env) and callable(self.env.step):
             self._awaits_step = inspect.iscoroutinefunction(self._step)
+        if self.spec.contract.tells_legal:
+            self._read = LegalReader(self.spec.read, self._method("legal_actions"), self.spec.name)
+            self._known = self._read.known
 
     def _prepare_reset(self, request: Reset, codecs: Codecs) -> Callable[[], Any]:
         options = codecs.decode_any(request.payload) if request.payload is not None else {}
@@ -482,6 +493,7 @@ class EnvironmentRunner:
         self.trouble = traceback_text(exc, self._max_error_size)
         what = sent or operation(request)
         error = environment_raised(self.spec, what, exc, self._max_error_size)
+        error.phase = operation(request)  # the call may have another name
         return self._fail(request, error, codecs)
 
     def _own(self, request: RunnerRequest, exc: Any, codecs: Codecs) -> Failed | None:
@@ -537,6 +549,8 @@ class EnvironmentRunner:
         """The reply for a result that cannot be read or sent."""
         what = f"{operation(request)}() of {self.spec.name} returned"
         kind = type(exc)
+        if kind is LegalActionsFailed and exc.__cause__ is not None:
+            return self.raised(request, exc.__cause__, codecs, sent="legal_actions")
         if kind is BadResult:
             text = f"{what} {exc}"
         elif kind is Unawaited:

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol, Self
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import TargetNotFound
 from openenv_async.models import PayloadCodec, to_builtins
+from openenv_async.schemas.legal import LEGAL_ACTIONS, choices_of, sample_legal
 from openenv_async.schemas.sample import sample
 from openenv_async.targets.discovery import import_object
 from openenv_async.types import EpisodeInfo, Mistake, ModelCall, StepResult, Task
@@ -49,7 +50,8 @@ class Turn:
         model_calls: a policy that asks a model appends each call; they are recorded with the
             action that it returns, or with its mistake.
         timings: a policy may add seconds by name, such as ``queue``.
-        action_mask: a policy that knows which actions are legal may note it for the record.
+        action_mask: a policy that knows which actions are legal may note it for the record;
+            the environment's own, in ``result.info``, is recorded by itself.
     """
 
     index: int
@@ -103,7 +105,10 @@ def is_pending(action: Any) -> bool:
 
 
 class RandomPolicy:
-    """Random actions that fit the server's action schema.
+    """Random actions that fit the server's action schema, legal ones where it tells them.
+
+    If an info has ``legal_actions`` or an ``action_mask``, the next action is one of these, and
+    the mask is noted for the record.
 
     Each episode draws from a generator of its own, seeded by ``seed`` and the episode's index:
     how many episodes run at once does not change what any of them does.
@@ -121,6 +126,7 @@ class RandomPolicy:
         self.seed = random.SystemRandom().getrandbits(31) if seed is None else seed
         self._convert = _converter(action_type)
         self._rng = random.Random(self.seed)
+        self._choices = choices_of(schema)
 
     @classmethod
     async def for_client(cls, client: Any, seed: int | None = None) -> Self:
@@ -128,15 +134,39 @@ class RandomPolicy:
         schema = await fetch_schema(client.base_url, token=client.settings.token)
         return cls(schema["action"], seed, client.instance_types()[0])
 
-    def for_episode(self, index: int) -> Callable[[Any], Any]:
-        """Return the policy of one episode."""
+    def for_episode(self, index: int) -> Callable[..., Any]:
+        """Return the policy of one episode: of an observation and its turn."""
         rng = random.Random(f"{self.seed}/{index}")
-        schema, convert = self.schema, self._convert
-        return lambda observation: convert(sample(schema, rng))
+        return lambda observation, turn=None: self._drawn(rng, turn)
 
-    def __call__(self, observation: Any) -> Any:
-        """Return a random action."""
-        return self._convert(sample(self.schema, self._rng))
+    def __call__(self, observation: Any, turn: Turn | None = None) -> Any:
+        """Return a random action.
+
+        Raises:
+            InvalidObservation: by the info of ``turn.result`` nothing is legal, or its mask does
+                not fit the schema.
+        """
+        return self._drawn(self._rng, turn)
+
+    def _drawn(self, rng: random.Random, turn: Turn | None) -> Any:
+        info = turn.result.info if turn is not None else None
+        if not info:
+            return self._convert(sample(self.schema, rng))
+        action = sample_legal(self.schema, info, rng, self._choices)
+        if turn is not None and turn.action_mask is None and LEGAL_ACTIONS in info:
+            turn.action_mask = self._mask(info[LEGAL_ACTIONS])
+        return self._convert(action)
+
+    def _mask(self, listed: Any) -> Any:
+        """Return the mask of a list of actions, as an array where NumPy is installed."""
+        mask = None if self._choices is None else self._choices.mask_of(listed)
+        if mask is None:
+            return None
+        try:
+            import numpy as np
+        except ModuleNotFoundError:
+            return mask
+        return np.array(mask, np.int8)
 
 
 def _converter(action_type: Any) -> Callable[[Any], Any]:

@@ -53,6 +53,7 @@ from openenv_async.rollouts.policies import Turn, bind, is_pending
 from openenv_async.rollouts.record import Trajectory, Transition, snapshot
 from openenv_async.rollouts.sessions import TypedSource, client_for
 from openenv_async.rollouts.summary import Reservoir
+from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.types import (
     ActT,
     EpisodeInfo,
@@ -584,6 +585,8 @@ def _noted(turn: Turn, timings: dict[str, float]) -> dict[str, Any]:
         turn.model_calls = []
         timings.setdefault("model", math.fsum(call.seconds or 0.0 for call in calls))
     mask, turn.action_mask = turn.action_mask, None
+    if mask is None and turn.result.info:
+        mask = turn.result.info.get(ACTION_MASK)  # of the observation that was decided on
     return {"model_calls": calls or (), "action_mask": snapshot(mask), "timings": timings}
 
 

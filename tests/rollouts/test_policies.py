@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from openenv_async import EnvClient, StepResult, rollout, serve
-from openenv_async.errors import ConnectFailed, TargetNotFound
+from openenv_async import EnvClient, Environment, StepResult, rollout, serve
+from openenv_async.errors import ConnectFailed, InvalidAction, InvalidObservation, TargetNotFound
 from openenv_async.rollouts import (
     RandomPolicy,
     ResponderPolicy,
@@ -239,6 +239,71 @@ def test_random_policies_repeat_with_their_seed_and_differ_without() -> None:
     seeds = {RandomPolicy(schema).seed for _ in range(20)}
     assert len(seeds) > 1
     assert all(0 <= seed < 1 << 31 for seed in seeds)
+
+
+class Corridor(Environment[int, dict[str, int], Any]):
+    """Cells 10 to 13; a step to the left of the first is refused, and so is one that is masked."""
+
+    isolation = "inline"
+    listed: ClassVar[bool] = False
+
+    def reset(self) -> dict[str, int]:
+        self.place = 0
+        return {"place": 0}
+
+    def legal_actions(self) -> Any:
+        legal = [1] if self.place == 0 else [-1, 1]
+        return legal if self.listed else np.array([side in legal for side in (-1, 0, 1)])
+
+    def step(self, action: int) -> StepResult[dict[str, int]]:
+        if action not in ([1] if self.place == 0 else [-1, 1]):
+            raise InvalidAction(f"{action} leads nowhere")
+        self.place += action
+        return StepResult({"place": self.place}, 0.0, self.place == 3)
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        return {"action": {"type": "integer", "minimum": -1, "maximum": 1}}
+
+
+class Listed(Corridor):
+    listed = True
+
+
+@pytest.mark.parametrize("env", [Corridor, Listed])
+async def test_random_policies_take_legal_actions_only_and_the_mask_is_recorded(env: Any) -> None:
+    async with serve(env) as url:
+        policy = RandomPolicy((await fetch_schema(url))["action"], 0)
+        outcomes = await collect_all(url, policy, episodes=20, max_steps=50, seeds=0)
+    assert {outcome.status for outcome in outcomes} <= {"completed", "truncated"}
+    sides = set()
+    for outcome in outcomes:
+        assert outcome.mistakes == 0
+        assert outcome.trajectory is not None
+        for step in outcome.trajectory.transitions:
+            sides.add(step.action)
+            first = step.observation["place"] == 0
+            assert step.action_mask.tolist() == ([0, 0, 1] if first else [1, 0, 1])
+            assert step.action_mask.dtype == np.int8
+    assert sides == {-1, 1}
+
+
+async def test_a_policy_of_ones_own_has_its_mask_recorded_too() -> None:
+    def last_legal(observation: Any, turn: Turn) -> int:
+        return int(np.flatnonzero(turn.result.info["action_mask"])[-1]) - 1
+
+    outcome = await rollout(Corridor, last_legal)
+    assert outcome.trajectory is not None
+    masks = [step.action_mask.tolist() for step in outcome.trajectory.transitions]
+    assert masks == [[0, 0, 1], [1, 0, 1], [1, 0, 1]]
+
+
+async def test_a_mask_that_does_not_fit_the_schema_is_not_drawn_from() -> None:
+    wrong = type("Wrong", (Corridor,), {"legal_actions": lambda self: np.ones(5, bool)})
+    async with serve(wrong) as url:
+        policy = RandomPolicy((await fetch_schema(url))["action"], 0)
+        with pytest.raises(InvalidObservation, match="5 entries for 3 actions"):
+            await collect_all(url, policy, episodes=1)
 
 
 def test_a_class_that_takes_arguments_is_no_policy_by_name(
