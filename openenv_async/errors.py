@@ -28,6 +28,7 @@ __all__ = [
     "EpisodeNotStarted",
     "GoingAway",
     "InvalidAction",
+    "InvalidCompletion",
     "InvalidModel",
     "InvalidObservation",
     "InvalidOption",
@@ -41,6 +42,8 @@ __all__ = [
     "ProviderError",
     "ResourceLimit",
     "ResponderFailed",
+    "ResponderRateLimited",
+    "ResponderUnavailable",
     "ServerBusy",
     "ServerError",
     "SessionBusy",
@@ -586,3 +589,22 @@ class ResponderFailed(ProviderError):
     """The language model that an environment talks to gave no answer."""
 
     code = "responder_failed"
+
+
+class ResponderUnavailable(ResponderFailed, ConnectionError):
+    """The model's server cannot be reached, fails, or cuts its answers; tries did not help."""
+
+    code = "responder_unavailable"
+
+
+class ResponderRateLimited(ResponderFailed):
+    """The model's server still asks for fewer requests after several tries."""
+
+    code = "responder_rate_limited"
+
+
+class InvalidCompletion(ResponderFailed):
+    """The model's server answered with something other than a chat completion."""
+
+    code = "invalid_completion"
+    retryable_by_default = False

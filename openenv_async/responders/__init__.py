@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from openenv_async.responders.base import Reply, Responder, Usage
+from openenv_async.responders.base import Message, Reply, Responder, Usage
 from openenv_async.responders.loading import load_responder
 from openenv_async.responders.openai import OpenAIResponder
 from openenv_async.responders.scripted import ScriptedResponder
 
 __all__ = [
+    "Message",
     "OpenAIResponder",
     "Reply",
     "Responder",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from openenv_async.endpoints.redaction import redacted
 from openenv_async.errors import InvalidOption, TargetNotFound
 from openenv_async.responders.base import Responder
 from openenv_async.responders.openai import OpenAIResponder
@@ -20,35 +22,56 @@ _FORMS = (
     'scripted:["a line"], scripted:{"rules": {"regex": "reply"}}, scripted:FILE.json,'
     " openai:MODEL, openai:MODEL@URL or module:name"
 )
-_SETTINGS = {"timeout": float, "max_attempts": int, "api_key_variable": str}
 
 
-def load_responder(text: str) -> Responder:
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"write true or false, not {text!r}")
+    return text == "true"
+
+
+_SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "timeout": float,
+    "max_attempts": int,
+    "api_key_variable": str,
+    "max_concurrency": int,
+    "stream": _truth,
+    "tokens": str,
+}
+
+
+def load_responder(text: str, **settings: Any) -> Responder:
     """Return the responder that ``text`` describes.
 
     - ``scripted:[...]``: lines, a JSON list; ``scripted:{...}``: ``rules`` (regex to reply or
       replies) and ``default``; ``scripted:FILE.json``: either in a file.
     - ``openai:MODEL`` or ``openai:MODEL@URL``: an OpenAI-compatible endpoint, with settings after
       a ``#``: ``openai:qwen@http://127.0.0.1:8080/v1#timeout=30&api_key_variable=MY_KEY``.
+      The settings are ``timeout``, ``max_attempts``, ``api_key_variable``, ``max_concurrency``,
+      ``stream`` and ``tokens`` of ``OpenAIResponder``.
     - ``module:name``: a responder, a class or function that makes one when it is called without
       arguments, or a function of the messages.
+
+    Args:
+        text: one of these forms.
+        settings: of an endpoint, by name, where the text does not have them.
 
     Raises:
         InvalidOption: it does not describe one; the message says why.
     """
     kind, colon, rest = text.strip().partition(":")
     if not colon or not rest:
-        raise InvalidOption(f"{text!r} is not a responder: write {_FORMS}")
+        raise InvalidOption(f"{redacted(text)!r} is not a responder: write {_FORMS}")
     try:
         match kind:
             case "scripted":
                 return _scripted(rest)
             case "openai":
-                return _openai(rest)
+                return _openai(rest, settings)
             case _:
                 return _imported(f"{kind}:{rest}")
     except (ValueError, OSError, TypeError) as exc:
-        raise InvalidOption(f"{text!r} is not a responder: {exc}") from exc
+        raise InvalidOption(f"{redacted(text)!r} is not a responder: {exc}") from exc
 
 
 def _scripted(text: str) -> ScriptedResponder:
@@ -64,10 +87,10 @@ def _scripted(text: str) -> ScriptedResponder:
     return ScriptedResponder(rules=list(script["rules"].items()), default=script.get("default", ""))
 
 
-def _openai(text: str) -> OpenAIResponder:
+def _openai(text: str, settings: dict[str, Any]) -> OpenAIResponder:
     text, _, fragment = text.partition("#")
     model, _, url = text.partition("@")
-    settings: dict[str, Any] = {}
+    settings = dict(settings)
     for name, value in parse_qsl(fragment, keep_blank_values=True, strict_parsing=bool(fragment)):
         if name not in _SETTINGS:
             raise ValueError(f"there is no setting {name!r}; known: {', '.join(_SETTINGS)}")

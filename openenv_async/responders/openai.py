@@ -2,63 +2,94 @@
 
 Rules:
 
-- One deadline covers a call with all its attempts.
-- Attempts repeat after what passes by itself: no connection, 408, 409, 425, 429 and 5xx. They wait
-  a random part of an interval that doubles, so that a thousand sessions do not come back at
-  once, and not less than the endpoint asks for.
+- One deadline covers a call with all its attempts; it begins when the call has its turn.
+- Attempts repeat after what passes by itself: no connection, an answer that is cut, 408, 409, 425,
+  429 and 5xx. They wait a random part of an interval that doubles, so that a thousand sessions do
+  not come back at once, and not less than the endpoint asks for.
 - The key is read from an environment variable at each call; it is in no log, error or pickle.
 - Redirects are refused: they could carry the key elsewhere.
+- Sampled tokens are asked for where they are wanted (``tokens``), and nothing is made up that the
+  endpoint does not tell. One that refuses to be asked is asked for less.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime
+import email.utils
+import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 
 from openenv_async.client.endpoint import Sockets
 from openenv_async.endpoints.addresses import is_here
-from openenv_async.errors import DeadlineExceeded, ResponderFailed
-from openenv_async.responders.base import Reply, Usage
+from openenv_async.endpoints.redaction import redacted
+from openenv_async.errors import (
+    DeadlineExceeded,
+    InvalidCompletion,
+    ResponderFailed,
+    ResponderRateLimited,
+    ResponderUnavailable,
+)
+from openenv_async.responders.base import Message, Reply
+from openenv_async.responders.completions import (
+    TOKEN_FIELDS,
+    CompletionStream,
+    ServerFailed,
+    Truncated,
+    read_completion,
+)
+from openenv_async.types import MAX_SECONDS
 
-__all__ = ["OpenAIResponder"]
+__all__ = ["OpenAIResponder", "Tokens"]
+
+log = logging.getLogger("openenv_async.responders")
+
+Tokens = Literal["auto", "vllm", "sglang", "logprobs", "none"]
+"""The servers whose fields ask for the sampled tokens."""
 
 _URL: Final = "https://api.openai.com/v1"
 _PASSING: Final = frozenset((408, 409, 425, 429))
+_NOT_KNOWN: Final = frozenset((400, 403, 422))
+"""Statuses with which servers refuse a field that they do not know."""
 _MOST_WAIT: Final = 20.0
 _MAX_SIZE: Final = 16 * 1024 * 1024
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-    model: str | None = None
 
 
 class _Again(Exception):
     """An attempt failed in a way that passes; not an error yet."""
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, kind: type[ResponderFailed], wait: float = 0.0, status: int | None = None
+    ) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.wait = wait
+        self.status = status
+
+
+class _Turns:
+    """Calls that one event loop may have under way at once."""
+
+    def __init__(self, most: int | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._free = contextlib.nullcontext() if most is None else asyncio.Semaphore(most)
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[float]:
+        """Hold a turn; gives the seconds that it was waited for."""
+        begun = time.perf_counter()
+        async with self._free:
+            yield time.perf_counter() - begun
 
 
 class OpenAIResponder:
@@ -70,9 +101,14 @@ class OpenAIResponder:
             ``OPENAI_BASE_URL``, then OpenAI's own.
         api_key_variable: name of the environment variable that holds the key. Without the
             variable no key is sent.
-        timeout: seconds for a reply, all attempts together.
+        timeout: seconds for a reply, all attempts together, from when the call has its turn.
         max_attempts: how often it is tried.
         retry_interval: seconds; the first wait is a random part of it, later ones of its doubles.
+        max_concurrency: calls at once, for each event loop; further ones wait for their turn.
+        stream: ask for the reply in pieces, so that a proxy does not cut a long silence.
+        tokens: whose fields ask for the token ids and log probabilities of what was sampled:
+            ``vllm``; ``sglang``; ``logprobs``, OpenAI's, without ids; ``auto``: all of them, and
+            less from an endpoint that refuses; ``none``.
         headers: more headers of each request.
         extra_body: more fields of each request, such as ``{"top_p": 0.9}``.
     """
@@ -86,49 +122,82 @@ class OpenAIResponder:
         timeout: float = 60.0,
         max_attempts: int = 5,
         retry_interval: float = 0.5,
+        max_concurrency: int | None = None,
+        stream: bool = False,
+        tokens: Tokens = "none",
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _URL).rstrip("/")
         if not model:
             raise ValueError("an OpenAI-compatible endpoint needs the name of a model")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"{self.base_url!r} is not a base URL: it begins with http:// or https://"
-            )
+        _check_url(self.base_url, api_key_variable)
         if not timeout > 0 or max_attempts < 1:
             raise ValueError("timeout must be positive and max_attempts at least 1")
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ValueError(f"max_concurrency must be at least 1, got {max_concurrency}")
+        if tokens not in get_args(Tokens):
+            raise ValueError(f"tokens must be one of {', '.join(get_args(Tokens))}, got {tokens!r}")
         self.model = model
         self._api_key_variable = api_key_variable
         self._timeout = timeout
         self._max_attempts = max_attempts
         self._retry_interval = retry_interval
+        self._max_concurrency = max_concurrency
+        self._stream = stream
+        self._of_openai = urlsplit(self.base_url).hostname == "api.openai.com"
+        self._asked_tokens = _askings(tokens, self._of_openai, stream)
+        self._asked_so_far = 0
+        self._answers_them = False
         self._headers = dict(headers or {})
         self._extra_body = dict(extra_body or {})
         self._sockets: Sockets | None = None
+        self._turns: _Turns | None = None
 
     def __repr__(self) -> str:
         return f"OpenAIResponder({self.model!r}, {self.base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled responder makes connections of its own."""
-        return {**self.__dict__, "_sockets": None}
+        return {**self.__dict__, "_sockets": None, "_turns": None}
 
     async def respond(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = None,
     ) -> Reply:
-        """Return the model's next message; see ``Responder.respond``."""
+        """Return the model's next message; see ``Responder.respond``.
+
+        Args:
+            messages: as OpenAI's API has them, content blocks, ``tool_calls`` and tools' results
+                included.
+            max_tokens: of the reply, at most.
+            temperature: of sampling.
+            seed: of sampling.
+            stop: texts at which the reply ends.
+            tools: that the model may call: OpenAI's ``{"type": "function", "function": …}``.
+            tool_choice: ``auto``, ``required``, ``none``, or which tool.
+
+        Raises:
+            ResponderUnavailable: no connection, 5xx, or a cut answer, in every attempt.
+            ResponderRateLimited: 429 in every attempt.
+            InvalidCompletion: the answer is something other than a chat completion.
+            ResponderFailed: the endpoint refused the call (4xx).
+            DeadlineExceeded: the timeout passed.
+        """
         wanted = {
-            "max_tokens": max_tokens,
+            "max_completion_tokens" if self._of_openai else "max_tokens": max_tokens,
             "temperature": temperature,
             "seed": seed,
             "stop": list(stop) if stop else None,
+            "tools": list(tools) if tools else None,
+            "tool_choice": tool_choice if tools else None,
         }
         body = {
             "model": self.model,
@@ -136,29 +205,13 @@ class OpenAIResponder:
             **{name: value for name, value in wanted.items() if value is not None},
             **self._extra_body,
         }
-        data = msgspec.json.encode(body)
-        last = "none was made"
-        try:
-            async with asyncio.timeout(self._timeout) as limit:
-                for attempt in range(self._max_attempts):
-                    try:
-                        return await self._attempt(data)
-                    except _Again as again:
-                        last = str(again)
-                        if attempt + 1 < self._max_attempts:
-                            await asyncio.sleep(self._pause(attempt, again.wait))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise DeadlineExceeded(
-                f"{self!r} did not answer within {self._timeout:g} s (last attempt: {last}):"
-                " raise its timeout",
-                field="responder",
-                value=self._timeout,
-            ) from None
-        raise ResponderFailed(
-            f"{self!r} did not answer in {self._max_attempts} attempts: {last}"
-        ) from None
+        if self._stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        turns = self._turns
+        if turns is None or turns.loop is not asyncio.get_running_loop():
+            turns = self._turns = _Turns(self._max_concurrency)
+        async with turns.taken() as waited:
+            return await self._answered(_Call(body, uuid.uuid4().hex, waited))
 
     async def aclose(self) -> None:
         """Close its connections. Idempotent."""
@@ -166,56 +219,127 @@ class OpenAIResponder:
         if sockets is not None:
             await sockets.release()
 
+    async def _answered(self, call: _Call) -> Reply:
+        """Try until there is a reply, or no more time or attempts."""
+        last: _Again | None = None
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                for attempt in range(self._max_attempts):
+                    call.attempts = attempt + 1
+                    try:
+                        return await self._asked(call)
+                    except _Again as again:
+                        last = again
+                        if call.attempts < self._max_attempts:
+                            await asyncio.sleep(self._pause(attempt, again.wait))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"{self!r} did not answer call {call.id} within {self._timeout:g} s (last attempt:"
+                f" {last or 'no answer'}): raise its timeout, or lower max_concurrency",
+                field="responder",
+                value=self._timeout,
+                call=call.id,
+                attempts=call.attempts,
+            ) from last
+        assert last is not None
+        raise last.kind(
+            f"{self!r} did not answer call {call.id} in {call.attempts} attempts: {last}",
+            **call.facts(last.status),
+        ) from last.__cause__
+
+    async def _asked(self, call: _Call) -> Reply:
+        """Ask once; for less of what was sampled, where the endpoint refuses to be asked."""
+        first: ResponderFailed | None = None
+        for asked in range(self._asked_so_far, len(self._asked_tokens)):
+            fields = self._asked_tokens[asked]
+            try:
+                reply = await self._attempt(call, fields, asked)
+            except ResponderFailed as exc:
+                first = first or exc
+                if exc.detail.get("status") in _NOT_KNOWN and fields and not self._answers_them:
+                    continue
+                raise first from None
+            if asked > self._asked_so_far:
+                self._asked_so_far = asked
+                log.warning(
+                    "%r is asked for %s: it refused more (%s)",
+                    self,
+                    " and ".join(self._asked_tokens[asked]) or "nothing of the tokens",
+                    first.message if first is not None else "",
+                )
+            self._answers_them = True
+            return reply
+        assert first is not None
+        raise first
+
     def _pause(self, attempt: int, asked: float) -> float:
         drawn = random.uniform(0, min(self._retry_interval * 2**attempt, _MOST_WAIT))
-        return min(asked, _MOST_WAIT) + drawn
+        return asked + drawn
 
-    async def _attempt(self, data: bytes) -> Reply:
+    async def _attempt(self, call: _Call, fields: Mapping[str, Any], asked: int) -> Reply:
         import aiohttp
 
         key = os.environ.get(self._api_key_variable, "")
-        headers = {"Content-Type": "application/json", **self._headers}
+        headers = {
+            "Content-Type": "application/json",
+            "X-Request-Id": f"{call.id}-{call.attempts}" + (f".{asked}" if asked else ""),
+            **self._headers,
+        }
         if key:
             headers["Authorization"] = f"Bearer {key}"
         sockets = await self._connected()
         try:
             async with sockets.client.post(
                 f"{self.base_url}/chat/completions",
-                data=data,
+                data=call.data(fields),
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None),  # the caller's scope is the deadline
             ) as response:
-                answer = await _read(response)
-                status, asked = response.status, response.headers.get("Retry-After", "")
+                return await self._read(response, call, key)
         except (aiohttp.InvalidURL, ValueError) as exc:
             raise ResponderFailed(
-                f"{self.base_url} is not an address: {exc}", retryable=False
+                f"{self.base_url} is not an address: {_shown(str(exc), key)}",
+                retryable=False,
+                **call.facts(),
             ) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise _Again(_shown(f"{type(exc).__name__}: {exc}", key)) from exc
+            told = _shown(f"{type(exc).__name__}: {exc}", key)
+            raise _Again(told, ResponderUnavailable) from exc
+
+    async def _read(self, response: Any, call: _Call, key: str) -> Reply:
+        """Return the reply in a response; what the connection raises is the caller's."""
+        status: int = response.status
         if status == 200:
-            return self._reply(answer)
+            streamed = "event-stream" in response.headers.get("Content-Type", "")
+            try:
+                if streamed:
+                    return call.told(await _streamed(response, self.model))
+                return call.told(read_completion(await _whole(response), self.model))
+            except Truncated as exc:
+                raise _Again(f"the answer was cut: {exc}", ResponderUnavailable) from exc
+            except ServerFailed as exc:
+                told = _shown(f"it broke the answer off: {exc}", key)
+                raise _Again(told, ResponderUnavailable) from exc
+            except ValueError as exc:
+                raise InvalidCompletion(
+                    f"{self!r} answered call {call.id} with something other than a chat"
+                    f" completion: {_shown(str(exc), key)}. Is its URL that of an OpenAI-compatible"
+                    " API? It often ends in /v1",
+                    **call.facts(status),
+                ) from exc
+        try:
+            answer = await _whole(response)
+        except ValueError as exc:
+            answer = str(exc).encode()
         told = _shown(f"HTTP {status}: {answer[:2000].decode(errors='replace')}", key)
         if status in _PASSING or status >= 500:
-            raise _Again(told, _seconds(asked))
-        raise ResponderFailed(f"{self!r} refused: {told}", retryable=False, status=status)
-
-    def _reply(self, answer: bytes) -> Reply:
-        try:
-            completion = msgspec.json.decode(answer, type=_Completion)
-            choice = completion.choices[0]
-        except (msgspec.MsgspecError, IndexError, ValueError) as exc:
-            raise ResponderFailed(
-                f"{self!r} answered with something other than a chat completion: {exc}",
-                retryable=False,
-            ) from exc
-        used = completion.usage
-        return Reply(
-            choice.message.content or "",
-            choice.finish_reason or "stop",
-            None if used is None else Usage(used.prompt_tokens, used.completion_tokens),
-            completion.model or self.model,
+            kind = ResponderRateLimited if status == 429 else ResponderUnavailable
+            raise _Again(told, kind, _seconds(response.headers), status)
+        raise ResponderFailed(
+            f"{self!r} refused call {call.id}: {told}", retryable=False, **call.facts(status)
         )
 
     async def _connected(self) -> Sockets:
@@ -227,15 +351,80 @@ class OpenAIResponder:
         return self._sockets
 
 
-async def _read(response: Any) -> bytes:
+class _Call:
+    """One call, with what its error and its reply say of it."""
+
+    def __init__(self, body: dict[str, Any], call_id: str, waited: float) -> None:
+        self.id = call_id
+        self.attempts = 0
+        self._body = body
+        self._waited = waited
+
+    def data(self, fields: Mapping[str, Any]) -> bytes:
+        """Return the request's body, with fields that ask for what was sampled."""
+        return msgspec.json.encode({**fields, **self._body} if fields else self._body)
+
+    def facts(self, status: int | None = None) -> dict[str, Any]:
+        """Return details of an error."""
+        facts: dict[str, Any] = {"call": self.id, "attempts": self.attempts}
+        return facts if status is None else {**facts, "status": status}
+
+    def told(self, reply: Reply) -> Reply:
+        """Return a reply that says which call it answers."""
+        extra = {**reply.extra, "call": self.id, "attempts": self.attempts}
+        return replace(reply, queue_seconds=self._waited, extra=extra)
+
+
+def _askings(tokens: Tokens, of_openai: bool, stream: bool) -> list[Mapping[str, Any]]:
+    """Return what asks for the sampled tokens, from all to less."""
+    if tokens != "auto":
+        return [TOKEN_FIELDS[tokens]]
+    most = {**TOKEN_FIELDS["vllm"], **({} if stream else TOKEN_FIELDS["sglang"])}
+    return [*([] if of_openai else [most]), TOKEN_FIELDS["logprobs"], TOKEN_FIELDS["none"]]
+
+
+def _check_url(url: str, variable: str) -> None:
+    """Refuse a base URL that is none, or that holds a secret. Messages do not repeat it whole."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{redacted(url)!r} is not a base URL: it begins with http:// or https://")
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        what = "a name or password" if "@" in parts.netloc else "a query"
+        raise ValueError(
+            f"the base URL of {parts.hostname} has {what}: give the URL alone, and the key in the"
+            f" environment variable {variable}"
+        )
+
+
+async def _streamed(response: Any, model: str) -> Reply:
+    """Return the reply that a response streams.
+
+    Raises:
+        Truncated: it ended before the reply did.
+        ServerFailed: the server told of an error.
+        ValueError: it is not one.
+    """
+    stream = CompletionStream()
+    async for part in response.content.iter_any():
+        stream.feed(part)
+        if stream.size > _MAX_SIZE:
+            response.close()
+            raise ValueError(f"it is more than {_MAX_SIZE} bytes long")
+    return stream.reply(model)
+
+
+async def _whole(response: Any) -> bytes:
+    """Return a response's body.
+
+    Raises:
+        ValueError: it is too long.
+    """
     parts, size = [], 0
     async for part in response.content.iter_any():
         size += len(part)
         if size > _MAX_SIZE:
             response.close()
-            raise ResponderFailed(
-                f"the endpoint answered with more than {_MAX_SIZE} bytes", retryable=False
-            )
+            raise ValueError(f"it is more than {_MAX_SIZE} bytes long")
         parts.append(part)
     return b"".join(parts)
 
@@ -247,9 +436,19 @@ def _shown(text: str, key: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def _seconds(text: str) -> float:
-    """``Retry-After`` in seconds; its date form is not worth parsing for waits this short."""
+def _seconds(headers: Mapping[str, str]) -> float:
+    """Return the seconds that an endpoint asks to wait; 0 where it does not."""
+    for name, unit in (("Retry-After-Ms", 1e-3), ("Retry-After", 1.0)):
+        text = headers.get(name, "")
+        try:
+            seconds = float(text) * unit
+        except ValueError:
+            continue
+        return seconds if 0 < seconds < MAX_SECONDS else 0.0
     try:
-        return max(0.0, float(text))
+        until = email.utils.parsedate_to_datetime(headers.get("Retry-After", ""))
     except ValueError:
         return 0.0
+    if until.tzinfo is None:  # "-0000" says UTC, too
+        until = until.replace(tzinfo=datetime.UTC)
+    return max(0.0, until.timestamp() - time.time())

@@ -6,12 +6,14 @@ import inspect
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from openenv_async.responders.base import Reply, cut
+from openenv_async.responders.base import Message, Reply, cut
 
 __all__ = ["ScriptedResponder"]
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Message]
 Rules = Sequence[tuple[str, str | Sequence[str]]]
 Answer = str | Reply
 Function = Callable[[Messages], Answer | Awaitable[Answer]]
@@ -59,8 +61,13 @@ class ScriptedResponder:
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = None,
     ) -> Reply:
-        """Return the script's next message; see ``Responder.respond``."""
+        """Return the script's next message; see ``Responder.respond``.
+
+        Tools are called by a function that returns a ``Reply`` with ``tool_calls``.
+        """
         answer = await self._answer(messages, seed)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         text, reason = cut(reply.text, stop), reply.finish_reason
@@ -69,7 +76,7 @@ class ScriptedResponder:
             if len(words) > max_tokens:
                 text = text[: words[max_tokens].start()].rstrip()
                 reason = "length"
-        return Reply(text, reason, reply.usage, reply.model)
+        return replace(reply, text=text, finish_reason=reason)
 
     async def aclose(self) -> None:
         """Nothing is held."""
@@ -79,15 +86,22 @@ class ScriptedResponder:
             made = self._function(messages)
             return await made if inspect.isawaitable(made) else made
         if self._lines is not None:
-            said = sum(message["role"] == "assistant" for message in messages)
+            said: int = sum(message["role"] == "assistant" for message in messages)
             return self._lines[min(said, len(self._lines) - 1)]
-        heard = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+        heard = next((_text(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
         for pattern, replies in self._rules:
             if found := pattern.search(heard):
                 return found.expand(
                     replies[0] if seed is None else random.Random(seed).choice(replies)
                 )
         return self._default
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message; of content blocks those that are text."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(block["text"] for block in content or () if block.get("type") == "text")
 
 
 def _compiled(pattern: str, replies: str | Sequence[str]) -> tuple[re.Pattern[str], list[str]]:

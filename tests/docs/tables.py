@@ -62,6 +62,9 @@ REMEDIES: Final = {
     "WorkerStartFailed": "read `log_tail`: it is what the server wrote before it ended",
     "WorkerDied": "open the session on another worker; a pool does so by itself",
     "ResponderFailed": "look at the endpoint, its key and its limits; the environment works",
+    "ResponderUnavailable": "see that the model's server runs and has memory, then play again",
+    "ResponderRateLimited": "lower `max_concurrency`, or ask the provider for more",
+    "InvalidCompletion": "give the URL of an OpenAI-compatible API; it often ends in `/v1`",
 }
 """What the caller does about each error. Every class has one; a test sees to it."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import logging
 import pickle
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,9 +15,17 @@ import pytest
 from aiohttp import web
 
 from openenv_async import OutcomeStatus
-from openenv_async.errors import DeadlineExceeded, ResponderFailed
+from openenv_async.errors import (
+    DeadlineExceeded,
+    InvalidCompletion,
+    ResponderFailed,
+    ResponderRateLimited,
+    ResponderUnavailable,
+)
 from openenv_async.responders import OpenAIResponder, Usage
+from openenv_async.responders.openai import _seconds
 from openenv_async.rollouts.run import status_of
+from tests.model_server import ModelServer, called
 
 KEY = "sk-very-secret-0123456789"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -236,3 +246,258 @@ def test_it_serves_one_loop_after_the_other_and_travels() -> None:
 def test_settings_that_make_no_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"timeout|base URL"):
         OpenAIResponder("m", **bad)
+
+
+# -- what was sampled, tools, streams, faults ----------------------------------------------------
+
+
+async def test_what_was_sampled_is_what_the_server_gave() -> None:
+    for shape, tokens in (("vllm", "vllm"), ("sglang", "sglang"), ("vllm", "auto")):
+        async with (
+            ModelServer("grüß dich", shape=shape, weight_version="v7") as server,
+            responder(server.url, tokens=tokens) as tiny,
+        ):
+            reply = await tiny.respond(HELLO)
+        [call] = server.calls
+        assert reply.completion_ids == call.completion_ids
+        assert reply.logprobs == call.logprobs
+        assert reply.prompt_ids == call.prompt_ids
+        assert reply.extra["id"] == call.id
+        assert call.request_id == f"{reply.extra['call']}-1"
+        assert reply.weight_version == ("v7" if shape == "sglang" else None)
+
+
+async def test_nothing_is_made_up_where_a_server_tells_nothing() -> None:
+    for shape, tokens, logprobs in (
+        (
+            "bare",
+            "auto",
+            False,
+        ),  # answers 200 and leaves the fields out, as transformers serve does
+        ("openai", "auto", True),
+        ("vllm", "none", False),
+    ):
+        async with (
+            ModelServer("hello", shape=shape) as server,
+            responder(server.url, tokens=tokens) as tiny,
+        ):
+            reply = await tiny.respond(HELLO)
+        assert (reply.completion_ids, reply.prompt_ids, reply.weight_version) == (None, None, None)
+        assert reply.logprobs == (server.calls[0].logprobs if logprobs else None)
+        assert len(server.calls) == 1
+
+
+async def test_an_endpoint_that_refuses_to_be_asked_for_tokens_is_asked_for_less(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[list[str]] = []
+
+    async def strict(request: web.Request) -> web.Response:
+        body = await request.json()
+        asked.append([name for name in body if name.startswith(("return", "logprobs"))])
+        if "return_token_ids" in body:
+            return web.Response(status=400, text="Unrecognized request argument: return_token_ids")
+        if len(body["messages"]) > 1:
+            return web.Response(status=400, text="the context is too long")
+        return completion("hi")
+
+    async with endpoint(strict) as url, responder(url, tokens="auto") as tiny:
+        assert (await tiny.respond(HELLO)).text == "hi"
+        assert (await tiny.respond(HELLO)).text == "hi"
+        with pytest.raises(ResponderFailed, match="the context is too long"):
+            await tiny.respond(HELLO * 2)
+    assert [len(names) for names in asked] == [4, 1, 1, 1]  # and a refusal later is a refusal
+    assert "is asked for logprobs: it refused more" in caplog.text
+    async with endpoint(strict) as url, responder(url, tokens="vllm") as tiny:
+        with pytest.raises(ResponderFailed, match="Unrecognized request argument"):
+            await tiny.respond(HELLO)
+
+
+async def test_a_refusal_that_asking_for_less_does_not_cure_is_told_as_it_was() -> None:
+    script = Script(*(web.Response(status=400, text=f"no {i}") for i in range(3)))
+    async with endpoint(script) as url, responder(url, tokens="auto") as tiny:
+        with pytest.raises(ResponderFailed, match="HTTP 400: no 0"):
+            await tiny.respond(HELLO)
+        script.responses.append(completion("hi"))
+        assert (await tiny.respond(HELLO)).text == "hi"
+    assert "return_token_ids" in script.bodies[-1]  # that it was refused is not held against it
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tools_are_offered_and_called(stream: bool) -> None:
+    async with (
+        ModelServer(called("look", place="here", n=3), shape="vllm") as server,
+        responder(server.url, stream=stream, tokens="vllm") as tiny,
+    ):
+        reply = await tiny.respond(HELLO, tools=TOOLS, tool_choice="required")
+        again = await tiny.respond([*HELLO, reply.message])
+    assert reply.finish_reason == "tool_calls"
+    [made] = reply.tool_calls
+    assert made["function"] == {"name": "look", "arguments": '{"place": "here", "n": 3}'}
+    assert made["id"]
+    assert reply.message == {"role": "assistant", "content": None, "tool_calls": [made]}
+    first, second = server.calls
+    assert (first.body["tools"], first.body["tool_choice"]) == (TOOLS, "required")
+    assert "tools" not in second.body
+    assert second.messages[-1] == reply.message
+    assert again.text == ""
+    assert reply.completion_ids == first.completion_ids
+
+
+async def test_a_stream_is_one_reply() -> None:
+    async with (
+        ModelServer("grüß dich, schöne welt", shape="vllm") as server,
+        responder(server.url, stream=True, tokens="auto") as tiny,
+    ):
+        reply = await tiny.respond(HELLO, max_tokens=100)
+    [call] = server.calls
+    assert call.body["stream_options"] == {"include_usage": True}
+    assert "return_meta_info" not in call.body  # SGLang refuses it of a stream
+    assert (reply.text, reply.finish_reason) == ("grüß dich, schöne welt", "stop")
+    assert call.completion_ids is not None
+    assert call.prompt_ids is not None
+    assert (reply.completion_ids, reply.logprobs) == (call.completion_ids, call.logprobs)
+    assert reply.prompt_ids == call.prompt_ids
+    assert reply.usage == Usage(len(call.prompt_ids), len(call.completion_ids))
+    assert reply.extra["id"] == call.id
+
+
+FAULTS = {
+    "cut": (ResponderUnavailable, True, "Response payload is not completed|Connection"),
+    "busy": (ResponderRateLimited, True, "HTTP 429: .*slow down"),
+    "broken": (ResponderUnavailable, True, "HTTP 500: .*out of memory"),
+    "schema": (InvalidCompletion, False, "other than a chat completion.*often ends in /v1"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_fault_of_a_server_has_its_type_and_names_the_call(
+    fault: str, stream: bool
+) -> None:
+    expected, retryable, text = FAULTS[fault]
+    async with (
+        ModelServer(faults={fault: 1.0}) as server,
+        responder(server.url, max_attempts=3, stream=stream) as tiny,
+    ):
+        with pytest.raises(expected, match=text) as told:
+            await tiny.respond(HELLO)
+    error = told.value
+    assert isinstance(error, ResponderFailed)
+    assert type(error) is expected
+    assert error.retryable is retryable
+    assert error.detail["attempts"] == len(server.calls) == (3 if retryable else 1)
+    assert str(error.detail["call"]) in error.message
+    assert {call.request_id for call in server.calls} == {
+        f"{error.detail['call']}-{attempt + 1}" for attempt in range(len(server.calls))
+    }
+    assert pickle.loads(pickle.dumps(error)).detail == error.detail
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_faults_that_pass_cost_no_call(stream: bool) -> None:
+    faults = {"cut": 0.1, "busy": 0.1, "broken": 0.1}
+    async with (
+        ModelServer(lambda messages, body: f"s{body['seed']}", faults=faults) as server,
+        responder(server.url, max_attempts=20, stream=stream) as tiny,
+    ):
+        replies = await asyncio.gather(*(tiny.respond(HELLO, seed=i) for i in range(100)))
+    assert [reply.text for reply in replies] == [f"s{i}" for i in range(100)]
+    assert server.counts["answer"] == 100
+    assert all(server.counts[name] > 0 for name in faults)
+    assert sum(reply.extra["attempts"] for reply in replies) == len(server.calls)
+
+
+async def test_a_stream_that_tells_of_an_error_is_asked_again() -> None:
+    answers = [b'data: {"error": {"message": "engine died"}}\n\n', b"data: [DONE]\n\n"]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        chunk = b'data: {"choices": [{"index": 0, "delta": {"content": "he"}}]}\r\n\r\n'
+        await response.write(chunk)
+        await response.write(answers.pop(0))
+        return response
+
+    async with endpoint(answer) as url, responder(url, stream=True, max_attempts=2) as tiny:
+        assert (await tiny.respond(HELLO)).text == "he"
+        assert answers == []
+        answers.append(b'data: {"error": {"message": "engine died"}}\n\n')
+        answers.append(b'data: {"oops"\n\n')
+        with pytest.raises(InvalidCompletion, match="not JSON"):
+            await tiny.respond(HELLO)
+        answers.extend([b'data: {"error": {"message": "engine died"}}\n\n', b""])
+        with pytest.raises(ResponderUnavailable, match="the stream ended before the end"):
+            await tiny.respond(HELLO)
+
+
+async def test_a_truncated_answer_is_a_cut_one() -> None:
+    script = Script(web.Response(text='{"choices": [{"mess'), web.Response(text=""))
+    script.responses.append(completion("whole"))
+    async with endpoint(script) as url, responder(url) as tiny:
+        assert (await tiny.respond(HELLO)).text == "whole"
+
+
+async def test_so_many_calls_at_once_and_no_more() -> None:
+    async with (
+        ModelServer("hi", delay=0.02) as server,
+        responder(server.url, max_concurrency=3) as tiny,
+    ):
+        replies = await asyncio.gather(*(tiny.respond(HELLO) for _ in range(12)))
+    assert server.most_at_once == 3
+    waited = sorted(reply.queue_seconds for reply in replies)
+    assert waited[2] < waited[3]
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1, got 0"):
+        OpenAIResponder("m", max_concurrency=0)
+
+
+async def test_what_waits_for_its_turn_is_not_late() -> None:
+    async with (
+        ModelServer("hi", delay=0.15) as server,
+        responder(server.url, max_concurrency=1, timeout=0.4) as tiny,
+    ):
+        replies = await asyncio.gather(*(tiny.respond(HELLO) for _ in range(5)))
+    assert max(reply.queue_seconds for reply in replies) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Retry-After": "7"}, 7, 7),
+        ({"Retry-After-Ms": "250", "Retry-After": "9"}, 0.25, 0.25),
+        ({"Retry-After": email.utils.formatdate(time.time() + 600)}, 300, 600),
+        ({"Retry-After": email.utils.formatdate(time.time() - 60)}, 0, 0),
+        ({"Retry-After": "soon"}, 0, 0),
+        ({"Retry-After": "nan"}, 0, 0),
+        ({"Retry-After": "-3"}, 0, 0),
+        ({}, 0, 0),
+    ],
+)
+def test_a_wait_that_is_asked_for(headers: dict[str, str], least: float, most: float) -> None:
+    assert least <= _seconds(headers) <= most
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2hunter2@host/v1",
+        "https://host/v1?api_key=hunter2hunter2",
+        "https://host/v1#hunter2hunter2",
+    ],
+)
+def test_a_url_that_holds_a_secret_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match="environment variable MY_KEY") as told:
+        OpenAIResponder("m", url, api_key_variable="MY_KEY")
+    assert "hunter2" not in str(told.value)
+
+
+def test_openai_itself_is_asked_as_it_likes() -> None:
+    made = OpenAIResponder("gpt", "https://api.openai.com/v1", tokens="auto")
+    assert made._asked_tokens == [{"logprobs": True}, {}]
+    with pytest.raises(
+        ValueError, match="tokens must be one of auto, vllm, sglang, logprobs, none"
+    ):
+        OpenAIResponder("gpt", tokens="all")  # type: ignore[arg-type]  # the point

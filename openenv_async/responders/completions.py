@@ -1,0 +1,316 @@
+"""Chat completions as servers answer them, whole or as a stream, made into replies.
+
+Servers tell in these fields which tokens were sampled; nothing is made up where they are missing:
+
+- OpenAI and all who follow it, with ``logprobs``: ``choices[].logprobs.content[].logprob``.
+- vLLM, with ``return_token_ids``: ``prompt_token_ids`` of the completion (of a stream's first
+  chunk) and ``choices[].token_ids``; with ``return_tokens_as_token_ids`` the tokens of ``logprobs``
+  are written ``token_id:N``.
+- SGLang from 0.5.13 on, never of a stream: with ``return_prompt_token_ids``
+  ``choices[].prompt_token_ids``; with ``return_meta_info`` ``choices[].meta_info``, which has
+  ``output_token_logprobs``, a list of (log probability, id, text), and ``weight_version``; the
+  completion's ``metadata`` has ``weight_version`` also unasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from openenv_async.responders.base import Reply, Usage
+
+__all__ = ["TOKEN_FIELDS", "CompletionStream", "Truncated", "read_completion"]
+
+TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "none": {},
+    "logprobs": {"logprobs": True},
+    "vllm": {"logprobs": True, "return_token_ids": True},
+    "sglang": {"logprobs": True, "return_prompt_token_ids": True, "return_meta_info": True},
+}
+"""Fields of a request that ask for what was sampled, by whose they are."""
+
+_TOKEN_ID: Final = "token_id:"
+
+
+class Truncated(ValueError):
+    """An answer ended before its end."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+    index: int | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+
+
+class _Token(msgspec.Struct):
+    logprob: float | None
+    token: str = ""
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _MetaInfo(msgspec.Struct):
+    output_token_logprobs: list[tuple[float | None, int, Any]] | None = None
+    weight_version: str | int | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    delta: _Message | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    meta_info: _MetaInfo | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+
+
+class _Metadata(msgspec.Struct):
+    weight_version: str | int | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    id: str | None = None
+    usage: _Usage | None = None
+    model: str | None = None
+    prompt_token_ids: list[int] | None = None
+    metadata: _Metadata | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Completion, strict=True)
+
+
+def read_completion(data: bytes, model: str) -> Reply:
+    """Return the reply in an answer.
+
+    Args:
+        data: the body.
+        model: which was asked, for an answer that does not say.
+
+    Raises:
+        Truncated: it ends amid the JSON.
+        ValueError: it is not a chat completion.
+    """
+    completion = _decoded(data)
+    if not completion.choices:
+        raise ValueError("it has no choices")
+    choice = completion.choices[0]
+    message = choice.message
+    if message is None:
+        raise ValueError("its choice has no message")
+    return _reply(completion, choice, message, model)
+
+
+class CompletionStream:
+    """A completion that comes in chunks of server-sent events; ``feed`` takes bytes as they come.
+
+    Attributes:
+        complete: the model said that it ended, or the server that this is all.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.size = 0
+        self._rest = b""
+        self._whole = _Completion([])
+        self._choice = _Choice()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._calls: dict[int, _ToolCall] = {}
+        self._tokens: list[_Token] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ServerFailed: the server tells of an error instead of going on.
+            ValueError: this is not a stream of chat completion chunks.
+        """
+        self.size += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            line = line.strip()
+            if line.startswith(b"data:"):
+                self._take(line[5:].strip())
+
+    def reply(self, model: str) -> Reply:
+        """Return the reply; only a ``complete`` one has one.
+
+        Raises:
+            Truncated: the stream ended before its end.
+            ValueError: it has no completion.
+        """
+        if not self.complete:
+            raise Truncated("the stream ended before the end of the reply")
+        choice = self._choice
+        message = _Message(
+            "".join(self._text),
+            [self._calls[index] for index in sorted(self._calls)],
+            "".join(self._reasoning) or None,
+            refusal="".join(self._refusal) or None,
+        )
+        if self._tokens is not None:
+            choice.logprobs = _Logprobs(self._tokens)
+        return _reply(self._whole, choice, message, model)
+
+    def _take(self, event: bytes) -> None:
+        if event == b"[DONE]":
+            self.complete = True
+            return
+        if event.startswith(b'{"error"'):
+            raise ServerFailed(event[:2000].decode(errors="replace"))
+        try:
+            chunk = _decoded(event)
+        except Truncated as exc:
+            raise ValueError(f"an event of the stream is not JSON: {exc}") from None
+        whole, choice = self._whole, self._choice
+        whole.id = whole.id or chunk.id
+        whole.model = whole.model or chunk.model
+        whole.usage = chunk.usage or whole.usage
+        whole.metadata = chunk.metadata or whole.metadata
+        whole.prompt_token_ids = whole.prompt_token_ids or chunk.prompt_token_ids
+        for part in chunk.choices[:1]:
+            choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
+            choice.meta_info = part.meta_info or choice.meta_info
+            if part.token_ids is not None:
+                choice.token_ids = [*(choice.token_ids or ()), *part.token_ids]
+            if part.logprobs is not None and part.logprobs.content is not None:
+                self._tokens = [*(self._tokens or ()), *part.logprobs.content]
+            if part.delta is not None:
+                self._add(part.delta)
+            if part.finish_reason is not None:
+                choice.finish_reason = part.finish_reason
+                self.complete = True
+
+    def _add(self, delta: _Message) -> None:
+        if isinstance(delta.content, str):
+            self._text.append(delta.content)
+        if reasoning := delta.reasoning_content or delta.reasoning:
+            self._reasoning.append(reasoning)
+        if delta.refusal:
+            self._refusal.append(delta.refusal)
+        for call in delta.tool_calls or ():
+            index = len(self._calls) if call.index is None else call.index
+            known = self._calls.setdefault(index, _ToolCall(_Function(arguments="")))
+            known.id = known.id or call.id
+            known.function.name = known.function.name or call.function.name
+            if call.function.arguments is not None:
+                known.function.arguments += _as_text(call.function.arguments)
+
+
+class ServerFailed(Exception):
+    """The server told of an error amid a stream."""
+
+
+def _decoded(data: bytes) -> _Completion:
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError as exc:
+        raise ValueError(str(exc)) from None
+    except msgspec.DecodeError as exc:
+        if not data.strip() or "truncated" in str(exc):
+            raise Truncated(str(exc) if data.strip() else "it is empty") from None
+        raise ValueError(str(exc)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _reply(completion: _Completion, choice: _Choice, message: _Message, model: str) -> Reply:
+    used = completion.usage
+    extra: dict[str, Any] = {}
+    if completion.id is not None:
+        extra["id"] = completion.id
+    if reasoning := message.reasoning_content or message.reasoning:
+        extra["reasoning"] = reasoning
+    if message.refusal:
+        extra["refusal"] = message.refusal
+    ids, logprobs = _sampled(choice)
+    prompt = completion.prompt_token_ids
+    meta, metadata = choice.meta_info, completion.metadata
+    version = None if metadata is None else metadata.weight_version
+    content = message.content
+    blocks = content if isinstance(content, list) else None
+    calls = [_call(each, number) for number, each in enumerate(message.tool_calls or ())]
+    return Reply(
+        text=_text_of(blocks) if blocks is not None else content or "",  # type: ignore[arg-type]
+        finish_reason=choice.finish_reason or "stop",
+        usage=None if used is None else Usage(used.prompt_tokens, used.completion_tokens or 0),
+        model=completion.model or model,
+        tool_calls=calls,
+        content=blocks,
+        prompt_ids=choice.prompt_token_ids if prompt is None else prompt,
+        completion_ids=ids,
+        logprobs=logprobs,
+        weight_version=version
+        if meta is None or meta.weight_version is None
+        else meta.weight_version,
+        extra=extra,
+    )
+
+
+def _sampled(choice: _Choice) -> tuple[list[int] | None, list[float] | None]:
+    """Return the sampled ids and their log probabilities, as far as they are told.
+
+    Log probabilities that are not one for each id are those of something else: they are left out.
+    """
+    ids = choice.token_ids
+    meta = None if choice.meta_info is None else choice.meta_info.output_token_logprobs
+    logprobs: list[float | None] | None = None
+    if meta is not None:
+        of_meta = [each[1] for each in meta]
+        if ids is None:
+            ids = of_meta
+        if ids == of_meta:
+            logprobs = [each[0] for each in meta]
+    tokens = None if choice.logprobs is None else choice.logprobs.content
+    if tokens is not None:
+        if ids is None and tokens and all(each.token.startswith(_TOKEN_ID) for each in tokens):
+            ids = [int(each.token[len(_TOKEN_ID) :]) for each in tokens]
+        if logprobs is None:
+            logprobs = [each.logprob for each in tokens]
+    if logprobs is None or None in logprobs or (ids is not None and len(ids) != len(logprobs)):
+        return ids, None
+    return ids, logprobs  # type: ignore[return-value]  # no None in it, as was checked
+
+
+def _call(call: _ToolCall, number: int) -> dict[str, Any]:
+    function = {
+        "name": call.function.name or "",
+        "arguments": _as_text(call.function.arguments),
+    }
+    return {"id": call.id or f"call_{number}", "type": "function", "function": function}
+
+
+def _as_text(arguments: Any) -> str:
+    """Return a tool's arguments as JSON text; some servers give the object itself."""
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else msgspec.json.encode(arguments).decode()
+
+
+def _text_of(blocks: Sequence[Mapping[str, Any]]) -> str:
+    texts = [block.get("text") for block in blocks if block.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))

@@ -1,0 +1,167 @@
+"""Answers of servers, read: what each tells of what was sampled, and nothing more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from openenv_async.responders.completions import CompletionStream, Truncated, read_completion
+
+
+def answered(choice: dict[str, Any], **more: Any) -> Any:
+    base: dict[str, Any] = {"message": {"role": "assistant", "content": "hi"}}
+    return read_completion(json.dumps({"choices": [base | choice], **more}).encode(), "asked")
+
+
+def tokens(*pairs: tuple[str, float | None]) -> dict[str, Any]:
+    return {
+        "content": [{"token": token, "logprob": log, "top_logprobs": []} for token, log in pairs]
+    }
+
+
+def meta(*triples: tuple[float | None, int, str | None]) -> dict[str, Any]:
+    return {"output_token_logprobs": triples, "finish_reason": {"type": "stop"}, "e2e_latency": 1}
+
+
+@pytest.mark.parametrize(
+    ("choice", "more", "ids", "logprobs", "prompt"),
+    [
+        ({}, {}, None, None, None),
+        ({"logprobs": None}, {}, None, None, None),
+        ({"logprobs": {"content": None}}, {}, None, None, None),
+        ({"logprobs": tokens(("h", -0.5), ("i", -1.5))}, {}, None, [-0.5, -1.5], None),
+        (
+            {"logprobs": tokens(("token_id:7", -0.5), ("token_id:9", -1.0))},
+            {},
+            [7, 9],
+            [-0.5, -1.0],
+            None,
+        ),
+        ({"logprobs": tokens(("token_id:7", -0.5), ("h", -1.0))}, {}, None, [-0.5, -1.0], None),
+        ({"token_ids": [7, 9]}, {"prompt_token_ids": [1, 2]}, [7, 9], None, [1, 2]),
+        ({"token_ids": []}, {}, [], None, None),
+        (
+            {"token_ids": [7, 9], "logprobs": tokens(("a", -1.0), ("b", -2.0))},
+            {},
+            [7, 9],
+            [-1.0, -2.0],
+            None,
+        ),
+        # one log probability for two ids: it is of something else
+        ({"token_ids": [7, 9], "logprobs": tokens(("a", -1.0))}, {}, [7, 9], None, None),
+        ({"token_ids": [7], "logprobs": tokens(("a", None))}, {}, [7], None, None),
+        (
+            {"meta_info": meta((-0.1, 4, "h"), (-0.2, 5, None)), "prompt_token_ids": [3]},
+            {},
+            [4, 5],
+            [-0.1, -0.2],
+            [3],
+        ),
+        ({"meta_info": meta((None, 4, "h"))}, {}, [4], None, None),
+        ({"meta_info": meta((-0.1, 4, "h")), "token_ids": [5]}, {}, [5], None, None),
+        ({"meta_info": {"weight_version": "w"}}, {}, None, None, None),
+    ],
+)
+def test_what_was_sampled(
+    choice: dict[str, Any], more: dict[str, Any], ids: Any, logprobs: Any, prompt: Any
+) -> None:
+    reply = answered(choice, **more)
+    assert (reply.completion_ids, reply.logprobs, reply.prompt_ids) == (ids, logprobs, prompt)
+
+
+def test_the_version_of_the_weights() -> None:
+    assert answered({}).weight_version is None
+    assert answered({}, metadata={"weight_version": "a"}).weight_version == "a"
+    both = answered({"meta_info": {"weight_version": 3}}, metadata={"weight_version": "a"})
+    assert both.weight_version == 3
+
+
+def test_the_message_may_be_blocks_tools_or_reasoning() -> None:
+    blocks = [
+        {"type": "text", "text": "a"},
+        {"type": "image", "n": 1},
+        {"type": "text", "text": "b"},
+    ]
+    reply = answered(
+        {"message": {"content": blocks, "reasoning_content": "hm"}}, model="told", id="x"
+    )
+    assert (reply.text, reply.content, reply.model) == ("ab", blocks, "told")
+    assert reply.extra == {"id": "x", "reasoning": "hm"}
+    assert reply.message == {"role": "assistant", "content": blocks}
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}  # no id, and the object itself
+    reply = answered({"message": {"content": "", "tool_calls": [call], "refusal": "no"}})
+    made = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    assert reply.tool_calls == [made]
+    assert reply.extra == {"refusal": "no"}
+    assert (reply.model, reply.usage, reply.finish_reason) == ("asked", None, "stop")
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "why"),
+    [
+        (b"", Truncated, "empty"),
+        (b'{"choices": [', Truncated, "truncated"),
+        (b"<html>", ValueError, "malformed"),
+        (b"[]", ValueError, "Expected `object`"),
+        (b'{"choices": []}', ValueError, "no choices"),
+        (b'{"choices": [{}]}', ValueError, "no message"),
+        (b'{"choices": [{"message": {"content": 3}}]}', ValueError, "Expected `str"),
+        (b'{"choices": [{"message": {}, "token_ids": ["a"]}]}', ValueError, "Expected `int`"),
+    ],
+)
+def test_answers_that_are_none(data: bytes, error: type, why: str) -> None:
+    with pytest.raises(error, match=why) as told:
+        read_completion(data, "m")
+    assert type(told.value) is error
+
+
+def test_a_stream_may_come_in_any_pieces() -> None:
+    events = [
+        {
+            "id": "s",
+            "model": "told",
+            "prompt_token_ids": [1],
+            "choices": [{"delta": {"role": "assistant", "content": ""}}],
+        },
+        {"choices": [{"delta": {"reasoning_content": "h"}, "token_ids": [2]}]},
+        {
+            "choices": [
+                {"delta": {"content": "ü"}, "token_ids": [3], "logprobs": tokens(("x", -1.0))}
+            ]
+        },
+        {
+            "choices": [
+                {
+                    "delta": {"content": "b"},
+                    "token_ids": [4],
+                    "logprobs": tokens(("y", -2.0), ("z", -3.0)),
+                }
+            ]
+        },
+        {"choices": [{"delta": {}, "finish_reason": "length"}]},
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 3}},
+    ]
+    data = b": ping\n\n" + b"".join(
+        b"data: " + json.dumps(each).encode() + b"\n\n" for each in events
+    )
+    for size in (1, 7, len(data)):
+        stream = CompletionStream()
+        for at in range(0, len(data), size):
+            stream.feed(data[at : at + size])
+        reply = stream.reply("asked")
+        assert (reply.text, reply.finish_reason, reply.model) == ("üb", "length", "told")
+        assert (reply.completion_ids, reply.logprobs) == ([2, 3, 4], [-1.0, -2.0, -3.0])
+        assert (reply.prompt_ids, reply.extra) == ([1], {"id": "s", "reasoning": "h"})
+        assert reply.usage is not None
+
+
+def test_a_stream_that_stops_is_truncated() -> None:
+    stream = CompletionStream()
+    stream.feed(b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+    assert not stream.complete
+    with pytest.raises(Truncated, match="before the end"):
+        stream.reply("m")
+    stream.feed(b"data: [DONE]\n\n")
+    assert stream.reply("m").text == "a"
