@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from openenv_async.targets.auto import AutoAction, AutoEnv
     from openenv_async.targets.resolve import resolve
     from openenv_async.targets.served import connect, connect_in_process, serve
+    from openenv_async.tasks import TaskTable
     from openenv_async.types import (
         EpisodeInfo,
         Limits,
         Outcome,
         OutcomeStatus,
         StepResult,
+        Task,
         Timeouts,
     )
 
@@ -54,6 +56,8 @@ __all__ = [
     "StepResult",
     "SyncEnvClient",
     "SyncEnvPool",
+    "Task",
+    "TaskTable",
     "Timeouts",
     "__version__",
     "collect",
@@ -84,6 +88,8 @@ _HOMES = {
     "StepResult": "types",
     "SyncEnvClient": "client.sync",
     "SyncEnvPool": "pool",
+    "Task": "types",
+    "TaskTable": "tasks",
     "Timeouts": "types",
     "collect": "rollouts",
     "connect": "targets.served",

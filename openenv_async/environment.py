@@ -17,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, ClassVar, Final, Generic, Literal
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol
 
-from openenv_async.types import ActT, ObsT, StateT
+from openenv_async.types import ActT, ObsT, StateT, Task
 
-__all__ = ["Contract", "Environment", "Isolation", "read_contract"]
+__all__ = ["Contract", "Environment", "Isolation", "Tasks", "read_contract"]
 
 Isolation = Literal["inline", "thread", "process"]
 _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
@@ -32,6 +32,31 @@ _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
 _ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 """The parameters of ``*args, **kwargs``."""
 _MANY: Final = frozenset(_ANYTHING)
+
+
+class Tasks(Protocol):
+    """The tasks of an environment, in splits. ``TaskTable`` makes them of rows or files.
+
+    An index is a task's place in its split, from 0; the id of a task lasts, and is unique in its
+    split. ``data`` of a task is listed to every client; ``private`` goes to ``reset`` and nowhere
+    else. The calls may block: they are made in threads, several at a time.
+    """
+
+    def splits(self) -> Sequence[str]:
+        """Return the names of the splits, such as ``train``; read once, when it is served."""
+        ...
+
+    def count(self, split: str) -> int:
+        """Return how many tasks a split has."""
+        ...
+
+    def get(self, split: str, index: int) -> Task:
+        """Return one task."""
+        ...
+
+    def range(self, split: str, start: int, stop: int) -> Sequence[Task]:
+        """Return the tasks from ``start`` to before ``stop``."""
+        ...
 
 
 class Environment(ABC, Generic[ActT, ObsT, StateT]):
@@ -55,6 +80,8 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
             a session. Empty: none.
         invalid_action_reward: penalty for an action that is refused, where a rollout ends its
             episode for that. An ``InvalidAction`` may carry another one, ``reward=``.
+        tasks: what its episodes may be about. A ``reset`` with the option ``task_id`` gets the
+            columns of that task as options, the private ones among them.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
             the class name, the description to its docstring.
     """
@@ -64,6 +91,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     owns_thread: ClassVar[bool] = False
     session_options: ClassVar[frozenset[str]] = frozenset()
     invalid_action_reward: ClassVar[float | None] = None
+    tasks: ClassVar[Tasks | None] = None
     name: ClassVar[str | None] = None
     version: ClassVar[str] = "1.0.0"
     description: ClassVar[str | None] = None
@@ -104,6 +132,11 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
             schema made from the type.
         """
         return {}
+
+    @classmethod
+    def tasks_for(cls, **params: Any) -> Tasks | None:
+        """Return the tasks by constructor arguments; those of ``tasks`` by default."""
+        return cls.tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import threading
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -30,6 +30,7 @@ from openenv_async.errors import (
 from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasium_type
 from openenv_async.schemas.legal import LEGAL_KEY
+from openenv_async.tasks import TaskBook
 from openenv_async.types import StepResult
 
 __all__ = ["EnvironmentSpec", "model_types"]
@@ -41,6 +42,12 @@ _MAX_REASON: Final = 2000
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _SHARPER: Final = ("action", "observation", "state")
 """The schemas that a class may give itself."""
+_TASK_OPTIONS: Final[Mapping[str, dict[str, Any]]] = {
+    "task_id": {"type": "string", "description": "of the task that the episode is about"},
+    "split": {"type": "string", "description": "of the task; needed with index"},
+    "index": {"type": "integer", "minimum": 0, "description": "of the task, in place of its id"},
+}
+"""Options of ``reset`` that name one of the environment's own tasks."""
 _Kind = Literal["action", "observation", "state", "any"]
 
 
@@ -55,6 +62,9 @@ class EnvironmentSpec:
             annotations of ``step`` and ``state`` when not given.
         params: constructor arguments fixed by the server.
         name: overrides the environment's own name.
+
+    Attributes:
+        tasks: the environment's own tasks; ``None`` when it declares none.
 
     Raises:
         TypeError: the environment is none, or its types are missing.
@@ -104,6 +114,7 @@ class EnvironmentSpec:
         self.codec("state", "msgpack")
         self._state_fits = fit_test(self.types["state"])
         self._check_params()
+        self.tasks: Final[TaskBook | None] = self._task_book()
 
     def __reduce__(self) -> Any:
         """The arguments: a copy in another process makes its codecs anew."""
@@ -179,8 +190,95 @@ class EnvironmentSpec:
             return ""
         return " (an attribute named state is taken for the state where no state() is defined)"
 
-    def check_options(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _task_book(self) -> TaskBook | None:
+        """The tasks that the class declares; those of other classes are not looked for."""
+        declares = getattr(self.cls, "tasks_for", None)
+        if declares is None:
+            return None
+        try:
+            tasks = declares(**self.params)
+            return None if tasks is None else TaskBook(tasks, self.name)
+        except TypeError:
+            raise
+        except Exception as exc:  # whatever the author's code raises
+            raise self._unservable("its tasks", exc) from exc
+
+    @property
+    def task_options(self) -> list[str]:
+        """Names of the reset options that name a task: none where there are no tasks.
+
+        An option ``index`` that ``reset`` has itself is the environment's own.
+        """
+        if self.tasks is None:
+            return []
+        return [n for n in _TASK_OPTIONS if n != "index" or n not in self.contract.reset_options]
+
+    def names_task(self, options: Mapping[str, Any]) -> bool:
+        """Return whether these reset options name one of the environment's own tasks."""
+        return self.tasks is not None and (
+            "task_id" in options
+            or ("index" in options and "index" not in self.contract.reset_options)
+        )
+
+    def unknown_options(self, options: Mapping[str, Any]) -> list[str]:
+        """Names of reset options that nothing takes."""
+        unknown = self.contract.unknown_options(options)
+        return [name for name in unknown if name not in self.task_options]
+
+    def with_task(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the reset options with the columns of the task that they name; it may block.
+
+        A public column that ``reset`` does not take is left out: it is for those who choose tasks.
+
+        Raises:
+            InvalidOption: there is no such task, or an option is one of its columns.
+            EnvironmentRaised: the environment's tasks cannot be read.
+        """
+        book = self.tasks
+        assert book is not None
+        rest = dict(options)
+        split = rest.pop("split", None)
+        task_id = rest.pop("task_id", None)
+        if split is not None and not isinstance(split, str):
+            raise InvalidOption(f"split must be a name, got {shown(split)}", option="split")
+        if task_id is None:
+            index = rest.pop("index", None)
+            if split is None:
+                raise InvalidOption(
+                    f"a task of {self.name} is named by task_id, or by split and index",
+                    option="split",
+                )
+            task = book.get(split, index)
+        elif isinstance(task_id, str):
+            task = book.find(task_id, split)
+        else:
+            raise InvalidOption(f"task_id must be a text, got {shown(task_id)}", option="task_id")
+        for name in rest:
+            if name in task.data or name in task.private:
+                raise InvalidOption(
+                    f"reset() of {self.name} has the option {name!r} twice, from its task"
+                    f" {task.id!r} and beside it: leave it out",
+                    option=name,
+                )
+        takes, any_option = self.contract.reset_options, self.contract.any_option
+        known = {"task_id": task.id, "split": task.split}
+        columns = {n: v for n, v in task.data.items() if any_option or n in takes}
+        named = {name: value for name, value in known.items() if name in takes}
+        try:
+            return self.check_options({**named, **columns, **task.private, **rest}, task.private)
+        except InvalidOption as exc:
+            exc.message = f"the task {task.id!r} of {self.name} does not fit: {exc.message}"
+            exc.detail["task_id"] = task.id
+            raise
+
+    def check_options(
+        self, options: dict[str, Any], private: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Reset options, each converted to what ``reset`` annotates.
+
+        Args:
+            options: by name.
+            private: names of those whose values no error may show.
 
         Raises:
             InvalidOption: an option that ``reset`` does not declare, or of the wrong type.
@@ -199,9 +297,10 @@ class EnvironmentSpec:
             if parameter.default is inspect.Parameter.empty and key not in options
         ]
         if missing:
+            which = "" if self.tasks is None else ", name a task by task_id (tasks() lists them)"
             raise InvalidOption(
-                f"reset() of {self.name} needs the option {missing[0]!r}: give it, or let the"
-                " environment have a default for it",
+                f"reset() of {self.name} needs the option {missing[0]!r}: give it{which}, or let"
+                " the environment have a default for it",
                 option=missing[0],
             )
         for key, annotation in self._options_checks.items():
@@ -209,8 +308,9 @@ class EnvironmentSpec:
                 try:
                     options[key] = msgspec.convert(options[key], annotation, strict=False)
                 except (msgspec.ValidationError, TypeError) as exc:
+                    said = "it is not of the declared type" if key in private else exc
                     raise InvalidOption(
-                        f"reset option {key!r} of {self.name}: {exc}", option=key
+                        f"reset option {key!r} of {self.name}: {said}", option=key
                     ) from None
         return options
 
@@ -265,6 +365,7 @@ class EnvironmentSpec:
                     "x-used": self.contract.takes_seed,
                 },
                 "episode_id": {"type": "string", "maxLength": 255},
+                **{name: _TASK_OPTIONS[name] for name in self.task_options},
                 **properties,
             },
             "additionalProperties": self.contract.any_option,

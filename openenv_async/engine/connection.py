@@ -448,6 +448,7 @@ class ServerConnection:
         limits, timeouts = engine.options.limits, engine.options.timeouts
         spec = engine.spec
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
+        capabilities += ["tasks"] if spec.tasks is not None else []
         return encode_map(
             {
                 "server": f"openenv_async/{__version__}",

@@ -8,11 +8,15 @@ Every exception of the environment ends here, as a ``Failed`` reply: whatever it
 whatever it does when it is printed. A result of the environment is read by ``results``. An
 awaitable that came out of a call taken for a sync one makes the reply ``Unfinished``: the session
 awaits it in a task.
+
+A reset that names a task gets the columns of that task. Tasks may be in a large file, so one that
+would be looked for on the loop is looked for in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import secrets
 import typing
@@ -387,9 +391,31 @@ class EnvironmentRunner:
         episode_id = request.episode_id
         if episode_id is not None and not 0 < len(episode_id) <= 255:
             raise InvalidOption("episode_id must have 1 to 255 characters", option="episode_id")
-        kwargs = self.spec.check_options(options)
+        if not self.spec.names_task(options):
+            return self._resetting(request, self.spec.check_options(options))
+        if self._must_not_block(options):
+            return functools.partial(self._reset_to_task, request, options)
+        return self._resetting(request, self.spec.with_task(options))
+
+    def _must_not_block(self, options: dict[str, Any]) -> bool:
+        """Return whether this runs on the loop, and looking a task up may take long."""
+        contract, tasks = self.spec.contract, self.spec.tasks
+        assert tasks is not None
+        if contract.is_async:
+            return True
+        return contract.isolation == "inline" and not tasks.is_ready(options.get("split"))
+
+    async def _reset_to_task(self, request: Reset, options: dict[str, Any]) -> Any:
+        kwargs = await asyncio.to_thread(self.spec.with_task, options)
+        result = self._resetting(request, kwargs)()
+        while is_awaitable(result):
+            result = await result
+        return result
+
+    def _resetting(self, request: Reset, kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Note the episode, and return the call that begins it."""
         self.seed = secrets.randbits(31) if request.seed is None else request.seed
-        self.episode_id = episode_id or secrets.token_hex(8)
+        self.episode_id = request.episode_id or secrets.token_hex(8)
         self.steps = 0
         self._move(Move.RESET)
         if self.spec.contract.takes_seed:

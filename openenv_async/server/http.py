@@ -215,7 +215,7 @@ class _SessionRoutes:
         Raises:
             InvalidOption: one is in both places.
         """
-        if "options" not in self._engine.spec.contract.unknown_options(options):
+        if "options" not in self._engine.spec.unknown_options(options):
             return options  # there is none, or the environment has an option of this name
         nested = read_fields(bytes(options.pop("options")), sent)
         for name in nested:

@@ -251,7 +251,7 @@ class UpstreamSocket(CallReplySink):
     def _options(self, call: Call) -> bytes | None:
         """A reset's options without those that the environment does not declare."""
         options = call.options
-        unknown = self._engine.spec.contract.unknown_options(options)
+        unknown = self._engine.spec.unknown_options(options)
         if unknown:
             _warn_once(self._engine, unknown)
             options = {key: raw for key, raw in options.items() if key not in unknown}
