@@ -326,6 +326,7 @@ class Outcome(Generic[ObsT, ActT]):
         trajectory: what happened, when recording was asked for.
         error: what ended it, for the failing statuses.
         mistakes: refused actions and unreadable replies of the policy; not among the steps.
+        unreadable: of them the replies that are not an action.
         penalty: what the environment gave for the mistake that ended the episode; it is in the
             return.
         task: which task it was about.
@@ -350,6 +351,7 @@ class Outcome(Generic[ObsT, ActT]):
     attempts: int = 1
     started_at: float | None = None
     ended_at: float | None = None
+    unreadable: int = 0
 
     @property
     def invalid_action(self) -> bool:

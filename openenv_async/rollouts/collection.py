@@ -544,7 +544,7 @@ class _Collection:
         self._retries[index] = self._retries.get(index, 0) + 1
         if self._admission is not None:
             self._admission.give_back()
-        self._summary.retried += 1
+        self._summary.add_repeated(rollout.steps)
         return True
 
     def _left(self) -> bool:

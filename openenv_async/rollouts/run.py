@@ -263,7 +263,7 @@ class Rollout:
         corrects = getattr(policy, "corrects_mistakes", False) is True
         self.index = index
         self.steps = 0
-        self.mistakes = 0
+        self.mistakes = self.unreadable = 0
         self.acted = False
         self.phase = "reset"
         self.task = task
@@ -466,6 +466,7 @@ class Rollout:
         """
         self.mistakes += 1
         unreadable = isinstance(error, UnreadableReply)
+        self.unreadable += unreadable
         reward = error.detail.get("reward")
         penalty = _as_float(reward) if reward is not None else None
         if penalty is not None and not math.isfinite(penalty):
@@ -569,6 +570,7 @@ class Rollout:
             attempts=self._attempts,
             started_at=self._started_at,
             ended_at=time.time(),
+            unreadable=self.unreadable,
         )
         if self.trajectory is not None:
             self.trajectory.finish(outcome)
@@ -613,4 +615,5 @@ def _no_number(call: str, reward: Any, step: int) -> InvalidObservation:
         + (f" in step {step}" if call == "step" else "")
         + ", and with it the episode has no return: give a number, or None for no reward",
         phase=call,
+        reward=repr(reward)[:60],
     )

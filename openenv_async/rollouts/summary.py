@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from openenv_async.endpoints.redaction import redacted
 from openenv_async.rollouts.record import error_text
 from openenv_async.telemetry.terminal import plain_text
 from openenv_async.types import Outcome, OutcomeStatus
@@ -71,6 +72,8 @@ class Failure:
         reason: the first line of the first one's message.
         count: how many.
         first_episode: the least index among them.
+        seed, task_id: of that episode, where it has them.
+        command: the command line that plays that episode again, where the caller knows one.
         log_tail: what the first of their workers to have said anything had written last.
     """
 
@@ -80,6 +83,9 @@ class Failure:
     count: int
     first_episode: int
     log_tail: str | None = None
+    seed: int | None = None
+    task_id: str | None = None
+    command: str | None = None
 
 
 class Summary:
@@ -100,6 +106,10 @@ class Summary:
         latencies: seconds per step call as the caller saw it.
         refused: times a session had to wait because the server was full.
         retried: times an episode was begun again, see ``collect``.
+        running: episodes under way.
+        mistakes: refused actions and unreadable replies of the policy.
+        unreadable: of them the replies that are not an action.
+        wasted_steps: steps of failed episodes, and of attempts that were repeated.
     """
 
     def __init__(self, total: int | None = None) -> None:
@@ -113,9 +123,14 @@ class Summary:
         self.latencies = Reservoir()
         self.refused = 0
         self.retried = 0
+        self.running = 0
+        self.mistakes = 0
+        self.unreadable = 0
+        self.wasted_steps = 0
         self._begun: float | None = None
         self._ended: float | None = None
         self._failures: dict[tuple[str, str, str], Failure] = {}
+        self._repeated_steps = 0
         self._returns = 0
         self._finite = 0
         self._mean = 0.0
@@ -135,9 +150,13 @@ class Summary:
         self.episodes += 1
         self.steps += outcome.steps
         self.statuses[outcome.status] += 1
-        if outcome.error is not None:
-            self.errors.setdefault(outcome.status, error_text(outcome.error))
+        self.mistakes += outcome.mistakes
+        self.unreadable += outcome.unreadable
+        if outcome.error is not None and outcome.status not in self.errors:
+            self.errors[outcome.status] = redacted(error_text(outcome.error))
         if not outcome.status.usable:
+            if not outcome.invalid_action:  # which a trainer may keep
+                self.wasted_steps += outcome.steps
             self._add_failure(outcome)
         value = outcome.episode_return
         if value is not None:
@@ -155,6 +174,12 @@ class Summary:
         self.unwritten += 1
         self.unwritten_reason = self.unwritten_reason or error_text(error)
 
+    def add_repeated(self, steps: int) -> None:
+        """Count an attempt that is played again, and the steps it had."""
+        self.retried += 1
+        self.wasted_steps += steps
+        self._repeated_steps += steps
+
     def _add_failure(self, outcome: Outcome) -> None:
         error = outcome.error
         if error is None:
@@ -169,10 +194,15 @@ class Summary:
         failure = self._failures.get(key)
         if failure is None:
             status = str(outcome.status) if reason != _OTHERS else ""
-            failure = self._failures[key] = Failure(status, code, reason, 0, outcome.index)
+            failure = Failure(status, code, redacted(reason), 0, outcome.index)
+            self._failures[key] = failure
         failure.count += 1
-        failure.first_episode = min(failure.first_episode, outcome.index)
-        failure.log_tail = failure.log_tail or getattr(error, "log_tail", None)
+        if failure.count == 1 or outcome.index < failure.first_episode:
+            failure.first_episode = outcome.index
+            failure.seed = None if outcome.episode is None else outcome.episode.seed
+            failure.task_id = None if outcome.task is None else outcome.task.id
+        if failure.log_tail is None and getattr(error, "log_tail", None):
+            failure.log_tail = redacted(str(getattr(error, "log_tail", "")))
 
     @property
     def failure_reasons(self) -> list[Failure]:
@@ -195,6 +225,12 @@ class Summary:
     def failures(self) -> int:
         """Outcomes that cannot be trained on."""
         return sum(count for status, count in self.statuses.items() if not status.usable)
+
+    @property
+    def waste(self) -> float | None:
+        """Share of the steps that no episode that can be trained on has; ``None`` without any."""
+        played = self.steps + self._repeated_steps
+        return self.wasted_steps / played if played else None
 
     @property
     def returns(self) -> int:
@@ -239,6 +275,12 @@ class Summary:
             "step_latency": {
                 f"p{percent}": self.latencies.percentile(percent) for percent in PERCENTILES
             },
+            "mistakes": {
+                "refused_action": self.mistakes - self.unreadable,
+                "unreadable_reply": self.unreadable,
+                "per_episode": self.mistakes / self.episodes if self.episodes else None,
+            },
+            "waste": self.waste,
             "refused": self.refused,
             "retried": self.retried,
             "unwritten": self.unwritten,
@@ -266,6 +308,12 @@ class Summary:
             table.add_row("return", "none given")
         for status, count in sorted(self.statuses.items()):
             table.add_row(str(status), f"{count:,}")
+        if self.mistakes:
+            table.add_row("actions refused", f"{self.mistakes - self.unreadable:,}")
+            table.add_row("replies unreadable", f"{self.unreadable:,}")
+            table.add_row("mistakes an episode", f"{self.mistakes / self.episodes:.2f}")
+        if self.waste:
+            table.add_row("steps wasted", f"{self.waste:.1%}")
         for percent in PERCENTILES:
             latency = self.latencies.percentile(percent)
             text = "-" if latency is None else f"{latency * 1e3:.2f} ms"
@@ -289,6 +337,9 @@ class Summary:
         table.add_column("first episode", justify="right")
         table.add_column("status")
         table.add_column("reason", overflow="fold")
+        tasks = any(failure.task_id for failure in self._failures.values())
+        if tasks:
+            table.add_column("its task", overflow="fold")
         for failure in self.failure_reasons:
             reason = f"{failure.code}: {failure.reason}" if failure.code else failure.reason
             table.add_row(
@@ -296,6 +347,7 @@ class Summary:
                 str(failure.first_episode),
                 failure.status,
                 plain_text(reason),
+                *([plain_text(failure.task_id or "")] if tasks else []),
             )
         return table
 

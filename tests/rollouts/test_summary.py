@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from openenv_async import Outcome, OutcomeStatus
+from openenv_async import EpisodeInfo, Outcome, OutcomeStatus
 from openenv_async.errors import EnvironmentRaised, WorkerDied
 from openenv_async.rollouts import Reservoir, Summary
+from openenv_async.types import Task
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -115,6 +116,43 @@ def test_failures_are_told_by_reason_with_their_first_episode() -> None:
     assert "KeyError" in out.getvalue()
     assert summary.as_dict()["failures"][0]["count"] == 3
     assert Summary().failure_table() is None
+
+
+def test_a_failure_knows_how_its_first_episode_is_played_again() -> None:
+    summary = Summary()
+    for index in (9, 4, 6):
+        summary.add(
+            Outcome(
+                index,
+                OutcomeStatus.ENV_ERROR,
+                episode=EpisodeInfo("e", 100 + index),
+                error=EnvironmentRaised("no [red] at http://me:hunter22@host\x1b[2J"),
+                task=Task(f"task-{index}"),
+            )
+        )
+    [failure] = summary.failure_reasons
+    assert (failure.first_episode, failure.seed, failure.task_id) == (4, 104, "task-4")
+    assert "hunter22" not in json.dumps(summary.as_dict())
+    out = io.StringIO()
+    Console(file=out, width=120).print(summary.failure_table())
+    assert "no [red] at http://***@host\\x1b[2J" in out.getvalue()
+    assert "task-4" in out.getvalue()
+
+
+def test_mistakes_and_waste_are_counted() -> None:
+    assert Summary().waste is None
+    assert Summary().as_dict()["mistakes"]["per_episode"] is None
+    summary = Summary()
+    summary.add(Outcome(0, OutcomeStatus.COMPLETED, steps=6, mistakes=3, unreadable=2))
+    summary.add(Outcome(1, OutcomeStatus.ENV_ERROR, steps=3, error=OSError("gone")))
+    summary.add_repeated(3)
+    assert summary.waste == 6 / 12
+    assert summary.retried == 1
+    assert summary.as_dict()["mistakes"] == {
+        "refused_action": 1, "unreadable_reply": 2, "per_episode": 1.5,
+    }  # fmt: skip
+    for part in ("actions refused", "replies unreadable", "50.0%"):
+        assert part in shown(summary)
 
 
 def test_reasons_without_end_do_not_fill_the_memory() -> None:
