@@ -44,6 +44,11 @@ __all__ = [
     "ResponderFailed",
     "ResponderRateLimited",
     "ResponderUnavailable",
+    "RunBroken",
+    "RunError",
+    "RunInUse",
+    "RunMismatch",
+    "RunNotWritten",
     "ServerBusy",
     "ServerError",
     "SessionBusy",
@@ -412,6 +417,41 @@ class WrongTarget(CallerError, TypeError):
 
     code = "wrong_target"
     http_status = 422
+
+
+class RunError(CallerError):
+    """A run folder cannot be begun, gone on with or read."""
+
+    code = "run_error"
+
+
+class RunBroken(RunError, ValueError):
+    """The manifest of a run folder cannot be read, or files of another run lie in the folder."""
+
+    code = "run_broken"
+
+
+class RunInUse(RunError):
+    """Another process writes to the run folder."""
+
+    code = "run_in_use"
+    http_status = 409
+    retryable_by_default = True
+
+
+class RunMismatch(RunError, ValueError):
+    """A run is not gone on with: its tasks, environment, policy or settings are others now."""
+
+    code = "run_mismatch"
+    http_status = 409
+
+
+class RunNotWritten(RunError, OSError):
+    """An outcome could not be written to the run folder, on a full disk for one."""
+
+    code = "run_not_written"
+    http_status = 507
+    retryable_by_default = True
 
 
 class Unauthorized(CallerError, PermissionError):

@@ -18,6 +18,8 @@ from openenv_async.rollouts.policies import Policy, RandomPolicy, ResponderPolic
 from openenv_async.rollouts.record import Trajectory, Transition
 from openenv_async.rollouts.replaying import Difference, replay
 from openenv_async.rollouts.run import rollout
+from openenv_async.rollouts.run_folder import RunFolder, RunStatus
+from openenv_async.rollouts.run_journal import EpisodeKey, ResultClass
 from openenv_async.rollouts.sessions import Retry, Source
 from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
 from openenv_async.rollouts.summary import Failure, Reservoir, Summary
@@ -27,6 +29,7 @@ __all__ = [
     "BatchedPolicy",
     "Difference",
     "EpisodeGroup",
+    "EpisodeKey",
     "EpisodeStream",
     "Failure",
     "GroupStream",
@@ -36,7 +39,10 @@ __all__ = [
     "RandomPolicy",
     "Reservoir",
     "ResponderPolicy",
+    "ResultClass",
     "Retry",
+    "RunFolder",
+    "RunStatus",
     "Source",
     "StreamedEpisode",
     "Summary",

@@ -257,6 +257,26 @@ def _line_of(row: Row) -> bytes:
     return msgspec.json.encode(flat | row["extra"]) + b"\n"
 
 
+def line_of(episode: Episode, **keys: Any) -> bytes:
+    """The line of an episode in a JSON Lines file, with further keys.
+
+    Raises:
+        InvalidModel: a part of it has no form in a file.
+    """
+    row = _row_of(episode)
+    row["extra"] |= {name: msgspec.Raw(encode(value)) for name, value in keys.items()}
+    return _line_of(row)
+
+
+def trajectory_of(line: bytes) -> Trajectory:
+    """The trajectory of a line; further keys are in its ``extra``.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is not the line of an episode.
+    """
+    return _from_row(decode(line))
+
+
 def _flat_step(step: Row) -> Row:
     extra: Row = step["extra"]
     return {name: tag(value) for name, value in step.items() if name != "extra"} | extra
@@ -339,7 +359,7 @@ class JsonlWriter(TrajectoryWriter):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if append and self.path.exists():
-            _mend_last_line(self.path)
+            mend_last_line(self.path)
         self._file: BinaryIO = self.path.open("ab" if append else "wb", buffering=0)
 
     def write(self, episode: Episode) -> None:
@@ -370,7 +390,7 @@ def _end_of(file: BinaryIO, path: Path) -> int | None:
     if not file.seekable():
         return None
     if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":
-        _mend_last_line(path)  # left by a write whose part could not be removed at once
+        mend_last_line(path)  # left by a write whose part could not be removed at once
     return file.seek(0, os.SEEK_END)
 
 
@@ -380,7 +400,7 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _mend_last_line(path: Path) -> None:
+def mend_last_line(path: Path) -> None:
     """End the last line if it is whole and only its newline is missing, else remove it."""
     with path.open("r+b") as file:
         end = size = file.seek(0, os.SEEK_END)

@@ -30,7 +30,7 @@ from openenv_async.rollouts import (
     open_writer,
     read_trajectories,
 )
-from openenv_async.rollouts.files import _mend_last_line, _write_line
+from openenv_async.rollouts.files import _write_line, mend_last_line
 from tests.rollouts.environments import Counting, RaisesInStep, Seen
 
 SUFFIXES = ("jsonl", "parquet")
@@ -469,7 +469,7 @@ def test_a_last_line_of_any_length_that_was_cut_is_removed(
 ) -> None:
     path = tmp_path / "file.jsonl"
     path.write_bytes(before + b"x" * size)
-    _mend_last_line(path)
+    mend_last_line(path)
     assert path.read_bytes() == before
 
 
@@ -481,9 +481,9 @@ def test_a_whole_last_line_of_any_length_gets_its_newline(
     line = b"{" + b" " * (size - 2) + b"}"
     path = tmp_path / "file.jsonl"
     path.write_bytes(before + line)
-    _mend_last_line(path)
+    mend_last_line(path)
     assert path.read_bytes() == before + line + b"\n"
-    _mend_last_line(path)  # nothing is left to mend
+    mend_last_line(path)  # nothing is left to mend
     assert path.read_bytes() == before + line + b"\n"
 
 
@@ -491,14 +491,14 @@ def test_a_whole_last_line_of_any_length_gets_its_newline(
 def test_a_last_line_that_is_no_row_is_removed(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "file.jsonl"
     path.write_bytes(b"{}\n" + line)
-    _mend_last_line(path)
+    mend_last_line(path)
     assert path.read_bytes() == b"{}\n"
 
 
 def test_a_file_without_a_byte_has_no_line_to_mend(tmp_path: Path) -> None:
     path = tmp_path / "file.jsonl"
     path.touch()
-    _mend_last_line(path)
+    mend_last_line(path)
     assert path.read_bytes() == b""
     with JsonlWriter(path, append=True) as writer:
         writer.write(outcome(0))
