@@ -8,12 +8,13 @@ from openenv_async.rollouts.checking import check_policy
 from openenv_async.rollouts.collection import collect, collect_all
 from openenv_async.rollouts.files import (
     JsonlWriter,
-    ParquetWriter,
     TrajectoryWriter,
     open_writer,
+    read_header,
     read_trajectories,
 )
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
+from openenv_async.rollouts.parquet import ParquetWriter
 from openenv_async.rollouts.policies import Policy, RandomPolicy, ResponderPolicy, Turn, load_policy
 from openenv_async.rollouts.record import Trajectory, Transition
 from openenv_async.rollouts.replaying import Difference, replay
@@ -24,8 +25,10 @@ from openenv_async.rollouts.sessions import Retry, Source
 from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
 from openenv_async.rollouts.summary import Failure, Reservoir, Summary
 from openenv_async.rollouts.versions import VersionedPolicy
+from openenv_async.rollouts.writing import AsyncWriter
 
 __all__ = [
+    "AsyncWriter",
     "BatchedPolicy",
     "Difference",
     "EpisodeGroup",
@@ -59,6 +62,7 @@ __all__ = [
     "fetch_schema",
     "load_policy",
     "open_writer",
+    "read_header",
     "read_trajectories",
     "replay",
     "rollout",

@@ -31,13 +31,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import itertools
 import logging
 import operator
 import os
-import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, TypeAlias
 
@@ -46,14 +44,20 @@ import msgspec
 from openenv_async.arrays import tag
 from openenv_async.errors import InvalidModel, sendable
 from openenv_async.rollouts.groups import StreamedEpisode
+from openenv_async.rollouts.headers import (
+    HEADER_KEY,
+    headers_of_lines,
+    joined_headers,
+    make_header,
+)
 from openenv_async.rollouts.record import Trajectory, Transition, decode, encode
 from openenv_async.types import Mistake, ModelCall, Outcome, OutcomeStatus
 
 __all__ = [
     "JsonlWriter",
-    "ParquetWriter",
     "TrajectoryWriter",
     "open_writer",
+    "read_header",
     "read_trajectories",
 ]
 
@@ -73,13 +77,19 @@ _FREE: Final = frozenset(
 """Fields whose shape is the environment's, or the user's."""
 _HIDDEN: Final = "_extra"
 """Name of the object with a user's keys that have the name of a field."""
-_INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 class TrajectoryWriter(ABC):
-    """A writer of one trajectory after the other; a context manager."""
+    """A writer of one trajectory after the other; a context manager.
+
+    Attributes:
+        path: of the file.
+        header: of the file. It is written with the first episode, from which it has the
+            ``environment`` unless that was given.
+    """
 
     path: Path
+    header: dict[str, Any]
 
     @abstractmethod
     def write(self, episode: Episode) -> None:
@@ -104,12 +114,16 @@ class TrajectoryWriter(ABC):
         self.close()
 
 
-def open_writer(path: str | Path, *, append: bool = False) -> TrajectoryWriter:
+def open_writer(
+    path: str | Path, *, append: bool = False, header: Mapping[str, Any] | None = None
+) -> TrajectoryWriter:
     """The writer for a file name.
 
     Args:
         path: ends in ``.jsonl`` or ``.parquet``.
         append: go on with what is there, instead of replacing it.
+        header: keys of the file's header, besides those that it has anyway or instead of them,
+            such as ``run``.
 
     Raises:
         ValueError: the suffix is neither ``.jsonl`` nor ``.parquet``.
@@ -118,9 +132,11 @@ def open_writer(path: str | Path, *, append: bool = False) -> TrajectoryWriter:
     path = Path(path)
     match path.suffix:
         case ".jsonl":
-            return JsonlWriter(path, append=append)
+            return JsonlWriter(path, append=append, header=header)
         case ".parquet":
-            return ParquetWriter(path, append=append)
+            from openenv_async.rollouts.parquet import ParquetWriter
+
+            return ParquetWriter(path, append=append, header=header)
         case suffix:
             raise ValueError(
                 f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
@@ -137,9 +153,32 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     path = Path(path)
     match path.suffix:
         case ".jsonl":
-            return _read_jsonl(path)
+            return read_lines(path)
         case ".parquet":
-            return _read_parquet(path)
+            from openenv_async.rollouts.parquet import read_parquet
+
+            return read_parquet(path)
+        case suffix:
+            raise ValueError(
+                f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
+            )
+
+
+def read_header(path: str | Path) -> dict[str, Any] | None:
+    """Return the header of a file; ``None`` of one that has none, as those of old releases.
+
+    Raises:
+        ValueError: the suffix is not that of trajectories.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    match path.suffix:
+        case ".jsonl":
+            return joined_headers(headers_of_lines(path))
+        case ".parquet":
+            from openenv_async.rollouts.parquet import headers_of_parquet
+
+            return joined_headers(headers_of_parquet(path))
         case suffix:
             raise ValueError(
                 f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
@@ -174,8 +213,19 @@ def _trajectory(episode: Episode) -> tuple[Trajectory, Row]:
 # -- rows ---------------------------------------------------------------------------------------
 
 
-def _row_of(episode: Episode) -> Row:
+def finished_header(header: Row, row: Row) -> Row:
+    """Complete a header by the environment of the first episode."""
+    if header.get("environment") is None:
+        header["environment"] = decode(row["environment"])
+    return header
+
+
+def row_of(episode: Episode, run: str | None = None) -> Row:
     """The columns of an episode; what is free in shape is ``msgspec.Raw`` JSON.
+
+    Args:
+        episode: what is written.
+        run: the run of an episode that names none.
 
     Raises:
         InvalidModel: a part of it has no form in a file; the message has the place.
@@ -199,6 +249,7 @@ def _row_of(episode: Episode) -> Row:
                 value = getattr(transition, name)
                 step[name] = _extra(value, _TRANSITION) if name == "extra" else _cell(name, value)
             steps.append(step)
+        row["run"] = row["run"] or run
     except (TypeError, ValueError, OverflowError) as exc:
         raise InvalidModel(
             f"episode {trajectory.index} cannot be written: {place}: {exc}; leave it out of what"
@@ -250,9 +301,12 @@ def _extra(extra: Row, taken: tuple[str, ...]) -> dict[str, msgspec.Raw]:
     return {sendable(str(name)): msgspec.Raw(encode(value)) for name, value in free.items()}
 
 
-def _line_of(row: Row) -> bytes:
-    """A row as one line of JSON."""
-    flat = {name: tag(value) for name, value in row.items() if name not in ("extra", "transitions")}
+def encoded_line(row: Row, header: Row | None = None) -> bytes:
+    """A row as one line of JSON, the file's header before it in the first."""
+    flat: Row = {} if header is None else {HEADER_KEY: header}
+    flat |= {
+        name: tag(value) for name, value in row.items() if name not in ("extra", "transitions")
+    }
     flat["transitions"] = [_flat_step(step) for step in row["transitions"]]
     return msgspec.json.encode(flat | row["extra"]) + b"\n"
 
@@ -263,9 +317,9 @@ def line_of(episode: Episode, **keys: Any) -> bytes:
     Raises:
         InvalidModel: a part of it has no form in a file.
     """
-    row = _row_of(episode)
+    row = row_of(episode)
     row["extra"] |= {name: msgspec.Raw(encode(value)) for name, value in keys.items()}
-    return _line_of(row)
+    return encoded_line(row)
 
 
 def trajectory_of(line: bytes) -> Trajectory:
@@ -274,7 +328,7 @@ def trajectory_of(line: bytes) -> Trajectory:
     Raises:
         ValueError, TypeError, KeyError, AttributeError: it is not the line of an episode.
     """
-    return _from_row(decode(line))
+    return from_row(decode(line))
 
 
 def _flat_step(step: Row) -> Row:
@@ -282,12 +336,13 @@ def _flat_step(step: Row) -> Row:
     return {name: tag(value) for name, value in step.items() if name != "extra"} | extra
 
 
-def _from_row(row: Row) -> Trajectory:
+def from_row(row: Row) -> Trajectory:
     """The trajectory of a row; keys that it has no field for are kept in ``extra``.
 
     Raises:
         ValueError, TypeError, KeyError: it is not the row of an episode.
     """
+    row.pop(HEADER_KEY, None)
     steps = [Transition(**_step(item)) for item in row.pop("transitions")]
     known = _known(row, _EPISODE)
     status = known.pop("status")
@@ -353,10 +408,15 @@ class JsonlWriter(TrajectoryWriter):
     Args:
         path: the file.
         append: go on with what is there; a line that a crash cut is removed.
+        header: keys of the file's header.
     """
 
-    def __init__(self, path: str | Path, *, append: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, append: bool = False, header: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
+        self.header = make_header(**(header or {}))
+        self._began = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if append and self.path.exists():
             mend_last_line(self.path)
@@ -364,14 +424,20 @@ class JsonlWriter(TrajectoryWriter):
 
     def write(self, episode: Episode) -> None:
         """Add an episode."""
-        _write_line(self._file, self.path, _line_of(_row_of(episode)))
+        row = row_of(episode, self.header.get("run"))
+        if self._began:
+            write_line(self._file, self.path, encoded_line(row))
+            return
+        line = encoded_line(row, finished_header(self.header, row))
+        write_line(self._file, self.path, line)
+        self._began = True
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
+def write_line(file: BinaryIO, path: Path, line: bytes) -> None:
     """Write a whole line, or nothing of it: a part that a failed write left is removed."""
     end = _end_of(file, path)
     try:
@@ -427,7 +493,7 @@ def _is_whole(line: bytes) -> bool:
         return False
 
 
-def _read_jsonl(path: Path) -> Iterator[Trajectory]:
+def read_lines(path: Path) -> Iterator[Trajectory]:
     """The trajectories of a file; broken lines are passed over, and said to be.
 
     Raises:
@@ -450,215 +516,10 @@ def _read_jsonl(path: Path) -> Iterator[Trajectory]:
                 log.warning("%s; it is passed over", reason)
                 continue
             try:
-                trajectory = _from_row(row)
+                trajectory = from_row(row)
             except (ValueError, TypeError, KeyError, AttributeError) as exc:
                 raise ValueError(f"line {number} of {path} is not a trajectory: {exc}") from exc
             found = True
             yield trajectory
     if broken and not found:
         raise ValueError(f"no line of {path} is a trajectory: {reason}")
-
-
-# -- Parquet ------------------------------------------------------------------------------------
-
-
-class ParquetWriter(TrajectoryWriter):
-    """Parquet, one row per episode.
-
-    Args:
-        path: where the file lies after ``close``.
-        append: go on with what is there.
-        max_group_size: bytes of JSON after which a row group is finished and written.
-        max_group_episodes: episodes after which it is.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        append: bool = False,
-        max_group_size: int = 16 * 1024 * 1024,
-        max_group_episodes: int = 1024,
-    ) -> None:
-        try:
-            import pyarrow.parquet as parquet  # type: ignore[import-untyped]  # it has none
-        except ModuleNotFoundError as exc:
-            raise ModuleNotFoundError(
-                "writing Parquet needs pyarrow: pip install 'openenv-async[parquet]'",
-                name=exc.name,
-            ) from None
-        self.path = Path(path)
-        self._parquet = parquet
-        self._schema = _parquet_schema()
-        self._parts = _parts_of(self.path)
-        self._rows: list[dict[str, Any]] = []
-        self._size = 0
-        self._max_group_size = max_group_size
-        self._max_group_episodes = max_group_episodes
-        self._closed = False
-        if not append and self._parts.exists():
-            shutil.rmtree(self._parts)
-        self._parts.mkdir(parents=True, exist_ok=True)
-        if append and self.path.exists():
-            for left in self._parts.iterdir():  # of a crash while they were joined: in the file
-                left.unlink()
-            self.path.replace(self._parts / "000000.parquet")
-        elif not append:
-            self.path.unlink(missing_ok=True)
-        self._part = 1 + max((int(part.stem) for part in _finished(self._parts)), default=-1)
-
-    def write(self, episode: Episode) -> None:
-        """Add an episode; a full row group is written out."""
-        row = _row_of(episode)
-        line = _line_of(row)
-        with self._journal().open("ab", buffering=0) as journal:
-            _write_line(journal, self._journal(), line)
-        self._rows.append(_columns(row))
-        self._size += len(line)
-        if self._size >= self._max_group_size or len(self._rows) >= self._max_group_episodes:
-            try:
-                self.flush()
-            except OSError as exc:  # the episode is in the journal: it is written
-                log.warning("a row group of %s waits for the next write: %s", self.path, exc)
-
-    def _journal(self) -> Path:
-        """The file of the episodes of the group that is being gathered."""
-        return self._parts / f"{self._part:06d}.jsonl"
-
-    def flush(self) -> None:
-        """Write what is gathered as a row group of its own."""
-        if not self._rows:
-            return
-        table = self._table(self._rows)
-        target = self._parts / f"{self._part:06d}.parquet"
-        unfinished = target.with_suffix(".unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                self._parquet.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:  # its episodes are in the journal, and the next flush has them again
-            unfinished.unlink(missing_ok=True)
-            raise
-        unfinished.replace(target)
-        self._journal().unlink(missing_ok=True)
-        self._part += 1
-        self._rows = []
-        self._size = 0
-
-    def _table(self, rows: list[dict[str, Any]]) -> Any:
-        import pyarrow
-
-        return pyarrow.Table.from_pylist(rows, schema=self._schema)
-
-    def close(self) -> None:
-        """Join the row groups into one file."""
-        if self._closed:
-            return
-        self.flush()
-        joined = self.path.with_name(self.path.name + ".unfinished")
-        try:
-            self._join(joined)
-        except BaseException:  # the groups are where they were, and are read from there
-            joined.unlink(missing_ok=True)
-            raise
-        joined.replace(self.path)
-        self._closed = True
-        shutil.rmtree(self._parts)
-
-    def _join(self, target: Path) -> None:
-        with self._parquet.ParquetWriter(target, self._schema, compression="zstd") as writer:
-            for part in _finished(self._parts):
-                if part.suffix == ".parquet" and self._parquet.read_schema(part) == self._schema:
-                    writer.write_table(self._parquet.read_table(part))
-                    continue
-                # The journal of a crash, or a file of an earlier release or with more columns.
-                read = _read_jsonl(part) if part.suffix == ".jsonl" else _read_table(part)
-                while batch := list(itertools.islice(read, 64)):
-                    rows = [_columns(_row_of(trajectory)) for trajectory in batch]
-                    writer.write_table(self._table(rows))
-
-
-def _columns(row: Row) -> Row:
-    """A row as Parquet has it: what is free in shape as JSON texts."""
-    columns = {name: _text(value) for name, value in row.items() if name != "transitions"}
-    columns["transitions"] = [
-        {name: _text(value) for name, value in step.items()} for step in row["transitions"]
-    ]
-    if row["seed"] is not None and row["seed"] not in _INT64:
-        columns["seed"] = None
-        columns["extra"] = _text(row["extra"] | {"seed": row["seed"]})
-    return columns
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, msgspec.Raw):
-        return bytes(value).decode()
-    if isinstance(value, dict):
-        return msgspec.json.encode(value).decode() if value else None
-    return value
-
-
-def _parts_of(path: Path) -> Path:
-    return path.with_name(path.name + ".parts")
-
-
-def _finished(parts: Path) -> list[Path]:
-    """Return the file of each group, or the journal of one that was not finished."""
-    found = {path.stem: path for path in sorted(parts.glob("*.jsonl"))}
-    found |= {path.stem: path for path in parts.glob("*.parquet")}
-    return [found[stem] for stem in sorted(found)]
-
-
-def _parquet_schema() -> Any:
-    import pyarrow as pa
-
-    types: dict[str, Any] = {
-        "t": pa.int32(),
-        "index": pa.int64(),
-        "seed": pa.int64(),
-        "steps": pa.int64(),
-        "mistakes": pa.int64(),
-        "group": pa.int64(),
-        "member": pa.int64(),
-        "attempts": pa.int64(),
-        "started_at": pa.float64(),
-        "ended_at": pa.float64(),
-        "reward": pa.float64(),
-        "reset_reward": pa.float64(),
-        "episode_return": pa.float64(),
-        "duration": pa.float64(),
-        "terminated": pa.bool_(),
-        "truncated": pa.bool_(),
-    }
-    transition = pa.struct([(name, types.get(name, pa.string())) for name in _TRANSITION])
-    types["transitions"] = pa.list_(transition)
-    return pa.schema([(name, types.get(name, pa.string())) for name in _EPISODE])
-
-
-def _read_parquet(path: Path) -> Iterator[Trajectory]:
-    parts = _parts_of(path)
-    files = [path] if path.exists() or not parts.exists() else _finished(parts)
-    for file in files:
-        yield from _read_jsonl(file) if file.suffix == ".jsonl" else _read_table(file)
-
-
-def _read_table(path: Path) -> Iterator[Trajectory]:
-    import pyarrow.parquet as parquet
-
-    with parquet.ParquetFile(path) as opened:
-        for batch in opened.iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                row = _read_columns(row)
-                row["transitions"] = [_read_columns(item) for item in row["transitions"]]
-                yield _from_row(row)
-
-
-def _read_columns(row: Row) -> Row:
-    """A row of Parquet with its JSON texts read, and the keys of ``extra`` among the others."""
-    extra = row.pop("extra", None)
-    read = {
-        name: decode(value) if name in _FREE and value is not None else value
-        for name, value in row.items()
-    }
-    return read if extra is None else read | decode(extra)

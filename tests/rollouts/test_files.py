@@ -28,9 +28,10 @@ from openenv_async.rollouts import (
     Transition,
     collect,
     open_writer,
+    read_header,
     read_trajectories,
 )
-from openenv_async.rollouts.files import _write_line, mend_last_line
+from openenv_async.rollouts.files import mend_last_line, write_line
 from tests.rollouts.environments import Counting, RaisesInStep, Seen
 
 SUFFIXES = ("jsonl", "parquet")
@@ -553,10 +554,10 @@ def test_a_writer_of_a_pipe_cuts_nothing(tmp_path: Path) -> None:
             raise AssertionError("a pipe was cut")
 
     pipe: Any = Pipe()
-    _write_line(pipe, tmp_path / "none", b"0123456789" * 2 + b"\n")
+    write_line(pipe, tmp_path / "none", b"0123456789" * 2 + b"\n")
     assert pipe.taken == b"0123456789" * 2 + b"\n"
     with pytest.raises(BrokenPipeError):
-        _write_line(pipe, tmp_path / "none", b"x" * 40)
+        write_line(pipe, tmp_path / "none", b"x" * 40)
 
 
 def test_what_is_appended_to_a_new_file_is_its_beginning(tmp_path: Path) -> None:
@@ -607,7 +608,8 @@ def test_a_row_group_is_written_when_it_has_so_many_episodes_or_bytes(tmp_path: 
     path = tmp_path / "size.jsonl"
     with JsonlWriter(path) as lines:
         lines.write(outcome(0))
-    size = path.stat().st_size
+        lines.write(outcome(0))
+    size = len(path.read_bytes().splitlines(keepends=True)[1])
     assert gathered(max_group_size=2 * size) == [1, 0, 1, 0, 1]
     assert gathered(max_group_size=2 * size + 1) == [1, 2, 0, 1, 2]
 
@@ -657,3 +659,74 @@ def test_what_a_crash_left_while_it_joined_the_groups_is_not_read_twice(tmp_path
         writer.write(outcome(1))
     assert [t.index for t in read_trajectories(path)] == [0, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+# -- headers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_says_who_wrote_it_with_what(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["openenv-async", "rollout", "http://u:hunter2@h:1"])
+    path = tmp_path / f"file.{suffix}"
+    about = {"name": "maze", "params": {"size": 3}}
+    first = outcome(0)
+    assert first.trajectory is not None
+    first.trajectory.environment = about
+    with open_writer(path, header={"run": "r1", "note": "mine"}) as writer:
+        writer.write(first)
+        writer.write(outcome(1))
+        writer.header["late"] = True  # it was written with the first episode
+    header = read_header(path)
+    assert header is not None
+    assert header["schema"] == 2
+    assert (header["run"], header["note"]) == ("r1", "mine")
+    assert header["command"] == ["openenv-async", "rollout", "http://***@h:1"]
+    assert header["versions"].keys() >= {"openenv_async", "python"}
+    assert header["time"].endswith("+00:00")
+    assert header["environment"] == about
+    trajectories = list(read_trajectories(path))
+    assert [t.run for t in trajectories] == ["r1", "r1"]
+    assert [t.extra for t in trajectories] == [{}, {}]
+    assert first.trajectory.run is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_was_gone_on_with_has_every_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file.{suffix}"
+    for run in ("r1", "r2", "r3"):
+        with open_writer(path, append=True, header={"run": run}) as writer:
+            writer.write(outcome(0))
+    header = read_header(path)
+    assert header is not None
+    assert [header["run"], *(each["run"] for each in header["appended"])] == ["r1", "r2", "r3"]
+    assert len(list(read_trajectories(path))) == 3
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_header_of_a_file_whose_writer_crashed_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file.{suffix}"
+    writer = open_writer(path, header={"run": "r1"})
+    assert read_header(path) is None
+    writer.write(outcome(0))
+    header = read_header(path)
+    assert header is not None
+    assert header["run"] == "r1"
+    if suffix == "jsonl":
+        with path.open("ab") as file:
+            file.write(b'{"openenv_trajectories":{"run"')
+        assert read_header(path) == header
+    writer.close()
+
+
+def test_a_file_without_a_header_has_none(tmp_path: Path) -> None:
+    (tmp_path / "file.jsonl").write_bytes(b"{}\n")
+    assert read_header(tmp_path / "file.jsonl") is None
+    pq.write_table(pa.table({"index": [1]}), tmp_path / "file.parquet")
+    assert read_header(tmp_path / "file.parquet") is None
+    with pytest.raises(ValueError, match="not a trajectory format"):
+        read_header(tmp_path / "file.csv")
+    for suffix in SUFFIXES:
+        with pytest.raises(FileNotFoundError):
+            read_header(tmp_path / f"none.{suffix}")
