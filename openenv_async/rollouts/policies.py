@@ -124,6 +124,7 @@ class RandomPolicy:
     ) -> None:
         self.schema = schema
         self.seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+        self._given_seed = seed
         self._convert = _converter(action_type)
         self._rng = random.Random(self.seed)
         self._choices = choices_of(schema)
@@ -133,6 +134,10 @@ class RandomPolicy:
         """Return a policy for a client: with its server's schema and its action type."""
         schema = await fetch_schema(client.base_url, token=client.settings.token)
         return cls(schema["action"], seed, client.instance_types()[0])
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from other policies, for the manifest of a run."""
+        return {"seed": self._given_seed, "schema": dict(self.schema)}
 
     def for_episode(self, index: int) -> Callable[..., Any]:
         """Return the policy of one episode: of an observation and its turn."""

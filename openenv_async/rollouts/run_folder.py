@@ -409,9 +409,11 @@ class RunFolder:
         )
 
     @property
-    def keys(self) -> frozenset[EpisodeKey]:
-        """The episodes that have an outcome."""
-        return frozenset(self._journal.kept)
+    def keys(self) -> list[EpisodeKey]:
+        """The episodes that have an outcome, in the order in which these were written."""
+        kept = list(self._journal.kept.items())
+        kept.sort(key=lambda item: (item[1].segment, item[1].offset))
+        return [key for key, _ in kept]
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcomes of the run, one for each episode, in the order in which they were written.
@@ -419,9 +421,13 @@ class RunFolder:
         Raises:
             RunBroken: a file was changed since the folder was opened.
         """
-        kept = list(self._journal.kept.items())
-        for key, _ in sorted(kept, key=lambda item: (item[1].segment, item[1].offset)):
+        for key in self.keys:
             yield self._journal.outcome(key)
+
+    def result(self, key: EpisodeKey) -> ResultClass:
+        """Return the class of an episode's result; ``NONE`` when it has none."""
+        kept = self._journal.kept.get(key)
+        return ResultClass.NONE if kept is None else kept.result
 
     def outcome(self, key: EpisodeKey) -> Outcome | None:
         """Return the outcome of one episode; ``None`` when it has none."""
