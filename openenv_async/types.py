@@ -254,7 +254,8 @@ class Trajectory(Generic[ObsT, ActT]):
         run: id of the run that it belongs to.
         error_detail: more about the error, as far as known: its ``traceback``, the ``phase`` it
             came in, the ``log_tail`` of the worker, and of its end the ``container_id``,
-            ``exit_code`` and ``oom``.
+            ``exit_code`` and ``oom``; the ``action`` that was not answered, and the
+            ``model_calls`` of it.
         extra: what a file has for this episode besides, by name: keys of a newer release or of
             yours, and of a ``StreamedEpisode`` whether it is ``stale``.
     """

@@ -40,6 +40,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("openenv_async.cli.containers:logs", "Show the last lines of a container."),
     "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
     "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),
+    "why": ("openenv_async.cli.why:why", "Tell why recorded episodes ended as they did."),
     "replay": ("openenv_async.cli.replay:replay", "Play recorded episodes again and compare."),
     "runs": ("openenv_async.cli.runs:runs", "Show how far a run folder has come."),
     "export": ("openenv_async.cli.runs:export", "Write a run folder's outcomes to a file."),

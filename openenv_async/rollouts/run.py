@@ -23,6 +23,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
 
 from openenv_async.client.arguments import reset_arguments
@@ -78,6 +79,9 @@ _MISTAKES: Final = (InvalidAction, InvalidModel)
 _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 """Caller errors that, met in a rollout, were not caused by the policy or its settings."""
 
+
+_NOTHING: Final = object()
+"""Stands for no action."""
 
 _End: TypeAlias = tuple[OutcomeStatus, BaseException | None]
 """The status of a rollout, and the error that ended it."""
@@ -226,6 +230,7 @@ class Rollout:
     Attributes:
         acted: whether an action was sent, answered or not.
         phase: what it waits for: ``reset``, ``policy`` or ``step``.
+        policy_seconds, environment_seconds: waited for actions, and for the results of steps.
     """
 
     def __init__(
@@ -266,6 +271,7 @@ class Rollout:
         self.mistakes = self.unreadable = 0
         self.acted = False
         self.phase = "reset"
+        self.policy_seconds = self.environment_seconds = 0.0
         self.task = task
         self.episode: EpisodeInfo | None = None
         self._on_mistake = on_mistake or ("tell" if corrects else "raise")
@@ -274,6 +280,8 @@ class Rollout:
         self._group, self._member, self._attempts = group, member, attempts
         self._penalty: float | None = None
         self._started_at: float | None = None
+        self._turn: Turn | None = None
+        self._sent: Any = _NOTHING
         self._task: asyncio.Task[Any] | None = None
         self.trajectory = Trajectory(index) if record else None
         self._policy = policy
@@ -357,7 +365,7 @@ class Rollout:
         clock = time.perf_counter
         task = self.task
         public = Task(task.id, task.data, split=task.split) if task is not None else None
-        turn = Turn(self.index, 0, self.episode, result, None, public)
+        turn = self._turn = Turn(self.index, 0, self.episode, result, None, public)
         in_a_row = 0
         while not (result.terminated or result.truncated):
             if self.steps == most:
@@ -380,18 +388,23 @@ class Rollout:
             else:
                 sent = action if trajectory is None else snapshot(action)
                 begun = clock()
+                self.policy_seconds += begun - asked
                 self.acted = True
                 self.phase = "step"
+                self._sent = sent
                 try:
                     result = await step(action)
                 except _MISTAKES as exc:
                     mistaken = exc
+                    self._sent = _NOTHING
                 except (Exception, asyncio.CancelledError) as exc:
                     if _is_cancelled(exc):
                         raise
                     return self._ended_by(exc, in_step=True)
                 else:
                     ended = clock()
+                    self.environment_seconds += ended - begun
+                    self._sent = _NOTHING
                     if latencies is not None:
                         latencies(ended - begun)
                     problem = None
@@ -574,7 +587,19 @@ class Rollout:
         )
         if self.trajectory is not None:
             self.trajectory.finish(outcome)
+            if error is not None and not invalid:
+                self._record_last(self.trajectory)
         return outcome
+
+    def _record_last(self, trajectory: Trajectory) -> None:
+        """Record the decision that nothing answered, and that is therefore not among the steps."""
+        last: dict[str, Any] = {}
+        if self._sent is not _NOTHING:
+            last["action"] = self._sent
+        if self._turn is not None and self._turn.model_calls:
+            last["model_calls"] = [asdict(call) for call in self._turn.model_calls]
+        if last:
+            trajectory.error_detail = {**(trajectory.error_detail or {}), **last}
 
 
 def _noted(turn: Turn, timings: dict[str, float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from openenv_async.endpoints.redaction import redacted
 from openenv_async.rollouts.record import error_text
 from openenv_async.telemetry.terminal import plain_text
-from openenv_async.types import Outcome, OutcomeStatus
+from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Task, Trajectory
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,6 +86,13 @@ class Failure:
     seed: int | None = None
     task_id: str | None = None
     command: str | None = None
+
+
+class _RecordedError(Exception):
+    """An error as a record has it."""
+
+    code: str
+    log_tail: str | None
 
 
 class Summary:
@@ -168,6 +175,33 @@ class Summary:
                 self._squares += delta * (value - self._mean)
             self._min = min(self._min, value)
             self._max = max(self._max, value)
+
+    def add_record(self, record: Trajectory) -> None:
+        """Add an episode that was read from a file; the clock does not run for it."""
+        status = record.status or OutcomeStatus.CANCELLED
+        error = None
+        if record.error_code is not None:
+            error = _RecordedError(record.error_message or "")
+            error.code = record.error_code
+            error.log_tail = (record.error_detail or {}).get("log_tail")
+        episode = None
+        if record.episode_id is not None and record.seed is not None:
+            episode = EpisodeInfo(record.episode_id, record.seed)
+        mistakes = (step.mistake for step in record.transitions if step.mistake is not None)
+        self.add(
+            Outcome(
+                record.index,
+                status,
+                episode,
+                record.episode_return,
+                record.steps,
+                record.duration,
+                error=error,
+                mistakes=record.mistakes,
+                task=None if record.task_id is None else Task(record.task_id),
+                unreadable=sum(mistake.kind == "unreadable_reply" for mistake in mistakes),
+            )
+        )
 
     def add_unwritten(self, error: BaseException) -> None:
         """Count an episode that could not be written."""
@@ -289,17 +323,34 @@ class Summary:
 
     def table(self, title: str | None = None) -> Table:
         """Return a table for a terminal."""
-        from rich.table import Table
-
-        heading = None if title is None else plain_text(title)
-        table = Table(title=heading, show_header=False, title_justify="left")
-        table.add_column(style="bold")
-        table.add_column(justify="right")
+        table = _two_columns(title)
         table.add_row("episodes", f"{self.episodes:,}")
         table.add_row("steps", f"{self.steps:,}")
         rate = self.steps_per_second
         table.add_row("steps/s", "-" if rate is None else f"{rate:,.0f}")
         table.add_row("duration", f"{self.duration:.2f} s")
+        self._add_results(table)
+        for percent in PERCENTILES:
+            latency = self.latencies.percentile(percent)
+            text = "-" if latency is None else f"{latency * 1e3:.2f} ms"
+            table.add_row(f"step latency p{percent}", text)
+        if self.refused:
+            table.add_row("waits for capacity", f"{self.refused:,}")
+        if self.retried:
+            table.add_row("played again", f"{self.retried:,}")
+        if self.unwritten:
+            table.add_row("not written", f"{self.unwritten:,}")
+        return table
+
+    def record_table(self, title: str | None = None) -> Table:
+        """Return a table of what was added by ``add_record``: without rates and times."""
+        table = _two_columns(title)
+        table.add_row("episodes", f"{self.episodes:,}")
+        table.add_row("steps", f"{self.steps:,}")
+        self._add_results(table)
+        return table
+
+    def _add_results(self, table: Table) -> None:
         if self._finite:
             table.add_row("return", f"{self.return_mean:.3f} ± {self.return_std:.3f}")
         if self._returns:
@@ -314,17 +365,6 @@ class Summary:
             table.add_row("mistakes an episode", f"{self.mistakes / self.episodes:.2f}")
         if self.waste:
             table.add_row("steps wasted", f"{self.waste:.1%}")
-        for percent in PERCENTILES:
-            latency = self.latencies.percentile(percent)
-            text = "-" if latency is None else f"{latency * 1e3:.2f} ms"
-            table.add_row(f"step latency p{percent}", text)
-        if self.refused:
-            table.add_row("waits for capacity", f"{self.refused:,}")
-        if self.retried:
-            table.add_row("played again", f"{self.retried:,}")
-        if self.unwritten:
-            table.add_row("not written", f"{self.unwritten:,}")
-        return table
 
     def failure_table(self) -> Table | None:
         """Return a table of the failures and their reasons; ``None`` without any."""
@@ -350,6 +390,16 @@ class Summary:
                 *([plain_text(failure.task_id or "")] if tasks else []),
             )
         return table
+
+
+def _two_columns(title: str | None) -> Table:
+    from rich.table import Table
+
+    heading = None if title is None else plain_text(title)
+    table = Table(title=heading, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    return table
 
 
 def _json_number(value: float | None) -> float | str | None:
