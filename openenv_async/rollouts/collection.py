@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import heapq
 import logging
 import sys
 from collections import deque
@@ -407,6 +408,10 @@ async def outcomes_of(
             await collection.aclose()
 
 
+def _index(outcome: Outcome) -> int:
+    return outcome.index
+
+
 def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
     return wrap(make())
 
@@ -419,7 +424,9 @@ class _Collection:
         self._summary = options.summary
         self._admission = options.admission
         self._sessions = Sessions(factories, self._left, options.summary)
-        self._results: Results[Outcome] = Results(options.most_ready)
+        # A reader that minds their age is given the oldest first.
+        first = None if self._admission is None else _index
+        self._results: Results[Outcome] = Results(options.most_ready, first)
         self._next_index = 0
         self._again: deque[int] = deque()
         self._retries: dict[int, int] = {}
@@ -491,10 +498,13 @@ class _Collection:
         client: Any = None
         try:
             while self._left():
-                if self._admission is not None:
-                    await self._admission.admit()
+                admission = self._admission
+                if admission is not None:
+                    await admission.admit(ready=client is not None)
                 if client is None:
                     client, error = await self._sessions.open(number)
+                    if admission is not None and not admission.claim():
+                        continue  # another task had a session for the episode, and plays it
                     if error is not None:
                         number += 1  # elsewhere, if there is an elsewhere
                         self._fail_one(error)
@@ -630,18 +640,24 @@ class Results(Generic[T]):
 
     Args:
         most: results that may wait for the reader before there is no more room.
+        rank: the reader is given the result of the least rank, of those that are there; by
+            default the one that was made first.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, rank: Callable[[T], int] | None = None) -> None:
         self._most = most
-        self._ready: deque[T] = deque()
+        self._rank = rank
+        self._made = 0
+        self._ready: list[tuple[int, int, T]] = []
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
     def put(self, result: T) -> None:
         """Add a result, room or not."""
-        self._ready.append(result)
+        self._made += 1
+        rank = self._made if self._rank is None else self._rank(result)
+        heapq.heappush(self._ready, (rank, self._made, result))
         self._news.set()
         if len(self._ready) >= self._most:
             self._room.clear()
@@ -665,7 +681,7 @@ class Results(Generic[T]):
                 return None
             self._news.clear()
             await self._news.wait()
-        result = self._ready.popleft()
+        *_, result = heapq.heappop(self._ready)
         if len(self._ready) < self._most:
             self._room.set()
         return result

@@ -7,11 +7,15 @@ Rules:
 - An episode that begins now is read after all those that began before it and were not read yet.
   From how many episodes the learner reads per version of its policy follows at which version that
   will be; an episode that would be too old by then does not begin.
-- A group begins as a whole, or not yet.
-- The number that the learner reads per version is known once it has published. Until then it is
-  taken to be no more than what it has read and asks for; without any staleness allowed, half as
-  many again, since episodes would else be played one after the other.
+- A group begins as a whole, or not yet. A member of a group that has begun, also one that is
+  played again, begins before any new group.
+- Of the episodes that have ended, the reader is given those that began first.
+- The number that the learner reads per version is known once it has published; it is a mean in
+  which the last version counts for three tenths. Until then it is taken to be no more than what it
+  has read and asks for; without any staleness allowed, half as many again, since episodes would
+  else be played one after the other.
 - A reader that waits for an episode gets one: if none is under way, the next begins.
+- No admission is kept by who waits for a session: one that has a session takes it over.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts.checking import check_client
@@ -28,6 +32,9 @@ from openenv_async.rollouts.policies import Turn, bind
 from openenv_async.types import ActT, ObsT, Outcome
 
 __all__ = ["Admission", "PolicyWatch", "VersionedPolicy", "WatchedClient"]
+
+_NEWEST: Final = 0.3
+"""Weight of the last version in the number of episodes that are read for one."""
 
 
 class VersionedPolicy:
@@ -180,6 +187,8 @@ class WatchedClient:
 class Admission:
     """Admission of one stream's episodes.
 
+    It decides without awaiting anything; only ``admit`` waits, for a decision to change.
+
     Args:
         version: tells the version of the policy.
         size: episodes of a group.
@@ -191,10 +200,14 @@ class Admission:
         self._size = size
         self._max_staleness = max_staleness
         self._known = version()
-        self._admitted = 0
-        self._under_way = 0
+        self._outstanding = 0
+        """Episodes of groups that were admitted and not read yet, begun or not."""
+        self._owed = 0
+        """Those among them that no task has taken yet, or that are to begin again."""
+        self._granted = 0
+        """Those among them whose task has no session yet."""
         self._read = 0
-        self._batch = 0
+        self._rate: float | None = None
         self._wanted = size
         self._reader_waits = False
         self._closed = False
@@ -202,18 +215,29 @@ class Admission:
 
     # -- the episodes' side -------------------------------------------------------------------
 
-    async def admit(self) -> None:
-        """Return when the next episode may begin."""
-        while not self._may_begin():
+    async def admit(self, *, ready: bool = True) -> None:
+        """Return when the next episode may begin.
+
+        Args:
+            ready: the caller has a session to play it on. One that has not opens it, and then
+                has to ``claim`` the episode.
+        """
+        while not self._admits(ready):
             self._changed.clear()
             await self._changed.wait()
-        self._admitted += 1
-        self._under_way += 1
+
+    def claim(self) -> bool:
+        """Tell whether the episode is still there that was admitted before a session was open."""
+        if self._closed:
+            return True
+        if not self._granted:
+            return False
+        self._granted -= 1
+        return True
 
     def give_back(self) -> None:
         """Note that an admitted episode does not begin, or begins again later."""
-        self._admitted -= 1
-        self._under_way -= 1
+        self._owed += 1
         self._changed.set()
 
     def close(self) -> None:
@@ -221,17 +245,37 @@ class Admission:
         self._closed = True
         self._changed.set()
 
+    def _admits(self, ready: bool) -> bool:
+        if self._closed:
+            return True
+        if not self._may_begin():
+            if not ready or not self._granted:
+                return False
+            self._granted -= 1  # of a task that still waits for its session
+            return True
+        if not self._owed:
+            self._outstanding += self._size
+            self._owed = self._size
+        self._owed -= 1
+        if not ready:
+            self._granted += 1
+            self._changed.set()  # others may have a session for it
+        return True
+
     def _may_begin(self) -> bool:
         self._notice()
-        if self._closed or self._admitted % self._size:
+        if self._closed or self._owed:
             return True
-        if self._reader_waits and not self._under_way:
+        if self._reader_waits and self._outstanding <= 0:
             return True
         batch = max(self._batch, self._wanted)
-        last = self._read + self._under_way + self._size - 1
-        if self._max_staleness:
-            last += (batch - self._size) // 4  # the quick overtake the slow
+        last = self._read + self._outstanding + self._size - 1
         return last // batch <= self._max_staleness
+
+    @property
+    def _batch(self) -> int:
+        """Episodes that the learner reads for one version; 0 while that is not known."""
+        return 0 if self._rate is None else ceil(self._rate - 1e-6)
 
     # -- the reader's side --------------------------------------------------------------------
 
@@ -239,7 +283,7 @@ class Admission:
         """Note that the reader waits for the next episode."""
         self._notice()
         self._reader_waits = True
-        blind = not self._batch and not self._max_staleness
+        blind = self._rate is None and not self._max_staleness
         more = self._read // 2 if blind else 0
         self._wanted = max(self._wanted, self._read + max(more, self._size))
         self._changed.set()
@@ -248,13 +292,13 @@ class Admission:
         """Note that the reader was given that many episodes."""
         self._notice()
         self._reader_waits = False
-        self._under_way -= count
+        self._outstanding -= count
         self._read += count
         self._changed.set()
 
     def dropped(self) -> None:
         """Note that an episode ended that the reader is not given."""
-        self._under_way -= 1
+        self._outstanding -= 1
         self._changed.set()
 
     def _notice(self) -> None:
@@ -262,8 +306,10 @@ class Admission:
         version = self._version()
         if version == self._known:
             return
-        if self._read:
-            self._batch = ceil(self._read / max(1, version - self._known))
+        passed = version - self._known
+        if passed > 0 and (self._read or self._rate is not None):
+            rate = self._read / passed
+            self._rate = rate if self._rate is None else self._rate + _NEWEST * (rate - self._rate)
         self._known = version
         self._read = 0
         self._wanted = self._size

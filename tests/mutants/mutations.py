@@ -548,7 +548,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an episode that is dropped stays under way",
         "openenv_async/rollouts/versions.py",
-        ("        self._under_way -= 1\n        self._changed.set()\n\n    def _notice"),
+        ("        self._outstanding -= 1\n        self._changed.set()\n\n    def _notice"),
         ("        pass\n        self._changed.set()\n\n    def _notice"),
     ),
     Mutation(

@@ -392,6 +392,15 @@ async def test_results_come_in_order_and_then_it_is_over() -> None:
     assert [await results.next(lambda: True) for _ in range(4)] == ["a", "b", "c", None]
 
 
+async def test_the_result_of_least_rank_comes_first() -> None:
+    results: Results[str] = Results(10, rank=len)
+    for name in ("three", "one", "seven", "six"):
+        results.put(name)
+    assert [await results.next(lambda: True) for _ in range(2)] == ["one", "six"]
+    results.put("ten")
+    assert [await results.next(lambda: True) for _ in range(4)] == ["ten", "three", "seven", None]
+
+
 async def test_makers_wait_for_a_slow_reader() -> None:
     results: Results[int] = Results(2)
     made: list[int] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openenv_async import Outcome, OutcomeStatus, StepResult
-from openenv_async.errors import OperationCancelled
+from openenv_async.errors import OperationCancelled, ServerBusy
 from openenv_async.rollouts import Turn, VersionedPolicy, stream, stream_groups
 from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
 from tests.helpers import settle
@@ -24,7 +26,7 @@ def test_an_episode_that_may_not_begin_waits_for_a_change() -> None:
     def version() -> int:
         nonlocal looks
         looks += 1
-        assert looks < 100, "it does not wait, and holds up the loop"
+        assert looks < 100, "it does not wait, and blocks the loop"
         return 0
 
     async def scenario() -> None:
@@ -115,6 +117,71 @@ async def test_groups_stay_whole_at_the_defaults(
     assert whole >= 53
 
 
+class Varied(Even):
+    """A client whose episodes are of varied length, in the loop's own time."""
+
+    def __init__(self, draw: random.Random, spread: float) -> None:
+        self.draw = draw
+        self.spread = spread
+
+    async def step(self, action: Any) -> StepResult[int]:
+        await asyncio.sleep(self.draw.lognormvariate(-self.spread * self.spread / 2, self.spread))
+        return await super().step(action)
+
+
+@dataclass
+class Taken:
+    """Groups that a learner took, in the loop's own time."""
+
+    groups: int = 0
+    whole: int = 0
+    stale: int = 0
+    waited: float = 0.0
+    seconds: float = 0.0
+
+
+async def learn(
+    spread: float, max_staleness: int, batch: int, training: float, versions: int = 20
+) -> Taken:
+    """Take batches of groups of 8; episodes take 3 s in the mean, 64 are played at once."""
+    loop, draw, taken = asyncio.get_running_loop(), random.Random(1), Taken()
+    policy = VersionedPolicy(lambda observation: 1)
+    begun = loop.time()
+    async with stream_groups(
+        lambda: Varied(draw, spread), policy, group_size=8, max_staleness=max_staleness
+    ) as groups:
+        for version in range(versions):
+            if version == 2:  # by then it is known how many are taken
+                taken, begun = Taken(), loop.time()
+            since = loop.time()
+            for _ in range(batch):
+                group = await anext(groups)
+                ages = [policy.version - each.versions[0] for each in group.episodes]
+                stale = sum(age > max_staleness for age in ages)
+                taken.groups, taken.whole = taken.groups + 1, taken.whole + (not stale)
+                taken.stale += stale
+            taken.waited += loop.time() - since
+            await asyncio.sleep(training)
+            policy.publish()
+    taken.seconds = loop.time() - begun
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("spread", "max_staleness", "batch"),
+    [(0.0, 1, 8), (0.5, 1, 8), (0.5, 1, 16), (0.5, 2, 8), (0.5, 3, 4), (1.0, 2, 16)],
+)
+def test_a_learner_at_half_the_pace_throws_little_away_and_hardly_waits(
+    spread: float, max_staleness: int, batch: int
+) -> None:
+    # 64 episodes of 3 s are 8 groups in 3 s; the learner takes twice as long for them.
+    training = 2 * 3.0 * batch / 8
+    taken = run(lambda: learn(spread, max_staleness, batch, training))
+    assert taken.stale <= 0.02 * 8 * taken.groups
+    assert taken.whole >= 0.98 * taken.groups
+    assert taken.waited <= 0.1 * taken.seconds
+
+
 async def test_an_episode_begins_whoever_is_slow() -> None:
     """A reader that never publishes, and one whose groups are larger than all else, go on."""
     policy = VersionedPolicy(lambda observation: 1)
@@ -195,15 +262,15 @@ class Versions:
 
 @pytest.mark.parametrize(
     ("size", "max_staleness", "under_way", "more"),
-    # The reader takes 8 per version. With staleness allowed, a quarter of what it takes beyond one
-    # group is left to the quick that overtake the slow.
+    # The reader takes 8 per version, or 9 by groups of 3.
     [
         (1, 0, 8, 1),
-        (1, 1, 15, 1),
-        (1, 2, 23, 1),
+        (1, 1, 16, 1),
+        (1, 2, 24, 1),
         (3, 0, 9, 0),
+        (3, 1, 18, 0),
         (4, 0, 8, 0),
-        (4, 1, 12, 4),
+        (4, 1, 16, 0),
         (8, 0, 8, 0),
         (8, 1, 16, 0),
     ],
@@ -273,17 +340,113 @@ def test_before_the_first_version_half_as_many_again_are_played() -> None:
     run(scenario)
 
 
-def test_an_episode_that_does_not_begin_gives_its_turn_back() -> None:
+def test_the_last_version_counts_for_three_tenths() -> None:
     async def scenario() -> None:
-        watched = Versions(2, 0)
+        watched = Versions(1, 0)
+        await watched.played(10)
+        watched.version += 1
+        watched.admission.asked()
+        await watched.played(20)
+        watched.version += 1
+        assert await watched.begun() == 13
+        watched.admission.read(13)
+        watched.version += 1
+        watched.admission.asked()  # it had read 13 for this one, as before
+        watched.version += 1
+        assert await watched.begun() == 10  # and none for the next
+        watched.version -= 3  # a learner that goes back begins a version as well
+        assert await watched.begun() == 0
+        watched.admission.read(10)
+        assert await watched.begun() == 0
+        watched.version += 1
+        watched.admission.asked()
+        assert await watched.begun() == 10
+        await watched.end()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_an_episode_that_does_not_begin_gives_its_turn_back(size: int) -> None:
+    async def scenario() -> None:
+        watched = Versions(size, 0)
         await watched.played(2)
         watched.version += 1
-        assert await watched.begun() == 4
-        watched.admission.give_back()
-        assert await watched.begun() == 1  # a group is whole again
+        assert await watched.begun() == 2 * size
+        for again in range(1, 2 * size + 1):
+            for _ in range(again):
+                watched.admission.give_back()
+            assert await watched.begun() == again  # groups are whole again
         await watched.end()
         for _ in range(50):  # there are no more episodes: none waits
             await watched.admission.admit()
+
+    run(scenario)
+
+
+def test_a_task_with_a_session_takes_over_an_episode_of_one_that_waits_for_its_session() -> None:
+    async def scenario() -> None:
+        admission = Admission(lambda: 0, 2, 0)
+        await admission.admit(ready=False)
+        await admission.admit(ready=False)
+        waiting = asyncio.create_task(admission.admit(ready=False))
+        await settle(10)
+        assert not waiting.done()
+        await admission.admit()  # its session is open
+        late = asyncio.create_task(admission.admit())
+        await late
+        assert not admission.claim()  # both are played by others
+        admission.give_back()
+        await waiting
+        assert admission.claim()
+        assert not admission.claim()
+        admission.close()
+        assert admission.claim()  # there are no more: it sees that itself
+
+    run(scenario)
+
+
+def test_a_task_with_a_session_is_woken_for_an_episode_that_was_admitted_without_one() -> None:
+    async def scenario() -> None:
+        version = 0
+        admission = Admission(lambda: version, 1, 0)
+        await admission.admit()
+        admission.read(1)
+        waiting = asyncio.create_task(admission.admit())
+        await settle(10)
+        version = 1
+        await admission.admit(ready=False)
+        await settle(10)
+        assert waiting.done()
+        assert not admission.claim()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_a_server_with_less_room_than_a_group_stops_nothing(max_staleness: int) -> None:
+    """Tasks that wait for room on the server keep no episode from those that have a session."""
+
+    class Scarce(Even):
+        there = 0
+
+        async def open(self) -> None:
+            if Scarce.there == 3:
+                raise ServerBusy("full", retry_after=0.5)
+            Scarce.there += 1
+
+        async def close(self) -> None:
+            Scarce.there -= 1
+
+    async def scenario() -> None:
+        Scarce.there = 0
+        policy = VersionedPolicy(lambda observation: 1)
+        async with stream_groups(
+            lambda: Scarce(), policy, group_size=8, groups=6, max_staleness=max_staleness
+        ) as groups:
+            async for group in groups:
+                assert [episode.usable for episode in group.episodes] == [True] * 8
+                policy.publish()
 
     run(scenario)
 
