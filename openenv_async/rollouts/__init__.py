@@ -14,8 +14,9 @@ from openenv_async.rollouts.files import (
     read_trajectories,
 )
 from openenv_async.rollouts.groups import EpisodeGroup, StreamedEpisode, advantages, baseline
+from openenv_async.rollouts.language import LanguagePolicy, ResponderPolicy
 from openenv_async.rollouts.parquet import ParquetWriter
-from openenv_async.rollouts.policies import Policy, RandomPolicy, ResponderPolicy, Turn, load_policy
+from openenv_async.rollouts.policies import Policy, RandomPolicy, Turn, load_policy
 from openenv_async.rollouts.record import Trajectory, Transition
 from openenv_async.rollouts.replaying import Difference, replay
 from openenv_async.rollouts.run import rollout
@@ -37,6 +38,7 @@ __all__ = [
     "Failure",
     "GroupStream",
     "JsonlWriter",
+    "LanguagePolicy",
     "ParquetWriter",
     "Policy",
     "RandomPolicy",

@@ -14,23 +14,22 @@ An exception of a policy is a bug or a decision of the caller.
 from __future__ import annotations
 
 import inspect
-import json
 import random
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any, Final, Protocol, Self
 
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import TargetNotFound
-from openenv_async.models import PayloadCodec, to_builtins
+from openenv_async.models import PayloadCodec
 from openenv_async.schemas.legal import LEGAL_ACTIONS, choices_of, sample_legal
 from openenv_async.schemas.sample import sample
 from openenv_async.targets.discovery import import_object
 from openenv_async.types import EpisodeInfo, Mistake, ModelCall, StepResult, Task
 
-__all__ = ["Policy", "RandomPolicy", "ResponderPolicy", "Turn", "bind", "load_policy"]
+__all__ = ["Policy", "RandomPolicy", "Turn", "bind", "load_policy", "takes_turn"]
 
 _UNTYPED: Final = (None, Any, dict)
 
@@ -80,12 +79,12 @@ def bind(policy: Callable[..., Any], index: int) -> Callable[[Any, Turn], Any]:
     for_episode = getattr(policy, "for_episode", None)
     if for_episode is not None:
         policy = for_episode(index)
-    if _takes_turn(policy):
+    if takes_turn(policy):
         return policy
     return lambda observation, turn: policy(observation)
 
 
-def _takes_turn(policy: Callable[..., Any]) -> bool:
+def takes_turn(policy: Callable[..., Any]) -> bool:
     """Tell whether a second positional argument is wanted; one with a default is its own."""
     try:
         parameters = list(inspect.signature(policy).parameters.values())
@@ -180,81 +179,6 @@ def _converter(action_type: Any) -> Callable[[Any], Any]:
     anything: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
     typed: PayloadCodec[Any] = PayloadCodec(action_type, "msgpack")
     return lambda value: typed.decode(anything.encode(value))
-
-
-class ResponderPolicy:
-    """A policy that plays an episode as a conversation.
-
-    Observations are the user's messages, replies the actions. Each episode has a conversation of
-    its own. An error of the responder is an error of the policy.
-
-    Args:
-        responder: has ``async respond(messages, *, max_tokens, temperature, seed, stop)``, which
-            gives something with a ``text``; see ``openenv_async.responders``, which has one for
-            endpoints.
-        to_action: what turns a reply's text into an action.
-        system: first message of every conversation.
-        to_text: what turns an observation into the user's message; by default a text as it is,
-            anything else as JSON.
-        max_turns: user messages kept with their replies, the latest; all when ``None``.
-        seed: of sampling; with the episode's and the step's number it gives each reply's own.
-        max_tokens, temperature, stop: of each reply.
-    """
-
-    corrects_mistakes: Final = True
-
-    def __init__(
-        self,
-        responder: Any,
-        to_action: Callable[[str], Any],
-        *,
-        system: str | None = None,
-        to_text: Callable[[Any], str] | None = None,
-        max_turns: int | None = None,
-        seed: int | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        stop: Sequence[str] | None = None,
-    ) -> None:
-        if max_turns is not None and max_turns < 1:
-            raise ValueError(f"max_turns must be at least 1, got {max_turns}")
-        self._responder = responder
-        self._to_action = to_action
-        self._to_text = to_text or _text
-        self._first = [] if system is None else [{"role": "system", "content": system}]
-        self._max_turns = max_turns
-        self._seed = seed
-        self._options = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop}
-
-    def for_episode(self, index: int) -> Callable[[Any, Turn], Coroutine[Any, Any, Any]]:
-        """Return the policy of one episode, with a conversation of its own."""
-        said: list[dict[str, str]] = []
-
-        async def decide(observation: Any, turn: Turn) -> Any:
-            said.append({"role": "user", "content": self._to_text(observation)})
-            if self._max_turns is not None:
-                del said[: -(2 * self._max_turns - 1)]
-            seed = None if self._seed is None else hash((self._seed, index, turn.t)) & 0x7FFFFFFF
-            reply = await self._responder.respond([*self._first, *said], seed=seed, **self._options)
-            said.append({"role": "assistant", "content": reply.text})
-            return self._to_action(reply.text)
-
-        return decide
-
-    def __call__(self, observation: Any, turn: Turn) -> Coroutine[Any, Any, Any]:
-        """Return one reply without a conversation."""
-        return self.for_episode(turn.index)(observation, turn)
-
-
-def _text(observation: Any) -> str:
-    if isinstance(observation, str):
-        return observation
-    plain = to_builtins(observation)
-    if isinstance(plain, dict) and len(plain) == 1:
-        (only,) = plain.values()
-        if isinstance(only, str):
-            return only
-    return json.dumps(plain, default=str)
 
 
 def load_policy(text: str) -> Callable[..., Any]:

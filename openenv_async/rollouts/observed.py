@@ -1,0 +1,95 @@
+"""Observations as a model reads them: a text, JSON, or content blocks with pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from typing import Any, Final
+
+from openenv_async.models import to_builtins
+
+__all__ = ["content_of", "png"]
+
+_PICTURES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_COLOURS: Final = {1: 0, 3: 2, 4: 6}
+"""Channels of a picture, and the number that PNG has for them."""
+
+
+def content_of(observation: Any) -> str | list[dict[str, Any]]:
+    """Return the content of the message that tells an observation.
+
+    A text is told as it is, and so is the only text of an observation with one field; pictures (PNG
+    or JPEG as bytes, arrays of uint8 [height, width] or [height, width, 1, 3 or 4]) are blocks of
+    their own, in place of which the JSON of the rest says which; other arrays are lists.
+    """
+    if isinstance(observation, str):
+        return observation
+    pictures: list[str] = []
+    plain = _told(to_builtins(observation), pictures)
+    text = _text(plain)
+    if not pictures:
+        return text
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    return blocks + [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+
+
+def png(picture: Any) -> bytes:
+    """Return an array as a PNG (ISO/IEC 15948).
+
+    Args:
+        picture: uint8 [height, width] or [height, width, channels], of 1, 3 or 4 channels.
+    """
+    height, width = picture.shape[:2]
+    channels = 1 if picture.ndim == 2 else picture.shape[2]
+    rows = picture.reshape(height, width * channels)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels], 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(data, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def _text(plain: Any) -> str:
+    if isinstance(plain, str):
+        return plain
+    if isinstance(plain, dict) and len(plain) == 1:
+        (only,) = plain.values()
+        if isinstance(only, str):
+            return only
+    return json.dumps(plain, default=str, ensure_ascii=False)
+
+
+def _told(value: Any, pictures: list[str]) -> Any:
+    """Return a value as JSON has it; pictures are noted."""
+    if isinstance(value, dict):
+        return {str(key): _told(item, pictures) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(item, pictures) for item in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+        for magic, kind in _PICTURES.items():
+            if data.startswith(magic):
+                return _picture(kind, data, pictures)
+        return base64.b64encode(data).decode()
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # of NumPy, which may not be there
+        if _is_picture(value):
+            return _picture("image/png", png(value), pictures)
+        return value.tolist()
+    return value
+
+
+def _picture(kind: str, data: bytes, pictures: list[str]) -> str:
+    pictures.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+    return f"<picture {len(pictures)}>"
+
+
+def _is_picture(value: Any) -> bool:
+    """Tell whether an array looks like a picture: small ones are boards and states."""
+    shape: tuple[int, ...] = value.shape
+    if str(value.dtype) != "uint8" or len(shape) not in (2, 3) or min(shape[:2]) < 16:
+        return False
+    return len(shape) == 2 or shape[2] in _COLOURS
