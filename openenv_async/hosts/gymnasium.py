@@ -7,6 +7,8 @@ Rules:
 - Actions come as elements of the action space, or as ``{"value": element}`` for clients whose
   dialect has objects only. Observations go out as elements of the observation space.
 - The schemas are those of the spaces. They are read off an instance that is made for it.
+- Legal actions are told in ``info["action_mask"]``: by the environment itself, or by its method
+  ``action_masks()``, or by an ``"action_mask"`` in its observations.
 - A frame is part of the state where the environment was made with a render mode.
 """
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from openenv_async.environment import Environment
@@ -34,6 +37,7 @@ from openenv_async.errors import (
     OpenEnvError,
 )
 from openenv_async.hosts import spaces
+from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS, LEGAL_KEY
 from openenv_async.types import StepResult
 
 __all__ = [
@@ -50,6 +54,8 @@ RENDER_KEY: Final = "x-render"
 """The key of a state's schema that says how the environment renders."""
 _ATTRIBUTES: Final = ("isolation", "thread_safe", "owns_thread", "version", "description")
 _OPTION: Final = "render_mode"
+_MASKS: Final = "action_masks"
+"""The method that sb3-contrib's MaskablePPO asks for."""
 
 
 @dataclass
@@ -87,6 +93,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         self._read = _taking_values(spaces.reader(action_space), action_space)
         self._write = spaces.writer(observation_space)
         self._reset_takes = _keywords(env.reset)
+        self._mask = _mask_of(env)
         self._elapsed = 0
         self._begun = False
 
@@ -122,7 +129,10 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         observation = self._written("reset", result[0])
         self._elapsed = 0
         self._begun = True
-        return StepResult(observation, info=result[1])
+        info = result[1]
+        if self._mask is not None and not _tells(info):
+            info = {**info, ACTION_MASK: self._mask(result[0])}
+        return StepResult(observation, info=info)
 
     def step(self, action: Any) -> Any:
         """Take one action."""
@@ -131,6 +141,8 @@ class GymnasiumHost(Environment[Any, Any, Any]):
             raise InvalidObservation(_wrong_step(self._label, result))
         observation, reward, terminated, truncated, info = result
         self._elapsed += 1
+        if self._mask is not None and not (terminated or truncated or _tells(info)):
+            info = {**info, ACTION_MASK: self._mask(observation)}
         return StepResult(
             self._written("step", observation),
             reward,  # read by the runtime, as everybody's
@@ -158,6 +170,22 @@ class GymnasiumHost(Environment[Any, Any, Any]):
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
+
+
+def _mask_of(env: gymnasium.Env[Any, Any]) -> Callable[[Any], Any] | None:
+    """Return what gives the mask of legal actions after an observation, if anything does."""
+    if env.has_wrapper_attr(_MASKS):
+        masks = env.get_wrapper_attr(_MASKS)
+        if callable(masks):
+            return lambda observation: np.asarray(masks(), np.int8)
+    space = env.observation_space
+    if isinstance(space, gymnasium.spaces.Dict) and ACTION_MASK in space.spaces:
+        return lambda observation: np.asarray(observation[ACTION_MASK], np.int8)
+    return None
+
+
+def _tells(info: Mapping[str, Any]) -> bool:
+    return ACTION_MASK in info or LEGAL_ACTIONS in info
 
 
 def _spaces_of(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any]:
@@ -293,6 +321,8 @@ def schemas_of(
             label = type(env.unwrapped).__name__
             raise InvalidOption(f"{name}_space of {label}: {exc.message}") from None
         made[name] = wrap(name, described)
+    if _mask_of(env) is not None:
+        made["action"] = {**made["action"], LEGAL_KEY: True}
     return made | {"state": _state_schema(env.metadata)}
 
 

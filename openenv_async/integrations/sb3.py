@@ -6,6 +6,8 @@ Rules:
   ``VecEnv`` has one that begins at 0, and shifts what passes.
 - A reward that is not finite reaches nobody who would take it for one. It is raised; or, with
   ``failures="mask"``, its row is one of those that failed.
+- An action that the environment refuses is a mistake of the policy, and data: the environment is
+  where it was. ``on_mistake`` says what its row becomes; it is counted either way.
 - The reward of a row that failed is not a number, for the buffers and normalizer of this module.
   Algorithms and wrappers that would compute with it are refused when they are made.
 
@@ -14,13 +16,14 @@ Needs the extra ``sb3``.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, get_args
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -46,10 +49,20 @@ except ModuleNotFoundError as exc:
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
-from openenv_async.errors import EnvironmentFailure, InvalidObservation, OperationUnsupported
+from openenv_async.client.arguments import checked_count
+from openenv_async.client.vector import Answer, ResetRequest
+from openenv_async.errors import (
+    EnvironmentFailure,
+    InvalidAction,
+    InvalidObservation,
+    OperationUnsupported,
+)
 from openenv_async.integrations.gymnasium.vector import GymVectorEnv
+from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.targets.resolve import Target, resolve
+from openenv_async.types import Mistake
 
 __all__ = [
     "MaskedDictReplayBuffer",
@@ -62,6 +75,8 @@ __all__ = [
 
 log = logging.getLogger("openenv_async.integrations")
 
+_MASKS: Final = "action_masks"
+"""The name of the method that MaskablePPO asks for."""
 _KNOWS: Final = "leaves_failures_out"
 """The attribute of a class that deals with rows that failed."""
 _BUFFERS: Final = {
@@ -70,8 +85,77 @@ _BUFFERS: Final = {
 }
 
 
+OnMistake = Literal["end", "penalty", "raise"]
+"""The consequence of an action that is refused: the episode ends (truncated) with the environment's
+own penalty, or none; it goes on, with the penalty as the step's reward; the error is raised."""
+
+
 class _Rows(GymVectorEnv):
-    """A vector environment with infos by environment, as Stable-Baselines3 has them."""
+    """A vector environment with infos by environment, as Stable-Baselines3 has them.
+
+    Attributes:
+        on_mistake: what follows an action that is refused; ``None``: ``end`` where the environment
+            has a penalty for it or tells what is legal, else ``raise``.
+        max_mistakes: in a row, by ``penalty``; the last of them ends the episode.
+        mistakes: actions that were refused.
+        in_a_row: int64 [num_envs], refused since the last action that was taken.
+        in_episode: int64 [num_envs], refused since the episode began.
+    """
+
+    on_mistake: OnMistake | None = None
+    max_mistakes = 1
+    mistakes = 0
+    in_a_row: NDArray[np.int64]
+    in_episode: NDArray[np.int64]
+
+    def _take_apart(self, answers: list[Answer], infos: dict[Any, Any]) -> None:
+        refused = [a for a in answers if isinstance(a.error, InvalidAction) and a.final is None]
+        if not refused or self.on_mistake == "raise":
+            super()._take_apart(answers, infos)
+            return
+        super()._take_apart([a for a in answers if a not in refused], infos)
+        ended = []
+        for answer in refused:
+            error = answer.error
+            assert isinstance(error, InvalidAction)
+            penalty = _penalty(error)
+            if self.on_mistake is None and penalty is None and self._legal is None:
+                super()._take_apart([answer], infos)  # which raises it
+            row = answer.slot
+            self.mistakes += 1
+            self.in_a_row[row] += 1
+            self.in_episode[row] += 1
+            ends = self.on_mistake != "penalty" or self.in_a_row[row] >= self.max_mistakes
+            if penalty is None:
+                penalty = self._missing_reward if math.isfinite(self._missing_reward) else 0.0
+            self._rewards[row] = penalty
+            self._terminations[row] = False
+            self._truncations[row] = ends
+            self._ended[row] = False
+            self.valid[row] = True
+            mistake = Mistake("refused_action", error.message, error.code, _penalty(error))
+            about: dict[str, Any] = {"mistake": mistake}
+            if ends:
+                about["final_obs"] = self._rows.one(row)
+                ended.append(row)
+            elif self._legal is not None:
+                about[ACTION_MASK] = self._legal[row].copy()  # it is as it was
+            self._add_info(infos, about, row)
+        if ended:
+            self._begin_again(ended, infos)
+
+    def _begin_again(self, who: list[int], infos: dict[Any, Any]) -> None:
+        """Reset rows whose episodes a mistake ended, in the same step; their rewards stay."""
+        rewards = self._rewards[who]
+        self.sessions.reset([ResetRequest(row, None, None) for row in who])
+        super()._take_apart(self.sessions.take(len(who)), infos)
+        self.in_a_row[who] = 0
+        for row, reward in zip(who, rewards.tolist(), strict=True):
+            if self.valid[row]:
+                self._rewards[row] = reward
+                self._truncations[row] = True
+            else:  # it could not be reset: a failure, and no place to learn from
+                infos[row] = infos[row][1:]
 
     def _add_info(
         self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int
@@ -104,14 +188,37 @@ class OpenEnvVecEnv(VecEnv):
 
     ``Discrete`` and ``MultiDiscrete`` spaces that do not begin at 0 appear as ones that do.
 
+    Environments that tell what is legal have ``action_masks``, as MaskablePPO asks for them. An
+    action that is refused all the same is a mistake: ``infos[i]["mistake"]`` says what was wrong,
+    ``infos[i]["episode"]["mistakes"]`` and ``mistakes`` count them.
+
     Args:
         source: as for ``GymEnv``: a URL, a name, a ``gymnasium.Env`` class, a client, a pool, …
         num_envs: how many sessions.
         options: as for ``GymVectorEnv``: ``params``, ``token``, ``timeouts``, ``render_mode``,
             ``failures``, ``missing_reward`` and spaces.
+        on_mistake: what follows an action that the environment refuses. ``"end"``: the episode is
+            truncated, with the environment's own penalty as the reward of the step, or none (0);
+            ``"penalty"``: it goes on from where it was, with that reward; ``"raise"``: the error
+            is raised. By default ``"end"`` where the environment tells what is legal or has a
+            penalty, else ``"raise"``.
+        max_mistakes: in a row, by ``"penalty"``; with the last of them the episode ends.
     """
 
-    def __init__(self, source: Target, num_envs: int, **options: Any) -> None:
+    def __init__(
+        self,
+        source: Target,
+        num_envs: int,
+        *,
+        on_mistake: OnMistake | None = None,
+        max_mistakes: int = 3,
+        **options: Any,
+    ) -> None:
+        if on_mistake is not None and on_mistake not in get_args(OnMistake):
+            raise ValueError(
+                f"on_mistake must be one of {', '.join(get_args(OnMistake))}, got {on_mistake!r}"
+            )
+        max_mistakes = checked_count(max_mistakes, "max_mistakes", 1, ValueError)
         params, token = options.pop("params", None), options.pop("token", None)
         target = resolve(source, params=params, token=token, entry="OpenEnvVecEnv")
         mode = options.get("render_mode")
@@ -121,9 +228,12 @@ class OpenEnvVecEnv(VecEnv):
         self._lengths = np.zeros(num_envs, np.int64)
         self._begun = time.time()
         self._whole = np.ones(num_envs, np.bool_)
-        self.vector: GymVectorEnv = _Rows(
+        self.vector: _Rows = _Rows(
             target, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
         )
+        self.vector.on_mistake, self.vector.max_mistakes = on_mistake, max_mistakes
+        self.vector.in_a_row = np.zeros(num_envs, np.int64)
+        self.vector.in_episode = np.zeros(num_envs, np.int64)
         try:
             seen, self._from_start = _from_zero(self.vector.single_observation_space, -1)
             taken, self._to_start = _from_zero(self.vector.single_action_space, 1)
@@ -143,6 +253,11 @@ class OpenEnvVecEnv(VecEnv):
     @num_envs.setter
     def num_envs(self, value: int) -> None:
         self._num_envs = value
+
+    @property
+    def mistakes(self) -> int:
+        """Return how many actions were refused so far."""
+        return self.vector.mistakes
 
     def _refuse_unknowing(self) -> None:
         """Refuse code that would compute with the reward of a row that failed.
@@ -205,6 +320,7 @@ class OpenEnvVecEnv(VecEnv):
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._whole[:] = self.vector.valid
+        self.vector.in_a_row[:] = self.vector.in_episode[:] = 0
         for i in range(self.num_envs):
             self.reset_infos[i] = infos.get(i, [{}])[-1]
         self._reset_seeds()
@@ -229,6 +345,8 @@ class OpenEnvVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in dones]
         for i, parts in found.items():
             infos[i] |= parts[0]
+        if vector.in_a_row.any():
+            vector.in_a_row[["mistake" not in info for info in infos]] = 0
         for i in np.flatnonzero(dones).tolist():
             infos[i] = self._ended(i, found.get(i, [{}]))
         observations: Any = self._from_start(vector._shown())
@@ -273,6 +391,9 @@ class OpenEnvVecEnv(VecEnv):
                 "l": int(self._lengths[i]),
                 "t": round(time.time() - self._begun, 6),
             }
+            if vector.in_episode[i]:
+                info["episode"]["mistakes"] = int(vector.in_episode[i])
+        vector.in_episode[i] = 0
         self._whole[i] = not vector._ended[i]
         self._returns[i] = 0.0
         self._lengths[i] = 0
@@ -291,6 +412,9 @@ class OpenEnvVecEnv(VecEnv):
             AttributeError: there is neither.
         """
         chosen = list(self._get_indices(indices))
+        if attr_name == _MASKS:
+            self._expect_masks()
+            return [functools.partial(self._mask, i) for i in chosen]
         if all(attr_name in self._attributes[i] for i in chosen):
             return [self._attributes[i][attr_name] for i in chosen]
         states = self.vector.states() if self.vector.sessions.opened else []
@@ -313,7 +437,7 @@ class OpenEnvVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """``"state"`` of each environment, ``"get_wrapper_attr"`` as ``get_attr``.
+        """``"state"`` or ``"action_masks"`` of each, ``"get_wrapper_attr"`` as ``get_attr``.
 
         Raises:
             OperationUnsupported: any other method; it stays in the server.
@@ -322,11 +446,31 @@ class OpenEnvVecEnv(VecEnv):
         if method_name == "state" and not method_args and not method_kwargs:
             states = self.vector.states()
             return [states[i] for i in chosen]
+        if method_name == _MASKS and not method_args and not method_kwargs:
+            masks = self.vector.action_masks()
+            return [masks[i] for i in chosen]
         if method_name == "get_wrapper_attr" and len(method_args) == 1:
             return self.get_attr(method_args[0], chosen)
         raise OperationUnsupported(
-            f"{method_name}() of an environment cannot be called over the wire: only state() can"
+            f"{method_name}() of an environment cannot be called over the wire: only state() and"
+            " action_masks() can"
         )
+
+    def _expect_masks(self) -> None:
+        """Return if the environments tell what is legal; begin an episode to see, if need be.
+
+        Raises:
+            AttributeError: they do not.
+        """
+        vector = self.vector
+        if vector._legal is None and vector._translation.masks.width and not vector._begun:
+            vector._begin(
+                list(range(self._num_envs)), [None] * self._num_envs, [None] * self._num_envs
+            )
+        vector.action_masks  # noqa: B018  # which raises it
+
+    def _mask(self, i: int) -> Any:
+        return self.vector.action_masks()[i]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """True for ``Monitor``: what it reports is reported here."""
@@ -368,6 +512,14 @@ def _from_zero(space: spaces.Space[Any], sign: int) -> tuple[Any, Callable[[Any]
 
 def _same(values: Any) -> Any:
     return values
+
+
+def _penalty(error: InvalidAction) -> float | None:
+    """Return what the environment gives for an action that it refused."""
+    reward = error.detail.get("reward")
+    if isinstance(reward, int | float) and math.isfinite(reward):
+        return float(reward)
+    return None
 
 
 def _readers() -> Iterator[tuple[Any, dict[str, Any]]]:

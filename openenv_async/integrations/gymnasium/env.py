@@ -8,21 +8,24 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, SupportsFloat
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from openenv_async.client.arguments import checked_seed, reset_arguments
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.sync import SyncEnvClient
-from openenv_async.errors import OperationUnsupported
+from openenv_async.errors import EpisodeEnded, EpisodeNotStarted, OperationUnsupported
 from openenv_async.integrations.gymnasium.settings import (
     Translation,
     frame_of,
     render_metadata,
     render_options,
 )
+from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.targets.resolve import Target, resolve
 from openenv_async.targets.sessions import BlockingSessions
-from openenv_async.types import EpisodeInfo, Timeouts
+from openenv_async.types import EpisodeInfo, StepResult, Timeouts
 
 __all__ = ["GymEnv", "OpenEnvGymWrapper"]
 
@@ -106,6 +109,10 @@ class GymEnv(gymnasium.Env[Any, Any]):
         self._client: SyncEnvClient[Any, Any, Any] = SyncEnvClient.wrap(self._served.session())
         self._seeded_session: str | None = None
         self._seeds: random.Random | None = None
+        self._label = target.label
+        self._tells: bool | None = self._translation.tells_legal or None
+        self._mask: NDArray[np.int8] | None = None
+        self._playing: bool | None = None
 
     @property
     def client(self) -> SyncEnvClient[Any, Any, Any]:
@@ -146,7 +153,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
             result = self._client.reset(**reset_arguments(given, seed=seed))
         if seed is not None:
             self._seeded_session = self._client.session_id
-        return self._translation.observation.from_wire(result.observation), result.info
+        return self._translation.observation.from_wire(result.observation), self._info(result)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Take one action."""
@@ -156,8 +163,52 @@ class GymEnv(gymnasium.Env[Any, Any]):
             self._missing_reward if result.reward is None else result.reward,
             result.terminated,
             result.truncated,
-            result.info,
+            self._info(result),
         )
+
+    def _info(self, result: StepResult[Any]) -> dict[str, Any]:
+        """Return a result's info, with the mask of what is legal where that is told.
+
+        Raises:
+            InvalidObservation: the mask does not fit the action space.
+        """
+        info, self._mask = result.info, None
+        self._playing = not (result.terminated or result.truncated)
+        if self._playing and info:
+            self._mask = self._translation.masks.of(info, self._label)
+        if self._mask is not None:
+            self._tells = True
+            return {**info, ACTION_MASK: self._mask}
+        self._tells = bool(self._tells)
+        return info
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.int8]]:
+        """The function that gives the mask of what is legal now: ``env.action_masks()``.
+
+        int8 [actions], 1 for what is legal, also in ``info["action_mask"]``: an entry for each
+        value of a ``Discrete`` space; those of each component of a ``MultiDiscrete`` one after the
+        other; two a bit of a ``MultiBinary``. MaskablePPO asks for it.
+
+        Raises:
+            AttributeError: the environment does not tell what is legal, or the action space has
+                no masks.
+        """
+        if not self._translation.masks.width or self._tells is False:
+            raise AttributeError(
+                f"{self._label} has no action masks: it does not tell what is legal, or its"
+                f" {self.action_space} has none"
+            )
+        return self._masks
+
+    def _masks(self) -> NDArray[np.int8]:
+        if self._playing is None:
+            raise EpisodeNotStarted("action_masks() before reset(): call reset() first")
+        if not self._playing:
+            raise EpisodeEnded("action_masks() after the episode ended: call reset() first")
+        if self._mask is None:  # nothing was said this time
+            return np.ones(self._translation.masks.width, np.int8)
+        return self._mask.copy()
 
     def render(self) -> Any:
         """The environment's own picture of its state: a frame, in the mode that was asked for.

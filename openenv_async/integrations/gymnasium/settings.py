@@ -11,7 +11,9 @@ from gymnasium import spaces
 from openenv_async.errors import InvalidOption, OperationUnsupported, shown
 from openenv_async.hosts.gymnasium import RENDER_KEY
 from openenv_async.hosts.spaces import opener
+from openenv_async.integrations.gymnasium.masks import ActionMasks
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of
+from openenv_async.schemas.legal import tells_legal
 
 __all__ = ["Translation", "frame_of", "render_metadata", "render_options"]
 
@@ -32,6 +34,8 @@ class Translation:
 
     Attributes:
         decodes_itself: whether the caller gave the observation space.
+        masks: of the action space.
+        tells_legal: whether the environment's schema says that it tells what is legal.
         resume_options: of a reset that goes on with the environment's generator; ``None`` where
             there are none.
 
@@ -66,6 +70,8 @@ class Translation:
             schema["observation"], field=observation_field
         )
         self.decodes_itself = observation_space is not None
+        self.masks = ActionMasks(self.action, own=action_space is not None)
+        self.tells_legal = bool(self.masks.width) and tells_legal(schema["action"])
         options = schema.get("reset", {}).get("properties", {})
         self._wraps_options = "options" in options
         self.resume_options = {"keep_rng": True} if "keep_rng" in options else None

@@ -7,6 +7,8 @@ Rules:
   gives a row whose reward is not a number, ``truncated`` and named in ``infos["masked"]``;
   ``infos["error"]`` has the exception. Its session is replaced with the next reset.
 - A call that was wrong (an action outside the space, a step after the end) always raises.
+- The mask of a row belongs to the observation that the row shows: after a reset in the same step
+  to that of the new episode. A row whose next action counts for nothing has a mask of ones.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
 
 from openenv_async.client.arguments import checked_seed
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
+    EpisodeNotStarted,
     InvalidAction,
+    InvalidObservation,
     InvalidOption,
     OpenEnvError,
     SessionBusy,
@@ -39,6 +44,7 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
+from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.targets.resolve import Target, resolve
 from openenv_async.targets.sessions import BlockingSessions, at_one_server
 from openenv_async.types import Timeouts
@@ -109,7 +115,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._failures = failures
         self._copy = copy
         self._missing_reward = missing_reward
+        self._told = False
         target = resolve(source, params=params, token=token, entry="GymVectorEnv")
+        self._label = target.label
         if server_arguments and target.kind != "named":
             raise InvalidOption("server_arguments= belongs to the name of an environment")
         self._served = BlockingSessions(
@@ -166,6 +174,11 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._due = 0
         self._payloads: dict[int, bytes] = {}
         self._everyone = list(range(count))
+        self._begun = False
+        self._legal: NDArray[np.int8] | None = None
+        self._unfit: list[tuple[int, OpenEnvError]] = []
+        if self._told or self._translation.tells_legal:
+            self._expect_masks()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -298,6 +311,36 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         finally:
             self._served.close()
 
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.int8]]:
+        """The function that gives the masks of what is legal now: ``envs.action_masks()``.
+
+        int8 [num_envs, actions], 1 for what is legal; the rows are as of ``GymEnv``, and are also
+        in ``infos["action_mask"]``.
+
+        Raises:
+            AttributeError: the environments do not tell what is legal, or their action space has
+                no masks.
+        """
+        if not self._translation.masks.width or (self._begun and self._legal is None):
+            raise AttributeError(
+                f"{self._label} has no action masks: it does not tell what is legal, or its"
+                f" {self.single_action_space} has none"
+            )
+        return self._masks
+
+    def _masks(self) -> NDArray[np.int8]:
+        if not self._begun or self._legal is None:
+            raise EpisodeNotStarted("action_masks() before reset(): call reset() first")
+        return self._legal.copy()
+
+    def _expect_masks(self) -> NDArray[np.int8]:
+        """Return the rows of masks, which are made when the first is told."""
+        if self._legal is None:
+            self._told = True
+            self._legal = np.ones((self.num_envs, self._translation.masks.width), np.int8)
+        return self._legal
+
     # -- out ----------------------------------------------------------------------------------
 
     def _request(self, actions: list[bytes], who: list[int]) -> None:
@@ -365,10 +408,16 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         rows = [answer.slot for answer in answers]
         # NumPy takes a list of rows, but copies faster through a slice.
         where: Any = slice(None) if rows == self._everyone else rows
+        self._begun = True
+        self._unfit.clear()
+        if self._legal is not None:
+            self._legal[[answer.slot for answer in answers if answer.frame is not None]] = 1
         if self._late or any(
             answer.frame is None or answer.final is not None for answer in answers
         ):
             self._take_apart(answers, infos)
+            if self._unfit:
+                self._leave_out_unfit(infos)
             return rows, infos
         frames: list[Any] = [answer.frame for answer in answers]
         self._rows.put([frame.payload for frame in frames], rows, where)
@@ -386,6 +435,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         for answer in answers:
             if answer.frame.info is not None:  # type: ignore[union-attr]  # all have one
                 self._inform(infos, answer)
+        if self._unfit:
+            self._leave_out_unfit(infos)
         return rows, infos
 
     def _reward(self, given: float | None) -> float:
@@ -433,6 +484,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._truncations[row] = True
         self._ended[row] = ended
         self.valid[row] = False
+        if self._legal is not None:
+            self._legal[row] = 1
         about: dict[str, Any] = {"masked": True, "error": error}
         if not ended:
             about["final_obs"] = self._rows.one(row)
@@ -451,9 +504,34 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         )
 
     def _inform(self, infos: dict[str, Any], answer: Answer) -> None:
-        assert answer.frame is not None
-        if answer.frame.info is not None:
-            self._add_info(infos, self.sessions.wire.decode_any(answer.frame.info), answer.slot)
+        frame, row = answer.frame, answer.slot
+        assert frame is not None
+        if frame.info is None:
+            return
+        info = self.sessions.wire.decode_any(frame.info)
+        if not (frame.terminated or frame.truncated):
+            whose = f"{self._label}, environment {row} of {self.num_envs},"
+            try:
+                mask = self._translation.masks.of(info, whose)
+            except InvalidObservation as exc:
+                self._unfit.append((row, exc))
+                return
+            if mask is not None:
+                self._expect_masks()[row] = mask
+                info = {**info, ACTION_MASK: mask}
+        self._add_info(infos, info, row)
+
+    def _leave_out_unfit(self, infos: dict[str, Any]) -> None:
+        """Take the rows whose mask does not fit as failures.
+
+        Raises:
+            InvalidObservation: unless failures are masked.
+        """
+        unfit, self._unfit = self._unfit, []
+        for row, error in unfit:
+            if self._failures == "raise":
+                raise error
+            self._mask(row, error, infos, ended=True)
 
     def _decoded(self, payload: Any) -> Any:
         """An element of the space of a payload."""
