@@ -14,12 +14,12 @@ import click
 from openenv_async.cli.options import (
     SECONDS,
     examples,
-    import_from_here,
     is_url,
     param_option,
     token_option,
 )
 from openenv_async.cli.output import echo
+from openenv_async.cli.policies import ModelPolicy, policy_options, read_policy
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -37,29 +37,13 @@ def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) ->
     return value
 
 
-def _read_policy(
-    ctx: click.Context, param: click.Parameter, value: str
-) -> Callable[..., Any] | None:
-    """Return the policy; ``None`` for random, which needs the server's schema."""
-    if value == "random":
-        return None
-    from openenv_async.rollouts import check_policy, load_policy
-
-    import_from_here()
-    try:
-        policy = load_policy(value)
-        check_policy(policy)
-        return policy
-    except (ValueError, TypeError) as exc:
-        raise click.BadParameter(str(exc), ctx, param) from exc
-
-
 @click.command(
     epilog=examples(
         "rollout echo --episodes 100 --max-steps 10",
         "rollout gymnasium --param id=CartPole-v1 --episodes 500 --seed 0 --out cartpole.parquet",
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
         "rollout echo --provider docker --servers 4 --max-steps 10",
+        "rollout echo --policy openai:MODEL@http://127.0.0.1:8000/v1 --out runs.parquet",
     )
 )
 @target_argument()
@@ -69,14 +53,7 @@ def _read_policy(
 @click.option(
     "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
-@click.option(
-    "--policy",
-    default="random",
-    show_default=True,
-    callback=_read_policy,
-    metavar="random|MODULE:CALLABLE",
-    help="Chooses the actions.",
-)
+@policy_options
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -106,7 +83,6 @@ def _read_policy(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
     target: str | list[str],
-    policy: Callable[..., Any] | None,
     params: dict[str, Any],
     provider: str | None,
     servers: int,
@@ -124,6 +100,7 @@ def rollout(
     """
     from openenv_async.cli.playing import run
 
+    policy = read_policy(options)
     seed, episodes = options["seed"], options["episodes"]
     if seed is not None and seed + episodes > 2**63:
         raise click.BadParameter(
@@ -192,7 +169,7 @@ async def _in_pool(
     provider: Provider,
     servers: int,
     target: str,
-    policy: Callable[..., Any] | None,
+    policy: Callable[..., Any] | ModelPolicy | None,
     *,
     concurrency: int,
     connections: int | None,
@@ -233,7 +210,7 @@ def _server_bar(bar: Progress, servers: int) -> Callable[[PoolStatistics], None]
 async def _rollout(
     target: str,
     source: list[str] | EnvPool,
-    policy: Callable[..., Any] | None,
+    policy: Callable[..., Any] | ModelPolicy | None,
     *,
     as_json: bool,
     out: Path | None,
@@ -247,14 +224,23 @@ async def _rollout(
     from openenv_async.client.server_info import fetch_schema
     from openenv_async.rollouts import RandomPolicy
 
-    if policy is None:
+    model = policy if isinstance(policy, ModelPolicy) else None
+    if policy is None or isinstance(policy, ModelPolicy):
         if isinstance(source, list):
             schema = await fetch_schema(source[0], token=token)
         else:
             worker = source.workers[0]
             schema = await fetch_schema(worker.url, token=worker.token)
-        policy = RandomPolicy(schema["action"], seed)
-    with contextlib.nullcontext(bar) if bar is not None else progress_bar() as shown:
+        policy = (
+            RandomPolicy(schema["action"], seed)
+            if model is None
+            else model.made(schema["action"], seed)
+        )
+    async with (
+        contextlib.nullcontext() if model is None else contextlib.aclosing(model),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        shown = bar or stack.enter_context(progress_bar())
         summary = await play(
             source,
             policy,
