@@ -32,7 +32,9 @@ from openenv_async.deadlines import Deadlines
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
+    DeadlineExceeded,
     OpenEnvError,
+    OperationUnsupported,
     ProtocolError,
     ServerBusy,
     SessionClosed,
@@ -56,7 +58,10 @@ from openenv_async.protocol.frames import (
     Frame,
     GoingAway,
     Hello,
+    ListTasks,
+    Payload,
     Renew,
+    TasksListed,
     Welcome,
 )
 from openenv_async.renamed import renamed_attributes
@@ -115,6 +120,8 @@ class ClientConnection:
         self._codec: MsgpackCodec | JsonCodec | None = None
         self._transport: Transport | None = None
         self._numbers = itertools.count(1)
+        self._listings: dict[int, asyncio.Future[Payload]] = {}
+        self._listing_numbers = itertools.count(1)
         self._coming_back: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
@@ -258,6 +265,9 @@ class ClientConnection:
     def _down(self) -> None:
         """Detach the transport."""
         self._transport = None
+        for asked in self._listings.values():
+            if not asked.done():
+                asked.set_exception(ConnectionLost(f"the connection to {self.where} was lost"))
         self.outbox.detach()
         self.inbox.clear()
         if self._heartbeat is not None:
@@ -387,9 +397,11 @@ class ClientConnection:
             return
         self.inbox.deliver(frames)
 
-    def _on_own(self, frame: Welcome | GoingAway | Failed) -> None:
+    def _on_own(self, frame: Welcome | GoingAway | TasksListed | Failed) -> None:
         """A frame of the connection itself."""
-        if isinstance(frame, Welcome):
+        if isinstance(frame, TasksListed) or (isinstance(frame, Failed) and frame.seq):
+            self._on_listed(frame)
+        elif isinstance(frame, Welcome):
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(frame)
         elif isinstance(frame, GoingAway):
@@ -403,6 +415,55 @@ class ClientConnection:
                 log.warning("%s reports: %s", self.where, error)
                 for channel in list(self._channels.values()):
                     channel.fail(error)
+
+    # -- tasks ------------------------------------------------------------------------------------
+
+    async def list_tasks(
+        self, split: str | None, start: int, stop: int, timeout: float | None
+    ) -> Payload:
+        """Ask for the splits of the environment's tasks or a page of one; return what comes.
+
+        Raises:
+            OperationUnsupported: there are none, or the server cannot list any.
+            ConnectionLost: meanwhile; it may be asked again.
+            DeadlineExceeded: no reply within ``timeout`` seconds.
+            OpenEnvError: the server's refusal.
+        """
+        if "tasks" not in (self.server.get("capabilities") or ()):
+            name = self.server.get("environment") or "the environment"
+            raise OperationUnsupported(
+                f"{name} at {self.where} declares no tasks, or its server knows of none"
+            )
+        if self._coming_back is not None:
+            await asyncio.wait({self._coming_back})
+        if self.error is not None:
+            raise raised_again(self.error)
+        number = next(self._listing_numbers)
+        asked: asyncio.Future[Payload] = self.loop.create_future()
+        self._listings[number] = asked
+        self.outbox.send(ListTasks(0, number, split, start, stop))
+        try:
+            async with asyncio.timeout(timeout):
+                return await asked
+        except TimeoutError as exc:
+            if isinstance(exc, OpenEnvError):
+                raise
+            raise DeadlineExceeded(
+                f"{self.where} listed no tasks within {timeout:g} s (Timeouts.open)",
+                field="open",
+                value=timeout,
+            ) from None
+        finally:
+            del self._listings[number]
+
+    def _on_listed(self, frame: TasksListed | Failed) -> None:
+        asked = self._listings.get(frame.seq)
+        if asked is None or asked.done():
+            self.inbox.late_replies += 1
+        elif isinstance(frame, TasksListed):
+            asked.set_result(frame.payload)
+        else:
+            asked.set_exception(self._error(frame))
 
     def _error(self, frame: Failed) -> OpenEnvError:
         try:

@@ -12,10 +12,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from asyncio import get_running_loop
-from collections.abc import AsyncGenerator, Generator, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, Unpack
 
 from openenv_async.client.arguments import (
@@ -31,10 +32,12 @@ from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientKeywords, ClientSettings
+from openenv_async.client.tasks import ListPage, ServedTasks
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
+from openenv_async.models import PayloadCodec
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -366,6 +369,50 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             state.setdefault("episode_id", reply.episode_id)
             state.setdefault("step_count", reply.step_count)
         return state  # type: ignore[no-any-return]  # decoded as StateT
+
+    async def tasks(self) -> ServedTasks:
+        """Return the environment's own tasks, as far as they are public.
+
+        It opens no session, so that a server without room for one lists them too.
+
+        Raises:
+            OperationUnsupported: the environment declares no tasks.
+            ConnectFailed, Unauthorized: by what connects.
+        """
+        return await ServedTasks.opened(self._listing)
+
+    @contextlib.asynccontextmanager
+    async def _listing(self) -> AsyncIterator[ListPage]:
+        """A connection to ask for tasks on: that of the session, or one for as long as it takes."""
+        if self._closed:
+            raise SessionClosed(_CLOSED)
+        if self._container is not None:
+            worker = await self._container.start(self._lose)
+            self._move(worker.url, worker.token)
+        channel = self._channel
+        if channel is not None and channel.error is None and not self._is_elsewhere(channel):
+            yield self._pages(channel.connection)
+            return
+        shared = shared_connections() if self.settings.share else None
+        if shared is None:
+            connection = await self._connect()
+        else:
+            connection = await shared.acquire(self._key(), self._connect)
+        try:
+            yield self._pages(connection)
+        finally:
+            if shared is None:
+                await connection.aclose()
+            else:
+                await shared.release(connection)
+
+    def _pages(self, connection: ClientConnection) -> ListPage:
+        decode = PayloadCodec[Any](Any, connection.format).decode
+
+        async def page(split: str | None, start: int, stop: int) -> Any:
+            return decode(await connection.list_tasks(split, start, stop, self.timeouts.open))
+
+        return page
 
     def stream_step(
         self, action: ActT, *, timeout: float | None = None

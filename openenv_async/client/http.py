@@ -19,12 +19,22 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import secrets
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+)
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 
@@ -48,6 +58,7 @@ from openenv_async.client.endpoint import (
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientSettings
+from openenv_async.client.tasks import ListPage, ServedTasks, SyncServedTasks
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import (
@@ -66,7 +77,7 @@ if TYPE_CHECKING:
     from openenv_async.client.launch import OwnedContainer
     from openenv_async.client.sync import SyncEnvClient
 
-__all__ = ["EitherResult", "EitherState", "HTTPEnvClient", "HTTPSession"]
+__all__ = ["EitherResult", "EitherState", "EitherTasks", "HTTPEnvClient", "HTTPSession"]
 
 T = TypeVar("T")
 
@@ -102,6 +113,17 @@ class EitherState(Generic[StateT]):
         raise NotImplementedError
 
     __hash__ = None  # type: ignore[assignment]  # as for other classes with an __eq__
+
+
+class EitherTasks(SyncServedTasks):
+    """The tasks, to type checkers, of a call that blocks or is awaited.
+
+    Never made: the call gives a ``SyncServedTasks``, or a coroutine that gives a ``ServedTasks``.
+    """
+
+    def __await__(self) -> Generator[Any, None, ServedTasks]:
+        """Await the tasks."""
+        raise NotImplementedError
 
 
 class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
@@ -288,6 +310,17 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
         """Return the environment's state; where an event loop runs here, an awaitable of it."""
         return cast("EitherState[StateT]", _either(self._session.state(timeout=timeout)))
 
+    def tasks(self) -> EitherTasks:
+        """Return the environment's own tasks; see ``EnvClient.tasks``.
+
+        Returns:
+            A ``SyncServedTasks``; where an event loop runs in this thread, an awaitable of a
+            ``ServedTasks``.
+        """
+        found = _either(self._session.tasks())
+        made = SyncServedTasks(found) if isinstance(found, ServedTasks) else found
+        return cast("EitherTasks", made)
+
     def close(self) -> Awaitable[None]:
         """Close the environment and the session, and the container if it is this client's own.
 
@@ -425,6 +458,31 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
         self, action: ActT, *, timeout: float | None = None
     ) -> AsyncGenerator[StepResult[ObsT], None]:
         raise OperationUnsupported("HTTP cannot stream a step: use EnvClient")
+
+    async def tasks(self) -> ServedTasks:
+        return await ServedTasks.opened(self._listing)
+
+    @contextlib.asynccontextmanager
+    async def _listing(self) -> AsyncIterator[ListPage]:
+        self._check_process()
+        if self.is_closed:
+            raise SessionClosed("this client was closed: make a new one")
+        if self._container is not None:
+            worker = await self._container.start()
+            self.endpoint.move(worker.url, worker.token)
+        decode = self._models().decode_any
+        timeout = self._timeouts.open
+
+        async def page(split: str | None, start: int, stop: int) -> Any:
+            path = "/tasks"
+            if split is not None:
+                path += f"/{quote(split, safe='')}?start={start}&stop={stop}"
+            headers = {**self.endpoint.headers}
+            inject(headers)
+            response, body = await self.endpoint.exchange("GET", path, None, headers, timeout)
+            return decode(bytes(read_reply(self.endpoint.url, response, body, msgspec.Raw)))
+
+        yield page
 
     async def close(self) -> None:
         self._check_process()

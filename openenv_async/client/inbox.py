@@ -28,6 +28,7 @@ from openenv_async.protocol.frames import (
     Opened,
     Partial,
     StateIs,
+    TasksListed,
     Waiting,
     Welcome,
 )
@@ -36,6 +37,8 @@ from openenv_async.types import Limits
 __all__ = ["Inbox"]
 
 _OTHER_REPLIES: Final = frozenset({Begun, StateIs, Closed})
+_OWN: Final = frozenset({Welcome, GoingAway, TasksListed})
+"""Frames of the connection itself."""
 
 
 class Inbox:
@@ -139,7 +142,7 @@ class Inbox:
     def _on_other(self, frame: Any) -> None:
         """A frame of the connection itself, or of a channel that is gone."""
         kind = type(frame)
-        if kind is Welcome or kind is GoingAway or (kind is Failed and frame.channel == 0):
+        if kind in _OWN or (kind is Failed and frame.channel == 0):
             self._own(frame)
         elif kind is not Closed:
             self.late_replies += 1

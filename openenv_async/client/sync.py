@@ -10,6 +10,7 @@ from openenv_async.client.env import EnvClient
 from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks
 from openenv_async.client.settings import SETTINGS, ClientKeywords, ClientSettings
+from openenv_async.client.tasks import SyncServedTasks
 from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
 
 __all__ = ["SyncEnvClient"]
@@ -185,6 +186,10 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def state(self, *, timeout: float | None = None) -> StateT:
         """Return the environment's state; see ``EnvClient.state``."""
         return background_loop().run(self._client.state(timeout=timeout))
+
+    def tasks(self) -> SyncServedTasks:
+        """Return the environment's own tasks; see ``EnvClient.tasks``."""
+        return SyncServedTasks(background_loop().run(self._client.tasks()))
 
     def close(self) -> None:
         """Close the session; see ``EnvClient.close``."""

@@ -7,6 +7,7 @@ right after it. So a batch in becomes a batch out.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -15,9 +16,16 @@ from typing import Any, Final
 
 from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
+from openenv_async.engine.listing import PAGE_SIZE
 from openenv_async.engine.requests import Codecs, error_frame, failed
 from openenv_async.engine.session import Session
-from openenv_async.errors import OpenEnvError, ProtocolError, SessionNotFound, VersionMismatch
+from openenv_async.errors import (
+    OpenEnvError,
+    ProtocolError,
+    ServerBusy,
+    SessionNotFound,
+    VersionMismatch,
+)
 from openenv_async.models.depth import check_json_containers, check_msgpack_containers
 from openenv_async.protocol.chunks import Assembler, ChunkQueue
 from openenv_async.protocol.codec import (
@@ -39,11 +47,13 @@ from openenv_async.protocol.frames import (
     Frame,
     GoingAway,
     Hello,
+    ListTasks,
     Open,
     Renew,
     Reset,
     State,
     Step,
+    TasksListed,
     Welcome,
 )
 from openenv_async.telemetry.tracing import TraceContext
@@ -57,6 +67,8 @@ _LOOK: Final = 5.0
 """Seconds between two looks at whether a peer is alive, at most."""
 _FRAME_COST: Final = 512
 """Bytes that a frame which waits counts beside its payload: an error has a message."""
+_MAX_LISTINGS: Final = 16
+"""Listings of tasks under way on one connection."""
 _MANY: Final = 4
 """Payloads of the greatest size that one connection may be sending at once."""
 
@@ -122,6 +134,7 @@ class ServerConnection:
         self._greeted = False
         self._peer_max_size = limits.max_message_size
         self._channels: dict[int, Session] = {}
+        self._listings: set[asyncio.Task[None]] = set()
         self._prune_at = _PRUNE
         self._handlers: dict[type, Callable[[Any], None]] = {
             Step: self._on_request,
@@ -132,6 +145,7 @@ class ServerConnection:
             Cancel: self._on_cancel,
             Credit: self._on_credit,
             Renew: self._on_renew,
+            ListTasks: self._on_list,
             Hello: self._on_hello,
             BadFrame: self._on_bad,
             Chunk: self._on_chunk,
@@ -320,6 +334,8 @@ class ServerConnection:
         self._gone = True
         self._large.clear()
         self._assembler.clear()
+        for listing in self._listings:
+            listing.cancel()
         channels, self._channels = self._channels, {}
         for session in channels.values():
             self.engine.lost(session, self, left)
@@ -427,6 +443,32 @@ class ServerConnection:
         session = self._channels.get(frame.channel)
         if session is not None:
             session.renew(frame.ack)
+
+    def _on_list(self, frame: ListTasks) -> None:
+        if len(self._listings) >= _MAX_LISTINGS:
+            error = ServerBusy(
+                f"{_MAX_LISTINGS} listings of tasks are under way on this connection: await one"
+                " before the next"
+            )
+            self._fail(frame.channel, frame.seq, error)
+            return
+        listing = asyncio.get_running_loop().create_task(self._list(frame))
+        self._listings.add(listing)
+        listing.add_done_callback(self._listings.discard)
+
+    async def _list(self, frame: ListTasks) -> None:
+        limit = min(PAGE_SIZE, self._peer_max_size // 2)
+        listing = self.engine.listing
+        try:
+            payload = await listing.payload(
+                frame.split, frame.start, frame.stop, self.codec.format, limit
+            )
+        except OpenEnvError as exc:
+            self._fail(frame.channel, frame.seq, exc)
+        else:
+            # Never in pieces: those belong to the channels of sessions.
+            size = min(len(payload), self._chunk_size)
+            self.send(TasksListed(frame.channel, frame.seq, payload), size)
 
     def _on_hello(self, frame: Hello) -> None:
         if frame.version < PROTOCOL_VERSION:

@@ -17,6 +17,7 @@ from openenv_async.engine.executors.recipe import make_recipe
 from openenv_async.engine.executors.tasks import TaskExecutor
 from openenv_async.engine.executors.threads import ThreadExecutor
 from openenv_async.engine.interfaces import Executor, ReplySink
+from openenv_async.engine.listing import TaskListing
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Codecs, failed
 from openenv_async.engine.resources import Resources
@@ -83,6 +84,7 @@ class Engine:
         self.waits = Histogram()
         self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
+        self.listing: Final = TaskListing(spec)
         self.retained = Retained(self.options.limits.max_retained_total)
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions

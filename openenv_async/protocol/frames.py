@@ -38,6 +38,7 @@ __all__ = [
     "Frame",
     "GoingAway",
     "Hello",
+    "ListTasks",
     "Observation",
     "Open",
     "Opened",
@@ -51,6 +52,7 @@ __all__ = [
     "State",
     "StateIs",
     "Step",
+    "TasksListed",
     "Waiting",
     "Welcome",
 ]
@@ -170,6 +172,20 @@ class Renew(Frame, tag=8):
     ack: Int = 0
 
 
+class ListTasks(Frame, tag=9):
+    """Ask for the environment's tasks: the names of its splits, or a page of the ``split``.
+
+    It is of the connection, so ``channel`` is 0 and ``seq`` any number above 0 that the client has
+    no other request for. The page goes from ``start`` to before ``stop``.
+    """
+
+    channel: Int
+    seq: Int
+    split: str | None = None
+    start: Count = 0
+    stop: Count = 0
+
+
 class Chunk(Frame, tag=16):
     """A piece of the payload of request or reply ``seq``, which follows; in both directions."""
 
@@ -284,9 +300,22 @@ class GoingAway(Frame, tag=41):
     grace: Seconds
 
 
+class TasksListed(Frame, tag=42):
+    """Reply to ListTasks. Payload: a map of ``splits``; or of ``count`` and ``tasks``.
+
+    A page may have fewer tasks than were asked for, one at least if there are any.
+    """
+
+    channel: Int
+    seq: Int
+    payload: Payload
+
+
 Request = Reset | Step | State | Close
 Reply = Begun | Observation | StateIs | Closed | Failed
-ClientFrame = Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew | Chunk
+ClientFrame = (
+    Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew | ListTasks | Chunk
+)
 ServerFrame = (
     Welcome
     | Opened
@@ -298,6 +327,7 @@ ServerFrame = (
     | Closed
     | Failed
     | GoingAway
+    | TasksListed
     | Chunk
 )
 
@@ -311,6 +341,7 @@ CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
     Cancel,
     Credit,
     Renew,
+    ListTasks,
     Chunk,
 )
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
@@ -324,5 +355,6 @@ SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
     Closed,
     Failed,
     GoingAway,
+    TasksListed,
     Chunk,
 )

@@ -101,7 +101,7 @@ class HTTPEnvServer:
         They are a front page, and typed answers to every path and method that nothing takes.
         """
         methods = {
-            route.path: next(iter(sorted(route.methods or ())))
+            route.path.replace(":path}", "}"): next(iter(sorted(route.methods or ())))
             for route in self.routes
             if isinstance(route, Route)
         }

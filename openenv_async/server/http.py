@@ -66,6 +66,7 @@ from openenv_async.server.http_headers import (
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.server.openapi import describe
+from openenv_async.server.tasks import TaskRoutes
 from openenv_async.server.transport import Scope
 
 __all__ = ["http_routes"]
@@ -86,6 +87,7 @@ def http_routes(
     """
     calls = _SessionRoutes(engine)
     about = _DescriptionRoutes(engine, watch)
+    tasks = TaskRoutes(engine, calls.fields)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
         ("POST", "/open", calls.open),
         ("POST", "/reset", calls.reset),
@@ -94,11 +96,19 @@ def http_routes(
         ("GET", "/state", calls.state),
         ("GET", "/schema", about.schema),
         ("GET", "/metadata", about.metadata),
+        ("GET", "/tasks", tasks.splits),
+        ("GET", "/tasks/{split:path}", tasks.page),
         ("GET", "/health", about.health),
         ("GET", "/stats", about.stats),
         ("GET", "/metrics.json", about.stats),
         ("GET", "/metrics", about.metrics),
         ("GET", "/openapi.json", about.openapi),
+        ("GET", "/list_environments", tasks.environments),
+        ("GET", "/{env}/splits", tasks.upstream_splits),
+        ("POST", "/{env}/tasks", tasks.upstream_tasks),
+        ("POST", "/{env}/num_tasks", tasks.upstream_count),
+        ("POST", "/{env}/task", tasks.upstream_task),
+        ("POST", "/{env}/task_range", tasks.upstream_range),
     )
     return [
         Route(
@@ -156,7 +166,7 @@ class _SessionRoutes:
 
     async def open(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        fields = await self._fields(request, sent)
+        fields = await self.fields(request, sent)
         resume = scalar(fields, "resume", sent)
         options = fields.pop("options", None)
         refuse_extra(fields)
@@ -181,7 +191,7 @@ class _SessionRoutes:
 
     async def reset(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        fields = await self._fields(request, sent)
+        fields = await self.fields(request, sent)
         seed, episode_id, options = read_reset(fields, sent)
         options = self._all_options(options, sent)
         payload = encode_body(options, sent) if options else None
@@ -229,7 +239,7 @@ class _SessionRoutes:
 
     async def step(self, request: Request, format: Format) -> Any:
         sent = sent_format(request)
-        fields = await self._fields(request, sent)
+        fields = await self.fields(request, sent)
         action = fields.pop("action", None)
         timeout = step_timeout(fields, sent)
         scalar(fields, "request_id", sent)  # upstream's; ours is the header
@@ -263,7 +273,7 @@ class _SessionRoutes:
 
     async def close(self, request: Request, format: Format) -> Response:
         sent = sent_format(request)
-        refuse_extra(await self._fields(request, sent))
+        refuse_extra(await self.fields(request, sent))
         session = self._sessions.named(request, "close")
         timeout = request_timeout(request)
         await self._sessions.call(
@@ -277,7 +287,7 @@ class _SessionRoutes:
         forget(response, request)
         return response
 
-    async def _fields(self, request: Request, sent: Format) -> Fields:
+    async def fields(self, request: Request, sent: Format) -> Fields:
         """The top level of the body."""
         limit = self._engine.options.limits.max_containers
         return read_fields(await self._read(request), sent, limit)
@@ -316,6 +326,7 @@ class _DescriptionRoutes:
             "name": spec.name,
             "description": spec.description,
             "version": spec.version,
+            **({} if spec.tasks is None else {"splits": [*spec.tasks.splits]}),
             **{key: getattr(spec.cls, key, None) for key in optional},
         }
 

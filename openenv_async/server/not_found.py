@@ -35,6 +35,14 @@ _ABOUT: Final[dict[str, str]] = {
     "/close": "close the session",
     "/schema": "JSON Schemas of actions, observations and state",
     "/metadata": "name, version and description",
+    "/tasks": "splits of the environment's tasks",
+    "/tasks/{split}": "tasks of a split, ?start=&stop=",
+    "/list_environments": "upstream's Task API",
+    "/{env}/splits": "the same: splits",
+    "/{env}/tasks": "the same: tasks of a split",
+    "/{env}/num_tasks": "the same: how many",
+    "/{env}/task": "the same: one task",
+    "/{env}/task_range": "the same: some tasks",
     "/health": "whether the server runs",
     "/stats": "counters, as JSON",
     "/metrics.json": "the same",
@@ -143,7 +151,8 @@ def _page(name: str, version: str, description: str | None, known: Mapping[str, 
     rows = []
     for path, method in known.items():
         text = html.escape(_ABOUT.get(path, ""))
-        link = f'<a href=".{path}">{path}</a>' if method == "GET" and path not in _NO_LINK else path
+        is_link = method == "GET" and path not in _NO_LINK and "{" not in path
+        link = f'<a href=".{path}">{path}</a>' if is_link else path
         rows.append(f"<tr><td>{method}</td><td>{link}</td><td>{text}</td></tr>")
     title = html.escape(f"{name} {version}")
     about = f"<p>{html.escape(description)}</p>" if description else ""

@@ -16,7 +16,7 @@ _OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     """An OpenAPI 3.1 document of exactly the routes that ``http_routes`` makes."""
-    paths = {**_posts(), **_gets()}
+    paths = {**_posts(), **_gets(), **_tasks()}
     for path in _OF_A_SESSION:
         (operation,) = paths[path].values()
         operation["parameters"] = _parameters()
@@ -101,10 +101,50 @@ def _gets() -> dict[str, Any]:
     return {path: {"get": _operation(path, summary, answer)} for path, summary, answer in table}
 
 
+def _tasks() -> dict[str, Any]:
+    """The routes of tasks: the server's own, then upstream's."""
+    count: dict[str, Any] = {"type": "integer", "minimum": 0}
+    text: dict[str, Any] = {"type": "string"}
+    row = _object({"id": text, "index": count, "data": _ANYTHING})
+    page = _object({"count": count, "tasks": {"type": "array", "items": row}})
+    splits = _object({"splits": {"type": "object", "additionalProperties": count}})
+    listed = _operation("/tasks/split", "Tasks of a split, their public part, in pages", page)
+    listed["parameters"] = [
+        {"name": "split", "in": "path", "required": True, "schema": text},
+        {"name": "start", "in": "query", "schema": count},
+        {"name": "stop", "in": "query", "schema": count},
+    ]
+    names = {"type": "array", "items": text}
+    paths = {
+        "/tasks": {"get": _operation("/tasks", "Splits of the environment's tasks", splits)},
+        "/tasks/{split}": {"get": listed},
+        "/list_environments": {"get": _operation("/list_environments", "Its name", names)},
+    }
+    integer = {"type": ["integer", "null"]}
+    table: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("splits", {}, "Splits, for upstream's callers"),
+        ("tasks", {}, "Tasks of a split, the first thousand, for upstream's callers"),
+        ("num_tasks", {}, "The number of tasks of a split, for upstream's callers"),
+        ("task", {"index": count}, "One task, for upstream's callers"),
+        ("task_range", {"start": integer, "stop": integer}, "Some tasks, for upstream's callers"),
+    )
+    name = {"name": "env", "in": "path", "required": True, "schema": text}
+    for each, more, summary in table:
+        operation = _operation(f"/upstream_{each}", summary, _ANYTHING)
+        operation["parameters"] = [name]
+        if each != "splits":
+            body = {"type": "object", "properties": {"split": text, **more}}
+            body["required"] = ["split", *(["index"] if each == "task" else [])]
+            content = {"application/json": {"schema": body}}
+            operation["requestBody"] = {"content": content, "required": True}
+        paths[f"/{{env}}/{each}"] = {"get" if each == "splits" else "post": operation}
+    return paths
+
+
 def _operation(path: str, summary: str, result: dict[str, Any]) -> dict[str, Any]:
     failure = {"application/json": {"schema": _ref("error")}}
     return {
-        "operationId": path[1:].replace(".", "_"),
+        "operationId": path[1:].replace(".", "_").replace("/", "_"),
         "summary": summary,
         "responses": {
             "200": {"description": "Done", "content": {"application/json": {"schema": result}}},

@@ -57,7 +57,8 @@ def test_every_route_is_told_of() -> None:
     routes = HTTPEnvServer(BenchEnvironment).routes
     paths = [route.path for route in routes if isinstance(route, Route | WebSocketRoute)]
     assert len(paths) == len(routes)
-    assert [path for path in paths if f"{path}`" not in text] == []
+    told = [path.replace(":path}", "}") for path in paths]
+    assert [path for path in told if f"{path}`" not in text] == []
 
 
 def test_every_behaviour_has_a_row() -> None:

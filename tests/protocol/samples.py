@@ -33,6 +33,7 @@ from openenv_async.protocol.frames import (
     Frame,
     GoingAway,
     Hello,
+    ListTasks,
     Observation,
     Open,
     Opened,
@@ -42,6 +43,7 @@ from openenv_async.protocol.frames import (
     State,
     StateIs,
     Step,
+    TasksListed,
     Waiting,
     Welcome,
 )
@@ -188,6 +190,27 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
         ],
     ),
     "going_away": ("server", "The server stops in ten seconds.", [GoingAway("shutdown", 10.0)]),
+    "list_tasks": (
+        "client",
+        "Ask which splits there are, then for the first hundred tasks of one.",
+        [ListTasks(0, 1), ListTasks(0, 2, "train", 0, 100)],
+    ),
+    "tasks_listed": (
+        "server",
+        "The splits; a page with one task, though two were asked for; then no such split.",
+        [
+            TasksListed(0, 1, {"splits": ["train"]}),  # type: ignore[arg-type]
+            TasksListed(
+                0,
+                2,
+                {  # type: ignore[arg-type]
+                    "count": 2,
+                    "tasks": [{"id": "sum-1", "index": 0, "data": {"question": "1 + 1?"}}],
+                },
+            ),
+            Failed(0, 3, "invalid_option", "Sums has no split 'dev': it has train"),
+        ],
+    ),
     "batch": (
         "client",
         "One message for three sessions.",

@@ -41,6 +41,7 @@ KINDS = {
     6: "Cancel channel seq",
     7: "Credit channel seq units",
     8: "Renew channel ack",
+    9: "ListTasks channel seq split start stop",
     16: "Chunk channel seq payload",
     32: "Welcome version epoch payload",
     33: "Opened channel resumed seq",
@@ -52,6 +53,7 @@ KINDS = {
     39: "Closed channel seq",
     40: "Failed channel seq code message retryable payload",
     41: "GoingAway reason grace",
+    42: "TasksListed channel seq payload",
 }
 ALL = sorted({*CLIENT_FRAMES, *SERVER_FRAMES}, key=lambda cls: cls.__name__)
 
@@ -95,6 +97,7 @@ def test_the_frames_of_a_side_are_numbered_apart() -> None:
         (State(1, 1), [4, 1, 1, 0, None]),
         (Close(1, 1), [5, 1, 1, 0, None]),
         (frames.Renew(0), [8, 0, 0]),
+        (frames.ListTasks(0, 3), [9, 0, 3, None, 0, 0]),
         (frames.Welcome(1, "e"), [32, 1, "e", None]),
         (frames.Opened(1), [33, 1, False, 0]),
         (frames.Begun(1, 1, b"o", "e", 5), [35, 1, 1, b"o", "e", 5, None, False, False, None]),

@@ -75,8 +75,10 @@ def test_definitions_of_a_model_are_named_after_it(document: dict[str, Any]) -> 
 
 def test_the_body_of_each_route(document: dict[str, Any]) -> None:
     posts = {path: item["post"] for path, item in document["paths"].items() if "post" in item}
-    assert set(posts) == {"/open", "/reset", "/step", "/close"}
-    assert [path for path, item in posts.items() if item["requestBody"]["required"]] == ["/step"]
+    upstreams = [f"/{{env}}/{each}" for each in ("tasks", "num_tasks", "task", "task_range")]
+    assert set(posts) == {"/open", "/reset", "/step", "/close", *upstreams}
+    needed = [path for path, item in posts.items() if item["requestBody"]["required"]]
+    assert needed == ["/step", *upstreams]
     step = posts["/step"]["requestBody"]["content"]["application/json"]["schema"]
     assert step["required"] == ["action"]
     assert step["additionalProperties"] is False
@@ -91,7 +93,12 @@ def test_routes_of_a_session_take_its_name(document: dict[str, Any]) -> None:
         names = [parameter["name"] for parameter in operation.get("parameters", ())]
         of_a_session = path in ("/open", "/reset", "/step", "/state", "/close")
         wanted = ["X-OpenEnv-Session", "X-OpenEnv-Seq", "X-OpenEnv-Timeout"]
-        assert names == (wanted if of_a_session else [])
+        if path == "/tasks/{split}":
+            assert names == ["split", "start", "stop"]
+        elif path.startswith("/{env}/"):
+            assert names == ["env"]
+        else:
+            assert names == (wanted if of_a_session else [])
 
 
 def test_operations_are_told_apart_and_may_fail(document: dict[str, Any]) -> None:
