@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from typing import Any, ClassVar, Final
@@ -37,7 +38,8 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
 
     The reward is the game's own: what the agent's player got since its last move, or in
     self-play what the player got who moved. ``terminated``: the game is over; ``truncated``:
-    ``max_steps``.
+    ``max_steps``. A move that is not legal is refused; its penalty, for callers that end an
+    episode there, makes the player's return the worst of the game.
 
     Args:
         settings: see ``Settings``; what is not given comes from the ``OPENSPIEL_*`` variables,
@@ -107,6 +109,11 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         self._last_moves: dict[int, int] = {}
         self._order: list[int] = []
         self._returns = [0.0] * self._game.num_players()
+        self._legal: list[int] = []
+
+    def legal_actions(self) -> list[OpenSpielAction]:
+        """The moves of the player who has to move; chance is never one."""
+        return [OpenSpielAction(action) for action in self._legal]
 
     def step(self, action: OpenSpielAction) -> StepResult[OpenSpielObservation]:
         table = self._table
@@ -115,7 +122,8 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         if chosen == RANDOM_ACTION:
             chosen = self._random.choice(legal)
         elif chosen not in legal:
-            raise InvalidAction(_refusal(chosen, legal, table.player, self._settings.game_name))
+            message = _refusal(chosen, legal, table.player, self._settings.game_name)
+            raise InvalidAction(message, **self._forfeit())
         self._mover = table.player
         self._play(chosen)
         self._opponents_move()
@@ -130,6 +138,11 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
             over,
             bool(limit) and self._steps >= limit and not over,
         )
+
+    def _forfeit(self) -> dict[str, Any]:
+        """The reward by which a game that ends here is the worst there is for its player."""
+        penalty = self._game.min_utility() - self._returns[self._table.player]
+        return {"reward": penalty} if math.isfinite(penalty) else {}
 
     def _play(self, action: int) -> None:
         player = self._table.player
@@ -156,7 +169,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
             phase = "terminal"
             player = self._mover if self._opponent is None else self._settings.agent_player
         before, self._returns = self._returns, [float(each) for each in table.state.returns()]
-        legal = table.legal_actions()
+        legal = self._legal = table.legal_actions()
         return OpenSpielObservation(
             info_state=self._tensor(player),
             legal_actions=legal,
@@ -234,6 +247,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         self._steps, self._mover, self._returns = saved.steps, saved.mover, saved.returns
         self._last_moves = dict(saved.last_moves)
         self._order = [player for player, _ in saved.last_moves]
+        self._legal = self._table.legal_actions()
 
     @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:

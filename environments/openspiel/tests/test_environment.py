@@ -50,6 +50,46 @@ def test_catch_is_caught() -> None:
     assert mean_return(env, lambda observation: ANY, 50) < 0.0
 
 
+@pytest.mark.parametrize(
+    "game", ["tic_tac_toe", "connect_four", "chess", "backgammon", "goofspiel", "kuhn_poker"]
+)
+def test_what_is_legal_is_told_of_the_player_who_moves(game: str) -> None:
+    """Also where chance moves between, and where players move at once."""
+    env = OpenSpielEnvironment(game_name=game, opponent_policy="self", max_steps=40)
+    result = env.reset(seed=1)
+    rng = random.Random(0)
+    players = set()
+    while not result.done:
+        told = [action.action_id for action in env.legal_actions()]
+        assert told == result.observation.legal_actions
+        assert told
+        players.add(result.observation.current_player_id)
+        result = env.step(OpenSpielAction(rng.choice(told)))
+    assert players == {0, 1}
+
+
+def test_a_move_that_is_refused_carries_what_makes_the_return_the_worst() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe")
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction, match="not legal") as caught:
+        env.step(OpenSpielAction(9))
+    assert caught.value.detail["reward"] == -1.0
+    env = OpenSpielEnvironment(game_name="pig(winscore=10)", opponent_policy="self")
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction) as caught:
+        env.step(OpenSpielAction(5))
+    assert caught.value.detail["reward"] == pyspiel.load_game("pig").min_utility()
+
+
+def test_a_restored_game_tells_what_is_legal_there() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe")
+    env.reset(seed=0)
+    env.step(ANY)
+    again = OpenSpielEnvironment(game_name="tic_tac_toe")
+    again.restore(env.snapshot())
+    assert again.legal_actions() == env.legal_actions() != []
+
+
 @pytest.mark.parametrize("agent_player", [0, 1])
 def test_tic_tac_toe_is_played_well(agent_player: int) -> None:
     env = OpenSpielEnvironment(game_name="tic_tac_toe", agent_player=agent_player)

@@ -50,6 +50,14 @@ async def test_random_play_is_legal(game: str) -> None:
         OutcomeStatus.TRUNCATED,
     }
     assert all(outcome.steps for outcome in outcomes)
+    for outcome in outcomes:
+        assert outcome.trajectory is not None
+        assert outcome.mistakes == 0
+        for step in outcome.trajectory.transitions:
+            listed = step.observation["legal_actions"]
+            assert step.action["action_id"] in listed
+            # the mask counts from -1, which is an action of its own
+            assert (np.flatnonzero(step.action_mask) - 1).tolist() == list(listed)
 
 
 async def test_the_example_policy_beats_random_play() -> None:
