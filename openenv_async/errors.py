@@ -32,6 +32,7 @@ __all__ = [
     "InvalidModel",
     "InvalidObservation",
     "InvalidOption",
+    "InvalidTasks",
     "OpenEnvError",
     "OperationCancelled",
     "OperationUnsupported",
@@ -332,6 +333,13 @@ class InvalidOption(CallerError, ValueError):
     """A reset option is unknown or has the wrong type."""
 
     code = "invalid_option"
+    http_status = 422
+
+
+class InvalidTasks(CallerError, ValueError):
+    """Tasks cannot be read, are not tasks, repeat an id or do not fit the environment."""
+
+    code = "invalid_tasks"
     http_status = 422
 
 

@@ -127,13 +127,25 @@ class Task:
         data: the public part: columns by name, which become options of ``reset``.
         private: the part for the environment alone, such as answers and tests. It goes to
             ``reset`` and nowhere else: into no record, no listing and to no policy.
-        split: name of the split that it belongs to, where there are splits.
+        split: name of the split of the environment's own tasks that it is one of; ``None`` for a
+            task from elsewhere.
     """
 
     id: str
     data: Mapping[str, Any] = field(default_factory=dict)
     private: Mapping[str, Any] = field(default_factory=dict, repr=False)
     split: str | None = None
+
+    @property
+    def reset_options(self) -> dict[str, Any]:
+        """Return the arguments of ``reset`` that begin an episode of it.
+
+        The environment knows the tasks of its own splits, of which others see the public part
+        alone: they are named. Of others it is given all columns.
+        """
+        if self.split is not None and not self.private:
+            return {"task_id": self.id, "split": self.split}
+        return {**self.data, **self.private}
 
 
 @dataclass(slots=True)

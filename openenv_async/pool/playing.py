@@ -6,7 +6,7 @@ import asyncio
 import functools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Unpack
 
@@ -28,7 +28,7 @@ from openenv_async.rollouts.streaming import (
     stream,
     stream_groups,
 )
-from openenv_async.types import ActT, ObsT, Outcome, StateT
+from openenv_async.types import ActT, ObsT, Outcome, StateT, Task
 
 __all__ = ["ClientT", "Mapped", "PlayingPool", "mapped"]
 
@@ -86,18 +86,21 @@ class PlayingPool(ABC, Generic[ClientT]):
         policy: Callable[..., Any],
         *,
         seed: int | None = None,
+        task: Task | Mapping[str, Any] | None = None,
         **options: Unpack[BatchKeywords],
     ) -> Outcome[ObsT, ActT]:
         """Play one episode.
 
         Args:
             policy: chooses the actions; see ``rollouts.policies``.
+            task: what it is about: a ``Task``, or a row of columns for ``reset``.
             seed: of the episode; ``None``: the environment draws one.
             options: of ``rollouts.collect``: ``max_steps``, ``timeout``, ``reset_options``.
         """
         seeds = None if seed is None else [seed]
+        tasks = None if task is None else [task]
         played: list[Outcome[ObsT, ActT]] = await collect_all(
-            self, policy, episodes=1, seeds=seeds, **options
+            self, policy, episodes=1, tasks=tasks, seeds=seeds, **options
         )
         return played[0]
 
@@ -105,16 +108,16 @@ class PlayingPool(ABC, Generic[ClientT]):
     def collect(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
         policy: Callable[..., Any],
-        episodes: int,
+        episodes: int | None = None,
         **options: Unpack[CollectKeywords],
     ) -> AsyncGenerator[Outcome[ObsT, ActT], None]:
         """Play ``episodes`` episodes; their outcomes as they end, exactly that many.
 
         Args:
             policy: chooses the actions; see ``rollouts.policies``.
-            episodes: how many.
-            options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, ``concurrency``,
-                ``seeds``, ``max_steps``, ``retry``, ``on_progress``, …
+            episodes: how many; with ``tasks`` all that there are.
+            options: of ``rollouts.collect``: ``tasks``, ``group_size``, ``min_episodes``,
+                ``deadline``, ``concurrency``, ``seeds``, ``max_steps``, ``retry``, …
         """
         return collect(self, policy, episodes=episodes, **options)
 
@@ -152,12 +155,12 @@ class PlayingPool(ABC, Generic[ClientT]):
         groups: int | None = None,
         **options: Unpack[StreamKeywords],
     ) -> GroupStream[ObsT, ActT]:
-        """Play groups of one seed each, handed over complete.
+        """Play groups of one task and seed each, handed over complete.
 
         Args:
             policy: chooses the actions.
-            group_size: episodes of one seed.
-            groups: how many in all; endless when ``None``.
+            group_size: episodes of one task and seed.
+            groups: how many in all; ``None``: one for each task, without tasks endless.
             options: of ``rollouts.stream_groups``.
         """
         return stream_groups(self, policy, group_size=group_size, groups=groups, **options)
@@ -169,6 +172,7 @@ class PlayingPool(ABC, Generic[ClientT]):
         episodes: int = 16,
         *,
         seed: int | None = None,
+        task: Task | Mapping[str, Any] | None = None,
         **options: Unpack[BatchKeywords],
     ) -> list[Outcome[ObsT, ActT]]:
         """Play one episode several times at once, as group-relative methods want it.
@@ -177,6 +181,7 @@ class PlayingPool(ABC, Generic[ClientT]):
             policy: chooses the actions.
             episodes: how many are started.
             seed: of all of them; ``None`` draws one.
+            task: of all of them: a ``Task``, or a row of columns for ``reset``.
             options: of ``rollouts.collect``: ``min_episodes``, ``deadline``, …
 
         Returns:
@@ -189,8 +194,10 @@ class PlayingPool(ABC, Generic[ClientT]):
             self,
             policy,
             episodes=episodes,
+            tasks=None if task is None else [task],
+            group_size=episodes,
             concurrency=episodes,
-            seeds=[seed] * episodes,
+            seeds=[seed],
             **options,
         )
         return outcomes

@@ -20,7 +20,7 @@ from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.collection import BatchKeywords, CollectKeywords
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import Target
-from openenv_async.types import ActT, ObsT, Outcome, StateT
+from openenv_async.types import ActT, ObsT, Outcome, StateT, Task
 
 __all__ = ["SyncEnvPool"]
 
@@ -218,16 +218,17 @@ class SyncEnvPool(Generic[ClientT]):
         policy: Callable[..., Any],
         *,
         seed: int | None = None,
+        task: Task | Mapping[str, Any] | None = None,
         **options: Unpack[BatchKeywords],
     ) -> Outcome[ObsT, ActT]:
         """Play one episode, as ``EnvPool.rollout`` does."""
-        return background_loop().run(self.pool.rollout(policy, seed=seed, **options))
+        return background_loop().run(self.pool.rollout(policy, seed=seed, task=task, **options))
 
     @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
         policy: Callable[..., Any],
-        episodes: int,
+        episodes: int | None = None,
         **options: Unpack[CollectKeywords],
     ) -> Iterator[Outcome[ObsT, ActT]]:
         """Play episodes as ``EnvPool.collect`` does; leaving the loop cancels those that run."""
@@ -240,10 +241,13 @@ class SyncEnvPool(Generic[ClientT]):
         episodes: int = 16,
         *,
         seed: int | None = None,
+        task: Task | Mapping[str, Any] | None = None,
         **options: Unpack[BatchKeywords],
     ) -> list[Outcome[ObsT, ActT]]:
         """Play one episode several times at once, as ``EnvPool.group`` does."""
-        return background_loop().run(self.pool.group(policy, episodes, seed=seed, **options))
+        return background_loop().run(
+            self.pool.group(policy, episodes, seed=seed, task=task, **options)
+        )
 
     def map(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],

@@ -25,6 +25,7 @@ from openenv_async.rollouts.run_journal import EpisodeKey, ResultClass
 from openenv_async.rollouts.sessions import Retry, Source
 from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
 from openenv_async.rollouts.summary import Failure, Reservoir, Summary
+from openenv_async.rollouts.tasks import Mixture, Retire, TaskSet
 from openenv_async.rollouts.versions import VersionedPolicy
 from openenv_async.rollouts.writing import AsyncWriter
 
@@ -39,18 +40,21 @@ __all__ = [
     "GroupStream",
     "JsonlWriter",
     "LanguagePolicy",
+    "Mixture",
     "ParquetWriter",
     "Policy",
     "RandomPolicy",
     "Reservoir",
     "ResponderPolicy",
     "ResultClass",
+    "Retire",
     "Retry",
     "RunFolder",
     "RunStatus",
     "Source",
     "StreamedEpisode",
     "Summary",
+    "TaskSet",
     "Trajectory",
     "TrajectoryWriter",
     "Transition",

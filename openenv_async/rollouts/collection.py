@@ -2,8 +2,8 @@
 
 Rules:
 
-- Tasks, one session each, take episodes by number. A session is reused after a good episode
-  (``reset`` again) and replaced after any other.
+- Workers, one session each, take the episodes that the schedule gives (``schedule``). A session is
+  reused after a good episode (``reset`` again) and replaced after any other.
 - A rollout is repeated only where ``retry`` allows it: what carried the environment failed before
   the policy's first action was sent (``unstarted``), or the episode has a seed (``seeded``).
 - An exception of the policy, or a task that ``reset`` refuses, is the outcome of that episode
@@ -13,7 +13,9 @@ Rules:
 - A server that is full is waited for, before an episode begins, never in the middle of one.
 - Every episode asked for gives exactly one outcome: one that is stopped at the deadline, or when
   enough have ended, comes as ``cancelled`` with the steps it had.
-- The tasks are owned by one object, not by a task group around the ``yield``: a generator may
+- An error of the tasks' source, or of ``on_progress``, is raised once what has ended was handed
+  over; with the first, episodes that run are played to their end before.
+- The workers are owned by one object, not by a task group around the ``yield``: a generator may
   be resumed and closed by different tasks, which a task group does not survive.
 - A slow reader delays the next episodes, never one that runs.
 """
@@ -25,8 +27,6 @@ import contextlib
 import functools
 import heapq
 import logging
-import sys
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
@@ -34,6 +34,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_ar
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
+from openenv_async.rollouts.schedule import Planned, Schedule
 from openenv_async.rollouts.sessions import (
     Retry,
     Sessions,
@@ -43,6 +44,7 @@ from openenv_async.rollouts.sessions import (
     usual_retry,
 )
 from openenv_async.rollouts.summary import Summary
+from openenv_async.rollouts.tasks import Tasks, TaskSource, as_source
 from openenv_async.rollouts.versions import Admission
 from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue
@@ -105,6 +107,8 @@ class BatchKeywords(EpisodeKeywords, total=False):
 class CollectKeywords(BatchKeywords, total=False):
     """Keyword arguments of ``collect``, except ``episodes`` and those of URLs."""
 
+    tasks: Tasks | None
+    group_size: int | None
     concurrency: int
     seeds: int | Sequence[int] | None
 
@@ -114,7 +118,7 @@ def collect(
     source: TypedSource[ActT, ObsT],
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
     params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> AsyncGenerator[Outcome[ObsT, ActT], None]: ...
@@ -125,7 +129,7 @@ def collect(
     source: Source,
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
     connections: int | None = None,
     token: str | None = None,
     params: Mapping[str, Any] | None = None,
@@ -138,7 +142,9 @@ def collect(
     source: Source,
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
+    tasks: Tasks | None = None,
+    group_size: int | None = None,
     concurrency: int = 64,
     seeds: int | Sequence[int] | None = None,
     max_steps: int | None = None,
@@ -168,13 +174,18 @@ def collect(
             them), a name, an environment class, a pool, a client factory, …; a server that has to
             be started is started for the first episode and ended with the last.
         policy: chooses the actions of all episodes; see ``policies``.
-        episodes: how many.
+        episodes: how many; with ``tasks`` all that there are.
+        tasks: one for each group of episodes: a ``.jsonl`` or ``.parquet`` file, a data set, an
+            iterable of rows, the name of a split of the environment, a ``TaskSet`` or a
+            ``Mixture``. A row becomes options of ``reset``, columns by name.
+        group_size: episodes of one task and seed that begin one after the other; 1 by default.
         concurrency: episodes at once, that is sessions.
-        seeds: one seed per episode, or the first of consecutive ones; ``None``: the
-            environment draws.
+        seeds: one seed per group (that is per episode, without ``group_size``), or the first of
+            consecutive ones; ``None``: the environment draws, for groups one is drawn. The
+            column ``seed`` of a task comes first.
         max_steps: of each episode, as in ``rollout``.
         timeout: of each episode, as in ``rollout``.
-        reset_options: of each episode, as in ``rollout``.
+        reset_options: of each episode, as in ``rollout``; the columns of its task come first.
         min_episodes: once this many episodes ended usable, the rest is cancelled.
         deadline: seconds after which the rest is cancelled.
         max_ahead: outcomes that may wait for a slow reader before no more episodes begin;
@@ -194,6 +205,9 @@ def collect(
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
             no client.
+        InvalidTasks: the tasks cannot be read, are not tasks or do not fit the environment. Of
+            those whose number is known before anything is played; else once the episodes
+            that were begun have ended and were handed over.
         CallerError: a session or a reset was asked for wrongly; ends everything. Outcomes of
             before are handed over first.
         Exception: what ``on_progress`` raised, ends everything; what the policy raised, if it
@@ -204,7 +218,9 @@ def collect(
     )
     options = CollectOptions(
         policy=policy,
-        episodes=episodes,
+        episodes=_number_of(episodes, tasks),
+        tasks=None if tasks is None else as_source(tasks),
+        group_size=group_size,
         concurrency=concurrency,
         seeds=seeds,
         max_steps=max_steps,
@@ -229,7 +245,7 @@ async def collect_all(
     source: TypedSource[ActT, ObsT],
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
     params: Mapping[str, Any] | None = None,
     **options: Unpack[CollectKeywords],
 ) -> list[Outcome[ObsT, ActT]]: ...
@@ -240,7 +256,7 @@ async def collect_all(
     source: Source,
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
     connections: int | None = None,
     token: str | None = None,
     params: Mapping[str, Any] | None = None,
@@ -253,7 +269,7 @@ async def collect_all(
     source: Source,
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None = None,
     connections: int | None = None,
     token: str | None = None,
     params: Mapping[str, Any] | None = None,
@@ -278,6 +294,7 @@ class CollectOptions:
     """Arguments of ``collect``, by the same names, checked.
 
     Attributes:
+        episodes: how many; ``None``: as many as there are tasks, or without end.
         admission: says when an episode may begin; ``None``: as soon as there is a session.
 
     Raises:
@@ -285,11 +302,13 @@ class CollectOptions:
     """
 
     policy: Callable[..., Any]
-    episodes: int
+    episodes: int | None
     concurrency: int
     seeds: int | Sequence[int] | None
     retry: Retry
     summary: Summary
+    tasks: TaskSource | None = None
+    group_size: int | None = None
     max_steps: int | None = None
     timeout: float | None = None
     reset_options: Mapping[str, Any] | None = None
@@ -305,17 +324,21 @@ class CollectOptions:
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
-        for name in ("episodes", "concurrency", "min_episodes", "max_ahead"):
+        for name in ("episodes", "group_size", "concurrency", "min_episodes", "max_ahead"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_count(name, value))
         episodes = self.episodes
-        object.__setattr__(self, "seeds", _checked(self.seeds, episodes))
+        size = self.group_size or 1
+        if episodes is not None and episodes % size:
+            raise ValueError(f"episodes ({episodes}) must be a multiple of group_size ({size})")
+        groups = None if episodes is None else episodes // size
+        object.__setattr__(self, "seeds", _checked(self.seeds, groups))
         if self.retry not in get_args(Retry):
             raise ValueError(
                 f"retry must be one of {', '.join(get_args(Retry))}, got {self.retry!r}"
             )
-        if self.min_episodes is not None and self.min_episodes > episodes:
+        if None not in (self.min_episodes, episodes) and self.min_episodes > episodes:  # type: ignore[operator]  # neither is None
             raise ValueError(
                 f"min_episodes must be 1 to {episodes} (episodes), got {self.min_episodes}"
             )
@@ -325,29 +348,31 @@ class CollectOptions:
             raise TypeError(f"summary must be a Summary, got {self.summary!r}")
         if self.on_progress is not None and not callable(self.on_progress):
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
-        self.rollout(0)  # its errors are raised now, not by a task
+        self.rollout(Planned(0))  # its errors are raised now, not by a worker
 
-    @property
-    def sessions(self) -> int:
-        """Episodes at once, of those that there are."""
-        return min(self.concurrency, self.episodes)
+    def sessions(self, total: int | None) -> int:
+        """Return how many episodes are played at once, of those that there are."""
+        return self.concurrency if total is None else min(self.concurrency, total)
 
-    @property
-    def most_ready(self) -> int:
-        """Outcomes that may wait for the reader."""
-        return self.max_ahead or 2 * self.sessions
+    def schedule(self) -> Schedule:
+        """Return the episodes in their order."""
+        return Schedule(
+            episodes=self.episodes,
+            group_size=self.group_size,
+            seeds=self.seeds,
+            source=self.tasks,
+            ahead=max(8, self.concurrency // (self.group_size or 1)),
+        )
 
-    def seed(self, index: int) -> int | None:
-        """Return the seed of one episode."""
-        if self.seeds is None:
-            return None
-        return self.seeds + index if isinstance(self.seeds, int) else self.seeds[index]
-
-    def rollout(self, index: int) -> Rollout:
+    def rollout(self, planned: Planned) -> Rollout:
         """Return one episode, yet to be played."""
         return Rollout(
             self.policy,
-            seed=self.seed(index),
+            seed=planned.seed,
+            task=planned.task,
+            group=planned.group,
+            member=planned.member,
+            attempts=planned.attempts,
             max_steps=self.max_steps,
             timeout=self.timeout,
             reset_options=self.reset_options,
@@ -355,14 +380,25 @@ class CollectOptions:
             on_mistake=self.on_mistake,
             max_mistakes=self.max_mistakes,
             policy_timeout=self.policy_timeout,
-            index=index,
+            index=planned.index,
             latencies=self.summary.latencies,
             strict=False,
         )
 
 
-def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
-    """Return the seeds of as many episodes.
+def _number_of(episodes: int | None, tasks: Any) -> int | None:
+    """Return the number of episodes; tasks have one of their own.
+
+    Raises:
+        TypeError: there is neither.
+    """
+    if episodes is None and tasks is None:
+        raise TypeError("say how many episodes there are: episodes=, or tasks= to play each of")
+    return episodes
+
+
+def _checked(seeds: Any, episodes: int | None) -> int | Sequence[int] | None:
+    """Return the seeds of as many episodes, or groups; ``None``: their number is not known.
 
     Raises:
         TypeError: they are neither an integer nor a sequence of integers.
@@ -372,10 +408,14 @@ def _checked(seeds: Any, episodes: int) -> int | Sequence[int] | None:
         return None
     if hasattr(seeds, "__index__") and not hasattr(seeds, "__len__"):
         first = check_seed("seeds", seeds)
-        check_seed("the last of seeds", first + episodes - 1)
+        check_seed("the last of seeds", first + (episodes or 1) - 1)
         return first
     if isinstance(seeds, str | bytes) or not hasattr(seeds, "__getitem__"):
         raise TypeError(f"seeds must be an integer or a list of integers, got {seeds!r}")
+    if episodes is None:
+        raise ValueError(
+            "a list of seeds needs a number of episodes: give it, or the first of the seeds"
+        )
     if len(seeds) < episodes:
         raise ValueError(f"{len(seeds)} seeds do not suffice for {episodes} episodes")
     if isinstance(seeds, list | tuple):
@@ -400,8 +440,9 @@ async def outcomes_of(
         if wrap is not None:
             factories = [functools.partial(_wrapped, wrap, make) for make in factories]
         collection = _Collection(factories, options)
-        collection.start()
         try:
+            await collection.open(sessions)
+            collection.start()
             while (outcome := await collection.next()) is not None:
                 yield outcome
         finally:
@@ -417,20 +458,21 @@ def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
 
 
 class _Collection:
-    """The tasks of one ``collect`` and their outcomes so far."""
+    """The workers of one ``collect`` and their outcomes so far."""
 
     def __init__(self, factories: list[Callable[[], Any]], options: CollectOptions) -> None:
         self._options = options
         self._summary = options.summary
         self._admission = options.admission
+        self._schedule = options.schedule()
+        self._schedule.on_end = self._nothing_left
         self._sessions = Sessions(factories, self._left, options.summary)
         # A reader that minds their age is given the oldest first.
         first = None if self._admission is None else _index
-        self._results: Results[Outcome] = Results(options.most_ready, first)
-        self._next_index = 0
-        self._again: deque[int] = deque()
+        most_ready = options.max_ahead or 2 * options.sessions(options.episodes)
+        self._results: Results[Outcome] = Results(most_ready, first)
         self._retries: dict[int, int] = {}
-        self._running: dict[int, Rollout] = {}
+        self._running: dict[int, tuple[Planned, Rollout]] = {}
         self._usable = 0
         self._taken = 0
         self._policy_errors = 0
@@ -442,13 +484,23 @@ class _Collection:
 
     # -- the reader's side --------------------------------------------------------------------
 
+    async def open(self, sessions: TargetSessions) -> None:
+        """Read what is to be known of the tasks before the first episode.
+
+        Raises:
+            InvalidTasks: they cannot be read, or do not fit the environment.
+        """
+        await self._schedule.open(sessions)
+        if self._summary.total is None:
+            self._summary.total = self._schedule.total
+
     def start(self) -> None:
-        """Start the tasks."""
+        """Start the workers."""
         options = self._options
         self._summary.start()
         if options.deadline is not None:
             self._timer = asyncio.get_running_loop().call_later(options.deadline, self._stop)
-        for number in range(options.sessions):
+        for number in range(options.sessions(self._schedule.total)):
             task = asyncio.create_task(self._work(number), name=f"openenv-rollout-{number}")
             task.add_done_callback(self._task_ended)
             self._tasks.append(task)
@@ -456,21 +508,37 @@ class _Collection:
     async def next(self) -> Outcome | None:
         """Return the next outcome; ``None`` when there are no more."""
         outcome = await self._results.next(self._over)
-        if outcome is not None and self._options.on_progress is not None:
-            self._options.on_progress(self._summary)
+        if outcome is not None:
+            self._schedule.handed_over(outcome)
+            if self._options.on_progress is not None and self._failure is None:
+                self._show_progress(self._options.on_progress)
         return outcome
+
+    def _show_progress(self, show: Callable[[Summary], None]) -> None:
+        """Call back; what that raises ends everything, once what has ended is handed over."""
+        try:
+            show(self._summary)
+        except Exception as exc:
+            self._fail(exc)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._results.wake()
 
     def _over(self) -> bool:
         if self._failure is not None:
             raise self._failure
         if not self._stopped and not all(task.done() for task in self._tasks):
             return False
+        if self._schedule.error is not None:
+            raise self._schedule.error
         if self._policy_error is not None and self._policy_errors == self._taken:
             raise self._policy_error
         return True
 
     async def aclose(self) -> None:
-        """Cancel the tasks and wait until their sessions are closed; idempotent."""
+        """Cancel the workers and wait until their sessions are closed; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         patience = _AFTER_DEADLINE if self._stopped else _AFTER_CLOSE
@@ -479,6 +547,10 @@ class _Collection:
         for task in pending:
             task.cancel()
         interrupted: asyncio.CancelledError | None = None
+        try:
+            await self._schedule.aclose()
+        except asyncio.CancelledError as exc:
+            interrupted = exc
         while pending:
             try:
                 _, pending = await asyncio.wait(pending, timeout=patience)
@@ -491,13 +563,13 @@ class _Collection:
         if interrupted is not None:
             raise interrupted
 
-    # -- the tasks' side ----------------------------------------------------------------------
+    # -- the workers' side --------------------------------------------------------------------
 
     async def _work(self, number: int) -> None:
         """Play episodes on one session until there are none left."""
         client: Any = None
         try:
-            while self._left():
+            while self._failure is None and await self._schedule.ready():
                 admission = self._admission
                 if admission is not None:
                     await admission.admit(ready=client is not None)
@@ -527,27 +599,30 @@ class _Collection:
 
     async def _play(self, client: Any) -> Outcome | None:
         """Play the next episode, if there is one."""
-        if not self._left():
+        begun = self._begin()
+        if begun is None:
+            if self._admission is not None:
+                self._admission.give_back()
             return None
-        rollout = self._begin()
+        planned, rollout = begun
         try:
             outcome = await rollout.play(client)
         except Exception as exc:
             exc.add_note(f"in episode {rollout.index} of collect()")
             raise
         if self._running.pop(rollout.index, None) is not None:
-            if self._plays_again(rollout, outcome):
-                self._again.append(rollout.index)
+            if self._plays_again(planned, rollout, outcome):
+                self._schedule.again(planned)
             else:
                 self._take(outcome)
         return outcome
 
-    def _plays_again(self, rollout: Rollout, outcome: Outcome) -> bool:
+    def _plays_again(self, planned: Planned, rollout: Rollout, outcome: Outcome) -> bool:
         """Tell whether a failed episode may be repeated; count it as repeated then."""
         index = rollout.index
         if outcome.status is not OutcomeStatus.INFRA_ERROR or self._options.retry == "never":
             return False
-        seeded = self._options.retry == "seeded" and self._options.seed(index) is not None
+        seeded = self._options.retry == "seeded" and rollout.is_seeded
         if (rollout.acted and not seeded) or self._retries.get(index, 0) >= _MAX_RETRIES:
             return False
         log.info("episode %d is played again: %s", index, outcome.error)
@@ -559,28 +634,30 @@ class _Collection:
 
     def _left(self) -> bool:
         """Tell whether there are episodes to begin."""
-        if self._failure is not None:
-            return False
-        return self._next_index < self._options.episodes or bool(self._again)
+        return self._failure is None and self._schedule.left()
 
-    def _begin(self) -> Rollout:
-        if self._again:
-            index = self._again.popleft()
-        else:
-            index = self._next_index
-            self._next_index += 1
-        if not self._left():  # no task needs to wait for a session any more
-            self._sessions.stop_opening()
-            if self._admission is not None:
-                self._admission.close()
-        rollout = self._options.rollout(index)
-        self._running[index] = rollout
-        return rollout
+    def _nothing_left(self) -> None:
+        """Note that no worker needs to wait for a session any more."""
+        self._sessions.stop_opening()
+        if self._admission is not None:
+            self._admission.close()
+
+    def _begin(self) -> tuple[Planned, Rollout] | None:
+        """Take the next episode; ``None`` when there is none."""
+        planned = self._schedule.take() if self._failure is None else None
+        if not self._left():
+            self._nothing_left()
+        if planned is None:
+            return None
+        rollout = self._options.rollout(planned)
+        self._running[planned.index] = planned, rollout
+        return planned, rollout
 
     def _fail_one(self, error: BaseException) -> None:
         """Give the next episode the error of a session that could not be opened."""
-        if self._left():
-            rollout = self._begin()
+        begun = self._begin()
+        if begun is not None:
+            rollout = begun[1]
             del self._running[rollout.index]
             self._take(rollout.ended(status_of(error), error))
 
@@ -604,8 +681,8 @@ class _Collection:
             self._policy_error = outcome.error
             if outcome.error is not None:
                 outcome.error.add_note(f"in episode {outcome.index} of collect()")
-        endless = self._options.episodes == sys.maxsize
-        many = max(_HOPELESS, 2 * self._options.sessions)
+        endless = self._schedule.total is None
+        many = max(_HOPELESS, 2 * self._options.concurrency)
         if endless and self._policy_errors == self._taken == many:
             self._failure = self._policy_error
             self._results.wake()
@@ -616,12 +693,10 @@ class _Collection:
             return
         self._stopped = True
         running, self._running = self._running, {}
-        for rollout in running.values():
+        for _, rollout in running.values():
             self._take(rollout.ended(OutcomeStatus.CANCELLED))
-        while self._left():
-            rollout = self._begin()
-            del self._running[rollout.index]
-            self._take(rollout.ended(OutcomeStatus.CANCELLED))
+        for planned in self._schedule.rest() if self._failure is None else ():
+            self._take(self._options.rollout(planned).ended(OutcomeStatus.CANCELLED))
         for task in self._tasks:
             task.cancel()
         self._results.wake()

@@ -54,6 +54,7 @@ from openenv_async.rollouts.policies import Turn, bind, is_pending
 from openenv_async.rollouts.record import Trajectory, Transition, snapshot
 from openenv_async.rollouts.sessions import TypedSource, client_for
 from openenv_async.rollouts.summary import Reservoir
+from openenv_async.rollouts.tasks import as_task
 from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.types import (
     ActT,
@@ -99,6 +100,7 @@ class RolloutKeywords(TypedDict, total=False):
     on_mistake: OnMistake | None
     max_mistakes: int
     policy_timeout: float | None
+    task: Task | Mapping[str, Any] | None
     index: int
     latencies: Reservoir | None
     params: Mapping[str, Any] | None
@@ -132,6 +134,7 @@ async def rollout(
     on_mistake: OnMistake | None = None,
     max_mistakes: int = MAX_MISTAKES,
     policy_timeout: float | None = None,
+    task: Task | Mapping[str, Any] | None = None,
     index: int = 0,
     latencies: Reservoir | None = None,
     params: Mapping[str, Any] | None = None,
@@ -157,6 +160,8 @@ async def rollout(
             corrects mistakes (``LanguagePolicy``), else ``raise``.
         max_mistakes: in a row; with the last of them the episode ends as by ``end``.
         policy_timeout: seconds for one decision of an async policy, which failed then.
+        task: what the episode is about: a ``Task``, or a row of columns that become options of
+            ``reset``.
         index: which rollout of a batch this is; handed to outcome and policy.
         latencies: takes the seconds of every step call.
         params: constructor arguments of the environment, for a name or a class.
@@ -185,6 +190,7 @@ async def rollout(
         on_mistake=on_mistake,
         max_mistakes=max_mistakes,
         policy_timeout=policy_timeout,
+        task=None if task is None else as_task(task),
         index=index,
         latencies=latencies,
     )
@@ -294,7 +300,7 @@ class Rollout:
         options = snapshot(dict(check_reset_options(reset_options)))
         public = dict(options)
         if task is not None:
-            given = {**task.data, **task.private} if task_options is None else task_options
+            given = task.reset_options if task_options is None else task_options
             options |= check_reset_options(given)
             public |= {name: given[name] for name in given if name not in task.private}
         self._reset_arguments: dict[str, Any] = reset_arguments(options)
@@ -331,10 +337,27 @@ class Rollout:
             )
         return self.ended(status, error)
 
+    @property
+    def is_seeded(self) -> bool:
+        """True if it was given a seed: played again, it begins alike."""
+        return "seed" in self._reset_arguments
+
     async def _play(self, env: Any) -> _End:
-        decide = bind(self._policy, self.index)
+        try:
+            decide = bind(self._policy, self.index)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:
+            if self._strict:
+                raise
+            return OutcomeStatus.POLICY_ERROR, exc
         if not isinstance(env, EnvClient):
-            check_call(env.reset, self._reset_arguments, f"{type(env).__name__}.reset")
+            try:
+                check_call(env.reset, self._reset_arguments, f"{type(env).__name__}.reset")
+            except TypeError as exc:
+                if self.task is None or self._strict:
+                    raise
+                return OutcomeStatus.TASK_ERROR, exc
         try:
             beginning = env.reset(**self._reset_arguments)
             pending = inspect.isawaitable(beginning)

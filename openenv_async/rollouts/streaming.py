@@ -7,8 +7,8 @@ Rules:
   episode that falls further behind than ``max_staleness`` is cancelled and left out, and that is
   logged. So that few do, one only begins when it can still be used (``admission``).
 - A slow learner delays the episodes: no more than ``max_ahead`` episodes wait for it.
-- A group is ``group_size`` episodes of one seed; it is complete when each of them has ended,
-  failed or been cancelled.
+- A group is ``group_size`` episodes of one task and seed; it is complete when each of them has
+  ended, failed or been cancelled.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Generic, Self, Unpack, get_args, overload
 
 from openenv_async.deadlines import wait_uncancelled
@@ -38,6 +37,7 @@ from openenv_async.rollouts.sessions import (
     usual_retry,
 )
 from openenv_async.rollouts.summary import Summary
+from openenv_async.rollouts.tasks import Tasks, as_source
 from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
 from openenv_async.types import ActT, ObsT, Outcome, PlainValue
 
@@ -49,6 +49,7 @@ log = logging.getLogger("openenv_async.rollouts")
 class StreamKeywords(BatchKeywords, total=False):
     """Keyword arguments that ``stream`` and ``stream_groups`` share, except those of URLs."""
 
+    tasks: Tasks | None
     concurrency: int
     seed: int | None
     max_staleness: int | None
@@ -237,6 +238,7 @@ def stream(
     policy: Callable[..., Any],
     *,
     episodes: int | None = None,
+    tasks: Tasks | None = None,
     group_size: int = 1,
     concurrency: int = 64,
     seed: int | None = None,
@@ -259,8 +261,9 @@ def stream(
         source: anything that can be played on, as for ``collect``.
         policy: as for ``collect``; one with an integer ``version`` (``VersionedPolicy``) is
             watched for staleness.
-        episodes: how many in all; endless when ``None``.
-        group_size: episodes of one seed that begin one after the other.
+        episodes: how many in all; ``None``: as many as there are tasks, without tasks endless.
+        tasks: one for each group, as for ``collect``.
+        group_size: episodes of one task and seed that begin one after the other.
         concurrency: episodes at once.
         seed: of the first group, the others count on; a random one is drawn when ``None``.
         max_staleness: versions that an episode's first action may be behind the current one when
@@ -281,7 +284,7 @@ def stream(
     check_policy(policy)
     if max_staleness is not None:
         max_staleness = check_count("max_staleness", max_staleness, 0)
-    _check_stream(policy, episodes, max_staleness, options)
+    _check_stream(policy, episodes, tasks, max_staleness, options)
     summary = summary if summary is not None else Summary(episodes)
     if invalid_actions is not None and invalid_actions not in get_args(InvalidActions):
         raise ValueError(f"invalid_actions must be 'keep' or 'mask', got {invalid_actions!r}")
@@ -296,9 +299,13 @@ def stream(
         sessions,
         CollectOptions(
             policy=watch,
-            episodes=sys.maxsize if episodes is None else episodes,
+            episodes=episodes,
+            tasks=None if tasks is None else as_source(tasks),
+            group_size=group_size,
             concurrency=concurrency,
-            seeds=_GroupSeeds(seed, group_size),
+            seeds=random.SystemRandom().getrandbits(31)
+            if seed is None
+            else check_seed("seed", seed),
             retry=retry or usual_retry(sessions),
             summary=summary,
             admission=admission,
@@ -312,7 +319,11 @@ def stream(
 
 
 def _check_stream(
-    policy: Any, episodes: int | None, max_staleness: int | None, options: EpisodeKeywords
+    policy: Any,
+    episodes: int | None,
+    tasks: Any,
+    max_staleness: int | None,
+    options: EpisodeKeywords,
 ) -> None:
     """Refuse arguments that do not fit together.
 
@@ -327,8 +338,10 @@ def _check_stream(
         )
     if max_staleness is not None and not hasattr(policy, "version"):
         raise ValueError("max_staleness needs a policy with a version: VersionedPolicy")
-    if options.get("deadline") is not None and episodes is None:
-        raise ValueError("deadline= needs a number of episodes: an endless stream has no end")
+    if options.get("deadline") is not None and episodes is None and tasks is None:
+        raise ValueError(
+            "deadline= needs a number of episodes, or tasks: an endless stream has no end"
+        )
 
 
 @overload
@@ -373,10 +386,10 @@ def stream_groups(
 
     Args:
         source, policy: as for ``stream``.
-        group_size: episodes of one seed.
-        groups: how many in all; endless when ``None``.
-        connections, token, params, options: as for ``stream``: ``concurrency``, ``seed``,
-            ``max_staleness``, ``max_ahead``, ``deadline``, ``timeout``, ``retry``, ``summary``, …
+        group_size: episodes of one task and seed.
+        groups: how many in all; ``None``: one for each task, without tasks endless.
+        connections, token, params, options: as for ``stream``: ``tasks``, ``concurrency``,
+            ``seed``, ``max_staleness``, ``max_ahead``, ``deadline``, ``timeout``, ``retry``, …
     """
     group_size = check_count("group_size", group_size)
     if groups is not None:
@@ -394,18 +407,3 @@ def stream_groups(
         **options,
     )
     return GroupStream(episodes, group_size)
-
-
-class _GroupSeeds(Sequence[int]):
-    """The seed of every episode, without an end; ``first`` is drawn when ``None``."""
-
-    def __init__(self, first: int | None, size: int) -> None:
-        drawn = first is None
-        self._first = random.SystemRandom().getrandbits(31) if drawn else check_seed("seed", first)
-        self._size = size
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._first + index // self._size

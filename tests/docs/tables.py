@@ -28,6 +28,7 @@ REMEDIES: Final = {
     "InvalidAction": "send an action that fits the schema; the episode goes on",
     "UnreadableReply": "see the reply in `detail`, the prompt and the parser",
     "InvalidOption": "see the message for the options there are, or `GET /schema`",
+    "InvalidTasks": "see the message for the row and what is wrong with it",
     "InvalidModel": "fix the value, or the type that was declared",
     "EpisodeNotStarted": "call `reset()` first",
     "EpisodeEnded": "call `reset()`",

@@ -565,9 +565,9 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "an index is given twice",
-        "openenv_async/rollouts/collection.py",
-        "        self._next_index += 1",
-        "        pass",
+        "openenv_async/rollouts/schedule.py",
+        "        self._next = index + 1",
+        "        self._next = index",
     ),
     Mutation(
         "the deviation is of all and not of all but one",

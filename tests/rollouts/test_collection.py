@@ -731,18 +731,24 @@ def test_options_have_their_defaults_and_seeds() -> None:
         }
         return CollectOptions(**{**defaults, **changes})
 
-    assert (options().sessions, options().most_ready) == (4, 8)
-    assert (options(concurrency=64).sessions, options(max_ahead=3).most_ready) == (10, 3)
-    assert options().seed(5) is None
-    assert options(seeds=7).seed(5) == 12
-    assert options(seeds=list(range(20, 31))).seed(5) == 25
-    assert options(seeds=(1 << 63) - 10).seed(9) == (1 << 63) - 1
+    def seed(index: int, **changes: Any) -> int | None:
+        return options(**changes).schedule().seed(index)
+
+    assert options().sessions(10) == options().sessions(None) == 4
+    assert options(concurrency=64).sessions(10) == 10
+    assert seed(5) is None
+    assert seed(5, seeds=7) == 12
+    assert seed(5, seeds=list(range(20, 31))) == 25
+    assert seed(9, seeds=(1 << 63) - 10) == (1 << 63) - 1
+    assert seed(5, seeds=7, group_size=5) == 8
+    with pytest.raises(ValueError, match="must be a multiple of group_size"):
+        options(group_size=3)
     assert options(min_episodes=10, episodes=10).min_episodes == 10
     with pytest.raises(ValueError, match="last of seeds"):
         options(seeds=(1 << 63) - 9)
     with pytest.raises(ValueError, match="9 seeds do not suffice for 10 episodes"):
         options(seeds=list(range(9)))
-    assert options(seeds=list(range(10))).seed(9) == 9
+    assert seed(9, seeds=list(range(10))) == 9
     for seeds in ("0123456789", b"0123456789", 1.5, {1, 2}):
         with pytest.raises(TypeError, match="seeds must be"):
             options(seeds=seeds)

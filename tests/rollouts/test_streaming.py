@@ -23,7 +23,6 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
-from openenv_async.rollouts.streaming import _GroupSeeds
 from openenv_async.rollouts.versions import PolicyWatch
 from openenv_async.server import create_app
 from tests.helpers import until
@@ -344,15 +343,6 @@ async def test_a_group_is_whole_with_its_stale_episodes() -> None:
     found = [[episode.stale for episode in group.episodes] async for group in groups]
     assert found == [[False, False], [False, False], [True, False]]
     assert groups.episodes.stale == 1
-
-
-def test_seeds_count_by_groups() -> None:
-    seeds = _GroupSeeds(7, 3)
-    assert [seeds[index] for index in range(7)] == [7, 7, 7, 8, 8, 8, 9]
-    assert len(seeds) > 1 << 60
-    drawn = {_GroupSeeds(None, 1)[0] for _ in range(20)}
-    assert len(drawn) > 1
-    assert all(0 <= seed < 1 << 31 for seed in drawn)
 
 
 @pytest.mark.parametrize(
