@@ -44,7 +44,8 @@ def demo(out: Path, concurrency: int) -> None:
 
 
 async def _demo(out: Path, concurrency: int) -> None:
-    from openenv_async.cli.playing import play, progress_bar
+    from openenv_async.cli.playing import play
+    from openenv_async.cli.progress import progress_bar
     from openenv_async.client.server_info import fetch_schema
     from openenv_async.providers.local_server import LocalServer
     from openenv_async.rollouts import RandomPolicy

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import itertools
 import os
-import sys
-from collections.abc import Callable, Coroutine
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from openenv_async.cli.output import console, echo
-from openenv_async.telemetry.terminal import printable
+from openenv_async.cli.progress import logs_above, report_progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     from openenv_async.pool import EnvPool
     from openenv_async.rollouts import Source, Summary
 
-__all__ = ["output_tails", "play", "progress_bar", "run", "show"]
+__all__ = ["interruption", "output_tails", "play", "run", "show"]
 
+_INTERRUPTED: Final = 130
 _TAIL_LINES: Final = 20
 """Lines of a worker that are shown."""
 _TAILS: Final = 4
@@ -35,48 +38,69 @@ T = TypeVar("T")
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main``, on uvloop if it is installed.
 
-    Ctrl-C cancels it, and what it began is closed; asked again while that lasts, the process
-    ends at once.
+    Ctrl-C, or SIGTERM, cancels it, and what it began is closed; asked again while that lasts, the
+    process ends at once.
     """
     factory: Any = None
     if importlib.util.find_spec("uvloop") is not None:
         from uvloop import new_event_loop as factory
-    runner = asyncio.Runner(loop_factory=factory)
-    try:
-        return runner.run(main)
-    except KeyboardInterrupt:
-        # Tasks that are cancelled now are not errors that asyncio should log with a traceback.
-        runner.get_loop().set_exception_handler(lambda loop, context: None)
-        raise
-    finally:
+    with _interruptible() as interrupts, asyncio.Runner(loop_factory=factory) as runner:
         try:
-            runner.close()
-        except KeyboardInterrupt:
+            return runner.run(interrupts.watched(main))
+        except asyncio.CancelledError:
+            if not interrupts.count:
+                raise
+            # Tasks that are cancelled now are not errors that asyncio should log with a traceback.
+            runner.get_loop().set_exception_handler(lambda loop, context: None)
+            raise KeyboardInterrupt from None
+
+
+class _Interrupts:
+    """The signals that ask a command to end, from the first one on.
+
+    Attributes:
+        count: how many came.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._cancel: Callable[[], object] | None = None
+
+    async def watched(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run ``main`` so that the first signal cancels it."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        if self.count:  # it came before there was a task
+            self._cancel()
+        return await main
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal."""
+        self.count += 1
+        if self.count > 1:
             # Threads and tasks that are left would be told of, each with a traceback.
-            echo("interrupted again: left before all was closed", err=True)
-            os._exit(130)
+            os.write(2, b"interrupted again: left before all was closed\n")
+            os._exit(_INTERRUPTED)
+        if self._cancel is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it ends anyway
+                self._cancel()
 
 
-def progress_bar() -> Progress:
-    """Return a progress bar on standard error; silent when that is not a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failures]}", style="red", markup=False),
-        console=console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Interrupts]:
+    """Have signals counted that are not ignored, as a shell has SIGINT be in the background."""
+    interrupts = _Interrupts()
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[int(number)] = signal.signal(number, interrupts)
+    try:
+        yield interrupts
+    finally:
+        for ours, handler in before.items():
+            signal.signal(ours, handler)
 
 
 async def play(
@@ -87,35 +111,36 @@ async def play(
     out: Path | None,
     bar: Progress,
     title: str,
+    quiet: bool = False,
+    summary: Summary | None = None,
     **options: Any,
 ) -> Summary:
     """Play episodes on a server or a pool; write them to ``out`` and return the sums.
 
     Each episode is written as it ends. One that cannot be written is counted, and costs no other.
+
+    Args:
+        source, policy, episodes, options: as for ``collect``.
+        out: the file.
+        bar: shows the progress.
+        title: of the run.
+        quiet: show neither progress nor warnings.
+        summary: is filled; bring one to read it if this is cancelled.
     """
     from openenv_async.errors import InvalidModel
     from openenv_async.rollouts import Summary, collect, open_writer
     from openenv_async.types import OutcomeStatus
 
-    summary = Summary(episodes)
-    task = bar.add_task(printable(title), total=episodes, rate="", failures="")
-
-    def progress(summary: Summary) -> None:
-        rate = summary.steps_per_second
-        bar.update(
-            task,
-            completed=summary.episodes,
-            rate="" if rate is None else f"{rate:,.0f} steps/s",
-            failures=f"{summary.failures} failed" if summary.failures else "",
-        )
-
-    with contextlib.ExitStack() as stack:
+    if summary is None:
+        summary = Summary(episodes)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(logs_above(bar, quiet=quiet))
+        await stack.enter_async_context(report_progress(summary, title, bar, quiet=quiet))
         writer = None if out is None else stack.enter_context(open_writer(out))
         stream = collect(
             source,
             policy,
             episodes=episodes,
-            on_progress=None if bar.disable else progress,
             summary=summary,
             record=writer is not None,
             **options,
@@ -147,6 +172,15 @@ def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
     if len(tails) > _TAILS:
         left = len(tails) - _TAILS
         echo(f"{left} more workers wrote something: --json has all of them", err=True)
+
+
+def interruption(summary: Summary, out: Path | None) -> str:
+    """Return the line that tells what an interrupted run leaves."""
+    total = "" if summary.total is None else f" of {summary.total:,}"
+    ended = f"interrupted after {summary.episodes:,}{total} episodes"
+    if out is None:
+        return f"{ended}; without --out nothing of them is kept"
+    return f"{ended}, which are in {out}; those that were under way are not"
 
 
 async def output_tails(pool: EnvPool) -> dict[str, str]:

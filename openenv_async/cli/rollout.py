@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import math
@@ -80,6 +81,7 @@ def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) ->
 @click.option("--image", help="Image for docker.  [default: the environment's own]")
 @token_option
 @param_option
+@click.option("--quiet", is_flag=True, help="Show no progress and no warnings, only the summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
     target: str | list[str],
@@ -176,10 +178,10 @@ async def _in_pool(
     **options: Any,
 ) -> None:
     """Start servers and play on them."""
-    from openenv_async.cli.playing import progress_bar
+    from openenv_async.cli.progress import progress_bar
     from openenv_async.pool import EnvPool
 
-    with progress_bar() as bar:
+    with progress_bar(quiet=options["quiet"]) as bar:
         pool = EnvPool(
             provider,
             min_workers=servers,
@@ -216,13 +218,15 @@ async def _rollout(
     out: Path | None,
     seed: int | None,
     timeout: float | None,
+    quiet: bool,
     bar: Progress | None = None,
     token: str | None = None,
     **options: Any,
 ) -> None:
-    from openenv_async.cli.playing import output_tails, play, progress_bar, show
+    from openenv_async.cli.playing import interruption, output_tails, play, show
+    from openenv_async.cli.progress import progress_bar
     from openenv_async.client.server_info import fetch_schema
-    from openenv_async.rollouts import RandomPolicy
+    from openenv_async.rollouts import RandomPolicy, Summary
 
     model = policy if isinstance(policy, ModelPolicy) else None
     if policy is None or isinstance(policy, ModelPolicy):
@@ -236,28 +240,36 @@ async def _rollout(
             if model is None
             else model.made(schema["action"], seed)
         )
+    summary = Summary(options["episodes"])
+    interrupted: asyncio.CancelledError | None = None
     async with (
         contextlib.nullcontext() if model is None else contextlib.aclosing(model),
         contextlib.AsyncExitStack() as stack,
     ):
-        shown = bar or stack.enter_context(progress_bar())
-        summary = await play(
-            source,
-            policy,
-            out=out,
-            bar=shown,
-            title=target,
-            seeds=seed,
-            timeout=timeout or None,
-            token=token,
-            **options,
-        )
+        shown = bar or stack.enter_context(progress_bar(quiet=quiet))
+        try:
+            await play(
+                source,
+                policy,
+                out=out,
+                bar=shown,
+                title=target,
+                quiet=quiet,
+                summary=summary,
+                seeds=seed,
+                timeout=timeout or None,
+                token=token,
+                **options,
+            )
+        except asyncio.CancelledError as exc:
+            interrupted = exc  # it ends with what there is to tell
         shown.stop()
     workers = None if isinstance(source, list) else source.statistics()
-    tails = {} if isinstance(source, list) else await output_tails(source)
+    tails = {} if isinstance(source, list) or interrupted else await output_tails(source)
     local = isinstance(source, list) or source.providers[0].name == "process"
     if as_json:
         report = summary.as_dict() | {"file": None if out is None else str(out)}
+        report["interrupted"] = interrupted is not None
         if workers is not None:
             report["workers"] = workers.as_dict()
             report["output"] = tails
@@ -270,6 +282,9 @@ async def _rollout(
             workers.add_to(table)
         # A container's log has its server's own lines too: they matter when something failed.
         show(table, summary, tails if local or summary.failures else {})
+    if interrupted is not None:
+        echo(interruption(summary, out), err=True)
+        raise interrupted
     if summary.failures == summary.episodes:
         reason = next(iter(summary.errors.values()), "all were cancelled")
         raise click.ClickException(f"no episode is usable: {reason}")

@@ -398,7 +398,7 @@ def _two_columns(title: str | None) -> Table:
     heading = None if title is None else plain_text(title)
     table = Table(title=heading, show_header=False, title_justify="left")
     table.add_column(style="bold")
-    table.add_column(justify="right")
+    table.add_column(justify="right", overflow="fold")  # a path is of no use in part
     return table
 
 

@@ -12,7 +12,8 @@ import aiohttp
 from rich.console import Console
 
 from openenv_async import OutcomeStatus, StepResult
-from openenv_async.cli.playing import play, progress_bar
+from openenv_async.cli.playing import play
+from openenv_async.cli.progress import progress_bar
 from openenv_async.providers.local_server import LocalServer
 from openenv_async.rollouts import read_trajectories
 from tests.cli.commands import run
@@ -35,7 +36,7 @@ async def test_the_failures_of_a_served_environment_are_in_a_table_and_its_log()
     [failure] = json.loads(report.stdout)["failures"]
     assert failure | {"reason": ""} == {
         "status": "env_error", "code": "environment_raised", "reason": "", "count": 4,
-        "first_episode": 3, "log_tail": None,
+        "first_episode": 3, "log_tail": None, "seed": 3, "task_id": None, "command": None,
     }  # fmt: skip
     assert failure["reason"].endswith("RuntimeError: cannot go on with 3")
     # Two runs of four failures: each traceback once, each counted by its code.

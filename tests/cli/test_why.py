@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -19,8 +17,9 @@ from openenv_async.errors import WorkerDied
 from openenv_async.rollouts import Trajectory, Transition, collect_all, open_writer
 from openenv_async.rollouts.run_folder import EpisodeKey, RunFolder
 from openenv_async.types import Mistake, ModelCall, Task
-from tests.cli.commands import PROGRAM, ROOT, invoke, run
+from tests.cli.commands import ROOT, invoke, run
 from tests.cli.failing_worlds import OneInTen
+from tests.cli.terminals import on_terminal
 
 EVIL = "\x1b]0;owned\x07[red]\u202e"
 
@@ -269,29 +268,3 @@ def test_a_terminal_gets_pages_and_a_pipe_does_not(tmp_path: Path) -> None:
         shown = on_terminal("why", str(path), *arguments, PAGER=str(pager), LINES="10")
         assert ("PAGED" in shown) is paged
         assert "ended by worker_died" in shown
-
-
-def on_terminal(*arguments: str, **variables: str) -> str:
-    """Run the program on a terminal of its own and return what that was sent."""
-    main, side = pty.openpty()
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=side, stdout=side, stderr=side, cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", **variables},
-    )  # fmt: skip
-    os.close(side)
-    sent = b""
-    try:
-        while piece := _read(main):
-            sent += piece
-        process.wait(60)
-    finally:
-        process.kill()
-        os.close(main)
-    return sent.decode()
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65_536)
-    except OSError:  # Linux says so when nobody has it open any more
-        return b""
