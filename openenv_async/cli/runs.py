@@ -1,12 +1,15 @@
-"""``openenv-async runs`` and ``export``: what is in a run folder, and its outcomes as one file."""
+"""``openenv-async runs`` and ``export``, and the options of ``rollout`` for run folders."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,9 +21,130 @@ if TYPE_CHECKING:
 
     from openenv_async.rollouts import RunFolder, RunStatus
 
-__all__ = ["export", "runs"]
+__all__ = ["export", "is_run", "left_of", "read_out", "run_folder", "run_options", "runs"]
 
 _FOLDER = click.Path(path_type=Path)
+_FILES: Final = (".jsonl", ".parquet")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+# -- options of rollout ---------------------------------------------------------------------------
+
+
+def run_options(command: Command) -> Command:
+    """Add the options that say where outcomes go, and how a run goes on."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                callback=read_out,
+                help="Place of the outcomes: a run's folder, a name without a suffix; or a file,"
+                " .jsonl or .parquet, which is replaced if it is there.",
+            ),
+            click.option(
+                "--resume", is_flag=True, help="Go on with the run in --out: play what is missing."
+            ),
+            click.option(
+                "--retry-failed",
+                is_flag=True,
+                help="With --resume: play again also what has a result that is not to be used.",
+            ),
+            click.option(
+                "--force",
+                is_flag=True,
+                help="With --resume: go on with another environment, policy or settings.",
+            ),
+            click.option(
+                "--max-attempts",
+                type=click.IntRange(1),
+                help="Attempts without a result before a run abandons an episode.  [default: 3]",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def is_run(out: Path | None) -> bool:
+    """Return whether ``--out`` names the folder of a run."""
+    return out is not None and out.suffix not in _FILES
+
+
+def read_out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse a name that is neither that of a file of trajectories nor that of a folder."""
+    if value is None or value.is_dir() or not value.suffix:
+        return value
+    if value.suffix not in _FILES:
+        raise click.BadParameter(
+            f"{value.name!r} ends neither in .jsonl nor .parquet, and a run's folder has no suffix",
+            ctx,
+            param,
+        )
+    return value
+
+
+@contextlib.contextmanager
+def run_folder(options: dict[str, Any]) -> Iterator[RunFolder | None]:
+    """Have the run folder of ``--out`` open; ``None`` if it is a file or not there.
+
+    Args:
+        options: of the command; those of ``run_options`` but ``out`` are taken out.
+
+    Raises:
+        click.BadParameter: an option belongs to runs, and there is none.
+        RunError: the run cannot be begun, or not be gone on with.
+    """
+    from openenv_async.rollouts import RunFolder
+
+    out: Path | None = options["out"]
+    resume, most = options.pop("resume"), options.pop("max_attempts")
+    chosen = {name: options.pop(name) for name in ("retry_failed", "force")}
+    if not is_run(out):
+        for name, given in {"resume": resume, **chosen, "max_attempts": most}.items():
+            if given:
+                option = f"--{name.replace('_', '-')}"
+                raise click.BadParameter(
+                    "only a run goes on: give --out FOLDER, a name without a suffix"
+                    if out is None
+                    else f"{out.name} is only a file, and only a run goes on: give --out FOLDER, a"
+                    " name without a suffix; `export` makes a file of it afterwards",
+                    param_hint=option,
+                )
+        yield None
+        return
+    assert out is not None
+    if not resume and any(chosen.values()):
+        raise click.BadParameter("it belongs to --resume", param_hint="--retry-failed, --force")
+    command = ["openenv-async", *sys.argv[1:]]
+    folder = (
+        RunFolder.open(out, command=command, max_attempts=most, **chosen)
+        if resume
+        else RunFolder.create(
+            out, command=command, **({} if most is None else {"max_attempts": most})
+        )
+    )
+    with folder:
+        yield folder
+
+
+def left_of(folder: RunFolder) -> str:
+    """Return the lines that tell where a run is, what is missing, and the command to go on."""
+    from openenv_async.endpoints.redaction import redacted_command
+
+    status = folder.status()
+    of = "" if status.wanted is None else f" of {status.wanted:,}"
+    lines = f"the run in {folder.path} has {status.finished:,}{of} outcomes"
+    if status.missing == 0:
+        return lines
+    again = ["openenv-async", *redacted_command(sys.argv[1:])]
+    if "--resume" not in again:
+        again.append("--resume")
+    return f"{lines}; to go on: {shlex.join(again)}"
+
+
+# -- commands -------------------------------------------------------------------------------------
 
 
 @click.command(epilog=examples("runs friday", "runs friday --json"))
@@ -102,7 +226,7 @@ def export(folder: Path, out: Path, only: tuple[str, ...]) -> None:
     from openenv_async.rollouts import RunFolder, open_writer
 
     run = RunFolder.view(folder)
-    if out.suffix not in (".jsonl", ".parquet"):
+    if out.suffix not in _FILES:
         raise click.BadParameter(
             f"{out.name!r} ends neither in .jsonl nor .parquet", param_hint="OUT"
         )

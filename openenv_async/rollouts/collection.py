@@ -27,13 +27,16 @@ import contextlib
 import functools
 import heapq
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
+from openenv_async.rollouts.resuming import Run, RunEpisodes, close_folder, folder_of
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
+from openenv_async.rollouts.run_journal import EpisodeKey
 from openenv_async.rollouts.schedule import Planned, Schedule
 from openenv_async.rollouts.sessions import (
     Retry,
@@ -95,6 +98,7 @@ class EpisodeKeywords(TypedDict, total=False):
     on_mistake: OnMistake | None
     max_mistakes: int
     policy_timeout: float | None
+    run: Run | None
 
 
 class BatchKeywords(EpisodeKeywords, total=False):
@@ -162,6 +166,7 @@ def collect(
     on_mistake: OnMistake | None = None,
     max_mistakes: int = MAX_MISTAKES,
     policy_timeout: float | None = None,
+    run: Run | None = None,
     summary: Summary | None = None,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
@@ -196,10 +201,13 @@ def collect(
         params: constructor arguments of the environment, for a name or a class.
         retry: play an episode again, on another session, when its session was lost:
             ``unstarted`` before its first action was sent, ``seeded`` also later if it was given
-            a seed; twice at most. By default ``unstarted`` on a pool, else ``never``.
+            a seed, ``always`` also without; twice at most. By default ``unstarted`` on a pool,
+            ``always`` in a run, else ``never``.
         record: keep a trajectory in each outcome.
         on_mistake, max_mistakes, policy_timeout: as in ``rollout``; an error that it would raise
             is the outcome ``policy_error``.
+        run: a ``RunFolder``, or the path of one: only episodes are played that have no outcome
+            there, and each is on disk before it is handed over. See ``run_folder``.
         summary: is filled as outcomes arrive; bring one to read it afterwards.
 
     Raises:
@@ -230,11 +238,12 @@ def collect(
         on_mistake=on_mistake,
         max_mistakes=max_mistakes,
         policy_timeout=policy_timeout,
+        run=run,
         min_episodes=min_episodes,
         deadline=deadline,
         max_ahead=max_ahead,
         on_progress=on_progress,
-        retry=retry or usual_retry(sessions),
+        retry=retry or usual_retry(sessions, run),
         summary=summary if summary is not None else Summary(episodes),
     )
     return outcomes_of(sessions, options)
@@ -296,6 +305,10 @@ class CollectOptions:
     Attributes:
         episodes: how many; ``None``: as many as there are tasks, or without end.
         admission: says when an episode may begin; ``None``: as soon as there is a session.
+        draws_seed: ``seeds`` was drawn here: a run that goes on keeps the one of before.
+        whole_groups: tells whether finished episodes of a run are handed over again whose group
+            has missing ones.
+        finish: is called with an outcome before the run keeps it.
 
     Raises:
         TypeError, ValueError: one of them makes no sense.
@@ -321,6 +334,10 @@ class CollectOptions:
     max_ahead: int | None = None
     on_progress: Callable[[Summary], None] | None = None
     admission: Admission | None = None
+    run: Run | None = None
+    draws_seed: bool = False
+    whole_groups: Callable[[], bool] | None = None
+    finish: Callable[[Outcome], object] | None = None
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
@@ -354,15 +371,35 @@ class CollectOptions:
         """Return how many episodes are played at once, of those that there are."""
         return self.concurrency if total is None else min(self.concurrency, total)
 
-    def schedule(self) -> Schedule:
-        """Return the episodes in their order."""
+    def schedule(self, run: RunEpisodes | None = None) -> Schedule:
+        """Return the episodes in their order; of a run those that it has not."""
+        seeds = self.seeds
+        if run is not None and (self.draws_seed or (seeds is None and self.group_size)):
+            drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)
+            seeds = run.folder.seed(drawn)
+        if run is not None and self.tasks is not None:
+            self.tasks.restart()
         return Schedule(
             episodes=self.episodes,
             group_size=self.group_size,
-            seeds=self.seeds,
+            seeds=seeds,
             source=self.tasks,
             ahead=max(8, self.concurrency // (self.group_size or 1)),
+            wanted=None if run is None else run.is_wanted,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what an episode depends on besides policy, tasks and environment."""
+        return {
+            "seeds": None if self.draws_seed else self.seeds,
+            "max_steps": self.max_steps,
+            "timeout": self.timeout,
+            "policy_timeout": self.policy_timeout,
+            "on_mistake": self.on_mistake,
+            "max_mistakes": self.max_mistakes,
+            "reset_options": self.reset_options,
+            "record": self.record,
+        }
 
     def rollout(self, planned: Planned) -> Rollout:
         """Return one episode, yet to be played."""
@@ -435,11 +472,15 @@ async def outcomes_of(
         options: the arguments.
         wrap: makes of a client the one that is played on.
     """
-    async with sessions:
+    async with contextlib.AsyncExitStack() as stack:
+        run = None
+        if options.run is not None:
+            run = await stack.enter_async_context(_run_of(options))
+        await stack.enter_async_context(sessions)
         factories = sessions.factories
         if wrap is not None:
             factories = [functools.partial(_wrapped, wrap, make) for make in factories]
-        collection = _Collection(factories, options)
+        collection = _Collection(factories, options, run)
         try:
             await collection.open(sessions)
             collection.start()
@@ -453,6 +494,25 @@ def _index(outcome: Outcome) -> int:
     return outcome.index
 
 
+@contextlib.asynccontextmanager
+async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
+    """Have the run folder of a collection open.
+
+    Raises:
+        RunError: it cannot be opened, or is of another policy, other tasks or settings.
+    """
+    assert options.run is not None
+    folder, opened = await asyncio.to_thread(folder_of, options.run)
+    try:
+        whole_groups = options.whole_groups is not None and options.whole_groups()
+        run = RunEpisodes(folder, options.group_size, whole_groups=whole_groups)
+        await run.bind(options.episodes, options.policy, options.tasks, options.settings())
+        yield run
+    finally:
+        if opened:
+            await close_folder(folder)
+
+
 def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
     return wrap(make())
 
@@ -460,11 +520,21 @@ def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:
 class _Collection:
     """The workers of one ``collect`` and their outcomes so far."""
 
-    def __init__(self, factories: list[Callable[[], Any]], options: CollectOptions) -> None:
+    def __init__(
+        self,
+        factories: list[Callable[[], Any]],
+        options: CollectOptions,
+        run: RunEpisodes | None = None,
+    ) -> None:
         self._options = options
+        self._run = run
         self._summary = options.summary
         self._admission = options.admission
-        self._schedule = options.schedule()
+        self._schedule = options.schedule(run)
+        if run is not None:
+            run.stored = self._give_stored
+        self._stored: set[int] = set()
+        self._params: Mapping[str, Any] | None = None
         self._schedule.on_end = self._nothing_left
         self._sessions = Sessions(factories, self._left, options.summary)
         # A reader that minds their age is given the oldest first.
@@ -491,8 +561,14 @@ class _Collection:
             InvalidTasks: they cannot be read, or do not fit the environment.
         """
         await self._schedule.open(sessions)
-        if self._summary.total is None:
-            self._summary.total = self._schedule.total
+        total = self._schedule.total
+        if self._run is not None:
+            self._params = sessions.target.params
+            self._run.folder.bind(wanted=total)
+            if total is not None:  # what is left of it
+                self._summary.total = max(0, total - len(self._run.folder.keys))
+        elif self._summary.total is None:
+            self._summary.total = total
 
     def start(self) -> None:
         """Start the workers."""
@@ -509,7 +585,8 @@ class _Collection:
         """Return the next outcome; ``None`` when there are no more."""
         outcome = await self._results.next(self._over)
         if outcome is not None:
-            self._schedule.handed_over(outcome)
+            if outcome.index not in self._stored:
+                self._schedule.handed_over(outcome)
             if self._options.on_progress is not None and self._failure is None:
                 self._show_progress(self._options.on_progress)
         return outcome
@@ -527,6 +604,8 @@ class _Collection:
             self._results.wake()
 
     def _over(self) -> bool:
+        if self._results.expected:
+            return False
         if self._failure is not None:
             raise self._failure
         if not self._stopped and not all(task.done() for task in self._tasks):
@@ -583,6 +662,8 @@ class _Collection:
                         continue
                     if client is None:
                         return
+                    if self._run is not None:
+                        self._run.check_environment(client, self._params)
                 outcome = await self._play(client)
                 if outcome is not None and outcome.status not in _GOES_ON:
                     closing, client = client, None
@@ -612,6 +693,8 @@ class _Collection:
             raise
         if self._running.pop(rollout.index, None) is not None:
             if self._plays_again(planned, rollout, outcome):
+                if self._run is not None:
+                    self._run.lost(planned, outcome)
                 self._schedule.again(planned)
             else:
                 self._take(outcome)
@@ -622,8 +705,12 @@ class _Collection:
         index = rollout.index
         if outcome.status is not OutcomeStatus.INFRA_ERROR or self._options.retry == "never":
             return False
-        seeded = self._options.retry == "seeded" and rollout.is_seeded
-        if (rollout.acted and not seeded) or self._retries.get(index, 0) >= _MAX_RETRIES:
+        retry, run = self._options.retry, self._run
+        anyway = retry == "always" or (retry == "seeded" and rollout.is_seeded)
+        last = self._retries.get(index, 0) >= _MAX_RETRIES
+        if run is not None:
+            last = run.is_last_attempt(planned)
+        if last or (rollout.acted and not anyway):
             return False
         log.info("episode %d is played again: %s", index, outcome.error)
         self._retries[index] = self._retries.get(index, 0) + 1
@@ -642,20 +729,22 @@ class _Collection:
         if self._admission is not None:
             self._admission.close()
 
-    def _begin(self) -> tuple[Planned, Rollout] | None:
-        """Take the next episode; ``None`` when there is none."""
+    def _begin(self, *, plays: bool = True) -> tuple[Planned, Rollout] | None:
+        """Take the next episode, to be played or not; ``None`` when there is none."""
         planned = self._schedule.take() if self._failure is None else None
         if not self._left():
             self._nothing_left()
         if planned is None:
             return None
+        if self._run is not None and plays:
+            self._run.begin(planned)
         rollout = self._options.rollout(planned)
         self._running[planned.index] = planned, rollout
         return planned, rollout
 
     def _fail_one(self, error: BaseException) -> None:
         """Give the next episode the error of a session that could not be opened."""
-        begun = self._begin()
+        begun = self._begin(plays=False)
         if begun is not None:
             rollout = begun[1]
             del self._running[rollout.index]
@@ -664,6 +753,37 @@ class _Collection:
     # -- both ---------------------------------------------------------------------------------
 
     def _take(self, outcome: Outcome) -> None:
+        """Deliver an outcome; one of a run once its folder has it."""
+        if self._run is None:
+            self._deliver(outcome)
+            return
+        if self._options.finish is not None:
+            self._options.finish(outcome)
+        self._results.expect()
+        self._run.keep(outcome, self._kept)
+
+    def _kept(self, outcome: Outcome | None, error: BaseException | None) -> None:
+        self._results.came()
+        if error is not None:
+            self._fail(error)
+        elif outcome is not None:
+            self._deliver(outcome)
+
+    def _give_stored(self, planned: Planned, key: EpisodeKey) -> None:
+        """Deliver a finished episode of before, whose group has a missing one."""
+        assert self._run is not None
+        self._stored.add(planned.index)
+        self._results.expect()
+        self._run.fetch(planned, key, self._stored_came)
+
+    def _stored_came(self, outcome: Outcome | None, error: BaseException | None) -> None:
+        self._results.came()
+        if error is not None:
+            self._fail(error)
+        elif outcome is not None:
+            self._results.put(outcome)
+
+    def _deliver(self, outcome: Outcome) -> None:
         self._summary.add(outcome)
         self._results.put(outcome)
         self._taken += 1
@@ -717,6 +837,9 @@ class Results(Generic[T]):
         most: results that may wait for the reader before there is no more room.
         rank: the reader is given the result of the least rank, of those that are there; by
             default the one that was made first.
+
+    Attributes:
+        expected: results that will come.
     """
 
     def __init__(self, most: int, rank: Callable[[T], int] | None = None) -> None:
@@ -724,9 +847,21 @@ class Results(Generic[T]):
         self._rank = rank
         self._made = 0
         self._ready: list[tuple[int, int, T]] = []
+        self.expected = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+
+    def expect(self) -> None:
+        """Note that a result will come for which there must be room."""
+        self.expected += 1
+        self._check_room()
+
+    def came(self) -> None:
+        """Note that one that was expected is there, or will not come."""
+        self.expected -= 1
+        self._check_room()
+        self._news.set()
 
     def put(self, result: T) -> None:
         """Add a result, room or not."""
@@ -734,7 +869,12 @@ class Results(Generic[T]):
         rank = self._made if self._rank is None else self._rank(result)
         heapq.heappush(self._ready, (rank, self._made, result))
         self._news.set()
-        if len(self._ready) >= self._most:
+        self._check_room()
+
+    def _check_room(self) -> None:
+        if len(self._ready) + self.expected < self._most:
+            self._room.set()
+        else:
             self._room.clear()
 
     async def room(self) -> None:
@@ -757,6 +897,5 @@ class Results(Generic[T]):
             self._news.clear()
             await self._news.wait()
         *_, result = heapq.heappop(self._ready)
-        if len(self._ready) < self._most:
-            self._room.set()
+        self._check_room()
         return result

@@ -107,9 +107,9 @@ def tasks_facts(tasks: Any, size: int | None = None) -> dict[str, Any]:
         if not path.is_file():
             return {**facts, "split": str(tasks)}
         return {**facts, "file": path.name, "digest": _file_digest(path)}
-    known = getattr(tasks, "describe", None)
-    if callable(known):
-        return {**facts, **known()}
+    if hasattr(tasks, "parts"):  # a set of tasks, or a mixture of several
+        rows = [tasks_facts(part._given) for part in tasks.parts()]
+        return {**facts, **(rows[0] if len(rows) == 1 else {"parts": rows})}
     fingerprint = getattr(tasks, "_fingerprint", None)  # of a Hugging Face Dataset
     if isinstance(fingerprint, str):
         return {**facts, "digest": fingerprint}

@@ -53,6 +53,7 @@ from openenv_async.rollouts.run_journal import (
     KEY,
     Attempt,
     EpisodeKey,
+    Fetched,
     ResultClass,
     RunJournal,
     Submitted,
@@ -433,6 +434,30 @@ class RunFolder:
         """Return the outcome of one episode; ``None`` when it has none."""
         return self._journal.outcome(key) if key in self._journal.kept else None
 
+    def fetch(
+        self, key: EpisodeKey, done: Callable[[Outcome | None, BaseException | None], None]
+    ) -> None:
+        """Have an outcome read by the thread that writes.
+
+        Args:
+            key: of an episode that has one.
+            done: called with it, or with the error, by that thread.
+        """
+        self._journal.submit(Fetched(key, done))
+
+    def seed(self, drawn: int) -> int:
+        """Return the seed that the run's own are counted from: the one that was drawn first.
+
+        Args:
+            drawn: is noted, and returned, if there is none yet.
+        """
+        known = self.manifest.get("seed")
+        if isinstance(known, int):
+            return known
+        self.manifest["seed"] = drawn
+        _write_manifest(self.path, self.manifest)
+        return drawn
+
     def status(self) -> RunStatus:
         """Return the run as it stands on disk."""
         kept = list(self._journal.kept.values())
@@ -461,8 +486,6 @@ class RunFolder:
         key: EpisodeKey,
         outcome: Outcome,
         done: Callable[[BaseException | None], None] | None = None,
-        *,
-        counts: bool = True,
     ) -> None:
         """Have the end of an attempt written.
 
@@ -472,10 +495,9 @@ class RunFolder:
                 is abandoned.
             done: called once it is on disk, or with the error that kept it from there; by
                 another thread.
-            counts: whether it counts as an attempt: not if there was no session to play it on.
         """
         result = result_class(outcome, self._journal.lost[key])
-        lost = counts and outcome.status is OutcomeStatus.INFRA_ERROR
+        lost = outcome.status is OutcomeStatus.INFRA_ERROR
         if lost:
             self._journal.lost[key] += 1
             if self._journal.lost[key] >= self.max_attempts:

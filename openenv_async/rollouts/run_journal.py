@@ -47,6 +47,7 @@ __all__ = [
     "KEY",
     "Attempt",
     "EpisodeKey",
+    "Fetched",
     "Kept",
     "ResultClass",
     "RunJournal",
@@ -204,6 +205,13 @@ class Submitted:
     error: BaseException | None = None
 
 
+class Fetched(NamedTuple):
+    """An outcome for the thread to read; ``done`` is called by it."""
+
+    key: EpisodeKey
+    done: Callable[[Outcome | None, BaseException | None], None]
+
+
 class RunJournal:
     """The outcomes and attempts of a run on disk.
 
@@ -231,7 +239,7 @@ class RunJournal:
         self.begun: Counter[EpisodeKey] = Counter()
         self.cut = 0
         self._writable = writable
-        self._queue: queue.SimpleQueue[Submitted | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submitted | Fetched | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._file: int | None = None
         self._size = 0
@@ -269,8 +277,8 @@ class RunJournal:
             raise RunBroken(f"the outcome of {key} cannot be read from {path}: {exc}") from exc
         return _outcome_of(trajectory, place)
 
-    def submit(self, submitted: Submitted) -> None:
-        """Have something written."""
+    def submit(self, submitted: Submitted | Fetched) -> None:
+        """Have something written, or read."""
         if not self._writable:
             raise RunError(f"the run at {self.path} was closed, or opened to be read: open it")
         if self._thread is None:
@@ -287,7 +295,10 @@ class RunJournal:
             batch: list[Submitted] = []
             item = self._queue.get()
             while item is not None:
-                batch.append(item)
+                if isinstance(item, Fetched):
+                    self._fetch(item)
+                else:
+                    batch.append(item)
                 if len(batch) == _MAX_COMMIT:
                     break
                 try:
@@ -295,7 +306,16 @@ class RunJournal:
                 except queue.Empty:
                     break
             ending = item is None
-            self._commit(batch)
+            if batch:
+                self._commit(batch)
+
+    def _fetch(self, fetched: Fetched) -> None:
+        try:
+            outcome, error = self.outcome(fetched.key), None
+        except Exception as exc:
+            outcome, error = None, exc
+        with contextlib.suppress(RuntimeError):  # its loop has ended
+            fetched.done(outcome, error)
 
     def _commit(self, batch: list[Submitted]) -> None:
         """Write a batch and sync it, then tell those who wait."""

@@ -189,7 +189,8 @@ class Schedule:
         while self._again:
             yield self._again.popleft()
         while (planned := self._new()) is not None:
-            yield planned
+            if self._wanted is None or self._wanted(planned):
+                yield planned
         if self._tasks is None or self.total is None:
             return
         ids = iter(self._tasks.source.ids_left() or ())
@@ -197,7 +198,9 @@ class Schedule:
             if self._next % self._size == 0:
                 named = next(ids, None)
                 self._task = None if named is None else Task(named)
-            yield self._planned(self._next)
+            planned = self._planned(self._next)
+            if self._wanted is None or self._wanted(planned):
+                yield planned
 
     def _new(self) -> Planned | None:
         """Return the next episode that was never taken."""

@@ -35,7 +35,7 @@ log = logging.getLogger("openenv_async.rollouts")
 _OPEN_WAIT: Final = 60.0
 """Seconds to wait for capacity at most while no session of ours is open."""
 
-Retry = Literal["never", "unstarted", "seeded"]
+Retry = Literal["never", "unstarted", "seeded", "always"]
 """Which episodes are played again when what carried their environment failed."""
 
 
@@ -87,8 +87,13 @@ def sessions_of(
     return target.sessions(connections=connections)
 
 
-def usual_retry(sessions: TargetSessions) -> Retry:
-    """Return the default of ``retry``: a pool has other workers to play an episode again."""
+def usual_retry(sessions: TargetSessions, run: object = None) -> Retry:
+    """Return the default of ``retry``: a pool has other workers to play an episode again.
+
+    A run keeps no outcome of an episode that was lost: it may as well be played again.
+    """
+    if run is not None:
+        return "always"
     return "unstarted" if sessions.leases else "never"
 
 

@@ -140,7 +140,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
 
         The maker of the groups tells when one is handed over.
         """
-        self._in_groups = True
+        self._in_groups = self._watch.in_groups = True
 
     def handed_over(self, count: int) -> None:
         """Note that the reader was given that many episodes."""
@@ -306,7 +306,10 @@ def stream(
             seeds=random.SystemRandom().getrandbits(31)
             if seed is None
             else check_seed("seed", seed),
-            retry=retry or usual_retry(sessions),
+            draws_seed=seed is None,
+            whole_groups=lambda: watch.in_groups,
+            finish=watch.finish,
+            retry=retry or usual_retry(sessions, options.get("run")),
             summary=summary,
             admission=admission,
             **options,

@@ -29,6 +29,7 @@ from openenv_async.errors import OperationCancelled
 from openenv_async.rollouts.checking import check_client
 from openenv_async.rollouts.groups import InvalidActions, StreamedEpisode
 from openenv_async.rollouts.policies import Turn, bind
+from openenv_async.rollouts.run_facts import policy_facts
 from openenv_async.types import ActT, ObsT, Outcome
 
 __all__ = ["Admission", "PolicyWatch", "VersionedPolicy", "WatchedClient"]
@@ -98,6 +99,7 @@ class PolicyWatch:
         self._max_staleness = max_staleness
         self._versioned = hasattr(policy, "version")
         self._versions: dict[int, list[int]] = {}
+        self.in_groups = False
 
     @property
     def version(self) -> int:
@@ -129,19 +131,39 @@ class PolicyWatch:
         """Tell whether an episode that began with ``version`` is to be cancelled."""
         return self._max_staleness is not None and self.version - version > self._max_staleness
 
-    def episode(self, outcome: Outcome[ObsT, ActT]) -> StreamedEpisode[ObsT, ActT]:
-        """Return the outcome with its group and versions."""
-        versions = self._versions.pop(outcome.index, [])[: outcome.steps + outcome.mistakes]
+    def describe(self) -> dict[str, Any]:
+        """Return what the policy is, for the manifest of a run."""
+        return policy_facts(self._policy)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Note in an outcome and its record its group and versions."""
         group, member = divmod(outcome.index, self._size)
-        stale = bool(versions) and self.too_old(versions[0])
-        stale = stale or bool(getattr(outcome.error, "detail", {}).get("stale"))
         outcome.group, outcome.member = group, member
         if outcome.trajectory is not None:
             outcome.trajectory.group, outcome.trajectory.member = group, member
+            versions = self._versions.get(outcome.index, [])[: outcome.steps + outcome.mistakes]
             outcome.trajectory.policy_versions = tuple(versions)
-        return StreamedEpisode(
-            outcome, group, member, tuple(versions), stale, self._invalid_actions
-        )
+
+    def episode(self, outcome: Outcome[ObsT, ActT]) -> StreamedEpisode[ObsT, ActT]:
+        """Return the outcome with its group and versions.
+
+        One that was played before, and comes from a run's folder, has those of its record; the
+        versions of now are others, and it is not stale.
+        """
+        group, member = divmod(outcome.index, self._size)
+        if outcome.index not in self._versions and outcome.trajectory is not None:
+            versions = tuple(outcome.trajectory.policy_versions)
+            stale = False
+        else:
+            noted = self._versions.get(outcome.index, [])
+            versions = tuple(noted[: outcome.steps + outcome.mistakes])
+            stale = bool(versions) and self.too_old(versions[0])
+        stale = stale or bool(getattr(outcome.error, "detail", {}).get("stale"))
+        if outcome.index in self._versions:
+            self.finish(outcome)
+            del self._versions[outcome.index]
+        outcome.group, outcome.member = group, member
+        return StreamedEpisode(outcome, group, member, versions, stale, self._invalid_actions)
 
 
 class WatchedClient:
@@ -160,6 +182,10 @@ class WatchedClient:
     @property
     def leaving(self) -> bool:
         return getattr(self._client, "leaving", False)
+
+    @property
+    def connection(self) -> Any:
+        return getattr(self._client, "connection", None)
 
     async def open(self) -> None:
         if hasattr(self._client, "open"):
