@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from openenv_async.pool import EnvPool
-    from openenv_async.rollouts import Source, Summary
+    from openenv_async.rollouts import RunFolder, Source, Summary
 
 __all__ = ["interruption", "output_tails", "play", "run", "show"]
 
@@ -113,6 +113,7 @@ async def play(
     title: str,
     quiet: bool = False,
     summary: Summary | None = None,
+    run: RunFolder | None = None,
     **options: Any,
 ) -> Summary:
     """Play episodes on a server or a pool; write them to ``out`` and return the sums.
@@ -126,8 +127,9 @@ async def play(
         title: of the run.
         quiet: show neither progress nor warnings.
         summary: is filled; bring one to read it if this is cancelled.
+        run: keeps the outcomes, instead of a file.
     """
-    from openenv_async.errors import InvalidModel
+    from openenv_async.errors import InvalidModel, RunError
     from openenv_async.rollouts import Summary, collect, open_writer
     from openenv_async.types import OutcomeStatus
 
@@ -142,7 +144,8 @@ async def play(
             policy,
             episodes=episodes,
             summary=summary,
-            record=writer is not None,
+            record=writer is not None or run is not None,
+            run=run,
             **options,
         )
         try:
@@ -153,6 +156,8 @@ async def play(
                             writer.write(outcome)
                     except (InvalidModel, OSError) as exc:
                         summary.add_unwritten(exc)
+        except RunError:
+            raise
         except Exception:
             # That the policy failed in every episode is in the summary.
             if summary.statuses[OutcomeStatus.POLICY_ERROR] < episodes:

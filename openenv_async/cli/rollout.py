@@ -21,6 +21,7 @@ from openenv_async.cli.options import (
 )
 from openenv_async.cli.output import echo
 from openenv_async.cli.policies import ModelPolicy, policy_options, read_policy
+from openenv_async.cli.runs import left_of, run_folder, run_options
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -28,14 +29,9 @@ if TYPE_CHECKING:
 
     from openenv_async.pool import EnvPool, PoolStatistics
     from openenv_async.providers.base import Provider
+    from openenv_async.rollouts import RunFolder
 
 __all__ = ["rollout"]
-
-
-def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and value.suffix not in (".jsonl", ".parquet"):
-        raise click.BadParameter(f"{value.name!r} ends neither in .jsonl nor .parquet", ctx, param)
-    return value
 
 
 @click.command(
@@ -55,12 +51,7 @@ def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) ->
     "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
 @policy_options
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=_read_out,
-    help="File for the trajectories, .jsonl or .parquet; one that is there is replaced.",
-)
+@run_options
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -124,11 +115,15 @@ def rollout(
         text = text if urls else found.given
     if image is not None and provider != "docker":
         raise click.BadParameter("only docker runs images", param_hint="--image")
-    if provider == "static":
-        run(_rollout(text, urls, policy, token=token, **options))
-    else:
-        started = _provider(provider, text, params, image, max(1024, options["concurrency"]))
-        run(_in_pool(started, old_servers or servers, text, policy, **options))
+    with run_folder(options) as folder:
+        if folder is not None:
+            folder.bind(params=params)
+            options |= {"out": None, "folder": folder}
+        if provider == "static":
+            run(_rollout(text, urls, policy, token=token, **options))
+        else:
+            started = _provider(provider, text, params, image, max(1024, options["concurrency"]))
+            run(_in_pool(started, old_servers or servers, text, policy, **options))
 
 
 _PROVIDERS = {
@@ -221,6 +216,7 @@ async def _rollout(
     quiet: bool,
     bar: Progress | None = None,
     token: str | None = None,
+    folder: RunFolder | None = None,
     **options: Any,
 ) -> None:
     from openenv_async.cli.playing import interruption, output_tails, play, show
@@ -259,6 +255,7 @@ async def _rollout(
                 seeds=seed,
                 timeout=timeout or None,
                 token=token,
+                run=folder,
                 **options,
             )
         except asyncio.CancelledError as exc:
@@ -270,6 +267,7 @@ async def _rollout(
     if as_json:
         report = summary.as_dict() | {"file": None if out is None else str(out)}
         report["interrupted"] = interrupted is not None
+        report["run"] = None if folder is None else folder.status().as_dict()
         if workers is not None:
             report["workers"] = workers.as_dict()
             report["output"] = tails
@@ -278,16 +276,24 @@ async def _rollout(
         table = summary.table(target)
         if out is not None:
             table.add_row("file", str(out))
+        if folder is not None:
+            status = folder.status()
+            table.add_row("run", str(folder.path))
+            of = "" if status.wanted is None else f" of {status.wanted:,}"
+            table.add_row("finished in all", f"{status.finished:,}{of}")
         if workers is not None and (workers.workers_started > 1 or not local):
             workers.add_to(table)
         # A container's log has its server's own lines too: they matter when something failed.
         show(table, summary, tails if local or summary.failures else {})
     if interrupted is not None:
-        echo(interruption(summary, out), err=True)
+        told = interruption(summary, out) if folder is None else f"interrupted: {left_of(folder)}"
+        echo(told, err=True)
         raise interrupted
-    if summary.failures == summary.episodes:
+    if summary.episodes and summary.failures == summary.episodes:
         reason = next(iter(summary.errors.values()), "all were cancelled")
         raise click.ClickException(f"no episode is usable: {reason}")
+    if folder is not None and folder.status().missing:
+        raise click.ClickException(f"{left_of(folder)}")
     if summary.unwritten:
         raise click.ClickException(
             f"{summary.unwritten} of {summary.episodes} episodes could not be written to {out}:"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from openenv_async.rollouts import RunFolder, RunStatus
 
-__all__ = ["export", "is_run", "left_of", "read_out", "run_folder", "run_options", "runs"]
+__all__ = ["export", "left_of", "run_folder", "run_options", "runs"]
 
 _FOLDER = click.Path(path_type=Path)
 _FILES: Final = (".jsonl", ".parquet")
@@ -39,7 +39,7 @@ def run_options(command: Command) -> Command:
             click.option(
                 "--out",
                 type=click.Path(path_type=Path),
-                callback=read_out,
+                callback=_read_out,
                 help="Place of the outcomes: a run's folder, a name without a suffix; or a file,"
                 " .jsonl or .parquet, which is replaced if it is there.",
             ),
@@ -67,12 +67,7 @@ def run_options(command: Command) -> Command:
     return command
 
 
-def is_run(out: Path | None) -> bool:
-    """Return whether ``--out`` names the folder of a run."""
-    return out is not None and out.suffix not in _FILES
-
-
-def read_out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+def _read_out(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuse a name that is neither that of a file of trajectories nor that of a folder."""
     if value is None or value.is_dir() or not value.suffix:
         return value
@@ -101,7 +96,7 @@ def run_folder(options: dict[str, Any]) -> Iterator[RunFolder | None]:
     out: Path | None = options["out"]
     resume, most = options.pop("resume"), options.pop("max_attempts")
     chosen = {name: options.pop(name) for name in ("retry_failed", "force")}
-    if not is_run(out):
+    if out is None or (out.suffix in _FILES and not out.is_dir()):
         for name, given in {"resume": resume, **chosen, "max_attempts": most}.items():
             if given:
                 option = f"--{name.replace('_', '-')}"
@@ -114,7 +109,6 @@ def run_folder(options: dict[str, Any]) -> Iterator[RunFolder | None]:
                 )
         yield None
         return
-    assert out is not None
     if not resume and any(chosen.values()):
         raise click.BadParameter("it belongs to --resume", param_hint="--retry-failed, --force")
     command = ["openenv-async", *sys.argv[1:]]

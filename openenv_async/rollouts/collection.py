@@ -34,7 +34,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_ar
 
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
-from openenv_async.rollouts.resuming import Run, RunEpisodes, close_folder, folder_of
+from openenv_async.rollouts.resuming import Run, RunEpisodes, folder_of, leave_folder
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
 from openenv_async.rollouts.run_journal import EpisodeKey
 from openenv_async.rollouts.schedule import Planned, Schedule
@@ -509,8 +509,7 @@ async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
         await run.bind(options.episodes, options.policy, options.tasks, options.settings())
         yield run
     finally:
-        if opened:
-            await close_folder(folder)
+        await leave_folder(folder, opened=opened)
 
 
 def _wrapped(wrap: Callable[[Any], Any], make: Callable[[], Any]) -> Any:

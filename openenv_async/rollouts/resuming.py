@@ -187,7 +187,7 @@ class RunEpisodes:
         self.folder.fetch(key, done)
 
 
-async def close_folder(folder: RunFolder) -> None:
-    """Write what was submitted and close it, also when this is cancelled meanwhile."""
-    closing = asyncio.ensure_future(asyncio.to_thread(folder.close))
-    await wait_uncancelled(closing)
+async def leave_folder(folder: RunFolder, *, opened: bool) -> None:
+    """Wait until all is written, and close it if it was opened here; also when cancelled."""
+    leaving = asyncio.ensure_future(asyncio.to_thread(folder.close if opened else folder.flush))
+    await wait_uncancelled(leaving)

@@ -301,6 +301,10 @@ class RunFolder:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def flush(self) -> None:
+        """Wait until what was submitted is on disk."""
+        self._journal.flush()
+
     def close(self) -> None:
         """Write what was submitted and give the lock back. Idempotent."""
         self._journal.close()

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -212,6 +212,10 @@ class Fetched(NamedTuple):
     done: Callable[[Outcome | None, BaseException | None], None]
 
 
+_Item: TypeAlias = Submitted | Fetched | threading.Event
+"""A thing for the thread: an event is set once all before it is written."""
+
+
 class RunJournal:
     """The outcomes and attempts of a run on disk.
 
@@ -239,7 +243,9 @@ class RunJournal:
         self.begun: Counter[EpisodeKey] = Counter()
         self.cut = 0
         self._writable = writable
-        self._queue: queue.SimpleQueue[Submitted | Fetched | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submitted | Fetched | threading.Event | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
         self._file: int | None = None
         self._size = 0
@@ -288,13 +294,20 @@ class RunJournal:
             self._thread.start()
         self._queue.put(submitted)
 
+    def flush(self) -> None:
+        """Wait until what was submitted is written, and those who wait are told."""
+        if self._thread is not None:
+            written = threading.Event()
+            self._queue.put(written)
+            written.wait()
+
     def _write_all(self) -> None:
         """Write what comes, until ``None`` does; the thread."""
         ending = False
         while not ending:
             batch: list[Submitted] = []
             item = self._queue.get()
-            while item is not None:
+            while item is not None and not isinstance(item, threading.Event):
                 if isinstance(item, Fetched):
                     self._fetch(item)
                 else:
@@ -308,6 +321,8 @@ class RunJournal:
             ending = item is None
             if batch:
                 self._commit(batch)
+            if isinstance(item, threading.Event):
+                item.set()
 
     def _fetch(self, fetched: Fetched) -> None:
         try:

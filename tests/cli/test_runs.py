@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from openenv_async import OutcomeStatus
 from openenv_async.rollouts import RunFolder, read_trajectories
-from tests.cli.commands import invoke
+from tests.cli.commands import COUNTING, invoke, run, started
 from tests.rollouts.run_folders import outcome, recorded, write
 
 
@@ -72,3 +75,104 @@ def test_a_place_without_a_run_is_told(tmp_path: Path) -> None:
     done = invoke("export", str(tmp_path / "run"), "/proc/nothing/a.jsonl")
     assert done.exit_code == 1
     assert "cannot be written" in done.output
+
+
+# -- rollout --out FOLDER -------------------------------------------------------------------------
+
+POLICY = "tests.rollouts.test_resuming:one"
+
+
+def test_a_rollout_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = ["rollout", COUNTING, "--policy", POLICY, "--out", str(path), "--quiet"]
+    done = invoke(*command, "--episodes", "5", "--seed", "3")
+    assert done.exit_code == 0, done.output
+    assert "finished in all" in done.output
+    assert "5 of 5" in done.output
+    done = invoke(*command, "--episodes", "5", "--seed", "3")
+    assert done.exit_code == 1
+    assert "there is a run at" in done.output
+    assert "--resume" in done.output
+    done = invoke(*command, "--episodes", "7", "--seed", "3", "--resume", "--json")
+    report = json.loads(done.stdout)
+    assert (report["episodes"], report["run"]["finished"], report["run"]["missing"]) == (2, 7, 0)
+    done = invoke(*command, "--episodes", "7", "--seed", "3", "--resume")
+    assert done.exit_code == 0, done.output
+    seeds = [each.episode.seed for each in RunFolder.view(path).outcomes() if each.episode]
+    assert sorted(seeds) == [3, 4, 5, 6, 7, 8, 9]
+    command_of = RunFolder.view(path).manifest["command"]
+    assert command_of[0] == "openenv-async"
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = ["rollout", COUNTING, "--policy", POLICY, "--out", str(path), "--quiet"]
+    assert invoke(*command, "--episodes", "2").exit_code == 0
+    done = invoke(*command, "--episodes", "2", "--max-steps", "2", "--resume")
+    assert done.exit_code == 1
+    assert "other settings: max_steps was None, is 2" in done.output
+    done = invoke(*command, "--episodes", "2", "--param", "goal=2", "--resume")
+    assert "other params: goal was None, is 2" in done.output
+    done = invoke(*command, "--episodes", "4", "--max-steps", "2", "--resume", "--force")
+    assert done.exit_code == 0, done.output
+    assert RunFolder.view(path).status().finished == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "--out", "runs.jsonl"], "runs.jsonl is only a file"),
+        (["--resume", "--out", "runs.parquet"], "`export` makes a file"),
+        (["--resume"], "give --out FOLDER"),
+        (["--force", "--out", "runs.jsonl"], "--force"),
+        (["--retry-failed", "--out", "friday"], "it belongs to --resume"),
+        (["--out", "runs.csv"], "a run's folder has no suffix"),
+    ],
+)
+def test_options_of_runs_belong_to_runs(arguments: list[str], message: str) -> None:
+    done = invoke("rollout", COUNTING, *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not Path("friday").exists()
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    done = invoke("rollout", COUNTING, "--out", str(tmp_path / "none"), "--resume")
+    assert done.exit_code == 1
+    assert "there is no run at" in done.output
+
+
+def test_what_is_lost_is_told_with_the_command_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    url = "http://127.0.0.1:9"
+    done = run("rollout", url, "--policy", POLICY, "--episodes", "3", "--out", str(path))
+    assert done.returncode == 1
+    status = RunFolder.view(path).status()
+    assert (status.finished, status.missing) == (0, 3)
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = ["rollout", COUNTING, "--policy", f"{__name__}:slow", "--out", str(path)]
+    with started(*command, "--episodes", "400", "--concurrency", "2", "--quiet") as process:
+        deadline = time.monotonic() + 30
+        while not list(path.glob("outcomes-*.jsonl")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    status = RunFolder.view(path).status()
+    assert 0 < status.finished < 400
+    assert f"the run in {path} has {status.finished} of 400 outcomes; to go on: " in said
+    again = said.partition("to go on: openenv-async ")[2].splitlines()[0].split()
+    assert again[-1] == "--resume"
+    again[again.index("400")] = str(status.finished + 3)
+    done = run(*again)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder.view(path).status().finished == status.finished + 3
+
+
+async def slow(observation: object) -> dict[str, int]:
+    await asyncio.sleep(0.02)
+    return {"amount": 1}
