@@ -37,7 +37,7 @@ from openenv_async.errors import (
     OpenEnvError,
 )
 from openenv_async.hosts import spaces
-from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS, LEGAL_KEY
+from openenv_async.schemas.legal import ACTION_MASK, ADVISED, LEGAL_ACTIONS, LEGAL_KEY
 from openenv_async.types import StepResult
 
 __all__ = [
@@ -322,7 +322,7 @@ def schemas_of(
             raise InvalidOption(f"{name}_space of {label}: {exc.message}") from None
         made[name] = wrap(name, described)
     if _mask_of(env) is not None:
-        made["action"] = {**made["action"], LEGAL_KEY: True}
+        made["action"] = {**made["action"], LEGAL_KEY: ADVISED}
     return made | {"state": _state_schema(env.metadata)}
 
 

@@ -25,6 +25,7 @@ from openenv_async.schemas.sample import sample
 
 __all__ = [
     "ACTION_MASK",
+    "ADVISED",
     "LEGAL_ACTIONS",
     "LEGAL_KEY",
     "Choices",
@@ -33,10 +34,13 @@ __all__ = [
     "flat_mask",
     "legal_actions",
     "sample_legal",
+    "tells_legal",
 ]
 
 LEGAL_KEY: Final = "x-legal-actions"
 """The key of an action's schema that says that its environment tells what is legal."""
+ADVISED: Final = "advised"
+"""Its value where the environment does not promise to refuse the others; else it is true."""
 LEGAL_ACTIONS: Final = "legal_actions"
 ACTION_MASK: Final = "action_mask"
 _MOST_ENTRIES: Final = 1 << 20

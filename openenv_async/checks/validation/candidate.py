@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +17,12 @@ from openenv_async.errors import (
     EnvironmentFailure,
     InvalidAction,
     InvalidModel,
+    InvalidObservation,
     OpenEnvError,
     ServerBusy,
 )
 from openenv_async.protocol.frames import Close
-from openenv_async.schemas.sample import sample
+from openenv_async.schemas.legal import sample_legal
 from openenv_async.targets.manifest import Manifest
 from openenv_async.types import StepResult, Timeouts
 
@@ -108,8 +109,8 @@ class Candidate:
         finally:
             await client.close()
 
-    def action(self, rng: random.Random) -> Any:
-        """Return an action that fits.
+    def action(self, rng: random.Random, info: Mapping[str, Any] | None = None) -> Any:
+        """Return an action that fits, a legal one where the info before it tells them.
 
         Raises:
             Skipped: none can be made.
@@ -118,8 +119,13 @@ class Candidate:
             return rng.choice(self.actions)
         if "action" not in self.schema:
             raise Skipped("the server gives no action schema (GET /schema)")
+        with contextlib.suppress(InvalidObservation):  # a mask that does not fit has its own check
+            return self._drawn(rng, info)
+        return self._drawn(rng, None)
+
+    def _drawn(self, rng: random.Random, info: Mapping[str, Any] | None) -> Any:
         try:
-            return sample(self.schema["action"], rng)
+            return sample_legal(self.schema["action"], info, rng)
         except (ValueError, InvalidModel) as exc:
             raise Skipped(f"no action can be drawn from the schema: {exc}") from exc
 
@@ -159,7 +165,7 @@ async def play(
     for _ in range(max(steps, _TRIES) if steps else 0):
         if result.done or taken == steps:
             return
-        action = candidate.action(rng)
+        action = candidate.action(rng, result.info)
         try:
             result = await answered(env, "step", action)
         except InvalidAction as exc:

@@ -9,10 +9,13 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
+from openenv_async.errors import InvalidAction
 
-__all__ = ["BROKEN", "Good"]
+__all__ = ["BROKEN", "Counts", "Good"]
 
 
 @dataclass
@@ -215,6 +218,44 @@ class EndsOddly(Good):
         return StepResult(self.seen(), "1.0")  # type: ignore[arg-type]  # wrong on purpose
 
 
+class Counts(Good, Environment[Move, Seen, Where]):
+    """One to three at a time, never the same twice in a row; it lists them."""
+
+    def reset(self, seed: int = 0) -> Any:
+        self.last = 0
+        return super().reset(seed)
+
+    def legal_actions(self) -> list[Move]:
+        return [Move(by) for by in (1, 2, 3) if by != self.last]
+
+    def step(self, action: Move) -> Any:
+        if action.by not in (1, 2, 3) or action.by == self.last:
+            raise InvalidAction(f"{action.by} cannot be taken now")
+        self.last = action.by
+        return super().step(action)
+
+
+class ListsWhatItRefuses(Counts):
+    def legal_actions(self) -> list[Move]:
+        return [Move(1), Move(2), Move(3)]
+
+
+class TakesWhatItDoesNotList(Counts):
+    def step(self, action: Move) -> Any:
+        self.last = action.by if action.by in (1, 2, 3) else self.last
+        return Good.step(self, action)
+
+
+class HasMasksOfAnotherLength(Counts):
+    def legal_actions(self) -> Any:
+        return np.ones(7, bool)
+
+    @classmethod
+    def schemas(cls, **params: Any) -> dict[str, Any]:
+        number = {"type": "integer", "minimum": 1, "maximum": 3}
+        return {"action": {"type": "object", "properties": {"by": number}, "required": ["by"]}}
+
+
 BROKEN = {
     RaisesInStep: "episodes_run_over_native_msgpack",
     HangsInReset: "episodes_run_over_http",
@@ -225,6 +266,9 @@ BROKEN = {
     StatesWhatItDoesNotDeclare: "states_fit_the_schema",
     ShowsTooMuch: "observations_are_small_enough",
     TakesAnyDict: "wrong_actions_are_refused",
+    ListsWhatItRefuses: "legal_actions_are_taken",
+    HasMasksOfAnotherLength: "legal_actions_are_taken",
+    TakesWhatItDoesNotList: "other_actions_are_refused",
     IgnoresItsSeed: "equal_seeds_give_equal_episodes",
     SharesItsGenerator: "sessions_share_no_randomness",
     SharesItsState: "sessions_are_isolated",
