@@ -29,6 +29,7 @@ PARAMS: Final[Mapping[str, dict[str, Any]]] = {
 }
 NAMES: Final = (
     *("echo", "gymnasium", "coding", "repl", "chat", "browsergym", "openspiel", "atari", "finrl"),
+    "sqlite_questions",
 )
 
 
