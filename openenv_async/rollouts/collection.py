@@ -32,6 +32,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
+from openenv_async.errors import OpenEnvError
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.resuming import Run, RunEpisodes, folder_of, leave_folder
@@ -690,6 +691,8 @@ class _Collection:
         except Exception as exc:
             exc.add_note(f"in episode {rollout.index} of collect()")
             raise
+        if outcome.status is OutcomeStatus.TASK_ERROR:
+            self._name_row(outcome)
         if self._running.pop(rollout.index, None) is not None:
             if self._plays_again(planned, rollout, outcome):
                 if self._run is not None:
@@ -698,6 +701,14 @@ class _Collection:
             else:
                 self._take(outcome)
         return outcome
+
+    def _name_row(self, outcome: Outcome) -> None:
+        """Say in the error of a task which row it is of."""
+        where, error = self._schedule.where(outcome.index), outcome.error
+        if where is not None and error is not None:
+            if isinstance(error, OpenEnvError):
+                error.detail["row"] = where
+            error.add_note(f"{where}, the task {outcome.task.id!r}" if outcome.task else where)
 
     def _plays_again(self, planned: Planned, rollout: Rollout, outcome: Outcome) -> bool:
         """Tell whether a failed episode may be repeated; count it as repeated then."""

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openenv_async import Environment, OutcomeStatus, StepResult, serve
-from openenv_async.errors import InvalidTasks
+from openenv_async.errors import InvalidTasks, OpenEnvError
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts import (
+    EpisodeGroup,
+    Mixture,
+    Retire,
     TaskSet,
     Turn,
     collect,
@@ -91,6 +99,7 @@ def test_rows_of_any_kind_are_the_same_tasks(tmp_path: Path) -> None:
         parquet(tmp_path / "tasks.parquet"),
         data_set,
         data_set.to_iterable_dataset(),
+        data_set.to_pandas(),
     ]
     for kind in kinds:
         tasks = [draw.task for draw in drawn(as_source(kind))]
@@ -113,7 +122,7 @@ def test_an_id_is_a_column_or_a_digest_of_the_content() -> None:
     ]
     assert digests[0] == digests[1]
     assert len({*digests}) == 3
-    assert digests[0] == "5a2d3b0ba7e3a0c4" or len(digests[0]) == 16
+    assert {len(digest) for digest in digests} == {16}
 
 
 def test_columns_are_chosen_renamed_and_private() -> None:
@@ -254,3 +263,339 @@ async def test_an_iterable_that_raises_ends_it_after_what_was_begun() -> None:
             await play(url)
     assert sorted(o.task.id for o in outcomes if o.task) == ["t1", "t2", "t3"]
     assert {o.status for o in outcomes} == {OutcomeStatus.COMPLETED}
+
+
+# -- order and position ----------------------------------------------------------------------------
+
+
+def test_an_order_is_shuffled_by_its_seed_anew_in_each_pass() -> None:
+    rows = [{"id": number} for number in range(50)]
+    plain = [str(number) for number in range(50)]
+    passes = ids(TaskSet(rows, shuffle=3, epochs=2))
+    assert passes == ids(TaskSet(rows, shuffle=3, epochs=2)) != ids(TaskSet(rows, shuffle=4))
+    assert sorted(passes[:50]) == sorted(passes[50:]) == sorted(plain)
+    assert passes[:50] != passes[50:] != plain
+    assert ids(TaskSet(rows, epochs=None), 120) == (plain * 3)[:120]
+
+
+def test_a_sampler_says_the_order_and_may_repeat() -> None:
+    class Sampler:
+        def __init__(self, rows: Any) -> None:
+            self.data_source = rows
+
+        def __iter__(self) -> Iterator[int]:
+            return iter((4, 0, 0, 2))
+
+    assert ids(TaskSet(ROWS, sampler=(4, 0, 0, 2))) == ["t5", "t1", "t1", "t3"]
+    assert ids(as_source(Sampler(ROWS))) == ["t5", "t1", "t1", "t3"]
+    assert ids(TaskSet(ROWS, sampler=Sampler(ROWS), epochs=2)) == ["t5", "t1", "t1", "t3"] * 2
+
+
+def test_a_source_goes_on_where_it_stands_and_begins_anew_after_its_end() -> None:
+    for rows in (ROWS, Rows(ROWS)):
+        source = TaskSet(rows)
+        first = drawn(source, 2)
+        source.finish(first[0], None)
+        source.give_back(first[1:])
+        assert ids(source) == ["t2", "t3", "t4", "t5"]
+        for draw in list(source._open.values()):
+            source.finish(draw, None)
+        assert ids(source) == [row["id"] for row in ROWS]
+        assert ids(source.restart(), 1) == ["t1"]
+
+
+def sources() -> list[Any]:
+    return [
+        lambda: TaskSet(ROWS),
+        lambda: TaskSet(ROWS, shuffle=1, epochs=3),
+        lambda: TaskSet(Rows(ROWS), epochs=3),
+        lambda: TaskSet(ROWS, sampler=(4, 0, 0, 2), epochs=2),
+        lambda: Mixture({"a": ROWS, "b": TaskSet(Rows(ROWS), epochs=2)}, weights=[2, 1], seed=3),
+        lambda: Mixture(
+            {"a": TaskSet(ROWS, shuffle=1, epochs=2), "b": TaskSet(ROWS[:2])},
+            weights={"a": 1, "b": 9},
+        ),
+        lambda: Mixture({"m": Mixture({"a": ROWS, "b": Rows(ROWS[:3])}), "c": ROWS}),
+    ]
+
+
+@pytest.mark.parametrize("make", sources())
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_after_resume_the_same_draws_follow(make: Callable[[], TaskSource], data: Any) -> None:
+    """Draws that were not finished come first, in order; then those that would have come."""
+    whole = [named(draw) for draw in drawn(make(), 40)]
+    source = make()
+    count = data.draw(st.integers(0, min(30, len(whole))))
+    begun = drawn(source, count)
+    finished = data.draw(st.sets(st.integers(0, count - 1))) if count else set()
+    for number in data.draw(st.permutations(sorted(finished))):
+        source.hand_out(begun[number])
+        source.finish(begun[number], 1.0)
+    position = json.loads(json.dumps(source.position()))
+    assert position["finished"] == len(finished)
+    again = make().resume(position)
+    expected = [whole[number] for number in range(count) if number not in finished] + whole[count:]
+    found = [named(draw) for draw in drawn(again, 40)]
+    assert found[: len(expected)] == expected
+    twice = make().resume(json.loads(json.dumps(make().resume(position).position())))
+    assert [named(draw) for draw in drawn(twice, 40)] == found
+
+
+def named(draw: Draw) -> tuple[str, ...]:
+    """The names of the sources of a draw, and the id of its task."""
+    names = []
+    while draw.inner is not None:
+        names.append(str(draw.source))
+        draw = draw.inner
+    return (*names, draw.task.id)
+
+
+def test_a_mixture_draws_by_weight_and_seed() -> None:
+    def made(seed: int) -> list[str]:
+        mixture = Mixture({"math": ROWS, "code": ROWS, "off": ROWS}, weights=[3, 1, 0], seed=seed)
+        return [str(draw.source) for draw in drawn(mixture, 2000)]
+
+    assert made(1) == made(1) != made(2)
+    assert 1400 < made(1).count("math") < 1600
+    assert made(1).count("off") == 0
+
+
+def test_a_source_that_is_at_its_end_is_left_out_of_a_mixture() -> None:
+    mixture = Mixture({"a": TaskSet(ROWS), "b": TaskSet(ROWS[:2], epochs=2)})
+    assert mixture.left() is None
+    found = [named(draw) for draw in drawn(mixture)]
+    assert sorted(found) == sorted(
+        [("a", row["id"]) for row in ROWS] + [("b", row["id"]) for row in ROWS[:2] * 2]
+    )
+    prepared = Mixture({"a": TaskSet(ROWS), "b": TaskSet(ROWS[:2], epochs=2)})
+    prepared.prepare()
+    assert prepared.left() == 9
+
+
+async def test_a_run_over_a_mixture_goes_on_from_its_position() -> None:
+    """A run that is left in the middle, and its continuation, play what one run plays."""
+
+    def mixture() -> Mixture:
+        return Mixture(
+            {"a": TaskSet(ROWS, epochs=2), "b": TaskSet(Rows(ROWS), epochs=3)}, weights=[1, 2]
+        )
+
+    whole = sorted(named(draw) for draw in drawn(mixture()))
+    source = mixture()
+    finished: list[EpisodeGroup[Any, Any]] = []
+    async with serve(Sums) as url:
+        async with stream_groups(url, move, tasks=source, group_size=2, concurrency=6) as groups:
+            async for group in groups:
+                finished.append(group)
+                if len(finished) == 11:
+                    break
+        position = json.loads(json.dumps(source.position()))
+        assert position["finished"] == 11
+        again = mixture().resume(position)
+        async with stream_groups(url, move, tasks=again, group_size=2, concurrency=6) as groups:
+            finished += [group async for group in groups]
+    assert len(finished) == len(whole) == 25
+    counts = Counter(g.episodes[0].outcome.task.id for g in finished if g.episodes[0].outcome.task)
+    assert counts == Counter(name[-1] for name in whole)
+    assert again.position()["finished"] == 25
+
+
+# -- retirement ------------------------------------------------------------------------------------
+
+
+def visited(source: TaskSource, means: dict[str, float | None], most: int = 200) -> list[str]:
+    """The ids in the order of the draws, each visit with the mean return of its task."""
+    found: list[str] = []
+    source.prepare()
+    while len(found) < most and (draw := source.draw()) is not None:
+        found.append(draw.task.id)
+        source.finish(draw, means[draw.task.id])
+    return found
+
+
+def test_tasks_that_are_solved_or_hopeless_are_retired_by_rule() -> None:
+    means: dict[str, float | None] = {"t1": 1.0, "t2": 0.0, "t3": 0.5, "t4": None, "t5": 0.95}
+    source = TaskSet(ROWS, epochs=10, retire=Retire(solved=0.95, hopeless=0.0, window=4))
+    counts = Counter(visited(source, means))
+    assert counts == {"t1": 4, "t2": 4, "t3": 10, "t4": 10, "t5": 4}
+    assert source.retired == ["t1", "t2", "t5"]
+    assert source.left() is None
+
+
+def test_a_visit_of_another_kind_begins_the_row_anew() -> None:
+    rule = Retire(solved=1.0, window=3)
+    source = TaskSet(ROWS[:1], epochs=None, retire=rule)
+    source.prepare()
+    for mean in (1.0, 1.0, 0.0, 1.0, None, 1.0):
+        draw = source.draw()
+        assert draw is not None
+        source.finish(draw, mean)
+        assert source.retired == []
+    draw = source.draw()
+    assert draw is not None
+    source.finish(draw, 1.0)
+    assert source.retired == ["t1"]
+    assert source.draw() is None
+
+
+def test_the_retired_are_part_of_the_position() -> None:
+    def mixture() -> Mixture:
+        return Mixture({"a": ROWS[:2], "b": ROWS}, retire=Retire(solved=1.0, window=2))
+
+    means: dict[str, float | None] = {
+        **dict.fromkeys(("t1", "t2", "t3"), 1.0),
+        "t4": 0.0,
+        "t5": 0.5,
+    }
+    source = mixture()
+    visited(source, means, 60)
+    assert sorted(source.retired) == ["a/t1", "a/t2", "b/t1", "b/t2", "b/t3"]
+    again = mixture().resume(json.loads(json.dumps(source.position())))
+    assert again.retired == source.retired
+    assert {*visited(again, means, 30)} == {"t4", "t5"}
+    assert mixture().restart().retired == []
+
+
+async def test_a_run_without_end_ends_when_all_tasks_are_retired() -> None:
+    source = TaskSet(ROWS, epochs=None, retire=Retire(solved=1.0, window=2))
+    async with (
+        serve(Sums) as url,
+        stream_groups(url, move, tasks=source, group_size=2, concurrency=4) as groups,
+    ):
+        found = [group.episodes[0].outcome.task async for group in groups]
+    played = Counter(task.id for task in found if task)
+    assert sorted(played) == sorted(source.retired) == [row["id"] for row in ROWS]
+    assert min(played.values()) >= 2
+    assert len(found) < 30  # those under way when the last one is retired are played to their end
+    assert source.position()["open"] == []
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def test_rows_that_are_not_tasks_are_refused_by_name(tmp_path: Path) -> None:
+    cases: list[tuple[Any, str]] = [
+        ([], "the list has no rows: there are no tasks in it"),
+        (iter([]), "has no rows: there are no tasks in it"),
+        ([{"id": 1}, 3], r"row 1 of the list is 3 \(int\): a row is a mapping .* TaskSet\(rows, s"),
+        (iter(["train"]), "row 0 of list_iterator is 'train': a row is a mapping"),
+        ([{"id": ""}], "row 0 of the list has the id '': an id is a text or an integer"),
+        ([{"id": 1.5}], r"has the id 1.5 \(float\)"),
+        ([{"id": None}], "has the id None"),
+        ([{"id": True}], r"has the id True \(bool\)"),
+        ([{3: 1}], r"row 0 of the list has the column 3 \(int\): names of columns are text"),
+        ([{"q": object()}], "row 0 of the list has no id, and none can be made of what is in it"),
+        ([{"id": 1}, {"id": "1"}], "row 0 of the list and row 1 of the list have the same id '1'"),
+        (iter([{"q": 1}, {"q": 1}]), "row 0 and row 1 of list_iterator have the same id '[0-9a-f]"),
+        ([Task("a", {}), Task("a", {})], "have the same id 'a'"),
+        ([Task("a", 3)], r"row 0 of the list has 3 \(int\) for its columns"),  # type: ignore[arg-type]  # it is wrong
+        (TaskSet(ROWS, private=("answr",)), "no column 'answr'; it has id, goal"),
+        (TaskSet(iter(ROWS), private=("answr",)), "no column 'answr'; it has id, goal"),
+        (TaskSet(ROWS, columns=["goals"]), "no column 'goals'; it has id, goal"),
+        (TaskSet(ROWS, id="uid"), "row 0 of the list has no column 'uid' for its id; it has id, g"),
+        (TaskSet(ROWS, sampler=[9]), "the sampler gave row 9, and the list has 5 rows"),
+        (TaskSet(ROWS, sampler=["a"]), "a sampler gives numbers of rows, this one gave 'a'"),  # type: ignore[list-item]  # it is wrong
+    ]
+    for given_, message in cases:
+        assert re.search(message, str(failure(given_))), (str(failure(given_)), message)
+
+
+def test_arguments_that_make_no_sense_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "tasks.csv").write_text("id\n1\n")
+    (tmp_path / "folder.jsonl").mkdir()
+
+    async def rows() -> Any:
+        yield {}
+
+    cases: list[tuple[Callable[[], Any], str]] = [
+        (lambda: as_source(3), r"tasks are a file, a data set, .* not 3 \(int\)"),
+        (lambda: as_source(rows()), "is async: give an iterable"),
+        (lambda: as_source(tmp_path / "no.jsonl"), r"no.jsonl' is not there"),
+        (lambda: as_source(tmp_path / "folder.jsonl"), "is a folder"),
+        (lambda: as_source(tmp_path / "tasks.csv"), "are read from .jsonl and .parquet, not from"),
+        (lambda: as_source(""), "the name of a file or split of tasks is empty"),
+        (lambda: as_source({"train": ROWS}), "choose one of its splits"),
+        (lambda: TaskSet(ROWS, columns="goal"), "columns= must be a list of names of columns, got"),
+        (lambda: TaskSet(ROWS, columns={"a": "x", "b": "x"}), "two columns are to be the option"),
+        (lambda: TaskSet(ROWS, private="answer"), "private= must be a list"),
+        (lambda: TaskSet(ROWS, epochs=0), "epochs must be at least 1"),
+        (lambda: TaskSet(ROWS, shuffle=-1), "shuffle must be from 0"),
+        (lambda: TaskSet(ROWS, shuffle=1, sampler=[1]), "a sampler has an order already"),
+        (lambda: TaskSet(iter(ROWS), shuffle=1), "of unknown length cannot be changed"),
+        (lambda: TaskSet(iter(ROWS), epochs=2), "can be iterated over once only"),
+        (lambda: TaskSet(ROWS, retire=3), "retire must be a Retire"),  # type: ignore[arg-type]  # it is wrong
+        (lambda: Retire(), "a rule needs solved= or hopeless="),
+        (lambda: Retire(solved=0.0, hopeless=0.0), r"hopeless \(0\) must be less than solved"),
+        (lambda: Retire(solved=math.nan), "solved must be finite"),
+        (lambda: Retire(solved=1.0, window=0), "window must be at least 1"),
+        (lambda: Mixture({}), "a mixture needs at least one source"),
+        (lambda: Mixture({"a": iter(ROWS)}), "the source 'a' can be iterated over once only"),
+        (lambda: Mixture([ROWS]), "a mixture is of tasks by name"),  # type: ignore[arg-type]  # it is wrong
+        (lambda: Mixture({"a": ROWS}, weights=[0]), "must not all be zero"),
+        (
+            lambda: Mixture({"a": ROWS}, weights=[-1]),
+            "the weight of 'a' must be finite and not neg",
+        ),
+        (lambda: Mixture({"a": ROWS}, weights=[math.inf]), "must be finite"),
+        (lambda: Mixture({"a": ROWS}, weights=[math.nan]), "must be finite"),
+        (lambda: Mixture({"a": ROWS}, weights={"b": 1}), "weights are of b, and the sources are a"),
+        (lambda: Mixture({"a": ROWS}, weights=[1, 2]), "2 weights for 1 sources"),
+    ]
+    for make, message in cases:
+        with pytest.raises((ValueError, TypeError), match=message):
+            make()
+
+
+def test_a_position_of_other_tasks_is_refused(tmp_path: Path) -> None:
+    position = TaskSet(ROWS).position()
+    prepared = TaskSet(ROWS)
+    drawn(prepared, 2)
+    there = prepared.position()
+    assert ids(TaskSet(ROWS).resume(position), 2) == ["t1", "t2"]
+    cases: list[tuple[Callable[[], Any], str]] = [
+        (lambda: drawn(TaskSet(ROWS[:4]).resume(there)), "the position is of other tasks: of 5-"),
+        (lambda: drawn(TaskSet(ROWS, shuffle=1).resume(there)), "the position is of other tasks"),
+        (lambda: prepared.resume({**there, "tasks": "x"}), "the position is of other tasks: of x"),
+        (lambda: TaskSet(ROWS).resume(3), "not the position of a TaskSet"),  # type: ignore[arg-type]  # it is wrong
+        (lambda: TaskSet(ROWS).resume({**there, "epoch": -1}), "its epoch is -1"),
+        (lambda: TaskSet(ROWS).resume({**there, "open": 3}), "this position is broken"),
+        (lambda: Mixture({"a": ROWS}).resume(there), "not the position of a Mixture"),
+        (
+            lambda: Mixture({"a": ROWS}).resume(Mixture({"b": ROWS}).position()),
+            "of a mixture of b, and this one is of a",
+        ),
+        (
+            lambda: Mixture({"a": ROWS}).resume(Mixture({"a": ROWS}, seed=2).position()),
+            "with the seed 2, and this one has 0",
+        ),
+        (
+            lambda: drawn(TaskSet(iter(ROWS[:1])).resume({**there, "tasks": None})),
+            "2 rows of list_iterator were drawn, and it has 1",
+        ),
+    ]
+    for make, message in cases:
+        with pytest.raises(InvalidTasks, match=message):
+            make()
+
+
+async def test_a_column_that_is_not_an_option_is_refused_before_anything_is_played() -> None:
+    rows = [{"id": "a", "goal": 1}, {"id": "b", "goal": 1, "level": 3}]
+    async with serve(Sums) as url:
+        for given_, where in ((rows, "row 1 of the list"), (iter(rows), "row 1 of list_iterator")):
+            with pytest.raises(InvalidTasks) as caught:
+                await collect_all(url, move, tasks=given_)
+            assert str(caught.value) == (
+                f"{where} has the column 'level', which is not an option of reset: it has answer,"
+                " episode_id, goal, seed; choose or rename columns with TaskSet(rows, columns=...)"
+            )
+
+
+async def test_a_refused_task_names_its_row() -> None:
+    rows = [{"id": "a", "goal": 1}, {"id": "b", "goal": "many"}]
+    async with serve(Sums) as url:
+        outcomes = await collect_all(url, move, tasks=rows)
+    error = outcomes[1].error
+    assert isinstance(error, OpenEnvError)
+    assert error.detail["row"] == "row 1 of the list"
+    assert "row 1 of the list, the task 'b'" in error.__notes__
