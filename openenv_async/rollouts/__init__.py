@@ -5,7 +5,7 @@ from __future__ import annotations
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.rollouts.batching import BatchedPolicy
 from openenv_async.rollouts.checking import check_policy
-from openenv_async.rollouts.collection import collect, collect_all
+from openenv_async.rollouts.collection import Stop, collect, collect_all
 from openenv_async.rollouts.files import (
     JsonlWriter,
     TrajectoryWriter,
@@ -24,7 +24,7 @@ from openenv_async.rollouts.run_folder import RunFolder, RunStatus
 from openenv_async.rollouts.run_journal import EpisodeKey, ResultClass
 from openenv_async.rollouts.sessions import Retry, Source
 from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
-from openenv_async.rollouts.summary import Failure, Reservoir, Summary
+from openenv_async.rollouts.summary import Failure, Reservoir, RunWarning, Summary
 from openenv_async.rollouts.tasks import Mixture, Retire, TaskSet
 from openenv_async.rollouts.versions import VersionedPolicy
 from openenv_async.rollouts.writing import AsyncWriter
@@ -51,7 +51,9 @@ __all__ = [
     "Retry",
     "RunFolder",
     "RunStatus",
+    "RunWarning",
     "Source",
+    "Stop",
     "StreamedEpisode",
     "Summary",
     "TaskSet",

@@ -28,7 +28,14 @@ import functools
 import heapq
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
@@ -50,6 +57,7 @@ from openenv_async.rollouts.sessions import (
 from openenv_async.rollouts.summary import Summary
 from openenv_async.rollouts.tasks import Tasks, TaskSource, as_source
 from openenv_async.rollouts.versions import Admission
+from openenv_async.rollouts.watching import RunWatch
 from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue
 
@@ -116,6 +124,8 @@ class CollectKeywords(BatchKeywords, total=False):
     group_size: int | None
     concurrency: int
     seeds: int | Sequence[int] | None
+    only: Collection[int] | None
+    stop: Stop | None
 
 
 @overload
@@ -169,6 +179,8 @@ def collect(
     policy_timeout: float | None = None,
     run: Run | None = None,
     summary: Summary | None = None,
+    only: Collection[int] | None = None,
+    stop: Stop | None = None,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
 
@@ -209,7 +221,11 @@ def collect(
             is the outcome ``policy_error``.
         run: a ``RunFolder``, or the path of one: only episodes are played that have no outcome
             there, and each is on disk before it is handed over. See ``run_folder``.
-        summary: is filled as outcomes arrive; bring one to read it afterwards.
+        summary: is filled as outcomes arrive; bring one to read it afterwards. Its ``warnings``
+            are logged while the run goes on.
+        only: numbers of the episodes that are played, each with the seed and the task that it
+            has among all.
+        stop: ends it early when it is called, see ``Stop``.
 
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
@@ -246,6 +262,8 @@ def collect(
         on_progress=on_progress,
         retry=retry or usual_retry(sessions, run),
         summary=summary if summary is not None else Summary(episodes),
+        only=None if only is None else frozenset(only),
+        stop=stop,
     )
     return outcomes_of(sessions, options)
 
@@ -299,6 +317,30 @@ async def collect_all(
         return sorted([outcome async for outcome in stream], key=lambda outcome: outcome.index)
 
 
+class Stop:
+    """A handle that, called, ends a collection early: what has ended is still handed over.
+
+    Episodes that run are cancelled, and give no outcome. The reader's loop then ends by itself.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._heed: Callable[[], object] | None = None
+
+    def __call__(self) -> bool:
+        """Ask for the end; return whether a collection heeds it already."""
+        self._asked = True
+        if self._heed is not None:
+            self._heed()
+        return self._heed is not None
+
+    def bind(self, heed: Callable[[], object]) -> None:
+        """Have ``heed`` called when the end is asked for; done by ``collect``."""
+        self._heed = heed
+        if self._asked:
+            heed()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
     """Arguments of ``collect``, by the same names, checked.
@@ -310,6 +352,7 @@ class CollectOptions:
         whole_groups: tells whether finished episodes of a run are handed over again whose group
             has missing ones.
         finish: is called with an outcome before the run keeps it.
+        only: numbers of the episodes that are played; ``None``: all.
 
     Raises:
         TypeError, ValueError: one of them makes no sense.
@@ -339,6 +382,8 @@ class CollectOptions:
     draws_seed: bool = False
     whole_groups: Callable[[], bool] | None = None
     finish: Callable[[Outcome], object] | None = None
+    only: Collection[int] | None = None
+    stop: Stop | None = None
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
@@ -380,13 +425,22 @@ class CollectOptions:
             seeds = run.folder.seed(drawn)
         if run is not None and self.tasks is not None:
             self.tasks.restart()
+        episodes = self.episodes
+        if self.only is not None:
+            last = max(self.only, default=-1) + 1
+            episodes = last if episodes is None else min(episodes, last)
+
+        def wanted(planned: Planned) -> bool:
+            chosen = self.only is None or planned.index in self.only
+            return chosen and (run is None or run.is_wanted(planned))
+
         return Schedule(
-            episodes=self.episodes,
+            episodes=episodes,
             group_size=self.group_size,
             seeds=seeds,
             source=self.tasks,
             ahead=max(8, self.concurrency // (self.group_size or 1)),
-            wanted=None if run is None else run.is_wanted,
+            wanted=None if self.only is None and run is None else wanted,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -551,6 +605,14 @@ class _Collection:
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._interrupted = False
+        self._watch = RunWatch(
+            options.summary,
+            lambda: (rollout for _, rollout in self._running.values()),
+            lambda: (len(self._tasks), self._sessions.waiting),
+            max_steps=options.max_steps,
+            timeout=options.timeout,
+        )
 
     # -- the reader's side --------------------------------------------------------------------
 
@@ -574,6 +636,9 @@ class _Collection:
         """Start the workers."""
         options = self._options
         self._summary.start()
+        self._watch.start()
+        if options.stop is not None:
+            options.stop.bind(self._interrupt)
         if options.deadline is not None:
             self._timer = asyncio.get_running_loop().call_later(options.deadline, self._stop)
         for number in range(options.sessions(self._schedule.total)):
@@ -610,6 +675,8 @@ class _Collection:
             raise self._failure
         if not self._stopped and not all(task.done() for task in self._tasks):
             return False
+        if self._interrupted:
+            return True
         if self._schedule.error is not None:
             raise self._schedule.error
         if self._policy_error is not None and self._policy_errors == self._taken:
@@ -618,6 +685,7 @@ class _Collection:
 
     async def aclose(self) -> None:
         """Cancel the workers and wait until their sessions are closed; idempotent."""
+        self._watch.stop()
         if self._timer is not None:
             self._timer.cancel()
         patience = _AFTER_DEADLINE if self._stopped else _AFTER_CLOSE
@@ -694,6 +762,8 @@ class _Collection:
         if outcome.status is OutcomeStatus.TASK_ERROR:
             self._name_row(outcome)
         if self._running.pop(rollout.index, None) is not None:
+            self._summary.running = len(self._running)
+            self._watch.ended(rollout)
             if self._plays_again(planned, rollout, outcome):
                 if self._run is not None:
                     self._run.lost(planned, outcome)
@@ -750,6 +820,7 @@ class _Collection:
             self._run.begin(planned)
         rollout = self._options.rollout(planned)
         self._running[planned.index] = planned, rollout
+        self._summary.running = len(self._running)
         return planned, rollout
 
     def _fail_one(self, error: BaseException) -> None:
@@ -823,6 +894,7 @@ class _Collection:
             return
         self._stopped = True
         running, self._running = self._running, {}
+        self._summary.running = 0
         for _, rollout in running.values():
             self._take(rollout.ended(OutcomeStatus.CANCELLED))
         for planned in self._schedule.rest() if self._failure is None else ():
@@ -830,6 +902,16 @@ class _Collection:
         for task in self._tasks:
             task.cancel()
         self._results.wake()
+
+    def _interrupt(self) -> None:
+        """Begin nothing more and cancel what runs; what has ended is still handed over."""
+        if not self._stopped:
+            self._stopped = self._interrupted = True
+            self._running = {}
+            self._summary.running = 0
+            for task in self._tasks:
+                task.cancel()
+            self._results.wake()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._results.wake()

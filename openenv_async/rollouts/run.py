@@ -237,6 +237,7 @@ class Rollout:
         acted: whether an action was sent, answered or not.
         phase: what it waits for: ``reset``, ``policy`` or ``step``.
         policy_seconds, environment_seconds: waited for actions, and for the results of steps.
+        policy_awaits: whether the policy is async.
     """
 
     def __init__(
@@ -278,6 +279,7 @@ class Rollout:
         self.acted = False
         self.phase = "reset"
         self.policy_seconds = self.environment_seconds = 0.0
+        self.policy_awaits = False
         self.task = task
         self.episode: EpisodeInfo | None = None
         self._on_mistake = on_mistake or ("tell" if corrects else "raise")
@@ -313,6 +315,11 @@ class Rollout:
                 self._reset_arguments[name] = value
         if self.trajectory is not None:
             self.trajectory.reset_options = public or None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._begun
 
     async def play(self, env: Any) -> Outcome:
         """Play it to its end."""
@@ -399,6 +406,7 @@ class Rollout:
                 action = decide(result.observation, turn)
                 if is_pending(action):
                     self.phase = "policy"
+                    self.policy_awaits = True
                     action = await self._decided(action)
             except UnreadableReply as exc:
                 mistaken, sent = exc, exc.detail.get("reply")

@@ -140,6 +140,9 @@ class Sessions:
         factories: make the clients, in turn.
         wanted: whether there is still something to play; else nobody waits for a session.
         summary: counts the refusals of servers that are full.
+
+    Attributes:
+        waiting: callers of ``open`` that have no session yet.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Sessions:
         self._factories = factories
         self._wanted = wanted
         self._summary = summary
+        self.waiting = 0
         self._open_count = 0
         self._openers: set[asyncio.Task[None]] = set()
 
@@ -164,6 +168,13 @@ class Sessions:
             CallerError: it may not be opened at all.
             TypeError: the factory did not make a client.
         """
+        self.waiting += 1
+        try:
+            return await self._opened(number)
+        finally:
+            self.waiting -= 1
+
+    async def _opened(self, number: int) -> tuple[Any, BaseException | None]:
         make = self._factories[number % len(self._factories)]
         clock = asyncio.get_running_loop().time
         since = clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import re
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.endpoints.redaction import redacted
+from openenv_async.errors import InvalidObservation
 from openenv_async.rollouts.record import error_text
 from openenv_async.telemetry.terminal import plain_text
 from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Task, Trajectory
@@ -18,7 +20,9 @@ from openenv_async.types import EpisodeInfo, Outcome, OutcomeStatus, Task, Traje
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Failure", "Reservoir", "Summary"]
+__all__ = ["Failure", "Reservoir", "RunWarning", "Summary"]
+
+log = logging.getLogger("openenv_async.rollouts")
 
 _SAMPLES: Final = 16_384
 _MAX_REASONS: Final = 100
@@ -88,6 +92,24 @@ class Failure:
     command: str | None = None
 
 
+@dataclass(slots=True)
+class RunWarning:
+    """Something of a run that is not as it should be, though no episode may have failed of it.
+
+    Attributes:
+        kind: ``reward_not_finite``, ``episode_without_end``, ``loop_blocked``,
+            ``sessions_starved`` or ``bound_by_policy``.
+        message: of the first case, with the remedy.
+        count: cases.
+        episode: of the first case, where it is of one.
+    """
+
+    kind: str
+    message: str
+    count: int = 1
+    episode: int | None = None
+
+
 class _RecordedError(Exception):
     """An error as a record has it."""
 
@@ -138,6 +160,7 @@ class Summary:
         self._ended: float | None = None
         self._failures: dict[tuple[str, str, str], Failure] = {}
         self._repeated_steps = 0
+        self._warnings: dict[str, RunWarning] = {}
         self._returns = 0
         self._finite = 0
         self._mean = 0.0
@@ -166,6 +189,10 @@ class Summary:
                 self.wasted_steps += outcome.steps
             self._add_failure(outcome)
         value = outcome.episode_return
+        error = outcome.error
+        bad = error.detail.get("reward") if isinstance(error, InvalidObservation) else None
+        if bad is not None or (value is not None and math.isinf(value)):
+            self._warn_of_reward(outcome.index, bad)
         if value is not None:
             self._returns += 1
             if math.isfinite(value):
@@ -203,10 +230,40 @@ class Summary:
             )
         )
 
+    def _warn_of_reward(self, index: int, reward: str | None) -> None:
+        said = "an infinite reward" if reward is None else f"the reward {reward}"
+        then = "enters no mean" if reward is None else "has no return and counts as failed"
+        self.warn(
+            "reward_not_finite",
+            f"episode {index} was given {said}: it {then}; have the environment give a finite"
+            " number, or None for no reward",
+            index,
+        )
+
     def add_unwritten(self, error: BaseException) -> None:
         """Count an episode that could not be written."""
         self.unwritten += 1
         self.unwritten_reason = self.unwritten_reason or error_text(error)
+
+    def warn(self, kind: str, message: str, episode: int | None = None) -> None:
+        """Note a case of something that is wrong; the first of its kind is logged.
+
+        Args:
+            kind: in a word.
+            message: with a number and the remedy.
+            episode: index of the episode, if it is of one.
+        """
+        known = self._warnings.get(kind)
+        if known is not None:
+            known.count += 1
+            return
+        self._warnings[kind] = RunWarning(kind, redacted(message), 1, episode)
+        log.warning("%s", redacted(message))
+
+    @property
+    def warnings(self) -> list[RunWarning]:
+        """Cases of what was wrong while it ran, one for each kind."""
+        return list(self._warnings.values())
 
     def add_repeated(self, steps: int) -> None:
         """Count an attempt that is played again, and the steps it had."""
@@ -315,6 +372,7 @@ class Summary:
                 "per_episode": self.mistakes / self.episodes if self.episodes else None,
             },
             "waste": self.waste,
+            "warnings": [asdict(warning) for warning in self._warnings.values()],
             "refused": self.refused,
             "retried": self.retried,
             "unwritten": self.unwritten,
