@@ -154,6 +154,10 @@ class OpenAIResponder:
         self._sockets: Sockets | None = None
         self._turns: _Turns | None = None
 
+    def describe(self) -> dict[str, Any]:
+        """Return what tells its replies from others', for the manifest of a run."""
+        return {"model": self.model, "url": self.base_url, "extra_body": self._extra_body}
+
     def __repr__(self) -> str:
         return f"OpenAIResponder({self.model!r}, {self.base_url!r})"
 

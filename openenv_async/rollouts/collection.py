@@ -419,10 +419,7 @@ class CollectOptions:
 
     def schedule(self, run: RunEpisodes | None = None) -> Schedule:
         """Return the episodes in their order; of a run those that it has not."""
-        seeds = self.seeds
-        if run is not None and (self.draws_seed or (seeds is None and self.group_size)):
-            drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)
-            seeds = run.folder.seed(drawn)
+        seeds = self.seeds if run is None or run.seed is None else run.seed
         if run is not None and self.tasks is not None:
             self.tasks.restart()
         episodes = self.episodes
@@ -562,6 +559,10 @@ async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
         whole_groups = options.whole_groups is not None and options.whole_groups()
         run = RunEpisodes(folder, options.group_size, whole_groups=whole_groups)
         await run.bind(options.episodes, options.policy, options.tasks, options.settings())
+        seeds = options.seeds
+        if options.draws_seed or (seeds is None and options.group_size):
+            drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)
+            run.seed = await asyncio.to_thread(folder.seed, drawn)
         yield run
     finally:
         await leave_folder(folder, opened=opened)
@@ -626,7 +627,7 @@ class _Collection:
         total = self._schedule.total
         if self._run is not None:
             self._params = sessions.target.params
-            self._run.folder.bind(wanted=total)
+            await asyncio.to_thread(self._run.folder.bind, wanted=total)
             if total is not None:  # what is left of it
                 self._summary.total = max(0, total - len(self._run.folder.keys))
         elif self._summary.total is None:
@@ -717,6 +718,8 @@ class _Collection:
         client: Any = None
         try:
             while self._failure is None and await self._schedule.ready():
+                if self._run is not None and not self._schedule.find():
+                    continue  # what was read is finished, and no session is needed for it
                 admission = self._admission
                 if admission is not None:
                     await admission.admit(ready=client is not None)
@@ -731,7 +734,7 @@ class _Collection:
                     if client is None:
                         return
                     if self._run is not None:
-                        self._run.check_environment(client, self._params)
+                        await self._run.check_environment(client, self._params)
                 outcome = await self._play(client)
                 if outcome is not None and outcome.status not in _GOES_ON:
                     closing, client = client, None

@@ -29,6 +29,7 @@ from openenv_async.models import PayloadCodec, json_schema
 from openenv_async.responders.base import Message, takes_tools
 from openenv_async.rollouts.observed import content_of
 from openenv_async.rollouts.policies import Turn, takes_turn
+from openenv_async.rollouts.run_facts import policy_facts
 from openenv_async.rollouts.tools import ActionTools
 from openenv_async.types import ModelCall
 
@@ -118,6 +119,7 @@ class LanguagePolicy:
             None if _is_untyped(action_type) else PayloadCodec(action_type, "json")
         )
         self._plain: PayloadCodec[Any] = PayloadCodec(Any, "json")
+        self._prompt_given = prompt
         self._prompt = _of_turn(prompt or content_of)
         if system is None:
             system = self._told_how()
@@ -140,6 +142,20 @@ class LanguagePolicy:
     def __call__(self, observation: Any, turn: Turn) -> Coroutine[Any, Any, Any]:
         """Return one action without a conversation."""
         return self.for_episode(turn.index)(observation, turn)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from other policies, for the manifest of a run."""
+        named = {"prompt": self._prompt_given, "parser": self._parser}
+        return {
+            "responder": policy_facts(self.responder),
+            "system": self._first[0]["content"] if self._first else None,
+            "tools": self._offered,
+            "tool_choice": self._tool_choice,
+            "max_turns": self._max_turns,
+            "seed": self._seed,
+            **self._options,
+            **{name: policy_facts(each) for name, each in named.items() if each is not None},
+        }
 
     async def aclose(self) -> None:
         """Close the responder."""

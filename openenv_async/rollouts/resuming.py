@@ -26,9 +26,9 @@ from openenv_async.rollouts.run_facts import (
     tasks_facts,
 )
 from openenv_async.rollouts.run_folder import MANIFEST, RunFolder
-from openenv_async.rollouts.run_journal import EpisodeKey
+from openenv_async.rollouts.run_journal import EpisodeKey, task_digest
 from openenv_async.rollouts.schedule import Planned
-from openenv_async.types import Outcome
+from openenv_async.types import Outcome, Task
 
 __all__ = ["Run", "RunEpisodes", "folder_of"]
 
@@ -65,16 +65,20 @@ class RunEpisodes:
 
     Attributes:
         folder: of the run.
+        seed: that its own are counted from, if it was drawn.
     """
 
     def __init__(self, folder: RunFolder, size: int | None, *, whole_groups: bool) -> None:
         self.folder = folder
+        self.seed: int | None = None
         self._size = size or 1
         self._whole_groups = whole_groups
         self._visits: Counter[str] = Counter()
         self._keys: dict[int, EpisodeKey] = {}
         self._group: tuple[str, int] = ("", 0)
         self._environments: set[str] = set()
+        self._comparing = asyncio.Lock()
+        self._digest: tuple[Task, str | None] | None = None
         self.stored: Callable[[Planned, EpisodeKey], object] = lambda planned, key: None
 
     async def bind(
@@ -97,7 +101,7 @@ class RunEpisodes:
             tasks={"group_size": self._size} if tasks is None else tasks_facts(tasks, self._size),
         )
 
-    def check_environment(self, client: Any, params: Mapping[str, Any] | None) -> None:
+    async def check_environment(self, client: Any, params: Mapping[str, Any] | None) -> None:
         """Refuse an environment that is another one than before.
 
         Raises:
@@ -105,9 +109,10 @@ class RunEpisodes:
         """
         facts = environment_facts(client, params)
         told = repr(facts)
-        if told not in self._environments:
-            self.folder.bind(environment=facts)
-            self._environments.add(told)
+        async with self._comparing:
+            if told not in self._environments:
+                await asyncio.to_thread(self.folder.bind, environment=facts)
+                self._environments.add(told)
 
     # -- which are played -------------------------------------------------------------------------
 
@@ -122,7 +127,9 @@ class RunEpisodes:
             self._keys[planned.index] = key
             return True
         if planned.task is not None:
-            self.folder.check_task(key, planned.task)
+            if self._digest is None or self._digest[0] is not planned.task:
+                self._digest = planned.task, task_digest(planned.task)
+            self.folder.check_task(key, planned.task, self._digest[1])
         if self._whole_groups and self._size > 1:
             members = (key._replace(member=member) for member in range(self._size))
             if not all(self.folder.finished(member) for member in members):

@@ -395,14 +395,22 @@ class RunFolder:
         """
         return self._journal.lost[key] + 1 >= self.max_attempts
 
-    def check_task(self, key: EpisodeKey, task: Task) -> None:
+    def check_task(self, key: EpisodeKey, task: Task, digest: str | None = None) -> None:
         """Refuse a task that has the id of one that is finished, and other columns.
+
+        Args:
+            key: of an episode.
+            task: of that episode.
+            digest: of the task, where it is known.
 
         Raises:
             RunMismatch: it has.
         """
         kept = self._journal.kept.get(key)
-        if kept is None or kept.digest is None or kept.digest == (now := task_digest(task)):
+        if kept is None or kept.digest is None:
+            return
+        now = digest or task_digest(task)
+        if kept.digest == now:
             return
         raise RunMismatch(
             f"the run at {self.path} was begun with other tasks: the columns of task"

@@ -176,6 +176,13 @@ class Schedule:
             self._member_ended(planned.index // self._size, None)
         return None
 
+    def find(self) -> bool:
+        """Tell whether ``take`` has an episode now, past those that are not wanted."""
+        planned = self.take()
+        if planned is not None:
+            self._again.appendleft(planned)
+        return planned is not None
+
     def again(self, planned: Planned) -> None:
         """Have an episode played again."""
         planned.attempts += 1

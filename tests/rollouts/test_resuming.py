@@ -338,3 +338,30 @@ def test_a_process_that_is_killed_loses_nothing_that_it_told(tmp_path: Path) -> 
     for each in outcomes:
         assert each.task is not None
         assert each.steps == each.task.data["goal"] == each.episode_return
+
+
+async def test_a_finished_run_needs_no_session(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    made = 0
+
+    def client() -> Playing:
+        nonlocal made
+        made += 1
+        return Playing()
+
+    options: dict[str, Any] = {"tasks": ROWS, "group_size": 2, "run": path}
+    assert len(await collect_all(client, one, **options)) == 20
+    assert made > 0
+    made = 0
+    assert await collect_all(client, one, **options) == []
+    assert made == 0
+
+
+class Playing:
+    """A client that ends each episode with its first step."""
+
+    async def reset(self, **options: Any) -> StepResult[Seen]:
+        return StepResult(Seen(0))
+
+    async def step(self, action: Any) -> StepResult[Seen]:
+        return StepResult(Seen(1), 1.0, terminated=True)
