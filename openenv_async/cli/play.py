@@ -6,8 +6,8 @@ import contextlib
 import json
 import random
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,9 @@ from openenv_async.cli.options import (
 )
 from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
+from openenv_async.errors import InvalidObservation
+from openenv_async.schemas.legal import choices_of, legal_actions, sample_legal
+from openenv_async.telemetry.terminal import printable
 
 if TYPE_CHECKING:
     from openenv_async.targets.resolve import ResolvedTarget
@@ -28,7 +31,10 @@ __all__ = ["play"]
 _HELP = """\
 :random [N]   N random actions            :state   the environment's state
 :reset [SEED] a new episode               :json    the next action as one line of JSON
-:help         this                        :quit    leave (so does the end of the input)"""
+:legal        all legal actions           :help    this
+:quit         leave (so does the end of the input)"""
+_SHOWN: Final = 24
+"""Legal values that are shown with each observation."""
 
 
 @click.command(
@@ -46,6 +52,9 @@ def play(
     target: str | list[str], seed: int | None, token: str | None, params: dict[str, Any]
 ) -> None:
     """Play TARGET by hand: each field of an action is asked for, what comes of it is shown.
+
+    If the environment tells which actions are legal, they are shown; Tab, or the beginning of one,
+    completes it.
 
     TARGET is the URL of a server (of several the first is played on), or anything else that can be
     served: then a server is started for it, and ended afterwards. A line that begins with a colon
@@ -89,6 +98,10 @@ class _Game:
         self._as_json = False
         self._done = True
         self._return: float | None = None
+        self._choices = choices_of(self.schema)
+        self._field = self._choices.field if self._choices is not None else None
+        self._info: Any = None
+        self._legal: Sequence[Any] | None = None
 
     def reset(self, seed: int | None = None) -> None:
         self._show(self.env.reset(seed=seed), f"episode, seed {self._seed}")
@@ -108,7 +121,7 @@ class _Game:
                 self._read("the episode is over; Enter begins another: ")
                 self.reset()
                 return
-            form = ask(self.schema, self._read, echo) if not self._as_json else self._json()
+            form = ask(self.schema, self._read_field, echo) if not self._as_json else self._json()
             self.step(form)
         except _Command as exc:
             self._command(str(exc))
@@ -144,10 +157,32 @@ class _Game:
             notes.append("no return" if self._return is None else f"return {self._return:g}")
         if notes:
             echo("   " + ", ".join(notes))
+        self._info = None if result.done else result.info
+        self._legal = None
+        try:
+            self._legal = legal_actions(self._info, self._choices)
+        except InvalidObservation as exc:
+            echo(f"   legal: {exc.message}")
+        if self._legal is not None:
+            echo(f"   legal: {_listed(self._legal, _SHOWN, self._field)}")
 
-    def _read(self, prompt: str) -> str:
-        echo(prompt, nl=False)
-        line = sys.stdin.readline()
+    def _read_field(self, prompt: str) -> str:
+        """Read a field's value; the beginning of the only legal one that begins so is enough."""
+        name = prompt.partition(" (")[0]
+        words = [_word(value) for value in _values(self._legal or (), name)]
+        line = self._read(prompt, words)
+        fitting = [word for word in words if line and word.startswith(line)]
+        if line not in words and len(fitting) == 1:
+            echo(f"{name}: {fitting[0]}")
+            return fitting[0]
+        return line
+
+    def _read(self, prompt: str, words: Sequence[str] = ()) -> str:
+        if words and sys.stdin.isatty():
+            line = _typed(prompt, words)
+        else:
+            echo(prompt, nl=False)
+            line = sys.stdin.readline()
         if not line:
             echo()
             raise _Left
@@ -159,8 +194,6 @@ class _Game:
         return line
 
     def _command(self, line: str) -> None:
-        from openenv_async.schemas.sample import sample
-
         word, _, rest = line.partition(" ")
         number = int(rest) if rest.strip().isdecimal() else None
         match word:
@@ -176,9 +209,16 @@ class _Game:
                 for _ in range(number or 1):
                     if self._done:
                         break
-                    action = sample(self.schema, self._random)
+                    action = sample_legal(self.schema, self._info, self._random, self._choices)
                     echo(f"action {action}")
                     self.step(action)
+            case ":legal":
+                legal = self._legal
+                echo(
+                    f"   {_listed(legal, len(legal), self._field)}"
+                    if legal
+                    else "nothing is told of that"
+                )
             case ":help":
                 echo(_HELP)
             case _:
@@ -198,6 +238,57 @@ def _play(url: str, token: str | None, seed: int | None) -> None:
             game.reset(seed)
             while True:
                 game.turn()
+
+
+def _typed(prompt: str, words: Sequence[str]) -> str:
+    """Read a line from a terminal, where Tab completes these words; empty at the input's end."""
+    try:
+        import readline
+    except ModuleNotFoundError:  # as on Windows
+        echo(prompt, nl=False)
+        return sys.stdin.readline()
+
+    def completed(text: str, state: int) -> str | None:
+        fitting = [word for word in words if word.startswith(text)]
+        return fitting[state] if state < len(fitting) else None
+
+    before, delimiters = readline.get_completer(), readline.get_completer_delims()
+    readline.set_completer(completed)
+    readline.set_completer_delims("")
+    readline.parse_and_bind("tab: complete")
+    try:
+        return input(printable(prompt)) + "\n"
+    except EOFError:
+        return ""
+    finally:
+        readline.set_completer(before)
+        readline.set_completer_delims(delimiters)
+
+
+def _values(actions: Sequence[Any], field: str) -> list[Any]:
+    """Return what a field may be in legal actions, or the actions where they have no fields."""
+    found: list[Any] = []
+    for action in actions:
+        value = action.get(field) if isinstance(action, dict) else action
+        if not any(value is each or _word(value) == _word(each) for each in found):
+            found.append(value)
+    return found
+
+
+def _word(value: Any) -> str:
+    """Return a value as it is typed."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value.tolist() if hasattr(value, "tolist") else value, default=str)
+
+
+def _listed(actions: Sequence[Any], most: int, field: str | None) -> str:
+    """Return legal actions in a line: the values of a field, where it is all that counts."""
+    values = _values(actions, field) if field is not None else actions
+    text = ", ".join(_word(value) for value in values[:most])
+    if len(values) > most:
+        text += f", … ({len(values)} in all, :legal shows them)"
+    return text if field is None else f"{field} {text}"
 
 
 def _show_value(value: Any) -> None:

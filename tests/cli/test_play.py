@@ -11,6 +11,7 @@ import psutil  # type: ignore[import-untyped]  # it has none
 import pytest
 
 from tests.cli.commands import PROGRAM, ROOT, children
+from tests.cli.terminals import terminal
 from tests.helpers import default_interrupt
 
 GOOD = "tests.checks.validation.broken:Good"
@@ -50,6 +51,47 @@ def test_random_actions_to_the_end_and_another_episode() -> None:
     for part in ("terminated, return 20", "Enter begins another", "episode, seed 8", ":random [N]"):
         assert part in done.stdout
     assert "there is no command :dance" in done.stdout
+
+
+def test_legal_actions_are_shown_and_completed() -> None:
+    corridor = ("tests.legal_games:Corridor",)
+    done = played("1", "-", ":legal", "0", ":random 9", arguments=corridor)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    shown = [line.strip() for line in lines if line.startswith("   legal: ")]
+    assert shown[:3] == ["legal: side 1", "legal: side -1, 1", "legal: side 1"]
+    assert "side: -1" in lines  # the only one that begins so
+    assert "   side 1" in lines  # as :legal says
+    assert "refused: 0 leads nowhere from 0" in lines
+    assert sum(line.startswith("action {'side': ") for line in lines) >= 4
+    assert done.stdout.count("refused") == 1  # random ones are legal
+
+
+def test_an_action_of_many_is_shown_in_part_and_a_wrong_mask_is_told() -> None:
+    done = played(":legal", arguments=("openspiel", "--param", "game_name=go(board_size=9)"))
+    assert done.returncode == 0, done.stderr
+    assert "23, … (82 in all, :legal shows them)" in done.stdout
+    assert ", 79, 80, 81" in done.stdout
+    done = played(arguments=("tests.checks.validation.broken:HasMasksOfAnotherLength",))
+    assert "legal: the environment gave an action_mask of 7 entries for 3 actions" in done.stdout
+    done = played(":legal")
+    assert "nothing is told of that" in done.stdout
+
+
+def test_tab_completes_a_legal_action_on_a_terminal() -> None:
+    with terminal("play", "tests.legal_games:Corridor") as shown:
+        for keys, result in ((b"1", "legal: side -1, 1"), (b"-\t", "legal: side 1")):
+            shown.read_until("side (integer -1 to 1): ")
+            shown.sent = ""
+            shown.type(keys)
+            shown.read_until("1")  # what the terminal made of the keys
+            shown.type(b"\n")
+            shown.read_until(result)
+            assert result in shown.sent
+            assert "refused" not in shown.sent
+        shown.type(b"\x04")  # the end of the input
+        shown.read_all()
+        assert shown.process.returncode == 0
 
 
 def test_an_environment_that_raises_is_told() -> None:
