@@ -17,7 +17,7 @@ __all__ = ["ModelPolicy", "policy_options", "read_policy"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_MODELS: Final = ("openai:", "scripted:")
+_MODELS: Final = ("openai:", "scripted:", "transformers:")
 _FILES: Final = (".txt", ".md", ".jinja", ".jinja2", ".prompt")
 _TIMEOUT: Final = 300.0
 """Seconds for one reply of a model; the text after ``#`` says otherwise."""
@@ -26,7 +26,7 @@ _OPTIONS: Final = (
         "--policy",
         default="random",
         show_default=True,
-        metavar="random|MODULE:CALLABLE|openai:MODEL@URL",
+        metavar="random|MODULE:CALLABLE|openai:MODEL@URL|transformers:FOLDER",
         help="Chooses the actions. A language model is asked at an OpenAI-compatible URL; its key"
         " comes from OPENAI_API_KEY.",
     ),

@@ -6,6 +6,7 @@ from openenv_async.responders.base import Message, Reply, Responder, Usage
 from openenv_async.responders.loading import load_responder
 from openenv_async.responders.openai import OpenAIResponder
 from openenv_async.responders.scripted import ScriptedResponder
+from openenv_async.responders.transformers import TransformersResponder
 
 __all__ = [
     "Message",
@@ -13,6 +14,7 @@ __all__ = [
     "Reply",
     "Responder",
     "ScriptedResponder",
+    "TransformersResponder",
     "Usage",
     "load_responder",
 ]

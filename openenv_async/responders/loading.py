@@ -14,13 +14,14 @@ from openenv_async.errors import InvalidOption, TargetNotFound
 from openenv_async.responders.base import Responder
 from openenv_async.responders.openai import OpenAIResponder
 from openenv_async.responders.scripted import ScriptedResponder
+from openenv_async.responders.transformers import TransformersResponder
 from openenv_async.targets.discovery import import_object
 
 __all__ = ["load_responder"]
 
 _FORMS = (
     'scripted:["a line"], scripted:{"rules": {"regex": "reply"}}, scripted:FILE.json,'
-    " openai:MODEL, openai:MODEL@URL or module:name"
+    " openai:MODEL, openai:MODEL@URL, transformers:FOLDER or module:name"
 )
 
 
@@ -30,6 +31,13 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
+_LOCAL: Final[Mapping[str, Callable[[str], Any]]] = {
+    "dtype": str,
+    "max_tokens": int,
+    "temperature": float,
+    "batch_size": int,
+    "threads": int,
+}
 _SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
     "timeout": float,
     "max_attempts": int,
@@ -49,6 +57,8 @@ def load_responder(text: str, **settings: Any) -> Responder:
       a ``#``: ``openai:qwen@http://127.0.0.1:8080/v1#timeout=30&api_key_variable=MY_KEY``.
       The settings are ``timeout``, ``max_attempts``, ``api_key_variable``, ``max_concurrency``,
       ``stream`` and ``tokens`` of ``OpenAIResponder``.
+    - ``transformers:FOLDER`` or a GGUF file: a model in this process, with ``dtype``,
+      ``max_tokens``, ``temperature``, ``batch_size`` and ``threads`` after a ``#``.
     - ``module:name``: a responder, a class or function that makes one when it is called without
       arguments, or a function of the messages.
 
@@ -68,6 +78,9 @@ def load_responder(text: str, **settings: Any) -> Responder:
                 return _scripted(rest)
             case "openai":
                 return _openai(rest, settings)
+            case "transformers":
+                path, _, fragment = rest.partition("#")
+                return TransformersResponder(path, **_settings(fragment, _LOCAL))
             case _:
                 return _imported(f"{kind}:{rest}")
     except (ValueError, OSError, TypeError) as exc:
@@ -90,12 +103,16 @@ def _scripted(text: str) -> ScriptedResponder:
 def _openai(text: str, settings: dict[str, Any]) -> OpenAIResponder:
     text, _, fragment = text.partition("#")
     model, _, url = text.partition("@")
-    settings = dict(settings)
-    for name, value in parse_qsl(fragment, keep_blank_values=True, strict_parsing=bool(fragment)):
-        if name not in _SETTINGS:
-            raise ValueError(f"there is no setting {name!r}; known: {', '.join(_SETTINGS)}")
-        settings[name] = _SETTINGS[name](value)
-    return OpenAIResponder(model, url or None, **settings)
+    return OpenAIResponder(model, url or None, **{**settings, **_settings(fragment, _SETTINGS)})
+
+
+def _settings(text: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)):
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}; known: {', '.join(known)}")
+        settings[name] = known[name](value)
+    return settings
 
 
 def _imported(text: str) -> Responder:
