@@ -107,7 +107,7 @@ async def play(
     source: Source,
     policy: Callable[..., Any],
     *,
-    episodes: int,
+    episodes: int | None,
     out: Path | None,
     bar: Progress,
     title: str,
@@ -129,7 +129,7 @@ async def play(
         summary: is filled; bring one to read it if this is cancelled.
         run: keeps the outcomes, instead of a file.
     """
-    from openenv_async.errors import InvalidModel, RunError
+    from openenv_async.errors import InvalidModel, InvalidTasks, RunError
     from openenv_async.rollouts import Summary, collect, open_writer
     from openenv_async.types import OutcomeStatus
 
@@ -156,11 +156,13 @@ async def play(
                             writer.write(outcome)
                     except (InvalidModel, OSError) as exc:
                         summary.add_unwritten(exc)
-        except RunError:
+        except (RunError, InvalidTasks):
             raise
         except Exception:
-            # That the policy failed in every episode is in the summary.
-            if summary.statuses[OutcomeStatus.POLICY_ERROR] < episodes:
+            # That the policy failed in every episode, or each task was refused, is in the summary.
+            statuses = summary.statuses
+            told = statuses[OutcomeStatus.POLICY_ERROR] + statuses[OutcomeStatus.TASK_ERROR]
+            if not told or told < summary.episodes:
                 raise
     return summary
 

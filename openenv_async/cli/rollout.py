@@ -23,6 +23,7 @@ from openenv_async.cli.output import echo
 from openenv_async.cli.policies import ModelPolicy, policy_options, read_policy
 from openenv_async.cli.runs import left_of, run_folder, run_options
 from openenv_async.cli.targets import resolved, target_argument
+from openenv_async.cli.tasks import read_tasks, task_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,16 +42,20 @@ __all__ = ["rollout"]
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
         "rollout echo --provider docker --servers 4 --max-steps 10",
         "rollout echo --policy openai:MODEL@http://127.0.0.1:8000/v1 --out runs.parquet",
+        "rollout my_env --tasks train.jsonl --private answer --group-size 8 --out runs.parquet",
     )
 )
 @target_argument()
 @click.option(
-    "--episodes", default=100, show_default=True, type=click.IntRange(1), help="Number of episodes."
+    "--episodes",
+    type=click.IntRange(1),
+    help="Number of episodes.  [default: 100; with --tasks as many as there are]",
 )
 @click.option(
     "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
 @policy_options
+@task_options
 @run_options
 @click.option(
     "--seed",
@@ -94,8 +99,9 @@ def rollout(
     from openenv_async.cli.playing import run
 
     policy = read_policy(options)
+    read_tasks(options)
     seed, episodes = options["seed"], options["episodes"]
-    if seed is not None and seed + episodes > 2**63:
+    if seed is not None and seed + (episodes or 1) > 2**63:
         raise click.BadParameter(
             f"the seeds of {episodes} episodes from there on go beyond 2**63 - 1",
             param_hint="--seed",

@@ -156,6 +156,8 @@ class Summary:
         self.mistakes = 0
         self.unreadable = 0
         self.wasted_steps = 0
+        self._tasks: set[int] = set()
+        self._groups = 0
         self._begun: float | None = None
         self._ended: float | None = None
         self._failures: dict[tuple[str, str, str], Failure] = {}
@@ -182,6 +184,11 @@ class Summary:
         self.statuses[outcome.status] += 1
         self.mistakes += outcome.mistakes
         self.unreadable += outcome.unreadable
+        if outcome.started_at is not None:
+            if outcome.task is not None:
+                self._tasks.add(hash((outcome.task.split, outcome.task.id)))
+            if outcome.member:  # a group of one is an episode
+                self._groups = max(self._groups, (outcome.group or 0) + 1)
         if outcome.error is not None and outcome.status not in self.errors:
             self.errors[outcome.status] = redacted(error_text(outcome.error))
         if not outcome.status.usable:
@@ -313,6 +320,16 @@ class Summary:
         return self.steps / self.duration if self.duration > 0 else None
 
     @property
+    def tasks(self) -> int:
+        """Different tasks that were played."""
+        return len(self._tasks)
+
+    @property
+    def groups(self) -> int:
+        """Groups of several episodes that were begun."""
+        return self._groups
+
+    @property
     def failures(self) -> int:
         """Outcomes that cannot be trained on."""
         return sum(count for status, count in self.statuses.items() if not status.usable)
@@ -352,6 +369,8 @@ class Summary:
         """Return everything as plain values; infinity, which JSON lacks, is a text."""
         return {
             "episodes": self.episodes,
+            "tasks": self.tasks,
+            "groups": self.groups,
             "steps": self.steps,
             "duration": self.duration,
             "steps_per_second": self.steps_per_second,
@@ -383,6 +402,10 @@ class Summary:
         """Return a table for a terminal."""
         table = _two_columns(title)
         table.add_row("episodes", f"{self.episodes:,}")
+        if self.tasks:
+            table.add_row("tasks", f"{self.tasks:,}")
+        if self.groups:
+            table.add_row("groups", f"{self.groups:,}")
         table.add_row("steps", f"{self.steps:,}")
         rate = self.steps_per_second
         table.add_row("steps/s", "-" if rate is None else f"{rate:,.0f}")
