@@ -293,6 +293,8 @@ class OpenEnvVecEnv(VecEnv):
             if (chosen is not False and not _knows(chosen)) or (
                 made is not None and not _knows(type(made))
             ):
+                if type(algorithm).__name__.startswith("Maskable"):
+                    wanted = "MaskedMaskableRolloutBuffer of openenv_async.integrations.sb3_contrib"
                 raise OperationUnsupported(
                     f"{type(algorithm).__name__} would learn from rewards that are not numbers,"
                     f" which failures='mask' gives: pass {name}_class={wanted}"

@@ -16,6 +16,7 @@ ROOMS: Final = (
     "openenv_async",
     "openenv_async.integrations.gymnasium",
     "openenv_async.integrations.sb3",
+    "openenv_async.integrations.sb3_contrib",
     "openenv_async.integrations.trl",
     "openenv_async.pool",
     "openenv_async.providers.docker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from openenv_async.errors import InvalidAction, OperationUnsupported
 from openenv_async.integrations.gymnasium import GymEnv
 from openenv_async.integrations.sb3 import OpenEnvVecEnv
+from openenv_async.integrations.sb3_contrib import MaskedMaskableRolloutBuffer
 from openenv_async.types import Mistake
 from tests.legal_games import Bits, Corridor, FinedCorridor, Pairs, SilentCorridor
 
@@ -119,6 +121,45 @@ def test_masks_belong_to_the_observation_after_the_reset() -> None:
         assert "action_mask" not in infos[0]
         assert env.reset_infos[0]["action_mask"].tolist() == [0, 0, 1]
         assert infos[1]["action_mask"].tolist() == [0, 0, 1]
+    finally:
+        env.close()
+
+
+class Failing(Corridor):
+    """Fails in every eleventh step of the process."""
+
+    count = itertools.count(1)
+
+    def step(self, action: Any) -> Any:
+        if next(self.count) % 11 == 0:
+            raise RuntimeError("broken")
+        return super().step(action)
+
+
+def test_failures_are_left_out_and_masks_kept() -> None:
+    env: Any = OpenEnvVecEnv(Failing, 4, failures="mask")
+    seen: list[Any] = []
+
+    def look(local: dict[str, Any], _: Any) -> bool:
+        seen.extend(info["masked"] for info in local["infos"] if "masked" in info)
+        return True
+
+    try:
+        with pytest.raises(OperationUnsupported, match="class=MaskedMaskableRolloutBuffer of"):
+            MaskablePPO("MlpPolicy", env, **SMALL)
+        buffer = MaskedMaskableRolloutBuffer
+        model = MaskablePPO("MlpPolicy", env, rollout_buffer_class=buffer, seed=0, **SMALL)
+        model.learn(512, callback=look)
+        assert len(seen) > 20
+        assert env.mistakes == 0
+        kept = list(model.rollout_buffer.get(32))
+        steps = sum(len(batch.actions) for batch in kept)
+        assert 0 < steps < 128  # of four rows of 32
+        for batch in kept:
+            assert bool(torch.isfinite(batch.advantages).all())
+            taken = batch.action_masks.gather(1, batch.actions.long())
+            assert bool((taken == 1).all())
+        assert all(bool(torch.isfinite(each).all()) for each in model.policy.parameters())
     finally:
         env.close()
 
