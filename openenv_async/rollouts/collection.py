@@ -66,6 +66,7 @@ __all__ = [
     "CollectKeywords",
     "CollectOptions",
     "EpisodeKeywords",
+    "Receipt",
     "Results",
     "collect",
     "collect_all",
@@ -341,6 +342,17 @@ class Stop:
             heed()
 
 
+class Receipt:
+    """The word of a reader behind the one of a collection that it was given an outcome.
+
+    Attributes:
+        note: takes that outcome; the collection sets it.
+    """
+
+    def __init__(self) -> None:
+        self.note: Callable[[Outcome], object] = lambda outcome: None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
     """Arguments of ``collect``, by the same names, checked.
@@ -348,6 +360,7 @@ class CollectOptions:
     Attributes:
         episodes: how many; ``None``: as many as there are tasks, or without end.
         admission: says when an episode may begin; ``None``: as soon as there is a session.
+        receipt: is told what the reader was given, where that may be later than it was read here.
         draws_seed: ``seeds`` was drawn here: a run that goes on keeps the one of before.
         whole_groups: tells whether finished episodes of a run are handed over again whose group
             has missing ones.
@@ -378,6 +391,7 @@ class CollectOptions:
     max_ahead: int | None = None
     on_progress: Callable[[Summary], None] | None = None
     admission: Admission | None = None
+    receipt: Receipt | None = None
     run: Run | None = None
     draws_seed: bool = False
     whole_groups: Callable[[], bool] | None = None
@@ -591,6 +605,8 @@ class _Collection:
         self._stored: set[int] = set()
         self._params: Mapping[str, Any] | None = None
         self._schedule.on_end = self._nothing_left
+        if options.receipt is not None:
+            options.receipt.note = self._handed_over
         self._sessions = Sessions(factories, self._left, options.summary)
         # A reader that minds their age is given the oldest first.
         first = None if self._admission is None else _index
@@ -651,11 +667,16 @@ class _Collection:
         """Return the next outcome; ``None`` when there are no more."""
         outcome = await self._results.next(self._over)
         if outcome is not None:
-            if outcome.index not in self._stored:
-                self._schedule.handed_over(outcome)
+            if self._options.receipt is None:
+                self._handed_over(outcome)
             if self._options.on_progress is not None and self._failure is None:
                 self._show_progress(self._options.on_progress)
         return outcome
+
+    def _handed_over(self, outcome: Outcome) -> None:
+        """Note that the reader was given an outcome."""
+        if outcome.index not in self._stored:
+            self._schedule.handed_over(outcome)
 
     def _show_progress(self, show: Callable[[Summary], None]) -> None:
         """Call back; what that raises ends everything, once what has ended is handed over."""

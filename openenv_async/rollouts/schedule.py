@@ -406,7 +406,7 @@ async def _reset_options(sessions: TargetSessions) -> frozenset[str] | None:
     """Return the options that ``reset`` has; ``None`` where nobody says, or it takes any."""
     try:
         schema = (await sessions.schema()).get("reset")
-    except (OpenEnvError, OSError):
+    except (OpenEnvError, OSError, TypeError, ValueError):  # such as an address that is not a URL
         return None
     if not isinstance(schema, dict) or schema.get("additionalProperties") is not False:
         return None

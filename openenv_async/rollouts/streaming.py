@@ -26,6 +26,7 @@ from openenv_async.rollouts.collection import (
     BatchKeywords,
     CollectOptions,
     EpisodeKeywords,
+    Receipt,
     outcomes_of,
 )
 from openenv_async.rollouts.groups import EpisodeGroup, InvalidActions, StreamedEpisode
@@ -74,6 +75,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
         partial: bool,
         failures: bool,
         admission: Admission | None = None,
+        receipt: Receipt | None = None,
     ) -> None:
         self.summary = summary
         self.stale = 0
@@ -83,6 +85,7 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
         self._partial = partial
         self._failures = failures
         self._admission = admission
+        self._receipt = receipt
         self._in_groups = False
         self._told = 0
         self._coming: asyncio.Task[Outcome[ObsT, ActT] | None] | None = None
@@ -104,6 +107,8 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
             self._coming = None
             if outcome is None:
                 raise StopAsyncIteration
+            if self._receipt is not None:  # from here on nothing is awaited
+                self._receipt.note(outcome)
             episode = self._watch.episode(outcome)
             if episode.stale:
                 self.stale += 1
@@ -295,6 +300,7 @@ def stream(
     sessions = sessions_of(
         source, connections=connections, token=token, params=params, entry="stream()"
     )
+    receipt = Receipt()
     outcomes = outcomes_of(
         sessions,
         CollectOptions(
@@ -312,12 +318,19 @@ def stream(
             retry=retry or usual_retry(sessions, options.get("run")),
             summary=summary,
             admission=admission,
+            receipt=receipt,
             **options,
         ),
         wrap=lambda client: WatchedClient(client, watch),
     )
     return EpisodeStream(
-        outcomes, watch, summary, partial=partial, failures=failures, admission=admission
+        outcomes,
+        watch,
+        summary,
+        partial=partial,
+        failures=failures,
+        admission=admission,
+        receipt=receipt,
     )
 
 

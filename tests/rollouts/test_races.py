@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from openenv_async import OutcomeStatus
+from openenv_async.errors import InvalidTasks
 from openenv_async.pool import EnvPool
-from openenv_async.rollouts import collect, collect_all, stream
+from openenv_async.rollouts import TaskSet, collect, collect_all, stream, stream_groups
 from openenv_async.rollouts.versions import Admission
 from tests import in_memory
 from tests.helpers import Counter, gather_all, settle
@@ -143,6 +144,106 @@ def test_workers_that_die_in_any_turn_cost_no_episode() -> None:
 
     for turn in range(1, 100, 7):
         explore((0, turn), partial(scenario, turn))
+
+
+# -- tasks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each task come in a turn of its own, and nobody asked for the options of reset."""
+
+    async def unknown(sessions: Any) -> None:
+        return None
+
+    monkeypatch.setattr("openenv_async.rollouts.schedule._reset_options", unknown)
+    monkeypatch.setattr("openenv_async.rollouts.schedule._CHUNK_SECONDS", 0.0)
+
+
+ROWS = [{"id": f"t{number}"} for number in range(4)]
+
+
+class Rows:
+    """Rows without a known number."""
+
+    def __iter__(self) -> Any:
+        return iter(ROWS)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("rows", [ROWS, Rows()], ids=["listed", "iterable"])
+def test_groups_of_a_slow_source_are_whole_in_any_order(rows: Any) -> None:
+    async def scenario() -> None:
+        async with a_server() as server:
+            tasks = TaskSet(rows)
+            groups = stream_groups(
+                source(server), ending(2), tasks=tasks, group_size=3, concurrency=2, seed=1
+            )
+            async with groups:
+                found = [group async for group in groups]
+            for group in found:
+                assert {e.outcome.task.id for e in group.episodes if e.outcome.task} == {
+                    f"t{group.index}"
+                }
+                assert group.returns == [2.0] * 3
+            assert sorted(group.index for group in found) == [0, 1, 2, 3]
+            assert tasks.position()["open"] == []
+
+    explore(25, scenario)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("rows", [ROWS, Rows()], ids=["listed", "iterable"])
+def test_tasks_of_a_run_that_is_cancelled_anywhere_are_played_by_the_next(rows: Any) -> None:
+    async def scenario(interruption: Interruption) -> None:
+        async with a_server() as server:
+            tasks = TaskSet(rows)
+            whole: list[str] = []
+
+            async def play() -> None:
+                groups = stream_groups(
+                    source(server), ending(1), tasks=tasks, group_size=2, concurrency=2, seed=1
+                )
+                async with groups:
+                    async for group in groups:
+                        task = group.episodes[0].outcome.task
+                        assert task is not None
+                        whole.append(task.id)
+
+            await interruption(play())
+            assert tasks.finished == len(whole)
+            if len(whole) < len(ROWS):
+                await play()
+            assert sorted(whole) == ["t0", "t1", "t2", "t3"]
+            assert tasks.finished == len(ROWS)
+
+    assert cancel_at_every_await(scenario, seeds=(0, 2), twice=False) > 30
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_source_that_raises_loses_no_episode_in_any_order() -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            yield from ROWS[:2]
+            raise OSError("gone")
+
+    async def scenario() -> None:
+        async with a_server() as server:
+            found: list[int] = []
+
+            async def play() -> None:
+                outcomes = collect(
+                    source(server), ending(2), tasks=Broken(), group_size=2, concurrency=3, seeds=1
+                )
+                async with aclosing(outcomes):
+                    async for outcome in outcomes:
+                        found.append(outcome.index)  # noqa: PERF401 - an error follows
+
+            with pytest.raises(InvalidTasks, match="row 2 of Broken cannot be read"):
+                await play()
+            assert sorted(found) == [0, 1, 2, 3]
+
+    explore(25, scenario)
 
 
 # -- admission ------------------------------------------------------------------------------

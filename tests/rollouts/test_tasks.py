@@ -7,11 +7,13 @@ import itertools
 import json
 import math
 import re
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +34,9 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.schedule import Schedule
 from openenv_async.rollouts.tasks import Draw, TaskSource, as_source, as_task
+from openenv_async.tasks import TaskTable
 from openenv_async.types import Task
 
 ROWS: list[dict[str, Any]] = [{"id": f"t{number}", "goal": number} for number in range(1, 6)]
@@ -599,3 +603,110 @@ async def test_a_refused_task_names_its_row() -> None:
     assert isinstance(error, OpenEnvError)
     assert error.detail["row"] == "row 1 of the list"
     assert "row 1 of the list, the task 'b'" in error.__notes__
+
+
+# -- tasks of the environment ----------------------------------------------------------------------
+
+
+class Own(Sums):
+    """An environment with tasks of its own, whose answers stay with it."""
+
+    tasks = TaskTable(
+        {
+            "train": [{"id": f"n{n}", "goal": n, "answer": f"secret {n}"} for n in range(1, 8)],
+            "test": [{"id": "x", "goal": 2, "answer": "secret x"}],
+        },
+        private=("answer",),
+    )
+    answers: ClassVar[list[str | None]] = []
+
+    def reset(self, seed: int | None = None, goal: int = 3, answer: str | None = None) -> Seen:
+        self.answers.append(answer)
+        return super().reset(seed, goal, answer)
+
+
+async def test_a_split_is_played_by_ids_and_its_answers_stay_at_the_server() -> None:
+    Own.answers.clear()
+    async with serve(Own) as url:
+        outcomes = await collect_all(url, move, tasks="train", group_size=2)
+        async with EnvPool.from_url(url) as pool:
+            pooled = await collect_all(pool, move, tasks=TaskSet("test", epochs=3))
+        mixed = await collect_all(url, move, tasks=Mixture({"a": "test", "b": ROWS}), episodes=20)
+    here = await collect_all(Own, move, tasks="test")
+    assert [(o.task and o.task.id, o.steps) for o in outcomes] == [
+        (f"n{number}", number) for number in range(1, 8) for _ in range(2)
+    ]
+    assert Own.answers[:14].count(None) == 0
+    assert {*Own.answers} >= {f"secret {number}" for number in range(1, 8)}
+    assert [o.task and o.task.id for o in pooled] == ["x"] * 3
+    assert {o.task.id for o in mixed if o.task} == {"x", *(row["id"] for row in ROWS)}
+    assert [(o.task and o.task.id, o.steps) for o in here] == [("x", 2)]
+    for outcome in [*outcomes, *pooled, *mixed, *here]:
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert "secret" not in repr((outcome, outcome.trajectory))
+        assert outcome.task is not None
+        assert not outcome.task.private
+
+
+async def test_a_split_that_there_is_not_is_told_with_those_there_are() -> None:
+    async with serve(Own) as url:
+        with pytest.raises(InvalidTasks, match="no split of that name: its splits are train, test"):
+            await collect_all(url, move, tasks="valid")
+    async with serve(Sums) as url:
+        with pytest.raises(InvalidTasks, match="there is no file 'train', and no split of that"):
+            await collect_all(url, move, tasks="train")
+
+
+# -- the loop --------------------------------------------------------------------------------------
+
+
+async def longest_stall(work: Awaitable[Any]) -> tuple[Any, float]:
+    """The result of work, and the longest time in which the loop did nothing else."""
+    worst, last = 0.0, time.perf_counter()
+
+    async def watch() -> None:
+        nonlocal worst, last
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last), now
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await work, worst
+    finally:
+        watching.cancel()
+
+
+async def test_neither_a_large_file_nor_a_slow_iterable_blocks_the_loop(tmp_path: Path) -> None:
+    """Read in the loop, a file would hold it for as long as the reading takes."""
+    path = jsonl(tmp_path / "large.jsonl", [{"id": n, "q": "x" * 200} for n in range(100_000)])
+    begun = time.perf_counter()
+    await asyncio.to_thread(TaskSet(path).prepare)
+    reading = time.perf_counter() - begun
+    held = threading.Event()
+
+    def slow() -> Iterator[Any]:
+        yield {"id": 1}
+        held.wait(0.5)  # nobody sets it
+        yield {"id": 2}
+
+    async def first(source: Any, count: int) -> list[str]:
+        schedule = Schedule(episodes=None, source=as_source(source))
+        await schedule.open(None)
+        found: list[str] = []
+        while len(found) < count and await schedule.ready():
+            planned = schedule.take()
+            assert planned is not None
+            assert planned.task is not None
+            found.append(planned.task.id)
+        await schedule.aclose()
+        return found
+
+    found, stall = await longest_stall(first(path, 50))
+    assert found == [str(number) for number in range(50)]
+    assert reading > 0.3
+    assert stall < reading / 4
+    found, stall = await longest_stall(first(slow(), 2))
+    assert found == ["1", "2"]
+    assert stall < 0.25
