@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from openenv_async.cli.again import show_commands
 from openenv_async.cli.output import console, echo
 from openenv_async.cli.progress import logs_above, report_progress
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from openenv_async.pool import EnvPool
-    from openenv_async.rollouts import RunFolder, Source, Summary
+    from openenv_async.rollouts import RunFolder, Source, Stop, Summary
 
 __all__ = ["interruption", "output_tails", "play", "run", "show"]
 
@@ -130,9 +131,10 @@ async def play(
         run: keeps the outcomes, instead of a file.
     """
     from openenv_async.errors import InvalidModel, InvalidTasks, RunError
-    from openenv_async.rollouts import Summary, collect, open_writer
+    from openenv_async.rollouts import Stop, Summary, collect, open_writer
     from openenv_async.types import OutcomeStatus
 
+    stop = Stop()
     if summary is None:
         summary = Summary(episodes)
     async with contextlib.AsyncExitStack() as stack:
@@ -146,9 +148,11 @@ async def play(
             summary=summary,
             record=writer is not None or run is not None,
             run=run,
+            stop=stop,
             **options,
         )
-        try:
+
+        async def take_all() -> None:
             async with contextlib.aclosing(stream):
                 async for outcome in stream:
                     try:
@@ -156,6 +160,9 @@ async def play(
                             writer.write(outcome)
                     except (InvalidModel, OSError) as exc:
                         summary.add_unwritten(exc)
+
+        try:
+            await _to_its_end(take_all(), stop)
         except (RunError, InvalidTasks):
             raise
         except Exception:
@@ -167,6 +174,21 @@ async def play(
     return summary
 
 
+async def _to_its_end(reading: Coroutine[Any, Any, None], stop: Stop) -> None:
+    """Read a collection in a task of its own, so that an interrupt loses nothing that has ended."""
+    task = asyncio.create_task(reading, name="openenv-reading")
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        if not stop():
+            task.cancel()  # it has not begun to play
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
+        raise
+    await task
+
+
 def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
     """Print a summary's table, its failures, and what the environments wrote last."""
     shown_on = console()
@@ -174,6 +196,10 @@ def show(table: Table, summary: Summary, tails: dict[str, str]) -> None:
     failures = summary.failure_table()
     if failures is not None:
         shown_on.print(failures)
+    show_commands(summary.failure_reasons)
+    for warning in summary.warnings:
+        times = f" ({warning.count:,} times)" if warning.count > 1 else ""
+        echo(f"warning: {warning.message}{times}")
     for name, tail in itertools.islice(tails.items(), _TAILS):
         echo(f"the last lines of {name}:\n{tail}", err=True)
     if len(tails) > _TAILS:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from openenv_async.cli.again import with_commands
 from openenv_async.cli.options import (
     SECONDS,
     examples,
@@ -77,6 +79,14 @@ __all__ = ["rollout"]
 @click.option("--image", help="Image for docker.  [default: the environment's own]")
 @token_option
 @param_option
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="Play only this episode of all, with its own seed and task. Repeatable.",
+)
+@click.option("--logs", is_flag=True, help="Show what the servers and environments write.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no warnings, only the summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def rollout(
@@ -106,6 +116,10 @@ def rollout(
             f"the seeds of {episodes} episodes from there on go beyond 2**63 - 1",
             param_hint="--seed",
         )
+    if options["only"] and episodes is not None and max(options["only"]) >= episodes:
+        raise click.BadParameter(
+            f"the episodes are numbered 0 to {episodes - 1}", param_hint="--only"
+        )
     text = target if isinstance(target, str) else ", ".join(target)
     urls = [each for each in ([target] if isinstance(target, str) else target) if is_url(each)]
     if provider is not None and (provider == "static") != bool(urls):
@@ -119,6 +133,10 @@ def rollout(
             raise click.BadParameter(f"{usual} runs {found.label}", param_hint="--provider")
         provider = provider or usual
         text = text if urls else found.given
+    if options["logs"] and provider == "static":
+        raise click.BadParameter(
+            "a server that runs already writes its log where it was started", param_hint="--logs"
+        )
     if image is not None and provider != "docker":
         raise click.BadParameter("only docker runs images", param_hint="--image")
     with run_folder(options) as folder:
@@ -165,7 +183,8 @@ def _provider(
         case _:
             from openenv_async.providers.process import ProcessProvider
 
-            return ProcessProvider(target, params, max_sessions=max_sessions)
+            # Its code is the user's own: the records may have its tracebacks.
+            return ProcessProvider(target, params, max_sessions=max_sessions, arguments=["--debug"])
 
 
 async def _in_pool(
@@ -176,9 +195,11 @@ async def _in_pool(
     *,
     concurrency: int,
     connections: int | None,
+    logs: bool,
     **options: Any,
 ) -> None:
     """Start servers and play on them."""
+    from openenv_async.cli.following import following
     from openenv_async.cli.progress import progress_bar
     from openenv_async.pool import EnvPool
 
@@ -191,8 +212,10 @@ async def _in_pool(
             connections=connections or 1,
             on_progress=_server_bar(bar, servers),
         )
-        async with pool:
-            await _rollout(target, pool, policy, bar=bar, concurrency=concurrency, **options)
+        async with pool, following(pool, bar) if logs else contextlib.nullcontext():
+            await _rollout(
+                target, pool, policy, bar=bar, concurrency=concurrency, logs=logs, **options
+            )
 
 
 def _server_bar(bar: Progress, servers: int) -> Callable[[PoolStatistics], None]:
@@ -220,6 +243,8 @@ async def _rollout(
     seed: int | None,
     timeout: float | None,
     quiet: bool,
+    only: tuple[int, ...],
+    logs: bool,
     bar: Progress | None = None,
     token: str | None = None,
     folder: RunFolder | None = None,
@@ -242,7 +267,7 @@ async def _rollout(
             if model is None
             else model.made(schema["action"], seed)
         )
-    summary = Summary(options["episodes"])
+    summary = Summary(len(set(only)) or options["episodes"])
     interrupted: asyncio.CancelledError | None = None
     async with (
         contextlib.nullcontext() if model is None else contextlib.aclosing(model),
@@ -261,12 +286,14 @@ async def _rollout(
                 seeds=seed,
                 timeout=timeout or None,
                 token=token,
+                only=only or None,
                 run=folder,
                 **options,
             )
         except asyncio.CancelledError as exc:
             interrupted = exc  # it ends with what there is to tell
         shown.stop()
+    with_commands(summary.failure_reasons, sys.argv[1:])
     workers = None if isinstance(source, list) else source.statistics()
     tails = {} if isinstance(source, list) or interrupted else await output_tails(source)
     local = isinstance(source, list) or source.providers[0].name == "process"
@@ -290,6 +317,7 @@ async def _rollout(
         if workers is not None and (workers.workers_started > 1 or not local):
             workers.add_to(table)
         # A container's log has its server's own lines too: they matter when something failed.
+        tails = {} if logs else tails  # which were shown as they came
         show(table, summary, tails if local or summary.failures else {})
     if interrupted is not None:
         told = interruption(summary, out) if folder is None else f"interrupted: {left_of(folder)}"

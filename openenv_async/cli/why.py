@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from openenv_async.cli.again import play_again, show_commands, with_commands
 from openenv_async.cli.options import examples
 from openenv_async.cli.output import console, echo
+from openenv_async.errors import OpenEnvError
 from openenv_async.telemetry.terminal import printable
 
 if TYPE_CHECKING:
@@ -65,7 +67,11 @@ def why(path: Path, episode: str | None, full: bool, no_pager: bool, as_json: bo
     if as_json:
         echo(json.dumps(_plain(found), indent=2))
         return
-    text = "\n".join(episode_story(found, full=full)) + "\n"
+    lines = list(episode_story(found, full=full))
+    command = _command(path)
+    if command:
+        lines.append(f"play it again: {play_again(command, found.index, found.seed)}")
+    text = "\n".join(lines) + "\n"
     pages = sys.stdout.isatty() and text.count("\n") > shutil.get_terminal_size().lines
     if pages and not no_pager:
         click.echo_via_pager(text)
@@ -104,6 +110,22 @@ def _episodes(path: Path) -> Iterator[Trajectory]:
         yield from read_trajectories(path)
     except (ValueError, OSError) as exc:
         raise click.ClickException(f"{path} cannot be read: {exc}") from exc
+
+
+def _command(path: Path) -> list[str] | None:
+    """Return the arguments of the rollout that made a file or folder, if one did."""
+    from openenv_async.rollouts import RunFolder, read_header
+
+    said: Any = None
+    with contextlib.suppress(ValueError, OSError, OpenEnvError):  # an old file says nothing
+        if path.is_dir() and not path.name.endswith(_PARTS):
+            with RunFolder.view(path) as run:
+                said = run.manifest.get("command")
+        else:
+            said = (read_header(path) or {}).get("command")
+    if isinstance(said, list) and said[1:2] == ["rollout"]:
+        return [str(argument) for argument in said[1:]]
+    return None
 
 
 def _find(path: Path, wanted: str) -> Trajectory:
@@ -168,6 +190,8 @@ def _tell_all(path: Path, as_json: bool) -> None:
             heapq.heappush(worst, (-value, -number, _line(each)))
             if len(worst) > _WORST:
                 heapq.heappop(worst)
+    if command := _command(path):
+        with_commands(summary.failure_reasons, command)
     lines = [line for _, _, line in sorted(worst, key=lambda item: (-item[0], -item[1]))]
     if as_json:
         report = {"file": str(path), **_of_file(summary), "worst": lines}
@@ -180,6 +204,7 @@ def _tell_all(path: Path, as_json: bool) -> None:
         shown_on.print(failures)
     if lines:
         shown_on.print(_worst_table(lines))
+    show_commands(summary.failure_reasons)
     if summary.episodes:
         first = summary.failure_reasons[0].first_episode if summary.failure_reasons else None
         episode = lines[0]["episode"] if first is None and lines else first or 0

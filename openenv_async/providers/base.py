@@ -14,18 +14,21 @@ an address that somebody else looks after. Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from openenv_async.errors import OpenEnvError, WorkerDied
 
-__all__ = ["Provider", "Worker", "WorkerExit", "with_log_tail"]
+__all__ = ["Provider", "Worker", "WorkerExit", "new_lines", "with_log_tail"]
 
 _SHOWN_LINES: Final = 3
 _SHOWN_CHARACTERS: Final = 600
+_FOLLOW_INTERVAL: Final = 1.0
 
 
 def with_log_tail(message: str, log_tail: str | None) -> str:
@@ -37,6 +40,16 @@ def with_log_tail(message: str, log_tail: str | None) -> str:
     if len(shown) > _SHOWN_CHARACTERS:
         shown = f"…{shown[-_SHOWN_CHARACTERS:]}"
     return f"{message}; its log ends with: {shown}"
+
+
+def new_lines(seen: list[str], now: list[str]) -> list[str]:
+    """Return the lines of a log's end that its end of before did not have."""
+    if not seen:
+        return now
+    for shared in range(min(len(seen), len(now)), 0, -1):
+        if seen[-shared:] == now[:shared]:
+            return now[shared:]
+    return ["… some lines are left out here", *now] if now else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,35 @@ class Worker(ABC):
     async def log_tail(self) -> str:
         """The last lines that the server wrote; empty where they cannot be had."""
         return ""
+
+    @contextlib.asynccontextmanager
+    async def following(self, take: Callable[[str], object]) -> AsyncIterator[None]:
+        """Have the lines that the server writes taken for as long as the block lasts.
+
+        The end of the log is looked at every second: of more lines than that has, some are left
+        out, which is said.
+
+        Args:
+            take: is called with each line.
+        """
+        following = asyncio.create_task(self._follow(take), name=f"openenv-follow-{self.name}")
+        try:
+            yield
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def _follow(self, take: Callable[[str], object]) -> None:
+        seen: list[str] = []
+        while not self.exited.done():
+            lines = (await self.log_tail()).splitlines()
+            for line in new_lines(seen, lines):
+                take(line)
+            seen = lines or seen
+            await asyncio.wait([self.exited], timeout=_FOLLOW_INTERVAL)
+        for line in new_lines(seen, (self.exited.result().log_tail or "").splitlines()):
+            take(line)
 
     @abstractmethod
     async def aclose(self) -> None:

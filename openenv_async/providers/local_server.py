@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
@@ -72,6 +72,7 @@ class LocalServer:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Future[Any] | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._listeners: list[Callable[[str], object]] = []
         self._about: dict[str, Any] = {}
         self._told = asyncio.Event()
 
@@ -94,6 +95,22 @@ class LocalServer:
     def log_tail(self) -> str:
         """The last lines it wrote: what the environment prints, and what the server logs."""
         return "\n".join(self._log)
+
+    def listen(self, listener: Callable[[str], object]) -> Callable[[], None]:
+        """Have a callable take each line: those that are kept, and all that come.
+
+        Returns:
+            Ends that; idempotent.
+        """
+        for line in self._log:
+            listener(line)
+        self._listeners.append(listener)
+
+        def end() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return end
 
     async def __aenter__(self) -> Self:
         process = await asyncio.create_subprocess_exec(
@@ -204,7 +221,7 @@ class LocalServer:
                     about = json.loads(line)
                     if "url" in about:
                         return dict(about)
-            self._log.append(line.decode(errors="replace").rstrip())
+            self._keep(line.decode(errors="replace").rstrip())
         return {}
 
     async def _read_log(
@@ -217,10 +234,15 @@ class LocalServer:
         while piece := await stream.read(_LOG_PIECE):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                self._log.append(line[:_LOG_PIECE].decode(errors="replace").rstrip())
+                self._keep(line[:_LOG_PIECE].decode(errors="replace").rstrip())
             rest = rest[:_LOG_PIECE]  # of a line without end, its beginning
         if rest:
-            self._log.append(rest.decode(errors="replace").rstrip())
+            self._keep(rest.decode(errors="replace").rstrip())
+
+    def _keep(self, line: str) -> None:
+        self._log.append(line)
+        for listener in self._listeners:
+            listener(line)
 
     def _failed(self, what: str) -> ServerError:
         return ServerError(

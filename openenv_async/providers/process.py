@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import secrets
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from openenv_async.deadlines import wait_uncancelled
@@ -48,6 +48,15 @@ class ProcessWorker(Worker):
     async def log_tail(self) -> str:
         """The last lines it wrote to standard error."""
         return self._server.log_tail
+
+    @contextlib.asynccontextmanager
+    async def following(self, take: Callable[[str], object]) -> AsyncIterator[None]:
+        """Have each line taken as it is written."""
+        end = self._server.listen(take)
+        try:
+            yield
+        finally:
+            end()
 
     async def aclose(self) -> None:
         """Shut it down, killing it if need be."""

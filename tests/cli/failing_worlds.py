@@ -36,3 +36,25 @@ class Chatty(OneInTen):
         sys.stdout.write("line\n" * 60_000)
         sys.stdout.write(f"the last of {self.seed}\n")
         return StepResult({"seed": self.seed}, 1.0, terminated=True)
+
+
+class OneInThree(OneInTen):
+    """Draws its own seeds; fails with those that 3 divides."""
+
+    def step(self, action: Dict) -> StepResult[Dict]:
+        if self.seed % 3 == 0:
+            raise RuntimeError(f"cannot go on with {self.seed}")
+        return StepResult({"seed": self.seed}, 1.0, terminated=True)
+
+
+class Tasked(OneInTen):
+    """Fails with the seventh task."""
+
+    def reset(self, seed: int = 0, which: int = 0) -> Dict:
+        self.which = which
+        return {"which": which}
+
+    def step(self, action: Dict) -> StepResult[Dict]:
+        if self.which == 6:
+            raise RuntimeError("cannot go on with this task")
+        return StepResult({}, 1.0, terminated=True)

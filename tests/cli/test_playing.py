@@ -36,7 +36,8 @@ async def test_the_failures_of_a_served_environment_are_in_a_table_and_its_log()
     [failure] = json.loads(report.stdout)["failures"]
     assert failure | {"reason": ""} == {
         "status": "env_error", "code": "environment_raised", "reason": "", "count": 4,
-        "first_episode": 3, "log_tail": None, "seed": 3, "task_id": None, "command": None,
+        "first_episode": 3, "log_tail": None, "seed": 3, "task_id": None,
+        "command": f"openenv-async rollout {server.url} --episodes 40 --seed 0 --only 3",
     }  # fmt: skip
     assert failure["reason"].endswith("RuntimeError: cannot go on with 3")
     # Two runs of four failures: each traceback once, each counted by its code.

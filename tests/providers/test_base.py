@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 
 import pytest
 
 from openenv_async.errors import WorkerDied
-from openenv_async.providers.base import Provider, Worker, WorkerExit, with_log_tail
+from openenv_async.providers.base import Provider, Worker, WorkerExit, new_lines, with_log_tail
 
 
 class Plain(Worker):
@@ -96,3 +97,45 @@ def test_a_provider_has_to_say_how() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Worker("x", "http://a")  # type: ignore[abstract] # the test
     assert (Provider.name, Provider.owns_workers) == ("provider", True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "new"),
+    [
+        ([], ["a", "b"], ["a", "b"]),
+        (["a", "b"], ["a", "b"], []),
+        (["a", "b"], ["a", "b", "c"], ["c"]),
+        (["a", "b", "c"], ["b", "c", "d"], ["d"]),
+        (["a", "a"], ["a", "a", "a"], ["a"]),
+        (["a", "b"], ["x", "y"], ["… some lines are left out here", "x", "y"]),
+        (["a"], [], []),
+    ],
+)
+def test_new_lines_of_a_log_whose_end_is_seen(
+    seen: list[str], now: list[str], new: list[str]
+) -> None:
+    assert new_lines(seen, now) == new
+
+
+async def test_a_log_is_followed_to_the_end_of_its_worker() -> None:
+    class Writing(Worker):
+        lines = ("one", "two")
+
+        async def log_tail(self) -> str:
+            return "\n".join(self.lines)
+
+        async def aclose(self) -> None: ...
+
+    worker = Writing("w", "http://127.0.0.1:1")
+    taken: list[str] = []
+    done = asyncio.Event()
+
+    def take(line: str) -> None:
+        taken.append(line)
+        if line == "last":
+            done.set()
+
+    async with worker.following(take):
+        worker.exited.set_result(WorkerExit("it ended", log_tail="two\nlast"))
+        await done.wait()
+    assert taken in (["one", "two", "last"], ["two", "last"])

@@ -13,6 +13,7 @@ import pytest
 from openenv_async import EnvClient, GenericEnvClient
 from openenv_async.errors import ServerError
 from openenv_async.providers.local_server import LocalServer
+from openenv_async.rollouts import rollout
 
 COUNTING = "tests.rollouts.environments:Counting"
 ROOT = Path(__file__).parents[1]
@@ -113,3 +114,23 @@ async def test_what_it_writes_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         await LocalServer("chatty:Stubborn").__aenter__()
     assert caught.value.log_tail is not None
     assert len(caught.value.log_tail.splitlines()) == 50
+
+
+async def test_lines_are_taken_as_they_come_and_those_of_before() -> None:
+    taken: list[str] = []
+    played = asyncio.Event()
+
+    def take(line: str) -> None:
+        taken.append(line)
+        if line.startswith("playing"):
+            played.set()
+
+    async with LocalServer("tests.cli.failing_worlds:OneInTen") as server:
+        end = server.listen(take)
+        await rollout(server.url, lambda seen: {}, seed=1)
+        await played.wait()
+        end()
+        end()
+        await rollout(server.url, lambda seen: {}, seed=2)
+    assert taken[0] == "the module is imported"
+    assert [line for line in taken if line.startswith("playing")] == ["playing 1"]
