@@ -23,13 +23,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +54,7 @@ CASES: Final[dict[str, list[str]]] = {
     "published every other batch": ["--publish-every", "2"],
     "players as fast as the learner": ["--pace", "1"],
     "players half as fast": ["--pace", "2"],
+    "published by the clock": ["--clock", "--pace", "0.8"],
     "players that stall": ["--stall", "1"],
 }
 """Cases by name: arguments that differ from the usual case."""
@@ -114,6 +116,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--publish-every", type=int, default=1, help="batches of a version")
     parser.add_argument("--max-staleness", type=int, default=1)
     parser.add_argument("--pace", type=float, default=0.5, help="of the learner, players' is 1")
+    parser.add_argument("--clock", action="store_true", help="publish by the clock alone")
     parser.add_argument("--whole", action="store_true", help="the learner counts whole groups only")
     parser.add_argument("--step-time", type=float, default=0.05, help="mean seconds of a step")
     parser.add_argument("--spread", type=float, default=0.5, help="sigma of a step's seconds")
@@ -158,14 +161,19 @@ async def measure(options: argparse.Namespace, source: Any) -> dict[str, Any]:
     groups_given = whole_given = used = 0
     begun = loop.time()
     ages: list[int] = []
-    async with stream_groups(
-        source,
-        policy,
-        group_size=size,
-        concurrency=options.concurrency,
-        max_staleness=most,
-        record=False,
-    ) as groups:
+    async with contextlib.AsyncExitStack() as stack:
+        groups = await stack.enter_async_context(
+            stream_groups(
+                source,
+                policy,
+                group_size=size,
+                concurrency=options.concurrency,
+                max_staleness=most,
+                record=False,
+            )
+        )
+        if options.clock:  # beside the loop below, which does nothing but read
+            await stack.enter_async_context(published_by_the_clock(policy, training))
         for number in range(options.versions * options.publish_every):
             if number == WARM_UP * options.publish_every:
                 waited = learnt = 0.0
@@ -188,6 +196,8 @@ async def measure(options: argparse.Namespace, source: Any) -> dict[str, Any]:
                 used += sum(fresh)
                 taken += all(fresh) or not options.whole
             waited += loop.time() - since
+            if options.clock:
+                continue
             since = loop.time()
             await asyncio.sleep(training)
             learnt += loop.time() - since
@@ -199,10 +209,27 @@ async def measure(options: argparse.Namespace, source: Any) -> dict[str, Any]:
         "thrown": 1 - used / (size * groups_given),
         "whole": whole_given / groups_given,
         "whole_per_second": whole_given / seconds,
-        "waits": waited / (waited + learnt),
+        "waits": math.nan if options.clock else waited / (waited + learnt),
         "pace": whole_given / seconds / per_second,
         "age": statistics.fmean(ages) if ages else 0.0,
     }
+
+
+@contextlib.asynccontextmanager
+async def published_by_the_clock(policy: VersionedPolicy, seconds: float) -> AsyncIterator[None]:
+    """Publish a version every so many seconds, also while the learner waits."""
+
+    async def publish() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            policy.publish()
+
+    publishing = asyncio.create_task(publish())
+    try:
+        yield
+    finally:
+        publishing.cancel()
+        await asyncio.wait([publishing])
 
 
 async def play(options: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,13 @@ from openenv_async.rollouts.run import rollout
 from openenv_async.rollouts.run_folder import RunFolder, RunStatus
 from openenv_async.rollouts.run_journal import EpisodeKey, ResultClass
 from openenv_async.rollouts.sessions import Retry, Source
-from openenv_async.rollouts.streaming import EpisodeStream, GroupStream, stream, stream_groups
+from openenv_async.rollouts.streaming import (
+    EpisodeStream,
+    GroupStream,
+    StreamStatistics,
+    stream,
+    stream_groups,
+)
 from openenv_async.rollouts.summary import Failure, Reservoir, RunWarning, Summary
 from openenv_async.rollouts.tasks import Mixture, Retire, TaskSet
 from openenv_async.rollouts.versions import VersionedPolicy
@@ -54,6 +60,7 @@ __all__ = [
     "RunWarning",
     "Source",
     "Stop",
+    "StreamStatistics",
     "StreamedEpisode",
     "Summary",
     "TaskSet",

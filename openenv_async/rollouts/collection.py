@@ -850,10 +850,13 @@ class _Collection:
     def _fail_one(self, error: BaseException) -> None:
         """Give the next episode the error of a session that could not be opened."""
         begun = self._begin(plays=False)
-        if begun is not None:
-            rollout = begun[1]
-            del self._running[rollout.index]
-            self._take(rollout.ended(status_of(error), error))
+        if begun is None:
+            if self._admission is not None:
+                self._admission.give_back()
+            return
+        rollout = begun[1]
+        del self._running[rollout.index]
+        self._take(rollout.ended(status_of(error), error))
 
     # -- both ---------------------------------------------------------------------------------
 
@@ -877,6 +880,8 @@ class _Collection:
     def _give_stored(self, planned: Planned, key: EpisodeKey) -> None:
         """Deliver a finished episode of before, whose group has a missing one."""
         assert self._run is not None
+        if self._admission is not None:
+            self._admission.joined()
         self._stored.add(planned.index)
         self._results.expect()
         self._run.fetch(planned, key, self._stored_came)

@@ -6,6 +6,9 @@ Rules:
 - The policy may change while episodes run (``VersionedPolicy.publish``, see ``versions``). An
   episode that falls further behind than ``max_staleness`` is cancelled and left out, and that is
   logged. So that few do, one only begins when it can still be used (``admission``).
+- The age of an episode is judged when it is handed over, with its group where there is one. A
+  group with members that are too old is handed over with them, as it is with failures: the
+  others can be trained on. No member is replaced: one of a newer policy would be of another kind.
 - A slow learner delays the episodes: no more than ``max_ahead`` episodes wait for it.
 - A group is ``group_size`` episodes of one task and seed; it is complete when each of them has
   ended, failed or been cancelled.
@@ -15,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any, Generic, Self, Unpack, get_args, overload
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Self, Unpack, get_args, overload
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.renamed import renamed_arguments
@@ -42,9 +47,12 @@ from openenv_async.rollouts.tasks import Tasks, as_source
 from openenv_async.rollouts.versions import Admission, PolicyWatch, WatchedClient
 from openenv_async.types import ActT, ObsT, Outcome, PlainValue
 
-__all__ = ["EpisodeStream", "GroupStream", "stream", "stream_groups"]
+__all__ = ["EpisodeStream", "GroupStream", "StreamStatistics", "stream", "stream_groups"]
 
 log = logging.getLogger("openenv_async.rollouts")
+
+_FEW: Final = 4
+"""Episodes thrown away of which nothing is told yet."""
 
 
 class StreamKeywords(BatchKeywords, total=False):
@@ -57,12 +65,50 @@ class StreamKeywords(BatchKeywords, total=False):
     invalid_actions: InvalidActions | None
 
 
+@dataclass(frozen=True, slots=True)
+class StreamStatistics:
+    """The use that was made of a stream's episodes so far.
+
+    Attributes:
+        begun: episodes that began; one that is played again counts once.
+        used: those that were handed over and are not too old, failures included.
+        stale: those whose policy was too old, handed over with their group or not.
+        left_out: failed ones that were not handed over.
+        unfinished: those that are played, or wait to be read.
+        groups: groups that were handed over.
+        whole_groups: those among them of which no member was too old.
+        waited: seconds for which the reader waited.
+        seconds: from the reader's first wait to the end of its last.
+    """
+
+    begun: int
+    used: int
+    stale: int
+    left_out: int
+    unfinished: int
+    groups: int
+    whole_groups: int
+    waited: float
+    seconds: float
+
+    @property
+    def waste(self) -> float:
+        """Share of the episodes thrown away for their age, of those that came to their end."""
+        ended = self.used + self.stale + self.left_out
+        return self.stale / ended if ended else 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time for which the reader waited."""
+        return self.waited / self.seconds if self.seconds else 0.0
+
+
 class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, ActT]):
     """A stream of episodes: iterate over it, and close it.
 
     Attributes:
         summary: of every episode that ended, failures included.
-        stale: episodes left out because their policy became too old.
+        stale: episodes thrown away because their policy became too old.
         left_out: failed episodes that were not handed over.
     """
 
@@ -80,6 +126,12 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
         self.summary = summary
         self.stale = 0
         self.left_out = 0
+        self._used = 0
+        self._groups = 0
+        self._whole_groups = 0
+        self._waited = 0.0
+        self._since: float | None = None
+        self._until = 0.0
         self._outcomes = outcomes
         self._watch = watch
         self._partial = partial
@@ -102,55 +154,99 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
                 self._admission.asked()
             if self._coming is None:
                 self._coming = asyncio.create_task(_next(self._outcomes), name="openenv-stream")
-            # A reader whose wait times out ends the wait, not the stream.
-            outcome = await asyncio.shield(self._coming)
+            asked = _loop_time()
+            if self._since is None:
+                self._since = asked
+            try:
+                # A reader whose wait times out ends the wait, not the stream.
+                outcome = await asyncio.shield(self._coming)
+            finally:
+                self._until = _loop_time()
+                self._waited += self._until - asked
             self._coming = None
             if outcome is None:
                 raise StopAsyncIteration
             if self._receipt is not None:  # from here on nothing is awaited
                 self._receipt.note(outcome)
             episode = self._watch.episode(outcome)
-            if episode.stale:
-                self.stale += 1
-                self._tell_stale()
+            if self._in_groups:
+                return episode
+            self._note([episode])
             if self._is_wanted(episode):
-                if not self._in_groups:
-                    self.handed_over(1)
+                if self._admission is not None:
+                    self._admission.read(1)
                 return episode
             if not episode.stale:
                 self.left_out += 1
+                self._used -= 1
             if self._admission is not None:
                 self._admission.dropped()
 
+    def statistics(self) -> StreamStatistics:
+        """Return the use that was made of the episodes so far."""
+        return StreamStatistics(
+            begun=self._watch.begun,
+            used=self._used,
+            stale=self.stale,
+            left_out=self.left_out,
+            unfinished=len(self._watch.begun_at),
+            groups=self._groups,
+            whole_groups=self._whole_groups,
+            waited=self._waited,
+            seconds=0.0 if self._since is None else self._until - self._since,
+        )
+
+    def _note(self, members: list[StreamedEpisode[ObsT, ActT]]) -> None:
+        """Count the episodes of a group, or one by itself, and the time that they took."""
+        begun, ended = math.inf, -math.inf
+        stale = 0
+        for episode in members:
+            at = self._watch.begun_at.pop(episode.outcome.index, None)
+            if at is not None:
+                begun = min(begun, at)
+                ended = max(ended, at + episode.outcome.duration)
+            stale += episode.stale
+        if self._admission is not None and ended > begun:
+            self._admission.pace.played(ended - begun, stale > 0)
+        self._used += len(members) - stale
+        self.stale += stale
+        if stale:
+            self._tell_stale()
+
     def _is_wanted(self, episode: StreamedEpisode[ObsT, ActT]) -> bool:
         if episode.stale:
-            return self._in_groups
+            return False
         return episode.usable or self._failures or (self._partial and episode.partial)
 
     def _tell_stale(self) -> None:
-        """Log the first episode that is too old, and each time that they have doubled."""
-        if self.stale < 2 * self._told:
+        """Log that more than a quarter is too old, and again each time that these have doubled."""
+        ended = self._used + self.stale + self.left_out
+        if self.stale < max(_FEW, 2 * self._told) or self.stale <= ended / 4:
             return
         self._told = self.stale
+        remedy = "" if self._admission is None else f"; {self._admission.pace.remedy()}"
         log.warning(
-            "%d of %d episodes are thrown away: the policy moved on by more than max_staleness"
-            " versions while they were played or waited to be read; play fewer at once"
-            " (concurrency), publish less often or allow more",
+            "%d of %d episodes (%.0f %%) are thrown away: the policy moved on by more than"
+            " max_staleness versions while they were played or waited to be read%s",
             self.stale,
-            self.summary.episodes,
+            ended,
+            100 * self.stale / ended,
+            remedy,
         )
 
     def in_groups(self) -> None:
-        """Leave out no stale episodes from now on: groups are to be whole.
-
-        The maker of the groups tells when one is handed over.
-        """
+        """Leave out no episodes from now on: the maker of groups hands them over."""
         self._in_groups = self._watch.in_groups = True
 
-    def handed_over(self, count: int) -> None:
-        """Note that the reader was given that many episodes."""
+    def hand_over(self, members: list[StreamedEpisode[ObsT, ActT]]) -> None:
+        """Note that the reader is given a group, and which of its members are too old by now."""
+        for episode in members:
+            self._watch.judge(episode)
+        self._note(members)
+        self._groups += 1
+        self._whole_groups += not any(episode.stale for episode in members)
         if self._admission is not None:
-            self._admission.read(count)
+            self._admission.read(len(members))
 
     async def aclose(self) -> None:
         """Cancel the episodes that run and close every session; idempotent."""
@@ -164,6 +260,11 @@ class EpisodeStream(AsyncIterator[StreamedEpisode[ObsT, ActT]], Generic[ObsT, Ac
                     coming.exception()  # of no interest to the caller that closes
         finally:
             await self._outcomes.aclose()
+
+
+def _loop_time() -> float:
+    """Seconds of the clock of the loop that runs."""
+    return asyncio.get_running_loop().time()
 
 
 async def _next(
@@ -199,8 +300,12 @@ class GroupStream(AsyncIterator[EpisodeGroup[ObsT, ActT]], Generic[ObsT, ActT]):
             if len(members) == self._size:
                 del self._open[episode.group]
                 members.sort(key=lambda episode: episode.member)
-                self.episodes.handed_over(len(members))
+                self.episodes.hand_over(members)
                 return EpisodeGroup(episode.group, members)
+
+    def statistics(self) -> StreamStatistics:
+        """Return the use that was made of the groups and their episodes so far."""
+        return self.episodes.statistics()
 
     async def aclose(self) -> None:
         """Cancel the episodes that run and close every session; idempotent."""
@@ -293,10 +398,10 @@ def stream(
     summary = summary if summary is not None else Summary(episodes)
     if invalid_actions is not None and invalid_actions not in get_args(InvalidActions):
         raise ValueError(f"invalid_actions must be 'keep' or 'mask', got {invalid_actions!r}")
-    watch = PolicyWatch(policy, group_size, max_staleness, invalid_actions)
+    watch = PolicyWatch(policy, group_size, max_staleness, invalid_actions, _loop_time)
     admission = None
     if max_staleness is not None:
-        admission = Admission(lambda: watch.version, group_size, max_staleness)
+        admission = Admission(lambda: watch.version, group_size, max_staleness, _loop_time)
     sessions = sessions_of(
         source, connections=connections, token=token, params=params, entry="stream()"
     )

@@ -14,6 +14,10 @@ Rules:
   which the last version counts for three tenths. Until then it is taken to be no more than what it
   has read and asks for; without any staleness allowed, half as many again, since episodes would
   else be played one after the other.
+- A learner that publishes while its reader waits does not wait for episodes: its versions come by
+  the clock. Then a group that would probably be too old when it ends waits for the next version,
+  where more groups come whole in the same time by that. The seconds that groups took decide, and
+  those between versions.
 - A reader that waits for an episode gets one: if none is under way, the next begins.
 - No admission is kept by who waits for a session: one that has a session takes it over.
 """
@@ -21,8 +25,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections import deque
 from collections.abc import Callable
-from math import ceil
 from typing import Any, Final
 
 from openenv_async.errors import OperationCancelled
@@ -35,7 +41,15 @@ from openenv_async.types import ActT, ObsT, Outcome
 __all__ = ["Admission", "PolicyWatch", "VersionedPolicy", "WatchedClient"]
 
 _NEWEST: Final = 0.3
-"""Weight of the last version in the number of episodes that are read for one."""
+"""Weight of the last version in what is known of the learner's pace."""
+_SPANS: Final = 64
+"""Groups whose seconds are kept."""
+_OVERDUE: Final = 1.5
+"""Intervals after which a version is not to be expected at its time."""
+_LOOKS: Final = 16
+"""Times that an overdue version is looked for in one interval."""
+_SOONEST: Final = 0.05
+"""Seconds between two looks at least, however often versions come."""
 
 
 class VersionedPolicy:
@@ -84,7 +98,12 @@ class VersionedPolicy:
 
 
 class PolicyWatch:
-    """The policy that a stream's episodes share, and the versions that acted."""
+    """The policy that a stream's episodes share, and the versions that acted.
+
+    Attributes:
+        begun: episodes that have begun.
+        begun_at: time of the clock at which each of them began that was not handed over yet.
+    """
 
     def __init__(
         self,
@@ -92,7 +111,11 @@ class PolicyWatch:
         size: int,
         max_staleness: int | None,
         invalid_actions: InvalidActions | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.begun = 0
+        self.begun_at: dict[int, float] = {}
+        self._clock = clock
         self._policy = policy
         self._invalid_actions = invalid_actions
         self._size = size
@@ -115,8 +138,10 @@ class PolicyWatch:
         return bind(self._policy, turn.index)(observation, turn)
 
     def for_episode(self, index: int) -> Callable[[Any, Turn], Any]:
-        """Return the policy of one episode, with notes of its versions."""
+        """Return the policy of one episode, with notes of its beginning and its versions."""
         decide = bind(self._policy, index)
+        self.begun += index not in self.begun_at
+        self.begun_at.setdefault(index, self._clock())
         versions = self._versions[index] = []
         if not self._versioned:
             return decide
@@ -165,6 +190,11 @@ class PolicyWatch:
         outcome.group, outcome.member = group, member
         return StreamedEpisode(outcome, group, member, versions, stale, self._invalid_actions)
 
+    def judge(self, episode: StreamedEpisode[Any, Any]) -> None:
+        """Mark an episode that has become too old since it ended."""
+        if episode.versions and self.too_old(episode.versions[0]):
+            episode.stale = True
+
 
 class WatchedClient:
     """A client whose episode ends when its policy is too old."""
@@ -210,6 +240,126 @@ class WatchedClient:
         return await self._client.step(action)
 
 
+class Pace:
+    """The measured pace of a learner, and of the groups of episodes that it reads.
+
+    Args:
+        version: tells the version of the policy.
+        max_staleness: versions that an episode may be behind when it is read.
+        clock: tells the time in seconds.
+
+    Attributes:
+        rate: episodes read for one version; ``None`` before the first was published.
+        interval: seconds between two versions; ``None`` before the second was published.
+        by_the_clock: the last version was published while a reader waited.
+    """
+
+    def __init__(
+        self, version: Callable[[], int], max_staleness: int, clock: Callable[[], float]
+    ) -> None:
+        self.rate: float | None = None
+        self.interval: float | None = None
+        self.by_the_clock = False
+        self._version = version
+        self._max_staleness = max_staleness
+        self._clock = clock
+        self._known = version()
+        self._published: float | None = None
+        self._spans: deque[tuple[float, bool]] = deque(maxlen=_SPANS)
+        self._latest = math.inf
+
+    @property
+    def batch(self) -> int:
+        """Episodes that the learner reads for one version; 0 while that is not known."""
+        return 0 if self.rate is None else math.ceil(self.rate - 1e-6)
+
+    @property
+    def since(self) -> float:
+        """Seconds since the last version was noticed."""
+        return 0.0 if self._published is None else self._clock() - self._published
+
+    def notice(self, read: int, waits: bool) -> bool:
+        """Learn from a new version, and tell whether there is one.
+
+        Args:
+            read: episodes read for the last one.
+            waits: whether the reader waits.
+        """
+        version = self._version()
+        if version == self._known:
+            return False
+        passed, self._known = version - self._known, version
+        if passed > 0:  # else the learner went back to an earlier one, which tells nothing
+            if read or self.rate is not None:
+                self.rate = _mean(self.rate, read / passed)
+            if self._published is not None:
+                self.interval = _mean(self.interval, self.since / passed)
+        self._published = self._clock()
+        self.by_the_clock = waits
+        self._decide()
+        return True
+
+    def played(self, seconds: float, stale: bool) -> None:
+        """Note how long a group took from its first reset to its last end.
+
+        Args:
+            seconds: how long.
+            stale: it was too old by then, or cancelled for its age.
+        """
+        self._spans.append((seconds, stale))
+        self._decide()
+
+    def ends_in_time(self) -> bool:
+        """Tell whether it is worth while that a group begins now, not with the next version."""
+        if not self.by_the_clock or self.interval is None:
+            return True  # the learner waits for its episodes, and publishes no version before
+        since = self.since
+        return since <= self._latest or since > _OVERDUE * self.interval
+
+    def look_again(self) -> float | None:
+        """Return the seconds until a version may be there that nobody tells of."""
+        if not self.by_the_clock or self.interval is None:
+            return None
+        return max(self.interval - self.since, self.interval / _LOOKS, _SOONEST)
+
+    def remedy(self) -> str:
+        """Return what to do against episodes that are too old, in numbers as far as known."""
+        if self.interval and self._spans:
+            slow = sorted(seconds for seconds, _ in self._spans)[int(0.9 * len(self._spans))]
+            needed = math.ceil(slow / self.interval)
+            if needed > self._max_staleness:
+                return (
+                    f"one in ten takes {slow:.3g} s or longer, a version {self.interval:.3g} s:"
+                    f" allow max_staleness={needed}, or publish less often"
+                )
+        return "play fewer at once (concurrency), publish less often or allow more"
+
+    def _decide(self) -> None:
+        """Set the seconds after a version until which it is worth while to begin a group.
+
+        Of the groups that ended in time, a share p would still do so if begun now. With m the mean
+        of their seconds and w those to the next version, p groups in m seconds are weighed against
+        one in m + w. Nothing is gained by waiting while p is 1.
+        """
+        self._latest = math.inf
+        if not self._spans or self.interval is None:
+            return
+        usable = (self._max_staleness + 1) * self.interval
+        ended = sorted(span for span, stale in self._spans if span <= usable and not stale)
+        if not ended:
+            self._latest = self.interval / _LOOKS  # a few, to see whether it is still so
+            return
+        mean = math.fsum(ended) / len(ended)
+        self._latest = usable - ended[-1]
+        for number, span in enumerate(ended[:-1], 1):
+            worth = mean + self.interval - mean * len(ended) / number
+            self._latest = max(self._latest, min(usable - span, worth))
+
+
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + _NEWEST * (value - mean)
+
+
 class Admission:
     """Admission of one stream's episodes.
 
@@ -219,13 +369,22 @@ class Admission:
         version: tells the version of the policy.
         size: episodes of a group.
         max_staleness: versions that an episode may be behind when it is read.
+        clock: tells the time in seconds, as the event loop does.
+
+    Attributes:
+        pace: the measured pace.
     """
 
-    def __init__(self, version: Callable[[], int], size: int, max_staleness: int) -> None:
-        self._version = version
+    def __init__(
+        self,
+        version: Callable[[], int],
+        size: int,
+        max_staleness: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pace = Pace(version, max_staleness, clock)
         self._size = size
         self._max_staleness = max_staleness
-        self._known = version()
         self._outstanding = 0
         """Episodes of groups that were admitted and not read yet, begun or not."""
         self._owed = 0
@@ -233,11 +392,12 @@ class Admission:
         self._granted = 0
         """Those among them whose task has no session yet."""
         self._read = 0
-        self._rate: float | None = None
         self._wanted = size
         self._reader_waits = False
         self._closed = False
-        self._changed = asyncio.Event()
+        self._waiting: tuple[dict[asyncio.Future[None], None], ...] = ({}, {})
+        """Tasks without a session that wait, and those with one, each in their order."""
+        self._timer: asyncio.TimerHandle | None = None
 
     # -- the episodes' side -------------------------------------------------------------------
 
@@ -248,9 +408,18 @@ class Admission:
             ready: the caller has a session to play it on. One that has not opens it, and then
                 has to ``claim`` the episode.
         """
+        waiting = self._waiting[ready]
         while not self._admits(ready):
-            self._changed.clear()
-            await self._changed.wait()
+            woken = asyncio.get_running_loop().create_future()
+            waiting[woken] = None
+            self._look_again()
+            try:
+                await woken
+            except asyncio.CancelledError:
+                waiting.pop(woken, None)
+                self._wake()  # this wake-up may have been meant for another
+                raise
+        self._wake()
 
     def claim(self) -> bool:
         """Tell whether the episode is still there that was admitted before a session was open."""
@@ -264,12 +433,16 @@ class Admission:
     def give_back(self) -> None:
         """Note that an admitted episode does not begin, or begins again later."""
         self._owed += 1
-        self._changed.set()
+        self._wake()
+
+    def joined(self) -> None:
+        """Note that an episode waits to be read that was played before, and not admitted."""
+        self._outstanding += 1
 
     def close(self) -> None:
         """Admit every further call: there are no more episodes."""
         self._closed = True
-        self._changed.set()
+        self._wake()
 
     def _admits(self, ready: bool) -> bool:
         if self._closed:
@@ -283,9 +456,7 @@ class Admission:
             self._outstanding += self._size
             self._owed = self._size
         self._owed -= 1
-        if not ready:
-            self._granted += 1
-            self._changed.set()  # others may have a session for it
+        self._granted += not ready
         return True
 
     def _may_begin(self) -> bool:
@@ -294,14 +465,34 @@ class Admission:
             return True
         if self._reader_waits and self._outstanding <= 0:
             return True
-        batch = max(self._batch, self._wanted)
+        batch = max(self.pace.batch, self._wanted)
         last = self._read + self._outstanding + self._size - 1
-        return last // batch <= self._max_staleness
+        return last // batch <= self._max_staleness and self.pace.ends_in_time()
 
-    @property
-    def _batch(self) -> int:
-        """Episodes that the learner reads for one version; 0 while that is not known."""
-        return 0 if self._rate is None else ceil(self._rate - 1e-6)
+    def _wake(self) -> None:
+        """Have the next task that waits ask again, if it is admitted; it wakes the one after it."""
+        without, ready = self._waiting
+        if ready and (self._granted or self._may_begin()):
+            waiting = ready
+        elif without and self._may_begin():
+            waiting = without
+        else:
+            self._look_again()
+            return
+        woken = next(iter(waiting))
+        del waiting[woken]
+        if woken.done():  # its task is cancelled, and wakes the next
+            return
+        woken.set_result(None)
+
+    def _look_again(self) -> None:
+        """Set the timer that looks for a version of which nobody tells, while a task waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        seconds = self.pace.look_again()
+        if seconds is not None and not self._closed and any(self._waiting):
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wake)
 
     # -- the reader's side --------------------------------------------------------------------
 
@@ -309,10 +500,10 @@ class Admission:
         """Note that the reader waits for the next episode."""
         self._notice()
         self._reader_waits = True
-        blind = self._rate is None and not self._max_staleness
+        blind = self.pace.rate is None and not self._max_staleness
         more = self._read // 2 if blind else 0
         self._wanted = max(self._wanted, self._read + max(more, self._size))
-        self._changed.set()
+        self._wake()
 
     def read(self, count: int) -> None:
         """Note that the reader was given that many episodes."""
@@ -320,22 +511,15 @@ class Admission:
         self._reader_waits = False
         self._outstanding -= count
         self._read += count
-        self._changed.set()
+        self._wake()
 
     def dropped(self) -> None:
         """Note that an episode ended that the reader is not given."""
         self._outstanding -= 1
-        self._changed.set()
+        self._wake()
 
     def _notice(self) -> None:
-        """Learn from a new version how many episodes are read for one."""
-        version = self._version()
-        if version == self._known:
-            return
-        passed = version - self._known
-        if passed > 0 and (self._read or self._rate is not None):
-            rate = self._read / passed
-            self._rate = rate if self._rate is None else self._rate + _NEWEST * (rate - self._rate)
-        self._known = version
-        self._read = 0
-        self._wanted = self._size
+        """Begin to count anew with a new version."""
+        if self.pace.notice(self._read, self._reader_waits):
+            self._read = 0
+            self._wanted = self._size

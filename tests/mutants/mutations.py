@@ -548,14 +548,32 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an episode that is dropped stays under way",
         "openenv_async/rollouts/versions.py",
-        ("        self._outstanding -= 1\n        self._changed.set()\n\n    def _notice"),
-        ("        pass\n        self._changed.set()\n\n    def _notice"),
+        ("        self._outstanding -= 1\n        self._wake()\n\n    def _notice"),
+        ("        pass\n        self._wake()\n\n    def _notice"),
+    ),
+    Mutation(
+        "an episode waits for the session of the task that it was admitted for",
+        "openenv_async/rollouts/versions.py",
+        "            if not ready or not self._granted:\n",
+        "            if True:\n",
+    ),
+    Mutation(
+        "a group begins however late it would end",
+        "openenv_async/rollouts/versions.py",
+        "return since <= self._latest or since > _OVERDUE * self.interval",
+        "return True",
+    ),
+    Mutation(
+        "the youngest episode is handed over first",
+        "openenv_async/rollouts/collection.py",
+        "    return outcome.index\n",
+        "    return -outcome.index\n",
     ),
     Mutation(
         "a new version is not noticed",
         "openenv_async/rollouts/versions.py",
-        ("        self._known = version\n        self._read = 0"),
-        ("        pass\n        self._read = 0"),
+        "        if version == self._known:\n            return False\n",
+        "        if version >= self._known:\n            return False\n",
     ),
     Mutation(
         "an outcome is not counted",
