@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from openenv_async.client.env import EnvClient
 from openenv_async.deadlines import wait_uncancelled
@@ -21,6 +22,8 @@ from openenv_async.rollouts.collection import (
     collect,
     collect_all,
 )
+from openenv_async.rollouts.schedule import Schedule
+from openenv_async.rollouts.sessions import sessions_of
 from openenv_async.rollouts.streaming import (
     EpisodeStream,
     GroupStream,
@@ -28,6 +31,8 @@ from openenv_async.rollouts.streaming import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.tasks import Tasks, TaskSource, as_source
+from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import ActT, ObsT, Outcome, StateT, Task
 
 __all__ = ["ClientT", "Mapped", "PlayingPool", "mapped"]
@@ -202,6 +207,7 @@ class PlayingPool(ABC, Generic[ClientT]):
         )
         return outcomes
 
+    @overload
     def map(
         self,
         function: Callable[[ClientT, ItemT], Awaitable[ValueT]],
@@ -209,7 +215,27 @@ class PlayingPool(ABC, Generic[ClientT]):
         *,
         concurrency: int = 64,
         **session: Any,
-    ) -> AsyncGenerator[Mapped[ItemT, ValueT], None]:
+    ) -> AsyncGenerator[Mapped[ItemT, ValueT], None]: ...
+
+    @overload
+    def map(
+        self,
+        function: Callable[[ClientT, Task], Awaitable[ValueT]],
+        *,
+        tasks: Tasks,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> AsyncGenerator[Mapped[Task, ValueT], None]: ...
+
+    def map(
+        self,
+        function: Callable[[ClientT, Any], Awaitable[ValueT]],
+        items: Iterable[Any] | None = None,
+        *,
+        tasks: Tasks | None = None,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> AsyncGenerator[Mapped[Any, ValueT], None]:
         """Call ``await function(env, item)`` for every item, each with an environment of its own.
 
         Results come as they are made. An exception of the function is in its result. Leaving the
@@ -218,14 +244,93 @@ class PlayingPool(ABC, Generic[ClientT]):
         Args:
             function: async; the environment is its own until it returns.
             items: are taken as they are needed.
+            tasks: instead of items, as for ``rollouts.collect``: the items are ``Task``, and
+                ``env.reset(**task.reset_options)`` begins an episode of one.
             concurrency: calls at once, as far as the pool has slots.
             session: of ``session``.
+
+        Raises:
+            TypeError: there are neither items nor tasks, or both.
         """
         make: Callable[[], ClientT] = functools.partial(self.session, **session)
-        return mapped(make, function, items, concurrency)
+        if (items is None) == (tasks is None):
+            raise TypeError("map() is over items or over tasks=: give one of them")
+        if tasks is None:
+            assert items is not None
+            return mapped(make, function, items, concurrency)
+        sessions = sessions_of(self, connections=None, token=None, params=None, entry="map()")
+        return mapped_tasks(make, function, as_source(tasks), sessions, concurrency)
 
 
-async def mapped(
+class _Items(Generic[ItemT]):
+    """Items in their order.
+
+    Attributes:
+        count: how many there are, where known.
+    """
+
+    def __init__(self, items: Iterable[ItemT]) -> None:
+        self.count = len(items) if isinstance(items, Sequence) else None
+        self._left = iter(enumerate(items))
+
+    async def next(self) -> tuple[int, ItemT] | None:
+        """Return the next item with its number; ``None``: there are no more."""
+        return next(self._left, None)
+
+    def done(self, index: int) -> None:
+        """Note that the reader was given the result of an item."""
+
+
+class _TaskItems:
+    """The tasks of a schedule, as items."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.count = schedule.total
+        self._schedule = schedule
+
+    async def next(self) -> tuple[int, Task] | None:
+        """Return the next task with its number; ``None``: there are no more."""
+        while await self._schedule.ready():
+            planned = self._schedule.take()
+            if planned is not None and planned.task is not None:
+                return planned.index, planned.task
+        return None
+
+    def done(self, index: int) -> None:
+        """Note that the reader was given the result of a task."""
+        self._schedule.done(index)
+
+
+async def mapped_tasks(
+    session: Callable[[], OneT],
+    function: Callable[[OneT, Task], Awaitable[ValueT]],
+    source: TaskSource,
+    sessions: TargetSessions,
+    concurrency: int,
+) -> AsyncGenerator[Mapped[Task, ValueT], None]:
+    """Call ``await function(client, task)`` for every task; yield results as they are made.
+
+    Args:
+        session, function, concurrency: as for ``mapped``.
+        source: of the tasks; an error of theirs is raised after the results of those before.
+        sessions: of the pool, to ask for its environment's tasks.
+    """
+    schedule = Schedule(episodes=None, source=source, ahead=check_count("concurrency", concurrency))
+    async with sessions:
+        try:
+            await schedule.open(sessions)
+            async with contextlib.aclosing(
+                _mapped(session, function, _TaskItems(schedule), concurrency)
+            ) as results:
+                async for result in results:
+                    yield result
+            if schedule.error is not None:
+                raise schedule.error
+        finally:
+            await schedule.aclose()
+
+
+def mapped(
     session: Callable[[], OneT],
     function: Callable[[OneT, ItemT], Awaitable[ValueT]],
     items: Iterable[ItemT],
@@ -239,19 +344,28 @@ async def mapped(
         items: are taken as they are needed; an error of theirs ends everything.
         concurrency: calls at once.
     """
+    return _mapped(session, function, _Items(items), concurrency)
+
+
+async def _mapped(
+    session: Callable[[], OneT],
+    function: Callable[[OneT, ItemT], Awaitable[ValueT]],
+    items: _Items[ItemT] | _TaskItems,
+    concurrency: int,
+) -> AsyncGenerator[Mapped[ItemT, ValueT], None]:
     concurrency = check_count("concurrency", concurrency)
     if not callable(function):
         raise TypeError(f"function must be callable, got {function!r}")
     results: Results[Mapped[ItemT, ValueT]] = Results(2 * concurrency)
-    left = iter(enumerate(items))
-    limit = min(concurrency, len(items)) if isinstance(items, Sequence) else concurrency
+    limit = concurrency if items.count is None else min(concurrency, items.count)
 
     async def work() -> None:
-        for index, item in left:
-            made: Mapped[ItemT, ValueT] = Mapped(index, item)
+        while (found := await items.next()) is not None:
+            index, item = found
+            made: Mapped[Any, ValueT] = Mapped(index, item)
             try:
                 async with session() as client:
-                    made.value = await function(client, item)
+                    made.value = await function(client, made.item)
             except Exception as exc:
                 made.error = exc
             results.put(made)
@@ -265,6 +379,7 @@ async def mapped(
         task.add_done_callback(lambda _: results.wake())
     try:
         while (result := await results.next(over)) is not None:
+            items.done(result.index)
             yield result
         for task in tasks:
             task.result()  # what iterating over ``items`` raised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from openenv_async.providers.base import Provider
 from openenv_async.providers.static import Finder
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.collection import BatchKeywords, CollectKeywords
+from openenv_async.rollouts.tasks import Tasks
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import Target
 from openenv_async.types import ActT, ObsT, Outcome, StateT, Task
@@ -249,6 +251,7 @@ class SyncEnvPool(Generic[ClientT]):
             self.pool.group(policy, episodes, seed=seed, task=task, **options)
         )
 
+    @overload
     def map(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
         function: Callable[[SyncEnvClient[ActT, ObsT, StateT], ItemT], ValueT],
@@ -256,9 +259,64 @@ class SyncEnvPool(Generic[ClientT]):
         *,
         concurrency: int = 64,
         **session: Any,
-    ) -> Iterator[Mapped[ItemT, ValueT]]:
-        """Call ``function(env, item)`` for every item, in threads; results as they are made."""
+    ) -> Iterator[Mapped[ItemT, ValueT]]: ...
 
+    @overload
+    def map(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        function: Callable[[SyncEnvClient[ActT, ObsT, StateT], Task], ValueT],
+        *,
+        tasks: Tasks,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> Iterator[Mapped[Task, ValueT]]: ...
+
+    def map(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        function: Callable[[SyncEnvClient[ActT, ObsT, StateT], Any], ValueT],
+        items: Iterable[Any] | None = None,
+        *,
+        tasks: Tasks | None = None,
+        concurrency: int = 64,
+        **session: Any,
+    ) -> Iterator[Mapped[Any, ValueT]]:
+        """Call ``function(env, item)`` for every item, in threads; results as they are made.
+
+        Args:
+            function: gets an environment of its own, and the item.
+            items: what it is called for.
+            tasks: instead of items, as for ``EnvPool.map``.
+            concurrency: threads.
+            session: of ``session``.
+        """
+        if tasks is None and items is not None:
+            return self._map(function, items, concurrency, session)
+        return self._map_tasks(function, items, tasks, concurrency, session)
+
+    def _map_tasks(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        function: Callable[[SyncEnvClient[ActT, ObsT, StateT], Any], ValueT],
+        items: Any,
+        tasks: Any,
+        concurrency: int,
+        session: Mapping[str, Any],
+    ) -> Iterator[Mapped[Any, ValueT]]:
+        with concurrent.futures.ThreadPoolExecutor(concurrency, "openenv-map") as threads:
+
+            async def call(env: EnvClient[ActT, ObsT, StateT], task: Task) -> ValueT:
+                loop, blocking = asyncio.get_running_loop(), SyncEnvClient.wrap(env)
+                return await loop.run_in_executor(threads, function, blocking, task)
+
+            made: Any = self.pool.map(call, items, tasks=tasks, concurrency=concurrency, **session)
+            yield from _iterate(made)
+
+    def _map(
+        self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
+        function: Callable[[SyncEnvClient[ActT, ObsT, StateT], ItemT], ValueT],
+        items: Iterable[ItemT],
+        concurrency: int,
+        session: Mapping[str, Any],
+    ) -> Iterator[Mapped[ItemT, ValueT]]:
         def call(index: int, item: ItemT) -> Mapped[ItemT, ValueT]:
             made: Mapped[ItemT, ValueT] = Mapped(index, item)
             try:

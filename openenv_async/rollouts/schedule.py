@@ -243,8 +243,12 @@ class Schedule:
         if self._tasks is not None:
             self._member_ended(outcome.index // self._size, outcome)
 
+    def done(self, index: int) -> None:
+        """Note that the reader was given what came of a task, which has no outcome."""
+        self._member_ended(index // self._size, None)
+
     def _member_ended(self, number: int, outcome: Outcome | None) -> None:
-        """Note the end of a member of a group; ``None``: it was not to be played."""
+        """Note the end of a member of a group; ``None``: it has no outcome."""
         group = self._groups.get(number)
         if group is None or self._tasks is None:
             return

@@ -170,7 +170,7 @@ async def test_a_wrong_action_ends_the_collection() -> None:
         with pytest.raises(ValueError, match="belongs to the URLs"):
             pool.collect(one, 1, token="x")  # type: ignore[call-arg]  # a URL's
         with pytest.raises(ValueError, match="retry must be one of"):
-            pool.collect(one, 1, retry="always")  # type: ignore[arg-type]  # no such word
+            pool.collect(one, 1, retry="sometimes")  # type: ignore[arg-type]  # no such word
 
 
 async def test_leaving_a_collection_gives_everything_back() -> None:

@@ -239,6 +239,62 @@ async def test_every_way_to_play_takes_tasks() -> None:
         assert await asyncio.to_thread(blocking_ids, url) == [row["id"] for row in ROWS]
 
 
+async def test_a_function_is_called_for_every_task() -> None:
+    async def goal(env: Any, task: Task) -> int:
+        result = await env.reset(**task.reset_options)
+        if task.id == "t3":
+            raise RuntimeError("unlucky")
+        return int(result.observation["goal"])
+
+    def blocking(url: str) -> list[Any]:
+        with SyncEnvPool.from_url(url) as pool:
+            return list(
+                pool.map(
+                    lambda env, task: env.reset(**task.reset_options).observation["goal"],
+                    tasks=ROWS,
+                    concurrency=2,
+                )
+            )
+
+    source = TaskSet(Rows(ROWS))
+    async with serve(Sums) as url, EnvPool.from_url(url) as pool:
+        found = {made.item.id: made async for made in pool.map(goal, tasks=source, concurrency=2)}
+        both: dict[str, Any] = {"items": [1], "tasks": ROWS}
+        neither: dict[str, Any] = {}
+        for wrong in (both, neither):
+            with pytest.raises(TypeError, match="over items or over tasks=: give one of them"):
+                pool.map(goal, **wrong)
+        made = await asyncio.to_thread(blocking, url)
+    assert {name: each.value for name, each in found.items()} == {
+        "t1": 1, "t2": 2, "t3": None, "t4": 4, "t5": 5,
+    }  # fmt: skip
+    assert str(found["t3"].error) == "unlucky"
+    assert source.position()["finished"] == 5
+    assert sorted((each.item.id, each.value) for each in made) == [
+        (row["id"], row["goal"]) for row in ROWS
+    ]
+
+
+async def test_map_gives_the_results_before_an_error_of_the_tasks() -> None:
+    def rows() -> Iterator[Any]:
+        yield from ROWS[:3]
+        raise RuntimeError("the generator broke")
+
+    seen: list[str] = []
+
+    async def play(pool: Any) -> None:
+        async def name(env: Any, task: Task) -> str:
+            return task.id
+
+        async for made in pool.map(name, tasks=rows()):
+            seen.append(made.unwrap())  # noqa: PERF401 # what came before the error is wanted
+
+    async with serve(Sums) as url, EnvPool.from_url(url) as pool:
+        with pytest.raises(InvalidTasks, match="the generator broke"):
+            await play(pool)
+    assert sorted(seen) == ["t1", "t2", "t3"]
+
+
 def blocking_ids(url: str) -> list[str]:
     with SyncEnvPool.from_url(url) as pool:
         return sorted(o.task.id for o in pool.collect(move, tasks=ROWS) if o.task)
