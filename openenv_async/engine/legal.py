@@ -13,7 +13,7 @@ from openenv_async.errors import InvalidObservation
 from openenv_async.models.results import Extracted, ResultReader, is_awaitable
 from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS
 
-__all__ = ["LegalActionsFailed", "LegalReader"]
+__all__ = ["LegalActionsFailed", "LegalReader", "Listed"]
 
 _MOST_TYPES: Final = 256
 """Result types whose readers are kept; code that makes types as it goes has more."""
@@ -21,6 +21,10 @@ _MOST_TYPES: Final = 256
 
 class LegalActionsFailed(Exception):
     """The ``legal_actions()`` of an environment raised its cause, or gave what is none."""
+
+
+class Listed(list[Any]):
+    """Actions that ``legal_actions()`` gave, not a list of an info's own."""
 
 
 class LegalReader:
@@ -84,7 +88,7 @@ class LegalReader:
             if dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize == 1):
                 if found.ndim != 1:
                     raise self._wrong(f"a mask of the shape {found.shape}: give one row")
-                if not found.any():
+                if not found.tobytes().strip(b"\x00"):  # a microsecond faster than any()
                     raise self._nothing()
                 return {ACTION_MASK: found.astype("int8")}
             if dtype.kind not in "iu" or found.ndim != 1:
@@ -99,7 +103,7 @@ class LegalReader:
             raise self._wrong("an awaitable: make it a plain function")
         elif not isinstance(found, Iterable) or isinstance(found, str | bytes | Mapping):
             raise self._wrong(f"a {type(found).__name__}: give a list of actions, or a mask")
-        listed = list(found)
+        listed = Listed(found)
         if not listed:
             raise self._nothing()
         return {LEGAL_ACTIONS: listed}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import types
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
 
+from openenv_async.engine.legal import Listed
 from openenv_async.errors import OpenEnvError
-from openenv_async.models import Format
+from openenv_async.models import Format, PayloadCodec
 from openenv_async.protocol.codec import decode_map, encode_map
 from openenv_async.protocol.frames import (
     Begun,
@@ -27,6 +29,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.renamed import renamed_attributes
+from openenv_async.schemas.legal import LEGAL_ACTIONS
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = [
@@ -73,6 +76,7 @@ class Codecs:
         "decode_action",
         "decode_any",
         "encode_any",
+        "encode_info",
         "encode_observation",
         "encode_state",
         "format",
@@ -85,6 +89,27 @@ class Codecs:
         self.encode_state = spec.codec("state", format).encode
         self.decode_any = spec.codec("any", format).decode
         self.encode_any = spec.codec("any", format).encode
+        self.encode_info: Callable[[Any], bytes] = self.encode_any
+        if spec.contract.tells_legal:
+            self.encode_info = _with_legal_actions(spec, format)
+
+
+def _with_legal_actions(spec: EnvironmentSpec, format: Format) -> Callable[[Any], bytes]:
+    """Return an encoder of infos that encodes legal actions as steps take them."""
+    encode_any = spec.codec("any", format).encode
+    decode_any = spec.codec("any", format).decode
+    several = types.GenericAlias(list, (spec.types["action"],))
+    encode_listed = PayloadCodec[Any](several, format).encode
+
+    def encode(info: Any) -> bytes:
+        listed = info.get(LEGAL_ACTIONS)
+        if type(listed) is Listed and not isinstance(listed[0], dict):
+            octets = encode_listed(listed)
+            told = msgspec.Raw(octets) if format == "msgpack" else decode_any(octets)
+            info = {**info, LEGAL_ACTIONS: told}
+        return encode_any(info)
+
+    return encode
 
 
 def operation(request: RunnerRequest) -> str:

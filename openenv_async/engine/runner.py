@@ -293,7 +293,7 @@ class EnvironmentRunner:
         """Return what was yielded, as a partial observation and as the reply if it is the last."""
         try:
             observation, reward, terminated, truncated, info = self._read[type(item)](item)
-            extra = None if info is None else codecs.encode_any(info)
+            extra = None if info is None else codecs.encode_info(info)
         except Exception as exc:
             return codecs.encode_observation(item), self._unfit(request, exc, codecs)
         payload = codecs.encode_observation(observation)
@@ -450,7 +450,7 @@ class EnvironmentRunner:
                 read = self._read[type(result)]
             observation, reward, terminated, truncated, info = read(result)
             payload = codecs.encode_observation(observation)
-            extra = None if info is None else codecs.encode_any(info)
+            extra = None if info is None else codecs.encode_info(info)
         except Unawaited:
             return Unfinished(request, result)
         except BaseException as exc:
@@ -470,7 +470,7 @@ class EnvironmentRunner:
             read: Extracted = self._read[type(result)](result)
             observation, reward, terminated, truncated, info = read
             payload = codecs.encode_observation(observation)
-            extra = None if info is None else codecs.encode_any(info)
+            extra = None if info is None else codecs.encode_info(info)
         except BaseException as exc:
             return self._unfit(request, exc, codecs)
         self._move(Move.END if terminated or truncated else Move.BEGIN)

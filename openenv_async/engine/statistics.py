@@ -100,6 +100,7 @@ class TimedCodecs(Codecs):
         self.encode_state = codecs.encode_state
         self.decode_any = codecs.decode_any
         self.encode_any = codecs.encode_any
+        self.encode_info = codecs.encode_info
         self.decode_action = self._decode
         self.encode_observation = self._encode
         self._codecs = codecs

@@ -161,6 +161,42 @@ async def test_an_info_of_the_environments_own_with_that_name_is_kept() -> None:
         assert (await client.step({"count": 1})).info == {"legal_actions": "see the rules"}
 
 
+@dataclass
+class Bid:
+    amount: int
+
+
+@dataclass
+class Fold:
+    reason: str
+
+
+class Poker(Environment[Bid | Fold, dict[str, Any], Any]):
+    """Actions of two kinds, which are told apart when they are sent."""
+
+    isolation: ClassVar[Any] = "inline"
+
+    def reset(self) -> dict[str, Any]:
+        return {"pot": 1}
+
+    def legal_actions(self) -> list[Bid | Fold]:
+        return [Bid(2), Fold("weak")]
+
+    def step(self, action: Bid | Fold) -> dict[str, Any]:
+        return {"took": repr(action)}
+
+
+async def test_what_is_listed_can_be_sent_back_as_it_came() -> None:
+    async with serve(Poker) as url:
+        for way in network_transports(url):
+            async with way.session() as session:
+                for number, took in enumerate(("Bid(amount=2)", "Fold(reason='weak')")):
+                    result = await session.reset()
+                    info = result.info or result.observation["metadata"]
+                    result = await session.step(info["legal_actions"][number])
+                    assert result.observation["took"] == took, way.name
+
+
 class Telling(Environment[int, int, Any]):
     """Its ``legal_actions`` are what the test says."""
 

@@ -28,6 +28,7 @@ from openenv_async.errors import (
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.discovery import find_target
+from tests.legal_games import Bits, Pairs, Seen
 
 
 class Corridor(gymnasium.Env[dict[str, Any], np.int64]):
@@ -398,3 +399,19 @@ async def test_what_it_raises_is_told() -> None:
         await env.reset()
         with pytest.raises(EnvironmentRaised, match="broken"):
             await env.step(1)
+
+
+def test_masks_are_announced_where_they_can_be_known() -> None:
+    """Of an info nothing is known before it is there; a method and a space can be seen."""
+    for env, told in ((Bits, "advised"), (Seen, "advised"), (Pairs, None)):
+        assert EnvironmentSpec(env).schema["action"].get("x-legal-actions") == told
+
+
+def test_a_mask_is_told_until_the_end_and_an_infos_own_is_kept() -> None:
+    env: Any = hosted(Bits)()
+    assert env.reset(seed=0).info["action_mask"].tolist() == [1, 1, 0, 1]
+    for step in range(3):
+        result = env.step(np.array([0, 1], np.int8))
+        assert ("action_mask" in result.info) == (step < 2)
+    own = type("Own", (Bits,), {"_info": lambda self: {"action_mask": "as I say"}})
+    assert hosted(own)().reset().info == {"action_mask": "as I say"}
