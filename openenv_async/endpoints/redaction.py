@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["HIDDEN", "redacted", "redacted_command", "redacted_value"]
+__all__ = ["HIDDEN", "Redactor", "redacted", "redacted_command", "redacted_value"]
 
 HIDDEN: Final = "***"
 """The text that stands where a secret stood."""
@@ -57,6 +57,76 @@ _RULES: Final = tuple(
         r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})",
     )
 )
+_SUSPECT: Final = re.compile(
+    r"[=@]|--|bearer|auth|key|token|secret|password|sk-|hf_|gh|glpat|xox|akia|eyj", re.IGNORECASE
+).search
+"""A look for what every rule needs: most texts have nothing of it."""
+
+
+class Redactor:
+    """A remover of secrets that knows the values of variables.
+
+    Args:
+        environ: variables that may hold secrets; ``None``: those of this process, as they are now.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self._secrets = _secrets(os.environ if environ is None else environ)
+        self._last: tuple[Any, Any] = (None, None)
+
+    def text(self, text: str) -> str:
+        """Return a text with its secrets replaced by ``***``."""
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        if _SUSPECT(text) is not None:
+            for pattern, replacement in _RULES:
+                text = pattern.sub(replacement, text)
+        return text
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """Return the arguments of a command line with their secrets replaced by ``***``."""
+        made: list[str] = []
+        hide = False
+        for argument in argv:
+            name, given, value = argument.partition("=")
+            if hide and not argument.startswith("--"):
+                made.append(HIDDEN)
+            elif given and value and (_OPTION.fullmatch(name) or _NAME.fullmatch(name)):
+                made.append(f"{name}={HIDDEN}")
+            else:
+                made.append(self.text(argument))
+            hide = not given and _OPTION.fullmatch(argument) is not None
+        return made
+
+    def value(self, value: Any) -> Any:
+        """Return a tree of plain values with the secrets in it replaced by ``***``.
+
+        A text is redacted; one that stands under a name such as ``api_key`` is hidden whole.
+        Numbers, bytes, arrays and other objects stay what they are.
+        """
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {
+                key: HIDDEN
+                if isinstance(key, str) and _is_given_text(item) and _NAME.fullmatch(key)
+                else self.value(item)
+                for key, item in value.items()
+            }
+        if type(value) in (list, tuple):
+            return type(value)(self.value(item) for item in value)
+        return value
+
+    def remembered(self, value: Any, plain: Callable[[Any], Any]) -> Any:
+        """Return what ``value`` makes of ``plain(value)``; the last object is not looked at again.
+
+        Args:
+            value: an object that nobody changes, and that many records may share.
+            plain: makes a tree of plain values of it.
+        """
+        if self._last[0] is not value:
+            self._last = (value, self.value(plain(value)))
+        return self._last[1]
 
 
 def redacted(text: str, environ: Mapping[str, str] | None = None) -> str:
@@ -66,11 +136,7 @@ def redacted(text: str, environ: Mapping[str, str] | None = None) -> str:
         text: any text, such as the message of an error.
         environ: variables that may hold secrets; ``None``: those of this process.
     """
-    for secret in _secrets(environ):
-        text = text.replace(secret, HIDDEN)
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
-    return text
+    return Redactor(environ).text(text)
 
 
 def redacted_command(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> list[str]:
@@ -80,18 +146,7 @@ def redacted_command(argv: Sequence[str], environ: Mapping[str, str] | None = No
         argv: the program and its arguments.
         environ: variables that may hold secrets; ``None``: those of this process.
     """
-    made: list[str] = []
-    hide = False
-    for argument in argv:
-        name, given, value = argument.partition("=")
-        if hide and not argument.startswith("--"):
-            made.append(HIDDEN)
-        elif given and value and (_OPTION.fullmatch(name) or _NAME.fullmatch(name)):
-            made.append(f"{name}={HIDDEN}")
-        else:
-            made.append(redacted(argument, environ))
-        hide = not given and _OPTION.fullmatch(argument) is not None
-    return made
+    return Redactor(environ).command(argv)
 
 
 def redacted_value(value: Any, environ: Mapping[str, str] | None = None) -> Any:
@@ -104,29 +159,18 @@ def redacted_value(value: Any, environ: Mapping[str, str] | None = None) -> Any:
         value: dicts, lists and tuples of values.
         environ: variables that may hold secrets; ``None``: those of this process.
     """
-    if isinstance(value, str):
-        return redacted(value, environ)
-    if isinstance(value, Mapping):
-        return {
-            key: HIDDEN
-            if isinstance(key, str) and _NAME.fullmatch(key) and _is_given_text(item)
-            else redacted_value(item, environ)
-            for key, item in value.items()
-        }
-    if type(value) in (list, tuple):
-        return type(value)(redacted_value(item, environ) for item in value)
-    return value
+    return Redactor(environ).value(value)
 
 
 def _is_given_text(value: Any) -> bool:
     return isinstance(value, str | bytes) and bool(value)
 
 
-def _secrets(environ: Mapping[str, str] | None) -> list[str]:
+def _secrets(environ: Mapping[str, str]) -> list[str]:
     """The values of variables that hold secrets, the longest first: one may be part of another."""
     found = {
         value.strip()
-        for name, value in (os.environ if environ is None else environ).items()
+        for name, value in environ.items()
         if len(value.strip()) >= _MIN_SECRET and _VARIABLE.fullmatch(name)
     }
     return sorted(found, key=len, reverse=True)

@@ -1,30 +1,24 @@
 """Trajectories in files: JSON Lines or Parquet, one schema, one row (or line) per episode.
 
-A row has the columns of ``Trajectory`` (index, episode_id, seed, status, episode_return, steps,
-duration, error_code, error_message, reset_reward, reset_info, final_observation) and
-``transitions``, a list of (t, observation, action, reward, terminated, truncated, info). Only
-``None`` is null. Further keys of an episode or a step are kept: they are
-read into ``extra`` and written from it.
+A row has the fields of ``Trajectory``, and ``transitions``, a list with those of ``Transition``.
+Only ``None`` is null. Further keys of an episode or a step are kept: they are read into ``extra``
+and written from it.
 
 - JSON Lines (``.jsonl``): one line per episode, written with one call and flushed, so a crash
   loses nothing that was finished; a last line that is not whole is one that a crash cut.
   A write that fails, on a full disk for one, leaves no part of its line behind. A line that is
   broken all the same is passed over when the file is read, and said to be.
-  Arrays, bytes, NaN, infinity and keys that are not texts are the tagged objects of ``records``.
-- Parquet (``.parquet``, extra ``parquet``): observations, actions and infos are JSON texts with
-  the same tags, since their shape is the environment's; all else is typed columns. ``extra`` is a
-  JSON text too; a seed of 2**63 or more stands there, since its column has 64 bits with a sign. A
-  Parquet file has its index at the end, so finished row groups are files of their own in
-  ``NAME.parquet.parts/`` until ``close`` joins them, and the episodes of the group that is being
-  gathered lie beside them as JSON Lines; after a crash ``read_trajectories`` finds both.
+  Arrays, bytes, NaN, infinity and keys that are not texts are the tagged objects of ``arrays``.
+- Parquet (``.parquet``, extra ``parquet``): typed columns, also for what the environment gives,
+  where its shape is one; see ``parquet`` and ``columns``.
 
-An episode that cannot be written is refused by ``write``, with the place in it; the file stays as
-it was and takes the next.
+A file has a header; see ``headers``. An episode that cannot be written is refused by ``write``,
+with the place in it; the file stays as it was and takes the next.
 
 A writer replaces an existing file, or goes on with it (``append=True``), a crashed one included.
 
 Typed observations are written as plain data and read back as plain data. Writers block for as
-long as the disk does.
+long as the disk does; an ``AsyncWriter`` does not.
 """
 
 from __future__ import annotations
@@ -32,28 +26,28 @@ from __future__ import annotations
 import codecs
 import contextlib
 import logging
-import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, TypeAlias
+from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 
 from openenv_async.arrays import tag
-from openenv_async.errors import InvalidModel, sendable
-from openenv_async.rollouts.groups import StreamedEpisode
+from openenv_async.endpoints.redaction import Redactor
+from openenv_async.models import to_builtins
+from openenv_async.rollouts.episode_rows import EPISODE, STEP, Episode, Keys, Row, encoded, from_row
 from openenv_async.rollouts.headers import (
     HEADER_KEY,
     headers_of_lines,
     joined_headers,
     make_header,
 )
-from openenv_async.rollouts.record import Trajectory, Transition, decode, encode
-from openenv_async.types import Mistake, ModelCall, Outcome, OutcomeStatus
+from openenv_async.rollouts.record import Trajectory, decode
 
 __all__ = [
+    "Episode",
     "JsonlWriter",
     "TrajectoryWriter",
     "open_writer",
@@ -62,21 +56,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("openenv_async.rollouts")
-
-Episode: TypeAlias = Outcome | StreamedEpisode | Trajectory
-"""The kinds of episode that a writer takes."""
-Row: TypeAlias = dict[str, Any]
-
-_TRANSITION: Final = tuple(Transition.__dataclass_fields__)
-_EPISODE: Final = tuple(Trajectory.__dataclass_fields__)
-_FREE: Final = frozenset(
-    {"observation", "action", "info", "reset_info", "final_observation", "extra"}
-    | {"mistake", "model_calls", "action_mask", "timings"}
-    | {"environment", "task", "reset_options", "policy_versions", "error_detail"}
-)
-"""Fields whose shape is the environment's, or the user's."""
-_HIDDEN: Final = "_extra"
-"""Name of the object with a user's keys that have the name of a field."""
 
 
 class TrajectoryWriter(ABC):
@@ -185,130 +164,33 @@ def read_header(path: str | Path) -> dict[str, Any] | None:
             )
 
 
-def _trajectory(episode: Episode) -> tuple[Trajectory, Row]:
-    """The record of an episode, and what to write of it besides."""
-    extra: Row = {}
-    if isinstance(episode, StreamedEpisode):
-        extra = {"stale": episode.stale}
-        group, member, versions = episode.group, episode.member, episode.versions
-        episode = episode.outcome
-        if episode.trajectory is not None:
-            episode.trajectory.group, episode.trajectory.member = group, member
-            episode.trajectory.policy_versions = versions
-    if isinstance(episode, Trajectory):
-        return episode, extra
-    if not isinstance(episode, Outcome):
-        raise TypeError(
-            "write() takes an Outcome, a StreamedEpisode or a Trajectory, got"
-            f" {type(episode).__name__}"
-        )
-    trajectory = episode.trajectory
-    if not isinstance(trajectory, Trajectory):
-        trajectory = Trajectory(episode.index)
-        trajectory.begin(episode.episode)
-        trajectory.finish(episode)
-    return trajectory, extra
-
-
-# -- rows ---------------------------------------------------------------------------------------
-
-
-def finished_header(header: Row, row: Row) -> Row:
+def finished_header(header: Keys, environment: Any) -> Keys:
     """Complete a header by the environment of the first episode."""
     if header.get("environment") is None:
-        header["environment"] = decode(row["environment"])
+        header["environment"] = environment
     return header
 
 
-def row_of(episode: Episode, run: str | None = None) -> Row:
-    """The columns of an episode; what is free in shape is ``msgspec.Raw`` JSON.
-
-    Args:
-        episode: what is written.
-        run: the run of an episode that names none.
-
-    Raises:
-        InvalidModel: a part of it has no form in a file; the message has the place.
-    """
-    trajectory, extra = _trajectory(episode)
-    place = "index"
-    try:
-        row: Row = {}
-        for name in _EPISODE:
-            place = name
-            value = getattr(trajectory, name)
-            if name == "extra":
-                row[name] = _extra({**value, **extra}, _EPISODE)
-            elif name != "transitions":
-                row[name] = _cell(name, value)
-        row["transitions"] = steps = []
-        for number, transition in enumerate(trajectory.transitions):
-            step: Row = {}
-            for name in _TRANSITION:
-                place = f"transitions[{number}].{name}"
-                value = getattr(transition, name)
-                step[name] = _extra(value, _TRANSITION) if name == "extra" else _cell(name, value)
-            steps.append(step)
-        row["run"] = row["run"] or run
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise InvalidModel(
-            f"episode {trajectory.index} cannot be written: {place}: {exc}; leave it out of what"
-            " the environment or the policy gives, or give it as plain values"
-        ) from exc
-    return row
+def _line(row: Row) -> dict[str, Any]:
+    """The keys of a row's line."""
+    line = {name: _json(value) for name, value in zip(EPISODE, row.episode, strict=True)}
+    extra = line.pop("extra") or {}
+    line["transitions"] = [_line_of_step(step) for step in row.steps]
+    return line | extra
 
 
-def _cell(name: str, value: Any) -> Any:
-    if name in _FREE:
-        return msgspec.Raw(encode(value))
-    if value is None:
-        return None
-    convert: Callable[[Any], Any] = _FIXED.get(name, _as_text)
-    return convert(value)
+def _line_of_step(step: tuple[Any, ...]) -> dict[str, Any]:
+    line = {name: _json(value) for name, value in zip(STEP, step, strict=True)}
+    extra = line.pop("extra") or {}
+    return line | extra
 
 
-def _as_text(value: Any) -> str:
-    return sendable(str(value))
+def _json(value: Any) -> Any:
+    """A plain value with the tagged objects of ``arrays``."""
+    return value if type(value) in _LEAVES else tag(value)
 
 
-_FIXED: Final[dict[str, Callable[[Any], Any]]] = {
-    "t": operator.index,
-    "index": operator.index,
-    "seed": operator.index,
-    "steps": operator.index,
-    "mistakes": operator.index,
-    "group": operator.index,
-    "member": operator.index,
-    "attempts": operator.index,
-    "started_at": float,
-    "ended_at": float,
-    "reward": float,
-    "reset_reward": float,
-    "episode_return": float,
-    "duration": float,
-    "terminated": bool,
-    "truncated": bool,
-}
-"""The function that makes the value of a column of a fixed type."""
-
-
-def _extra(extra: Row, taken: tuple[str, ...]) -> dict[str, msgspec.Raw]:
-    """Further keys; those with the name of a field are in an object of their own."""
-    taken = tuple(name for name in taken if name != "extra")
-    free = {name: value for name, value in extra.items() if name not in taken}
-    if hidden := {name: value for name, value in extra.items() if name in taken}:
-        free[_HIDDEN] = {sendable(str(name)): value for name, value in hidden.items()}
-    return {sendable(str(name)): msgspec.Raw(encode(value)) for name, value in free.items()}
-
-
-def encoded_line(row: Row, header: Row | None = None) -> bytes:
-    """A row as one line of JSON, the file's header before it in the first."""
-    flat: Row = {} if header is None else {HEADER_KEY: header}
-    flat |= {
-        name: tag(value) for name, value in row.items() if name not in ("extra", "transitions")
-    }
-    flat["transitions"] = [_flat_step(step) for step in row["transitions"]]
-    return msgspec.json.encode(flat | row["extra"]) + b"\n"
+_LEAVES: Final = frozenset({type(None), bool, int, str})
 
 
 def line_of(episode: Episode, **keys: Any) -> bytes:
@@ -317,9 +199,8 @@ def line_of(episode: Episode, **keys: Any) -> bytes:
     Raises:
         InvalidModel: a part of it has no form in a file.
     """
-    row = row_of(episode)
-    row["extra"] |= {name: msgspec.Raw(encode(value)) for name, value in keys.items()}
-    return encoded_line(row)
+    more = {name: tag(to_builtins(value)) for name, value in keys.items()}
+    return encoded(episode, lambda row: msgspec.json.encode(_line(row) | more) + b"\n", Redactor())
 
 
 def trajectory_of(line: bytes) -> Trajectory:
@@ -329,74 +210,6 @@ def trajectory_of(line: bytes) -> Trajectory:
         ValueError, TypeError, KeyError, AttributeError: it is not the line of an episode.
     """
     return from_row(decode(line))
-
-
-def _flat_step(step: Row) -> Row:
-    extra: Row = step["extra"]
-    return {name: tag(value) for name, value in step.items() if name != "extra"} | extra
-
-
-def from_row(row: Row) -> Trajectory:
-    """The trajectory of a row; keys that it has no field for are kept in ``extra``.
-
-    Raises:
-        ValueError, TypeError, KeyError: it is not the row of an episode.
-    """
-    row.pop(HEADER_KEY, None)
-    steps = [Transition(**_step(item)) for item in row.pop("transitions")]
-    known = _known(row, _EPISODE)
-    status = known.pop("status")
-    known["policy_versions"] = tuple(known.get("policy_versions") or ())
-    return Trajectory(
-        **known, transitions=steps, status=None if status is None else OutcomeStatus(status)
-    )
-
-
-def _step(row: Row) -> Row:
-    known = _known(row, _TRANSITION)
-    if known.get("mistake") is not None:
-        known["mistake"] = Mistake(**known["mistake"])
-    if "model_calls" in known:
-        known["model_calls"] = tuple(ModelCall(**call) for call in known["model_calls"] or ())
-    return known
-
-
-def _known(row: Row, fields: tuple[str, ...]) -> Row:
-    """The fields of a row; a value that is not of its field's kind is a key of somebody else's."""
-    known: Row = {
-        name: row.pop(name)
-        for name in fields
-        if name in row and name != "extra" and _fits(name, row[name])
-    }
-    if isinstance(row.get(_HIDDEN), dict):
-        row = row | row.pop(_HIDDEN)
-    return known | {"extra": row}
-
-
-_KINDS: Final[dict[str, type | tuple[type, ...]]] = {
-    "environment": dict,
-    "task": dict,
-    "reset_options": dict,
-    "error_detail": dict,
-    "mistake": dict,
-    "timings": dict,
-    "policy_versions": list,
-    "model_calls": list,
-    "task_id": str,
-    "run": str,
-    "render": str,
-    "mistakes": int,
-    "group": int,
-    "member": int,
-    "attempts": int,
-    "started_at": (int, float),
-    "ended_at": (int, float),
-}
-"""The kinds of the fields that files of earlier releases do not have."""
-
-
-def _fits(name: str, value: Any) -> bool:
-    return value is None or isinstance(value, _KINDS.get(name, object))
 
 
 # -- JSON Lines ---------------------------------------------------------------------------------
@@ -417,6 +230,7 @@ class JsonlWriter(TrajectoryWriter):
         self.path = Path(path)
         self.header = make_header(**(header or {}))
         self._began = False
+        self._redactor = Redactor()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if append and self.path.exists():
             mend_last_line(self.path)
@@ -424,20 +238,24 @@ class JsonlWriter(TrajectoryWriter):
 
     def write(self, episode: Episode) -> None:
         """Add an episode."""
-        row = row_of(episode, self.header.get("run"))
-        if self._began:
-            write_line(self._file, self.path, encoded_line(row))
-            return
-        line = encoded_line(row, finished_header(self.header, row))
-        write_line(self._file, self.path, line)
+        line = encoded(episode, self._encoded, self._redactor, self.header.get("run"))
+        _write_line(self._file, self.path, line)
         self._began = True
+
+    def _encoded(self, row: Row) -> bytes:
+        """Return a row as a line, the first with the header."""
+        line = _line(row)
+        if not self._began:
+            header = finished_header(self.header, line["environment"])
+            line = {HEADER_KEY: header, **line}
+        return msgspec.json.encode(line) + b"\n"
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def write_line(file: BinaryIO, path: Path, line: bytes) -> None:
+def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
     """Write a whole line, or nothing of it: a part that a failed write left is removed."""
     end = _end_of(file, path)
     try:

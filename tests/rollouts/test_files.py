@@ -28,10 +28,11 @@ from openenv_async.rollouts import (
     Transition,
     collect,
     open_writer,
+    parquet,
     read_header,
     read_trajectories,
 )
-from openenv_async.rollouts.files import mend_last_line, write_line
+from openenv_async.rollouts.files import _write_line, mend_last_line
 from tests.rollouts.environments import Counting, RaisesInStep, Seen
 
 SUFFIXES = ("jsonl", "parquet")
@@ -439,22 +440,24 @@ def test_a_full_disk_loses_no_episode_that_parquet_has_taken(
     def full(*anything: Any, **named: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    for index in range(2):
+        writer.write(outcome(index))
     with monkeypatch.context() as without_room:
-        without_room.setattr(pq, "write_table", full)
-        for index in range(3):
+        without_room.setattr(parquet, "_write_part", full)
+        for index in range(2, 5):
             writer.write(outcome(index))
         assert "waits for the next write" in caplog.text
-        assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+        assert [t.index for t in read_trajectories(path)] == [0, 1, 2, 3, 4]
         with pytest.raises(OSError, match="No space"):
             writer.close()
         without_room.undo()
         without_room.setattr(pq, "ParquetWriter", full)
         with pytest.raises(OSError, match="No space"):
             writer.close()
-        assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+        assert [t.index for t in read_trajectories(path)] == [0, 1, 2, 3, 4]
         assert not list(tmp_path.glob("*.unfinished"))
     writer.close()
-    assert [t.index for t in read_trajectories(path)] == [0, 1, 2]
+    assert [t.index for t in read_trajectories(path)] == [0, 1, 2, 3, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
 
 
@@ -554,10 +557,10 @@ def test_a_writer_of_a_pipe_cuts_nothing(tmp_path: Path) -> None:
             raise AssertionError("a pipe was cut")
 
     pipe: Any = Pipe()
-    write_line(pipe, tmp_path / "none", b"0123456789" * 2 + b"\n")
+    _write_line(pipe, tmp_path / "none", b"0123456789" * 2 + b"\n")
     assert pipe.taken == b"0123456789" * 2 + b"\n"
     with pytest.raises(BrokenPipeError):
-        write_line(pipe, tmp_path / "none", b"x" * 40)
+        _write_line(pipe, tmp_path / "none", b"x" * 40)
 
 
 def test_what_is_appended_to_a_new_file_is_its_beginning(tmp_path: Path) -> None:
@@ -597,7 +600,7 @@ def test_a_row_group_is_written_when_it_has_so_many_episodes_or_bytes(tmp_path: 
         found = []
         for index in range(5):
             writer.write(outcome(index))
-            found.append(len(writer._rows))
+            found.append(writer.gathered)
         writer.close()
         assert len(list(read_trajectories(writer.path))) == 5
         return found
@@ -605,11 +608,9 @@ def test_a_row_group_is_written_when_it_has_so_many_episodes_or_bytes(tmp_path: 
     assert gathered() == [1, 2, 3, 4, 5]
     assert gathered(max_group_episodes=2) == [1, 0, 1, 0, 1]
     assert gathered(max_group_episodes=1) == [0, 0, 0, 0, 0]
-    path = tmp_path / "size.jsonl"
-    with JsonlWriter(path) as lines:
-        lines.write(outcome(0))
-        lines.write(outcome(0))
-    size = len(path.read_bytes().splitlines(keepends=True)[1])
+    with ParquetWriter(tmp_path / "size.parquet") as one:
+        one.write(outcome(0))
+        size = one.gathered_size
     assert gathered(max_group_size=2 * size) == [1, 0, 1, 0, 1]
     assert gathered(max_group_size=2 * size + 1) == [1, 2, 0, 1, 2]
 
@@ -634,13 +635,13 @@ def test_a_writer_that_crashed_is_gone_on_with_after_its_last_group(tmp_path: Pa
     for index in range(3):
         crashed.write(outcome(index))
     parts = tmp_path / "file.parquet.parts"
-    assert sorted(p.name for p in parts.iterdir()) == ["000000.parquet", "000001.jsonl"]
+    assert sorted(p.name for p in parts.iterdir()) == ["000000.arrow", "000001.journal"]
     again = ParquetWriter(path, append=True, max_group_episodes=2)
     again.write(outcome(3))
     assert sorted(p.name for p in parts.iterdir()) == [
-        "000000.parquet",
-        "000001.jsonl",
-        "000002.jsonl",
+        "000000.arrow",
+        "000001.journal",
+        "000002.journal",
     ]
     again.close()
     assert [t.index for t in read_trajectories(path)] == [0, 1, 2, 3]
