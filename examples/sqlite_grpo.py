@@ -62,7 +62,7 @@ def features(question: str) -> np.ndarray:
 
 
 class Policy:
-    """Draws a query for a question, runs it, and answers with the last line of what it gives."""
+    """A policy that draws a query for a question and answers with the last line of its rows."""
 
     def __init__(self, seed: int) -> None:
         self.weights = np.zeros((FEATURES, len(QUERIES)))

@@ -17,6 +17,7 @@ from openenv_async.cli.output import console, echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
+    from openenv_async.spec import EnvironmentSpec
     from openenv_async.targets.resolve import ResolvedTarget
 
 __all__ = ["field_rows", "info"]
@@ -35,7 +36,7 @@ __all__ = ["field_rows", "info"]
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, schemas included.")
 def info(target: str | list[str], token: str | None, params: dict[str, Any], as_json: bool) -> None:
-    """Show what TARGET takes and gives: its arguments, options, actions and observations.
+    """Show what TARGET takes and gives: its arguments, options, tasks, actions and observations.
 
     TARGET is an installed name, module:Class, a folder with an openenv.yaml, an id of Gymnasium,
     or the URL of a server; an image is started for it. Of several URLs the first is shown.
@@ -69,6 +70,7 @@ async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
             server = dict(connection.server)
         finally:
             await connection.aclose()
+        tasks = await _served_tasks(url, token)
     return {
         "name": name,
         "version": server.get("environment_version"),
@@ -76,8 +78,38 @@ async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
         "server": server.get("server"),
         "isolation": server.get("isolation"),
         "max_sessions": server.get("max_sessions"),
+        "tasks": tasks,
         "schema": schema or {},
     }
+
+
+async def _served_tasks(url: str, token: str | None) -> dict[str, Any] | None:
+    """Return how many tasks each split has, or why that cannot be told; ``None`` without any."""
+    from openenv_async.client.env import GenericEnvClient
+    from openenv_async.errors import OpenEnvError, OperationUnsupported
+
+    client = GenericEnvClient(url, token=token)
+    try:
+        tasks = await client.tasks()
+        return {split: await tasks.count(split) for split in await tasks.splits()}
+    except OperationUnsupported:
+        return None
+    except OpenEnvError as exc:
+        return {"error": exc.message}
+    finally:
+        await client.close()
+
+
+def _own_tasks(spec: EnvironmentSpec) -> dict[str, Any] | None:
+    """Return the same of an environment that is not served."""
+    from openenv_async.errors import OpenEnvError
+
+    if spec.tasks is None:
+        return None
+    try:
+        return {split: spec.tasks.count(split) for split in spec.tasks.splits}
+    except OpenEnvError as exc:
+        return {"error": exc.message}
 
 
 def _of_environment(target: ResolvedTarget) -> dict[str, Any]:
@@ -104,6 +136,7 @@ def _of_environment(target: ResolvedTarget) -> dict[str, Any]:
         "streams": spec.contract.streams,
         "arguments": _arguments(spec.cls),
         "session_options": sorted(getattr(spec.cls, "session_options", ())),
+        "tasks": _own_tasks(spec),
         "schema": spec.schema,
     }
 
@@ -119,6 +152,12 @@ def _arguments(cls: Any) -> list[str]:
     return [str(parameter).replace("'", "") for parameter in parameters]
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {about}" for name, about in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
 def _print(about: dict[str, Any]) -> None:
     from rich.table import Table
 
@@ -126,7 +165,7 @@ def _print(about: dict[str, Any]) -> None:
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for key, value in about.items():
         if key != "schema" and value not in (None, [], False):
-            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            shown = _shown(value)
             facts.add_row(key.replace("_", " "), shown.partition("\n\n")[0])
     shown_on.print(facts)
     for kind in ("reset", "action", "observation", "state"):

@@ -9,10 +9,12 @@ import pytest
 
 from openenv_async import serve
 from openenv_async.cli.info import field_rows
+from openenv_async.tasks import TaskTable
 from tests.checks.validation.broken import Good
 from tests.cli.commands import (
     invoke,
 )
+from tests.quiz import MARKER, Quiz
 
 pytest.importorskip("echo_env")
 GOOD = "tests.checks.validation.broken:Good"
@@ -55,3 +57,31 @@ def test_a_row_for_each_field() -> None:
     ]
     assert field_rows({"type": "number"}) == [("(value)", "number", "")]
     assert field_rows({}) == field_rows(None) == []
+
+
+async def test_info_lists_the_splits_and_how_many_tasks_they_have() -> None:
+    async with serve(Quiz) as url:
+        served = await asyncio.to_thread(invoke, "info", url)
+        as_json = await asyncio.to_thread(invoke, "info", url, "--json")
+    own = invoke("info", "tests.quiz:Quiz")
+    own_json = invoke("info", "tests.quiz:Quiz", "--json")
+    for result in (served, own):
+        assert "train 2500, test 20" in result.output
+    for result in (as_json, own_json):
+        assert json.loads(result.output)["tasks"] == {"train": 2500, "test": 20}
+        assert MARKER not in result.output
+    assert json.loads(invoke("info", GOOD, "--json").output)["tasks"] is None
+
+
+class Unread(Quiz):
+    """A quiz whose file is not there."""
+
+    tasks = TaskTable({"train": "/no/such.jsonl"})
+
+
+async def test_info_tells_why_tasks_cannot_be_listed() -> None:
+    async with serve(Unread) as url:
+        served = await asyncio.to_thread(invoke, "info", url, "--json")
+    for result in (served, invoke("info", "tests.cli.test_info:Unread", "--json")):
+        assert result.exit_code == 0
+        assert "No such file" in json.loads(result.output)["tasks"]["error"]
