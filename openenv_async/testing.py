@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openenv_async.environment import Environment, Isolation
+from openenv_async.tasks import TaskTable
 
 if TYPE_CHECKING:
     from openenv_async.checks.conformance import Result
@@ -157,6 +158,10 @@ class ConformanceState:
     live: list[str]
 
 
+PRIVATE: Final = "PRIVATE-part-of-a-task"
+"""The private column of every task of the conformance environment."""
+
+
 class ConformanceEnvironment(
     Environment[ConformanceAction, ConformanceObservation, ConformanceState]
 ):
@@ -168,6 +173,13 @@ class ConformanceEnvironment(
     """
 
     session_options = frozenset({"fail", "label"})
+    tasks: ClassVar[TaskTable] = TaskTable(
+        {
+            "train": [{"id": f"task-{n}", "text": f"text {n}", "key": PRIVATE} for n in range(40)],
+            "test": [{"id": "last", "text": "text of the last", "key": PRIVATE}],
+        },
+        private=["key"],
+    )
     name = "ConformanceEnvironment"
     live: ClassVar[set[str]] = set()
 
@@ -182,9 +194,9 @@ class ConformanceEnvironment(
         self.live.add(self.instance)
 
     async def reset(
-        self, *, seed: int | None = None, text: str = "", fail: str = ""
+        self, *, seed: int | None = None, text: str = "", fail: str = "", key: str = ""
     ) -> ConformanceObservation:
-        """Begin; ``fail`` makes it raise."""
+        """Begin; ``fail`` makes it raise, and ``key``, a task's private part, is not shown."""
         self.resets += 1
         self.steps = 0
         self.seed = seed

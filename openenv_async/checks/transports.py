@@ -38,7 +38,7 @@ __all__ = [
 _SHARED = frozenset(
     {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy", "ends"}
 )
-_NATIVE = _SHARED | {"cancel", "stream"}
+_NATIVE = _SHARED | {"cancel", "stream", "tasks"}
 
 
 class Conversation(Protocol):
@@ -79,6 +79,7 @@ class Transport(ABC):
             - ``busy``: a second call can be made while one runs;
             - ``ends``: terminated and truncated are two things;
             - ``sessions``: sessions are found by id;
+            - ``tasks``: the environment's tasks are listed;
             - ``frames``: raw frames can be sent.
     """
 
@@ -213,7 +214,7 @@ class HTTPTransport(Transport):
     """
 
     name = "http"
-    features = _SHARED | {"sessions"}
+    features = _SHARED | {"sessions", "tasks"}
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url

@@ -69,9 +69,9 @@ class TaskListing:
             if split is None:
                 return encode({"splits": {name: book.count(name) for name in book.splits}})
             count = book.count(split)
-            rows = [
-                public_row(task, n) for n, task in enumerate(book.page(split, start, stop), start)
-            ]
+            is_one = stop - start == 1 and start < count
+            tasks = [book.get(split, start)] if is_one else book.page(split, start, stop)
+            rows = [public_row(task, n) for n, task in enumerate(tasks, start)]
             while True:
                 octets = encode({"count": count, "tasks": rows})
                 if len(octets) <= limit or len(rows) < 2:

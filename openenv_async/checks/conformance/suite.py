@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from openenv_async.checks.conformance import data, episodes, faults, frames, timing
+from openenv_async.checks.conformance import data, episodes, faults, frames, tasks, timing
 from openenv_async.checks.conformance.subject import Subject
 from openenv_async.checks.registry import Check, Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
@@ -18,7 +18,7 @@ from openenv_async.targets.served import Server
 
 __all__ = ["CHECKS", "MODULES", "OWN_ENVIRONMENT", "Suite", "describe", "run"]
 
-MODULES: Final = (episodes, faults, timing, data, frames)
+MODULES: Final = (episodes, faults, timing, data, tasks, frames)
 """The modules whose import registers the checks."""
 CHECKS: Final = {
     each.name: each

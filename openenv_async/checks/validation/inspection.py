@@ -6,6 +6,7 @@ would take it along. Prints one line of JSON: problems by check.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -29,6 +30,7 @@ from openenv_async.targets.discovery import (
     is_installed,
     object_path,
 )
+from openenv_async.tasks import TaskBook
 
 __all__ = ["look"]
 
@@ -42,6 +44,8 @@ def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
     spec = _attempt(found["modules_import"], lambda: find_target(target, params))
     if not isinstance(spec, EnvironmentSpec):
         return found
+    if spec.tasks is not None:
+        found["private_columns"] = _private_columns(spec.tasks)
     if (folder / manifest.MANIFEST).is_file():
         about = manifest.load(folder)
         prefix = folder_prefix(folder)
@@ -66,6 +70,15 @@ def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
         named = {} if action is None else {"action": action}
         found["models_agree"] = list(_disagreements(spec, named, client))
     return found
+
+
+def _private_columns(book: TaskBook) -> list[str]:
+    """The names of the private columns of the first task of each split."""
+    names: set[str] = set()
+    for split in book.splits:
+        for task in _attempt([], functools.partial(book.page, split, 0, 1)) or ():
+            names.update(task.private)
+    return sorted(names)
 
 
 def _attempt(problems: list[str], call: Any) -> Any:

@@ -15,7 +15,7 @@ from openenv_async.checks.conformance.suite import describe
 from openenv_async.checks.registry import Check, Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
 from openenv_async.checks.servers import servers
-from openenv_async.checks.validation import episodes, folder, legal, seeds, timing
+from openenv_async.checks.validation import episodes, folder, legal, seeds, tasks, timing
 from openenv_async.checks.validation.candidate import Candidate
 from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
@@ -32,7 +32,7 @@ from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 
 __all__ = ["CHECKS", "MODULES", "STARTS", "check_served", "validate"]
 
-MODULES: Final = (folder, episodes, legal, seeds, timing)
+MODULES: Final = (folder, episodes, legal, seeds, tasks, timing)
 """The modules whose import registers the checks."""
 CHECKS: Final = {
     each.name: each

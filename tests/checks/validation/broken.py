@@ -14,6 +14,9 @@ import numpy as np
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction
+from openenv_async.tasks import TaskTable
+from openenv_async.types import Task
+from tests.quiz import NumberedTasks
 
 __all__ = ["BROKEN", "Counts", "Good"]
 
@@ -256,7 +259,122 @@ class HasMasksOfAnotherLength(Counts):
         return {"action": {"type": "object", "properties": {"by": number}, "required": ["by"]}}
 
 
+class WithTasks(Good):
+    """An environment that keeps every promise of tasks."""
+
+    tasks: ClassVar[Any] = TaskTable(
+        {
+            "train": [{"id": n, "start": n, "answer": f"a{n}"} for n in range(30)],
+            "test": [{"id": "only", "start": 5, "answer": "b"}],
+        },
+        private=["answer"],
+    )
+
+    def reset(self, seed: int = 0, start: int = 0, answer: str = "") -> Any:
+        self.answer = answer
+        super().reset(seed)
+        self.total = start
+        return self.seen()
+
+
+class Unlike(NumberedTasks):
+    """Tasks of which one is another by itself than in its page."""
+
+    def __init__(self) -> None:
+        super().__init__(20)
+
+    def get(self, split: str, index: int) -> Task:
+        return Task(f"n{index + self.size}", {"start": index}, {"answer": "x"})
+
+    def range(self, split: str, start: int, stop: int) -> list[Task]:
+        return [Task(f"n{n}", {"start": n}, {"answer": "x"}) for n in range(start, stop)]
+
+
+class Twice(Unlike):
+    """Tasks of which two have one id."""
+
+    def range(self, split: str, start: int, stop: int) -> list[Task]:
+        return [Task(f"n{n // 2}", {"start": n}, {"answer": "x"}) for n in range(start, stop)]
+
+
+class Fewer(Unlike):
+    """Tasks that are fewer than their number."""
+
+    def range(self, split: str, start: int, stop: int) -> list[Task]:
+        return super().range(split, start, stop)[:-1]
+
+
+class Fleeting(Unlike):
+    """Tasks with other ids each time."""
+
+    def range(self, split: str, start: int, stop: int) -> list[Task]:
+        self.size += 100
+        self.made = [
+            Task(f"n{n + self.size}", {"start": n}, {"answer": "x"}) for n in range(start, stop)
+        ]
+        return self.made
+
+    def count(self, split: str) -> int:
+        return 20
+
+    def get(self, split: str, index: int) -> Task:
+        return self.made[index]
+
+
+class ListsOtherTasksThanItGives(WithTasks):
+    tasks: ClassVar[Any] = Unlike()
+
+
+class HasAnIdTwice(WithTasks):
+    tasks: ClassVar[Any] = Twice()
+
+
+class ListsFewerTasksThanItCounts(WithTasks):
+    tasks: ClassVar[Any] = Fewer()
+
+
+class HasIdsThatDoNotLast(WithTasks):
+    tasks: ClassVar[Any] = Fleeting()
+
+
+class CannotReadItsTasks(WithTasks):
+    tasks: ClassVar[Any] = TaskTable({"train": "/no/such/file.jsonl"})
+
+
+class HasATaskThatDoesNotFit(WithTasks):
+    tasks: ClassVar[Any] = TaskTable({"train": [{"id": "a", "start": "soon"}]})
+
+
+class DrawsItsTaskAnew(WithTasks):
+    def reset(self, seed: int = 0, start: int = 0, answer: str = "") -> Any:
+        return super().reset(random.randrange(10**9), start, answer)
+
+
+class ShowsItsAnswer(WithTasks):
+    """The info of its reset has what is private."""
+
+    def reset(self, seed: int = 0, start: int = 0, answer: str = "") -> Any:
+        return StepResult(super().reset(seed, start, answer), info={"solution": [answer]})
+
+
+class TellsItsAnswer(WithTasks):
+    """The info of its steps has what is private."""
+
+    def step(self, action: Move) -> Any:
+        seen = super().step(action)
+        return StepResult(seen, 1.0, seen.done, info={"answer": self.answer})
+
+
 BROKEN = {
+    ListsOtherTasksThanItGives: "tasks_are_listed_alike",
+    HasAnIdTwice: "tasks_are_listed_alike",
+    ListsFewerTasksThanItCounts: "tasks_are_listed_alike",
+    HasIdsThatDoNotLast: "tasks_are_listed_alike",
+    CannotReadItsTasks: "tasks_are_listed_alike",
+    HasATaskThatDoesNotFit: "tasks_begin_episodes",
+    DrawsItsTaskAnew: "tasks_begin_episodes",
+    ShowsItsAnswer: "private_columns_stay_private",
+    TellsItsAnswer: "private_columns_stay_private",
     RaisesInStep: "episodes_run_over_native_msgpack",
     HangsInReset: "episodes_run_over_http",
     OverAfterReset: "the_end_is_respected",
