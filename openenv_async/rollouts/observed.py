@@ -13,6 +13,7 @@ from openenv_async.models import to_builtins
 __all__ = ["content_of", "png"]
 
 _PICTURES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_RESULT: Final = ("reward", "done", "terminated", "truncated")
 _COLOURS: Final = {1: 0, 3: 2, 4: 6}
 """Channels of a picture, and the number that PNG has for them."""
 
@@ -22,13 +23,16 @@ def content_of(observation: Any) -> str | list[dict[str, Any]]:
 
     A text is told as it is, and so is the only text of an observation with one field; pictures (PNG
     or JPEG as bytes, arrays of uint8 [height, width] or [height, width, 1, 3 or 4]) are blocks of
-    their own, in place of which the JSON of the rest says which; other arrays are lists.
+    their own, in place of which the JSON of the rest says which; other arrays are lists. Fields of
+    the result (``reward``, ``done``, ``terminated``, ``truncated``) are not the observation's.
     """
     if isinstance(observation, str):
         return observation
     pictures: list[str] = []
-    plain = _told(to_builtins(observation), pictures)
-    text = _text(plain)
+    plain = to_builtins(observation)
+    if isinstance(plain, dict):
+        plain = {name: value for name, value in plain.items() if not _of_result(name, value)}
+    text = _text(_told(plain, pictures))
     if not pictures:
         return text
     blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
@@ -51,6 +55,11 @@ def png(picture: Any) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def _of_result(name: Any, value: Any) -> bool:
+    """Return whether a field says how the step ended, as in OpenEnv's observations."""
+    return name in _RESULT and isinstance(value, bool | int | float | None)
 
 
 def _text(plain: Any) -> str:

@@ -24,6 +24,12 @@ def test_text_and_json() -> None:
     assert content_of({"board": np.arange(3), "t": 1.5}) == '{"board": [0, 1, 2], "t": 1.5}'
     assert content_of(np.zeros((2, 2), np.uint8)) == "[[0, 0], [0, 0]]"  # a board, not a picture
     assert content_of({"blob": b"\0\1", "n": None}) == '{"blob": "AAE=", "n": null}'
+    result = {"reward": 1.5, "done": True, "truncated": False, "terminated": None}
+    assert content_of({"board": "x.o", **result}) == "x.o"
+    assert (
+        content_of({"done": "soon", "n": {"reward": 1}}) == '{"done": "soon", "n": {"reward": 1}}'
+    )
+    assert content_of(result) == "{}"
     assert content_of({1: "a", 2: "ü"}) == '{"1": "a", "2": "ü"}'
 
 
