@@ -156,6 +156,7 @@ class ModelServer:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_get("/v1/models", self._tell_models)
         app.router.add_get("/calls", self._tell_calls)
         app.router.add_get("/counts", self._tell_counts)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
@@ -169,6 +170,9 @@ class ModelServer:
     async def __aexit__(self, *exc: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    async def _tell_models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": self.model}]})
 
     async def _tell_calls(self, request: web.Request) -> web.Response:
         return web.json_response([asdict(call) for call in self.calls])

@@ -90,6 +90,12 @@ class ModelPolicy:
 
         return LanguagePolicy(self.responder, schema, seed=seed, **self.options)
 
+    async def check(self) -> None:
+        """Find out before anything is played that the model is not there."""
+        check = getattr(self.responder, "check", None)
+        if check is not None:
+            await check()
+
     async def aclose(self) -> None:
         """Close the model's connections."""
         await self.responder.aclose()

@@ -273,6 +273,8 @@ async def _rollout(
         contextlib.nullcontext() if model is None else contextlib.aclosing(model),
         contextlib.AsyncExitStack() as stack,
     ):
+        if model is not None:
+            await model.check()
         shown = bar or stack.enter_context(progress_bar(quiet=quiet))
         try:
             await play(

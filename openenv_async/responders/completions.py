@@ -21,7 +21,7 @@ import msgspec
 
 from openenv_async.responders.base import Reply, Usage
 
-__all__ = ["TOKEN_FIELDS", "CompletionStream", "Truncated", "read_completion"]
+__all__ = ["TOKEN_FIELDS", "CompletionStream", "Truncated", "read_completion", "read_models"]
 
 TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "none": {},
@@ -99,6 +99,14 @@ class _Completion(msgspec.Struct):
     metadata: _Metadata | None = None
 
 
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
 _decoder: Final = msgspec.json.Decoder(_Completion, strict=True)
 
 
@@ -121,6 +129,14 @@ def read_completion(data: bytes, model: str) -> Reply:
     if message is None:
         raise ValueError("its choice has no message")
     return _reply(completion, choice, message, model)
+
+
+def read_models(data: bytes) -> list[str]:
+    """Return the names of an endpoint's models; none where the answer is something else."""
+    try:
+        return [model.id for model in msgspec.json.decode(data, type=_Models).data]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
 
 
 class CompletionStream:

@@ -47,6 +47,7 @@ from openenv_async.responders.completions import (
     ServerFailed,
     Truncated,
     read_completion,
+    read_models,
 )
 from openenv_async.types import MAX_SECONDS
 
@@ -216,6 +217,48 @@ class OpenAIResponder:
             turns = self._turns = _Turns(self._max_concurrency)
         async with turns.taken() as waited:
             return await self._answered(_Call(body, uuid.uuid4().hex, waited))
+
+    async def check(self, timeout: float = 10.0) -> None:
+        """Ask the endpoint which models it has, before a run relies on it.
+
+        One that has no such list passes; one whose list lacks the model is warned of.
+
+        Raises:
+            ResponderUnavailable: it cannot be reached.
+            ResponderFailed: it refuses the key, or the URL is not an address.
+        """
+        import aiohttp
+
+        key = os.environ.get(self._api_key_variable, "")
+        headers = {**self._headers, **({"Authorization": f"Bearer {key}"} if key else {})}
+        sockets = await self._connected()
+        try:
+            async with sockets.client.get(
+                f"{self.base_url}/models",
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+            ) as response:
+                status = response.status
+                known = read_models(await _whole(response)) if status == 200 else []
+        except (aiohttp.InvalidURL, ValueError) as exc:
+            raise ResponderFailed(
+                f"{self.base_url} is not an address: {_shown(str(exc), key)}", retryable=False
+            ) from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            told = _shown(f"{type(exc).__name__}: {exc}", key)
+            raise ResponderUnavailable(
+                f"{self!r} cannot be reached ({told}): start the model's server, or correct its URL"
+            ) from exc
+        if status in (401, 403):
+            raise ResponderFailed(
+                f"{self!r} refused {'the key' if key else 'to answer without a key'} (HTTP"
+                f" {status}): put its key into the environment variable {self._api_key_variable}",
+                retryable=False,
+                status=status,
+            )
+        if known and self.model not in known:
+            log.warning("%r: there is no such model, it has %s", self, ", ".join(known[:10]))
 
     async def aclose(self) -> None:
         """Close its connections. Idempotent."""

@@ -176,6 +176,23 @@ class TransformersResponder:
         self._worker.requests.put(request)
         return await asyncio.wrap_future(request.future)
 
+    async def check(self) -> None:
+        """Load the model, in a thread, before a run relies on it.
+
+        Raises:
+            InvalidOption: a package is missing, or it is not a model.
+        """
+        loaded: Future[Any] = Future()
+
+        def load() -> None:
+            try:
+                loaded.set_result(self.load())
+            except Exception as exc:  # handed to the caller
+                loaded.set_exception(exc)
+
+        threading.Thread(target=load, name="openenv-transformers-load", daemon=True).start()
+        await asyncio.wrap_future(loaded)
+
     async def aclose(self) -> None:
         """End its thread, after the batch under way; the model stays loaded. Idempotent."""
         worker, self._worker = self._worker, None

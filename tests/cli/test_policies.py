@@ -160,3 +160,14 @@ def test_the_command_says_what_is_wrong_with_them() -> None:
     assert result.returncode == 2
     assert "hunter2" not in result.stderr + result.stdout
     assert "the key in the environment variable OPENAI_API_KEY" in one_line(result.stderr)
+
+
+def test_a_model_server_that_is_down_is_told_before_anything_is_played(tmp_path: Path) -> None:
+    out = tmp_path / "runs.jsonl"
+    result = run(
+        *("rollout", COUNTING, "--policy", "openai:m@http://127.0.0.1:9/v1", "--out", str(out)),
+    )
+    assert result.returncode == 1
+    assert "cannot be reached" in one_line(result.stderr)
+    assert "start the model's server, or correct its URL" in one_line(result.stderr)
+    assert not out.exists()

@@ -41,6 +41,7 @@ async def endpoint(handler: Handler) -> AsyncIterator[str]:
         return await handler(request)
 
     app.router.add_post("/v1/chat/completions", handle)
+    app.router.add_get("/v1/models", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -501,3 +502,36 @@ def test_openai_itself_is_asked_as_it_likes() -> None:
         ValueError, match="tokens must be one of auto, vllm, sglang, logprobs, none"
     ):
         OpenAIResponder("gpt", tokens="all")  # type: ignore[arg-type]  # the point
+
+
+async def test_an_endpoint_is_checked_before_a_run_relies_on_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ModelServer() as server:
+        for model, warned in (("scripted-1", False), ("tiny", True)):
+            made = OpenAIResponder(model, server.url)
+            await made.check()
+            await made.aclose()
+            assert ("there is no such model, it has scripted-1" in caplog.text) is warned
+        assert server.calls == []
+    async with responder(server.url) as tiny:
+        with pytest.raises(ResponderUnavailable, match="start the model's server, or correct its"):
+            await tiny.check()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    answers = [
+        web.Response(status=401, text=KEY),
+        web.Response(text="<html>"),
+        web.Response(status=500),
+    ]
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        return answers.pop(0)
+
+    async with endpoint(answer) as url, responder(url) as tiny:
+        with pytest.raises(ResponderFailed, match=r"refused the key \(HTTP 401\).*OPENAI_API_KEY"):
+            await tiny.check()
+        await tiny.check()  # something else in place of a list is no reason not to play
+        await tiny.check()
+        monkeypatch.delenv("OPENAI_API_KEY")
+    assert answers == []

@@ -288,6 +288,14 @@ async def test_a_call_that_is_cancelled_before_its_turn_is_not_sampled(
     assert first.cancelled() or first.done()
 
 
+async def test_a_model_is_loaded_before_a_run_relies_on_it(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InvalidOption, match="is not a model"):
+        await TransformersResponder(tmp_path).check()
+    made = TransformersResponder(folder)
+    await made.check()
+    assert made._loaded is not None
+
+
 def test_models_that_are_none(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InvalidOption, match="there is no model at '/no/such'"):
         TransformersResponder("/no/such")
