@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import itertools
 import json
 import math
 import os
@@ -24,101 +26,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from openenv_async import Environment, OutcomeStatus, StepResult
-from openenv_async.errors import InvalidAction
+from openenv_async import OutcomeStatus
 from openenv_async.rollouts import RunFolder, baseline
 from tests.model_server import ModelServerProcess, ServedCall, called
 
-__all__ = ["Audit", "Ledger", "play_killed"]
+__all__ = ["Audit", "play_killed"]
 
 FAULTS: Final = {"nonsense": 0.10, "refused": 0.05, "cut": 0.02, "busy": 0.01}
-LOG: Final = "OPENENV_TEST_LEDGER_LOG"
+REFUSED: Final = called("query", sql="")
 ROOT: Final = Path(__file__).parents[1]
 
 
-class Look(msgspec.Struct, tag="look"):
-    """Read an account."""
-
-    account: str
+# -- the model ------------------------------------------------------------------------------------
 
 
-class Answer(msgspec.Struct, tag="answer"):
-    """Give the sum."""
+@functools.cache
+def answers() -> dict[str, Any]:
+    """The right answer of each question."""
+    from sqlite_questions_env.questions import questions
 
-    number: int
-
-
-class Ledger(Environment[Look | Answer, str, dict[str, Any]]):
-    """Two accounts are to be read and added; its log has a line for each step that it executed."""
-
-    isolation = "inline"
-
-    def __init__(self) -> None:
-        self._log = Path(os.environ[LOG]).open("ab", buffering=0)  # noqa: SIM115  # for its life
-
-    def reset(
-        self,
-        seed: int | None = None,
-        episode_id: str | None = None,
-        first: str = "",
-        second: str = "",
-        balances: list[int] | None = None,
-    ) -> str:
-        self._episode = episode_id
-        self._balances = dict(zip((first, second), balances or [0, 0], strict=True))
-        return f"Add {first} and {second}."
-
-    def step(self, action: Look | Answer) -> StepResult[str]:
-        if isinstance(action, Look):
-            if action.account not in self._balances:
-                raise InvalidAction(f"there is no account {action.account!r}")
-            said, reward, ended = f"{action.account}: {self._balances[action.account]}", 0.0, False
-        else:
-            reward = float(action.number == sum(self._balances.values()))
-            said, ended = "", True
-        entry = {"episode": self._episode, "reward": reward, "ended": ended}
-        self._log.write(json.dumps(entry).encode() + b"\n")
-        return StepResult(said, reward, terminated=ended)
-
-    def close(self) -> None:
-        self._log.close()
+    return {row["question"]: row["answer"] for row in questions("train")}
 
 
-def tasks(count: int) -> list[dict[str, Any]]:
-    rng = random.Random(count)
-    return [
-        {
-            "id": f"sum-{number}",
-            "first": f"account-{2 * number}",
-            "second": f"account-{2 * number + 1}",
-            "balances": [rng.randrange(1000), rng.randrange(1000)],
-        }
-        for number in range(count)
-    ]
-
-
-_asked: Counter[str] = Counter()
+_answered: Counter[str] = Counter()
 
 
 def answer(messages: Any, body: Any) -> dict[str, Any]:
-    """A model that looks both accounts up and adds them, and every third time adds wrongly."""
-    text = json.dumps(messages)
-    question = next(each["content"] for each in messages if each["role"] == "user")
-    first, second = question.removeprefix("Add ").removesuffix(".").split(" and ")
-    known = {}
-    for name in (first, second):
-        _, found, rest = text.partition(f'"{name}: ')
-        if not found:
-            return called("look", account=name)
-        known[name] = int(rest.partition('"')[0])
-    _asked[question] += 1
-    wrong = random.Random(f"{question}/{_asked[question]}").random() < 0.4
-    return called("answer", number=sum(known.values()) + wrong)
+    """A model that looks around, and gives the right answer six times in ten."""
+    seen = next(each["content"] for each in messages if each["role"] == "user")
+    question = json.loads(seen)["text"]
+    told = [each["content"] for each in messages if each["role"] == "tool"]
+    looked = sum("Nothing was done" not in each for each in told)
+    if looked == 0:
+        return called("list_tables")
+    if looked == 1:
+        return called("query", sql="SELECT COUNT(*) FROM airports")
+    _answered[question] += 1
+    right = random.Random(f"{question}/{_answered[question]}").random() < 0.6
+    return called("answer", value=answers()[question] if right else "no idea")
 
 
-REFUSED: Final = called("look", account="nobody")
+# -- the run --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -140,29 +88,12 @@ class Audit:
     problems: list[str] = field(default_factory=list)
 
 
-async def play_here(folder: str, file: str, size: int, url: str) -> None:
-    """Play what is missing: the process that is killed."""
-    from openenv_async.responders import OpenAIResponder
-    from openenv_async.rollouts import LanguagePolicy, TaskSet, collect
-
-    tasks = TaskSet(file, private=("balances",))
-    responder = OpenAIResponder("scripted", url, tokens="vllm")
-    policy = LanguagePolicy(responder, Look | Answer)
-    async for _ in collect(Ledger, policy, tasks=tasks, group_size=size, run=folder):
-        pass
-    await policy.aclose()
-
-
-def command(folder: Path, file: Path, size: int, url: str, *, resume: bool) -> list[str]:
+def command(folder: Path, count: int, size: int, url: str, *, resume: bool) -> list[str]:
     return [
-        sys.executable,
-        "-m",
-        "tests.killed_runs",
-        "--play",
-        str(folder),
-        str(file),
-        str(size),
-        url,
+        *(sys.executable, "-m", "openenv_async.cli", "rollout", "sqlite_questions"),
+        *("--tasks", "train", "--episodes", str(count * size), "--group-size", str(size)),
+        *("--policy", f"openai:scripted@{url}", "--out", str(folder), "--quiet"),
+        *(["--resume"] if resume else []),
     ]
 
 
@@ -187,20 +118,19 @@ async def play_killed(
     audit = Audit()
     rng = random.Random(seed)
     total = count * size
-    folder, file, log = place / "run", place / "tasks.jsonl", place / "log.jsonl"
+    folder, log = place / "run", place / "log.jsonl"
     said = place / "said.txt"
-    file.write_text("".join(json.dumps(task) + "\n" for task in tasks(count)))
     log.touch()
     moments = sorted(rng.randrange(total) for _ in range(kills))
     begun = time.monotonic()
     faults = [f"--fault={name}={rate}" for name, rate in FAULTS.items()]
     answers = ["--answer", "tests.killed_runs:answer", f"--answers=refused={json.dumps(REFUSED)}"]
     async with ModelServerProcess(*faults, *answers, "--shape", "vllm") as server:
-        environ = os.environ | {LOG: str(log), "OPENAI_API_KEY": "sk-not-a-key"}
+        environ = os.environ | {"SQLITE_QUESTIONS_LOG": str(log), "OPENAI_API_KEY": "no-key"}
         while True:
             audit.processes += 1
             moment = moments.pop(0) if moments else None
-            argv = command(folder, file, size, server.url, resume=folder.exists())
+            argv = command(folder, count, size, server.url, resume=folder.exists())
             with said.open("wb") as output:
                 process = await asyncio.create_subprocess_exec(
                     *argv, cwd=ROOT, env=environ, stdout=output, stderr=output
@@ -245,6 +175,8 @@ def compare(
     audit: Audit, folder: Path, log: Path, calls: list[ServedCall], count: int, size: int
 ) -> None:
     """Compare the run's folder with the environment's log and the model server's list."""
+    from sqlite_questions_env.questions import questions
+
     run = RunFolder.view(folder)
     status = run.status()
     audit.cut_attempts = status.cut_attempts
@@ -254,7 +186,8 @@ def compare(
     logged: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in log.read_bytes().splitlines():
         entry = json.loads(line)
-        logged[entry["episode"]].append(entry)
+        if entry["event"] != "begin":
+            logged[entry["episode_id"]].append(entry)
     seen: Counter[tuple[str, int]] = Counter()
     groups: dict[str, list[float | None]] = defaultdict(list)
     by_hand: dict[str, list[float]] = defaultdict(list)
@@ -270,19 +203,21 @@ def compare(
         entries = logged[outcome.trajectory.episode_id or ""]
         steps = [each for each in outcome.trajectory.transitions if each.mistake is None]
         audit.steps += len(steps)
-        rewards = [entry["reward"] for entry in entries]
+        rewards = [entry["reward"] for entry in entries if entry["event"] == "step"]
         if [each.reward for each in steps] != rewards or outcome.steps != len(steps):
             audit.problems.append(f"{name}: the environment's log has {rewards}, not {steps}")
         if outcome.status is OutcomeStatus.COMPLETED:
-            by_hand[outcome.task.id].append(math.fsum(rewards))
-            if not entries[-1]["ended"]:
+            given = [reward for reward in rewards if reward is not None]
+            by_hand[outcome.task.id].append(math.fsum(given))
+            if entries[-1]["event"] != "end" or entries[-1]["why"] != "answered":
                 audit.problems.append(f"{name} is completed, and its log has no end")
         _compare_calls(audit, name, outcome.trajectory.transitions, by_id)
         mistaken = sum(each.mistake is not None for each in outcome.trajectory.transitions)
         if mistaken != outcome.mistakes:
             audit.problems.append(f"{name} counts {outcome.mistakes} mistakes, not {mistaken}")
     audit.groups = len(groups)
-    expected = {(f"sum-{number}", member) for number in range(count) for member in range(size)}
+    ids = [row["id"] for row in itertools.islice(questions("train"), count)]
+    expected = {(task, member) for task in ids for member in range(size)}
     if seen != dict.fromkeys(expected, 1):
         wrong = {key: seen[key] for key in expected | set(seen) if seen[key] != 1}
         audit.problems.append(f"not once each: {list(wrong.items())[:5]}")
@@ -321,12 +256,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--play", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.play:
-        folder, file, size, url = given.play
-        asyncio.run(play_here(folder, file, int(size), url))
-        return
     with tempfile.TemporaryDirectory() as place:
         audit = asyncio.run(
             play_killed(

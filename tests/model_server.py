@@ -218,7 +218,7 @@ class ModelServer:
                 return web.json_response({"generated_text": "hello", "status": "ok"})
             case "slow":
                 await asyncio.sleep(self.slow_seconds)
-        message = await self._said(given, body, f"call_{digest[:12]}_{times}")
+        message = await self._said(given, body)
         completion = self._completion(call, message, body, rng)
         if body.get("stream"):
             return await self._stream(request, completion, cut=given == "cut")
@@ -235,7 +235,7 @@ class ModelServer:
             drawn -= rate
         return "answer"
 
-    async def _said(self, given: str, body: dict[str, Any], name: str) -> dict[str, Any]:
+    async def _said(self, given: str, body: dict[str, Any]) -> dict[str, Any]:
         answer: Any = self.answers.get(given, self.answer)
         if callable(answer):
             answer = answer(body["messages"], body)
@@ -244,8 +244,9 @@ class ModelServer:
         if isinstance(answer, str):
             return {"role": "assistant", "content": answer}
         message = {"role": "assistant", "content": None, **answer}
+        number = len(self.calls)
         calls = [
-            {**each, "id": each.get("id") or f"{name}_{i}"}
+            {**each, "id": each.get("id") or f"call_{number}_{i}"}
             for i, each in enumerate(message.get("tool_calls") or ())
         ]
         return {**message, "tool_calls": calls} if calls else message

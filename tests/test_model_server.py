@@ -94,17 +94,3 @@ async def test_a_tool_is_called() -> None:
     assert call["function"] == {"name": "act", "arguments": '{"number": 3}'}
     assert said["choices"][0]["finish_reason"] == "tool_calls"
     assert call["id"]
-
-
-async def test_a_conversation_with_tools_meets_the_same_faults_again() -> None:
-    ends = []
-    for _ in range(2):
-        async with ModelServer(called("act"), faults={"busy": 0.2, "nonsense": 0.2}) as server:
-            messages: list[Any] = list(MESSAGES)
-            for _ in range(20):
-                status, said = await ask(server.url, messages=messages)
-                if status == 200:
-                    messages.append(said["choices"][0]["message"])
-            ends.append([call.given for call in server.calls])
-    assert ends[0] == ends[1]
-    assert len(set(ends[0])) == 3

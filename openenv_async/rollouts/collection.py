@@ -442,8 +442,11 @@ class CollectOptions:
             episodes = last if episodes is None else min(episodes, last)
 
         def wanted(planned: Planned) -> bool:
-            chosen = self.only is None or planned.index in self.only
-            return chosen and (run is None or run.is_wanted(planned))
+            is_missing = run is None or run.is_wanted(planned)
+            return is_missing and (self.only is None or planned.index in self.only)
+
+        def known(planned: Planned) -> float | None:
+            return None if run is None else run.return_of(planned)
 
         return Schedule(
             episodes=episodes,
@@ -452,6 +455,7 @@ class CollectOptions:
             source=self.tasks,
             ahead=max(8, self.concurrency // (self.group_size or 1)),
             wanted=None if self.only is None and run is None else wanted,
+            known=known,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -572,12 +576,13 @@ async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
     try:
         whole_groups = options.whole_groups is not None and options.whole_groups()
         run = RunEpisodes(folder, options.group_size, whole_groups=whole_groups)
-        await run.bind(options.episodes, options.policy, options.tasks, options.settings())
-        seeds = options.seeds
-        if options.draws_seed or (seeds is None and options.group_size):
-            drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)
-            run.seed = await asyncio.to_thread(folder.seed, drawn)
-        yield run
+        with folder.playing():
+            await run.bind(options.episodes, options.policy, options.tasks, options.settings())
+            seeds = options.seeds
+            if options.draws_seed or (seeds is None and options.group_size):
+                drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)
+                run.seed = await asyncio.to_thread(folder.seed, drawn)
+            yield run
     finally:
         await leave_folder(folder, opened=opened)
 
@@ -643,6 +648,7 @@ class _Collection:
         total = self._schedule.total
         if self._run is not None:
             self._params = sessions.target.params
+            self._usable = self._run.folder.usable
             await asyncio.to_thread(self._run.folder.bind, wanted=total)
             if total is not None:  # what is left of it
                 self._summary.total = max(0, total - len(self._run.folder.keys))
@@ -656,6 +662,9 @@ class _Collection:
         self._watch.start()
         if options.stop is not None:
             options.stop.bind(self._interrupt)
+        if self._usable >= (options.min_episodes or self._usable + 1):
+            self._stop()  # a run had enough before
+            return
         if options.deadline is not None:
             self._timer = asyncio.get_running_loop().call_later(options.deadline, self._stop)
         for number in range(options.sessions(self._schedule.total)):

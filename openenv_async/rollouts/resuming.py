@@ -76,6 +76,7 @@ class RunEpisodes:
         self._visits: Counter[str] = Counter()
         self._keys: dict[int, EpisodeKey] = {}
         self._group: tuple[str, int] = ("", 0)
+        self._skipped: EpisodeKey | None = None
         self._environments: set[str] = set()
         self._comparing = asyncio.Lock()
         self._digest: tuple[Task, str | None] | None = None
@@ -123,10 +124,12 @@ class RunEpisodes:
             RunMismatch: its task has other columns than when it was played.
         """
         key = self._key(planned)
+        self._skipped = None
         if not self.folder.finished(key):
             self._keys[planned.index] = key
             return True
-        if planned.task is not None:
+        self._skipped = key
+        if planned.task is not None and planned.task.data:  # of some only the id is known
             if self._digest is None or self._digest[0] is not planned.task:
                 self._digest = planned.task, task_digest(planned.task)
             self.folder.check_task(key, planned.task, self._digest[1])
@@ -135,6 +138,11 @@ class RunEpisodes:
             if not all(self.folder.finished(member) for member in members):
                 self.stored(planned, key)
         return False
+
+    def return_of(self, planned: Planned) -> float | None:
+        """Return what the finished episode was given that ``is_wanted`` was asked about last."""
+        key = self._skipped
+        return None if key is None else self.folder.return_of(key)
 
     def _key(self, planned: Planned) -> EpisodeKey:
         member = planned.member or 0

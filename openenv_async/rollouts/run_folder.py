@@ -161,6 +161,7 @@ class RunFolder:
         except BaseException:
             self._unlock()
             raise
+        self._playing = False
         self._again: set[EpisodeKey] = set()
         if retry_failed:
             kept = self._journal.kept
@@ -388,6 +389,19 @@ class RunFolder:
             return False
         return key not in self._again or kept.segment >= self._journal.first_segment
 
+    def return_of(self, key: EpisodeKey) -> float | None:
+        """Return what a finished episode was given; ``None`` for one that is not to be used."""
+        kept = self._journal.kept.get(key)
+        if kept is None or kept.result not in (ResultClass.GOOD, ResultClass.DEGRADED):
+            return None
+        return kept.episode_return
+
+    @property
+    def usable(self) -> int:
+        """Episodes whose result is good, or real though degraded."""
+        results = Counter(kept.result for kept in self._journal.kept.values())
+        return results[ResultClass.GOOD] + results[ResultClass.DEGRADED]
+
     def is_last_attempt(self, key: EpisodeKey) -> bool:
         """Return whether an episode is abandoned if the attempt that runs gives no result.
 
@@ -484,6 +498,24 @@ class RunFolder:
         )
 
     # -- writing ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def playing(self) -> Iterator[None]:
+        """Have the folder for one collection alone: two would play the same episodes.
+
+        Raises:
+            RunInUse: another one of this process has it.
+        """
+        if self._playing:
+            raise RunInUse(
+                f"the run at {self.path} is being played by another collection of this process:"
+                " wait until it ends"
+            )
+        self._playing = True
+        try:
+            yield
+        finally:
+            self._playing = False
 
     def begin(self, key: EpisodeKey) -> int:
         """Note that an episode begins, and return how often it was begun, with this time."""

@@ -152,6 +152,7 @@ class _Line(msgspec.Struct):
     index: int
     attempts: int = 1
     run: str | None = None
+    episode_return: Any = None
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -189,6 +190,7 @@ class Kept:
     index: int
     attempts: int
     digest: str | None
+    episode_return: float | None
 
 
 @dataclass(slots=True)
@@ -414,6 +416,7 @@ class RunJournal:
                 outcome.index,
                 outcome.attempts,
                 each.digest,
+                outcome.episode_return,
             )
             self._size += size
 
@@ -469,7 +472,7 @@ class RunJournal:
                         f"{path} belongs to run {read.run}, and the manifest of {self.path} to run"
                         f" {self.run}: put the files of each run into a folder of its own"
                     )
-                place = read.openenv_run
+                place, value = read.openenv_run, read.episode_return
                 self.kept[place.key] = Kept(
                     number,
                     begin,
@@ -479,6 +482,7 @@ class RunJournal:
                     read.index,
                     read.attempts,
                     place.digest,
+                    value if isinstance(value, int | float) else None,
                 )
 
     def _read_attempts(self, path: Path) -> None:

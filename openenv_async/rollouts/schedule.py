@@ -82,6 +82,7 @@ class Schedule:
         source: of the tasks.
         ahead: groups whose tasks are read ahead.
         wanted: tells whether an episode is played; ``None``: each is.
+        known: the return of an episode that is not, if there is one.
 
     Attributes:
         total: episodes that there are, where known.
@@ -98,6 +99,7 @@ class Schedule:
         source: TaskSource | None = None,
         ahead: int = 8,
         wanted: Callable[[Planned], bool] | None = None,
+        known: Callable[[Planned], float | None] = lambda planned: None,
     ) -> None:
         self.total = episodes
         self.error: BaseException | None = None
@@ -108,6 +110,7 @@ class Schedule:
             seeds = random.SystemRandom().getrandbits(31)
         self._seeds = seeds
         self._wanted = wanted
+        self._known = known
         self._next = 0
         self._again: deque[Planned] = deque()
         self._task: Task | None = None
@@ -173,7 +176,7 @@ class Schedule:
             planned = self._new()
             if planned is None or self._wanted is None or self._wanted(planned):
                 return planned
-            self._member_ended(planned.index // self._size, None)
+            self._member_ended(planned.index // self._size, None, self._known(planned))
         return None
 
     def find(self) -> bool:
@@ -247,12 +250,16 @@ class Schedule:
         """Note that the reader was given what came of a task, which has no outcome."""
         self._member_ended(index // self._size, None)
 
-    def _member_ended(self, number: int, outcome: Outcome | None) -> None:
+    def _member_ended(
+        self, number: int, outcome: Outcome | None, known: float | None = None
+    ) -> None:
         """Note the end of a member of a group; ``None``: it has no outcome."""
         group = self._groups.get(number)
         if group is None or self._tasks is None:
             return
         group.left -= 1
+        if known is not None:
+            group.returns.append(known)
         if outcome is not None:
             value = outcome.episode_return
             stale = bool(getattr(outcome.error, "detail", {}).get("stale"))

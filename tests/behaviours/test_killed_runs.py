@@ -9,6 +9,8 @@ import pytest
 
 from tests.killed_runs import play_killed
 
+pytest.importorskip("sqlite_questions_env")
+
 
 @pytest.mark.parametrize(
     ("count", "size", "kills"),

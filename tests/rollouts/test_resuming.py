@@ -24,7 +24,9 @@ from openenv_async.errors import (
 )
 from openenv_async.rollouts import (
     EpisodeKey,
+    Retire,
     RunFolder,
+    TaskSet,
     VersionedPolicy,
     collect,
     collect_all,
@@ -157,7 +159,7 @@ async def test_a_server_that_is_down_uses_up_no_attempts(tmp_path: Path) -> None
 async def test_a_run_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "run"
     options: dict[str, Any] = {"tasks": ROWS, "max_steps": 5}
-    await part(path, 3, **options)
+    await part(path, 3, concurrency=1, max_ahead=1, **options)
     kept = RunFolder.view(path).keys
 
     class Other(Counting):
@@ -244,13 +246,13 @@ async def test_a_full_disk_ends_the_run_and_nothing_that_was_delivered_is_lost(
 async def test_a_group_with_members_of_before_and_now_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "run"
     options: dict[str, Any] = {"tasks": ROWS, "concurrency": 5}
-    async with stream(Counting, one, run=path, group_size=4, **options) as episodes:
-        for _ in range(9):
-            await anext(episodes)
+    with RunFolder.create(path) as folder:
+        played = [*range(5), 8, 17, 18, 19]
+        await collect_all(Counting, one, run=folder, group_size=4, only=played, **options)
     before = RunFolder.view(path)
     whole = {row["id"] for row in ROWS if sum(key.task == row["id"] for key in before.keys) == 4}
-    assert 9 <= len(before.keys) < 40
-    assert len(before.keys) % 4
+    assert len(before.keys) == 9
+    assert whole == {"task-0"}
     groups = [
         group async for group in stream_groups(Counting, one, run=path, group_size=4, **options)
     ]
@@ -365,3 +367,41 @@ class Playing:
 
     async def step(self, action: Any) -> StepResult[Seen]:
         return StepResult(Seen(1), 1.0, terminated=True)
+
+
+async def test_two_collections_do_not_play_one_run_at_once(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run") as folder:
+        async with contextlib.aclosing(
+            collect(Counting, one, run=folder, episodes=4, concurrency=1)
+        ) as outcomes:
+            await anext(outcomes)
+            with pytest.raises(RunInUse, match="another collection of this process"):
+                await collect_all(Counting, one, run=folder, episodes=4)
+        assert len(await collect_all(Counting, one, run=folder, episodes=4)) < 4
+        assert folder.status().missing == 0
+
+
+async def test_a_run_that_has_enough_plays_no_more(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"run": tmp_path / "run", "episodes": 20, "concurrency": 2}
+    await collect_all(Counting, one, min_episodes=5, **options)
+    kept = len(RunFolder.view(tmp_path / "run").keys)
+    assert 5 <= kept < 20
+    again = await collect_all(Counting, one, min_episodes=5, **options)
+    assert {each.status for each in again} == {OutcomeStatus.CANCELLED}
+    assert len(again) == 20 - kept
+    await collect_all(Counting, one, min_episodes=kept + 3, **options)
+    assert kept + 3 <= len(RunFolder.view(tmp_path / "run").keys) < 20
+
+
+async def test_what_was_played_before_counts_for_the_retirement_of_tasks(tmp_path: Path) -> None:
+    """Solved tasks stay retired; without their returns they would be given three times each."""
+
+    def tasks() -> TaskSet:
+        return TaskSet(ROWS, epochs=3, retire=Retire(solved=1.0, window=1))
+
+    path = tmp_path / "run"
+    first = await collect_all(Counting, one, run=path, tasks=tasks(), concurrency=1, episodes=10)
+    assert len(first) == 10
+    source = tasks()
+    assert await collect_all(Counting, one, run=path, tasks=source, concurrency=1) == []
+    assert sorted(source.retired) == sorted(row["id"] for row in ROWS)
