@@ -26,6 +26,7 @@ from openenv_async.rollouts import (
     EpisodeGroup,
     Mixture,
     Retire,
+    Summary,
     TaskSet,
     Turn,
     collect,
@@ -38,6 +39,7 @@ from openenv_async.rollouts.schedule import Schedule
 from openenv_async.rollouts.tasks import Draw, TaskSource, as_source, as_task
 from openenv_async.tasks import TaskTable
 from openenv_async.types import Task
+from tests.helpers import until
 
 ROWS: list[dict[str, Any]] = [{"id": f"t{number}", "goal": number} for number in range(1, 6)]
 
@@ -766,3 +768,80 @@ async def test_neither_a_large_file_nor_a_slow_iterable_blocks_the_loop(tmp_path
     found, stall = await longest_stall(first(slow(), 2))
     assert found == ["1", "2"]
     assert stall < 0.25
+
+
+# -- policies and readers that fail ----------------------------------------------------------------
+
+
+async def test_what_a_deadline_cuts_off_is_played_by_the_next_run() -> None:
+    async def endless(observation: Any) -> dict[str, int]:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    source = TaskSet(ROWS)
+    async with serve(Sums) as url:
+        cut = await collect_all(
+            url, endless, tasks=source, group_size=2, concurrency=3, deadline=0.3
+        )
+        assert [(o.task and o.task.id, o.member, str(o.status)) for o in cut] == [
+            (f"t{group + 1}", member, "cancelled") for group in range(5) for member in range(2)
+        ]
+        assert source.finished == 0
+        outcomes = await collect_all(url, move, tasks=source, group_size=2, concurrency=3)
+    assert [o.task.id for o in outcomes if o.task] == [f"t{n}" for n in range(1, 6) for _ in "ab"]
+    assert source.finished == 5
+
+
+async def test_a_policy_that_raises_before_its_first_action_costs_its_own_episode() -> None:
+    class Moody:
+        def for_episode(self, index: int) -> Callable[[Any], Any]:
+            if index == 1:
+                raise RuntimeError("not today")
+            return move
+
+    moody: Any = Moody()
+    async with serve(Sums) as url:
+        outcomes = await collect_all(url, moody, tasks=ROWS, concurrency=1)
+        async with stream(url, moody, tasks=ROWS, failures=True) as episodes:
+            streamed = sorted([(e.outcome.index, str(e.outcome.status)) async for e in episodes])
+        with pytest.raises(RuntimeError, match="not today"):
+            await rollout(url, moody, index=1)
+    statuses = ["completed", "policy_error", "completed", "completed", "completed"]
+    assert [str(outcome.status) for outcome in outcomes] == statuses
+    assert streamed == list(enumerate(statuses))
+
+
+async def test_what_ended_is_handed_over_before_the_error_of_on_progress() -> None:
+    calls = 0
+
+    def show(summary: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("no terminal")
+
+    seen: list[int] = []
+    ended = asyncio.Event()
+    begun = 0
+
+    async def policy(observation: Any) -> dict[str, int]:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            await ended.wait()
+        ended.set()
+        return {"amount": 5}
+
+    summary = Summary()
+
+    async def play(url: str) -> None:
+        async for outcome in collect(
+            url, policy, tasks=ROWS[:3], concurrency=3, on_progress=show, summary=summary
+        ):
+            seen.append(outcome.index)
+            await until(lambda: summary.episodes == 3)
+
+    async with serve(Sums) as url:
+        with pytest.raises(RuntimeError, match="no terminal"):
+            await play(url)
+    assert sorted(seen) == [0, 1, 2]
+    assert calls == 1
