@@ -15,6 +15,7 @@ from openenv_async.cli.options import (
 )
 from openenv_async.cli.output import console, echo
 from openenv_async.cli.targets import resolved, target_argument
+from openenv_async.schemas.legal import LEGAL_KEY
 
 if TYPE_CHECKING:
     from openenv_async.spec import EnvironmentSpec
@@ -167,6 +168,10 @@ def _print(about: dict[str, Any]) -> None:
         if key != "schema" and value not in (None, [], False):
             shown = _shown(value)
             facts.add_row(key.replace("_", " "), shown.partition("\n\n")[0])
+    told = (about["schema"].get("action") or {}).get(LEGAL_KEY)
+    if told:
+        others = "others are refused" if told is True else "others may be taken"
+        facts.add_row("legal actions", f"told with each result; {others}")
     shown_on.print(facts)
     for kind in ("reset", "action", "observation", "state"):
         rows = field_rows(about["schema"].get(kind))

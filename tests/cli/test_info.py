@@ -42,6 +42,18 @@ async def test_info_of_a_server() -> None:
         assert part in result.output
 
 
+def test_info_says_whether_legal_actions_are_told() -> None:
+    for target, told in (
+        ("tests.legal_games:Corridor", "told with each result; others are refused"),
+        ("tests.legal_games:Bits", "told with each result; others may be taken"),
+        (GOOD, None),
+    ):
+        result = invoke("info", target)
+        assert result.exit_code == 0, result.output
+        assert ("legal actions" in result.output) == (told is not None)
+        assert told is None or told in " ".join(result.output.split())
+
+
 def test_a_row_for_each_field() -> None:
     schema = {
         "type": "object",
