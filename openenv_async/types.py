@@ -265,7 +265,7 @@ class Trajectory(Generic[ObsT, ActT]):
         started_at, ended_at: Unix time in seconds.
         run: id of the run that it belongs to.
         error_detail: more about the error, as far as known: its ``traceback``, the ``phase`` it
-            came in, the ``log_tail`` of the worker, and of its end the ``container_id``,
+            came in, the ``worker`` and its ``log_tail``, and of its end the ``container_id``,
             ``exit_code`` and ``oom``; the ``action`` that was not answered, and the
             ``model_calls`` of it.
         extra: what a file has for this episode besides, by name: keys of a newer release or of

@@ -383,6 +383,7 @@ def _end(episode: Trajectory, tell: _Teller) -> Iterator[str]:
     trace, tail = detail.pop("traceback", None), detail.pop("log_tail", None)
     ending = {name: detail.pop(name, None) for name in ("container_id", "exit_code", "oom")}
     yield from tell.item("phase", detail.pop("phase", None))
+    yield from tell.item("worker", detail.pop("worker", None))
     yield from tell.item("container", ending["container_id"])
     yield from tell.item("exit code", ending["exit_code"])
     if ending["oom"]:

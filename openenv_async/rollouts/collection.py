@@ -59,7 +59,7 @@ from openenv_async.rollouts.tasks import Tasks, TaskSource, as_source
 from openenv_async.rollouts.versions import Admission
 from openenv_async.rollouts.watching import RunWatch
 from openenv_async.targets.sessions import TargetSessions
-from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue
+from openenv_async.types import ActT, ObsT, Outcome, OutcomeStatus, PlainValue, Trajectory
 
 __all__ = [
     "BatchKeywords",
@@ -81,6 +81,10 @@ _MAX_RETRIES: Final = 2
 _AFTER_DEADLINE: Final = 0.05
 """Seconds that sessions have to close when the deadline passed, before they are just left."""
 _AFTER_CLOSE: Final = 1.0
+_LOGS: Final = 20
+"""Failed episodes whose worker's log is asked for: a log is a call of the Docker Engine."""
+_LOG_LAG: Final = 0.05
+"""Seconds that the last lines of a log may come later than the answer to a step."""
 _HOPELESS: Final = 32
 """Episodes of an endless collection that all end with a policy error before it ends with it."""
 _GOES_ON: Final = frozenset(
@@ -627,6 +631,7 @@ class _Collection:
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._logs_left = _LOGS
         self._interrupted = False
         self._watch = RunWatch(
             options.summary,
@@ -794,6 +799,8 @@ class _Collection:
             raise
         if outcome.status is OutcomeStatus.TASK_ERROR:
             self._name_row(outcome)
+        if outcome.error is not None and outcome.trajectory is not None:
+            await self._record_worker(client, outcome.trajectory)
         if self._running.pop(rollout.index, None) is not None:
             self._summary.running = len(self._running)
             self._watch.ended(rollout)
@@ -812,6 +819,19 @@ class _Collection:
             if isinstance(error, OpenEnvError):
                 error.detail["row"] = where
             error.add_note(f"{where}, the task {outcome.task.id!r}" if outcome.task else where)
+
+    async def _record_worker(self, client: Any, trajectory: Trajectory) -> None:
+        """Record which worker an episode failed on, and for some what that had written last."""
+        worker = getattr(client, "worker", None)
+        if worker is None:
+            return
+        detail = {"worker": worker.name, **(trajectory.error_detail or {})}
+        trajectory.error_detail = detail
+        if "log_tail" not in detail and self._logs_left:
+            self._logs_left -= 1
+            await asyncio.sleep(_LOG_LAG)
+            if tail := await worker.log_tail():
+                detail["log_tail"] = tail
 
     def _plays_again(self, planned: Planned, rollout: Rollout, outcome: Outcome) -> bool:
         """Tell whether a failed episode may be repeated; count it as repeated then."""

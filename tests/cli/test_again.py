@@ -102,3 +102,5 @@ def test_a_record_has_the_traceback_of_a_server_that_was_started(tmp_path: Path)
     story = run("why", str(out), "3").stdout
     assert 'raise RuntimeError(f"cannot go on with {self.seed}")' in story
     assert "--only 3" in story
+    assert "worker           process-1" in story
+    assert "playing 3" in story  # the end of its log
