@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import itertools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -55,6 +55,14 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
+    def columns(self) -> list[str] | None:
+        """Return the columns of every row, where all have the same."""
+        ...
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of one of ``columns``."""
+        ...
+
     def row(self, number: int) -> Any: ...
 
     def where(self, number: int) -> str: ...
@@ -72,6 +80,14 @@ class Listed:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def columns(self) -> list[str] | None:
+        names = getattr(self._rows, "column_names", None)  # of a Hugging Face Dataset
+        has = isinstance(names, list) and hasattr(self._rows, "select_columns")
+        return names if has else None
+
+    def column(self, name: str) -> list[Any]:
+        return list(self._rows.select_columns([name])[:][name])
 
     def row(self, number: int) -> Any:
         try:
@@ -109,6 +125,12 @@ class JsonLines:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def columns(self) -> list[str] | None:
+        return None
+
+    def column(self, name: str) -> list[Any]:
+        raise LookupError(name)
 
     def row(self, number: int) -> Any:
         try:
@@ -152,6 +174,12 @@ class Parquet:
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
+
+    def columns(self) -> list[str] | None:
+        return list(self._table.column_names)
+
+    def column(self, name: str) -> list[Any]:
+        return list(self._table.column(name).to_pylist())
 
     def row(self, number: int) -> Any:
         batch, place = divmod(number, 64)
@@ -227,6 +255,24 @@ class Reader:
             named = _digest(data, private, where)
         split = row.split if isinstance(row, Task) else None
         return Task(named, public, private, split)
+
+    def ids(self, rows: Rows) -> Iterator[str]:
+        """Yield the id of each row, and note which columns there are.
+
+        Raises:
+            InvalidTasks: a row is not a task, or its id is not valid.
+        """
+        names = rows.columns()
+        column = self._id
+        if names is not None and column is None:
+            column = next((name for name in _ID_COLUMNS if name in names), None)
+        if names is None or column is None or column not in names:
+            for number in range(len(rows)):
+                yield self.task(rows.row(number), rows.where(number), remember=True).id
+            return
+        self.task(dict.fromkeys(names, "") | {column: "0"}, rows.where(0), remember=True)
+        for number, value in enumerate(rows.column(column)):  # and no other one is read
+            yield _id(value, rows.where(number))
 
     def _id_of(self, row: Mapping[Any, Any], where: str) -> tuple[str | None, str | None]:
         """Return the column with the id, and the id."""

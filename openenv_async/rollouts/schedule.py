@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from openenv_async.errors import OpenEnvError
+from openenv_async.rollouts.sessions import close_client
 from openenv_async.rollouts.tasks import Draw, TaskSource
 from openenv_async.targets.sessions import TargetSessions
 from openenv_async.types import Outcome, OutcomeStatus, Task
@@ -405,7 +406,7 @@ async def _tell(source: TaskSource, sessions: TargetSessions) -> None:
             for part in named:
                 await part.load_split(client)
         finally:
-            await client.close()
+            await close_client(client)
     if len(named) < len(parts):
         options = await _reset_options(sessions)
         for part in parts:

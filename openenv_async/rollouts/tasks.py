@@ -125,6 +125,7 @@ class TaskSource(ABC):
         self._reading = threading.RLock()  # held while rows are read, however long that takes
         self._handed_out = 0
         self._finished = 0
+        self._is_resumed = False
 
     # -- for collections ----------------------------------------------------------------------
 
@@ -133,12 +134,36 @@ class TaskSource(ABC):
         """Yield the sets of tasks that it is made of."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Read what must be known before the first draw; begin anew if it is at its end.
+    def load(self) -> None:
+        """Read what must be known before the first draw.
 
         Raises:
             InvalidTasks: the rows cannot be read, or are not tasks.
         """
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Stand before the first draw of the first pass."""
+
+    @abstractmethod
+    def _has_open(self) -> bool:
+        """Tell whether draws are not finished."""
+
+    def prepare(self) -> None:
+        """Load it, and begin anew if it is at its end; one that was just resumed stays there.
+
+        Raises:
+            InvalidTasks: the rows cannot be read, or are not tasks.
+        """
+        with self._reading:
+            self.load()
+            if not self._is_resumed and not self._has_open():
+                draw = self.draw()
+                if draw is None:
+                    self._begin()
+                else:
+                    self.give_back([draw])
+            self._is_resumed = False
 
     @abstractmethod
     def draw(self) -> Draw | None:
@@ -232,6 +257,7 @@ class TaskSource(ABC):
             )
         for name in ("handed_out", "finished"):
             _natural(position, name)
+        self._is_resumed = True
         self._handed_out = position["handed_out"]
         self._finished = position["finished"]
         return position
@@ -316,6 +342,7 @@ class TaskSet(TaskSource):
         self._found: str | None = None
         self._iterator: Iterator[Any] | None = None
         self._ended = False
+        self._met_rows = False
         self._begin()
 
     def _check_order(self) -> None:
@@ -349,7 +376,6 @@ class TaskSet(TaskSource):
     # -- where it stands ----------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Stand before the first draw of the first pass."""
         self._epoch = 0
         self._place = 0
         self._again: deque[tuple[int, int, Draw | None]] = deque()
@@ -387,7 +413,7 @@ class TaskSet(TaskSource):
     def describe(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"kind": self.kind, "name": self.name}
         if self._rows is not None and self.split is None:
-            self.prepare()
+            self.load()
             facts["digest"] = self._digest()
         facts |= self._reader.describe()
         facts |= {"shuffle": self._shuffle, "epochs": self._epochs}
@@ -486,11 +512,11 @@ class TaskSet(TaskSource):
         """Note which options ``reset`` has: a row that has another column is refused."""
         self._reader.options = options
 
-    def prepare(self) -> None:
+    def _has_open(self) -> bool:
+        return bool(self._open or self._again)
+
+    def load(self) -> None:
         with self._reading:
-            with self._lock:
-                if self._ended and not self._again and not self._open:
-                    self._begin()
             if self._rows is None:
                 return
             if self._ids is None:
@@ -505,11 +531,10 @@ class TaskSet(TaskSource):
         if not len(rows):
             raise InvalidTasks(f"{rows.name} has no rows: there are no tasks in it")
         found: dict[str, int] = {}
-        for number in range(len(rows)):
-            task = self._reader.task(rows.row(number), rows.where(number), remember=True)
-            first = found.setdefault(task.id, number)
+        for number, name in enumerate(self._reader.ids(rows)):
+            first = found.setdefault(name, number)
             if first != number:
-                raise _repeated(task.id, rows.where(first), rows.where(number))
+                raise _repeated(name, rows.where(first), rows.where(number))
         self._reader.check_named(rows.name)
         return list(found)
 
@@ -610,7 +635,11 @@ class TaskSet(TaskSource):
             self._iterator = None
             if place == 0 and epoch == 0:
                 self._ended = True
-                raise InvalidTasks(f"{self.name} has no rows: there are no tasks in it")
+                raise InvalidTasks(
+                    f"{self.name} is used up, it can be iterated over once only: make a new one"
+                    if self.is_one_shot and self._met_rows
+                    else f"{self.name} has no rows: there are no tasks in it"
+                )
             self._stand(epoch + 1, 0)
             self._ended = place == 0  # an iterable that is used up
         self._ended = True
@@ -659,6 +688,7 @@ class TaskSet(TaskSource):
             raise InvalidTasks(
                 f"{where} cannot be read: {type(exc).__name__}: {error_text(exc)}", row=where
             ) from exc
+        self._met_rows = True
         task = self._reader.task(row, where, remember=place == 0)
         if place == 0:
             self._reader.check_named(where)
@@ -790,9 +820,14 @@ class Mixture(TaskSource):
                 raise TypeError(f"retire must be a Retire(...), got {shown(retire)}")
             for part in self.parts():
                 part.use_rule(retire)
-        self._begin()
+        self._begin_draws()
 
     def _begin(self) -> None:
+        for source in self._sources.values():
+            source._begin()
+        self._begin_draws()
+
+    def _begin_draws(self) -> None:
         self._draws = 0
         self._again: deque[str] = deque()
         self._open: dict[int, Draw] = {}
@@ -802,13 +837,13 @@ class Mixture(TaskSource):
         for source in self._sources.values():
             yield from source.parts()
 
-    def prepare(self) -> None:
+    def _has_open(self) -> bool:
+        return bool(self._open or self._again)
+
+    def load(self) -> None:
         with self._reading:
-            if len(self._over) == len(self._sources) and not self._again and not self._open:
-                self._begin()
-            for name, source in self._sources.items():
-                if name not in self._over:
-                    source.prepare()
+            for source in self._sources.values():
+                source.load()
 
     def draw(self) -> Draw | None:
         with self._reading:
@@ -918,7 +953,7 @@ class Mixture(TaskSource):
                 )
             for name, source in self._sources.items():
                 source.resume(sources[name])
-            self._begin()
+            self._begin_draws()
             self._draws = draws
             self._again.extend(unfinished)
         return self
@@ -927,7 +962,7 @@ class Mixture(TaskSource):
         with self._reading, self._lock:
             for source in self._sources.values():
                 source.restart()
-            self._begin()
+            self._begin_draws()
         return self
 
 

@@ -77,6 +77,30 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
         TaskSet(path).prepare()
 
 
+def test_of_a_table_with_ids_only_those_are_read_before_the_first_task(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"uid": n, "q": "x", "answer": "y"} for n in range(100)])
+    read: list[Any] = []
+
+    def note(batch: Any) -> Any:
+        read.append({*batch})
+        return batch
+
+    tasks = TaskSet(rows.with_transform(note), id="uid", private=("answer",))
+    tasks.prepare()
+    assert [{*each} for each in read] == [{"uid"}, {"uid", "q", "answer"}]
+    draw = tasks.draw()
+    assert draw is not None
+    assert draw.task == Task("0", {"q": "x"}, {"answer": "y"})
+    for wrong, message in (
+        (TaskSet(rows, private=("answr",)), "has no column 'answr'; it has uid, q, answer"),
+        (TaskSet(rows, id="nr"), "row 0 of the Dataset has no column 'nr' for its id"),
+        (TaskSet(rows, id="q"), "row 0 of the Dataset and row 1 of the Dataset have the same id"),
+    ):
+        with pytest.raises(InvalidTasks, match=message):
+            wrong.prepare()
+
+
 def test_a_file_that_goes_away_or_changes_is_told(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"id": 1}\n{"id": 2}\n')

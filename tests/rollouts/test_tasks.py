@@ -366,6 +366,29 @@ def test_a_source_goes_on_where_it_stands_and_begins_anew_after_its_end() -> Non
         assert ids(source.restart(), 1) == ["t1"]
 
 
+async def test_a_number_of_episodes_that_is_all_there_are_is_an_end_too() -> None:
+    mixture = Mixture({"a": TaskSet(ROWS), "b": TaskSet(Rows(ROWS[:2]), epochs=2)})
+    async with serve(Sums) as url:
+        for source, count in ((TaskSet(ROWS), 5), (TaskSet(Rows(ROWS)), 5), (mixture, 9)):
+            for _ in range(3):
+                outcomes = await collect_all(url, move, tasks=source, episodes=count)
+                assert len(outcomes) == count
+        resumed = TaskSet(ROWS).resume(TaskSet(ROWS).resume(position_at_the_end()).position())
+        assert await collect_all(url, move, tasks=resumed) == []
+        assert len(await collect_all(url, move, tasks=resumed)) == 5
+        generator = TaskSet(iter(ROWS))
+        assert len(await collect_all(url, move, tasks=generator)) == 5
+        with pytest.raises(InvalidTasks, match="list_iterator is used up, it can be iterated over"):
+            await collect_all(url, move, tasks=generator)
+
+
+def position_at_the_end() -> dict[str, Any]:
+    source = TaskSet(ROWS)
+    for draw in drawn(source):
+        source.finish(draw, None)
+    return source.position()
+
+
 def sources() -> list[Any]:
     return [
         lambda: TaskSet(ROWS),
