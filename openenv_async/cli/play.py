@@ -19,7 +19,7 @@ from openenv_async.cli.options import (
 from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 from openenv_async.errors import InvalidObservation
-from openenv_async.schemas.legal import choices_of, legal_actions, sample_legal
+from openenv_async.schemas.legal import choices_of, legal_actions, sample_legal, tells_legal
 from openenv_async.telemetry.terminal import printable
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ class _Game:
         self._info = None if result.done else result.info
         self._legal = None
         try:
-            self._legal = legal_actions(self._info, self._choices)
+            declared = tells_legal(self.schema)
+            self._legal = legal_actions(self._info, self._choices, declared=declared)
         except InvalidObservation as exc:
             echo(f"   legal: {exc.message}")
         if self._legal is not None:

@@ -163,7 +163,9 @@ class RandomPolicy:
 
     def _mask(self, listed: Any) -> Any:
         """Return the mask of a list of actions, as an array where NumPy is installed."""
-        mask = None if self._choices is None else self._choices.mask_of(listed)
+        if self._choices is None or not isinstance(listed, list | tuple):
+            return None
+        mask = self._choices.mask_of(self._choices.understood(listed) or ())
         if mask is None:
             return None
         try:

@@ -9,6 +9,8 @@ Rules:
   after the other; a row of bits two entries a bit (or one: 0 or 1 for the bit that it must be,
   2 for any). An action of one field has the mask of that field.
 - A mask that does not fit is an error, never bent.
+- An environment whose schema does not say that it tells what is legal may mean something of its own
+  by a list of that name: it counts only if its entries are actions, or values of the only field.
 """
 
 from __future__ import annotations
@@ -99,6 +101,15 @@ class Choices:
                     return None
                 place += len(part)
         return mask
+
+    def understood(self, listed: Sequence[Any]) -> Sequence[Any] | None:
+        """Return a list as actions, where it is one of actions or of values of the only field."""
+        if not listed or self.mask_of(listed) is not None:
+            return listed or None
+        if self.field is None:
+            return None
+        actions = [{self.field: value} for value in listed]
+        return None if self.mask_of(actions) is None else actions
 
 
 def choices_of(schema: Mapping[str, Any]) -> Choices | None:
@@ -216,7 +227,11 @@ _BITS: Final = {0: (1, 0), 1: (0, 1), 2: (1, 1)}
 
 
 def legal_actions(
-    info: Mapping[str, Any] | None, choices: Choices | None, whose: str = "the environment"
+    info: Mapping[str, Any] | None,
+    choices: Choices | None,
+    whose: str = "the environment",
+    *,
+    declared: bool = True,
 ) -> Sequence[Any] | None:
     """Return the actions that are legal; ``None`` where nothing is told, or they are too many.
 
@@ -224,6 +239,7 @@ def legal_actions(
         info: of the observation before the action.
         choices: of the schema of the actions.
         whose: names the environment in errors.
+        declared: the schema says that such things are told (``tells_legal``).
 
     Raises:
         InvalidObservation: a list without an action, or a mask that does not fit.
@@ -231,6 +247,8 @@ def legal_actions(
     if not info:
         return None
     listed = info.get(LEGAL_ACTIONS)
+    if isinstance(listed, list | tuple) and not declared:
+        listed = None if choices is None else choices.understood(listed)
     if isinstance(listed, list | tuple):
         if not listed:
             raise InvalidObservation(
@@ -270,12 +288,11 @@ def sample_legal(
     """
     if not info or (LEGAL_ACTIONS not in info and ACTION_MASK not in info):
         return sample(schema, rng)
-    if LEGAL_ACTIONS not in info:
-        choices = choices or choices_of(schema)
-        if choices is not None:
-            kept = _kept(checked_mask(info[ACTION_MASK], choices, "the environment"), choices)
-            return choices.action([rng.choice(part) for part in kept])
-    listed = legal_actions(info, choices)
+    choices = choices or choices_of(schema)
+    if LEGAL_ACTIONS not in info and choices is not None:
+        kept = _kept(checked_mask(info[ACTION_MASK], choices, "the environment"), choices)
+        return choices.action([rng.choice(part) for part in kept])
+    listed = legal_actions(info, choices, declared=tells_legal(schema))
     return sample(schema, rng) if listed is None else rng.choice(listed)
 
 

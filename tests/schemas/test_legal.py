@@ -117,10 +117,12 @@ def test_a_component_without_a_legal_value_is_named() -> None:
 
 def test_a_list_of_actions_is_drawn_from_as_it_is() -> None:
     listed = [{"fold": True}, {"raise": 20}]
-    drawn = [sample_legal({}, {"legal_actions": listed}, random.Random(seed)) for seed in range(30)]
+    open_schema = {"x-legal-actions": True}
+    info = {"legal_actions": listed}
+    drawn = [sample_legal(open_schema, info, random.Random(seed)) for seed in range(30)]
     assert {str(each) for each in drawn} == {str(each) for each in listed}
     with pytest.raises(InvalidObservation, match="empty list"):
-        sample_legal({}, {"legal_actions": []}, random.Random(0))
+        sample_legal(open_schema, {"legal_actions": []}, random.Random(0))
 
 
 @pytest.mark.parametrize("info", [None, {}, {"lives": 3}])
@@ -162,6 +164,26 @@ def test_what_is_not_among_the_choices_makes_no_mask() -> None:
     assert choices is not None
     for wrong in (4, {"cell": 9}, {"row": 3}, {"cell": [3]}):
         assert choices.mask_of([wrong]) is None
+
+
+def test_a_list_that_nobody_announced_counts_only_if_it_is_one_of_actions() -> None:
+    choices = choices_of(MOVE)
+    for listed, found in (
+        ([{"cell": 3}, {"cell": 6}], [{"cell": 3}, {"cell": 6}]),
+        ([3, 6], [{"cell": 3}, {"cell": 6}]),  # of the only field
+        (["e2e4", "d2d4"], None),
+        ([], None),
+        ([9], None),
+    ):
+        info = {"legal_actions": listed}
+        assert legal_actions(info, choices, declared=False) == found
+        drawn = [sample_legal(MOVE, info, random.Random(seed)) for seed in range(40)]
+        cells = {action["cell"] for action in drawn}
+        assert cells == ({3, 6} if found else {3, 4, 5, 6})
+    # One that was announced is taken at its word, such as that of a larger game.
+    announced = {**MOVE, "x-legal-actions": True}
+    info = {"legal_actions": [{"cell": 40}]}
+    assert sample_legal(announced, info, random.Random(0)) == {"cell": 40}
 
 
 def test_masks_of_masks_are_laid_out_in_a_row() -> None:

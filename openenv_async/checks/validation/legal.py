@@ -11,7 +11,14 @@ from openenv_async.checks.registry import CheckFailed, Skipped, check
 from openenv_async.checks.validation.candidate import Candidate, Session, answered
 from openenv_async.errors import InvalidAction, InvalidObservation
 from openenv_async.schemas.fit import misfit
-from openenv_async.schemas.legal import LEGAL_KEY, Choices, choices_of, flat_mask, legal_actions
+from openenv_async.schemas.legal import (
+    LEGAL_KEY,
+    Choices,
+    choices_of,
+    flat_mask,
+    legal_actions,
+    tells_legal,
+)
 from openenv_async.schemas.refs import resolved
 from openenv_async.schemas.sample import sample
 from openenv_async.types import StepResult
@@ -42,7 +49,7 @@ async def _moments(candidate: Candidate) -> AsyncIterator[Moment]:
             for step in range(_STEPS):
                 if result.done:
                     break
-                listed = _listed(result, choices, step)
+                listed = _listed(result, choices, step, tells_legal(schema))
                 if listed is None:
                     break
                 found = True
@@ -58,9 +65,11 @@ async def _moments(candidate: Candidate) -> AsyncIterator[Moment]:
         raise Skipped("the environment does not tell which actions are legal")
 
 
-def _listed(result: StepResult[Any], choices: Choices | None, step: int) -> Sequence[Any] | None:
+def _listed(
+    result: StepResult[Any], choices: Choices | None, step: int, declared: bool
+) -> Sequence[Any] | None:
     try:
-        return legal_actions(result.info, choices, "it")
+        return legal_actions(result.info, choices, "it", declared=declared)
     except InvalidObservation as exc:
         raise CheckFailed(f"after {step} steps {exc.message}") from exc
 

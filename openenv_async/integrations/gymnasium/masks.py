@@ -36,13 +36,16 @@ class ActionMasks:
     Args:
         codec: the space, and its elements on the wire.
         own: the space is the caller's: what travels cannot be read as its elements.
+        declared: the environment says in its schema that it tells what is legal; else a list of
+            something that is not in the space is taken for something of its own.
 
     Attributes:
         width: entries of a mask; 0 where the space has none.
     """
 
-    def __init__(self, codec: SpaceCodec, own: bool = False) -> None:
+    def __init__(self, codec: SpaceCodec, own: bool = False, declared: bool = True) -> None:
         self._codec = codec
+        self._declared = declared
         self._own = own
         self._parts = [range(n) for n in _sizes(codec.space)]
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
@@ -85,6 +88,8 @@ class ActionMasks:
 
     def _of_list(self, listed: Sequence[Any], whose: str) -> NDArray[np.int8] | None:
         if not listed:
+            if not self._declared:
+                return None
             raise InvalidObservation(
                 f"{whose} gave an empty list of legal actions: end the episode where there is"
                 " nothing to do"
@@ -114,8 +119,12 @@ class ActionMasks:
         try:
             element = self._codec.from_wire(action)
         except OpenEnvError as exc:
+            if not self._declared:
+                return None
             raise self._misfit(action, whose) from exc
         if not space.contains(element):
+            if not self._declared:
+                return None
             raise self._misfit(action, whose)
         offsets = np.ravel(element).astype(np.int64)
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):

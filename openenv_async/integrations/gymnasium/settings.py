@@ -70,8 +70,9 @@ class Translation:
             schema["observation"], field=observation_field
         )
         self.decodes_itself = observation_space is not None
-        self.masks = ActionMasks(self.action, own=action_space is not None)
-        self.tells_legal = bool(self.masks.width) and tells_legal(schema["action"])
+        declared = tells_legal(schema["action"])
+        self.masks = ActionMasks(self.action, own=action_space is not None, declared=declared)
+        self.tells_legal = bool(self.masks.width) and declared
         options = schema.get("reset", {}).get("properties", {})
         self._wraps_options = "options" in options
         self.resume_options = {"keep_rng": True} if "keep_rng" in options else None

@@ -79,6 +79,17 @@ def test_gymnasiums_own_environments_keep_their_masks() -> None:
         env.close()
 
 
+def test_words_of_an_environments_own_are_left_alone() -> None:
+    own = type("Own", (Pairs,), {"_info": lambda self: {"legal_actions": ["up", "down"]}})
+    env = GymEnv(own)
+    try:
+        _, info = env.reset()
+        assert info == {"legal_actions": ["up", "down"]}
+        assert not hasattr(env, "action_masks")
+    finally:
+        env.close()
+
+
 def test_masks_of_rows_are_laid_out_one_after_the_other() -> None:
     for game, masks in (
         (Pairs, ([0, 1, 1, 0, 1], [1, 0, 1, 0, 1])),
