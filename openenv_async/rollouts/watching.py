@@ -179,6 +179,7 @@ class RunWatch:
         self._policy_seconds = self._environment_seconds = 0.0
         self._awaits = False
         self._long: set[int] = set()
+        self._usual: tuple[float, float] | None = None
         self._waited = 0.0
         self._said: set[str] = set()
         self._loop_watch = LoopWatch(self._on_blocked)
@@ -221,6 +222,7 @@ class RunWatch:
         now = self._clock()
         passed, self._looked = now - self._looked, now
         running = list(self._running())
+        self._usual = None
         for rollout in running:
             self._look_at(rollout)
         self._look_at_sessions(passed)
@@ -245,7 +247,7 @@ class RunWatch:
     def _too_long(self, rollout: Rollout) -> str | None:
         usual = len(self._steps) >= _ENDED
         if self._max_steps is None and usual and rollout.steps > _LONG_STEPS:
-            median = statistics.median(self._steps)
+            median, _ = self._medians()
             if rollout.steps > _FACTOR * median:
                 return (
                     f"it is at step {rollout.steps:,}, where half of those that ended had at most"
@@ -255,10 +257,16 @@ class RunWatch:
             said = f"it has run for {rollout.seconds / 60:,.0f} min"
             if not usual:
                 return f"{said}, at step {rollout.steps:,}"
-            median = statistics.median(self._seconds)
+            _, median = self._medians()
             if rollout.seconds > _FACTOR * median:
                 return f"{said}, where half of those that ended took at most {median:,.1f} s"
         return None
+
+    def _medians(self) -> tuple[float, float]:
+        """Return the medians of steps and seconds of those that ended, made once a look."""
+        if self._usual is None:
+            self._usual = statistics.median(self._steps), statistics.median(self._seconds)
+        return self._usual
 
     # -- who waits for whom -------------------------------------------------------------------
 

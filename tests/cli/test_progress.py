@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 
@@ -21,6 +22,7 @@ from openenv_async.cli.progress import (
 )
 from openenv_async.rollouts import Summary
 from openenv_async.testing import ManualClock
+from tests.cli.commands import run
 from tests.cli.terminals import on_terminal
 
 COUNTING = "tests.rollouts.environments:Counting"
@@ -125,6 +127,24 @@ def test_a_terminal_has_a_bar_with_all_of_it() -> None:
     quiet = on_terminal("rollout", COUNTING, "--episodes", "30", "--quiet", COLUMNS="200")
     assert "30/30" not in quiet
     assert "steps/s" in quiet  # the summary
+
+
+def test_a_warning_is_shown_when_it_comes_up_and_with_the_summary() -> None:
+    arguments = ("rollout", COUNTING, "--policy", "tests.cli.slow_policy:policy", "--episodes", "1",
+                 "--param", "goal=3")  # fmt: skip
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    [said] = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert "the event loop was blocked for 1." in said
+    assert "by policy (" in said
+    assert "slow_policy.py:" in said
+    assert "warning: the event loop was blocked" in done.stdout
+    quiet = run(*arguments, "--quiet", "--json")
+    assert quiet.stderr == ""
+    kinds = [warning["kind"] for warning in json.loads(quiet.stdout)["warnings"]]
+    assert "loop_blocked" in kinds
+    shown = on_terminal(*arguments, COLUMNS="200")
+    assert "warning: the event loop was blocked" in shown.partition("episodes/s")[0]
 
 
 def test_progress_costs_an_episode_nothing() -> None:

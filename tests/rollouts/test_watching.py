@@ -104,6 +104,18 @@ def test_an_episode_that_does_not_end_for_minutes_is_named(ended: int, said: str
     assert said in watched.summary.warnings[0].message
 
 
+def test_a_look_at_thousands_of_long_episodes_is_short() -> None:
+    """The medians are made once for all of them: a look is in the loop's thread."""
+    watched = Watched()
+    for index in range(1_000):
+        watched.end(1, steps=500 + index)
+    watched.running = [Running(index=i, steps=5_000, seconds=900.0) for i in range(4_000)]
+    begun = time.process_time()
+    watched.look()
+    assert time.process_time() - begun < 0.1
+    assert watched.watch._usual == (999.5, 1.0)
+
+
 def test_sessions_that_wait_for_room_are_told_after_a_while() -> None:
     watched = Watched()
     watched.sessions = (64, 40)
