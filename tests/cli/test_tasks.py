@@ -49,7 +49,7 @@ def test_columns_order_and_passes(tmp_path: Path) -> None:
     report = report_of(
         "--tasks", tasks_file(tmp_path / "tasks.jsonl", rows), "--column", "target=goal",
         "--private", "target", "--shuffle", "1", "--epochs", "2", "--max-steps", "50",
-        "--out", str(out),
+        "--policy", "tests.rollouts.environments:one_by_one", "--out", str(out),
     )  # fmt: skip
     assert (report["episodes"], report["tasks"], report["groups"]) == (6, 3, 0)
     records = sorted(read_trajectories(out), key=lambda record: record.index)

@@ -41,6 +41,11 @@ class Counting(Environment[Move, Seen, dict[str, Any]]):
         )
 
 
+def one_by_one(observation: Any) -> dict[str, int]:
+    """A policy that comes to every goal."""
+    return {"amount": 1}
+
+
 class Unrewarded(Counting):
     def step(self, action: Move) -> StepResult[Seen]:
         result = super().step(action)
