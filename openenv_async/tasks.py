@@ -11,12 +11,14 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,6 +35,8 @@ from openenv_async.types import Task
 
 __all__ = ["MAX_PAGE", "TaskBook", "TaskRows", "TaskTable", "public_row"]
 
+T = TypeVar("T")
+
 TaskRows: TypeAlias = (
     str
     | os.PathLike[str]
@@ -46,6 +50,8 @@ MAX_PAGE: Final = 1000
 _MAX_ID: Final = 255
 """Characters of a task's id."""
 _MAX_REASON: Final = 2000
+_THREADS: Final = 4
+"""Threads in which the tasks of one environment are read, for those who must not block."""
 _DIGEST_BYTES: Final = 8
 
 
@@ -237,10 +243,20 @@ class TaskBook:
         self._places: dict[str, dict[str, int]] = {}
         self._found: set[str] = set()
         self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
         names: Any = self._asked("splits")
         if isinstance(names, str) or not all(isinstance(each, str) and each for each in names):
             raise TypeError(f"splits() of the tasks of {name} must return names, got {names!r:.80}")
         self.splits: Final[tuple[str, ...]] = tuple(dict.fromkeys(names))
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Return what a call finds out, made in a thread of the tasks' own.
+
+        The loop's default threads are the environments', and may all be blocked.
+        """
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS, "openenv-tasks")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def is_ready(self, split: str | None) -> bool:
         """Return whether a task of the split was found before, so that its file is read."""

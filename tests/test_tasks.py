@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -358,3 +360,18 @@ async def test_a_large_split_is_read_in_a_thread_not_on_the_loop() -> None:
             await env.reset(task_id="train-1")
     assert len(readers) == 2
     assert threading.main_thread() not in readers
+
+
+async def test_tasks_are_found_though_the_threads_of_the_loop_are_all_blocked() -> None:
+    loop, go = asyncio.get_running_loop(), threading.Event()
+    pool = ThreadPoolExecutor(1)
+    loop.set_default_executor(pool)
+    blocked = loop.run_in_executor(None, go.wait, 30)
+    try:
+        async with asyncio.timeout(20), connect(AsyncQuiz) as env:
+            assert await (await env.tasks()).count("test") == 20
+            await env.reset(task_id="test-4")
+        assert not blocked.done()
+    finally:
+        go.set()
+        await blocked

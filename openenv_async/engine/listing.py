@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -46,7 +47,7 @@ class TaskListing:
                 f"{self._spec.name} declares no tasks: its class has no `tasks`"
             )
         async with self._lock:
-            return await asyncio.to_thread(call, book)
+            return await book.in_thread(functools.partial(call, book))
 
     async def payload(
         self, split: str | None, start: int, stop: int, format: Format, limit: int = PAGE_SIZE

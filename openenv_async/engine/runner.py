@@ -406,7 +406,9 @@ class EnvironmentRunner:
         return contract.isolation == "inline" and not tasks.is_ready(options.get("split"))
 
     async def _reset_to_task(self, request: Reset, options: dict[str, Any]) -> Any:
-        kwargs = await asyncio.to_thread(self.spec.with_task, options)
+        assert self.spec.tasks is not None
+        find = functools.partial(self.spec.with_task, options)
+        kwargs = await self.spec.tasks.in_thread(find)
         result = self._resetting(request, kwargs)()
         while is_awaitable(result):
             result = await result
