@@ -125,7 +125,7 @@ async def play_killed(
     begun = time.monotonic()
     faults = [f"--fault={name}={rate}" for name, rate in FAULTS.items()]
     answers = ["--answer", "tests.killed_runs:answer", f"--answers=refused={json.dumps(REFUSED)}"]
-    async with ModelServerProcess(*faults, *answers, "--shape", "vllm") as server:
+    async with ModelServerProcess(*faults, *answers, "--shape", "vllm", "--no-prompts") as server:
         environ = os.environ | {"SQLITE_QUESTIONS_LOG": str(log), "OPENAI_API_KEY": "no-key"}
         while True:
             audit.processes += 1

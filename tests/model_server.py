@@ -101,6 +101,7 @@ class ModelServer:
         delay: seconds before each answer.
         slow_seconds: of the fault ``slow``.
         retry_after: seconds that the fault ``busy`` asks for.
+        keeps_prompts: write down what was asked, and the ids of it; of many calls it is much.
         port: 0 takes a free one.
     """
 
@@ -117,6 +118,7 @@ class ModelServer:
         delay: float = 0.0,
         slow_seconds: float = 2.0,
         retry_after: float = 0.01,
+        keeps_prompts: bool = True,
         port: int = 0,
     ) -> None:
         self.faults = dict(faults or {})
@@ -140,6 +142,7 @@ class ModelServer:
         self.delay = delay
         self.slow_seconds = slow_seconds
         self.retry_after = retry_after
+        self.keeps_prompts = keeps_prompts
         self.calls: list[ServedCall] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -200,10 +203,11 @@ class ModelServer:
             id=f"chatcmpl-{len(self.calls)}",
             given=given,
             request_id=request.headers.get("X-Request-Id"),
-            messages=body["messages"],
+            messages=body["messages"] if self.keeps_prompts else [],
             seed=body.get("seed"),
-            body={name: value for name, value in body.items() if name != "messages"},
         )
+        if self.keeps_prompts:
+            call.body = {name: value for name, value in body.items() if name != "messages"}
         self.calls.append(call)
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -265,10 +269,13 @@ class ModelServer:
         if most is not None and len(ids) > most and not tools:
             ids, finish = ids[:most], "length"
             message = {**message, "content": decoded(ids)}
-        prompt = [1000 * rng.randrange(2) + byte for byte in json.dumps(body["messages"]).encode()]
+        prompt = [*json.dumps(body["messages"]).encode()]
+        if self.keeps_prompts:
+            prompt = [1000 * rng.randrange(2) + byte for byte in prompt]
         logprobs = [-rng.expovariate(2.0) for _ in ids]
         call.reply, call.finish_reason = message, finish
-        call.prompt_ids, call.completion_ids, call.logprobs = prompt, ids, logprobs
+        call.prompt_ids = prompt if self.keeps_prompts else None
+        call.completion_ids, call.logprobs = ids, logprobs
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
         completion: dict[str, Any] = {
             "id": call.id,
@@ -453,6 +460,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--slow-seconds", type=float, default=2.0)
     parser.add_argument("--retry-after", type=float, default=0.01)
+    parser.add_argument("--no-prompts", dest="keeps_prompts", action="store_false")
     parser.add_argument("--port", type=int, default=0)
     options = vars(parser.parse_args())
     answer, faults, answers = (options.pop(name) for name in ("answer", "fault", "answers"))

@@ -180,7 +180,8 @@ def _table(run: RunFolder, status: RunStatus) -> Table:
     if isinstance(created, int | float):
         table.add_row("begun", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created)))
     for name, part in run.manifest.get("parts", {}).items():
-        table.add_row(name, _facts(part["facts"]))
+        if part["facts"]:
+            table.add_row(name, _facts(part["facts"]))
     wanted = "" if status.wanted is None else f" of {status.wanted:,}"
     table.add_row("finished", f"{status.finished:,}{wanted}")
     for name, count in status.results.items():

@@ -66,6 +66,8 @@ KEY: Final = "openenv_run"
 ATTEMPTS: Final = "attempts.jsonl"
 _MAX_SEGMENT: Final = 256 * 1024 * 1024
 """Bytes of a segment after which the next is begun."""
+_MAX_JOINED: Final = 1024 * 1024
+"""Bytes of lines that are put together to be written: copying more would delay other threads."""
 _MAX_COMMIT: Final = 1024
 """Outcomes that are synced at once at most."""
 
@@ -398,7 +400,10 @@ class RunJournal:
         assert self._file is not None
         file, begin = self._file, self._size
         try:
-            write_all(file, b"".join(each.line for each in batch))
+            lines = [each.line for each in batch]
+            joined = sum(map(len, lines)) <= _MAX_JOINED
+            for data in [b"".join(lines)] if joined else lines:
+                write_all(file, data)
             os.fdatasync(file)
         except BaseException:
             with contextlib.suppress(OSError):
