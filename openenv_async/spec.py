@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import logging
 import threading
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from openenv_async import hosts
+from openenv_async.endpoints.redaction import redacted_value
 from openenv_async.environment import Contract, Environment, read_contract
 from openenv_async.errors import (
     InvalidModel,
@@ -137,6 +139,26 @@ class EnvironmentSpec:
                     f"{self.name} takes no session option {key!r} (it takes: {known})"
                 )
         return self._factory(**{**self.params, **options})
+
+    @functools.cached_property
+    def package(self) -> str | None:
+        """The name and version of the distribution that the class is of, if it has one."""
+        top = str(getattr(self.cls, "__module__", "")).partition(".")[0]
+        for name in (top, top.replace("_", "-")):
+            try:
+                return f"{name} {importlib.metadata.version(name)}"
+            except (importlib.metadata.PackageNotFoundError, ValueError):
+                continue
+        return None
+
+    @functools.cached_property
+    def told_params(self) -> dict[str, Any]:
+        """The constructor arguments as clients may know them: secrets and objects left out."""
+        plain = (bool, int, float, str, type(None))
+        return {
+            name: value if isinstance(value, plain) else type(value).__name__
+            for name, value in redacted_value(self.params).items()
+        }
 
     def prepare(self, sessions: int) -> None:
         """Have the environment load what ``sessions`` sessions share."""

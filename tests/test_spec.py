@@ -418,3 +418,22 @@ def test_what_all_sessions_share_is_loaded_by_a_class_method_alone() -> None:
             raise AssertionError("a method of instances, which is another thing")
 
     EnvironmentSpec(Own).prepare(4)
+
+
+def test_what_clients_are_told_of_package_and_parameters() -> None:
+    class Maze(Environment[int, int, int]):
+        def __init__(self, size: int = 3, api_key: str = "", board: Any = None) -> None:
+            self.size = size
+
+        def reset(self) -> int:
+            return 0
+
+        def step(self, action: int) -> int:
+            return action
+
+    spec = EnvironmentSpec(Maze, params={"size": 4, "api_key": "hunter2", "board": object()})
+    assert spec.told_params == {"size": 4, "api_key": "***", "board": "object"}
+    assert spec.package is None
+    assert EnvironmentSpec("CartPole-v1").told_params == {}
+    Maze.__module__ = "msgspec.fake"
+    assert str(EnvironmentSpec(Maze).package).startswith("msgspec 0.")

@@ -43,6 +43,7 @@ from openenv_async.arrays.ext import (
     numpy_types,
     to_ext,
 )
+from openenv_async.arrays.ext import parts as array_parts
 from openenv_async.arrays.tags import tag, untag
 from openenv_async.arrays.typed import NONFINITE, array_dtype, as_array, as_scalar, to_plain
 
@@ -52,6 +53,7 @@ __all__ = [
     "EXT_NPSCALAR",
     "NONFINITE",
     "array_dtype",
+    "array_parts",
     "as_array",
     "as_scalar",
     "ext_pieces",

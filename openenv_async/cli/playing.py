@@ -130,8 +130,8 @@ async def play(
         summary: is filled; bring one to read it if this is cancelled.
         run: keeps the outcomes, instead of a file.
     """
-    from openenv_async.errors import InvalidModel, InvalidTasks, RunError
-    from openenv_async.rollouts import Stop, Summary, collect, open_writer
+    from openenv_async.errors import InvalidTasks, RunError
+    from openenv_async.rollouts import AsyncWriter, Stop, Summary, collect, open_writer
     from openenv_async.types import OutcomeStatus
 
     stop = Stop()
@@ -140,7 +140,10 @@ async def play(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(logs_above(bar, quiet=quiet))
         await stack.enter_async_context(report_progress(summary, title, bar, quiet=quiet))
-        writer = None if out is None else stack.enter_context(open_writer(out))
+        writer: AsyncWriter | None = None
+        if out is not None:
+            made = AsyncWriter(open_writer(out), on_error=summary.add_unwritten)
+            writer = await stack.enter_async_context(made)
         stream = collect(
             source,
             policy,
@@ -155,11 +158,8 @@ async def play(
         async def take_all() -> None:
             async with contextlib.aclosing(stream):
                 async for outcome in stream:
-                    try:
-                        if writer is not None:
-                            writer.write(outcome)
-                    except (InvalidModel, OSError) as exc:
-                        summary.add_unwritten(exc)
+                    if writer is not None:
+                        await writer.write_soon(outcome)
 
         try:
             await _to_its_end(take_all(), stop)

@@ -21,7 +21,7 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -85,6 +85,20 @@ Redial = Callable[["ClientConnection"], Awaitable[Transport]]
 """
 
 
+def environment_of(server: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a server's welcome tells of its environment; ``None`` when it tells nothing."""
+    if not isinstance(server.get("environment"), str):
+        return None
+    return {
+        "name": server["environment"],
+        **{
+            name: server.get(f"environment_{name}")
+            for name in ("version", "package", "params")
+            if server.get(f"environment_{name}") is not None
+        },
+    }
+
+
 class ClientConnection:
     """A connection that many sessions share.
 
@@ -96,6 +110,8 @@ class ClientConnection:
     Attributes:
         outbox: where channels put their frames.
         inbox: what brings them the server's.
+        environment: what the server plays: its ``name``, ``version``, ``package`` and ``params``;
+            ``None`` where it does not say. One object for all episodes, not to be changed.
     """
 
     def __init__(self, where: str, limits: Limits, timeouts: Timeouts, redial: Redial) -> None:
@@ -107,6 +123,7 @@ class ClientConnection:
         self.deadlines = Deadlines(self.loop.time, self.loop.call_at)
         self.error: OpenEnvError | None = None
         self.server: dict[str, Any] = {}
+        self.environment: dict[str, Any] | None = None
         self.epoch: str | None = None
         self.reconnects = 0
         self.going_away: GoingAway | None = None
@@ -173,6 +190,7 @@ class ClientConnection:
             raise self.error or self._hung_up()  # as soon as it had said welcome
         self.epoch = welcome.epoch
         self.server = decode_map(welcome.payload, codec.format)
+        self.environment = environment_of(self.server)
         size = self.server.get("max_message_size")
         if not isinstance(size, int) or size <= 0:
             size = self.limits.max_message_size

@@ -496,6 +496,8 @@ class ServerConnection:
                 "server": f"openenv_async/{__version__}",
                 "environment": spec.name,
                 "environment_version": spec.version,
+                "environment_package": spec.package,
+                "environment_params": spec.told_params,
                 "schema_hash": spec.schema_hash,
                 "isolation": spec.contract.isolation,
                 "uses_seed": spec.contract.takes_seed,

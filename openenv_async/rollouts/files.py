@@ -23,6 +23,7 @@ long as the disk does; an ``AsyncWriter`` does not.
 
 from __future__ import annotations
 
+import binascii
 import codecs
 import contextlib
 import logging
@@ -34,7 +35,7 @@ from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 
-from openenv_async.arrays import tag
+from openenv_async.arrays import array_parts, is_large_array, tag
 from openenv_async.endpoints.redaction import Redactor
 from openenv_async.models import to_builtins
 from openenv_async.rollouts.episode_rows import EPISODE, STEP, Episode, Keys, Row, encoded, from_row
@@ -171,26 +172,61 @@ def finished_header(header: Keys, environment: Any) -> Keys:
     return header
 
 
-def _line(row: Row) -> dict[str, Any]:
-    """The keys of a row's line."""
-    line = {name: _json(value) for name, value in zip(EPISODE, row.episode, strict=True)}
+def _line(row: Row, arrays: list[tuple[bytes, Any]] | None = None) -> dict[str, Any]:
+    """The keys of a row's line.
+
+    Args:
+        row: of an episode.
+        arrays: takes large arrays: the token that stands for one, and its elements.
+    """
+    line = {name: _json(value, arrays) for name, value in zip(EPISODE, row.episode, strict=True)}
     extra = line.pop("extra") or {}
-    line["transitions"] = [_line_of_step(step) for step in row.steps]
+    line["transitions"] = [_line_of_step(step, arrays) for step in row.steps]
     return line | extra
 
 
-def _line_of_step(step: tuple[Any, ...]) -> dict[str, Any]:
-    line = {name: _json(value) for name, value in zip(STEP, step, strict=True)}
+def _line_of_step(step: tuple[Any, ...], arrays: list[tuple[bytes, Any]] | None) -> dict[str, Any]:
+    line = {name: _json(value, arrays) for name, value in zip(STEP, step, strict=True)}
     extra = line.pop("extra") or {}
     return line | extra
 
 
-def _json(value: Any) -> Any:
+def _json(value: Any, arrays: list[tuple[bytes, Any]] | None) -> Any:
     """A plain value with the tagged objects of ``arrays``."""
-    return value if type(value) in _LEAVES else tag(value)
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if arrays is not None:
+        if is_large_array(value):
+            dtype, shape, elements = array_parts(value)
+            token = os.urandom(16).hex()  # that nothing else can contain
+            arrays.append((token.encode(), elements))
+            return {"__ndarray__": [dtype.decode(), list(shape), token]}
+        if kind is dict and len(value) > 1 and _TEXT.issuperset(map(type, value)):
+            return {name: _json(item, arrays) for name, item in value.items()}
+        if kind is list:
+            return [_json(item, arrays) for item in value]
+    return tag(value)
+
+
+def _with_elements(octets: bytes, arrays: list[tuple[bytes, Any]]) -> list[bytes]:
+    """Return the pieces of a line, each token as the elements that it stands for.
+
+    No call encodes megabytes: other threads get the interpreter in between.
+    """
+    pieces: list[bytes] = []
+    for token, elements in sorted(arrays, key=lambda each: octets.index(each[0])):
+        before, _, octets = octets.partition(token)
+        pieces.append(before)
+        for at in range(0, len(elements), _BASE64_PIECE):
+            piece = elements[at : at + _BASE64_PIECE]
+            pieces.append(binascii.b2a_base64(piece, newline=False))
+    return [*pieces, octets]
 
 
 _LEAVES: Final = frozenset({type(None), bool, int, str})
+_TEXT: Final = frozenset({str})
+_BASE64_PIECE: Final = 3 * (1 << 16)
 
 
 def line_of(episode: Episode, **keys: Any) -> bytes:
@@ -239,29 +275,32 @@ class JsonlWriter(TrajectoryWriter):
     def write(self, episode: Episode) -> None:
         """Add an episode."""
         line = encoded(episode, self._encoded, self._redactor, self.header.get("run"))
-        _write_line(self._file, self.path, line)
+        _write_line(self._file, self.path, *line)
         self._began = True
 
-    def _encoded(self, row: Row) -> bytes:
-        """Return a row as a line, the first with the header."""
-        line = _line(row)
+    def _encoded(self, row: Row) -> list[bytes]:
+        """Return a row as the pieces of a line, the first with the header."""
+        arrays: list[tuple[bytes, Any]] = []
+        line = _line(row, arrays)
         if not self._began:
             header = finished_header(self.header, line["environment"])
             line = {HEADER_KEY: header, **line}
-        return msgspec.json.encode(line) + b"\n"
+        octets = msgspec.json.encode(line) + b"\n"
+        return _with_elements(octets, arrays) if arrays else [octets]
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _write_line(file: BinaryIO, path: Path, line: bytes) -> None:
+def _write_line(file: BinaryIO, path: Path, *line: bytes) -> None:
     """Write a whole line, or nothing of it: a part that a failed write left is removed."""
     end = _end_of(file, path)
     try:
-        left = memoryview(line)
-        while left:  # a raw file may take less than it is given
-            left = left[file.write(left) :]
+        for piece in line:
+            left = memoryview(piece)
+            while left:  # a raw file may take less than it is given
+                left = left[file.write(left) :]
     except BaseException:
         if end is not None:
             with contextlib.suppress(OSError):  # the next write tries again

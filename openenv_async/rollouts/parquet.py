@@ -31,7 +31,15 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.arrays import EXT_INT, int_to_bytes, tag, to_ext
+from openenv_async.arrays import (
+    EXT_INT,
+    EXT_NDARRAY,
+    ext_pieces,
+    int_to_bytes,
+    is_large_array,
+    tag,
+    to_ext,
+)
 from openenv_async.endpoints.redaction import Redactor
 from openenv_async.models.decoding import ext_hook
 from openenv_async.rollouts.columns import (
@@ -306,13 +314,13 @@ class _Journal:
             self.remove()
             raise
 
-    def append(self, record: list[bytes]) -> None:
+    def append(self, record: list[Any]) -> None:
         """Write a record, or nothing of it."""
         end = self._put(record)
         self.ends.append(end)
         self.size = end - self._begin
 
-    def _put(self, record: list[bytes]) -> int:
+    def _put(self, record: list[Any]) -> int:
         """Write at the end; return where the end is then."""
         size = crc = 0
         for piece in record:
@@ -435,7 +443,13 @@ def _with_exts(value: Any) -> Any:
     return value if made is None else msgspec.msgpack.Ext(*made)
 
 
+class _LargeArray(Exception):
+    """Raised by the encoder when it meets an array that is worth no copy."""
+
+
 def _hook(value: Any) -> Any:
+    if is_large_array(value):
+        raise _LargeArray
     made = to_ext(value)
     if made is None:
         raise TypeError(f"a {type(value).__name__} cannot be recorded")
@@ -445,16 +459,47 @@ def _hook(value: Any) -> Any:
 _ENCODE: Final = msgspec.msgpack.Encoder(enc_hook=_hook).encode
 
 
-def _record(row: Row) -> tuple[list[bytes], Row]:
+def _record(row: Row) -> tuple[list[Any], Row]:
     """Return the record of a row, in pieces."""
     seed = row.episode[_SEED]
     if seed is not None and seed not in _INT64:  # has more bits than its column
         row.episode[_SEED] = None
         row.episode[_ROW_EXTRA] = {**(row.episode[_ROW_EXTRA] or {}), "seed": seed}
     try:
-        return [_ENCODE(row)], row
+        return _pieces(row), row
     except OverflowError:  # an integer of more than 64 bits
-        return [_ENCODE(_with_large_ints(row))], row
+        return _pieces(_with_large_ints(row)), row
+
+
+def _pieces(row: Any) -> list[Any]:
+    """Return the bytes of a record, large arrays as they lie: no call copies megabytes."""
+    try:
+        return [_ENCODE(row)]
+    except _LargeArray:
+        pass
+    met: list[tuple[bytes, bytes, Any]] = []
+
+    def hook(value: Any) -> Any:
+        if not is_large_array(value):
+            return _hook(value)
+        token = os.urandom(16)  # that nothing else can contain
+        met.append((token, *ext_pieces(value)))
+        return msgspec.msgpack.Ext(EXT_NDARRAY, token)
+
+    octets = msgspec.msgpack.Encoder(enc_hook=hook).encode(row)
+    pieces: list[Any] = []
+    at = 0
+    for token, head, elements in met:
+        place = octets.index(token, at)
+        size = len(head) + len(elements)
+        if size >= 1 << 32:
+            raise ValueError(f"an array of {size:,} bytes: at most 4 GiB are recorded")
+        pieces += octets[at : place - 2], _EXT32.pack(0xC9, size, EXT_NDARRAY), head, elements
+        at = place + len(token)
+    return [*pieces, octets[at:]]
+
+
+_EXT32: Final = struct.Struct(">BIb")
 
 
 def _with_large_ints(value: Any) -> Any:

@@ -381,7 +381,9 @@ class Rollout:
             raise TypeError(f"{type(env).__name__} has no step(): no episode can be played on it")
         self.episode = getattr(env, "episode", None)
         if self.trajectory is not None:
-            self._record_reset(self.trajectory, result)
+            connection = env.connection if isinstance(env, EnvClient) else None
+            about = None if connection is None else connection.environment
+            self._record_reset(self.trajectory, result, about)
         if result.reward is not None and result.reward != result.reward:
             return OutcomeStatus.ENV_ERROR, _no_number("reset", result.reward, 0)
         return await self._steps(step, decide, result)
@@ -545,8 +547,14 @@ class Rollout:
                 self.trajectory.transitions[-1].reward = penalty
         return OutcomeStatus.INVALID_ACTION, error
 
-    def _record_reset(self, trajectory: Trajectory, result: StepResult[Any]) -> None:
+    def _record_reset(
+        self,
+        trajectory: Trajectory,
+        result: StepResult[Any],
+        environment: Mapping[str, Any] | None,
+    ) -> None:
         trajectory.begin(self.episode)
+        trajectory.environment = environment
         trajectory.final_observation = snapshot(result.observation)
         trajectory.reset_reward = result.reward
         trajectory.reset_info = snapshot(result.info)

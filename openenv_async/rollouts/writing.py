@@ -8,7 +8,7 @@ import logging
 import queue
 import sys
 import threading
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -61,6 +61,8 @@ class AsyncWriter:
         writer: is closed with this one.
         max_waiting: episodes that may wait to be written.
         max_waiting_size: bytes that their observations may have, about; one episode always waits.
+        on_error: called with the error of each episode of ``write_soon`` that could not be written,
+            which is raised later otherwise; must not block.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class AsyncWriter:
         *,
         max_waiting: int = 256,
         max_waiting_size: int = 64 * 1024 * 1024,
+        on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self.writer = writer
         self._max_waiting = check_count("max_waiting", max_waiting)
@@ -76,6 +79,7 @@ class AsyncWriter:
         self._queue: queue.SimpleQueue[_Submitted | None] = queue.SimpleQueue()
         self._waiting = _Waiting()
         self._errors: list[Exception] = []
+        self._on_error = on_error or self._errors.append
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[Exception | None] | None = None
         self._closing: asyncio.Task[Exception | None] | None = None
@@ -160,7 +164,7 @@ class AsyncWriter:
         waiting.room.set()
         if asked is None or asked.cancelled():
             if error is not None:
-                self._errors.append(error)
+                self._on_error(error)
         elif error is None:
             asked.set_result(None)
         else:
@@ -173,8 +177,8 @@ class AsyncWriter:
             self._closing = asyncio.create_task(self._wait_for_end())
             self._queue.put(None)
         await wait_uncancelled(self._closing)
-        errors = self._errors
-        self._errors = []
+        errors = list(self._errors)
+        self._errors.clear()
         return errors
 
     async def _wait_for_end(self) -> None:

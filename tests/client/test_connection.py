@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.client.connection import ClientConnection
+from openenv_async.client.connection import ClientConnection, environment_of
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -843,3 +843,15 @@ def test_the_first_error_of_a_connection_is_its_error() -> None:
         assert [line.closed for line in lines.made] == [True]
 
     run(scenario)
+
+
+def test_what_a_welcome_tells_of_the_environment() -> None:
+    assert environment_of({}) is None
+    assert environment_of({"server": "upstream", "dialect": "upstream"}) is None
+    assert environment_of({"environment": "maze"}) == {"name": "maze"}
+    told = {"environment": "maze", "environment_version": "1", "environment_params": {"size": 3}}
+    assert environment_of({**told, "environment_package": None}) == {
+        "name": "maze",
+        "version": "1",
+        "params": {"size": 3},
+    }

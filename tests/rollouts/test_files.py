@@ -131,6 +131,20 @@ async def test_what_is_collected_is_what_is_read(tmp_path: Path, suffix: str) ->
                 writer.write(each)
                 outcomes.append(each)
     assert [t.index for t in read_trajectories(path)] == [o.index for o in outcomes]
+    header = read_header(path)
+    assert header is not None
+    assert outcomes[0].trajectory is not None
+    environment = outcomes[0].trajectory.environment
+    assert (
+        header["environment"]
+        == environment
+        == {
+            "name": "Counting",
+            "version": "1.0.0",
+            "params": {},
+        }
+    )
+    assert all(t.environment == environment for t in read_trajectories(path))
     recorded = [o.trajectory.transitions for o in outcomes if o.trajectory is not None]
     assert [t.transitions for t in read_trajectories(path)] == recorded
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ async def test_another_thread_writes_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"max_waiting": 2}, {"max_waiting_size": 128}])
-async def test_a_full_queue_holds_the_next_back(tmp_path: Path, limits: dict[str, int]) -> None:
+async def test_a_full_queue_holds_the_next_back(tmp_path: Path, limits: dict[str, Any]) -> None:
     gate = Gate(tmp_path / "file")
     async with AsyncWriter(gate, **limits) as writer:
         for index in range(2):
@@ -183,8 +185,63 @@ async def test_a_writer_that_wrote_nothing_closes_its_file(tmp_path: Path) -> No
     assert gate.closed == 1
 
 
+async def test_a_hook_hears_of_each_episode_that_could_not_be_written(tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "file")
+    gate.open.set()
+    errors: list[Exception] = []
+    async with AsyncWriter(gate, on_error=errors.append) as writer:
+        for index in (-1, 2, -3):
+            await writer.write_soon(episode(index))
+    assert [str(error)[:10] for error in errors] == ["episode -1", "episode -3"]
+    assert gate.written == [2]
+
+
+async def _longest_stall(write: Callable[[Outcome], Awaitable[None]], outcomes: int) -> float:
+    """Return how long the loop was held at most while episodes of 24 MB were written.
+
+    In seconds of this process, which stand still while others have the machine.
+    """
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        before = time.process_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.process_time()
+            longest = max(longest, now - before)
+            before = now
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    for index in range(outcomes):
+        frames = [np.full((1024, 1024, 6), index + t, np.uint8) for t in range(4)]
+        steps = [Transition(t, {"frame": frame, "t": t}, 0) for t, frame in enumerate(frames)]
+        await asyncio.sleep(0)
+        trajectory: Trajectory[Any, Any] = Trajectory(index, transitions=steps)
+        await write(Outcome(index, OutcomeStatus.COMPLETED, trajectory=trajectory))
+    watching.cancel()
+    return longest
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+async def test_the_loop_goes_on_while_megabytes_are_written(tmp_path: Path, suffix: str) -> None:
+    """Measured beside the writer itself, which holds the loop for as long as it takes."""
+    with open_writer(tmp_path / f"blocking.{suffix}") as blocking:
+
+        async def write(outcome: Outcome) -> None:
+            blocking.write(outcome)
+
+        held = await _longest_stall(write, 2)
+    async with AsyncWriter(open_writer(tmp_path / f"file.{suffix}")) as writer:
+        free = min([await _longest_stall(writer.write, 2) for _ in range(3)])
+    assert free < held / 3, f"{free * 1e3:.1f} ms instead of {held * 1e3:.1f} ms"
+    read = list(read_trajectories(tmp_path / f"file.{suffix}"))
+    assert [t.transitions[1].observation["frame"][0, 0, 0] for t in read] == [1, 2] * 3
+
+
 @pytest.mark.parametrize("limits", [{"max_waiting": 0}, {"max_waiting_size": -1}])
-def test_limits_are_checked(tmp_path: Path, limits: dict[str, int]) -> None:
+def test_limits_are_checked(tmp_path: Path, limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(limits))} must be"):
         AsyncWriter(Gate(tmp_path / "file"), **limits)
 
