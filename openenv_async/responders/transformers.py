@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import queue
 import re
 import threading
@@ -34,6 +35,7 @@ from openenv_async.responders.base import Message, Reply, Usage, cut
 
 __all__ = ["SampledMessage", "TransformersResponder"]
 
+_OLD_CACHE: Final = "past_key_values"
 _MAX_TOKENS: Final = 256
 _MOST_TEXTS: Final = 4096
 """Texts whose ids are kept."""
@@ -367,6 +369,7 @@ class TransformersResponder:
     def _sample(self, rows: list[_Row]) -> None:
         """Sample every row to its end."""
         import torch
+        from transformers import DynamicCache
 
         tokenizer, model = self.load()
         ends = set(self._ends())
@@ -381,18 +384,20 @@ class TransformersResponder:
             device=device,
         )
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache: Any = None
+        cache: Any = DynamicCache(config=model.config)
+        # Earlier releases of transformers name it past_key_values.
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else _OLD_CACHE
         with torch.inference_mode():
             while True:
                 out = model(
                     input_ids=ids,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=cache,
+                    **{name: cache},
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                cache, logits = out.past_key_values, out.logits[:, -1].float()
+                logits = out.logits[:, -1].float()
                 taken = [
                     self._take(row, logits[number], ends) if row.finish is None else pad
                     for number, row in enumerate(rows)

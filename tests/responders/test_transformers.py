@@ -171,17 +171,20 @@ def check(outcomes: list[Outcome], path: Path, spy: Tokenizing, model: Any) -> i
         for call, fresh in zip(made, fresh_logprobs_of(made, model, 0.8), strict=True):
             assert call.logprobs == pytest.approx(fresh, abs=1e-3)
         calls += len(made)
-    replies = [
-        call.reply["content"]
-        for outcome in outcomes
-        for step in outcome.trajectory.transitions  # type: ignore[union-attr]  # recorded
-        for call in step.model_calls
-        if call.reply and len(call.reply["content"]) > 4
-    ]
-    assert len(replies) > calls // 2
-    assert not [(t, r) for t in spy.texts for r in replies if r in t], "a reply was tokenized again"
-    assert len(spy.texts) == len(set(spy.texts))  # and no other text twice
+    # Every text that was tokenized is the environment's and the template's, and none came twice.
+    assert len(spy.texts) == len(set(spy.texts))
+    begun = {
+        "<|im_start|>system\nBe brief.<|im_end|>\n" + told(f"Guess a number. My hint is {hint}.")
+        for hint in range(len(outcomes) // 8)
+    }
+    gone_on = {"\n" + told(f"No, guess again ({t}).") for t in (1, 2, 3)}
+    assert set(spy.texts) <= begun | gone_on | {"<|im_end|>" + text for text in gone_on}
+    assert len(spy.texts) >= len(begun) + 3
     return calls
+
+
+def told(text: str) -> str:
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 async def test_groups_of_eight_record_what_was_sampled(
