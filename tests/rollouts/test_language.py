@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from openenv_async import (
+    EnvClient,
     Environment,
+    GenericEnvClient,
     Outcome,
     OutcomeStatus,
     StepResult,
     connect_in_process,
     rollout,
+    serve,
 )
 from openenv_async.errors import (
     InvalidAction,
@@ -346,6 +349,24 @@ async def test_pictures_of_a_tools_result_follow_as_the_users() -> None:
     assert [message["role"] for message in second[-2:]] == ["tool", "user"]
     assert second[-2]["content"] == '{"screen": "<picture 1>", "t": 1}'
     assert [block["type"] for block in second[-1]["content"]] == ["image_url"]
+
+
+class LibraryEnv(EnvClient[Look | Take, dict[str, Any], dict[str, Any]]):
+    pass
+
+
+async def test_a_policy_for_a_client_has_its_servers_schema_and_its_types() -> None:
+    async with ModelServer(reader) as server, serve(Library) as url:
+        for client, kind in ((LibraryEnv(url), Take), (GenericEnvClient(url), dict)):
+            async with client as env:
+                policy = await LanguagePolicy.for_client(env, responder(server), seed=3)
+                outcome = await rollout(env, policy)
+                await policy.aclose()
+            assert outcome.episode_return == 1.0
+            assert outcome.trajectory is not None
+            assert isinstance(outcome.trajectory.transitions[-1].action, kind)
+    assert server.calls[0].body["tools"] == server.calls[-1].body["tools"]
+    assert server.calls[0].body["seed"] is not None
 
 
 # -- failures of the model's server --------------------------------------------------------------
