@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ _MAX_REASON: Final = 2000
 _THREADS: Final = 4
 """Threads in which the tasks of one environment are read, for those who must not block."""
 _DIGEST_BYTES: Final = 8
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class TaskTable:
@@ -89,12 +91,12 @@ class TaskTable:
         self._private = tuple(private)
         self._id = id
         self._lock = threading.Lock()
-        self._tasks: dict[str, list[Task]] = {}
+        self._rows: dict[str, list[Any]] = {}
         self._places: dict[str, dict[str, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """The sources: a copy in another process reads them anew."""
-        return {**self.__dict__, "_lock": None, "_tasks": {}, "_places": {}}
+        return {**self.__dict__, "_lock": None, "_rows": {}, "_places": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -114,58 +116,60 @@ class TaskTable:
         Raises:
             IndexError: the split has no task of this index.
         """
-        tasks = self._read(split)
-        if not 0 <= index < len(tasks):
-            raise IndexError(f"the split {split!r} has {len(tasks)} tasks, none with index {index}")
-        return tasks[index]
+        rows = self._read(split)
+        if not 0 <= index < len(rows):
+            raise IndexError(f"the split {split!r} has {len(rows)} tasks, none with index {index}")
+        return self._task(split, "the row", rows[index])
 
     def range(self, split: str, start: int, stop: int) -> Sequence[Task]:
         """Return the tasks from ``start`` to before ``stop``."""
-        return self._read(split)[max(start, 0) : max(stop, 0)]
+        rows = self._read(split)[max(start, 0) : max(stop, 0)]
+        return [self._task(split, "the row", row) for row in rows]
 
     def find(self, split: str, task_id: str) -> Task | None:
         """Return the task of an id; ``None`` when there is none."""
-        tasks = self._read(split)
+        rows = self._read(split)
         place = self._places[split].get(task_id)
-        return None if place is None else tasks[place]
+        return None if place is None else self._task(split, "the row", rows[place])
 
-    def _read(self, split: str) -> list[Task]:
-        found = self._tasks.get(split)
+    def _read(self, split: str) -> list[Any]:
+        found = self._rows.get(split)
         if found is None:
             with self._lock:
-                found = self._tasks.get(split)
+                found = self._rows.get(split)
                 if found is None:
                     found = self._load(split)
-                    self._tasks[split] = found
+                    self._rows[split] = found
         return found
 
-    def _load(self, split: str) -> list[Task]:
+    def _load(self, split: str) -> list[Any]:
+        """Rows as they are: those of a file as text, which costs the garbage collector nothing."""
         source = self._sources[split]
-        tasks: list[Task] = []
+        rows: list[Any] = []
         places: dict[str, int] = {}
-        lines: list[str] = []
         missing = set(self._private)
         for where, row in _rows(split, source):
             task = self._task(split, where, row)
             missing.difference_update(task.private)
-            other = places.setdefault(task.id, len(tasks))
-            if other != len(tasks):
+            other = places.setdefault(task.id, len(rows))
+            if other != len(rows):
                 raise ValueError(
-                    f"{lines[other]} and {where} have the same id {task.id!r:.80}: give each row"
-                    f" its own, in the column {self._id!r}"
+                    f"{_place(split, source, other)} and {where} have the same id {task.id!r:.80}:"
+                    f" give each row its own, in the column {self._id!r}"
                 )
-            lines.append(where)
-            tasks.append(task)
-        if missing and tasks:  # a typo here would list the answers
+            rows.append(row)
+        if missing and rows:  # a typo here would list the answers
             raise ValueError(
                 f"no row of the split {split!r} has the column {sorted(missing)[0]!r}, which"
                 " private= names: correct the name"
             )
         self._places[split] = places
-        return tasks
+        return rows
 
     def _task(self, split: str, where: str, row: Any) -> Task:
         task_id: Any
+        if isinstance(row, bytes):
+            row = _columns(row, where)
         if isinstance(row, Task):
             data, private, task_id = dict(row.data), dict(row.private), row.id
         elif isinstance(row, Mapping):
@@ -202,18 +206,28 @@ def _rows(split: str, source: TaskRows) -> Iterator[tuple[str, Any]]:
         yield f"row {number} of the split {split!r}", row
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    decoder = msgspec.json.Decoder(dict[str, Any])
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file that are not empty."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
-            if not text:
-                continue
-            where = f"line {number} of {path}"
-            try:
-                yield where, decoder.decode(text)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-                raise ValueError(f"{where} is not a JSON object: {exc}") from None
+            if text:
+                yield f"line {number} of {path}", text
+
+
+def _columns(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise ValueError(f"{where} is not a JSON object: {exc}") from None
+
+
+def _place(split: str, source: TaskRows, place: int) -> str:
+    """The words for the place of a row that was read before."""
+    if isinstance(source, str | os.PathLike):
+        places = (where for where, _ in _lines(Path(source)))
+        return next(itertools.islice(places, place, None), f"row {place}")
+    return f"row {place} of the split {split!r}"
 
 
 class TaskBook:

@@ -64,6 +64,7 @@ def test_a_file_is_read_once_and_not_before_it_is_needed(tmp_path: Path) -> None
     assert table.count("train") == 1
     path.unlink()
     assert table.count("train") == 1
+    assert table.get("train", 0).data == {"n": 1}
     again = pickle.loads(pickle.dumps(table))  # another process reads it anew
     with pytest.raises(FileNotFoundError):
         again.count("train")

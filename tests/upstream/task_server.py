@@ -1,4 +1,4 @@
-"""Serves an environment with tasks by upstream's own server; runs in upstream's environment.
+"""An environment with tasks on upstream's own server; runs in upstream's environment.
 
 ``python task_server.py`` prints ``{"url": …}`` and serves until it is killed.
 """
