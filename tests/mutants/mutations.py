@@ -540,6 +540,30 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "        pass",
     ),
     Mutation(
+        "the task of a cancelled episode counts as finished",
+        "openenv_async/rollouts/schedule.py",
+        "_NO_RESULT: Final = (OutcomeStatus.CANCELLED, OutcomeStatus.INFRA_ERROR)",
+        "_NO_RESULT: Final = (OutcomeStatus.INFRA_ERROR,)",
+    ),
+    Mutation(
+        "a retired task is given again",
+        "openenv_async/rollouts/tasks.py",
+        "                if self._ids[order[each]] not in self._retired:\n",
+        "                if True:\n",
+    ),
+    Mutation(
+        "a draw is left out after a resume",
+        "openenv_async/rollouts/tasks.py",
+        "            self._again.extend(unfinished)\n            self._retired, self._streaks",
+        "            self._retired, self._streaks",
+    ),
+    Mutation(
+        "an answer is shown to the policy",
+        "openenv_async/rollouts/rows.py",
+        "            if name in self._private:\n",
+        "            if False:\n",
+    ),
+    Mutation(
         "a version too many may pass",
         "openenv_async/rollouts/versions.py",
         "return last // batch <= self._max_staleness",

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openenv_async import Environment, OutcomeStatus, StepResult, serve
-from openenv_async.errors import InvalidTasks, OpenEnvError
+from openenv_async.errors import ConnectionLost, InvalidTasks, OpenEnvError
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts import (
     EpisodeGroup,
@@ -868,3 +868,43 @@ async def test_what_ended_is_handed_over_before_the_error_of_on_progress() -> No
             await play(url)
     assert sorted(seen) == [0, 1, 2]
     assert calls == 1
+
+
+async def test_an_episode_that_is_played_again_keeps_its_task_and_seed() -> None:
+    asked: list[tuple[Any, Any]] = []
+
+    class Flaky:
+        async def reset(self, seed: int, goal: int) -> StepResult[Any]:
+            asked.append((goal, seed))
+            if asked.count((goal, seed)) == 1 and goal % 2:
+                raise ConnectionLost("gone", phase="reset")
+            return StepResult({}, None)
+
+        async def step(self, action: Any) -> StepResult[Any]:
+            return StepResult({}, 1.0, terminated=True)
+
+    outcomes = await collect_all(
+        lambda: Flaky(), move, tasks=ROWS, seeds=7, concurrency=1, retry="unstarted"
+    )
+    assert [(o.task and o.task.id, o.attempts) for o in outcomes] == [
+        ("t1", 2), ("t2", 1), ("t3", 2), ("t4", 1), ("t5", 2),
+    ]  # fmt: skip
+    assert asked.count((3, 9)) == 2
+    assert {*asked} == {(number, 6 + number) for number in range(1, 6)}
+
+
+async def test_a_client_of_another_kind_that_refuses_a_column_costs_its_own_episode() -> None:
+    class Plain:
+        async def reset(self, goal: int = 1) -> StepResult[Any]:
+            return StepResult({}, None)
+
+        async def step(self, action: Any) -> StepResult[Any]:
+            return StepResult({}, 1.0, terminated=True)
+
+    rows = [{"id": "a", "goal": 1}, {"id": "b", "level": 1}, {"id": "c", "goal": 1}]
+    outcomes = await collect_all(lambda: Plain(), move, tasks=rows, concurrency=1)
+    assert [str(o.status) for o in outcomes] == ["completed", "task_error", "completed"]
+    assert outcomes[1].error is not None
+    assert "row 1 of the list, the task 'b'" in outcomes[1].error.__notes__
+    with pytest.raises(TypeError, match="cannot be called with"):
+        await collect_all(lambda: Plain(), move, tasks=rows[1:2])
