@@ -205,6 +205,10 @@ def test_a_refused_action_ends_its_episode_and_no_other(
         assert observations.tolist() == [0, 2, 0]
         assert rewards.tolist() == [1.0, 0.0, 1.0]
         assert "mistakes" not in infos[0]["episode"]
+        for _ in range(2):
+            _, _, dones, infos = env.step(acts(RIGHT, RIGHT, RIGHT))
+        assert dones[1]
+        assert "mistakes" not in infos[1]["episode"]  # those of the one before are its own
     finally:
         env.close()
 

@@ -11,6 +11,7 @@ from openenv_async import EngineOptions, Environment, StepResult, serve
 from openenv_async.checks.registry import CheckFailed, Skipped
 from openenv_async.checks.validation.candidate import Candidate, answered, play
 from openenv_async.errors import InvalidAction
+from openenv_async.rollouts import fetch_schema
 from tests.checks.validation.broken import Good, RaisesInClose, RaisesInStep
 
 RNG = random.Random(0)
@@ -66,6 +67,27 @@ class Choosy(Environment[int, dict[str, Any], Any]):
         if action % 2:
             raise InvalidAction("odd")
         return {"reward": 1.0}
+
+
+class Particular(Choosy):
+    """Takes one number, and says which."""
+
+    def legal_actions(self) -> list[int]:
+        return [1_000_001]
+
+    def step(self, action: int) -> dict[str, Any]:
+        if action != 1_000_001:
+            raise InvalidAction("another")
+        return {"reward": 1.0}
+
+
+async def test_legal_actions_are_drawn_where_they_are_told() -> None:
+    async with serve(Particular) as url:
+        schema = (await fetch_schema(url))["action"]
+        candidate = Candidate(url=url, schema={"action": schema})
+        async with candidate.session() as env:
+            played = [kind async for kind, _ in play(candidate, env, seed=0, steps=3)]
+    assert played == ["reset", "step", "step", "step"]
 
 
 async def test_refused_actions_are_left_out_until_all_are() -> None:

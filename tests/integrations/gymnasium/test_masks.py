@@ -170,6 +170,20 @@ def test_rows_have_the_masks_of_the_observations_they_show(mode: str) -> None:
         envs.close()
 
 
+def test_a_mask_that_is_told_with_the_end_is_of_no_action() -> None:
+    """Gymnasium's environments go on telling: there it says nothing of what follows."""
+    envs = GymVectorEnv(Pairs, 1)
+    try:
+        envs.reset()
+        for taken in range(3):
+            _, _, ended, _, infos = envs.step(np.array([[1 - taken % 2, 0]]))
+        assert ended.all()
+        assert "action_mask" in infos
+        assert envs.action_masks().tolist() == [[1, 1, 1, 1, 1]]
+    finally:
+        envs.close()
+
+
 def test_rows_that_come_apart_keep_their_own_masks() -> None:
     envs = GymVectorEnv(Corridor, 2)
     try:
