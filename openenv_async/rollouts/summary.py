@@ -138,6 +138,8 @@ class Summary:
         running: episodes under way.
         mistakes: refused actions and unreadable replies of the policy.
         unreadable: of them the replies that are not an action.
+        policy_seconds, environment_seconds: that episodes which ended had waited, all together, for
+            actions and for the results of steps.
         wasted_steps: steps of failed episodes, and of attempts that were repeated.
     """
 
@@ -156,6 +158,8 @@ class Summary:
         self.mistakes = 0
         self.unreadable = 0
         self.wasted_steps = 0
+        self.policy_seconds = 0.0
+        self.environment_seconds = 0.0
         self._tasks: set[int] = set()
         self._groups = 0
         self._begun: float | None = None
@@ -390,6 +394,7 @@ class Summary:
                 "unreadable_reply": self.unreadable,
                 "per_episode": self.mistakes / self.episodes if self.episodes else None,
             },
+            "waited": {"policy": self.policy_seconds, "environment": self.environment_seconds},
             "waste": self.waste,
             "warnings": [asdict(warning) for warning in self._warnings.values()],
             "refused": self.refused,
@@ -411,6 +416,10 @@ class Summary:
         table.add_row("steps/s", "-" if rate is None else f"{rate:,.0f}")
         table.add_row("duration", f"{self.duration:.2f} s")
         self._add_results(table)
+        waited = self.policy_seconds + self.environment_seconds
+        if waited:
+            table.add_row("time in policy", f"{self.policy_seconds / waited:.0%}")
+            table.add_row("in environments", f"{self.environment_seconds / waited:.0%}")
         for percent in PERCENTILES:
             latency = self.latencies.percentile(percent)
             text = "-" if latency is None else f"{latency * 1e3:.2f} ms"

@@ -176,7 +176,6 @@ class RunWatch:
         self._looked = self._begun
         self._steps: deque[int] = deque(maxlen=_REMEMBERED)
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._policy_seconds = self._environment_seconds = 0.0
         self._awaits = False
         self._long: set[int] = set()
         self._usual: tuple[float, float] | None = None
@@ -204,8 +203,8 @@ class RunWatch:
         """Note an episode that ended by itself."""
         self._steps.append(rollout.steps)
         self._seconds.append(rollout.seconds)
-        self._policy_seconds += rollout.policy_seconds
-        self._environment_seconds += rollout.environment_seconds
+        self._summary.policy_seconds += rollout.policy_seconds
+        self._summary.environment_seconds += rollout.environment_seconds
         self._awaits |= rollout.policy_awaits
         self._long.discard(rollout.index)
 
@@ -288,8 +287,9 @@ class RunWatch:
     def _look_at_policy(self, running: list[Rollout], elapsed: float) -> None:
         if elapsed < _WAITED:
             return
-        policy = self._policy_seconds + sum(each.policy_seconds for each in running)
-        total = policy + self._environment_seconds
+        summary = self._summary
+        policy = summary.policy_seconds + sum(each.policy_seconds for each in running)
+        total = policy + summary.environment_seconds
         total += sum(each.environment_seconds for each in running)
         if self._awaits or any(each.policy_awaits for each in running):
             share, of = policy / total if total else 0.0, "of the time of the episodes"

@@ -314,3 +314,22 @@ async def test_the_client_of_another_target_is_closed() -> None:
     with pytest.raises(WrongTarget, match=r"rollout\(\) cannot play on 3"):
         async with client_for(3, None, None, "rollout()"):
             raise AssertionError("played")
+
+
+async def test_callers_without_a_session_yet_are_counted() -> None:
+    release, opening = asyncio.Event(), asyncio.Event()
+
+    class Slow(Client):
+        async def open(self) -> None:
+            opening.set()
+            await release.wait()
+
+    sessions = Sessions([Slow], lambda: True, Summary())
+    caller = asyncio.create_task(sessions.open(0))
+    await opening.wait()
+    assert sessions.waiting == 1
+    release.set()
+    client, error = await caller
+    assert error is None
+    assert sessions.waiting == 0
+    await sessions.close(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from openenv_async import Environment, Outcome, OutcomeStatus, StepResult
 from openenv_async.rollouts import Stop, Summary, collect, collect_all
@@ -198,6 +200,24 @@ async def test_what_blocks_the_loop_is_named(caplog: pytest.LogCaptureFixture) -
     assert "by blocks (" in found[0].message
     assert "test_watching.py:" in found[0].message
     assert "asyncio.to_thread" in found[0].message
+
+
+async def test_a_summary_has_what_was_waited_for() -> None:
+    async def waits(observation: Any) -> dict[str, int]:
+        await asyncio.sleep(0.1)
+        return {"amount": 1}
+
+    summary = Summary()
+    await collect_all(Counting, waits, episodes=2, params={"goal": 2}, summary=summary)
+    assert summary.policy_seconds >= 4 * 0.1 * 0.9
+    assert 0 < summary.environment_seconds < summary.policy_seconds
+    waited = summary.as_dict()["waited"]
+    assert waited == {
+        "policy": summary.policy_seconds, "environment": summary.environment_seconds,
+    }  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary.table())
+    assert "time in policy" in out.getvalue()
 
 
 async def test_a_policy_that_awaits_blocks_nothing() -> None:

@@ -113,6 +113,23 @@ async def test_killed_for_its_memory() -> None:
         assert ended.log_tail == "hungry"
 
 
+async def test_its_lines_are_taken_while_it_runs() -> None:
+    code = "import time\nfor n in range(3): print('line', n, flush=True)\ntime.sleep(60)"
+    taken: list[str] = []
+    done = asyncio.Event()
+
+    def take(line: str) -> None:
+        taken.append(line)
+        if line == "line 2":
+            done.set()
+
+    async with provider(BASE, command=["python", "-c", code]) as containers:
+        worker = await containers.start()
+        async with worker.following(take):
+            await asyncio.wait_for(done.wait(), 30)
+    assert taken == ["line 0", "line 1", "line 2"]
+
+
 async def test_it_ends_by_itself_with_words() -> None:
     # One stream: the Engine does not keep the order of two.
     words = "import sys; print('one', file=sys.stderr); sys.exit('the last words')"
