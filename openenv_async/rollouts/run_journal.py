@@ -140,6 +140,7 @@ class _Place(msgspec.Struct, frozen=True):
     recorded: bool = True
     unrecorded: str | None = None
     digest: str | None = None
+    unreadable: int = 0
 
     @property
     def key(self) -> EpisodeKey:
@@ -374,6 +375,7 @@ class RunJournal:
             outcome.penalty,
             recorded=isinstance(outcome.trajectory, Trajectory),
             digest=digest,
+            unreadable=outcome.unreadable,
         )
         trajectory = outcome.trajectory
         if not isinstance(trajectory, Trajectory):
@@ -563,6 +565,7 @@ def _outcome_of(trajectory: Trajectory, place: _Place) -> Outcome:
         attempts=trajectory.attempts,
         started_at=trajectory.started_at,
         ended_at=trajectory.ended_at,
+        unreadable=place.unreadable,
     )
 
 

@@ -8,12 +8,14 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openenv_async.errors import RunBroken, RunNotWritten
+from openenv_async import EpisodeInfo, Outcome, OutcomeStatus
+from openenv_async.errors import InvalidAction, RunBroken, RunNotWritten
 from openenv_async.rollouts import read_trajectories
 from openenv_async.rollouts.run_folder import RunFolder
 from tests.rollouts.run_folders import key_of, outcome, recorded, write
@@ -168,3 +170,33 @@ def test_outcomes_that_come_together_are_synced_together(
         go_on.set()
     assert order == list(range(100))
     assert syncs == 2
+
+
+def test_an_outcome_is_read_as_it_was(tmp_path: Path) -> None:
+    made = outcome(
+        7,
+        status=OutcomeStatus.INVALID_ACTION,
+        episode=EpisodeInfo("an-episode", 77, 1),
+        duration=1.25,
+        error=InvalidAction("there is no such move", legal="a, b", phase="step"),
+        mistakes=3,
+        unreadable=2,
+        penalty=-0.5,
+        started_at=1000.5,
+        ended_at=1002.5,
+    )
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.begin(key_of(7))
+        write(folder, made)
+        read = folder.outcome(key_of(7))
+    assert read is not None
+    for field in fields(Outcome):
+        was, now = getattr(made, field.name), getattr(read, field.name)
+        match field.name:
+            case "error":
+                assert (type(now), now.message) == (type(was), was.message)
+                assert (now.detail, now.phase) == ({"legal": "a, b"}, "step")
+            case "task":
+                assert (now.id, now.data, now.private) == (was.id, was.data, {})
+            case _:
+                assert now == was != field.default, field.name
