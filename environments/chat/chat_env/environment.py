@@ -7,6 +7,7 @@ task's scorer alone. Solved (a score of 1): terminated. Out of turns: truncated.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any, Final
 from chat_env.models import ChatAction, ChatObservation, ChatState, Message
 from chat_env.tasks import SPLITS, Task, builtin_tasks, load_tasks, task_from
 from chat_env.tokenizer import BUNDLED, ChatTokenizer, load_tokenizer
-from openenv_async import Environment, StepResult
+from openenv_async import Environment, StepResult, TaskTable
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.responders import Responder, load_responder
 
@@ -83,6 +84,20 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         self._task: Task | None = None
         self._state = ChatState()
         self._rng = random.Random()
+
+    @classmethod
+    def tasks_for(cls, **params: Any) -> TaskTable:
+        """The tasks that a reset may name, without what scores them."""
+
+        def rows(split: str) -> list[dict[str, Any]]:
+            path = params.get("tasks") or _variable("CHAT_TASKS")
+            return [
+                {"id": task.id, "task": task.id, "prompt": task.prompt}
+                for task in (load_tasks(path) if path else builtin_tasks())
+                if task.split == split
+            ]
+
+        return TaskTable({split: functools.partial(rows, split) for split in SPLITS})
 
     async def reset(
         self,

@@ -16,6 +16,7 @@ from aiohttp import web
 from chat_env import ENVIRONMENT, ChatAction, ChatEnv, ChatObservation, Message
 from chat_env.app import app
 from chat_env.environment import ChatEnvironment
+from chat_env.tasks import builtin_tasks
 from chat_env.tokenizer import load_tokenizer
 
 from openenv_async import OutcomeStatus, StepResult, connect, rollout, serve
@@ -330,3 +331,16 @@ async def test_the_application_serves_and_is_found_by_name() -> None:
     assert ENVIRONMENT.client_class() is ChatEnv
     assert ENVIRONMENT.action_class() is ChatAction
     assert find_target("chat").cls is ChatEnvironment
+
+
+async def test_its_tasks_are_listed_and_named_without_their_scorers() -> None:
+    async with connect(ChatEnvironment) as env:
+        tasks = await env.tasks()
+        assert await tasks.splits() == ["train", "test"]
+        for split in ("train", "test"):
+            listed = await tasks.range(split)
+            ids = {task.id for task in builtin_tasks() if task.split == split}
+            assert {task.id for task in listed} == ids
+            assert {*listed[0].data} == {"task", "prompt"}
+            await env.reset(task_id=listed[-1].id)
+            assert (await env.state()).task_id == listed[-1].id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from coding_env.models import CodeAction, CodeObservation, CodingState
 from coding_env.runner import make_runner
 from coding_env.sandbox import Execution, Limits
 from coding_env.tasks import BUNDLED, Case, Difficulty, Split, Task, choose, load_tasks
-from openenv_async import Environment, StepResult
+from openenv_async import Environment, StepResult, TaskTable
 from openenv_async.errors import EpisodeNotStarted, InvalidOption
 
 __all__ = ["CodingEnvironment", "Mode"]
@@ -94,6 +95,20 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         self._task: Task | None = None
         self._cases: list[Case] = []
         self._limit: int | None = None
+
+    @classmethod
+    def tasks_for(cls, **params: Any) -> TaskTable:
+        """The tasks that a reset may name, without their hidden tests."""
+
+        def rows(split: str) -> list[dict[str, Any]]:
+            path = params.get("tasks_path") or os.environ.get("CODING_TASKS")
+            return [
+                {"id": task.name, "task": task.name, "prompt": task.prompt()}
+                for task in (load_tasks(path) if path else BUNDLED)
+                if task.split == split
+            ]
+
+        return TaskTable({split: functools.partial(rows, split) for split in ("train", "test")})
 
     async def reset(
         self,

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from coding_env.environment import CodingEnvironment
 from coding_env.sandbox.inside.canonical import canonical
 from coding_env.tasks import BUNDLED, choose, load_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openenv_async import connect
 from openenv_async.errors import InvalidOption
 
 
@@ -234,3 +236,15 @@ def test_what_is_no_plain_value_has_no_text() -> None:
     for value, error in ((object(), TypeError), (deep, ValueError), ([print], TypeError)):
         with pytest.raises(error):
             canonical(value)
+
+
+async def test_its_tasks_are_listed_and_named_without_their_hidden_tests() -> None:
+    async with connect(CodingEnvironment) as env:
+        tasks = await env.tasks()
+        assert await tasks.splits() == ["train", "test"]
+        for split in ("train", "test"):
+            listed = await tasks.range(split)
+            assert {task.id for task in listed} == {t.name for t in BUNDLED if t.split == split}
+            assert {*listed[0].data} == {"task", "prompt"}
+            await env.reset(task_id=listed[-1].id)
+            assert (await env.state()).task == listed[-1].id
