@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["interruption", "output_tails", "play", "run", "show"]
 
 _INTERRUPTED: Final = 130
+_SHOW_CURSOR: Final = b"\x1b[?25h"
 _TAIL_LINES: Final = 20
 """Lines of a worker that are shown."""
 _TAILS: Final = 4
@@ -81,6 +82,8 @@ class _Interrupts:
         self.count += 1
         if self.count > 1:
             # Threads and tasks that are left would be told of, each with a traceback.
+            if os.isatty(2):
+                os.write(2, _SHOW_CURSOR)  # which a bar hides
             os.write(2, b"interrupted again: left before all was closed\n")
             os._exit(_INTERRUPTED)
         if self._cancel is not None:

@@ -61,7 +61,21 @@ def test_ctrl_c_on_a_terminal_ends_the_bar_and_shows_the_summary(tmp_path: Path)
     assert shown.process.returncode == 130
     assert f"interrupted after {ENDING} of 100 episodes" in sent
     assert "Traceback" not in sent
-    assert "\x1b[?25h" in sent[-2000:] or "\x1b[?25l" not in sent  # the cursor is shown again
+    assert sent.rfind("\x1b[?25h") > sent.rfind("\x1b[?25l") >= 0  # the cursor is shown again
+
+
+def test_twice_on_a_terminal_gives_the_cursor_back() -> None:
+    with terminal("rollout", f"{WORLDS}:ClosesLate", *ROLLOUT[2:], COLUMNS="200") as shown:
+        shown.read_until("all others wait")
+        shown.type(b"\x03")
+        shown.read_until("interrupted after")
+        servers = psutil.Process(shown.process.pid).children(recursive=True)
+        shown.type(b"\x03")
+        sent = shown.read_all()
+    assert shown.process.returncode == 130
+    assert "\x1b[?25h" in sent.partition("interrupted after")[2]
+    for server in servers:
+        server.kill()
 
 
 def test_twice_ends_it_at_once() -> None:
