@@ -66,6 +66,22 @@ __all__ = ["rollout"]
 )
 @click.option("--max-steps", type=click.IntRange(1), help="Truncate episodes after so many steps.")
 @click.option("--timeout", type=SECONDS, help="Seconds for one episode; 0: no limit.")
+@click.option(
+    "--policy-timeout", type=SECONDS, help="Seconds for one decision of the policy; 0: no limit."
+)
+@click.option(
+    "--on-mistake",
+    type=click.Choice(["tell", "end", "raise"]),
+    help="Consequence of a refused action, or of a reply without one: the policy is told, the"
+    " episode ends, or the policy has failed.  [default: tell for a language model, else raise]",
+)
+@click.option(
+    "--max-mistakes",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Mistakes in a row that end an episode.",
+)
 @click.option("--connections", type=click.IntRange(1), help="Connections to share.  [default: 1]")
 @click.option(
     "--provider",
@@ -109,6 +125,7 @@ def rollout(
     from openenv_async.cli.playing import run
 
     policy = read_policy(options)
+    options["policy_timeout"] = options["policy_timeout"] or None
     read_tasks(options)
     seed, episodes = options["seed"], options["episodes"]
     if seed is not None and seed + (episodes or 1) > 2**63:

@@ -171,3 +171,24 @@ def test_a_model_server_that_is_down_is_told_before_anything_is_played(tmp_path:
     assert "cannot be reached" in one_line(result.stderr)
     assert "start the model's server, or correct its URL" in one_line(result.stderr)
     assert not out.exists()
+
+
+async def test_mistakes_and_slow_decisions_end_an_episode_as_it_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "runs.jsonl"
+    ends: dict[str, Any] = {}
+    async with ModelServerProcess("--answer", "I wonder.", "--delay", "0.3") as server:
+        for name, options in {
+            "one": ("--max-mistakes", "1"),
+            "raised": ("--on-mistake", "raise"),
+            "slow": ("--policy-timeout", "0.05"),
+        }.items():
+            await asyncio.to_thread(
+                run, "rollout", COUNTING, "--policy", f"openai:scripted-1@{server.url}",
+                "--episodes", "2", "--out", str(out), *options,
+            )  # fmt: skip
+            ends[name] = [(str(t.status), t.mistakes, t.error_code) for t in read_trajectories(out)]
+    assert ends == {
+        "one": [("invalid_action", 1, "unreadable_reply")] * 2,
+        "raised": [("policy_error", 1, "unreadable_reply")] * 2,
+        "slow": [("policy_error", 0, "deadline_exceeded")] * 2,
+    }
