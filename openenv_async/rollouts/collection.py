@@ -818,6 +818,9 @@ class _Collection:
         if where is not None and error is not None:
             if isinstance(error, OpenEnvError):
                 error.detail["row"] = where
+                if outcome.trajectory is not None:
+                    detail = outcome.trajectory.error_detail or {}
+                    outcome.trajectory.error_detail = {**detail, "row": where}
             error.add_note(f"{where}, the task {outcome.task.id!r}" if outcome.task else where)
 
     async def _record_worker(self, client: Any, trajectory: Trajectory) -> None:

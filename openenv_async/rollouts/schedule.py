@@ -407,11 +407,11 @@ async def _tell(source: TaskSource, sessions: TargetSessions) -> None:
                 await part.load_split(client)
         finally:
             await close_client(client)
-    if len(named) < len(parts):
-        options = await _reset_options(sessions)
-        for part in parts:
-            if options is not None:
-                part.take_options(options)
+    asking = [part for part in parts if part.split is None and not part.is_single]
+    options = await _reset_options(sessions) if asking else None
+    if options is not None:
+        for part in asking:
+            part.take_options(options)
 
 
 async def _reset_options(sessions: TargetSessions) -> frozenset[str] | None:

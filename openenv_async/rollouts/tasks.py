@@ -367,6 +367,11 @@ class TaskSet(TaskSource):
         return self._stream is not None and isinstance(self._stream, Iterator)
 
     @property
+    def is_single(self) -> bool:
+        """True if it is one row of a list, which its own episodes show to fit or not."""
+        return isinstance(self._rows, Listed) and len(self._rows) == 1
+
+    @property
     def name(self) -> str:
         """Return what messages call it."""
         if self.split is not None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openenv_async import Environment, OutcomeStatus, StepResult, serve
-from openenv_async.errors import ConnectionLost, InvalidTasks, OpenEnvError
+from openenv_async.errors import ConnectionLost, InvalidOption, InvalidTasks, OpenEnvError
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts import (
     EpisodeGroup,
@@ -32,6 +32,7 @@ from openenv_async.rollouts import (
     collect,
     collect_all,
     rollout,
+    schedule,
     stream,
     stream_groups,
 )
@@ -683,6 +684,8 @@ async def test_a_refused_task_names_its_row() -> None:
     error = outcomes[1].error
     assert isinstance(error, OpenEnvError)
     assert error.detail["row"] == "row 1 of the list"
+    assert outcomes[1].trajectory is not None
+    assert (outcomes[1].trajectory.error_detail or {})["row"] == "row 1 of the list"
     assert "row 1 of the list, the task 'b'" in error.__notes__
 
 
@@ -773,15 +776,15 @@ async def test_neither_a_large_file_nor_a_slow_iterable_blocks_the_loop(tmp_path
         yield {"id": 2}
 
     async def first(source: Any, count: int) -> list[str]:
-        schedule = Schedule(episodes=None, source=as_source(source))
-        await schedule.open(None)
+        made = Schedule(episodes=None, source=as_source(source))
+        await made.open(None)
         found: list[str] = []
-        while len(found) < count and await schedule.ready():
-            planned = schedule.take()
+        while len(found) < count and await made.ready():
+            planned = made.take()
             assert planned is not None
             assert planned.task is not None
             found.append(planned.task.id)
-        await schedule.aclose()
+        await made.aclose()
         return found
 
     found, stall = await longest_stall(first(path, 50))
@@ -908,3 +911,26 @@ async def test_a_client_of_another_kind_that_refuses_a_column_costs_its_own_epis
     assert "row 1 of the list, the task 'b'" in outcomes[1].error.__notes__
     with pytest.raises(TypeError, match="cannot be called with"):
         await collect_all(lambda: Plain(), move, tasks=rows[1:2])
+
+
+async def test_one_task_is_played_without_asking_for_the_options_of_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trainer may play thousands of groups, each of one task, on a pool."""
+    asked: list[Any] = []
+    ask = schedule._reset_options
+
+    async def note(sessions: Any) -> Any:
+        asked.append(await ask(sessions))
+        return asked[-1]
+
+    monkeypatch.setattr(schedule, "_reset_options", note)
+    async with serve(Sums) as url:
+        async with EnvPool.from_url(url) as pool:
+            outcomes = await pool.group(move, 2, task={"id": "a", "goal": 2})
+            assert [o.steps for o in outcomes] == [2, 2]
+            with pytest.raises(InvalidOption, match="level"):
+                await pool.group(move, 2, task={"id": "a", "level": 2})
+        assert asked == []
+        await collect_all(url, move, tasks=ROWS)
+        assert asked == [{"seed", "episode_id", "goal", "answer"}]
