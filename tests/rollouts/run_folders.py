@@ -41,7 +41,7 @@ def outcome(index: int, **changes: Any) -> Outcome:
     return made
 
 
-def write(folder: RunFolder, made: Outcome, key: EpisodeKey | None = None, **options: Any) -> None:
+def write(folder: RunFolder, made: Outcome, key: EpisodeKey | None = None) -> None:
     """Have an outcome written, and wait until it is."""
     key = key or key_of(made.index)
     made.attempts = folder.begin(key)
@@ -55,7 +55,7 @@ def write(folder: RunFolder, made: Outcome, key: EpisodeKey | None = None, **opt
             errors.append(error)
         written.set()
 
-    folder.submit(key, made, done, **options)
+    folder.submit(key, made, done)
     assert written.wait(10)
     if errors:
         raise errors[0]

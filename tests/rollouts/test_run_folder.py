@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -83,12 +82,11 @@ def test_the_three_kinds_of_result_are_told_apart(tmp_path: Path) -> None:
 def test_an_episode_without_a_result_is_abandoned_in_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def lose(folder: RunFolder, **options: Any) -> None:
+    def lose(folder: RunFolder) -> None:
         error = ConnectionLost("gone")
-        write(folder, outcome(0, status=OutcomeStatus.INFRA_ERROR, error=error), **options)
+        write(folder, outcome(0, status=OutcomeStatus.INFRA_ERROR, error=error))
 
     with RunFolder.create(tmp_path / "run", max_attempts=2) as folder:
-        lose(folder, counts=False)
         lose(folder)
     with RunFolder.open(tmp_path / "run") as folder:
         assert folder.is_last_attempt(key_of(0))
