@@ -1,15 +1,17 @@
-"""Trajectories as a Hugging Face dataset. Needs the extra ``datasets``.
+"""Trajectories as a Hugging Face dataset, or as a data frame of pandas or polars.
 
 A value whose shape is the environment's (observation, action, info) becomes a typed column
 where all of its values are of one type that Arrow and Parquet have; else its values are JSON texts
 as in the files. An array that becomes lists keeps the type of its elements. A missing reward or
 return is null, and so is a missing value in a typed column; nothing else is. A seed that needs more
-than 64 bits with a sign makes its column unsigned, or text.
+than 64 bits with a sign makes its column unsigned, or text. A data set needs the extra
+``datasets``; a data frame the extra ``parquet``, and pandas or polars.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,22 @@ from openenv_async.models import to_builtins
 from openenv_async.rollouts.files import read_trajectories
 from openenv_async.rollouts.record import Trajectory, encode
 
-__all__ = ["to_dataset"]
+__all__ = ["to_dataframe", "to_dataset"]
 
-_EPISODE = ("index", "episode_id", "seed", "status", "episode_return", "steps", "duration")
+_EPISODE = (
+    *("index", "episode_id", "seed", "status", "episode_return", "steps", "duration"),
+    *("mistakes", "task_id", "group", "member", "attempts"),
+)
 _ERROR = ("error_code", "error_message")
 _FREE: Final = ("observation", "next_observation", "action", "info")
 _OF_STEPS: Final = ("reward", "terminated", "truncated")
 _FIXED: Final = {
     "index": "int64",
     "steps": "int64",
+    "mistakes": "int64",
+    "group": "int64",
+    "member": "int64",
+    "attempts": "int64",
     "t": "int64",
     "episode_return": "float64",
     "duration": "float64",
@@ -61,10 +70,50 @@ def to_dataset(
             "this needs Hugging Face datasets: pip install 'openenv-async[datasets]'",
             name=exc.name,
         ) from None
-    if isinstance(trajectories, str | Path):
-        trajectories = read_trajectories(trajectories)
+    return datasets.Dataset(datasets.table.InMemoryTable(_table(trajectories, rows)))
+
+
+def to_dataframe(
+    trajectories: str | Path | Iterable[Trajectory],
+    *,
+    rows: Literal["step", "episode"] = "step",
+    library: Literal["pandas", "polars"] = "pandas",
+) -> Any:
+    """Return a data frame of trajectories, with the columns of ``to_dataset``.
+
+    Args:
+        trajectories: a file, or what ``read_trajectories`` gives.
+        rows: one a step, with what is known of its episode, or one an episode, with lists.
+        library: of the data frame.
+
+    Raises:
+        ValueError: ``rows`` or ``library`` is neither.
+        InvalidModel: a value has no form in a data frame.
+        ModuleNotFoundError: the library, or pyarrow, is not installed.
+    """
+    if rows not in ("step", "episode"):
+        raise ValueError(f"rows must be 'step' or 'episode', got {rows!r}")
+    if library not in ("pandas", "polars"):
+        raise ValueError(f"library must be 'pandas' or 'polars', got {library!r}")
+    try:
+        importlib.import_module(library)
+        table = _table(trajectories, rows)
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            f"this needs {library} and pyarrow: pip install {library} 'openenv-async[parquet]'",
+            name=exc.name,
+        ) from None
+    if library == "pandas":
+        return table.to_pandas()
+    return importlib.import_module("polars").from_arrow(table)
+
+
+def _table(trajectories: str | Path | Iterable[Trajectory], rows: str) -> Any:
+    """Return trajectories as an Arrow table."""
     import pyarrow as pa  # type: ignore[import-untyped]  # it has none
 
+    if isinstance(trajectories, str | Path):
+        trajectories = read_trajectories(trajectories)
     made = [row for each in trajectories for row in _rows(each, rows)]
     columns: dict[str, Any] = {}
     for name in _names(rows):
@@ -79,7 +128,7 @@ def to_dataset(
             kind = getattr(pa, _FIXED.get(name, "string"))()
             nested = rows == "episode" and name in _OF_STEPS
             columns[name] = pa.array(column, pa.list_(kind) if nested else kind)
-    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
+    return pa.table(columns)
 
 
 def _names(rows: str) -> list[str]:

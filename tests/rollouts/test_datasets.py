@@ -1,18 +1,26 @@
-"""Trajectories as a Hugging Face dataset."""
+"""Trajectories as a Hugging Face dataset, as data frames, and as other programs read them."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from openenv_async import EpisodeInfo, Outcome, OutcomeStatus
+from openenv_async import Environment, EpisodeInfo, Outcome, OutcomeStatus, StepResult
 from openenv_async.errors import EnvironmentRaised
-from openenv_async.rollouts import Trajectory, Transition, open_writer
-from openenv_async.rollouts.datasets import to_dataset
+from openenv_async.rollouts import (
+    Trajectory,
+    Transition,
+    collect,
+    open_writer,
+    read_trajectories,
+)
+from openenv_async.rollouts.datasets import to_dataframe, to_dataset
 
 
 def trajectory(index: int, observations: list[Any], **changes: Any) -> Trajectory:
@@ -73,3 +81,146 @@ def test_what_has_no_one_type_is_json() -> None:
 def test_rows_are_steps_or_episodes() -> None:
     with pytest.raises(ValueError, match="'step' or 'episode', got 'steps'"):
         to_dataset([], rows="steps")  # type: ignore[arg-type]  # the point
+
+
+# -- data frames, and programs that read the files ------------------------------------------------
+
+
+class Place(Environment[int, dict[str, Any], int]):
+    """Observations of every typed kind."""
+
+    def reset(self, seed: int = 0) -> dict[str, Any]:
+        self.x = seed
+        return self.seen()
+
+    def step(self, action: int) -> StepResult[dict[str, Any]]:
+        self.x += action
+        return StepResult(self.seen(), 0.5, terminated=self.x >= 12)
+
+    def seen(self) -> dict[str, Any]:
+        return {
+            "x": self.x,
+            "height": self.x / 2,
+            "name": f"at {self.x}",
+            "place": np.array([self.x, 0.5], np.float32),
+            "frame": np.full((40, 40, 3), self.x % 256, np.uint8),
+        }
+
+
+class Plain(Place):
+    """The same without arrays, whose tagged objects polars does not read from JSON Lines."""
+
+    def seen(self) -> dict[str, Any]:
+        return {name: value for name, value in super().seen().items() if name in PLAIN}
+
+
+PLAIN = ("x", "height", "name")
+
+
+async def played(path: Path, environment: type[Place] = Place) -> list[Trajectory[Any, Any]]:
+    """Write the file of a real rollout; return its episodes, sorted."""
+    with open_writer(path) as writer:
+        async for outcome in collect(environment, lambda seen: 3, episodes=6, seeds=0):
+            writer.write(outcome)
+    return sorted(read_trajectories(path), key=lambda each: each.index)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+async def test_a_data_frame_has_numbers_as_numbers(
+    tmp_path: Path, library: Literal["pandas", "polars"], suffix: str
+) -> None:
+    pytest.importorskip(library)
+    path = tmp_path / f"file.{suffix}"
+    episodes = await played(path)
+    steps = to_dataframe(path, library=library)
+    assert len(steps) == sum(each.steps for each in episodes)
+    assert set(steps["reward"]) == {0.5}
+    assert float(steps["reward"].sum()) == 0.5 * len(steps)
+    assert set(steps["action"]) == {3}
+    assert sorted(steps["observation"][0]) == ["frame", "height", "name", "place", "x"]
+    whole = to_dataframe(episodes, rows="episode", library=library)
+    assert list(whole["index"]) == list(range(6))
+    assert list(whole["steps"]) == [each.steps for each in episodes]
+    returns = [each.episode_return for each in episodes]
+    assert list(whole["episode_return"]) == returns
+
+
+def test_a_data_frame_of_what_is_none() -> None:
+    with pytest.raises(ValueError, match="rows must be"):
+        to_dataframe([], rows="steps")  # type: ignore[arg-type]  # the point
+    with pytest.raises(ValueError, match="library must be 'pandas' or 'polars'"):
+        to_dataframe([], library="excel")  # type: ignore[arg-type]  # the point
+
+
+def test_a_data_frame_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install polars"):
+        to_dataframe([], library="polars")
+
+
+def _of_pandas(path: Path) -> list[list[dict[str, Any]]]:
+    pandas = pytest.importorskip("pandas")
+    if path.suffix == ".parquet":
+        frame = pandas.read_parquet(path)
+    else:
+        frame = pandas.read_json(path, lines=True)
+    assert frame["index"].dtype.kind == "i"
+    assert frame["episode_return"].dtype.kind == "f"
+    return [list(steps) for steps in frame.sort_values("index")["transitions"]]
+
+
+def _of_polars(path: Path) -> list[list[dict[str, Any]]]:
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(path) if path.suffix == ".parquet" else polars.read_ndjson(path)
+    assert frame["index"].dtype.is_integer()
+    assert frame["episode_return"].dtype.is_float()
+    steps = frame.sort("index")["transitions"].to_list()
+    return [list(each) for each in steps]
+
+
+def _of_duckdb(path: Path) -> list[list[dict[str, Any]]]:
+    duckdb = pytest.importorskip("duckdb")
+    read = "read_parquet" if path.suffix == ".parquet" else "read_json"
+    with duckdb.connect() as database:
+        [(total, kind)] = database.sql(
+            f"select sum(episode_return), typeof(any_value(index)) from {read}('{path}')"
+        ).fetchall()
+        assert total > 0
+        assert kind == "BIGINT"
+        rows = database.sql(f"select transitions from {read}('{path}') order by index").fetchall()
+    return [row[0] for row in rows]
+
+
+def _of_datasets(path: Path) -> list[list[dict[str, Any]]]:
+    datasets = pytest.importorskip("datasets")
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    made = datasets.load_dataset(
+        kind, data_files=str(path), split="train", cache_dir=str(path.parent / "cache")
+    )
+    assert made.features["index"].dtype == "int64"
+    assert made.features["episode_return"].dtype == "float64"
+    return [row["transitions"] for row in sorted(made, key=lambda row: int(row["index"]))]
+
+
+@pytest.mark.parametrize("read", [_of_pandas, _of_polars, _of_duckdb, _of_datasets])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+async def test_other_programs_read_numbers_as_numbers(
+    tmp_path: Path, read: Callable[[Path], list[list[dict[str, Any]]]], suffix: str
+) -> None:
+    path = tmp_path / f"file.{suffix}"
+    lacks_arrays = suffix == "jsonl" and read is _of_polars
+    episodes = await played(path, Plain if lacks_arrays else Place)
+    read_steps = read(path)
+    assert [len(steps) for steps in read_steps] == [each.steps for each in episodes]
+    for steps, episode in zip(read_steps, episodes, strict=True):
+        for step, recorded in zip(steps, episode.transitions, strict=True):
+            seen, observation = step["observation"], recorded.observation
+            assert (step["t"], step["reward"], step["action"]) == (recorded.t, 0.5, 3)
+            assert type(step["reward"]) is float
+            assert (seen["x"], seen["height"]) == (observation["x"], observation["x"] / 2)
+            assert (type(seen["x"]), type(seen["height"])) == (int, float)
+            assert seen["name"] == observation["name"]
+            if suffix == "parquet":
+                assert list(seen["place"]) == observation["place"].tolist()
+                assert seen["frame"].startswith(b"\x89PNG")
