@@ -16,7 +16,14 @@ import pytest
 from openenv_async import OutcomeStatus
 from openenv_async.errors import InvalidTasks
 from openenv_async.pool import EnvPool
-from openenv_async.rollouts import TaskSet, collect, collect_all, stream, stream_groups
+from openenv_async.rollouts import (
+    TaskSet,
+    VersionedPolicy,
+    collect,
+    collect_all,
+    stream,
+    stream_groups,
+)
 from openenv_async.rollouts.versions import Admission
 from tests import in_memory
 from tests.helpers import Counter, gather_all, settle
@@ -218,6 +225,26 @@ def test_tasks_of_a_run_that_is_cancelled_anywhere_are_played_by_the_next(rows: 
             assert tasks.finished == len(ROWS)
 
     assert cancel_at_every_await(scenario, seeds=(0, 2), twice=False) > 30
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_slow_source_and_a_limit_of_staleness_never_wait_for_each_other(most: int) -> None:
+    async def scenario() -> None:
+        async with a_server() as server:
+            policy = VersionedPolicy(ending(2))
+            groups = stream_groups(
+                source(server), policy, tasks=Rows(), group_size=2, concurrency=3, seed=1,
+                max_staleness=most,
+            )  # fmt: skip
+            found = []
+            async with groups:
+                async for group in groups:
+                    found.append(group.index)
+                    policy.publish()
+            assert sorted(found) == [0, 1, 2, 3]
+
+    explore(25, scenario)
 
 
 @pytest.mark.usefixtures("slow")
