@@ -465,9 +465,11 @@ class Admission:
             return True
         if self._reader_waits and self._outstanding <= 0:
             return True
+        if self._reader_waits and self.pace.by_the_clock:
+            return self.pace.ends_in_time()  # it is read at once: nothing is ahead of it
         batch = max(self.pace.batch, self._wanted)
         last = self._read + self._outstanding + self._size - 1
-        return last // batch <= self._max_staleness and self.pace.ends_in_time()
+        return last // batch <= self._max_staleness
 
     def _wake(self) -> None:
         """Have the next task that waits ask again, if it is admitted; it wakes the one after it."""

@@ -445,13 +445,13 @@ def test_the_last_version_counts_for_three_tenths() -> None:
         watched = Versions(1, 0)
         await watched.played(10)
         watched.version += 1
-        watched.admission.asked()
+        watched.admission.read(0)
         await watched.played(20)
         watched.version += 1
         assert await watched.begun() == 13
         watched.admission.read(13)
         watched.version += 1
-        watched.admission.asked()  # it had read 13 for this one, as before
+        watched.admission.read(0)  # it had read 13 for this one, as before
         watched.version += 1
         assert await watched.begun() == 10  # and none for the next
         watched.version -= 3  # a learner that goes back begins a version as well
@@ -459,7 +459,7 @@ def test_the_last_version_counts_for_three_tenths() -> None:
         watched.admission.read(10)
         assert await watched.begun() == 0
         watched.version += 1
-        watched.admission.asked()
+        watched.admission.read(0)
         assert await watched.begun() == 10
         await watched.end()
 
@@ -925,7 +925,7 @@ def test_versions_by_the_clock_waste_half_as_much(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Pace, "ends_in_time", lambda self: True)
     waste_without, whole_without = run(scenario)
     assert waste < 0.5 * waste_without
-    assert whole > 0.9 * whole_without
+    assert whole > whole_without
 
 
 def test_a_version_of_which_nobody_tells_is_noticed() -> None:
@@ -950,13 +950,36 @@ def test_a_version_of_which_nobody_tells_is_noticed() -> None:
         version += 1
         await asyncio.sleep(0.7)
         assert waiting.done()
+        await asyncio.sleep(3.0)
         cancelled = asyncio.create_task(admission.admit())
-        await asyncio.sleep(7.0)
+        await asyncio.sleep(3.0)
         cancelled.cancel()
         await asyncio.wait([cancelled])
         assert cancelled.cancelled()
 
     run(scenario)  # and no timer is left
+
+
+def test_an_episode_of_before_waits_to_be_read_like_one_that_was_admitted() -> None:
+    """A group of which a run's folder has three members: as many are under way as without it."""
+
+    async def scenario() -> None:
+        watched = Versions(4, 0)
+        await watched.played(2)
+        watched.version += 1
+        watched.admission.read(0)
+        for _ in range(3):
+            watched.admission.joined()
+        assert await watched.begun() == 4
+        watched.admission.read(4)  # three of before, and one of now
+        assert await watched.begun() == 0
+        watched.admission.read(3)
+        watched.version += 1
+        watched.admission.read(0)
+        assert await watched.begun() == 8
+        await watched.end()
+
+    run(scenario)
 
 
 # -- versions of single episodes -----------------------------------------------------------------
