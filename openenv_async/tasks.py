@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import os
@@ -275,6 +276,12 @@ class TaskBook:
     def is_ready(self, split: str | None) -> bool:
         """Return whether a task of the split was found before, so that its file is read."""
         return (split is not None and split in self._found) or len(self._found) == len(self.splits)
+
+    def read_all(self) -> None:
+        """Read every split that can be read; the others fail when they are asked for."""
+        for split in self.splits:
+            with contextlib.suppress(OpenEnvError):
+                self._find(split, "")
 
     def count(self, split: str) -> int:
         """Return how many tasks a split has.

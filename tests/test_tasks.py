@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from openenv_async import Environment, connect
+from openenv_async import EngineOptions, EnvClient, Environment, connect, create_app, serve
 from openenv_async.errors import EnvironmentRaised, InvalidModel, InvalidOption, OpenEnvError
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tasks import MAX_PAGE, TaskBook, TaskTable, public_row
@@ -316,6 +316,16 @@ async def test_a_private_column_that_does_not_fit_is_named_and_not_shown() -> No
     assert MARKER not in str(caught.value.to_wire())
 
 
+@pytest.mark.parametrize("environment", [Quiz, InlineQuiz, AsyncQuiz])
+async def test_shared_workers_find_tasks_too(environment: Any) -> None:
+    async with serve(environment, options=EngineOptions(workers=2)) as url:
+        clients = [EnvClient(url, share=False) for _ in range(4)]
+        for number, env in enumerate(clients):
+            await env.reset(task_id=f"train-{number}")
+            assert (await env.step({"text": f"{MARKER}{number}"})).reward == 1.0
+            await env.close()
+
+
 async def test_an_environment_may_ask_which_task_it_got_and_needs_one() -> None:
     class Curious(Environment[str, str, dict[str, Any]]):
         tasks = Quiz.tasks
@@ -376,3 +386,24 @@ async def test_tasks_are_found_though_the_threads_of_the_loop_are_all_blocked() 
     finally:
         go.set()
         await blocked
+
+
+async def test_a_server_of_an_inline_environment_has_read_its_tasks_when_it_serves() -> None:
+    readers: list[threading.Thread] = []
+
+    def rows() -> list[dict[str, Any]]:
+        readers.append(threading.current_thread())
+        return quiz_rows("train", 3)
+
+    class Prepared(InlineQuiz):
+        tasks = TaskTable({"train": rows, "lost": "/no/such.jsonl"}, private=["answer"])
+
+    app = create_app(Prepared)
+    async with serve(app) as url, EnvClient(url) as env:
+        assert len(readers) == 1
+        await env.reset(task_id="train-1", split="train")
+        engine = app.state.openenv.engine
+        assert engine._tasks is None  # its session was not moved to a task
+        with pytest.raises(EnvironmentRaised, match="No such file"):
+            await env.reset(task_id="x", split="lost")
+    assert threading.main_thread() not in readers

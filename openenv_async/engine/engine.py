@@ -161,6 +161,10 @@ class Engine:
         """Load what sessions share, in a thread; workers load it themselves."""
         if self._recipe is None:
             await asyncio.to_thread(self.spec.prepare, self.max_sessions)
+            contract, tasks = self.spec.contract, self.spec.tasks
+            if tasks is not None and contract.isolation == "inline" and not contract.is_async:
+                # A reset that has to wait for them would move its session off the loop for good.
+                await tasks.in_thread(tasks.read_all)
 
     def tasks_for(self, session: Session) -> TaskExecutor:
         """Return what awaits the calls of a session whose environment turned out to be async.

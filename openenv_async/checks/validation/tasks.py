@@ -109,7 +109,9 @@ async def tasks_begin_episodes(candidate: Candidate) -> None:
 async def private_columns_stay_private(candidate: Candidate) -> None:
     """A value planted in a private column is in nothing that the environment shows meanwhile."""
     names = candidate.findings.get("private_columns")
-    if not names:
+    if names is not None and not names:
+        raise Skipped("its tasks have no private columns")
+    if names is None:
         raise Skipped(
             "no private columns are known: they are of environments named by path or name"
         )
