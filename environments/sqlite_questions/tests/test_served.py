@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlite_questions_env import Answer, Query, SqliteQuestionsEnv
 from sqlite_questions_env.environment import SqliteQuestions
 
-from openenv_async import serve
+from openenv_async import OutcomeStatus, serve
 from openenv_async.errors import InvalidAction
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
 from openenv_async.rollouts.tools import ActionTools
@@ -62,6 +65,29 @@ async def test_random_play_goes_to_its_end() -> None:
         outcomes = await collect_all(url, policy, episodes=20, seeds=0, on_mistake="tell")
     assert len(outcomes) == 20
     assert any(outcome.steps for outcome in outcomes)
+
+
+async def test_the_log_of_the_environment_agrees_with_the_records(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    async with serve(SqliteQuestions, params={"log": str(log)}) as url:
+        policy = RandomPolicy((await fetch_schema(url))["action"], 0)
+        outcomes = await collect_all(
+            url, policy, tasks="test", group_size=2, concurrency=16, on_mistake="tell"
+        )
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    begun = Counter(line["task_id"] for line in lines if line["event"] == "begin")
+    steps = Counter(line["episode_id"] for line in lines if line["event"] == "step")
+    ends = {line["episode_id"]: line["why"] for line in lines if line["event"] == "end"}
+    assert len(outcomes) == len(ends) == 2 * SqliteQuestions.tasks.count("test")
+    assert {*begun.values()} == {2}
+    for outcome in outcomes:
+        assert outcome.episode is not None
+        assert outcome.task is not None
+        assert begun[outcome.task.id] == 2
+        assert steps[outcome.episode.episode_id] == outcome.steps
+        if outcome.status.usable:
+            why = "answered" if outcome.status is OutcomeStatus.COMPLETED else "out of steps"
+            assert ends[outcome.episode.episode_id] == why
 
 
 def test_it_is_found_by_its_name() -> None:
