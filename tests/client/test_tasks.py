@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,16 +14,18 @@ from openenv_async import EngineOptions, EnvClient, HTTPEnvClient, SyncEnvClient
 from openenv_async.client.tasks import ServedTasks, SyncServedTasks
 from openenv_async.errors import (
     ConnectionLost,
+    DeadlineExceeded,
     EnvironmentRaised,
     InvalidOption,
     OperationUnsupported,
     PayloadTooLarge,
     ProtocolError,
+    ServerBusy,
     SessionClosed,
     Unauthorized,
 )
 from openenv_async.tasks import TaskTable
-from openenv_async.types import Limits
+from openenv_async.types import Limits, Timeouts
 from tests.helpers import Counter
 from tests.in_memory import MemoryClient, MemoryServer
 from tests.quiz import MARKER, Guess, ProcessQuiz, Quiz
@@ -261,3 +264,54 @@ async def test_a_server_that_lists_in_another_way_is_told(answer: Any) -> None:
 
     with pytest.raises(ProtocolError, match="the server lists"):
         await ServedTasks(listing).range("train")
+
+
+async def test_more_listings_than_a_connection_may_have_are_refused_one_by_one() -> None:
+    go = threading.Event()
+
+    def rows() -> list[dict[str, Any]]:
+        assert go.wait(20)
+        return [{"id": "a"}]
+
+    class Slow(Quiz):
+        tasks = TaskTable({"train": rows})
+
+    async with connect(Slow) as env:
+        await env.open()
+        connection = env.connection
+        assert connection is not None
+        asked = [asyncio.ensure_future(connection.list_tasks(None, 0, 0, 20.0)) for _ in range(20)]
+        refused = [await each for each in asyncio.as_completed(map(failure, asked[16:]))]
+        assert {type(error) for error in refused} == {ServerBusy}
+        go.set()
+        assert len({bytes(each) for each in await asyncio.gather(*asked[:16])}) == 1
+
+
+async def failure(asked: asyncio.Future[Any]) -> BaseException | None:
+    """Return what a call raises."""
+    await asyncio.wait([asked])
+    return asked.exception()
+
+
+async def test_a_listing_has_a_deadline_and_the_connection_goes_on() -> None:
+    go = threading.Event()
+
+    def rows() -> list[dict[str, Any]]:
+        assert go.wait(20)
+        return [{"id": "a"}]
+
+    class Slow(Quiz):
+        tasks = TaskTable({"train": rows})
+
+    async with connect(Slow, timeouts=Timeouts(open=0.2)) as env:
+        await env.open()
+        with pytest.raises(DeadlineExceeded, match=r"no tasks within 0\.2 s"):
+            await env.tasks()
+        go.set()
+        await env.reset(question="still there")
+
+
+async def test_a_server_of_upstreams_dialect_lists_none() -> None:
+    async with serve(Quiz) as url, EnvClient(url, subprotocol="upstream") as env:
+        with pytest.raises(OperationUnsupported, match="declares no tasks, or its server"):
+            await env.tasks()
