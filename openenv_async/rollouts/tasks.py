@@ -288,6 +288,10 @@ class TaskSet(TaskSource):
         sampler: numbers of rows in the order of each pass, such as a sampler of PyTorch.
         retire: a rule by which tasks are given no more.
 
+    Attributes:
+        given: the rows, as they were given.
+        reading: ``columns``, ``private`` and ``id``: how a row becomes a task.
+
     Raises:
         TypeError, ValueError, InvalidTasks: an argument makes no sense; what is wrong with the
             rows is raised when they are read.
@@ -309,7 +313,8 @@ class TaskSet(TaskSource):
     ) -> None:
         super().__init__()
         self.split: str | None = None
-        self._given = rows
+        self.given = rows
+        self.reading = {"columns": columns, "private": list(private), "id": id}
         self._reader = Reader(
             chosen_columns(columns), names_of("private", private), checked_id_column(id)
         )

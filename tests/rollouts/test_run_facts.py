@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.rollouts import RandomPolicy, VersionedPolicy
+from openenv_async.rollouts import Mixture, RandomPolicy, TaskSet, VersionedPolicy
 from openenv_async.rollouts.run_facts import (
     environment_facts,
     policy_facts,
@@ -105,6 +105,16 @@ def test_tasks_are_known_by_their_content(tmp_path: Path) -> None:
     assert before["file"] == "tasks.jsonl"
     file.write_text("{}\n{}\n")
     assert tasks_facts(file) != before
+    as_they_are = tasks_facts(TaskSet(rows))
+    assert as_they_are == tasks_facts(rows)
+    assert as_they_are != tasks_facts(TaskSet(rows, private=("question",)))
+    assert tasks_facts(TaskSet(rows, columns={"question": "prompt"}))["columns"] == {
+        "question": "prompt"
+    }
+    assert tasks_facts(Mixture({"a": TaskSet(rows), "b": TaskSet("train")}))["parts"] == [
+        as_they_are,
+        {"split": "train"},
+    ]
     assert tasks_facts("train") == {"split": "train"}
     assert tasks_facts(iter(rows)) == {"kind": "list_iterator"}
     assert tasks_facts([object()]) == {"rows": 1, "digest": None}
