@@ -9,6 +9,7 @@ import re
 import types
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -1083,3 +1084,51 @@ def test_a_watched_client_is_stopped_before_the_step_that_would_be_too_old() -> 
         assert (bare.episode, bare.leaving) == (None, False)
 
     run(scenario)
+
+
+# -- over tasks, in a run's folder ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+async def test_a_run_that_stopped_is_finished_with_as_many_groups_at_once(
+    max_staleness: int, tmp_path: Path
+) -> None:
+    """Members of before are handed over with their groups, and nobody waits for ever."""
+    rows = [{"id": f"task-{number}"} for number in range(6)]
+    policy = VersionedPolicy(lambda observation: 1)
+
+    class Told(Even):
+        async def reset(self, *, id: str = "", **options: Any) -> StepResult[int]:
+            return await super().reset()
+
+    async def read(most: int) -> list[str]:
+        """Read so many groups; those of a member that stops are left in part."""
+        seen = []
+        async with stream_groups(
+            lambda: Told(),
+            policy,
+            group_size=4,
+            tasks=rows,
+            concurrency=3,
+            max_staleness=max_staleness,
+            run=tmp_path / "run",
+        ) as groups:
+            async for group in groups:
+                assert [episode.stale for episode in group.episodes] == [False] * 4
+                (task,) = {each.outcome.task.id for each in group.episodes if each.outcome.task}
+                seen.append(task)
+                policy.publish()
+                if len(seen) == most:
+                    break
+        return seen
+
+    async with asyncio.timeout(60):
+        before = await read(2)
+        after = await read(100)
+    assert len(before) == 2
+    # A group that was finished in the folder and not handed over is not played again.
+    assert {*before, *after} <= {row["id"] for row in rows}
+    assert after
+    assert len(after) == len(set(after))
+    async with asyncio.timeout(60):
+        assert await read(100) == []
