@@ -399,6 +399,7 @@ class Rollout:
         public = Task(task.id, task.data, split=task.split) if task is not None else None
         turn = self._turn = Turn(self.index, 0, self.episode, result, None, public)
         in_a_row = 0
+        by_policy = by_environment = 0.0
         asked = clock()
         while not (result.terminated or result.truncated):
             if self.steps == most:
@@ -419,12 +420,14 @@ class Rollout:
                     raise
                 return OutcomeStatus.POLICY_ERROR, exc
             else:
-                sent = action if trajectory is None else snapshot(action)
+                if trajectory is None:
+                    sent = action
+                else:
+                    sent = self._sent = snapshot(action)
                 begun = clock()
-                self.policy_seconds += begun - asked
+                self.policy_seconds = by_policy = by_policy + begun - asked
                 self.acted = True
                 self.phase = "step"
-                self._sent = sent
                 try:
                     result = await step(action)
                 except _MISTAKES as exc:
@@ -436,8 +439,7 @@ class Rollout:
                     return self._ended_by(exc, in_step=True)
                 else:
                     ended = clock()
-                    self.environment_seconds += ended - begun
-                    self._sent = _NOTHING
+                    self.environment_seconds = by_environment = by_environment + ended - begun
                     if latencies is not None:
                         latencies(ended - begun)
                     problem = None
@@ -451,6 +453,7 @@ class Rollout:
                     if trajectory is not None:
                         timings = {"policy": begun - asked, "environment": ended - begun}
                         self._record_step(trajectory, sent, reward, result, turn, timings)
+                        self._sent = _NOTHING
                     self.steps += 1
                     in_a_row = 0
                     turn.t = self.steps
