@@ -14,6 +14,7 @@ _TAGS: Final = frozenset(
     {"__ndarray__", "__npscalar__", "__float__", "__bytes__", "__items__", "__escaped__"}
 )
 _TEXT: Final = frozenset({str})
+_NUMBERS: Final = "biuf"
 OCTETS: Final = (bytes, bytearray, memoryview)
 _FLOATS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -39,6 +40,10 @@ def tag(tree: Any) -> Any:
     if kind in OCTETS:
         return {"__bytes__": _base64(tree)}
     if kind in numpy_types():
+        plain = tree.dtype
+        if plain.kind in _NUMBERS and plain.itemsize <= 8 and 0 < tree.ndim <= MAX_NDIM:
+            elements = _base64(tree.tobytes())  # which needs no further look
+            return {"__ndarray__": [plain.str, list(tree.shape), elements]}
         dtype, shape, data = parts(tree)
         text = _base64(data)
         if kind is numpy_types()[0]:

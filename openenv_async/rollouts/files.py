@@ -27,6 +27,7 @@ import binascii
 import codecs
 import contextlib
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -179,14 +180,22 @@ def _line(row: Row, arrays: list[tuple[bytes, Any]] | None = None) -> dict[str, 
         row: of an episode.
         arrays: takes large arrays: the token that stands for one, and its elements.
     """
-    line = {name: _json(value, arrays) for name, value in zip(EPISODE, row.episode, strict=True)}
+    line = {
+        name: _json(value, arrays)
+        for name, value in zip(EPISODE, row.episode, strict=True)
+        if value is not None or name in _ALWAYS
+    }
     extra = line.pop("extra") or {}
     line["transitions"] = [_line_of_step(step, arrays) for step in row.steps]
     return line | extra
 
 
 def _line_of_step(step: tuple[Any, ...], arrays: list[tuple[bytes, Any]] | None) -> dict[str, Any]:
-    line = {name: _json(value, arrays) for name, value in zip(STEP, step, strict=True)}
+    line = {
+        name: _json(value, arrays)
+        for name, value in zip(STEP, step, strict=True)
+        if value is not None or name in _ALWAYS
+    }
     extra = line.pop("extra") or {}
     return line | extra
 
@@ -194,10 +203,10 @@ def _line_of_step(step: tuple[Any, ...], arrays: list[tuple[bytes, Any]] | None)
 def _json(value: Any, arrays: list[tuple[bytes, Any]] | None) -> Any:
     """A plain value with the tagged objects of ``arrays``."""
     kind = type(value)
-    if kind in _LEAVES:
+    if kind in _LEAVES or (kind is float and math.isfinite(value)):
         return value
     if arrays is not None:
-        if is_large_array(value):
+        if hasattr(value, "nbytes") and is_large_array(value):
             dtype, shape, elements = array_parts(value)
             token = os.urandom(16).hex()  # that nothing else can contain
             arrays.append((token.encode(), elements))
@@ -224,6 +233,12 @@ def _with_elements(octets: bytes, arrays: list[tuple[bytes, Any]]) -> list[bytes
     return [*pieces, octets]
 
 
+_ALWAYS: Final = frozenset(
+    {"index", "episode_id", "seed", "final_observation", "reset_reward", "reset_info", "status"}
+    | {"episode_return", "steps", "duration", "error_code", "error_message", "extra"}
+    | {"t", "observation", "action", "reward", "terminated", "truncated", "info"}
+)
+"""Keys that a line has also where nothing was given; the others are left out then."""
 _LEAVES: Final = frozenset({type(None), bool, int, str})
 _TEXT: Final = frozenset({str})
 _BASE64_PIECE: Final = 3 * (1 << 16)
@@ -283,7 +298,7 @@ class JsonlWriter(TrajectoryWriter):
         arrays: list[tuple[bytes, Any]] = []
         line = _line(row, arrays)
         if not self._began:
-            header = finished_header(self.header, line["environment"])
+            header = finished_header(self.header, line.get("environment"))
             line = {HEADER_KEY: header, **line}
         octets = msgspec.json.encode(line) + b"\n"
         return _with_elements(octets, arrays) if arrays else [octets]
