@@ -638,8 +638,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an action is recorded as it is changed later",
         "openenv_async/rollouts/run.py",
-        "sent = action if trajectory is None else snapshot(action)",
-        "sent = action",
+        "sent = self._sent = snapshot(action)",
+        "sent = self._sent = action",
     ),
     Mutation(
         "an episode that is cancelled is lost",
