@@ -83,7 +83,7 @@ def test_nothing_sets_a_phase_of_a_session_by_hand() -> None:
     """One function advances a runner's phase, and nothing else has one."""
     found = []
     for path in sorted((ROOT / "openenv_async").rglob("*.py")):
-        if path.parent.name == "pool":  # phases of workers, which are others
+        if path.parent.name in ("pool", "rollouts"):  # phases of workers and rollouts
             continue
         tree = ast.parse(path.read_text())
         for function in ast.walk(tree):
@@ -95,7 +95,7 @@ def test_nothing_sets_a_phase_of_a_session_by_hand() -> None:
                     targets = node.targets
                 elif isinstance(node, ast.AnnAssign | ast.AugAssign):
                     targets = [node.target]
-                if any(isinstance(at, ast.Attribute) and at.attr == "phase" for at in targets):
+                if any(ast.unparse(at) == "self.phase" for at in targets):  # an error has one too
                     assert isinstance(node, ast.Assign)
                     found.append((path.name, function.name, ast.unparse(node.value)))
     assert found == [
