@@ -429,7 +429,8 @@ class CollectOptions:
             raise TypeError(f"summary must be a Summary, got {self.summary!r}")
         if self.on_progress is not None and not callable(self.on_progress):
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
-        self.rollout(Planned(0))  # its errors are raised now, not by a worker
+        seed = None if self.seeds is None else 0
+        self.rollout(Planned(0, seed=seed))  # its errors are raised now, not by a worker
 
     def sessions(self, total: int | None) -> int:
         """Return how many episodes are played at once, of those that there are."""
