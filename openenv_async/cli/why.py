@@ -16,6 +16,7 @@ import click
 from openenv_async.cli.again import play_again, show_commands, with_commands
 from openenv_async.cli.options import examples
 from openenv_async.cli.output import console, echo
+from openenv_async.cli.recorded import PARTS, recorded_episodes
 from openenv_async.errors import OpenEnvError
 from openenv_async.telemetry.terminal import printable
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["episode_story", "why"]
 
-_PARTS: Final = ".parts"
 _WORST: Final = 5
 """Episodes of the least return that are listed."""
 _NAMED: Final = 8
@@ -82,43 +82,13 @@ def why(path: Path, episode: str | None, full: bool, no_pager: bool, as_json: bo
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _episodes(path: Path) -> Iterator[Trajectory]:
-    """Yield the episodes of a file or a folder.
-
-    Raises:
-        ClickException: there are none to be read.
-    """
-    from openenv_async.rollouts import Trajectory, read_trajectories
-
-    if path.name.endswith(f".parquet{_PARTS}"):  # what a crash leaves beside the file
-        path = path.with_name(path.name.removesuffix(_PARTS))
-    if path.is_dir():
-        from openenv_async.rollouts.run_folder import RunFolder
-
-        with RunFolder.view(path) as run:
-            for outcome in run.outcomes():
-                record = outcome.trajectory
-                if record is None:  # the run was not recorded: it has the ends alone
-                    record = Trajectory(outcome.index)
-                    record.begin(outcome.episode)
-                    record.finish(outcome)
-                yield record
-        return
-    if not path.exists() and not path.with_name(path.name + _PARTS).is_dir():
-        raise click.BadParameter(f"there is no {path}", param_hint="FILE|FOLDER")
-    try:
-        yield from read_trajectories(path)
-    except (ValueError, OSError) as exc:
-        raise click.ClickException(f"{path} cannot be read: {exc}") from exc
-
-
 def _command(path: Path) -> list[str] | None:
     """Return the arguments of the rollout that made a file or folder, if one did."""
     from openenv_async.rollouts import RunFolder, read_header
 
     said: Any = None
     with contextlib.suppress(ValueError, OSError, OpenEnvError):  # an old file says nothing
-        if path.is_dir() and not path.name.endswith(_PARTS):
+        if path.is_dir() and not path.name.endswith(PARTS):
             with RunFolder.view(path) as run:
                 said = run.manifest.get("command")
         else:
@@ -138,7 +108,7 @@ def _find(path: Path, wanted: str) -> Trajectory:
     names: list[str] = []
     numbers: list[int] = []
     found: list[Trajectory] = []
-    for each in _episodes(path):
+    for each in recorded_episodes(path):
         if wanted.isdecimal() and each.index == int(wanted):
             return each
         if each.episode_id == wanted:
@@ -152,6 +122,7 @@ def _find(path: Path, wanted: str) -> Trajectory:
     if len(found) == 1:
         return found[0]
     if found:
+        found.sort(key=lambda each: each.index)
         said = ", ".join(_name(each) for each in found[:_NAMED])
         more = len(found) - _NAMED
         said += f" and {more} more" if more > 0 else ""
@@ -183,7 +154,7 @@ def _tell_all(path: Path, as_json: bool) -> None:
 
     summary = Summary()
     worst: list[tuple[float, int, dict[str, Any]]] = []
-    for number, each in enumerate(_episodes(path)):
+    for number, each in enumerate(recorded_episodes(path)):
         summary.add_record(each)
         value = each.episode_return
         if value is not None and value == value:

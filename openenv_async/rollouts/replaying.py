@@ -53,7 +53,7 @@ async def replay(
     params: Mapping[str, Any] | None = None,
     token: str | None = None,
 ) -> Difference | None:
-    """Reset with the recorded seed, take the recorded actions, compare what comes.
+    """Reset as recorded, with the same seed, take the recorded actions, compare what comes.
 
     Args:
         env: an ``EnvClient``, which stays open; for a trajectory read from a file one that takes
@@ -61,7 +61,8 @@ async def replay(
         trajectory: may be that of an episode that failed: the steps it has are replayed.
         tolerance: by which numbers may differ.
         ignore: fields that are not compared, such as ``info``.
-        reset_options: the further arguments that the recorded reset had.
+        reset_options: arguments of ``reset`` beside the recorded ones, or in their place: the
+            private columns of a task, which no record has (``task.reset_options``).
         params: constructor arguments of the environment, for a name or a class.
         token: access token, for a URL.
 
@@ -80,7 +81,8 @@ async def replay(
             f"episode {trajectory.index} cannot be replayed: its reset failed, so it has no seed"
         )
     async with client_for(env, params, token, "replay()") as client:
-        return await _replay(client, trajectory, tolerance, ignore, reset_options)
+        options = {**(trajectory.reset_options or {}), **(reset_options or {})}
+        return await _replay(client, trajectory, tolerance, ignore, options)
 
 
 async def _replay(
@@ -88,13 +90,13 @@ async def _replay(
     trajectory: Trajectory,
     tolerance: float,
     ignore: Collection[str],
-    reset_options: Mapping[str, Any] | None,
+    reset_options: Mapping[str, Any],
 ) -> Difference | None:
     steps = [step for step in trajectory.transitions if step.mistake is None]
     observations = [step.observation for step in steps] + [trajectory.final_observation]
     t = 0
     try:
-        result = await env.reset(**reset_arguments(reset_options or {}, seed=trajectory.seed))
+        result = await env.reset(**reset_arguments(reset_options, seed=trajectory.seed))
         episode = getattr(env, "episode", None)
         if episode is not None and episode.seed != trajectory.seed:
             return Difference(0, "seed", "", trajectory.seed, episode.seed)

@@ -325,7 +325,7 @@ class Reader:
         there = f"has {listed(sorted(known))}" if known else "has no options"
         raise InvalidTasks(
             f"{where} has the column {name!r}, which is not an option of reset: it {there}; choose"
-            " or rename columns with TaskSet(rows, columns=...)",
+            " or rename columns (--column, TaskSet(rows, columns=...))",
             row=where,
             column=name,
         )

@@ -673,7 +673,8 @@ async def test_a_column_that_is_not_an_option_is_refused_before_anything_is_play
                 await collect_all(url, move, tasks=given_)
             assert str(caught.value) == (
                 f"{where} has the column 'level', which is not an option of reset: it has answer,"
-                " episode_id, goal, seed; choose or rename columns with TaskSet(rows, columns=...)"
+                " episode_id, goal, seed; choose or rename columns (--column,"
+                " TaskSet(rows, columns=...))"
             )
 
 
