@@ -31,17 +31,31 @@ def play_again(
     Args:
         arguments: of the command that played it, without the program's name.
         index: number of the episode.
-        seed: that the environment drew for it, where the command had none.
+        seed: of its reset, which the command may not have.
         program: its name.
     """
     kept = list(_without(arguments, _FLAGS, _WITH_VALUE))
     names = {argument.partition("=")[0] for argument in kept}
-    if seed is not None and not names & {"--seed", "--tasks"}:
+    if seed is None or "--seed" in names:
+        kept += ["--only", str(index)]
+    elif names & {"--tasks", "--group-size"}:  # it has a place, and the seeds count from the first
+        first = seed - index // _group_size(kept)
+        kept += ["--seed", str(first)] if first >= 0 else []  # else the task's own seed
+        kept += ["--only", str(index)]
+    else:
         kept = list(_without(kept, frozenset(), frozenset({"--episodes"})))
         kept += ["--episodes", "1", "--seed", str(seed)]
-    else:
-        kept += ["--only", str(index)]
     return shlex.join([program, *redacted_command(kept)])
+
+
+def _group_size(arguments: Sequence[str]) -> int:
+    """Return how many episodes have one seed."""
+    sizes = ["1"]
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, given, value = argument.partition("=")
+        if name == "--group-size":
+            sizes.append(value if given else after)
+    return max(1, int(sizes[-1])) if sizes[-1].isdecimal() else 1
 
 
 def with_commands(failures: Iterable[Failure], arguments: Sequence[str]) -> None:

@@ -225,9 +225,16 @@ def export(folder: Path, out: Path, only: tuple[str, ...]) -> None:
         raise click.BadParameter(
             f"{out.name!r} ends neither in .jsonl nor .parquet", param_hint="OUT"
         )
-    count = 0
+    if out.resolve().parent == run.path.resolve():
+        raise click.BadParameter(
+            f"{folder} is the run's own folder, whose files it would replace: give another place",
+            param_hint="OUT",
+        )
+    count, header = 0, {"run": run.id or None}
+    if command := run.manifest.get("command"):
+        header["command"] = command  # that of the episodes, which `why` tells how to play again
     try:
-        with open_writer(out) as writer:
+        with open_writer(out, header=header) as writer:
             for key in run.keys:
                 if not only or run.result(key) in only:
                     outcome = run.outcome(key)

@@ -25,8 +25,18 @@ WORLDS = "tests.cli.failing_worlds"
         (["rollout", "echo"], None, "rollout echo --only 3"),
         (
             ["rollout", "echo", "--tasks", "a b.jsonl"], 7,
-            "rollout echo --tasks 'a b.jsonl' --only 3",
+            "rollout echo --tasks 'a b.jsonl' --seed 4 --only 3",
         ),
+        (
+            ["rollout", "echo", "--tasks", "a.jsonl", "--group-size", "2"], 7,
+            "rollout echo --tasks a.jsonl --group-size 2 --seed 6 --only 3",
+        ),
+        (
+            ["rollout", "echo", "--episodes", "8", "--group-size=2"], 7,
+            "rollout echo --episodes 8 --group-size=2 --seed 6 --only 3",
+        ),
+        (["rollout", "echo", "--tasks", "a"], 2, "rollout echo --tasks a --only 3"),
+        (["rollout", "echo", "--tasks", "a"], None, "rollout echo --tasks a --only 3"),
         (
             ["rollout", "echo", "--seed=1", "--out", "f", "--json", "--quiet", "--only=9", "--logs",
              "--out=g", "--only", "8", "--resume"],
@@ -79,6 +89,19 @@ def test_the_task_of_a_failure_is_played_again(tmp_path: Path) -> None:
     assert (failure["count"], failure["task_id"], failure["first_episode"]) == (2, "t6", 12)
     [same] = played_again(failure["command"])["failures"]
     assert (same["task_id"], same["count"], same["first_episode"]) == ("t6", 1, 12)
+
+
+@pytest.mark.parametrize("with_tasks", [False, True])
+def test_the_seed_of_a_failed_group_is_its_own_again(tmp_path: Path, with_tasks: bool) -> None:
+    """The run had no seed: groups share one that was drawn."""
+    rows = tmp_path / "train.jsonl"
+    rows.write_text("".join(json.dumps({"id": f"t{i}"}) + "\n" for i in range(12)))
+    of_tasks = ["--tasks", str(rows)] if with_tasks else ["--episodes", "24"]
+    first = run("rollout", f"{WORLDS}:OneInThree", *of_tasks, "--group-size", "2", "--json")
+    [failure] = json.loads(first.stdout)["failures"]
+    [same] = played_again(failure["command"])["failures"]
+    for name in ("seed", "first_episode", "task_id"):
+        assert same[name] == failure[name]
 
 
 def test_the_command_is_shown_below_the_failures() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openenv_async import OutcomeStatus
-from openenv_async.rollouts import RunFolder, read_trajectories
+from openenv_async.rollouts import RunFolder, read_header, read_trajectories
 from tests.cli.commands import COUNTING, invoke, run, started
 from tests.rollouts.run_folders import outcome, recorded, write
 
@@ -49,6 +49,32 @@ def test_a_run_is_exported(tmp_path: Path, suffix: str) -> None:
     done = invoke("export", str(path), str(out), "--only", "degraded")
     assert [each.status for each in read_trajectories(out)] == [OutcomeStatus.TRUNCATED]
     assert "openenv_run" not in out.read_bytes().decode(errors="replace")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_an_export_has_the_run_s_id_and_command(tmp_path: Path, suffix: str) -> None:
+    command = ["openenv-async", "rollout", "echo", "--seed", "1"]
+    with RunFolder.create(tmp_path / "run", command=command) as folder:
+        write(folder, outcome(0, status=OutcomeStatus.TRUNCATED))
+    out = tmp_path / f"run.{suffix}"
+    assert invoke("export", str(folder.path), str(out)).exit_code == 0
+    header = read_header(out)
+    assert header is not None
+    assert (header["run"], header["command"]) == (folder.id, command)
+    told = "play it again: openenv-async rollout echo --seed 1 --only 0"
+    assert told in invoke("why", str(out), "0").output
+
+
+@pytest.mark.parametrize("name", ["outcomes-000000.jsonl", "attempts.jsonl", "new.parquet"])
+def test_an_export_replaces_nothing_of_the_run(tmp_path: Path, name: str) -> None:
+    path = recorded(tmp_path / "run", 4)
+    (tmp_path / "link").symlink_to(path)
+    before = {each.name: each.read_bytes() for each in path.iterdir()}
+    for out in (path / name, tmp_path / "link" / name):
+        done = invoke("export", str(path), str(out))
+        assert done.exit_code == 2
+        assert "the run's own folder" in done.output
+    assert {each.name: each.read_bytes() for each in path.iterdir()} == before
 
 
 def test_a_run_whose_manifest_is_broken_is_exported_too(tmp_path: Path) -> None:
