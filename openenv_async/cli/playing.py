@@ -10,9 +10,11 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
 
 from openenv_async.cli.again import show_commands
 from openenv_async.cli.output import console, echo
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from openenv_async.pool import EnvPool
-    from openenv_async.rollouts import RunFolder, Source, Stop, Summary
+    from openenv_async.rollouts import AsyncWriter, RunFolder, Source, Stop, Summary
 
 __all__ = ["interruption", "output_tails", "play", "run", "show"]
 
@@ -134,7 +136,7 @@ async def play(
         run: keeps the outcomes, instead of a file.
     """
     from openenv_async.errors import InvalidTasks, RunError
-    from openenv_async.rollouts import AsyncWriter, Stop, Summary, collect, open_writer
+    from openenv_async.rollouts import Stop, Summary, collect
     from openenv_async.types import OutcomeStatus
 
     stop = Stop()
@@ -145,8 +147,7 @@ async def play(
         await stack.enter_async_context(report_progress(summary, title, bar, quiet=quiet))
         writer: AsyncWriter | None = None
         if out is not None:
-            made = AsyncWriter(open_writer(out), on_error=summary.add_unwritten)
-            writer = await stack.enter_async_context(made)
+            writer = await stack.enter_async_context(_writer(out, summary))
         stream = collect(
             source,
             policy,
@@ -175,6 +176,28 @@ async def play(
             if not told or told < summary.episodes:
                 raise
     return summary
+
+
+@contextlib.asynccontextmanager
+async def _writer(out: Path, summary: Summary) -> AsyncIterator[AsyncWriter]:
+    """Open the writer of a file, and close it; the summary has what could not be written.
+
+    Raises:
+        click.ClickException: the file cannot be made.
+    """
+    from openenv_async.rollouts import AsyncWriter, open_writer
+
+    try:
+        writer = AsyncWriter(open_writer(out), on_error=summary.add_unwritten)
+    except OSError as exc:
+        raise click.ClickException(f"{out} cannot be written: {exc}") from exc
+    try:
+        yield writer
+    finally:
+        try:
+            await writer.aclose()
+        except OSError as exc:  # a Parquet file is joined of its parts, and the disk is full
+            summary.unfinished_reason = str(exc)
 
 
 async def _to_its_end(reading: Coroutine[Any, Any, None], stop: Stop) -> None:

@@ -352,3 +352,8 @@ async def _rollout(
             f"{summary.unwritten} of {summary.episodes} episodes could not be written to {out}:"
             f" {summary.unwritten_reason}"
         )
+    if summary.unfinished_reason is not None:
+        raise click.ClickException(
+            f"{out} could not be finished: {summary.unfinished_reason}; its episodes are in"
+            f" {out}.parts, where `openenv-async why {out}` and read_trajectories find them"
+        )

@@ -25,7 +25,7 @@ from openenv_async.rollouts.run_facts import (
     settings_facts,
     tasks_facts,
 )
-from openenv_async.rollouts.run_folder import MANIFEST, RunFolder
+from openenv_async.rollouts.run_folder import MANIFEST, RunFolder, has_played
 from openenv_async.rollouts.run_journal import EpisodeKey, task_digest
 from openenv_async.rollouts.schedule import Planned
 from openenv_async.types import Outcome, Task
@@ -51,7 +51,7 @@ def folder_of(run: Run) -> tuple[RunFolder, bool]:
     if not isinstance(run, str | Path):
         raise TypeError(f"run must be a RunFolder or the path of one, got {type(run).__name__}")
     path = Path(run)
-    has_run = path.is_dir() and (path / MANIFEST).exists()
+    has_run = path.is_dir() and (path / MANIFEST).exists() and has_played(path)
     return (RunFolder.open(path) if has_run else RunFolder.create(path)), True
 
 

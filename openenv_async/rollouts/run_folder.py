@@ -74,6 +74,7 @@ log = logging.getLogger("openenv_async.rollouts")
 MANIFEST: Final = "manifest.json"
 _LOCK: Final = "lock"
 _UNFINISHED: Final = "manifest.json.unfinished"
+_OWN_FILES: Final = {MANIFEST, _UNFINISHED, _LOCK, ATTEMPTS}
 _SCHEMA: Final = 1
 MAX_ATTEMPTS: Final = 3
 
@@ -179,7 +180,7 @@ class RunFolder:
         command: Sequence[str] | None = None,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> Self:
-        """Begin a run in a folder that is new or empty.
+        """Begin a run in a folder that is new or empty, or where a run ended before it played.
 
         Args:
             path: of the folder.
@@ -201,21 +202,22 @@ class RunFolder:
             ) from None
         except OSError as exc:
             raise RunNotWritten(f"no run can be begun at {path}: {exc}") from exc
-        if (path / MANIFEST).exists() or segments_of(path):
-            raise RunError(
-                f"there is a run at {path} already: go on with it (--resume, RunFolder.open), or"
-                " give another folder"
-            )
-        others = sorted({each.name for each in path.iterdir()} - {_LOCK, _UNFINISHED, ATTEMPTS})
+        there = RunError(
+            f"there is a run at {path} already: go on with it (--resume, RunFolder.open), or give"
+            " another folder"
+        )
+        if has_played(path):
+            raise there
+        others = sorted({each.name for each in path.iterdir()} - _OWN_FILES)
         if others:
             raise RunError(
                 f"{path} has other files in it, {others[0]!r} for one: a run begins in a folder"
                 " that is new or empty"
             )
         lock = _locked(path)
-        if (path / MANIFEST).exists():  # begun and ended by another process just now
+        if has_played(path):  # begun and ended by another process just now
             os.close(lock)
-            return cls.create(path)
+            raise there
         manifest = {
             KEY: _SCHEMA,
             "id": secrets.token_hex(8),
@@ -614,6 +616,21 @@ def _locked(folder: Path) -> int:
         os.ftruncate(file, 0)
         write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
+
+
+def has_played(folder: Path) -> bool:
+    """Return whether a folder has a run that is to be gone on with.
+
+    One that was refused before it played anything, for a column of its tasks or for its policy, has
+    a manifest alone: nothing is lost when another begins there.
+    """
+    if not (folder / MANIFEST).exists():
+        return bool(segments_of(folder))
+    try:
+        _read_manifest(folder)
+    except RunBroken:  # or it is something else
+        return True
+    return bool(segments_of(folder)) or (folder / ATTEMPTS).exists()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class Summary:
         errors: the first error message of each failing status.
         unwritten: episodes that could not be written to a file, as far as they were counted.
         unwritten_reason: why the first of them could not.
+        unfinished_reason: why the file could not be closed, though its episodes are on the disk.
         latencies: seconds per step call as the caller saw it.
         refused: times a session had to wait because the server was full.
         retried: times an episode was begun again, see ``collect``.
@@ -151,6 +152,7 @@ class Summary:
         self.errors: dict[OutcomeStatus, str] = {}
         self.unwritten = 0
         self.unwritten_reason: str | None = None
+        self.unfinished_reason: str | None = None
         self.latencies = Reservoir()
         self.refused = 0
         self.retried = 0
@@ -161,7 +163,7 @@ class Summary:
         self.policy_seconds = 0.0
         self.environment_seconds = 0.0
         self._tasks: set[int] = set()
-        self._groups = 0
+        self._groups: set[int] = set()
         self._begun: float | None = None
         self._ended: float | None = None
         self._failures: dict[tuple[str, str, str], Failure] = {}
@@ -192,7 +194,7 @@ class Summary:
             if outcome.task is not None:
                 self._tasks.add(hash((outcome.task.split, outcome.task.id)))
             if outcome.member:  # a group of one is an episode
-                self._groups = max(self._groups, (outcome.group or 0) + 1)
+                self._groups.add(outcome.group or 0)
         if outcome.error is not None and outcome.status not in self.errors:
             self.errors[outcome.status] = redacted(error_text(outcome.error))
         if not outcome.status.usable:
@@ -331,7 +333,7 @@ class Summary:
     @property
     def groups(self) -> int:
         """Groups of several episodes that were begun."""
-        return self._groups
+        return len(self._groups)
 
     @property
     def failures(self) -> int:

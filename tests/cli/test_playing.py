@@ -134,6 +134,26 @@ def test_a_rollout_that_could_not_write_fails(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_cannot_be_finished_costs_no_episode_and_no_summary(tmp_path: Path) -> None:
+    """A Parquet file is joined of its parts at the end, and then the disk may be full."""
+    (tmp_path / "a.parquet.unfinished" / "in the way").mkdir(parents=True)
+    out = tmp_path / "a.parquet"
+    done = run("rollout", f"{WORLDS}:OneInTen", "--episodes", "3", "--seed", "0", "--out", str(out))
+    assert done.returncode == 1
+    assert "completed" in done.stdout
+    assert "a.parquet could not be finished: " in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sorted(each.index for each in read_trajectories(out)) == [0, 1, 2]
+
+
+def test_a_file_that_cannot_be_made_is_refused_before_anything_is_played() -> None:
+    for name in ("/proc/nowhere/a.parquet", "/proc/nowhere/a.jsonl"):
+        done = run("rollout", f"{WORLDS}:OneInTen", "--episodes", "3", "--out", name)
+        assert done.returncode == 1
+        assert f"error: {name} cannot be written: " in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+
 def test_a_seed_that_no_reset_takes_is_refused_before_anything_is_played() -> None:
     for seed in (2**63, 2**63 - 1, 2**64):
         done = run("rollout", f"{WORLDS}:OneInTen", "--episodes", "3", "--seed", str(seed))

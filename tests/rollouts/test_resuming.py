@@ -17,6 +17,7 @@ import pytest
 from openenv_async import Outcome, OutcomeStatus, StepResult
 from openenv_async.errors import (
     ConnectionLost,
+    InvalidTasks,
     RunError,
     RunInUse,
     RunMismatch,
@@ -405,3 +406,15 @@ async def test_what_was_played_before_counts_for_the_retirement_of_tasks(tmp_pat
     source = tasks()
     assert await collect_all(Counting, one, run=path, tasks=source, concurrency=1) == []
     assert sorted(source.retired) == sorted(row["id"] for row in ROWS)
+
+
+async def test_after_a_refused_start_the_mended_tasks_are_played_in_the_same_folder(
+    tmp_path: Path,
+) -> None:
+    rows = [{"id": "a", "gaol": 1}, {"id": "b", "goal": 2}]
+    with pytest.raises(InvalidTasks, match="'gaol', which is not an option of reset"):
+        await collect_all(Counting, one, tasks=rows, run=tmp_path / "run")
+    rows[0] = {"id": "a", "goal": 1}
+    outcomes = await collect_all(Counting, one, tasks=rows, run=tmp_path / "run")
+    assert [outcome.steps for outcome in outcomes] == [1, 2]
+    assert await collect_all(Counting, one, tasks=rows, run=tmp_path / "run") == []

@@ -140,6 +140,26 @@ def test_the_manifest_of_another_run_is_refused(tmp_path: Path) -> None:
 # -- places where there is no run -----------------------------------------------------------------
 
 
+def test_a_run_that_was_refused_before_it_played_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder.create(path) as folder:
+        folder.bind(8, tasks={"digest": "with a typo"})  # and then a column was refused
+    with RunFolder.create(path) as folder:
+        folder.bind(8, tasks={"digest": "mended"})
+        write(folder, outcome(0))
+    with RunFolder.open(path) as folder, pytest.raises(RunMismatch, match="other tasks"):
+        folder.bind(8, tasks={"digest": "with a typo"})
+    with pytest.raises(RunError, match="there is a run at"):
+        RunFolder.create(path)
+
+
+def test_a_manifest_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (manifest := tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(RunError, match="there is a run at"):
+        RunFolder.create(tmp_path)
+    assert manifest.read_text() == "{}"
+
+
 def test_a_folder_that_cannot_be_a_run_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")

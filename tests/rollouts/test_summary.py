@@ -260,3 +260,13 @@ def test_an_error_without_a_message_has_the_name_of_its_class() -> None:
     (failure,) = summary.failure_reasons
     assert (failure.code, failure.reason) == ("KeyError", "KeyError")
     assert summary.failures == 1
+
+
+def test_groups_that_an_earlier_process_played_are_not_counted() -> None:
+    summary = Summary()
+    for group in (7, 9):
+        for member in (0, 1):
+            made = Outcome(2 * group + member, OutcomeStatus.COMPLETED, group=group, member=member)
+            made.started_at = 1.0
+            summary.add(made)
+    assert summary.groups == 2
