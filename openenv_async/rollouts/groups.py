@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal
+from typing import Final, Generic, Literal
 
 from openenv_async.types import ActT, ObsT, Outcome
 
 __all__ = ["EpisodeGroup", "InvalidActions", "StreamedEpisode", "advantages", "baseline", "is_kept"]
 
+
+_LARGE: Final = 1e100
+"""Returns of this size and more are scaled before they are squared."""
 
 InvalidActions = Literal["keep", "mask"]
 """The use of episodes that a mistake of the policy ended: keep their returns, or mask them."""
@@ -104,8 +107,11 @@ class EpisodeGroup(Generic[ObsT, ActT]):
 
 def baseline(returns: Sequence[float | None]) -> float | None:
     """Return the mean of the finite returns; ``None`` when there are none."""
-    there = [value for value in returns if value is not None and math.isfinite(value)]
-    return math.fsum(there) / len(there) if there else None
+    there = [float(value) for value in returns if value is not None and math.isfinite(value)]
+    if not there:
+        return None
+    scale = _scale(there)
+    return math.fsum(value / scale for value in there) / len(there) * scale
 
 
 def advantages(
@@ -119,13 +125,20 @@ def advantages(
         scale: divide by the standard deviation (of the sample, as trainers do).
         epsilon: added to the deviation.
     """
-    mean = baseline(returns) or 0.0
-    there = [value for value in returns if value is not None and math.isfinite(value)]
-    divisor = 1.0
+    there = [float(value) for value in returns if value is not None and math.isfinite(value)]
+    unit = _scale(there)  # 1, but where the squares of returns are beyond what a float holds
+    mean = (baseline(there) or 0.0) / unit
+    divisor = 1.0 / unit
     if scale and len(there) > 1:
-        squares = math.fsum((value - mean) ** 2 for value in there)
-        divisor = math.sqrt(squares / (len(there) - 1)) + epsilon
+        squares = math.fsum((value / unit - mean) ** 2 for value in there)
+        divisor = math.sqrt(squares / (len(there) - 1)) + epsilon / unit
     return [
-        None if value is None or not math.isfinite(value) else (value - mean) / divisor
+        None if value is None or not math.isfinite(value) else (value / unit - mean) / divisor
         for value in returns
     ]
+
+
+def _scale(values: Sequence[float]) -> float:
+    """Return a power of two: values divided by it can be squared and summed up."""
+    most = max(map(abs, values), default=0.0)
+    return 1.0 if most < _LARGE else 2.0 ** (math.frexp(most)[1] - 1)

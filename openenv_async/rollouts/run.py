@@ -413,6 +413,9 @@ class Rollout:
                     action = await self._decided(action)
             except UnreadableReply as exc:
                 mistaken, sent = exc, exc.detail.get("reply")
+                begun = clock()
+                self.policy_seconds = by_policy = by_policy + begun - asked
+                timings = {"policy": begun - asked}
             except KeyboardInterrupt:
                 raise
             except BaseException as exc:
@@ -432,6 +435,9 @@ class Rollout:
                     result = await step(action)
                 except _MISTAKES as exc:
                     mistaken = exc
+                    ended = clock()
+                    self.environment_seconds = by_environment = by_environment + ended - begun
+                    timings = {"policy": begun - asked, "environment": ended - begun}
                     self._sent = _NOTHING
                 except (Exception, asyncio.CancelledError) as exc:
                     if _is_cancelled(exc):
@@ -465,7 +471,7 @@ class Rollout:
                     continue
             in_a_row += 1
             last = in_a_row >= self._max_mistakes
-            if (end := self._make_mistake(mistaken, sent, turn, clock() - asked, last)) is not None:
+            if (end := self._make_mistake(mistaken, sent, turn, timings, last)) is not None:
                 return end
             asked = clock()
         return (OutcomeStatus.COMPLETED if result.terminated else OutcomeStatus.TRUNCATED), None
@@ -498,7 +504,7 @@ class Rollout:
             ) from None
 
     def _make_mistake(
-        self, error: OpenEnvError, sent: Any, turn: Turn, seconds: float, last: bool
+        self, error: OpenEnvError, sent: Any, turn: Turn, timings: dict[str, float], last: bool
     ) -> _End | None:
         """Count and record a mistake of the policy.
 
@@ -506,7 +512,7 @@ class Rollout:
             error: says what was wrong.
             sent: the action, or the text that is none.
             turn: of the policy, which is told.
-            seconds: that it took.
+            timings: seconds that policy and environment took.
             last: whether no more mistakes are allowed.
 
         Returns:
@@ -536,7 +542,7 @@ class Rollout:
                     trajectory.final_observation,
                     sent,
                     mistake=turn.mistake,
-                    **_noted(turn, {"policy": seconds}),
+                    **_noted(turn, timings),
                 )
             )
         if self._on_mistake == "raise":

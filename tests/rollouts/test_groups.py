@@ -85,3 +85,15 @@ def test_an_infinite_return_is_left_out_and_poisons_no_advantage() -> None:
     assert group.mask == [True, False, True, False, False, False]
     assert group.baseline == 2.0
     assert baseline([math.inf]) is None
+
+
+@pytest.mark.parametrize("large", [1e200, 1.7e308], ids=["square", "sum"])
+@pytest.mark.parametrize("members", [2, 8])
+def test_returns_whose_sum_or_square_is_beyond_a_float_have_advantages(
+    large: float, members: int
+) -> None:
+    assert baseline([large] * members) == pytest.approx(large)
+    assert advantages([large] * members) == [0.0] * members
+    made = advantages([large, 0.5 * large, None])
+    assert made == [pytest.approx(math.sqrt(0.5)), pytest.approx(-math.sqrt(0.5)), None]
+    assert advantages([large, -large], scale=False) == [large, -large]

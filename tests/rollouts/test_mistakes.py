@@ -337,3 +337,36 @@ async def test_a_task_that_reset_refuses_is_an_outcome_that_names_it(data: Any) 
     assert not outcome.status.usable
     assert outcome.error is not None
     assert outcome.error.detail["task"] == "a3"  # type: ignore[attr-defined]  # an OpenEnvError
+
+
+async def test_the_seconds_of_a_mistake_are_those_of_who_took_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("openenv_async.rollouts.run.time.perf_counter", lambda: now)
+
+    class SlowDoor(Door):
+        def step(self, action: dict[str, Any]) -> StepResult[dict[str, Any]]:
+            nonlocal now
+            now += 1.0
+            return super().step(action)
+
+    class Slow(Scripted):
+        def for_episode(self, index: int) -> Any:
+            decide = super().for_episode(index)
+
+            def slowly(observation: Any, turn: Turn) -> Any:
+                nonlocal now
+                now += 0.25
+                return decide(observation, turn)
+
+            return slowly
+
+    played = Rollout(Slow([KICK, "nonsense"]))
+    async with connect_in_process(SlowDoor) as client:
+        outcome = await played.play(client)
+    assert outcome.trajectory is not None
+    timings = [step.timings for step in outcome.trajectory.transitions]
+    both = {"policy": 0.25, "environment": 1.0, "model": 0.0}
+    assert timings == [both, {"policy": 0.25, "model": 0.0}, both, both, both]
+    assert (played.policy_seconds, played.environment_seconds) == (5 * 0.25, 4 * 1.0)
