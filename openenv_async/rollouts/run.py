@@ -609,9 +609,10 @@ class Rollout:
             if self._strict:
                 raise cause
             return OutcomeStatus.POLICY_ERROR, cause
+        too_large = isinstance(error, PayloadTooLarge) and not in_step and self.task is not None
         if (
             isinstance(error, CallerError)
-            and not isinstance(error, _NOT_THE_CALLERS)
+            and (too_large or not isinstance(error, _NOT_THE_CALLERS))
             and not isinstance(error, OperationCancelled)
         ):
             if not in_step and self.task is not None:

@@ -362,7 +362,8 @@ async def test_the_seconds_of_a_mistake_are_those_of_who_took_them(
 
             return slowly
 
-    played = Rollout(Slow([KICK, "nonsense"]))
+    policy: Any = Slow([KICK, "nonsense"])
+    played = Rollout(policy)
     async with connect_in_process(SlowDoor) as client:
         outcome = await played.play(client)
     assert outcome.trajectory is not None

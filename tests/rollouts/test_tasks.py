@@ -20,7 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openenv_async import Environment, OutcomeStatus, StepResult, serve
-from openenv_async.errors import ConnectionLost, InvalidOption, InvalidTasks, OpenEnvError
+from openenv_async.engine.options import EngineOptions
+from openenv_async.errors import (
+    ConnectionLost,
+    InvalidOption,
+    InvalidTasks,
+    OpenEnvError,
+    PayloadTooLarge,
+)
 from openenv_async.pool import EnvPool, SyncEnvPool
 from openenv_async.rollouts import (
     EpisodeGroup,
@@ -39,7 +46,7 @@ from openenv_async.rollouts import (
 from openenv_async.rollouts.schedule import Schedule
 from openenv_async.rollouts.tasks import Draw, TaskSource, as_source, as_task
 from openenv_async.tasks import TaskTable
-from openenv_async.types import Task
+from openenv_async.types import Limits, Task
 from tests.helpers import until
 
 ROWS: list[dict[str, Any]] = [{"id": f"t{number}", "goal": number} for number in range(1, 6)]
@@ -688,6 +695,18 @@ async def test_a_refused_task_names_its_row() -> None:
     assert outcomes[1].trajectory is not None
     assert (outcomes[1].trajectory.error_detail or {})["row"] == "row 1 of the list"
     assert "row 1 of the list, the task 'b'" in error.__notes__
+
+
+async def test_a_task_that_is_too_large_to_send_names_its_row_and_is_not_played_again() -> None:
+    limits = Limits(max_message_size=1 << 16)
+    rows = TaskSet([{"id": n, "answer": "x" * (1 << 17 if n == 1 else 1)} for n in range(3)])
+    async with serve(Sums, options=EngineOptions(limits=limits)) as url:
+        outcomes = await collect_all(url, move, tasks=rows, retry="always")
+    assert [str(o.status) for o in outcomes] == ["completed", "task_error", "completed"]
+    error = outcomes[1].error
+    assert isinstance(error, PayloadTooLarge)
+    assert error.detail["row"] == "row 1 of the list"
+    assert (rows.finished, outcomes[1].attempts) == (3, 1)
 
 
 # -- tasks of the environment ----------------------------------------------------------------------
