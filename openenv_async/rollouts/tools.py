@@ -9,7 +9,8 @@ Rules:
   ``tool_name`` and ``arguments`` of the action, as OpenEnv's ``CallToolAction`` has them, else into
   ``name`` and ``arguments``.
 - A model that calls no tool may write its action as JSON: bare, in a fence, amid other text (the
-  last counts), or as ``{"name": …, "arguments": {…}}`` of a tool.
+  last counts), or as ``{"name": …, "arguments": {…}}`` of a tool. An action that is itself a
+  text is all that the model writes, unless that is a JSON text.
 """
 
 from __future__ import annotations
@@ -81,9 +82,13 @@ class ActionTools:
         fields = _object_fields(schema)
         self._into_fields = bool(self._given) and {"tool_name", "arguments"} <= set(fields)
         self._made = {} if self._given or schema is None else _made(schema)
+        root = {} if schema is None else resolved(schema, schema)
+        self._is_text = isinstance(root, Mapping) and root.get("type") == "string"
+        self._choices = _texts(root)
         self._is_object = (
             schema is None
             or bool(fields)
+            or (isinstance(root, Mapping) and root.get("type") == "object")
             or bool(self._made and all(tool.constant for tool in self._made.values()))
         )
 
@@ -106,7 +111,7 @@ class ActionTools:
         function = call.get("function") or {}
         name, text = function.get("name", ""), function.get("arguments", "")
         try:
-            arguments = json.loads(text) if isinstance(text, str) and text.strip() else text or {}
+            arguments = _loads(text) if isinstance(text, str) and text.strip() else text or {}
         except (ValueError, RecursionError) as exc:
             raise UnreadableReply(f"the arguments of {name} are not valid JSON: {exc}") from None
         return self._action(name, arguments)
@@ -125,10 +130,11 @@ class ActionTools:
                     return self.of_call({"function": {"name": name, "arguments": arguments}})
                 if self._is_object and not self._given:
                     return value
-            elif not self._is_object:
+            elif not self._is_object and (isinstance(value, str) or not self._is_text):
                 return value
-        kind = (self.schema or {}).get("type")
-        if kind == "string":
+        if text.strip() in self._choices:
+            return text.strip()
+        if self._is_text and not self._choices:
             return text
         raise UnreadableReply(self._asked())
 
@@ -251,6 +257,16 @@ def _with_definitions(parameters: dict[str, Any], schema: Mapping[str, Any]) -> 
     return {**parameters, "$defs": used} if used else parameters
 
 
+def _texts(root: Any) -> frozenset[str]:
+    """Return the texts that an action must be one of; none where it is something else."""
+    if not isinstance(root, Mapping):
+        return frozenset()
+    values = root.get("enum", [root["const"]] if "const" in root else None)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        return frozenset()
+    return frozenset(values)
+
+
 def _object_fields(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return the fields of an action that is an object."""
     if schema is None:
@@ -260,15 +276,27 @@ def _object_fields(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return fields if isinstance(fields, Mapping) else {}
 
 
+def _refuse(constant: str) -> Any:
+    """Refuse NaN and Infinity, which Python reads and JSON has not."""
+    raise ValueError(f"JSON has no {constant}")
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse)
+
+
 def _json_values(text: str) -> Iterator[Any]:
     """Yield the JSON in a text: all of it, else what stands in fences, else amid it; last first."""
     text = text[-_MOST_TEXT:]
-    for whole in (text, *reversed(text.split("```")[1::2])):
+    wholes = [text]
+    for fence in reversed(text.split("```")[1::2]):
+        wholes += fence, fence.lstrip(string.ascii_letters)  # which may name a language
+    for whole in wholes:
         try:
-            yield json.loads(whole.strip().lstrip(string.ascii_letters))
+            yield _loads(whole.strip())
         except (ValueError, RecursionError):
             continue
-    found, decoder, at = [], json.JSONDecoder(), 0
+    found, decoder, at = [], json.JSONDecoder(parse_constant=_refuse), 0
     for _ in range(_MOST_STARTS):
         starts = [place for mark in "{[" if (place := text.find(mark, at)) >= 0]
         if not starts:

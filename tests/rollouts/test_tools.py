@@ -156,6 +156,36 @@ def test_actions_that_are_no_objects_may_be_written_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("action", "text", "made"),
+    [
+        (str, 'Say "hi"', 'Say "hi"'),  # a text is the action, whatever JSON stands in it
+        (str, "42", "42"),
+        (str, "I go [1] now", "I go [1] now"),
+        (str, 'So:\n```json\n"ls"\n```', "ls"),
+        (str, '{"name": "act", "arguments": {"action": "ls"}}', "ls"),
+        (bool, "true", True),
+        (bool, "```json\nfalse\n```", False),
+        (Literal["up", "down"], " up\n", "up"),
+        (Literal["up"], "up", "up"),
+        (Colour, "red", "red"),
+        (dict[str, int], 'I say {"a": 1}.', {"a": 1}),
+    ],
+)
+def test_plain_values_are_read_as_models_write_them(action: Any, text: str, made: Any) -> None:
+    assert ActionTools(json_schema(action)).of_text(text) == made
+
+
+@pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+def test_numbers_that_json_has_not_are_no_action(constant: str) -> None:
+    tools = ActionTools(json_schema(Bid))
+    for said in (f'{{"type": "bid", "price": {constant}}}', constant):
+        with pytest.raises(UnreadableReply):
+            tools.of_text(said)
+    with pytest.raises(UnreadableReply, match=f"JSON has no {constant}"):
+        tools.of_call(call("act", f'{{"price": {constant}}}'))
+
+
+@pytest.mark.parametrize(
     ("said", "why"),
     [
         (call("fly", {}), "there is no tool 'fly'; call one of the tools"),
