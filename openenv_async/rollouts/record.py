@@ -24,10 +24,12 @@ from openenv_async.errors import InvalidModel, error_text
 from openenv_async.models import to_builtins
 from openenv_async.types import Trajectory, Transition
 
-__all__ = ["Trajectory", "Transition", "decode", "encode", "error_text", "snapshot"]
+__all__ = ["Trajectory", "Transition", "decode", "encode", "error_text", "recordable", "snapshot"]
 
 _FIXED: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types whose values never change."""
+_MOST_SHOWN: Final = 2_000
+"""Characters of a value that has no other form."""
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, InvalidModel)
 
 
@@ -93,6 +95,20 @@ def encode(value: Any) -> bytes:
         if isinstance(exc, InvalidModel):
             raise
         raise InvalidModel(f"a {type(value).__name__} cannot be recorded: {exc}") from exc
+
+
+def recordable(value: Any) -> Any:
+    """Return a value, or a text that shows it where it cannot be recorded.
+
+    A refused action may be anything, such as half of a character that a model wrote; the record of
+    the refusal must not cost the episode.
+    """
+    try:
+        encode(value)
+    except InvalidModel:
+        shown = value if isinstance(value, str) else f"{value!r}"[:_MOST_SHOWN]
+        return shown.encode(errors="backslashreplace").decode()
+    return value
 
 
 def decode(data: bytes | str) -> Any:

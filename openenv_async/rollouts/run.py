@@ -51,7 +51,7 @@ from openenv_async.rollouts.checking import (
     check_seed,
 )
 from openenv_async.rollouts.policies import Turn, bind, is_pending
-from openenv_async.rollouts.record import Trajectory, Transition, snapshot
+from openenv_async.rollouts.record import Trajectory, Transition, recordable, snapshot
 from openenv_async.rollouts.sessions import TypedSource, client_for
 from openenv_async.rollouts.summary import Reservoir
 from openenv_async.rollouts.tasks import as_task
@@ -530,7 +530,7 @@ class Rollout:
             penalty = None
         turn.mistake = Mistake(
             "unreadable_reply" if unreadable else "refused_action",
-            error.message,
+            recordable(error.message),
             error.code,
             penalty,
         )
@@ -540,7 +540,7 @@ class Rollout:
                 Transition(
                     self.steps,
                     trajectory.final_observation,
-                    sent,
+                    recordable(sent),
                     mistake=turn.mistake,
                     **_noted(turn, timings),
                 )

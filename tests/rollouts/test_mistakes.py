@@ -5,13 +5,29 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from openenv_async import Environment, OutcomeStatus, StepResult, connect_in_process, rollout
+from openenv_async import (
+    Environment,
+    GenericEnvClient,
+    OutcomeStatus,
+    StepResult,
+    connect_in_process,
+    rollout,
+    serve,
+)
 from openenv_async.errors import DeadlineExceeded, InvalidAction, UnreadableReply
-from openenv_async.rollouts import Turn, collect_all, stream, stream_groups
+from openenv_async.rollouts import (
+    Turn,
+    collect_all,
+    open_writer,
+    read_trajectories,
+    stream,
+    stream_groups,
+)
 from openenv_async.rollouts.run import Rollout
 from openenv_async.types import ModelCall, Outcome, Task
 
@@ -244,6 +260,29 @@ def test_a_rollout_that_its_loop_left_behind_is_closed_quietly() -> None:
     playing.close()
     assert inspect.getcoroutinestate(playing) == inspect.CORO_CLOSED
     assert not task.done()  # the policy's own GeneratorExit would have been an outcome
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("action", "recorded"),
+    [
+        ({"do": "\ud800"}, r"{'do': '\ud800'}"),  # half of a character
+        ({"do": object}, "{'do': <class 'object'>}"),
+        (UnreadableReply("not \ud800", reply="\udfff and \ud800"), r"\udfff and \ud800"),
+    ],
+)
+async def test_what_cannot_be_recorded_of_a_mistake_is_shown_and_costs_no_episode(
+    action: Any, recorded: str, suffix: str, tmp_path: Path
+) -> None:
+    async with serve(Door) as url:
+        policy: Any = Scripted([action, KNOCK, KNOCK, KNOCK])
+        [outcome] = await collect_all(lambda: GenericEnvClient(url), policy, episodes=1)
+    assert (outcome.status, outcome.mistakes) == ("completed", 1)
+    path = tmp_path / f"episodes.{suffix}"
+    with open_writer(path) as writer:
+        writer.write(outcome)
+    [read] = read_trajectories(path)
+    assert [step.action for step in read.transitions] == [recorded, KNOCK, KNOCK, KNOCK]
 
 
 async def test_a_session_goes_on_after_a_mistake() -> None:
