@@ -640,6 +640,7 @@ class _Collection:
             lambda: (len(self._tasks), self._sessions.waiting),
             max_steps=options.max_steps,
             timeout=options.timeout,
+            model=getattr(options.policy, "corrects_mistakes", False) is True,
         )
 
     # -- the reader's side --------------------------------------------------------------------

@@ -145,6 +145,35 @@ def test_a_slow_policy_is_told() -> None:
     assert fast.look(60.0) == []
 
 
+def test_that_a_language_model_takes_the_time_is_a_fact_and_no_warning() -> None:
+    watched = Watched(model=True)
+    watched.end(10, policy_seconds=95.0, environment_seconds=5.0, policy_awaits=True)
+    assert watched.look(60.0) == []
+    assert watched.summary.as_dict()["waited"] == {"policy": 950.0, "environment": 50.0}
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+async def test_a_collection_says_whether_its_policy_is_a_model(
+    corrects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Policy:
+        corrects_mistakes = corrects
+
+        def __call__(self, observation: Any) -> Move:
+            return Move(1)
+
+    told: list[bool] = []
+
+    class Watch(RunWatch):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            told.append(options["model"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("openenv_async.rollouts.collection.RunWatch", Watch)
+    await collect_all(Counting, Policy(), episodes=1, max_steps=2)
+    assert told == [corrects]
+
+
 def test_a_sync_policy_is_measured_by_the_clock() -> None:
     """An environment that waits for the loop meanwhile counts as waiting for the policy."""
     watched = Watched()
