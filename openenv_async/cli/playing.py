@@ -244,9 +244,11 @@ def interruption(summary: Summary, out: Path | None) -> str:
 
 async def output_tails(pool: EnvPool) -> dict[str, str]:
     """Return the last lines of each worker that wrote any, by its name."""
+    from openenv_async.endpoints.redaction import redacted
+
     tails: dict[str, str] = {}
     for worker in pool.workers:
-        lines = (await worker.log_tail()).splitlines()
+        lines = redacted(await worker.log_tail()).splitlines()
         if len(lines) > _TAIL_LINES:  # what begins in the middle, such as a traceback, says so
             lines = ["…", *lines[-_TAIL_LINES:]]
         if lines:
