@@ -109,7 +109,9 @@ def tasks_facts(tasks: Any, size: int | None = None) -> dict[str, Any]:
         return {**facts, "file": path.name, "digest": _file_digest(path)}
     if hasattr(tasks, "parts"):  # a set of tasks, or a mixture of several
         rows = [_part_facts(part) for part in tasks.parts()]
-        return {**facts, **(rows[0] if len(rows) == 1 else {"parts": rows})}
+        if rows and tasks.kind == "tasks":
+            return {**facts, **rows[0]}
+        return {**facts, "parts": rows, **tasks.order}
     if hasattr(tasks, "__len__") and hasattr(tasks, "__getitem__"):  # a data set too
         return {**facts, "rows": len(tasks), "digest": _rows_digest(tasks)}
     return {**facts, "kind": type(tasks).__name__}
@@ -117,7 +119,7 @@ def tasks_facts(tasks: Any, size: int | None = None) -> dict[str, Any]:
 
 def _part_facts(part: Any) -> dict[str, Any]:
     reading = {name: value for name, value in part.reading.items() if value}
-    return {**tasks_facts(part.given), **reading}
+    return {**tasks_facts(part.given), **reading, **part.order}
 
 
 def _file_digest(path: Path) -> str | None:

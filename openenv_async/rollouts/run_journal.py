@@ -237,7 +237,7 @@ class RunJournal:
         first_segment: number of the segment that is written first.
 
     Raises:
-        RunBroken: there are outcomes of another run.
+        RunBroken: there are outcomes of another run, or a file cannot be opened.
     """
 
     def __init__(self, path: Path, run: str, *, writable: bool) -> None:
@@ -448,15 +448,22 @@ class RunJournal:
 
     def _read(self) -> None:
         """Fill the index from the files; mend what a crash cut, if they may be written."""
-        for number, path in sorted(segments_of(self.path).items()):
-            if self._writable:
-                _mended(path)
-            self._read_segment(number, path)
-        attempts = self.path / ATTEMPTS
-        if attempts.exists():
-            if self._writable:
-                _mended(attempts)
-            self._read_attempts(attempts)
+        path = self.path
+        try:
+            for number, path in sorted(segments_of(self.path).items()):
+                if self._writable:
+                    _mended(path)
+                self._read_segment(number, path)
+            path = self.path / ATTEMPTS
+            if path.exists():
+                if self._writable:
+                    _mended(path)
+                self._read_attempts(path)
+        except OSError as exc:
+            raise RunBroken(
+                f"{path} cannot be opened: {exc.strerror or exc}; see to it that this user may read"
+                " and write the files of the run, and try again"
+            ) from exc
 
     def _read_segment(self, number: int, path: Path) -> None:
         offset = 0

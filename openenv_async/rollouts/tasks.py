@@ -229,6 +229,11 @@ class TaskSource(ABC):
             InvalidTasks: the rows cannot be read, or are not tasks.
         """
 
+    @property
+    @abstractmethod
+    def order(self) -> dict[str, Any]:
+        """The arguments that decide which task comes when, as plain values; usual ones left out."""
+
     @abstractmethod
     def position(self) -> dict[str, Any]:
         """Return where it stands, as plain values for JSON: for ``resume``."""
@@ -427,6 +432,15 @@ class TaskSet(TaskSource):
             facts["digest"] = self._digest()
         facts |= self._reader.describe()
         facts |= {"shuffle": self._shuffle, "epochs": self._epochs}
+        if self._retire is not None:
+            facts["retire"] = asdict(self._retire)
+        return facts
+
+    @property
+    def order(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {} if self._shuffle is None else {"shuffle": self._shuffle}
+        if self._sampler is not None:
+            facts["sampler"] = type(self._sampler).__name__
         if self._retire is not None:
             facts["retire"] = asdict(self._retire)
         return facts
@@ -930,6 +944,10 @@ class Mixture(TaskSource):
             "weights": dict(self._weights),
             "sources": {name: source.describe() for name, source in self._sources.items()},
         }
+
+    @property
+    def order(self) -> dict[str, Any]:
+        return {"seed": self._seed, "weights": dict(self._weights)}
 
     def position(self) -> dict[str, Any]:
         with self._lock:

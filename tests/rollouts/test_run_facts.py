@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from openenv_async.rollouts import Mixture, RandomPolicy, TaskSet, VersionedPolicy
+from openenv_async.rollouts import Mixture, RandomPolicy, Retire, TaskSet, VersionedPolicy
 from openenv_async.rollouts.run_facts import (
     environment_facts,
     policy_facts,
     settings_facts,
     tasks_facts,
 )
+from openenv_async.rollouts.run_journal import digest_of
 
 
 def first(observation: Any) -> int:
@@ -118,6 +119,28 @@ def test_tasks_are_known_by_their_content(tmp_path: Path) -> None:
     assert tasks_facts("train") == {"split": "train"}
     assert tasks_facts(iter(rows)) == {"kind": "list_iterator"}
     assert tasks_facts([object()]) == {"rows": 1, "digest": None}
+
+
+def test_tasks_are_known_by_their_order_too() -> None:
+    rows = [{"id": "a"}, {"id": "b"}]
+
+    def mixed(names: str = "ab", weights: tuple[float, ...] = (1, 3), seed: int = 0) -> Any:
+        sources = {name: TaskSet(rows) for name in names}
+        return tasks_facts(Mixture(sources, weights=weights, seed=seed))
+
+    assert mixed() == mixed()
+    for other in (mixed(weights=(3, 1)), mixed(seed=1), mixed("ac"), mixed("a", (1,))):
+        assert digest_of(other) != digest_of(mixed())
+    one = tasks_facts(TaskSet(rows))
+    others = [
+        TaskSet(rows, shuffle=0),
+        TaskSet(rows, shuffle=1),
+        TaskSet(rows, sampler=[1, 0]),
+        TaskSet(rows, retire=Retire(solved=1.0)),
+        TaskSet(rows, retire=Retire(hopeless=0.0)),
+    ]
+    assert len({digest_of(each) for each in (one, *map(tasks_facts, others))}) == 6
+    assert tasks_facts(TaskSet(rows, epochs=2)) == one  # a run may be made longer
 
 
 def test_long_settings_are_digests() -> None:

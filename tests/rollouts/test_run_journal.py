@@ -200,3 +200,16 @@ def test_an_outcome_is_read_as_it_was(tmp_path: Path) -> None:
                 assert (now.id, now.data, now.private) == (was.id, was.data, {})
             case _:
                 assert now == was != field.default, field.name
+
+
+@pytest.mark.parametrize("name", ["outcomes-000007.jsonl", "attempts.jsonl"])
+def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path, name: str) -> None:
+    path = recorded(tmp_path / "run", 3)
+    (path / name).unlink(missing_ok=True)
+    (path / name).mkdir()
+    for read in (RunFolder.open, RunFolder.view):
+        with pytest.raises(RunBroken, match=f"{name} cannot be opened: Is a directory; see to it"):
+            read(path)
+    (path / name).rmdir()
+    with RunFolder.open(path) as folder:  # which nobody holds
+        assert folder.status().finished == 3
