@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import math
 import random
 import threading
 import time
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from openenv_async.errors import OpenEnvError
+from openenv_async.rollouts.groups import baseline
 from openenv_async.rollouts.sessions import close_client
 from openenv_async.rollouts.tasks import Draw, TaskSource
 from openenv_async.targets.sessions import TargetSessions
@@ -274,9 +274,7 @@ class Schedule:
         if group.is_unfinished:
             self._unfinished.append(group.draw)
             return
-        returns = group.returns
-        mean = math.fsum(returns) / len(returns) if returns else None
-        self._tasks.source.finish(group.draw, mean)
+        self._tasks.source.finish(group.draw, baseline(group.returns))
 
     def _tasks_changed(self, error: BaseException | None) -> None:
         self.error = self.error or error

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from typing import Any
 
 import pytest
 
-from openenv_async import Outcome, OutcomeStatus
+from openenv_async import Environment, Outcome, OutcomeStatus, StepResult
 from openenv_async.errors import InvalidTasks
+from openenv_async.rollouts import Retire, Summary, TaskSet, collect_all
 from openenv_async.rollouts.schedule import Planned, Schedule
-from openenv_async.rollouts.tasks import TaskSet
 
 ROWS = [{"id": f"t{number}", "goal": number} for number in range(5)]
 
@@ -127,6 +129,37 @@ async def test_a_task_is_finished_when_its_group_was_handed_over_with_results() 
     await again.open(None)
     assert [each.task.id for each in await drained(again) if each.task] == ["t2", "t3"]
     await again.aclose()
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [(math.inf, -math.inf), (math.inf, math.inf), (1.7e308, 1.7e308), (1e200, -1e200)],
+    ids=["infinite", "one infinity", "sum", "square"],
+)
+async def test_returns_of_any_size_lose_no_outcome_and_retire_by_what_is_finite(
+    returns: tuple[float, float],
+) -> None:
+    class Pays(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+        isolation = "inline"
+
+        def reset(self, goal: int = 0) -> dict[str, Any]:
+            return {}
+
+        def step(self, action: dict[str, Any]) -> StepResult[dict[str, Any]]:
+            return StepResult({}, action["pay"], True)
+
+    tasks = TaskSet(ROWS, retire=Retire(solved=1e300, window=1))
+    summary = Summary()
+    outcomes = await collect_all(
+        Pays,
+        lambda observation, turn: {"pay": returns[turn.index % 2]},
+        tasks=tasks,
+        group_size=2,
+        summary=summary,
+    )
+    assert [outcome.episode_return for outcome in outcomes] == [*returns] * len(ROWS)
+    assert len(tasks.retired) == (len(ROWS) if returns[1] == 1.7e308 else 0)
+    assert json.loads(json.dumps(summary.as_dict(), allow_nan=False))["returns"] == 2 * len(ROWS)
 
 
 async def test_the_rest_of_tasks_that_are_known_by_id() -> None:
