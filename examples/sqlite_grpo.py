@@ -2,6 +2,7 @@
 
     python examples/sqlite_grpo.py               # seconds on a CPU, environments in this process
     python examples/sqlite_grpo.py --groups 40   # fewer groups, to see that it runs
+    python examples/sqlite_grpo.py --rate 0.3    # another learning rate
 
 The policy is a softmax over twelve queries, linear in the words of the question. It runs the query
 that it draws and answers with what comes out. Eight episodes a task make a group, whose mean return
@@ -41,7 +42,7 @@ QUERIES = [
 ]
 MONTHS = "January February March April May June July August September October November December"
 FEATURES = 512
-ENTROPY, RATE = 0.2, 1.0
+ENTROPY = 0.2
 
 
 def places(question: str) -> dict[str, str]:
@@ -64,7 +65,8 @@ def features(question: str) -> np.ndarray:
 class Policy:
     """A policy that draws a query for a question and answers with the last line of its rows."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rate: float = 1.0) -> None:
+        self.rate = rate
         self.weights = np.zeros((FEATURES, len(QUERIES)))
         self.choices: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
         self.rng = np.random.default_rng(seed)
@@ -85,7 +87,7 @@ class Policy:
         towards = advantage * ((np.arange(len(QUERIES)) == choice) - odds)
         surprise = -np.log(odds)  # what keeps the policy trying: the gradient of its entropy
         towards += ENTROPY * odds * (surprise - odds @ surprise)
-        self.weights += RATE * np.outer(x, towards)
+        self.weights += self.rate * np.outer(x, towards)
 
 
 async def train(policy: Policy, groups: int) -> list[float]:
@@ -106,8 +108,10 @@ async def train(policy: Policy, groups: int) -> list[float]:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--groups", type=int, default=600)
-    policy = Policy(seed=0)
-    means = await train(policy, parser.parse_args().groups)
+    parser.add_argument("--rate", type=float, default=1.0, help="learning rate")
+    chosen = parser.parse_args()
+    policy = Policy(seed=0, rate=chosen.rate)
+    means = await train(policy, chosen.groups)
     part = max(1, len(means) // 10)
     for start in range(0, len(means), part):
         print(f"groups from {start}: mean return {np.mean(means[start : start + part]):.3f}")

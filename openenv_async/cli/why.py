@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,9 @@ _OF_RECORDS: Final = (
     *("episodes", "steps", "returns", "return_mean", "return_std", "return_min", "return_max"),
     *("outcomes", "mistakes", "failures"),
 )
+_RECORDS: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
+"""Beginnings of the records of a log."""
+_SESSION: Final = re.compile(r"\bsession_id=(\w+)")
 _LONG: Final = 2_000
 """Characters of one text that are shown."""
 
@@ -247,14 +251,14 @@ class _Teller:
     """The form of the lines: a label, and a value that may have several lines."""
 
     def __init__(self, full: bool) -> None:
-        self._full = full
+        self.full = full
 
     def item(self, label: str, value: Any, *, cut: bool = True) -> Iterator[str]:
         """Yield the lines of a value; ``None`` has none."""
         if value is None:
             return
         text = printable(_text(value), lines=True).rstrip("\n")
-        if cut and not self._full and len(text) > _LONG:
+        if cut and not self.full and len(text) > _LONG:
             left = len(text) - _LONG
             text = f"{text[:_LONG]}… ({left:,} more characters: --full has them)"
         first, *others = text.split("\n")
@@ -359,9 +363,26 @@ def _end(episode: Trajectory, tell: _Teller) -> Iterator[str]:
     yield from tell.item("exit code", ending["exit_code"])
     if ending["oom"]:
         yield from tell.item("memory", "it was killed for its use of memory")
+    if tail is not None and not tell.full:
+        tail = _log_of(tail, detail.get("session_id"))
     yield from tell.item("details", detail or None)
     yield from tell.item("traceback", trace, cut=False)
     yield from tell.item("log ends with", tail, cut=False)
+
+
+def _log_of(log: str, session: str | None) -> str | None:
+    """Return the end of a worker's log without the records of other sessions."""
+    kept: list[str] = []
+    left_out = 0
+    for record in _RECORDS.split(log):
+        of = _SESSION.search(record)
+        if session is None or of is None or of[1] == session:
+            kept.append(record)
+        else:
+            left_out += 1
+    if left_out:
+        kept.append(f"({left_out} records of other sessions: --full has them)")
+    return "".join(kept) or None
 
 
 def _text(value: Any) -> str:

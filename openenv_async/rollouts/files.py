@@ -140,6 +140,11 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
 
             return read_parquet(path)
         case suffix:
+            if path.is_dir():
+                raise ValueError(
+                    f"{path} is a folder: RunFolder.view({str(path)!r}).outcomes() reads that of a"
+                    f" run, and `openenv-async export {path} {path}.parquet` makes a file of it"
+                )
             raise ValueError(
                 f"{suffix or path.name!r} is not a trajectory format: .jsonl or .parquet"
             )

@@ -223,7 +223,7 @@ class ParquetWriter(TrajectoryWriter):
             return
         rows = _Rows(_decoded(journal.records()))
         found = rows.kinds()
-        self._kinds = _merged(self._kinds, found)
+        self._kinds = _merged(self._kinds, rows.wanted_kinds(found))
         table = _table(rows, self._kinds, found, self.header)
         del rows
         target = self._parts / f"{self._part:06d}.arrow"
@@ -264,7 +264,8 @@ class ParquetWriter(TrajectoryWriter):
         header = joined_headers(headers) or self.header
         for part in parts:
             if part.suffix not in (".arrow", ".parquet"):  # of a crash
-                self._kinds = _merged(self._kinds, self._rows_again(_read_part(part)).kinds())
+                rows = self._rows_again(_read_part(part))
+                self._kinds = _merged(self._kinds, rows.wanted_kinds(rows.kinds()))
         kinds = {name: self._kinds.get(name, NULL) for name in _FOUND}
         schema = _schema(kinds, header)
         with self._parquet.ParquetWriter(target, schema, compression="zstd") as writer:
@@ -545,6 +546,17 @@ class _Rows:
     def kinds(self) -> dict[str, Kind]:
         """Return the kinds of the columns that have no fixed one."""
         return {name: kind_of(self.columns[name]) for name in _FOUND}
+
+    def wanted_kinds(self, found: Mapping[str, Kind]) -> dict[str, Kind]:
+        """Return the kinds that the columns should have.
+
+        The reply of a model in which there is no action is a text, and would make texts of all
+        actions: those of mistakes do not count where there are others.
+        """
+        acted = list(map(operator.not_, self.columns["mistake"]))
+        if all(acted) or not any(acted):
+            return dict(found)
+        return {**found, "action": kind_of(list(itertools.compress(self.columns["action"], acted)))}
 
 
 def _merged(kinds: Mapping[str, Kind], others: Mapping[str, Kind]) -> dict[str, Kind]:

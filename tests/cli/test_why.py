@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from openenv_async import EngineOptions, EpisodeInfo, Outcome, OutcomeStatus, serve
+from openenv_async.cli.why import episode_story
 from openenv_async.errors import WorkerDied
 from openenv_async.rollouts import Trajectory, Transition, collect_all, open_writer
 from openenv_async.rollouts.run_folder import EpisodeKey, RunFolder
@@ -268,3 +269,23 @@ def test_a_terminal_gets_pages_and_a_pipe_does_not(tmp_path: Path) -> None:
         shown = on_terminal("why", str(path), *arguments, PAGER=str(pager), LINES="10")
         assert ("PAGED" in shown) is paged
         assert "ended by worker_died" in shown
+
+
+def test_the_log_of_a_worker_is_told_without_the_records_of_other_sessions() -> None:
+    records = [
+        f"2026-01-02 03:04:05,678 ERROR environment: step() raised session_id={session}\n"
+        f"Traceback of {session}\n"
+        for session in ("aa", "bb", "aa", "cc")
+    ]
+    log = "printed by somebody\n" + "".join(records)
+    outcome = talked()
+    outcome.error = WorkerDied("it died", session_id="aa", log_tail=log)
+    record = Trajectory(0)
+    record.begin(outcome.episode)
+    record.finish(outcome)
+    story = "\n".join(episode_story(record))
+    assert story.count("Traceback of aa") == 2
+    assert "printed by somebody" in story
+    assert "Traceback of bb" not in story
+    assert "(2 records of other sessions: --full has them)" in story
+    assert "Traceback of bb" in "\n".join(episode_story(record, full=True))

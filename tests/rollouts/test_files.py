@@ -745,3 +745,11 @@ def test_a_file_without_a_header_has_none(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         with pytest.raises(FileNotFoundError):
             read_header(tmp_path / f"none.{suffix}")
+
+
+def test_the_folder_of_a_run_is_no_file_and_the_error_says_how_it_is_read(tmp_path: Path) -> None:
+    (folder := tmp_path / "friday").mkdir()
+    with pytest.raises(
+        ValueError, match=r"RunFolder\.view.*openenv-async export .*friday\.parquet"
+    ):
+        read_trajectories(folder)

@@ -236,6 +236,19 @@ def test_calls_of_models_are_typed(tmp_path: Path) -> None:
     assert rows[2]["model_calls"] is None  # its id has no place in 32 bits
 
 
+def test_an_unreadable_reply_makes_no_texts_of_all_actions(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    mistake = Mistake("unreadable_reply", "no action in it", "unreadable_reply")
+    said = [episode(0, "a", "I think that", mistake=mistake), episode(1, "a", {"number": 3})]
+    others = [episode(2, "a", {"number": 4}), episode(3, "a", "Hm.", mistake=mistake)]
+    step = written(path, said + others)
+    assert step.field("action").type == pa.struct([("number", pa.int64())])
+    rows = [each[0] for each in pq.read_table(path)["transitions"].to_pylist()]
+    assert [row["action"] for row in rows] == [None, {"number": 3}, {"number": 4}, None]
+    step = written(tmp_path / "alone.parquet", said[:1])
+    assert step.field("action").type == pa.string()
+
+
 def test_a_file_without_what_it_says_of_its_columns_is_read(tmp_path: Path) -> None:
     """A file that pandas wrote again lacks it."""
     path = tmp_path / "file.parquet"
