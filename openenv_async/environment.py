@@ -19,6 +19,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol
 
@@ -29,6 +30,8 @@ __all__ = ["Contract", "Environment", "Isolation", "Tasks", "read_contract"]
 Isolation = Literal["inline", "thread", "process"]
 _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
 
+_OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
+"""Kinds of class attributes that cannot be tasks."""
 _ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 """The parameters of ``*args, **kwargs``."""
 _MANY: Final = frozenset(_ANYTHING)
@@ -135,8 +138,12 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
 
     @classmethod
     def tasks_for(cls, **params: Any) -> Tasks | None:
-        """Return the tasks by constructor arguments; those of ``tasks`` by default."""
-        return cls.tasks
+        """Return the tasks by constructor arguments; those of ``tasks`` by default.
+
+        A method or property of that name is the author's own, and declares none.
+        """
+        declared = inspect.getattr_static(cls, "tasks")
+        return None if isinstance(declared, _OWN_NAMES) else cls.tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,22 @@ def test_tasks_that_are_wrong_are_the_environment_s_failure(
 # -- what an environment declares ---------------------------------------------------------------
 
 
+def test_a_method_or_property_named_tasks_is_the_authors_own() -> None:
+    class Own(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+        def reset(self) -> dict[str, Any]:
+            return {}
+
+        def step(self, action: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+    def number(self: Any) -> int:
+        return 3
+
+    for own in (number, property(number), staticmethod(number)):
+        made = type("Made", (Own,), {"tasks": own})
+        assert EnvironmentSpec(made).tasks is None
+
+
 def test_what_is_not_tasks_is_refused_when_the_environment_is_read() -> None:
     class Listed(Quiz):
         tasks: ClassVar[Any] = [{"question": "a"}]

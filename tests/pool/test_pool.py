@@ -548,7 +548,7 @@ async def test_calls_that_make_no_sense_are_refused_before_anything_starts() -> 
         with pytest.raises(TypeError):
             await pool.rollout(policy)  # type: ignore[arg-type]  # what is refused
     with pytest.raises(TypeError, match="callable"):
-        await anext(pool.map(None, [1]))  # type: ignore[arg-type]  # what is refused
+        await anext(pool.map(None, [1]))  # type: ignore[call-overload]  # what is refused
     assert provider.asked == 0
     await pool.aclose()
 

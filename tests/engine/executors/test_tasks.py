@@ -40,22 +40,22 @@ class Scripted(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
     plan: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
-        self.tasks = [asyncio.current_task()]
+        self.seen_tasks = [asyncio.current_task()]
         self.closed = asyncio.Event()
         self.group = asyncio.TaskGroup()
         self.made.append(self)
 
     async def reset(self) -> dict[str, Any]:
-        self.tasks.append(asyncio.current_task())
+        self.seen_tasks.append(asyncio.current_task())
         return {}
 
     async def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        self.tasks.append(asyncio.current_task())
+        self.seen_tasks.append(asyncio.current_task())
         call = self.plan.get(action.get("do", ""))
         return {} if call is None else (await call(self) or {})
 
     async def close(self) -> None:
-        self.tasks.append(asyncio.current_task())
+        self.seen_tasks.append(asyncio.current_task())
         await asyncio.sleep(0)
         self.closed.set()
 
@@ -87,8 +87,8 @@ async def test_one_task_builds_calls_and_closes() -> None:
         del busy_or_state
         assert isinstance(closed, Closed | StateIs)
     [env] = Scripted.made
-    assert len(set(env.tasks)) == 1
-    assert env.tasks[0] is not asyncio.current_task()
+    assert len(set(env.seen_tasks)) == 1
+    assert env.seen_tasks[0] is not asyncio.current_task()
     assert env.closed.is_set()
     assert not engine.sessions
 
