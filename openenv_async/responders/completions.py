@@ -32,6 +32,8 @@ TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
 """Fields of a request that ask for what was sampled, by whose they are."""
 
 _TOKEN_ID: Final = "token_id:"
+_BROKEN_OFF: Final = frozenset({"abort", "error"})
+"""Finish reasons of a reply that its server did not bring to an end."""
 
 
 class Truncated(ValueError):
@@ -82,7 +84,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
 
 
@@ -91,7 +93,8 @@ class _Metadata(msgspec.Struct):
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice]
+    choices: list[_Choice] | None = None
+    error: Any = None
     id: str | None = None
     usage: _Usage | None = None
     model: str | None = None
@@ -119,6 +122,7 @@ def read_completion(data: bytes, model: str) -> Reply:
 
     Raises:
         Truncated: it ends amid the JSON.
+        ServerFailed: the server tells of an error instead of answering.
         ValueError: it is not a chat completion.
     """
     completion = _decoded(data)
@@ -152,6 +156,8 @@ class CompletionStream:
         self._rest = b""
         self._whole = _Completion([])
         self._choice = _Choice()
+        self._begun = False
+        self._ids: list[int] | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
@@ -176,10 +182,9 @@ class CompletionStream:
         """Return the reply; only a ``complete`` one has one.
 
         Raises:
-            Truncated: the stream ended before its end.
-            ValueError: it has no completion.
+            Truncated: the stream ended before its end, or has nothing else.
         """
-        if not self.complete:
+        if not self.complete or not self._begun:
             raise Truncated("the stream ended before the end of the reply")
         choice = self._choice
         message = _Message(
@@ -188,6 +193,7 @@ class CompletionStream:
             "".join(self._reasoning) or None,
             refusal="".join(self._refusal) or None,
         )
+        choice.token_ids = self._ids
         if self._tokens is not None:
             choice.logprobs = _Logprobs(self._tokens)
         return _reply(self._whole, choice, message, model)
@@ -196,8 +202,6 @@ class CompletionStream:
         if event == b"[DONE]":
             self.complete = True
             return
-        if event.startswith(b'{"error"'):
-            raise ServerFailed(event[:2000].decode(errors="replace"))
         try:
             chunk = _decoded(event)
         except Truncated as exc:
@@ -208,13 +212,18 @@ class CompletionStream:
         whole.usage = chunk.usage or whole.usage
         whole.metadata = chunk.metadata or whole.metadata
         whole.prompt_token_ids = whole.prompt_token_ids or chunk.prompt_token_ids
-        for part in chunk.choices[:1]:
+        if chunk.choices is None and chunk.usage is None:
+            raise ValueError("an event of the stream has no choices")
+        for part in (chunk.choices or ())[:1]:
+            self._begun = True
             choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
             choice.meta_info = part.meta_info or choice.meta_info
             if part.token_ids is not None:
-                choice.token_ids = [*(choice.token_ids or ()), *part.token_ids]
+                self._ids = self._ids or []
+                self._ids += part.token_ids
             if part.logprobs is not None and part.logprobs.content is not None:
-                self._tokens = [*(self._tokens or ()), *part.logprobs.content]
+                self._tokens = self._tokens or []
+                self._tokens += part.logprobs.content
             if part.delta is not None:
                 self._add(part.delta)
             if part.finish_reason is not None:
@@ -238,12 +247,12 @@ class CompletionStream:
 
 
 class ServerFailed(Exception):
-    """The server told of an error amid a stream."""
+    """The server told of an error where an answer was to be, or broke the answer off."""
 
 
 def _decoded(data: bytes) -> _Completion:
     try:
-        return _decoder.decode(data)
+        completion = _decoder.decode(data)
     except msgspec.ValidationError as exc:
         raise ValueError(str(exc)) from None
     except msgspec.DecodeError as exc:
@@ -252,6 +261,12 @@ def _decoded(data: bytes) -> _Completion:
         raise ValueError(str(exc)) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if isinstance(completion.error, dict):
+        raise ServerFailed(msgspec.json.encode(completion.error)[:2000].decode(errors="replace"))
+    for choice in completion.choices or ():
+        if choice.finish_reason in _BROKEN_OFF:
+            raise ServerFailed(f"its finish reason is {choice.finish_reason}")
+    return completion
 
 
 def _reply(completion: _Completion, choice: _Choice, message: _Message, model: str) -> Reply:
@@ -273,7 +288,7 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
     return Reply(
         text=_text_of(blocks) if blocks is not None else content or "",  # type: ignore[arg-type]
         finish_reason=choice.finish_reason or "stop",
-        usage=None if used is None else Usage(used.prompt_tokens, used.completion_tokens or 0),
+        usage=None if used is None else Usage(used.prompt_tokens or 0, used.completion_tokens or 0),
         model=completion.model or model,
         tool_calls=calls,
         content=blocks,

@@ -277,8 +277,18 @@ class OpenAIResponder:
                         return await self._asked(call)
                     except _Again as again:
                         last = again
-                        if call.attempts < self._max_attempts:
-                            await asyncio.sleep(self._pause(attempt, again.wait))
+                        if call.attempts == self._max_attempts:
+                            break
+                        when = limit.when()
+                        assert when is not None
+                        if again.wait > when - asyncio.get_running_loop().time():
+                            raise again.kind(
+                                f"{self!r} did not answer call {call.id}: {again}; it asks to wait"
+                                f" {again.wait:,.0f} s, and the timeout is {self._timeout:g} s:"
+                                " raise it, or lower max_concurrency",
+                                **call.facts(again.status),
+                            ) from again.__cause__
+                        await asyncio.sleep(self._pause(attempt, again.wait))
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -368,7 +378,7 @@ class OpenAIResponder:
             except Truncated as exc:
                 raise _Again(f"the answer was cut: {exc}", ResponderUnavailable) from exc
             except ServerFailed as exc:
-                told = _shown(f"it broke the answer off: {exc}", key)
+                told = _shown(f"it told of an error in place of the answer: {exc}", key)
                 raise _Again(told, ResponderUnavailable) from exc
             except ValueError as exc:
                 raise InvalidCompletion(
@@ -385,6 +395,8 @@ class OpenAIResponder:
         if status in _PASSING or status >= 500:
             kind = ResponderRateLimited if status == 429 else ResponderUnavailable
             raise _Again(told, kind, _seconds(response.headers), status)
+        if status < 400 or status in (404, 405):
+            told += ". Is its URL that of an OpenAI-compatible API? It often ends in /v1"
         raise ResponderFailed(
             f"{self!r} refused call {call.id}: {told}", retryable=False, **call.facts(status)
         )
@@ -440,6 +452,11 @@ def _check_url(url: str, variable: str) -> None:
         raise ValueError(
             f"the base URL of {parts.hostname} has {what}: give the URL alone, and the key in the"
             f" environment variable {variable}"
+        )
+    if redacted(url, {}) != url:
+        raise ValueError(
+            f"the base URL of {parts.hostname} has a key in its path: give the URL alone, and the"
+            f" key in the environment variable {variable}"
         )
 
 

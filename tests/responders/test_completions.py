@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -115,6 +116,28 @@ def test_answers_that_are_none(data: bytes, error: type, why: str) -> None:
     with pytest.raises(error, match=why) as told:
         read_completion(data, "m")
     assert type(told.value) is error
+
+
+def test_a_stream_without_a_chunk_of_a_reply_is_cut() -> None:
+    stream = CompletionStream()
+    stream.feed(b'data: {"usage": {"prompt_tokens": 1}}\n\ndata: [DONE]\n\n')
+    with pytest.raises(Truncated):
+        stream.reply("m")
+    with pytest.raises(ValueError, match="no choices"):
+        CompletionStream().feed(b'data: {"a": 1}\n\n')
+
+
+def test_a_long_stream_costs_each_token_once() -> None:
+    """Copied at each chunk, half a million tokens would take minutes."""
+    stream = CompletionStream()
+    made = {"delta": {"content": "a"}, "token_ids": [7] * 50, "logprobs": tokens(("x", -1.0))}
+    chunk = b"data: " + json.dumps({"choices": [made]}).encode() + b"\n\n"
+    begun = time.process_time()
+    for _ in range(10_000):
+        stream.feed(chunk)
+    stream.feed(b"data: [DONE]\n\n")
+    assert len(stream.reply("m").completion_ids or ()) == 500_000
+    assert time.process_time() - begun < 10
 
 
 def test_a_stream_may_come_in_any_pieces() -> None:

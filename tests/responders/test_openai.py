@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import email.utils
+import json
 import logging
 import pickle
 import time
@@ -160,8 +162,60 @@ async def test_waits_between_attempts_count_too() -> None:
         return web.Response(status=429, headers={"Retry-After": "15"})
 
     async with endpoint(busy) as url, responder(url, timeout=0.5) as tiny:
-        with pytest.raises(DeadlineExceeded, match="last attempt: HTTP 429"):
+        # Known at once: a call that waits for nothing holds a turn at the model.
+        with pytest.raises(ResponderRateLimited, match=r"to wait 15 s, and the timeout is 0\.5 s"):
             await tiny.respond(HELLO)
+
+
+async def test_an_attempt_that_is_late_after_a_failed_one_tells_of_that() -> None:
+    never = asyncio.Event()
+    script = [web.Response(status=503, text="warming up")]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if script:
+            return script.pop()
+        await never.wait()
+        return web.Response()
+
+    async with endpoint(answer) as url, responder(url, timeout=0.5) as tiny:
+        with pytest.raises(DeadlineExceeded, match="last attempt: HTTP 503: warming up"):
+            await tiny.respond(HELLO)
+        never.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"message": "upstream overloaded", "code": 502}},
+        {"id": "x", "error": {"message": "died"}, "choices": [{"finish_reason": "error"}]},
+        {"choices": [{"finish_reason": "abort", "index": 0}]},
+    ],
+)
+async def test_an_error_in_place_of_an_answer_is_no_reply(
+    answer: dict[str, Any], stream: bool
+) -> None:
+    """A router tells of it with status 200; a server aborts what runs to change its weights."""
+    answer = copy.deepcopy(answer)
+    for choice in answer.get("choices", ()):
+        choice["delta" if stream else "message"] = {"role": "assistant", "content": "half a"}
+    data, kind = json.dumps(answer), "application/json"
+    if stream:
+        data, kind = f"data: {data}\n\ndata: [DONE]\n\n", "text/event-stream"
+    script = Script(web.Response(text=data, content_type=kind), completion("whole"))
+    async with endpoint(script) as url, responder(url, stream=stream) as tiny:
+        assert (await tiny.respond(HELLO)).text == "whole"
+    broken = [web.Response(text=data, content_type=kind) for _ in range(2)]
+    async with endpoint(Script(*broken)) as url, responder(url, max_attempts=2) as tiny:
+        with pytest.raises(ResponderUnavailable, match="an error in place of the answer"):
+            await tiny.respond(HELLO)
+
+
+def test_a_url_with_a_key_in_its_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="a key in its path") as told:
+        OpenAIResponder("m", "http://host/sk-abcdefghijklmnopqrstuvwx/v1")
+    assert "sk-abc" not in str(told.value)
+    assert "environment variable OPENAI_API_KEY" in str(told.value)
 
 
 async def test_nobody_there_is_tried_again() -> None:
