@@ -71,7 +71,8 @@ def why(path: Path, episode: str | None, full: bool, no_pager: bool, as_json: bo
     if as_json:
         echo(json.dumps(_plain(found), indent=2))
         return
-    lines = list(episode_story(found, full=full))
+    with _of_our_kinds(path, found):
+        lines = list(episode_story(found, full=full))
     command = _command(path)
     if command:
         lines.append(f"play it again: {play_again(command, found.index, found.seed)}")
@@ -84,6 +85,22 @@ def why(path: Path, episode: str | None, full: bool, no_pager: bool, as_json: bo
 
 
 # -- reading ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _of_our_kinds(path: Path, episode: Trajectory) -> Iterator[None]:
+    """Tell of a record with a value that its field does not have: others write files too.
+
+    Raises:
+        ClickException: it has one.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise click.ClickException(
+            f"episode {episode.index} of {path} has a value of another kind than its field: {exc};"
+            f" `openenv-async why {path} {episode.index} --json` shows it as it is"
+        ) from exc
 
 
 def _command(path: Path) -> list[str] | None:
@@ -159,7 +176,8 @@ def _tell_all(path: Path, as_json: bool) -> None:
     summary = Summary()
     worst: list[tuple[float, int, dict[str, Any]]] = []
     for number, each in enumerate(recorded_episodes(path)):
-        summary.add_record(each)
+        with _of_our_kinds(path, each):
+            summary.add_record(each)
         value = each.episode_return
         if value is not None and value == value:
             heapq.heappush(worst, (-value, -number, _line(each)))
@@ -353,7 +371,8 @@ def _end(episode: Trajectory, tell: _Teller) -> Iterator[str]:
     yield from tell.item("message", episode.error_message)
     detail = dict(episode.error_detail or {})
     for call in detail.pop("model_calls", None) or ():
-        yield from _call(ModelCall(**call), tell)
+        known = {name: call[name] for name in ModelCall.__dataclass_fields__ if name in call}
+        yield from _call(ModelCall(**known), tell)
     yield from tell.item("last action", detail.pop("action", None))
     trace, tail = detail.pop("traceback", None), detail.pop("log_tail", None)
     ending = {name: detail.pop(name, None) for name in ("container_id", "exit_code", "oom")}

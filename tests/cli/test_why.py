@@ -289,3 +289,45 @@ def test_the_log_of_a_worker_is_told_without_the_records_of_other_sessions() -> 
     assert "Traceback of bb" not in story
     assert "(2 records of other sessions: --full has them)" in story
     assert "Traceback of bb" in "\n".join(episode_story(record, full=True))
+
+
+def test_the_keys_of_a_later_release_do_no_harm(tmp_path: Path) -> None:
+    call = {"messages": [{"role": "user", "content": "begin"}], "price": 3}
+    path = changed(tmp_path, error_code="x", error_detail={"model_calls": [call], "later": 1})
+    story = invoke("why", str(path), "0")
+    assert story.exit_code == 0
+    assert "begin" in story.output
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"duration": "long"},
+        {"episode_return": "much"},
+        {"policy_versions": [[1]]},
+        {"error_code": "x", "error_detail": {"model_calls": [{}, 5]}},
+        {"transitions": [{"t": 0, "observation": 1, "action": 1, "timings": {"model": "x"}}]},
+        {"transitions": [{"t": 0, "observation": 1, "action": 1, "reward": "x"}]},
+    ],
+)
+def test_a_value_of_another_kind_is_told(tmp_path: Path, values: dict[str, Any]) -> None:
+    path = changed(tmp_path, **values)
+    story = invoke("why", str(path), "0")
+    assert (story.exit_code, type(story.exception)) == (1, SystemExit)
+    assert f"episode 0 of {path} has a value of another kind" in " ".join(story.output.split())
+    assert invoke("why", str(path), "0", "--json").exit_code == 0
+
+
+def test_a_value_of_another_kind_is_told_with_all_episodes(tmp_path: Path) -> None:
+    path = changed(tmp_path, steps=None)
+    told = invoke("why", str(path))
+    assert (told.exit_code, type(told.exception)) == (1, SystemExit)
+    assert f"episode 0 of {path} has a value of another kind" in " ".join(told.output.split())
+
+
+def changed(folder: Path, **values: Any) -> Path:
+    """A file with one episode, of whose keys some are others."""
+    path = folder / "a.jsonl"
+    episode = {"index": 0, "status": "completed", "transitions": [], **values}
+    path.write_text(json.dumps(episode) + "\n")
+    return path
