@@ -323,7 +323,11 @@ class InvalidAction(CallerError, ValueError):
 
 
 class UnreadableReply(CallerError, ValueError):
-    """Raised by a policy when no action can be read from what its model said."""
+    """Raised by a policy when no action can be read from what its model said.
+
+    The environment does not hear of it. An episode that ends so has no penalty, unless the policy
+    gives one: ``UnreadableReply("no JSON", reply=text, reward=-1.0)``.
+    """
 
     code = "unreadable_reply"
     http_status = 422

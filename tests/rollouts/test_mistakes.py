@@ -28,6 +28,7 @@ from openenv_async.rollouts import (
     stream,
     stream_groups,
 )
+from openenv_async.rollouts.groups import is_kept
 from openenv_async.rollouts.run import Rollout
 from openenv_async.types import ModelCall, Outcome, Task
 
@@ -376,6 +377,20 @@ async def test_a_task_that_reset_refuses_is_an_outcome_that_names_it(data: Any) 
     assert not outcome.status.usable
     assert outcome.error is not None
     assert outcome.error.detail["task"] == "a3"  # type: ignore[attr-defined]  # an OpenEnvError
+
+
+@pytest.mark.parametrize("env", [Door, StrictDoor])
+@pytest.mark.parametrize(("detail", "penalty"), [({}, None), ({"reward": -1.5}, -1.5)])
+async def test_an_unreadable_reply_has_the_penalty_that_the_policy_gives(
+    env: type, detail: dict[str, Any], penalty: float | None
+) -> None:
+    outcome = await play(
+        Scripted([KNOCK, UnreadableReply("no JSON", reply="hm", **detail)]), env, on_mistake="end"
+    )
+    assert (outcome.status, outcome.unreadable) == (OutcomeStatus.INVALID_ACTION, 1)
+    assert outcome.penalty == penalty
+    assert outcome.episode_return == 1.0 + (penalty or 0.0)
+    assert is_kept(outcome) == (penalty is not None)
 
 
 async def test_the_seconds_of_a_mistake_are_those_of_who_took_them(
