@@ -25,6 +25,8 @@ __all__ = ["export", "left_of", "run_folder", "run_options", "runs"]
 
 _FOLDER = click.Path(path_type=Path)
 _FILES: Final = (".jsonl", ".parquet")
+_LONG: Final = 60
+"""Characters of one fact that are shown."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -182,6 +184,10 @@ def _table(run: RunFolder, status: RunStatus) -> Table:
     for name, part in run.manifest.get("parts", {}).items():
         if part["facts"]:
             table.add_row(name, _facts(part["facts"]))
+    for change in run.manifest.get("changes", []):
+        if isinstance(change, dict) and isinstance(at := change.get("at"), int | float):
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+            table.add_row("changed by --force", f"{change.get('part')}, {when}")
     wanted = "" if status.wanted is None else f" of {status.wanted:,}"
     table.add_row("finished", f"{status.finished:,}{wanted}")
     for name, count in status.results.items():
@@ -197,7 +203,13 @@ def _table(run: RunFolder, status: RunStatus) -> Table:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    kept = [f"{name}={value}" for name, value in facts.items() if value is not None]
+    kept = []
+    for name, value in facts.items():
+        if value is not None:
+            text = str(value)
+            if len(text) > _LONG:  # such as the schemas of a model's tools; --json has them
+                text = f"{text[: _LONG - 1]}…"
+            kept.append(f"{name}={text}")
     return ", ".join(kept)
 
 

@@ -33,6 +33,22 @@ def test_the_state_of_a_run_is_shown(tmp_path: Path) -> None:
     assert report["parts"]["tasks"]["facts"] == {"file": "tasks.jsonl"}
 
 
+def test_a_long_fact_is_cut_and_a_forced_change_is_told(tmp_path: Path) -> None:
+    tools = "".join(f"{{'name': 'tool-{number}'}}" for number in range(40))
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.bind(4, policy={"temperature": 1.0, "tools": tools})
+        write(folder, outcome(0))
+    with RunFolder.open(tmp_path / "run", force=True) as folder:
+        folder.bind(4, policy={"temperature": 0.5, "tools": tools})
+    done = invoke("runs", str(tmp_path / "run"))
+    assert done.exit_code == 0, done.output
+    assert "temperature=0.5" in done.output
+    assert "tool-0" in done.output
+    assert "tool-39" not in done.output
+    [line] = [line for line in done.output.splitlines() if "changed by --force" in line]
+    assert "policy, 20" in line
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_run_is_exported(tmp_path: Path, suffix: str) -> None:
     path = recorded(tmp_path / "run", 4)
