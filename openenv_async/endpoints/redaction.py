@@ -8,10 +8,12 @@ name ends in ``_KEY``, ``_TOKEN``, ``_SECRET`` or ``PASSWORD``. All else stays a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 __all__ = ["HIDDEN", "Redactor", "redacted", "redacted_command", "redacted_value"]
 
@@ -168,9 +170,10 @@ def _is_given_text(value: Any) -> bool:
 
 def _secrets(environ: Mapping[str, str]) -> list[str]:
     """The values of variables that hold secrets, the longest first: one may be part of another."""
-    found = {
-        value.strip()
-        for name, value in environ.items()
-        if len(value.strip()) >= _MIN_SECRET and _VARIABLE.fullmatch(name)
-    }
+    found: set[str] = set()
+    for name, value in environ.items():
+        secret = value.strip()
+        if len(secret) >= _MIN_SECRET and _VARIABLE.fullmatch(name):
+            in_json = json.dumps(secret)[1:-1]
+            found |= {secret, quote(secret), quote(secret, safe=""), in_json}  # as others write it
     return sorted(found, key=len, reverse=True)

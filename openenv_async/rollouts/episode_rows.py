@@ -158,7 +158,7 @@ def _step(step: Transition, redactor: Redactor) -> tuple[Any, ...]:
         None if mistake is None else _mistake(mistake, redactor),
         [_call(call, redactor) for call in calls] if calls else None,
         None if mask is None else _plain(mask),
-        None if render is None else _as_text(render),
+        None if render is None else redactor.text(_as_text(render)),
         None if timings is None else _seconds(timings),
     )
 

@@ -50,7 +50,10 @@ def make_header(**keys: Any) -> dict[str, Any]:
         "versions": dict(_versions()),
         "environment": None,
     }
-    return header | {name: redacted_value(to_builtins(value)) for name, value in keys.items()}
+    header |= {name: redacted_value(to_builtins(value)) for name, value in keys.items()}
+    if isinstance(command := header["command"], list):
+        header["command"] = redacted_command([str(argument) for argument in command])
+    return header
 
 
 @functools.cache

@@ -92,6 +92,17 @@ def test_values_of_variables_that_hold_keys_are_hidden_wherever_they_stand() -> 
     assert redacted_value({"a": ["0123456789"]}, environ) == {"a": ["***"]}
 
 
+@pytest.mark.parametrize(
+    "written",
+    ['a/b"c+d\\e=f', r'{"key": "a/b\"c+d\\e=f"}', "a/b%22c%2Bd%5Ce%3Df", "a%2Fb%22c%2Bd%5Ce%3Df"],
+)
+def test_a_value_is_hidden_as_json_and_urls_write_it(written: str) -> None:
+    shown = redacted(f"got {written}", {"MY_TOKEN": 'a/b"c+d\\e=f'})
+    assert "***" in shown
+    assert "b%22c" not in shown
+    assert "c+d" not in shown
+
+
 def test_the_variables_of_this_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_MODEL_KEY", "abcdefgh")
     assert redacted("abcdefgh") == "***"

@@ -142,6 +142,7 @@ def test_secrets_stay_out_of_errors_options_and_parameters() -> None:
     call = ModelCall(error="Bearer abcdefgh12 refused")
     trajectory.transitions = [Transition(0, "hunter2hunter2", 0, mistake=mistake)]
     trajectory.transitions[0].model_calls = (call,)
+    trajectory.transitions[0].render = "https://a:b@h/frames/0.png"
     row = row_of(trajectory)
     assert row.get("environment") == {
         "name": "maze",
@@ -153,6 +154,7 @@ def test_secrets_stay_out_of_errors_options_and_parameters() -> None:
     step = dict(zip(STEP, row.steps[0], strict=True))
     assert step["mistake"]["message"] == "***"
     assert step["model_calls"][0]["error"] == "Bearer *** refused"
+    assert step["render"] == "https://***@h/frames/0.png"
     assert step["observation"] == "hunter2hunter2"  # what the environment shows is data
     assert trajectory.environment is environment
     assert row_of(trajectory).get("environment") is row.get("environment")  # looked at once

@@ -22,6 +22,12 @@ def test_a_header_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in str(made)
 
 
+def test_a_command_that_is_given_has_no_secret_either() -> None:
+    made = make_header(command=["x", "--api-key", "hunter2", Path("a")])
+    assert made["command"] == ["x", "--api-key", "***", "a"]
+    assert make_header(command=None)["command"] is None
+
+
 def test_the_versions_of_one_header_are_its_own() -> None:
     make_header()["versions"]["python"] = "changed"
     assert make_header()["versions"]["python"] != "changed"
