@@ -320,9 +320,13 @@ class TaskSet(TaskSource):
         self.split: str | None = None
         self.given = rows
         self.reading = {"columns": columns, "private": list(private), "id": id}
-        self._reader = Reader(
-            chosen_columns(columns), names_of("private", private), checked_id_column(id)
-        )
+        hidden = names_of("private", private)
+        self._reader = Reader(chosen_columns(columns), hidden, checked_id_column(id))
+        if {*hidden} & ({"id", "task_id"} if id is None else {id}):
+            raise ValueError(
+                "the id of a task stands in outcomes and records: its column cannot be private;"
+                " name another one with id="
+            )
         self._shuffle = None if shuffle is None else check_seed("shuffle", shuffle)
         self._epochs = None if epochs is None else check_count("epochs", epochs)
         if retire is not None and not isinstance(retire, Retire):

@@ -603,6 +603,8 @@ def test_arguments_that_make_no_sense_are_refused_at_once(tmp_path: Path) -> Non
 
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: as_source(3), r"tasks are a file, a data set, .* not 3 \(int\)"),
+        (lambda: TaskSet(ROWS, private=["goal"], id="goal"), "its column cannot be private"),
+        (lambda: TaskSet(ROWS, private=["task_id"]), "its column cannot be private"),
         (lambda: as_source(rows()), "is async: give an iterable"),
         (lambda: as_source(tmp_path / "no.jsonl"), r"no.jsonl' is not there"),
         (lambda: as_source(tmp_path / "folder.jsonl"), "is a folder"),
