@@ -199,4 +199,6 @@ def _function(text: str, option: str) -> Callable[..., Any]:
         raise click.BadParameter(
             f"{text!r} is not a function: write MODULE:FUNCTION", None, None, option
         )
+    if inspect.iscoroutinefunction(found):
+        raise click.BadParameter(f"{text!r} is async: give a plain function", None, None, option)
     return found  # type: ignore[no-any-return]  # callable, as was checked

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections import deque
@@ -104,6 +105,12 @@ class LanguagePolicy:
                 f"a language policy asks a responder, which has respond(): got {responder!r:.100};"
                 " see load_responder and OpenAIResponder"
             )
+        for name, function in (("prompt", prompt), ("parser", parser)):
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(
+                    f"{name} must give its value at once, got the async function"
+                    f" {function.__qualname__}: have the responder do what is to be awaited"
+                )
         if parser is not None and tools:
             raise ValueError("give tools or a parser of texts, not both")
         schema = _schema_of(action)

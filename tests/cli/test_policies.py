@@ -144,6 +144,7 @@ def test_responders_of_other_kinds_play_too(monkeypatch: pytest.MonkeyPatch) -> 
         ("openai:m", {"parser": "json:nothing_like_it"}, "nothing_like_it"),
         ("openai:m", {"parser": "json"}, "write MODULE:FUNCTION"),
         ("openai:m", {"prompt": "json:__name__"}, "is not a function"),
+        ("openai:m", {"parser": "asyncio:sleep"}, "is async: give a plain function"),
         ("no_such_module_here:x", {}, "no module"),
         ("json:__name__", {}, "not callable"),
     ],

@@ -459,6 +459,12 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
             make()
 
 
+@pytest.mark.parametrize("name", ["prompt", "parser"])
+def test_functions_that_would_give_a_coroutine_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must give its value at once, .* sleep"):
+        LanguagePolicy(ScriptedResponder(["up"]), **{name: asyncio.sleep})  # type: ignore[arg-type]
+
+
 async def test_the_old_class_is_one_of_these() -> None:
     policy = ResponderPolicy(ScriptedResponder(["up"]), str.upper)
     assert isinstance(policy, LanguagePolicy)
