@@ -288,7 +288,9 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
     return Reply(
         text=_text_of(blocks) if blocks is not None else content or "",  # type: ignore[arg-type]
         finish_reason=choice.finish_reason or "stop",
-        usage=None if used is None else Usage(used.prompt_tokens or 0, used.completion_tokens or 0),
+        usage=None
+        if used is None or used.prompt_tokens is None
+        else Usage(used.prompt_tokens, used.completion_tokens or 0),
         model=completion.model or model,
         tool_calls=calls,
         content=blocks,

@@ -118,6 +118,10 @@ def test_answers_that_are_none(data: bytes, error: type, why: str) -> None:
     assert type(told.value) is error
 
 
+def test_tokens_that_nobody_counted_are_no_count() -> None:
+    assert answered({}, usage={"prompt_tokens": None, "completion_tokens": None}).usage is None
+
+
 def test_a_stream_without_a_chunk_of_a_reply_is_cut() -> None:
     stream = CompletionStream()
     stream.feed(b'data: {"usage": {"prompt_tokens": 1}}\n\ndata: [DONE]\n\n')
