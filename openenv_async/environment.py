@@ -81,8 +81,9 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         owns_thread: whether all calls of one session must come from one and the same thread.
         session_options: names of constructor arguments that a client may set when it opens
             a session. Empty: none.
-        invalid_action_reward: penalty for an action that is refused, where a rollout ends its
-            episode for that. An ``InvalidAction`` may carry another one, ``reward=``.
+        invalid_action_reward: penalty for an action that is refused, or a model's reply in which
+            there is no action, where a rollout ends its episode for that. An ``InvalidAction``
+            may carry another one, ``reward=``.
         tasks: what its episodes may be about. A ``reset`` with the option ``task_id`` gets the
             columns of that task as options, the private ones among them.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to

@@ -325,8 +325,9 @@ class InvalidAction(CallerError, ValueError):
 class UnreadableReply(CallerError, ValueError):
     """Raised by a policy when no action can be read from what its model said.
 
-    The environment does not hear of it. An episode that ends so has no penalty, unless the policy
-    gives one: ``UnreadableReply("no JSON", reply=text, reward=-1.0)``.
+    The environment does not hear of it. The penalty of an episode that ends so is the environment's
+    ``invalid_action_reward``, unless the policy gives another one, or none:
+    ``UnreadableReply("no JSON", reply=text, reward=None)``.
     """
 
     code = "unreadable_reply"

@@ -141,6 +141,12 @@ class EnvironmentSpec:
         return self._factory(**{**self.params, **options})
 
     @functools.cached_property
+    def invalid_action_reward(self) -> float | None:
+        """The environment's penalty for a mistake that ends an episode; ``None`` for none."""
+        penalty = getattr(self.cls, "invalid_action_reward", None)
+        return None if penalty is None else float(penalty)
+
+    @functools.cached_property
     def package(self) -> str | None:
         """The name and version of the distribution that the class is of, if it has one."""
         top = str(getattr(self.cls, "__module__", "")).partition(".")[0]

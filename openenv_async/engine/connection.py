@@ -498,6 +498,7 @@ class ServerConnection:
                 "environment_version": spec.version,
                 "environment_package": spec.package,
                 "environment_params": spec.told_params,
+                "invalid_action_reward": spec.invalid_action_reward,
                 "schema_hash": spec.schema_hash,
                 "isolation": spec.contract.isolation,
                 "uses_seed": spec.contract.takes_seed,

@@ -569,9 +569,9 @@ class EnvironmentRunner:
 
     def _add_penalty(self, error: OpenEnvError) -> None:
         """Say in the error of a refused action what the environment gives for it."""
-        penalty = getattr(self.spec.cls, "invalid_action_reward", None)
+        penalty = self.spec.invalid_action_reward
         if penalty is not None and isinstance(error, InvalidAction):
-            error.detail.setdefault("reward", float(penalty))
+            error.detail.setdefault("reward", penalty)
 
     def _unfit(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
         """The reply for a result that cannot be read or sent."""

@@ -287,6 +287,7 @@ class Rollout:
         self._policy_timeout = policy_timeout
         self._group, self._member, self._attempts = group, member, attempts
         self._penalty: float | None = None
+        self._told: Mapping[str, Any] = {}
         self._started_at: float | None = None
         self._turn: Turn | None = None
         self._sent: Any = _NOTHING
@@ -380,10 +381,10 @@ class Rollout:
         if step is None and not (result.terminated or result.truncated):
             raise TypeError(f"{type(env).__name__} has no step(): no episode can be played on it")
         self.episode = getattr(env, "episode", None)
+        connection = getattr(env, "connection", None)
+        self._told = getattr(connection, "server", {})
         if self.trajectory is not None:
-            connection = env.connection if isinstance(env, EnvClient) else None
-            about = None if connection is None else connection.environment
-            self._record_reset(self.trajectory, result, about)
+            self._record_reset(self.trajectory, result, getattr(connection, "environment", None))
         if result.reward is not None and result.reward != result.reward:
             return OutcomeStatus.ENV_ERROR, _no_number("reset", result.reward, 0)
         return await self._steps(step, decide, result)
@@ -525,6 +526,8 @@ class Rollout:
         unreadable = isinstance(error, UnreadableReply)
         self.unreadable += unreadable
         reward = error.detail.get("reward")
+        if unreadable and "reward" not in error.detail:  # no server was asked
+            reward = self._told.get("invalid_action_reward")
         penalty = _as_float(reward) if reward is not None else None
         if penalty is not None and not math.isfinite(penalty):
             penalty = None

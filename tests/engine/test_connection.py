@@ -776,5 +776,5 @@ async def test_a_stream_is_a_capability() -> None:
 
     engine = make_engine(ConformanceEnvironment)
     peer = Peer(engine)
-    assert unpack(peer.welcome.payload)["capabilities"] == ["cancel", "stream"]
+    assert unpack(peer.welcome.payload)["capabilities"] == ["cancel", "stream", "tasks"]
     await engine.aclose()

@@ -379,9 +379,17 @@ async def test_a_task_that_reset_refuses_is_an_outcome_that_names_it(data: Any) 
     assert outcome.error.detail["task"] == "a3"  # type: ignore[attr-defined]  # an OpenEnvError
 
 
-@pytest.mark.parametrize("env", [Door, StrictDoor])
-@pytest.mark.parametrize(("detail", "penalty"), [({}, None), ({"reward": -1.5}, -1.5)])
-async def test_an_unreadable_reply_has_the_penalty_that_the_policy_gives(
+@pytest.mark.parametrize(
+    ("env", "detail", "penalty"),
+    [
+        (Door, {}, None),
+        (Door, {"reward": -1.5}, -1.5),
+        (StrictDoor, {}, -2.0),
+        (StrictDoor, {"reward": -1.5}, -1.5),
+        (StrictDoor, {"reward": None}, None),
+    ],
+)
+async def test_an_unreadable_reply_has_the_environments_penalty_or_the_policys(
     env: type, detail: dict[str, Any], penalty: float | None
 ) -> None:
     outcome = await play(
