@@ -289,7 +289,7 @@ async def test_kill_9_of_the_server_ends_what_environments_started(
         assert all(map(_runs, pids))
         process.kill()
         await process.wait()
-        await until(lambda: not any(map(_runs, pids)), seconds=5)
+        await until(lambda: not any(map(_runs, pids)), seconds=30)
         with contextlib.suppress(OpenEnvError):
             await asyncio.wait_for(one.close(), 5)
 
@@ -303,7 +303,7 @@ async def test_what_a_session_started_ends_with_its_worker() -> None:
         worker = (await one.reset()).observation["pid"]
         pids = (await one.step({})).observation["pids"]
         os.kill(worker, signal.SIGKILL)
-        await until(lambda: not any(map(_runs, pids)), seconds=5)
+        await until(lambda: not any(map(_runs, pids)), seconds=30)
         with pytest.raises(EnvironmentDied):
             await one.step({})
 
