@@ -3,8 +3,9 @@
 A value whose shape is the environment's (observation, action, info) becomes a typed column
 where all of its values are of one type that Arrow and Parquet have; else its values are JSON texts
 as in the files. An array that becomes lists keeps the type of its elements. A missing reward or
-return is null, and so is a missing value in a typed column; nothing else is. A seed that needs more
-than 64 bits with a sign makes its column unsigned, or text. A data set needs the extra
+return is null, and so is a missing value in a typed column, and the action of a mistake: what was
+refused or could not be read is the JSON text ``mistake_action``. Nothing else is null. A seed that
+needs more than 64 bits with a sign makes its column unsigned, or text. A data set needs the extra
 ``datasets``; a data frame the extra ``parquet``, and pandas or polars.
 """
 
@@ -19,7 +20,8 @@ from typing import Any, Final, Literal
 
 from openenv_async.models import to_builtins
 from openenv_async.rollouts.files import read_trajectories
-from openenv_async.rollouts.record import Trajectory, encode
+from openenv_async.rollouts.record import Trajectory, Transition, encode
+from openenv_async.types import ModelCall
 
 __all__ = ["to_dataframe", "to_dataset"]
 
@@ -29,7 +31,9 @@ _EPISODE = (
 )
 _ERROR = ("error_code", "error_message")
 _FREE: Final = ("observation", "next_observation", "action", "info")
-_OF_STEPS: Final = ("reward", "terminated", "truncated")
+_OF_MISTAKES: Final = ("mistake", "mistake_message", "mistake_action")
+_OF_STEPS: Final = ("reward", "terminated", "truncated", *_OF_MISTAKES)
+_CALL: Final = tuple(name for name in ModelCall.__dataclass_fields__ if name != "extra")
 _FIXED: Final = {
     "index": "int64",
     "steps": "int64",
@@ -126,13 +130,15 @@ def _table(trajectories: str | Path | Iterable[Trajectory], rows: str) -> Any:
             columns[name] = _seed_column(pa, column)
         else:
             kind = getattr(pa, _FIXED.get(name, "string"))()
-            nested = rows == "episode" and name in _OF_STEPS
+            kind = _calls_type(pa) if name == "model_calls" else kind
+            nested = rows == "episode" and name in (*_OF_STEPS, "model_calls")
             columns[name] = pa.array(column, pa.list_(kind) if nested else kind)
     return pa.table(columns)
 
 
 def _names(rows: str) -> list[str]:
     values = ["observation", "action", "reward", "terminated", "truncated", "info"]
+    values += [*_OF_MISTAKES, "model_calls"]
     if rows == "step":
         return [*_EPISODE, "t", *values, "next_observation"]
     return [*_EPISODE, *_ERROR, *values]
@@ -143,27 +149,51 @@ def _rows(trajectory: Trajectory, rows: str) -> Iterable[dict[str, Any]]:
     episode["status"] = None if trajectory.status is None else str(trajectory.status)
     steps = trajectory.transitions
     observations = [step.observation for step in steps] + [trajectory.final_observation]
+    made = [_step(step) for step in steps]
     if rows == "step":
-        for step, after in zip(steps, observations[1:], strict=True):
-            yield episode | {
-                "t": step.t,
-                "observation": step.observation,
-                "action": step.action,
-                "reward": step.reward,
-                "terminated": step.terminated,
-                "truncated": step.truncated,
-                "info": step.info,
-                "next_observation": after,
-            }
+        for step, before, after in zip(made, observations, observations[1:], strict=False):
+            yield episode | step | {"observation": before, "next_observation": after}
         return
-    yield episode | {
-        "observation": observations if steps or trajectory.seed is not None else [],
-        "action": [step.action for step in steps],
-        "reward": [step.reward for step in steps],
-        "terminated": [step.terminated for step in steps],
-        "truncated": [step.truncated for step in steps],
-        "info": [step.info for step in steps],
+    lists = {name: [step[name] for step in made] for name in made[0]} if made else {}
+    begun = bool(steps) or trajectory.seed is not None
+    nothing: dict[str, Any] = {name: [] for name in _names("episode")}
+    yield nothing | episode | lists | {"observation": observations if begun else []}
+
+
+def _step(step: Transition) -> dict[str, Any]:
+    """Return the columns of a step, its observations left out."""
+    mistake = step.mistake
+    return {
+        "t": step.t,
+        "action": step.action if mistake is None else None,
+        "reward": step.reward,
+        "terminated": step.terminated,
+        "truncated": step.truncated,
+        "info": step.info,
+        "mistake": None if mistake is None else mistake.kind,
+        "mistake_message": None if mistake is None else mistake.message,
+        "mistake_action": None if mistake is None else _json(step.action),
+        "model_calls": [_call(call) for call in step.model_calls],
     }
+
+
+def _call(call: ModelCall) -> dict[str, Any]:
+    made = {name: getattr(call, name) for name in _CALL}
+    for name in ("prompt_ids", "completion_ids", "logprobs", "mask"):
+        made[name] = None if made[name] is None else list(made[name])
+    for name in ("messages", "reply", "weight_version"):
+        value = made[name]
+        is_text = value is None or (name == "weight_version" and isinstance(value, str))
+        made[name] = value if is_text else _json(value)
+    return made
+
+
+def _calls_type(pa: Any) -> Any:
+    """The type of the model calls of a step; messages and replies are JSON texts."""
+    lists = {"prompt_ids": pa.int32(), "completion_ids": pa.int32(), "mask": pa.int8()}
+    types = {name: pa.list_(kind) for name, kind in lists.items()}
+    types |= {"logprobs": pa.list_(pa.float64()), "seconds": pa.float64(), "continues": pa.bool_()}
+    return pa.list_(pa.struct([(name, types.get(name, pa.string())) for name in _CALL]))
 
 
 # -- columns ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from openenv_async.rollouts import (
     read_trajectories,
 )
 from openenv_async.rollouts.datasets import to_dataframe, to_dataset
+from openenv_async.types import Mistake, ModelCall
 
 
 def trajectory(index: int, observations: list[Any], **changes: Any) -> Trajectory:
@@ -76,6 +77,52 @@ def test_what_has_no_one_type_is_json() -> None:
     assert "__ndarray__" in made["next_observation"][1]
     ragged = to_dataset([trajectory(0, [np.zeros(1), np.zeros(2), np.zeros(1)])])
     assert isinstance(ragged["observation"][0], str)
+
+
+def mistaken() -> Trajectory[Any, Any]:
+    made = trajectory(0, [{"x": 1}, {"x": 2}, {"x": 2}])
+    call = ModelCall(
+        [{"role": "user", "content": "go"}],
+        {"role": "assistant", "content": "hm"},
+        prompt_ids=[1, 2],
+        completion_ids=[3],
+        logprobs=[-0.5],
+        mask=[1],
+        weight_version=7,
+        seconds=0.25,
+    )
+    mistake = Mistake("unreadable_reply", "write JSON", "unreadable_reply")
+    made.transitions[1] = Transition(1, {"x": 2}, "hm", mistake=mistake, model_calls=[call])
+    return made
+
+
+def test_mistakes_and_calls_of_models_have_columns_and_leave_actions_typed(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    with open_writer(path) as writer:
+        writer.write(mistaken())
+    for source in ([mistaken()], path):
+        steps = to_dataframe(source, library="polars")
+        assert steps["action"].to_list() == [0, None]
+        assert steps["action"].dtype.is_integer()
+        assert steps["mistake"].to_list() == [None, "unreadable_reply"]
+        assert steps["mistake_message"].to_list() == [None, "write JSON"]
+        assert steps["mistake_action"].to_list() == [None, '"hm"']
+        [nothing, [call]] = steps["model_calls"].to_list()
+        assert nothing == []
+        assert (call["prompt_ids"], call["completion_ids"], call["logprobs"]) == (
+            [1, 2],
+            [3],
+            [-0.5],
+        )
+        assert json.loads(call["messages"]) == [{"role": "user", "content": "go"}]
+        assert json.loads(call["reply"]) == {"role": "assistant", "content": "hm"}
+        assert (call["weight_version"], call["seconds"], call["continues"]) == ("7", 0.25, True)
+        assert steps["next_observation"].to_list() == [{"x": 2}, {"x": 2}]
+        [episode] = to_dataset(source, rows="episode")
+        assert episode["action"] == [0, None]
+        assert episode["mistake"] == [None, "unreadable_reply"]
+        assert episode["model_calls"][1][0]["completion_ids"] == [3]
+        assert episode["observation"] == [{"x": 1}, {"x": 2}, {"x": 2}]
 
 
 def test_rows_are_steps_or_episodes() -> None:
