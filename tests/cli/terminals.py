@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Terminal:
         os.write(self._main, keys)
 
     def _read(self) -> str:
+        if not select.select([self._main], [], [], 120)[0]:
+            raise TimeoutError(f"the program sent nothing more after {self.sent[-500:]!r}")
         try:
             return os.read(self._main, 65_536).decode(errors="replace")
         except OSError:  # Linux says so when nobody has it open any more
