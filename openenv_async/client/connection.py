@@ -52,6 +52,7 @@ from openenv_async.protocol.codec import (
     encode_map,
     frame_codec,
 )
+from openenv_async.protocol.columns import COLUMNS, has_columns
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
@@ -207,6 +208,11 @@ class ClientConnection:
     def upstream(self) -> bool:
         """Return whether the server speaks upstream's dialect."""
         return self.server.get("dialect") == "upstream"
+
+    @property
+    def takes_columns(self) -> bool:
+        """Return whether many sessions may be stepped by one frame."""
+        return COLUMNS in (self.server.get("capabilities") or ()) and has_columns(self.format)
 
     @property
     def format(self) -> Format:

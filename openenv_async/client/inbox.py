@@ -18,6 +18,7 @@ from openenv_async.client.outbox import Outbox
 from openenv_async.errors import OpenEnvError, PayloadTooLarge, SessionLost
 from openenv_async.protocol.chunks import Assembler
 from openenv_async.protocol.codec import BadFrame
+from openenv_async.protocol.columns import replies_of
 from openenv_async.protocol.frames import (
     Begun,
     Chunk,
@@ -25,6 +26,7 @@ from openenv_async.protocol.frames import (
     Failed,
     GoingAway,
     Observation,
+    ObservationColumns,
     Opened,
     Partial,
     StateIs,
@@ -82,6 +84,9 @@ class Inbox:
         answered = outbox.answered = 0
         for frame in frames:
             kind = type(frame)
+            if kind is ObservationColumns:
+                self.deliver(replies_of(frame))
+                continue
             if (
                 parts
                 and kind is not Chunk

@@ -38,6 +38,7 @@ from openenv_async.protocol.codec import (
     encode_map,
     too_large,
 )
+from openenv_async.protocol.columns import COLUMNS, has_columns, requests_of
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -53,6 +54,7 @@ from openenv_async.protocol.frames import (
     Reset,
     State,
     Step,
+    StepColumns,
     TasksListed,
     Welcome,
 )
@@ -146,6 +148,7 @@ class ServerConnection:
             Credit: self._on_credit,
             Renew: self._on_renew,
             ListTasks: self._on_list,
+            StepColumns: self._on_columns,
             Hello: self._on_hello,
             BadFrame: self._on_bad,
             Chunk: self._on_chunk,
@@ -390,6 +393,12 @@ class ServerConnection:
         if type(frame) is Close and session.closing:  # one that was refused changes nothing
             self._channels.pop(frame.channel, None)
 
+    def _on_columns(self, frame: StepColumns) -> None:
+        if not has_columns(self.codec.format):
+            raise ProtocolError("this server takes no columns: send one Step a session")
+        for request in requests_of(frame, self.engine.options.limits.max_channels):
+            self._handlers[type(request)](request)
+
     def _on_open(self, frame: Open) -> None:
         there = self._channels.get(frame.channel)
         if frame.channel < 1 or (there is not None and there.dead is None):
@@ -491,6 +500,7 @@ class ServerConnection:
         spec = engine.spec
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         capabilities += ["tasks"] if spec.tasks is not None else []
+        capabilities += [COLUMNS] if has_columns(self.codec.format) else []
         return encode_map(
             {
                 "server": f"openenv_async/{__version__}",

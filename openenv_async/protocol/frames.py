@@ -12,6 +12,7 @@ Rules of this file:
 - Every number is bounded when it is decoded: integers to 64 bits with a sign (a seed to those of
   MessagePack), seconds to what is finite. Such a number can be written again by any codec.
 - Fields are only ever appended, with defaults.
+- The frames in ``COLUMN_FRAMES`` are of MessagePack alone: their fields are arrays of bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from openenv_async.types import MAX_SECONDS
 
 __all__ = [
     "CLIENT_FRAMES",
+    "COLUMN_FRAMES",
     "PAYLOAD_FIELDS",
     "PROTOCOL_VERSION",
     "SERVER_FRAMES",
@@ -40,6 +42,7 @@ __all__ = [
     "Hello",
     "ListTasks",
     "Observation",
+    "ObservationColumns",
     "Open",
     "Opened",
     "Partial",
@@ -52,6 +55,7 @@ __all__ = [
     "State",
     "StateIs",
     "Step",
+    "StepColumns",
     "TasksListed",
     "Waiting",
     "Welcome",
@@ -186,6 +190,28 @@ class ListTasks(Frame, tag=9):
     stop: Count = 0
 
 
+class StepColumns(Frame, tag=10):
+    """One request of each of many sessions of this connection: a step, or a reset where it says so.
+
+    It acknowledges, for each of its sessions, every request before its own. Needs the capability
+    ``columns``; ``protocol.columns`` reads and writes the fields.
+
+    ``channels``: uint32 pairs ``first, count``: ranges, in the order of the rows. ``seqs``: int64
+    [1] for all rows, or [rows]. Payload: the actions as a column, one for each row that steps.
+    ``resets``: uint8 [rows], 1 where the row begins an episode. ``seeds``: int64, one for each row
+    that begins, -1 for none. ``options``: a map, of every row that begins.
+    """
+
+    channels: Payload
+    seqs: Payload
+    payload: Payload
+    timeout: Seconds | None = None
+    resets: Payload | None = None
+    seeds: Payload | None = None
+    options: Payload | None = None
+    reset_timeout: Seconds | None = None
+
+
 class Chunk(Frame, tag=16):
     """A piece of the payload of request or reply ``seq``, which follows; in both directions."""
 
@@ -311,10 +337,40 @@ class TasksListed(Frame, tag=42):
     payload: Payload
 
 
+class ObservationColumns(Frame, tag=43):
+    """Replies to rows of StepColumns; a row that failed is answered by Failed.
+
+    ``channels`` and ``seqs``: as in StepColumns. Payload: the observations as a column.
+    ``rewards``: float64 [rows]. ``flags``: uint8 [rows], the sum of 1 terminated, 2 truncated, 4
+    the environment gave a reward, 8 the reply to a reset. ``infos``: an array of pairs ``row,
+    info``, each info encoded on its own. ``begun``: an array of ``row, episode_id, seed``, of the
+    rows with flag 8.
+    """
+
+    channels: Payload
+    seqs: Payload
+    payload: Payload
+    rewards: Payload
+    flags: Payload
+    infos: Payload | None = None
+    begun: Payload | None = None
+
+
 Request = Reset | Step | State | Close
 Reply = Begun | Observation | StateIs | Closed | Failed
 ClientFrame = (
-    Hello | Open | Reset | Step | State | Close | Cancel | Credit | Renew | ListTasks | Chunk
+    Hello
+    | Open
+    | Reset
+    | Step
+    | State
+    | Close
+    | Cancel
+    | Credit
+    | Renew
+    | ListTasks
+    | StepColumns
+    | Chunk
 )
 ServerFrame = (
     Welcome
@@ -328,6 +384,7 @@ ServerFrame = (
     | Failed
     | GoingAway
     | TasksListed
+    | ObservationColumns
     | Chunk
 )
 
@@ -342,6 +399,7 @@ CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
     Credit,
     Renew,
     ListTasks,
+    StepColumns,
     Chunk,
 )
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
@@ -356,5 +414,7 @@ SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
     Failed,
     GoingAway,
     TasksListed,
+    ObservationColumns,
     Chunk,
 )
+COLUMN_FRAMES: Final = frozenset({StepColumns, ObservationColumns})

@@ -18,8 +18,10 @@ import numpy as np
 from openenv_async import errors
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec
+from openenv_async.protocol.columns import pack_channels, pack_numbers, stacked
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
+    COLUMN_FRAMES,
     PAYLOAD_FIELDS,
     PROTOCOL_VERSION,
     SERVER_FRAMES,
@@ -35,6 +37,7 @@ from openenv_async.protocol.frames import (
     Hello,
     ListTasks,
     Observation,
+    ObservationColumns,
     Open,
     Opened,
     Partial,
@@ -43,6 +46,7 @@ from openenv_async.protocol.frames import (
     State,
     StateIs,
     Step,
+    StepColumns,
     TasksListed,
     Waiting,
     Welcome,
@@ -220,6 +224,39 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
             Step(300, 70000, 69999, {"move": 3}),  # type: ignore[arg-type]
         ],
     ),
+    "step_columns": (
+        "client",
+        "Sessions 1, 2, 3 and 7: the third begins an episode with the seed 5, the others step.",
+        [
+            StepColumns(
+                pack_channels([1, 2, 3, 7]),
+                pack_numbers([4, 4, 9, 4]),
+                stacked(np.array([0, 1, 1], "<i8")),
+                60.0,
+                bytes([0, 0, 1, 0]),
+                np.array([5], "<i8").tobytes(),
+                msgspec.msgpack.encode({"level": 2}),
+                60.0,
+            )
+        ],
+    ),
+    "observation_columns": (
+        "server",
+        "Sessions 1, 2 and 3: the first was given no reward, the second's episode was terminated"
+        " and has an info, the third is the reply to a reset. Session 7 failed.",
+        [
+            ObservationColumns(
+                pack_channels([1, 2, 3]),
+                pack_numbers([4, 4, 9]),
+                stacked(np.array([[0, 1], [2, -1], [0, 0]], "<f4")),
+                np.array([0.0, 1.5, 0.0], "<f8").tobytes(),
+                bytes([0, 5, 8]),
+                msgspec.msgpack.encode([[1, msgspec.msgpack.encode({"won": True})]]),
+                msgspec.msgpack.encode([[2, "0011223344556677", 5]]),
+            ),
+            Failed(7, 4, "episode_ended", "step() after the episode ended: call reset() first"),
+        ],
+    ),
     "array": (
         "server",
         "Arrays and NumPy scalars in a payload: float32 [2, 2], uint8 [3], float64, and a NaN.",
@@ -244,6 +281,9 @@ def encoded(frames: list[Frame], format: str) -> bytes:
     """A message, the payloads encoded by the payload codec of the format."""
     made = []
     for frame in frames:
+        if type(frame) in COLUMN_FRAMES:
+            made.append(frame)
+            continue
         fields = {
             field.name: getattr(frame, field.name) for field in msgspec.structs.fields(type(frame))
         }
@@ -256,6 +296,11 @@ def encoded(frames: list[Frame], format: str) -> bytes:
     return cast(bytes, codec.encode(made))
 
 
+def is_columnar(frames: list[Frame]) -> bool:
+    """Return whether JSON has no such frames."""
+    return any(type(frame) in COLUMN_FRAMES for frame in frames)
+
+
 def sample(name: str) -> dict[str, Any]:
     """What a golden file holds."""
     sender, text, frames = SAMPLES[name]
@@ -264,7 +309,7 @@ def sample(name: str) -> dict[str, Any]:
         "sender": sender,
         "shows": text,
         "frames": [type(frame).__name__ for frame in frames],
-        "json": encoded(frames, "json").decode(),
+        "json": "" if is_columnar(frames) else encoded(frames, "json").decode(),
         "msgpack": encoded(frames, "msgpack").hex(),
     }
 
@@ -320,7 +365,7 @@ def sample_blocks() -> str:
         lines = [octets[i : i + 96] for i in range(0, len(octets), 96)]
         blocks.append(
             f"**{name}** (from the {golden['sender']}). {golden['shows']}\n\n"
-            "```text\n" + golden["json"] + "\n" + "\n".join(lines) + "\n```"
+            "```text\n" + "\n".join([golden["json"], *lines]).lstrip() + "\n```"
         )
     return "\n\n".join(blocks)
 

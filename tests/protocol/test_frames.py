@@ -42,6 +42,7 @@ KINDS = {
     7: "Credit channel seq units",
     8: "Renew channel ack",
     9: "ListTasks channel seq split start stop",
+    10: "StepColumns channels seqs payload timeout resets seeds options reset_timeout",
     16: "Chunk channel seq payload",
     32: "Welcome version epoch payload",
     33: "Opened channel resumed seq",
@@ -54,6 +55,7 @@ KINDS = {
     40: "Failed channel seq code message retryable payload",
     41: "GoingAway reason grace",
     42: "TasksListed channel seq payload",
+    43: "ObservationColumns channels seqs payload rewards flags infos begun",
 }
 ALL = sorted({*CLIENT_FRAMES, *SERVER_FRAMES}, key=lambda cls: cls.__name__)
 

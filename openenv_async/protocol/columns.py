@@ -1,0 +1,333 @@
+"""Column frames: many sessions of one connection stepped, and answered, by one frame.
+
+A *row* is one session's part of a frame. Channels, numbers, actions, observations and rewards of
+all rows lie in one buffer each. ``requests_of`` and ``replies_of`` take a column frame apart into
+the frames that say the same one by one, so that whatever has no faster way of its own serves
+columns too.
+
+A *column* is the MessagePack array ``[form, content]``:
+
+- form 0, stacked: an array (Ext code 1) whose first axis is the rows. An element of an array with
+  more than one axis is an array; that of an array with one axis is a bool, an int or a float.
+- form 1, fields: a map from names to columns of form 0 or 1. An element is a map.
+- form 2, apart: an array of ``bin``, each an element encoded on its own.
+
+Rules:
+
+- The rows, ranges and lengths that a peer says are bounded and checked before they are used.
+- No two rows are of the same channel.
+- NumPy is needed, and only here imported: a process without it says that it has no columns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from openenv_async.arrays import to_ext
+from openenv_async.errors import OpenEnvError, ProtocolError
+from openenv_async.models import PayloadCodec
+from openenv_async.protocol.codec import BadFrame
+from openenv_async.protocol.frames import (
+    Begun,
+    Observation,
+    ObservationColumns,
+    Payload,
+    Reset,
+    Step,
+    StepColumns,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = [
+    "APART",
+    "BEGUN",
+    "COLUMNS",
+    "FIELDS",
+    "REWARDED",
+    "STACKED",
+    "TERMINATED",
+    "TRUNCATED",
+    "apart",
+    "has_columns",
+    "numbers_of",
+    "pack_channels",
+    "pack_numbers",
+    "ranges_of",
+    "replies_of",
+    "requests_of",
+    "rows_of",
+    "stacked",
+]
+
+COLUMNS: Final = "columns"
+"""The capability of a server that takes column frames."""
+STACKED: Final = 0
+FIELDS: Final = 1
+APART: Final = 2
+TERMINATED: Final = 1
+TRUNCATED: Final = 2
+REWARDED: Final = 4
+BEGUN: Final = 8
+
+_MAX_CHANNEL: Final = 2**32 - 1
+_MAX_DEPTH: Final = 8
+"""Maps inside maps of a column."""
+
+_decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_apart: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes]]).decode
+_decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+_decode_begun: Final = msgspec.msgpack.Decoder(list[tuple[int, str, int]]).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+
+
+@cache
+def _has_numpy() -> bool:
+    return "numpy" in sys.modules or importlib.util.find_spec("numpy") is not None
+
+
+def has_columns(format: str) -> bool:
+    """Return whether this process can read and write column frames in a payload format."""
+    return format == "msgpack" and _has_numpy()
+
+
+# -- channels and numbers -----------------------------------------------------------------------
+
+
+def pack_channels(channels: Sequence[int]) -> bytes:
+    """Return channels as ranges ``first, count``, in their order.
+
+    Raises:
+        ValueError: a channel does not fit in 32 bits.
+    """
+    import numpy as np
+
+    each = np.asarray(channels, np.int64)
+    if each.size and not 0 < each.min() <= each.max() <= _MAX_CHANNEL:
+        raise ValueError("a channel of a column frame is 1 to 2^32 - 1")
+    starts = np.flatnonzero(np.diff(each, prepend=-1) != 1)
+    ranges = np.empty((len(starts), 2), "<u4")
+    ranges[:, 0] = each[starts]
+    ranges[:, 1] = np.diff(starts, append=len(each))
+    return ranges.tobytes()
+
+
+def ranges_of(packed: Payload, limit: int) -> list[tuple[int, int]]:
+    """Return the ranges ``first, count`` of a frame's channels.
+
+    Args:
+        packed: the field ``channels``.
+        limit: rows at most.
+
+    Raises:
+        ProtocolError: it is malformed, has more rows, or has a channel twice.
+    """
+    import numpy as np
+
+    if not packed or len(packed) % 8:
+        raise ProtocolError("channels of a column frame are pairs of 4-byte integers")
+    flat = np.frombuffer(packed, "<u4").astype(np.int64).reshape(-1, 2)
+    rows = int(flat[:, 1].sum())
+    if not flat[:, 1].all() or not flat[:, 0].all() or rows > limit:
+        raise ProtocolError(
+            f"a column frame of {rows:,} rows: 1 to {limit:,} may be sent (max_channels), none of"
+            " them of channel 0"
+        )
+    ordered = flat[np.argsort(flat[:, 0])]
+    if (ordered[1:, 0] < ordered[:-1].sum(axis=1)).any():
+        raise ProtocolError("a column frame has a channel twice")
+    return [(first, count) for first, count in flat.tolist()]
+
+
+def _each(ranges: Sequence[tuple[int, int]]) -> list[int]:
+    return [channel for first, count in ranges for channel in range(first, first + count)]
+
+
+def pack_numbers(numbers: Sequence[int]) -> bytes:
+    """Return request numbers as they travel: one for all rows where they are equal."""
+    import numpy as np
+
+    each = np.asarray(numbers, "<i8")
+    return (each[:1] if (each == each[:1]).all() else each).tobytes()
+
+
+def numbers_of(packed: Payload, rows: int) -> Array:
+    """Return the request number of each row: int64 [rows], which must not be written.
+
+    Raises:
+        ProtocolError: there are not as many.
+    """
+    import numpy as np
+
+    if len(packed) not in (8, 8 * rows):
+        raise ProtocolError(f"a column frame of {rows} rows has 1 or {rows} request numbers")
+    return np.broadcast_to(np.frombuffer(packed, "<i8"), rows)
+
+
+def _column(packed: Payload | None, dtype: str, rows: int, name: str) -> list[Any]:
+    import numpy as np
+
+    wanted = rows * np.dtype(dtype).itemsize
+    if packed is None or len(packed) != wanted:
+        raise ProtocolError(f"{name} of a column frame of {rows} rows take {wanted} bytes")
+    values: list[Any] = np.frombuffer(packed, dtype).tolist()
+    return values
+
+
+# -- actions and observations ---------------------------------------------------------------------
+
+
+def stacked(array: Array) -> bytes:
+    """Return a column of form 0; the first axis is the rows.
+
+    Raises:
+        TypeError: the dtype cannot travel.
+    """
+    return _encode([STACKED, _ext(array)])
+
+
+def apart(payloads: Sequence[bytes]) -> bytes:
+    """Return a column of form 2, of elements that are encoded already."""
+    return _encode([APART, payloads])
+
+
+def _ext(array: Any) -> msgspec.msgpack.Ext:
+    made = to_ext(array)
+    assert made is not None
+    return msgspec.msgpack.Ext(*made)
+
+
+@cache
+def _any() -> PayloadCodec[Any]:
+    return PayloadCodec(Any, "msgpack")
+
+
+def rows_of(column: Payload, rows: int) -> list[bytes]:
+    """Return the elements of a column, each encoded on its own.
+
+    Raises:
+        ProtocolError: it is malformed, or has another number of rows.
+    """
+    try:
+        form, content = _decode_apart(column)
+        if form != APART:
+            raise ProtocolError(f"unknown form {form} of a column")
+        payloads = content
+    except _BAD:
+        encode = _any().encode
+        payloads = [encode(element) for element in _elements(_any().decode(column), rows)]
+    if len(payloads) != rows:
+        raise ProtocolError(f"a column of {len(payloads)} rows in a frame of {rows}")
+    return payloads
+
+
+def _elements(column: Any, rows: int, depth: int = 0) -> list[Any]:
+    match column:
+        case [0, array] if getattr(array, "ndim", 0):
+            elements = array.tolist() if array.ndim == 1 else list(array)
+        case [1, dict() as fields] if fields and depth < _MAX_DEPTH:
+            each = [_elements(field, rows, depth + 1) for field in fields.values()]
+            elements = [
+                dict(zip(fields, values, strict=True)) for values in zip(*each, strict=True)
+            ]
+        case _:
+            raise ProtocolError("a column is [form, content] of form 0, 1 or 2")
+    if len(elements) != rows:
+        raise ProtocolError(f"a column of {len(elements)} rows in a frame of {rows}")
+    return elements
+
+
+# -- one by one -----------------------------------------------------------------------------------
+
+
+def requests_of(frame: StepColumns, limit: int) -> Iterator[Step | Reset | BadFrame]:
+    """Return the requests of a frame one by one.
+
+    A row whose action cannot be read is a ``BadFrame`` of its channel.
+
+    Args:
+        frame: the frame.
+        limit: rows at most.
+
+    Raises:
+        ProtocolError: it is not known which sessions it is about.
+    """
+    channels = _each(ranges_of(frame.channels, limit))
+    rows = len(channels)
+    seqs: list[int] = numbers_of(frame.seqs, rows).tolist()
+    try:
+        resets = [0] * rows if frame.resets is None else _column(frame.resets, "u1", rows, "resets")
+        begin = sum(map(bool, resets))
+        seeds = [-1] * begin
+        if frame.seeds is not None:
+            seeds = _column(frame.seeds, "<i8", begin, "seeds")
+        actions = rows_of(frame.payload, rows - begin)
+    except OpenEnvError as exc:
+        return iter([BadFrame(c, s, exc, True) for c, s in zip(channels, seqs, strict=True)])
+    return _requests(frame, channels, seqs, resets, iter(seeds), iter(actions))
+
+
+def _requests(
+    frame: StepColumns,
+    channels: list[int],
+    seqs: list[int],
+    resets: list[int],
+    seeds: Iterator[int],
+    actions: Iterator[bytes],
+) -> Iterator[Step | Reset]:
+    for channel, seq, begins in zip(channels, seqs, resets, strict=True):
+        if begins:
+            seed = next(seeds)
+            given = None if seed < 0 else seed
+            yield Reset(channel, seq, seq - 1, frame.options, given, None, frame.reset_timeout)
+        else:
+            yield Step(channel, seq, seq - 1, next(actions), frame.timeout)
+
+
+def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
+    """Return the replies of a frame one by one.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    channels = _each(ranges_of(frame.channels, _MAX_CHANNEL))
+    rows = len(channels)
+    seqs: list[int] = numbers_of(frame.seqs, rows).tolist()
+    payloads = rows_of(frame.payload, rows)
+    rewards: list[float | None] = _column(frame.rewards, "<f8", rows, "rewards")
+    flags: list[int] = _column(frame.flags, "u1", rows, "flags")
+    try:
+        infos = dict(_decode_infos(frame.infos)) if frame.infos else {}
+        episodes = _decode_begun(frame.begun) if frame.begun else []
+    except _BAD as exc:
+        raise ProtocolError(f"malformed column frame: {exc}") from None
+    begun = {row: (episode_id, seed) for row, episode_id, seed in episodes}
+    replies: list[Observation | Begun] = []
+    for row in range(rows):
+        flag = flags[row]
+        result = (
+            rewards[row] if flag & REWARDED else None,
+            bool(flag & TERMINATED),
+            bool(flag & TRUNCATED),
+            infos.get(row),
+        )
+        if flag & BEGUN:
+            if row not in begun:
+                raise ProtocolError(f"row {row} of a column frame has no episode")
+            episode_id, seed = begun[row]
+            replies.append(
+                Begun(channels[row], seqs[row], payloads[row], episode_id, seed, *result)
+            )
+        else:
+            replies.append(Observation(channels[row], seqs[row], payloads[row], *result))
+    return replies
