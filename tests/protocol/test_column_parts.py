@@ -1,0 +1,178 @@
+"""Parts of column frames say of their rows what the whole says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openenv_async.errors import ProtocolError
+from openenv_async.models import PayloadCodec
+from openenv_async.protocol.column_parts import (
+    observations_of_rows,
+    readdressed,
+    steps_of_rows,
+)
+from openenv_async.protocol.columns import (
+    BEGUN,
+    REWARDED,
+    TERMINATED,
+    TRUNCATED,
+    apart,
+    pack_channels,
+    pack_numbers,
+    replies_of,
+    requests_of,
+    stacked,
+)
+from openenv_async.protocol.frames import ObservationColumns, StepColumns
+
+ANY: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
+FORMS = ("numbers", "arrays", "fields", "apart")
+
+
+def column(form: str, count: int) -> bytes:
+    """A column whose every element differs."""
+    each = np.arange(count, dtype=np.float32)
+    match form:
+        case "numbers":
+            return stacked(each)
+        case "arrays":
+            return stacked(np.stack([each, -each], axis=1))
+        case "fields":
+            return ANY.encode([1, {"x": [0, each], "in": [1, {"y": [0, each.reshape(-1, 1)]}]}])
+        case _:
+            return apart([ANY.encode({"row": row}) for row in range(count)])
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[StepColumns, int]:
+    count = draw(st.integers(1, 12))
+    resets = draw(st.none() | st.lists(st.integers(0, 1), min_size=count, max_size=count))
+    begin = sum(resets or ())
+    seeded = bool(begin) and draw(st.booleans())
+    frame = StepColumns(
+        pack_channels(range(10, 10 + count)),
+        pack_numbers(range(5, 5 + count)),
+        column(draw(st.sampled_from(FORMS)), count - begin),
+        30.0,
+        None if resets is None else bytes(resets),
+        np.arange(begin, dtype="<i8").tobytes() if seeded else None,
+        ANY.encode({"level": 1}) if begin else None,
+        60.0,
+    )
+    return frame, count
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> tuple[ObservationColumns, int]:
+    count = draw(st.integers(1, 12))
+    flag = st.sampled_from([0, TERMINATED, TRUNCATED, REWARDED, BEGUN, BEGUN | REWARDED])
+    flags = draw(st.lists(flag, min_size=count, max_size=count))
+    told = [row for row in range(count) if draw(st.booleans())]
+    frame = ObservationColumns(
+        pack_channels(range(10, 10 + count)),
+        pack_numbers(range(5, 5 + count)),
+        column(draw(st.sampled_from(FORMS)), count),
+        np.arange(count, dtype="<f8").tobytes(),
+        bytes(flags),
+        msgspec.msgpack.encode([[row, ANY.encode({"row": row})] for row in told]),
+        msgspec.msgpack.encode([[r, f"episode {r}", r] for r in range(count) if flags[r] & BEGUN]),
+    )
+    return frame, count
+
+
+def chosen(data: st.DataObject, count: int) -> list[int]:
+    return sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+
+
+@given(st.data())
+def test_the_requests_of_some_rows(data: st.DataObject) -> None:
+    frame, count = data.draw(steps())
+    rows = chosen(data, count)
+    part = steps_of_rows(frame, count, np.array(rows), rows_plus(rows, 1), rows_plus(rows, 70))
+    whole: list[Any] = list(requests_of(frame, 100))
+    expected = [
+        msgspec.structs.replace(whole[row], channel=row + 1, seq=row + 70, ack=row + 69)
+        for row in rows
+    ]
+    assert list(requests_of(part, 100)) == expected
+
+
+@given(st.data())
+def test_the_replies_of_some_rows(data: st.DataObject) -> None:
+    frame, count = data.draw(observations())
+    rows = chosen(data, count)
+    part = observations_of_rows(
+        frame, count, np.array(rows), rows_plus(rows, 1), rows_plus(rows, 70)
+    )
+    whole = replies_of(frame)
+    expected = [msgspec.structs.replace(whole[row], channel=row + 1, seq=row + 70) for row in rows]
+    assert replies_of(part) == expected
+
+
+@given(observations())
+def test_replies_under_other_numbers(drawn: tuple[ObservationColumns, int]) -> None:
+    frame, count = drawn
+    channels, seqs = [*range(count, 0, -1)], [9] * count
+    moved = readdressed(frame, channels, seqs)
+    assert moved.payload is frame.payload
+    expected = [
+        msgspec.structs.replace(reply, channel=channel, seq=9)
+        for reply, channel in zip(replies_of(frame), channels, strict=True)
+    ]
+    assert replies_of(moved) == expected
+
+
+def rows_plus(rows: list[int], offset: int) -> list[int]:
+    return [row + offset for row in rows]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": b""},
+        {"payload": b"\xc1"},
+        {"payload": stacked(np.zeros(2))},
+        {"payload": apart([b"\0"])},
+        {"payload": ANY.encode([1, {}])},
+        {"payload": ANY.encode([1, {"x": [2, [b"\0", b"\0", b"\0"]]}])},
+        {"payload": ANY.encode([0, np.float32(1)])},
+        {"resets": b"\0"},
+        {"resets": b"\1\0\0", "seeds": b"\0", "payload": stacked(np.zeros(2))},
+    ],
+)
+def test_requests_that_cannot_be_read_are_not_cut(changes: dict[str, bytes]) -> None:
+    frame = StepColumns(pack_channels([1, 2, 3]), pack_numbers([1] * 3), stacked(np.zeros(3)))
+    rows = np.array([0, 2])
+    assert len(list(requests_of(steps_of_rows(frame, 3, rows, [1, 2], [1, 1]), 10))) == 2
+    with pytest.raises(ProtocolError):
+        steps_of_rows(msgspec.structs.replace(frame, **changes), 3, rows, [1, 2], [1, 1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewards": b""},
+        {"flags": b"\0"},
+        {"infos": b"\xc0"},
+        {"begun": ANY.encode([[0, 1, 2]])},
+        {"payload": stacked(np.zeros(4))},
+    ],
+)
+def test_replies_that_cannot_be_read_are_not_cut(changes: dict[str, bytes]) -> None:
+    frame = ObservationColumns(
+        pack_channels([1, 2, 3]),
+        pack_numbers([1] * 3),
+        stacked(np.zeros(3)),
+        np.zeros(3).tobytes(),
+        bytes(3),
+    )
+    rows = np.array([1])
+    assert len(replies_of(observations_of_rows(frame, 3, rows, [1], [1]))) == 1
+    with pytest.raises(ProtocolError):
+        observations_of_rows(msgspec.structs.replace(frame, **changes), 3, rows, [1], [1])
