@@ -18,6 +18,7 @@ from openenv_async.benchmarking.usage import ServerMeter, Usage, own_rss
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ServerError
+from openenv_async.event_loop import loop_name, version_of
 from openenv_async.schemas.sample import sample
 from openenv_async.types import Timeouts
 
@@ -229,7 +230,13 @@ def _report(
             "max": run.latencies.longest * 1e3,
         },
         open_seconds=opened,
-        client=Usage(cpu * 1e6 / steps, cpu / elapsed, own_rss(), "this process"),
+        client=Usage(
+            cpu * 1e6 / steps,
+            cpu / elapsed,
+            own_rss(),
+            "this process",
+            [loop_name(asyncio.get_running_loop()), version_of("websockets")],
+        ),
         server=server.usage(measured.before, measured.after, steps, elapsed),
         method=(
             f"closed loop: each of {load.sessions} sessions takes its next step when the last"

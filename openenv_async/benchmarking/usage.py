@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,12 +27,15 @@ class Usage:
         cpu_share: of one core; ``None`` if unknown.
         rss_bytes: memory at the end; ``None`` if unknown.
         measured_by: the source of the figures.
+        runs_on: its event loop and the libraries that parse HTTP and WebSocket, with versions;
+            empty if unknown.
     """
 
     cpu_us_per_step: float | None
     cpu_share: float | None
     rss_bytes: int | None
     measured_by: str
+    runs_on: Sequence[str] = ()
 
 
 class ServerMeter:
@@ -42,17 +46,22 @@ class ServerMeter:
         self._token = token
         self._pid = pid if pid is not None and Path(f"/proc/{pid}/stat").exists() else None
         self.measured_by = "nobody: it has no GET /stats"
+        self.runs_on: list[str] = []
         if self._pid is not None:
             self.measured_by = "this process from /proc, its child processes included"
 
     async def read(self) -> tuple[float, int] | None:
         """CPU seconds so far and bytes resident; ``None`` when unknown."""
-        if self._pid is not None:
+        if self._pid is not None and self.runs_on:
             return _of_processes(self._pid)
         try:
             stats = await get_json(self._url, "/stats", token=self._token)
         except OpenEnvError:
-            return None
+            stats = None
+        if isinstance(stats, dict) and isinstance(stats.get("runs_on"), list):
+            self.runs_on = [str(each) for each in stats["runs_on"]]
+        if self._pid is not None:
+            return _of_processes(self._pid)
         if not isinstance(stats, dict) or "cpu_seconds" not in stats:
             return None
         self.measured_by = "itself (GET /stats), its own process only"
@@ -67,9 +76,10 @@ class ServerMeter:
     ) -> Usage:
         """The difference of two readings."""
         if before is None or after is None:
-            return Usage(None, None, None, self.measured_by)
+            return Usage(None, None, None, self.measured_by, self.runs_on)
         cpu = after[0] - before[0]
-        return Usage(cpu * 1e6 / steps, cpu / elapsed, after[1] or None, self.measured_by)
+        rss = after[1] or None
+        return Usage(cpu * 1e6 / steps, cpu / elapsed, rss, self.measured_by, self.runs_on)
 
 
 def _of_processes(pid: int) -> tuple[float, int]:

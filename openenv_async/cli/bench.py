@@ -238,6 +238,8 @@ def _print(report: Report) -> None:
             cpu = f"{usage.cpu_us_per_step:.2f} µs CPU per step ({usage.cpu_share:.0%} of a core)"
         memory = "" if usage.rss_bytes is None else f", {usage.rss_bytes / 2**20:,.0f} MiB"
         table.add_row(name, cpu + memory)
+        if usage.runs_on:
+            table.add_row("", Text(f"on {', '.join(map(printable, usage.runs_on))}", style="dim"))
     shown_on = console()
     shown_on.print(table)
     shown_on.print(report.method, style="dim")

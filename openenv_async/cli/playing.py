@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import itertools
 import os
 import signal
@@ -19,6 +18,7 @@ import click
 from openenv_async.cli.again import show_commands
 from openenv_async.cli.output import console, echo
 from openenv_async.cli.progress import logs_above, report_progress
+from openenv_async.event_loop import loop_factory
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,15 +40,12 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main``, on uvloop if it is installed.
+    """Run ``main``, on uvloop where it is installed.
 
     Ctrl-C, or SIGTERM, cancels it, and what it began is closed; asked again while that lasts, the
     process ends at once.
     """
-    factory: Any = None
-    if importlib.util.find_spec("uvloop") is not None:
-        from uvloop import new_event_loop as factory
-    with _interruptible() as interrupts, asyncio.Runner(loop_factory=factory) as runner:
+    with _interruptible() as interrupts, asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(interrupts.watched(main))
         except asyncio.CancelledError:

@@ -103,7 +103,7 @@ __all__ = ["serve"]
 @click.option("--debug", is_flag=True, help="Send tracebacks of the environment to clients.")
 @click.option("--json", "as_json", is_flag=True, help="Announce the address as a line of JSON.")
 @click.option(
-    "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: if installed]"
+    "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: where it exists]"
 )
 @click.option(
     "--owner-lease",

@@ -19,6 +19,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from openenv_async.errors import ConnectFailed, SessionClosed
+from openenv_async.event_loop import new_event_loop
 
 __all__ = ["LoopThread", "background_loop", "close_blocking", "on_background_thread"]
 
@@ -35,7 +36,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self._closing: set[asyncio.Task[object]] = set()
         self._thread = threading.Thread(target=self._run, name="openenv-io", daemon=True)
         self._thread.start()

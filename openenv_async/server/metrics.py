@@ -25,6 +25,7 @@ from openenv_async.engine import Engine
 from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.resources import free_descriptors
 from openenv_async.engine.statistics import Histogram
+from openenv_async.event_loop import loop_name, version_of
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         "server": f"openenv_async/{__version__}",
         "epoch": engine.epoch,
         "pid": os.getpid(),
+        "runs_on": _libraries(),
         "uptime": time.time() - engine.started_at,
         "draining": engine.draining,
         "sessions": len(engine.sessions),
@@ -131,6 +133,15 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         "rss_bytes": _resident_bytes(),
         "free_descriptors": None if free == inf else int(free),
     }
+
+
+def _libraries() -> list[str]:
+    """Return the event loop, HTTP parser and WebSocket library that carry this server."""
+    found = [loop_name(asyncio.get_running_loop())]
+    if "uvicorn.protocols.http.auto" in sys.modules:  # another ASGI server has its own
+        found += [version_of("httptools" if "httptools" in sys.modules else "h11")]
+        found += [version_of("websockets")]
+    return found
 
 
 def _health(engine: Engine, watch: LoopWatch) -> tuple[str, list[str]]:

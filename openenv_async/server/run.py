@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import errno
 import gc
-import importlib.util
 import inspect
 import ipaddress
 import logging
@@ -29,6 +28,7 @@ import uvicorn
 from openenv_async.engine import EngineOptions
 from openenv_async.engine.resources import raise_descriptors
 from openenv_async.errors import shown
+from openenv_async.event_loop import loop_factory
 from openenv_async.server import create_app
 from openenv_async.server.owner_lease import OwnerLease
 from openenv_async.server.uvicorn_protocols import DirectWebSocket, http_protocol
@@ -182,7 +182,7 @@ def run_server(
         port: where to listen; 0 takes a free one.
         options: capacity, deadlines, sizes.
         on_listening: called with the address when connections are taken.
-        uvloop: whether to run on uvloop; ``None``: if it is installed.
+        uvloop: whether to run on uvloop; ``None``: where it is installed, as it is by default.
         until_stdin_closes: also stop when standard input ends, as it does when the process
             that holds its other end is gone, however it went.
         owner_lease: seconds without an open connection or an authenticated request after which
@@ -308,15 +308,6 @@ async def _leased(
         yield
     finally:
         await lease.aclose()
-
-
-def loop_factory(uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the event loop factory: uvloop's if wanted (``None``: if installed), or asyncio's."""
-    if uvloop is False or (uvloop is None and importlib.util.find_spec("uvloop") is None):
-        return None
-    from uvloop import new_event_loop
-
-    return new_event_loop
 
 
 def listen(host: str, port: int, *, private: bool = False) -> socket.socket:

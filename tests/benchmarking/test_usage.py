@@ -27,7 +27,8 @@ def rss_of(pid: int) -> int:
 def test_the_difference_of_two_readings() -> None:
     meter = ServerMeter("http://127.0.0.1:1", None, os.getpid())
     found = meter.usage((1.0, 5), (3.0, 7), steps=1000, elapsed=4.0)
-    assert found == Usage(2000.0, 0.5, 7, "this process from /proc, its child processes included")
+    source = "this process from /proc, its child processes included"
+    assert found == Usage(2000.0, 0.5, 7, source, [])
     assert meter.usage((1.0, 5), (3.0, 0), 1, 1.0).rss_bytes is None
     for before, after in ((None, (1.0, 1)), ((1.0, 1), None)):
         unknown = meter.usage(before, after, 1, 1.0)
@@ -89,6 +90,20 @@ async def test_another_server_says_it_itself(stats: Any, reading: Any) -> None:
         assert await meter.read() == reading
         source = "itself (GET /stats)" if reading else "nobody: it has no GET /stats"
         assert meter.measured_by.startswith(source)
+
+
+async def test_a_server_says_what_it_runs_on() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"runs_on": ["uvloop 1", "httptools 2"]})
+
+    app = web.Application()
+    app.router.add_get("/stats", answer)
+    async with TestServer(app) as server:
+        for pid in (None, os.getpid()):
+            meter = ServerMeter(str(server.make_url("/")), None, pid)
+            await meter.read()
+            usage = meter.usage((1.0, 5), (3.0, 7), steps=1000, elapsed=4.0)
+            assert usage.runs_on == ["uvloop 1", "httptools 2"]
 
 
 async def test_a_server_that_does_not_answer_or_a_process_that_is_gone() -> None:

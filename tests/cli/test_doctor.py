@@ -29,12 +29,12 @@ def test_doctor_tells_one_line_each() -> None:
 
 def test_doctor_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
-    monkeypatch.setattr("openenv_async.cli.doctor._is_there", lambda name: name != "uvloop")
+    monkeypatch.setattr("openenv_async.cli.doctor._is_there", lambda name: name != "httptools")
     monkeypatch.setattr("openenv_async.engine.resources.available_memory", lambda: 1000)
     by_name = {each.name: each for each in findings()}
     assert by_name["Docker Engine"].status == "warn"
     assert "DOCKER_HOST" in by_name["Docker Engine"].remedy
-    assert by_name["extra fast"].found == "not installed: uvloop"
+    assert by_name["extra fast"].found == "not installed: httptools"
     assert "openenv-async[fast]" in by_name["extra fast"].remedy
     assert by_name["memory"].status == "warn"
     assert by_name["Python"].remedy == ""

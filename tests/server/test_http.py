@@ -342,6 +342,8 @@ async def test_descriptions() -> None:
         assert stats["epoch"] == engine.epoch
         assert stats["rss_bytes"] > 1_000_000
         assert stats["cpu_seconds"] > 0
+        assert len(stats["runs_on"]) == 3
+        assert stats["runs_on"][2].startswith("websockets ")
 
 
 async def test_openapi_describes_exactly_the_routes() -> None:

@@ -19,8 +19,9 @@ from websockets.typing import Subprotocol
 from openenv_async import EngineOptions, GenericEnvClient, Timeouts, serve
 from openenv_async.engine import Engine
 from openenv_async.errors import OpenEnvError
+from openenv_async.event_loop import loop_factory
 from openenv_async.server import create_app
-from openenv_async.server.run import listen, loop_factory, run_server
+from openenv_async.server.run import listen, run_server
 from openenv_async.spec import EnvironmentSpec
 from tests.behaviours.environments import Blob
 from tests.helpers import until
@@ -217,12 +218,3 @@ def test_a_process_of_its_own_may_open_as_many_files_as_the_system_lets_it() -> 
         run_server(Counting, port=0, on_listening=listening)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, saved)
-
-
-def test_the_loop_can_be_chosen() -> None:
-    assert loop_factory(False) is None
-    pytest.importorskip("uvloop")
-    for wish in (None, True):
-        make = loop_factory(wish)
-        assert make is not None
-        assert make.__module__ == "uvloop"

@@ -20,6 +20,8 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, Final
 
+from openenv_async.event_loop import loop_factory
+
 __all__ = [
     "after_call",
     "guard_streams",
@@ -52,14 +54,7 @@ _IGNORED: Final = (
 
 def run_forever(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run ``main`` on a new event loop until it ends, whatever stops the loop before that."""
-    factory: Any = None
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        pass
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         loop = runner.get_loop()
         task = loop.create_task(main(), name="openenv-worker")
         task.add_done_callback(lambda _: loop.stop())
