@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -12,17 +13,21 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium_env.environment import InlineGymnasiumEnvironment
+from gymnasium_env.environment import GymnasiumEnvironment, InlineGymnasiumEnvironment
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
     VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
 )
 
+from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     EnvironmentFailure,
     EnvironmentRaised,
@@ -97,6 +102,41 @@ def test_ppo_learns_from_it_and_it_is_evaluated(cartpole: str) -> None:
         mean, _ = evaluate_policy(model, env, n_eval_episodes=3)
     assert isinstance(mean, float)
     env.close()
+
+
+class InProcesses(GymnasiumEnvironment):
+    isolation = "process"
+
+
+class Record(BaseCallback):
+    """Rewards and ends of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[list[float], list[bool]]] = []
+
+    def _on_step(self) -> bool:
+        self.steps.append((self.locals["rewards"].tolist(), self.locals["dones"].tolist()))
+        return True
+
+
+def trained(env: VecEnv) -> tuple[list[Any], list[Any]]:
+    """Every step of a training, and the weights that were learnt."""
+    with contextlib.closing(env):
+        model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=1, seed=0, device="cpu")
+        record = Record()
+        model.learn(512, callback=record)
+    return record.steps, [tensor.tolist() for tensor in model.policy.state_dict().values()]
+
+
+@pytest.mark.parametrize("cls", [InlineGymnasiumEnvironment, GymnasiumEnvironment, InProcesses])
+def test_a_training_is_the_same_as_on_local_environments(cls: Any) -> None:
+    local = trained(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")] * 8))
+    assert sum(sum(dones) for _, dones in local[0]) > 8
+    workers = 2 if cls is InProcesses else None
+    options = EngineOptions(workers=workers)
+    with served(cls, params={"id": "CartPole-v1"}, options=options) as url:
+        assert trained(OpenEnvVecEnv(url, 8)) == local
 
 
 def test_a_failure_is_raised_unless_masked() -> None:
