@@ -7,14 +7,18 @@ cancel frame cancels the task, and the task takes the cancellation back once the
 A cancellation that nobody here asked for is the environment's own doing, and the error of its
 call; but one that comes while the loop stands is the end of the program. However the task ends,
 the request that it was at is answered.
+
+A request wakes its task at once, inside the reader that brought it, so that a step which waits for
+nothing is answered in the message that answers its neighbours. From within another task the wake-up
+goes through the loop: only one task can be the current one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import Callable, Generator
+from contextvars import Context, ContextVar
 from typing import Any, Final
 
 from openenv_async.engine.executors.threads import COSTLY, LONGEST_PAUSE, PAUSE
@@ -51,12 +55,87 @@ class _SessionTask(asyncio.Task[None]):
         return super().cancel(msg)
 
 
+class _Inbox:
+    """The next request of a session, awaited by its task; one object for all requests.
+
+    To the task it is a future: it has what ``asyncio.Task`` asks of one
+    (``_asyncio_future_blocking`` and ``_loop``, which asyncio reads of futures of third parties).
+    A future of asyncio's own would be made anew for each request, and would wake the task a turn of
+    the loop later.
+
+    Args:
+        loop: of the task.
+        taken: a future that has a result, which a task that wakes up looks at.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_context", "_loop", "_request", "_taken", "_wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, taken: asyncio.Future[None]) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._taken = taken
+        self._request: RunnerRequest | Unfinished | None = None
+        self._wake: Callable[[asyncio.Future[None]], object] | None = None
+        self._context: Context | None = None
+
+    def __await__(self) -> Generator[Any, None, RunnerRequest | Unfinished]:
+        while self._request is None:
+            self._asyncio_future_blocking = True
+            yield self
+        request, self._request = self._request, None
+        return request
+
+    __iter__ = __await__
+
+    @property
+    def is_awaited(self) -> bool:
+        """True while the task waits, and no wake-up is under way."""
+        return self._wake is not None
+
+    def deliver(self, request: RunnerRequest | Unfinished) -> None:
+        """Hand the next request to the task; it runs before this returns, if no other task does."""
+        self._request = request
+        wake = self._wake
+        if wake is None:  # the task is running or about to, and finds the request
+            return
+        self._wake = None
+        context = self._context
+        if context is None or asyncio.current_task(self._loop) is not None:
+            self._loop.call_soon(wake, self._taken, context=context)
+        else:
+            context.run(wake, self._taken)
+
+    def clear(self) -> None:
+        """Drop a request that is answered without having been taken."""
+        self._request = None
+
+    # -- as a future -----------------------------------------------------------------------------
+
+    def add_done_callback(
+        self, wake: Callable[[asyncio.Future[None]], object], *, context: Context | None = None
+    ) -> None:
+        """Begin to wait; called by the task."""
+        self._wake = wake
+        self._context = context
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Wake the task with a cancellation; ``False`` when it is being woken for a request."""
+        wake = self._wake
+        if wake is None:
+            return False
+        self._wake = None
+        cancelled = self._loop.create_future()
+        cancelled.cancel(msg)
+        self._loop.call_soon(wake, cancelled, context=self._context)
+        return True
+
+
 class _Slot:
-    """The task of one session and the future it waits on."""
+    """The task of one session and the inbox it waits on."""
 
     __slots__ = ("credit", "inbox", "task")
 
-    def __init__(self, inbox: asyncio.Future[RunnerRequest | Unfinished]) -> None:
+    def __init__(self, inbox: _Inbox) -> None:
         self.inbox = inbox
         self.credit: asyncio.Future[None] | None = None
         self.task: _SessionTask | None = None
@@ -73,29 +152,34 @@ class TaskExecutor:
         self._abandoned: set[asyncio.Task[None]] = set()
         self._tasks: dict[_SessionTask, Call] = {}
         self._closing = False
-        self._openings: deque[tuple[_Slot, Open]] = deque()
+        self._openings: deque[tuple[Call, _Slot, Open]] = deque()
         self._is_opening = False
+        self._taken: asyncio.Future[None] | None = None
 
     def start(self, call: Call, request: RunnerRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
         slot = call.slot
         if slot is None:
-            slot = call.slot = _Slot(self._loop.create_future())
+            slot = call.slot = _Slot(_Inbox(self._loop, self._woken()))
             slot.task = _SessionTask(self._run(call, slot), loop=self._loop)
             slot.task.call = call
             self._tasks[slot.task] = call
             slot.task.add_done_callback(self._ended)
             if type(request) is Open:
-                self._openings.append((slot, request))
+                self._openings.append((call, slot, request))
                 if not self._is_opening:
                     self._open_next()
                 return
         assert isinstance(slot, _Slot)
-        try:
-            slot.inbox.set_result(request)
-        except asyncio.InvalidStateError:  # cancelled by what the environment left running
-            slot.inbox = self._loop.create_future()
-            slot.inbox.set_result(request)
+        slot.inbox.deliver(request)
+
+    def _woken(self) -> asyncio.Future[None]:
+        """The future with which the tasks of all sessions are woken."""
+        taken = self._taken
+        if taken is None:
+            taken = self._taken = self._loop.create_future()
+            taken.set_result(None)
+        return taken
 
     def _open_next(self) -> None:
         """Let the next session construct its environment, which it does in its first turn.
@@ -104,11 +188,11 @@ class TaskExecutor:
         """
         self._is_opening = False
         while self._openings and not self._is_opening:
-            slot, request = self._openings.popleft()
-            if not slot.inbox.done():  # else it was abandoned meanwhile
-                slot.inbox.set_result(request)
-                self._is_opening = True
-                self._loop.call_soon(self._opened, self._loop.time())
+            call, slot, request = self._openings.popleft()
+            if call.dead is None:  # else it was abandoned meanwhile
+                self._is_opening, since = True, self._loop.time()
+                slot.inbox.deliver(request)
+                self._loop.call_soon(self._opened, since)
 
     def _opened(self, since: float) -> None:
         cost = self._loop.time() - since
@@ -128,9 +212,10 @@ class TaskExecutor:
 
     async def _run(self, call: Call, slot: _Slot) -> None:
         call_of_task.set(call)
+        inbox = slot.inbox
         while True:
             try:
-                request = await slot.inbox
+                request = await inbox
             except asyncio.CancelledError:
                 # A cancel may come in the loop turn of its request, before this task took it.
                 waiting = call.current
@@ -138,9 +223,8 @@ class TaskExecutor:
                     if not self._is_own(slot):
                         raise  # the engine is closing, or the program
                     _take_back_cancellation()  # of what the environment started and left
-                    if slot.inbox.cancelled():
-                        slot.inbox = self._loop.create_future()
                     continue
+                inbox.clear()
                 request = waiting
                 reply: RunnerReply | Unfinished = call.interruption(request)
                 _take_back_cancellation()
@@ -156,7 +240,6 @@ class TaskExecutor:
                     reply = await self._perform(call, slot, request)
                     if isinstance(request, Unfinished):
                         request = request.request
-            slot.inbox = self._loop.create_future()
             call.complete(request, reply)
             if isinstance(request, Close) and type(reply) is not Unfinished:
                 return

@@ -12,7 +12,14 @@ import pytest
 
 from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine
-from openenv_async.engine.executors.tasks import TaskExecutor, _SessionTask, _Slot, call_of_task
+from openenv_async.engine.executors.tasks import (
+    TaskExecutor,
+    _Inbox,
+    _SessionTask,
+    _Slot,
+    call_of_task,
+)
+from openenv_async.errors import SessionClosed
 from openenv_async.protocol.frames import (
     Begun,
     Cancel,
@@ -29,7 +36,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.testing import ConformanceEnvironment, ManualClock
-from tests.engine.executors.calls import HandLoop
+from tests.engine.executors.calls import HandLoop, LooseCall
 from tests.helpers import Peer, make_engine, pack, settle, token, unpack, until
 
 
@@ -405,31 +412,41 @@ async def test_parked_sessions_go_on(plan: dict[str, Any]) -> None:
 # -- openings, on a loop that the test moves --------------------------------------------------
 
 
-def opening(executor: TaskExecutor) -> Any:
+def opening(executor: TaskExecutor) -> LooseCall:
     """One more session that waits to be built."""
-    slot = _Slot(asyncio.get_running_loop().create_future())
-    executor._openings.append((slot, Open(1, token(1), token(2))))
-    return slot
+    call = LooseCall(Scripted, executor)
+    call.slot = _Slot(inbox_of(executor))
+    executor._openings.append((call, call.slot, Open(1, token(1), token(2))))
+    return call
+
+
+def inbox_of(executor: TaskExecutor) -> _Inbox:
+    taken: Any = None
+    return _Inbox(executor._loop, taken)
+
+
+def is_handed(call: LooseCall) -> bool:
+    slot: Any = call.slot
+    return slot.inbox._request is not None
 
 
 async def test_sessions_are_built_one_in_a_turn() -> None:
     loop = HandLoop()
     any_loop: Any = loop
     executor = TaskExecutor(any_loop)
-    slots = [opening(executor) for _ in range(3)]
+    calls = [opening(executor) for _ in range(3)]
 
     def built() -> list[bool]:
-        return [slot.inbox.done() for slot in slots]
+        return [is_handed(call) for call in calls]
 
     executor._open_next()
     assert (built(), executor._is_opening) == ([True, False, False], True)
     assert loop.turn() == 1
     assert built() == [True, True, False]
-    slots[2].inbox.cancel()  # it was abandoned meanwhile
-    slots.append(opening(executor))
+    calls[2].dead = SessionClosed("it was abandoned meanwhile")
+    calls.append(opening(executor))
     assert loop.turn() == 1
-    assert built() == [True, True, True, True]
-    assert not slots[3].inbox.cancelled()
+    assert built() == [True, True, False, True]
     assert loop.turn() == 1
     assert (executor._is_opening, loop.soon, loop.timers) == (False, [], [])
 
@@ -446,10 +463,10 @@ async def test_a_pause_follows_what_took_long_to_build(cost: float, pause: float
     executor._open_next()
     loop.now = cost
     loop.turn()
-    assert second.inbox.done() == (pause is None)
+    assert is_handed(second) == (pause is None)
     if pause is not None:
         assert loop.later() == [pytest.approx(pause)]
-        assert second.inbox.done()
+        assert is_handed(second)
     loop.now = 9.0
     loop.turn()
     assert loop.timers == []  # nothing waits for a pause
@@ -515,7 +532,7 @@ async def test_an_opening_cannot_be_cancelled_and_what_has_no_task_neither() -> 
     executor.credited(call, 1)
     executor.abandon(call)
     assert executor.interrupt(call) is False
-    call.slot = _Slot(asyncio.get_running_loop().create_future())
+    call.slot = _Slot(inbox_of(executor))
     assert executor.interrupt(call) is False
     task: Any = asyncio.ensure_future(asyncio.Event().wait())
     call.slot.task = task
