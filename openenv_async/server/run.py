@@ -26,6 +26,7 @@ from typing import Any, Final
 import uvicorn
 
 from openenv_async.engine import EngineOptions
+from openenv_async.engine.collector import paced_collector
 from openenv_async.engine.resources import raise_descriptors
 from openenv_async.errors import shown
 from openenv_async.event_loop import loop_factory
@@ -219,10 +220,12 @@ def run_server(
             gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
-            async with _leased(env_server, owner_lease, runner.stop):
-                if on_listening is not None:
-                    on_listening(address(host, listener, runner.config.is_ssl))
-                await task
+            engine = None if env_server is None else env_server.engine
+            with paced_collector(lambda: 0 if engine is None else len(engine.sessions)):
+                async with _leased(env_server, owner_lease, runner.stop):
+                    if on_listening is not None:
+                        on_listening(address(host, listener, runner.config.is_ssl))
+                    await task
 
     with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner:
         runner.run(main())
