@@ -10,10 +10,11 @@ from typing import Any
 
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.server_info import get_json
+from openenv_async.client.vector import VectorSessions
 from openenv_async.errors import OpenEnvError, ServerError
 from openenv_async.types import Timeouts
 
-__all__ = ["Load", "action_schema", "sessions"]
+__all__ = ["Load", "action_schema", "sessions", "vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,48 @@ async def sessions(
         async with asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(_close(client))
+
+
+@contextlib.asynccontextmanager
+async def vectors(
+    url: str,
+    load: Load,
+    size: int,
+    name: str,
+    *,
+    token: str | None,
+    timeouts: Timeouts | None,
+) -> AsyncIterator[list[VectorSessions]]:
+    """The sessions of a load in vectors of ``size``, the last of which may be smaller.
+
+    Args:
+        url, load, name, token, timeouts: as for ``sessions``.
+        size: sessions of a vector.
+
+    Raises:
+        OpenEnvError: one cannot be opened; then none is.
+    """
+    made = [
+        VectorSessions(
+            GenericEnvClient(
+                url, token=token, timeouts=timeouts, share=f"{name}-{number % load.connections}"
+            ),
+            min(size, load.sessions - first),
+        )
+        for number, first in enumerate(range(0, load.sessions, size))
+    ]
+    try:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in made:
+                    group.create_task(asyncio.to_thread(each.open))
+        except BaseExceptionGroup as exc:
+            raise _first(exc) from None
+        yield made
+    finally:
+        async with asyncio.TaskGroup() as group:
+            for each in made:
+                group.create_task(asyncio.to_thread(each.close))
 
 
 async def action_schema(url: str, token: str | None) -> Any:

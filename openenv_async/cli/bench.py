@@ -40,6 +40,7 @@ _KINDS: Final = {
         "bench gymnasium --param id=CartPole-v1 --json",
         "bench http://127.0.0.1:8000",
         "bench echo --chaos --sessions 1000 --seconds 60",
+        "bench --chaos --vector 64 --sessions 256",
     )
 )
 @target_argument(required=False)
@@ -48,8 +49,7 @@ _KINDS: Final = {
 )
 @click.option(
     "--connections",
-    default=1,
-    show_default=True,
+    show_default="1; one for each vector",
     type=click.IntRange(1),
     help="Connections that they share.",
 )
@@ -70,11 +70,16 @@ _KINDS: Final = {
     is_flag=True,
     help="Cut, pause and delay connections and kill workers meanwhile, then audit every step.",
 )
+@click.option(
+    "--vector",
+    type=click.IntRange(1),
+    help="With --chaos: sessions that are stepped together, in column frames.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(
     target: str | list[str] | None,
     sessions: int,
-    connections: int,
+    connections: int | None,
     seconds: float,
     warmup: float,
     obs_bytes: int | None,
@@ -82,6 +87,7 @@ def bench(
     token: str | None,
     params: dict[str, Any],
     chaos: bool,
+    vector: int | None,
     as_json: bool,
 ) -> None:
     """Measure TARGET in a closed loop.
@@ -97,6 +103,10 @@ def bench(
         raise click.BadParameter("must be more than 0", param_hint="--seconds")
     if target is not None and obs_bytes is not None:
         raise click.BadParameter("is for the built-in environment", param_hint="--obs-bytes")
+    if vector is not None and not chaos:
+        raise click.BadParameter("is for --chaos", param_hint="--vector")
+    if connections is None:
+        connections = 1 if vector is None else -(-sessions // vector)
     load = Load(sessions, connections, seconds, warmup, seed)
     if target is None:
         kind = params.pop("isolation", "inline")
@@ -108,7 +118,7 @@ def bench(
         target = f"openenv_async.testing:{_KINDS[kind]}"
     found = resolved(target, params, token, "bench")
     if chaos:
-        report = run(_torment(found, load, as_json))
+        report = run(_torment(found, load, vector, as_json))
         echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
         if not report.audit.passed:
             raise SystemExit(1)
@@ -137,7 +147,9 @@ async def _measure(target: ResolvedTarget, load: Load, quiet: bool) -> Report:
             )
 
 
-async def _torment(target: ResolvedTarget, load: Load, quiet: bool) -> ChaosReport:
+async def _torment(
+    target: ResolvedTarget, load: Load, vector: int | None, quiet: bool
+) -> ChaosReport:
     from openenv_async.benchmarking.chaos import run_chaos
     from openenv_async.checks.servers import servers
 
@@ -151,6 +163,7 @@ async def _torment(target: ResolvedTarget, load: Load, quiet: bool) -> ChaosRepo
                 target=_name(target, server),
                 token=server.token,
                 pid=server.pid,
+                vector=vector,
                 on_progress=bar,
             )
 
@@ -198,7 +211,10 @@ def _print_chaos(report: ChaosReport) -> None:
 
     audit, latency = report.audit, report.latency_ms
     table = Table(show_header=False, title=report.target, title_justify="left", box=None)
-    table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s)")
+    vectors = "" if report.vector is None else f" in vectors of {report.vector:,}"
+    table.add_row(
+        "sessions", f"{report.sessions:,}{vectors} over {report.connections} connection(s)"
+    )
     table.add_row("faults", ", ".join(f"{n} {name}" for name, n in sorted(report.faults.items())))
     table.add_row("steps/s", f"{report.steps_per_second:,.0f}")
     table.add_row("latency", ", ".join(f"{name} {latency[name]:.1f} ms" for name in latency))

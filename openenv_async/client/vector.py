@@ -324,6 +324,21 @@ class VectorSessions:
         self.open()
         return background_loop().run(self._states())
 
+    def step_counts(self, slots: Sequence[int]) -> list[int | OpenEnvError]:
+        """Return how many steps each environment has executed in its episode, or its error.
+
+        Raises:
+            InvalidOption: a slot does not exist.
+        """
+        slots = self._checked_slots(slots)
+        self.open()
+        return background_loop().run(self._step_counts(slots))
+
+    @property
+    def reconnects(self) -> int:
+        """Return how often the sessions went on after their connection was lost."""
+        return 0 if self._connection is None else self._connection.reconnects
+
     def close(self) -> None:
         """Close every session and the connection; idempotent, never raises for lost ones."""
         if self._closed:
@@ -459,16 +474,31 @@ class VectorSessions:
         slot.broken = slot.seeded = False
 
     async def _states(self) -> list[Any]:
-        seconds = self.client.timeouts.state
-        calls = []
         for slot in self._slots:
-            channel = slot.channel
-            if channel is None or channel.future is not None:
+            if slot.channel is None or slot.channel.future is not None:
                 raise _busy(slot.number)
-            request = State(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
-            calls.append(channel.call(request, seconds))
-        replies = await asyncio.gather(*calls)
+        replies = await asyncio.gather(*map(self._state, self._slots))
         return [self.wire.decode_state(reply.payload) for reply in replies]
+
+    async def _step_counts(self, slots: Sequence[int]) -> list[int | OpenEnvError]:
+        calls = [self._state(self._slots[number]) for number in slots]
+        counts: list[int | OpenEnvError] = []
+        for reply in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(reply, BaseException):
+                if not isinstance(reply, OpenEnvError):
+                    raise reply
+                counts.append(reply)
+            else:
+                counts.append(reply.step_count)
+        return counts
+
+    async def _state(self, slot: Slot) -> Any:
+        """The state of a slot's environment, as it came."""
+        channel, seconds = slot.channel, self.client.timeouts.state
+        if channel is None or channel.future is not None:
+            raise _busy(slot.number)
+        request = State(channel.number, channel.next_seq(), channel.acked, seconds or 0.0)
+        return await channel.call(request, seconds)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

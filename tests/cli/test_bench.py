@@ -53,6 +53,7 @@ async def test_the_command_for_people() -> None:
         ("--seconds", "0"),
         ("--param", "isolation=space"),
         ("echo", "--obs-bytes", "5"),
+        ("--vector", "5"),
         ("http://127.0.0.1:9", "--param", "a=1"),
     ],
 )
@@ -62,16 +63,18 @@ async def test_what_the_command_refuses(wrong: tuple[str, ...]) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
-async def test_the_audit_of_faults() -> None:
+@pytest.mark.parametrize("vector", [(), ("--vector", "5")])
+async def test_the_audit_of_faults(vector: tuple[str, ...]) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openenv_async.cli", "bench", "--chaos", "--json"),
-        *("--sessions", "20", "--seconds", "6", "--connections", "2"),
+        *("--sessions", "20", "--seconds", "6", "--connections", "2", *vector),
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     report = json.loads(out)
     assert process.returncode == 0
     assert report["passed"] is True
+    assert report["vector"] == (5 if vector else None)
     assert report["faults"]["worker kills"] >= 1
     assert report["audit"]["typed_lost"]
     process._transport.close()  # type: ignore[attr-defined]  # else it warns when collected

@@ -129,7 +129,28 @@ def test_a_cut_connection_is_resumed_and_nothing_is_stepped_twice() -> None:
         assert [state["total"] for state in sessions.states()] == [2, 0, 0, 0]
         connection = sessions._connection
         assert connection is not None
-        assert connection.reconnects == 3
+        assert connection.reconnects == sessions.reconnects == 3
+        sessions.close()
+
+
+def test_the_steps_that_were_executed() -> None:
+    Adding.go_on = asyncio.Event()
+    with served(Adding) as url:
+        sessions = VectorSessions(url, 3)
+        assert sessions.reconnects == 0
+        reset(sessions)
+        step(sessions, 1, 2, 0)
+        sessions.step([1], [sessions.wire.encode_action({"add": 1})])
+        sessions.take(1)
+        assert sessions.step_counts([1, 0]) == [2, 1]
+        with pytest.raises(InvalidOption, match="slots are 0 to 2"):
+            sessions.step_counts([3])
+        sessions.step([2], [sessions.wire.encode_action({"add": 0, "wait": True})])
+        count, busy = sessions.step_counts([0, 2])
+        assert count == 1
+        assert isinstance(busy, SessionBusy)
+        background_loop().loop.call_soon_threadsafe(Adding.go_on.set)
+        sessions.take(1, timeout=60)
         sessions.close()
 
 

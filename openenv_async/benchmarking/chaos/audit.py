@@ -42,6 +42,20 @@ class Audit:
     unaudited: int = 0
     untyped: Counter[str] = field(default_factory=Counter)
 
+    def compare(self, seen: int, executed: int, unsure: int) -> None:
+        """Count steps of an episode.
+
+        Args:
+            seen: those that its client got a reply for.
+            executed: those that its environment executed.
+            unsure: those whose deadline passed.
+        """
+        self.seen += seen
+        self.executed += executed
+        self.unsure += unsure
+        self.lost += max(0, seen - executed)
+        self.repeated += max(0, executed - seen - unsure)
+
     @property
     def passed(self) -> bool:
         """True if everything was executed and seen exactly once."""
@@ -51,7 +65,11 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class ChaosReport:
-    """The result of one run. ``faults`` counts what was done, by name."""
+    """The result of one run.
+
+    ``faults`` counts what was done, by name; ``vector`` is the number of sessions that were
+    stepped together, if any were.
+    """
 
     target: str
     sessions: int
@@ -61,6 +79,7 @@ class ChaosReport:
     latency_ms: dict[str, float]
     faults: dict[str, int]
     audit: Audit
+    vector: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

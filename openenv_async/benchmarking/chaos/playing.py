@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from typing import Any, Final
 
@@ -23,12 +24,13 @@ from openenv_async.errors import (
 )
 from openenv_async.schemas.sample import sample
 
-__all__ = ["LoadSession", "Run"]
+__all__ = ["AUDIT", "EPISODE", "LOST", "LoadSession", "Run"]
 
-_LOST: Final = (SessionLost, SessionClosed, EnvironmentDied, GoingAway, TransportError, ServerError)
+LOST: Final = (SessionLost, SessionClosed, EnvironmentDied, GoingAway, TransportError, ServerError)
 """Errors of a session that is gone."""
-_EPISODE: Final = 200
-_AUDIT: Final = 20
+EPISODE: Final = 200
+"""Steps of an episode at most."""
+AUDIT: Final = 20
 """Steps after which an episode is asked for its count."""
 
 
@@ -50,7 +52,7 @@ class LoadSession:
         while not run.stopped.is_set():
             try:
                 await self._episode()
-            except _LOST as exc:
+            except LOST as exc:
                 audit.typed_lost[exc.code] += 1
                 audit.unaudited += self._seen
                 self._seen = 0
@@ -65,7 +67,7 @@ class LoadSession:
         self._seen = self._unsure = self._audited = 0
         result = await self._client.reset()
         run.audit.episodes += 1
-        for turn in range(1, _EPISODE + 1):
+        for turn in range(1, EPISODE + 1):
             try:
                 result = await self._step()
             except DeadlineExceeded:
@@ -73,25 +75,19 @@ class LoadSession:
             except EnvironmentRaised:
                 pass  # it did not like the action: no step of the episode
             over = result.done or run.stopped.is_set()
-            if over or turn % _AUDIT == 0:
+            if over or turn % AUDIT == 0:
                 await self._ask()
             if over:
                 return
 
     async def _ask(self) -> None:
         """Compare what the environment executed since the last time with what was seen."""
-        audit = self._run.audit
         await self._client.state()
         assert self._client.episode is not None
         executed = self._client.episode.step_count - self._audited
-        seen, unsure = self._seen, self._unsure
+        self._run.audit.compare(self._seen, executed, self._unsure)
         self._audited += executed
         self._seen = self._unsure = 0
-        audit.seen += seen
-        audit.executed += executed
-        audit.unsure += unsure
-        audit.lost += max(0, seen - executed)
-        audit.repeated += max(0, executed - seen - unsure)
 
     async def _step(self) -> Any:
         run = self._run
@@ -114,9 +110,14 @@ class LoadSession:
 
 
 class Run:
-    """State that the sessions of one run share."""
+    """State that the sessions of one run share.
+
+    Attributes:
+        lock: held while threads count.
+    """
 
     def __init__(self, schema: Any, seed: int) -> None:
+        self.lock = threading.Lock()
         self.random = random.Random(seed)
         self.stopped = asyncio.Event()
         self.latencies = Latencies()

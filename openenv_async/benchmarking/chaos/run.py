@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from openenv_async.benchmarking import Load
@@ -13,7 +16,8 @@ from openenv_async.benchmarking.chaos.audit import ChaosReport
 from openenv_async.benchmarking.chaos.faults import inject_faults
 from openenv_async.benchmarking.chaos.playing import LoadSession, Run
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy
-from openenv_async.benchmarking.load import action_schema, sessions
+from openenv_async.benchmarking.chaos.vectors import LoadVector
+from openenv_async.benchmarking.load import action_schema, sessions, vectors
 from openenv_async.types import Timeouts
 
 __all__ = ["run_chaos"]
@@ -26,6 +30,7 @@ async def run_chaos(
     target: str | None = None,
     token: str | None = None,
     pid: int | None = None,
+    vector: int | None = None,
     schema: Any = None,
     on_progress: Callable[[str, float, int], None] | None = None,
 ) -> ChaosReport:
@@ -38,6 +43,7 @@ async def run_chaos(
         token: access token.
         pid: of the server when it runs on this machine: then its workers are killed and it is
             stopped for moments.
+        vector: sessions that are stepped together, by a thread; ``None``: each is on its own.
         schema: of the actions; by default the server is asked.
         on_progress: called ten times a second with phase, share and steps so far.
 
@@ -49,23 +55,40 @@ async def run_chaos(
     run = Run(schema, load.seed)
     timeouts = Timeouts(open=60.0, reset=60.0, step=60.0, state=60.0)
     faults: Counter[str] = Counter()
-    async with (
-        ChaosProxy(url, load.seed) as proxy,
-        sessions(proxy.url, load, "chaos", token=token, timeouts=timeouts) as clients,
-    ):
+    async with ChaosProxy(url, load.seed) as proxy, contextlib.AsyncExitStack() as stack:
+        playing: list[Callable[[], Coroutine[Any, Any, None]]]
+        if vector is None:
+            clients = await stack.enter_async_context(
+                sessions(proxy.url, load, "chaos", token=token, timeouts=timeouts)
+            )
+            playing = [LoadSession(run, n, client).play for n, client in enumerate(clients)]
+        else:
+            opened = await stack.enter_async_context(
+                vectors(proxy.url, load, vector, "chaos", token=token, timeouts=timeouts)
+            )
+            threads = stack.enter_context(ThreadPoolExecutor(len(opened), "chaos"))
+            playing = [
+                functools.partial(_in_thread, threads, LoadVector(run, n * vector, each).play)
+                for n, each in enumerate(opened)
+            ]
         async with asyncio.TaskGroup() as group:
-            for number, client in enumerate(clients):
-                group.create_task(LoadSession(run, number, client).play())
+            for play in playing:
+                group.create_task(play())
             injecting = group.create_task(inject_faults(proxy, pid, faults))
             began = time.monotonic()
-            while (passed := time.monotonic() - began) < load.seconds:
-                if on_progress is not None:
-                    on_progress("chaos", passed / load.seconds, run.latencies.count)
-                await asyncio.sleep(min(0.1, load.seconds - passed))
-            injecting.cancel()
-            elapsed = time.monotonic() - began
-            run.stopped.set()  # every session finishes and audits its episode
-        run.audit.resumed = sum(c.connection.reconnects for c in clients if c.connection)
+            try:
+                while (passed := time.monotonic() - began) < load.seconds:
+                    if on_progress is not None:
+                        on_progress("chaos", passed / load.seconds, run.latencies.count)
+                    await asyncio.sleep(min(0.1, load.seconds - passed))
+            finally:
+                injecting.cancel()
+                elapsed = time.monotonic() - began
+                run.stopped.set()  # every session finishes and audits its episode
+        if vector is None:
+            run.audit.resumed = sum(c.connection.reconnects for c in clients if c.connection)
+        else:
+            run.audit.resumed = sum(each.reconnects * each.count for each in opened)
     latencies = run.latencies
     return ChaosReport(
         target=target or url,
@@ -80,4 +103,9 @@ async def run_chaos(
         },
         faults=dict(faults),
         audit=run.audit,
+        vector=vector,
     )
+
+
+async def _in_thread(threads: ThreadPoolExecutor, play: Callable[[], None]) -> None:
+    await asyncio.get_running_loop().run_in_executor(threads, play)

@@ -20,10 +20,11 @@ from tests.behaviours.environments import served
 LOAD = Load(sessions=16, connections=4, seconds=2.0, seed=3)
 
 
+@pytest.mark.parametrize("vector", [None, 4])
 @pytest.mark.parametrize("env", [BenchEnvironment, BenchThreadEnvironment, BenchAsyncEnvironment])
-async def test_everything_runs_once(env: Any) -> None:
+async def test_everything_runs_once(env: Any, vector: int | None) -> None:
     async with served(env) as (url, engine):
-        report = await run_chaos(url, LOAD, target="bench")
+        report = await run_chaos(url, LOAD, target="bench", vector=vector)
         audit = report.audit
         assert audit.passed
         assert audit.seen == audit.executed > 100
@@ -35,7 +36,10 @@ async def test_everything_runs_once(env: Any) -> None:
         assert json.loads(json.dumps(report.as_dict()))["passed"] is True
 
 
-async def test_a_server_that_repeats_steps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vector", [None, 8])
+async def test_a_server_that_repeats_steps_is_caught(
+    vector: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = ReplyLog.order
 
     def forgetful(self: ReplyLog[Any], seq: int) -> Order:
@@ -44,14 +48,15 @@ async def test_a_server_that_repeats_steps_is_caught(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ReplyLog, "order", forgetful)
     async with served(BenchEnvironment) as (url, _):
-        report = await run_chaos(url, LOAD)
+        report = await run_chaos(url, LOAD, vector=vector)
         assert report.audit.repeated > 0
         assert not report.audit.passed
 
 
-async def test_an_environment_that_mixes_replies_up_is_caught() -> None:
+@pytest.mark.parametrize("vector", [None, 8])
+async def test_an_environment_that_mixes_replies_up_is_caught(vector: int | None) -> None:
     async with served(MixesUp) as (url, _):
-        report = await run_chaos(url, LOAD)
+        report = await run_chaos(url, LOAD, vector=vector)
         assert report.audit.mismatched > 0
         assert not report.audit.passed
 
@@ -69,12 +74,13 @@ def test_nothing_seen_is_no_success() -> None:
     assert not Audit().passed
 
 
-async def test_a_server_that_is_full() -> None:
+@pytest.mark.parametrize("vector", [None, 8])
+async def test_a_server_that_is_full(vector: int | None) -> None:
     """Nothing of the sessions that were being opened goes on."""
     before = asyncio.all_tasks()
     async with served(BenchEnvironment, max_sessions=4) as (url, _):
         with pytest.raises(ServerBusy):
-            await run_chaos(url, LOAD)
+            await run_chaos(url, LOAD, vector=vector)
     assert asyncio.all_tasks() == before
 
 
