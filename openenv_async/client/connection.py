@@ -21,7 +21,7 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -282,7 +282,11 @@ class ClientConnection:
 
     def _close(self, transport: Transport, leaving: bool = True) -> None:
         """Close a transport that is not used any more."""
-        closing = self.loop.create_task(transport.aclose(leaving))
+        self.close_aside(transport.aclose(leaving))
+
+    def close_aside(self, closing_it: Coroutine[Any, Any, None]) -> None:
+        """Close something of this connection in a task, which ``aclose`` waits for."""
+        closing = self.loop.create_task(closing_it)
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 

@@ -88,6 +88,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         headers: more headers of the connection request.
         ssl: what to trust at https and wss: an ``ssl.SSLContext``, or the path of a file of
             certificates (PEM); by default what the system trusts.
+        local: whether to use a Unix socket where the server is on this machine and offers one.
 
     Raises:
         ConnectFailed, Unauthorized, ServerBusy, EnvironmentStartFailed: by what opens it.
@@ -108,6 +109,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         subprotocol: str | None = None,
         headers: Mapping[str, str] | None = None,
         ssl: Trust = None,
+        local: bool = True,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -121,6 +123,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             subprotocol=subprotocol,
             headers=headers,
             ssl=ssl,
+            local=local,
         )
         if self._has_address and type(self)._connect is EnvClient._connect:
             checked_url(base_url)
@@ -606,7 +609,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         limits = None if self.limits is LIMITS else self.limits  # a hash saved, mostly
         return (
             *(self.base_url, settings.token, settings.subprotocol, headers, settings.ssl),
-            *(limits, settings.share),
+            *(limits, settings.share, settings.local),
         )
 
     async def _close_session(self) -> None:

@@ -81,7 +81,7 @@ __all__ = ["EitherResult", "EitherState", "EitherTasks", "HTTPEnvClient", "HTTPS
 
 T = TypeVar("T")
 
-_SETTINGS: Final = tuple(name for name in SETTINGS if name not in ("share", "subprotocol"))
+_SETTINGS: Final = tuple(name for name in SETTINGS if name not in ("share", "subprotocol", "local"))
 
 
 class EitherResult(StepResult[ObsT], Generic[ObsT]):

@@ -40,6 +40,9 @@ class ClientSettings:
         headers: more headers of the connection request, or of every request over HTTP.
         ssl: trusted authorities at https and wss: an ``ssl.SSLContext``, or the path of a file of
             certificates (PEM); ``None`` for those of the system.
+        local: whether to use a Unix socket where the server is on this machine and offers one.
+            Without meaning over HTTP and TLS, and with other subprotocols than
+            ``openenv.v1.msgpack``.
 
     Raises:
         TypeError, ValueError: a setting is of the wrong kind; the message names it.
@@ -53,6 +56,7 @@ class ClientSettings:
     subprotocol: str | None = None
     headers: Mapping[str, str] | None = None
     ssl: Trust = None
+    local: bool = True
 
     def __post_init__(self) -> None:
         token: Any = self.token
@@ -79,6 +83,8 @@ class ClientSettings:
             object.__setattr__(self, "headers", dict(self.headers))
         if self.ssl is not None and not isinstance(self.ssl, str):
             _check_trust(self.ssl)
+        if not isinstance(self.local, bool):
+            raise TypeError(f"local must be True or False, got {shown(self.local)}")
         if not isinstance(self.share, bool | str):
             raise TypeError(
                 f"share must be True, False or the name of a group, got {shown(self.share)}"
@@ -125,6 +131,7 @@ class ClientKeywords(TypedDict, total=False):
     subprotocol: str | None
     headers: Mapping[str, str] | None
     ssl: Trust
+    local: bool
 
 
 SETTINGS: Final = tuple(item.name for item in fields(ClientSettings))

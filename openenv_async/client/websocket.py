@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import socket as sockets
 import warnings
 from collections.abc import Callable
@@ -20,19 +21,28 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.client.connection import ClientConnection
+from openenv_async.client.local import LocalTransport, local_address, open_local
 from openenv_async.client.outbox import Transport
 from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
 from openenv_async.client.settings import ClientKeywords, ClientSettings
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
 from openenv_async.endpoints.tls import trusted
-from openenv_async.errors import ConnectFailed, Unauthorized
+from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.protocol.local import (
+    LOCAL_HEADER,
+    LOCAL_SUBPROTOCOL,
+    LOCAL_VERSION,
+    LocalOffer,
+)
 from openenv_async.protocol.websocket_frames import CutsFrames, masked_data_frame
 from openenv_async.telemetry.tracing import inject
 from openenv_async.types import Limits, Timeouts
 
 __all__ = ["WebSocketTransport", "dial", "websocket_url"]
+
+log = logging.getLogger("openenv_async.client")
 
 _USUAL: Final = ClientSettings()
 UPSTREAM: Final = "upstream"
@@ -208,9 +218,20 @@ async def dial(
     async def open_socket() -> _Socket:
         return await _open_socket(url, address, offered, all_headers, trust, limits, timeouts)
 
+    asks_for_local = (
+        settings.local and address.startswith("ws:") and LOCAL_SUBPROTOCOL in offered[:1]
+    )
+    if asks_for_local:
+        all_headers[LOCAL_HEADER] = LOCAL_VERSION
+
     async def redial(connection: ClientConnection) -> Transport:
         socket = await open_socket()
         if socket.subprotocol is not None:
+            if asks_for_local:
+                transport = await _open_local(connection, socket, all_headers)
+                if transport is not None:
+                    connection.close_aside(socket.close())
+                    return transport
             return WebSocketTransport(socket, connection, limits.max_message_size)
         if subprotocol in (None, UPSTREAM):
             return UpstreamTransport(connection, open_socket, socket)
@@ -220,6 +241,29 @@ async def dial(
     connection = ClientConnection(url, limits, timeouts, redial)
     await connection.start()
     return connection
+
+
+async def _open_local(
+    connection: ClientConnection, socket: _Socket, headers: dict[str, str]
+) -> LocalTransport | None:
+    """A Unix socket in place of a WebSocket, if its server is on this machine and offers one."""
+    response, request = socket.response, socket.request
+    if response is None or request is None:
+        return None
+    told = response.headers.get_all(LOCAL_HEADER)
+    offer = LocalOffer.read(told[0]) if told else None
+    address = local_address(offer, socket.transport.get_extra_info("socket"))
+    if offer is None or address is None:
+        return None
+    try:
+        return await open_local(
+            connection, address, offer, {"Host": request.headers["Host"], **headers}
+        )
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        log.debug("%s has no Unix socket here, TCP is used: %s", connection.where, exc)
+    except (OSError, OpenEnvError) as exc:
+        log.info("the Unix socket of %s cannot be used, TCP is: %s", connection.where, exc)
+    return None
 
 
 async def _open_socket(

@@ -57,6 +57,8 @@ class EngineStats:
     bad_frames: int = 0
     connections: int = 0
     connections_opened: int = 0
+    local_connections: int = 0
+    local_connections_opened: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     workers_started: int = 0

@@ -7,18 +7,22 @@ import functools
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
+from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
 from openenv_async.server.http_headers import MEDIA, encode_body, error_body
+from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
 from openenv_async.server.transport import Receive, Scope, Send
@@ -29,6 +33,7 @@ from openenv_async.spec import EnvironmentSpec
 __all__ = ["HTTPEnvServer", "create_app"]
 
 _SPACE_HOST: Final = "SPACE_HOST"
+_LOCAL_HEADER: Final = LOCAL_HEADER.encode()
 
 
 class HTTPEnvServer:
@@ -46,6 +51,8 @@ class HTTPEnvServer:
         allowed_origins: origins of web pages, other than this server's own, that may connect.
         allowed_hosts: names under which it may be asked without a token, beside addresses and
             names that only a local network knows; ``*`` for any.
+        local: whether clients on this machine are served over a Unix socket in place of TCP, on
+            systems that have abstract ones (Linux).
 
     Raises:
         TypeError: ``env`` is not an environment.
@@ -65,6 +72,7 @@ class HTTPEnvServer:
         token: str | None = None,
         allowed_origins: Collection[str] = (),
         allowed_hosts: Collection[str] = (),
+        local: bool = True,
     ) -> None:
         self.spec = (
             env
@@ -76,6 +84,16 @@ class HTTPEnvServer:
         self.guard = Guard(token, allowed_origins, [*allowed_hosts, *([space] if space else [])])
         self.watch = LoopWatch(self.engine)
         self._sockets: set[NativeSocket] = set()
+        self._local: LocalListener | None = None
+        if local:
+            folder = os.environ.get(LOCAL_FOLDER_VARIABLE)  # a container's, from its provider
+            self._local = LocalListener(
+                self.websocket,
+                has_token=token is not None,
+                connect_timeout=self.engine.options.timeouts.connect,
+                max_size=self.engine.options.limits.max_message_size,
+                folder=Path(folder) if folder else None,
+            )
         self._home: HomeLoop | None = None
         self._is_alive = False
         self.routes: list[BaseRoute] = [
@@ -139,17 +157,25 @@ class HTTPEnvServer:
         stats = self.engine.stats
         stats.connections += 1
         stats.connections_opened += 1
+        is_local = LOCAL_EXTENSION in scope["extensions"]
+        if is_local:
+            stats.local_connections += 1
+            stats.local_connections_opened += 1
         try:
             await self._serve(scope, receive, send)
         finally:
             stats.connections -= 1
+            if is_local:
+                stats.local_connections -= 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
         if chosen is None:
             await UpstreamSocket(self.engine, scope, receive, send).run()
             return
-        socket = NativeSocket(self.engine, chosen, scope, receive, send)
+        offer = None if self._local is None else self._local.offer(scope)
+        headers = () if offer is None else ((_LOCAL_HEADER, offer),)
+        socket = NativeSocket(self.engine, chosen, scope, receive, send, headers)
         self._sockets.add(socket)
         try:
             await socket.run()
@@ -165,6 +191,8 @@ class HTTPEnvServer:
 
     async def _aclose(self, reason: str) -> None:
         self.watch.stop()
+        if self._local is not None:
+            self._local.close()
         for socket in self._sockets:
             socket.connection.going_away(reason, self.engine.options.close_grace)
         await self.engine.aclose(reason)
@@ -176,11 +204,15 @@ class HTTPEnvServer:
         self._is_alive = True
         if self._home is None:
             self.watch.start()
+            if self._local is not None:
+                await self._local.start()
         try:
             yield
         finally:
             self._is_alive = False
             await self.aclose()
+            if self._local is not None:
+                await self._local.aclose()
 
 
 class _WebSocketEndpoint:
@@ -240,6 +272,7 @@ def create_app(
     token: str | None = None,
     allowed_origins: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
+    local: bool = True,
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
@@ -256,6 +289,7 @@ def create_app(
         token=token,
         allowed_origins=allowed_origins,
         allowed_hosts=allowed_hosts,
+        local=local,
     )
     app = Starlette(routes=[*server.routes, *server.other_routes()], lifespan=server.lifespan)
     app.state.openenv = server

@@ -35,12 +35,25 @@ class NativeSocket:
     Replies that are ready when a message has been handled go out at once, in one message.
     Those that come later are gathered: they leave a loop turn after the first of them, with all
     that became ready in between.
+
+    Args:
+        engine: its sessions answer.
+        subprotocol: of the messages.
+        scope, receive, send: of ASGI.
+        headers: of the answer that accepts it.
     """
 
     def __init__(
-        self, engine: Engine, subprotocol: str, scope: Scope, receive: Receive, send: Send
+        self,
+        engine: Engine,
+        subprotocol: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         self._engine = engine
+        self._headers = headers
         self._subprotocol = subprotocol
         self._receive = receive
         self._send = send
@@ -75,7 +88,8 @@ class NativeSocket:
         self._task = asyncio.current_task()
         left = False
         try:
-            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+            accept = {"type": "websocket.accept", "subprotocol": self._subprotocol}
+            await self._send({**accept, "headers": self._headers} if self._headers else accept)
             self.connection.expect_hello()
             while True:
                 event = await self._receive()

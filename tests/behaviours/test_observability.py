@@ -59,7 +59,8 @@ async def test_a_lost_client_is_parked_then_abandoned() -> None:
         assert connection is not None
         engine_side: Engine = engine
         connection.lost = lambda transport: None  # type: ignore[method-assign]  # it stays away
-        connection._transport._socket.transport.abort()  # type: ignore[union-attr]
+        assert connection._transport is not None
+        await connection._transport.aclose(leaving=False)
         await until(lambda: any(s.sink is None for s in engine_side.sessions.values()))
         async with aiohttp.ClientSession() as http:
             async with http.get(url + "/stats") as reply:

@@ -31,8 +31,10 @@ GIVEN: dict[str, Any] = {
     "subprotocol": "openenv.v1.json",
     "headers": {"X-Key": "also-secret"},
     "ssl": "authority.pem",
+    "local": False,
 }
-OF_HTTP = {name: value for name, value in GIVEN.items() if name not in ("share", "subprotocol")}
+NOT_OF_HTTP = ("share", "subprotocol", "local")
+OF_HTTP = {name: value for name, value in GIVEN.items() if name not in NOT_OF_HTTP}
 CLIENTS: list[Any] = [EnvClient, GenericEnvClient, SyncEnvClient, HTTPEnvClient]
 
 
@@ -56,7 +58,7 @@ def test_one_client_has_another_ones_settings(kind: Any, other: Any) -> None:
     made = kind.with_settings("http://127.0.0.1:2", settings)
     assert type(made) is kind
     assert made.base_url == "http://127.0.0.1:2"
-    usual = ("share", "subprotocol") if kind is HTTPEnvClient else ()
+    usual = NOT_OF_HTTP if kind is HTTPEnvClient else ()
     default = ClientSettings()
     assert made.settings == settings.replace(**{name: getattr(default, name) for name in usual})
 

@@ -161,7 +161,7 @@ def cut(sessions: VectorSessions) -> None:
     async def abort() -> None:
         transport: Any = connection._transport
         if transport is not None:
-            transport._socket.transport.abort()
+            await transport.aclose(leaving=False)
 
     background_loop().run(abort())
 

@@ -496,12 +496,17 @@ async def test_the_handshake_as_it_is_asked_for(
             await dial(url, settings.replace(subprotocol=subprotocol))
     offered = [options.pop("subprotocols") for _, options in asked]
     assert offered == [["openenv.v1.msgpack", "openenv.v1.json"], ["openenv.v1.json"], None]
+    assert all("openenv-local" not in each["additional_headers"] for _, each in asked[1:])
     address, options = asked[0]
     assert address == websocket_url(url)
     assert options.pop("ssl", None) is (trust if tls else None)
     assert options == {
         "compression": None,
-        "additional_headers": {"X-Key": "1", "Authorization": "Bearer t"},
+        "additional_headers": {
+            "X-Key": "1",
+            "Authorization": "Bearer t",
+            **({} if tls else {"openenv-local": "1"}),
+        },
         "max_size": 5000,
         "ping_interval": None,
         "open_timeout": None,

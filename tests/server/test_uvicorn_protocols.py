@@ -1,4 +1,4 @@
-"""Native sessions over plain ASGI, as any server offers it, and over the direct transport."""
+"""Native sessions over plain ASGI, as any server offers it, over the direct and a local one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from openenv_async import EngineOptions, EnvClient, GenericEnvClient, Limits, Ti
 from openenv_async.checks.conformance import CHECKS, NativeTransport, Suite
 from openenv_async.engine import Engine
 from openenv_async.server import create_app
+from openenv_async.server.local import LocalListener, LocalSocket
 from openenv_async.server.transport import AsgiTransport
 from openenv_async.server.uvicorn_protocols import DirectWebSocket
 from openenv_async.spec import EnvironmentSpec
@@ -27,11 +28,19 @@ from tests.behaviours.environments import Blob
 from tests.behaviours.test_large_payloads import LIMITS, SIZE, Camera, Want
 from tests.helpers import until
 
+KINDS: dict[str, Any] = {
+    "asgi": AsgiTransport,
+    "direct": DirectWebSocket,
+    "local": LocalSocket,
+}
 
-@pytest.fixture(params=["asgi", "direct"], autouse=True)
+
+@pytest.fixture(params=KINDS, autouse=True)
 def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Uvicorn as it is, or what this package puts in its place; it was really used."""
-    kind: Any = AsgiTransport if request.param == "asgi" else DirectWebSocket
+    kind = KINDS[request.param]
+    if request.param != "local":
+        monkeypatch.setattr(LocalListener, "offer", lambda self, scope: None)
     if request.param == "asgi":
         monkeypatch.setattr("openenv_async.server.run.DirectWebSocket", WebSocketsSansIOProtocol)
     made: list[Any] = []
@@ -97,6 +106,7 @@ async def unresponsive(url: str) -> AsyncIterator[Any]:
             socket.transport.abort()
 
 
+@pytest.mark.parametrize("lines", ["asgi", "direct"], indirect=True)  # of JSON
 async def test_a_peer_that_does_not_read_is_cut() -> None:
     options = EngineOptions(timeouts=Timeouts(write=0.2, resume=None))
     app = create_app(Blob, options=options)
@@ -110,6 +120,7 @@ async def test_a_peer_that_does_not_read_is_cut() -> None:
                 await until(lambda: not engine.sessions and not engine.stats.connections)
 
 
+@pytest.mark.parametrize("lines", ["asgi", "direct"], indirect=True)  # of JSON
 async def test_of_a_peer_that_asks_and_does_not_read_little_is_taken() -> None:
     """Its requests wait in the socket, not in this server's memory."""
     options = EngineOptions(limits=Limits(), timeouts=Timeouts(write=1.0, resume=None))
