@@ -14,6 +14,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any, Final
 
+from openenv_async.engine.columns import Columns
 from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.listing import PAGE_SIZE
@@ -38,7 +39,7 @@ from openenv_async.protocol.codec import (
     encode_map,
     too_large,
 )
-from openenv_async.protocol.columns import COLUMNS, has_columns, requests_of
+from openenv_async.protocol.columns import COLUMNS, StepRows, has_columns
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -136,6 +137,8 @@ class ServerConnection:
         self._greeted = False
         self._peer_max_size = limits.max_message_size
         self._channels: dict[int, Session] = {}
+        self._columns: Columns | None = None
+        self._rows_left = False
         self._listings: set[asyncio.Task[None]] = set()
         self._prune_at = _PRUNE
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -186,7 +189,7 @@ class ServerConnection:
             The index of the next frame.
         """
         self._receiving = True
-        self._much = False
+        self._much = self._rows_left = False
         channels, parts = self._channels, self._assembler.parts
         at = start
         try:
@@ -207,6 +210,8 @@ class ServerConnection:
                 if self._is_refused:
                     at = stop - 1
                     break
+                if self._rows_left:
+                    return at
         except OpenEnvError as exc:
             self._refuse_message(exc)
         finally:
@@ -340,6 +345,9 @@ class ServerConnection:
         for listing in self._listings:
             listing.cancel()
         channels, self._channels = self._channels, {}
+        if self._columns is not None:
+            self._columns.lost()
+            self._columns = None
         for session in channels.values():
             self.engine.lost(session, self, left)
 
@@ -376,7 +384,13 @@ class ServerConnection:
     def ended(self, channel: int, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""
         self._channels.pop(channel, None)
+        self._forget_rows()
         self._fail(channel, 0, reason)
+
+    def _forget_rows(self) -> None:
+        """The sessions on the channels have changed."""
+        if self._columns is not None:
+            self._columns.forget()
 
     # -- frames -------------------------------------------------------------------------------
 
@@ -392,12 +406,31 @@ class ServerConnection:
         session.submit(frame)
         if type(frame) is Close and session.closing:  # one that was refused changes nothing
             self._channels.pop(frame.channel, None)
+            self._forget_rows()
 
     def _on_columns(self, frame: StepColumns) -> None:
-        if not has_columns(self.codec.format):
-            raise ProtocolError("this server takes no columns: send one Step a session")
-        for request in requests_of(frame, self.engine.options.limits.max_channels):
-            self._handlers[type(request)](request)
+        columns = self._columns
+        if columns is None:
+            if not has_columns(self.codec.format):
+                raise ProtocolError("this server takes no columns: send one Step a session")
+            size = min(self._chunk_size, self._peer_max_size)
+            columns = self._columns = Columns(
+                self, self._channels, self._on_row, self._on_bad_rows, size
+            )
+        self._rows_left = not columns.take(frame)
+
+    def _on_row(self, request: Step | Reset) -> None:
+        bounded = self._bounded_payload(request)
+        self._handlers[type(bounded)](bounded)
+
+    def _on_bad_rows(self, rows: StepRows, error: OpenEnvError) -> None:
+        """Answer each row of a frame that cannot be read; it counts as one bad frame."""
+        for channel, seq in zip(rows.channels, rows.seqs, strict=True):
+            session = self._channels.get(channel)
+            if session is not None:
+                session.log.pass_over(seq)
+            self._fail(channel, seq, error)
+        self._count_bad()
 
     def _on_open(self, frame: Open) -> None:
         there = self._channels.get(frame.channel)
@@ -419,12 +452,14 @@ class ServerConnection:
         session = self.engine.open(frame, self)
         if session is not None:
             self._channels[frame.channel] = session
+            self._forget_rows()
 
     def _forget_dead(self) -> None:
         """Drop sessions that could not be built, or were refused while they waited."""
         channels = self._channels
         for number in [n for n, session in channels.items() if session.dead is not None]:
             del channels[number]
+        self._forget_rows()
         self._prune_at = max(_PRUNE, 2 * len(channels))
 
     def _on_chunk(self, frame: Chunk) -> None:

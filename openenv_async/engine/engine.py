@@ -117,6 +117,11 @@ class Engine:
         assert self._deadlines is not None
         return self._deadlines
 
+    @property
+    def executor(self) -> Executor:
+        """The executor that sessions are opened with."""
+        return self._start()
+
     def count_error(self, code: str) -> None:
         """Count one more request that was answered with an error of this code."""
         if error_class(code) is OpenEnvError:

@@ -6,14 +6,16 @@ one itself, so that a step makes no further object; an executor imports nothing 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest, Unfinished
+from openenv_async.engine.rows import RowReplies
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import OpenEnvError
-from openenv_async.protocol.frames import Frame
+from openenv_async.protocol.frames import Frame, Reset, Step, StepColumns
 
-__all__ = ["Call", "Executor", "ReplySink"]
+__all__ = ["Call", "Executor", "ReplySink", "RowBatch", "RowExecutor"]
 
 
 class ReplySink(Protocol):
@@ -107,4 +109,65 @@ class Executor(Protocol):
 
     async def aclose(self) -> None:
         """Stop everything the executor owns."""
+        ...
+
+
+class RowBatch(Protocol):
+    """Rows of one column frame whose sessions an executor runs together.
+
+    Each of them is the running request of its session, as one that came alone: it may be
+    interrupted, abandoned and answered on its own, and then is a row of the batch no more.
+
+    """
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The session of each row."""
+        ...
+
+    @property
+    def requests(self) -> Sequence[Step | Reset]:
+        """The request that each row is."""
+        ...
+
+    @property
+    def frame(self) -> StepColumns:
+        """The whole frame that they came in."""
+        ...
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The row of the frame that each is."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The rows of the frame."""
+        ...
+
+    @property
+    def codecs(self) -> Codecs:
+        """The codecs of the payloads."""
+        ...
+
+    def run(self, claims: Iterator[int] | None = None) -> RowReplies:
+        """Run rows here and now, in any thread; never raises.
+
+        Args:
+            claims: indices into ``calls``, of which other threads may take some; all of them
+                where it is not given.
+        """
+        ...
+
+    def complete(self, replies: RowReplies) -> None:
+        """Hand over replies to some of the rows; on the loop, in any number of parts."""
+        ...
+
+
+@runtime_checkable
+class RowExecutor(Protocol):
+    """An executor that takes the rows of a column frame together."""
+
+    def start_rows(self, batch: RowBatch) -> None:
+        """Run rows; ``batch.complete`` is called with their replies, on the loop."""
         ...

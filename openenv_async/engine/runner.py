@@ -79,11 +79,20 @@ from openenv_async.spec import EnvironmentSpec
 from openenv_async.telemetry.tracing import TraceContext, current
 from openenv_async.types import Limits, StepResult
 
-__all__ = ["Emit", "EnvironmentRunner", "TracedRunner", "bad_action", "environment_raised"]
+__all__ = [
+    "ROW_STEP",
+    "Emit",
+    "EnvironmentRunner",
+    "TracedRunner",
+    "bad_action",
+    "environment_raised",
+]
 
 Emit = Callable[[bytes, bool], Any]
 """A function that sends a partial observation: payload, and whether it is of the declared type."""
 
+ROW_STEP: Final = "_openenv_row_step"
+"""A method of a host that returns a step whose result is an ``Extracted``, or ``None``."""
 _ENVIRONMENTS_OWN: Final = (
     *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
     *(EpisodeEnded, EpisodeNotStarted, OperationUnsupported),
@@ -153,7 +162,7 @@ class EnvironmentRunner:
             try:
                 action = codecs.decode_action(request.payload)
             except BaseException as exc:
-                return self._refused_action(request, exc, codecs)
+                return self.refused_action(request, exc, codecs)
             try:
                 result = self._step(action)
             except BaseException as exc:
@@ -169,6 +178,56 @@ class EnvironmentRunner:
             return self.raised(request, exc, codecs)
         return self._finish(request, result, codecs)
 
+    # -- rows of column frames, which ``rows`` runs --------------------------------------------
+
+    def row_step(self) -> tuple[Callable[[Any], Any], dict[type, Any] | None]:
+        """Return what steps the environment, and the readers of its results by their type.
+
+        There are none where the environment is a host that reads them itself.
+        """
+        own = getattr(self.env, ROW_STEP, None)
+        step = None if own is None or self.spec.contract.tells_legal else own()
+        return (self._step, self._known) if step is None else (step, None)
+
+    def reader_of(self, kind: type) -> Callable[[Any], Extracted]:
+        """Return the reader of results of a type that was not met before."""
+        return self._read[kind]
+
+    def begin_row(self, request: Reset, codecs: Codecs) -> Extracted | Failed | Unfinished:
+        """Begin an episode; ``begun_row`` follows once the observation is encoded."""
+        try:
+            call = self._prepare(request, codecs)
+        except BaseException as exc:
+            return self._refused(request, exc, codecs)
+        assert call is not None
+        try:
+            result = call()
+        except BaseException as exc:
+            return self.raised(request, exc, codecs)
+        if is_awaitable(result):
+            return Unfinished(request, result)
+        try:
+            return self._read[type(result)](result)
+        except BaseException as exc:
+            return self.unfit(request, exc, codecs)
+
+    def begun_row(self, ended: bool) -> None:
+        """Go on after a reset whose observation is encoded."""
+        self._move(Move.END if ended else Move.BEGIN)
+
+    def end_row(self) -> None:
+        """End the episode after a step."""
+        self._move(Move.END)
+
+    def unread(
+        self, request: RunnerRequest, result: Any, exc: BaseException, codecs: Codecs
+    ) -> Failed | Unfinished:
+        """Return the reply to a step whose result cannot be read or sent."""
+        if type(exc) is Unawaited:
+            return Unfinished(request, result)
+        self.steps += 1
+        return self.unfit(request, exc, codecs)
+
     # -- async environments -----------------------------------------------------------------
 
     async def step_async(self, request: Step, codecs: Codecs) -> RunnerReply | Unfinished:
@@ -178,7 +237,7 @@ class EnvironmentRunner:
         try:
             action = codecs.decode_action(request.payload)
         except BaseException as exc:
-            return self._refused_action(request, exc, codecs)
+            return self.refused_action(request, exc, codecs)
         try:
             result = await self._step(action)
         except (asyncio.CancelledError, GeneratorExit):
@@ -295,7 +354,7 @@ class EnvironmentRunner:
             observation, reward, terminated, truncated, info = self._read[type(item)](item)
             extra = None if info is None else codecs.encode_info(info)
         except Exception as exc:
-            return codecs.encode_observation(item), self._unfit(request, exc, codecs)
+            return codecs.encode_observation(item), self.unfit(request, exc, codecs)
         payload = codecs.encode_observation(observation)
         return payload, Observation(
             request.channel, request.seq, payload, reward, terminated, truncated, extra
@@ -453,11 +512,8 @@ class EnvironmentRunner:
             observation, reward, terminated, truncated, info = read(result)
             payload = codecs.encode_observation(observation)
             extra = None if info is None else codecs.encode_info(info)
-        except Unawaited:
-            return Unfinished(request, result)
         except BaseException as exc:
-            self.steps += 1
-            return self._unfit(request, exc, codecs)
+            return self.unread(request, result, exc, codecs)
         self.steps += 1
         if terminated or truncated:
             self._move(Move.END)
@@ -474,7 +530,7 @@ class EnvironmentRunner:
             payload = codecs.encode_observation(observation)
             extra = None if info is None else codecs.encode_info(info)
         except BaseException as exc:
-            return self._unfit(request, exc, codecs)
+            return self.unfit(request, exc, codecs)
         self._move(Move.END if terminated or truncated else Move.BEGIN)
         return Begun(
             request.channel,
@@ -493,7 +549,7 @@ class EnvironmentRunner:
             self.spec.check_state(state)
             payload = codecs.encode_state(state)
         except BaseException as exc:
-            return self._unfit(request, exc, codecs)
+            return self.unfit(request, exc, codecs)
         return StateIs(
             request.channel, request.seq, payload, self.episode_id, self.seed, self.steps
         )
@@ -558,7 +614,7 @@ class EnvironmentRunner:
             request, RuntimeError(exc.code), codecs
         )
 
-    def _refused_action(self, request: Step, exc: BaseException, codecs: Codecs) -> Failed:
+    def refused_action(self, request: Step, exc: BaseException, codecs: Codecs) -> Failed:
         if issubclass(type(exc), OpenEnvError):
             error = bad_action(exc)  # type: ignore[arg-type]  # it is one
         else:
@@ -573,7 +629,7 @@ class EnvironmentRunner:
         if penalty is not None and isinstance(error, InvalidAction):
             error.detail.setdefault("reward", penalty)
 
-    def _unfit(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
+    def unfit(self, request: RunnerRequest, exc: BaseException, codecs: Codecs) -> Failed:
         """The reply for a result that cannot be read or sent."""
         what = f"{operation(request)}() of {self.spec.name} returned"
         kind = type(exc)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,11 +57,16 @@ __all__ = [
     "STACKED",
     "TERMINATED",
     "TRUNCATED",
+    "StepRows",
     "apart",
+    "begun_of",
+    "channels_of",
+    "fields",
     "has_columns",
     "numbers_of",
     "pack_channels",
     "pack_numbers",
+    "pack_pairs",
     "ranges_of",
     "replies_of",
     "requests_of",
@@ -88,6 +93,8 @@ _decode_apart: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes]]).decode
 _decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 _decode_begun: Final = msgspec.msgpack.Decoder(list[tuple[int, str, int]]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
+_APART_HEAD: Final = b"\x92\x02"
+"""The first octets of a column of form 2."""
 _BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 
@@ -201,6 +208,11 @@ def apart(payloads: Sequence[bytes]) -> bytes:
     return _encode([APART, payloads])
 
 
+def fields(columns: Mapping[str, Payload]) -> bytes:
+    """Return a column of form 1, of columns of form 0 or 1 by name."""
+    return _encode([FIELDS, {name: msgspec.Raw(column) for name, column in columns.items()}])
+
+
 def _ext(array: Any) -> msgspec.msgpack.Ext:
     made = to_ext(array)
     assert made is not None
@@ -250,6 +262,116 @@ def _elements(column: Any, rows: int, depth: int = 0) -> list[Any]:
 # -- one by one -----------------------------------------------------------------------------------
 
 
+class StepRows:
+    """The rows of a ``StepColumns``, read once.
+
+    Args:
+        frame: the frame.
+        channels: of the rows, as ``channels_of`` gives them.
+
+    Attributes:
+        frame: the frame.
+        channels: the channel of each row.
+        seqs: the request number of each row.
+        begins: 1 for each row that begins an episode; empty where none does.
+
+    Raises:
+        ProtocolError: the frame's numbers cannot be read.
+    """
+
+    __slots__ = ("_payloads", "_places", "_seeds", "begins", "channels", "frame", "seqs", "steps")
+
+    def __init__(self, frame: StepColumns, channels: Sequence[int]) -> None:
+        rows = len(channels)
+        self.frame = frame
+        self.channels = channels
+        self.seqs: Sequence[int] = _seqs_of(frame.seqs, rows)
+        self.begins: Sequence[int] = ()
+        self.steps = rows
+        self._seeds: Sequence[int] = ()
+        self._places: list[int] | None = None
+        self._payloads: list[bytes] | None = None
+
+    def read(self) -> None:
+        """Read which rows begin an episode, and with which seeds.
+
+        Raises:
+            ProtocolError: it is malformed.
+        """
+        frame, rows = self.frame, len(self.channels)
+        if frame.resets is not None:
+            begins = _column(frame.resets, "u1", rows, "resets")
+            count = rows - begins.count(0)
+            if frame.seeds is not None:
+                self._seeds = _column(frame.seeds, "<i8", count, "seeds")
+            self.begins, self.steps = (begins, rows - count) if count else ((), rows)
+
+    def elements(self) -> list[Any] | None:
+        """Return the decoded action of each row that steps; ``None`` where each is encoded apart.
+
+        Raises:
+            ProtocolError: the column is malformed.
+        """
+        if self.frame.payload[:2] == _APART_HEAD:
+            return None
+        return _elements(_any().decode(self.frame.payload), self.steps)
+
+    def payloads(self) -> list[bytes]:
+        """Return the action of each row that steps, encoded.
+
+        Raises:
+            ProtocolError: the column is malformed.
+        """
+        if self._payloads is None:
+            self._payloads = rows_of(self.frame.payload, self.steps)
+        return self._payloads
+
+    def request(self, row: int) -> Step | Reset:
+        """Return what a row asks for, as the request of its session.
+
+        Raises:
+            ProtocolError: the column of actions is malformed.
+        """
+        frame, seq = self.frame, self.seqs[row]
+        place = row if not self.begins else self._place(row)
+        if not self.begins or not self.begins[row]:
+            return Step(self.channels[row], seq, seq - 1, self.payloads()[place], frame.timeout)
+        seed = self._seeds[place] if self._seeds else -1
+        given = None if seed < 0 else seed
+        timeout = frame.reset_timeout
+        return Reset(self.channels[row], seq, seq - 1, frame.options, given, None, timeout)
+
+    def _place(self, row: int) -> int:
+        """Return where a row stands among those that step, or those that begin."""
+        if self._places is None:
+            begun = stepped = 0
+            self._places = []
+            for begins in self.begins:
+                self._places.append(begun if begins else stepped)
+                begun, stepped = begun + bool(begins), stepped + (not begins)
+        return self._places[row]
+
+
+def channels_of(packed: Payload, limit: int) -> list[int]:
+    """Return the channel of each row of a frame.
+
+    Args:
+        packed: the field ``channels``.
+        limit: rows at most.
+
+    Raises:
+        ProtocolError: it is malformed, has more rows, or has a channel twice.
+    """
+    return _each(ranges_of(packed, limit))
+
+
+def _seqs_of(packed: Payload, rows: int) -> list[int]:
+    if len(packed) == 8:
+        return [int.from_bytes(packed, "little", signed=True)] * rows
+    numbers: list[int] = numbers_of(packed, rows).tolist()
+    return numbers
+
+
 def requests_of(frame: StepColumns, limit: int) -> Iterator[Step | Reset | BadFrame]:
     """Return the requests of a frame one by one.
 
@@ -262,36 +384,31 @@ def requests_of(frame: StepColumns, limit: int) -> Iterator[Step | Reset | BadFr
     Raises:
         ProtocolError: it is not known which sessions it is about.
     """
-    channels = _each(ranges_of(frame.channels, limit))
-    rows = len(channels)
-    seqs: list[int] = numbers_of(frame.seqs, rows).tolist()
+    rows = StepRows(frame, channels_of(frame.channels, limit))
     try:
-        resets = [0] * rows if frame.resets is None else _column(frame.resets, "u1", rows, "resets")
-        begin = sum(map(bool, resets))
-        seeds = [-1] * begin
-        if frame.seeds is not None:
-            seeds = _column(frame.seeds, "<i8", begin, "seeds")
-        actions = rows_of(frame.payload, rows - begin)
+        rows.read()
+        rows.payloads()
     except OpenEnvError as exc:
-        return iter([BadFrame(c, s, exc, True) for c, s in zip(channels, seqs, strict=True)])
-    return _requests(frame, channels, seqs, resets, iter(seeds), iter(actions))
+        pairs = zip(rows.channels, rows.seqs, strict=True)
+        return iter([BadFrame(channel, seq, exc, True) for channel, seq in pairs])
+    return map(rows.request, range(len(rows.channels)))
 
 
-def _requests(
-    frame: StepColumns,
-    channels: list[int],
-    seqs: list[int],
-    resets: list[int],
-    seeds: Iterator[int],
-    actions: Iterator[bytes],
-) -> Iterator[Step | Reset]:
-    for channel, seq, begins in zip(channels, seqs, resets, strict=True):
-        if begins:
-            seed = next(seeds)
-            given = None if seed < 0 else seed
-            yield Reset(channel, seq, seq - 1, frame.options, given, None, frame.reset_timeout)
-        else:
-            yield Step(channel, seq, seq - 1, next(actions), frame.timeout)
+def pack_pairs(pairs: Sequence[tuple[Any, ...]]) -> bytes | None:
+    """Return ``infos`` or ``begun`` of a frame; ``None`` where no row has any."""
+    return _encode(pairs) if pairs else None
+
+
+def begun_of(packed: Payload | None) -> list[tuple[int, str, int]]:
+    """Return row, episode id and seed of each row that began an episode.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    try:
+        return _decode_begun(packed) if packed else []
+    except _BAD as exc:
+        raise ProtocolError(f"malformed column frame: {exc}") from None
 
 
 def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:

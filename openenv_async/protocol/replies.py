@@ -10,6 +10,8 @@ Rules:
   under the same number is told from it.
 - A number whose request could not be read is passed over: the client may use it again or not.
 - A seq further ahead is a gap, one below the acknowledgement is stale: both are errors.
+- The replies of many sessions that came as one are kept as one, until something is asked of a
+  single one.
 - An acknowledgement forgets the replies up to it. Over the byte budget the oldest go first; so
   they do over that of all sessions together, those of the session that adds to it.
 """
@@ -17,14 +19,16 @@ Rules:
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from openenv_async.errors import ProtocolError
 from openenv_async.models import Format
 
-__all__ = ["Kept", "Order", "ReplyLog", "Retained"]
+__all__ = ["Kept", "Order", "ReplyLog", "Retained", "SharedReply", "keep_shared"]
 
 ReplyT = TypeVar("ReplyT")
 
@@ -51,6 +55,16 @@ class Kept(NamedTuple, Generic[ReplyT]):
     size: int
     format: Format
     request: Any = None
+
+
+class SharedReply(Generic[ReplyT]):
+    """One reply to requests of many sessions, as their logs keep it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def of(self, log: ReplyLog[ReplyT]) -> Kept[ReplyT]:
+        """Return the part of one session, as its log keeps what is its own."""
 
 
 class Retained:
@@ -97,7 +111,7 @@ class ReplyLog(Generic[ReplyT]):
         self.acked = 0
         self.budget = budget
         self._seq = 0
-        self._last: ReplyT | None = None
+        self._last: ReplyT | SharedReply[ReplyT] | None = None
         self._size = 0
         self._format: Format = "msgpack"
         self._request: Any = None
@@ -109,19 +123,34 @@ class ReplyLog(Generic[ReplyT]):
         """All that is kept, by number, in the order they were answered."""
         kept = dict(self._earlier or {})
         if self._last is not None:
-            kept[self._seq] = Kept(self._last, self._size, self._format, self._request)
+            kept[self._seq] = self._kept()
         return kept
 
     @property
     def size(self) -> int:
         """Bytes kept."""
-        return self._earlier_size + (0 if self._last is None else self._size)
+        return self._earlier_size + (0 if self._last is None else self._kept().size)
 
     def get(self, seq: int) -> Kept[ReplyT] | None:
         """The kept reply of request ``seq``."""
         if self._last is not None and seq == self._seq:
-            return Kept(self._last, self._size, self._format, self._request)
+            return self._kept()
         return None if self._earlier is None else self._earlier.get(seq)
+
+    def _kept(self) -> Kept[ReplyT]:
+        """Return the last reply; from now on it is this session's own."""
+        last = self._last
+        if isinstance(last, SharedReply):
+            kept = last.of(self)
+            self._last, self._size, self._format, self._request = kept
+            return kept
+        assert last is not None
+        return Kept(last, self._size, self._format, self._request)
+
+    def settle(self, shared: SharedReply[ReplyT]) -> None:
+        """Keep this session's part of a shared reply, if that is its last one, as its own."""
+        if self._last is shared:
+            self._kept()
 
     def order(self, seq: int) -> Order:
         """Classify ``seq`` and take it when it is new.
@@ -165,7 +194,7 @@ class ReplyLog(Generic[ReplyT]):
             request: what it answers.
         """
         if self._last is not None:
-            self._put_aside(Kept(self._last, self._size, self._format, self._request))
+            self._put_aside(self._kept())
         self._seq, self._last, self._size, self._format = seq, reply, size, format
         self._request = request
         if self._earlier is not None:
@@ -211,3 +240,32 @@ class ReplyLog(Generic[ReplyT]):
             self.acked = max(self.acked, seq)
         if not earlier:
             self._earlier = None
+
+
+def keep_shared(
+    logs: Sequence[ReplyLog[ReplyT]],
+    seqs: Sequence[int],
+    shared: SharedReply[ReplyT],
+    before: SharedReply[ReplyT] | None,
+) -> set[SharedReply[ReplyT]]:
+    """Keep one reply in many logs, whose requests acknowledge all that was before them.
+
+    Args:
+        logs: of the sessions.
+        seqs: the number of the request of each, which was taken.
+        shared: the reply to all of them.
+        before: what most of them have kept until now.
+
+    Returns:
+        Other shared replies that were kept: what is left of them should be settled.
+    """
+    others: set[SharedReply[ReplyT]] = set()
+    for log, seq in zip(logs, seqs, strict=True):
+        if log._last is not before:
+            if isinstance(log._last, SharedReply):
+                others.add(log._last)
+            if log._earlier is not None:
+                log._forget(log._earlier, seq - 1)
+                log._earlier = None
+        log._seq, log._last, log.acked = seq, shared, seq - 1
+    return others

@@ -1,0 +1,595 @@
+"""The column frames of one connection: many sessions stepped by one frame, answered by one.
+
+Rules:
+
+- A row counts as a request of its session. One that is next, of a session that is idle, is taken
+  here, together with the others; any other row goes its session's way as a request of its own:
+  one that is resent, leaves a gap, is of a busy, closing, traced or unknown session, or has the
+  deadline of an episode.
+- Rows run here, straight from the loop, where steps do. An executor that is a ``RowExecutor`` is
+  given them as a batch; of any other each row is a request.
+- A frame is run in parts, so long as no part holds the loop for long: the size follows the time
+  that rows took and the bytes of their replies. The connection turns to others between two parts.
+- The reply of a part is kept once, for all its sessions. It becomes each session's own as soon as
+  one of them goes on without the others; at most ``_MAX_WHOLE`` replies of a connection are kept
+  whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from openenv_async.engine.deadlines import due_at
+from openenv_async.engine.interfaces import RowExecutor
+from openenv_async.engine.requests import Codecs
+from openenv_async.engine.resends import remembered
+from openenv_async.engine.rows import BEGINS, RowCall, RowReplies, Stack, run_rows
+from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.errors import OpenEnvError
+from openenv_async.models.depth import check_msgpack_containers
+from openenv_async.protocol.codec import frame_size
+from openenv_async.protocol.column_parts import observations_of_rows
+from openenv_async.protocol.columns import (
+    StepRows,
+    begun_of,
+    channels_of,
+    pack_channels,
+    pack_numbers,
+    replies_of,
+)
+from openenv_async.protocol.frames import ObservationColumns, Reply, Reset, Step, StepColumns
+from openenv_async.protocol.replies import Kept, ReplyLog, SharedReply, keep_shared
+
+if TYPE_CHECKING:
+    from openenv_async.engine.connection import ServerConnection
+    from openenv_async.engine.session import Session
+
+__all__ = ["Columns"]
+
+_MAX_GROUPS: Final = 8
+"""Sets of sessions that are remembered; a client steps one or two, all the time."""
+_MAX_WHOLE: Final = 8
+"""Replies of a connection that are kept as one."""
+_LEAST: Final = 16
+"""Rows of a part at least."""
+_LONG: Final = 0.005
+"""Seconds that a part may take."""
+_REPLY_OVERHEAD: Final = 512
+"""Bytes that a kept reply counts beside its payload."""
+_MARGIN: Final = 256
+"""Bytes of a message beside what its one frame is counted with."""
+_TAKEN_AS_THEY_ARE: Final = frozenset({bool, int, float})
+
+
+class _Part:
+    """Sessions of a group whose rows run together.
+
+    Attributes:
+        rows: which rows of the frame they are.
+        packed: their channels.
+        reply: what they were answered with last.
+    """
+
+    __slots__ = ("calls", "logs", "packed", "reply", "rows", "sessions")
+
+    def __init__(self, rows: Sequence[int], channels: Sequence[int], sessions: list[Session]):
+        self.rows = rows
+        self.sessions = sessions
+        self.logs = [session.log for session in sessions]
+        self.packed = pack_channels([channels[row] for row in rows])
+        self.calls: list[RowCall] = []
+        self.reply: _Answer | None = None
+
+
+class _Group:
+    """The sessions of a frame.
+
+    Attributes:
+        channels: of all its rows.
+        rows: those that may run together.
+        alone: those that are requests of their own.
+        size: rows of a part.
+        parts: ``rows``, in parts of that size.
+    """
+
+    __slots__ = ("alone", "channels", "parts", "rows", "size")
+
+    def __init__(self, channels: list[int], rows: Sequence[int], alone: Sequence[int]) -> None:
+        self.channels = channels
+        self.rows = rows
+        self.alone = alone
+        self.size = 0
+        self.parts: list[_Part] = []
+
+
+class _Answer(SharedReply[Reply]):
+    """The replies to some rows of a frame, as one, and the requests as they came."""
+
+    __slots__ = ("_asked", "_each", "_logs", "_rows", "reply")
+
+    def __init__(
+        self,
+        logs: Sequence[ReplyLog[Reply]],
+        rows: Sequence[int],
+        asked: StepRows,
+        reply: ObservationColumns,
+    ) -> None:
+        self._logs = logs
+        self._rows = rows
+        self._asked = asked
+        self._each: dict[int, tuple[int, Reply]] = {}
+        self.reply = reply
+
+    def of(self, log: ReplyLog[Reply]) -> Kept[Reply]:
+        """Return the reply to one session, and its request."""
+        if not self._each:
+            pairs = zip(self._rows, replies_of(self.reply), strict=True)
+            self._each = {id(one): pair for one, pair in zip(self._logs, pairs, strict=True)}
+        row, reply = self._each[id(log)]
+        size = len(reply.payload) + _REPLY_OVERHEAD  # type: ignore[union-attr,arg-type]  # it has one
+        return Kept(reply, size, "msgpack", remembered(self._asked.request(row)))
+
+    def settle(self) -> None:
+        """Let each session that still keeps it keep its own part."""
+        for log in self._logs:
+            log.settle(self)
+        self._each = {}
+
+
+class _Work:
+    """A frame that is being run.
+
+    Attributes:
+        at: the part that is next.
+        spent: seconds that those before it took.
+        stale: the sessions on the channels have changed since it began.
+    """
+
+    __slots__ = ("actions", "asked", "at", "decode", "frame", "group", "spent", "stale")
+
+    def __init__(
+        self,
+        frame: StepColumns,
+        group: _Group,
+        asked: StepRows,
+        actions: list[Any],
+        decode: Callable[[bytes], Any] | None,
+    ) -> None:
+        self.frame = frame
+        self.group = group
+        self.asked = asked
+        self.actions = actions
+        self.decode = decode
+        self.at = 0
+        self.spent = 0.0
+        self.stale = False
+
+
+class _Batch:
+    """Rows that an executor runs: its ``RowBatch``."""
+
+    __slots__ = (
+        *("_actions", "_asked", "_calls", "_columns", "_decode"),
+        *("calls", "codecs", "count", "frame", "places", "requests"),
+    )
+
+    def __init__(self, columns: Columns, work: _Work, codecs: Codecs) -> None:
+        self._columns = columns
+        self._asked = work.asked
+        self._actions: list[Any] = []
+        self._decode = work.decode
+        self._calls: list[RowCall] = []
+        self.calls: list[Session] = []
+        self.requests: list[Step | Reset] = []
+        self.places: list[int] = []
+        self.frame = work.frame
+        self.count = len(work.asked.channels)
+        self.codecs = codecs
+
+    def add(self, session: Session, request: Step | Reset, place: int, action: Any) -> None:
+        """Add a row that was taken."""
+        self.calls.append(session)
+        self.requests.append(request)
+        self.places.append(place)
+        self._actions.append(action)
+
+    def run(self, claims: Iterator[int] | None = None) -> RowReplies:
+        """Run rows here and now, in any thread; never raises."""
+        calls = [RowCall(call.runner, *call.runner.row_step()) for call in self.calls]
+        codecs = self.codecs
+        stack = Stack(len(calls), codecs.encode_observation)
+        request = self.requests.__getitem__
+        return run_rows(calls, self._actions, request, codecs, stack, self._decode, claims)
+
+    def complete(self, replies: RowReplies) -> None:
+        """Hand over replies to some of the rows; on the loop, in any number of parts."""
+        self._columns.complete(self, self._asked, replies)
+
+
+class Columns:
+    """The column frames of one connection.
+
+    Args:
+        connection: the connection; its sessions are those on its channels.
+        send: sends a frame with so many bytes of payload.
+        alone: handles a request of a session.
+        spoilt: answers requests that cannot be read: channels, numbers and the error.
+        max_size: bytes of a reply.
+    """
+
+    def __init__(
+        self,
+        connection: ServerConnection,
+        channels: dict[int, Session],
+        alone: Callable[[Step | Reset], None],
+        spoilt: Callable[[StepRows, OpenEnvError], None],
+        max_size: int,
+    ) -> None:
+        engine = self._engine = connection.engine
+        self._connection = connection
+        self._channels = channels
+        self._alone = alone
+        self._spoilt = spoilt
+        self._max_size = max_size - _MARGIN
+        self._executor = engine.executor
+        executor: Any = self._executor
+        self._executor_of_rows = executor if isinstance(executor, RowExecutor) else None
+        self._together = (
+            executor.direct or self._executor_of_rows is not None
+        ) and not engine.times_episodes
+        self._takes: Any = engine.spec.types["action"]
+        limits = engine.options.limits
+        self._max_channels = limits.max_channels
+        self._max_containers = limits.max_containers
+        self._groups: dict[bytes, _Group] = {}
+        self._whole: dict[_Answer, None] = {}
+        self._work: _Work | None = None
+        self._size = _LEAST
+        self._row_size = 0.0
+
+    def forget(self) -> None:
+        """Look the sessions of each frame up again: what is on the channels has changed."""
+        self._groups.clear()
+        if self._work is not None:
+            self._work.stale = True
+
+    def lost(self) -> None:
+        """Take notice that the connection is gone: each session keeps what is its own."""
+        self._work = None
+        self._groups.clear()
+        whole, self._whole = self._whole, {}
+        for answer in whole:
+            answer.settle()
+
+    def take(self, frame: StepColumns) -> bool:
+        """Run a frame, or a part of it.
+
+        Returns:
+            Whether that was all of it; else call again with the same.
+
+        Raises:
+            ProtocolError: it is not known which sessions it is about.
+        """
+        work = self._work
+        if work is None or work.frame is not frame:
+            work = self._begin(frame)
+            if work is None:
+                return True
+        group = work.group
+        if work.at < len(group.parts):
+            part = group.parts[work.at]
+            work.at += 1
+            begun = perf_counter()
+            if work.stale:
+                for row in part.rows:
+                    self._alone(work.asked.request(row))
+            elif self._executor_of_rows is None:
+                self._run(part, work)
+            else:
+                self._start(part, work)
+            work.spent += perf_counter() - begun
+        if work.at < len(group.parts):
+            self._work = work
+            return False
+        self._work = None
+        for row in group.alone:
+            self._alone(work.asked.request(row))
+        if group.rows:
+            self._measure(group, work.spent)
+        return True
+
+    # -- a frame ------------------------------------------------------------------------------
+
+    def _begin(self, frame: StepColumns) -> _Work | None:
+        key = bytes(frame.channels)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._group(key)
+        if group.size * 2 < self._size or group.size > self._size * 2:
+            self._divide(group)
+        asked = StepRows(frame, group.channels)
+        try:
+            if len(frame.payload) > self._max_containers:
+                check_msgpack_containers(frame.payload, self._max_containers)
+            asked.read()
+            actions, decode = self._actions(asked)
+        except OpenEnvError as exc:
+            self._spoilt(asked, exc)
+            return None
+        return _Work(frame, group, asked, actions, decode)
+
+    def _actions(self, asked: StepRows) -> tuple[list[Any], Callable[[bytes], Any] | None]:
+        """Return the actions of the rows, and what decodes those that are encoded still."""
+        takes = self._takes
+        actions: list[Any] | None = None
+        if takes is Any or takes in _TAKEN_AS_THEY_ARE:
+            actions = asked.elements()
+            if actions and takes is not Any and type(actions[0]) is not takes:
+                actions = None
+        decode = None
+        if self._executor_of_rows is not None:
+            asked.payloads()
+        if actions is None:
+            actions, decode = list(asked.payloads()), self._decode
+        if asked.begins:
+            steps = iter(actions)
+            actions = [BEGINS if begins else next(steps) for begins in asked.begins]
+        return actions, decode
+
+    def _decode(self, payload: bytes) -> Any:
+        if len(payload) > self._max_containers:
+            check_msgpack_containers(payload, self._max_containers)
+        return self._connection.codecs.decode_action(payload)
+
+    def _group(self, key: bytes) -> _Group:
+        channels = channels_of(key, self._max_channels)
+        sessions = [self._channels.get(channel) for channel in channels]
+        rows: Sequence[int] = ()
+        alone: Sequence[int] = range(len(channels))
+        if self._together:
+            rows = [row for row, session in enumerate(sessions) if self._may_run(session)]
+            taken = set(rows)
+            alone = [row for row in alone if row not in taken]
+        group = _Group(channels, rows, alone)
+        self._divide(group)
+        if not (alone and rows):
+            if len(self._groups) >= _MAX_GROUPS:
+                del self._groups[next(iter(self._groups))]
+            self._groups[key] = group
+        return group
+
+    def _may_run(self, session: Session | None) -> bool:
+        """Return whether rows of this session may run with others."""
+        if session is None or type(session.runner) is not EnvironmentRunner:
+            return False
+        return self._executor_of_rows is not None or session.runner.env is not None
+
+    def _divide(self, group: _Group) -> None:
+        """Make parts of the size that rows now allow."""
+        rows, channels = group.rows, group.channels
+        group.size = self._size
+        count = -(-len(rows) // self._size)
+        size = -(-len(rows) // count) if count else 0
+        group.parts = []
+        for start in range(0, len(rows), size or 1):
+            chosen = rows[start : start + size]
+            sessions: Any = [self._channels[channels[row]] for row in chosen]
+            group.parts.append(_Part(chosen, channels, sessions))
+
+    def _measure(self, group: _Group, spent: float) -> None:
+        """Choose the size of parts by what the rows of a frame took."""
+        rows = len(group.rows)
+        if len(group.parts) == 1 and rows < self._size and spent < _LONG:
+            return  # it says nothing of more rows
+        size = rows * _LONG / spent if spent else rows
+        if self._row_size:
+            size = min(size, self._max_size / self._row_size)
+        if spent > 2 * _LONG * len(group.parts) or size >= 2 * self._size:
+            self._size = max(_LEAST, min(int(size), self._max_channels))
+
+    # -- rows that run here ---------------------------------------------------------------------
+
+    def _run(self, part: _Part, work: _Work) -> None:
+        """Run the rows of a part straight from the loop."""
+        asked, executor = work.asked, self._executor
+        codecs, now = self._connection.codecs, self._engine.clock()
+        rows, sessions, logs = part.rows, part.sessions, part.logs
+        calls = part.calls
+        if not calls:
+            calls = part.calls = [RowCall(s.runner, *s.runner.row_step()) for s in sessions]
+        seqs, actions = asked.seqs, work.actions
+        if len(rows) != len(asked.channels):
+            seqs, actions = [seqs[row] for row in rows], [actions[row] for row in rows]
+        left: list[int] = []
+        for at, (session, log, seq) in enumerate(zip(sessions, logs, seqs, strict=True)):
+            if log.taken + 1 == seq and session.current is None and session.executor is executor:
+                log.taken = seq
+                session.codecs = codecs
+                session.active_at = now
+            else:
+                left.append(at)
+        behind = [rows[at] for at in left]
+        if left:
+            taken = sorted({*range(len(rows))}.difference(left))
+            rows, sessions, logs = _only(taken, rows), _only(taken, sessions), _only(taken, logs)
+            calls, seqs, actions = _only(taken, calls), _only(taken, seqs), _only(taken, actions)
+        request = asked.request
+        replies = run_rows(
+            calls,
+            actions,
+            lambda row: request(rows[row]),
+            codecs,
+            Stack(len(calls), codecs.encode_observation),
+            work.decode,
+        )
+        if replies.columns is not None:
+            columns = replies.columns
+            if len(replies.rows) < len(rows):
+                ok = replies.rows
+                answered, ok_seqs = _only(ok, sessions), _only(ok, seqs)
+                self._answer(part, asked, columns, answered, _only(ok, rows), ok_seqs)
+            else:
+                self._answer(part, asked, columns, sessions, rows, seqs)
+        for at, reply in replies.others:
+            log = logs[at]
+            log.acknowledge(seqs[at] - 1)
+            sessions[at].complete(request(rows[at]), reply)
+        for row in behind:
+            self._alone(request(row))
+
+    def _answer(
+        self,
+        part: _Part | None,
+        asked: StepRows,
+        reply: ObservationColumns,
+        sessions: Sequence[Session],
+        rows: Sequence[int],
+        seqs: Sequence[int],
+    ) -> None:
+        """Keep and send the replies to rows that were taken."""
+        whole = part is not None and len(rows) == len(part.rows)
+        if part is not None and whole:
+            logs: Sequence[ReplyLog[Reply]] = part.logs
+            reply.channels = part.packed
+        else:
+            logs = [session.log for session in sessions]
+            reply.channels = pack_channels([asked.channels[row] for row in rows])
+        one = len(asked.frame.seqs) == 8 or len(rows) == len(asked.channels)
+        reply.seqs = asked.frame.seqs if one else pack_numbers(seqs)
+        answer = _Answer(logs, rows, asked, reply)
+        before = None if part is None else part.reply
+        displaced = keep_shared(logs, seqs, answer, before)
+        if part is not None:
+            part.reply = answer
+        if before is not None:
+            if not whole:
+                displaced.add(before)
+            self._whole.pop(before, None)
+        for other in displaced:
+            self._settle(other)
+        self._whole[answer] = None
+        while len(self._whole) > _MAX_WHOLE:
+            self._settle(next(iter(self._whole)))
+        steps = len(rows)
+        if reply.begun is not None:
+            for at, episode_id, _ in begun_of(reply.begun):
+                sessions[at].episode_id = episode_id
+                steps -= 1
+        self._engine.stats.steps += steps
+        self._send(reply, sessions, seqs)
+
+    def _settle(self, answer: Any) -> None:
+        self._whole.pop(answer, None)
+        answer.settle()
+
+    def _send(
+        self, reply: ObservationColumns, sessions: Sequence[Session], seqs: Sequence[int]
+    ) -> None:
+        """Send replies, in frames of the size that the connection takes."""
+        size, rows = frame_size(reply), len(sessions)
+        self._row_size = size / rows
+        if size <= self._max_size:
+            self._connection.send(reply, len(reply.payload))
+            return
+        if rows == 1:
+            for session, row in zip(sessions, replies_of(reply), strict=True):
+                session.send(row)
+            return
+        import numpy as np
+
+        step = min(max(1, rows * self._max_size // size), -(-rows // 2))
+        for start in range(0, rows, step):
+            some = sessions[start : start + step]
+            numbers = seqs[start : start + step]
+            places = np.arange(start, start + len(some))
+            channels = [session.channel for session in some]
+            piece = observations_of_rows(reply, rows, places, channels, numbers)
+            self._send(piece, some, numbers)
+
+    # -- rows that run elsewhere ----------------------------------------------------------------
+
+    def _start(self, part: _Part, work: _Work) -> None:
+        """Give the rows of a part to the executor."""
+        asked, engine, executor = work.asked, self._engine, self._executor
+        codecs, now = self._connection.codecs, engine.clock()
+        batch = _Batch(self, work, codecs)
+        behind: list[Step | Reset] = []
+        for row, session, log in zip(part.rows, part.sessions, part.logs, strict=True):
+            request = asked.request(row)
+            if (
+                log.taken + 1 != request.seq
+                or session.current is not None
+                or session.executor is not executor
+            ):
+                behind.append(request)
+                continue
+            log.taken = request.seq
+            log.acknowledge(request.ack)
+            session.current = request
+            session.codecs = codecs
+            if executor.timed:
+                own = engine.own_timeouts[type(request)]
+                session.due = due_at(now, own, request.timeout, session.episode_due)
+                if session.due < session.scheduled:
+                    engine.deadlines.watch(session, session.due)
+            batch.add(session, request, row, work.actions[row])
+        if batch.calls:
+            assert self._executor_of_rows is not None
+            self._executor_of_rows.start_rows(batch)
+        for request in behind:
+            self._alone(request)
+
+    def complete(self, batch: _Batch, asked: StepRows, replies: RowReplies) -> None:
+        """Take back replies to rows of a batch from its executor."""
+        now, connection = self._engine.clock(), self._connection
+        calls, requests = batch.calls, batch.requests
+        columns = replies.columns
+        if columns is not None:
+            together: list[int] = []  # places in the reply
+            apart: list[int] = []
+            for place, at in enumerate(replies.rows):
+                session = calls[at]
+                if session.current is not requests[at] or session.dead is not None:
+                    continue  # it was answered, and waits for this no more
+                odd = session.interrupted is not None or session.deferred is not None
+                if odd or session.sink is not connection:
+                    apart.append(place)
+                else:
+                    session.current = None
+                    session.active_at = now
+                    together.append(place)
+            numbers = [requests[at].seq for at in replies.rows]
+            if apart:
+                channels = pack_channels([requests[at].channel for at in replies.rows])
+                columns.channels, columns.seqs = channels, pack_numbers(numbers)
+                each = replies_of(columns)
+                for place in apart:
+                    at = replies.rows[place]
+                    calls[at].complete(requests[at], each[place])
+            if together:
+                import numpy as np
+
+                chosen = [replies.rows[place] for place in together]
+                sessions = [calls[at] for at in chosen]
+                seqs = [requests[at].seq for at in chosen]
+                if len(together) < len(replies.rows):
+                    columns = observations_of_rows(
+                        columns,
+                        len(replies.rows),
+                        np.array(together),
+                        [session.channel for session in sessions],
+                        seqs,
+                    )
+                self._answer(
+                    None, asked, columns, sessions, [batch.places[at] for at in chosen], seqs
+                )
+        for at, reply in replies.others:
+            if calls[at].current is requests[at] and calls[at].dead is None:
+                calls[at].complete(requests[at], reply)
+
+
+def _only(places: Sequence[int], of: Any) -> Any:
+    """Return what stands at these places."""
+    return [of[place] for place in places]

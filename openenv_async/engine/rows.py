@@ -1,0 +1,321 @@
+"""The rows of a column frame, run in a tight loop into one reply.
+
+It knows runners and neither sessions nor sockets, and runs wherever the environments live: on the
+loop, in a thread, in another process.
+
+Rules:
+
+- A row does what a request of its own would do: the same checks, the same errors, the same counts.
+- An error is the reply of its own row, and the others go on.
+- An observation is put into the reply before the next environment is called, for an environment
+  may use its array again. Arrays of one dtype and shape, numbers of one type and dicts of these
+  are stacked; from the first observation on that does not fit, each is encoded on its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
+from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.protocol.columns import (
+    BEGUN,
+    REWARDED,
+    TERMINATED,
+    TRUNCATED,
+    apart,
+    fields,
+    pack_pairs,
+    stacked,
+)
+from openenv_async.protocol.frames import ObservationColumns, Payload, Reset, Step
+from openenv_async.protocol.lifecycle import Phase
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = ["BEGINS", "RowCall", "RowReplies", "Stack", "run_rows"]
+
+BEGINS: Final = object()
+"""Stands for the action of a row that begins an episode."""
+_STACKABLE: Final = "biufc"
+"""Kinds of arrays that are stacked."""
+_MAX_NDIM: Final = 31
+_MAX_DEPTH: Final = 8
+_NUMBERS: Final[dict[type, str]] = {bool: "|b1", int: "<i8", float: "<f8"}
+
+
+class RowCall(NamedTuple):
+    """The ways into one environment, looked up once.
+
+    Attributes:
+        runner: what runs it.
+        step: a bound method that takes an action.
+        known: readers of what ``step`` returns, by type; ``None`` where that is read already.
+    """
+
+    runner: EnvironmentRunner
+    step: Callable[[Any], Any]
+    known: dict[type, Callable[[Any], Any]] | None
+
+
+@dataclass(slots=True)
+class RowReplies:
+    """The replies to some rows of a batch.
+
+    Attributes:
+        rows: those that ``columns`` answers, in its order.
+        columns: their replies, addressed to nobody yet; ``None`` when there are none.
+        others: rows with a reply of their own.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    columns: ObservationColumns | None = None
+    others: list[tuple[int, RunnerReply | Unfinished]] = field(default_factory=list)
+
+
+def run_rows(
+    calls: Sequence[RowCall],
+    actions: Sequence[Any],
+    request: Callable[[int], Step | Reset],
+    codecs: Codecs,
+    stack: Stack,
+    decode: Callable[[bytes], Any] | None = None,
+    claims: Iterator[int] | None = None,
+) -> RowReplies:
+    """Run rows, one after the other.
+
+    Args:
+        calls: the environment of each row.
+        actions: the action of each row, or ``BEGINS``.
+        request: returns the request that a row is, for what is not on the straight way.
+        codecs: of the payloads.
+        stack: takes the observations; it is used once.
+        decode: reads actions that are encoded still.
+        claims: the rows to run, of which others may take some; all where it is not given.
+    """
+    import numpy as np
+
+    array_type, running, encode_info = np.ndarray, Phase.RUNNING, codecs.encode_info
+    replies = RowReplies()
+    rows, others = replies.rows, replies.others
+    rewards: list[float] = []
+    flags = bytearray()
+    infos: list[tuple[int, bytes]] = []
+    begun: list[tuple[int, str, int]] = []
+    out: Any = None
+    dtype = shape = None
+    place = 0
+    each: Iterable[tuple[int, RowCall, Any]]
+    if claims is None:
+        each = zip(range(len(calls)), calls, actions, strict=True)
+    else:
+        each = ((row, calls[row], actions[row]) for row in claims)
+    for row, (runner, step, known), action in each:
+        if action is BEGINS:
+            began = runner.begin_row(request(row), codecs)  # type: ignore[arg-type]  # a Reset
+            if not isinstance(began, tuple):
+                others.append((row, began))
+                continue
+            observation, reward, terminated, truncated, info = began
+            try:
+                out, dtype, shape = stack.put(place, observation)
+                extra = None if info is None else encode_info(info)
+            except BaseException as exc:
+                dtype = None  # the stack may have begun anew
+                others.append((row, runner.unfit(request(row), exc, codecs)))
+                continue
+            runner.begun_row(terminated or truncated)
+            begun.append((place, runner.episode_id or "", runner.seed or 0))
+            flag = BEGUN
+        else:
+            if runner.phase is not running:
+                others.append((row, runner.handle(request(row), codecs)))
+                continue
+            if decode is not None:
+                try:
+                    action = decode(action)
+                except BaseException as exc:
+                    others.append((row, runner.refused_action(request(row), exc, codecs)))  # type: ignore[arg-type]  # a Step
+                    continue
+            try:
+                result = step(action)
+            except BaseException as exc:
+                others.append((row, runner.raised(request(row), exc, codecs)))
+                continue
+            try:
+                if known is not None:
+                    try:
+                        read = known[type(result)]
+                    except KeyError:
+                        read = runner.reader_of(type(result))
+                    result = read(result)
+                observation, reward, terminated, truncated, info = result
+                if (
+                    type(observation) is array_type
+                    and observation.dtype is dtype
+                    and observation.shape == shape
+                ):
+                    out[place] = observation
+                else:
+                    out, dtype, shape = stack.put(place, observation)
+                extra = None if info is None else encode_info(info)
+            except BaseException as exc:
+                dtype = None  # the stack may have begun anew
+                others.append((row, runner.unread(request(row), result, exc, codecs)))
+                continue
+            runner.steps += 1
+            flag = 0
+            if terminated or truncated:
+                runner.end_row()
+        if terminated:
+            flag |= TERMINATED
+        if truncated:
+            flag |= TRUNCATED
+        if reward is None:
+            rewards.append(0.0)
+        else:
+            rewards.append(reward)
+            flag |= REWARDED
+        flags.append(flag)
+        if extra is not None:
+            infos.append((place, extra))
+        rows.append(row)
+        place += 1
+    if rows:
+        replies.columns = ObservationColumns(
+            b"",
+            b"",
+            stack.column(place),
+            struct.pack(f"<{place}d", *rewards),
+            bytes(flags),
+            pack_pairs(infos),
+            pack_pairs(begun),
+        )
+    return replies
+
+
+class Stack:
+    """Observations of rows, gathered into a column.
+
+    Args:
+        count: rows at most.
+        encode: encodes an observation on its own; ``None`` for a part of one, which must be
+            stacked.
+    """
+
+    __slots__ = ("_array", "_buffer", "_count", "_depth", "_encode", "_kind", "_parts", "_values")
+
+    def __init__(
+        self, count: int, encode: Callable[[Any], bytes] | None = None, depth: int = 0
+    ) -> None:
+        self._count = count
+        self._encode = encode
+        self._depth = depth
+        self._kind: Any = None
+        self._buffer: bytearray = bytearray()
+        self._array: Any = None
+        self._values: list[Any] = []
+        self._parts: dict[str, Stack] = {}
+
+    def put(self, place: int, observation: Any) -> tuple[Any, Any, Any]:
+        """Put the observation of a row at a place; what was there or behind it is forgotten.
+
+        Returns:
+            An array that others of this dtype and shape may be put into without asking, its
+            dtype and shape; else ``None`` each.
+
+        Raises:
+            InvalidModel: it cannot be encoded.
+        """
+        if self._kind is bytes or not self._fit(place, observation):
+            assert self._encode is not None
+            payload = self._encode(observation)
+            if self._kind is not bytes:
+                self._values = [self._encode(self._element(i)) for i in range(place)]
+                self._kind, self._array, self._parts = bytes, None, {}
+            del self._values[place:]
+            self._values.append(payload)
+        if self._array is not None:
+            return self._array, self._array.dtype, self._array.shape[1:]
+        return None, None, None
+
+    def _fit(self, place: int, observation: Any) -> bool:
+        """Put an observation where it can be stacked with those before it."""
+        kind = type(observation)
+        if place == 0:
+            self._begin(kind, observation)
+        if kind is not self._kind:
+            return False
+        if kind is dict:
+            parts = self._parts
+            if list(observation) != list(parts):
+                return False
+            return all(part._fit(place, observation[name]) for name, part in parts.items())
+        if kind in _NUMBERS:
+            del self._values[place:]
+            self._values.append(observation)
+            return kind is not int or -(2**63) <= observation < 2**63
+        array = self._array
+        if observation.dtype != array.dtype or observation.shape != array.shape[1:]:
+            return False
+        array[place] = observation
+        return True
+
+    def _begin(self, kind: type, first: Any) -> None:
+        """Choose what is stacked by the first observation."""
+        import numpy as np
+
+        self._kind = self._array = None
+        if kind in _NUMBERS:
+            self._kind = kind
+            self._values = []
+        elif kind is np.ndarray:
+            if first.dtype.kind not in _STACKABLE or not 0 < first.ndim <= _MAX_NDIM:
+                return
+            self._kind = kind
+            shape = (self._count, *first.shape)
+            head = _head(first.dtype, shape)
+            buffer = self._buffer = bytearray(len(head) + first.nbytes * self._count)
+            buffer[: len(head)] = head
+            elements = np.frombuffer(buffer, first.dtype, -1 if first.size else 0, len(head))
+            self._array = elements.reshape(shape)
+        elif kind is dict and first and self._depth < _MAX_DEPTH and {*map(type, first)} == {str}:
+            self._kind = kind
+            self._parts = {name: Stack(self._count, None, self._depth + 1) for name in first}
+
+    def _element(self, place: int) -> Any:
+        if self._kind is dict:
+            return {name: part._element(place) for name, part in self._parts.items()}
+        return self._values[place] if self._array is None else self._array[place]
+
+    def column(self, count: int) -> Payload:
+        """Return the first observations as a column; there must be some."""
+        import numpy as np
+
+        if self._kind is bytes:
+            return apart(self._values[:count])
+        if self._kind is dict:
+            return fields({name: part.column(count) for name, part in self._parts.items()})
+        if self._array is None:
+            return stacked(np.array(self._values[:count], _NUMBERS[self._kind]))
+        if count < self._count:
+            return stacked(self._array[:count])
+        return memoryview(self._buffer)
+
+
+@functools.lru_cache(maxsize=256)
+def _head(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the elements in a column of form 0."""
+    import numpy as np
+
+    # The elements of a broadcast array take no memory; those of the column do, once.
+    column = stacked(np.broadcast_to(np.zeros((), dtype), shape))
+    size = int(np.prod(shape)) * dtype.itemsize
+    return column[: len(column) - size]

@@ -1,0 +1,174 @@
+"""The tight loop over rows, and the column that their observations become."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openenv_async.engine.requests import Codecs
+from openenv_async.engine.rows import BEGINS, RowCall, RowReplies, Stack, run_rows
+from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.errors import InvalidModel
+from openenv_async.models import PayloadCodec
+from openenv_async.protocol.columns import APART, BEGUN, FIELDS, REWARDED, STACKED, rows_of
+from openenv_async.protocol.frames import Failed, Open, Reset, Step
+from openenv_async.spec import EnvironmentSpec
+from tests.engine.odd_rows import BEHAVIOURS, Odd
+from tests.helpers import pack
+
+ANY: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
+PLAIN, RAISES = 0, 36
+
+
+def gathered(*observations: Any) -> tuple[int, list[Any]]:
+    """The form of the column of observations, and what it says."""
+    stack = Stack(len(observations), ANY.encode)
+    for place, observation in enumerate(observations):
+        stack.put(place, observation)
+    column = stack.column(len(observations))
+    form = ANY.decode(column)[0]
+    return form, [ANY.decode(payload) for payload in rows_of(column, len(observations))]
+
+
+def array(*values: float, dtype: str = "<f4") -> Any:
+    return np.array(values, dtype)
+
+
+@pytest.mark.parametrize(
+    ("observations", "form"),
+    [
+        ([1, 2, -3], STACKED),
+        ([True, False], STACKED),
+        ([1.5, float("inf")], STACKED),
+        ([{"a": 1, "b": {"c": 2.0}}, {"a": 2, "b": {"c": 3.0}}], FIELDS),
+        ([1, 2.0], APART),
+        ([True, 1], APART),
+        ([1, 2**63], APART),
+        ([{"a": 1}, {"b": 1}], APART),
+        ([{"a": 1}, {"a": 1.0}], APART),
+        ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], APART),
+        (["one", "two"], APART),
+        ([None, None], APART),
+        ([{}, {}], APART),
+        ([[1], [2]], APART),
+    ],
+)
+def test_the_form_of_a_column(observations: list[Any], form: int) -> None:
+    found, told = gathered(*observations)
+    assert found == form
+    assert [repr(each) for each in told] == [repr(each) for each in observations]
+
+
+@pytest.mark.parametrize(
+    ("observations", "form"),
+    [
+        ([array(1, 2), array(3, 4)], STACKED),
+        ([np.zeros((0, 3)), np.zeros((0, 3))], STACKED),
+        ([np.ones((2, 2), order="F"), np.arange(4.0).reshape(2, 2).T], STACKED),
+        ([array(1, dtype=">i2"), array(2, dtype=">i2")], STACKED),
+        ([array(1), array(1, 2)], APART),
+        ([array(1), array(1, dtype="<f8")], APART),
+        ([np.array(1.0), np.array(2.0)], APART),
+        ([np.array(["a"]), np.array(["b"])], APART),
+    ],
+)
+def test_arrays_are_stacked_where_they_are_alike(observations: list[Any], form: int) -> None:
+    found, told = gathered(*observations)
+    assert found == form
+    for was, came in zip(observations, told, strict=True):
+        assert was.dtype == came.dtype
+        np.testing.assert_array_equal(was, came)
+
+
+def test_an_array_that_is_used_again_is_not_what_was_put() -> None:
+    stack = Stack(2, ANY.encode)
+    again = array(1, 2)
+    stack.put(0, again)
+    again[:] = 0
+    stack.put(1, again)
+    assert [ANY.decode(p).tolist() for p in rows_of(stack.column(2), 2)] == [[1, 2], [0, 0]]
+
+
+def test_an_observation_that_cannot_be_encoded_costs_only_itself() -> None:
+    stack = Stack(3, ANY.encode)
+    stack.put(0, array(1))
+    with pytest.raises(InvalidModel):
+        stack.put(1, object())
+    stack.put(1, array(2))
+    column = stack.column(2)
+    assert ANY.decode(column)[0] == STACKED
+    assert [ANY.decode(payload).tolist() for payload in rows_of(column, 2)] == [[1.0], [2.0]]
+
+
+def runners(count: int) -> tuple[Codecs, list[EnvironmentRunner]]:
+    spec = EnvironmentSpec(Odd)
+    codecs = Codecs(spec, "msgpack")
+    made = [EnvironmentRunner(spec) for _ in range(count)]
+    for runner in made:
+        runner.handle(Open(1, "", ""), codecs)
+        runner.handle(Reset(1, 1, seed=0), codecs)
+    return codecs, made
+
+
+def run(
+    codecs: Codecs, made: list[EnvironmentRunner], actions: list[Any], claims: Any
+) -> RowReplies:
+    def request(row: int) -> Step | Reset:
+        action = actions[row]
+        return Reset(1, 2, 1, seed=0) if action is BEGINS else Step(1, 2, 1, pack(action))
+
+    calls = [RowCall(runner, *runner.row_step()) for runner in made]
+    stack = Stack(len(made), codecs.encode_observation)
+    return run_rows(calls, actions, request, codecs, stack, None, claims)
+
+
+def test_rows_are_answered_together_and_failures_apart() -> None:
+    codecs, made = runners(4)
+    replies = run(codecs, made, [PLAIN, RAISES, BEGINS, PLAIN], None)
+    assert replies.rows == [0, 2, 3]
+    assert replies.columns is not None
+    assert replies.columns.flags == bytes([REWARDED, BEGUN | REWARDED, REWARDED])
+    [(row, failed)] = replies.others
+    assert row == 1
+    assert isinstance(failed, Failed)
+    assert failed.code == "environment_raised"
+    assert [runner.steps for runner in made] == [1, 0, 0, 1]
+
+
+def test_rows_are_claimed_one_by_one() -> None:
+    codecs, made = runners(64)
+    claims = iter(range(64))
+    lock = threading.Lock()
+
+    def claimed() -> Any:
+        while True:
+            with lock:
+                row = next(claims, None)
+            if row is None:
+                return
+            yield row
+
+    found: list[RowReplies] = []
+
+    def work() -> None:
+        found.append(run(codecs, made, [PLAIN] * 64, claimed()))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(row for replies in found for row in replies.rows) == list(range(64))
+    for replies in found:
+        assert (replies.columns is None) == (not replies.rows)
+        if replies.columns is not None:
+            assert len(rows_of(replies.columns.payload, len(replies.rows))) == len(replies.rows)
+    assert all(runner.steps == 1 for runner in made)
+
+
+def test_the_behaviour_that_raises_is_the_one_that_is_meant() -> None:
+    with pytest.raises(RuntimeError):
+        BEHAVIOURS[RAISES](0)
