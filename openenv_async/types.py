@@ -474,6 +474,8 @@ class Limits:
             closed.
         max_unsent_size: bytes that may wait on one connection, a quarter of them once its peer
             reads slower than they come; nothing more of what it asks is done meanwhile.
+        max_shared_size: bytes of memory that a server shares with one client of its machine for
+            large payloads, taken as they are used; a client maps no more. 0: none.
     """
 
     max_message_size: int = 64 * 1024 * 1024
@@ -489,6 +491,7 @@ class Limits:
     max_bad_frames: int = 256
     max_unsent_size: int = 12 * 1024 * 1024
     max_retained_total: int = 64 * 1024 * 1024
+    max_shared_size: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for item in fields(self):

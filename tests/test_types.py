@@ -183,4 +183,5 @@ def test_limits_have_their_documented_defaults() -> None:
         "max_bad_frames": 256,
         "max_unsent_size": 12 * mib,
         "max_retained_total": 64 * mib,
+        "max_shared_size": 256 * mib,
     }

@@ -108,10 +108,10 @@ def to_ext(value: Any) -> tuple[int, bytes] | None:
     return code, b"".join(ext_pieces(value))
 
 
-def is_large_array(value: Any) -> bool:
-    """Return whether a copy of an array's elements is worth avoiding."""
+def is_large_array(value: Any, least: int = _LARGE) -> bool:
+    """Return whether a copy of an array's elements is worth avoiding: ``least`` bytes or more."""
     np = sys.modules.get("numpy")
-    return np is not None and isinstance(value, np.ndarray) and value.nbytes >= _LARGE
+    return np is not None and isinstance(value, np.ndarray) and value.nbytes >= least
 
 
 def ext_pieces(value: Any) -> tuple[bytes, Any]:
@@ -120,6 +120,15 @@ def ext_pieces(value: Any) -> tuple[bytes, Any]:
     Raises:
         TypeError: as ``to_ext``.
     """
+    np = sys.modules.get("numpy")
+    if (
+        np is not None
+        and type(value) is np.ndarray
+        and value.dtype.kind in _BUFFERS
+        and value.flags.c_contiguous
+        and value.size
+    ):
+        return _head(value.dtype, value.shape), value.data.cast("B")
     dtype, shape, data = parts(value)
     return _packed(dtype, shape), data
 

@@ -27,8 +27,10 @@ from typing import Any, Final
 
 from openenv_async.client.channel import Channel
 from openenv_async.client.inbox import Inbox
-from openenv_async.client.outbox import Outbox, Transport
+from openenv_async.client.outbox import Outbox, SegmentTransport, Transport
+from openenv_async.client.shared import SharedCodec
 from openenv_async.deadlines import Deadlines
+from openenv_async.endpoints.segments import map_segment
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -44,6 +46,7 @@ from openenv_async.errors import (
     raised_again,
 )
 from openenv_async.models import Format
+from openenv_async.protocol.blocks import SHARED_MEMORY
 from openenv_async.protocol.codec import (
     JsonCodec,
     MsgpackCodec,
@@ -163,13 +166,15 @@ class ClientConnection:
         """Get a transport and greet."""
         transport = await self._redial(self)
         self._transport = transport
-        codec = frame_codec(transport.subprotocol, "client", self.limits.max_message_size)
+        codec = self._codec_of(transport)
         self._codec = codec
         hello = {
             "client": f"openenv_async/{__version__}",
             "max_message_size": self.limits.max_message_size,
             "max_batch_size": self.limits.max_batch_size,
         }
+        if isinstance(codec, SharedCodec):
+            hello[SHARED_MEMORY] = True
         self._welcome = self.loop.create_future()
         transport.send(
             codec.encode([Hello(PROTOCOL_VERSION, encode_map(hello, codec.format))]), codec.text
@@ -200,6 +205,16 @@ class ClientConnection:
             frames = self.limits.max_frames
         self.outbox.attach(transport, codec, size, frames)
         self._beat()
+
+    def _codec_of(self, transport: Transport) -> MsgpackCodec | JsonCodec:
+        """Return the codec of a new transport, which may have brought shared memory."""
+        limit = self.limits.max_message_size
+        if isinstance(transport, SegmentTransport) and SHARED_MEMORY in transport.grants:
+            descriptors, transport.descriptors = transport.descriptors, []
+            memory = map_segment(descriptors, self.limits.max_shared_size)
+            if memory is not None:
+                return SharedCodec(limit, memory)
+        return frame_codec(transport.subprotocol, "client", limit)
 
     def _hung_up(self) -> ConnectFailed:
         return ConnectFailed(f"{self.where} closed the connection", phase="connect")

@@ -5,6 +5,7 @@ Rules:
 - Without a transport everything is dropped: a channel keeps what matters.
 - While the transport is congested, frames queue up.
 - A large payload goes in pieces, one a turn, and what follows it on its channel behind it.
+- Loans of shared memory go back with the next message.
 - A frame that no message can carry is handed to ``refuse``, and the rest still goes.
 """
 
@@ -13,16 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
+from openenv_async.client.shared import SharedCodec
 from openenv_async.errors import InvalidModel, OpenEnvError
 from openenv_async.protocol.chunks import ChunkQueue
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, split_batch, too_large
 from openenv_async.protocol.frames import Frame, Step
 from openenv_async.types import Limits
 
-__all__ = ["Outbox", "Transport"]
+__all__ = ["Outbox", "SegmentTransport", "Transport"]
 
 
 class Transport(Protocol):
@@ -50,6 +52,19 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
+class SegmentTransport(Transport, Protocol):
+    """A transport over which the server may pass descriptors.
+
+    Attributes:
+        grants: what the server granted, by name.
+        descriptors: those that came with it; who takes them removes and closes them.
+    """
+
+    grants: Mapping[str, Any]
+    descriptors: list[int]
+
+
 class Outbox:
     """A queue of frames, written to the transport that it is attached to.
 
@@ -75,6 +90,7 @@ class Outbox:
         "_max_size",
         "_out",
         "_refuse",
+        "_shared",
         "_transport",
         "answered",
         "blocked",
@@ -95,6 +111,7 @@ class Outbox:
         self._max_size: int
         self._max_frames: int
         self._out: list[Frame] = []
+        self._shared: SharedCodec | None = None
         self._large = ChunkQueue(limits.chunk_size)
         self._flushing: asyncio.Handle | None = None
         self.blocked: asyncio.Task[None] | None = None
@@ -122,13 +139,14 @@ class Outbox:
         """
         self._transport = transport
         self._codec = codec
+        self._shared = codec if isinstance(codec, SharedCodec) else None
         self._chunk_size = sys.maxsize if codec.text else self._limits.chunk_size
         self._max_size = min(max_size, self._limits.max_message_size)
         self._max_frames = max_frames
 
     def detach(self) -> None:
         """The transport is gone, and with it all that was queued."""
-        self._transport = None
+        self._transport = self._shared = None
         self._out.clear()
         self._large.clear()
         for handle in (self._flushing, self.blocked):
@@ -183,6 +201,8 @@ class Outbox:
         transport, codec = self._transport, self._codec
         if transport is None or codec is None:
             return
+        if self._shared is not None and self._shared.has_returns:
+            out.insert(0, self._shared.take_release())
         if out:
             self._out = []
             try:

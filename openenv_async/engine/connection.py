@@ -51,6 +51,7 @@ from openenv_async.protocol.frames import (
     Hello,
     ListTasks,
     Open,
+    Release,
     Renew,
     Reset,
     State,
@@ -152,6 +153,7 @@ class ServerConnection:
             Renew: self._on_renew,
             ListTasks: self._on_list,
             StepColumns: self._on_columns,
+            Release: self._on_release,
             Hello: self._on_hello,
             BadFrame: self._on_bad,
             Chunk: self._on_chunk,
@@ -431,6 +433,9 @@ class ServerConnection:
                 session.log.pass_over(seq)
             self._fail(channel, seq, error)
         self._count_bad()
+
+    def _on_release(self, frame: Release) -> None:
+        raise ProtocolError("this connection has no shared memory: there is nothing to give back")
 
     def _on_open(self, frame: Open) -> None:
         there = self._channels.get(frame.channel)

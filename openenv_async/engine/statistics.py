@@ -61,6 +61,9 @@ class EngineStats:
     local_connections_opened: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    shared_payloads: int = 0
+    shared_bytes: int = 0
+    shared_full: int = 0
     workers_started: int = 0
     workers_died: int = 0
     errors: dict[str, int] = field(default_factory=dict)

@@ -17,7 +17,13 @@ from openenv_async.models.decoding import (
     without_scalars,
 )
 from openenv_async.models.depth import check_json_depth, check_msgpack_depth
-from openenv_async.models.encoding import json_encoder, msgpack_encoder, plain_encoder
+from openenv_async.models.encoding import (
+    Place,
+    json_encoder,
+    msgpack_encoder,
+    placed_encoder,
+    plain_encoder,
+)
 from openenv_async.models.inspection import BAD_DATA, described, type_name
 from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
 from openenv_async.types import MAX_DEPTH
@@ -69,6 +75,18 @@ class PayloadCodec(Generic[T]):
                 self.encode = plain_encoder(self._info, self.decode)
         except (TypeError, ValueError) as error:
             raise InvalidModel(f"{type_name(model)} cannot be a model: {error}") from error
+
+    def placed(self, place: Place, least: int) -> Callable[[T], bytes]:
+        """Return ``encode`` of MessagePack that puts values with large arrays into given memory.
+
+        Args:
+            place: gives memory of the size that a value needs, or ``None``.
+            least: bytes of the smallest array that counts as large.
+
+        Returns:
+            An encoder whose result is that memory, or bytes as those of ``encode``.
+        """
+        return placed_encoder(self._info, self.decode, place, least)
 
     def _msgpack_decoder(self) -> Callable[[bytes | memoryview], T]:
         decoder = msgspec.msgpack.Decoder(self._type, ext_hook=ext_hook, dec_hook=dec_hook)

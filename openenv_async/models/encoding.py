@@ -42,10 +42,12 @@ from openenv_async.models.inspection import (
 from openenv_async.models.pydantic import dump, ignores_unknown, is_model, is_same
 from openenv_async.types import MAX_DEPTH
 
-__all__ = ["json_encoder", "msgpack_encoder", "plain_encoder", "to_builtins"]
+__all__ = ["json_encoder", "msgpack_encoder", "placed_encoder", "plain_encoder", "to_builtins"]
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
+Place = Callable[[int, int], memoryview | None]
+"""A function that gives memory for a payload: its size, and the bytes before its first array."""
 
 _OCTETS: Final = (bytes, bytearray, memoryview)
 _TOKEN_SIZE: Final = 16
@@ -125,6 +127,86 @@ def _pack_around_arrays(value: Any) -> bytes:
         at = place + _TOKEN_SIZE
     pieces.append(octets[at:])
     return b"".join(pieces)
+
+
+def placed_encoder(info: inspect.Type, decode: Decode, place: Place, least: int) -> Encode:
+    """Encoder of the format ``msgpack`` that puts values with large arrays into given memory.
+
+    Args:
+        info: the type.
+        decode: the decoder of the same model.
+        place: gives memory for the payload of a value.
+        least: bytes of the smallest array that counts as large.
+
+    Returns:
+        An encoder whose result is the memory that ``place`` gave, or bytes where there is no
+        large array or no memory.
+    """
+    return _guarded(info, _placing(place, least), decode)
+
+
+def _placing(place: Place, least: int) -> Encode:
+    """Return an encoder that copies each large array once: to where the payload is wanted."""
+    # A token stands for an array until the rest is encoded. Nobody can guess one, and none leaves
+    # this function: an array's own bytes cannot contain it.
+    token = os.urandom(_TOKEN_SIZE)
+    stand_in = msgspec.msgpack.Ext(arrays.EXT_NDARRAY, token)
+
+    def make() -> tuple[Encode, list[tuple[bytes, Any]]]:
+        """Return an encoder for one thread at a time, and the large arrays that it met."""
+        met: list[tuple[bytes, Any]] = []
+
+        def hook(item: Any) -> Any:
+            if arrays.is_large_array(item, least):
+                met.append(arrays.ext_pieces(item))
+                return stand_in
+            return _pack_hook(item)
+
+        return msgspec.msgpack.Encoder(enc_hook=hook).encode, met
+
+    idle: list[tuple[Encode, list[tuple[bytes, Any]]]] = []
+
+    def encode(value: Any) -> Any:
+        pair = idle.pop() if idle else make()
+        pack, met = pair
+        try:
+            octets = pack(value)
+            if met:
+                return written(octets, met)
+            return octets
+        except OverflowError:  # an integer of more than 64 bits
+            return _pack(value)
+        finally:
+            met.clear()
+            idle.append(pair)
+
+    def written(octets: bytes, met: list[tuple[bytes, Any]]) -> Any:
+        pieces: list[Any] = []
+        at = size = first = 0
+        for head, elements in met:
+            found = octets.index(token, at)
+            length = len(head) + len(elements)
+            if length > _MAX_EXT:
+                raise ValueError(f"an array of {length:,} bytes cannot travel: at most 4 GiB do")
+            before = octets[at : found - 2] + _EXT32.pack(0xC9, length, arrays.EXT_NDARRAY) + head
+            pieces += before, elements
+            first = first or len(before)
+            size += len(before) + len(elements)
+            at = found + _TOKEN_SIZE
+        if at < len(octets):
+            pieces.append(octets[at:])
+            size += len(octets) - at
+        memory = place(size, first)
+        if memory is None:
+            return b"".join(pieces)
+        at = 0
+        for piece in pieces:
+            end = at + len(piece)
+            memory[at:end] = piece
+            at = end
+        return memory
+
+    return encode
 
 
 def plain_encoder(info: inspect.Type, decode: Decode) -> Encode:

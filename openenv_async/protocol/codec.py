@@ -36,8 +36,8 @@ from openenv_async.models.depth import (
 )
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
-    COLUMN_FRAMES,
     MAX_INT,
+    MSGPACK_FRAMES,
     PAYLOAD_FIELDS,
     SERVER_FRAMES,
     Begun,
@@ -317,7 +317,7 @@ class JsonCodec:
         self._max_size = max_size
         self._max_frames = max_frames
         self._max_bad_frames = max_bad_frames
-        self._table = {kind: cls for kind, cls in _table(role).items() if cls not in COLUMN_FRAMES}
+        self._table = {kind: cls for kind, cls in _table(role).items() if cls not in MSGPACK_FRAMES}
         self._batch = msgspec.json.Decoder(list[msgspec.Raw])
         self._frame: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Items)
         self._payloads = {cls: _payload_places(cls) for cls in (*CLIENT_FRAMES, *SERVER_FRAMES)}

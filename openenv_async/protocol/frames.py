@@ -12,7 +12,7 @@ Rules of this file:
 - Every number is bounded when it is decoded: integers to 64 bits with a sign (a seed to those of
   MessagePack), seconds to what is finite. Such a number can be written again by any codec.
 - Fields are only ever appended, with defaults.
-- The frames in ``COLUMN_FRAMES`` are of MessagePack alone: their fields are arrays of bytes.
+- The frames in ``MSGPACK_FRAMES`` are of MessagePack alone: their fields are arrays of bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from openenv_async.types import MAX_SECONDS
 __all__ = [
     "CLIENT_FRAMES",
     "COLUMN_FRAMES",
+    "MSGPACK_FRAMES",
     "PAYLOAD_FIELDS",
     "PROTOCOL_VERSION",
     "SERVER_FRAMES",
@@ -47,6 +48,7 @@ __all__ = [
     "Opened",
     "Partial",
     "Payload",
+    "Release",
     "Renew",
     "Reply",
     "Request",
@@ -212,6 +214,15 @@ class StepColumns(Frame, tag=10):
     reset_timeout: Seconds | None = None
 
 
+class Release(Frame, tag=11):
+    """Give back loans of shared memory: their payloads are not used any more.
+
+    ``loans``: uint64 numbers of loans, as ``protocol.blocks`` has them.
+    """
+
+    loans: Payload
+
+
 class Chunk(Frame, tag=16):
     """A piece of the payload of request or reply ``seq``, which follows; in both directions."""
 
@@ -370,6 +381,7 @@ ClientFrame = (
     | Renew
     | ListTasks
     | StepColumns
+    | Release
     | Chunk
 )
 ServerFrame = (
@@ -400,6 +412,7 @@ CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = (
     Renew,
     ListTasks,
     StepColumns,
+    Release,
     Chunk,
 )
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
@@ -418,3 +431,4 @@ SERVER_FRAMES: Final[tuple[type[Frame], ...]] = (
     Chunk,
 )
 COLUMN_FRAMES: Final = frozenset({StepColumns, ObservationColumns})
+MSGPACK_FRAMES: Final = COLUMN_FRAMES | {Release}

@@ -285,6 +285,11 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("resource_refusals", "resource_refusals", "Refusals for want of descriptors, memory."),
     _counter("received_bytes", "bytes_in", "Bytes of messages and HTTP bodies received."),
     _counter("sent_bytes", "bytes_out", "Bytes of messages and HTTP bodies sent."),
+    _counter("shared_payloads", "shared_payloads", "Payloads passed in shared memory."),
+    _counter("shared_bytes", "shared_bytes", "Bytes of payloads passed in shared memory."),
+    _counter(
+        "shared_full", "shared_full", "Large payloads sent by a socket: the shared memory was full."
+    ),
     _gauge("workers", "workers", "Worker processes."),
     _counter("workers_started", "workers_started", "Worker processes started."),
     _counter("workers_died", "workers_died", "Worker processes that crashed or had to be killed."),

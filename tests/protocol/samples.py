@@ -17,11 +17,12 @@ import numpy as np
 
 from openenv_async import errors
 from openenv_async.models import PayloadCodec
+from openenv_async.protocol.blocks import pack_loans
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec
 from openenv_async.protocol.columns import pack_channels, pack_numbers, stacked
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
-    COLUMN_FRAMES,
+    MSGPACK_FRAMES,
     PAYLOAD_FIELDS,
     PROTOCOL_VERSION,
     SERVER_FRAMES,
@@ -41,6 +42,7 @@ from openenv_async.protocol.frames import (
     Open,
     Opened,
     Partial,
+    Release,
     Renew,
     Reset,
     State,
@@ -257,6 +259,11 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
             Failed(7, 4, "episode_ended", "step() after the episode ended: call reset() first"),
         ],
     ),
+    "release": (
+        "client",
+        "Loans 7 and 260 of shared memory are given back, and session 1 is stepped.",
+        [Release(pack_loans([7, 260])), Step(1, 3, 2, {"move": 1})],  # type: ignore[arg-type]
+    ),
     "array": (
         "server",
         "Arrays and NumPy scalars in a payload: float32 [2, 2], uint8 [3], float64, and a NaN.",
@@ -281,7 +288,7 @@ def encoded(frames: list[Frame], format: str) -> bytes:
     """A message, the payloads encoded by the payload codec of the format."""
     made = []
     for frame in frames:
-        if type(frame) in COLUMN_FRAMES:
+        if type(frame) in MSGPACK_FRAMES:
             made.append(frame)
             continue
         fields = {
@@ -298,7 +305,7 @@ def encoded(frames: list[Frame], format: str) -> bytes:
 
 def is_columnar(frames: list[Frame]) -> bool:
     """Return whether JSON has no such frames."""
-    return any(type(frame) in COLUMN_FRAMES for frame in frames)
+    return any(type(frame) in MSGPACK_FRAMES for frame in frames)
 
 
 def sample(name: str) -> dict[str, Any]:

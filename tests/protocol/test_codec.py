@@ -27,7 +27,7 @@ from openenv_async.protocol.codec import (
 )
 from openenv_async.protocol.frames import (
     CLIENT_FRAMES,
-    COLUMN_FRAMES,
+    MSGPACK_FRAMES,
     PAYLOAD_FIELDS,
     SERVER_FRAMES,
     Begun,
@@ -44,8 +44,8 @@ from openenv_async.types import MAX_DEPTH, MAX_SECONDS
 from tests.helpers import Format, pack, plain
 
 FORMATS: list[Format] = ["msgpack", "json"]
-FROM_CLIENTS = tuple(cls for cls in CLIENT_FRAMES if cls not in COLUMN_FRAMES)
-FROM_SERVERS = tuple(cls for cls in SERVER_FRAMES if cls not in COLUMN_FRAMES)
+FROM_CLIENTS = tuple(cls for cls in CLIENT_FRAMES if cls not in MSGPACK_FRAMES)
+FROM_SERVERS = tuple(cls for cls in SERVER_FRAMES if cls not in MSGPACK_FRAMES)
 """Frames of both formats; those of columns have tests of their own."""
 BIG = 1 << 30
 

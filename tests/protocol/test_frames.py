@@ -43,6 +43,7 @@ KINDS = {
     8: "Renew channel ack",
     9: "ListTasks channel seq split start stop",
     10: "StepColumns channels seqs payload timeout resets seeds options reset_timeout",
+    11: "Release loans",
     16: "Chunk channel seq payload",
     32: "Welcome version epoch payload",
     33: "Opened channel resumed seq",

@@ -1,0 +1,117 @@
+"""The engine's side of a connection whose large payloads lie in memory that both ends share.
+
+Rules:
+
+- An observation with large arrays is encoded straight into the shared memory: its elements are
+  copied once. Every other large payload is copied there when it is sent.
+- A kept reply keeps its place until it is acknowledged. Its payload is octets like any
+  other, and on another connection it is sent so.
+- Payloads for which there is no room travel in their frames, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from openenv_async.endpoints.segments import Segment
+from openenv_async.engine.connection import ServerConnection
+from openenv_async.engine.engine import Engine
+from openenv_async.engine.requests import Codecs
+from openenv_async.protocol.blocks import LEAST_SHARED, SHARED_MEMORY, Lender, unpack_loans
+from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, decode_map
+from openenv_async.protocol.frames import Frame, Hello, Release
+from openenv_async.spec import EnvironmentSpec
+
+__all__ = ["SharedCodecs", "SharedConnection"]
+
+log = logging.getLogger("openenv_async.server")
+
+
+class SharedCodecs(Codecs):
+    """The payload codecs of one environment for one connection that shares memory."""
+
+    __slots__ = ()
+
+    def __init__(self, spec: EnvironmentSpec, lender: Lender) -> None:
+        super().__init__(spec, "msgpack")
+        self.encode_observation = spec.codec("observation", "msgpack").placed(
+            lender.place, LEAST_SHARED
+        )
+
+
+class SharedConnection(ServerConnection):
+    """A connection of MessagePack that has a segment of shared memory.
+
+    Args:
+        engine, codec, wake, cut, refuse: as those of ``ServerConnection``.
+        segment: which the client was sent; it is used once the client says that it mapped it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        codec: MsgpackCodec | JsonCodec,
+        wake: Callable[[], None],
+        cut: Callable[[], None],
+        refuse: Callable[[str], None] | None = None,
+        *,
+        segment: Segment,
+    ) -> None:
+        super().__init__(engine, codec, wake, cut, refuse)
+        self._lender = Lender(segment.memory)
+        self._lends = False
+        self._is_full = False
+        self._handlers[Release] = self._on_release
+
+    @property
+    def loans(self) -> int:
+        """Payloads that the client uses now."""
+        return self._lender.loans
+
+    @property
+    def free(self) -> int:
+        """Bytes of the segment that nobody needs, about."""
+        return self._lender.table.free
+
+    def send(self, frame: Frame, size: int = 0) -> None:
+        """Queue a frame for the next message, its payload in shared memory if it is large."""
+        if size >= LEAST_SHARED and self._lends and size <= self._peer_max_size:
+            stats = self.engine.stats
+            reference = self._lender.refer(frame.payload)  # type: ignore[attr-defined]  # it has a size
+            if reference is not None:
+                stats.shared_payloads += 1
+                stats.shared_bytes += size
+                sent: Any = frame.__copy__()  # type: ignore[attr-defined]  # the one kept stays
+                sent.payload = reference
+                frame = sent
+                size = len(reference)
+            else:
+                stats.shared_full += 1
+                self._tell_full()
+        super().send(frame, size)
+
+    def _tell_full(self) -> None:
+        if self._is_full:
+            return
+        self._is_full = True
+        table = self._lender.table
+        log.warning(
+            "the shared memory of a connection is full (Limits.max_shared_size, %d bytes), its"
+            " client still uses %d payloads: large ones go by the socket until it lets go of some;"
+            " copy the arrays that are kept",
+            table.size,
+            self.loans,
+        )
+
+    def _on_hello(self, frame: Hello) -> None:
+        super()._on_hello(frame)
+        offered = decode_map(frame.payload, self.codec.format)
+        if offered.get(SHARED_MEMORY) is True and self.codec.format == "msgpack":
+            self._lends = True
+            self.codecs = SharedCodecs(self.engine.spec, self._lender)
+
+    def _on_release(self, frame: Release) -> None:
+        loans: Any = frame.loans
+        self._lender.give_back(unpack_loans(loans))
