@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from openenv_async.client.settings import ClientSettings
     from openenv_async.client.sync import SyncEnvClient
     from openenv_async.engine.options import EngineOptions
-    from openenv_async.environment import Environment
+    from openenv_async.environment import Environment, VectorEnvironment
     from openenv_async.errors import OpenEnvError
     from openenv_async.pool import EnvPool, SyncEnvPool
     from openenv_async.rollouts import collect, rollout
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StepResult,
         Task,
         Timeouts,
+        VectorRows,
     )
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "Task",
     "TaskTable",
     "Timeouts",
+    "VectorEnvironment",
+    "VectorRows",
     "__version__",
     "collect",
     "connect",
@@ -91,6 +94,8 @@ _HOMES = {
     "Task": "types",
     "TaskTable": "tasks",
     "Timeouts": "types",
+    "VectorEnvironment": "environment",
+    "VectorRows": "types",
     "collect": "rollouts",
     "connect": "targets.served",
     "connect_in_process": "targets.served",

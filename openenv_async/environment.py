@@ -18,17 +18,32 @@ import contextlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol
 
-from openenv_async.types import ActT, ObsT, StateT, Task
+from openenv_async.errors import InvalidModel, shown
+from openenv_async.types import ActT, ObsT, StateT, Task, VectorRows
 
-__all__ = ["Contract", "Environment", "Isolation", "Tasks", "read_contract"]
+__all__ = [
+    "AUTORESET_MODES",
+    "AutoresetMode",
+    "Contract",
+    "Environment",
+    "Isolation",
+    "Tasks",
+    "VectorEnvironment",
+    "VectorLayout",
+    "read_contract",
+]
 
 Isolation = Literal["inline", "thread", "process"]
 _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
+
+AutoresetMode = Literal["next_step", "same_step", "disabled"]
+AUTORESET_MODES: Final[tuple[AutoresetMode, ...]] = ("next_step", "same_step", "disabled")
+"""The ways in which a vector begins the episodes after those that ended."""
 
 _OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
 """Kinds of class attributes that cannot be tasks."""
@@ -145,6 +160,99 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """
         declared = inspect.getattr_static(cls, "tasks")
         return None if isinstance(declared, _OWN_NAMES) else cls.tasks
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLayout:
+    """The make-up of a vector of environments, as clients are told it.
+
+    Attributes:
+        num_envs: environments in it.
+        autoreset_mode: when it begins the episode after one that ended, as Gymnasium means it:
+            ``next_step``: instead of the row's next step; ``same_step``: in the step that ended it,
+            whose last observation is in ``infos["final_obs"]``; ``disabled``: when a reset names
+            the row in its ``reset_mask``.
+        batch_size: rows of one step; less than ``num_envs`` where a step gives the first rows
+            that are ready, named by ``env_id``.
+        action, observation: JSON Schemas of one row; empty where they are not known.
+    """
+
+    num_envs: int
+    autoreset_mode: AutoresetMode
+    batch_size: int
+    action: Mapping[str, Any] = field(default_factory=dict)
+    observation: Mapping[str, Any] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """Return it without its schemas, as plain data."""
+        return {
+            "num_envs": self.num_envs,
+            "autoreset_mode": self.autoreset_mode,
+            "batch_size": self.batch_size,
+        }
+
+
+class VectorEnvironment(Environment[ActT, VectorRows[ObsT], StateT]):
+    """A vector of environments that are stepped together: one session is all of them.
+
+    ``reset(seed=..., **options)`` begins an episode in each. ``step(actions)`` takes the batch of
+    actions and returns ``VectorRows``, or a ``StepResult`` of them with infos. The session itself
+    has no end: rows end, and ``autoreset_mode`` says when they begin anew. With ``disabled``,
+    ``reset`` declares ``options`` and looks for ``options["reset_mask"]``, bool [num_envs].
+
+    The type parameters are those of batches: ``VectorEnvironment[Actions, Observations, State]``.
+
+    Attributes:
+        num_envs: environments in it: of the class, or a constructor argument of that name.
+        autoreset_mode: ``"next_step"``, ``"same_step"`` or ``"disabled"``; see ``VectorLayout``.
+    """
+
+    num_envs: int
+    autoreset_mode: AutoresetMode = "next_step"
+
+    @classmethod
+    def row_schemas(cls, **params: Any) -> dict[str, Any]:
+        """JSON Schemas of the ``action`` and ``observation`` of one row, by constructor arguments.
+
+        Without them clients read them off the schemas of batches, as far as these tell.
+        """
+        return {}
+
+    @classmethod
+    def layout(cls, **params: Any) -> VectorLayout:
+        """Return the make-up of the vector by constructor arguments.
+
+        Raises:
+            InvalidModel: it does not say how many environments there are, or when they begin anew.
+        """
+        count = params.get("num_envs", _default_count(cls))
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InvalidModel(
+                f"{cls.__name__} is a vector of {shown(count)} environments: num_envs must be an"
+                " integer of at least 1, of the class or as a constructor argument"
+            )
+        mode = params.get("autoreset_mode", cls.autoreset_mode)
+        if mode not in AUTORESET_MODES:
+            raise InvalidModel(
+                f"{cls.__name__}.autoreset_mode is {shown(mode)}: it must be one of"
+                f" {', '.join(AUTORESET_MODES)}"
+            )
+        rows = cls.row_schemas(**params)
+        return VectorLayout(
+            count, mode, count, rows.get("action") or {}, rows.get("observation") or {}
+        )
+
+
+def _default_count(cls: type) -> Any:
+    """The ``num_envs`` of a class, or the default of its constructor's argument."""
+    found = getattr(cls, "num_envs", None)
+    if isinstance(found, int):
+        return found
+    try:
+        parameter = inspect.signature(cls).parameters.get("num_envs")
+    except (TypeError, ValueError):  # a builtin without a signature
+        return None
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,13 @@ import msgspec
 
 from openenv_async import hosts
 from openenv_async.endpoints.redaction import redacted_value
-from openenv_async.environment import Contract, Environment, read_contract
+from openenv_async.environment import (
+    Contract,
+    Environment,
+    VectorEnvironment,
+    VectorLayout,
+    read_contract,
+)
 from openenv_async.errors import (
     InvalidModel,
     InvalidOption,
@@ -31,7 +37,10 @@ from openenv_async.errors import (
 )
 from openenv_async.models import FORMATS, Format, PayloadCodec, fit_test, json_schema
 from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasium_type
+from openenv_async.models.vectors import VectorReader
 from openenv_async.schemas.legal import LEGAL_KEY
+from openenv_async.schemas.refs import resolved
+from openenv_async.schemas.vectors import row_schema, rows_schema
 from openenv_async.tasks import TaskBook
 from openenv_async.types import StepResult
 
@@ -110,9 +119,7 @@ class EnvironmentSpec:
             if parameter.annotation not in (inspect.Parameter.empty, Any)
         }
         refuse_gymnasium_type(self.types["observation"], self.name)
-        self.read: Final = ResultReader(
-            self.types["observation"], self.codec("observation", "msgpack")
-        )
+        self.read: Final = self._reader()
         self.codec("state", "msgpack")
         self._state_fits = fit_test(self.types["state"])
         self._check_params()
@@ -165,6 +172,59 @@ class EnvironmentSpec:
             name: value if isinstance(value, plain) else type(value).__name__
             for name, value in redacted_value(self.params).items()
         }
+
+    @functools.cached_property
+    def vector(self) -> VectorLayout | None:
+        """The make-up of the vector that a session is; ``None`` where it is one environment.
+
+        Raises:
+            InvalidModel: the class does not say it, or what it says cannot be.
+            EnvironmentStartFailed: it is read off an instance, and none could be made.
+        """
+        if not self.is_vector:
+            return None
+        try:
+            layout: VectorLayout = self.cls.layout(**self.params)
+        except OpenEnvError:
+            raise
+        except Exception as exc:  # whatever the author's code raises
+            raise self._unservable("layout(), which tells what the vector is", exc) from exc
+        return layout
+
+    @property
+    def is_vector(self) -> bool:
+        """True if a session is a vector of environments."""
+        return inspect.isclass(self.cls) and issubclass(self.cls, VectorEnvironment)
+
+    def vectorized(self, num_envs: int, params: Mapping[str, Any] | None = None) -> EnvironmentSpec:
+        """Return the same as vectors of ``num_envs`` environments.
+
+        Args:
+            num_envs: environments in each.
+            params: constructor arguments beside its own, those of vectors among them, such as
+                ``autoreset_mode`` and ``vectorization_mode``.
+
+        Raises:
+            InvalidOption: it is none of Gymnasium's, or an instance.
+        """
+        source, params = hosts.vectorized(self.cls, {**self.params, **(params or {})}, num_envs)
+        if source is self.cls:
+            source = self.source
+        return EnvironmentSpec(source, params=params)
+
+    def _reader(self) -> ResultReader:
+        """Return the reader of what calls return."""
+        model, codec = self.types["observation"], self.codec("observation", "msgpack")
+        if not self.is_vector:
+            return ResultReader(model, codec)
+        # A class that reads its make-up off an instance looks at the number of rows itself.
+        own = self.cls.layout.__func__ is not VectorEnvironment.layout.__func__  # type: ignore[attr-defined]  # a method has it
+        return VectorReader(model, codec, None if own else self._count)
+
+    def _count(self) -> int:
+        layout = self.vector
+        assert layout is not None
+        return layout.num_envs
 
     def prepare(self, sessions: int) -> None:
         """Have the environment load what ``sessions`` sessions share."""
@@ -374,7 +434,17 @@ class EnvironmentSpec:
                 made[key] = json_schema(self.types[key])
             except Exception as exc:  # such as one of a model's own hooks raises
                 raise self._unservable(f"the schema of its {key} type", exc) from exc
+        layout = self.vector
+        if layout is not None:
+            whole = resolved(made["observation"], made["observation"])
+            batch = whole.get("properties", {}).get("observations", {})
+            names = made["observation"].get("$defs")
+            made["observation"] = rows_schema(batch, layout.batch_size)
+            if names:
+                made["observation"]["$defs"] = names
         made.update(self._sharper())
+        if layout is not None:
+            made["vector"] = _told_vector(layout, made)
         if self.contract.tells_legal:
             made["action"] = {**made["action"], LEGAL_KEY: True}
         properties = {
@@ -483,6 +553,17 @@ class EnvironmentSpec:
                     f" params={{{key!r}: …}} (--param {key}=…)",
                     option=key,
                 )
+
+
+def _told_vector(layout: VectorLayout, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The make-up of a vector as ``/schema`` tells it, with the schemas of one row."""
+    batch = resolved(schemas["observation"], schemas["observation"])
+    batch = batch.get("properties", {}).get("observations", {})
+    return {
+        **layout.told(),
+        "action": dict(layout.action) or row_schema(schemas["action"]),
+        "observation": dict(layout.observation) or row_schema(batch),
+    }
 
 
 def _resolve(env: Any) -> tuple[Any, Callable[..., Any], bool]:
@@ -617,13 +698,23 @@ def _type_parameters(cls: type, base: type) -> tuple[Any, ...] | None:
                 given = dict(
                     zip(getattr(origin, "__parameters__", ()), typing.get_args(orig), strict=False)
                 )
-                return tuple(given.get(p, p) for p in inherited)
+                return tuple(_filled(p, given) for p in inherited)
     for parent in cls.__bases__:
         if issubclass(parent, base) and parent is not base:
             found = _type_parameters(parent, base)
             if found is not None:
                 return found
     return None
+
+
+def _filled(parameter: Any, given: Mapping[Any, Any]) -> Any:
+    """A type argument with type variables replaced, inside it too."""
+    if parameter in given:
+        return given[parameter]
+    inner = getattr(parameter, "__parameters__", ())
+    if not inner or not any(each in given for each in inner):
+        return parameter
+    return parameter[tuple(given.get(each, each) for each in inner)]
 
 
 def _hinted_types(cls: type) -> tuple[Any, Any, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "Timeouts",
     "Trajectory",
     "Transition",
+    "VectorRows",
 ]
 
 if TYPE_CHECKING:
@@ -92,6 +93,27 @@ class StepResult(msgspec.Struct, Generic[ObsT]):
     def done(self) -> bool:
         """True if the episode is over, for either reason."""
         return self.terminated or self.truncated
+
+
+class VectorRows(msgspec.Struct, Generic[ObsT], omit_defaults=True):
+    """The rows of a vector of environments: what its ``reset`` and ``step`` return.
+
+    It is the observation of a session that is a vector. Infos stand beside it, in a ``StepResult``.
+
+    Attributes:
+        observations: the batch: an array [rows, …], or a dict, tuple or list of such.
+        rewards: float64 [rows]; ``None`` where none was given, as after a reset.
+        terminated, truncated: bool [rows], which rows ended their episodes; ``None`` for no row.
+        given: bool [rows], the rows that were given a reward; ``None`` for all of them.
+        env_id: int64 [rows], which environment each row is of; ``None`` for all of them in order.
+    """
+
+    observations: ObsT
+    rewards: Any = None
+    terminated: Any = None
+    truncated: Any = None
+    given: Any = None
+    env_id: Any = None
 
 
 class OutcomeStatus(enum.StrEnum):

@@ -32,6 +32,7 @@ __all__ = ["serve"]
     epilog=examples(
         "serve echo",
         "serve gymnasium --param id=CartPole-v1 --param max_episode_steps=100",
+        "serve gymnasium --param id=CartPole-v1 --vector 64",
         "serve my_package.environment:MyEnvironment --port 0 --json",
         "serve ./my_env --max-sessions 256 --step-timeout 5",
         "serve echo --host 0.0.0.0 --token-file token.txt --ssl-certfile cert.pem",
@@ -52,6 +53,12 @@ __all__ = ["serve"]
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes that share the environments.")
 @click.option("--max-threads", type=click.IntRange(1), help="Threads for sync environments.")
+@click.option(
+    "--vector",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Let a session be a vector of N of the Gymnasium environment.",
+)
 @param_option
 @timeout_options
 @token_option
@@ -117,6 +124,7 @@ def serve(
     target: str,
     host: str,
     port: int,
+    vector: int | None,
     params: dict[str, Any],
     debug: bool,
     as_json: bool,
@@ -145,7 +153,7 @@ def serve(
     import_from_here()
     configure_logging(log_level, log_format)
     options = _options(settings, debug)
-    spec = _spec(target, params)
+    spec = _spec(target, params, vector)
     with _told(host, port):
         run_server(
             spec,
@@ -180,11 +188,14 @@ def _options(settings: Mapping[str, Any], debug: bool) -> EngineOptions:
     return EngineOptions(timeouts=Timeouts(**timeouts), debug=debug, **given)
 
 
-def _spec(target: str, params: dict[str, Any]) -> EnvironmentSpec:
+def _spec(target: str, params: dict[str, Any], vector: int | None) -> EnvironmentSpec:
     from openenv_async.targets.discovery import find_target
 
     try:
-        spec = find_target(target, params)
+        if vector is None:
+            spec = find_target(target, params)
+        else:  # some of the arguments are those of vectors alone
+            spec = find_target(target).vectorized(vector, params)
         spec.check()
     except TypeError as exc:
         raise click.BadParameter(str(exc), param_hint="TARGET") from exc

@@ -541,6 +541,7 @@ class ServerConnection:
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         capabilities += ["tasks"] if spec.tasks is not None else []
         capabilities += [COLUMNS] if has_columns(self.codec.format) else []
+        vector = spec.vector
         return encode_map(
             {
                 "server": f"openenv_async/{__version__}",
@@ -553,6 +554,7 @@ class ServerConnection:
                 "isolation": spec.contract.isolation,
                 "uses_seed": spec.contract.takes_seed,
                 "reset_options": sorted(spec.contract.reset_options),
+                "vector": None if vector is None else vector.told(),
                 "capabilities": capabilities,
                 "max_sessions": engine.max_sessions,
                 "timeouts": {

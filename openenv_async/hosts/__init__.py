@@ -10,9 +10,13 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["hosted", "hosted_factory", "is_registered_id"]
+from openenv_async.environment import VectorEnvironment
+from openenv_async.errors import InvalidOption
+
+__all__ = ["hosted", "hosted_factory", "is_registered_id", "vectorized"]
 
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
 
@@ -24,7 +28,7 @@ def hosted(env: Any) -> Any:
         ``None`` when it is none: an ``Environment`` of this runtime's, a factory, anything else.
 
     Raises:
-        TypeError: a vector of environments, which is not one.
+        InvalidModel: an instance of a vector that does not say what it is.
         InvalidOption: an instance whose spaces cannot be served; no environment has this id.
         ModuleNotFoundError: an id was given, and Gymnasium is not installed.
     """
@@ -37,7 +41,16 @@ def hosted(env: Any) -> Any:
     base = _gymnasium_env()
     if base is None:
         return None
-    _refuse_vector(env)
+    vector = _gymnasium_vector()
+    # EnvPool's are both, so vectors come first.
+    if vector is not None and inspect.isclass(env) and issubclass(env, vector):
+        from openenv_async.hosts.vectors import host_of_vector_class
+
+        return host_of_vector_class(env, env)
+    if vector is not None and isinstance(env, vector):
+        from openenv_async.hosts.vectors import host_of_vector_instance
+
+        return host_of_vector_instance(env)
     if inspect.isclass(env):
         if issubclass(env, base):
             from openenv_async.hosts.gymnasium import host_of_class
@@ -52,7 +65,11 @@ def hosted(env: Any) -> Any:
 
 def hosted_factory(factory: Any, made: type) -> Any:
     """Return the ``Environment`` class for a factory that makes ``made``; ``None`` for others."""
-    base = _gymnasium_env()
+    base, vector = _gymnasium_env(), _gymnasium_vector()
+    if vector is not None and (issubclass(made, vector) or _is_envpool(made)):
+        from openenv_async.hosts.vectors import host_of_vector_class
+
+        return host_of_vector_class(made if issubclass(made, vector) else vector, factory)
     if base is None or not issubclass(made, base):
         return None
     from openenv_async.hosts.gymnasium import host_of_class
@@ -71,14 +88,37 @@ def is_registered_id(text: str) -> bool:
     return "gymnasium" in sys.modules or importlib.util.find_spec("gymnasium") is not None
 
 
-def _refuse_vector(env: Any) -> None:
-    vector = getattr(sys.modules.get("gymnasium.vector"), "VectorEnv", None)
-    cls = env if inspect.isclass(env) else type(env)
-    if vector is not None and issubclass(cls, vector):
-        raise TypeError(
-            f"{cls.__name__} is a vector of environments: serve one of them, of which every session"
-            " has its own, and step many with GymVectorEnv"
+def vectorized(cls: Any, params: Mapping[str, Any], num_envs: int) -> tuple[Any, dict[str, Any]]:
+    """Return what is served as a vector of ``num_envs`` environments, and its arguments.
+
+    Args:
+        cls: a host's class of one environment, or of a vector.
+        params: constructor arguments.
+        num_envs: environments in it.
+
+    Raises:
+        InvalidOption: it is neither Gymnasium's, nor a vector that takes the number.
+    """
+    if inspect.isclass(cls) and issubclass(cls, VectorEnvironment):
+        return cls, {**params, "num_envs": num_envs}
+    make = getattr(cls, "vectorized", None)
+    if make is None:
+        raise InvalidOption(
+            f"{getattr(cls, '__name__', cls)} cannot be served as a vector: it is not a Gymnasium"
+            " environment; subclass VectorEnvironment to step many at once"
         )
+    factory, rest = make(params)
+    return factory, {**rest, "num_envs": num_envs}
+
+
+def _is_envpool(made: type) -> bool:
+    """Return whether a factory of EnvPool's said that it makes this."""
+    return made.__module__.startswith("envpool.")
+
+
+def _gymnasium_vector() -> Any:
+    """Gymnasium's base class of vectors, if anybody has imported it."""
+    return getattr(sys.modules.get("gymnasium.vector"), "VectorEnv", None)
 
 
 def _gymnasium_env() -> Any:

@@ -44,10 +44,16 @@ __all__ = [
     "RENDER_KEY",
     "GymnasiumHost",
     "HostState",
+    "class_body",
+    "find",
     "host_of_class",
     "host_of_id",
     "host_of_instance",
     "make",
+    "taking_values",
+    "told_result",
+    "unknown_id",
+    "wrong_step",
 ]
 
 RENDER_KEY: Final = "x-render"
@@ -90,7 +96,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         action_space, observation_space = _spaces_of(env)
         self._env = env
         self._label = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        self._read = _taking_values(spaces.reader(action_space), action_space)
+        self._read = taking_values(spaces.reader(action_space), action_space)
         self._write = spaces.writer(observation_space)
         self._reset_takes = _keywords(env.reset)
         self._mask = _mask_of(env)
@@ -123,7 +129,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         result: Any = self._env.reset(**given)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise InvalidObservation(
-                f"reset() of {self._label} returned {_told(result)}: it must return"
+                f"reset() of {self._label} returned {told_result(result)}: it must return"
                 " (observation, info), where info is a dict"
             )
         observation = self._written("reset", result[0])
@@ -138,7 +144,7 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         """Take one action."""
         result: Any = self._env.step(self._read(action))
         if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
-            raise InvalidObservation(_wrong_step(self._label, result))
+            raise InvalidObservation(wrong_step(self._label, result))
         observation, reward, terminated, truncated, info = result
         self._elapsed += 1
         if self._mask is not None and not (terminated or truncated or _tells(info)):
@@ -170,6 +176,18 @@ class GymnasiumHost(Environment[Any, Any, Any]):
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
+
+    @classmethod
+    def vectorized(cls, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the factory of vectors of such environments, and its arguments.
+
+        Args:
+            params: constructor arguments of one environment.
+
+        Raises:
+            InvalidOption: there is none.
+        """
+        raise InvalidOption(f"{cls.__name__} has no vectors: name the gymnasium.Env class itself")
 
 
 def _mask_of(env: gymnasium.Env[Any, Any]) -> Callable[[Any], Any] | None:
@@ -209,7 +227,7 @@ def _keywords(call: Callable[..., Any]) -> frozenset[str] | None:
     return frozenset(p.name for p in parameters)
 
 
-def _taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> Callable[[Any], Any]:
+def taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> Callable[[Any], Any]:
     """Return a reader of ``{"value": element}`` too, unless elements are objects themselves."""
     if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Graph):
         return read
@@ -231,13 +249,13 @@ def _taking_values(read: Callable[[Any], Any], space: gymnasium.Space[Any]) -> C
     return read_either
 
 
-def _told(result: Any) -> str:
+def told_result(result: Any) -> str:
     if isinstance(result, tuple):
         return f"{len(result)} values ({', '.join(type(each).__name__ for each in result)})"
     return f"{type(result).__name__} {result!r:.60}"
 
 
-def _wrong_step(label: str, result: Any) -> str:
+def wrong_step(label: str, result: Any) -> str:
     reason = "it must return (observation, reward, terminated, truncated, info)"
     if isinstance(result, tuple) and len(result) == 4:
         reason += "; four values are the API of Gym before 0.26: tell terminated from truncated"
@@ -245,7 +263,7 @@ def _wrong_step(label: str, result: Any) -> str:
         reason += ", where info is a dict"
     elif result is None:
         reason += "; a return is missing"
-    return f"step() of {label} returned {_told(result)}: {reason}"
+    return f"step() of {label} returned {told_result(result)}: {reason}"
 
 
 # -- classes ------------------------------------------------------------------------------------
@@ -258,10 +276,12 @@ class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
         factory: makes the environment of constructor arguments.
         shared: the environment that all sessions share, one after the other; then nothing is
             made.
+        registered: the id that it was named by.
     """
 
     factory: ClassVar[Callable[..., gymnasium.Env[Any, Any]]]
     shared: ClassVar[gymnasium.Env[Any, Any] | None] = None
+    registered: ClassVar[str | None] = None
 
     def __init__(self, **params: Any) -> None:
         env = self.shared if self.shared is not None else type(self).factory(**params)
@@ -283,6 +303,21 @@ class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
         finally:
             if cls.shared is None:
                 env.close()
+
+    @classmethod
+    def vectorized(cls, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the factory of vectors of such environments, and its arguments.
+
+        Raises:
+            InvalidOption: it is one instance, of which there are no others.
+        """
+        from openenv_async.hosts.vectors import make_vector, make_vector_of
+
+        if cls.shared is not None:
+            raise InvalidOption(f"{cls.name} is one instance: name its class for a vector of it")
+        if cls.registered is not None:
+            return functools.partial(make_vector, cls.registered), dict(params)
+        return functools.partial(make_vector_of, cls.factory), dict(params)
 
     @classmethod
     def _sample_of(cls, params: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -348,22 +383,20 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[GymnasiumHost]:
-    """Return the ``Environment`` class of a Gymnasium class.
-
-    Its attributes ``isolation``, ``thread_safe``, ``owns_thread``, ``version``, ``description``
-    and ``session_options`` count as on an ``Environment``.
+def class_body(cls: type, factory: Any, name: str | None, *, base: type) -> dict[str, Any]:
+    """The attributes of the class of a host.
 
     Args:
         cls: what the factory makes.
         factory: the class itself, or a function.
         name: of the environment; the class's own ``name``, or its name in the code.
+        base: the library's base class, which says nothing of what is made.
     """
-    if cls is gymnasium.Env and name is None:
+    if cls is base and name is None:
         name = _factory_name(factory)
     own = getattr(cls, "name", None)
     body: dict[str, Any] = {
-        "__doc__": _summary(cls),
+        "__doc__": _summary(cls, base),
         "__module__": cls.__module__,
         "factory": staticmethod(factory),
         "name": name or (own if isinstance(own, str) else cls.__name__),
@@ -377,15 +410,30 @@ def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[G
     if takes is None or _OPTION in takes:
         options |= {_OPTION}
     body["session_options"] = options
+    return body
+
+
+def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[GymnasiumHost]:
+    """Return the ``Environment`` class of a Gymnasium class.
+
+    Its attributes ``isolation``, ``thread_safe``, ``owns_thread``, ``version``, ``description``
+    and ``session_options`` count as on an ``Environment``.
+
+    Args:
+        cls: what the factory makes.
+        factory: the class itself, or a function.
+        name: of the environment; the class's own ``name``, or its name in the code.
+    """
+    body = class_body(cls, factory, name, base=gymnasium.Env)
     host = type(cls.__name__, (_Made,), body)
     with contextlib.suppress(TypeError, ValueError):  # a builtin without a signature
         host.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for params
     return host
 
 
-def _summary(cls: type) -> str:
+def _summary(cls: type, base: type) -> str:
     """The first paragraph of a class's docstring, without headings."""
-    doc = inspect.cleandoc(cls.__doc__ or "") if cls is not gymnasium.Env else ""
+    doc = inspect.cleandoc(cls.__doc__ or "") if cls is not base else ""
     lines = [line for line in doc.splitlines() if not line.startswith("#")]
     return "\n".join(lines).strip().partition("\n\n")[0]
 
@@ -433,7 +481,9 @@ def host_of_id(id: str) -> type[GymnasiumHost]:
     if not inspect.isclass(cls) or not issubclass(cls, gymnasium.Env):
         cls = gymnasium.Env
     label = id.rpartition(":")[2]
-    return host_of_class(cls, lambda **kwargs: make(id, kwargs), name=label)
+    host = host_of_class(cls, lambda **kwargs: make(id, kwargs), name=label)
+    host.registered = id  # type: ignore[attr-defined]  # of the class that was just made
+    return host
 
 
 def find(id: str) -> Any:
@@ -448,7 +498,7 @@ def find(id: str) -> Any:
             importlib.import_module(module)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError):
-        raise InvalidOption(_unknown(id), option="id") from None
+        raise InvalidOption(unknown_id(id), option="id") from None
 
 
 def make(id: str, make_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -466,13 +516,13 @@ def make(id: str, make_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as exc:
         if isinstance(exc, ModuleNotFoundError) and ":" not in id:
             raise  # the environment exists; what it needs is missing
-        raise InvalidOption(_unknown(id), option="id") from None
+        raise InvalidOption(unknown_id(id), option="id") from None
     except (TypeError, gymnasium.error.Error) as exc:
         text = " ".join(str(exc).split())
         raise InvalidOption(f"{id} cannot be made with {dict(make_kwargs)}: {text}") from exc
 
 
-def _unknown(id: str) -> str:
+def unknown_id(id: str) -> str:
     known = list(gymnasium.registry)
     near = (
         difflib.get_close_matches(id, known, n=3, cutoff=0.5)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.hosts.gymnasium import GymnasiumHost, make, schemas_of
+from openenv_async.hosts.vectors import make_vector
 
 __all__ = ["GymnasiumEnvironment", "InlineGymnasiumEnvironment"]
 
@@ -51,6 +54,12 @@ class GymnasiumEnvironment(
         """Progress, and a frame where the session has a render mode."""
         state = super().state()
         return GymnasiumState(self._id, state.elapsed_steps, state.max_episode_steps, state.frame)
+
+    @classmethod
+    def vectorized(cls, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the factory of vectors of an id, and its arguments."""
+        rest = dict(params)
+        return functools.partial(make_vector, rest.pop("id", "CartPole-v1")), rest
 
     @classmethod
     def schemas(cls, id: str = "CartPole-v1", **make_kwargs: Any) -> dict[str, Any]:
