@@ -288,11 +288,28 @@ class BlockingSessions:
 
     def __init__(self, target: ResolvedTarget, **arguments: Any) -> None:
         self._sessions = target.sessions(**arguments)
+        self._others: BlockingSessions | None = None
         background_loop().run(self._sessions.open())
 
     def session(self) -> Any:
         """Return a client, whose calls belong to the background loop."""
         return self._sessions.session()
+
+    def clients(self, target: ResolvedTarget) -> list[Any]:
+        """Return a client of each server, whose calls belong to the background loop.
+
+        Args:
+            target: of which these are the sessions: of a pool more servers may be known.
+        """
+        pool = getattr(target.given, "pool", target.given) if target.kind == "pool" else None
+        workers = [] if pool is None else pool.workers
+        if len(workers) > 1:
+            sessions = dataclasses.replace(
+                target, kind="urls", given=[(worker.url, worker.token) for worker in workers]
+            )
+            self._others = BlockingSessions(sessions, client=self._sessions._client)
+            return [make() for make in self._others._sessions.factories]
+        return [make() for make in self._sessions.factories]
 
     @property
     def server_pid(self) -> int | None:
@@ -309,6 +326,8 @@ class BlockingSessions:
 
     def close(self) -> None:
         """End the server that was started for this; idempotent."""
+        if self._others is not None:
+            self._others.close()
         close_blocking(self._sessions.aclose())
 
 

@@ -37,6 +37,12 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
+from openenv_async.integrations.gymnasium.hosted import (
+    HostedVectors,
+    mode_of,
+    refuse_settings,
+    shards_needed,
+)
 from openenv_async.integrations.gymnasium.rows import ObservationRows
 from openenv_async.integrations.gymnasium.settings import (
     Translation,
@@ -45,7 +51,7 @@ from openenv_async.integrations.gymnasium.settings import (
     render_options,
 )
 from openenv_async.schemas.legal import ACTION_MASK
-from openenv_async.targets.resolve import Target, resolve
+from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 from openenv_async.targets.sessions import BlockingSessions, at_one_server
 from openenv_async.types import Timeouts
 
@@ -66,10 +72,16 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     returns is valid until the next call. ``send`` and ``recv`` step some environments while the
     caller deals with others. A pickled or forked copy opens sessions of its own.
 
+    Sessions that are vectors of environments themselves (``openenv-async serve … --vector 64``)
+    make up this one together: a session of each server, or as many as ``num_envs`` takes; see
+    ``openenv_async.integrations.gymnasium.hosted``.
+
     Args:
-        source: as for ``GymEnv``.
-        num_envs: how many sessions.
-        autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as Gymnasium means them.
+        source: as for ``GymEnv``; several servers of vectors as a list of URLs, or a pool.
+        num_envs: how many environments: a session each, or those of whole vectors. May be left out
+            for vectors.
+        autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as Gymnasium means them;
+            ``None`` is ``NEXT_STEP``, and of vectors whatever theirs is.
         failures: ``"raise"`` or ``"mask"``; see the module.
         copy: return copies of the observations.
         params, token, timeouts, render_mode, missing_reward, action_field, observation_field,
@@ -84,9 +96,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(
         self,
         source: Target,
-        num_envs: int,
+        num_envs: int | None = None,
         *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        autoreset_mode: AutoresetMode | str | None = None,
         failures: Failures = "raise",
         copy: bool = True,
         params: Mapping[str, Any] | None = None,
@@ -105,12 +117,14 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         if failures not in ("raise", "mask"):
             raise ValueError(f"failures must be 'raise' or 'mask', got {failures!r}")
         modes = [mode.value for mode in AutoresetMode]
-        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in modes:
+        if not isinstance(autoreset_mode, AutoresetMode | None) and autoreset_mode not in modes:
             raise ValueError(
                 f"autoreset_mode must be one of {', '.join(modes)}, got {autoreset_mode!r}"
             )
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.num_envs = num_envs
+        wanted = None if autoreset_mode is None else AutoresetMode(autoreset_mode)
+        self.autoreset_mode = AutoresetMode.NEXT_STEP if wanted is None else wanted
+        self.num_envs = 0 if num_envs is None else num_envs
+        self._hosted: HostedVectors | None = None
         self.render_mode = render_mode
         self._failures = failures
         self._copy = copy
@@ -129,6 +143,21 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         )
         try:
             schema = self._served.schema()
+            if "vector" in schema:
+                refuse_settings(
+                    action_field=action_field,
+                    observation_field=observation_field,
+                    encode_action=encode_action,
+                    decode_observation=decode_observation,
+                )
+                self._host(target, schema, num_envs, wanted, action_space, observation_space)
+                return
+            if num_envs is None:
+                raise InvalidOption(
+                    f"{self._label} serves one environment a session: say how many there are to be"
+                    " with num_envs=",
+                    option="num_envs",
+                )
             self.metadata = {
                 **render_metadata(schema, render_mode),
                 "autoreset_mode": self.autoreset_mode,
@@ -157,7 +186,47 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             self._served.close()
             raise
 
+    def _host(
+        self,
+        target: ResolvedTarget,
+        schema: Mapping[str, Any],
+        num_envs: int | None,
+        wanted: AutoresetMode | None,
+        action_space: spaces.Space[Any] | None,
+        observation_space: spaces.Space[Any] | None,
+    ) -> None:
+        """Take sessions that are vectors, as many as it takes."""
+        told = schema["vector"]
+        row = {**schema, "action": told["action"], "observation": told["observation"]}
+        self.autoreset_mode = mode_of(told, wanted, self._label)
+        self.metadata = {
+            **render_metadata(schema, self.render_mode),
+            "autoreset_mode": self.autoreset_mode,
+        }
+        clients = self._served.clients(target)
+        self._hosted = hosted = HostedVectors(
+            clients,
+            schema,
+            shards_needed(told, num_envs, len(clients), self._label),
+            mode=self.autoreset_mode,
+            translation=Translation(
+                row, action_space=action_space, observation_space=observation_space
+            ),
+            failures=self._failures,
+            copy=self._copy,
+            missing_reward=self._missing_reward,
+            label=self._label,
+        )
+        self.num_envs, self.valid = hosted.num_envs, hosted.valid
+        self.single_action_space = hosted.single_action_space
+        self.single_observation_space = hosted.single_observation_space
+        self.action_space = hosted.action_space
+        self.observation_space = hosted.observation_space
+
     def _allocate(self) -> None:
+        if self._hosted is not None:
+            self.valid = self._hosted.valid
+            return
         count = self.num_envs
         self._rows = ObservationRows(
             self.single_observation_space,
@@ -205,6 +274,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             seed: of the first environment, the others count on from it; or one for each.
             options: of each environment's reset.
         """
+        if self._hosted is not None:
+            super().reset(seed=seed if isinstance(seed, int) else None)
+            return self._hosted.reset(seed, options)
         seeds = self._seeds_of(seed)
         options = self._translation.checked_options(options)
         self._drain()
@@ -250,6 +322,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> Batch:
         """One action in every environment."""
+        if self._hosted is not None:
+            return self._hosted.step(actions)
         if self._due:
             raise SessionBusy(f"step() while {self._due} rows are under way: recv() them first")
         self._request(self._encoded(actions), self._everyone)
@@ -269,6 +343,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             actions: as for ``step``, or as many as ``env_ids``.
             env_ids: which environments; all of them when ``None``.
         """
+        if self._hosted is not None:
+            self._hosted.send(actions, env_ids)
+            return
         who = self._everyone if env_ids is None else [int(i) for i in env_ids]
         self._request(self._encoded(actions, len(who)), who)
         self._due += len(who)
@@ -283,6 +360,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             DeadlineExceeded: there were not as many within ``timeout`` seconds.
         """
+        if self._hosted is not None:
+            return self._hosted.recv(count, timeout)
         rows, infos = self._take(self._due if count is None else count, timeout)
         self._due -= len(rows)
         infos["env_id"] = np.array(rows, np.int64)
@@ -298,16 +377,21 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """A frame of every environment; ``None`` without a render mode."""
         if self.render_mode is None:
             return None
+        if self._hosted is not None:
+            return self._hosted.frames()
         return tuple(frame_of(state) for state in self.sessions.states())
 
     def states(self) -> list[Any]:
-        """The state of every environment, as plain data."""
-        return self.sessions.states()
+        """The state of every environment, or of every vector, as plain data."""
+        return self.sessions.states() if self._hosted is None else self._hosted.states()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the sessions, and the server if it was started for this."""
         try:
-            self.sessions.close()
+            if self._hosted is not None:
+                self._hosted.close()
+            else:
+                self.sessions.close()
         finally:
             self._served.close()
 
@@ -322,6 +406,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             AttributeError: the environments do not tell what is legal, or their action space has
                 no masks.
         """
+        if self._hosted is not None:
+            raise AttributeError(f"{self._label} tells masks in infos, as its vectors do")
         if not self._translation.masks.width or (self._begun and self._legal is None):
             raise AttributeError(
                 f"{self._label} has no action masks: it does not tell what is legal, or its"
