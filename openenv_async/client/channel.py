@@ -254,6 +254,38 @@ class Channel:
         self.connection.forget(self)
         self.error = error  # and not that it was closed here
 
+    def catch_up(
+        self,
+        seq: int,
+        request: Request | None = None,
+        receiver: Receiver | None = None,
+        timeout: float | None = None,
+        waited: float = 0.0,
+    ) -> None:
+        """Go on where another thread has come to, which asked and was answered meanwhile.
+
+        Args:
+            seq: the last number that was given out.
+            request: that of this number, if it is not answered yet; it was sent.
+            receiver: of its reply.
+            timeout: seconds the server was given, ``None`` for no deadline.
+            waited: seconds since it was sent.
+        """
+        self.seq = self.waited = seq
+        self.acked = max(self.acked, seq if request is None else seq - 1)
+        if request is None:
+            return
+        error = self.error or self.connection.error
+        if error is not None:
+            assert receiver is not None
+            receiver.set_exception(raised_again(error))
+            return
+        self.asked, self.future, self.due = request, receiver, inf
+        if timeout is not None:
+            self.due = self.connection.loop.time() + timeout + BACKSTOP - waited
+            if self.due < self.scheduled:
+                self.connection.deadlines.watch(self, self.due)
+
     def add_progress(self, error: OpenEnvError) -> None:
         """Say in the error that ends the session how far it had come."""
         error.detail["last_acknowledged_request"] = self.acked

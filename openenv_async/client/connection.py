@@ -11,6 +11,8 @@ Rules of coming back:
   not answered; the server knows by the numbers what it has done already.
 - Another epoch means another run of the server: every session is lost, and says so.
 - A transport that is left is closed, and ``aclose`` waits for that.
+- While the messages are lent to another thread, whatever would end the transport or speak on it
+  first ends the loan.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from math import inf
 from typing import Any, Final
 
 from openenv_async.client.channel import Channel
 from openenv_async.client.inbox import Inbox
+from openenv_async.client.lending import DivertedMessages, Loan
 from openenv_async.client.outbox import Outbox, SegmentTransport, Transport
 from openenv_async.client.shared import SharedCodec
 from openenv_async.deadlines import Deadlines
@@ -116,6 +120,7 @@ class ClientConnection:
         inbox: what brings them the server's.
         environment: what the server plays: its ``name``, ``version``, ``package`` and ``params``;
             ``None`` where it does not say. One object for all episodes, not to be changed.
+        loan: by which another thread has the messages now.
     """
 
     def __init__(self, where: str, limits: Limits, timeouts: Timeouts, redial: Redial) -> None:
@@ -134,7 +139,7 @@ class ClientConnection:
         self.heard_at = -inf
         self._channels: dict[int, Channel] = {}
         self.outbox = Outbox(self.loop, limits, self._refuse)
-        self.inbox = Inbox(self._channels, limits, self.outbox, self._on_own, self._error)
+        self.inbox = Inbox(self._channels, limits, self.outbox, self._on_own, self.error_of)
         self._doubted_at = -inf
         self._closing: set[asyncio.Task[None]] = set()
         self._redial = redial
@@ -146,6 +151,8 @@ class ClientConnection:
         self._coming_back: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
+        self.loan: Loan | None = None
+        self._diverted: Callable[[WireMessage], None] | None = None
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -235,6 +242,11 @@ class ClientConnection:
         return "msgpack" if self._codec is None else self._codec.format
 
     @property
+    def encode(self) -> Callable[[Sequence[Frame]], bytes] | None:
+        """The function that makes a message of frames; ``None`` before the first hello."""
+        return None if self._codec is None else self._codec.encode
+
+    @property
     def channel_count(self) -> int:
         """Sessions on this connection now."""
         return len(self._channels)
@@ -252,6 +264,8 @@ class ClientConnection:
     async def aclose(self) -> None:
         """Send what is queued, close the transport; callers that still wait meet an error."""
         outbox = self.outbox
+        if self.loan is not None:
+            await self.loan.over()
         if self.error is None and outbox.attached:
             await outbox.drain(self.timeouts.close)
         tasks = [task for task in (outbox.blocked, self._coming_back) if task is not None]
@@ -264,6 +278,8 @@ class ClientConnection:
     def lost(self, transport: Transport) -> None:
         """A transport is gone (called by it). The connection comes back if sessions wait."""
         if transport is not self._transport:
+            return
+        if self.loan is not None and not self.loan.recall(lambda: self.lost(transport)):
             return
         self._down()
         if self._welcome is not None:
@@ -291,9 +307,53 @@ class ClientConnection:
         transport = self._transport
         if self.up and self.heard_at < since and transport is not None:
             self._doubted_at = now
-            self._close(transport, leaving=False)
-            self.lost(transport)
+            self.give_up(transport)
         return self._doubted_at
+
+    def give_up(self, transport: Transport) -> None:
+        """Use a transport no more, without a word to the server, and come back on another."""
+        self._close(transport, leaving=False)
+        self.lost(transport)
+
+    def is_on(self, transport: Transport) -> bool:
+        """Return whether a transport is the one in use."""
+        return self._transport is transport
+
+    # -- lending ----------------------------------------------------------------------------------
+
+    def lend(self, restore: Callable[[], None]) -> Loan | None:
+        """Lend the messages to a thread without an event loop.
+
+        Nothing but what that thread sends may be under way; a transport that cannot be used from
+        another thread passes messages on.
+
+        Args:
+            restore: called when the loan ends, before anything else happens on the connection.
+
+        Returns:
+            ``None`` while it cannot be done.
+        """
+        transport = self._transport
+        if transport is None or self.loan is not None or not self.outbox.flushed():
+            return None
+        lend = getattr(transport, "lend", None)
+        messages = lend(self._recall) if lend is not None else None
+        if messages is None:
+            messages = DivertedMessages(self, transport)
+        self.loan = Loan(self, messages, restore)
+        return self.loan
+
+    def _recall(self) -> bool:
+        return self.loan is None or self.loan.recall()
+
+    def end_loan(self, heard_at: float) -> None:
+        """The loan has ended (called by it); a message came last at ``heard_at``."""
+        self.loan = None
+        self.heard_at = max(self.heard_at, self.loop.time() + heard_at - time.monotonic())
+
+    def divert(self, take: Callable[[WireMessage], None] | None) -> None:
+        """Hand what is received to another thread from now on; ``None`` for no more."""
+        self._diverted = take
 
     def _close(self, transport: Transport, leaving: bool = True) -> None:
         """Close a transport that is not used any more."""
@@ -432,13 +492,14 @@ class ClientConnection:
         """Take one message from the transport."""
         assert self._codec is not None
         self.heard_at = self.loop.time()
+        if self._diverted is not None:
+            self._diverted(message)
+            return
         try:
-            frames = self._codec.decode(message)
+            self.inbox.deliver(self._codec.decode(message))
         except OpenEnvError as exc:
             log.warning("unreadable message from %s: %s", self.where, exc)
             self._fail(ProtocolError(f"{self.where} sent an unreadable message: {exc}"))
-            return
-        self.inbox.deliver(frames)
 
     def _on_own(self, frame: Welcome | GoingAway | TasksListed | Failed) -> None:
         """A frame of the connection itself."""
@@ -451,7 +512,7 @@ class ClientConnection:
             self.going_away = frame
             log.info("%s is going away: %s", self.where, frame.reason)
         else:
-            error = self._error(frame)
+            error = self.error_of(frame)
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_exception(error)
             else:
@@ -506,9 +567,10 @@ class ClientConnection:
         elif isinstance(frame, TasksListed):
             asked.set_result(frame.payload)
         else:
-            asked.set_exception(self._error(frame))
+            asked.set_exception(self.error_of(frame))
 
-    def _error(self, frame: Failed) -> OpenEnvError:
+    def error_of(self, frame: Failed) -> OpenEnvError:
+        """Return the typed error of a frame; from any thread."""
         try:
             detail = decode_map(frame.payload, self.format)
         except ProtocolError:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from openenv_async.client.connection import ClientConnection
+from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.client.refusals import read_failure
 from openenv_async.endpoints.local import find_folder
 from openenv_async.errors import ConnectFailed, ProtocolError
@@ -45,6 +46,7 @@ from openenv_async.protocol.records import (
     MAX_GREETING,
     Record,
     RecordCutter,
+    message_place,
     read_header,
     record,
     record_header,
@@ -104,7 +106,10 @@ class LocalTransport(asyncio.Protocol):
     ) -> None:
         self._connection = connection
         cutter = RecordCutter(self._take, connection.limits.max_message_size)
+        self._cutter = cutter
         self._feed = cutter.feed
+        self._recall: Callable[[], bool] | None = None
+        self._queued: list[bytes] = []
         self._transport: asyncio.Transport
         self._room: asyncio.Future[None] | None = None
         self._gone = asyncio.get_running_loop().create_future()
@@ -168,6 +173,9 @@ class LocalTransport(asyncio.Protocol):
     def send(self, message: bytes, text: bool) -> None:
         """Write a message; nothing happens when the socket is closed, its owner is told."""
         transport = self._transport
+        if self._recall is not None and not self._recall():
+            self._queued.append(record(Record.MESSAGE, message))
+            return
         if transport.is_closing():
             return
         size = len(message)
@@ -179,8 +187,34 @@ class LocalTransport(asyncio.Protocol):
 
     def note(self, body: bytes) -> None:
         """Send a note; nothing happens when the socket is closed."""
-        if not self._transport.is_closing():
+        if self._recall is not None and not self._recall():
+            self._queued.append(record(Record.NOTE, body))
+        elif not self._transport.is_closing():
             self._transport.write(record(Record.NOTE, body))
+
+    def lend(self, recall: Callable[[], bool]) -> SocketMessages | None:
+        """Lend the socket to a thread that waits on it itself; ``None`` while it cannot be.
+
+        Args:
+            recall: ends the loan, now if it returns true; called before anything is written here.
+        """
+        if not (self._cutter.is_between_records and can_lend(self._transport)):
+            return None
+        self._recall = recall
+        return SocketMessages(
+            self._transport,
+            framed=functools.partial(record, Record.MESSAGE),
+            place=functools.partial(message_place, max_size=self._cutter.max_size),
+            feed=self.data_received,
+            receive=self._connection.receive,
+            ended=self._end_loan,
+        )
+
+    def _end_loan(self) -> list[bytes]:
+        """The socket is this side's again; return what was to be written meanwhile."""
+        self._recall = None
+        queued, self._queued = self._queued, []
+        return queued
 
     async def drained(self) -> None:
         """Return when the write buffer has room again, or the socket is closed."""

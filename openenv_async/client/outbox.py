@@ -122,6 +122,17 @@ class Outbox:
         """True if there is a transport."""
         return self._transport is not None
 
+    @property
+    def max_size(self) -> int:
+        """Bytes of the largest message that may be sent."""
+        return self._max_size
+
+    def flushed(self) -> bool:
+        """Send what is queued; whether nothing waits any more."""
+        if self._out and self.blocked is None:
+            self._flush()
+        return not self._out and not self._large.channels and self.blocked is None
+
     def attach(
         self,
         transport: Transport,

@@ -2,7 +2,8 @@
 
 A future and an await per session cost more than the step itself: here a batch of requests
 crosses to the I/O thread once, leaves in one message, and one wake-up tells that enough replies
-are there.
+are there. From a server that takes column frames the calling thread borrows the connection's
+messages (see ``lending``): a batch is one frame each way, and no thread is woken.
 
 Rules:
 
@@ -12,8 +13,10 @@ Rules:
   connection is gone for good.
 - The calling thread owns what it is handed (``take``); until then it belongs to the I/O thread.
   Between them stand one lock, one event and ``call_soon_threadsafe``.
-- With ``same_step`` an episode's end is followed by the next one's reset at once, by the I/O
-  thread: the slot answers with both frames.
+- With ``same_step`` an episode's end is followed by the next one's reset at once: the slot answers
+  with both frames.
+- A loan is ended before anything is asked of the I/O thread. Requests made during the loan that are
+  not answered are awaited there from then on, frame by frame.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.client.arguments import (
     checked_count,
@@ -35,8 +39,10 @@ from openenv_async.client.arguments import (
 from openenv_async.client.channel import Channel
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.env import EnvClient, GenericEnvClient
-from openenv_async.client.loop_thread import background_loop, close_blocking
+from openenv_async.client.lending import PATIENCE, Loan
+from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import WireModels, wire_models
+from openenv_async.client.vector_columns import AnswerColumns, LentRows
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.errors import (
     CallerError,
@@ -48,9 +54,13 @@ from openenv_async.errors import (
     SessionClosed,
     shown,
 )
+from openenv_async.protocol.columns import apart, rows_of
 from openenv_async.protocol.frames import Begun, Close, Observation, Reset, State, Step
 
 __all__ = ["Answer", "ResetRequest", "VectorSessions"]
+
+_MOST_PASSED: Final = 64
+"""Batches that go without a loan after loans that brought nothing, at most."""
 
 
 class ResetRequest:
@@ -181,6 +191,11 @@ class VectorSessions:
         self._wanted = 0
         self._waiting = 0
         self._closed = False
+        self._takes_columns = False
+        self._loan: Loan | None = None
+        self._rows: LentRows | None = None
+        self._parts: list[Answer | AnswerColumns] = []
+        self._passed = self._to_pass = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy opens sessions of its own."""
@@ -245,6 +260,7 @@ class VectorSessions:
                     f" got {shown(request.options)}"
                 )
         self.open()
+        self._end_loan()
         self._post(self._send_resets, requests)
 
     def step(
@@ -265,9 +281,30 @@ class VectorSessions:
                 f"step() takes one action a slot, got {len(actions)} for {len(slots)}"
             )
         slots, resets = self._checked_slots(slots), self._checked_slots(resets)
+        self._check_begun()
+        if not self._borrowed() or not self._ask(slots, apart(actions), resets):
+            self._post(self._send_steps, slots, actions, resets)
+
+    def step_columns(self, slots: Sequence[int], column: bytes, resets: Sequence[int] = ()) -> None:
+        """Ask for one step of each of ``slots``, as ``step`` does.
+
+        Args:
+            slots: which sessions.
+            column: the actions, one for each slot, as a column of the protocol.
+            resets: slots that begin an episode instead, in the same message.
+
+        Raises:
+            InvalidOption: a slot does not exist; nothing is sent then.
+            ProtocolError: there are not as many actions.
+        """
+        slots, resets = self._checked_slots(slots), self._checked_slots(resets)
+        self._check_begun()
+        if not self._borrowed() or not self._ask(slots, column, resets):
+            self._post(self._send_steps, slots, rows_of(column, len(slots)), resets)
+
+    def _check_begun(self) -> None:
         if self._connection is None or self._pid != os.getpid():
             raise EpisodeNotStarted("step() before reset(): call reset() first")
-        self._post(self._send_steps, slots, actions, resets)
 
     def _checked_slots(self, slots: Sequence[int]) -> Sequence[int]:
         """The slots, all of which exist; a wrong one would be lost on the I/O thread."""
@@ -296,6 +333,22 @@ class VectorSessions:
                 are can be taken later.
             InvalidOption: an argument is of the wrong type.
         """
+        answers: list[Answer] = []
+        for part in self.take_columns(count, timeout):
+            if isinstance(part, AnswerColumns):
+                answers += part.apart()
+            else:
+                answers.append(part)
+        return answers
+
+    def take_columns(
+        self, count: int, timeout: float | None = None
+    ) -> list[Answer | AnswerColumns]:
+        """The answers that ``take`` gives, those together that came together.
+
+        Raises:
+            DeadlineExceeded, InvalidOption: as by ``take``.
+        """
         count = checked_count(count, "take(count=…)", 0, InvalidOption)
         if timeout is not None:
             timeout = checked_timeout(timeout, "take")
@@ -303,25 +356,163 @@ class VectorSessions:
             raise SessionBusy(
                 f"{count} answers were asked for, but only {self._waiting} requests were sent"
             )
-        with self._lock:
-            if len(self._answers) < count:
-                self._wanted = count
-                self._wake.clear()
-            else:
-                self._wake.set()
-        if not self._wake.wait(timeout):
-            raise DeadlineExceeded(
-                f"{self.client.base_url} gave fewer than {count} answers within {timeout:g} s"
-            )
+        until = None if timeout is None else time.monotonic() + timeout
+        while (rows := self._rows) is not None:
+            wanted = count - _answered(self._parts) - _answered(rows.entries)
+            loan = self._loan
+            if wanted - len(self._answers) <= 0 or loan is None or loan.ended:
+                break
+            left = PATIENCE if until is None else until - time.monotonic()
+            if left < 0:
+                raise self._late(count, timeout)
+            self._receive(loan, rows, min(left, PATIENCE))
+        else:
+            wanted = count - _answered(self._parts)
+        self._wait(wanted, count, timeout, until)
         with self._lock:
             answers, self._answers = self._answers, []
             self._wanted = 0
-        self._waiting -= len(answers)
-        return answers
+        parts, self._parts = self._parts, []
+        if rows is not None:
+            parts, rows.entries = parts + rows.entries, []
+        self._waiting -= _answered(parts) + len(answers)
+        return [*parts, *answers]
+
+    def _wait(self, wanted: int, count: int, timeout: float | None, until: float | None) -> None:
+        """Wait until the I/O thread has ``wanted`` answers."""
+        with self._lock:
+            if len(self._answers) < wanted:
+                self._wanted = wanted
+                self._wake.clear()
+            else:
+                self._wake.set()
+        left = None if until is None else max(until - time.monotonic(), 0.0)
+        if not self._wake.wait(left):
+            raise self._late(count, timeout)
+
+    def _late(self, count: int, timeout: float | None) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{self.client.base_url} gave fewer than {count} answers within {timeout:g} s"
+        )
+
+    # -- the calling thread, which has borrowed the messages --------------------------------------
+
+    def _borrowed(self) -> bool:
+        """Return whether the calling thread has the messages; it borrows them where it may."""
+        loan = self._loan
+        if loan is not None and not loan.ended:
+            return True
+        if not self._takes_columns or self._closed or sys.is_finalizing():
+            return False
+        if self._passed < self._to_pass:
+            self._passed += 1
+            return False
+        self._passed = 0
+        self._to_pass = min(2 * self._to_pass + 1, _MOST_PASSED)  # until an answer comes
+        if self._rows is not None:
+            self._parts += self._rows.entries
+            self._rows = None
+        self._loan = background_loop().run(self._borrow())
+        return self._loan is not None
+
+    def _ask(self, slots: Sequence[int], column: bytes, resets: Sequence[int]) -> bool:
+        """Ask for steps and resets by a column frame; the loan is ended where that cannot be."""
+        import numpy as np
+
+        rows, loan = self._rows, self._loan
+        assert rows is not None
+        assert loan is not None
+        each, begins = self._in_order(slots, resets, rows.everyone, np)
+        sent = False
+        with loan.lock:
+            if loan.ended:
+                return False
+            try:
+                loan.uses += 1
+                message = None
+                if self._may_ask(each, rows):
+                    message = rows.requests(each, begins, column)
+                if message is None:
+                    loan.end_in_call()
+                else:
+                    sent = True
+                    self._waiting += len(each)
+                    loan.messages.send(message)
+            except OSError:
+                loan.end_in_call()
+            except BaseException:
+                loan.end_in_call(torn=True)
+                raise
+        if loan.wanted:
+            loan.give_back()
+        return sent
+
+    @staticmethod
+    def _in_order(
+        slots: Sequence[int], resets: Sequence[int], everyone: Any, np: Any
+    ) -> tuple[Any, Any]:
+        """All slots as an array, those of resets at their places where the others are in order."""
+        count = len(everyone)
+        if not resets and len(slots) == count and slots == range(count):
+            return everyone, None
+        each = np.array([*slots, *resets], np.int64)
+        begins = None
+        if resets:
+            begins = np.zeros(len(each), np.bool_)
+            begins[len(slots) :] = True
+            if (np.diff(each[: len(slots)]) > 0).all():
+                order = np.argsort(each, kind="stable")
+                each, begins = each[order], begins[order]
+        if len(each) == count and (each == everyone).all():
+            each = everyone
+        return each, begins
+
+    def _may_ask(self, each: Any, rows: LentRows) -> bool:
+        """Return whether every slot has a session that is free, and is asked once."""
+        return (
+            bool(len(each))
+            and not rows.is_busy(each)
+            and (each is rows.everyone or len({*each.tolist()}) == len(each))
+        )
+
+    def _receive(self, loan: Loan, rows: LentRows, timeout: float) -> None:
+        """Take one message, if one comes in time."""
+        with loan.lock:
+            if loan.ended:
+                return
+            try:
+                loan.uses += 1
+                message = loan.messages.receive(timeout)
+                now = time.monotonic()
+                if message is None:
+                    if loan.wanted or now - max(rows.sent_at, loan.heard_at) >= PATIENCE:
+                        loan.end_in_call()
+                else:
+                    loan.heard_at = now
+                    taken = rows.take(message)
+                    if taken is False:
+                        loan.end_in_call(message)
+                    else:
+                        self._to_pass = 0
+                    if isinstance(taken, bytes):
+                        loan.messages.send(taken)
+            except OSError:
+                loan.end_in_call()
+            except BaseException:
+                loan.end_in_call(torn=True)
+                raise
+        if loan.wanted:
+            loan.give_back()
+
+    def _end_loan(self) -> None:
+        """Leave the messages to the I/O thread, if they are lent."""
+        if self._loan is not None:
+            self._loan.give_back()
 
     def states(self) -> list[Any]:
         """The state of every session, decoded; none of them may be busy."""
         self.open()
+        self._end_loan()
         return background_loop().run(self._states())
 
     def step_counts(self, slots: Sequence[int]) -> list[int | OpenEnvError]:
@@ -332,6 +523,7 @@ class VectorSessions:
         """
         slots = self._checked_slots(slots)
         self.open()
+        self._end_loan()
         return background_loop().run(self._step_counts(slots))
 
     @property
@@ -345,6 +537,8 @@ class VectorSessions:
             return
         self._closed = True
         if self._connection is not None and self._pid == os.getpid():
+            if self._loan is not None and not on_background_thread():
+                self._loan.give_back()
             close_blocking(self._close())
 
     # -- the I/O thread ---------------------------------------------------------------------------
@@ -393,18 +587,50 @@ class VectorSessions:
             self._reviving.add(task)
             task.add_done_callback(self._reviving.discard)
             return
+        seed, options = self.drawn(slot, seed, options)
+        seconds = self.client.timeouts.reset
+        number, seq, acked = channel.number, channel.next_seq(), channel.acked
+        request = Reset(number, seq, acked, options, seed, None, seconds or 0.0)
+        channel.post(request, slot, seconds)
+
+    def drawn(
+        self, slot: Slot, seed: int | None = None, options: bytes | None = None
+    ) -> tuple[int | None, bytes | None]:
+        """Seed and options of a slot's next reset: a seeded run goes on as it must."""
         if seed is not None:
             slot.seeded = True
-        elif slot.rng is not None:  # a seeded run goes on as it must
+        elif slot.rng is not None:
             if slot.seeded and options is None and self._resume_payload is not None:
                 options = self._resume_payload
             else:
                 seed = slot.rng.getrandbits(31)
                 slot.seeded = True
-        seconds = self.client.timeouts.reset
-        number, seq, acked = channel.number, channel.next_seq(), channel.acked
-        request = Reset(number, seq, acked, options, seed, None, seconds or 0.0)
-        channel.post(request, slot, seconds)
+        return seed, options
+
+    async def _borrow(self) -> Loan | None:
+        """Lend the messages to the calling thread; ``None`` while something rare goes on."""
+        connection = self._connection
+        if (
+            connection is None
+            or connection.error is not None
+            or self._connecting is not None
+            or self._reviving
+            or not all(map(_may_be_lent, self._slots))
+        ):
+            return None
+        rows: LentRows | None = None
+
+        def restore() -> None:
+            assert rows is not None
+            rows.restore()
+
+        loan = connection.lend(restore)
+        if loan is not None:
+            size = min(connection.outbox.max_size, connection.limits.max_batch_size)
+            assert connection.encode is not None
+            rows = LentRows(self, connection.encode, size, connection.error_of)
+            self._rows = rows
+        return loan
 
     async def _revive(self, slot: Slot, seed: int | None, options: bytes | None) -> None:
         """Open a new session for a slot, then reset it."""
@@ -459,6 +685,7 @@ class VectorSessions:
             self._wire = wire_models(
                 self.client, self._connection.format, self._connection.upstream
             )
+            self._takes_columns = getattr(self._connection, "takes_columns", False)
             if self._resume_options is not None:
                 self._resume_payload = self.wire.encode_any(self._resume_options)
 
@@ -502,6 +729,8 @@ class VectorSessions:
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
+        if self._loan is not None and connection is not None and connection.loan is self._loan:
+            await self._loan.over()
         tasks: list[asyncio.Future[Any]] = [*self._reviving]
         if self._connecting is not None:
             tasks.append(self._connecting)
@@ -521,6 +750,23 @@ class VectorSessions:
             await asyncio.gather(*closing, return_exceptions=True)
         if connection is not None:
             await connection.aclose()
+
+
+def _answered(parts: Sequence[Answer | AnswerColumns]) -> int:
+    """Return how many slots are answered."""
+    return sum(len(part) if isinstance(part, AnswerColumns) else 1 for part in parts)
+
+
+def _may_be_lent(slot: Slot) -> bool:
+    channel = slot.channel
+    return (
+        channel is not None
+        and not slot.broken
+        and channel.opened
+        and channel.error is None
+        and not channel.earlier
+        and channel.future in (None, slot)
+    )
 
 
 def _busy(number: int) -> OpenEnvError:

@@ -21,6 +21,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.client.connection import ClientConnection
+from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.client.local import LocalTransport, local_address, open_local
 from openenv_async.client.outbox import Transport
 from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
@@ -36,7 +37,7 @@ from openenv_async.protocol.local import (
     LOCAL_VERSION,
     LocalOffer,
 )
-from openenv_async.protocol.websocket_frames import CutsFrames, masked_data_frame
+from openenv_async.protocol.websocket_frames import CutsFrames, masked_data_frame, message_place
 from openenv_async.telemetry.tracing import inject
 from openenv_async.types import Limits, Timeouts
 
@@ -140,6 +141,10 @@ class WebSocketTransport:
         assert socket.subprotocol is not None
         self.subprotocol: str = socket.subprotocol
         self._socket = socket
+        self._receive = connection.receive
+        self._max_size = max_size
+        self._recall: Callable[[], bool] | None = None
+        self._queued: list[bytes] = []
         _find_dead_hosts(socket.transport)
         socket.on_message = connection.receive
         socket.on_lost = lambda: connection.lost(self)
@@ -150,8 +155,37 @@ class WebSocketTransport:
     def send(self, message: bytes, text: bool) -> None:
         """Write a message; nothing happens when the socket is closed, its owner is told."""
         socket = self._socket
-        if socket.protocol.state is State.OPEN:
+        if self._recall is not None and not self._recall():
+            self._queued.append(masked_data_frame(message, text))
+        elif socket.protocol.state is State.OPEN:
             socket.transport.write(masked_data_frame(message, text))
+
+    def lend(self, recall: Callable[[], bool]) -> SocketMessages | None:
+        """Lend the socket to a thread that waits on it itself; ``None`` while it cannot be.
+
+        Args:
+            recall: ends the loan, now if it returns true; called before anything is written here.
+        """
+        socket = self._socket
+        if socket.protocol.state is not State.OPEN:
+            return None
+        if not (socket.is_between_frames and can_lend(socket.transport)):
+            return None
+        self._recall = recall
+        return SocketMessages(
+            socket.transport,
+            framed=_binary_frame,
+            place=functools.partial(message_place, max_size=self._max_size),
+            feed=socket.data_received,
+            receive=self._receive,
+            ended=self._end_loan,
+        )
+
+    def _end_loan(self) -> list[bytes]:
+        """The socket is this side's again; return what was to be written meanwhile."""
+        self._recall = None
+        queued, self._queued = self._queued, []
+        return queued
 
     async def drained(self) -> None:
         """Return when the write buffer has room again."""
@@ -163,6 +197,10 @@ class WebSocketTransport:
             await self._socket.close()
         else:
             self._socket.transport.abort()
+
+
+def _binary_frame(message: bytes) -> bytes:
+    return masked_data_frame(message, False)
 
 
 def _find_dead_hosts(transport: asyncio.Transport) -> None:

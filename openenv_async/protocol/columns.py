@@ -111,7 +111,7 @@ def has_columns(format: str) -> bool:
 # -- channels and numbers -----------------------------------------------------------------------
 
 
-def pack_channels(channels: Sequence[int]) -> bytes:
+def pack_channels(channels: Sequence[int] | Array) -> bytes:
     """Return channels as ranges ``first, count``, in their order.
 
     Raises:
@@ -160,7 +160,7 @@ def _each(ranges: Sequence[tuple[int, int]]) -> list[int]:
     return [channel for first, count in ranges for channel in range(first, first + count)]
 
 
-def pack_numbers(numbers: Sequence[int]) -> bytes:
+def pack_numbers(numbers: Sequence[int] | Array) -> bytes:
     """Return request numbers as they travel: one for all rows where they are equal."""
     import numpy as np
 

@@ -22,6 +22,7 @@ __all__ = [
     "Record",
     "RecordCutter",
     "RecordFault",
+    "message_place",
     "read_header",
     "record",
     "record_header",
@@ -78,6 +79,25 @@ def read_header(header: bytes) -> tuple[Record, int] | None:
     return kind, int.from_bytes(header[4:HEADER_SIZE], "big")
 
 
+def message_place(data: bytes, max_size: int) -> tuple[int, int] | None:
+    """Return where the message begins and ends that ``data`` begins with.
+
+    Args:
+        data: bytes of a stream, from the start of a record.
+        max_size: bytes of the longest message.
+
+    Returns:
+        Start and end of the body, which may be after that of ``data``; 0, 0 if it is too short to
+        tell. ``None`` for another record, or none.
+    """
+    if len(data) < HEADER_SIZE:
+        return (0, 0) if _MESSAGE.startswith(data[:4]) else None
+    size = int.from_bytes(data[4:HEADER_SIZE], "big")
+    if not data.startswith(_MESSAGE) or size > max_size:
+        return None
+    return HEADER_SIZE, HEADER_SIZE + size
+
+
 class RecordCutter:
     """A reader of records from a stream that comes in pieces of any size.
 
@@ -97,6 +117,11 @@ class RecordCutter:
         self.fault: RecordFault | None = None
         self._kept: list[bytes] = []
         self._missing = 0
+
+    @property
+    def is_between_records(self) -> bool:
+        """Return whether the next byte begins a record."""
+        return not self._kept and self.fault is None
 
     def feed(self, data: bytes) -> bool:
         """Take what was read; return whether more can be."""

@@ -18,7 +18,7 @@ try:
 except ImportError:  # no compiled part for this platform
     from websockets.utils import apply_mask
 
-__all__ = ["CutsFrames", "data_frame", "masked_data_frame"]
+__all__ = ["CutsFrames", "data_frame", "masked_data_frame", "message_place"]
 
 _END_OF_HANDSHAKE: Final = b"\r\n\r\n"
 """The end of all that the library has read when it stands before the first frame."""
@@ -60,6 +60,13 @@ class CutsFrames:
             self._cut_missing = 0
             self._cut_fragmented = False
             self._cut_broken = False
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Return whether whole frames are cut, and what comes next begins one."""
+        return self._cut_deliver is not None and not (
+            self._cut_kept or self._cut_fragmented or self._cut_broken
+        )
 
     def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
@@ -114,6 +121,32 @@ class CutsFrames:
     def _keep_frame(self, data: bytes, at: int, needed: int) -> None:
         self._cut_kept.append(data[at:])
         self._cut_missing = needed - (len(data) - at)
+
+
+def message_place(data: bytes, max_size: int) -> tuple[int, int] | None:
+    """Return where the binary message of a server begins and ends that ``data`` begins with.
+
+    Args:
+        data: what came from the server so far, from the start of a frame.
+        max_size: bytes of the greatest payload.
+
+    Returns:
+        Start and end of the payload, which may be after that of ``data``; 0, 0 if it is too short
+        to tell. ``None`` for another kind of frame, or a broken one: the library takes it.
+    """
+    if len(data) < 2:
+        return 0, 0
+    first, length, start = data[0], data[1], 2
+    if first != _BINARY or length & _MASKED:
+        return None
+    if length >= _SHORT:
+        start += 2 if length == _SHORT else 8
+        if start > len(data):
+            return 0, 0
+        length = int.from_bytes(data[2:start], "big")
+        if length > max_size:
+            return None
+    return start, start + length
 
 
 def _header(size: int, text: bool, mask: int) -> bytes:

@@ -1,0 +1,571 @@
+"""The rows of a vector while the calling thread has the messages: arrays, and a frame a batch.
+
+Rules:
+
+- A row awaits at most one answer, by the number in ``awaited``; 0: none.
+- A request is in ``flights`` before anything counts it, and an answer in ``entries``: what counts
+  them may be done again. So an interrupt between any two steps loses nothing.
+- A message is taken as a whole or not at all. One with anything but answers that are awaited, or
+  with a failure that ends a session, is left to the I/O thread.
+- With ``same_step`` a row that ended is answered when its next episode has begun; until then it is
+  held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from openenv_async.errors import CallerError, OpenEnvError, ProtocolError, SessionClosed
+from openenv_async.protocol.columns import (
+    TERMINATED,
+    TRUNCATED,
+    apart,
+    numbers_of,
+    pack_channels,
+    pack_numbers,
+    ranges_of,
+    replies_of,
+    requests_of,
+)
+from openenv_async.protocol.frames import (
+    Begun,
+    Failed,
+    Frame,
+    Observation,
+    Reset,
+    Step,
+    StepColumns,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from openenv_async.client.vector import Answer, Slot, VectorSessions
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = ["AnswerColumns", "LentRows"]
+
+_MAX_CHANNEL: Final = 2**32 - 1
+_FEW: Final = 4
+"""Flights that are kept, answered or not."""
+
+
+class _Columns(Frame, tag=43):
+    """An ``ObservationColumns`` whose buffers are those of the message."""
+
+    channels: bytes
+    seqs: bytes
+    payload: memoryview
+    rewards: memoryview
+    flags: memoryview
+    infos: bytes | None = None
+    begun: bytes | None = None
+
+
+_decode: Final = msgspec.msgpack.Decoder(list[_Columns | Observation | Begun | Failed]).decode
+_decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+
+
+class AnswerColumns:
+    """Answers of many slots, as they came.
+
+    Attributes:
+        slots: which: int64 [rows].
+        again: whether each answers a reset: bool [rows]; ``None`` if none does.
+        final: with ``same_step``: the answers that ended the episodes before, row by row.
+        index: of the frame, the rows that are meant: int64 [rows]; ``None`` for all.
+        payload: the observations of the frame as a column.
+    """
+
+    __slots__ = ("_frame", "again", "final", "index", "slots")
+
+    def __init__(
+        self,
+        frame: _Columns,
+        slots: Array,
+        again: Array | None,
+        index: Array | None = None,
+        final: AnswerColumns | None = None,
+    ) -> None:
+        self._frame = frame
+        self.slots = slots
+        self.again = again
+        self.index = index
+        self.final = final
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def payload(self) -> memoryview:
+        """The observations of the frame as a column."""
+        return self._frame.payload
+
+    @property
+    def frame_rows(self) -> int:
+        """Rows of the frame, those that are not meant too."""
+        return len(self._frame.flags)
+
+    def rewards(self) -> Array:
+        """Rewards: float64 [rows]; those without the flag of one mean nothing."""
+        return self._some(self._frame.rewards, "<f8")
+
+    def flags(self) -> Array:
+        """Flags of the protocol: uint8 [rows]."""
+        return self._some(self._frame.flags, "u1")
+
+    def _some(self, column: memoryview, dtype: str) -> Array:
+        import numpy as np
+
+        values = np.frombuffer(column, dtype)
+        return values if self.index is None else values[self.index]
+
+    def infos(self) -> list[tuple[int, bytes]]:
+        """Pairs of a row and its encoded info, for the rows that have one."""
+        packed = self._frame.infos
+        if packed is None:
+            return []
+        pairs = _decode_infos(packed)
+        if self.index is None:
+            return pairs
+        place = {row: i for i, row in enumerate(self.index.tolist())}
+        return [(place[row], info) for row, info in pairs if row in place]
+
+    def replies(self) -> list[Observation | Begun]:
+        """The replies one by one."""
+        replies = replies_of(self._frame)  # type: ignore[arg-type]  # has the same fields
+        return replies if self.index is None else [replies[row] for row in self.index.tolist()]
+
+    def apart(self) -> list[Answer]:
+        """The answers one by one."""
+        from openenv_async.client.vector import Answer
+
+        rows = range(len(self.slots))
+        again = [False for _ in rows] if self.again is None else self.again.tolist()
+        finals: list[Any] = [None for _ in rows] if self.final is None else self.final.replies()
+        return [
+            Answer(slot, reply, final, None, begins)
+            for slot, reply, final, begins in zip(
+                self.slots.tolist(), self.replies(), finals, again, strict=True
+            )
+        ]
+
+    def some(self, rows: Array) -> AnswerColumns:
+        """Return some of the answers, by their places here."""
+        index = rows if self.index is None else self.index[rows]
+        again = None if self.again is None else self.again[rows]
+        return AnswerColumns(self._frame, self.slots[rows], again, index)
+
+
+class _Flight:
+    """Requests that were sent together, or one by one before the loan.
+
+    Attributes:
+        slots, seqs: of each row.
+        begins: whether each row begins an episode; ``None``: none does.
+        frame: that was sent; ``None`` if they were sent one by one.
+        single: the requests in that case, by slot.
+        is_counted: whether the arrays say so.
+    """
+
+    __slots__ = ("begins", "frame", "is_counted", "seqs", "single", "slots")
+
+    def __init__(
+        self,
+        slots: Array,
+        seqs: Array,
+        begins: Array | None,
+        frame: StepColumns | None,
+        single: dict[int, Any] | None = None,
+    ) -> None:
+        self.slots = slots
+        self.seqs = seqs
+        self.begins = begins
+        self.frame = frame
+        self.single = single
+        self.is_counted = False
+
+    def requests(self) -> dict[int, Step | Reset]:
+        """The requests one by one, by slot."""
+        if self.frame is None:
+            return self.single or {}
+        each: Any = requests_of(self.frame, len(self.slots))
+        return dict(zip(self.slots.tolist(), each, strict=True))
+
+
+class LentRows:
+    """The rows of a vector for as long as the calling thread has the messages.
+
+    Made and restored by the I/O thread, used by the calling thread in between, with the lock of
+    the loan held.
+
+    Args:
+        owner: whose slots they are; each has a session that is open.
+        encode: of the connection's codec.
+        max_size: bytes of the largest message.
+        error_of: makes the typed error of a ``Failed`` frame.
+
+    Attributes:
+        entries: answers that came, in order.
+        left: rows that await an answer.
+        sent_at: when a request was sent last, by ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        owner: VectorSessions,
+        encode: Callable[[Sequence[Frame]], bytes],
+        max_size: int,
+        error_of: Callable[[Failed], OpenEnvError],
+    ) -> None:
+        import numpy as np
+
+        self._np = np
+        self._owner = owner
+        self._encode = encode
+        self._max_size = max_size
+        self._error_of = error_of
+        slots = owner._slots
+        channels: list[Any] = [slot.channel for slot in slots]
+        self._channels = np.array([channel.number for channel in channels], np.int64)
+        self._slot_of = np.full(int(self._channels.max()) + 1, -1, np.int64)
+        self.everyone = np.arange(len(slots))
+        self._slot_of[self._channels] = self.everyone
+        self._packed: dict[bytes, bytes] = {}
+        self._all_packed = pack_channels(self._channels)
+        self._seq = np.array([channel.seq for channel in channels], np.int64)
+        self._steps = np.zeros(len(slots), np.int64)
+        self._awaited = np.zeros(len(slots), np.int64)
+        self._again = np.zeros(len(slots), np.bool_)
+        self._flights: list[_Flight] = []
+        self._held: dict[int, tuple[AnswerColumns, int]] = {}
+        self.entries: list[AnswerColumns | Answer] = []
+        self.left = 0
+        self.sent_at = time.monotonic()
+        asked = [slot for slot, channel in zip(slots, channels, strict=True) if channel.future]
+        for slot in slots:
+            if slot not in asked:
+                slot.final = None
+        if asked:
+            self._adopt(asked)
+
+    def _adopt(self, asked: list[Slot]) -> None:
+        """Await the answers of requests that are under way."""
+        np = self._np
+        single: dict[int, Any] = {}
+        for slot in asked:
+            channel = slot.channel
+            assert channel is not None
+            single[slot.number] = channel.asked
+            channel.future = channel.asked = None
+        begins = np.array([slot.again for slot in asked], np.bool_)
+        seqs = np.array([request.seq for request in single.values()], np.int64)
+        slots = np.fromiter(single, np.int64)
+        self._flights.append(_Flight(slots, seqs, begins, None, single))
+        self._count(self._flights[0])
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def is_busy(self, slots: Array) -> bool:
+        """Return whether one of the slots awaits an answer."""
+        return bool(self.left and self._awaited[slots].any())
+
+    def requests(self, slots: Array, begins: Array | None, column: bytes) -> bytes | None:
+        """Return the message that asks for one step, or one reset, of each slot.
+
+        Args:
+            slots: which, each of them once, and none that awaits an answer: int64 [rows].
+            begins: bool [rows], the rows that begin an episode; ``None``: none does.
+            column: the actions of the others.
+
+        Returns:
+            ``None`` where it would be too large.
+        """
+        if len(column) + 64 * len(slots) + 4096 > self._max_size:
+            return None
+        if begins is None or not begins.any():
+            frames = [self._frame(slots, None, column, None, None)]
+        else:
+            frames = self._mixed(slots, begins, column)
+        return self._encode(frames)
+
+    def _mixed(self, slots: Array, begins: Array, column: bytes) -> list[StepColumns]:
+        """A frame of the steps and of the resets of the most usual options, and one for others."""
+        np = self._np
+        owner = self._owner
+        drawn = [owner.drawn(owner._slots[slot]) for slot in slots[begins].tolist()]
+        frames = []
+        for i, options in enumerate({options for _, options in drawn}):
+            chosen = np.array([each == options for _, each in drawn])
+            seeds = np.array([-1 if s is None else s for s, each in drawn if each == options])
+            rows = begins.copy()
+            rows[begins] = chosen
+            kept = rows if i else rows | ~begins  # those that step are in the first frame
+            which = slots if kept.all() else slots[kept]
+            actions = apart(()) if i else column
+            frames.append(self._frame(which, rows[kept], actions, seeds, options))
+        return frames
+
+    def _frame(
+        self,
+        slots: Array,
+        begins: Array | None,
+        column: bytes,
+        seeds: Array | None,
+        options: bytes | None,
+    ) -> StepColumns:
+        """A frame, which is a flight from now on."""
+        seqs = (self._seq if slots is self.everyone else self._seq[slots]) + 1
+        timeouts = self._owner.client.timeouts
+        frame = StepColumns(
+            self._channels_of(slots), pack_numbers(seqs), column, timeouts.step or 0.0
+        )
+        if begins is not None:
+            assert seeds is not None
+            frame.resets = begins.astype("u1").tobytes()
+            frame.seeds = seeds.astype("<i8").tobytes() if (seeds >= 0).any() else None
+            frame.options = options
+            frame.reset_timeout = timeouts.reset or 0.0
+        flight = _Flight(slots, seqs, begins, frame)
+        if len(self._flights) > _FEW:
+            self._flights = [
+                each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
+            ]
+        self._flights.append(flight)
+        self._count(flight)
+        self.sent_at = time.monotonic()
+        return frame
+
+    def _channels_of(self, slots: Array) -> bytes:
+        if slots is self.everyone:
+            return self._all_packed
+        key = slots.tobytes()
+        packed = self._packed.get(key)
+        if packed is None:
+            if len(self._packed) > 64:
+                self._packed.clear()
+            packed = self._packed[key] = pack_channels(self._channels[slots])
+        return packed
+
+    def _count(self, flight: _Flight) -> None:
+        """Await the answers of a flight; may be done twice."""
+        where: Any = slice(None) if flight.slots is self.everyone else flight.slots
+        self._seq[where] = self._awaited[where] = flight.seqs
+        if flight.begins is None:
+            self._again[where] = False
+            self._steps[where] += 1
+        else:
+            self._again[where] = flight.begins
+            self._steps[where] += ~flight.begins
+        if not flight.is_counted:
+            self.left += len(flight.slots)
+            flight.is_counted = True
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def take(self, message: bytes | memoryview) -> bytes | bool:
+        """Take the answers of a message.
+
+        Returns:
+            False if it is for the I/O thread; else true, or a message to send at once.
+        """
+        try:
+            frames = _decode(message)
+            entries = self._entries(frames)
+        except (msgspec.MsgspecError, ValueError, ProtocolError):
+            return False
+        if entries is None:
+            return False
+        ended: list[int] = []
+        for entry in entries:
+            if self._owner.same_step:
+                ended += self._hold(entry)
+            else:
+                self._settle(entry)
+        return self._begin_again(ended) if ended else True
+
+    def _entries(self, frames: list[Any]) -> list[AnswerColumns | Answer] | None:
+        """The answers of a message's frames; ``None`` if there is anything else in it."""
+        if len(frames) == 1 and type(frames[0]) is _Columns:
+            columns = self._columns(frames[0])
+            return None if columns is None else [columns]
+        entries: list[AnswerColumns | Answer] = []
+        awaited = self._awaited.tolist()
+        for frame in frames:
+            if type(frame) is _Columns:
+                columns = self._columns(frame)
+                if columns is None:
+                    return None
+                for slot in columns.slots.tolist():
+                    if not awaited[slot]:
+                        return None
+                    awaited[slot] = 0
+                entries.append(columns)
+                continue
+            slot = self._slot(frame.channel)
+            if slot < 0 or not frame.seq or awaited[slot] != frame.seq:
+                return None
+            awaited[slot] = 0
+            answer = self._row(slot, frame)
+            if answer is None:
+                return None
+            entries.append(answer)
+        return entries
+
+    def _columns(self, frame: _Columns) -> AnswerColumns | None:
+        """The answers of a frame, if each of them is awaited."""
+        np = self._np
+        if frame.channels == self._all_packed:
+            slots, where = self.everyone, slice(None)
+        else:
+            ranges = ranges_of(frame.channels, len(self.everyone))
+            channels = np.concatenate([np.arange(first, first + n) for first, n in ranges])
+            if channels.max() >= len(self._slot_of):
+                return None
+            slots = where = self._slot_of[channels]
+            if slots.min() < 0:
+                return None
+        rows = len(slots)
+        if len(frame.flags) != rows or len(frame.rewards) != 8 * rows:
+            return None
+        if (self._awaited[where] != numbers_of(frame.seqs, rows)).any():
+            return None
+        if frame.infos is not None and any(row >= rows for row, _ in _decode_infos(frame.infos)):
+            return None
+        again = self._again[where]
+        return AnswerColumns(frame, slots, again.copy() if again.any() else None)
+
+    def _slot(self, channel: int) -> int:
+        return int(self._slot_of[channel]) if 0 < channel < len(self._slot_of) else -1
+
+    def _row(self, slot: int, frame: Any) -> Answer | None:
+        """The answer of one row; ``None`` if its session has failed."""
+        from openenv_async.client.vector import Answer
+
+        again = bool(self._again[slot])
+        if type(frame) is not Failed:
+            return Answer(slot, frame, None, None, again)
+        error = self._error_of(frame)
+        if not isinstance(error, CallerError) or isinstance(error, SessionClosed):
+            return None
+        channel = self._owner._slots[slot].channel
+        assert channel is not None
+        error.add_context(session_id=channel.id, request_id=frame.seq)
+        return Answer(slot, None, None, error, again)
+
+    def _settle(self, entry: AnswerColumns | Answer) -> None:
+        """Enter an answer; from then on its rows await nothing."""
+        self.entries.append(entry)
+        rows: Any = entry.slots if isinstance(entry, AnswerColumns) else entry.slot
+        self._awaited[slice(None) if rows is self.everyone else rows] = 0
+        self.left -= len(entry) if isinstance(entry, AnswerColumns) else 1
+
+    # -- episodes that follow in the same step ----------------------------------------------------
+
+    def _hold(self, entry: AnswerColumns | Answer) -> list[int]:
+        """Enter the answers that end no episode, hold the others; the slots of these."""
+        slots = self._owner._slots
+        if not isinstance(entry, AnswerColumns):
+            frame, slot = entry.frame, slots[entry.slot]
+            if type(frame) is Observation and (frame.terminated or frame.truncated):
+                slot.final = frame
+                self._held.pop(entry.slot, None)
+                return [entry.slot]
+            entry.final = self._final(entry.slot)
+            self._settle(entry)
+            return []
+        if entry.again is not None:
+            self._settle_begun(entry)
+            return []
+        ended = (entry.flags() & (TERMINATED | TRUNCATED)) != 0
+        if not ended.any():
+            self._settle(entry)
+            return []
+        rows = self._np.flatnonzero(ended)
+        final = entry.some(rows)
+        held: list[int] = final.slots.tolist()
+        self._held.update({slot: (final, row) for row, slot in enumerate(held)})
+        if len(rows) < len(entry):
+            self._settle(entry.some(self._np.flatnonzero(~ended)))
+        return held
+
+    def _settle_begun(self, entry: AnswerColumns) -> None:
+        """Enter answers of resets, with what ended the episodes before."""
+        slots = entry.slots.tolist()
+        held = [self._held.get(slot) for slot in slots]
+        final = held[0][0] if held[0] is not None else None
+        if final is not None and held == [(final, row) for row in range(len(final))]:
+            entry.final = final
+            self._settle(entry)
+            for slot in slots:
+                del self._held[slot]
+        elif any(each is not None for each in held) or any(
+            self._owner._slots[slot].final is not None for slot in slots
+        ):
+            for answer in entry.apart():
+                answer.final = self._final(answer.slot)
+                self._settle(answer)
+        else:
+            self._settle(entry)
+
+    def _final(self, slot: int) -> Observation | OpenEnvError | None:
+        """The end of the episode before the one that a slot begins."""
+        held = self._held.pop(slot, None)
+        if held is not None:
+            columns, row = held
+            final: Any = columns.replies()[row]
+            return final  # type: ignore[no-any-return]  # an Observation
+        found, self._owner._slots[slot].final = self._owner._slots[slot].final, None
+        return found
+
+    def _begin_again(self, ended: list[int]) -> bytes:
+        """The message that resets slots whose episodes ended; they stay unanswered until then."""
+        slots = self._np.array(ended, self._np.int64)
+        self.left -= len(ended)  # the new flight counts them
+        every = self._np.ones(len(ended), self._np.bool_)
+        return self._encode(self._mixed(slots, every, apart(())))
+
+    # -- the end of the loan ----------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Put the channels in order, on the I/O thread; it takes the answers that are awaited."""
+        for flight in self._flights:
+            if not flight.is_counted:
+                self._count(flight)
+        for entry in self.entries:
+            rows: Any = entry.slots if isinstance(entry, AnswerColumns) else entry.slot
+            self._awaited[rows] = 0
+        self.left = 0
+        awaited, seqs = self._awaited.tolist(), self._seq.tolist()
+        requests: dict[int, Any] = {}
+        for flight in self._flights:
+            if (self._awaited[flight.slots] == flight.seqs).any():
+                requests.update(flight.requests())
+        again, steps = self._again.tolist(), self._steps.tolist()
+        waited = time.monotonic() - self.sent_at
+        unreset = []
+        for slot in self._owner._slots:
+            number, channel = slot.number, slot.channel
+            assert channel is not None
+            channel.steps += steps[number]
+            if not awaited[number]:
+                channel.catch_up(seqs[number])
+                continue
+            request = requests[number]
+            slot.again = again[number]
+            if number in self._held:
+                slot.final = self._final(number)
+            if slot.final is not None and not slot.again:  # it ended, and was not reset yet
+                channel.catch_up(seqs[number])
+                unreset.append(slot)
+                continue
+            timeouts = self._owner.client.timeouts
+            seconds = timeouts.reset if slot.again else timeouts.step
+            channel.catch_up(seqs[number], request, slot, seconds, waited)
+        for slot in unreset:
+            self._owner.reset_slot(slot, None, None)
