@@ -21,8 +21,8 @@ from openenv_async.targets.served import connect
 from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
 from tests.step_calls import ACTION, PACKAGE, Calls
 
-MOST = 45
-MOST_OF_SERVER = 27
+MOST = 38
+MOST_OF_SERVER = 22
 
 
 @pytest.fixture(scope="module", params=[(), ("attr",)], ids=["bare", "with attrs"])
@@ -40,7 +40,7 @@ def counts(request: pytest.FixtureRequest) -> dict[str, Calls]:
 def test_a_step_costs_few_calls(counts: dict[str, Calls], way: str, most: int) -> None:
     calls = counts[way]
     assert sum(calls.values()) <= most, json.dumps(calls, indent=2)
-    assert calls["engine/session.py"] >= 3  # it was measured at all
+    assert calls["engine/runner.py"] >= 1  # it was measured at all
 
 
 def test_the_counts_are_of_the_ways_they_are_named_after(counts: dict[str, Calls]) -> None:
@@ -79,7 +79,7 @@ class FilesEntered:
 
 
 ENVIRONMENTS: list[tuple[Any, set[str]]] = [
-    (BenchEnvironment, {"connection.py", "session.py", "runner.py"}),
+    (BenchEnvironment, {"connection.py", "steps.py", "runner.py"}),
     (BenchAsyncEnvironment, {"connection.py", "session.py", "executors/tasks.py", "runner.py"}),
     (BenchThreadEnvironment, {"connection.py", "session.py", "executors/threads.py", "runner.py"}),
 ]
@@ -90,7 +90,10 @@ ENVIRONMENTS: list[tuple[Any, set[str]]] = [
 async def test_a_request_walks_through_three_files_of_the_engine(
     env: Any, rooms: set[str], over_socket: bool
 ) -> None:
-    """From ``ServerConnection.handle`` on: session, executor where there is one, and runner."""
+    """From ``ServerConnection.handle`` on: session, executor where there is one, and runner.
+
+    ``steps`` is the session's part of what is called from the loop, and hands the rest on.
+    """
     with FilesEntered() as entered:
         if over_socket:
             async with serve(env) as url, GenericEnvClient(url) as client:
@@ -103,6 +106,8 @@ async def test_a_request_walks_through_three_files_of_the_engine(
                 await client.step(ACTION)
                 files = await entered.during(lambda: client.step(ACTION))
     assert files[0] == "connection.py"
-    # The due time of a call that may be late is a function on times.
-    assert set(files) - {"deadlines.py"} == rooms
+    passed = {"deadlines.py"}  # the due time of a call that may be late is a function on times
+    if "session.py" in rooms:
+        passed |= {"steps.py"}
+    assert set(files) - passed == rooms
     assert len(rooms - {"connection.py"}) <= 3

@@ -20,6 +20,7 @@ from openenv_async.engine.engine import Engine
 from openenv_async.engine.listing import PAGE_SIZE
 from openenv_async.engine.requests import Codecs, error_frame, failed
 from openenv_async.engine.session import Session
+from openenv_async.engine.steps import take_steps
 from openenv_async.errors import (
     OpenEnvError,
     ProtocolError,
@@ -192,33 +193,28 @@ class ServerConnection:
         """
         self._receiving = True
         self._much = self._rows_left = False
-        channels, parts = self._channels, self._assembler.parts
-        at = start
+        parts, at = self._assembler.parts, start
         try:
-            for at in range(start, stop):
+            while at < stop and not (self._much or self._is_refused):
+                if not parts:
+                    at = take_steps(self, frames, at, stop)
+                    if at == stop or self._much:
+                        break
                 frame = frames[at]
+                at += 1
                 if parts and type(frame) is not Chunk and getattr(frame, "channel", 0) in parts:
                     if not self._assembler.complete(frame):
                         continue  # answered when its payload became too large
                     frame = self._bounded_payload(frame)
-                if type(frame) is Step:
-                    session = channels.get(frame.channel)
-                    if session is not None:
-                        session.submit(frame)
-                        if self._much:
-                            break
-                        continue
                 self._handlers[type(frame)](frame)
-                if self._is_refused:
-                    at = stop - 1
-                    break
                 if self._rows_left:
-                    return at
+                    at -= 1  # the frame goes on where it has stopped
+                    break
         except OpenEnvError as exc:
             self._refuse_message(exc)
         finally:
             self._receiving = False
-        return at + 1
+        return stop if self._is_refused else at
 
     def _bounded_payload(self, frame: Any) -> Any:
         """The frame, or a bad one in its place when its payload has too many containers."""

@@ -18,7 +18,7 @@ import msgspec
 from openenv_async.engine.requests import transcode
 from openenv_async.errors import OpenEnvError, ProtocolError
 from openenv_async.models import Format
-from openenv_async.protocol.frames import Request, Reset, Step
+from openenv_async.protocol.frames import Close, Request, Reset, State, Step
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["LARGE", "Digest", "another_request", "is_same_request", "remembered"]
@@ -34,13 +34,25 @@ class Digest(msgspec.Struct):
     payload: int
 
 
+_BARE: Final[dict[type, Request]] = {
+    Reset: Reset(0, 0, 0),
+    State: State(0, 0),
+    Close: Close(0, 0),
+}
+"""Requests that nothing but their kind tells apart, one for all sessions that made such a one."""
+
+
 def remembered(request: Request) -> Request | Digest:
     """Return what of a request is kept beside its reply."""
     if isinstance(request, Step | Reset):
         payload = request.payload
         if payload is not None and len(payload) > LARGE:
             return Digest(msgspec.structs.replace(request, payload=b""), hash(bytes(payload)))
-    return request
+        if payload is not None or isinstance(request, Step):
+            return request
+        if request.seed is not None or request.episode_id is not None:
+            return request
+    return _BARE[type(request)]
 
 
 def is_same_request(

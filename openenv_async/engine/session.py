@@ -75,14 +75,14 @@ from openenv_async.telemetry.tracing import trace_from
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
-__all__ = ["PartialStream", "Session"]
+__all__ = ["REPLY_OVERHEAD", "PartialStream", "Session"]
 
 log = logging.getLogger("openenv_async.environment")
 engine_log = logging.getLogger("openenv_async.engine")
 
 _ENDLESS: Final = Close(0, 0)
 """The sentinel that a dead session is busy with for ever."""
-_REPLY_OVERHEAD: Final = 512
+REPLY_OVERHEAD: Final = 512
 """Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
 
@@ -464,7 +464,7 @@ class Session:
         asked: Any = request
         if type(request) is not Step or len(request.payload) > LARGE:
             asked = remembered(request)
-        self.log.keep(request.seq, reply, size + _REPLY_OVERHEAD, codecs.format, asked)
+        self.log.keep(request.seq, reply, size + REPLY_OVERHEAD, codecs.format, asked)
         sink = self.sink
         if sink is not None:
             if sink.codecs is not codecs:

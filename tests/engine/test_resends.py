@@ -259,10 +259,10 @@ def test_a_payload_of_4096_bytes_is_remembered_whole() -> None:
         assert isinstance(large, Digest)
         assert large.payload == hash(b"x" * 4097)
         assert large.request == kind(1, 2, 1, b"")
-    plain = Reset(1, 2)
-    assert remembered(plain) is plain
-    state = State(1, 2)
-    assert remembered(state) is state
+    for told in (Reset(1, 2, seed=0), Reset(1, 2, episode_id="a"), Reset(1, 2, payload=b"\x80")):
+        assert remembered(told) is told
+    for bare in (Reset, State, Close):  # nothing but their kind tells them apart: one for all
+        assert remembered(bare(1, 2)) is remembered(bare(3, 4))
 
 
 def test_a_large_reset_is_not_one_without_options() -> None:
