@@ -24,7 +24,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -242,9 +242,9 @@ class ClientConnection:
         return "msgpack" if self._codec is None else self._codec.format
 
     @property
-    def encode(self) -> Callable[[Sequence[Frame]], bytes] | None:
-        """The function that makes a message of frames; ``None`` before the first hello."""
-        return None if self._codec is None else self._codec.encode
+    def codec(self) -> MsgpackCodec | JsonCodec | None:
+        """The codec of the transport; ``None`` before the first hello."""
+        return self._codec
 
     @property
     def channel_count(self) -> int:

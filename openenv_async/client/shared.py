@@ -74,6 +74,17 @@ class SharedCodec(MsgpackCodec):
                     frames[i] = _unreadable(frame, exc)  # type: ignore[index]  # it is a list
         return frames
 
+    def resolve(self, frame: Any) -> None:
+        """Give a frame that was decoded elsewhere its payload.
+
+        Raises:
+            ProtocolError: it points to no payload.
+        """
+        if len(frame.payload) == REFERENCE_SIZE:
+            payload = bytes(frame.payload)
+            if is_reference(payload):
+                frame.payload = self._view(payload)
+
     def _view(self, reference: bytes) -> bytes | memoryview:
         number, offset, length = read_reference(reference, self._size)
         if number in self._loans:

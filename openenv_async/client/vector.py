@@ -627,8 +627,8 @@ class VectorSessions:
         loan = connection.lend(restore)
         if loan is not None:
             size = min(connection.outbox.max_size, connection.limits.max_batch_size)
-            assert connection.encode is not None
-            rows = LentRows(self, connection.encode, size, connection.error_of)
+            assert connection.codec is not None
+            rows = LentRows(self, connection.codec, size, connection.error_of)
             self._rows = rows
         return loan
 

@@ -14,12 +14,14 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from openenv_async.client.shared import SharedCodec
 from openenv_async.errors import CallerError, OpenEnvError, ProtocolError, SessionClosed
+from openenv_async.protocol.codec import JsonCodec, MsgpackCodec
 from openenv_async.protocol.columns import (
     TERMINATED,
     TRUNCATED,
@@ -78,11 +80,12 @@ class AnswerColumns:
         slots: which: int64 [rows].
         again: whether each answers a reset: bool [rows]; ``None`` if none does.
         final: with ``same_step``: the answers that ended the episodes before, row by row.
+        frame: that they came in.
         index: of the frame, the rows that are meant: int64 [rows]; ``None`` for all.
         payload: the observations of the frame as a column.
     """
 
-    __slots__ = ("_frame", "again", "final", "index", "slots")
+    __slots__ = ("again", "final", "frame", "index", "slots")
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class AnswerColumns:
         index: Array | None = None,
         final: AnswerColumns | None = None,
     ) -> None:
-        self._frame = frame
+        self.frame = frame
         self.slots = slots
         self.again = again
         self.index = index
@@ -104,20 +107,20 @@ class AnswerColumns:
     @property
     def payload(self) -> memoryview:
         """The observations of the frame as a column."""
-        return self._frame.payload
+        return self.frame.payload
 
     @property
     def frame_rows(self) -> int:
         """Rows of the frame, those that are not meant too."""
-        return len(self._frame.flags)
+        return len(self.frame.flags)
 
     def rewards(self) -> Array:
         """Rewards: float64 [rows]; those without the flag of one mean nothing."""
-        return self._some(self._frame.rewards, "<f8")
+        return self._some(self.frame.rewards, "<f8")
 
     def flags(self) -> Array:
         """Flags of the protocol: uint8 [rows]."""
-        return self._some(self._frame.flags, "u1")
+        return self._some(self.frame.flags, "u1")
 
     def _some(self, column: memoryview, dtype: str) -> Array:
         import numpy as np
@@ -127,7 +130,7 @@ class AnswerColumns:
 
     def infos(self) -> list[tuple[int, bytes]]:
         """Pairs of a row and its encoded info, for the rows that have one."""
-        packed = self._frame.infos
+        packed = self.frame.infos
         if packed is None:
             return []
         pairs = _decode_infos(packed)
@@ -138,7 +141,7 @@ class AnswerColumns:
 
     def replies(self) -> list[Observation | Begun]:
         """The replies one by one."""
-        replies = replies_of(self._frame)  # type: ignore[arg-type]  # has the same fields
+        replies = replies_of(self.frame)  # type: ignore[arg-type]  # has the same fields
         return replies if self.index is None else [replies[row] for row in self.index.tolist()]
 
     def apart(self) -> list[Answer]:
@@ -159,7 +162,7 @@ class AnswerColumns:
         """Return some of the answers, by their places here."""
         index = rows if self.index is None else self.index[rows]
         again = None if self.again is None else self.again[rows]
-        return AnswerColumns(self._frame, self.slots[rows], again, index)
+        return AnswerColumns(self.frame, self.slots[rows], again, index)
 
 
 class _Flight:
@@ -206,7 +209,7 @@ class LentRows:
 
     Args:
         owner: whose slots they are; each has a session that is open.
-        encode: of the connection's codec.
+        codec: of the connection.
         max_size: bytes of the largest message.
         error_of: makes the typed error of a ``Failed`` frame.
 
@@ -219,7 +222,7 @@ class LentRows:
     def __init__(
         self,
         owner: VectorSessions,
-        encode: Callable[[Sequence[Frame]], bytes],
+        codec: MsgpackCodec | JsonCodec,
         max_size: int,
         error_of: Callable[[Failed], OpenEnvError],
     ) -> None:
@@ -227,7 +230,8 @@ class LentRows:
 
         self._np = np
         self._owner = owner
-        self._encode = encode
+        self._encode = codec.encode
+        self._shared = codec if isinstance(codec, SharedCodec) else None
         self._max_size = max_size
         self._error_of = error_of
         slots = owner._slots
@@ -237,6 +241,7 @@ class LentRows:
         self.everyone = np.arange(len(slots))
         self._slot_of[self._channels] = self.everyone
         self._packed: dict[bytes, bytes] = {}
+        self._slots_of: dict[bytes, Array] = {}
         self._all_packed = pack_channels(self._channels)
         self._seq = np.array([channel.seq for channel in channels], np.int64)
         self._steps = np.zeros(len(slots), np.int64)
@@ -289,17 +294,19 @@ class LentRows:
         if len(column) + 64 * len(slots) + 4096 > self._max_size:
             return None
         if begins is None or not begins.any():
-            frames = [self._frame(slots, None, column, None, None)]
+            frames: list[Frame] = [self._frame(slots, None, column, None, None)]
         else:
             frames = self._mixed(slots, begins, column)
+        if self._shared is not None and self._shared.has_returns:
+            frames.insert(0, self._shared.take_release())
         return self._encode(frames)
 
-    def _mixed(self, slots: Array, begins: Array, column: bytes) -> list[StepColumns]:
+    def _mixed(self, slots: Array, begins: Array, column: bytes) -> list[Frame]:
         """A frame of the steps and of the resets of the most usual options, and one for others."""
         np = self._np
         owner = self._owner
         drawn = [owner.drawn(owner._slots[slot]) for slot in slots[begins].tolist()]
-        frames = []
+        frames: list[Frame] = []
         for i, options in enumerate({options for _, options in drawn}):
             chosen = np.array([each == options for _, each in drawn])
             seeds = np.array([-1 if s is None else s for s, each in drawn if each == options])
@@ -375,11 +382,14 @@ class LentRows:
             False if it is for the I/O thread; else true, or a message to send at once.
         """
         try:
-            frames = _decode(message)
-            entries = self._entries(frames)
+            entries = self._entries(_decode(message))
+            if entries is None:
+                return False
+            if self._shared is not None:
+                for entry in entries:
+                    if entry.frame is not None:
+                        self._shared.resolve(entry.frame)
         except (msgspec.MsgspecError, ValueError, ProtocolError):
-            return False
-        if entries is None:
             return False
         ended: list[int] = []
         for entry in entries:
@@ -419,17 +429,16 @@ class LentRows:
 
     def _columns(self, frame: _Columns) -> AnswerColumns | None:
         """The answers of a frame, if each of them is awaited."""
-        np = self._np
+        where: Any
         if frame.channels == self._all_packed:
             slots, where = self.everyone, slice(None)
         else:
-            ranges = ranges_of(frame.channels, len(self.everyone))
-            channels = np.concatenate([np.arange(first, first + n) for first, n in ranges])
-            if channels.max() >= len(self._slot_of):
+            known = self._slots_of.get(frame.channels)
+            if known is None:
+                known = self._slots_by(frame.channels)
+            if known is None:
                 return None
-            slots = where = self._slot_of[channels]
-            if slots.min() < 0:
-                return None
+            slots = where = known
         rows = len(slots)
         if len(frame.flags) != rows or len(frame.rewards) != 8 * rows:
             return None
@@ -439,6 +448,21 @@ class LentRows:
             return None
         again = self._again[where]
         return AnswerColumns(frame, slots, again.copy() if again.any() else None)
+
+    def _slots_by(self, packed: bytes) -> Array | None:
+        """The slots of channels as they travel, if they are all of this vector."""
+        ranges = ranges_of(packed, len(self.everyone))
+        np = self._np
+        channels = np.concatenate([np.arange(first, first + count) for first, count in ranges])
+        if channels.max() >= len(self._slot_of):
+            return None
+        slots: Array = self._slot_of[channels]
+        if slots.min() < 0:
+            return None
+        if len(self._slots_of) > 64:
+            self._slots_of.clear()
+        self._slots_of[packed] = slots
+        return slots
 
     def _slot(self, channel: int) -> int:
         return int(self._slot_of[channel]) if 0 < channel < len(self._slot_of) else -1
