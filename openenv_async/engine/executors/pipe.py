@@ -1,9 +1,8 @@
 """Messages over a Unix socket between the server process and a worker process.
 
-Each message is preceded by 4 bytes and its length as 4 bytes, big-endian. The 4 bytes tell a batch
-of frames from a note, which the two processes exchange about themselves; anything else is garbage
-that something in the process wrote, and ends the connection. Both ends are asyncio protocols:
-what was sent in one loop turn leaves in one write.
+They are records: messages of frames, and notes, which the two processes exchange about themselves;
+anything else is garbage that something in the process wrote, and ends the connection. Both ends
+are asyncio protocols: what was sent in one loop turn leaves in one write.
 """
 
 from __future__ import annotations
@@ -16,14 +15,19 @@ import msgspec
 
 from openenv_async.protocol.codec import MsgpackCodec, Role
 from openenv_async.protocol.frames import Frame
+from openenv_async.protocol.records import (
+    HEADER_SIZE,
+    Record,
+    RecordCutter,
+    read_header,
+    record,
+)
 
 __all__ = ["HEADER_SIZE", "MAX_PIPE_MESSAGE", "Pipe", "PipeCodec", "body_size"]
 
 MAX_PIPE_MESSAGE: Final = 2**31
 """A longer announced message means that the other end writes garbage."""
-_MARK: Final = b"\x93OE\x01"
-_NOTE: Final = b"\x93OE\x02"
-HEADER_SIZE: Final = 8
+_KINDS: Final = (Record.MESSAGE, Record.NOTE)
 _UNSENDABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -60,8 +64,8 @@ class PipeCodec(MsgpackCodec):
 
 def body_size(header: bytes) -> int | None:
     """The length that a header announces; ``None`` when it is none."""
-    size = int.from_bytes(header[4:], "big")
-    return size if header[:4] in (_MARK, _NOTE) and size <= MAX_PIPE_MESSAGE else None
+    kind, size = read_header(header) or (None, 0)
+    return size if kind in _KINDS and size <= MAX_PIPE_MESSAGE else None
 
 
 class Pipe(asyncio.Protocol):
@@ -82,10 +86,7 @@ class Pipe(asyncio.Protocol):
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_note = on_note
-        self._receiver = on_message
-        self._buffer = bytearray()
-        self._wanted = HEADER_SIZE
-        self._in_body = False
+        self._cutter = RecordCutter(self._take, MAX_PIPE_MESSAGE)
         self.is_garbled = False
         self._transport: asyncio.Transport | None = None
         self.paused = False
@@ -96,24 +97,22 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        while len(buffer) - at >= self._wanted:
-            part = bytes(buffer[at : at + self._wanted])
-            at += self._wanted
-            if self._in_body:
-                self._in_body, self._wanted = False, HEADER_SIZE
-                self._receiver(part)
-            else:
-                size = body_size(part)
-                if size is None:
-                    self.is_garbled = True
-                    self.close()
-                    return
-                self._in_body, self._wanted = True, size
-                self._receiver = self._on_note if part[:4] == _NOTE else self._on_message
-        del buffer[:at]
+        if not self.is_garbled and not self._cutter.feed(data):
+            self._garbled()
+
+    def _take(self, kind: Record, body: bytes | memoryview) -> None:
+        if self.is_garbled:
+            return
+        if kind is Record.MESSAGE:
+            self._on_message(bytes(body))
+        elif kind is Record.NOTE:
+            self._on_note(bytes(body))
+        else:
+            self._garbled()
+
+    def _garbled(self) -> None:
+        self.is_garbled = True
+        self.close()
 
     @property
     def connected(self) -> bool:
@@ -122,16 +121,16 @@ class Pipe(asyncio.Protocol):
 
     def send(self, message: bytes) -> None:
         """Write a message; nothing happens when the other end is gone."""
-        self._write(_MARK, message)
+        self._write(Record.MESSAGE, message)
 
     def note(self, note: bytes) -> None:
         """Write a note; nothing happens when the other end is gone."""
-        self._write(_NOTE, note)
+        self._write(Record.NOTE, note)
 
-    def _write(self, mark: bytes, body: bytes) -> None:
+    def _write(self, kind: Record, body: bytes) -> None:
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            transport.write(mark + len(body).to_bytes(4, "big") + body)
+            transport.write(record(kind, body))
 
     def pause_writing(self) -> None:
         """Called by the loop."""
