@@ -27,6 +27,7 @@ class Load:
         seconds: measured.
         warmup: seconds before that, dropped.
         seed: of the actions.
+        local: whether to use the Unix socket of a server on this machine.
     """
 
     sessions: int = 64
@@ -34,6 +35,7 @@ class Load:
     seconds: float = 5.0
     warmup: float = 1.0
     seed: int = 0
+    local: bool = True
 
     def __post_init__(self) -> None:
         for name in ("sessions", "connections"):
@@ -61,7 +63,11 @@ async def sessions(
     """
     clients = [
         GenericEnvClient(
-            url, token=token, timeouts=timeouts, share=f"{name}-{number % load.connections}"
+            url,
+            token=token,
+            timeouts=timeouts,
+            share=f"{name}-{number % load.connections}",
+            local=load.local,
         )
         for number in range(load.sessions)
     ]
@@ -101,7 +107,11 @@ async def vectors(
     made = [
         VectorSessions(
             GenericEnvClient(
-                url, token=token, timeouts=timeouts, share=f"{name}-{number % load.connections}"
+                url,
+                token=token,
+                timeouts=timeouts,
+                share=f"{name}-{number % load.connections}",
+                local=load.local,
             ),
             min(size, load.sessions - first),
         )

@@ -38,6 +38,7 @@ class Report:
         latency_ms: p50, p90, p99 and max of a step, from the call to its result.
         open_seconds: to open all sessions at once.
         method: how it was measured, for people.
+        transport: of the connections: WebSocket or Unix socket.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Report:
     client: Usage
     server: Usage
     method: str
+    transport: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -158,7 +160,10 @@ async def bench(
             await _watch(players, load.warmup, lambda share: say("warm-up", share, 0))
             server = ServerMeter(url, token, pid)
             measured = await _measure(run, players, load.seconds, server, say)
-    return _report(target or url, load, run, opened, measured, server)
+        connection = clients[0].connection
+        transport = None if connection is None else connection.transport
+    report = _report(target or url, load, run, opened, measured, server)
+    return dataclasses.replace(report, transport=transport)
 
 
 async def _actions(

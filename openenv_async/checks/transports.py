@@ -129,14 +129,23 @@ class NativeTransport(Transport):
         url: of the server.
         format: of the messages.
         token: access token.
+        local: whether sessions go over the server's Unix socket, in MessagePack; no check can send
+            single frames then.
     """
 
     features = _NATIVE | {"frames", "sessions"}
 
     def __init__(
-        self, url: str, format: Literal["msgpack", "json"] = "msgpack", token: str | None = None
+        self,
+        url: str,
+        format: Literal["msgpack", "json"] = "msgpack",
+        token: str | None = None,
+        local: bool = False,
     ) -> None:
-        self.name = f"native {format}"
+        self.name = "native local" if local else f"native {format}"
+        if local:
+            self.features = NativeTransport.features - {"frames"}
+        self.local = local
         self.url = url
         self.format = format
         self._subprotocol = f"openenv.v1.{format}"
@@ -152,6 +161,7 @@ class NativeTransport(Transport):
             options=options,
             limits=limits,
             subprotocol=self._subprotocol,
+            local=self.local,
         )
         async with client:
             yield client

@@ -63,6 +63,12 @@ _KINDS: Final = {
     help="Size of the array in each observation of the built-in environment.",
 )
 @click.option("--seed", default=0, show_default=True, type=int, help="Of the actions.")
+@click.option(
+    "--local/--no-local",
+    default=True,
+    show_default=True,
+    help="Use the Unix socket of a server on this machine; faults are those of TCP alone.",
+)
 @token_option
 @param_option
 @click.option(
@@ -84,6 +90,7 @@ def bench(
     warmup: float,
     obs_bytes: int | None,
     seed: int,
+    local: bool,
     token: str | None,
     params: dict[str, Any],
     chaos: bool,
@@ -107,7 +114,7 @@ def bench(
         raise click.BadParameter("is for --chaos", param_hint="--vector")
     if connections is None:
         connections = 1 if vector is None else -(-sessions // vector)
-    load = Load(sessions, connections, seconds, warmup, seed)
+    load = Load(sessions, connections, seconds, warmup, seed, local)
     if target is None:
         kind = params.pop("isolation", "inline")
         if kind not in _KINDS:
@@ -238,7 +245,8 @@ def _print(report: Report) -> None:
     from rich.text import Text
 
     table = Table(show_header=False, title=report.target, title_justify="left", box=None)
-    table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s)")
+    way = "" if report.transport is None else f" by {report.transport}"
+    table.add_row("sessions", f"{report.sessions:,} over {report.connections} connection(s){way}")
     table.add_row("steps/s", Text(f"{report.steps_per_second:,.0f}", style="bold"))
     latency = report.latency_ms
     table.add_row("latency", ", ".join(f"{name} {latency[name]:.2f} ms" for name in latency))

@@ -69,6 +69,7 @@ async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
         connection = await dial(url, ClientSettings(token=token))
         try:
             server = dict(connection.server)
+            transport = connection.transport
         finally:
             await connection.aclose()
         tasks = await _served_tasks(url, token)
@@ -77,6 +78,7 @@ async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
         "version": server.get("environment_version"),
         "url": url,
         "server": server.get("server"),
+        "transport": transport,
         "isolation": server.get("isolation"),
         "max_sessions": server.get("max_sessions"),
         "tasks": tasks,

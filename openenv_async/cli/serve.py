@@ -113,6 +113,12 @@ __all__ = ["serve"]
     "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: where it exists]"
 )
 @click.option(
+    "--local/--no-local",
+    default=True,
+    show_default=True,
+    help="Serve clients on this machine over a Unix socket too, on Linux.",
+)
+@click.option(
     "--owner-lease",
     type=click.FloatRange(0, min_open=True),
     envvar="OPENENV_OWNER_LEASE",
@@ -137,6 +143,7 @@ def serve(
     insecure: bool,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
+    local: bool,
     log_level: str,
     log_format: Literal["text", "json"],
     **settings: Any,
@@ -171,6 +178,7 @@ def serve(
             token=token,
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
+            local=local,
         )
 
 

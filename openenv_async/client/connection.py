@@ -237,6 +237,11 @@ class ClientConnection:
         return COLUMNS in (self.server.get("capabilities") or ()) and has_columns(self.format)
 
     @property
+    def transport(self) -> str | None:
+        """The kind of the transport in use, ``WebSocket`` or ``Unix socket``; ``None``: none."""
+        return None if self._transport is None else self._transport.name
+
+    @property
     def format(self) -> Format:
         """The payload format in use."""
         return "msgpack" if self._codec is None else self._codec.format

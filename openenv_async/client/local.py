@@ -99,6 +99,7 @@ class LocalTransport(asyncio.Protocol):
         on_note: called with the body of each note of the server.
     """
 
+    name: str = "Unix socket"
     subprotocol: str = LOCAL_SUBPROTOCOL
 
     def __init__(

@@ -31,10 +31,12 @@ class Transport(Protocol):
     """A carrier of messages.
 
     Attributes:
+        name: of its kind, for people.
         subprotocol: of the messages.
         congested: whether ``drained`` is to be awaited before more is sent; ``send`` never blocks.
     """
 
+    name: str
     subprotocol: str
     congested: bool
 

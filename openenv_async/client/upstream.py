@@ -90,6 +90,7 @@ class UpstreamTransport:
         spare: a socket that is open already, for the first channel.
     """
 
+    name = "WebSocket"
     subprotocol = "openenv.v1.msgpack"
     congested = False
 

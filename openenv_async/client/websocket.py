@@ -137,6 +137,8 @@ class WebSocketTransport:
         congested: whether the peer reads slower than this side writes.
     """
 
+    name: str = "WebSocket"
+
     def __init__(self, socket: _Socket, connection: ClientConnection, max_size: int) -> None:
         assert socket.subprotocol is not None
         self.subprotocol: str = socket.subprotocol

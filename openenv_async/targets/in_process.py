@@ -23,6 +23,7 @@ __all__ = [
 class MemoryTransport:
     """A transport between a ``ClientConnection`` and a ``ServerConnection`` of one loop."""
 
+    name = "memory"
     congested = False
 
     def __init__(self, engine: Engine, subprotocol: str, client: ClientConnection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -51,6 +52,7 @@ async def test_a_run(env: Any) -> None:
     assert report.steps > 10
     assert report.failures == {}
     assert report.success_rate == 1.0
+    assert report.transport == "Unix socket"
     assert report.steps_per_second == pytest.approx(report.steps / report.seconds, rel=0.01)
     latency = report.latency_ms
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"] + 0.001
@@ -62,6 +64,12 @@ async def test_a_run(env: Any) -> None:
     for words in ("closed loop", "8 sessions", "2 connection", "warm-up dropped", "GET /stats"):
         assert words in report.method
     assert json.loads(json.dumps(report.as_dict()))["steps"] == report.steps
+
+
+async def test_a_run_over_tcp_says_so() -> None:
+    async with serve(BenchEnvironment) as url:
+        report = await bench(url, dataclasses.replace(SHORT, local=False))
+    assert report.transport == "WebSocket"
 
 
 class Fails(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):

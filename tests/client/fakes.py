@@ -37,6 +37,7 @@ class FakeTransport:
         sizes: of the messages.
     """
 
+    name = "fake"
     subprotocol = "openenv.v1.msgpack"
 
     def __init__(self, format: str = "msgpack") -> None:

@@ -24,6 +24,7 @@ from openenv_async.checks.raw_connection import RawConnection
 from openenv_async.checks.registry import Result
 from openenv_async.engine import Engine
 from openenv_async.errors import EnvironmentRaised
+from openenv_async.server import create_app
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
 
@@ -34,6 +35,7 @@ SPEC = EnvironmentSpec(ConformanceEnvironment)
 FEATURES = {
     "native msgpack": NativeTransport.features,
     "native json": NativeTransport.features,
+    "native local": NativeTransport.features - {"frames"},
     "http": HTTPTransport.features,
     "upstream": UpstreamTransport.features,
     "in process msgpack": InProcessTransport.features,
@@ -51,7 +53,13 @@ async def opened(name: str) -> AsyncIterator[Transport]:
         finally:
             await engine.aclose()
         return
-    async with serve(ConformanceEnvironment, options=OPTIONS) as url:
+    app = create_app(ConformanceEnvironment, options=OPTIONS)
+    stats = app.state.openenv.engine.stats
+    async with serve(app) as url:
+        if name == "native local":
+            yield NativeTransport(url, local=True)
+            assert stats.local_connections_opened or not stats.opened
+            return
         match name:
             case "native msgpack":
                 yield NativeTransport(url)
