@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -56,6 +57,8 @@ _LEAST: Final = 16
 """Rows of a part at least."""
 _LONG: Final = 0.005
 """Seconds that a part may take."""
+_FRAMES: Final = 4
+"""Frames of which the fastest says how long a row takes."""
 _REPLY_OVERHEAD: Final = 512
 """Bytes that a kept reply counts beside its payload."""
 _MARGIN: Final = 256
@@ -247,6 +250,7 @@ class Columns:
         self._whole: dict[_Answer, None] = {}
         self._work: _Work | None = None
         self._size = _LEAST
+        self._costs: deque[float] = deque(maxlen=_FRAMES)
         self._row_size = 0.0
 
     def forget(self) -> None:
@@ -307,7 +311,7 @@ class Columns:
         group = self._groups.get(key)
         if group is None:
             group = self._group(key)
-        if group.size * 2 < self._size or group.size > self._size * 2:
+        if group.size != self._size and (len(group.parts) > 1 or len(group.rows) > self._size):
             self._divide(group)
         asked = StepRows(frame, group.channels)
         try:
@@ -379,15 +383,17 @@ class Columns:
             group.parts.append(_Part(chosen, channels, sessions))
 
     def _measure(self, group: _Group, spent: float) -> None:
-        """Choose the size of parts by what the rows of a frame took."""
+        """Choose the size of parts by what the rows of the last frames took."""
         rows = len(group.rows)
-        if len(group.parts) == 1 and rows < self._size and spent < _LONG:
-            return  # it says nothing of more rows
-        size = rows * _LONG / spent if spent else rows
+        self._costs.append(spent / rows)
+        cost = min(self._costs)  # one frame may have waited for others on the machine
+        size = float(self._max_channels)
+        if cost > 0:
+            size = min(size, _LONG / cost)
         if self._row_size:
             size = min(size, self._max_size / self._row_size)
-        if spent > 2 * _LONG * len(group.parts) or size >= 2 * self._size:
-            self._size = max(_LEAST, min(int(size), self._max_channels))
+        if size >= 2 * self._size or size * 2 <= self._size:
+            self._size = max(_LEAST, int(size))
 
     # -- rows that run here ---------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from openenv_async.protocol.columns import (
 )
 from openenv_async.protocol.frames import ObservationColumns, Payload, Reset, Step
 from openenv_async.protocol.lifecycle import Phase
+from openenv_async.types import StepResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,8 @@ class RowCall(NamedTuple):
     Attributes:
         runner: what runs it.
         step: a bound method that takes an action.
-        known: readers of what ``step`` returns, by type; ``None`` where that is read already.
+        known: readers of what ``step`` returns, by type; ``None`` where that is the five values
+            of a ``StepResult``.
     """
 
     runner: EnvironmentRunner
@@ -102,7 +104,8 @@ def run_rows(
     """
     import numpy as np
 
-    array_type, running, encode_info = np.ndarray, Phase.RUNNING, codecs.encode_info
+    array_type, running, begins = np.ndarray, Phase.RUNNING, BEGINS
+    encode_info, put = codecs.encode_info, stack.put
     replies = RowReplies()
     rows, others = replies.rows, replies.others
     rewards: list[float] = []
@@ -118,14 +121,14 @@ def run_rows(
     else:
         each = ((row, calls[row], actions[row]) for row in claims)
     for row, (runner, step, known), action in each:
-        if action is BEGINS:
+        if action is begins:
             began = runner.begin_row(request(row), codecs)  # type: ignore[arg-type]  # a Reset
             if not isinstance(began, tuple):
                 others.append((row, began))
                 continue
             observation, reward, terminated, truncated, info = began
             try:
-                out, dtype, shape = stack.put(place, observation)
+                out, dtype, shape = put(place, observation)
                 extra = None if info is None else encode_info(info)
             except BaseException as exc:
                 dtype = None  # the stack may have begun anew
@@ -155,8 +158,20 @@ def run_rows(
                         read = known[type(result)]
                     except KeyError:
                         read = runner.reader_of(type(result))
-                    result = read(result)
-                observation, reward, terminated, truncated, info = result
+                    observation, reward, terminated, truncated, info = read(result)
+                else:
+                    observation, reward, terminated, truncated, info = result
+                    if (
+                        type(reward) is float
+                        and type(terminated) is bool
+                        and type(truncated) is bool
+                        and type(info) is dict
+                    ):
+                        info = info or None
+                    else:
+                        observation, reward, terminated, truncated, info = runner.reader_of(
+                            StepResult
+                        )(StepResult(*result))
                 if (
                     type(observation) is array_type
                     and observation.dtype is dtype
@@ -164,7 +179,7 @@ def run_rows(
                 ):
                     out[place] = observation
                 else:
-                    out, dtype, shape = stack.put(place, observation)
+                    out, dtype, shape = put(place, observation)
                 extra = None if info is None else encode_info(info)
             except BaseException as exc:
                 dtype = None  # the stack may have begun anew

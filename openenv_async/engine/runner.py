@@ -92,7 +92,7 @@ Emit = Callable[[bytes, bool], Any]
 """A function that sends a partial observation: payload, and whether it is of the declared type."""
 
 ROW_STEP: Final = "_openenv_row_step"
-"""A method of a host that returns a step whose result is an ``Extracted``, or ``None``."""
+"""A method of a host that returns a step of five values, those of a ``StepResult``, or ``None``."""
 _ENVIRONMENTS_OWN: Final = (
     *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
     *(EpisodeEnded, EpisodeNotStarted, OperationUnsupported),
@@ -199,10 +199,14 @@ class EnvironmentRunner:
     def row_step(self) -> tuple[Callable[[Any], Any], dict[type, Any] | None]:
         """Return what steps the environment, and the readers of its results by their type.
 
-        There are none where the environment is a host that reads them itself.
+        There are none where the environment is a host whose step returns the five values of a
+        ``StepResult``.
         """
+        spec = self.spec
         own = getattr(self.env, ROW_STEP, None)
-        step = None if own is None or self.spec.contract.tells_legal else own()
+        if spec.contract.tells_legal or spec.types["observation"] is not Any:
+            own = None
+        step = None if own is None else own()
         return (self._step, self._known) if step is None else (step, None)
 
     def reader_of(self, kind: type) -> Callable[[Any], Extracted]:

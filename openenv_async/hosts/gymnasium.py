@@ -96,7 +96,8 @@ class GymnasiumHost(Environment[Any, Any, Any]):
         action_space, observation_space = _spaces_of(env)
         self._env = env
         self._label = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        self._read = taking_values(spaces.reader(action_space), action_space)
+        self._read_element = spaces.reader(action_space)
+        self._read = taking_values(self._read_element, action_space)
         self._write = spaces.writer(observation_space)
         self._reset_takes = _keywords(env.reset)
         self._mask = _mask_of(env)
@@ -142,29 +143,46 @@ class GymnasiumHost(Environment[Any, Any, Any]):
 
     def step(self, action: Any) -> Any:
         """Take one action."""
-        result: Any = self._env.step(self._read(action))
-        if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+        # The runtime reads reward, ends and info, as everybody's.
+        return StepResult(*self._stepped(action))
+
+    def _stepped(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """Take one action; return Gymnasium's five values, the observation as it travels."""
+        read = self._read if type(action) is dict else self._read_element
+        result: Any = self._env.step(read(action))
+        try:
+            observation, reward, terminated, truncated, info = result
+        except (TypeError, ValueError):
+            raise InvalidObservation(wrong_step(self._label, result)) from None
+        if not isinstance(result, tuple) or not isinstance(info, dict):
             raise InvalidObservation(wrong_step(self._label, result))
-        observation, reward, terminated, truncated, info = result
         self._elapsed += 1
         if self._mask is not None and not (terminated or truncated or _tells(info)):
             info = {**info, ACTION_MASK: self._mask(observation)}
-        return StepResult(
-            self._written("step", observation),
-            reward,  # read by the runtime, as everybody's
-            terminated,
-            truncated,
-            info,
-        )
+        try:
+            observation = self._write(observation)
+        except InvalidObservation as exc:
+            raise self._unwritten("step", exc) from None
+        return observation, reward, terminated, truncated, info
+
+    def _openenv_row_step(self) -> Callable[[Any], Any] | None:
+        """Return the step of rows of column frames, which makes no ``StepResult``.
+
+        There is none where a subclass has a step of its own.
+        """
+        return self._stepped if type(self).step is GymnasiumHost.step else None
 
     def _written(self, call: str, observation: Any) -> Any:
         try:
             return self._write(observation)
         except InvalidObservation as exc:
-            raise InvalidObservation(
-                f"{call}() of {self._label} returned an {exc.message}; return what"
-                " observation_space says, or change the space"
-            ) from None
+            raise self._unwritten(call, exc) from None
+
+    def _unwritten(self, call: str, exc: InvalidObservation) -> InvalidObservation:
+        return InvalidObservation(
+            f"{call}() of {self._label} returned an {exc.message}; return what"
+            " observation_space says, or change the space"
+        )
 
     def state(self) -> Any:
         """Progress, and a frame where the session has a render mode."""

@@ -452,6 +452,17 @@ class _Forms:
 
         return convert
 
+    def _integer_in(self, space: spaces.Discrete[Any], where: str) -> _Convert:
+        integer, make = self._integer(space, where), space.dtype.type
+        first, last = int(space.start), int(space.start) + int(space.n) - 1
+
+        def convert(value: Any) -> Any:
+            if type(value) is int and first <= value <= last:  # as nearly all are
+                return make(value)
+            return make(integer(value))
+
+        return convert
+
     def _array(self, space: spaces.Space[Any], where: str, *, stacked: bool = False) -> _Convert:
         """Any numbers as an array of the dtype and shape of ``space``."""
         dtype, low, high = _limits(space)
@@ -459,9 +470,17 @@ class _Forms:
         sizes = f"(n, {', '.join(map(str, shape))})".replace(", )", ",)") if stacked else f"{shape}"
         wanted = f"an array of {dtype} of shape {sizes} within {space}"
         check = self._bounds_check(space, dtype, low, high, stacked)
-        is_action = self._is_action
+        is_action, array_type = self._is_action, np.ndarray
+        plain = check is None and not stacked
 
         def convert(value: Any) -> Any:
+            if (
+                plain
+                and type(value) is array_type
+                and value.dtype is dtype
+                and value.shape == shape
+            ):
+                return value  # as nearly all are
             array = value if type(value) is np.ndarray else _as_array(value)
             if array is None:
                 raise self._refused(where, value, wanted)
@@ -548,8 +567,7 @@ class _Forms:
         """Return what travels as elements."""
         match space:
             case spaces.Discrete():
-                integer, make = self._integer(space, where), space.dtype.type
-                return lambda value: make(integer(value))
+                return self._integer_in(space, where)
             case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
                 return self._array(space, where)
             case spaces.Text():

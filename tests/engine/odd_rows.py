@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from openenv_async import Environment, StepResult
@@ -159,3 +160,43 @@ def normal(frame: Any) -> dict[str, Any]:
         details: Mapping[str, Any] = unpack(frame.payload) or {}
         said["payload"] = {k: v for k, v in details.items() if k not in ("episode_id", "traceback")}
     return {"kind": type(frame).__name__} | {key: repr(value) for key, value in said.items()}
+
+
+GYMNASIUM_RESULTS: list[Callable[[Any], Any]] = [
+    lambda o: (o, 1.0, False, False, {}),
+    lambda o: (o, 1.0, True, False, {}),
+    lambda o: (o, 1, False, True, {"n": 1}),
+    lambda o: (o, np.float64(2), np.bool_(False), False, {}),
+    lambda o: (o, None, False, False, {}),
+    lambda o: (o, float("nan"), False, False, {}),
+    lambda o: (o, "much", False, False, {}),
+    lambda o: (o, 1.0, "no", False, {}),
+    lambda o: (o, 1.0, False, False, None),
+    lambda o: (o, 1.0, False, {}),
+    lambda o: [o, 1.0, False, False, {}],
+    lambda o: None,
+    lambda o: (o.astype("<f8"), 1.0, False, False, {}),
+    lambda o: (o.tolist(), 1.0, False, False, {}),
+    lambda o: (o[:1], 1.0, False, False, {}),
+    lambda o: (None, 1.0, False, False, {}),
+    lambda o: (o, 1.0, False, False, {"bad": object()}),
+    lambda o: _raise(RuntimeError("broken")),
+    lambda o: _raise(InvalidAction("not that")),
+]
+
+
+class OddGymnasium(gymnasium.Env[Any, Any]):
+    """Action ``i`` asks for the result ``GYMNASIUM_RESULTS[i]``."""
+
+    isolation = "inline"
+    owns_thread = True
+    action_space = gymnasium.spaces.Discrete(len(GYMNASIUM_RESULTS))
+    observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert type(action) is np.int64
+        return GYMNASIUM_RESULTS[action](np.ones(2, np.float32))

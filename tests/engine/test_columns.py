@@ -20,7 +20,18 @@ from openenv_async.protocol.frames import (
     Renew,
     State,
 )
-from tests.engine.odd_rows import BEHAVIOURS, RESET, Odd, Row, in_columns, in_rows, normal, told
+from tests.engine.odd_rows import (
+    BEHAVIOURS,
+    GYMNASIUM_RESULTS,
+    RESET,
+    Odd,
+    OddGymnasium,
+    Row,
+    in_columns,
+    in_rows,
+    normal,
+    told,
+)
 from tests.helpers import Peer, make_engine, settle, token
 
 SESSIONS = 4
@@ -45,8 +56,8 @@ OPERATION = st.one_of(
 class Side:
     """A client of an engine of its own, which says the same as that of another side."""
 
-    def __init__(self, in_columns: bool, **options: Any) -> None:
-        self.engine: Engine = make_engine(Odd, options=EngineOptions(**options))
+    def __init__(self, in_columns: bool, env: Any = Odd, **options: Any) -> None:
+        self.engine: Engine = make_engine(env, options=EngineOptions(**options))
         self.engine.epoch = "e" * 16
         self.in_columns = in_columns
         self.peer = Peer(self.engine)
@@ -83,9 +94,9 @@ class Side:
         return each, logs, stats.steps, stats.duplicates, stats.errors, stats.bad_frames
 
 
-async def play(operations: list[tuple[Any, ...]], **options: Any) -> int:
+async def play(operations: list[tuple[Any, ...]], env: Any = Odd, **options: Any) -> int:
     """Say the same on two sides, once in columns; return how many column frames came back."""
-    sides = [Side(True, **options), Side(False, **options)]
+    sides = [Side(True, env, **options), Side(False, env, **options)]
     for side in sides:
         side.open()
     taken = dict.fromkeys(range(1, SESSIONS + 2), 0)
@@ -148,6 +159,14 @@ async def play(operations: list[tuple[Any, ...]], **options: Any) -> int:
 @given(operations=st.lists(OPERATION, max_size=8))
 def test_columns_do_what_rows_do(operations: list[tuple[Any, ...]]) -> None:
     asyncio.run(play(operations))
+
+
+@pytest.mark.parametrize("action", [-1, *range(len(GYMNASIUM_RESULTS) + 1)])
+async def test_a_gymnasium_environment_does_the_same_in_columns(action: int) -> None:
+    plain_step = ("all", [0] * SESSIONS)
+    odd = ("all", [0, action if action >= 0 else 2**40, 0, 0])
+    begin = ("columns", [(2, RESET, 0, 5), (1, 0, 0, 0)], 0)
+    assert await play([plain_step, odd, odd, plain_step, begin, plain_step], OddGymnasium) >= 5
 
 
 @pytest.mark.parametrize("action", range(len(BEHAVIOURS)))
