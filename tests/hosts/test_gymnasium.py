@@ -190,11 +190,10 @@ def test_a_wrapped_instance_has_the_name_of_what_is_inside() -> None:
     assert (spec.name, spec.contract.isolation) == ("Calm", "inline")
 
 
-def test_a_vector_is_not_an_environment() -> None:
+def test_a_vector_is_an_environment_too() -> None:
     vector: Any = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync")
-    for each in (vector, type(vector)):
-        with pytest.raises(TypeError, match="SyncVectorEnv is a vector of environments"):
-            EnvironmentSpec(each)
+    assert EnvironmentSpec(vector).is_vector
+    assert not EnvironmentSpec(gymnasium.make("CartPole-v1")).is_vector
     vector.close()
 
 
