@@ -480,13 +480,30 @@ def _guarded(info: inspect.Type, encode: Encode, decode: Decode) -> Encode:
                     return octets
                 # It may hold an object of attrs, unless it is flat.
                 inside = value.values() if kind is dict else _fields_of(kind)(value)
-                if _LEAVES.issuperset(map(type, inside)):
+                if _FLAT.issuperset(map(type, inside)) or _is_flat(inside):
                     return octets
         except (*_TRIED_AGAIN, AttributeError):  # the latter of a field that was deleted
             pass
         return again(value)
 
     return guarded_plain if checks == [_whole] else guarded
+
+
+_FLAT: Final = set(_LEAVES)
+"""Types of values that hold no objects; arrays are added when the first is met."""
+
+
+def _is_flat(values: Any) -> bool:
+    """Return whether there are none but plain values and arrays in these."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        _FLAT.add(numpy.ndarray)
+    return all(
+        type(each) in _FLAT
+        or (type(each) is dict and _is_flat(each.values()))
+        or (type(each) in (list, tuple) and _is_flat(each))
+        for each in values
+    )
 
 
 def _complete(encode: Encode) -> Encode:

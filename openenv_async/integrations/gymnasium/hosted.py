@@ -148,6 +148,60 @@ class _Taken:
     again: bool = False
 
 
+class _Layout:
+    """The places of the arrays in the payloads of one size, learnt from one that was decoded.
+
+    Rows of the same shapes differ in the elements of their arrays only: all bytes between them are
+    compared, so that nothing else is taken for such rows.
+
+    Args:
+        payload: what was decoded.
+        rows: what it was.
+    """
+
+    names = ("observations", "rewards", "terminated", "truncated")
+
+    def __init__(self, payload: Any, rows: Mapping[str, Any]) -> None:
+        self._size = len(payload)
+        base = np.frombuffer(payload, np.uint8).__array_interface__["data"][0]
+        places = {
+            name: (rows[name].__array_interface__["data"][0] - base, rows[name])
+            for name in self.names
+        }
+        at, self._between = 0, list[tuple[int, int, bytes]]()
+        for start, array in sorted(places.values(), key=lambda each: each[0]):
+            self._between.append((at, start, bytes(payload[at:start])))
+            at = start + array.nbytes
+        self._between.append((at, self._size, bytes(payload[at:])))
+        self._arrays = [(start, a.dtype, a.size, a.shape) for start, a in places.values()]
+
+    @classmethod
+    def of(cls, payload: Any, rows: Mapping[str, Any]) -> _Layout | None:
+        """Return the layout of a payload whose parts are arrays of numbers and nothing else."""
+        arrays = [rows.get(name) for name in cls.names]
+        whole = rows.keys() == {*cls.names} and all(isinstance(a, np.ndarray) for a in arrays)
+        if not whole or any(a.dtype.kind not in "biufc" or not a.size for a in arrays):  # type: ignore[union-attr]  # arrays
+            return None
+        if rows["terminated"].dtype != np.bool_ or rows["truncated"].dtype != np.bool_:
+            return None
+        return None if rows["observations"].dtype.kind == "b" else cls(payload, rows)
+
+    def read(self, payload: Any) -> tuple[Any, Any, Any, Any] | None:
+        """The four arrays, the observations as a view; ``None`` for anything but such rows."""
+        if len(payload) != self._size:
+            return None
+        for start, stop, octets in self._between:
+            if payload[start:stop] != octets:
+                return None
+        (at, dtype, size, shape), rewards, terminated, truncated = self._arrays
+        return (
+            np.frombuffer(payload, dtype, size, at).reshape(shape),
+            np.array(np.frombuffer(payload, rewards[1], rewards[2], rewards[0]), np.float64),
+            np.frombuffer(payload, np.uint8, terminated[2], terminated[0]) != 0,
+            np.frombuffer(payload, np.uint8, truncated[2], truncated[0]) != 0,
+        )
+
+
 class HostedVectors:
     """The vector of several sessions that are vectors.
 
@@ -219,13 +273,15 @@ class HostedVectors:
         self.observation_space = batch_space(seen, self.batch_size)
         self._to_wire = sender(batch_space(action, self.rows))
         self._openers: dict[int, Any] = {}
+        self._layout: _Layout | None = None
+        self._head: bytes | None = None
         self._from_row = opener(seen)
         self._plain = isinstance(seen, _ARRAYS)
         self._all: Any = None if self._copy else create_empty_array(seen, self.batch_size, np.zeros)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy opens sessions of its own."""
-        made = ("_to_wire", "_openers", "_from_row", "_all")
+        made = ("_to_wire", "_openers", "_layout", "_head", "_from_row", "_all")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -431,8 +487,18 @@ class HostedVectors:
         for shard, part in zip(who, parts, strict=True):
             if isinstance(part, list):
                 part = np.asarray(part) if isinstance(self.single_action_space, _ARRAYS) else part
-            made.append(self.groups[shard.group].wire.encode_action(self._to_wire(part)))
+            made.append(self._payload(shard, self._to_wire(part)))
         return made
+
+    def _payload(self, shard: _Shard, batch: Any) -> bytes:
+        """Encode a batch of actions; of arrays all but the elements is the same each time."""
+        head = self._head
+        if head is not None:
+            return head + batch.tobytes()
+        payload: bytes = self.groups[shard.group].wire.encode_action(batch)
+        if isinstance(batch, np.ndarray) and batch.nbytes and payload.endswith(batch.tobytes()):
+            self._head = payload[: len(payload) - batch.nbytes]
+        return payload
 
     def _check_length(self, actions: Any, wanted: int) -> None:
         space, batch = self.single_action_space, actions
@@ -526,8 +592,13 @@ class HostedVectors:
         Raises:
             InvalidObservation: they are not what the schema says.
         """
-        wire = self.groups[shard.group].wire
-        rows = wire.decode_observation(frame.payload)
+        payload, wire = frame.payload, self.groups[shard.group].wire
+        found = None if self._layout is None else self._layout.read(payload)
+        if found is not None:
+            shard.seen, shard.ids = found[0], None
+            infos = {} if frame.info is None else wire.decode_any(frame.info)
+            return _Taken(*found[1:], self._infos(infos, self.each) if infos else {})
+        rows = wire.decode_observation(payload)
         if not isinstance(rows, dict):
             raise InvalidObservation(
                 f"{self._label} showed {type(rows).__name__}, where rows of a vector were to come"
@@ -546,6 +617,8 @@ class HostedVectors:
             seen = _put(self.single_observation_space, self._own(shard), ids, seen)
         shard.seen = seen
         shard.ids = None if partly else ids
+        if self._layout is None and self._plain and seen is rows["observations"]:
+            self._layout = _Layout.of(payload, rows)
         return _Taken(
             self._rewards(rows, count, again),
             self._ends(rows, "terminated", count),
