@@ -180,7 +180,8 @@ def measure(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any
             f"{label:18} {middle(rates):10,.0f} {rates[0]:9,.0f}-{rates[-1]:9,.0f}"
             f" {middle(shares):6.2f} {shares[0]:5.2f}-{shares[-1]:5.2f}"
             f" {middle(side.batch) * 1e6:9.1f} {middle(added):6.1f}"
-            f" {added[0]:6.1f}-{added[-1]:6.1f} {middle(side.here):10.1f}, {middle(side.there):8.1f}"
+            f" {added[0]:6.1f}-{added[-1]:6.1f}"
+            f" {middle(side.here):10.1f}, {middle(side.there):8.1f}"
         )
     if case.goal is not None:
         print(f"{'wanted':18} {'':10} {'':19} {case.goal:6.2f}")

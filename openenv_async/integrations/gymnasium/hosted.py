@@ -494,7 +494,8 @@ class HostedVectors:
         """Encode a batch of actions; of arrays all but the elements is the same each time."""
         head = self._head
         if head is not None:
-            return head + batch.tobytes()
+            octets: bytes = batch.tobytes()
+            return head + octets
         payload: bytes = self.groups[shard.group].wire.encode_action(batch)
         if isinstance(batch, np.ndarray) and batch.nbytes and payload.endswith(batch.tobytes()):
             self._head = payload[: len(payload) - batch.nbytes]
