@@ -175,5 +175,9 @@ def shorter(own: float | None, asked: float | None) -> float | None:
 
 def due_at(now: float, own: float | None, asked: float | None, episode_due: float) -> float:
     """Return when a request that starts ``now`` must have ended, its episode's end included."""
-    timeout = shorter(own, asked)
-    return episode_due if timeout is None else min(now + timeout, episode_due)
+    if asked and asked > 0 and (own is None or asked < own):  # as in shorter
+        own = asked
+    if own is None:
+        return episode_due
+    due = now + own
+    return due if due < episode_due else episode_due

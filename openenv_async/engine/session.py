@@ -361,6 +361,17 @@ class Session:
             self.interrupted = None
         if type(reply) is Observation:
             engine.stats.steps += 1
+            step: Any = request  # only that is observed
+            sink, codecs = self.sink, self.codecs
+            if sink is not None and sink.codecs is codecs and len(step.payload) <= LARGE:
+                # As answer does it, in the common case.
+                size = len(reply.payload)
+                self.log.keep(step.seq, reply, size + REPLY_OVERHEAD, codecs.format, step)
+                reply.channel = self.channel
+                sink.send(reply, size)
+                if self.deferred is not None:
+                    self._start_deferred()
+                return
         elif type(reply) is Unfinished:
             self._await(request, reply)
             return

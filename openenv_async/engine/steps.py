@@ -2,10 +2,10 @@
 
 A step walks from ``Session.submit`` to ``ServerConnection.send`` through eight methods, each of
 which has a rule or two. Here are those rules for the step that nothing is remarkable about: its
-number is the next one, its session is idle, its replies go to this connection in this format, its
-executor is called from the loop, and its reply is a small observation. A step of which one of these
-is not so goes the long way, from where the difference shows: there is no rule that only this
-function has.
+number is the next one, its session is idle, its replies go to this connection in this format. One
+whose executor is called from the loop is answered here if its reply is a small observation; one of
+another executor is handed to it with its deadline. A step of which one of these is not so goes the
+long way, from where the difference shows: there is no rule that only this function has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from openenv_async.engine.deadlines import due_at
 from openenv_async.engine.resends import LARGE
 from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.protocol.frames import Observation, Step
@@ -41,7 +42,7 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
     engine, codecs, channels = connection.engine, connection.codecs, connection._channels
     ready, large, chunk_size = connection.ready, connection.large, connection._chunk_size
     format = codecs.format
-    is_plain = not engine.times_episodes
+    is_plain, own_timeout = not engine.times_episodes, engine.own_timeouts[Step]
     began = connection.seen_at
     first = at
     done = size = 0
@@ -58,7 +59,6 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
             if not (
                 seq == log.taken + 1
                 and session.current is None
-                and session.executor.direct
                 and session.sink is connection
                 and is_plain
                 and len(step.payload) <= LARGE
@@ -72,6 +72,17 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
                 log.acknowledge(step.ack)
             session.current = step
             session.codecs = codecs
+            executor = session.executor
+            if not executor.direct:
+                if executor.timed:
+                    due = due_at(engine.clock(), own_timeout, step.timeout, session.episode_due)
+                    session.due = due
+                    if due < session.scheduled:
+                        engine.deadlines.watch(session, due)
+                executor.start(session, step)
+                if connection._much:
+                    break
+                continue
             runner = session.runner
             try:
                 reply = runner.handle(step, codecs)

@@ -16,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import types
 import typing
@@ -280,9 +279,11 @@ class ResultReader:
             )
 
         def check(value: Any) -> None:
-            with contextlib.suppress(Exception):  # such as a field that was never set
+            try:  # no contextlib.suppress: it costs each step as much as the look itself
                 if fits(value):
                     return
+            except Exception:  # such as a field that was never set
+                pass
             octets = codec.encode(value)
             try:
                 codec.decode(octets)

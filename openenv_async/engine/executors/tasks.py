@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, Final
 
@@ -55,90 +55,28 @@ class _SessionTask(asyncio.Task[None]):
         return super().cancel(msg)
 
 
-class _Inbox:
-    """The next request of a session, awaited by its task; one object for all requests.
+class _Slot:
+    """The task of one session and the future it waits on.
 
-    To the task it is a future: it has what ``asyncio.Task`` asks of one
-    (``_asyncio_future_blocking`` and ``_loop``, which asyncio reads of futures of third parties).
-    A future of asyncio's own would be made anew for each request, and would wake the task a turn of
-    the loop later.
-
-    Args:
-        loop: of the task.
-        taken: a future that has a result, which a task that wakes up looks at.
+    Attributes:
+        wake: the task's own wake-up, which it leaves with every future that it waits on.
+        context: its context.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_loop", "_request", "_taken", "_wake")
+    __slots__ = ("context", "credit", "inbox", "task", "wake")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, taken: asyncio.Future[None]) -> None:
-        self._asyncio_future_blocking = False
-        self._loop = loop
-        self._taken = taken
-        self._request: RunnerRequest | Unfinished | None = None
-        self._wake: Callable[[asyncio.Future[None]], object] | None = None
-        self._context: Context | None = None
-
-    def __await__(self) -> Generator[Any, None, RunnerRequest | Unfinished]:
-        while self._request is None:
-            self._asyncio_future_blocking = True
-            yield self
-        request, self._request = self._request, None
-        return request
-
-    __iter__ = __await__
-
-    @property
-    def is_awaited(self) -> bool:
-        """True while the task waits, and no wake-up is under way."""
-        return self._wake is not None
-
-    def deliver(self, request: RunnerRequest | Unfinished) -> None:
-        """Hand the next request to the task; it runs before this returns, if no other task does."""
-        self._request = request
-        wake = self._wake
-        if wake is None:  # the task is running or about to, and finds the request
-            return
-        self._wake = None
-        context = self._context
-        if context is None or asyncio.current_task(self._loop) is not None:
-            self._loop.call_soon(wake, self._taken, context=context)
-        else:
-            context.run(wake, self._taken)
-
-    def clear(self) -> None:
-        """Drop a request that is answered without having been taken."""
-        self._request = None
-
-    # -- as a future -----------------------------------------------------------------------------
-
-    def add_done_callback(
-        self, wake: Callable[[asyncio.Future[None]], object], *, context: Context | None = None
-    ) -> None:
-        """Begin to wait; called by the task."""
-        self._wake = wake
-        self._context = context
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Wake the task with a cancellation; ``False`` when it is being woken for a request."""
-        wake = self._wake
-        if wake is None:
-            return False
-        self._wake = None
-        cancelled = self._loop.create_future()
-        cancelled.cancel(msg)
-        self._loop.call_soon(wake, cancelled, context=self._context)
-        return True
-
-
-class _Slot:
-    """The task of one session and the inbox it waits on."""
-
-    __slots__ = ("credit", "inbox", "task")
-
-    def __init__(self, inbox: _Inbox) -> None:
+    def __init__(self, inbox: asyncio.Future[RunnerRequest | Unfinished]) -> None:
         self.inbox = inbox
+        self.wake: Callable[[asyncio.Future[Any]], object] | None = None
+        self.context: Context | None = None
         self.credit: asyncio.Future[None] | None = None
         self.task: _SessionTask | None = None
+
+    def learn_wake(self) -> Callable[[asyncio.Future[Any]], object] | None:
+        """Note the task's wake-up, once it waits; ``None`` before that, and where none is told."""
+        for wake, context in getattr(self.inbox, "_callbacks", None) or ():
+            self.wake, self.context = wake, context
+        return self.wake
 
 
 class TaskExecutor:
@@ -152,34 +90,44 @@ class TaskExecutor:
         self._abandoned: set[asyncio.Task[None]] = set()
         self._tasks: dict[_SessionTask, Call] = {}
         self._closing = False
-        self._openings: deque[tuple[Call, _Slot, Open]] = deque()
+        self._openings: deque[tuple[Call, Open]] = deque()
         self._is_opening = False
-        self._taken: asyncio.Future[None] | None = None
 
     def start(self, call: Call, request: RunnerRequest | Unfinished) -> None:
         """Hand the request to the session's task, which an Open creates."""
-        slot = call.slot
+        slot: Any = call.slot
         if slot is None:
-            slot = call.slot = _Slot(_Inbox(self._loop, self._woken()))
-            slot.task = _SessionTask(self._run(call, slot), loop=self._loop)
-            slot.task.call = call
-            self._tasks[slot.task] = call
-            slot.task.add_done_callback(self._ended)
+            slot = call.slot = self._begun(call)
             if type(request) is Open:
-                self._openings.append((call, slot, request))
+                self._openings.append((call, request))
                 if not self._is_opening:
                     self._open_next()
                 return
-        assert isinstance(slot, _Slot)
-        slot.inbox.deliver(request)
+        inbox, wake = slot.inbox, slot.wake
+        if wake is None:
+            wake = slot.learn_wake()
+        if (
+            wake is not None
+            and asyncio.current_task(self._loop) is None
+            and inbox.remove_done_callback(wake)  # else the task is on its way to the request
+        ):
+            inbox.set_result(request)
+            slot.context.run(wake, inbox)
+            return
+        try:
+            inbox.set_result(request)
+        except asyncio.InvalidStateError:  # cancelled by what the environment left running
+            slot.inbox = self._loop.create_future()
+            slot.inbox.set_result(request)
 
-    def _woken(self) -> asyncio.Future[None]:
-        """The future with which the tasks of all sessions are woken."""
-        taken = self._taken
-        if taken is None:
-            taken = self._taken = self._loop.create_future()
-            taken.set_result(None)
-        return taken
+    def _begun(self, call: Call) -> _Slot:
+        """Begin the task of a session."""
+        slot = _Slot(self._loop.create_future())
+        slot.task = task = _SessionTask(self._run(call, slot), loop=self._loop)
+        task.call = call
+        self._tasks[task] = call
+        task.add_done_callback(self._ended)
+        return slot
 
     def _open_next(self) -> None:
         """Let the next session construct its environment, which it does in its first turn.
@@ -188,10 +136,10 @@ class TaskExecutor:
         """
         self._is_opening = False
         while self._openings and not self._is_opening:
-            call, slot, request = self._openings.popleft()
+            call, request = self._openings.popleft()
             if call.dead is None:  # else it was abandoned meanwhile
                 self._is_opening, since = True, self._loop.time()
-                slot.inbox.deliver(request)
+                self.start(call, request)
                 self._loop.call_soon(self._opened, since)
 
     def _opened(self, since: float) -> None:
@@ -212,10 +160,9 @@ class TaskExecutor:
 
     async def _run(self, call: Call, slot: _Slot) -> None:
         call_of_task.set(call)
-        inbox = slot.inbox
         while True:
             try:
-                request = await inbox
+                request = await slot.inbox
             except asyncio.CancelledError:
                 # A cancel may come in the loop turn of its request, before this task took it.
                 waiting = call.current
@@ -223,8 +170,9 @@ class TaskExecutor:
                     if not self._is_own(slot):
                         raise  # the engine is closing, or the program
                     _take_back_cancellation()  # of what the environment started and left
+                    if slot.inbox.cancelled():
+                        slot.inbox = self._loop.create_future()
                     continue
-                inbox.clear()
                 request = waiting
                 reply: RunnerReply | Unfinished = call.interruption(request)
                 _take_back_cancellation()
@@ -240,6 +188,7 @@ class TaskExecutor:
                     reply = await self._perform(call, slot, request)
                     if isinstance(request, Unfinished):
                         request = request.request
+            slot.inbox = self._loop.create_future()
             call.complete(request, reply)
             if isinstance(request, Close) and type(reply) is not Unfinished:
                 return

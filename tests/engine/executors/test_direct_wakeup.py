@@ -19,7 +19,7 @@ import pytest
 
 from openenv_async import Environment
 from openenv_async.engine import Engine
-from openenv_async.engine.executors.tasks import TaskExecutor, _Inbox, call_of_task
+from openenv_async.engine.executors.tasks import _Slot, call_of_task
 from openenv_async.protocol.frames import (
     Begun,
     Cancel,
@@ -31,7 +31,7 @@ from openenv_async.protocol.frames import (
     Step,
 )
 from openenv_async.testing import ManualClock
-from tests.helpers import Peer, make_engine, pack, settle, token, unpack, until
+from tests.helpers import Peer, make_engine, pack, settle, token, unpack
 
 T = TypeVar("T")
 
@@ -351,45 +351,28 @@ async def test_nothing_of_a_session_stays_when_it_is_closed() -> None:
     assert env() is None
 
 
-# -- the inbox by itself --------------------------------------------------------------------------
+# -- the task's own wake-up -----------------------------------------------------------------------
 
 
-async def test_the_inbox_is_a_future_to_its_task() -> None:
-    loop = asyncio.get_running_loop()
-    taken: asyncio.Future[None] = loop.create_future()
-    taken.set_result(None)
-    inbox = _Inbox(loop, taken)
-    future: Any = inbox
-    assert asyncio.isfuture(future)
-    got: list[Any] = []
-
-    async def take() -> None:
-        while len(got) < 3:
-            try:
-                got.append(await inbox)
-            except asyncio.CancelledError as exc:
-                got.append(exc.args)
-
-    first, second = Open(1, token(1), token(2)), Close(1, 1)
-    inbox.deliver(first)  # before it is waited for
-    assert not inbox.is_awaited
-    assert inbox.cancel() is False
-    task = loop.create_task(take())
-    await until(lambda: inbox.is_awaited)
-    assert got == [first]
-    assert task.cancel("why") is True
-    assert not inbox.is_awaited
-    inbox.deliver(second)  # while it is being woken
-    await task
-    assert got == [first, ("why",), second]
-    inbox.deliver(first)
-    inbox.clear()
-    assert inbox._request is None
+async def test_a_session_whose_task_tells_no_wake_up_goes_through_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of asyncio's own is relied on: without it a request takes one turn more."""
+    monkeypatch.setattr(_Slot, "learn_wake", lambda slot: None)
+    async with started() as (_, peer):
+        assert await answers(peer, step(2, {"n": 2})) == []
+        assert unpack((await peer.next()).payload) == {"n": 2}
+        assert isinstance(await peer.stepped(3, {}), Observation)
 
 
-async def test_the_tasks_of_all_sessions_are_woken_with_one_future() -> None:
-    executor = TaskExecutor(asyncio.get_running_loop())
-    taken = executor._woken()
-    assert taken.done()
-    assert executor._woken() is taken
-    await executor.aclose()
+async def test_the_wake_up_of_a_task_is_the_same_for_every_future() -> None:
+    async with started() as (engine, peer):
+        await answers(peer, step(2, {}))
+        session = engine.sessions[token(1)]
+        slot: Any = session.slot
+        first = slot.wake
+        assert first is not None
+        for seq in range(3, 6):
+            assert len(await answers(peer, step(seq, {}))) == 1
+            [(wake, context)] = slot.inbox._callbacks
+            assert (wake, context) == (first, slot.context)

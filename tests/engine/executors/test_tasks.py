@@ -14,7 +14,6 @@ from openenv_async import Environment, Timeouts
 from openenv_async.engine import Engine
 from openenv_async.engine.executors.tasks import (
     TaskExecutor,
-    _Inbox,
     _SessionTask,
     _Slot,
     call_of_task,
@@ -415,19 +414,14 @@ async def test_parked_sessions_go_on(plan: dict[str, Any]) -> None:
 def opening(executor: TaskExecutor) -> LooseCall:
     """One more session that waits to be built."""
     call = LooseCall(Scripted, executor)
-    call.slot = _Slot(inbox_of(executor))
-    executor._openings.append((call, call.slot, Open(1, token(1), token(2))))
+    call.slot = _Slot(asyncio.get_running_loop().create_future())
+    executor._openings.append((call, Open(1, token(1), token(2))))
     return call
-
-
-def inbox_of(executor: TaskExecutor) -> _Inbox:
-    taken: Any = None
-    return _Inbox(executor._loop, taken)
 
 
 def is_handed(call: LooseCall) -> bool:
     slot: Any = call.slot
-    return slot.inbox._request is not None
+    return bool(slot.inbox.done())
 
 
 async def test_sessions_are_built_one_in_a_turn() -> None:
@@ -532,7 +526,7 @@ async def test_an_opening_cannot_be_cancelled_and_what_has_no_task_neither() -> 
     executor.credited(call, 1)
     executor.abandon(call)
     assert executor.interrupt(call) is False
-    call.slot = _Slot(inbox_of(executor))
+    call.slot = _Slot(asyncio.get_running_loop().create_future())
     assert executor.interrupt(call) is False
     task: Any = asyncio.ensure_future(asyncio.Event().wait())
     call.slot.task = task
