@@ -26,7 +26,7 @@ from openenv_async.engine.deadlines import due_at
 from openenv_async.engine.interfaces import RowExecutor
 from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import remembered
-from openenv_async.engine.rows import BEGINS, RowCall, RowReplies, Stack, run_rows
+from openenv_async.engine.rows import BEGINS, Progress, RowCall, RowReplies, Stack, run_rows
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
@@ -174,7 +174,7 @@ class _Batch:
     """Rows that an executor runs: its ``RowBatch``."""
 
     __slots__ = (
-        *("_actions", "_asked", "_calls", "_columns", "_decode"),
+        *("_actions", "_asked", "_columns", "_decode", "_runs"),
         *("calls", "codecs", "count", "frame", "places", "requests"),
     )
 
@@ -183,7 +183,7 @@ class _Batch:
         self._asked = work.asked
         self._actions: list[Any] = []
         self._decode = work.decode
-        self._calls: list[RowCall] = []
+        self._runs: list[Progress] = []
         self.calls: list[Session] = []
         self.requests: list[Step | Reset] = []
         self.places: list[int] = []
@@ -198,13 +198,22 @@ class _Batch:
         self.places.append(place)
         self._actions.append(action)
 
-    def run(self, claims: Iterator[int] | None = None) -> RowReplies:
+    def run(self, claims: Iterator[int] | None = None, most: int | None = None) -> RowReplies:
         """Run rows here and now, in any thread; never raises."""
         calls = [RowCall(call.runner, *call.runner.row_step()) for call in self.calls]
         codecs = self.codecs
-        stack = Stack(len(calls), codecs.encode_observation)
+        stack = Stack(most or len(calls), codecs.encode_observation)
+        progress = Progress(stack)
+        self._runs.append(progress)
         request = self.requests.__getitem__
-        return run_rows(calls, self._actions, request, codecs, stack, self._decode, claims)
+        return run_rows(
+            calls, self._actions, request, codecs, stack, self._decode, claims, progress
+        )
+
+    def finished(self) -> list[RowReplies]:
+        """Return the replies that are there while ``run`` runs others; on the loop."""
+        given = [progress.finished() for progress in self._runs]
+        return [replies for replies in given if replies.rows or replies.others]
 
     def complete(self, replies: RowReplies) -> None:
         """Hand over replies to some of the rows; on the loop, in any number of parts."""

@@ -150,13 +150,21 @@ class RowBatch(Protocol):
         """The codecs of the payloads."""
         ...
 
-    def run(self, claims: Iterator[int] | None = None) -> RowReplies:
+    def run(self, claims: Iterator[int] | None = None, most: int | None = None) -> RowReplies:
         """Run rows here and now, in any thread; never raises.
 
         Args:
             claims: indices into ``calls``, of which other threads may take some; all of them
                 where it is not given.
+            most: how many ``claims`` gives at most.
+
+        Returns:
+            The replies that ``finished`` has not returned.
         """
+        ...
+
+    def finished(self) -> list[RowReplies]:
+        """Return the replies that are there while threads run other rows; on the loop."""
         ...
 
     def complete(self, replies: RowReplies) -> None:

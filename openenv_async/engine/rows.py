@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["BEGINS", "RowCall", "RowReplies", "Stack", "run_rows"]
+__all__ = ["BEGINS", "Progress", "RowCall", "RowReplies", "Stack", "run_rows"]
 
 BEGINS: Final = object()
 """Stands for the action of a row that begins an episode."""
@@ -90,6 +91,7 @@ def run_rows(
     stack: Stack,
     decode: Callable[[bytes], Any] | None = None,
     claims: Iterator[int] | None = None,
+    progress: Progress | None = None,
 ) -> RowReplies:
     """Run rows, one after the other.
 
@@ -101,17 +103,18 @@ def run_rows(
         stack: takes the observations; it is used once.
         decode: reads actions that are encoded still.
         claims: the rows to run, of which others may take some; all where it is not given.
+        progress: of ``stack``; gives what is finished before the rest is.
+
+    Returns:
+        The replies that nobody has taken from ``progress``.
     """
     import numpy as np
 
     array_type, running, begins = np.ndarray, Phase.RUNNING, BEGINS
     encode_info, put = codecs.encode_info, stack.put
-    replies = RowReplies()
-    rows, others = replies.rows, replies.others
-    rewards: list[float] = []
-    flags = bytearray()
-    infos: list[tuple[int, bytes]] = []
-    begun: list[tuple[int, str, int]] = []
+    progress = progress or Progress(stack)
+    rows, others, rewards = progress.rows, progress.others, progress.rewards
+    flags, infos, begun = progress.flags, progress.infos, progress.begun
     out: Any = None
     dtype = shape = None
     place = 0
@@ -201,23 +204,61 @@ def run_rows(
         flags.append(flag)
         if extra is not None:
             infos.append((place, extra))
-        rows.append(row)
+        rows.append(row)  # last: from now on it may be taken
         place += 1
-    if rows:
-        replies.columns = ObservationColumns(
+    return progress.finished()
+
+
+class Progress:
+    """Rows that one thread runs, and their replies so far.
+
+    Args:
+        stack: takes their observations.
+    """
+
+    __slots__ = (
+        *("_lock", "_stack", "_taken"),
+        *("begun", "flags", "infos", "others", "rewards", "rows"),
+    )
+
+    def __init__(self, stack: Stack) -> None:
+        self._lock = threading.Lock()
+        self._stack = stack
+        self._taken = 0
+        self.rows: list[int] = []
+        self.others: list[tuple[int, RunnerReply | Unfinished]] = []
+        self.rewards: list[float] = []
+        self.flags = bytearray()
+        self.infos: list[tuple[int, bytes]] = []
+        self.begun: list[tuple[int, str, int]] = []
+
+    def finished(self) -> RowReplies:
+        """Return the replies that were not returned before; in any thread."""
+        with self._lock:
+            start, stop, count = self._taken, len(self.rows), len(self.others)
+            self._taken = stop
+            others = self.others[:count]
+            del self.others[:count]
+        if start == stop:
+            return RowReplies(others=others)
+        columns = ObservationColumns(
             b"",
             b"",
-            stack.column(place),
-            struct.pack(f"<{place}d", *rewards),
-            bytes(flags),
-            pack_pairs(infos),
-            pack_pairs(begun),
+            self._stack.column(start, stop),
+            struct.pack(f"<{stop - start}d", *self.rewards[start:stop]),
+            bytes(self.flags[start:stop]),
+            pack_pairs(
+                [(place - start, info) for place, info in self.infos[:] if start <= place < stop]
+            ),
+            pack_pairs(
+                [(place - start, *of) for place, *of in self.begun[:] if start <= place < stop]
+            ),
         )
-    return replies
+        return RowReplies(self.rows[start:stop], columns, others)
 
 
 class Stack:
-    """Observations of rows, gathered into a column.
+    """Observations of rows, gathered into a column. One thread puts them, any may read.
 
     Args:
         count: rows at most.
@@ -225,7 +266,10 @@ class Stack:
             stacked.
     """
 
-    __slots__ = ("_array", "_buffer", "_count", "_depth", "_encode", "_kind", "_parts", "_values")
+    __slots__ = (
+        *("_array", "_buffer", "_count", "_depth", "_encode", "_kind", "_lock", "_parts"),
+        "_values",
+    )
 
     def __init__(
         self, count: int, encode: Callable[[Any], bytes] | None = None, depth: int = 0
@@ -233,6 +277,7 @@ class Stack:
         self._count = count
         self._encode = encode
         self._depth = depth
+        self._lock = threading.Lock()
         self._kind: Any = None
         self._buffer: bytearray = bytearray()
         self._array: Any = None
@@ -249,14 +294,18 @@ class Stack:
         Raises:
             InvalidModel: it cannot be encoded.
         """
-        if self._kind is bytes or not self._fit(place, observation):
+        with self._lock:
+            fits = self._kind is not bytes and self._fit(place, observation)
+        if not fits:  # encoding may call what an author wrote: not under the lock
             assert self._encode is not None
             payload = self._encode(observation)
+            values = self._values
             if self._kind is not bytes:
-                self._values = [self._encode(self._element(i)) for i in range(place)]
-                self._kind, self._array, self._parts = bytes, None, {}
-            del self._values[place:]
-            self._values.append(payload)
+                values = [self._encode(self._element(i)) for i in range(place)]
+            del values[place:]
+            values.append(payload)
+            with self._lock:
+                self._values, self._kind, self._array, self._parts = values, bytes, None, {}
         if self._array is not None:
             return self._array, self._array.dtype, self._array.shape[1:]
         return None, None, None
@@ -310,18 +359,20 @@ class Stack:
             return {name: part._element(place) for name, part in self._parts.items()}
         return self._values[place] if self._array is None else self._array[place]
 
-    def column(self, count: int) -> Payload:
-        """Return the first observations as a column; there must be some."""
+    def column(self, start: int, stop: int) -> Payload:
+        """Return the observations at these places as a column; there must be some."""
         import numpy as np
 
-        if self._kind is bytes:
-            return apart(self._values[:count])
-        if self._kind is dict:
-            return fields({name: part.column(count) for name, part in self._parts.items()})
-        if self._array is None:
-            return stacked(np.array(self._values[:count], _NUMBERS[self._kind]))
-        if count < self._count:
-            return stacked(self._array[:count])
+        with self._lock:
+            kind, values, array, parts = self._kind, self._values, self._array, self._parts
+        if kind is bytes:
+            return apart(values[start:stop])
+        if kind is dict:
+            return fields({name: part.column(start, stop) for name, part in parts.items()})
+        if array is None:
+            return stacked(np.array(values[start:stop], _NUMBERS[kind]))
+        if stop - start < self._count:
+            return stacked(array[start:stop])
         return memoryview(self._buffer)
 
 

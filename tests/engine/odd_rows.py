@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 
 from openenv_async import Environment, StepResult
+from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction
 from openenv_async.protocol.columns import apart, pack_channels, pack_numbers, replies_of, stacked
 from openenv_async.protocol.frames import (
@@ -94,7 +95,7 @@ BEHAVIOURS: list[Callable[[int], Any]] = [
 class Odd(Environment[Any, Any, Any]):
     """Action ``i`` asks for the result ``BEHAVIOURS[i]``; a reset with the seed ``i`` too."""
 
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
     owns_thread = True  # so that it is built at once, however long that took before
     invalid_action_reward = -1.0
 

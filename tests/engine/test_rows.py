@@ -28,7 +28,7 @@ def gathered(*observations: Any) -> tuple[int, list[Any]]:
     stack = Stack(len(observations), ANY.encode)
     for place, observation in enumerate(observations):
         stack.put(place, observation)
-    column = stack.column(len(observations))
+    column = stack.column(0, len(observations))
     form = ANY.decode(column)[0]
     return form, [ANY.decode(payload) for payload in rows_of(column, len(observations))]
 
@@ -89,7 +89,7 @@ def test_an_array_that_is_used_again_is_not_what_was_put() -> None:
     stack.put(0, again)
     again[:] = 0
     stack.put(1, again)
-    assert [ANY.decode(p).tolist() for p in rows_of(stack.column(2), 2)] == [[1, 2], [0, 0]]
+    assert [ANY.decode(p).tolist() for p in rows_of(stack.column(0, 2), 2)] == [[1, 2], [0, 0]]
 
 
 def test_an_observation_that_cannot_be_encoded_costs_only_itself() -> None:
@@ -98,7 +98,7 @@ def test_an_observation_that_cannot_be_encoded_costs_only_itself() -> None:
     with pytest.raises(InvalidModel):
         stack.put(1, object())
     stack.put(1, array(2))
-    column = stack.column(2)
+    column = stack.column(0, 2)
     assert ANY.decode(column)[0] == STACKED
     assert [ANY.decode(payload).tolist() for payload in rows_of(column, 2)] == [[1.0], [2.0]]
 

@@ -42,7 +42,13 @@ from openenv_async.errors import (
     ServerError,
 )
 from openenv_async.protocol.codec import BadFrame
-from openenv_async.protocol.frames import PROTOCOL_VERSION, Failed, Frame, Hello
+from openenv_async.protocol.frames import (
+    PROTOCOL_VERSION,
+    Failed,
+    Frame,
+    Hello,
+    ObservationColumns,
+)
 
 __all__ = ["EXIT_GRACE", "Child"]
 
@@ -144,6 +150,8 @@ class Child:
             killed.
         sweeper: ends what its environments left.
         on_frame: called with each frame from the process and the session it is for.
+        on_rows: called with this and each frame of replies to many of its sessions; it may raise
+            ``ProtocolError``.
         on_unsent: called with the session, a frame for it that cannot be encoded and the error.
         on_alive: called when it has told how many abandoned calls still run in it.
         on_gone: called once, when the process has ended or could not be started.
@@ -165,6 +173,7 @@ class Child:
         silence: float,
         sweeper: Sweeper,
         on_frame: Callable[[Call, Any], None],
+        on_rows: Callable[[Child, ObservationColumns], None],
         on_unsent: Callable[[Call, Any, OpenEnvError], None],
         on_alive: Callable[[Child], None],
         on_gone: Callable[[Child], None],
@@ -181,6 +190,7 @@ class Child:
         self._sweeper = sweeper
         self._mark = new_mark()
         self._on_frame = on_frame
+        self._on_rows = on_rows
         self._on_unsent = on_unsent
         self._on_alive = on_alive
         self._on_gone = on_gone
@@ -418,11 +428,20 @@ class Child:
             if isinstance(frame, BadFrame):
                 self._spoiled(frame)
                 continue
+            if type(frame) is ObservationColumns:
+                self._take_rows(frame)
+                continue
             session = self.sessions.get(getattr(frame, "channel", 0))
             if session is not None:
                 self._on_frame(session, frame)
             elif isinstance(frame, Failed) and frame.channel == 0:
                 log.warning("%s", frame.message, extra={"worker": self.number})
+
+    def _take_rows(self, frame: ObservationColumns) -> None:
+        try:
+            self._on_rows(self, frame)
+        except OpenEnvError as exc:
+            self.kill(ServerError(f"it wrote garbage on its pipe: {exc}"))
 
 
 def boot_code(channel: int, lifeline: int) -> str:

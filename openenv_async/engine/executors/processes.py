@@ -12,6 +12,7 @@ Rules:
 - A call past its deadline is abandoned. A process with no other session is killed, for nothing
   else stops code that does not want to stop. One with others abandons the call, and is killed only
   when the thread they all share gives no sign of life.
+- The rows of a column frame stay together: those of one worker reach it as one frame.
 - A worker in which too many abandoned calls still run takes no new sessions; it ends with its
   last one, and another one is started for it.
 """
@@ -26,18 +27,23 @@ import msgspec
 
 from openenv_async.engine.executors.child import EXIT_GRACE, Child
 from openenv_async.engine.executors.offspring import Sweeper
-from openenv_async.engine.interfaces import Call
+from openenv_async.engine.executors.pipe import MAX_PIPE_MESSAGE
+from openenv_async.engine.interfaces import Call, RowBatch
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import RunnerReply, RunnerRequest, failed, operation, transcode
 from openenv_async.engine.resources import Resources
+from openenv_async.engine.rows import RowReplies
 from openenv_async.engine.runner import TracedRunner, bad_action
 from openenv_async.engine.statistics import EngineStats, TimedCodecs
 from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
+from openenv_async.protocol.column_parts import readdressed, steps_of_rows
+from openenv_async.protocol.columns import channels_of, numbers_of, replies_of
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
     Credit,
     Failed,
+    ObservationColumns,
     Open,
     Opened,
     Partial,
@@ -54,15 +60,22 @@ _DESCRIPTORS: Final = 10
 
 
 class _Slot:
-    """The whereabouts of a session: its worker, its channel and last request number there."""
+    """The whereabouts of a session: its worker, its channel and last request number there.
 
-    __slots__ = ("channel", "format", "seq", "worker")
+    Attributes:
+        batch: the rows that its last request came with, if it came with others.
+        row: which of them it is.
+    """
+
+    __slots__ = ("batch", "channel", "format", "row", "seq", "worker")
 
     def __init__(self, worker: Child, channel: int) -> None:
         self.worker = worker
         self.channel = channel
         self.seq = 0
         self.format: Any = "msgpack"
+        self.batch: RowBatch | None = None
+        self.row = 0
 
 
 class ProcessExecutor:
@@ -130,6 +143,70 @@ class ProcessExecutor:
             slot.seq += 1
             inner.seq, inner.ack = slot.seq, slot.seq - 1
         slot.worker.send(inner)
+
+    def start_rows(self, batch: RowBatch) -> None:
+        """Pass the rows of each worker on in one frame, their actions unread."""
+        of_workers: dict[Child, list[int]] = {}
+        for row, call in enumerate(batch.calls):
+            slot = call.slot
+            assert isinstance(slot, _Slot)
+            of_workers.setdefault(slot.worker, []).append(row)
+        for worker, rows in of_workers.items():
+            if len(rows) == 1:
+                self.start(batch.calls[rows[0]], batch.requests[rows[0]])
+            else:
+                self._pass_on(worker, batch, rows)
+
+    def _pass_on(self, worker: Child, batch: RowBatch, rows: list[int]) -> None:
+        """Send rows to the worker of their sessions."""
+        import numpy as np
+
+        slots: list[Any] = [batch.calls[row].slot for row in rows]
+        channels, seqs = [slot.channel for slot in slots], [slot.seq + 1 for slot in slots]
+        try:
+            if len(rows) == batch.count:
+                frame = readdressed(batch.frame, channels, seqs)
+            else:
+                places = np.array([batch.places[row] for row in rows])
+                frame = steps_of_rows(batch.frame, batch.count, places, channels, seqs)
+        except ProtocolError:  # each row tells what of it cannot be read
+            for row in rows:
+                self.start(batch.calls[row], batch.requests[row])
+            return
+        frame.timeout = frame.reset_timeout = None  # this process watches the clock
+        for row, slot in zip(rows, slots, strict=True):
+            slot.seq += 1
+            slot.format = "msgpack"
+            slot.batch, slot.row = batch, row
+        worker.send(frame)
+
+    def _rows_returned(self, worker: Child, frame: ObservationColumns) -> None:
+        """Replies came back from a worker as one frame.
+
+        Raises:
+            ProtocolError: it is malformed.
+        """
+        channels = channels_of(frame.channels, MAX_PIPE_MESSAGE)
+        count, batch = len(channels), None
+        rows: list[int] = []
+        for channel, seq in zip(channels, numbers_of(frame.seqs, count).tolist(), strict=True):
+            call = worker.sessions.get(channel)
+            slot: Any = None if call is None else call.slot
+            if slot is None or slot.seq != seq or slot.batch is not (batch or slot.batch):
+                break
+            batch = slot.batch
+            if batch is None:
+                break
+            rows.append(slot.row)
+        if batch is not None and len(rows) == count:
+            if type(batch.codecs) is TimedCodecs:
+                batch.codecs.replied()
+            batch.complete(RowReplies(rows, frame))
+            return
+        for reply in replies_of(frame):
+            call = worker.sessions.get(reply.channel)
+            if call is not None:
+                self._returned(call, reply)
 
     def _returned(self, call: Call, frame: Any) -> None:
         """A frame came back from a worker."""
@@ -230,6 +307,7 @@ class ProcessExecutor:
             self._options.worker_silence,
             self._sweeper,
             self._returned,
+            self._rows_returned,
             self._unsent,
             self._reported,
             self._ended,

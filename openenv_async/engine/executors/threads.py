@@ -20,6 +20,8 @@ from calls and the event loop:
 - Constructors that wait, for a subprocess or a network, run side by side: threads are added while
   those there are use no processor time.
 
+The rows of a column frame are one job, from which several threads may take rows (``rows``).
+
 With ``owns_thread`` a session has a thread to itself for its life, its constructor included.
 """
 
@@ -36,7 +38,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from openenv_async.engine.interfaces import Call
+from openenv_async.engine.executors.rows import RowJobs
+from openenv_async.engine.interfaces import Call, RowBatch
 from openenv_async.engine.requests import (
     Codecs,
     RunnerReply,
@@ -124,6 +127,8 @@ class ThreadPool:
     Attributes:
         stuck: abandoned jobs that have not ended.
         calling: a job runs on the thread that is lent.
+        taken: jobs and rows that threads have begun.
+        lock: guards what threads and the loop decide together.
     """
 
     def __init__(
@@ -152,15 +157,16 @@ class ThreadPool:
         self._jobs: deque[Job] = deque()
         self._results: deque[Job] = deque()
         self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._threads = 1 if lent else 0
         self._idle = 0
         self._posted = False
-        self._taken = 0
+        self.taken = 0
         self._seen = 0
         self._look: asyncio.TimerHandle | None = None
         self._kick: asyncio.Handle | None = None
         self._closed = False
+        self._rows: list[RowJobs] = []
 
     def submit(self, job: Job) -> None:
         """Queue a job; the threads are woken once at the end of this loop turn."""
@@ -168,37 +174,60 @@ class ThreadPool:
         if self._kick is None:
             self._kick = self._loop.call_soon(self._wake_for_batch)
 
+    def submit_rows(self, batch: RowBatch) -> RowJobs:
+        """Queue the rows of a column frame."""
+        rows = RowJobs(batch, self, self._after_call)
+        self._rows.append(rows)
+        self.submit(rows.job())
+        return rows
+
+    @staticmethod
+    def job_of(taker: Call, codecs: Codecs) -> Job:
+        """Return the job of what takes rows."""
+        return Job(taker, Close(0, 0), codecs)
+
     def _wake_for_batch(self) -> None:
         self._kick = None
-        with self._lock:
+        with self.lock:
             # A thread goes idle under this lock after a last look at the queue.
             wanted = self._idle > 0 or self._threads == 0
         if wanted:
             self._wake(1)
         if self._look is None:
-            self._seen = self._taken
+            self._seen = self.taken
             self._look = self._loop.call_later(self._look_every, self._look_after)
 
     def _look_after(self) -> None:
         """Add threads while jobs wait; stop looking when none does."""
         self._look = None
         self._deliver()  # a thread may hold results back and be in a long job since
-        waiting = len(self._jobs)
-        if not waiting or self._closed:
+        for rows in self._rows:
+            rows.hand_over()
+        self._rows = [rows for rows in self._rows if not rows.is_over]
+        waiting = len(self._jobs) + sum(len(rows.waiting) for rows in self._rows)
+        if not (waiting or self._rows) or self._closed:
             return
-        moved = self._taken - self._seen
-        self._seen = self._taken
+        moved = self.taken - self._seen
+        self._seen = self.taken
         if moved < waiting and self._may_grow():
             busy = max(1, self._threads - self._idle)
+            self._share_rows(min(waiting, busy, _MOST_AT_ONCE))
             self._wake(min(waiting, busy, _MOST_AT_ONCE))
         self._look = self._loop.call_later(self._look_every, self._look_after)
+
+    def _share_rows(self, wanted: int) -> None:
+        """Queue jobs of the rows that wait, until there are as many as threads are woken."""
+        for rows in () if self._lent else self._rows:
+            waiting = len(rows.waiting)
+            more = min(waiting, wanted - len(self._jobs))
+            self._jobs.extend(rows.job(-(-waiting // more)) for _ in range(more))
 
     def _may_grow(self) -> bool:
         """Return whether a queue that has not moved gets more threads."""
         return True
 
     def _wake(self, count: int) -> None:
-        with self._lock:
+        with self.lock:
             reuse = min(count, self._idle)
             new = min(count - reuse, self._limit - self._threads)
             self._idle -= reuse
@@ -209,7 +238,7 @@ class ThreadPool:
             try:
                 threading.Thread(target=self.work, name=self._name, daemon=True).start()
             except RuntimeError as exc:  # the system gives no more
-                with self._lock:
+                with self.lock:
                     self._threads -= left
                     stuck = self._threads == 0
                 log.warning("%d threads of %s could not be started: %s", left, self._name, exc)
@@ -239,14 +268,14 @@ class ThreadPool:
                     job = jobs.popleft()
                 except IndexError:
                     break
-                self._taken += 1
+                self.taken += 1
                 job.reply = handle(job)
-                with self._lock:
+                with self.lock:
                     job.done = True
                     abandoned = job.abandoned
                 if abandoned:
                     _handle(Job(job.call, Close(0, 0), job.codecs))
-                    with self._lock:
+                    with self.lock:
                         self.stuck -= 1
                     if not self._lent:
                         return  # this thread was replaced already
@@ -273,7 +302,7 @@ class ThreadPool:
 
     def _rest(self) -> bool:
         """Wait for work; ``False`` when this thread is to end."""
-        with self._lock:
+        with self.lock:
             if self._jobs:
                 return True
             if self._closed:
@@ -283,7 +312,7 @@ class ThreadPool:
         try:
             return self._wakes.get(timeout=self._idle_time)
         except queue.Empty:
-            with self._lock:
+            with self.lock:
                 leave = self._idle > 0
                 if leave:
                     self._idle -= 1
@@ -316,14 +345,16 @@ class ThreadPool:
             self._jobs.remove(job)
         except ValueError:
             return False
-        call, request, format = job.call, job.request, job.codecs.format
+        self.answer_withdrawn(job.call, job.request, job.codecs)
+        return True
+
+    def answer_withdrawn(self, call: Call, request: RunnerRequest, codecs: Codecs) -> None:
+        """Answer a request, soon, that was taken back before a thread began it."""
         if call.interrupted == "deadline":
-            error = self._busy(request)
-            reply: RunnerReply = failed(request, error, format)
+            reply: RunnerReply = failed(request, self._busy(request), codecs.format)
         else:
             reply = call.interruption(request)
         self._loop.call_soon(call.complete, request, reply)
-        return True
 
     def _busy(self, request: RunnerRequest) -> ServerBusy:
         return ServerBusy(
@@ -339,7 +370,7 @@ class ThreadPool:
 
         A thread in it is replaced unless it is lent, and closes the environment.
         """
-        with self._lock:
+        with self.lock:
             job.abandoned = True
             running = not job.done
             if running:
@@ -347,14 +378,28 @@ class ThreadPool:
                     self._jobs.remove(job)
                     running = False  # it had not begun
                 except ValueError:
-                    self.stuck += 1
-                    if not self._lent:
-                        self._threads -= 1
+                    self.leave(job, job.call)
         if running:
-            if self._jobs and not self._lent:
-                self._wake(1)
+            self.replace()
         else:
-            self.submit(Job(job.call, Close(0, 0), job.codecs))
+            self.close_for(job.call, job.codecs)
+
+    def leave(self, job: Job, call: Call) -> None:
+        """Leave a thread to its job, after which it closes the environment; under the lock."""
+        job.abandoned = True
+        job.call = call
+        self.stuck += 1
+        if not self._lent:
+            self._threads -= 1
+
+    def replace(self) -> None:
+        """Wake a thread in the place of one that was left, if jobs wait."""
+        if self._jobs and not self._lent:
+            self._wake(1)
+
+    def close_for(self, call: Call, codecs: Codecs) -> None:
+        """Close the environment of a call that is waited for no more."""
+        self.submit(Job(call, Close(0, 0), codecs))
 
     def close(self) -> None:
         """Let every thread end after its job."""
@@ -363,7 +408,7 @@ class ThreadPool:
             if handle is not None:
                 handle.cancel()
         self._look = self._kick = None
-        with self._lock:
+        with self.lock:
             idle, self._idle = self._idle, 0
             self._threads -= idle
         for _ in range(idle):
@@ -500,6 +545,16 @@ class ThreadExecutor:
         if self._owned and isinstance(request, Close):
             self._loop.call_soon(self._release, pool)
 
+    def start_rows(self, batch: RowBatch) -> None:
+        """Queue rows for a thread, which takes them one after the other."""
+        if self._owned or len(batch.calls) == 1:
+            for call, request in zip(batch.calls, batch.requests, strict=True):
+                self.start(call, request)
+            return
+        slot = self._pool, self._pool.submit_rows(batch)
+        for call in batch.calls:
+            call.slot = slot
+
     def leave(self, call: Call) -> None:
         """The session runs elsewhere from now on: end the thread that it has to itself."""
         slot = call.slot
@@ -516,14 +571,20 @@ class ThreadExecutor:
     def interrupt(self, call: Call) -> bool:
         """A thread cannot be asked to stop; a call that has none yet can."""
         slot = call.slot
-        return isinstance(slot, tuple) and slot[0].withdraw(slot[1])
+        if not isinstance(slot, tuple):
+            return False
+        pool, job = slot
+        return job.withdraw(call) if isinstance(job, RowJobs) else pool.withdraw(job)
 
     def abandon(self, call: Call) -> None:
         """Leave the thread to itself."""
         slot = call.slot
         assert isinstance(slot, tuple)
         pool, job = slot
-        pool.abandon(job)
+        if isinstance(job, RowJobs):
+            job.abandon(call)
+        else:
+            pool.abandon(job)
         if self._owned:
             self._release(pool)
             self._left.append(pool)

@@ -17,9 +17,23 @@ from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 from openenv_async.engine.executors import child as child_module
 from openenv_async.engine.executors.child import Child, boot_code
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, Sweeper
-from openenv_async.errors import EnvironmentDied, OpenEnvError, ResourceLimit, ServerError
+from openenv_async.errors import (
+    EnvironmentDied,
+    OpenEnvError,
+    ProtocolError,
+    ResourceLimit,
+    ServerError,
+)
 from openenv_async.protocol.codec import MsgpackCodec
-from openenv_async.protocol.frames import Close, Closed, Failed, Frame, Opened, Step
+from openenv_async.protocol.frames import (
+    Close,
+    Closed,
+    Failed,
+    Frame,
+    ObservationColumns,
+    Opened,
+    Step,
+)
 from tests.helpers import until
 
 HELPERS = """
@@ -53,6 +67,7 @@ class Watched:
     def __init__(self, silence: float = 5.0, **changes: Any) -> None:
         self.frames: list[tuple[Any, Any]] = []
         self.unsent: list[tuple[Any, Any, OpenEnvError]] = []
+        self.rows: list[ObservationColumns] = []
         self.alive: list[int] = []
         self.gone = 0
         self.child = Child(
@@ -62,10 +77,17 @@ class Watched:
             silence,
             Sweeper(),
             lambda call, frame: self.frames.append((call, frame)),
+            self._rows,
             lambda call, frame, error: self.unsent.append((call, frame, error)),
             lambda child: self.alive.append(child.stuck),
             self._gone,
         )
+
+    def _rows(self, child: Child, frame: ObservationColumns) -> None:
+        assert child is self.child
+        if not frame.channels:
+            raise ProtocolError("no channels")
+        self.rows.append(frame)
 
     def _gone(self, child: Child) -> None:
         assert child is self.child
@@ -291,6 +313,19 @@ async def test_frames_are_handed_to_the_session_of_their_channel(
     watched.child.kill(ServerError("enough"))
     reason = await watched.ended()
     assert reason.log_tail is None  # of two sessions: nobody's own
+
+
+async def test_replies_to_many_sessions_are_handed_on_whole(program: Any) -> None:
+    replies = ObservationColumns(b"channels", b"seqs", b"payload", b"rewards", b"flags")
+    malformed = msgspec.structs.replace(replies, channels=b"")
+    program(replying([replies], [replies, malformed]))
+    watched = Watched()
+    await until(lambda: watched.child._pipe.connected)
+    await asyncio.sleep(0.05)
+    watched.child.send(Close(1, 1))
+    reason = await watched.ended()
+    assert watched.rows == [replies, replies]
+    assert "it wrote garbage on its pipe: no channels" in reason.message
 
 
 async def test_a_frame_that_cannot_be_sent_comes_back(program: Any) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from openenv_async.engine import EngineOptions
@@ -12,9 +15,18 @@ from openenv_async.engine.executors import processes
 from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resources import RESERVE, Resources
+from openenv_async.engine.rows import RowReplies
 from openenv_async.engine.runner import EnvironmentRunner, TracedRunner
 from openenv_async.engine.statistics import EngineStats, StepTimer, TimedCodecs
 from openenv_async.errors import EnvironmentDied, ProtocolError, ServerError
+from openenv_async.protocol.columns import (
+    REWARDED,
+    apart,
+    pack_channels,
+    pack_numbers,
+    requests_of,
+    stacked,
+)
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
@@ -22,12 +34,14 @@ from openenv_async.protocol.frames import (
     Credit,
     Failed,
     Observation,
+    ObservationColumns,
     Open,
     Opened,
     Partial,
     Reset,
     StateIs,
     Step,
+    StepColumns,
 )
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.telemetry.tracing import TraceContext
@@ -53,7 +67,8 @@ class Noted:
         self.exit_code = 3
         self.sent: list[Any] = []
         self.abandoned: list[Any] = []
-        self.sweeper, self.returned, self.unsent, self.reported, self.ended = calls
+        self.sweeper, self.returned, self.rows_returned, self.unsent, *others = calls
+        self.reported, self.ended = others
         self.life = asyncio.get_running_loop().create_future()
         self.made.append(self)
 
@@ -133,6 +148,9 @@ class Table:
         self.executor.start(call, request)
         return request
 
+    def start_rows(self, batch: Any) -> None:
+        self.executor.start_rows(batch)
+
     def opened(self, call: Any = None) -> tuple[Any, Noted]:
         """A session that is built, and its worker."""
         call = call or Call()
@@ -141,6 +159,46 @@ class Table:
         worker.returned(call, Opened(call.slot.channel))
         call.replies.clear()
         return call, worker
+
+
+class Batch:
+    """Rows of sessions, each with its own number, and what they are answered with."""
+
+    def __init__(self, calls: list[Any], first: int = 0, **changes: Any) -> None:
+        self.calls = calls
+        self.codecs = calls[0].codecs
+        count = self.count = first + len(calls)
+        self.places = [*range(first, count)]
+        seqs = [7 + place for place in range(count)]
+        values = np.arange(count)
+        frame = StepColumns(pack_channels(range(1, count + 1)), pack_numbers(seqs), stacked(values))
+        frame.timeout, frame.reset_timeout = 4.0, 5.0
+        self.frame = msgspec.structs.replace(frame, **changes)
+        self.requests = [
+            Step(place + 1, 7 + place, 6 + place, pack(place), 4.0) for place in self.places
+        ]
+        for call, request in zip(calls, self.requests, strict=True):
+            call.current = request
+        self.came: list[RowReplies] = []
+
+    def complete(self, replies: RowReplies) -> None:
+        self.came.append(replies)
+
+
+def replies(channels: list[int], seqs: list[int]) -> ObservationColumns:
+    """Replies of a worker that say their channels."""
+    count = len(channels)
+    return ObservationColumns(
+        pack_channels(channels),
+        pack_numbers(seqs),
+        stacked(np.array(channels)),
+        np.ones(count).tobytes(),
+        bytes([REWARDED] * count),
+    )
+
+
+def channels(calls: list[Any]) -> list[int]:
+    return [call.slot.channel for call in calls]
 
 
 @pytest.fixture(autouse=True)
@@ -432,3 +490,101 @@ async def test_a_timed_step_is_told_when_its_reply_is_here() -> None:
     assert timer.histograms["env"].count == 0
     worker.returned(call, Observation(call.slot.channel, 1, pack({})))
     assert timer.histograms["env"].count == 1
+
+
+# -- rows of column frames ------------------------------------------------------------------------
+
+
+async def test_the_rows_of_each_worker_are_one_frame() -> None:
+    table = Table(workers=2)
+    sessions = [table.opened()[0] for _ in range(5)]
+    table.start_rows(Batch(sessions, first=2))
+    one, two = Noted.made
+    for worker, mine in ((one, sessions[0::2]), (two, sessions[1::2])):
+        frame = worker.last()
+        places = [2 + sessions.index(call) for call in mine]
+        assert [*requests_of(frame, 10)] == [
+            Step(call.slot.channel, 1, 0, pack(place), None)
+            for call, place in zip(mine, places, strict=True)
+        ]
+        assert (frame.timeout, frame.reset_timeout) == (None, None)  # it has no clock of its own
+
+
+async def test_rows_of_one_worker_pass_with_their_actions_as_they_came() -> None:
+    table = Table(workers=1)
+    sessions = [table.opened()[0] for _ in range(3)]
+    batch = Batch(sessions)
+    table.start_rows(batch)
+    assert Noted.made[0].last().payload is batch.frame.payload
+    assert Noted.made[0].last().timeout is None
+    assert batch.frame.timeout == 4.0
+
+
+async def test_a_single_row_is_a_request() -> None:
+    table = Table()
+    sessions = [table.opened()[0] for _ in range(2)]
+    table.start_rows(Batch(sessions))
+    assert [type(worker.last()) for worker in Noted.made] == [Step, Step]
+
+
+async def test_replies_come_back_in_pieces() -> None:
+    table = Table(workers=1)
+    sessions = [table.opened()[0] for _ in range(4)]
+    [worker] = Noted.made
+    batch = Batch(sessions)
+    table.start_rows(batch)
+    first = replies(channels(sessions)[2:], [1, 1])
+    worker.rows_returned(worker, first)
+    second = replies(channels(sessions)[:2], [1, 1])
+    worker.rows_returned(worker, second)
+    assert [(each.rows, each.columns) for each in batch.came] == [([2, 3], first), ([0, 1], second)]
+
+
+async def test_replies_that_do_not_belong_together_are_taken_one_by_one() -> None:
+    table = Table(workers=1)
+    sessions = [table.opened()[0] for _ in range(4)]
+    [worker] = Noted.made
+    batch = Batch(sessions[:2])
+    table.start_rows(batch)
+    table.ask(sessions[2], Step(3, 5, 4, pack({})))
+    worker.rows_returned(worker, replies(channels(sessions), [1, 1, 1, 1]))
+    assert not batch.came
+    assert [[reply.seq for reply in call.replies] for call in sessions] == [[7], [8], [5], []]
+
+
+async def test_replies_of_an_earlier_number_are_for_nobody() -> None:
+    table = Table(workers=1)
+    sessions = [table.opened()[0] for _ in range(2)]
+    [worker] = Noted.made
+    batch = Batch(sessions)
+    table.start_rows(batch)
+    worker.rows_returned(worker, replies(channels(sessions), [0, 0]))
+    worker.rows_returned(worker, replies([77, 78], [1, 1]))
+    assert not batch.came
+    assert not any(call.replies for call in sessions)
+
+
+async def test_malformed_replies_are_told() -> None:
+    table = Table(workers=1)
+    _, worker = table.opened()
+    with pytest.raises(ProtocolError):
+        worker.rows_returned(worker, ObservationColumns(b"", b"", b"", b"", b""))
+
+
+async def test_rows_that_cannot_be_cut_go_one_by_one() -> None:
+    table = Table(workers=2)
+    sessions = [table.opened()[0] for _ in range(4)]
+    table.start_rows(Batch(sessions, payload=apart([])))
+    assert all(type(frame) is Step for worker in Noted.made for frame in worker.sent[-2:])
+    assert [call.slot.seq for call in sessions] == [1] * 4
+
+
+async def test_the_time_of_rows_that_ran_elsewhere_is_noted() -> None:
+    table = Table(workers=1)
+    sessions = [table.opened()[0] for _ in range(2)]
+    samples: Any = deque()
+    batch = Batch(sessions)
+    batch.codecs = TimedCodecs(batch.codecs, samples)
+    table.start_rows(batch)
+    Noted.made[0].rows_returned(Noted.made[0], replies(channels(sessions), [1, 1]))
+    assert len(samples) == 1

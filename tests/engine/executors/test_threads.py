@@ -417,11 +417,11 @@ def test_a_queue_that_moves_gets_no_more_threads(
 ) -> None:
     loop, started = HandLoop(), Started(monkeypatch)
     pool = make_pool(loop)
-    pool._taken = 100
+    pool.taken = 100
     for _ in range(5):
         pool.submit(job_of(Worked()))
     loop.turn()
-    pool._taken += taken
+    pool.taken += taken
     loop.later()
     assert (started.count == 2) == grows
     loop.later()  # now it stands
@@ -518,7 +518,7 @@ def test_results_come_in_order_and_with_one_wake_up() -> None:
         pool.submit(job_of(call))
     assert (pool._limit, pool._threads) == (1, 1)
     work_off(pool)
-    assert pool._taken == 3
+    assert pool.taken == 3
     assert len(loop.soon) == 2  # the submission's and the delivery's
     loop.turn()
     assert [call.replies for call in calls] == [["reply"]] * 3
