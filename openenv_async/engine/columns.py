@@ -28,6 +28,7 @@ from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import remembered
 from openenv_async.engine.rows import BEGINS, Progress, RowCall, RowReplies, Stack, run_rows
 from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
 from openenv_async.protocol.codec import frame_size
@@ -59,8 +60,6 @@ _LONG: Final = 0.005
 """Seconds that a part may take."""
 _FRAMES: Final = 4
 """Frames of which the fastest says how long a row takes."""
-_REPLY_OVERHEAD: Final = 512
-"""Bytes that a kept reply counts beside its payload."""
 _MARGIN: Final = 256
 """Bytes of a message beside what its one frame is counted with."""
 _TAKEN_AS_THEY_ARE: Final = frozenset({bool, int, float})
@@ -131,7 +130,7 @@ class _Answer(SharedReply[Reply]):
             pairs = zip(self._rows, replies_of(self.reply), strict=True)
             self._each = {id(one): pair for one, pair in zip(self._logs, pairs, strict=True)}
         row, reply = self._each[id(log)]
-        size = len(reply.payload) + _REPLY_OVERHEAD  # type: ignore[union-attr,arg-type]  # it has one
+        size = len(reply.payload) + REPLY_OVERHEAD  # type: ignore[union-attr,arg-type]  # it has one
         return Kept(reply, size, "msgpack", remembered(self._asked.request(row)))
 
     def settle(self) -> None:
@@ -439,6 +438,10 @@ class Columns:
             Stack(len(calls), codecs.encode_observation),
             work.decode,
         )
+        later = self._engine.clock()
+        if later - now > _LONG:
+            for session in sessions:
+                session.active_at = later
         if replies.columns is not None:
             columns = replies.columns
             if len(replies.rows) < len(rows):

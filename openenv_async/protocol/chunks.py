@@ -169,9 +169,10 @@ class Assembler:
             return True
         if not len(payload):
             return self.fill(frame)
-        parts = self.parts.get(frame.channel)
+        channel = getattr(frame, "channel", 0)
+        parts = self.parts.get(channel)
         if parts is not None and parts.refused and parts.seq == getattr(frame, "seq", 0):
-            self.drop(frame.channel)  # its number is used again, for a payload that is not cut
+            self.drop(channel)  # its number is used again, for a payload that is not cut
         return True
 
     def fill(self, frame: Any) -> bool:
@@ -183,10 +184,11 @@ class Assembler:
         Raises:
             ProtocolError: there are none.
         """
-        parts = self.parts.get(frame.channel)
+        channel = getattr(frame, "channel", 0)
+        parts = self.parts.get(channel)
         if parts is None or parts.seq != getattr(frame, "seq", 0):
             raise ProtocolError("an empty payload without the chunks that belong to it")
-        self.drop(frame.channel)
+        self.drop(channel)
         if parts.refused:
             return False
         frame.payload = b"".join(parts.pieces)

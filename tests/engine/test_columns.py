@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openenv_async import EngineOptions, Timeouts
+from openenv_async import EngineOptions, Environment, Limits, StepResult, Timeouts
+from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine
-from openenv_async.protocol.columns import REWARDED, replies_of
+from openenv_async.engine.interfaces import RowBatch
+from openenv_async.engine.rows import RowReplies
+from openenv_async.errors import SessionClosed
+from openenv_async.models import PayloadCodec
+from openenv_async.protocol.codec import BadFrame
+from openenv_async.protocol.columns import (
+    REWARDED,
+    apart,
+    fields,
+    pack_channels,
+    pack_numbers,
+    replies_of,
+    requests_of,
+    stacked,
+)
 from openenv_async.protocol.frames import (
+    Begun,
     Cancel,
+    Chunk,
     Close,
+    Failed,
+    Observation,
     ObservationColumns,
     Open,
+    Opened,
     Renew,
+    Reset,
     State,
+    Step,
+    StepColumns,
 )
+from openenv_async.protocol.replies import SharedReply
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.testing import ManualClock
 from tests.engine.odd_rows import (
     BEHAVIOURS,
     GYMNASIUM_RESULTS,
@@ -32,7 +60,8 @@ from tests.engine.odd_rows import (
     normal,
     told,
 )
-from tests.helpers import Peer, make_engine, settle, token
+from tests.engine.scripted import ScriptedExecutor
+from tests.helpers import Peer, make_engine, pack, settle, token, unpack
 
 SESSIONS = 4
 ACTIONS = st.integers(0, len(BEHAVIOURS) - 1)
@@ -195,3 +224,490 @@ async def test_a_frame_is_answered_by_one_frame() -> None:
 
 async def test_the_deadline_of_episodes_holds_for_rows() -> None:
     assert await play([("all", [0] * SESSIONS)], timeouts=Timeouts(episode=60.0)) == 0
+
+
+# -- frames of any content ------------------------------------------------------------------------
+
+
+@dataclass
+class Move:
+    to: int
+    fast: bool = False
+
+
+@dataclass
+class Place:
+    at: int
+    done: bool = False
+    reward: float | None = None
+
+
+class Walk(Environment[Move, Place, Any]):
+    """Declared models: their fields are read one row at a time."""
+
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> Place:
+        return Place(0)
+
+    def step(self, action: Move) -> Place:
+        assert type(action.to) is int
+        return Place(action.to, action.to > 2, 0.5 if action.fast else None)
+
+
+class Count(Environment[int, int, Any]):
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> int:
+        return 0
+
+    def step(self, action: int) -> int:
+        assert type(action) is int
+        return action + 1
+
+    def legal_actions(self) -> list[int]:
+        return [0, 1]
+
+
+class Free(Environment[Any, Any, Any]):
+    """The observation is the action, with its type."""
+
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> Any:
+        return 0
+
+    def step(self, action: Any) -> Any:
+        return {"kind": type(action).__name__, "is": repr(action)}
+
+
+def fields_of(**columns: Any) -> bytes:
+    return fields({name: stacked(np.array(column)) for name, column in columns.items()})
+
+
+@pytest.mark.parametrize("env", [Walk, Count, Free])
+@pytest.mark.parametrize(
+    "column",
+    [
+        stacked(np.array([1, 2, 3, 4])),
+        stacked(np.array([1.0, 2.0, 3.5, np.nan])),
+        stacked(np.array([True, False, True, True])),
+        stacked(np.arange(8, dtype=np.uint8).reshape(4, 2)),
+        stacked(np.array([[1], [2], [3], [4]])),
+        stacked(np.array(["a", "b", "c", "d"])),
+        fields_of(to=[1, 2, 3, 4]),
+        fields_of(to=[1, 2, 3, 4], fast=[True, False, True, False]),
+        fields_of(to=[1.5, 2.0, 3.0, 4.0]),
+        fields_of(nothing=[1, 2, 3, 4]),
+        apart([pack({"to": 1}), pack(2), pack("x"), b"\xc1"]),
+        apart([pack({"to": n}) for n in range(4)]),
+        apart([pack(n) for n in range(3)]),
+        stacked(np.array([1, 2, 3])),
+        stacked(np.array(7)),
+        pack([5, 5]),
+        pack(5),
+        b"",
+        b"\xc1",
+        b"\x92\x02",
+    ],
+    ids=range(20),
+)
+async def test_any_column_of_actions_is_read_as_row_by_row(env: Any, column: bytes) -> None:
+    sides = [Side(True, env), Side(False, env)]
+    for side in sides:
+        side.open()
+        side.peer.send(*(Reset(n, 1, seed=0) for n in range(1, 5)))
+    frame = StepColumns(pack_channels([1, 2, 3, 4]), pack_numbers([2]), column)
+    sides[0].peer.send(frame)
+    rows = list(requests_of(frame, 4))
+    for row in rows:
+        if isinstance(row, BadFrame):
+            sides[1].peer.connection._on_bad(row)
+            sides[1].peer.collect()
+        else:
+            sides[1].peer.send(row)
+    await settle()
+    first, second = (told(side.peer.take()) for side in sides)
+    assert first == second
+    bad = sum(isinstance(row, BadFrame) for row in rows)
+    assert sides[0].engine.stats.bad_frames == min(bad, 1)
+    assert sides[0].kept() == sides[1].kept()
+    for side in sides:
+        side.peer.send(*(Step(n, 2 if bad else 3, 1, pack(1)) for n in range(1, 5)))
+    assert told(sides[0].peer.take()) == told(sides[1].peer.take())
+    for side in sides:
+        await side.engine.aclose()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        StepColumns(b"", pack_numbers([2]), stacked(np.array([1]))),
+        StepColumns(b"\x01" * 7, pack_numbers([2]), stacked(np.array([1]))),
+        StepColumns(pack_channels([1, 2]), b"", stacked(np.array([1, 2]))),
+        StepColumns(pack_channels([1, 2]), b"1" * 24, stacked(np.array([1, 2]))),
+        StepColumns(b"\x01\0\0\0\xff\xff\xff\xff", pack_numbers([2]), stacked(np.array([1]))),
+    ],
+)
+async def test_a_frame_of_no_known_sessions_is_refused_as_a_whole(frame: StepColumns) -> None:
+    side = Side(True)
+    side.open()
+    side.peer.take()
+    side.peer.send(frame, Reset(1, 1, seed=0))
+    failed, begun = side.peer.take()
+    assert (failed.channel, failed.code) == (0, "protocol_error")
+    assert isinstance(begun, Begun)
+    await side.engine.aclose()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resets": b"\0"},
+        {"resets": bytes([1, 0, 0, 0]), "seeds": b"12345678" * 2},
+        {"resets": bytes([1, 0, 0, 0])},
+    ],
+)
+async def test_a_frame_that_contradicts_itself_is_refused_row_by_row(changes: Any) -> None:
+    side = Side(True)
+    side.open()
+    side.ask([(n, 1, RESET, 0) for n in range(1, 5)], 0)
+    side.peer.take()
+    channels = pack_channels([1, 2, 3, 4])
+    side.peer.send(
+        StepColumns(channels, pack_numbers([2]), stacked(np.array([0, 0, 0, 0])), **changes)
+    )
+    rows = side.peer.take()
+    assert {(row.channel, row.seq, row.code) for row in rows} == {
+        (n, 2, "protocol_error") for n in range(1, 5)
+    }
+    assert side.engine.stats.bad_frames == 1
+    side.ask([(n, 2, 0, 0) for n in range(1, 5)], 0)  # the numbers may be used again
+    [reply] = side.peer.take()
+    assert isinstance(reply, ObservationColumns)
+    await side.engine.aclose()
+
+
+async def test_a_column_with_too_many_containers_is_refused_row_by_row() -> None:
+    side = Side(True, Free, limits=Limits(max_containers=1000))
+    side.open()
+    side.peer.send(*(Reset(n, 1, seed=0) for n in range(1, 5)))
+    side.peer.take()
+    many = pack([[]] * 2000)
+    side.peer.send(
+        StepColumns(pack_channels([1, 2]), pack_numbers([2]), apart([many, pack(1)])),
+        StepColumns(pack_channels([3, 4]), pack_numbers([2]), pack([1, {"a": [[]] * 2000}])),
+    )
+    rows = {row["channel"]: row for row in told(side.peer.take())}
+    assert {channel for channel, row in rows.items() if row["kind"] == "Failed"} == {"1", "3", "4"}
+    assert all("containers" in rows[channel]["message"] for channel in "134")
+    await side.engine.aclose()
+
+
+async def test_pieces_of_channel_0_are_of_a_column_frame() -> None:
+    side = Side(True)
+    side.open()
+    side.ask([(n, 1, RESET, 0) for n in range(1, 5)], 0)
+    side.peer.take()
+    frame = in_columns([(n, 2, 0, 0) for n in range(1, 5)])
+    payload, frame.payload = bytes(frame.payload), b""
+    side.peer.send(Chunk(0, 0, payload[:9]), Chunk(0, 0, payload[9:]), frame)
+    [reply] = side.peer.take()
+    assert isinstance(reply, ObservationColumns)
+    side.peer.send(frame)  # without the pieces
+    assert [failed.code for failed in side.peer.take()] == ["protocol_error"] * 4
+    await side.engine.aclose()
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+class Picture(Environment[Any, Any, Any]):
+    isolation = "inline"
+    owns_thread = True
+
+    def __init__(self) -> None:
+        self.picture = np.zeros((84, 84, 4), np.uint8)
+
+    def reset(self) -> Any:
+        return self.picture
+
+    def step(self, action: Any) -> Any:
+        self.picture += 1
+        return StepResult(self.picture, 1.0, info={"action": action})
+
+
+async def seen(side: Side, count: int, seq: int) -> list[Any]:
+    """The replies to a step of every session, each frame within what the client takes."""
+    frame = StepColumns(pack_channels(range(1, count + 1)), pack_numbers([seq]), APART_ZEROS[count])
+    side.peer.send(frame)
+    frames = side.peer.take()
+    replies = [
+        reply
+        for frame in frames
+        for reply in (replies_of(frame) if isinstance(frame, ObservationColumns) else [frame])
+    ]
+    assert sorted(reply.channel for reply in replies) == list(range(1, count + 1))
+    assert all(isinstance(reply, Observation) and reply.seq == seq for reply in replies)
+    return frames
+
+
+APART_ZEROS = {count: apart([pack(0)] * count) for count in (8, 40, 64)}
+
+
+@pytest.mark.parametrize("max_message_size", [1 << 30, 200_000, 40_000])
+async def test_large_replies_come_in_frames_that_the_client_takes(max_message_size: int) -> None:
+    engine = make_engine(Picture)
+    side = Side.__new__(Side)
+    side.engine, side.peer = engine, Peer(engine, max_message_size=max_message_size)
+    count = 64
+    side.peer.send(*(Open(n, token(n), token(n)) for n in range(1, count + 1)))
+    side.peer.send(*(Reset(n, 1) for n in range(1, count + 1)))
+    side.peer.take()
+    for seq in range(2, 6):
+        frames = await seen(side, count, seq)
+        sizes = [len(side.peer.codec.encode([frame])) for frame in frames]
+        assert max(sizes) <= min(max_message_size, engine.options.limits.chunk_size)
+        for frame in frames:
+            for reply in replies_of(frame) if isinstance(frame, ObservationColumns) else [frame]:
+                assert PayloadCodec(Any, "msgpack").decode(reply.payload)[5, 5, 0] == seq - 1
+    assert len(frames) == {1 << 30: 2, 200_000: 12, 40_000: 64}[max_message_size]
+    await engine.aclose()
+
+
+async def test_a_row_that_the_client_cannot_take_fails_alone() -> None:
+    engine = make_engine(Picture)
+    peer = Peer(engine, max_message_size=20_000)
+    peer.send(Open(1, token(1), token(1)), Open(2, token(2), token(2)))
+    peer.send(Reset(1, 1), Reset(2, 1))
+    peer.take()
+    peer.send(StepColumns(pack_channels([1, 2]), pack_numbers([2]), apart([pack(0)] * 2)))
+    assert {(f.channel, f.seq, f.code) for f in peer.take()} == {
+        (1, 2, "payload_too_large"),
+        (2, 2, "payload_too_large"),
+    }
+    await engine.aclose()
+
+
+async def test_a_long_frame_is_handled_in_parts() -> None:
+    engine = make_engine(Odd)
+    peer = Peer(engine)
+    count = 40
+    peer.send(*(Open(n, token(n), token(n)) for n in range(1, count + 1)))
+    peer.take()
+    connection = peer.connection
+    rows = [(n, 1, RESET, 0) for n in range(1, count + 1)]
+    frames = connection.decode(peer.codec.encode([in_columns(rows), Renew(1)]))
+    assert connection.handle(frames, 0, 2) == 0
+    assert len(connection.ready) == 1  # of the first part
+    taker = Peer(engine)
+    taker.send(Open(40, token(40), token(40), True))  # another connection takes a session over
+    assert [type(frame) for frame in taker.take()] == [Opened]
+    while (at := connection.handle(frames, 0, 2)) == 0:
+        pass
+    assert at == 2
+    peer.collect()
+    failed = [frame for frame in peer.take() if isinstance(frame, Failed)]
+    assert [(f.channel, f.code) for f in failed] == [
+        (40, "session_lost"),
+        (40, "session_not_found"),
+    ]
+    assert engine.sessions[token(40)].log.taken == 0
+    assert engine.sessions[token(39)].log.taken == 1
+    await engine.aclose()
+
+
+async def test_few_replies_are_kept_whole() -> None:
+    engine = make_engine(Picture)
+    side = Side.__new__(Side)
+    side.engine, side.peer = engine, Peer(engine)
+    count = 40
+    side.peer.send(*(Open(n, token(n), token(n)) for n in range(1, count + 1)))
+    side.peer.send(*(Reset(n, 1) for n in range(1, count + 1)))
+    side.peer.take()
+    # In each round one session more stays behind, with its part of a reply to all the others.
+    for left in range(1, 20):
+        rows = range(left, count + 1)
+        seq = 2 * left
+        column = apart([pack(0)] * len(rows))
+        side.peer.send(StepColumns(pack_channels(rows), pack_numbers([seq]), column))
+        side.peer.send(*(Step(n, seq + 1, seq, pack(0)) for n in rows[1:]))
+        side.peer.take()
+    lasts = [session.log._last for session in engine.sessions.values()]
+    assert sum(isinstance(last, SharedReply) for last in lasts) <= 8
+    assert all(session.log.get(session.log.taken) for session in engine.sessions.values())
+    await engine.aclose()
+
+
+# -- rows that an executor runs -------------------------------------------------------------------
+
+
+class RowsExecutor(ScriptedExecutor):
+    """Keep batches, and single requests, until the test answers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[RowBatch] = []
+
+    def start_rows(self, batch: RowBatch) -> None:
+        self.batches.append(batch)
+
+
+@dataclass
+class Elsewhere:
+    """Sessions whose rows an executor runs."""
+
+    executor: RowsExecutor
+    engine: Engine
+    peer: Peer
+    clock: ManualClock
+
+    @classmethod
+    def make(cls, **changes: Any) -> Elsewhere:
+        executor, clock = RowsExecutor(), ManualClock()
+        engine = Engine(
+            EnvironmentSpec(Odd), EngineOptions(**changes), make_executor=lambda _: executor
+        )
+        engine._start()
+        engine.clock = clock
+        engine._deadlines = Deadlines(clock, clock.call_at)
+        made = cls(executor, engine, Peer(engine), clock)
+        made.peer.send(*(Open(n, token(n), token(n + 1000)) for n in range(1, SESSIONS + 1)))
+        for call, request in list(executor.running.items()):
+            made.executor.running.pop(call)
+            call.complete(request, Opened(request.channel))
+        made.peer.take()
+        return made
+
+    def ask(self, seq: int, timeout: float | None = None) -> RowBatch:
+        frame = in_columns([(n, seq, n, 0) for n in range(1, SESSIONS + 1)])
+        frame.timeout = timeout
+        self.peer.send(frame)
+        return self.executor.batches.pop()
+
+    def answer(self, batch: RowBatch, rows: list[int]) -> None:
+        batch.complete(RowReplies(rows, self.replies(rows)))
+
+    def replies(self, rows: list[int]) -> ObservationColumns:
+        observations = stacked(np.array(rows, np.int64))
+        count = len(rows)
+        return ObservationColumns(b"", b"", observations, bytes(8 * count), bytes([4] * count))
+
+    async def aclose(self) -> None:
+        for session in list(self.engine.sessions.values()):
+            session.finish(None, SessionClosed("over"))
+        await self.engine.aclose()
+
+
+async def test_an_executor_is_given_the_rows_of_a_frame() -> None:
+    there = Elsewhere.make()
+    batch = there.ask(1)
+    assert [request.seq for request in batch.requests] == [1] * SESSIONS
+    assert [unpack(request.payload) for request in batch.requests] == [1, 2, 3, 4]
+    assert list(batch.places) == [0, 1, 2, 3]
+    assert batch.count == SESSIONS
+    assert [call.current for call in batch.calls] == list(batch.requests)
+    there.answer(batch, [2, 0])
+    [first] = there.peer.take()
+    assert [(r.channel, r.seq, unpack(r.payload)) for r in replies_of(first)] == [
+        (3, 1, 2),
+        (1, 1, 0),
+    ]
+    there.answer(batch, [1, 3])
+    there.answer(batch, [0, 1, 2, 3])  # too late: they are answered
+    [second] = there.peer.take()
+    assert [r.channel for r in replies_of(second)] == [2, 4]
+    assert there.engine.stats.steps == SESSIONS
+    there.peer.send(*in_rows([(n, 1, n, 0) for n in range(1, 5)]))  # sent again, in rows
+    assert [(r.channel, unpack(r.payload)) for r in there.peer.take()] == [
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 3),
+    ]
+    await there.aclose()
+
+
+async def test_a_row_of_a_batch_is_cancelled_and_the_others_are_not() -> None:
+    there = Elsewhere.make()
+    batch = there.ask(1)
+    there.peer.send(Cancel(2, 1))
+    assert there.executor.interrupted == [batch.calls[1]]
+    there.answer(batch, [0, 2, 3])
+    batch.complete(RowReplies(others=[(1, batch.calls[1].interruption(batch.requests[1]))]))
+    together, cancelled = there.peer.take()
+    assert [r.channel for r in replies_of(together)] == [1, 3, 4]
+    assert (cancelled.channel, cancelled.code) == (2, "cancelled")
+    await there.aclose()
+
+
+async def test_a_row_that_was_cancelled_and_came_all_the_same_is_answered() -> None:
+    there = Elsewhere.make()
+    batch = there.ask(1)
+    there.peer.send(Cancel(2, 1))
+    there.answer(batch, [0, 1, 2, 3])
+    alone, together = there.peer.take()
+    assert (alone.channel, unpack(alone.payload)) == (2, 1)
+    assert [r.channel for r in replies_of(together)] == [1, 3, 4]
+    await there.aclose()
+
+
+async def test_a_batch_has_a_deadline_and_its_rows_end_one_by_one() -> None:
+    there = Elsewhere.make()
+    there.executor.can_interrupt = False
+    batch = there.ask(1, timeout=5.0)
+    there.answer(batch, [0, 1, 2])
+    there.peer.take()
+    there.clock.advance(6.0)
+    there.clock.advance(1.0)  # a look that comes late is postponed once
+    assert there.executor.abandoned == [batch.calls[3]]
+    there.peer.collect()
+    late = there.peer.take()[0]
+    assert (late.channel, late.code) == (4, "deadline_exceeded")
+    there.answer(batch, [3])
+    assert there.peer.take() == []
+    await there.aclose()
+
+
+async def test_rows_whose_client_is_away_are_kept_for_it() -> None:
+    there = Elsewhere.make()
+    batch = there.ask(1)
+    there.peer.connection.lost(left=False)
+    there.answer(batch, [0, 1, 2, 3])
+    peer = Peer(there.engine)
+    peer.send(*(Open(n, token(n), token(n + 1000), True) for n in range(1, 5)))
+    assert [opened.seq for opened in peer.take()] == [1] * 4
+    peer.send(in_columns([(n, 1, n, 0) for n in range(1, 5)]))
+    assert [(r.channel, unpack(r.payload)) for r in peer.take()] == [(1, 0), (2, 1), (3, 2), (4, 3)]
+    await there.aclose()
+
+
+async def test_a_busy_session_is_refused_and_its_neighbours_run() -> None:
+    there = Elsewhere.make()
+    there.peer.step(1, 0, channel=2)
+    frame = in_columns([(n, 1 + (n == 2), n, 0) for n in range(1, 5)])
+    there.peer.send(frame)
+    [batch] = there.executor.batches
+    assert list(batch.places) == [0, 2, 3]
+    [refused] = there.peer.take()
+    assert (refused.channel, refused.seq, refused.code) == (2, 2, "session_busy")
+    there.answer(batch, [0, 1, 2])
+    [together] = there.peer.take()
+    assert [(r.channel, r.seq) for r in replies_of(together)] == [(1, 1), (3, 1), (4, 1)]
+    await there.aclose()
+
+
+async def test_a_batch_can_be_run_where_it_stands() -> None:
+    there = Elsewhere.make()
+    batch = there.ask(1)
+    for call in batch.calls:
+        call.runner.handle(Open(1, "", ""), batch.codecs)
+        call.runner.handle(Reset(1, 1, seed=0), batch.codecs)
+    batch.complete(batch.run(iter([3, 1])))
+    batch.complete(batch.run(iter([0, 2])))
+    frames = there.peer.take()
+    assert [[r.channel for r in replies_of(frame)] for frame in frames] == [[4, 2], [1, 3]]
+    await there.aclose()
