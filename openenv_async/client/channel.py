@@ -28,9 +28,11 @@ from openenv_async.protocol.frames import (
     Close,
     Credit,
     Frame,
+    Observation,
     Open,
     Opened,
     Partial,
+    Payload,
     Request,
     State,
     Step,
@@ -139,6 +141,34 @@ class Channel:
             if self.due < self.scheduled:
                 connection.deadlines.watch(self, self.due)
         connection.outbox.send(request)
+
+    def step(self, payload: Payload, timeout: float | None) -> asyncio.Future[Observation]:
+        """Send the next step of a channel on which no call runs; ``post`` for the common case.
+
+        Args:
+            payload: the action.
+            timeout: seconds the server was given, ``None`` for no deadline.
+        """
+        connection = self.connection
+        future: asyncio.Future[Observation] = connection.loop.create_future()
+        error = self.error or connection.error
+        if error is not None:
+            future.set_exception(raised_again(error))
+            return future
+        if self.asked is not None:
+            self.earlier = self.unanswered()
+        self.seq = self.waited = seq = self.seq + 1
+        self.asked = request = Step(self.number, seq, self.acked, payload, timeout or 0.0)
+        self.future = future
+        outbox = connection.outbox
+        outbox.send(request)
+        if timeout is None:
+            self.due = inf
+        else:
+            self.due = due = outbox.turned_at + timeout + BACKSTOP
+            if due < self.scheduled:
+                connection.deadlines.watch(self, due)
+        return future
 
     def next_seq(self) -> int:
         """The number of the next request."""

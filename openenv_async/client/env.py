@@ -329,10 +329,8 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         seconds = self.timeouts.step if timeout is None else checked_timeout(timeout, "step")
         if channel.future is not None:
             raise self._busy("step")
-        channel.seq = seq = channel.seq + 1
-        request = Step(channel.number, seq, channel.acked, payload, seconds or 0.0)
-        future: asyncio.Future[Observation] = channel.connection.loop.create_future()
-        channel.post(request, future, seconds)
+        future = channel.step(payload, seconds)
+        seq = channel.seq
         try:
             reply = await future
         except asyncio.CancelledError:

@@ -84,17 +84,20 @@ class Inbox:
         answered = outbox.answered = 0
         for frame in frames:
             kind = type(frame)
-            if kind is ObservationColumns:
+            if kind is Observation and not parts:  # the common one, before the questions
+                channel = channels.get(frame.channel)
+            elif kind is ObservationColumns:
                 self.deliver(replies_of(frame))
                 continue
-            if (
+            elif (
                 parts
                 and kind is not Chunk
                 and getattr(frame, "channel", 0) in parts
                 and not self._assembler.complete(frame)
             ):
                 continue  # its request failed when the payload became too large
-            channel = channels.get(getattr(frame, "channel", 0))
+            else:
+                channel = channels.get(getattr(frame, "channel", 0))
             if channel is None:
                 self._on_other(frame)
             elif kind is Observation or kind in _OTHER_REPLIES:

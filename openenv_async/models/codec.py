@@ -25,7 +25,7 @@ from openenv_async.models.encoding import (
     plain_encoder,
 )
 from openenv_async.models.inspection import BAD_DATA, described, type_name
-from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
+from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown, whole_header
 from openenv_async.types import MAX_DEPTH
 
 __all__ = ["FORMATS", "Format", "PayloadCodec"]
@@ -93,13 +93,14 @@ class PayloadCodec(Generic[T]):
         read: Callable[[bytes | memoryview], T] = decoder.decode
         generic = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
         guard = self._guard(msgspec.msgpack.Decoder, generic)
+        whole = whole_header(self._info)
         limit = MAX_DEPTH
 
         def decode(data: bytes | memoryview) -> T:
             if len(data) > limit:
                 check_msgpack_depth(data, limit)
             try:
-                if guard is not None:
+                if guard is not None and data[:1] != whole:
                     guard(data)
                 return read(data)
             except BAD_DATA as error:

@@ -21,7 +21,11 @@ from openenv_async.models.inspection import (
     walk,
 )
 
-__all__ = ["is_open", "mirror", "refuse_unknown"]
+__all__ = ["is_open", "mirror", "refuse_unknown", "whole_header"]
+
+_FIXMAP: Final = 0x80
+_MAX_FIXMAP: Final = 15
+"""Entries of the greatest map whose MessagePack header is one byte, ``0x80`` and the number."""
 
 
 def is_open(info: inspect.Type) -> bool:
@@ -31,6 +35,25 @@ def is_open(info: inspect.Type) -> bool:
         and not (isinstance(part, inspect.StructType) and part.forbid_unknown_fields)
         for part in walk(info)
     )
+
+
+def whole_header(info: inspect.Type) -> bytes | None:
+    """Return the first byte of the MessagePack maps that have room for the fields alone.
+
+    Of a model all of whose fields are required: one that can be read from a map of as many entries
+    has found each field in one, so none is left for an unknown one. ``None`` for other models.
+    """
+    if not isinstance(info, (inspect.DataclassType, inspect.StructType)):
+        return None
+    fields = info.fields
+    is_map = isinstance(info, inspect.DataclassType) or not (
+        info.array_like or info.tag_field is not None
+    )
+    if not is_map or len(fields) > _MAX_FIXMAP:
+        return None
+    if any(not field.required or is_open(field.type) for field in fields):
+        return None
+    return bytes((_FIXMAP | len(fields),))
 
 
 def mirror(info: inspect.Type, made: dict[Any, Any]) -> Any:

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown
+from openenv_async.errors import InvalidModel
+from openenv_async.models import PayloadCodec
+from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown, whole_header
 
 
 @dataclass
@@ -156,3 +158,49 @@ def test_a_union_that_no_mirror_tells_apart_is_read_the_slow_way() -> None:
 
     with pytest.raises(TypeError, match="no mirror for this union"):
         mirror(info_of(Leaf | datetime), {})
+
+
+@dataclass
+class Action:
+    message: str
+    times: int
+
+
+class Closing(msgspec.Struct):
+    """A model without a field."""
+
+
+WHOLE: list[tuple[Any, bytes | None]] = [
+    (Action, b"\x82"),
+    (Closing, b"\x80"),
+    (Leaf, None),  # its field may be missing
+    (Cat, None),  # a tag takes an entry
+    (Row, None),
+    (Note, None),
+    (list[Action], None),
+    (msgspec.defstruct("Nested", [("leaf", Leaf)]), None),  # the leaf may have an unknown field
+    (msgspec.defstruct("Wide", [(f"f{n}", int) for n in range(15)]), b"\x8f"),
+    (msgspec.defstruct("Wider", [(f"f{n}", int) for n in range(16)]), None),
+]
+
+
+@pytest.mark.parametrize(("model", "header"), WHOLE)
+def test_maps_with_room_for_the_fields_alone(model: Any, header: bytes | None) -> None:
+    assert whole_header(info_of(model)) == header
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"message": "a", "times": 1, "more": 2},
+        {"message": "a", "more": 2},
+        {"more": 2, "less": 1},
+        {"message": "a"},
+        {},
+    ],
+)
+def test_what_is_not_just_its_fields_is_still_refused(tree: Any) -> None:
+    codec: PayloadCodec[Action] = PayloadCodec(Action, "msgpack")
+    assert codec.decode(b"\x82\xa7message\xa1a\xa5times\x01") == Action("a", 1)
+    with pytest.raises(InvalidModel):
+        codec.decode(msgspec.msgpack.encode(tree))
