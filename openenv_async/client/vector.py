@@ -285,22 +285,36 @@ class VectorSessions:
         if not self._borrowed() or not self._ask(slots, apart(actions), resets):
             self._post(self._send_steps, slots, actions, resets)
 
-    def step_columns(self, slots: Sequence[int], column: bytes, resets: Sequence[int] = ()) -> None:
-        """Ask for one step of each of ``slots``, as ``step`` does.
+    def step_columns(
+        self, column: bytes, slots: Sequence[int] | None = None, begins: Any = None
+    ) -> None:
+        """Ask for one step, or one reset, of each of ``slots``; ``take_columns`` gives the answers.
 
         Args:
-            slots: which sessions.
-            column: the actions, one for each slot, as a column of the protocol.
-            resets: slots that begin an episode instead, in the same message.
+            column: the actions of those that step, as a column of the protocol.
+            slots: which sessions; all of them, in order, when ``None``.
+            begins: bool [rows], the rows that begin an episode instead; ``None``: none does.
 
         Raises:
             InvalidOption: a slot does not exist; nothing is sent then.
             ProtocolError: there are not as many actions.
         """
-        slots, resets = self._checked_slots(slots), self._checked_slots(resets)
+        if slots is not None:
+            slots = self._checked_slots(slots)
         self._check_begun()
-        if not self._borrowed() or not self._ask(slots, column, resets):
-            self._post(self._send_steps, slots, rows_of(column, len(slots)), resets)
+        if self._borrowed() and self._ask_rows(slots, begins, column):
+            return
+        each = range(self.count) if slots is None else slots
+        steps, resets = list(each), []
+        if begins is not None:
+            steps = [slot for slot, begin in zip(each, begins, strict=True) if not begin]
+            resets = [slot for slot, begin in zip(each, begins, strict=True) if begin]
+        self._post(self._send_steps, steps, rows_of(column, len(steps)), resets)
+
+    @property
+    def takes_columns(self) -> bool:
+        """True if actions may be given as columns, and are not dearer so."""
+        return self._takes_columns
 
     def _check_begun(self) -> None:
         if self._connection is None or self._pid != os.getpid():
@@ -416,13 +430,23 @@ class VectorSessions:
         return self._loan is not None
 
     def _ask(self, slots: Sequence[int], column: bytes, resets: Sequence[int]) -> bool:
-        """Ask for steps and resets by a column frame; the loan is ended where that cannot be."""
+        """Ask for steps and for resets, which go to their places where the slots are in order."""
         import numpy as np
 
+        each = np.array([*slots, *resets], np.int64)
+        begins = np.zeros(len(each), np.bool_)
+        begins[len(slots) :] = True
+        if resets and (np.diff(each[: len(slots)]) > 0).all():
+            order = np.argsort(each, kind="stable")
+            each, begins = each[order], begins[order]
+        return self._ask_rows(each, begins if resets else None, column)
+
+    def _ask_rows(self, slots: Any, begins: Any, column: bytes) -> bool:
+        """Ask by a column frame; the loan is ended where that cannot be."""
         rows, loan = self._rows, self._loan
         assert rows is not None
         assert loan is not None
-        each, begins = self._in_order(slots, resets, rows.everyone, np)
+        each = rows.of(slots)
         sent = False
         with loan.lock:
             if loan.ended:
@@ -446,26 +470,6 @@ class VectorSessions:
         if loan.wanted:
             loan.give_back()
         return sent
-
-    @staticmethod
-    def _in_order(
-        slots: Sequence[int], resets: Sequence[int], everyone: Any, np: Any
-    ) -> tuple[Any, Any]:
-        """All slots as an array, those of resets at their places where the others are in order."""
-        count = len(everyone)
-        if not resets and len(slots) == count and slots == range(count):
-            return everyone, None
-        each = np.array([*slots, *resets], np.int64)
-        begins = None
-        if resets:
-            begins = np.zeros(len(each), np.bool_)
-            begins[len(slots) :] = True
-            if (np.diff(each[: len(slots)]) > 0).all():
-                order = np.argsort(each, kind="stable")
-                each, begins = each[order], begins[order]
-        if len(each) == count and (each == everyone).all():
-            each = everyone
-        return each, begins
 
     def _may_ask(self, each: Any, rows: LentRows) -> bool:
         """Return whether every slot has a session that is free, and is asked once."""

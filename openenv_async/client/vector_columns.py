@@ -32,6 +32,7 @@ from openenv_async.protocol.columns import (
     ranges_of,
     replies_of,
     requests_of,
+    rows_of,
 )
 from openenv_async.protocol.frames import (
     Begun,
@@ -81,11 +82,12 @@ class AnswerColumns:
         again: whether each answers a reset: bool [rows]; ``None`` if none does.
         final: with ``same_step``: the answers that ended the episodes before, row by row.
         frame: that they came in.
+        is_whole: whether they are of all slots, in order.
         index: of the frame, the rows that are meant: int64 [rows]; ``None`` for all.
         payload: the observations of the frame as a column.
     """
 
-    __slots__ = ("again", "final", "frame", "index", "slots")
+    __slots__ = ("again", "final", "frame", "index", "is_whole", "slots")
 
     def __init__(
         self,
@@ -94,7 +96,9 @@ class AnswerColumns:
         again: Array | None,
         index: Array | None = None,
         final: AnswerColumns | None = None,
+        is_whole: bool = False,
     ) -> None:
+        self.is_whole = is_whole
         self.frame = frame
         self.slots = slots
         self.again = again
@@ -138,6 +142,11 @@ class AnswerColumns:
             return pairs
         place = {row: i for i, row in enumerate(self.index.tolist())}
         return [(place[row], info) for row, info in pairs if row in place]
+
+    def observations(self) -> list[bytes]:
+        """The observations, each encoded on its own."""
+        each = rows_of(self.payload, self.frame_rows)
+        return each if self.index is None else [each[row] for row in self.index.tolist()]
 
     def replies(self) -> list[Observation | Begun]:
         """The replies one by one."""
@@ -275,6 +284,14 @@ class LentRows:
         self._count(self._flights[0])
 
     # -- out --------------------------------------------------------------------------------------
+
+    def of(self, slots: Any) -> Array:
+        """Return slots as an array: int64 [rows]; ``None`` are all of them."""
+        if slots is None:
+            return self.everyone
+        each: Array = self._np.asarray(slots, self._np.int64)
+        is_whole = len(each) == len(self.everyone) and (each == self.everyone).all()
+        return self.everyone if is_whole else each
 
     def is_busy(self, slots: Array) -> bool:
         """Return whether one of the slots awaits an answer."""
@@ -447,7 +464,8 @@ class LentRows:
         if frame.infos is not None and any(row >= rows for row, _ in _decode_infos(frame.infos)):
             return None
         again = self._again[where]
-        return AnswerColumns(frame, slots, again.copy() if again.any() else None)
+        again = again.copy() if again.any() else None
+        return AnswerColumns(frame, slots, again, is_whole=slots is self.everyone)
 
     def _slots_by(self, packed: bytes) -> Array | None:
         """The slots of channels as they travel, if they are all of this vector."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from openenv_async.arrays import to_ext
+from openenv_async.arrays import EXT_NDARRAY, from_ext, to_ext
 from openenv_async.errors import OpenEnvError, ProtocolError
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.codec import BadFrame
@@ -61,6 +61,7 @@ __all__ = [
     "apart",
     "begun_of",
     "channels_of",
+    "column_of",
     "fields",
     "has_columns",
     "numbers_of",
@@ -241,6 +242,28 @@ def rows_of(column: Payload, rows: int) -> list[bytes]:
     if len(payloads) != rows:
         raise ProtocolError(f"a column of {len(payloads)} rows in a frame of {rows}")
     return payloads
+
+
+def column_of(packed: Payload) -> tuple[int, Any]:
+    """Return form and content of a column, its arrays as views.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    try:
+        form, content = _decode_column(packed)
+    except _BAD as exc:
+        raise ProtocolError(f"malformed column: {exc}") from None
+    return form, content
+
+
+def _array_of(code: int, data: memoryview) -> Any:
+    if code != EXT_NDARRAY:
+        raise ValueError("a column holds arrays")
+    return from_ext(code, data)
+
+
+_decode_column: Final = msgspec.msgpack.Decoder(tuple[int, Any], ext_hook=_array_of).decode
 
 
 def _elements(column: Any, rows: int, depth: int = 0) -> list[Any]:

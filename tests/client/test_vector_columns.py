@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from openenv_async import Environment, StepResult
@@ -121,7 +122,8 @@ def play(url: str, columns: bool, same_step: bool, seed: int, cuts: bool) -> lis
         if drawn.random() < 0.5:
             sessions.step(steps, actions, resets)
         else:
-            sessions.step_columns(steps, apart(actions), resets)
+            begins = np.array([i in over for i in who])
+            sessions.step_columns(apart(actions), who, begins)
         if drawn.random() < 0.2 and cuts:
             cut(sessions)
         found = answers(sessions)
@@ -153,7 +155,7 @@ def test_a_batch_is_one_frame_each_way_in_the_calling_thread(url: str) -> None:
     encode = sessions.wire.encode_action
     sessions.reset([ResetRequest(i, 0, None) for i in range(4)])
     answers(sessions)
-    sessions.step_columns(range(4), apart([encode({"add": 1})] * 4))
+    sessions.step_columns(apart([encode({"add": 1})] * 4))
     loan = sessions._loan
     assert loan is not None
     sent: list[bytes] = []
@@ -170,7 +172,7 @@ def test_a_batch_is_one_frame_each_way_in_the_calling_thread(url: str) -> None:
     for _ in range(3):
         parts = sessions.take_columns(4)
         assert sum(len(p) if isinstance(p, AnswerColumns) else 1 for p in parts) == 4
-        sessions.step_columns(range(4), apart([encode({"add": 1})] * 4))
+        sessions.step_columns(apart([encode({"add": 1})] * 4))
     assert [len(answers(sessions)), len(sent)] == [4, 3]
     assert (sessions._loan is loan, loan.ended) == (True, False)
     sessions.close()

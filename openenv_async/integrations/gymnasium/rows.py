@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from openenv_async.arrays import to_ext
+from openenv_async.client.vector_columns import AnswerColumns
+from openenv_async.integrations.gymnasium.columns import STACKED
+from openenv_async.protocol import columns
+from openenv_async.protocol.columns import column_of
 
 __all__ = ["ObservationRows"]
 
@@ -29,22 +34,32 @@ class ObservationRows:
         count: rows.
         decode: makes an element of the space of a payload.
         alike: whether an array that came is the element as it is.
+        shape: how elements lie in a column, if they are as they came; see ``columns``.
 
     Attributes:
         all: the batch: an array, or for composite spaces what Gymnasium makes of them.
     """
 
     def __init__(
-        self, space: spaces.Space[Any], count: int, decode: Callable[[Any], Any], *, alike: bool
+        self,
+        space: spaces.Space[Any],
+        count: int,
+        decode: Callable[[Any], Any],
+        *,
+        alike: bool,
+        shape: Any = None,
     ) -> None:
         self.all: Any = create_empty_array(space, count, np.zeros)
         self._space = space
         self._decode = decode
         self._alike = alike
         self._head = b""
+        self._shape = shape if alike else None
         self._elements: list[Any] | None = None
+        self._is_behind = False  # the elements, of the batch
+        self._batch_space = batch_space(space, count)
         if not isinstance(self.all, np.ndarray):
-            self._elements = list(iterate(batch_space(space, count), self.all))
+            self._elements = list(iterate(self._batch_space, self.all))
 
     def put(self, payloads: list[Any], rows: list[int], where: Any) -> None:
         """Observations into their rows.
@@ -55,9 +70,10 @@ class ObservationRows:
             where: the same as an index of NumPy's.
         """
         if self._elements is not None:
+            elements = self._each()
             for row, payload in zip(rows, payloads, strict=True):
-                self._elements[row] = self.decoded(payload)
-            concatenate(self._space, self._elements, self.all)
+                elements[row] = self.decoded(payload)
+            concatenate(self._space, elements, self.all)
             return
         target, head = self.all, self._head
         size = len(head) + target[0].nbytes
@@ -77,6 +93,44 @@ class ObservationRows:
                 target[row] = element = self.decoded(payload)
                 self._learn(bytes(payload), element)
 
+    def put_column(self, answers: AnswerColumns, where: Any) -> None:
+        """The observations of many answers into the rows of their slots.
+
+        Args:
+            answers: as they came.
+            where: the slots as an index of NumPy's.
+
+        Raises:
+            ProtocolError: the column is malformed.
+        """
+        if self._shape is not None:
+            form, content = column_of(answers.payload)
+            found = _arrays_of(self._shape, self._space, self.all, form, content)
+            if found is not None and all(len(array) == answers.frame_rows for _, array in found):
+                for target, array in found:
+                    target[where] = array if answers.index is None else array[answers.index]
+                self._is_behind = True
+                return
+        self.put(answers.observations(), answers.slots.tolist(), where)
+
+    def elements(self, answers: AnswerColumns) -> list[Any]:
+        """The observations of many answers one by one, as memory of their own."""
+        if self._shape == STACKED:
+            form, content = column_of(answers.payload)
+            found = _arrays_of(STACKED, self._space, self.all, form, content)
+            if found is not None and len(found[0][1]) == answers.frame_rows:
+                array = found[0][1]
+                return list(array.copy() if answers.index is None else array[answers.index])
+        return [self.decoded(payload) for payload in answers.observations()]
+
+    def _each(self) -> list[Any]:
+        """The elements of a composite space."""
+        assert self._elements is not None
+        if self._is_behind:
+            self._is_behind = False
+            self._elements = list(iterate(self._batch_space, deepcopy(self.all)))
+        return self._elements
+
     def _learn(self, payload: bytes, element: Any) -> None:
         """Remember what stands before the elements of an array, if it is the last thing there."""
         if not self._alike or not isinstance(element, np.ndarray) or not element.nbytes:
@@ -92,17 +146,53 @@ class ObservationRows:
 
     def one(self, row: int) -> Any:
         """A copy of one row."""
-        return self.all[row].copy() if self._elements is None else self._elements[row]
+        return self.all[row].copy() if self._elements is None else self._each()[row]
 
     def some(self, rows: list[int]) -> Any:
         """A copy of some rows."""
         if self._elements is None:
             return self.all[rows]
         out: Any = create_empty_array(self._space, len(rows), np.zeros)
-        return concatenate(self._space, [self._elements[row] for row in rows], out)
+        elements = self._each()
+        return concatenate(self._space, [elements[row] for row in rows], out)
 
     def copy(self) -> Any:
         """A copy of all rows."""
         if self._elements is None:
             return self.all.copy()
+        if self._is_behind:  # nothing but arrays is in it
+            return deepcopy(self.all)
         return self.some(list(range(len(self._elements))))
+
+
+def _arrays_of(
+    shape: Any, space: spaces.Space[Any], target: Any, form: int, content: Any
+) -> list[tuple[Any, Any]] | None:
+    """The arrays of a column beside those of the batch; ``None`` where they are not alike."""
+    if shape == STACKED:
+        if form != columns.STACKED or not isinstance(content, np.ndarray) or not content.ndim:
+            return None
+        alike = content.dtype == target.dtype and content.shape[1:] == target.shape[1:]
+        return [(target, content)] if alike else None
+    if form != columns.FIELDS or not isinstance(content, dict):
+        return None
+    is_whole = isinstance(space, spaces.Dict)
+    if is_whole and content.keys() != shape.keys():
+        return None
+    found = []
+    for name, inner in shape.items():
+        match content.get(name):
+            case [int() as kind, part]:
+                each = _arrays_of(
+                    inner,
+                    space.spaces[name] if is_whole else space,  # type: ignore[attr-defined]  # a Dict
+                    target[name] if is_whole else target,
+                    kind,
+                    part,
+                )
+            case _:
+                return None
+        if each is None:
+            return None
+        found += each
+    return found

@@ -37,6 +37,7 @@ from gymnasium import spaces
 
 from openenv_async.errors import InvalidAction, InvalidObservation, OperationUnsupported
 from openenv_async.hosts.spaces import SPACE_KEY, opener, rebuilt, sender
+from openenv_async.integrations.gymnasium.columns import shape_of
 from openenv_async.schemas.refs import resolved
 
 __all__ = ["SpaceCodec", "codec_of", "exact_codec"]
@@ -53,11 +54,14 @@ class SpaceCodec:
         space: the space.
         to_wire: an element as what travels.
         from_wire: what came as an element, with the space's dtypes.
+        shape: how elements that are as they travel lie in a column (``columns``); ``None``: they
+            travel row by row.
     """
 
     space: spaces.Space[Any]
     to_wire: Callable[[Any], Any]
     from_wire: Callable[[Any], Any]
+    shape: Any = None
 
 
 def codec_of(
@@ -86,7 +90,13 @@ def codec_of(
         only.space,
         lambda value: {field: only.to_wire(value)},
         lambda value: only.from_wire(_part(value, field)),
+        _field(field, only),
     )
+
+
+def _field(name: str, codec: SpaceCodec) -> Any:
+    """The shape of objects with one field that counts."""
+    return None if codec.shape is None else {name: codec.shape}
 
 
 class _Reader:
@@ -176,7 +186,9 @@ class _Reader:
             # Through the array's own dtype: 64-bit integers do not fit a float.
             space = spaces.Box(_as(low, dtype, shape), _as(high, dtype, shape), shape, dtype.type)
         send = sender(space)
-        return SpaceCodec(space, lambda value: np.ascontiguousarray(send(value)), opener(space))
+        return SpaceCodec(
+            space, lambda value: np.ascontiguousarray(send(value)), opener(space), shape_of(space)
+        )
 
     def _integer(self, schema: Mapping[str, Any]) -> SpaceCodec:
         low, high = _bounds(schema)
@@ -218,6 +230,7 @@ class _Reader:
                 only.space,
                 lambda value: {key: to_wire(value)},
                 lambda value: from_wire(_part(value, key)),
+                _field(key, only),
             )
         names = parts.keys()
 
@@ -234,6 +247,9 @@ class _Reader:
             spaces.Dict({key: codec.space for key, codec in parts.items()}),
             to_wire_each,
             lambda value: {key: c.from_wire(_part(value, key)) for key, c in parts.items()},
+            None
+            if any(c.shape is None for c in parts.values())
+            else {k: c.shape for k, c in parts.items()},
         )
 
     def _tuple(self, items: list[Any], where: str) -> SpaceCodec:
@@ -274,7 +290,7 @@ class _Reader:
 
 def exact_codec(space: spaces.Space[Any]) -> SpaceCodec:
     """The codec of a space whose elements travel as Gymnasium's environments send them."""
-    return SpaceCodec(space, sender(space), opener(space))
+    return SpaceCodec(space, sender(space), opener(space), shape_of(space))
 
 
 def _scalar(box: spaces.Box, plain: type) -> SpaceCodec:

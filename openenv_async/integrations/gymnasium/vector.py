@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from openenv_async.client.arguments import checked_seed
 from openenv_async.client.env import GenericEnvClient
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
+from openenv_async.client.vector_columns import AnswerColumns
 from openenv_async.errors import (
     CallerError,
     EpisodeNotStarted,
@@ -37,6 +38,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
+from openenv_async.integrations.gymnasium.columns import ActionColumn
 from openenv_async.integrations.gymnasium.hosted import (
     HostedVectors,
     mode_of,
@@ -50,6 +52,7 @@ from openenv_async.integrations.gymnasium.settings import (
     render_metadata,
     render_options,
 )
+from openenv_async.protocol.columns import REWARDED, TERMINATED, TRUNCATED
 from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
 from openenv_async.targets.sessions import BlockingSessions, at_one_server
@@ -61,6 +64,7 @@ Failures = Literal["raise", "mask"]
 
 _MOST_PAYLOADS: Final = 65_536
 """Encoded actions that are kept for the next time."""
+_OVER: Final = TERMINATED | TRUNCATED
 
 Batch = tuple[Any, Any, Any, Any, dict[str, Any]]
 
@@ -233,6 +237,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             count,
             self._decoded,
             alike=not self._translation.decodes_itself,
+            shape=self._translation.observation.shape,
         )
         self._rewards = np.zeros(count, np.float64)
         self._terminations = np.zeros(count, np.bool_)
@@ -429,21 +434,33 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     # -- out ----------------------------------------------------------------------------------
 
-    def _request(self, actions: list[bytes], who: list[int]) -> None:
+    def _request(self, actions: list[bytes] | ActionColumn, who: list[int]) -> None:
+        begins = None
         if self._ended.any() and self.autoreset_mode is not AutoresetMode.DISABLED:
-            ended = self._ended
-            resets = [i for i in who if ended[i]]
-            if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                self._late.update(resets)
-            chosen = [(i, a) for i, a in zip(who, actions, strict=True) if not ended[i]]
+            begins = self._ended.copy() if who is self._everyone else self._ended[who]
+            if not begins.any():
+                begins = None
+        if begins is not None and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            self._late.update([i for i, begin in zip(who, begins, strict=True) if begin])
+        if isinstance(actions, ActionColumn):
+            column = (actions if begins is None else actions.where(~begins)).packed()
+            self.sessions.step_columns(column, None if who is self._everyone else who, begins)
+        elif begins is not None:
+            chosen = [(i, a) for i, a, b in zip(who, actions, begins, strict=True) if not b]
+            resets = [i for i, begin in zip(who, begins, strict=True) if begin]
             self.sessions.step([i for i, _ in chosen], [a for _, a in chosen], resets)
         else:
             self.sessions.step(who, actions)
 
-    def _encoded(self, actions: Any, count: int | None = None) -> list[bytes]:
-        """Actions as payloads; those of a Discrete space are encoded once."""
-        encode, to_wire = self.sessions.wire.encode_action, self._translation.action.to_wire
+    def _encoded(self, actions: Any, count: int | None = None) -> list[bytes] | ActionColumn:
+        """Actions as a column, or as payloads; those of a Discrete space are encoded once."""
         wanted = self.num_envs if count is None else count
+        action = self._translation.action
+        if self.sessions.takes_columns and action.shape is not None:
+            column = ActionColumn.of(action.shape, action.space, actions, wanted)
+            if column is not None:
+                return column
+        encode, to_wire = self.sessions.wire.encode_action, action.to_wire
         if isinstance(self.single_action_space, spaces.Discrete):
             numbers = self._numbers(actions, wanted)
             known = self._payloads
@@ -483,28 +500,86 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _drain(self) -> None:
         """Take what was sent and not received: its rows are not wanted any more."""
-        if self._due:
-            self.sessions.take(self._due)
-            self._due = 0
+        if self.sessions.waiting:  # also of a call that was interrupted
+            self.sessions.take_columns(self.sessions.waiting)
+        self._due = 0
 
     def _take(self, count: int, timeout: float | None = None) -> tuple[list[int], dict[str, Any]]:
         """Put the next answers into their rows."""
-        answers = self.sessions.take(count, timeout)
         infos: dict[str, Any] = {}
+        rows: list[int] = []
+        answers: list[Answer] = []
+        parts = self.sessions.take_columns(count, timeout)
+        self._begun = True
+        self._unfit.clear()
+        for part in parts:
+            if not isinstance(part, AnswerColumns):
+                answers.append(part)
+            elif self._late:
+                answers += part.apart()
+            else:
+                rows += self._everyone if part.is_whole else part.slots.tolist()
+                self._take_columns(part, infos)
+        if answers:
+            rows += self._take_answers(answers, infos)
+        if self._unfit:
+            self._leave_out_unfit(infos)
+        return rows, infos
+
+    def _take_columns(self, answers: AnswerColumns, infos: dict[str, Any]) -> None:
+        """Put answers into their rows, all at once."""
+        where: Any = slice(None) if answers.is_whole else answers.slots
+        if self._legal is not None:
+            self._legal[where] = 1
+        final = answers.final
+        if final is not None:  # and nothing of the reset but what it shows
+            self._put_results(final, where)
+            self._ended[where] = False
+            observations = self._rows.elements(final)
+            known = dict(final.infos())
+            for i, slot in enumerate(final.slots.tolist()):
+                info = self.sessions.wire.decode_any(known[i]) if i in known else {}
+                self._add_info(infos, {"final_obs": observations[i], "final_info": info}, slot)
+        else:
+            self._put_results(answers, where)
+        self._rows.put_column(answers, where)
+        given = answers.infos()
+        if given:
+            slots, flags = answers.slots.tolist(), answers.flags().tolist()
+            for row, info in given:
+                self._inform(infos, slots[row], info, bool(flags[row] & _OVER))
+
+    def _put_results(self, answers: AnswerColumns, where: Any) -> None:
+        """Rewards and ends of answers into their rows."""
+        flags, rewards = answers.flags(), answers.rewards()
+        given = (flags & REWARDED) != 0
+        again = answers.again
+        if again is not None:
+            given = given & ~again
+            missing = ~(given | again)
+            rewards = np.where(again, 0.0, rewards)
+        else:
+            missing = ~given
+        if missing.any():
+            rewards = np.where(missing, self._reward(None), rewards)
+        self._rewards[where] = rewards
+        self._terminations[where] = (flags & TERMINATED) != 0
+        self._truncations[where] = (flags & TRUNCATED) != 0
+        self._ended[where] = (flags & _OVER) != 0
+        self.valid[where] = True
+
+    def _take_answers(self, answers: list[Answer], infos: dict[str, Any]) -> list[int]:
+        """Put answers that came one by one into their rows."""
         rows = [answer.slot for answer in answers]
         # NumPy takes a list of rows, but copies faster through a slice.
         where: Any = slice(None) if rows == self._everyone else rows
-        self._begun = True
-        self._unfit.clear()
         if self._legal is not None:
             self._legal[[answer.slot for answer in answers if answer.frame is not None]] = 1
         if self._late or any(
             answer.frame is None or answer.final is not None for answer in answers
         ):
             self._take_apart(answers, infos)
-            if self._unfit:
-                self._leave_out_unfit(infos)
-            return rows, infos
+            return rows
         frames: list[Any] = [answer.frame for answer in answers]
         self._rows.put([frame.payload for frame in frames], rows, where)
         self.valid[where] = True
@@ -519,11 +594,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._truncations[where] = [frame.truncated for frame in frames]
         self._ended[where] = self._terminations[where] | self._truncations[where]
         for answer in answers:
-            if answer.frame.info is not None:  # type: ignore[union-attr]  # all have one
-                self._inform(infos, answer)
-        if self._unfit:
-            self._leave_out_unfit(infos)
-        return rows, infos
+            self._inform_of(answer, infos)
+        return rows
 
     def _reward(self, given: float | None) -> float:
         return self._missing_reward if given is None else given
@@ -559,7 +631,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             self._late.discard(row)
             if frame is not None:
                 self._rows.put([frame.payload], [row], [row])
-                self._inform(infos, answer)
+                self._inform_of(answer, infos)
         if wrong is not None:
             raise wrong
 
@@ -589,13 +661,14 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             infos, {"final_obs": self._rows.decoded(frame.payload), "final_info": info}, row
         )
 
-    def _inform(self, infos: dict[str, Any], answer: Answer) -> None:
-        frame, row = answer.frame, answer.slot
-        assert frame is not None
-        if frame.info is None:
-            return
-        info = self.sessions.wire.decode_any(frame.info)
-        if not (frame.terminated or frame.truncated):
+    def _inform_of(self, answer: Answer, infos: dict[str, Any]) -> None:
+        frame = answer.frame
+        if frame is not None and frame.info is not None:
+            self._inform(infos, answer.slot, frame.info, frame.terminated or frame.truncated)
+
+    def _inform(self, infos: dict[str, Any], row: int, payload: Any, is_over: bool) -> None:
+        info = self.sessions.wire.decode_any(payload)
+        if not is_over:
             whose = f"{self._label}, environment {row} of {self.num_envs},"
             try:
                 mask = self._translation.masks.of(info, whose)
