@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
+import pstats
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,7 @@ from tests.engine.odd_rows import (
 )
 from tests.engine.scripted import ScriptedExecutor
 from tests.helpers import Peer, make_engine, pack, settle, token, unpack
+from tests.step_calls import PACKAGE
 
 SESSIONS = 4
 ACTIONS = st.integers(0, len(BEHAVIOURS) - 1)
@@ -711,3 +714,48 @@ async def test_a_batch_can_be_run_where_it_stands() -> None:
     frames = there.peer.take()
     assert [[r.channel for r in replies_of(frame)] for frame in frames] == [[4, 2], [1, 3]]
     await there.aclose()
+
+
+# -- cost -----------------------------------------------------------------------------------------
+
+
+class Still(Environment[Any, Any, Any]):
+    isolation = "inline"
+    owns_thread = True
+
+    def __init__(self) -> None:
+        self.result = StepResult(np.zeros(4, np.float32), 1.0)
+
+    def reset(self) -> Any:
+        return self.result
+
+    def step(self, action: Any) -> Any:
+        return self.result
+
+
+async def calls_of(count: int) -> int:
+    """Calls of the package's own functions for a frame that steps so many sessions."""
+    engine = make_engine(Still)
+    peer = Peer(engine)
+    channels = range(1, count + 1)
+    peer.send(*(Open(n, token(n), token(n)) for n in channels))
+    peer.send(*(Reset(n, 1) for n in channels))
+    for seq in range(2, 10):
+        column = stacked(np.zeros(count, np.int64))
+        frame = StepColumns(pack_channels(channels), pack_numbers([seq]), column)
+        message = peer.codec.encode([frame])
+        profile = cProfile.Profile()
+        profile.enable()
+        peer.connection.receive(message)
+        profile.disable()
+        peer.collect()
+    await engine.aclose()
+    stats: Any = pstats.Stats(profile)
+    return sum(times for (path, *_), (_, times, *_) in stats.stats.items() if PACKAGE in path)
+
+
+async def test_a_row_costs_hardly_a_call() -> None:
+    few, many = await calls_of(64), await calls_of(192)
+    a_row = (many - few) / 128
+    assert 0.5 <= a_row <= 1.5  # the reader of its result
+    assert few - 64 * a_row <= 60
