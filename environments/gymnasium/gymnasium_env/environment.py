@@ -44,7 +44,8 @@ class GymnasiumEnvironment(
 
     def step(self, action: GymnasiumAction) -> StepResult[GymnasiumObservation]:
         """Take one action."""
-        result: StepResult[GymnasiumObservation] = super().step(action.value)
+        result: StepResult[Any] = super().step(action.value)
+        result.observation = GymnasiumObservation(result.observation)
         return result
 
     def _written(self, call: str, observation: Any) -> GymnasiumObservation:
