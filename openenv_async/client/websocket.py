@@ -30,6 +30,7 @@ from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
 from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized
+from openenv_async.protocol.blocks import SHARED_MEMORY
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.protocol.local import (
     LOCAL_HEADER,
@@ -296,8 +297,9 @@ async def _open_local(
     if offer is None or address is None:
         return None
     try:
+        wants = (SHARED_MEMORY,) if connection.limits.max_shared_size else ()
         return await open_local(
-            connection, address, offer, {"Host": request.headers["Host"], **headers}
+            connection, address, offer, {"Host": request.headers["Host"], **headers}, wants
         )
     except (FileNotFoundError, ConnectionRefusedError) as exc:
         log.debug("%s has no Unix socket here, TCP is used: %s", connection.where, exc)

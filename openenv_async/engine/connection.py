@@ -129,7 +129,7 @@ class ServerConnection:
         self._ready_size = 0
         limits = engine.options.limits
         self._max_containers = limits.max_containers
-        self._chunk_size = limits.chunk_size
+        self._chunk_size = self._small_size = limits.chunk_size
         # JSON has no chunks: there a payload is part of its frame.
         self._large = ChunkQueue(sys.maxsize if codec.text else limits.chunk_size)
         self.large: dict[int, Any] = self._large.channels  # asked for each frame: costs no call
@@ -360,7 +360,7 @@ class ServerConnection:
     def send(self, frame: Frame, size: int = 0) -> None:
         """Queue a frame for the next message."""
         out = self.ready
-        if size > self._chunk_size or self.large:
+        if size > self._small_size or self.large:
             self._send_large(frame, size)
         else:
             out.append(frame)

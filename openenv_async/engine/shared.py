@@ -13,20 +13,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from openenv_async.endpoints.segments import Segment
 from openenv_async.engine.connection import ServerConnection
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.requests import Codecs
-from openenv_async.protocol.blocks import LEAST_SHARED, SHARED_MEMORY, Lender, unpack_loans
+from openenv_async.protocol.blocks import (
+    LEAST_SHARED,
+    REFERENCE_SIZE,
+    SHARED_MEMORY,
+    Lender,
+    unpack_loans,
+)
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, decode_map
-from openenv_async.protocol.frames import Frame, Hello, Release
+from openenv_async.protocol.frames import Hello, Release
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["SharedCodecs", "SharedConnection"]
 
 log = logging.getLogger("openenv_async.server")
+
+_MUCH: Final = 200_000
+"""Bytes after which the replies so far are sent, so that the client looks at them meanwhile."""
 
 
 class SharedCodecs(Codecs):
@@ -61,8 +70,8 @@ class SharedConnection(ServerConnection):
     ) -> None:
         super().__init__(engine, codec, wake, cut, refuse)
         self._lender = Lender(segment.memory)
-        self._lends = False
         self._is_full = False
+        self._written = 0
         self._handlers[Release] = self._on_release
 
     @property
@@ -75,22 +84,30 @@ class SharedConnection(ServerConnection):
         """Bytes of the segment that nobody needs, about."""
         return self._lender.table.free
 
-    def send(self, frame: Frame, size: int = 0) -> None:
-        """Queue a frame for the next message, its payload in shared memory if it is large."""
-        if size >= LEAST_SHARED and self._lends and size <= self._peer_max_size:
-            stats = self.engine.stats
-            reference = self._lender.refer(frame.payload)  # type: ignore[attr-defined]  # it has a size
-            if reference is not None:
-                stats.shared_payloads += 1
-                stats.shared_bytes += size
-                sent: Any = frame.__copy__()  # type: ignore[attr-defined]  # the one kept stays
-                sent.payload = reference
-                frame = sent
-                size = len(reference)
-            else:
-                stats.shared_full += 1
-                self._tell_full()
-        super().send(frame, size)
+    def _send_large(self, frame: Any, size: int) -> None:
+        """Queue a frame with its payload in shared memory, or else as other connections do."""
+        if size < LEAST_SHARED or size > self._peer_max_size:
+            super()._send_large(frame, size)
+            return
+        stats = self.engine.stats
+        reference = self._lender.refer(frame.payload)
+        if reference is None:
+            stats.shared_full += 1
+            self._tell_full()
+            super()._send_large(frame, size)
+            return
+        stats.shared_payloads += 1
+        stats.shared_bytes += size
+        self._written += size
+        if self._written >= _MUCH:
+            self._written, self._much = 0, True
+        sent = frame.__copy__()  # the one that is kept stays
+        sent.payload = reference
+        if self.large:  # what waits on its channel goes first
+            super()._send_large(sent, REFERENCE_SIZE)
+        else:
+            self.ready.append(sent)
+            self._ready_size += REFERENCE_SIZE
 
     def _tell_full(self) -> None:
         if self._is_full:
@@ -109,7 +126,7 @@ class SharedConnection(ServerConnection):
         super()._on_hello(frame)
         offered = decode_map(frame.payload, self.codec.format)
         if offered.get(SHARED_MEMORY) is True and self.codec.format == "msgpack":
-            self._lends = True
+            self._small_size = min(self._small_size, LEAST_SHARED - 1)
             self.codecs = SharedCodecs(self.engine.spec, self._lender)
 
     def _on_release(self, frame: Release) -> None:

@@ -40,7 +40,7 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
         much work.
     """
     engine, codecs, channels = connection.engine, connection.codecs, connection._channels
-    ready, large, chunk_size = connection.ready, connection.large, connection._chunk_size
+    ready, large, small_size = connection.ready, connection.large, connection._small_size
     format = codecs.format
     is_plain, own_timeout = not engine.times_episodes, engine.own_timeouts[Step]
     began = connection.seen_at
@@ -100,7 +100,7 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
             done += 1
             length = len(reply.payload)
             log.keep(seq, reply, length + REPLY_OVERHEAD, format, step)
-            if length > chunk_size or large:
+            if length > small_size or large:
                 connection.send(reply, length)
                 if connection._much:
                     break

@@ -36,6 +36,8 @@ def ext_hook(code: int, payload: memoryview) -> Any:
 
 def dec_hook(annotation: Any, value: Any) -> Any:
     """A decoded value as the type that the model declares there."""
+    if annotation is type(value):  # an array, mostly; of numbers, as all that come in an Ext
+        return value
     kind = custom_kind(annotation)
     if kind == "array":
         return arrays.as_array(annotation, value)

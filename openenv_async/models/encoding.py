@@ -119,14 +119,17 @@ def _pack_around_arrays(value: Any) -> bytes:
     at = 0
     for token, head, elements in arrays_met:
         place = octets.index(token, at)
-        size = len(head) + len(elements)
-        if size > _MAX_EXT:
-            raise ValueError(f"an array of {size:,} bytes cannot travel: at most 4 GiB do")
-        pieces += octets[at : place - 2], _EXT32.pack(0xC9, size, arrays.EXT_NDARRAY)
-        pieces += head, elements
+        pieces += octets[at : place - 2], _ext_header(len(head) + len(elements)), head, elements
         at = place + _TOKEN_SIZE
     pieces.append(octets[at:])
     return b"".join(pieces)
+
+
+def _ext_header(size: int) -> bytes:
+    """Return what stands before the payload of an array's Ext."""
+    if size > _MAX_EXT:
+        raise ValueError(f"an array of {size:,} bytes cannot travel: at most 4 GiB do")
+    return _EXT32.pack(0xC9, size, arrays.EXT_NDARRAY)
 
 
 def placed_encoder(info: inspect.Type, decode: Decode, place: Place, least: int) -> Encode:
@@ -152,43 +155,57 @@ def _placing(place: Place, least: int) -> Encode:
     token = os.urandom(_TOKEN_SIZE)
     stand_in = msgspec.msgpack.Ext(arrays.EXT_NDARRAY, token)
 
-    def make() -> tuple[Encode, list[tuple[bytes, Any]]]:
+    def make() -> tuple[Encode, list[Any]]:
         """Return an encoder for one thread at a time, and the large arrays that it met."""
-        met: list[tuple[bytes, Any]] = []
+        met: list[Any] = []
 
         def hook(item: Any) -> Any:
             if arrays.is_large_array(item, least):
-                met.append(arrays.ext_pieces(item))
+                met.append(item)
                 return stand_in
             return _pack_hook(item)
 
         return msgspec.msgpack.Encoder(enc_hook=hook).encode, met
 
-    idle: list[tuple[Encode, list[tuple[bytes, Any]]]] = []
+    idle: list[tuple[Encode, list[Any]]] = []
 
     def encode(value: Any) -> Any:
-        pair = idle.pop() if idle else make()
+        try:
+            pair = idle.pop()
+        except IndexError:
+            pair = make()
         pack, met = pair
         try:
             octets = pack(value)
-            if met:
-                return written(octets, met)
-            return octets
+            return written(octets, met) if met else octets
         except OverflowError:  # an integer of more than 64 bits
             return _pack(value)
         finally:
             met.clear()
             idle.append(pair)
 
-    def written(octets: bytes, met: list[tuple[bytes, Any]]) -> Any:
+    def written(octets: bytes, met: list[Any]) -> Any:
+        if len(met) == 1:  # as most have: three pieces and no loop
+            found = octets.index(token)
+            head, elements = arrays.ext_pieces(met[0])
+            before = octets[: found - 2] + _ext_header(len(head) + len(elements)) + head
+            after = octets[found + _TOKEN_SIZE :]
+            start = len(before)
+            end = start + len(elements)
+            memory = place(end + len(after), start)
+            if memory is None:
+                return b"".join((before, elements, after))
+            memory[:start] = before
+            memory[start:end] = elements
+            if after:
+                memory[end:] = after
+            return memory
         pieces: list[Any] = []
         at = size = first = 0
-        for head, elements in met:
+        for array in met:
             found = octets.index(token, at)
-            length = len(head) + len(elements)
-            if length > _MAX_EXT:
-                raise ValueError(f"an array of {length:,} bytes cannot travel: at most 4 GiB do")
-            before = octets[at : found - 2] + _EXT32.pack(0xC9, length, arrays.EXT_NDARRAY) + head
+            head, elements = arrays.ext_pieces(array)
+            before = octets[at : found - 2] + _ext_header(len(head) + len(elements)) + head
             pieces += before, elements
             first = first or len(before)
             size += len(before) + len(elements)

@@ -56,6 +56,7 @@ _pack: Final = _REFERENCE.pack
 REFERENCE_SIZE: Final = _REFERENCE.size
 _ALIGNMENT: Final = 64
 """Octets of a cache line."""
+_MANY_SIZES: Final = 256
 _STEPS: Final = 4
 """Significant bits of a block's size, so that payloads of about one size have the same."""
 
@@ -147,7 +148,7 @@ class BlockTable:
             return gaps + sum(size * len(free) for size, free in self._free.items())
 
     def take(self, size: int) -> Block | None:
-        """Return a block of at least ``size`` octets, with one user; ``None``: there is no room."""
+        """Return a block of at least ``size`` octets; ``None``: there is no room."""
         rounded = _rounded(size)
         try:
             block = self._free[rounded].pop()
@@ -156,7 +157,6 @@ class BlockTable:
             if found is None:
                 return None
             block = found
-        block.users = 1
         return block
 
     def _cut(self, size: int) -> Block | None:
@@ -228,6 +228,8 @@ class Lender:
         self._dropped: deque[_Kept] = deque()
         self._loans: dict[int, Block] = {}
         self._last_loan = 0
+        # The list of blocks for a size, found without rounding it.
+        self._recent: dict[int, list[Block]] = {}
 
     @property
     def loans(self) -> int:
@@ -247,9 +249,17 @@ class Lender:
         if self._dropped and threading.get_ident() == self._thread:
             self._settle()
         padding = -before % _ALIGNMENT
-        block = self.table.take(size + padding)
-        if block is None:
-            return None
+        try:
+            block = self._recent[size + padding].pop()
+        except (KeyError, IndexError):
+            found = self.table.take(size + padding)
+            if found is None:
+                return None
+            block = found
+            if len(self._recent) > _MANY_SIZES:
+                self._recent = {}
+            self._recent[size + padding] = block.free
+        block.users = 1
         offset = block.offset + padding
         payload = self._memory[offset : offset + size]
         kept = _Kept(payload, self._dropped.append)

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final
 
+from openenv_async.endpoints.segments import Segment
 from openenv_async.engine import Engine, ServerConnection
+from openenv_async.engine.shared import SharedConnection
+from openenv_async.protocol.blocks import SHARED_MEMORY
 from openenv_async.protocol.codec import WireMessage, frame_codec
+from openenv_async.server.local import LOCAL_EXTENSION
 from openenv_async.server.transport import AsgiTransport, Receive, Scope, Send, Transport
 from openenv_async.telemetry.tracing import trace_of
 
@@ -27,6 +31,17 @@ _LONG: Final = 0.01
 _PAUSE: Final = 2
 """Loop turns between two pieces of work where a large payload waits to be sent: timers that came
 due meanwhile stand behind the first."""
+
+
+def _granted_segment(scope: Scope, size: int) -> Segment | None:
+    """Return memory to share with a client of this machine that wants it, which it is sent."""
+    local = scope.get("extensions", {}).get(LOCAL_EXTENSION)
+    if local is None or SHARED_MEMORY not in local.wants:
+        return None
+    segment = Segment.create(size)
+    if segment is not None:
+        local.grant(SHARED_MEMORY, {"size": segment.size}, [segment.take_fd()])
+    return segment
 
 
 class NativeSocket:
@@ -78,7 +93,14 @@ class NativeSocket:
             limits.max_bad_frames,
         )
         self._text = codec.text
-        self.connection = ServerConnection(engine, codec, self._wake, self._cut, self._refuse)
+        segment = _granted_segment(scope, limits.max_shared_size)
+        if segment is None:
+            made = ServerConnection(engine, codec, self._wake, self._cut, self._refuse)
+        else:
+            made = SharedConnection(
+                engine, codec, self._wake, self._cut, self._refuse, segment=segment
+            )
+        self.connection: ServerConnection = made
         self.connection.trace = trace_of(scope["headers"])
 
     async def run(self) -> None:
