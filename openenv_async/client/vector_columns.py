@@ -7,6 +7,8 @@ Rules:
   them may be done again. So an interrupt between any two steps loses nothing.
 - A message is taken as a whole or not at all. One with anything but answers that are awaited, or
   with a failure that ends a session, is left to the I/O thread.
+- While all rows are asked and answered together they are in lockstep: one number stands for all,
+  and no array is touched. Anything else ends that, until all numbers are the same again.
 - With ``same_step`` a row that ended is answered when its next episode has begun; until then it is
   held.
 """
@@ -72,6 +74,11 @@ class _Columns(Frame, tag=43):
 
 _decode: Final = msgspec.msgpack.Decoder(list[_Columns | Observation | Begun | Failed]).decode
 _decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+
+
+def _are_rows(infos: bytes | None, rows: int) -> bool:
+    """Return whether all infos are of rows that there are."""
+    return infos is None or all(0 <= row < rows for row, _ in _decode_infos(infos))
 
 
 class AnswerColumns:
@@ -183,9 +190,10 @@ class _Flight:
         frame: that was sent; ``None`` if they were sent one by one.
         single: the requests in that case, by slot.
         is_counted: whether the arrays say so.
+        is_touched: whether some of its answers may have been taken.
     """
 
-    __slots__ = ("begins", "frame", "is_counted", "seqs", "single", "slots")
+    __slots__ = ("begins", "frame", "is_counted", "is_touched", "seqs", "single", "slots")
 
     def __init__(
         self,
@@ -201,6 +209,7 @@ class _Flight:
         self.frame = frame
         self.single = single
         self.is_counted = False
+        self.is_touched = frame is None
 
     def requests(self) -> dict[int, Step | Reset]:
         """The requests one by one, by slot."""
@@ -261,10 +270,15 @@ class LentRows:
         self.entries: list[AnswerColumns | Answer] = []
         self.left = 0
         self.sent_at = time.monotonic()
+        self._even: int | None = channels[0].seq
+        self._even_steps = 0
+        self._whole: _Flight | None = None
         asked = [slot for slot, channel in zip(slots, channels, strict=True) if channel.future]
         for slot in slots:
             if slot not in asked:
                 slot.final = None
+        if asked or (self._seq != self._even).any():
+            self._even = None
         if asked:
             self._adopt(asked)
 
@@ -310,29 +324,40 @@ class LentRows:
         """
         if len(column) + 64 * len(slots) + 4096 > self._max_size:
             return None
-        if begins is None or not begins.any():
-            frames: list[Frame] = [self._frame(slots, None, column, None, None)]
+        if begins is not None and not self._np.count_nonzero(begins):
+            begins = None
+        drawn = [] if begins is None else self._drawn(slots, begins)
+        frames: list[Frame]
+        if begins is None or not any(options != drawn[0][1] for _, options in drawn):
+            frames = [self._frame(slots, begins, column, drawn)]
         else:
-            frames = self._mixed(slots, begins, column)
+            frames = self._mixed(slots, begins, column, drawn)
         if self._shared is not None and self._shared.has_returns:
             frames.insert(0, self._shared.take_release())
         return self._encode(frames)
 
-    def _mixed(self, slots: Array, begins: Array, column: bytes) -> list[Frame]:
-        """A frame of the steps and of the resets of the most usual options, and one for others."""
-        np = self._np
+    def _drawn(self, slots: Array, begins: Array) -> list[tuple[int | None, bytes | None]]:
+        """Seed and options of each row that begins."""
         owner = self._owner
-        drawn = [owner.drawn(owner._slots[slot]) for slot in slots[begins].tolist()]
+        return [owner.drawn(owner._slots[slot]) for slot in slots[begins].tolist()]
+
+    def _mixed(
+        self, slots: Array, begins: Array, column: bytes, drawn: list[tuple[int | None, Any]]
+    ) -> list[Frame]:
+        """A frame for the resets of each options, the first of them with the steps."""
         frames: list[Frame] = []
         for i, options in enumerate({options for _, options in drawn}):
-            chosen = np.array([each == options for _, each in drawn])
-            seeds = np.array([-1 if s is None else s for s, each in drawn if each == options])
             rows = begins.copy()
-            rows[begins] = chosen
-            kept = rows if i else rows | ~begins  # those that step are in the first frame
-            which = slots if kept.all() else slots[kept]
-            actions = apart(()) if i else column
-            frames.append(self._frame(which, rows[kept], actions, seeds, options))
+            rows[begins] = [each == options for _, each in drawn]
+            kept = rows if i else rows | ~begins
+            frames.append(
+                self._frame(
+                    slots[kept],
+                    rows[kept],
+                    apart(()) if i else column,
+                    [pair for pair in drawn if pair[1] == options],
+                )
+            )
         return frames
 
     def _frame(
@@ -340,30 +365,66 @@ class LentRows:
         slots: Array,
         begins: Array | None,
         column: bytes,
-        seeds: Array | None,
-        options: bytes | None,
+        drawn: list[tuple[int | None, bytes | None]],
     ) -> StepColumns:
-        """A frame, which is a flight from now on."""
-        seqs = (self._seq if slots is self.everyone else self._seq[slots]) + 1
+        """A frame, which is a flight from now on.
+
+        Args:
+            slots, begins, column: of the rows.
+            drawn: seeds of those that begin, and their options, which are the same.
+        """
+        even = self._even
+        if even is not None and (slots is not self.everyone or self._whole is not None):
+            self._spread()
+            even = None
+        if even is not None:
+            seqs: Any = even + 1
+            packed = seqs.to_bytes(8, "little")
+        else:
+            seqs = (self._seq if slots is self.everyone else self._seq[slots]) + 1
+            packed = pack_numbers(seqs)
+            if slots is self.everyone and not self.left and len(packed) == 8:
+                even, self._flights = int(seqs[0]) - 1, []
+                seqs = even + 1
         timeouts = self._owner.client.timeouts
-        frame = StepColumns(
-            self._channels_of(slots), pack_numbers(seqs), column, timeouts.step or 0.0
-        )
+        frame = StepColumns(self._channels_of(slots), packed, column, timeouts.step or 0.0)
         if begins is not None:
-            assert seeds is not None
-            frame.resets = begins.astype("u1").tobytes()
-            frame.seeds = seeds.astype("<i8").tobytes() if (seeds >= 0).any() else None
-            frame.options = options
+            frame.resets = begins.tobytes()
+            seeds = [-1 if seed is None else seed for seed, _ in drawn]
+            if max(seeds) >= 0:
+                frame.seeds = self._np.array(seeds, "<i8").tobytes()
+            frame.options = drawn[0][1]
             frame.reset_timeout = timeouts.reset or 0.0
         flight = _Flight(slots, seqs, begins, frame)
-        if len(self._flights) > _FEW:
-            self._flights = [
-                each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
-            ]
-        self._flights.append(flight)
+        if even is not None:
+            self._whole = flight
+        else:
+            if len(self._flights) > _FEW:
+                self._flights = [
+                    each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
+                ]
+            self._flights.append(flight)
         self._count(flight)
         self.sent_at = time.monotonic()
         return frame
+
+    def _spread(self) -> None:
+        """End the lockstep: from now on the arrays count."""
+        even, whole = self._even, self._whole
+        if even is None:
+            return
+        self._seq[:] = even
+        if whole is not None:
+            whole.seqs = self._seq.copy()
+            whole.is_counted = False
+            self._flights.append(whole)
+            self.left = 0
+            self._even_steps -= 1
+            if whole.begins is not None:
+                self._steps += whole.begins
+        self._even = self._whole = None
+        if whole is not None:
+            self._count(whole)
 
     def _channels_of(self, slots: Array) -> bytes:
         if slots is self.everyone:
@@ -378,15 +439,19 @@ class LentRows:
 
     def _count(self, flight: _Flight) -> None:
         """Await the answers of a flight; may be done twice."""
+        if flight is self._whole:
+            self._even = flight.seqs  # type: ignore[assignment]  # a number, in lockstep
+            self.left = len(flight.slots)
+            self._even_steps += 1
+            if flight.begins is not None:
+                self._steps -= flight.begins
+            flight.is_counted = True
+            return
         where: Any = slice(None) if flight.slots is self.everyone else flight.slots
         self._seq[where] = self._awaited[where] = flight.seqs
-        if flight.begins is None:
-            self._again[where] = False
-            self._steps[where] += 1
-        else:
-            self._again[where] = flight.begins
-            self._steps[where] += ~flight.begins
+        self._again[where] = False if flight.begins is None else flight.begins
         if not flight.is_counted:
+            self._steps[where] += 1 if flight.begins is None else ~flight.begins
             self.left += len(flight.slots)
             flight.is_counted = True
 
@@ -419,8 +484,14 @@ class LentRows:
     def _entries(self, frames: list[Any]) -> list[AnswerColumns | Answer] | None:
         """The answers of a message's frames; ``None`` if there is anything else in it."""
         if len(frames) == 1 and type(frames[0]) is _Columns:
-            columns = self._columns(frames[0])
+            columns = self._flown(frames[0])
+            if columns is None:
+                self._spread()
+                self._touch()
+                columns = self._columns(frames[0])
             return None if columns is None else [columns]
+        self._spread()
+        self._touch()
         entries: list[AnswerColumns | Answer] = []
         awaited = self._awaited.tolist()
         for frame in frames:
@@ -444,6 +515,34 @@ class LentRows:
             entries.append(answer)
         return entries
 
+    def _touch(self) -> None:
+        """Look at each row of a frame from now on, for the flights that there are."""
+        for flight in self._flights:
+            flight.is_touched = True
+
+    def _flown(self, frame: _Columns) -> AnswerColumns | None:
+        """The answers of a frame, if they are those of a flight."""
+        flight, flights = self._whole, self._flights
+        if flight is not None:
+            flights = [flight]
+        for flight in flights:
+            asked = flight.frame
+            if (
+                not flight.is_touched
+                and asked is not None
+                and frame.channels == asked.channels
+                and frame.seqs == asked.seqs
+            ):
+                rows = len(flight.slots)
+                if len(frame.flags) != rows or len(frame.rewards) != 8 * rows:
+                    return None
+                if not _are_rows(frame.infos, rows):
+                    return None
+                flight.is_touched = True
+                is_whole = flight.slots is self.everyone
+                return AnswerColumns(frame, flight.slots, flight.begins, is_whole=is_whole)
+        return None
+
     def _columns(self, frame: _Columns) -> AnswerColumns | None:
         """The answers of a frame, if each of them is awaited."""
         where: Any
@@ -461,7 +560,7 @@ class LentRows:
             return None
         if (self._awaited[where] != numbers_of(frame.seqs, rows)).any():
             return None
-        if frame.infos is not None and any(row >= rows for row, _ in _decode_infos(frame.infos)):
+        if not _are_rows(frame.infos, rows):
             return None
         again = self._again[where]
         again = again.copy() if again.any() else None
@@ -503,6 +602,10 @@ class LentRows:
     def _settle(self, entry: AnswerColumns | Answer) -> None:
         """Enter an answer; from then on its rows await nothing."""
         self.entries.append(entry)
+        if self._whole is not None:
+            self._whole = None  # which it answers: anything else would have ended the lockstep
+            self.left = 0
+            return
         rows: Any = entry.slots if isinstance(entry, AnswerColumns) else entry.slot
         self._awaited[slice(None) if rows is self.everyone else rows] = 0
         self.left -= len(entry) if isinstance(entry, AnswerColumns) else 1
@@ -525,9 +628,10 @@ class LentRows:
             self._settle_begun(entry)
             return []
         ended = (entry.flags() & (TERMINATED | TRUNCATED)) != 0
-        if not ended.any():
+        if not self._np.count_nonzero(ended):
             self._settle(entry)
             return []
+        self._spread()
         rows = self._np.flatnonzero(ended)
         final = entry.some(rows)
         held: list[int] = final.slots.tolist()
@@ -570,12 +674,23 @@ class LentRows:
         slots = self._np.array(ended, self._np.int64)
         self.left -= len(ended)  # the new flight counts them
         every = self._np.ones(len(ended), self._np.bool_)
-        return self._encode(self._mixed(slots, every, apart(())))
+        drawn = self._drawn(slots, every)
+        return self._encode(self._mixed(slots, every, apart(()), drawn))
 
     # -- the end of the loan ----------------------------------------------------------------------
 
     def restore(self) -> None:
         """Put the channels in order, on the I/O thread; it takes the answers that are awaited."""
+        whole = self._whole
+        if whole is not None:
+            self._even = whole.seqs  # type: ignore[assignment]  # a number, in lockstep
+            frame: Any = whole.frame
+            taken = [entry.frame for entry in self.entries if isinstance(entry, AnswerColumns)]
+            if any(
+                each.seqs == frame.seqs and len(each.flags) == len(whole.slots) for each in taken
+            ):
+                self._whole = None
+        self._spread()
         for flight in self._flights:
             if not flight.is_counted:
                 self._count(flight)
@@ -594,7 +709,7 @@ class LentRows:
         for slot in self._owner._slots:
             number, channel = slot.number, slot.channel
             assert channel is not None
-            channel.steps += steps[number]
+            channel.steps += steps[number] + self._even_steps
             if not awaited[number]:
                 channel.catch_up(seqs[number])
                 continue

@@ -248,6 +248,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         self._due = 0
         self._payloads: dict[int, bytes] = {}
         self._everyone = list(range(count))
+        self._usual = bytes([REWARDED]) * count
         self._begun = False
         self._legal: NDArray[np.int8] | None = None
         self._unfit: list[tuple[int, OpenEnvError]] = []
@@ -436,9 +437,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _request(self, actions: list[bytes] | ActionColumn, who: list[int]) -> None:
         begins = None
-        if self._ended.any() and self.autoreset_mode is not AutoresetMode.DISABLED:
+        if np.count_nonzero(self._ended) and self.autoreset_mode is not AutoresetMode.DISABLED:
             begins = self._ended.copy() if who is self._everyone else self._ended[who]
-            if not begins.any():
+            if not np.count_nonzero(begins):
                 begins = None
         if begins is not None and self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._late.update([i for i, begin in zip(who, begins, strict=True) if begin])
@@ -551,22 +552,21 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _put_results(self, answers: AnswerColumns, where: Any) -> None:
         """Rewards and ends of answers into their rows."""
-        flags, rewards = answers.flags(), answers.rewards()
+        flags, again = answers.flags(), answers.again
+        self.valid[where] = True
+        self._rewards[where] = answers.rewards()
+        if again is None and flags.tobytes() == self._usual[: len(flags)]:
+            self._terminations[where] = self._truncations[where] = self._ended[where] = False
+            return
         given = (flags & REWARDED) != 0
-        again = answers.again
         if again is not None:
-            given = given & ~again
-            missing = ~(given | again)
-            rewards = np.where(again, 0.0, rewards)
-        else:
-            missing = ~given
-        if missing.any():
-            rewards = np.where(missing, self._reward(None), rewards)
-        self._rewards[where] = rewards
+            given |= again
+            self._rewards[answers.slots[again]] = 0.0
+        if np.count_nonzero(given) < len(given):
+            self._rewards[answers.slots[~given]] = self._reward(None)
         self._terminations[where] = (flags & TERMINATED) != 0
         self._truncations[where] = (flags & TRUNCATED) != 0
         self._ended[where] = (flags & _OVER) != 0
-        self.valid[where] = True
 
     def _take_answers(self, answers: list[Answer], infos: dict[str, Any]) -> list[int]:
         """Put answers that came one by one into their rows."""
