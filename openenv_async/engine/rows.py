@@ -132,12 +132,13 @@ def run_rows(
             observation, reward, terminated, truncated, info = began
             try:
                 out, dtype, shape = put(place, observation)
-                extra = None if info is None else encode_info(info)
+                if info is not None:
+                    infos.append((place, encode_info(info)))
             except BaseException as exc:
                 dtype = None  # the stack may have begun anew
                 others.append((row, runner.unfit(request(row), exc, codecs)))
                 continue
-            runner.begun_row(terminated or truncated)
+            runner.begun_row()
             begun.append((place, runner.episode_id or "", runner.seed or 0))
             flag = BEGUN
         else:
@@ -183,27 +184,23 @@ def run_rows(
                     out[place] = observation
                 else:
                     out, dtype, shape = put(place, observation)
-                extra = None if info is None else encode_info(info)
+                if info is not None:
+                    infos.append((place, encode_info(info)))
             except BaseException as exc:
                 dtype = None  # the stack may have begun anew
                 others.append((row, runner.unread(request(row), result, exc, codecs)))
                 continue
             runner.steps += 1
             flag = 0
-            if terminated or truncated:
-                runner.end_row()
-        if terminated:
-            flag |= TERMINATED
-        if truncated:
-            flag |= TRUNCATED
         if reward is None:
             rewards.append(0.0)
         else:
             rewards.append(reward)
             flag |= REWARDED
+        if terminated or truncated:
+            flag |= (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+            runner.end_row()
         flags.append(flag)
-        if extra is not None:
-            infos.append((place, extra))
         rows.append(row)  # last: from now on it may be taken
         place += 1
     return progress.finished()

@@ -231,12 +231,12 @@ class EnvironmentRunner:
         except BaseException as exc:
             return self.unfit(request, exc, codecs)
 
-    def begun_row(self, ended: bool) -> None:
+    def begun_row(self) -> None:
         """Go on after a reset whose observation is encoded."""
-        self._move(Move.END if ended else Move.BEGIN)
+        self._move(Move.BEGIN)
 
     def end_row(self) -> None:
-        """End the episode after a step."""
+        """End the episode after a step, or after the reset that ended it at once."""
         self._move(Move.END)
 
     def unread(
