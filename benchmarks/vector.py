@@ -1,148 +1,154 @@
-"""Steps per second of ``GymVectorEnv`` beside what Gymnasium and EnvPool do on this machine.
+"""Steps per second of ``GymVectorEnv`` beside an earlier revision, Gymnasium and EnvPool.
 
-``python -m benchmarks.vector`` plays CartPole with 64 environments, in interleaved rounds, and
-prints medians:
+``python -m benchmarks.vector`` plays CartPole, one environment a session, with 64 and with 256 of
+them, in rounds in which the sides take turns, each in a process of its own, and prints medians with
+ranges:
 
 - ``served``: ``GymVectorEnv``, the environments in one server process of this machine;
-- ``served, send/recv``: the same in two halves, so that the server steps one while the other is
-  being dealt with here;
+- ``served, hosted``: the same of Gymnasium's class as it is, without models of its own;
+- ``served, send/recv``: as ``served`` in two halves, one under way while the other is dealt with;
+- ``before``: ``served`` with the package of the revision ``--base``;
 - ``AsyncVectorEnv``: Gymnasium's, a process for each environment;
 - ``SyncVectorEnv``: Gymnasium's, one after the other in this process: no wire at all;
-- ``EnvPool``: the C++ library's own CartPole, if it is installed: no Python environment at all.
+- ``EnvPool``: the C++ library's own CartPole, if it is installed: no Python environment at all;
+- ``nothing``: as ``served``, an environment that does nothing: what the runtime itself costs.
 
-CPU time of this process and of the server is read at the edges of each round.
+CPU time of each side and of its server is read at the edges of each round.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
-import gymnasium
-import numpy as np
+from benchmarks.compare import ROOT
+from benchmarks.revisions import checked_out
+from benchmarks.vector_player import cpu_of
 
-from openenv_async.integrations.gymnasium import GymVectorEnv
+__all__ = ["cpu_of"]
 
-ID = "CartPole-v1"
+PLAYER: Final = ROOT / "benchmarks" / "vector_player.py"
+SIDES: Final = (
+    *("served", "served, hosted", "before", "SyncVectorEnv", "AsyncVectorEnv", "EnvPool"),
+    *("nothing", "served, send/recv"),
+)
+GOALS: Final = {
+    ("before", 64): 2.3,
+    ("SyncVectorEnv", 64): 0.8,
+    ("AsyncVectorEnv", 64): 5.0,
+    ("AsyncVectorEnv", 256): 10.0,
+}
+"""The least ratios of ``served`` to other sides, by side and environments."""
+Figures = dict[str, float]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-envs", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="every round, as JSON")
-    parser.add_argument(
-        "--only", action="append", default=[], help="one of the sides; may be repeated"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--base", help="the earlier revision, such as c39159a; else it is left out")
+    parser.add_argument("--counts", default="64,256", help="environments, by commas")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", help="write every round there")
+    parser.add_argument("--only", action="append", choices=SIDES, help="may be repeated")
     return parser.parse_args()
 
 
-def cpu_of(pid: int | None) -> float:
-    """Seconds of CPU that a process has used."""
-    if pid is None:
-        return 0.0
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def play(step: Callable[[Any], object], count: int, seconds: float) -> float:
-    """Steps per second of a loop that only steps, with actions drawn before."""
-    rng = np.random.default_rng(0)
-    actions = [rng.integers(0, 2, count) for _ in range(256)]
-    for t in range(20):
-        step(actions[t])
-    begun, steps = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        for action in actions[:32]:
-            step(action)
-        steps += 32
-    return steps * count / (time.perf_counter() - begun)
-
-
-def halves(env: GymVectorEnv) -> Callable[[Any], object]:
-    """Steps in two halves: one is under way while the other is received."""
-    half = env.num_envs // 2
-    parts = [list(range(half)), list(range(half, env.num_envs))]
-    env.reset(seed=0)
-    env.send(np.zeros(half, np.int64), parts[0])
-
-    def step(actions: Any) -> None:
-        env.send(actions[half:], parts[1])
-        env.recv(half)
-        env.send(actions[:half], parts[0])
-        env.recv(half)
-
-    return step
-
-
-def sides(count: int) -> dict[str, tuple[Callable[[Any], object], int | None, Any]]:
-    """Return each side's step function, its server's process, and what to close."""
-    made: dict[str, tuple[Callable[[Any], object], int | None, Any]] = {}
-    for name in ("served", "served, send/recv"):
-        env = GymVectorEnv("gymnasium-inline", count, params={"id": ID}, copy=False)
-        env.reset(seed=0)
-        step = env.step if name == "served" else halves(env)
-        made[name] = (step, env._served.server_pid, env)
-    for cls in (gymnasium.vector.AsyncVectorEnv, gymnasium.vector.SyncVectorEnv):
-        local: Any = cls([lambda: gymnasium.make(ID)] * count)
-        local.reset(seed=0)
-        made[cls.__name__] = (local.step, None, local)
+@contextlib.contextmanager
+def player(side: str, count: int, tree: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that plays one side with the package in a folder."""
+    path = os.pathsep.join([str(tree), str(tree / "environments" / "gymnasium")])
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(PLAYER), side, str(count)],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
-        import envpool  # type: ignore[import-untyped,unused-ignore]  # only some releases have types
-    except ModuleNotFoundError:
-        return made
-    pool = envpool.make_gymnasium(ID, num_envs=count, seed=0)
-    pool.reset()
-    made["EnvPool"] = (lambda actions: pool.step(actions.astype(np.int32)), None, pool)
-    return made
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{side} with {count} environments did not start")
+        yield process
+    finally:
+        process.communicate(timeout=60)  # which ends its input
+
+
+def play(process: subprocess.Popen[str], seconds: float) -> Figures:
+    """One round."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    figures: Figures = json.loads(process.stdout.readline())
+    return figures
+
+
+def measure(count: int, sides: list[str], options: argparse.Namespace, base: Path | None) -> None:
+    """Play all sides with a number of environments, and print what was found."""
+    found: dict[str, list[Figures]] = {side: [] for side in sides}
+    loads = [os.getloadavg()[0]]
+    with contextlib.ExitStack() as stack:
+        players = {}
+        for side in sides:
+            tree = base if side == "before" and base is not None else ROOT
+            players[side] = stack.enter_context(player(side, count, tree))
+        for number in range(options.rounds):
+            for side in sides if number % 2 == 0 else reversed(sides):
+                found[side].append(play(players[side], options.seconds))
+            loads.append(os.getloadavg()[0])
+    print(
+        f"\nCartPole-v1, {count} environments, medians of {options.rounds} rounds of"
+        f" {options.seconds:g} s, load {min(loads):.1f} to {max(loads):.1f}"
+    )
+    print(
+        f"{'':18} {'steps/s':>10} {'range':>19} {'served is ×':>12} {'range':>13} {'wanted':>7}"
+        f" {'CPU µs/step here, server':>25}"
+    )
+    for side, rounds in found.items():
+        rates = sorted(each["rate"] for each in rounds)
+        line = f"{side:18} {statistics.median(rates):10,.0f} {rates[0]:9,.0f}-{rates[-1]:9,.0f}"
+        ratios = sorted(
+            mine["rate"] / other["rate"]
+            for mine, other in zip(found.get("served", ()), rounds, strict=False)
+        )
+        if ratios and side != "served":
+            goal = GOALS.get((side, count))
+            line += f" {statistics.median(ratios):12.2f} {ratios[0]:6.2f}-{ratios[-1]:6.2f}"
+            line += f" {goal:7.1f}" if goal else " " * 8
+        else:
+            line += " " * 35
+        here, there = (statistics.median(each[key] for each in rounds) for key in ("here", "there"))
+        print(f"{line} {here:17.2f}, {there:6.2f}")
+    if options.json:
+        with open(options.json, "a") as file:
+            file.write(json.dumps({"count": count, "rounds": found}) + "\n")
 
 
 def main() -> None:
     options = parse()
-    measured: dict[str, list[dict[str, float]]] = {}
-    everything = sides(options.num_envs)
-    try:
-        for _ in range(options.rounds):
-            for name, (step, pid, _) in everything.items():
-                if options.only and name not in options.only:
-                    continue
-                here, there = time.process_time(), cpu_of(pid)
-                begun = time.perf_counter()
-                rate = play(step, options.num_envs, options.seconds)
-                steps = rate * (time.perf_counter() - begun)
-                measured.setdefault(name, []).append(
-                    {
-                        "steps_per_second": rate,
-                        "client_us": (time.process_time() - here) / steps * 1e6,
-                        "server_us": (cpu_of(pid) - there) / steps * 1e6,
-                    }
-                )
-    finally:
-        for _, _, env in everything.values():
-            env.close()
-    if options.json:
-        print(json.dumps(measured, indent=2))
-        return
-    reference = measured.get("AsyncVectorEnv")
-    base = statistics.median(r["steps_per_second"] for r in reference) if reference else None
-    print(f"{ID}, {options.num_envs} environments, medians of {options.rounds} rounds")
-    print(f"{'':20} {'steps/s':>10} {'spread':>17} {'× Async':>8} {'CPU µs/step here, server':>26}")
-    for name, rounds in measured.items():
-        rates = sorted(r["steps_per_second"] for r in rounds)
-        median = statistics.median(rates)
-        times = f"{median / base:.2f}" if base else "-"
-        cpu = [statistics.median(r[key] for r in rounds) for key in ("client_us", "server_us")]
-        print(
-            f"{name:20} {median:10,.0f} {rates[0]:8,.0f}-{rates[-1]:8,.0f} {times:>8}"
-            f" {cpu[0]:17.1f}, {cpu[1]:6.1f}"
-        )
+    sides = [side for side in SIDES if not options.only or side in options.only]
+    if importlib.util.find_spec("envpool") is None and "EnvPool" in sides:
+        sides.remove("EnvPool")
+    with contextlib.ExitStack() as stack:
+        base = None
+        if options.base is not None:
+            base = stack.enter_context(checked_out(options.base))
+        elif "before" in sides:
+            sides.remove("before")
+        for count in map(int, options.counts.split(",")):
+            measure(count, sides, options, base)
 
 
 if __name__ == "__main__":
