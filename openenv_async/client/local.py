@@ -21,17 +21,17 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, cast
 
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.client.refusals import read_failure
-from openenv_async.endpoints.local import find_folder
+from openenv_async.endpoints.local import SOCKET_NAME, find_folder, short_path
 from openenv_async.errors import ConnectFailed, ProtocolError
 from openenv_async.protocol.local import (
     END_NORMAL,
     LOCAL_SUBPROTOCOL,
-    SOCKET_NAME,
     ClientGreeting,
     LocalOffer,
     ServerGreeting,
@@ -267,9 +267,14 @@ async def open_local(
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     descriptors: list[int] = []
     try:
-        raw.connect(address)  # either at once, or not at all: its queue is full
+        # Either at once, or not at all: its queue is full.
         if address[0] == "\0":
+            raw.connect(address)
             _check_peer(raw)
+        else:
+            folder, _, name = address.rpartition("/")
+            with short_path(Path(folder)) as path:
+                raw.connect(f"{path}/{name}")
         greeting = ClientGreeting(offer.key, dict(headers), list(wants))
         data = record(Record.GREETING, write_greeting(greeting))
         if raw.send(data) < len(data):

@@ -37,7 +37,6 @@ __all__ = [
     "LOCAL_HEADER",
     "LOCAL_SUBPROTOCOL",
     "LOCAL_VERSION",
-    "SOCKET_NAME",
     "ClientGreeting",
     "LocalOffer",
     "ServerGreeting",
@@ -54,8 +53,6 @@ LOCAL_VERSION: Final = "1"
 LOCAL_SUBPROTOCOL: Final = "openenv.v1.msgpack"
 """The subprotocol of all messages of a local connection."""
 ABSTRACT_PREFIX: Final = "\0openenv-"
-SOCKET_NAME: Final = "socket"
-"""The file's name, in a folder that is called as the server told."""
 END_NORMAL: Final = 1000
 """The codes of an end are those of a WebSocket's close frame (RFC 6455, section 7.4.1)."""
 END_GOING_AWAY: Final = 1001

@@ -7,16 +7,16 @@ WebSockets.
 Rules:
 
 - The socket is an abstract one, which no file stands for: nothing is left of it, however the
-  process ends. A server in a container makes a file, in the folder that was mounted for it.
-- The peer's user is that of the server, or root. In a mounted folder another user may come in with
-  the server's token: users have other numbers in a container, and the folder is one user's.
+  process ends. A server in a container has the one that its provider made, in a folder that is
+  mounted for it.
+- The peer's user is that of the server, or root. In a container another user may come in with the
+  server's token: users have other numbers there, and the folder is one user's.
 - The greeting is to come within ``Timeouts.connect``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import os
@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+from openenv_async.endpoints.local import take_listener
 from openenv_async.errors import OriginRefused, ProtocolError
 from openenv_async.protocol.local import (
     END_ABNORMAL,
@@ -40,7 +41,6 @@ from openenv_async.protocol.local import (
     LOCAL_HEADER,
     LOCAL_SUBPROTOCOL,
     LOCAL_VERSION,
-    SOCKET_NAME,
     ClientGreeting,
     LocalOffer,
     ServerGreeting,
@@ -67,6 +67,7 @@ log = logging.getLogger("openenv_async.server")
 LOCAL_EXTENSION: Final = "openenv.local"
 """The extension of a scope whose connection is local: its ``LocalSocket``."""
 _BACKLOG: Final = 4096
+_GIVE_TIMEOUT: Final = 1.0
 _LONG: Final = 1 << 16
 """Bytes of a message from which copying it costs more than a second piece to write."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -83,7 +84,7 @@ class LocalListener:
         has_token: whether the endpoint asks for a token.
         connect_timeout: seconds that a peer has to greet; ``None``: for ever.
         max_size: bytes of the longest message taken.
-        folder: where to make the socket as a file; ``None`` for an abstract one.
+        folder: where a provider gives the socket; ``None`` for an abstract one.
 
     Attributes:
         name: that the offer tells; empty until there is a socket.
@@ -106,7 +107,6 @@ class LocalListener:
         self._folder = folder
         self._key = ""
         self._server: asyncio.Server | None = None
-        self._file: tuple[Path, int] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.greeting: set[LocalSocket] = set()
 
@@ -115,10 +115,9 @@ class LocalListener:
         if sys.platform != "linux" or self._server is not None:
             return
         try:
-            name, listener = self._bind()
+            name, listener = await asyncio.to_thread(self._bind)
         except OSError as exc:
-            where = "an abstract Unix socket" if self._folder is None else str(self._folder)
-            log.warning("no local connections, clients use TCP: %s: %s", where, exc)
+            log.warning("there is no Unix socket for local connections, TCP is used: %s", exc)
             return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
@@ -132,20 +131,18 @@ class LocalListener:
         Raises:
             OSError: it cannot be had.
         """
+        if self._folder is not None:
+            if not _HEX.fullmatch(self._folder.name):
+                raise OSError(f"{self._folder} is not called by 32 hex digits")
+            return self._folder.name, take_listener(self._folder, _GIVE_TIMEOUT)
+        name = secrets.token_hex(16)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            if self._folder is None:
-                name = secrets.token_hex(16)
-                listener.bind(abstract_address(name))
-                return name, listener
-            name = self._folder.name
-            if not _HEX.fullmatch(name):
-                raise OSError(f"the folder {name!r} is not called by 32 hex digits")
-            self._file = _bind_file(listener, self._folder / SOCKET_NAME)
-            return name, listener
+            listener.bind(abstract_address(name))
         except BaseException:
             listener.close()
             raise
+        return name, listener
 
     def offer(self, scope: Scope) -> bytes | None:
         """Return the header that tells a client of the socket, if it asked and there is one."""
@@ -166,17 +163,11 @@ class LocalListener:
         return hmac.compare_digest(shown.encode(), self._key.encode())
 
     def close(self) -> None:
-        """Listen no more, and leave no file."""
+        """Listen no more."""
         if self._server is not None:
             self._server.close()
             self._server = None
         self.name = ""
-        if self._file is not None:
-            path, inode = self._file
-            self._file = None
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino == inode:
-                    path.unlink()
 
     async def aclose(self) -> None:
         """Close, and end every connection."""
@@ -192,27 +183,6 @@ class LocalListener:
 
 _HEADER: Final = LOCAL_HEADER.encode()
 _VERSION: Final = LOCAL_VERSION.encode()
-
-
-def _bind_file(listener: socket.socket, path: Path) -> tuple[Path, int]:
-    """Bind to a file that every user may connect to: its folder is what keeps them out.
-
-    A file that a server left is replaced, one on which somebody listens is not.
-    """
-    try:
-        listener.bind(str(path))
-    except OSError:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            other.settimeout(1.0)
-            try:
-                other.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-            else:
-                raise
-        listener.bind(str(path))
-    path.chmod(0o666)
-    return path, path.stat().st_ino
 
 
 class LocalSocket(asyncio.Protocol):

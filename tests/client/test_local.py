@@ -19,10 +19,9 @@ from openenv_async import ClientSettings, EnvClient, Environment, Timeouts, serv
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.local import LocalTransport, local_address
 from openenv_async.client.websocket import WebSocketTransport, dial
-from openenv_async.endpoints.local import users_folder, write_addresses
+from openenv_async.endpoints.local import SOCKET_NAME, LocalFolder
 from openenv_async.errors import ConnectFailed
 from openenv_async.protocol.local import (
-    SOCKET_NAME,
     LocalOffer,
     ServerGreeting,
     end_body,
@@ -324,13 +323,13 @@ def test_a_container_is_known_by_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    users_folder().mkdir(mode=0o700)
-    folder = users_folder() / NAME
-    folder.mkdir()
-    write_addresses(folder, ["127.0.0.1:4001", "[fd00::2]:8000"])
+    folder = LocalFolder(NAME, "owner")
+    folder.tell(["127.0.0.1:4001", "[fd00::2]:8000"])
     offer = LocalOffer(NAME, KEY, ("172.17.0.1", 9))
     by_port = Tcp(("127.0.0.1", 5), ("127.0.0.1", 4001))
-    assert local_address(offer, by_port) == str(folder / SOCKET_NAME)
+    assert local_address(offer, by_port) == str(folder.path / SOCKET_NAME)
     direct = Tcp(("fd00::1", 5, 0, 0), ("fd00::2", 8000, 0, 0))
-    assert local_address(offer, direct) == str(folder / SOCKET_NAME)
+    assert local_address(offer, direct) == str(folder.path / SOCKET_NAME)
     assert local_address(offer, Tcp(("127.0.0.1", 5), ("127.0.0.1", 4002))) is None
+    folder.remove()
+    assert local_address(offer, by_port) is None

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ import pytest
 
 from openenv_async import EngineOptions, EnvClient, Environment, Limits, Timeouts, serve
 from openenv_async.client.local import open_local
-from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
+from openenv_async.endpoints.local import (
+    LOCAL_FOLDER_VARIABLE,
+    SOCKET_NAME,
+    LocalFolder,
+    short_path,
+)
 from openenv_async.errors import OriginRefused, error_from_wire
 from openenv_async.protocol.codec import frame_codec
 from openenv_async.protocol.frames import Failed, Hello, Open, Opened, Reset, Step, Welcome
@@ -25,7 +30,6 @@ from openenv_async.protocol.local import (
     END_POLICY,
     END_PROTOCOL,
     END_TOO_LONG,
-    SOCKET_NAME,
     ClientGreeting,
     LocalOffer,
     ServerGreeting,
@@ -373,71 +377,64 @@ async def test_descriptors_come_with_the_greeting_and_are_closed_here() -> None:
 
 
 class TestFolder:
-    """A socket that is a file, as in a container."""
+    """The socket that a provider gives to a server in a container."""
 
     @pytest.fixture
-    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        folder = tmp_path / NAME
-        folder.mkdir()
-        monkeypatch.setenv(LOCAL_FOLDER_VARIABLE, str(folder))
-        return folder
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFolder]:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        folder = LocalFolder(NAME, "owner")
+        monkeypatch.setenv(LOCAL_FOLDER_VARIABLE, str(folder.path))
+        yield folder
+        folder.remove()
 
-    async def test_it_is_made_in_the_folder_and_removed(self, folder: Path) -> None:
-        async with listening() as app:
+    @staticmethod
+    def giving(folder: LocalFolder) -> None:
+        """Give the socket to the first that asks, as a provider does."""
+        loop = asyncio.get_running_loop()
+
+        def give() -> None:
+            loop.remove_reader(folder.giver)
+            assert folder.give()
+
+        loop.add_reader(folder.giver, give)
+
+    async def test_clients_come_in_by_it(self, folder: LocalFolder) -> None:
+        self.giving(folder)
+        async with listening(token="right") as app:
             assert listener_of(app).name == NAME
-            path = folder / SOCKET_NAME
-            assert path.stat().st_mode & 0o777 == 0o666
-            peer = UnixPeer(str(path))
-            assert (await peer.greet(listener_of(app)._key)).status == 101
-            peer.raw.close()
-        assert os.listdir(folder) == []
+            with short_path(folder.path) as path:
+                peer = UnixPeer(f"{path}/{SOCKET_NAME}")
+            with contextlib.closing(peer.raw):
+                right = {"Authorization": "Bearer right"}
+                assert (await peer.greet(listener_of(app)._key, **right)).status == 101
+        with short_path(folder.path) as path, pytest.raises(ConnectionRefusedError):
+            UnixPeer(f"{path}/{SOCKET_NAME}")
 
-    async def test_what_a_killed_server_left_is_replaced(self, folder: Path) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
-            dead.bind(str(folder / SOCKET_NAME))
-        async with listening() as app:
-            assert listener_of(app).name == NAME
-
-    async def test_of_two_servers_the_first_keeps_it(
-        self, folder: Path, caplog: pytest.LogCaptureFixture
+    async def test_a_server_that_gets_none_serves_by_tcp_and_says_so_once(
+        self, folder: LocalFolder, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with listening() as first:
-            async with listening() as second:
-                assert listener_of(first).name == NAME
-                assert listener_of(second).name == ""
-            assert "Address already in use" in caplog.text
-            assert (folder / SOCKET_NAME).is_socket()
-
-    @pytest.mark.parametrize(
-        ("where", "says"),
-        [
-            ("a" * 120 + "/" + NAME, "too long"),
-            (NAME, "No such file"),
-            ("not-hex", "32 hex digits"),
-        ],
-    )
-    async def test_where_it_cannot_be_made_one_line_says_so_and_tcp_serves(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-        where: str,
-        says: str,
-    ) -> None:
-        monkeypatch.setenv(LOCAL_FOLDER_VARIABLE, f"/nowhere/{where}")
+        folder.remove()
         async with listening() as app:
             assert listener_of(app).name == ""
-            assert [says in each.getMessage() for each in caplog.records] == [True]
+            (line,) = [each.getMessage() for each in caplog.records]
+            assert "TCP is used" in line
             async with EnvClient[Any, Any, Any](app.state.url) as env:
                 await env.reset()
             assert app.state.openenv.engine.stats.local_connections_opened == 0
 
-    async def test_another_user_needs_the_token(self, folder: Path) -> None:
-        root, me, other = (1, 0, 0), (1, os.geteuid(), 0), (1, 12_345, 0)
-        async with listening(token="right") as app:
-            assert [listener_of(app).admits(each) for each in (root, me, other)] == [True] * 3
+    async def test_a_folder_of_another_name_is_not_used(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv(LOCAL_FOLDER_VARIABLE, "/missing/not-hex")
         async with listening() as app:
-            admitted = [listener_of(app).admits(each) for each in (root, me, other)]
-            assert admitted == [True, True, False]
+            assert listener_of(app).name == ""
+        assert "32 hex digits" in caplog.text
+
+    async def test_another_user_needs_the_token(self, folder: LocalFolder) -> None:
+        root, me, other = (1, 0, 0), (1, os.geteuid(), 0), (1, 12_345, 0)
+        for token_set, admitted in (("right", [True] * 3), (None, [True, True, False])):
+            app = create_app(Counting, token=token_set)
+            assert [listener_of(app).admits(each) for each in (root, me, other)] == admitted
 
 
 async def test_an_abstract_socket_is_for_this_user_and_root() -> None:

@@ -12,6 +12,7 @@ from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError
 from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.images import PullPolicy, ensure_image
+from openenv_async.providers.docker.local_folders import LocalFolders, sweep_folders
 from openenv_async.providers.docker.removals import Removals
 from openenv_async.providers.docker.sweep import sweep
 from openenv_async.providers.docker.watch import Watch
@@ -32,28 +33,41 @@ class Attachment:
         gate: of the starts at once.
         starting: names of the containers whose start is under way.
         closing: the task that closes the provider, once there is one.
+        folders: of the containers, through which they are reached without TCP.
 
     Args:
         engine: owned from now on.
         watch: of the provider's containers; owned, too.
         gone: called with the name of each container that was removed.
         max_starts: at once.
+        folders: the provider's.
     """
 
     def __init__(
-        self, engine: DockerClient, watch: Watch, gone: Callable[[str], None], max_starts: int
+        self,
+        engine: DockerClient,
+        watch: Watch,
+        gone: Callable[[str], None],
+        max_starts: int,
+        folders: LocalFolders | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.engine = engine
         self.watch = watch
         self.gate = asyncio.Semaphore(max_starts)
         self.starting: set[str] = set()
-        self.removals = Removals(engine, gone, watch.suspect)
+        self.folders = LocalFolders() if folders is None else folders
+        self.removals = Removals(engine, self._gone, watch.suspect)
+        self._told_gone = gone
         self.closing: asyncio.Task[None] | None = None
         self._none_starts = asyncio.Event()
         self._looking: asyncio.Task[dict[str, Any]] | None = None
         self._holding = asyncio.create_task(self._hold(), name="openenv-docker")
         self._sweeping = asyncio.create_task(self._sweep(), name="openenv-sweep")
+
+    def _gone(self, name: str) -> None:
+        self.folders.remove(name)
+        self._told_gone(name)
 
     async def image(self, name: str, policy: PullPolicy, platform: str | None) -> dict[str, Any]:
         """Return the Engine's record of the provider's image; one request serves all callers."""
@@ -107,6 +121,7 @@ class Attachment:
     async def _sweep(self) -> None:
         """Remove what owners of this host left behind; what fails does not hurt a start."""
         try:
+            await asyncio.to_thread(sweep_folders)
             removed = await sweep(self.engine)
         except OpenEnvError as exc:
             log.info("no sweep: %s", exc.message)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 
 __all__ = ["LEASE_VARIABLE", "ContainerOptions", "Redactor", "size"]
@@ -33,6 +34,7 @@ class ContainerOptions:
     volumes: Mapping[str, str] = field(default_factory=dict)
     networks: Sequence[str] = ()
     direct: bool = True
+    local_folder: bool = True
     platform: str | None = None
     user: str | None = None
     read_only: bool | None = None
@@ -45,7 +47,7 @@ class ContainerOptions:
         for name in (*self.env, *self.secrets):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a valid name of an environment variable")
-            if name in (TOKEN_VARIABLE, LEASE_VARIABLE):
+            if name in (TOKEN_VARIABLE, LEASE_VARIABLE, LOCAL_FOLDER_VARIABLE):
                 raise ValueError(f"{name} is set for each container by its provider")
         if both := self.env.keys() & self.secrets.keys():
             raise ValueError(f"{min(both)} is in env and in secrets: give it once")

@@ -23,6 +23,7 @@ from openenv_async.providers.docker.attachment import Attachment
 from openenv_async.providers.docker.calls import NoSuchContainer
 from openenv_async.providers.docker.client import DockerClient
 from openenv_async.providers.docker.images import PullPolicy
+from openenv_async.providers.docker.local_folders import LocalFolders
 from openenv_async.providers.docker.options import ContainerOptions, Redactor
 from openenv_async.providers.docker.reaper_client import ReaperClient, reaper_client
 from openenv_async.providers.docker.start import ContainerRecipe, ContainerStart
@@ -60,6 +61,9 @@ class DockerProvider(Provider):
         direct: whether to go to a container's own address where its network is a bridge of this
             machine, which saves the way through docker-proxy; ``False``: always by its port on
             127.0.0.1, should a firewall forbid the other.
+        local_folder: whether to mount a folder into each container through which clients of this
+            user reach it by a Unix socket, where the Engine is this machine's; the container sees
+            no other folder and cannot write there.
         platform: ``linux/arm64`` and the like.
         user: who runs the server; by default the image's user, but never root.
         read_only: whether its files are read-only but for ``tmpfs``; by default if the image's
@@ -129,6 +133,7 @@ class DockerProvider(Provider):
         self._group = uuid.uuid4().hex
         self._redact = Redactor(self.options.secrets.values())
         self._attached: Attachment | None = None
+        self._folders = LocalFolders()
         self._reaper: ReaperClient | None = None
         self._workers: dict[str, DockerWorker] = {}
         self._closed = False
@@ -186,7 +191,9 @@ class DockerProvider(Provider):
                 self._reaper.users += 1
             label = f"{_GROUP}={self._group}"
             watch = Watch(engine, label, self._confirm, self._stray, self._reaper.ensure)
-            at = self._attached = Attachment(engine, watch, self._reaper.drop, self._max_starts)
+            at = self._attached = Attachment(
+                engine, watch, self._reaper.drop, self._max_starts, self._folders
+            )
         assert self._reaper is not None
         self._reaper.ensure()
         return at

@@ -16,6 +16,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.errors import (
@@ -27,7 +28,9 @@ from openenv_async.errors import (
 from openenv_async.providers.base import with_log_tail
 from openenv_async.providers.docker.attachment import Attachment
 from openenv_async.providers.docker.body import create_body
+from openenv_async.providers.docker.calls import EngineError
 from openenv_async.providers.docker.images import PullPolicy
+from openenv_async.providers.docker.local_folders import with_folder
 from openenv_async.providers.docker.options import ContainerOptions
 from openenv_async.providers.docker.owner import this_owner
 from openenv_async.providers.docker.worker import (
@@ -152,18 +155,39 @@ class ContainerStart:
             lease=recipe.lease,
         )
         body["Labels"] |= recipe.labels
+        folder = None
+        if recipe.options.local_folder and await self._engine.shares_networks():
+            folder = self._at.folders.make(self.name)
         # As long as there is time, and a little: see the rules above.
         self._creating = asyncio.create_task(
-            self._engine.create(
-                self.name,
-                body,
-                platform=recipe.options.platform,
-                timeout=min(max(self._left(), 1.0), _CREATE_TIMEOUT),
-                wanted=lambda: self._is_wanted,
-            ),
-            name=f"openenv-create-{self.name}",
+            self._ask(body, folder), name=f"openenv-create-{self.name}"
         )
         return await asyncio.shield(self._creating)
+
+    async def _ask(self, body: dict[str, Any], folder: Path | None) -> str:
+        """Ask for the container, with its folder mounted if the Engine can do that."""
+        options = self._recipe.options
+        timeout = min(max(self._left(), 1.0), _CREATE_TIMEOUT)
+
+        async def create(body: dict[str, Any]) -> str:
+            return await self._engine.create(
+                self.name,
+                body,
+                platform=options.platform,
+                timeout=timeout,
+                wanted=lambda: self._is_wanted,
+            )
+
+        if folder is None:
+            return await create(body)
+        try:
+            return await create(with_folder(body, folder))
+        except EngineError as exc:
+            if str(folder) not in exc.message and "mount" not in exc.message:
+                raise
+            self._at.folders.give_up(exc.message)
+        self._at.folders.remove(self.name)
+        return await create(body)
 
     async def _look(self, id: str, token: str) -> DockerWorker:
         """The worker of the container that was started, with the port that it got."""
@@ -194,6 +218,7 @@ class ContainerStart:
         url = None
         if options.direct and await self._engine.shares_networks():
             url = direct_url(info, options.port)
+        self._at.folders.tell(self.name, by_port, *([url] if url else ()))
         return DockerWorker(self._provider, self.name, url or by_port, token, id, by_port)
 
     async def _undo(self) -> None:
@@ -202,6 +227,8 @@ class ContainerStart:
         if self._creating is not None:
             self._at.removals.begin(self.name, self._creating)
             await self._at.removals.end(self.name)
+        else:
+            self._at.folders.remove(self.name)
 
     def _left(self) -> float:
         return self._until - self._at.loop.time()
