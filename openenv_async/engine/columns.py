@@ -170,17 +170,23 @@ class _Work:
 
 
 class _Batch:
-    """Rows that an executor runs: its ``RowBatch``."""
+    """Rows that an executor runs: its ``RowBatch``.
+
+    Attributes:
+        actions: of each row, encoded or not.
+        part: the part that they are, where all of its rows were taken.
+    """
 
     __slots__ = (
-        *("_actions", "_asked", "_columns", "_decode", "_runs"),
-        *("calls", "codecs", "count", "frame", "places", "requests"),
+        *("_asked", "_columns", "_decode", "_runs"),
+        *("actions", "calls", "codecs", "count", "frame", "part", "places", "requests"),
     )
 
     def __init__(self, columns: Columns, work: _Work, codecs: Codecs) -> None:
         self._columns = columns
         self._asked = work.asked
-        self._actions: list[Any] = []
+        self.actions: list[Any] = []
+        self.part: _Part | None = None
         self._decode = work.decode
         self._runs: list[Progress] = []
         self.calls: list[Session] = []
@@ -190,24 +196,19 @@ class _Batch:
         self.count = len(work.asked.channels)
         self.codecs = codecs
 
-    def add(self, session: Session, request: Step | Reset, place: int, action: Any) -> None:
-        """Add a row that was taken."""
-        self.calls.append(session)
-        self.requests.append(request)
-        self.places.append(place)
-        self._actions.append(action)
-
     def run(self, claims: Iterator[int] | None = None, most: int | None = None) -> RowReplies:
         """Run rows here and now, in any thread; never raises."""
-        calls = [RowCall(call.runner, *call.runner.row_step()) for call in self.calls]
+        calls = [] if self.part is None else self.part.calls
+        if not calls:
+            calls = [RowCall(call.runner, *call.runner.row_step()) for call in self.calls]
+            if self.part is not None:
+                self.part.calls = calls
         codecs = self.codecs
         stack = Stack(most or len(calls), codecs.encode_observation)
         progress = Progress(stack)
         self._runs.append(progress)
         request = self.requests.__getitem__
-        return run_rows(
-            calls, self._actions, request, codecs, stack, self._decode, claims, progress
-        )
+        return run_rows(calls, self.actions, request, codecs, stack, self._decode, claims, progress)
 
     def finished(self) -> list[RowReplies]:
         """Return the replies that are there while ``run`` runs others; on the loop."""
@@ -533,26 +534,35 @@ class Columns:
         asked, engine, executor = work.asked, self._engine, self._executor
         codecs, now = self._connection.codecs, engine.clock()
         batch = _Batch(self, work, codecs)
+        calls, requests, places, actions = batch.calls, batch.requests, batch.places, batch.actions
         behind: list[Step | Reset] = []
+        given, timeouts, timed = work.actions, engine.own_timeouts, executor.timed
         for row, session, log in zip(part.rows, part.sessions, part.logs, strict=True):
             request = asked.request(row)
+            seq = request.seq
             if (
-                log.taken + 1 != request.seq
+                log.taken + 1 != seq
                 or session.current is not None
                 or session.executor is not executor
             ):
                 behind.append(request)
                 continue
-            log.taken = request.seq
-            log.acknowledge(request.ack)
+            log.taken = seq
+            if log.acked < request.ack:
+                log.acknowledge(request.ack)
             session.current = request
             session.codecs = codecs
-            if executor.timed:
-                own = engine.own_timeouts[type(request)]
-                session.due = due_at(now, own, request.timeout, session.episode_due)
-                if session.due < session.scheduled:
-                    engine.deadlines.watch(session, session.due)
-            batch.add(session, request, row, work.actions[row])
+            if timed:
+                own = timeouts[type(request)]
+                session.due = due = due_at(now, own, request.timeout, session.episode_due)
+                if due < session.scheduled:
+                    engine.deadlines.watch(session, due)
+            calls.append(session)
+            requests.append(request)
+            places.append(row)
+            actions.append(given[row])
+        if not behind:
+            batch.part = part
         if batch.calls:
             assert self._executor_of_rows is not None
             self._executor_of_rows.start_rows(batch)
@@ -571,16 +581,19 @@ class Columns:
                 session = calls[at]
                 if session.current is not requests[at] or session.dead is not None:
                     continue  # it was answered, and waits for this no more
-                odd = session.interrupted is not None or session.deferred is not None
-                if odd or session.sink is not connection:
+                if (
+                    session.interrupted is not None
+                    or session.deferred is not None
+                    or session.sink is not connection
+                ):
                     apart.append(place)
                 else:
                     session.current = None
                     session.active_at = now
                     together.append(place)
-            numbers = [requests[at].seq for at in replies.rows]
             if apart:
                 channels = pack_channels([requests[at].channel for at in replies.rows])
+                numbers = [requests[at].seq for at in replies.rows]
                 columns.channels, columns.seqs = channels, pack_numbers(numbers)
                 each = replies_of(columns)
                 for place in apart:
@@ -600,9 +613,10 @@ class Columns:
                         [session.channel for session in sessions],
                         seqs,
                     )
-                self._answer(
-                    None, asked, columns, sessions, [batch.places[at] for at in chosen], seqs
-                )
+                part, rows = batch.part, [batch.places[at] for at in chosen]
+                if part is not None and rows != part.rows:
+                    part = None  # some of them, or in another order
+                self._answer(part, asked, columns, sessions, rows, seqs)
         for at, reply in replies.others:
             if calls[at].current is requests[at] and calls[at].dead is None:
                 calls[at].complete(requests[at], reply)

@@ -22,9 +22,10 @@ Rules:
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -72,6 +73,7 @@ __all__ = [
     "replies_of",
     "requests_of",
     "rows_of",
+    "seqs_of",
     "stacked",
 ]
 
@@ -94,6 +96,7 @@ _decode_apart: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes]]).decode
 _decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 _decode_begun: Final = msgspec.msgpack.Decoder(list[tuple[int, str, int]]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
+_I64: Final = struct.Struct("<q")
 _APART_HEAD: Final = b"\x92\x02"
 """The first octets of a column of form 2."""
 _BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
@@ -118,6 +121,12 @@ def pack_channels(channels: Sequence[int] | Array) -> bytes:
     Raises:
         ValueError: a channel does not fit in 32 bits.
     """
+    if isinstance(channels, list):  # mostly those of the frame before
+        return _packed(tuple(channels))
+    return _pack_channels(channels)
+
+
+def _pack_channels(channels: Sequence[int] | Array) -> bytes:
     import numpy as np
 
     each = np.asarray(channels, np.int64)
@@ -128,6 +137,9 @@ def pack_channels(channels: Sequence[int] | Array) -> bytes:
     ranges[:, 0] = each[starts]
     ranges[:, 1] = np.diff(starts, append=len(each))
     return ranges.tobytes()
+
+
+_packed: Final = lru_cache(maxsize=64)(_pack_channels)
 
 
 def ranges_of(packed: Payload, limit: int) -> list[tuple[int, int]]:
@@ -163,6 +175,8 @@ def _each(ranges: Sequence[tuple[int, int]]) -> list[int]:
 
 def pack_numbers(numbers: Sequence[int] | Array) -> bytes:
     """Return request numbers as they travel: one for all rows where they are equal."""
+    if isinstance(numbers, list) and numbers and numbers.count(numbers[0]) == len(numbers):
+        return _I64.pack(numbers[0])
     import numpy as np
 
     each = np.asarray(numbers, "<i8")
@@ -308,7 +322,7 @@ class StepRows:
         rows = len(channels)
         self.frame = frame
         self.channels = channels
-        self.seqs: Sequence[int] = _seqs_of(frame.seqs, rows)
+        self.seqs: Sequence[int] = seqs_of(frame.seqs, rows)
         self.begins: Sequence[int] = ()
         self.steps = rows
         self._seeds: Sequence[int] = ()
@@ -388,7 +402,12 @@ def channels_of(packed: Payload, limit: int) -> list[int]:
     return _each(ranges_of(packed, limit))
 
 
-def _seqs_of(packed: Payload, rows: int) -> list[int]:
+def seqs_of(packed: Payload, rows: int) -> list[int]:
+    """Return the request number of each row as a list.
+
+    Raises:
+        ProtocolError: there are not as many.
+    """
     if len(packed) == 8:
         return [int.from_bytes(packed, "little", signed=True)] * rows
     numbers: list[int] = numbers_of(packed, rows).tolist()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -37,7 +38,7 @@ from openenv_async.engine.runner import TracedRunner, bad_action
 from openenv_async.engine.statistics import EngineStats, TimedCodecs
 from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
 from openenv_async.protocol.column_parts import readdressed, steps_of_rows
-from openenv_async.protocol.columns import channels_of, numbers_of, replies_of
+from openenv_async.protocol.columns import channels_of, replies_of, seqs_of
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
@@ -57,6 +58,12 @@ log = logging.getLogger("openenv_async.worker")
 
 _DESCRIPTORS: Final = 10
 """File descriptors that a worker takes while it is spawned; it keeps four."""
+
+
+@lru_cache(maxsize=64)
+def _channels_of(packed: bytes) -> list[int]:
+    """Return the channels of replies: mostly those of the frame before."""
+    return channels_of(packed, MAX_PIPE_MESSAGE)
 
 
 class _Slot:
@@ -186,11 +193,12 @@ class ProcessExecutor:
         Raises:
             ProtocolError: it is malformed.
         """
-        channels = channels_of(frame.channels, MAX_PIPE_MESSAGE)
+        channels = _channels_of(frame.channels)
         count, batch = len(channels), None
         rows: list[int] = []
-        for channel, seq in zip(channels, numbers_of(frame.seqs, count).tolist(), strict=True):
-            call = worker.sessions.get(channel)
+        sessions = worker.sessions
+        for channel, seq in zip(channels, seqs_of(frame.seqs, count), strict=True):
+            call = sessions.get(channel)
             slot: Any = None if call is None else call.slot
             if slot is None or slot.seq != seq or slot.batch is not (batch or slot.batch):
                 break

@@ -499,8 +499,9 @@ async def test_the_rows_of_each_worker_are_one_frame() -> None:
     table = Table(workers=2)
     sessions = [table.opened()[0] for _ in range(5)]
     table.start_rows(Batch(sessions, first=2))
-    one, two = Noted.made
-    for worker, mine in ((one, sessions[0::2]), (two, sessions[1::2])):
+    for worker in Noted.made:  # which of two that are as empty is taken first is not said
+        mine = [call for call in sessions if call.slot.worker is worker]
+        assert len(mine) in (2, 3)
         frame = worker.last()
         places = [2 + sessions.index(call) for call in mine]
         assert [*requests_of(frame, 10)] == [
