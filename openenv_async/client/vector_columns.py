@@ -336,6 +336,33 @@ class LentRows:
             frames.insert(0, self._shared.take_release())
         return self._encode(frames)
 
+    def request(self, slot: int, action: bytes) -> bytes | None:
+        """Return the message that asks for one step of one slot, by a frame of its own.
+
+        Returns:
+            ``None`` where it would be too large, or the slot awaits an answer.
+        """
+        self._spread()
+        if len(action) + 4096 > self._max_size or self._awaited[slot]:
+            return None
+        np = self._np
+        seq = int(self._seq[slot]) + 1
+        seconds = self._owner.client.timeouts.step or 0.0
+        step = Step(int(self._channels[slot]), seq, seq - 1, action, seconds)
+        slots = self.everyone if len(self.everyone) == 1 else np.array([slot], np.int64)
+        flight = _Flight(slots, np.array([seq], np.int64), None, None, {slot: step})
+        if len(self._flights) > _FEW:
+            self._flights = [
+                each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
+            ]
+        self._flights.append(flight)
+        self._count(flight)
+        self.sent_at = time.monotonic()
+        frames: list[Frame] = [step]
+        if self._shared is not None and self._shared.has_returns:
+            frames.insert(0, self._shared.take_release())
+        return self._encode(frames)
+
     def _drawn(self, slots: Array, begins: Array) -> list[tuple[int | None, bytes | None]]:
         """Seed and options of each row that begins."""
         owner = self._owner
