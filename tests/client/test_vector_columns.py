@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +13,19 @@ import numpy as np
 import pytest
 
 from openenv_async import Environment, StepResult
+from openenv_async.client.lending import DivertedMessages
+from openenv_async.client.lent_socket import SocketMessages
+from openenv_async.client.local import LocalTransport
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.client.vector_columns import AnswerColumns
-from openenv_async.errors import InvalidAction, OpenEnvError
+from openenv_async.client.websocket import WebSocketTransport
+from openenv_async.errors import (
+    EpisodeNotStarted,
+    InvalidAction,
+    OpenEnvError,
+    SessionClosed,
+)
 from openenv_async.protocol.columns import apart
 from tests.integrations.serving import served
 
@@ -148,6 +160,158 @@ def test_columns_and_rows_give_the_same_answers(
     url: str, seed: int, same_step: bool, cuts: bool
 ) -> None:
     assert play(url, True, same_step, seed, cuts) == play(url, False, same_step, seed, False)
+
+
+@pytest.mark.parametrize("way", ["tcp", "diverted", "impatient", "rows only"])
+@pytest.mark.parametrize("same_step", [False, True])
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_every_way_of_a_message_gives_the_same_answers(
+    monkeypatch: pytest.MonkeyPatch, url: str, seed: int, same_step: bool, way: str
+) -> None:
+    """Over TCP, through the I/O thread, with loans that end at once, without the feature."""
+    expected = play(url, False, same_step, seed, False)
+    match way:
+        case "tcp":
+            monkeypatch.setattr("openenv_async.client.websocket.local_address", lambda *about: None)
+        case "diverted":
+            monkeypatch.setattr("openenv_async.client.local.can_lend", lambda transport: False)
+        case "impatient":
+            monkeypatch.setattr("openenv_async.client.vector.PATIENCE", 0.0)
+        case "rows only":
+            monkeypatch.setattr("openenv_async.engine.connection.has_columns", lambda format: False)
+    with served(Walk) as other:
+        assert play(other, True, same_step, seed, True) == expected
+
+
+@pytest.mark.parametrize(
+    ("patched", "transport", "messages"),
+    [
+        (None, LocalTransport, SocketMessages),
+        ("openenv_async.client.websocket.local_address", WebSocketTransport, SocketMessages),
+        ("openenv_async.client.local.can_lend", LocalTransport, DivertedMessages),
+    ],
+)
+def test_the_calling_thread_reads_the_socket_itself_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, url: str, patched: str | None, transport: type, messages: type
+) -> None:
+    if patched is not None:
+        monkeypatch.setattr(patched, lambda *about: None)
+    sessions = opened(url, 2, True, False)
+    sessions.reset([ResetRequest(i, 0, None) for i in range(2)])
+    answers(sessions)
+    sessions.step_columns(apart([sessions.wire.encode_action({"add": 1})] * 2))
+    connection, loan = sessions._connection, sessions._loan
+    assert connection is not None
+    assert loan is not None
+    assert type(connection._transport) is transport
+    assert type(loan.messages) is messages
+    assert [type(part) for part in sessions.take_columns(2)] == [AnswerColumns]
+    sessions.close()
+
+
+@pytest.mark.parametrize("when", ["asking", "receiving"])
+def test_an_interrupt_in_the_middle_of_a_message_loses_nothing(url: str, when: str) -> None:
+    sessions = opened(url, 3, True, False)
+    encode = sessions.wire.encode_action
+    sessions.reset([ResetRequest(i, 0, None) for i in range(3)])
+    answers(sessions)
+    sessions.step_columns(apart([encode({"add": 1})] * 3))
+    answers(sessions)
+    loan = sessions._loan
+    assert loan is not None
+    lent: Any = loan.messages
+
+    class Interrupted:
+        wake, end = lent.wake, lent.end
+
+        def send(self, message: bytes) -> None:
+            if when == "receiving":
+                lent.send(message)
+                return
+            lent.send(message[: len(message) // 2])
+            raise KeyboardInterrupt
+
+        def receive(self, timeout: float) -> Any:
+            lent.receive(60)  # and what it gave is lost
+            raise KeyboardInterrupt
+
+    loan.messages = Interrupted()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # in one of the two
+        sessions.step_columns(apart([encode({"add": 1})] * 3))
+        sessions.take(3)
+    found = answers(sessions)
+    assert [(each[1][2]["total"], each[1][2]["taken"]) for each in found] == [(2, 2)] * 3
+    assert sessions.waiting == 0
+    assert sessions.reconnects == 1
+    sessions.step_columns(apart([encode({"add": 0})] * 3))
+    assert [each[1][2]["taken"] for each in answers(sessions)] == [3, 3, 3]
+    sessions.close()
+
+
+def test_a_forked_child_leaves_the_loan_to_its_parent(url: str) -> None:
+    sessions = opened(url, 2, True, False)
+    encode = sessions.wire.encode_action
+    sessions.reset([ResetRequest(i, 0, None) for i in range(2)])
+    answers(sessions)
+    step = apart([encode({"add": 1})] * 2)
+    sessions.step_columns(step)
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(EpisodeNotStarted):
+            sessions.step_columns(step)
+            os._exit(1)
+        sessions.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [each[1][2]["taken"] for each in answers(sessions)] == [1, 1]
+    assert sessions._loan is not None
+    assert not sessions._loan.ended
+    sessions.close()
+
+
+def test_another_thread_may_close_what_is_lent(url: str) -> None:
+    sessions = opened(url, 2, True, False)
+    encode = sessions.wire.encode_action
+    sessions.reset([ResetRequest(i, 0, None) for i in range(2)])
+    answers(sessions)
+    sessions.step_columns(apart([encode({"add": 1})] * 2))
+    answers(sessions)
+    loan = sessions._loan
+    assert loan is not None
+    assert [loan.ended] == [False]
+    thread = threading.Thread(target=sessions.close)
+    thread.start()
+    thread.join(60)
+    assert [loan.ended] == [True]
+    with pytest.raises(SessionClosed, match="make new ones"):
+        sessions.open()
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        (apart([b"\x01"] * 2), "too few"),
+        (apart([b"\x01"] * 4), "too many"),
+        (b"\x92\x00\xc1", "malformed"),
+        (b"", "empty"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_an_error_of_its_rows(
+    url: str, column: bytes, what: str
+) -> None:
+    sessions = opened(url, 3, True, False)
+    encode = sessions.wire.encode_action
+    sessions.reset([ResetRequest(i, 0, None) for i in range(3)])
+    answers(sessions)
+    sessions.step_columns(column)
+    found = answers(sessions)
+    assert [each[1] for each in found] == [None] * 3
+    assert all(each[3] is not None for each in found)
+    sessions.reset([ResetRequest(i, 0, None) for i in range(3)])
+    answers(sessions)
+    sessions.step_columns(apart([encode({"add": 1})] * 3))
+    assert [each[1][2]["total"] for each in answers(sessions)] == [1, 1, 1]
+    sessions.close()
 
 
 def test_a_batch_is_one_frame_each_way_in_the_calling_thread(url: str) -> None:
