@@ -109,6 +109,18 @@ class SharedConnection(ServerConnection):
             self.ready.append(sent)
             self._ready_size += REFERENCE_SIZE
 
+    def lost(self, left: bool = False) -> None:
+        """End, as other connections do, and let go of the segment."""
+        sessions = () if left else tuple(self._channels.values())
+        super().lost(left)
+        for session in sessions:
+            # It may wait for its client for long: one reply must not keep all the memory.
+            for kept in session.log.replies.values():
+                reply: Any = kept.reply
+                if type(getattr(reply, "payload", None)) is memoryview:
+                    reply.payload = bytes(reply.payload)
+        self._lender.close()
+
     def _tell_full(self) -> None:
         if self._is_full:
             return

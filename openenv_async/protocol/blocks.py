@@ -248,6 +248,7 @@ class Lender:
         """
         if self._dropped and threading.get_ident() == self._thread:
             self._settle()
+        memory = self._memory  # before its blocks: see close
         padding = -before % _ALIGNMENT
         try:
             block = self._recent[size + padding].pop()
@@ -261,13 +262,19 @@ class Lender:
             self._recent[size + padding] = block.free
         block.users = 1
         offset = block.offset + padding
-        payload = self._memory[offset : offset + size]
+        payload = memory[offset : offset + size]
         kept = _Kept(payload, self._dropped.append)
         kept.key = key = id(payload)
         kept.offset = offset
         kept.block = block
         self._kept[key] = kept
         return payload
+
+    def close(self) -> None:
+        """Lend nothing more, and let go of the segment but for the payloads that are kept."""
+        self.table = BlockTable(0)
+        self._recent = {}
+        self._memory = memoryview(b"")
 
     def _settle(self) -> None:
         """Count the payloads that the sender keeps no more."""

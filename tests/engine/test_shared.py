@@ -323,3 +323,22 @@ async def test_a_connection_without_shared_memory_takes_no_release() -> None:
     assert (failed.channel, failed.code) == (0, "protocol_error")
     assert "no shared memory" in failed.message
     await engine.aclose()
+
+
+async def test_a_session_that_is_parked_does_not_hold_the_memory() -> None:
+    engine = make_engine(Camera)
+    peer = SharedPeer(engine)
+    await peer.begin()
+    peer.send(Step(1, 2, 1, pack({"mark": 2})))
+    await peer.next()
+    [session] = engine.sessions.values()
+    kept = session.log.get(2)
+    assert kept is not None
+    reply: Any = kept.reply
+    before = reply.payload
+    assert isinstance(before, memoryview)
+    peer.connection.lost()
+    assert isinstance(reply.payload, bytes)
+    assert reply.payload == before
+    assert peer.connection.free == 0  # there is none any more
+    await engine.aclose()

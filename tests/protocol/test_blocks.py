@@ -217,3 +217,20 @@ def test_threads_that_write_at_once_get_slots_of_their_own() -> None:
     assert not wrong
     lender.give_back([])  # its own thread counts what the others dropped
     assert lender.table.free == 1 << 20
+
+
+def test_a_lender_that_is_closed_lends_nothing_and_spoils_nothing() -> None:
+    memory = bytearray(SIZE)
+    lender = Lender(memoryview(memory))
+    kept = lender.place(5000)
+    assert kept is not None
+    kept[:] = b"a" * 5000
+    loan = read_reference(lender.refer(kept) or b"", SIZE)[0]
+    lender.close()
+    assert lender.place(5000) is None
+    assert lender.refer(b"b" * 5000) is None
+    lender.give_back([loan])
+    assert kept == b"a" * 5000
+    del kept
+    lender.give_back([])
+    memory.append(0)  # nobody looks at it any more
