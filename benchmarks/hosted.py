@@ -31,9 +31,6 @@ import numpy as np
 from benchmarks.vector import cpu_of
 from openenv_async.integrations.gymnasium import GymVectorEnv
 
-LOCAL: dict[str, str] = {"OPENENV_LOCAL_TRANSPORT": "0"}
-"""Environment variables that keep a server to TCP."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -90,14 +87,13 @@ def cases(rows: int, atari: int) -> dict[str, Case]:
 
 
 @contextlib.contextmanager
-def server(arguments: list[str], variables: dict[str, str]) -> Iterator[tuple[str, int]]:
+def server(arguments: list[str]) -> Iterator[tuple[str, int]]:
     """The address and the process of a server."""
     command = [sys.executable, "-W", "ignore", "-m", "openenv_async.cli", "serve", *arguments]
     with subprocess.Popen(
         [*command, "--port", "0", "--json", "--until-stdin-closes"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **variables},
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -154,8 +150,8 @@ def measure(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any
         stack.callback(local.close)
         local.reset()
         sides = {"in process": Side(local.step, None, [], [], [], [])}
-        for label, variables in (("served, TCP", LOCAL), ("served, this host", {})):
-            url, pid = stack.enter_context(server(case.serve, variables))
+        for label, more in (("served, TCP", ["--no-local"]), ("served, this host", [])):
+            url, pid = stack.enter_context(server([*case.serve, *more]))
             env = GymVectorEnv(url)
             stack.callback(env.close)
             env.reset(seed=0)

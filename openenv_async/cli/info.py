@@ -80,10 +80,20 @@ async def _of_server(target: ResolvedTarget) -> dict[str, Any]:
         "server": server.get("server"),
         "transport": transport,
         "isolation": server.get("isolation"),
+        "vector": _vector(server.get("vector")),
         "max_sessions": server.get("max_sessions"),
         "tasks": tasks,
         "schema": schema or {},
     }
+
+
+def _vector(told: Any) -> str | None:
+    """Return what a session is, where it is a vector of environments."""
+    if not isinstance(told, dict):
+        return None
+    some = told.get("batch_size") != told.get("num_envs")
+    first = f", the first {told.get('batch_size')} a step" if some else ""
+    return f"{told.get('num_envs')} environments a session{first}, {told.get('autoreset_mode')}"
 
 
 async def _served_tasks(url: str, token: str | None) -> dict[str, Any] | None:
@@ -136,6 +146,7 @@ def _of_environment(target: ResolvedTarget) -> dict[str, Any]:
         pass
     return about | {
         "isolation": spec.contract.isolation,
+        "vector": _vector(None if spec.vector is None else spec.vector.told()),
         "streams": spec.contract.streams,
         "arguments": _arguments(spec.cls),
         "session_options": sorted(getattr(spec.cls, "session_options", ())),

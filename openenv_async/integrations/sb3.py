@@ -59,6 +59,7 @@ from openenv_async.errors import (
     InvalidObservation,
     OperationUnsupported,
 )
+from openenv_async.integrations.gymnasium.hosted import infos_by_row
 from openenv_async.integrations.gymnasium.vector import GymVectorEnv
 from openenv_async.schemas.legal import ACTION_MASK
 from openenv_async.targets.resolve import Target, resolve
@@ -85,6 +86,9 @@ _BUFFERS: Final = {
 }
 
 
+_FINAL: Final = ("final_obs", "final_info", "masked", "error")
+"""Infos of the step that ended an episode, beside those of the reset that followed it."""
+
 OnMistake = Literal["end", "penalty", "raise"]
 """The consequence of an action that is refused: the episode ends (truncated) with the environment's
 own penalty, or none; it goes on, with the penalty as the step's reward; the error is raised."""
@@ -107,6 +111,51 @@ class _Rows(GymVectorEnv):
     mistakes = 0
     in_a_row: NDArray[np.int64]
     in_episode: NDArray[np.int64]
+
+    def _encoded(self, actions: Any, count: int | None = None) -> Any:
+        return super()._encoded(actions, count) if self._hosted is None else actions
+
+    def _request(self, actions: Any, who: list[int]) -> None:
+        if self._hosted is None:
+            super()._request(actions, who)
+        else:
+            self._hosted.post(actions)
+
+    def _take(self, count: int, timeout: float | None = None) -> tuple[list[int], dict[Any, Any]]:
+        if self._hosted is None:
+            return super()._take(count, timeout)
+        shown, rewards, terminated, truncated, infos = self._hosted.collect()
+        if not math.isfinite(self._missing_reward) and np.isnan(rewards[self.valid]).any():
+            self._reward(None)
+        self._rewards, self._terminations, self._truncations = rewards, terminated, truncated
+        self._ended = np.zeros(self.num_envs, np.bool_)
+        return self._everyone, self._hold(shown, infos, terminated | truncated)
+
+    def _begin(self, who: list[int], seeds: Any, options: Any) -> dict[Any, Any]:
+        if self._hosted is None:
+            return super()._begin(who, seeds, options)
+        first = seeds[0]
+        counted = first is not None and list(seeds) == list(range(first, first + len(seeds)))
+        given = None if first is None else first if counted else list(seeds)
+        shown, infos = self._hosted.reset(given, options[0])
+        return self._hold(shown, infos, np.zeros(self.num_envs, np.bool_))
+
+    def _hold(self, shown: Any, infos: dict[str, Any], ended: Any) -> dict[Any, Any]:
+        """Keep what a vector showed; its infos by environment, those of new episodes apart."""
+        self._last = shown
+        self._rows = _Shown(self.single_observation_space, shown)  # type: ignore[assignment]  # has one()
+        found: dict[Any, Any] = {}
+        for i, info in enumerate(infos_by_row(infos, self.num_envs)):
+            final = {name: info.pop(name) for name in _FINAL if name in info}
+            found[i] = [final, info] if ended[i] and final else [info]
+        return found
+
+    def _shown(self) -> Any:
+        return super()._shown() if self._hosted is None else self._last
+
+    def _drain(self) -> None:
+        if self._hosted is None:
+            super()._drain()
 
     def _take_apart(self, answers: list[Answer], infos: dict[Any, Any]) -> None:
         refused = [a for a in answers if isinstance(a.error, InvalidAction) and a.final is None]
@@ -172,6 +221,26 @@ class _Rows(GymVectorEnv):
         return super()._reward(given)
 
 
+class _Shown:
+    """The observations of a vector, row by row."""
+
+    def __init__(self, space: spaces.Space[Any], batch: Any) -> None:
+        self._space = space
+        self._batch = batch
+
+    def one(self, row: int) -> Any:
+        """A copy of one row."""
+        return _row(self._batch, row)
+
+
+def _row(batch: Any, row: int) -> Any:
+    if isinstance(batch, dict):
+        return {key: _row(part, row) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_row(part, row) for part in batch)
+    return np.array(batch[row])
+
+
 class OpenEnvVecEnv(VecEnv):
     """``num_envs`` sessions of one server as a ``VecEnv``: one message each way a step.
 
@@ -194,7 +263,8 @@ class OpenEnvVecEnv(VecEnv):
 
     Args:
         source: as for ``GymEnv``: a URL, a name, a ``gymnasium.Env`` class, a client, a pool, …
-        num_envs: how many sessions.
+        num_envs: how many sessions; or environments of sessions that are vectors, as for
+            ``GymVectorEnv``. Their rows must begin anew in the step that ends them.
         options: as for ``GymVectorEnv``: ``params``, ``token``, ``timeouts``, ``render_mode``,
             ``failures``, ``missing_reward`` and spaces.
         on_mistake: what follows an action that the environment refuses. ``"end"``: the episode is
@@ -208,7 +278,7 @@ class OpenEnvVecEnv(VecEnv):
     def __init__(
         self,
         source: Target,
-        num_envs: int,
+        num_envs: int | None = None,
         *,
         on_mistake: OnMistake | None = None,
         max_mistakes: int = 3,
@@ -223,14 +293,15 @@ class OpenEnvVecEnv(VecEnv):
         target = resolve(source, params=params, token=token, entry="OpenEnvVecEnv")
         mode = options.get("render_mode")
         self._masks = options.get("failures") == "mask"
+        self.vector: _Rows = _Rows(
+            target, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
+        )
+        num_envs = self.vector.num_envs
         self._attributes: list[dict[str, Any]] = [{"render_mode": mode} for _ in range(num_envs)]
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._begun = time.time()
         self._whole = np.ones(num_envs, np.bool_)
-        self.vector: _Rows = _Rows(
-            target, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options
-        )
         self.vector.on_mistake, self.vector.max_mistakes = on_mistake, max_mistakes
         self.vector.in_a_row = np.zeros(num_envs, np.int64)
         self.vector.in_episode = np.zeros(num_envs, np.int64)
@@ -419,7 +490,8 @@ class OpenEnvVecEnv(VecEnv):
             return [functools.partial(self._mask, i) for i in chosen]
         if all(attr_name in self._attributes[i] for i in chosen):
             return [self._attributes[i][attr_name] for i in chosen]
-        states = self.vector.states() if self.vector.sessions.opened else []
+        vector = self.vector
+        states = vector.states() if vector._hosted is None and vector.sessions.opened else []
         try:
             return [states[i][attr_name] for i in chosen]
         except (IndexError, KeyError, TypeError):
@@ -446,6 +518,11 @@ class OpenEnvVecEnv(VecEnv):
         """
         chosen = list(self._get_indices(indices))
         if method_name == "state" and not method_args and not method_kwargs:
+            if self.vector._hosted is not None:
+                raise OperationUnsupported(
+                    "the environments of a vector have no states of their own: vector.states()"
+                    " gives one for each session"
+                )
             states = self.vector.states()
             return [states[i] for i in chosen]
         if method_name == _MASKS and not method_args and not method_kwargs:
@@ -465,7 +542,12 @@ class OpenEnvVecEnv(VecEnv):
             AttributeError: they do not.
         """
         vector = self.vector
-        if vector._legal is None and vector._translation.masks.width and not vector._begun:
+        if (
+            vector._hosted is None
+            and vector._legal is None
+            and vector._translation.masks.width
+            and not vector._begun
+        ):
             vector._begin(
                 list(range(self._num_envs)), [None] * self._num_envs, [None] * self._num_envs
             )

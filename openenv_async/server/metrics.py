@@ -99,7 +99,7 @@ class LoopWatch:
 
 def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
     """Everything the server knows about itself, as plain values."""
-    executor = engine._executor
+    executor, vector = engine._executor, engine.spec.vector
     waiting = engine.waiting
     parked = sum(session.sink is None for session in engine.sessions.values())
     health, reasons = _health(engine, watch)
@@ -120,6 +120,7 @@ def read_stats(engine: Engine, watch: LoopWatch) -> dict[str, Any]:
         "parked": parked,
         "max_sessions": engine.max_sessions,
         **dataclasses.asdict(engine.stats),
+        "row_steps": engine.stats.steps * (1 if vector is None else vector.batch_size),
         "resource_refusals": engine.resources.refused,
         "queue_wait": _histogram(engine.waits),
         "longest_wait": engine.longest_wait,
@@ -255,6 +256,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     _gauge("queue_longest_wait_seconds", "longest_wait", "Of the first one in the queue now."),
     _counter("steps", "steps", "Steps that were answered, failed ones included."),
+    _counter("row_steps", "row_steps", "The same, with each row of a session that is a vector."),
     Metric(
         "openenv_errors_total",
         "counter",

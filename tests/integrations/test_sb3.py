@@ -526,3 +526,64 @@ def test_a_step_without_a_reward_needs_a_word_for_it() -> None:
     env.reset()
     assert env.step(np.array([1, 1]))[1].tolist() == [0.0, 0.0]
     env.close()
+
+
+class Stairs(gymnasium.Env[Any, Any]):
+    """Climbs; ends at a height that depends on the seed."""
+
+    observation_space = gymnasium.spaces.Box(0, 99, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    isolation = "inline"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.at, self.top = 0, int(self.np_random.integers(2, 5))
+        return np.full(2, self.at, np.float32), {"top": self.top}
+
+    def step(self, action: Any) -> Any:
+        self.at += int(action)
+        cut = self.at >= self.top
+        return np.full(2, self.at, np.float32), float(action), False, cut, {"at": self.at}
+
+
+def stairs() -> gymnasium.vector.SyncVectorEnv:
+    return gymnasium.vector.SyncVectorEnv([Stairs] * 2, autoreset_mode="SameStep")
+
+
+def test_a_vector_that_is_served_is_a_vec_env() -> None:
+    """The same as one session for each environment, from the same seeds."""
+    with served(stairs) as vectors, served(Stairs) as url:
+        there, here = OpenEnvVecEnv(vectors, 4), OpenEnvVecEnv(url, 4)
+        there.seed(3)
+        here.seed(3)
+        np.testing.assert_array_equal(there.reset(), here.reset())
+        assert there.reset_infos == here.reset_infos
+        rng = np.random.default_rng(0)
+        ended = 0
+        for _ in range(30):
+            actions = rng.integers(0, 2, 4)
+            for one, other in zip(there.step(actions)[:3], here.step(actions)[:3], strict=True):
+                np.testing.assert_array_equal(one, other)
+            mine, theirs = there.step(actions)[3], here.step(actions)[3]
+            for one, other in zip(mine, theirs, strict=True):
+                assert one.keys() == other.keys()
+                if "episode" in one:
+                    ended += 1
+                    assert one["TimeLimit.truncated"]
+                    assert (one["episode"]["r"], one["at"]) == (other["episode"]["r"], other["at"])
+                    np.testing.assert_array_equal(
+                        one["terminal_observation"], other["terminal_observation"]
+                    )
+        assert ended
+        with pytest.raises(OperationUnsupported, match="no states of their own"):
+            there.env_method("state")
+        there.close()
+        here.close()
+
+
+def test_a_vector_that_begins_anew_later_is_none() -> None:
+    def later() -> gymnasium.vector.SyncVectorEnv:
+        return gymnasium.vector.SyncVectorEnv([Stairs] * 2)
+
+    with served(later) as url, pytest.raises(OperationUnsupported, match="by NextStep, not SameS"):
+        OpenEnvVecEnv(url)

@@ -40,7 +40,7 @@ from openenv_async.errors import (
 from openenv_async.hosts.spaces import opener, sender
 from openenv_async.integrations.gymnasium.settings import Translation
 
-__all__ = ["HostedVectors", "mode_of", "refuse_settings", "shards_needed"]
+__all__ = ["HostedVectors", "infos_by_row", "mode_of", "refuse_settings", "shards_needed"]
 
 _MODES: Final = {
     "next_step": AutoresetMode.NEXT_STEP,
@@ -366,9 +366,17 @@ class HostedVectors:
 
     def step(self, actions: Any) -> Batch:
         """One action in each row."""
+        self.post(actions)
+        return self.collect()
+
+    def post(self, actions: Any) -> None:
+        """Begin a step of all shards; ``collect`` gives the rows."""
         if self._due:
             raise SessionBusy(f"step() while {self._due} rows are under way: recv() them first")
         self._post(self.shards, actions)
+
+    def collect(self) -> Batch:
+        """The rows of the step that was begun, in their order."""
         counts: dict[int, int] = {}
         for shard in self.shards:
             counts[shard.group] = counts.get(shard.group, 0) + 1
@@ -743,6 +751,29 @@ class HostedVectors:
                 each["env_id"] = each["env_id"] + shard.start
             _merge(made, each, places[id(shard)], rows, rows * len(who))
         return made
+
+
+def infos_by_row(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return the infos of a vector as those of each of its environments.
+
+    Args:
+        infos: as Gymnasium has them: ``_key`` says which rows have a value; all have without it.
+        count: rows.
+    """
+    made: list[dict[str, Any]] = [{} for _ in range(count)]
+    for key, value in infos.items():
+        if key.startswith("_") and key[1:] in infos:
+            continue
+        mask = infos.get(f"_{key}")
+        if isinstance(value, dict):
+            inner: Any = infos_by_row(value, count)
+        elif isinstance(value, np.ndarray | list) and len(value) == count:
+            inner = value
+        else:
+            inner = [value] * count
+        for i in range(count) if mask is None else np.flatnonzero(mask).tolist():
+            made[i][key] = inner[i]
+    return made
 
 
 def _merge(into: dict[str, Any], infos: Mapping[str, Any], at: int, rows: int, total: int) -> None:

@@ -222,6 +222,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             label=self._label,
         )
         self.num_envs, self.valid = hosted.num_envs, hosted.valid
+        self._everyone = list(range(self.num_envs))
         self.single_action_space = hosted.single_action_space
         self.single_observation_space = hosted.single_observation_space
         self.action_space = hosted.action_space
@@ -230,6 +231,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
     def _allocate(self) -> None:
         if self._hosted is not None:
             self.valid = self._hosted.valid
+            self._everyone = list(range(self.num_envs))
             return
         count = self.num_envs
         self._rows = ObservationRows(
