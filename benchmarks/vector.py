@@ -4,10 +4,11 @@
 them, in rounds in which the sides take turns, each in a process of its own, and prints medians with
 ranges:
 
-- ``served``: ``GymVectorEnv``, the environments in one server process of this machine;
-- ``served, hosted``: the same of Gymnasium's class as it is, without models of its own;
+- ``served``: ``GymVectorEnv``, Gymnasium's class hosted as it is, all environments in the loop of
+  one server process of this machine;
+- ``served, models``: the same of the package ``gymnasium_env``, whose environments have models;
 - ``served, send/recv``: as ``served`` in two halves, one under way while the other is dealt with;
-- ``before``: ``served`` with the package of the revision ``--base``;
+- ``before``: ``served, models`` with the packages of the revision ``--base``;
 - ``AsyncVectorEnv``: Gymnasium's, a process for each environment;
 - ``SyncVectorEnv``: Gymnasium's, one after the other in this process: no wire at all;
 - ``EnvPool``: the C++ library's own CartPole, if it is installed: no Python environment at all;
@@ -38,7 +39,7 @@ __all__ = ["cpu_of"]
 
 PLAYER: Final = ROOT / "benchmarks" / "vector_player.py"
 SIDES: Final = (
-    *("served", "served, hosted", "before", "SyncVectorEnv", "AsyncVectorEnv", "EnvPool"),
+    *("served", "served, models", "before", "SyncVectorEnv", "AsyncVectorEnv", "EnvPool"),
     *("nothing", "served, send/recv"),
 )
 GOALS: Final = {

@@ -80,12 +80,12 @@ def side(name: str, count: int) -> tuple[Callable[[Any], object], int | None, An
             pool = envpool.make_gymnasium(ID, num_envs=count, seed=0)
             pool.reset()
             return lambda actions: pool.step(actions.astype(np.int32)), None, pool
-        case "served, hosted":
-            env, pid = served("benchmarks.vector_targets:CartPole", count)
+        case "served, models" | "before":
+            env, pid = served("gymnasium-inline", count)
         case "nothing":
             env, pid = served("benchmarks.vector_targets:Nothing", count)
         case _:
-            env, pid = served("gymnasium-inline", count)
+            env, pid = served("benchmarks.vector_targets:CartPole", count)
     return (halves(env) if name == "served, send/recv" else env.step), pid, env
 
 

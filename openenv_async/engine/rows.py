@@ -14,12 +14,13 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
@@ -291,8 +292,12 @@ class Stack:
         Raises:
             InvalidModel: it cannot be encoded.
         """
+        names = _names_of(cast(Any, type(observation)))
+        parts = observation if names is None else observation.__dict__
+        if names is not None and parts.keys() != names:
+            parts = None  # it has more than its fields, or fewer: the codec judges it
         with self._lock:
-            fits = self._kind is not bytes and self._fit(place, observation)
+            fits = self._kind is not bytes and self._fit(place, parts)
         if not fits:  # encoding may call what an author wrote: not under the lock
             assert self._encode is not None
             payload = self._encode(observation)
@@ -371,6 +376,17 @@ class Stack:
         if stop - start < self._count:
             return stacked(array[start:stop])
         return memoryview(self._buffer)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_of(kind: Any) -> frozenset[str] | None:
+    """The fields of a dataclass that travels as the map of them; ``None`` for another type."""
+    if not dataclasses.is_dataclass(kind) or not getattr(kind, "__dictoffset__", 0):
+        return None
+    names = frozenset(field.name for field in dataclasses.fields(kind))
+    is_map = names and not any(name.startswith("_") for name in names)
+    is_other = {dict, list, *_NUMBERS} & {*getattr(kind, "__mro__", ())}
+    return names if is_map and not is_other else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,63 @@ def test_arrays_are_stacked_where_they_are_alike(observations: list[Any], form: 
     for was, came in zip(observations, told, strict=True):
         assert was.dtype == came.dtype
         np.testing.assert_array_equal(was, came)
+
+
+@dataclass
+class Seen:
+    """An observation with fields."""
+
+    frame: Any
+    score: Any
+
+
+@dataclass(slots=True)
+class Slotted(Seen):
+    """One without a dict."""
+
+
+@dataclass
+class Hidden:
+    """One with a field that does not travel."""
+
+    frame: Any
+    _score: int = 0
+
+
+@pytest.mark.parametrize(
+    ("observations", "form"),
+    [
+        ([Seen(array(1, 2), 1), Seen(array(3, 4), 2)], FIELDS),
+        ([Seen({"deep": array(1)}, 1.5), Seen({"deep": array(3)}, 2.5)], FIELDS),
+        ([Seen(array(1), 1), Seen(array(1, 2), 1)], APART),
+        ([Seen(array(1), 1), Seen(array(1), "x")], APART),
+        ([Seen(array(1), None), Seen(array(1), None)], APART),
+        ([Slotted(array(1), 1), Slotted(array(2), 1)], APART),
+        ([Seen(array(1), 1), array(1)], APART),
+    ],
+)
+def test_fields_of_dataclasses_are_stacked_each(observations: list[Any], form: int) -> None:
+    found, told = gathered(*observations)
+    assert found == form
+    expected = [ANY.decode(ANY.encode(each)) for each in observations]
+    assert [repr(each) for each in told] == [repr(each) for each in expected]
+
+
+def test_a_dataclass_that_holds_more_than_its_fields_is_judged_by_the_codec() -> None:
+    """The codec refuses to leave anything out; a column must not do so either."""
+    extra, unset = Seen(array(1), 1), Seen(array(1), 1)
+    extra.more = 1  # type: ignore[attr-defined]  # what is tested
+    del unset.score
+    for odd in (extra, unset, Hidden(array(1))):
+        try:
+            alone = ANY.encode(odd)
+        except InvalidModel:
+            with pytest.raises(InvalidModel):
+                Stack(1, ANY.encode).put(0, odd)
+            continue
+        stack = Stack(1, ANY.encode)
+        stack.put(0, odd)
+        assert rows_of(stack.column(0, 1), 1) == [alone]
 
 
 def test_an_array_that_is_used_again_is_not_what_was_put() -> None:
