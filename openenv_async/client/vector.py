@@ -508,6 +508,32 @@ class VectorSessions:
             loan.give_back()
         return sent
 
+    def step_alone(self, action: bytes) -> Answer | None:
+        """Ask for one step of the only session, and wait a moment for the answer.
+
+        Returns:
+            ``None`` if it has not come alone: ``take`` gives it.
+        """
+        if self.count != 1 or self._waiting:
+            self.step((0,), (action,))
+            return None
+        self._check_begun()
+        if not self._borrowed():
+            self._post(self._send_steps, (0,), (action,), ())
+            return None
+        if not self._ask_row(0, action):
+            self.step((0,), (action,))
+            return None
+        loan, rows = self._loan, self._rows
+        assert loan is not None
+        assert rows is not None
+        self._receive(loan, rows, PATIENCE)
+        if len(rows.entries) != 1 or type(rows.entries[0]) is not Answer:
+            return None
+        answer = rows.entries.pop()
+        self._waiting -= 1
+        return answer  # type: ignore[return-value]  # an Answer
+
     def _receive(self, loan: Loan, rows: LentRows, timeout: float) -> None:
         """Take one message, if one comes in time."""
         with loan.lock:

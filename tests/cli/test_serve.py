@@ -14,6 +14,7 @@ from tests.cli.commands import (
     HANGING,
     PROGRAM,
     ROOT,
+    invoke,
     one_line,
     run,
     started,
@@ -86,6 +87,30 @@ async def test_settings_reach_the_server() -> None:
             assert server["max_sessions"] == 3
             assert server["timeouts"]["step"] == 7.0
             assert server["timeouts"]["idle"] is None
+
+
+async def test_an_environment_is_served_as_a_vector() -> None:
+    with started(
+        "serve", "gymnasium", "--param", "id=CartPole-v1", "--vector", "6", "--port", "0", "--json",
+        "--param", "vectorization_mode=sync", "--param", "autoreset_mode=disabled",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        async with GenericEnvClient(url) as env:
+            assert env.connection is not None
+            assert env.connection.server["vector"] == {
+                "num_envs": 6,
+                "autoreset_mode": "disabled",
+                "batch_size": 6,
+            }
+            result = await env.reset(seed=1)
+            assert result.observation["observations"].shape == (6, 4)
+
+
+def test_what_is_no_gymnasium_environment_has_no_vector() -> None:
+    result = invoke("serve", "echo", "--vector", "6")
+    assert result.exit_code == 2
+    assert "not a Gymnasium environment" in " ".join(result.output.replace("│", " ").split())
 
 
 async def test_a_port_that_is_taken_is_one_line() -> None:

@@ -133,6 +133,32 @@ def test_a_cut_connection_is_resumed_and_nothing_is_stepped_twice() -> None:
         sessions.close()
 
 
+def test_a_lone_session_waits_in_the_call_and_is_stepped_once() -> None:
+    """Whether the answer is there in time, came with a lost connection, or is an error."""
+    with served(create_app(Adding)) as url:
+        sessions = VectorSessions(url, 1)
+        with pytest.raises(EpisodeNotStarted):
+            sessions.step_alone(b"")
+        reset(sessions)
+        one, none = (sessions.wire.encode_action({"add": number}) for number in (1, 0))
+
+        def step_alone(action: bytes) -> Answer:
+            return sessions.step_alone(action) or sessions.take(1, timeout=60)[0]
+
+        for turn in range(12):
+            if turn % 4 == 3:
+                cut(sessions)
+            answer = step_alone(one if turn in (3, 8) else none)
+            assert (answer.slot, answer.error, sessions.waiting) == (0, None, 0)
+        assert [state["total"] for state in sessions.states()] == [2]
+        assert sessions.reconnects
+        broken = step_alone(sessions.wire.encode_action({"add": -1}))
+        assert isinstance(broken.error, EnvironmentRaised)
+        reset(sessions)
+        assert totals(sessions, [step_alone(one)]) == [1]
+        sessions.close()
+
+
 def test_the_steps_that_were_executed() -> None:
     Adding.go_on = asyncio.Event()
     with served(Adding) as url:
