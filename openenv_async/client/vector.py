@@ -374,8 +374,9 @@ class VectorSessions:
                 f"{count} answers were asked for, but only {self._waiting} requests were sent"
             )
         until = None if timeout is None else time.monotonic() + timeout
+        wanted = missing = count - (_answered(self._parts) if self._parts else 0)
         while (rows := self._rows) is not None:
-            wanted = count - _answered(self._parts) - _answered(rows.entries)
+            wanted = missing - (_answered(rows.entries) if rows.entries else 0)
             loan = self._loan
             if wanted - len(self._answers) <= 0 or loan is None or loan.ended:
                 break
@@ -383,12 +384,13 @@ class VectorSessions:
             if left < 0:
                 raise self._late(count, timeout)
             self._receive(loan, rows, min(left, PATIENCE))
-        else:
-            wanted = count - _answered(self._parts)
-        self._wait(wanted, count, timeout, until)
-        with self._lock:
-            answers, self._answers = self._answers, []
-            self._wanted = 0
+        if wanted > 0:
+            self._wait(wanted, count, timeout, until)
+        answers: list[Answer] = []
+        if self._answers:
+            with self._lock:
+                answers, self._answers = self._answers, []
+                self._wanted = 0
         parts, self._parts = self._parts, []
         if rows is not None:
             parts, rows.entries = parts + rows.entries, []
