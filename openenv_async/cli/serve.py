@@ -203,11 +203,20 @@ def _spec(target: str, params: dict[str, Any], vector: int | None) -> Environmen
         if vector is None:
             spec = find_target(target, params)
         else:  # some of the arguments are those of vectors alone
-            spec = find_target(target).vectorized(vector, params)
+            spec = _vectorized(find_target(target), vector, params)
         spec.check()
     except TypeError as exc:
         raise click.BadParameter(str(exc), param_hint="TARGET") from exc
     return spec
+
+
+def _vectorized(spec: EnvironmentSpec, count: int, params: dict[str, Any]) -> EnvironmentSpec:
+    from openenv_async.errors import InvalidOption
+
+    try:
+        return spec.vectorized(count, params)
+    except InvalidOption as exc:
+        raise click.BadParameter(exc.message, param_hint="--vector") from exc
 
 
 def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
