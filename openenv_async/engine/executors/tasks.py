@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from contextvars import Context, ContextVar
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
 from openenv_async.engine.executors.threads import COSTLY, LONGEST_PAUSE, PAUSE
@@ -39,11 +39,18 @@ class _SessionTask(asyncio.Task[None]):
     """The task of one session. No other session can cancel it while this one lives.
 
     Attributes:
+        call: the session.
         is_over: the program ended it, as ``asyncio.run`` does at its end.
     """
 
-    is_over = False
-    call: Call | None = None
+    __slots__ = ("call", "is_over")  # a dict each would be a twentieth of an idle session
+
+    def __init__(
+        self, run: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, call: Call | None
+    ) -> None:
+        super().__init__(run, loop=loop, name="openenv-session")
+        self.call = call
+        self.is_over = False
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel as ``asyncio.Task`` does."""
@@ -59,6 +66,7 @@ class _Slot:
     """The task of one session and the future it waits on.
 
     Attributes:
+        inbox: the future; missing while a call runs.
         wake: the task's own wake-up, which it leaves with every future that it waits on.
         context: its context.
     """
@@ -88,7 +96,9 @@ class TaskExecutor:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._abandoned: set[asyncio.Task[None]] = set()
-        self._tasks: dict[_SessionTask, Call] = {}
+        self._tasks: set[_SessionTask] = set()
+        self._on_end = self._ended  # one bound method for all
+        self._context = copy_context()
         self._closing = False
         self._openings: deque[tuple[Call, Open]] = deque()
         self._is_opening = False
@@ -123,10 +133,9 @@ class TaskExecutor:
     def _begun(self, call: Call) -> _Slot:
         """Begin the task of a session."""
         slot = _Slot(self._loop.create_future())
-        slot.task = task = _SessionTask(self._run(call, slot), loop=self._loop)
-        task.call = call
-        self._tasks[task] = call
-        task.add_done_callback(self._ended)
+        slot.task = task = _SessionTask(self._run(call, slot), self._loop, call)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_end, context=self._context)  # else each has a copy
         return slot
 
     def _open_next(self) -> None:
@@ -151,7 +160,9 @@ class TaskExecutor:
 
     def _ended(self, task: _SessionTask) -> None:
         """Go on after the task of a session: one that did not end by itself ends its session."""
-        call = self._tasks.pop(task)
+        self._tasks.discard(task)
+        call = task.call
+        assert call is not None
         exc = None if task.cancelled() else task.exception()  # looked at, or Python logs it
         if call.dead is None and not self._closing and not task.is_over:
             name = call.runner.spec.name
@@ -177,6 +188,7 @@ class TaskExecutor:
                 reply: RunnerReply | Unfinished = call.interruption(request)
                 _take_back_cancellation()
             else:
+                del slot.inbox  # done with: there is none while a call runs
                 if type(request) is Step and not request.credit:
                     try:
                         reply = await call.runner.step_async(request, call.codecs)

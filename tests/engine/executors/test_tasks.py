@@ -509,7 +509,7 @@ async def test_calls_that_do_not_stop_are_counted_until_they_end(plan: dict[str,
         assert executor.stuck == 1
         release.set()
         await until(lambda: not executor.stuck)
-        assert executor._tasks == {}
+        assert executor._tasks == set()
         answers: list[int] = []
         executor.beat(lambda: answers.append(1))
         assert answers == [1]
@@ -547,9 +547,8 @@ async def test_no_session_cancels_the_task_of_another_that_lives() -> None:
         await asyncio.Event().wait()
 
     mine, other = Call(), Call()
-    task = _SessionTask(sleep(), loop=asyncio.get_running_loop())
     call: Any = mine
-    task.call = call
+    task = _SessionTask(sleep(), asyncio.get_running_loop(), call)
     by: Any = other
 
     def cancel() -> bool:
