@@ -14,6 +14,7 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from openenv_async import SyncEnvPool
 from openenv_async.errors import (
     EnvironmentRaised,
     EpisodeNotStarted,
@@ -142,6 +143,18 @@ def test_several_servers_are_one_vector() -> None:
         copy = pickle.loads(pickle.dumps(there))
         same(copy.reset(seed=7)[0], there.reset(seed=7)[0])
         copy.close()
+        there.close()
+
+
+def test_the_servers_of_a_pool_are_one_vector() -> None:
+    mode = AutoresetMode.NEXT_STEP
+    with (
+        vectors(mode, 2) as one,
+        vectors(mode, 2) as other,
+        SyncEnvPool.from_urls([one, other]) as pool,
+    ):
+        there = GymVectorEnv(pool)
+        play(there, stairs(mode, 4), 20)
         there.close()
 
 
