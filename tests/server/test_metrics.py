@@ -267,7 +267,7 @@ def test_the_page_names_every_metric() -> None:
         assert help == metric.help, metric.name
 
 
-def test_the_page_names_every_key() -> None:
+async def test_the_page_names_every_key() -> None:
     engine = Engine(EnvironmentSpec(Counting))
     stats = read_stats(engine, LoopWatch(engine))
     named = set(re.findall(r"`(\w+)`", PAGE.read_text()))
