@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from openenv_async.errors import ProtocolError
-from openenv_async.protocol.replies import Kept, Order, ReplyLog, Retained
+from openenv_async.protocol.replies import Kept, Order, ReplyLog, Retained, SharedReply, keep_shared
 
 BUDGET = 1000
 
@@ -292,3 +292,57 @@ def test_the_first_number_is_one() -> None:
     assert log.order(1) is Order.NEW
     assert log.order(1) is Order.RUNNING
     assert (log.replies, log.size, log.get(1)) == ({}, 0, None)
+
+
+class Together(SharedReply[str]):
+    """One reply to several sessions."""
+
+    def __init__(self, logs: list[ReplyLog[str]]) -> None:
+        self.logs = logs
+        self.asked = 0
+
+    def of(self, log: ReplyLog[str]) -> Kept[str]:
+        self.asked += 1
+        return Kept(f"part {self.logs.index(log)}", 7, "msgpack", "request")
+
+
+def shared_by(
+    count: int, seq: int, retained: Retained | None = None
+) -> tuple[list[ReplyLog[str]], Together]:
+    logs: list[ReplyLog[str]] = [ReplyLog(1000, retained) for _ in range(count)]
+    for log in logs:
+        log.taken = seq
+    together = Together(logs)
+    assert keep_shared(logs, [seq] * count, together, None) == set()
+    return logs, together
+
+
+def test_a_shared_reply_becomes_a_sessions_own_when_it_is_asked_for() -> None:
+    logs, together = shared_by(3, 5)
+    assert together.asked == 0
+    assert logs[1].order(5) is Order.ANSWERED
+    assert logs[1].get(5) == Kept("part 1", 7, "msgpack", "request")
+    assert logs[1].size == 7
+    assert together.asked == 1  # from now on it is its own
+    logs[0].acknowledge(5)
+    for log in logs:
+        log.settle(together)
+    assert together.asked == 2  # of the third: the first had it acknowledged
+    assert [log.replies for log in logs] == [{}, {5: logs[1].get(5)}, {5: logs[2].get(5)}]
+    with pytest.raises(ProtocolError, match="stale"):
+        logs[2].order(4)
+
+
+def test_a_shared_reply_acknowledges_and_tells_what_it_displaces() -> None:
+    retained = Retained()
+    logs, together = shared_by(3, 1, retained)
+    logs[0].taken = 2
+    logs[0].keep(2, "unacknowledged", 10, "msgpack")  # its part of the shared one is put aside
+    assert retained.size == 7
+    for log in logs:
+        log.taken = 3
+    after = Together(logs)
+    assert keep_shared(logs[:2], [3, 3], after, None) == {together}
+    assert retained.size == 0
+    assert [sorted(log.replies) for log in logs] == [[3], [3], [1]]
+    assert keep_shared(logs[:2], [4, 4], Together(logs), after) == set()
