@@ -168,6 +168,7 @@ class Pipe:
     """One transport of a ``Wire``: the messages under way, and the server's end."""
 
     congested = False
+    name = "memory"
 
     def __init__(self, engine: Engine, format: Format) -> None:
         self.subprotocol = f"openenv.v1.{format}"

@@ -46,6 +46,7 @@ class Line:
     """A transport; ``answer`` is called with it and each frame that the client sends."""
 
     subprotocol = "openenv.v1.msgpack"
+    name = "memory"
 
     def __init__(
         self, connection: ClientConnection, answer: Callable[["Line", Frame], None]
