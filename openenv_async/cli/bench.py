@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -41,6 +41,7 @@ _KINDS: Final = {
         "bench http://127.0.0.1:8000",
         "bench echo --chaos --sessions 1000 --seconds 60",
         "bench --chaos --vector 64 --sessions 256",
+        "bench --chaos --over unix --obs-bytes 28224 --vector 16",
     )
 )
 @target_argument(required=False)
@@ -81,6 +82,14 @@ _KINDS: Final = {
     type=click.IntRange(1),
     help="With --chaos: sessions that are stepped together, in column frames.",
 )
+@click.option(
+    "--over",
+    type=click.Choice(["tcp", "unix"]),
+    default="tcp",
+    show_default=True,
+    help="With --chaos: the connections that are broken; over unix, large payloads are in shared"
+    " memory.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def bench(
     target: str | list[str] | None,
@@ -95,6 +104,7 @@ def bench(
     params: dict[str, Any],
     chaos: bool,
     vector: int | None,
+    over: Literal["tcp", "unix"],
     as_json: bool,
 ) -> None:
     """Measure TARGET in a closed loop.
@@ -112,6 +122,8 @@ def bench(
         raise click.BadParameter("is for the built-in environment", param_hint="--obs-bytes")
     if vector is not None and not chaos:
         raise click.BadParameter("is for --chaos", param_hint="--vector")
+    if over != "tcp" and not chaos:
+        raise click.BadParameter("is for --chaos", param_hint="--over")
     if connections is None:
         connections = 1 if vector is None else -(-sessions // vector)
     load = Load(sessions, connections, seconds, warmup, seed, local)
@@ -125,7 +137,7 @@ def bench(
         target = f"openenv_async.testing:{_KINDS[kind]}"
     found = resolved(target, params, token, "bench")
     if chaos:
-        report = run(_torment(found, load, vector, as_json))
+        report = run(_torment(found, load, vector, over, as_json))
         echo(json.dumps(report.as_dict(), indent=2)) if as_json else _print_chaos(report)
         if not report.audit.passed:
             raise SystemExit(1)
@@ -155,7 +167,11 @@ async def _measure(target: ResolvedTarget, load: Load, quiet: bool) -> Report:
 
 
 async def _torment(
-    target: ResolvedTarget, load: Load, vector: int | None, quiet: bool
+    target: ResolvedTarget,
+    load: Load,
+    vector: int | None,
+    over: Literal["tcp", "unix"],
+    quiet: bool,
 ) -> ChaosReport:
     from openenv_async.benchmarking.chaos import run_chaos
     from openenv_async.checks.servers import servers
@@ -171,6 +187,7 @@ async def _torment(
                 token=server.token,
                 pid=server.pid,
                 vector=vector,
+                over=over,
                 on_progress=bar,
             )
 
@@ -220,7 +237,9 @@ def _print_chaos(report: ChaosReport) -> None:
     table = Table(show_header=False, title=report.target, title_justify="left", box=None)
     vectors = "" if report.vector is None else f" in vectors of {report.vector:,}"
     table.add_row(
-        "sessions", f"{report.sessions:,}{vectors} over {report.connections} connection(s)"
+        "sessions",
+        f"{report.sessions:,}{vectors} over {report.connections} connection(s) by"
+        f" {report.transport}",
     )
     table.add_row("faults", ", ".join(f"{n} {name}" for name, n in sorted(report.faults.items())))
     table.add_row("steps/s", f"{report.steps_per_second:,.0f}")

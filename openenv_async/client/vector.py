@@ -588,6 +588,11 @@ class VectorSessions:
         return background_loop().run(self._step_counts(slots))
 
     @property
+    def connection(self) -> ClientConnection | None:
+        """Return the connection of the sessions; ``None`` before the first reset."""
+        return self._connection
+
+    @property
     def reconnects(self) -> int:
         """Return how often the sessions went on after their connection was lost."""
         return 0 if self._connection is None else self._connection.reconnects

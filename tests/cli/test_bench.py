@@ -54,6 +54,7 @@ async def test_the_command_for_people() -> None:
         ("--param", "isolation=space"),
         ("echo", "--obs-bytes", "5"),
         ("--vector", "5"),
+        ("--over", "unix"),
         ("http://127.0.0.1:9", "--param", "a=1"),
     ],
 )
@@ -63,18 +64,20 @@ async def test_what_the_command_refuses(wrong: tuple[str, ...]) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("vector", [(), ("--vector", "5")])
-async def test_the_audit_of_faults(vector: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "flags", [(), ("--vector", "5"), ("--vector", "5", "--over", "unix", "--obs-bytes", "9000")]
+)
+async def test_the_audit_of_faults(flags: tuple[str, ...]) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openenv_async.cli", "bench", "--chaos", "--json"),
-        *("--sessions", "20", "--seconds", "6", "--connections", "2", *vector),
+        *("--sessions", "20", "--seconds", "6", "--connections", "2", *flags),
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     report = json.loads(out)
     assert process.returncode == 0
     assert report["passed"] is True
-    assert report["vector"] == (5 if vector else None)
+    assert report["vector"] == (5 if flags else None)
     assert report["faults"]["worker kills"] >= 1
     assert report["audit"]["typed_lost"]
     process._transport.close()  # type: ignore[attr-defined]  # else it warns when collected

@@ -56,6 +56,22 @@ class Audit:
         self.lost += max(0, seen - executed)
         self.repeated += max(0, executed - seen - unsure)
 
+    def check_name(self, name: str, observation: Any) -> None:
+        """Count a reply that says the name of its request, or that of another one.
+
+        Args:
+            name: of the request; those of all begin with ``chaos-``.
+            observation: the reply; what its arrays of bytes say counts, too.
+        """
+        text, own = repr(observation), name.encode()
+        parts = observation.values() if isinstance(observation, dict) else ()
+        arrays = [part.tobytes() for part in parts if getattr(part, "dtype", None) == "uint8"]
+        foreign = any(data.count(b"chaos-") > data.count(own) + 1 for data in arrays)
+        if name in text and not foreign:  # the last name in an array may be cut short
+            self.checked_by_name += 1
+        elif foreign or "chaos-" in text:
+            self.mismatched += 1
+
     @property
     def passed(self) -> bool:
         """True if everything was executed and seen exactly once."""
@@ -68,7 +84,7 @@ class ChaosReport:
     """The result of one run.
 
     ``faults`` counts what was done, by name; ``vector`` is the number of sessions that were
-    stepped together, if any were.
+    stepped together, if any were; ``transport`` is that of the connections.
     """
 
     target: str
@@ -80,6 +96,7 @@ class ChaosReport:
     faults: dict[str, int]
     audit: Audit
     vector: int | None = None
+    transport: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

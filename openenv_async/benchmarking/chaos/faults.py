@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from openenv_async.benchmarking.chaos.cuts import ConnectionCuts
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy
 
 __all__ = ["inject_faults"]
@@ -20,11 +21,13 @@ __all__ = ["inject_faults"]
 _KILL_INTERVAL: Final = 5.0
 
 
-async def inject_faults(proxy: ChaosProxy, pid: int | None, faults: Counter[str]) -> None:
+async def inject_faults(
+    proxy: ChaosProxy | ConnectionCuts, pid: int | None, faults: Counter[str]
+) -> None:
     """Inject one fault after the other, until it is cancelled.
 
     Args:
-        proxy: between the clients and the server.
+        proxy: between the clients and the server, or what cuts connections at the clients.
         pid: of the server, where it may be stopped and its workers killed.
         faults: counted here, by name.
     """
@@ -36,35 +39,52 @@ async def inject_faults(proxy: ChaosProxy, pid: int | None, faults: Counter[str]
             if pid is not None and time.monotonic() > kill_at:
                 kill_at = time.monotonic() + _KILL_INTERVAL
                 faults["worker kills"] += _kill_worker(pid, draw)
-                continue
-            match draw.randrange(6 if pid is not None else 5):
-                case 0:
+            elif isinstance(proxy, ConnectionCuts):
+                if pid is None or draw.random() < 0.6:
                     faults["disconnects"] += proxy.cut()
-                case 1:
-                    with proxy.outage():
-                        faults["outages"] += 1
-                        await asyncio.sleep(draw.uniform(0.1, 1.0))
-                case 2:
-                    with proxy.pause():
-                        faults["pauses"] += 1
-                        await asyncio.sleep(draw.uniform(0.05, 0.5))
-                case 3:
-                    faults["delays"] += 1
-                    proxy.delay = (0.0, 0.02)
-                    await asyncio.sleep(draw.uniform(0.1, 0.5))
-                    proxy.delay = (0.0, 0.0)
-                case 4:
-                    faults["cuts between messages"] += 1
-                    proxy.cut_rate = 0.01
-                    await asyncio.sleep(draw.uniform(0.1, 0.5))
-                    proxy.cut_rate = 0.0
-                case _:
-                    assert pid is not None
-                    faults["server stops"] += 1
-                    with _stopped(pid):
-                        await asyncio.sleep(draw.uniform(0.05, 0.3))
+                else:
+                    await _stop_for_a_moment(pid, draw, faults)
+            else:
+                await _disturb(proxy, pid, draw, faults)
     finally:
-        proxy.delay, proxy.cut_rate = (0.0, 0.0), 0.0
+        if not isinstance(proxy, ConnectionCuts):
+            proxy.delay, proxy.cut_rate = (0.0, 0.0), 0.0
+
+
+async def _disturb(
+    proxy: ChaosProxy, pid: int | None, draw: random.Random, faults: Counter[str]
+) -> None:
+    """Inject one fault."""
+    match draw.randrange(6 if pid is not None else 5):
+        case 0:
+            faults["disconnects"] += proxy.cut()
+        case 1:
+            with proxy.outage():
+                faults["outages"] += 1
+                await asyncio.sleep(draw.uniform(0.1, 1.0))
+        case 2:
+            with proxy.pause():
+                faults["pauses"] += 1
+                await asyncio.sleep(draw.uniform(0.05, 0.5))
+        case 3:
+            faults["delays"] += 1
+            proxy.delay = (0.0, 0.02)
+            await asyncio.sleep(draw.uniform(0.1, 0.5))
+            proxy.delay = (0.0, 0.0)
+        case 4:
+            faults["cuts between messages"] += 1
+            proxy.cut_rate = 0.01
+            await asyncio.sleep(draw.uniform(0.1, 0.5))
+            proxy.cut_rate = 0.0
+        case _:
+            assert pid is not None
+            await _stop_for_a_moment(pid, draw, faults)
+
+
+async def _stop_for_a_moment(pid: int, draw: random.Random, faults: Counter[str]) -> None:
+    faults["server stops"] += 1
+    with _stopped(pid):
+        await asyncio.sleep(draw.uniform(0.05, 0.3))
 
 
 @contextlib.contextmanager

@@ -101,11 +101,7 @@ class LoadSession:
         run.latencies.add(time.perf_counter() - began)
         self._seen += 1
         if field_name is not None:
-            text = repr(result.observation)
-            if name in text:
-                run.audit.checked_by_name += 1
-            elif "chaos-" in text:
-                run.audit.mismatched += 1
+            run.audit.check_name(name, result.observation)
         return result
 
 

@@ -124,12 +124,8 @@ class LoadVector:
 
     def _check_name(self, slot: _Slot, frame: Any) -> None:
         if slot.name:
-            audit = self._run.audit
-            text = repr(self._sessions.wire.decode_observation(frame.payload))
-            if slot.name in text:
-                audit.checked_by_name += 1
-            elif "chaos-" in text:
-                audit.mismatched += 1
+            observation = self._sessions.wire.decode_observation(frame.payload)
+            self._run.audit.check_name(slot.name, observation)
 
     def _lost(self, slot: _Slot, error: OpenEnvError) -> bool:
         audit = self._run.audit

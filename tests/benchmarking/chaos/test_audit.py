@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 
 from openenv_async.benchmarking.chaos.audit import Audit, ChaosReport
+
+
+def painted(name: str) -> Any:
+    """An array that says a name all over, the last time cut short."""
+    return np.frombuffer((name * 9)[:75].encode(), np.uint8)
 
 
 def test_a_run_passes_that_saw_steps_and_nothing_wrong() -> None:
@@ -39,3 +46,21 @@ def test_a_report_is_plain() -> None:
     assert (plain["target"], plain["sessions"], plain["connections"]) == ("echo", 4, 2)
     assert plain["audit"]["typed_lost"] == {"going_away": 1}
     assert plain["audit"]["seen"] == 2
+
+
+@pytest.mark.parametrize(
+    ("observation", "counts"),
+    [
+        ({"message": "chaos-1-2."}, (1, 0)),
+        ({"message": "chaos-1-3."}, (0, 1)),
+        ({"message": "nothing"}, (0, 0)),
+        ("chaos-1-2.", (1, 0)),
+        ({"message": "chaos-1-2.", "frame": painted("chaos-1-2.")}, (1, 0)),
+        ({"message": "chaos-1-2.", "frame": painted("chaos-7-2.")}, (0, 1)),
+        ({"message": "chaos-1-2.", "frame": np.zeros(40)}, (1, 0)),
+    ],
+)
+def test_replies_that_name_their_request(observation: Any, counts: tuple[int, int]) -> None:
+    audit = Audit()
+    audit.check_name("chaos-1-2.", observation)
+    assert (audit.checked_by_name, audit.mismatched) == counts

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from openenv_async.benchmarking.chaos import faults as module
+from openenv_async.benchmarking.chaos.cuts import ConnectionCuts
 from openenv_async.benchmarking.chaos.faults import inject_faults
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy
 
@@ -51,7 +52,7 @@ class FakeProxy:
 
 
 async def run(
-    proxy: FakeProxy, pid: int | None, rounds: int, monkeypatch: pytest.MonkeyPatch
+    proxy: Any, pid: int | None, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> Counter[str]:
     """Inject faults until so many waits have passed; waiting takes no time."""
     faults: Counter[str] = Counter()
@@ -63,6 +64,8 @@ async def run(
         waits += 1
         if waits > rounds:
             raise asyncio.CancelledError
+        if isinstance(proxy, ConnectionCuts):
+            return
         proxy.seen["delayed"] += proxy.delay != (0.0, 0.0)
         proxy.seen["cutting"] += proxy.cut_rate > 0
 
@@ -90,6 +93,17 @@ async def test_wherever_it_is_cancelled_nothing_goes_on(
     proxy = FakeProxy()
     await run(proxy, None, rounds, monkeypatch)
     assert (proxy.delay, proxy.cut_rate, proxy.now) == ((0.0, 0.0), 0.0, set())
+
+
+async def test_connections_are_cut_where_no_proxy_stands_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Cuts(ConnectionCuts):
+        def cut(self) -> int:
+            return 2
+
+    faults: Counter[str] = await run(Cuts(list), None, 20, monkeypatch)
+    assert faults == {"disconnects": 40}
 
 
 def state_of(pid: int) -> str:

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from openenv_async import serve
 from openenv_async.benchmarking import Load
 from openenv_async.benchmarking.chaos import Audit, run_chaos
-from openenv_async.errors import ServerBusy, ServerError
+from openenv_async.errors import OperationUnsupported, ServerBusy, ServerError
 from openenv_async.protocol.replies import Order, ReplyLog
 from openenv_async.testing import BenchAsyncEnvironment, BenchEnvironment, BenchThreadEnvironment
 from tests.behaviours.environments import served
@@ -34,6 +35,28 @@ async def test_everything_runs_once(env: Any, vector: int | None) -> None:
         assert report.faults
         assert not engine.sessions
         assert json.loads(json.dumps(report.as_dict()))["passed"] is True
+
+
+@pytest.mark.parametrize("vector", [None, 4])
+async def test_shared_memory_is_audited(vector: int | None) -> None:
+    """Arrays say the name of their request all over: one of another step would show."""
+    async with served(Framed) as (url, engine):
+        report = await run_chaos(url, LOAD, vector=vector, over="unix")
+        audit = report.audit
+        assert audit.passed
+        assert audit.seen == audit.executed > 100
+        assert (audit.lost, audit.repeated, audit.mismatched, audit.unaudited) == (0, 0, 0, 0)
+        assert audit.checked_by_name > 0
+        assert audit.resumed > 0
+        assert report.transport == "Unix socket"
+        assert set(report.faults) == {"disconnects"}
+        assert engine.stats.shared_payloads > 0
+
+
+async def test_a_server_without_a_unix_socket() -> None:
+    async with serve(BenchEnvironment, local=False) as url:
+        with pytest.raises(OperationUnsupported, match="has no Unix socket"):
+            await run_chaos(url, LOAD, over="unix")
 
 
 @pytest.mark.parametrize("vector", [None, 8])
@@ -59,6 +82,11 @@ async def test_an_environment_that_mixes_replies_up_is_caught(vector: int | None
         report = await run_chaos(url, LOAD, vector=vector)
         assert report.audit.mismatched > 0
         assert not report.audit.passed
+
+
+class Framed(BenchEnvironment):
+    def __init__(self) -> None:
+        super().__init__(20_000)
 
 
 class MixesUp(BenchEnvironment):
