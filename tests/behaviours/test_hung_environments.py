@@ -113,7 +113,7 @@ async def test_an_async_environment_that_can_be_stopped_goes_on() -> None:
 
 class SlowToBuild(Environment[Dict, Dict, Dict]):
     def __init__(self) -> None:
-        time.sleep(1.0)
+        time.sleep(3.0)
 
     def reset(self) -> Dict:
         return {}
@@ -144,7 +144,7 @@ async def test_building_has_a_deadline(env: Any) -> None:
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught:
             await one.open()
-        assert time.monotonic() - begun < 0.9
+        assert time.monotonic() - begun < 2.5
         assert caught.value.detail["field"] == "open"
         assert engine.active == 0
 

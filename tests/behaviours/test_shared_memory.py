@@ -287,6 +287,8 @@ async def test_a_killed_client_leaves_nothing() -> None:
 
 
 async def test_a_killed_server_leaves_nothing_but_what_the_client_holds() -> None:
+    gc.collect()
+    before = _memfds(os.getpid())  # tests before this one may hold some
     names = set(os.listdir("/dev/shm"))
     server, url = await started(SERVER)
     client = camera(url, timeouts=Timeouts(connect=1.0, close=1.0))
@@ -300,7 +302,7 @@ async def test_a_killed_server_leaves_nothing_but_what_the_client_holds() -> Non
     await client.close()
     del film, client
     gc.collect()
-    assert _memfds(os.getpid()) == 0
+    assert _memfds(os.getpid()) <= before
 
 
 async def noticed(client: Any) -> None:
