@@ -52,7 +52,8 @@ OPTIONS = EngineOptions(limits=LIMITS)
 
 async def test_others_step_while_three_large_replies_come() -> None:
     async with serve(Camera, options=OPTIONS) as url:
-        clients = [EnvClient[Want, Frame, dict[str, Any]](url) for _ in range(6)]
+        # Over TCP: in shared memory a large reply is one short message.
+        clients = [EnvClient[Want, Frame, dict[str, Any]](url, local=False) for _ in range(6)]
         await asyncio.gather(*(client.reset() for client in clients))
         large = asyncio.gather(*(client.step(Want(SIZE)) for client in clients[:3]))
         small = 0
@@ -93,7 +94,7 @@ async def test_pieces_are_what_makes_the_difference(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(chunks.ChunkQueue, "put", put)
     async with (
         serve(Camera, options=OPTIONS) as url,
-        EnvClient[Want, Frame, dict[str, Any]](url) as env,
+        EnvClient[Want, Frame, dict[str, Any]](url, local=False) as env,
     ):
         await env.reset()
         await env.step(Want(1000))

@@ -216,20 +216,20 @@ async def test_an_end_after_the_greeting_is_a_lost_connection(
 async def test_a_socket_that_does_not_answer_costs_the_connect_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    app = create_app(Counting)
+    app, name = create_app(Counting), os.urandom(16).hex()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as mute:
-        mute.bind(f"\0openenv-{NAME}")
+        mute.bind(f"\0openenv-{name}")
         mute.listen()
         async with serve(app) as url:
-            monkeypatch.setattr(app.state.openenv._local, "name", NAME)
+            monkeypatch.setattr(app.state.openenv._local, "name", name)
             async with dialled(url, timeouts=Timeouts(connect=0.3)) as connection:
                 assert isinstance(connection._transport, WebSocketTransport)
 
 
 async def test_a_full_queue_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio itself would take it for one."""
-    app = create_app(Counting)
-    address = f"\0openenv-{NAME}"
+    app, name = create_app(Counting), os.urandom(16).hex()
+    address = f"\0openenv-{name}"
     with contextlib.ExitStack() as sockets:
         busy = sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         busy.bind(address)
@@ -239,7 +239,7 @@ async def test_a_full_queue_is_no_connection(monkeypatch: pytest.MonkeyPatch) ->
                 kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
                 sockets.enter_context(socket.socket(socket.AF_UNIX, kind)).connect(address)
         async with serve(app) as url:
-            monkeypatch.setattr(app.state.openenv._local, "name", NAME)
+            monkeypatch.setattr(app.state.openenv._local, "name", name)
             async with dialled(url) as connection:
                 assert isinstance(connection._transport, WebSocketTransport)
 

@@ -89,7 +89,7 @@ async def test_none_is_made_for_who_does_not_want_it_or_an_engine_elsewhere(
 async def test_an_engine_that_cannot_mount_it_starts_the_container_without(
     users: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "openenv_async.providers.docker")
     engine, made = NearEngine(), DockerProvider("image")
     engine.refuses = 'invalid mount config for type "bind": bind source path does not exist'
     async with attached(made, engine) as at:
@@ -119,7 +119,7 @@ def in_the_way(users: Path) -> None:
 async def test_where_no_folder_can_be_made_the_start_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "openenv_async.providers.docker")
     engine, made = NearEngine(), DockerProvider("image")
     async with attached(made, engine) as at:
         await start_of(made, at).run()

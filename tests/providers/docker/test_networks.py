@@ -138,7 +138,7 @@ async def test_an_engine_that_does_not_say_is_no_failed_start(
 
 async def test_where_nobody_wants_it_the_engine_is_not_asked() -> None:
     async with Proxy().running() as proxy:
-        assert await ways(proxy, 1, direct=False) == {False}
+        assert await ways(proxy, 1, direct=False, local_folder=False) == {False}
         assert "GET /info" not in proxy.seen
 
 
