@@ -49,7 +49,7 @@ class DiesOnce(Counting):
         cls = type(self)
         if cls.where == where:
             cls.where = ""
-            cls.killing()
+            cls.killing(self)
             await asyncio.get_running_loop().create_future()
 
 
@@ -58,7 +58,14 @@ async def dying(where: str) -> Any:
     """A pool whose first episode meets its worker's death at ``where``."""
     provider = LoopProvider(DiesOnce)
     DiesOnce.where, DiesOnce.seeds = where, []
-    DiesOnce.killing = lambda: provider.started[0].die()
+
+    def kill(env: DiesOnce) -> None:
+        """End the worker of an environment; which one has it is for the pool to choose."""
+        for worker in provider.started:
+            if any(session.runner.env is env for session in worker.engine.sessions.values()):
+                worker.die()
+
+    DiesOnce.killing = kill
     async with EnvPool(provider, client=CountingEnv, min_workers=2, max_workers=2) as pool:
         yield pool
 
