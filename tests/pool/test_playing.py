@@ -161,7 +161,7 @@ async def test_what_always_fails_is_not_repeated_for_ever() -> None:
         DiesOnce.where = "reset"
         provider.started[-1].die()
 
-    DiesOnce.where, DiesOnce.killing = "reset", kill
+    DiesOnce.where, DiesOnce.killing = "reset", lambda env: kill()
     async with EnvPool(provider, client=CountingEnv, max_workers=1) as pool:
         outcome = await pool.rollout(one)
         assert outcome.status is OutcomeStatus.INFRA_ERROR
