@@ -375,6 +375,9 @@ class VectorSessions:
             )
         until = None if timeout is None else time.monotonic() + timeout
         wanted = missing = count - (_answered(self._parts) if self._parts else 0)
+        is_late = False
+        if not count and self._waiting:
+            self._look()
         while (rows := self._rows) is not None:
             wanted = missing - (_answered(rows.entries) if rows.entries else 0)
             loan = self._loan
@@ -382,7 +385,9 @@ class VectorSessions:
                 break
             left = PATIENCE if until is None else until - time.monotonic()
             if left < 0:
-                raise self._late(count, timeout)
+                if is_late:
+                    raise self._late(count, timeout)
+                is_late, left = True, 0.0  # what is there already counts
             self._receive(loan, rows, min(left, PATIENCE))
         if wanted > 0:
             self._wait(wanted, count, timeout, until)
@@ -396,6 +401,15 @@ class VectorSessions:
             parts, rows.entries = parts + rows.entries, []
         self._waiting -= _answered(parts) + len(answers)
         return [*parts, *answers]
+
+    def _look(self) -> None:
+        """Take the messages that are there already, if they are lent."""
+        rows, loan, before = self._rows, self._loan, -1
+        while rows is not None and loan is not None and not loan.ended:
+            if not rows.left or len(rows.entries) == before:
+                return
+            before = len(rows.entries)
+            self._receive(loan, rows, 0.0)
 
     def _wait(self, wanted: int, count: int, timeout: float | None, until: float | None) -> None:
         """Wait until the I/O thread has ``wanted`` answers."""

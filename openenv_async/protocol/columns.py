@@ -283,6 +283,8 @@ _decode_column: Final = msgspec.msgpack.Decoder(tuple[int, Any], ext_hook=_array
 def _elements(column: Any, rows: int, depth: int = 0) -> list[Any]:
     match column:
         case [0, array] if getattr(array, "ndim", 0):
+            if len(array) != rows:  # an array without bytes has as many rows as it says
+                raise ProtocolError(f"a column of {len(array)} rows in a frame of {rows}")
             elements = array.tolist() if array.ndim == 1 else list(array)
         case [1, dict() as fields] if fields and depth < _MAX_DEPTH:
             each = [_elements(field, rows, depth + 1) for field in fields.values()]
@@ -459,8 +461,11 @@ def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
     Raises:
         ProtocolError: it is malformed.
     """
-    channels = _each(ranges_of(frame.channels, _MAX_CHANNEL))
-    rows = len(channels)
+    ranges = ranges_of(frame.channels, _MAX_CHANNEL)
+    rows = sum(count for _, count in ranges)
+    if len(frame.flags) != rows:  # before there is a channel for each: a range says any number
+        raise ProtocolError(f"flags of a column frame of {rows} rows take {rows} bytes")
+    channels = _each(ranges)
     seqs: list[int] = numbers_of(frame.seqs, rows).tolist()
     payloads = rows_of(frame.payload, rows)
     rewards: list[float | None] = _column(frame.rewards, "<f8", rows, "rewards")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidAction,
     OpenEnvError,
+    SessionBusy,
     SessionClosed,
 )
 from openenv_async.protocol.columns import apart
@@ -245,6 +247,26 @@ def test_an_interrupt_in_the_middle_of_a_message_loses_nothing(url: str, when: s
     assert sessions.reconnects == 1
     sessions.step_columns(apart([encode({"add": 0})] * 3))
     assert [each[1][2]["taken"] for each in answers(sessions)] == [3, 3, 3]
+    sessions.close()
+
+
+@pytest.mark.parametrize("how", ["at once", "what is there"])
+def test_answers_that_have_come_are_taken_without_waiting(url: str, how: str) -> None:
+    sessions = opened(url, 3, True, False)
+    sessions.reset([ResetRequest(i, 0, None) for i in range(3)])
+    assert len(answers(sessions)) == 3
+    encode = sessions.wire.encode_action
+    sessions.step(range(3), [encode({"add": 0})] * 3)
+    assert len(answers(sessions)) == 3
+    sessions.step(range(3), [encode({"add": 1})] * 3)
+    loan = sessions._loan
+    assert loan is not None
+    assert select.select([loan.messages._fd], [], [], 60)[0]  # type: ignore[attr-defined]  # a socket's
+    taken = sessions.take(0) if how == "what is there" else sessions.take(1, timeout=1e-9)
+    assert sorted(answer.slot for answer in taken) == [0, 1, 2]
+    assert sessions._loan is loan
+    with pytest.raises(SessionBusy):
+        sessions.take(1)
     sessions.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -129,6 +130,7 @@ def test_elements_of_fields_and_of_payloads() -> None:
         ANY.encode([0, np.zeros(3)]),
         ANY.encode([1, {}]),
         ANY.encode([1, {"a": [0, np.zeros(2)], "b": [0, np.zeros(3)]}]),
+        ANY.encode([0, np.zeros((3, 0))]),
         ANY.encode([3, []]),
         apart([b"a"]),
         apart([b"a", b"b", b"c"]),
@@ -138,6 +140,27 @@ def test_elements_of_fields_and_of_payloads() -> None:
 def test_malformed_columns_are_refused(column: bytes) -> None:
     with pytest.raises(ProtocolError):
         rows_of(column, 2)
+
+
+def told_more_rows(count: int) -> tuple[StepColumns, ObservationColumns]:
+    """Frames of a few bytes whose arrays without elements, or ranges, are of so many rows."""
+    channels, empty = pack_channels([1, 2]), stacked(np.zeros((count, 0)))
+    steps = StepColumns(channels, pack_numbers([1, 1]), empty)
+    ranges = np.array([1, count], "<u4").tobytes()
+    replies = ObservationColumns(ranges, ints(1), empty, np.zeros(2).tobytes(), bytes(2))
+    return steps, replies
+
+
+def test_rows_that_are_only_said_take_no_memory() -> None:
+    steps, replies = told_more_rows(2_000_000)
+    tracemalloc.start()
+    try:
+        assert [type(each) for each in requests_of(steps, LIMIT)] == [BadFrame, BadFrame]
+        with pytest.raises(ProtocolError):
+            replies_of(replies)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_requests_of_a_frame() -> None:

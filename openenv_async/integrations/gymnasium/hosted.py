@@ -14,7 +14,9 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,10 +26,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, create_empty_array
 
-from openenv_async.client.arguments import checked_seed
+from openenv_async.client.arguments import checked_count, checked_seed, checked_timeout
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.errors import (
     CallerError,
+    DeadlineExceeded,
     EpisodeNotStarted,
     InvalidAction,
     InvalidObservation,
@@ -48,6 +51,8 @@ _MODES: Final = {
     "disabled": AutoresetMode.DISABLED,
 }
 _ARRAYS: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_TURN: Final = 0.002
+"""Seconds that ``recv`` waits for one server before it looks at the next."""
 
 Batch = tuple[Any, Any, Any, Any, dict[str, Any]]
 
@@ -263,6 +268,7 @@ class HostedVectors:
         self._label = label
         self.valid = np.ones(self.num_envs, np.bool_)
         self._due = 0
+        self._ready: list[tuple[_Shard, Answer]] = []  # came, and was not received
         self._prepare()
 
     def _prepare(self) -> None:
@@ -281,12 +287,13 @@ class HostedVectors:
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy opens sessions of its own."""
-        made = ("_to_wire", "_openers", "_layout", "_head", "_from_row", "_all")
+        made = ("_to_wire", "_openers", "_layout", "_head", "_from_row", "_all", "_ready")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._due = 0
+        self._ready = []
         for shard in self.shards:
             shard.seen = shard.ids = None
             shard.begun = shard.failed = shard.due = False
@@ -430,26 +437,53 @@ class HostedVectors:
 
     def recv(self, count: int | None, timeout: float | None) -> Batch:
         """The rows of the shards that are ready first; ``count`` of them at least."""
+        if count is not None:
+            count = checked_count(count, "recv(count=…)", 0, InvalidOption)
+        if timeout is not None:
+            timeout = checked_timeout(timeout, "recv")
         wanted = self._due if count is None else math.ceil(count / self.rows)
         if wanted > self._due:
             raise SessionBusy(
                 f"{count} rows were asked for, and {self._due * self.rows} are under way"
             )
-        taken: list[tuple[_Shard, _Taken]] = []
-        while len(taken) < wanted:
-            short = wanted - len(taken)
-            waiting = [n for n, group in enumerate(self.groups) if group.waiting]
-            only = len(waiting) == 1
-            before = len(taken)
-            for number in waiting:
-                taken += self._take({number: short if only else 0}, timeout)
-            if len(taken) == before and not only:
-                taken += self._take({waiting[0]: 1}, timeout)
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        self._look()
+        while len(self._ready) < wanted:
+            if not self._wait(until):
+                raise DeadlineExceeded(
+                    f"{self._label} gave fewer than {wanted * self.rows} rows within {timeout:g} s:"
+                    " recv() again, also for those that came"
+                )
+        came, self._ready = self._ready, []
+        taken = self._all_read(came)
         self._due -= len(taken)
         who = [shard for shard, _ in taken]
         observations, rewards, terminated, truncated, infos = self._results(taken, who)
         infos["env_id"] = np.array([i for shard in who for i in self._ids(shard)], np.int64)
         return observations, rewards, terminated, truncated, infos
+
+    def _look(self) -> None:
+        """Note the answers that have come."""
+        for number, group in enumerate(self.groups):
+            if group.waiting:
+                self._come(number, group.take(0))
+
+    def _wait(self, until: float) -> bool:
+        """Note the next answer, of whichever server gives one first; false if it is too late."""
+        waiting = [number for number, group in enumerate(self.groups) if group.waiting]
+        longest = math.inf if len(waiting) == 1 else _TURN
+        while True:
+            for number in waiting:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                with contextlib.suppress(DeadlineExceeded):
+                    self._come(number, self.groups[number].take(1, min(left, longest)))
+                    self._look()
+                    return True
+
+    def _come(self, number: int, answers: Sequence[Answer]) -> None:
+        self._ready += [(self._by_slot[number, answer.slot], answer) for answer in answers]
 
     def states(self) -> list[Any]:
         """The state of every session, as plain data."""
@@ -545,16 +579,18 @@ class HostedVectors:
         for shard in self.shards:
             shard.due = False
         self._due = 0
+        self._ready = []
 
-    def _take(
-        self, counts: Mapping[int, int], timeout: float | None = None
-    ) -> list[tuple[_Shard, _Taken]]:
-        """The answers of so many shards of each group, and what else is there."""
-        taken = []
+    def _take(self, counts: Mapping[int, int]) -> list[tuple[_Shard, _Taken]]:
+        """The answers of so many shards of each group."""
+        came: list[tuple[_Shard, Answer]] = []
         for number, count in counts.items():
-            for answer in self.groups[number].take(count, timeout):
-                shard = self._by_slot[number, answer.slot]
-                taken.append((shard, self._read(shard, answer)))
+            answers = self.groups[number].take(count)
+            came += [(self._by_slot[number, answer.slot], answer) for answer in answers]
+        return self._all_read(came)
+
+    def _all_read(self, came: Sequence[tuple[_Shard, Answer]]) -> list[tuple[_Shard, _Taken]]:
+        taken = [(shard, self._read(shard, answer)) for shard, answer in came]
         if len(taken) > 1:
             taken.sort(key=lambda each: each[0].start)
         return taken
@@ -705,6 +741,9 @@ class HostedVectors:
         if len(taken) == 1:
             only = taken[0][1]
             return shown, only.rewards, only.terminated, only.truncated, infos
+        if not taken:
+            none = np.zeros(0, np.bool_)
+            return shown, np.zeros(0), none, none.copy(), infos
         parts = [each for _, each in taken]
         return (
             shown,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from openenv_async import SyncEnvPool
 from openenv_async.errors import (
+    DeadlineExceeded,
     EnvironmentRaised,
     EpisodeNotStarted,
     InvalidAction,
@@ -252,6 +254,73 @@ def test_shards_that_are_ready_are_received_first() -> None:
         assert sorted(came) == [0, 1, 2, 3]
         with pytest.raises(SessionBusy, match="9 rows were asked for"):
             there.recv(9)
+        there.close()
+
+
+class Held(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Steps of action 1 end when ``go_on`` is set."""
+
+    single_observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float64)
+    single_action_space = gymnasium.spaces.Discrete(2)
+    isolation = "thread"
+    go_on = threading.Event()
+
+    def __init__(self) -> None:
+        self.num_envs = 2
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.at = 0.0
+
+    def _seen(self) -> Any:
+        return np.full((2, 1), self.at)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.at = 0.0
+        return self._seen(), {}
+
+    def step(self, actions: Any) -> Any:
+        if 1 in actions:
+            assert self.go_on.wait(60)
+        self.at += 1
+        ends = np.zeros(2, np.bool_)
+        return self._seen(), np.full(2, self.at), ends, ends, {}
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_rows_of_a_server_that_is_slow_keep_none_of_the_others_back(held: int) -> None:
+    Held.go_on.clear()
+    with served(Held) as one, served(Held) as other:
+        there = GymVectorEnv([one, other])
+        there.reset(seed=0)
+        slow, quick = [2 * held, 2 * held + 1], [2 - 2 * held, 3 - 2 * held]
+        there.send(np.ones(2, int), slow)
+        there.send(np.zeros(2, int), quick)
+        rows = there.recv(1, timeout=30)
+        assert rows[4]["env_id"].tolist() == quick
+        there.send(np.zeros(2, int), quick)
+        with pytest.raises(DeadlineExceeded, match="fewer than 4 rows within"):
+            there.recv(timeout=0.3)
+        with pytest.raises(SessionBusy, match="are under way"):
+            there.send(np.zeros(2, int), quick)
+        Held.go_on.set()
+        rows = there.recv(timeout=30)
+        assert rows[4]["env_id"].tolist() == [0, 1, 2, 3]
+        assert rows[1][quick].tolist() == [2, 2]
+        assert rows[1][slow].tolist() == [1, 1]
+        there.close()
+
+
+def test_where_nothing_is_under_way_no_rows_are_received() -> None:
+    with served(Held) as one, served(Held) as other:
+        there = GymVectorEnv([one, other])
+        there.reset(seed=0)
+        for count in (None, 0):
+            rows = there.recv(count)
+            assert [len(part) for part in rows[:4]] == [0, 0, 0, 0]
+            assert rows[4]["env_id"].tolist() == []
+        wrong: list[Any] = [(-1, None), ("1", None), (1.5, None), (0, 0), (0, "1")]
+        for arguments in wrong:
+            with pytest.raises(InvalidOption):
+                there.recv(*arguments)
         there.close()
 
 
