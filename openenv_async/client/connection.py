@@ -279,6 +279,8 @@ class ClientConnection:
         tasks += self._closing
         if tasks:
             await asyncio.wait(tasks)
+        if isinstance(self._codec, SharedCodec):
+            self._codec.close()  # a closed client may be kept for long
 
     def lost(self, transport: Transport) -> None:
         """A transport is gone (called by it). The connection comes back if sessions wait."""

@@ -235,9 +235,7 @@ class LocalTransport(asyncio.Protocol):
 
     def close_descriptors(self) -> None:
         """Close the descriptors that nobody took."""
-        descriptors, self.descriptors = self.descriptors, []
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(self.descriptors)
 
 
 _CLOSE_TIMEOUT: Final = 2.0
@@ -288,13 +286,18 @@ async def open_local(
             functools.partial(LocalTransport, connection, answer.grants, descriptors), sock=raw
         )
     except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(descriptors)  # unless the transport, which has the same list, was first
         raw.close()
         raise
     if not transport.is_open:  # it was lost before anybody could be told
         raise ConnectFailed("the Unix socket was closed after the handshake", phase="connect")
     return transport
+
+
+def _close(descriptors: list[int]) -> None:
+    """Close descriptors, each once: their numbers are used again at once."""
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def _check_peer(raw: socket.socket) -> None:

@@ -51,7 +51,7 @@ class SharedCodec(MsgpackCodec):
 
     def __init__(self, max_size: int, memory: mmap.mmap) -> None:
         super().__init__("client", max_size)
-        self._memory = memory
+        self._memory: mmap.mmap | bytes = memory
         self._size = len(memory)
         self._loans: dict[int, _Loan] = {}
         self._ended: deque[_Loan] = deque()  # appended to in any thread
@@ -61,6 +61,10 @@ class SharedCodec(MsgpackCodec):
     def loans(self) -> int:
         """Payloads that are in use now."""
         return len(self._loans)
+
+    def close(self) -> None:
+        """Let go of the segment but for the views; no payload can be found any more."""
+        self._memory, self._size = b"", 0
 
     def decode(self, message: WireMessage) -> Sequence[Any]:
         """Frames in order, as ``MsgpackCodec`` reads them, each with its payload."""

@@ -269,7 +269,11 @@ async def dial(
         socket = await open_socket()
         if socket.subprotocol is not None:
             if asks_for_local:
-                transport = await _open_local(connection, socket, all_headers)
+                try:
+                    transport = await _open_local(connection, socket, all_headers)
+                except BaseException:
+                    socket.transport.abort()  # nobody knows of it yet, and nobody waits for it
+                    raise
                 if transport is not None:
                     connection.close_aside(socket.close())
                     return transport

@@ -69,11 +69,13 @@ def is_private(folder: Path) -> bool:
 def find_folder(name: str, address: str) -> Path | None:
     """Return the folder of the server ``name``, if there is one and it listens at ``address``."""
     folder = users_folder()
+    if not is_private(folder):  # before anything there is opened: it may be somebody's trap
+        return None
     try:
         told = (folder / (name + _ADDRESSES)).read_text("ascii").split("\n")
     except (OSError, ValueError):
         return None
-    return folder / name if address in told and is_private(folder) else None
+    return folder / name if address in told else None
 
 
 @contextlib.contextmanager
@@ -186,9 +188,11 @@ def take_listener(folder: Path, timeout: float) -> socket.socket:
 def remove_folders(is_owner_gone: Callable[[str], bool]) -> int:
     """Remove the folders of processes that are gone; return how many there were."""
     users = users_folder()
+    if not is_private(users):  # who else writes there could turn it into a link meanwhile
+        return 0
     removed = 0
-    with contextlib.suppress(OSError):
-        for file in users.glob(f"*{_OWNER}"):
+    for file in users.glob(f"*{_OWNER}"):
+        with contextlib.suppress(OSError, ValueError):  # removed by another, or not written by us
             if is_owner_gone(file.read_text("utf-8")):
                 _remove(file.with_suffix(""))
                 removed += 1

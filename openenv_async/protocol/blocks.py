@@ -281,8 +281,10 @@ class Lender:
         kept_all, dropped = self._kept, self._dropped
         while dropped:
             kept = dropped.popleft()
-            if kept_all.get(kept.key) is kept:  # not so if another has its address by now
-                del kept_all[kept.key]
+            # Another payload may have its address by now, or at any moment, in another thread.
+            found = kept_all.pop(kept.key, None)
+            if found is not None and found is not kept:
+                kept_all.setdefault(kept.key, found)
             self._drop(kept.block)
 
     def _drop(self, block: Block) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -224,6 +225,54 @@ async def test_a_socket_that_does_not_answer_costs_the_connect_timeout(
             monkeypatch.setattr(app.state.openenv._local, "name", name)
             async with dialled(url, timeouts=Timeouts(connect=0.3)) as connection:
                 assert isinstance(connection._transport, WebSocketTransport)
+
+
+def memories() -> int:
+    """Descriptors of shared memory that this process has."""
+    descriptors = Path("/proc/self/fd")
+    links = []
+    for descriptor in os.listdir(descriptors):
+        with contextlib.suppress(OSError):  # that of the folder itself
+            links.append(os.readlink(descriptors / descriptor))
+    return sum(link.startswith("/memfd:openenv") for link in links)
+
+
+async def test_a_client_cancelled_at_any_moment_of_its_opening_leaves_nothing() -> None:
+    problems: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    app = create_app(Counting)
+    stats = app.state.openenv.engine.stats
+    moments = 0
+    async with serve(app) as url:
+        done = False
+        while not done:
+            moments += 1
+            opening = asyncio.create_task(dial(url, ClientSettings()))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            done = opening.done()
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await opening).aclose()
+        await until(lambda: stats.connections == 0 and stats.local_connections == 0)
+    assert moments > 5
+    assert stats.local_connections_opened > 1
+    assert not problems
+
+
+async def test_a_closed_client_that_is_kept_lets_go_of_the_memory() -> None:
+    gc.collect()
+    before = memories()
+    gc.disable()
+    try:
+        async with serve(Counting) as url:
+            connection = await dial(url, ClientSettings())
+            assert memories() == before + 2  # one at each end
+            await connection.aclose()
+            await until(lambda: memories() == before)
+            assert connection.codec is not None
+    finally:
+        gc.enable()
 
 
 async def test_a_full_queue_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

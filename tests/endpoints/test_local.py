@@ -173,3 +173,31 @@ def test_folders_of_owners_that_are_gone_are_removed(folder: LocalFolder, users:
 
 def test_without_a_folder_there_is_nothing_to_remove() -> None:
     assert remove_folders(lambda owner: True) == 0
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link"])
+def test_a_folder_that_others_may_change_is_neither_read_nor_swept(
+    folder: LocalFolder, users: Path, tmp_path: Path, kind: str
+) -> None:
+    os.mkfifo(users / f"{'1f' * 16}.addresses")  # opening it would wait for ever
+    os.mkfifo(users / f"{'1f' * 16}.owner")
+    if kind == "a link":
+        users.rename(tmp_path / "elsewhere")
+        users.symlink_to(tmp_path / "elsewhere")
+    else:
+        users.chmod(0o707)
+    before = sorted(users.iterdir())
+    assert find_folder("1f" * 16, ADDRESS) is None
+    assert remove_folders(lambda owner: True) == 0
+    assert sorted(users.iterdir()) == before
+
+
+def test_one_owner_that_cannot_be_read_does_not_stop_the_sweep(
+    folder: LocalFolder, users: Path
+) -> None:
+    for number in range(1, 9):
+        LocalFolder(f"{number}f" * 16, "gone")._sockets.close()
+    (users / "a.owner").write_bytes(b"\xff")
+    (users / "b.owner").mkdir()
+    assert remove_folders(lambda owner: owner == "gone") == 8
+    assert find_folder(NAME, ADDRESS) == folder.path

@@ -234,3 +234,46 @@ def test_a_lender_that_is_closed_lends_nothing_and_spoils_nothing() -> None:
     del kept
     lender.give_back([])
     memory.append(0)  # nobody looks at it any more
+
+
+class Preempted(dict[int, Any]):
+    """What is kept, with another thread that runs after each time the lender's looks."""
+
+    def __init__(self, lender: Lender) -> None:
+        super().__init__()
+        self.lender = lender
+        self.payloads: list[memoryview | None] = []
+        self.is_done = False
+
+    def _other(self, key: int) -> None:
+        if not self.is_done:
+            self.is_done = True
+            while not self.payloads or id(self.payloads[-1]) != key:
+                assert len(self.payloads) < 500, "no payload got the address"
+                self.payloads.append(self.lender.place(1))
+
+    def get(self, key: int, default: Any = None) -> Any:
+        found = super().get(key, default)
+        self._other(key)
+        return found
+
+    def pop(self, key: int, default: Any = None) -> Any:  # type: ignore[override]  # of two
+        found = super().pop(key, default)
+        self._other(key)
+        return found
+
+
+def test_a_payload_at_the_address_of_one_that_is_gone_is_not_forgotten() -> None:
+    lender = Lender(memoryview(bytearray(SIZE)))
+    payload = lender.place(1)
+    kept = Preempted(lender)
+    kept.update(lender._kept)
+    lender._kept = kept
+    del payload
+    lender._settle()
+    assert kept.is_done
+    assert len(kept) == len(kept.payloads)
+    kept.payloads.clear()
+    lender._settle()
+    assert not kept
+    assert lender.table.free == SIZE
