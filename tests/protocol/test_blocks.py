@@ -237,7 +237,7 @@ def test_a_lender_that_is_closed_lends_nothing_and_spoils_nothing() -> None:
 
 
 class Preempted(dict[int, Any]):
-    """What is kept, with another thread that runs after each time the lender's looks."""
+    """The kept payloads, with another thread that runs whenever the lender has looked at one."""
 
     def __init__(self, lender: Lender) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ class Preempted(dict[int, Any]):
         self._other(key)
         return found
 
-    def pop(self, key: int, default: Any = None) -> Any:  # type: ignore[override]  # of two
+    def pop(self, key: int, default: Any = None) -> Any:
         found = super().pop(key, default)
         self._other(key)
         return found
