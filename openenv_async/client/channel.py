@@ -160,12 +160,12 @@ class Channel:
         self.seq = self.waited = seq = self.seq + 1
         self.asked = request = Step(self.number, seq, self.acked, payload, timeout or 0.0)
         self.future = future
-        outbox = connection.outbox
-        outbox.send(request)
+        connection.outbox.send(request)
         if timeout is None:
             self.due = inf
         else:
-            self.due = due = outbox.turned_at + timeout + BACKSTOP
+            # Now, not when the turn began: callers may have computed for seconds in it.
+            self.due = due = connection.loop.time() + timeout + BACKSTOP
             if due < self.scheduled:
                 connection.deadlines.watch(self, due)
         return future

@@ -79,8 +79,6 @@ class Outbox:
         answered: frames that may still come before all whom the last message woke have asked
             again.
         blocked: waits until a congested transport takes more.
-        turned_at: the time at which the frame of the last ``send`` was queued, read once for all
-            of a loop turn.
     """
 
     __slots__ = (
@@ -98,7 +96,6 @@ class Outbox:
         "_transport",
         "answered",
         "blocked",
-        "turned_at",
     )
 
     def __init__(
@@ -121,7 +118,6 @@ class Outbox:
         self._flushing: asyncio.Handle | None = None
         self.blocked: asyncio.Task[None] | None = None
         self.answered = 0
-        self.turned_at = 0.0
 
     @property
     def attached(self) -> bool:
@@ -183,15 +179,12 @@ class Outbox:
         Or at once, when as many have come as the last message had answers: then every caller that
         it woke has asked again, and a session alone need not wait for the turn to end.
         """
-        out = self._out
-        if not out or self.blocked is not None:
-            self.turned_at = self._loop.time()
         if self._transport is None:
             return
         if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large.channels:
             self._send_large(frame)
         else:
-            out.append(frame)
+            self._out.append(frame)
         if self.blocked is not None:
             return
         self.answered -= 1

@@ -179,10 +179,6 @@ class Scripted(FakeConnection):
             self.channels[-1].succeed(left_behind)
         return self.channels[-1]
 
-    @property
-    def turned_at(self) -> float:
-        return float(self.loop.time())
-
     def send(self, frame: Any) -> None:
         self.frames.append(frame)
         if not self.silent:

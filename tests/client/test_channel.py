@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from openenv_async.client.channel import Channel, StreamedStep
+from openenv_async.client.outbox import Outbox
 from openenv_async.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -16,6 +17,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
+from openenv_async.protocol.codec import frame_codec
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
@@ -28,7 +30,8 @@ from openenv_async.protocol.frames import (
     State,
     Step,
 )
-from tests.client.fakes import FakeConnection, channel_of
+from openenv_async.types import Limits
+from tests.client.fakes import FakeConnection, FakeLoop, FakeTransport, channel_of
 from tests.scheduling import run
 
 GRACE = 5.0
@@ -341,6 +344,30 @@ async def test_a_loop_that_was_blocked_looks_again_a_second_later() -> None:
     assert channel.check(late + 1.0) is None
     assert future.done()
     assert isinstance(future.exception(), DeadlineExceeded)
+
+
+class TurningLoop(FakeLoop):
+    """The time, and the turns of the running loop."""
+
+    def call_soon(self, callback: Any, *args: Any) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(callback, *args)
+
+
+async def test_a_step_has_its_whole_time_though_others_computed_in_its_turn() -> None:
+    connection: Any = FakeConnection()
+    connection.loop = loop = TurningLoop()
+    connection.outbox = outbox = Outbox(connection.loop, Limits(), lambda frame, error: None)
+    transport = FakeTransport()
+    outbox.attach(transport, frame_codec(transport.subprotocol, "client", 1 << 30), 1 << 30)
+    early, late = (channel_of(connection, number) for number in (1, 2))
+    begun = loop.time()
+    early.step(b"a", 4.0)
+    loop.clock.advance(60.0)  # the caller of the second chooses its action meanwhile
+    late.step(b"a", 4.0)
+    await asyncio.sleep(0)
+    assert [len(message) for message in transport.messages] == [2]
+    assert early.due == begun + 4.0 + GRACE
+    assert late.due == begun + 60.0 + 4.0 + GRACE
 
 
 async def test_an_answer_is_waited_for_on_another_transport() -> None:
