@@ -211,6 +211,8 @@ class _Link:
         self.is_websocket = False
         self._writers: dict[Direction, asyncio.StreamWriter] = {"up": server[1], "down": client[1]}
         self._readers: dict[Direction, asyncio.StreamReader] = {"up": client[0], "down": server[0]}
+        self._ended: set[Direction] = set()
+        self._gathered: dict[Direction, bytearray] = {"up": bytearray(), "down": bytearray()}
 
     async def run(self) -> None:
         """Forward until both ends are done."""
@@ -231,23 +233,27 @@ class _Link:
             _reset(writer)
 
     def half_close(self, direction: Direction) -> None:
-        """FIN one way."""
+        """FIN one way; what comes after it, or was still gathered, is lost."""
+        self._ended.add(direction)
+        self._gathered[direction].clear()
         with contextlib.suppress(OSError):
             self._writers[direction].write_eof()
 
-    async def _pump(self, direction: Direction) -> None:
-        proxy, writer = self.proxy, self._writers[direction]
-        loop = asyncio.get_running_loop()
-        gathered = bytearray()
-
-        def flush() -> None:
-            writer.write(bytes(gathered))
+    def _flush(self, direction: Direction) -> None:
+        """Forward what was gathered."""
+        gathered = self._gathered[direction]
+        if gathered:
+            self._writers[direction].write(bytes(gathered))
             gathered.clear()
 
+    async def _pump(self, direction: Direction) -> None:
+        proxy = self.proxy
+        loop = asyncio.get_running_loop()
+        gathered = self._gathered[direction]
         try:
             async for kind, piece in self._pieces(direction):
                 await proxy.flowing.wait()
-                if self.is_black_hole:
+                if self.is_black_hole or direction in self._ended:
                     continue
                 if kind == "ping" and proxy.swallow_pings:
                     proxy.swallowed += 1
@@ -258,12 +264,11 @@ class _Link:
                         return
                 if gathered or (proxy.coalesce and kind != "head"):
                     if not gathered:
-                        loop.call_later(proxy.coalesce, flush)
+                        loop.call_later(proxy.coalesce, self._flush, direction)
                     gathered += piece
                 else:
-                    await self._write(writer, piece)
-            if gathered:
-                flush()
+                    await self._write(direction, piece)
+            self._flush(direction)
             if not self.is_black_hole:
                 self.half_close(direction)
         except (OSError, asyncio.IncompleteReadError):
@@ -287,8 +292,9 @@ class _Link:
             await asyncio.sleep(proxy.random.uniform(low, high))
         if forward is None:
             return False
-        if forward:
+        if forward and direction not in self._ended:
             writer = self._writers[direction]
+            self._flush(direction)  # what came before it is not overtaken
             writer.write(part)
             await writer.drain()
             # The reset below would take with it what the receiver has not read yet.
@@ -297,10 +303,12 @@ class _Link:
         self.reset()
         return True
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        proxy = self.proxy
+    async def _write(self, direction: Direction, data: bytes) -> None:
+        proxy, writer = self.proxy, self._writers[direction]
         size = proxy.segment or len(data)
         for at in range(0, len(data), size):
+            if direction in self._ended:
+                return
             part = data[at : at + size]
             writer.write(part)
             await writer.drain()

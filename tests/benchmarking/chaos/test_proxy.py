@@ -199,6 +199,41 @@ async def test_pieces_small_slow_late_or_gathered_arrive_whole() -> None:
             assert await reader.readexactly(len(data)) == data, changes
 
 
+async def test_the_last_message_before_a_cut_overtakes_none_that_was_gathered() -> None:
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(UPGRADE))
+        got.set_result(await ended(reader))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    first, second = frame(2, b"first"), frame(2, b"second")
+    async with server, ChaosProxy(url, seed=1) as proxy, through(proxy) as (_, writer):
+        proxy.coalesce = 60.0
+        writer.write(UPGRADE + first)
+        async with asyncio.timeout(20):
+            while not any(link._gathered["up"] for link in proxy.links):
+                await asyncio.sleep(0)
+            proxy.cut_after("up", messages=1)
+            writer.write(second)
+            assert await got == first + second
+
+
+async def test_half_closing_while_something_is_gathered_is_the_end() -> None:
+    async with proxied() as proxy, through(proxy) as (reader, writer):
+        writer.write(UPGRADE)
+        await reader.readexactly(len(UPGRADE))
+        proxy.coalesce = 0.01
+        writer.write(frame(2, b"late"))
+        (link,) = proxy.links
+        while not link._gathered["up"]:
+            await asyncio.sleep(0)
+        link.half_close("up")
+        assert await ended(reader) == b""
+
+
 async def test_a_server_that_is_not_there_is_a_reset() -> None:
     async with ChaosProxy("http://127.0.0.1:1") as proxy, through(proxy) as (reader, _):
         assert await ended(reader) == b""
