@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -329,7 +330,9 @@ class Channel:
         if self.opened:
             frames.append(Open(self.number, self.id, self.secret, True, self.acked))
         for seq, request in self.unanswered().items():
-            frames.append(request)
+            # A copy of a step that streams: credit granted before it is written goes on its own.
+            streams = type(request) is Step and request.credit
+            frames.append(copy(request) if streams else request)
             if seq and (self.future is None or seq != self.waited):
                 frames.append(Cancel(self.number, seq))
         return frames

@@ -290,6 +290,17 @@ async def test_what_is_sent_on_a_new_transport() -> None:
     assert channel.resumption() == [resume, first, Cancel(3, 1), second]
 
 
+async def test_credit_granted_while_a_step_waits_to_be_sent_again_counts_once() -> None:
+    connection, channel = made()
+    channel.on_opened(Opened(3))
+    channel.call(step(channel, credit=4), 1.0)
+    _, again = channel.resumption()
+    channel.grant(1, 2)
+    assert isinstance(again, Step)
+    assert again.credit == 4
+    assert connection.sent[-1] == Credit(3, 1, 2)
+
+
 async def test_an_opening_that_was_given_up_is_not_cancelled_by_number() -> None:
     _, channel = made()
     opening = Open(3, channel.id, channel.secret)
