@@ -88,6 +88,7 @@ class Inbox:
                 channel = channels.get(frame.channel)
             elif kind is ObservationColumns:
                 self.deliver(replies_of(frame))
+                answered += outbox.answered
                 continue
             elif (
                 parts

@@ -47,17 +47,15 @@ from openenv_async.protocol.records import (
     Record,
     RecordCutter,
     message_place,
+    message_record,
     read_header,
     record,
-    record_header,
 )
 
 __all__ = ["LocalTransport", "local_address", "open_local"]
 
 log = logging.getLogger("openenv_async.client")
 
-_LONG: Final = 1 << 16
-"""Bytes of a message from which copying it costs more than a second piece to write."""
 _ANCILLARY_SIZE: Final = 256
 """Bytes of descriptors that a server may pass at once, and more."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -179,12 +177,7 @@ class LocalTransport(asyncio.Protocol):
             return
         if transport.is_closing():
             return
-        size = len(message)
-        header = record_header(Record.MESSAGE, size)
-        if size < _LONG:
-            transport.write(header + message)
-        else:
-            transport.writelines((header, message))
+        transport.writelines(message_record(message))
 
     def note(self, body: bytes) -> None:
         """Send a note; nothing happens when the socket is closed."""

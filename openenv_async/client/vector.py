@@ -28,7 +28,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from openenv_async.client.arguments import (
@@ -462,33 +462,16 @@ class VectorSessions:
 
     def _ask_rows(self, slots: Any, begins: Any, column: bytes) -> bool:
         """Ask by a column frame; the loan is ended where that cannot be."""
-        rows, loan = self._rows, self._loan
-        assert rows is not None
-        assert loan is not None
+        rows, loan = self._lent()
         each = rows.of(slots)
-        sent = False
-        with loan.lock:
-            if loan.ended:
-                return False
-            try:
-                loan.uses += 1
-                message = None
-                if self._may_ask(each, rows):
-                    message = rows.requests(each, begins, column)
-                if message is None:
-                    loan.end_in_call()
-                else:
-                    sent = True
-                    self._waiting += len(each)
-                    loan.messages.send(message)
-            except OSError:
+
+        def made() -> bytes | None:
+            message = rows.requests(each, begins, column) if self._may_ask(each, rows) else None
+            if message is None:
                 loan.end_in_call()
-            except BaseException:
-                loan.end_in_call(torn=True)
-                raise
-        if loan.wanted:
-            loan.give_back()
-        return sent
+            return message
+
+        return self._send_lent(loan, made, len(each))
 
     def _may_ask(self, each: Any, rows: LentRows) -> bool:
         """Return whether every slot has a session that is free, and is asked once."""
@@ -500,21 +483,32 @@ class VectorSessions:
 
     def _ask_row(self, slot: int, action: bytes) -> bool:
         """Ask for one step in a frame of its own: columns of one row cost more than they save."""
-        rows, loan = self._rows, self._loan
-        assert rows is not None
-        assert loan is not None
+        rows, loan = self._lent()
+        return self._send_lent(loan, lambda: rows.request(slot, action), 1)
+
+    def _lent(self) -> tuple[LentRows, Loan]:
+        """Return the rows and the loan that there are."""
+        assert self._rows is not None
+        assert self._loan is not None
+        return self._rows, self._loan
+
+    def _send_lent(self, loan: Loan, made: Callable[[], bytes | None], count: int) -> bool:
+        """Send a message of ``count`` requests, which is made with the lock of the loan held.
+
+        Returns:
+            Whether they are under way; also if the transport sends them when the loan has ended.
+        """
         sent = False
         with loan.lock:
             if loan.ended:
                 return False
             try:
                 loan.uses += 1
-                message = rows.request(slot, action)
-                if message is None:
-                    return False
-                sent = True
-                self._waiting += 1
-                loan.messages.send(message)
+                message = made()
+                if message is not None:
+                    sent = True
+                    self._waiting += count
+                    loan.messages.send(message)
             except OSError:
                 loan.end_in_call()
             except BaseException:
@@ -540,9 +534,7 @@ class VectorSessions:
         if not self._ask_row(0, action):
             self.step((0,), (action,))
             return None
-        loan, rows = self._loan, self._rows
-        assert loan is not None
-        assert rows is not None
+        rows, loan = self._lent()
         self._receive(loan, rows, PATIENCE)
         if len(rows.entries) != 1 or type(rows.entries[0]) is not Answer:
             return None

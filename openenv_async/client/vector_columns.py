@@ -332,9 +332,7 @@ class LentRows:
             frames = [self._frame(slots, begins, column, drawn)]
         else:
             frames = self._mixed(slots, begins, column, drawn)
-        if self._shared is not None and self._shared.has_returns:
-            frames.insert(0, self._shared.take_release())
-        return self._encode(frames)
+        return self._message(frames)
 
     def request(self, slot: int, action: bytes) -> bytes | None:
         """Return the message that asks for one step of one slot, by a frame of its own.
@@ -351,17 +349,24 @@ class LentRows:
         step = Step(int(self._channels[slot]), seq, seq - 1, action, seconds)
         slots = self.everyone if len(self.everyone) == 1 else np.array([slot], np.int64)
         flight = _Flight(slots, np.array([seq], np.int64), None, None, {slot: step})
+        self._fly(flight)
+        self._count(flight)
+        self.sent_at = time.monotonic()
+        return self._message([step])
+
+    def _message(self, frames: list[Frame]) -> bytes:
+        """The frames as a message, with what is given back of shared memory."""
+        if self._shared is not None and self._shared.has_returns:
+            frames.insert(0, self._shared.take_release())
+        return self._encode(frames)
+
+    def _fly(self, flight: _Flight) -> None:
+        """Keep a flight, and of those before it at least the ones that await an answer."""
         if len(self._flights) > _FEW:
             self._flights = [
                 each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
             ]
         self._flights.append(flight)
-        self._count(flight)
-        self.sent_at = time.monotonic()
-        frames: list[Frame] = [step]
-        if self._shared is not None and self._shared.has_returns:
-            frames.insert(0, self._shared.take_release())
-        return self._encode(frames)
 
     def _drawn(self, slots: Array, begins: Array) -> list[tuple[int | None, bytes | None]]:
         """Seed and options of each row that begins."""
@@ -426,11 +431,7 @@ class LentRows:
         if even is not None:
             self._whole = flight
         else:
-            if len(self._flights) > _FEW:
-                self._flights = [
-                    each for each in self._flights if (self._awaited[each.slots] == each.seqs).any()
-                ]
-            self._flights.append(flight)
+            self._fly(flight)
         self._count(flight)
         self.sent_at = time.monotonic()
         return frame
@@ -702,7 +703,7 @@ class LentRows:
         self.left -= len(ended)  # the new flight counts them
         every = self._np.ones(len(ended), self._np.bool_)
         drawn = self._drawn(slots, every)
-        return self._encode(self._mixed(slots, every, apart(()), drawn))
+        return self._message(self._mixed(slots, every, apart(()), drawn))
 
     # -- the end of the loan ----------------------------------------------------------------------
 

@@ -315,7 +315,9 @@ class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
             EnvironmentStartFailed: none could be made to read them off.
             InvalidOption: a space cannot be served.
         """
-        env = cls.shared if cls.shared is not None else cls._sample_of(params)
+        env = cls.shared
+        if env is None:
+            env = sample_of(lambda: cls.factory(**params), cls.name)
         try:
             return schemas_of(env)
         finally:
@@ -337,19 +339,24 @@ class _Made(GymnasiumHost, Environment[Any, Any, HostState]):
             return functools.partial(make_vector, cls.registered), dict(params)
         return functools.partial(make_vector_of, cls.factory), dict(params)
 
-    @classmethod
-    def _sample_of(cls, params: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
-        try:
-            return cls.factory(**params)
-        except OpenEnvError:
-            raise
-        except Exception as exc:
-            raise EnvironmentStartFailed(
-                f"{cls.name} could not be built, so its spaces are not known:"
-                f" {type(exc).__name__}: {exc}; constructor arguments are given with params="
-                " (--param KEY=VALUE)",
-                env=cls.name,
-            ) from exc
+
+def sample_of(make: Callable[[], Any], name: str | None) -> Any:
+    """Return an environment, or a vector of them, that is made to read its spaces off.
+
+    Raises:
+        EnvironmentStartFailed: it could not be built.
+    """
+    try:
+        return make()
+    except OpenEnvError:
+        raise
+    except Exception as exc:
+        raise EnvironmentStartFailed(
+            f"{name} could not be built, so its spaces are not known:"
+            f" {type(exc).__name__}: {exc}; constructor arguments are given with params="
+            " (--param KEY=VALUE)",
+            env=name,
+        ) from exc
 
 
 def schemas_of(

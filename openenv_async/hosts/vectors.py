@@ -41,11 +41,9 @@ from openenv_async.environment import (
     VectorLayout,
 )
 from openenv_async.errors import (
-    EnvironmentStartFailed,
     InvalidModel,
     InvalidObservation,
     InvalidOption,
-    OpenEnvError,
     shown,
 )
 from openenv_async.hosts import spaces
@@ -53,6 +51,7 @@ from openenv_async.hosts.gymnasium import (
     RENDER_KEY,
     class_body,
     find,
+    sample_of,
     taking_values,
     told_result,
     unknown_id,
@@ -489,7 +488,9 @@ class _MadeVector(VectorHost):
         for known, facts, metadata in cls.known:
             if known == params:
                 return facts, metadata
-        env = cls.shared if cls.shared is not None else cls._sample_of(params)
+        env = cls.shared
+        if env is None:
+            env = sample_of(lambda: cls._made(params), cls.name)
         try:
             facts, metadata = _facts_of(env, str(cls.name)), dict(env.metadata or {})
         finally:
@@ -497,20 +498,6 @@ class _MadeVector(VectorHost):
                 env.close()
         cls.known.append((dict(params), facts, metadata))
         return facts, metadata
-
-    @classmethod
-    def _sample_of(cls, params: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
-        try:
-            return cls._made(params)
-        except OpenEnvError:
-            raise
-        except Exception as exc:
-            raise EnvironmentStartFailed(
-                f"{cls.name} could not be built, so its spaces are not known:"
-                f" {type(exc).__name__}: {exc}; constructor arguments are given with params="
-                " (--param KEY=VALUE)",
-                env=cls.name,
-            ) from exc
 
 
 def _fps(metadata: Mapping[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ Rules:
   the rows' own: a session that is a vector has none, so a ``StepResult`` that gives one is refused.
 - All arrays have as many rows. Without ``env_id`` these are all environments in order, where it is
   known how many there are; with it they are the ones that it names, each once.
-- Rewards travel as float64, ends as bool. A number that these cannot hold is refused.
+- Rewards travel as float64, as those of single environments; ends as bool.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ __all__ = [
     "RecordCutter",
     "RecordFault",
     "message_place",
+    "message_record",
     "read_header",
     "record",
     "record_header",
@@ -33,7 +34,7 @@ MAX_GREETING: Final = 64 * 1024
 """Bytes of the longest greeting, which is read before the peer is known."""
 _MAGIC: Final = b"\x93OE"
 _LONG: Final = 1 << 16
-"""Bytes from which a body is given as a view of what was read."""
+"""Bytes from which a body is not copied: it is a view of what was read, or written by itself."""
 
 
 class Record(enum.IntEnum):
@@ -68,7 +69,13 @@ def record_header(kind: Record, size: int) -> bytes:
 
 def record(kind: Record, body: bytes) -> bytes:
     """Return a whole record."""
-    return _MARKS[kind] + len(body).to_bytes(4, "big") + body
+    return record_header(kind, len(body)) + body
+
+
+def message_record(message: bytes) -> list[bytes]:
+    """Return a message as a record, in one piece or, if that would copy much, two."""
+    header = record_header(Record.MESSAGE, len(message))
+    return [header + message] if len(message) < _LONG else [header, message]
 
 
 def read_header(header: bytes) -> tuple[Record, int] | None:

@@ -55,8 +55,8 @@ from openenv_async.protocol.records import (
     Record,
     RecordCutter,
     RecordFault,
+    message_record,
     record,
-    record_header,
 )
 from openenv_async.server.transport import Message, Receive, Scope, Send, TransportUser
 
@@ -68,8 +68,6 @@ LOCAL_EXTENSION: Final = "openenv.local"
 """The extension of a scope whose connection is local: its ``LocalSocket``."""
 _BACKLOG: Final = 4096
 _GIVE_TIMEOUT: Final = 1.0
-_LONG: Final = 1 << 16
-"""Bytes of a message from which copying it costs more than a second piece to write."""
 _CREDENTIALS: Final = struct.Struct("3i")
 _HEX: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -418,14 +416,8 @@ class LocalSocket(asyncio.Protocol):
 
     def write(self, message: bytes, text: bool) -> None:
         """Send a message soon; nothing happens when the connection is gone."""
-        if self._is_over:
-            return
-        size = len(message)
-        header = record_header(Record.MESSAGE, size)
-        if size < _LONG:
-            self._transport.write(header + message)
-        else:
-            self._transport.writelines((header, message))
+        if not self._is_over:
+            self._transport.writelines(message_record(message))
 
     def hold(self) -> None:
         """Read no more."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from openenv_async.client.channel import Channel
 from openenv_async.client.inbox import Inbox
 from openenv_async.errors import (
@@ -15,6 +17,7 @@ from openenv_async.errors import (
     error_from_wire,
 )
 from openenv_async.protocol.codec import BadFrame
+from openenv_async.protocol.columns import apart, pack_channels, pack_numbers
 from openenv_async.protocol.frames import (
     Begun,
     Chunk,
@@ -22,6 +25,7 @@ from openenv_async.protocol.frames import (
     Failed,
     GoingAway,
     Observation,
+    ObservationColumns,
     Open,
     Opened,
     Partial,
@@ -86,6 +90,18 @@ async def test_the_callers_that_a_message_wakes_are_counted() -> None:
     assert second.done()
     scene.deliver(Observation(4, 1, b"o"))
     assert scene.outbox.answered == 0
+
+
+async def test_the_callers_whose_replies_came_in_columns_are_counted() -> None:
+    scene = Scene()
+    other = channel_of(scene.connection, 4)
+    scene.channels[4] = other
+    calls = scene.step(), other.call(Step(4, other.next_seq(), 0, b"a"), 1.0)
+    rows, seqs = pack_channels([3, 4]), pack_numbers([1, 1])
+    rewards = np.zeros(2).tobytes()
+    scene.deliver(ObservationColumns(rows, seqs, apart([b"o", b"o"]), rewards, bytes(2)))
+    assert [call.done() for call in calls] == [True, True]
+    assert scene.outbox.answered == 2
 
 
 async def test_a_reply_that_nobody_waits_for_is_late_and_acknowledged() -> None:

@@ -11,6 +11,7 @@ from openenv_async.protocol.records import (
     Record,
     RecordCutter,
     RecordFault,
+    message_record,
     read_header,
     record,
     record_header,
@@ -38,6 +39,14 @@ def test_a_record_is_written_as_the_page_says() -> None:
     assert record(Record.NOTE, b"") == bytes.fromhex("934f4502 00000000")
     assert record(Record.GREETING, b"ab") == bytes.fromhex("934f4503 00000002") + b"ab"
     assert record_header(Record.END, 258) == bytes.fromhex("934f4504 00000102")
+
+
+def test_a_long_message_is_not_copied_to_be_sent() -> None:
+    short, long = b"m" * (LONG - 1), b"m" * LONG
+    assert message_record(short) == [record(Record.MESSAGE, short)]
+    header, body = message_record(long)
+    assert header + body == record(Record.MESSAGE, long)
+    assert body is long
 
 
 @given(RECORDS, st.lists(st.integers(1, 30), max_size=40))

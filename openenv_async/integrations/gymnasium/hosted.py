@@ -640,6 +640,21 @@ class HostedVectors:
             error,
         )
 
+    def _checked_ids(self, told: Any) -> Any:
+        """The environments that a session names: int64 [rows].
+
+        Raises:
+            InvalidObservation: it names none, or more than it has.
+        """
+        ids = np.array(told)
+        whole = ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size)
+        if not whole or ((ids < 0) | (ids >= self.each)).any():
+            raise InvalidObservation(
+                f"{self._label} showed rows of the environments {told!r:.60}, of which it has"
+                f" {self.each}"
+            )
+        return ids.astype(np.int64)
+
     def _opened(self, shard: _Shard, frame: Any, again: bool) -> _Taken:
         """The rows of a reply.
 
@@ -659,7 +674,7 @@ class HostedVectors:
             )
         ids = rows.get("env_id")
         if ids is not None:
-            ids = np.array(ids)
+            ids = self._checked_ids(ids)
         count = self.each if ids is None else len(ids)
         fit = self._openers.get(count)
         if fit is None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from openenv_async.benchmarking.chaos.proxy import ChaosProxy, Direction
+from tests.helpers import until
 
 HEAD = b"GET / HTTP/1.1\r\n\r\n"
 UPGRADE = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"
@@ -213,12 +214,10 @@ async def test_the_last_message_before_a_cut_overtakes_none_that_was_gathered() 
     async with server, ChaosProxy(url, seed=1) as proxy, through(proxy) as (_, writer):
         proxy.coalesce = 60.0
         writer.write(UPGRADE + first)
-        async with asyncio.timeout(20):
-            while not any(link._gathered["up"] for link in proxy.links):
-                await asyncio.sleep(0)
-            proxy.cut_after("up", messages=1)
-            writer.write(second)
-            assert await got == first + second
+        await until(lambda: any(link._gathered["up"] for link in proxy.links))
+        proxy.cut_after("up", messages=1)
+        writer.write(second)
+        assert await asyncio.wait_for(got, 20) == first + second
 
 
 async def test_half_closing_while_something_is_gathered_is_the_end() -> None:
@@ -228,8 +227,7 @@ async def test_half_closing_while_something_is_gathered_is_the_end() -> None:
         proxy.coalesce = 0.01
         writer.write(frame(2, b"late"))
         (link,) = proxy.links
-        while not link._gathered["up"]:
-            await asyncio.sleep(0)
+        await until(lambda: link._gathered["up"])
         link.half_close("up")
         assert await ended(reader) == b""
 

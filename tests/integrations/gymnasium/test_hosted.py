@@ -7,6 +7,7 @@ import functools
 import pickle
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -21,12 +22,14 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EpisodeNotStarted,
     InvalidAction,
+    InvalidObservation,
     InvalidOption,
     OperationUnsupported,
     SessionBusy,
 )
 from openenv_async.hosts.vectors import make_vector
 from openenv_async.integrations.gymnasium import GymVectorEnv
+from openenv_async.integrations.gymnasium.hosted import HostedVectors
 from tests.integrations.serving import served
 
 # EnvPool's bounds are float64, and its spaces float32.
@@ -322,6 +325,15 @@ def test_where_nothing_is_under_way_no_rows_are_received() -> None:
             with pytest.raises(InvalidOption):
                 there.recv(*arguments)
         there.close()
+
+
+@pytest.mark.parametrize("told", [[2], [-1], [0.5], [[0]], ["0"]])
+def test_environments_that_a_session_does_not_have_are_refused(told: Any) -> None:
+    vector: Any = SimpleNamespace(each=2, _label="it")
+    assert HostedVectors._checked_ids(vector, [1, 0]).tolist() == [1, 0]
+    assert HostedVectors._checked_ids(vector, []).tolist() == []
+    with pytest.raises(InvalidObservation, match="it showed rows of the environments"):
+        HostedVectors._checked_ids(vector, told)
 
 
 def test_some_rows_of_a_shard_begin_anew() -> None:
