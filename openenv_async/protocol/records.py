@@ -74,8 +74,9 @@ def record(kind: Record, body: bytes) -> bytes:
 
 def message_record(message: bytes) -> list[bytes]:
     """Return a message as a record, in one piece or, if that would copy much, two."""
-    header = record_header(Record.MESSAGE, len(message))
-    return [header + message] if len(message) < _LONG else [header, message]
+    size = len(message)
+    header = _MESSAGE + size.to_bytes(4, "big")
+    return [header + message] if size < _LONG else [header, message]
 
 
 def read_header(header: bytes) -> tuple[Record, int] | None:
