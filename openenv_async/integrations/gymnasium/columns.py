@@ -13,9 +13,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from openenv_async.errors import InvalidAction
 from openenv_async.protocol import columns
 
-__all__ = ["STACKED", "ActionColumn", "shape_of"]
+__all__ = ["STACKED", "ActionColumn", "numbers_of", "outside", "shape_of"]
 
 STACKED: Final = "stacked"
 _ARRAYS: Final = (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -100,15 +101,69 @@ def _parts_of(shape: Any, space: spaces.Space[Any], actions: Any, count: int) ->
 def _array_of(space: spaces.Space[Any], actions: Any, count: int) -> NDArray[Any] | None:
     """A batch as an array, if nothing of it had to be changed."""
     if isinstance(space, spaces.Discrete):
-        array = np.asarray(actions)
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
+        array = numbers_of(space, actions)
         if array.shape != (count,) or array.dtype.kind not in "iu" or array.dtype == np.uint64:
             return None
         return array.astype(np.int64, copy=False)
     if not isinstance(actions, np.ndarray) or actions.dtype != space.dtype:
         return None
     return actions if actions.shape == (count, *(space.shape or ())) else None
+
+
+def numbers_of(space: spaces.Space[Any], actions: Any) -> NDArray[Any]:
+    """Return a batch of a Discrete space as an array: [rows]; a row may be an array of one.
+
+    Raises:
+        InvalidAction: its rows differ in shape.
+    """
+    try:
+        array = np.asarray(actions)
+    except ValueError as exc:
+        raise InvalidAction(
+            f"invalid actions: they must be a batch of {space}, got rows of different shapes:"
+            f" {actions!r:.120}"
+        ) from exc
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def outside(space: spaces.Space[Any], actions: Any) -> NDArray[np.bool_] | None:
+    """Return which rows of a batch are beyond the bounds of their space: bool [rows].
+
+    Only numbers and arrays that travel as they are can be judged.
+
+    Returns:
+        ``None`` where none is.
+    """
+    if isinstance(space, spaces.Dict):
+        known = [name for name in space.spaces if isinstance(actions, Mapping) and name in actions]
+        parts = [outside(space.spaces[name], actions[name]) for name in known]
+        found = [part for part in parts if part is not None]
+        return np.logical_or.reduce(found) if len({*map(len, found)}) == 1 else None
+    if isinstance(space, spaces.Discrete):
+        array = numbers_of(space, actions)
+        if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
+            return None
+        least, most = int(space.start), int(space.start) + int(space.n) - 1
+        if array.min() >= least and array.max() <= most:
+            return None
+        return (array < least) | (array > most)
+    if not isinstance(space, _ARRAYS) or not isinstance(actions, np.ndarray):
+        return None
+    shape = space.shape or ()
+    if actions.dtype != space.dtype or actions.shape[1:] != shape or actions.ndim != len(shape) + 1:
+        return None
+    low, high = _bounds(space)
+    within = (actions >= low) & (actions <= high)
+    return None if within.all() else ~within.all(axis=tuple(range(1, actions.ndim)))
+
+
+def _bounds(space: Any) -> tuple[Any, Any]:
+    match space:
+        case spaces.MultiDiscrete():
+            return space.start, space.start + space.nvec - 1
+        case spaces.MultiBinary():
+            return 0, 1
+    return space.low, space.high
 
 
 def _kept(parts: Any, kept: NDArray[np.bool_]) -> Any:

@@ -41,6 +41,7 @@ from openenv_async.errors import (
     SessionClosed,
 )
 from openenv_async.hosts.spaces import opener, sender
+from openenv_async.integrations.gymnasium.columns import outside
 from openenv_async.integrations.gymnasium.settings import Translation
 
 __all__ = ["HostedVectors", "infos_by_row", "mode_of", "refuse_settings", "shards_needed"]
@@ -76,10 +77,10 @@ def mode_of(vector: Mapping[str, Any], wanted: AutoresetMode | None, label: str)
         )
     if wanted is not None and wanted is not there:
         raise OperationUnsupported(
-            f"{label} serves vectors whose rows begin anew by {there.value}, not {wanted.value}:"
-            " leave autoreset_mode= out to take that, or serve them with --param autoreset_mode="
+            f"{label} serves vectors whose rows begin anew by {there.value}, not {wanted.value} as"
+            " wanted: serve them with --param autoreset_mode="
             f"{next(word for word, mode in _MODES.items() if mode is wanted)} where the vector has"
-            " it"
+            f" it, or take {there.value} (GymVectorEnv without autoreset_mode=)"
         )
     return there
 
@@ -533,6 +534,12 @@ class HostedVectors:
         else:
             self._check_length(actions, rows * len(who))
             space = self.single_action_space
+            beyond = outside(space, actions)
+            if beyond is not None:  # one server would step what another refuses
+                raise InvalidAction(
+                    f"invalid action: row {np.flatnonzero(beyond)[0]} of {len(beyond)} must be an"
+                    f" element of {space}; no environment was stepped"
+                )
             parts = [_part(space, actions, i * rows, (i + 1) * rows) for i in range(len(who))]
         made = []
         for shard, part in zip(who, parts, strict=True):

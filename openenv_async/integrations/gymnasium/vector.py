@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
@@ -38,7 +39,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
-from openenv_async.integrations.gymnasium.columns import ActionColumn
+from openenv_async.integrations.gymnasium.columns import ActionColumn, numbers_of, outside
 from openenv_async.integrations.gymnasium.hosted import (
     HostedVectors,
     mode_of,
@@ -334,6 +335,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             return self._hosted.step(actions)
         if self._due:
             raise SessionBusy(f"step() while {self._due} rows are under way: recv() them first")
+        self._refuse_outside(actions, self._everyone)
         self._request(self._encoded(actions), self._everyone)
         _, infos = self._take(self.num_envs)
         return (
@@ -355,6 +357,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             self._hosted.send(actions, env_ids)
             return
         who = self._everyone if env_ids is None else [int(i) for i in env_ids]
+        self._refuse_outside(actions, who)
         self._request(self._encoded(actions, len(who)), who)
         self._due += len(who)
 
@@ -455,6 +458,27 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         else:
             self.sessions.step(who, actions)
 
+    def _refuse_outside(self, actions: Any, who: list[int]) -> None:
+        """Refuse a batch before anything of it is stepped.
+
+        Raises:
+            InvalidAction: an action is beyond the bounds of its space, and its row takes one now.
+        """
+        action = self._translation.action
+        beyond = None if action.shape is None else outside(action.space, actions)
+        if beyond is None or len(beyond) != len(who):
+            return
+        if self.autoreset_mode is not AutoresetMode.DISABLED:
+            beyond &= ~self._ended[who]
+        for row in np.flatnonzero(beyond)[:1].tolist():
+            one = next(itertools.islice(iterate(self.action_space, actions), row, None))
+            error = InvalidAction(
+                f"invalid action: action must be an element of {action.space}, got {one!r:.80};"
+                " no environment was stepped"
+            )
+            error.add_note(f"in environment {who[row]} of {self.num_envs}")
+            raise error
+
     def _encoded(self, actions: Any, count: int | None = None) -> list[bytes] | ActionColumn:
         """Actions as a column, or as payloads; those of a Discrete space are encoded once."""
         wanted = self.num_envs if count is None else count
@@ -488,9 +512,7 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _numbers(self, actions: Any, wanted: int) -> list[int]:
         """Actions of a Discrete space, one for each row; a row may be an array of one."""
-        array = np.asarray(actions)
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
+        array = numbers_of(self.single_action_space, actions)
         if array.shape != (wanted,):
             raise ValueError(f"{wanted} actions are needed, got {actions!r:.120}")
         numbers: list[int] = array.tolist()
@@ -615,7 +637,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
                 if wrong is None and (self._failures == "raise" or called_wrongly):
                     wrong = failed
                     failed.add_note(f"in environment {row} of {self.num_envs}")
-                self._mask(row, failed, infos, ended=frame is None)
+                refused = isinstance(failed, InvalidAction)  # and its episode goes on
+                self._mask(row, failed, infos, ended=frame is None and not refused)
             elif final is not None:
                 self._finish(row, final, infos)
             elif row in self._late:

@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv
 from openenv_async import Environment, StepResult
 from openenv_async.errors import InvalidAction
 from openenv_async.integrations.gymnasium import GymVectorEnv
-from openenv_async.integrations.gymnasium.columns import STACKED, ActionColumn, shape_of
+from openenv_async.integrations.gymnasium.columns import STACKED, ActionColumn, outside, shape_of
 from openenv_async.protocol.columns import column_of, rows_of
 from tests.integrations.serving import served
 
@@ -164,10 +164,35 @@ def test_rows_that_differ_are_taken_as_they_are() -> None:
         with pytest.raises(InvalidAction, match="three is refused") as caught:
             env.step(np.array([0, 3, 0]))
         assert caught.value.__notes__ == ["in environment 1 of 3"]
-        # the row that was refused begins anew, as it does row by row
-        assert env.step(np.array([4, 4, 4]))[0].tolist() == [[4, 4], [0, 0], [4, 4]]
+        assert env.step(np.array([4, 4, 4]))[0].tolist() == [[4, 4]] * 3
         for wrong in ([0, 0], [[0, 1], [0, 0]], [0.5, 0, 0], ["a", 0, 0]):
             with pytest.raises((ValueError, InvalidAction)):
                 env.step(wrong)
         assert env.step(np.array([5, 5, 5]))[0].tolist() == [[5, 5]] * 3
         env.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "beyond"),
+    [
+        (spaces.Discrete(3, start=-1), [-1, 0, 1], None),
+        (spaces.Discrete(3, start=-1), np.array([[-2], [0], [2]]), [True, False, True]),
+        (spaces.Discrete(3), np.array([2, 3], np.uint64), [False, True]),
+        (spaces.Discrete(3), [0.5, 9.0], None),
+        (spaces.Discrete(3), [], None),
+        (spaces.Box(-1, 1, (2,)), np.array([[0, 1], [0, 2]], np.float32), [False, True]),
+        (spaces.Box(-1, 1, (2,)), np.array([[0, 1], [0, np.nan]], np.float32), [False, True]),
+        (spaces.Box(-1, 1, (2,)), np.array([[0, 2.0]]), None),
+        (spaces.MultiDiscrete([2, 3]), np.array([[1, 2], [2, 0]]), [False, True]),
+        (spaces.MultiBinary(2), np.array([[1, 0], [2, 0]], np.int8), [False, True]),
+        (
+            spaces.Dict({"a": spaces.Discrete(2), "b": spaces.MultiBinary(1)}),
+            {"a": [0, 2, 0], "b": np.array([[0], [0], [3]], np.int8)},
+            [False, True, True],
+        ),
+        (spaces.Text(3), ["aaaa"], None),
+    ],
+)
+def test_rows_beyond_the_bounds_are_found(space: Any, actions: Any, beyond: Any) -> None:
+    found = outside(space, actions)
+    assert (None if found is None else found.tolist()) == beyond

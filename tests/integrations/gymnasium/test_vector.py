@@ -102,8 +102,10 @@ def test_wrong_calls_are_told(cartpole: str) -> None:
     with pytest.raises(EpisodeNotStarted, match="call reset"):
         env.step([0, 0])
     env.reset(seed=0)
-    with pytest.raises(InvalidAction, match="from 0 to 1, got 7"):
+    with pytest.raises(InvalidAction, match=r"element of Discrete\(2\), got 7; no environment"):
         env.step([0, 7])
+    with pytest.raises(InvalidAction, match="got rows of different shapes"):
+        env.step([0, [0, 0]])
     with pytest.raises(ValueError, match="2 actions are needed"):
         env.step([0])
     with pytest.raises(ValueError, match="3 seeds for 2"):
@@ -116,6 +118,49 @@ def test_wrong_calls_are_told(cartpole: str) -> None:
     env.close()
     with pytest.raises(ValueError, match="failures"):
         GymVectorEnv(cartpole, 2, failures="ignore")  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_an_invalid_action_steps_nothing_and_ends_no_episode(cartpole: str, mode: str) -> None:
+    here, there = GymVectorEnv(cartpole, 3, autoreset_mode=mode), GymVectorEnv(cartpole, 3)
+    for env in (here, there):
+        env.reset(seed=0)
+        env.step([1, 0, 1])
+    with pytest.raises(InvalidAction) as refused:
+        here.step([0, 2, 1])
+    assert refused.value.__notes__ == ["in environment 1 of 3"]
+    with pytest.raises(InvalidAction, match="in environment 1 of 3"):
+        here.send([-1, 0], [1, 2])
+    np.testing.assert_array_equal(here.step([0, 0, 1])[0], there.step([0, 0, 1])[0])
+    here.close()
+    there.close()
+
+
+class Steered(gymnasium.Env[Any, Any]):
+    """Its observations are the numbers of their steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    steps = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.steps = 0
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return np.full(1, float(self.steps)), 0.0, False, False, {}
+
+
+def test_the_episode_of_an_action_that_the_server_refuses_goes_on() -> None:
+    with served(Steered) as url:
+        env = GymVectorEnv(url, 2)
+        env.reset()
+        env.step(np.zeros((2, 1)))
+        with pytest.raises(InvalidAction, match="got an array of float32"):
+            env.step(np.array([[0.0], [2.0]]))
+        assert env.step(np.zeros((2, 1)))[0].ravel().tolist() == [3, 2]
+        env.close()
 
 
 def test_a_decoder_of_ones_own_sees_every_observation() -> None:
