@@ -20,7 +20,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.errors import ProtocolError
-from openenv_async.protocol.blocks import REFERENCE_SIZE, is_reference, pack_loans, read_reference
+from openenv_async.protocol.blocks import (
+    REFERENCE_MARK,
+    REFERENCE_SIZE,
+    has_references,
+    is_reference,
+    pack_loans,
+    read_reference,
+)
 from openenv_async.protocol.codec import MsgpackCodec, WireMessage
 from openenv_async.protocol.frames import Failed, Release
 
@@ -69,6 +76,10 @@ class SharedCodec(MsgpackCodec):
     def decode(self, message: WireMessage) -> Sequence[Any]:
         """Frames in order, as ``MsgpackCodec`` reads them, each with its payload."""
         frames = super().decode(message)
+        if type(message) is bytes and (
+            REFERENCE_MARK not in message or not has_references(message)
+        ):
+            return frames  # without a look at each
         for i, frame in enumerate(frames):
             payload = getattr(frame, "payload", None)
             if payload is not None and len(payload) == REFERENCE_SIZE and is_reference(payload):

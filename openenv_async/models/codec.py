@@ -25,7 +25,7 @@ from openenv_async.models.encoding import (
     plain_encoder,
 )
 from openenv_async.models.inspection import BAD_DATA, described, type_name
-from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown, whole_header
+from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown, whole_map
 from openenv_async.types import MAX_DEPTH
 
 __all__ = ["FORMATS", "Format", "PayloadCodec"]
@@ -93,16 +93,34 @@ class PayloadCodec(Generic[T]):
         read: Callable[[bytes | memoryview], T] = decoder.decode
         generic = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
         guard = self._guard(msgspec.msgpack.Decoder, generic)
-        whole = whole_header(self._info)
+        whole = whole_map(self._info)
         limit = MAX_DEPTH
 
-        def decode(data: bytes | memoryview) -> T:
+        def decode_closed(data: bytes | memoryview) -> T:
             if len(data) > limit:
                 check_msgpack_depth(data, limit)
             try:
-                if guard is not None and data[:1] != whole:
-                    guard(data)
                 return read(data)
+            except BAD_DATA as error:
+                return retry(data, error)
+
+        look: Callable[[Any], Any] = generic if guard is None else guard
+        header, defaults = (None, ()) if whole is None else whole
+
+        def decode(data: bytes | memoryview) -> T:
+            size = len(data)
+            if size > limit:
+                check_msgpack_depth(data, limit)
+            try:
+                if not size or data[0] != header:
+                    look(data)
+                    return read(data)
+                value = read(data)
+                for name, default in defaults:
+                    if getattr(value, name) is default:
+                        look(data)  # the field may be missing, with an unknown one in its place
+                        break
+                return value
             except BAD_DATA as error:
                 return retry(data, error)
 
@@ -110,6 +128,8 @@ class PayloadCodec(Generic[T]):
             # A float field that was given a NumPy scalar, a field of int a large one: rare and
             # slow, but not an error.
             try:
+                if defaults and len(data) and data[0] == header:
+                    look(data)  # which was put off, and an unknown field comes first
                 if isinstance(error, msgspec.ValidationError):
                     tree = generic(data)
                     plain = without_scalars(tree)
@@ -119,7 +139,7 @@ class PayloadCodec(Generic[T]):
                 error = second
             _raise_bad_data(error, self.model, "MessagePack")
 
-        return decode
+        return decode_closed if guard is None else decode
 
     def _json_decoder(self, *, tagged: bool) -> Callable[[bytes | memoryview], T]:
         decoder = msgspec.json.Decoder(self._type, dec_hook=dec_hook)

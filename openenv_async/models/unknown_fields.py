@@ -7,7 +7,9 @@ with the mirror (0.1 µs), then for good. Data without a mirror is decoded and l
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Union
+from inspect import getattr_static
+from types import MemberDescriptorType
+from typing import Any, Final, Literal, NamedTuple, Union
 
 import msgspec
 from msgspec import inspect
@@ -21,11 +23,29 @@ from openenv_async.models.inspection import (
     walk,
 )
 
-__all__ = ["is_open", "mirror", "refuse_unknown", "whole_header"]
+__all__ = ["Whole", "is_open", "mirror", "refuse_unknown", "whole_map"]
 
 _FIXMAP: Final = 0x80
 _MAX_FIXMAP: Final = 15
 """Entries of the greatest map whose MessagePack header is one byte, ``0x80`` and the number."""
+_HOOKS: Final = ("__post_init__", "__attrs_attrs__")
+"""Marks of classes that may change what was decoded."""
+
+
+class Whole(NamedTuple):
+    """The MessagePack map that has room for the fields of a model alone.
+
+    A model that was read from a map of as many entries as it has fields has found each of them in
+    one, so none is left for an unknown one. A field that may be missing was found if its value is
+    not the very object that stands for a missing one.
+
+    Attributes:
+        header: the first byte of the map.
+        defaults: the names of the fields that may be missing, and their values then.
+    """
+
+    header: int
+    defaults: tuple[tuple[str, Any], ...]
 
 
 def is_open(info: inspect.Type) -> bool:
@@ -37,23 +57,33 @@ def is_open(info: inspect.Type) -> bool:
     )
 
 
-def whole_header(info: inspect.Type) -> bytes | None:
-    """Return the first byte of the MessagePack maps that have room for the fields alone.
-
-    Of a model all of whose fields are required: one that can be read from a map of as many entries
-    has found each field in one, so none is left for an unknown one. ``None`` for other models.
-    """
+def whole_map(info: inspect.Type) -> Whole | None:
+    """Return how to tell that a map has no room for an unknown field, of a model that allows it."""
     if not isinstance(info, (inspect.DataclassType, inspect.StructType)):
         return None
     fields = info.fields
     is_map = isinstance(info, inspect.DataclassType) or not (
         info.array_like or info.tag_field is not None
     )
-    if not is_map or len(fields) > _MAX_FIXMAP:
+    if not is_map or len(fields) > _MAX_FIXMAP or any(is_open(field.type) for field in fields):
         return None
-    if any(not field.required or is_open(field.type) for field in fields):
-        return None
-    return bytes((_FIXMAP | len(fields),))
+    defaults: list[tuple[str, Any]] = []
+    for field in fields:
+        if not field.required:
+            if field.default is msgspec.NODEFAULT or not _stays(info.cls, field.name):
+                return None
+            defaults.append((field.name, field.default))
+    return Whole(_FIXMAP | len(fields), tuple(defaults))
+
+
+def _stays(cls: type, name: str) -> bool:
+    """Return whether a decoded field is read as the decoder has set it."""
+    if any(hasattr(cls, hook) for hook in _HOOKS):
+        return False
+    if getattr_static(cls, "__getattribute__") is not object.__getattribute__:
+        return False
+    found = getattr_static(cls, name, None)
+    return isinstance(found, MemberDescriptorType) or not hasattr(type(found), "__get__")
 
 
 def mirror(info: inspect.Type, made: dict[Any, Any]) -> Any:

@@ -34,11 +34,13 @@ from openenv_async.errors import ProtocolError
 
 __all__ = [
     "LEAST_SHARED",
+    "REFERENCE_MARK",
     "REFERENCE_SIZE",
     "SHARED_MEMORY",
     "Block",
     "BlockTable",
     "Lender",
+    "has_references",
     "is_reference",
     "pack_loans",
     "read_reference",
@@ -50,7 +52,8 @@ SHARED_MEMORY: Final = "shared_memory"
 LEAST_SHARED: Final = 8 * 1024
 """Octets of the smallest payload that is worth a block: copying fewer costs less than its loan."""
 
-_MARK: Final = 0xC1
+REFERENCE_MARK: Final = 0xC1
+"""The first octet of a reference, which no MessagePack begins with."""
 _REFERENCE: Final = struct.Struct("<BQQQ")
 _pack: Final = _REFERENCE.pack
 REFERENCE_SIZE: Final = _REFERENCE.size
@@ -63,7 +66,19 @@ _STEPS: Final = 4
 
 def is_reference(payload: object) -> bool:
     """Return whether a payload as it came is a reference."""
-    return isinstance(payload, bytes) and len(payload) == REFERENCE_SIZE and payload[0] == _MARK
+    return (
+        isinstance(payload, bytes)
+        and len(payload) == REFERENCE_SIZE
+        and payload[0] == REFERENCE_MARK
+    )
+
+
+def has_references(message: bytes) -> bool:
+    """Return whether any payload of a message may be a reference; false only if none is."""
+    at = message.find(REFERENCE_MARK)
+    while at > 0 and message[at - 1] != REFERENCE_SIZE:  # the last octet of the payload's length
+        at = message.find(REFERENCE_MARK, at + 1)
+    return at > 0
 
 
 def read_reference(payload: bytes, size: int) -> tuple[int, int, int]:
@@ -309,7 +324,7 @@ class Lender:
         block.users += 1
         self._last_loan = loan = self._last_loan + 1
         self._loans[loan] = block
-        return _pack(_MARK, loan, kept.offset, len(payload))
+        return _pack(REFERENCE_MARK, loan, kept.offset, len(payload))
 
     def give_back(self, loans: Sequence[int]) -> None:
         """Take back loans.

@@ -62,6 +62,20 @@ def test_a_loan_goes_back_with_the_last_view() -> None:
     assert codec.loans == 0
 
 
+def test_a_reference_is_found_among_what_looks_like_one() -> None:
+    lender, codec = joined()
+    reference = lender.refer(ANY.encode("a"))
+    assert reference is not None
+    plain = ANY.encode(b"\xc1" * 30 + b"\x19\x18" + b"\xc1")
+    for payloads in ([plain, reference], [reference, plain], [reference], [plain, plain]):
+        replies = [Observation(n, 1, payload) for n, payload in enumerate(payloads)]
+        frames = codec.decode(SERVER.encode(replies))
+        expected = ["a" if payload is reference else ANY.decode(plain) for payload in payloads]
+        assert [ANY.decode(frame.payload) for frame in frames] == expected
+        del frames
+        assert not codec.loans or given_back(codec) == [1]
+
+
 def test_views_are_given_back_from_any_thread() -> None:
     lender, codec = joined()
     views = [ANY.decode(codec.decode(sent(lender, np.full(2000, i)))[0].payload) for i in range(40)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
@@ -11,7 +11,13 @@ from msgspec import inspect
 
 from openenv_async.errors import InvalidModel
 from openenv_async.models import PayloadCodec
-from openenv_async.models.unknown_fields import is_open, mirror, refuse_unknown, whole_header
+from openenv_async.models.unknown_fields import (
+    Whole,
+    is_open,
+    mirror,
+    refuse_unknown,
+    whole_map,
+)
 
 
 @dataclass
@@ -170,23 +176,87 @@ class Closing(msgspec.Struct):
     """A model without a field."""
 
 
-WHOLE: list[tuple[Any, bytes | None]] = [
-    (Action, b"\x82"),
-    (Closing, b"\x80"),
-    (Leaf, None),  # its field may be missing
+class Judged(msgspec.Struct):
+    """A model with fields that may be missing."""
+
+    text: str
+    reward: float | None = None
+    note: str = "none"
+
+
+@dataclass(slots=True)
+class Filling:
+    """A model that changes what was decoded."""
+
+    text: str
+    reward: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.reward is None:
+            self.reward = 0.0
+
+
+@dataclass
+class Seeming:
+    """A model whose fields are not read as they are set."""
+
+    text: str
+    reward: float | None = None
+
+    def __getattribute__(self, name: str) -> Any:
+        found = object.__getattribute__(self, name)
+        return 0.0 if name == "reward" and found is None else found
+
+
+WHOLE: list[tuple[Any, Whole | None]] = [
+    (Action, Whole(0x82, ())),
+    (Closing, Whole(0x80, ())),
+    (Leaf, Whole(0x81, (("x", 0),))),
+    (Judged, Whole(0x83, (("reward", None), ("note", "none")))),
+    (Filling, None),
+    (Seeming, None),
+    (make_dataclass("Listed", [("a", list, field(default_factory=list))]), None),
     (Cat, None),  # a tag takes an entry
     (Row, None),
     (Note, None),
     (list[Action], None),
     (msgspec.defstruct("Nested", [("leaf", Leaf)]), None),  # the leaf may have an unknown field
-    (msgspec.defstruct("Wide", [(f"f{n}", int) for n in range(15)]), b"\x8f"),
+    (msgspec.defstruct("Wide", [(f"f{n}", int) for n in range(15)]), Whole(0x8F, ())),
     (msgspec.defstruct("Wider", [(f"f{n}", int) for n in range(16)]), None),
 ]
 
 
-@pytest.mark.parametrize(("model", "header"), WHOLE)
-def test_maps_with_room_for_the_fields_alone(model: Any, header: bytes | None) -> None:
-    assert whole_header(info_of(model)) == header
+@pytest.mark.parametrize(("model", "whole"), WHOLE)
+def test_maps_with_room_for_the_fields_alone(model: Any, whole: Whole | None) -> None:
+    assert whole_map(info_of(model)) == whole
+
+
+JUDGED: list[tuple[Any, dict[str, Any]]] = [
+    (model, {"text": "a", "reward": reward, **more})
+    for model, more in (
+        *((Judged, {"note": note}) for note in ("none", "some")),
+        (Filling, {}),
+        (Seeming, {}),
+    )
+    for reward in (None, 1.5)
+]
+
+
+@pytest.mark.parametrize(("model", "tree"), JUDGED)
+def test_an_unknown_field_in_the_place_of_one_that_may_be_missing(
+    model: Any, tree: dict[str, Any]
+) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(model, "msgpack")
+    encode = msgspec.msgpack.encode
+    assert codec.decode(encode(tree)) == model(**tree)
+    for name in tree:
+        other = {"more" if key == name else key: value for key, value in tree.items()}
+        with pytest.raises(InvalidModel, match="unknown field `more`"):
+            codec.decode(encode(other))
+        with pytest.raises(InvalidModel, match="unknown field `more`"):
+            codec.decode(encode({**other, "text": 1}))
+        with pytest.raises(InvalidModel, match="unknown field `more`"):
+            codec.decode(encode({**tree, "more": 1}))
 
 
 @pytest.mark.parametrize(
