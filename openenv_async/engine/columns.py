@@ -10,9 +10,10 @@ Rules:
   given them as a batch; of any other each row is a request.
 - A frame is run in parts, so long as no part holds the loop for long: the size follows the time
   that rows took and the bytes of their replies. The connection turns to others between two parts.
-- The reply of a part is kept once, for all its sessions. It becomes each session's own as soon as
-  one of them goes on without the others; at most ``_MAX_WHOLE`` replies of a connection are kept
-  whole.
+- The reply of a part is kept once, for all its sessions, also while some of them have gone on
+  without the others: rows that are reset go on alone, and step with all again. Of a connection at
+  most ``_MAX_WHOLE`` replies are kept so, and ``_MAX_LEFT`` that only some sessions still need; the
+  oldest become each session's own.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
 __all__ = ["Columns"]
 
 _MAX_GROUPS: Final = 8
-"""Sets of sessions that are remembered; a client steps one or two, all the time."""
+"""Sets of sessions that are remembered, those used last; a client steps one or two all the time."""
 _MAX_WHOLE: Final = 8
 """Replies of a connection that are kept as one."""
+_MAX_LEFT: Final = 2
+"""Such replies that not all of their sessions need any more."""
 _LEAST: Final = 16
 """Rows of a part at least."""
 _LONG: Final = 0.005
@@ -107,9 +110,14 @@ class _Group:
 
 
 class _Answer(SharedReply[Reply]):
-    """The replies to some rows of a frame, as one, and the requests as they came."""
+    """The replies to some rows of a frame, as one, and the requests as they came.
 
-    __slots__ = ("_asked", "_each", "_logs", "_rows", "reply")
+    Attributes:
+        reply: to all of them.
+        left: sessions that may have nothing newer.
+    """
+
+    __slots__ = ("_asked", "_each", "_logs", "_rows", "left", "reply")
 
     def __init__(
         self,
@@ -122,6 +130,7 @@ class _Answer(SharedReply[Reply]):
         self._rows = rows
         self._asked = asked
         self._each: dict[int, tuple[int, Reply]] = {}
+        self.left = len(logs)
         self.reply = reply
 
     def of(self, log: ReplyLog[Reply]) -> Kept[Reply]:
@@ -257,6 +266,7 @@ class Columns:
         self._max_containers = limits.max_containers
         self._groups: dict[bytes, _Group] = {}
         self._whole: dict[_Answer, None] = {}
+        self._left: dict[_Answer, None] = {}
         self._work: _Work | None = None
         self._size = _LEAST
         self._costs: deque[float] = deque(maxlen=_FRAMES)
@@ -272,9 +282,8 @@ class Columns:
         """Take notice that the connection is gone: each session keeps what is its own."""
         self._work = None
         self._groups.clear()
-        whole, self._whole = self._whole, {}
-        for answer in whole:
-            answer.settle()
+        for answer in (*self._left, *self._whole):
+            self._settle(answer)
 
     def take(self, frame: StepColumns) -> bool:
         """Run a frame, or a part of it.
@@ -317,9 +326,11 @@ class Columns:
 
     def _begin(self, frame: StepColumns) -> _Work | None:
         key = bytes(frame.channels)
-        group = self._groups.get(key)
+        group = self._groups.pop(key, None)
         if group is None:
             group = self._group(key)
+        else:
+            self._groups[key] = group  # that was used last goes last
         if group.size != self._size and (len(group.parts) > 1 or len(group.rows) > self._size):
             self._divide(group)
         asked = StepRows(frame, group.channels)
@@ -479,18 +490,21 @@ class Columns:
         reply.seqs = asked.frame.seqs if one else pack_numbers(seqs)
         answer = _Answer(logs, rows, asked, reply)
         before = None if part is None else part.reply
-        displaced = keep_shared(logs, seqs, answer, before)
         if part is not None:
             part.reply = answer
-        if before is not None:
-            if not whole:
-                displaced.add(before)
-            self._whole.pop(before, None)
-        for other in displaced:
-            self._settle(other)
+        let_go: dict[Any, int] = keep_shared(logs, seqs, answer, before)
+        for other, count in let_go.items():
+            self._whole.pop(other, None)
+            other.left -= count
+            if other.left:
+                self._left[other] = None
+            else:
+                self._left.pop(other, None)
         self._whole[answer] = None
         while len(self._whole) > _MAX_WHOLE:
             self._settle(next(iter(self._whole)))
+        while len(self._left) > _MAX_LEFT:
+            self._settle(next(iter(self._left)))
         steps = len(rows)
         if reply.begun is not None:
             for at, episode_id, _ in begun_of(reply.begun):
@@ -501,6 +515,7 @@ class Columns:
 
     def _settle(self, answer: Any) -> None:
         self._whole.pop(answer, None)
+        self._left.pop(answer, None)
         answer.settle()
 
     def _send(

@@ -11,7 +11,7 @@ Rules:
 - A number whose request could not be read is passed over: the client may use it again or not.
 - A seq further ahead is a gap, one below the acknowledgement is stale: both are errors.
 - The replies of many sessions that came as one are kept as one, until something is asked of a
-  single one.
+  single one, or the caller settles them.
 - An acknowledgement forgets the replies up to it. Over the byte budget the oldest go first; so
   they do over that of all sessions together, those of the session that adds to it.
 """
@@ -247,7 +247,7 @@ def keep_shared(
     seqs: Sequence[int],
     shared: SharedReply[ReplyT],
     before: SharedReply[ReplyT] | None,
-) -> set[SharedReply[ReplyT]]:
+) -> dict[SharedReply[ReplyT], int]:
     """Keep one reply in many logs, whose requests acknowledge all that was before them.
 
     Args:
@@ -257,15 +257,19 @@ def keep_shared(
         before: what most of them have kept until now.
 
     Returns:
-        Other shared replies that were kept: what is left of them should be settled.
+        How many logs have let go of each shared reply.
     """
-    others: set[SharedReply[ReplyT]] = set()
+    others: dict[SharedReply[ReplyT], int] = {}
+    same = len(logs)
     for log, seq in zip(logs, seqs, strict=True):
         if log._last is not before:
+            same -= 1
             if isinstance(log._last, SharedReply):
-                others.add(log._last)
+                others[log._last] = others.get(log._last, 0) + 1
             if log._earlier is not None:
                 log._forget(log._earlier, seq - 1)
                 log._earlier = None
         log._seq, log._last, log.acked = seq, shared, seq - 1
+    if before is not None and same:
+        others[before] = same
     return others

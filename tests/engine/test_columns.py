@@ -545,6 +545,42 @@ async def test_few_replies_are_kept_whole() -> None:
     await engine.aclose()
 
 
+async def test_rows_that_are_reset_alone_leave_a_reply_whole() -> None:
+    engine = make_engine(Picture)
+    peer = Peer(engine)
+    count = 12
+    rows = range(1, count + 1)
+    peer.send(*(Open(n, token(n), token(n)) for n in rows))
+    peer.send(in_columns([(n, 1, RESET, 0) for n in rows]))
+    peer.send(StepColumns(pack_channels(rows), pack_numbers([2]), apart([pack(0)] * count)))
+    peer.take()
+    columns = peer.connection._columns
+    assert columns is not None
+    logs = [engine.sessions[token(n)].log for n in rows]
+    (together,) = {log._last for log in logs}
+    assert isinstance(together, SharedReply)
+    seqs = [2] * count
+    for at in (3, 7):  # each in a frame of its own
+        peer.send(in_columns([(at + 1, 3, RESET, 0)]))
+        seqs[at] = 3
+        assert {log._last for log, seq in zip(logs, seqs, strict=True) if seq == 2} == {together}
+    assert list(columns._left) == [together]
+    kept = logs[0].get(2)
+    assert kept is not None
+    assert type(kept.reply) is Observation
+    assert kept.reply.channel == 1
+    peer.take()
+    numbers = pack_numbers([seq + 1 for seq in seqs])
+    peer.send(StepColumns(pack_channels(rows), numbers, apart([pack(0)] * count)))
+    (after,) = {log._last for log in logs}
+    assert after is not together
+    # Nothing is kept that no session needs; the session that was asked still counts for it.
+    assert list(columns._whole) == [after]
+    assert list(columns._left) == [together]
+    assert together.left == 1  # type: ignore[attr-defined]  # an answer
+    await engine.aclose()
+
+
 # -- rows that an executor runs -------------------------------------------------------------------
 
 

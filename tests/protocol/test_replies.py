@@ -313,7 +313,7 @@ def shared_by(
     for log in logs:
         log.taken = seq
     together = Together(logs)
-    assert keep_shared(logs, [seq] * count, together, None) == set()
+    assert keep_shared(logs, [seq] * count, together, None) == {}
     return logs, together
 
 
@@ -333,7 +333,7 @@ def test_a_shared_reply_becomes_a_sessions_own_when_it_is_asked_for() -> None:
         logs[2].order(4)
 
 
-def test_a_shared_reply_acknowledges_and_tells_what_it_displaces() -> None:
+def test_a_shared_reply_acknowledges_and_tells_what_is_let_go() -> None:
     retained = Retained()
     logs, together = shared_by(3, 1, retained)
     logs[0].taken = 2
@@ -342,7 +342,9 @@ def test_a_shared_reply_acknowledges_and_tells_what_it_displaces() -> None:
     for log in logs:
         log.taken = 3
     after = Together(logs)
-    assert keep_shared(logs[:2], [3, 3], after, None) == {together}
+    assert keep_shared(logs[:2], [3, 3], after, None) == {together: 1}
     assert retained.size == 0
     assert [sorted(log.replies) for log in logs] == [[3], [3], [1]]
-    assert keep_shared(logs[:2], [4, 4], Together(logs), after) == set()
+    later = Together(logs)
+    assert keep_shared(logs[:2], [4, 4], later, after) == {}  # each has its own by now
+    assert keep_shared(logs, [5, 5, 5], Together(logs), later) == {later: 2}
