@@ -48,8 +48,12 @@ class BlockingMessages(Protocol):
         """
         ...
 
-    def receive(self, timeout: float) -> bytes | memoryview | None:
+    def receive(self, timeout: float, is_due: bool = False) -> bytes | memoryview | None:
         """Return the next message, whose memory is not used again; ``None`` if none came.
+
+        Args:
+            timeout: seconds to wait.
+            is_due: whether the peer answers as soon as it can.
 
         Raises:
             OSError: the transport is gone.
@@ -104,7 +108,7 @@ class DivertedMessages:
         """Have the I/O thread send a message."""
         self._connection.loop.call_soon_threadsafe(self._transport.send, message, False)
 
-    def receive(self, timeout: float) -> bytes | memoryview | None:
+    def receive(self, timeout: float, is_due: bool = False) -> bytes | memoryview | None:
         """Wait for the I/O thread to receive one."""
         try:
             message = self._come.get(timeout=max(timeout, 0.0))

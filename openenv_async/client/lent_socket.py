@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from openenv_async.endpoints.alertness import Alertness
 from openenv_async.protocol.codec import WireMessage
 
 __all__ = ["SocketMessages", "can_lend"]
@@ -71,6 +72,7 @@ class SocketMessages:
         self._filled = 0  # ... and the bytes of it, after those of its header in ``_read``
         self._unsent = b""
         self._fd = os.dup(transport.get_extra_info("socket").fileno())
+        self._alertness = Alertness()
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         transport.pause_reading()
@@ -101,8 +103,12 @@ class SocketMessages:
             self._unsent = frame[sent:]
             raise BlockingIOError("the peer reads slower than this side writes")
 
-    def receive(self, timeout: float) -> bytes | memoryview | None:
+    def receive(self, timeout: float, is_due: bool = False) -> bytes | memoryview | None:
         """Return the next message, ``None`` if none came within ``timeout`` seconds.
+
+        Args:
+            timeout: of the wait.
+            is_due: whether the peer answers as soon as it can: worth looking out for.
 
         Raises:
             OSError: the socket is gone, or something came that is not a message.
@@ -113,7 +119,7 @@ class SocketMessages:
                 message = self._take()
                 if message is not None:
                     return message
-            if not self._poll.poll(timeout * 1000):
+            if not (self._wait_alert(timeout) if is_due else self._poll.poll(timeout * 1000)):
                 return None
             if self._large is None:
                 more = os.read(self._fd, _READ)
@@ -131,6 +137,18 @@ class SocketMessages:
                 until = time.monotonic() + timeout
             elif (timeout := until - time.monotonic()) <= 0:
                 return None
+
+    def _wait_alert(self, timeout: float) -> bool:
+        """Wait until there is something to read, if it was soon last time without sleeping."""
+        alertness, poll = self._alertness, self._poll.poll
+        looks = alertness.begin()
+        while looks and alertness.goes_on():
+            if poll(0):
+                alertness.end()
+                return True
+        found = bool(poll(timeout * 1000))
+        alertness.end()
+        return found
 
     def _take(self) -> bytes | None:
         """A whole message of what was read; room for one that is large and has begun."""

@@ -535,21 +535,21 @@ class VectorSessions:
             self.step((0,), (action,))
             return None
         rows, loan = self._lent()
-        self._receive(loan, rows, PATIENCE)
+        self._receive(loan, rows, PATIENCE, is_due=True)
         if len(rows.entries) != 1 or type(rows.entries[0]) is not Answer:
             return None
         answer = rows.entries.pop()
         self._waiting -= 1
         return answer  # type: ignore[return-value]  # an Answer
 
-    def _receive(self, loan: Loan, rows: LentRows, timeout: float) -> None:
+    def _receive(self, loan: Loan, rows: LentRows, timeout: float, is_due: bool = False) -> None:
         """Take one message, if one comes in time."""
         with loan.lock:
             if loan.ended:
                 return
             try:
                 loan.uses += 1
-                message = loan.messages.receive(timeout)
+                message = loan.messages.receive(timeout, is_due)
                 now = time.monotonic()
                 if message is None:
                     if loan.wanted or now - max(rows.sent_at, loan.heard_at) >= PATIENCE:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Final
 
+from openenv_async.endpoints.alertness import Alertness
 from openenv_async.endpoints.segments import Segment
 from openenv_async.engine import Engine, ServerConnection
 from openenv_async.engine.shared import SharedConnection
@@ -51,6 +52,9 @@ class NativeSocket:
     Those that come later are gathered: they leave a loop turn after the first of them, with all
     that became ready in between.
 
+    After a step of a vector the loop turns for a moment instead of sleeping, if its client has been
+    quick with the next one: see ``endpoints.alertness``.
+
     Args:
         engine: its sessions answer.
         subprotocol: of the messages.
@@ -82,6 +86,8 @@ class NativeSocket:
         self._pumping: asyncio.Handle | None = None
         self._going: asyncio.Handle | None = None
         self._held = False
+        self._alertness = Alertness() if engine.spec.is_vector else None
+        self._is_turning = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
         limits = engine.options.limits
         self._max_unsent = limits.max_unsent_size
@@ -142,11 +148,17 @@ class NativeSocket:
     def take(self, message: WireMessage) -> None:
         """Take a message, and answer what can be answered at once."""
         self._stats.bytes_in += len(message)
+        alertness = self._alertness
+        if alertness is not None:
+            alertness.end()
         frames = self.connection.decode(message)
         if self._held:
             self._waiting.append((frames, 0))
         else:
             self._work(frames, 0)
+            if alertness is not None and alertness.begin() and not self._is_turning:
+                self._is_turning = True
+                self._turn(alertness)
 
     def congestion(self, congested: bool) -> None:
         """The peer began to read slower than we write, or has caught up."""
@@ -175,6 +187,12 @@ class NativeSocket:
                     self._hold(frames, at)
                     return
                 pause_at = min(pause_at, now + _LONG)
+
+    def _turn(self, alertness: Alertness) -> None:
+        """Keep the loop awake; it looks for what has come, also from others, at each turn."""
+        self._is_turning = self._task is not None and alertness.goes_on()
+        if self._is_turning:
+            self._loop.call_soon(self._turn, alertness)
 
     def _hold(self, frames: Sequence[Any], at: int) -> None:
         """Leave the rest for later: large payloads go out in pieces, others have turns between.

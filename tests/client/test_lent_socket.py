@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from openenv_async.client.lent_socket import SocketMessages, can_lend
+from openenv_async.endpoints.alertness import Alertness
 from openenv_async.protocol.websocket_frames import data_frame, masked_data_frame, message_place
 
 MAX_SIZE = 1 << 20
@@ -222,3 +223,43 @@ def test_the_descriptor_is_closed_with_the_loan(lent: Lent) -> None:
     del dropped
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+class Looks(Alertness):
+    """Alertness that looks out, however long it takes, and has an answer come at the third look."""
+
+    __slots__ = ("come", "looks")
+
+    def __init__(self, come: Callable[[], object]) -> None:
+        super().__init__(2)
+        self.come = come
+        self.looks = 0
+
+    def begin(self) -> bool:
+        super().begin()
+        return True
+
+    def goes_on(self) -> bool:
+        self.looks += 1
+        if self.looks == 3:
+            self.come()
+        return self.looks < 5
+
+
+def test_an_answer_that_is_due_is_looked_out_for(lent: Lent) -> None:
+    looks = lent.messages._alertness = Looks(lambda: lent.peer.sendall(framed(b"soon")))
+    assert lent.messages.receive(5, is_due=True) == b"soon"
+    assert looks.looks == 3
+
+
+def test_an_answer_that_does_not_come_in_a_moment_is_slept_for(lent: Lent) -> None:
+    looks = lent.messages._alertness = Looks(lambda: None)
+    assert lent.messages.receive(0.001, is_due=True) is None
+    assert looks.looks == 5
+    assert looks._begun is None
+
+
+def test_other_messages_are_slept_for_at_once(lent: Lent) -> None:
+    looks = lent.messages._alertness = Looks(lambda: None)
+    assert lent.messages.receive(0.001) is None
+    assert looks.looks == 0

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from openenv_async import EngineOptions, Limits, Timeouts
+from openenv_async import EngineOptions, Limits, Timeouts, VectorEnvironment, VectorRows
+from openenv_async.endpoints.alertness import Alertness
 from openenv_async.engine import Engine
 from openenv_async.protocol.codec import FrameCodec, encode_map, frame_codec
 from openenv_async.protocol.frames import (
@@ -241,3 +244,60 @@ async def test_a_peer_that_vanishes_while_it_is_accepted() -> None:
     await asyncio.wait_for(wire.task, 5)
     assert wire.transport.is_closed
     await engine.aclose()
+
+
+class Pair(VectorEnvironment[list[int], NDArray[np.int64], dict[str, int]]):
+    """Two counters."""
+
+    isolation = "inline"
+    num_envs = 2
+
+    def reset(self, seed: int | None = None) -> VectorRows[NDArray[np.int64]]:
+        return VectorRows(np.zeros(2, np.int64))
+
+    def step(self, action: list[int]) -> VectorRows[NDArray[np.int64]]:
+        return VectorRows(np.array(action))
+
+    def state(self) -> dict[str, int]:
+        return {}
+
+
+class Looks(Alertness):
+    """Alertness that looks out for so many turns."""
+
+    __slots__ = ("left", "looks")
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__(2)
+        self.looks = looks
+        self.left = 3
+
+    def begin(self) -> bool:
+        super().begin()
+        return self.looks
+
+    def goes_on(self) -> bool:
+        self.left -= 1
+        return self.left > 0
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_after_a_step_of_a_vector_the_loop_stays_awake_for_a_moment(looks: bool) -> None:
+    engine = make_engine(Pair)
+    wire = Wire(engine)
+    await wire.greet()
+    alertness = wire.socket._alertness = Looks(looks)
+    wire.give(Step(1, 2, 1, pack([1, 1])))
+    wire.give(Step(1, 3, 2, pack([1, 1])))
+    assert [type(frame) for [frame] in wire.taken()] == [Observation] * 2
+    await turns()
+    assert alertness.left == (0 if looks else 3)
+    assert not wire.socket._is_turning
+    wire.task.cancel()
+    await asyncio.wait([wire.task])
+    await engine.aclose()
+
+
+async def test_other_environments_let_the_loop_sleep(wire: Wire) -> None:
+    await wire.greet()
+    assert wire.socket._alertness is None
