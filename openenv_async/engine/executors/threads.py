@@ -31,7 +31,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import threading
 import time
 from collections import deque
@@ -150,16 +149,17 @@ class ThreadPool:
         self._limit = 1 if lent else limit
         self._name = name
         self._look_every = _LOOK if look is None else look
-        self._idle_time = idle
+        self._rest_time = -1.0 if idle is None else idle
         self._lent = lent
         self.stuck = 0
         self.calling = False
         self._jobs: deque[Job] = deque()
         self._results: deque[Job] = deque()
-        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.lock = threading.Lock()
         self._threads = 1 if lent else 0
-        self._idle = 0
+        # A lock for each idle thread, which waits to get it. The last is woken first: its core
+        # still has what environments need. One queue for all would wake every thread in turn.
+        self._idle: list[threading.Lock] = []
         self._posted = False
         self.taken = 0
         self._seen = 0
@@ -190,7 +190,7 @@ class ThreadPool:
         self._kick = None
         with self.lock:
             # A thread goes idle under this lock after a last look at the queue.
-            wanted = self._idle > 0 or self._threads == 0
+            wanted = bool(self._idle) or self._threads == 0
         if wanted:
             self._wake(1)
         if self._look is None:
@@ -210,7 +210,7 @@ class ThreadPool:
         moved = self.taken - self._seen
         self._seen = self.taken
         if moved < waiting and self._may_grow():
-            busy = max(1, self._threads - self._idle)
+            busy = max(1, self._threads - len(self._idle))
             self._share_rows(min(waiting, busy, _MOST_AT_ONCE))
             self._wake(min(waiting, busy, _MOST_AT_ONCE))
         self._look = self._loop.call_later(self._look_every, self._look_after)
@@ -228,12 +228,11 @@ class ThreadPool:
 
     def _wake(self, count: int) -> None:
         with self.lock:
-            reuse = min(count, self._idle)
-            new = min(count - reuse, self._limit - self._threads)
-            self._idle -= reuse
+            reuse = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
+            new = min(count - len(reuse), self._limit - self._threads)
             self._threads += new
-        for _ in range(reuse):
-            self._wakes.put(True)
+        for wake in reuse:
+            wake.release()
         for left in range(new, 0, -1):
             try:
                 threading.Thread(target=self.work, name=self._name, daemon=True).start()
@@ -261,6 +260,8 @@ class ThreadPool:
         jobs, results = self._jobs, self._results
         handle = self._handle
         clock = time.perf_counter
+        wake = threading.Lock()
+        wake.acquire()
         while True:
             begun = clock()
             while True:
@@ -285,7 +286,7 @@ class ThreadPool:
                     self._post()
                     begun = clock()
             self._post()
-            if not self._rest():
+            if not self._rest(wake):
                 return
 
     def _handle_in_worker(self, job: Job) -> RunnerReply | Unfinished:
@@ -300,7 +301,7 @@ class ThreadPool:
         self._after_call()
         return reply
 
-    def _rest(self) -> bool:
+    def _rest(self, wake: threading.Lock) -> bool:
         """Wait for work; ``False`` when this thread is to end."""
         with self.lock:
             if self._jobs:
@@ -308,16 +309,15 @@ class ThreadPool:
             if self._closed:
                 self._threads -= 1
                 return False
-            self._idle += 1
-        try:
-            return self._wakes.get(timeout=self._idle_time)
-        except queue.Empty:
+            self._idle.append(wake)
+        if not wake.acquire(timeout=self._rest_time):
             with self.lock:
-                leave = self._idle > 0
-                if leave:
-                    self._idle -= 1
+                if wake in self._idle:
+                    self._idle.remove(wake)
                     self._threads -= 1
-        return False if leave else self._wakes.get()  # a wake-up for this thread is on its way
+                    return False
+            wake.acquire()  # it was woken in this moment
+        return True
 
     def _post(self) -> None:
         if self._results and not self._posted:
@@ -409,10 +409,9 @@ class ThreadPool:
                 handle.cancel()
         self._look = self._kick = None
         with self.lock:
-            idle, self._idle = self._idle, 0
-            self._threads -= idle
-        for _ in range(idle):
-            self._wakes.put(False)
+            idle, self._idle = self._idle, []
+        for wake in idle:
+            wake.release()  # it looks for jobs once more, and ends
 
 
 def _handle(job: Job) -> RunnerReply | Unfinished:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -451,39 +450,55 @@ def test_a_look_ends_when_nothing_waits_or_the_pool_is_closed(
     assert len(loop.timers) == 1
 
 
+def idle_threads(count: int) -> list[threading.Lock]:
+    """Return the locks of threads that wait."""
+    wakes = [threading.Lock() for _ in range(count)]
+    for wake in wakes:
+        wake.acquire()
+    return wakes
+
+
+def woken(wakes: list[threading.Lock]) -> list[int]:
+    """Return which threads may go on."""
+    return [place for place, wake in enumerate(wakes) if not wake.locked()]
+
+
 def test_idle_threads_go_before_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     started = Started(monkeypatch)
     pool = make_pool(HandLoop(), limit=4)
-    pool._threads, pool._idle = 2, 2
+    wakes = idle_threads(2)
+    pool._threads, pool._idle = 2, wakes[:]
     pool._wake(1)
-    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (1, 2, 0, 1)
+    assert (pool._idle, pool._threads, started.count) == (wakes[:1], 2, 0)
+    assert woken(wakes) == [1]  # the one that was idle last
     pool._wake(2)
-    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (0, 3, 1, 2)
+    assert (pool._idle, pool._threads, started.count, woken(wakes)) == ([], 3, 1, [0, 1])
     pool._wake(9)
-    assert (pool._idle, pool._threads, started.count, pool._wakes.qsize()) == (0, 4, 2, 2)
-    assert [pool._wakes.get() for _ in range(2)] == [True, True]
+    assert (pool._idle, pool._threads, started.count, woken(wakes)) == ([], 4, 2, [0, 1])
 
 
 def test_a_batch_wakes_an_idle_thread_or_the_first_and_no_busy_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for threads, idle, wakes, new in ((0, 0, 0, 1), (1, 1, 1, 0), (1, 0, 0, 0)):
+    for threads, idle, wakes, new in ((0, 0, [], 1), (2, 2, [1], 0), (1, 0, [], 0)):
         loop, started = HandLoop(), Started(monkeypatch)
         pool = make_pool(loop)
-        pool._threads, pool._idle = threads, idle
+        waiting = idle_threads(idle)
+        pool._threads, pool._idle = threads, waiting[:]
         pool.submit(job_of(Worked()))
         loop.turn()
-        assert (pool._wakes.qsize(), started.count) == (wakes, new)
+        assert (woken(waiting), started.count) == (wakes, new)
 
 
 def test_a_closed_pool_lets_its_idle_threads_go() -> None:
     pool = make_pool(HandLoop())
-    pool._threads, pool._idle = 3, 2
+    wakes = idle_threads(2)
+    pool._threads, pool._idle = 3, wakes[:]
     pool.close()
-    assert (pool._threads, pool._idle) == (1, 0)
-    assert [pool._wakes.get() for _ in range(pool._wakes.qsize())] == [False, False]
-    assert pool._rest() is False  # the busy one, once it is done
-    assert pool._threads == 0
+    assert (woken(wakes), pool._idle) == ([0, 1], [])
+    for left in (2, 1, 0):  # the busy one too, once it is done
+        assert pool._rest(threading.Lock()) is False
+        assert pool._threads == left
 
 
 def test_jobs_are_refused_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,36 +691,64 @@ def test_a_beat_is_answered_in_its_turn() -> None:
     assert answers == [1]
 
 
-class Emptied:
-    """A queue without wake-ups in time; one comes late where the pool counts on it."""
+class Unwoken:
+    """The lock of a thread whose rest ends unwoken; if ``late``, it is woken right then."""
 
-    def __init__(self) -> None:
-        self.timeouts: list[float | None] = []
+    def __init__(self, pool: ThreadPool, late: bool) -> None:
+        self._pool = pool
+        self._late = late
+        self.timeouts: list[float] = []
 
-    def get(self, timeout: float | None = None) -> bool:
+    def acquire(self, timeout: float = -1.0) -> bool:
         self.timeouts.append(timeout)
-        if len(self.timeouts) == 1:
-            raise queue.Empty
-        return True
+        if len(self.timeouts) > 1:
+            return True
+        if self._late:
+            self._pool._idle.pop()
+        return False
 
 
-@pytest.mark.parametrize("woken", [False, True])
-def test_an_idle_thread_ends_unless_it_has_just_been_woken(woken: bool) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_an_idle_thread_ends_unless_it_has_just_been_woken(late: bool) -> None:
     pool = make_pool(HandLoop(), idle=3.0)
-    wakes: Any = Emptied()
-    pool._wakes = wakes
-    pool._threads, pool._idle = 2, -1 if woken else 0  # one less than are: its wake-up was sent
-    assert pool._rest() is woken
-    assert (pool._threads, pool._idle) == (2 if woken else 1, 0)
-    assert wakes.timeouts == ([3.0, None] if woken else [3.0])
+    pool._threads = 2
+    wake: Any = Unwoken(pool, late)
+    assert pool._rest(wake) is late
+    assert (pool._threads, pool._idle) == (2 if late else 1, [])
+    assert wake.timeouts == ([3.0, -1.0] if late else [3.0])
+
+
+async def test_a_wake_up_wakes_one_thread_and_no_other() -> None:
+    pool = make_pool(HandLoop())
+    pool._threads = 3
+    rested: list[int] = []
+
+    def rest(number: int) -> None:
+        wake = threading.Lock()
+        wake.acquire()
+        while pool._rest(wake):
+            rested.append(number)
+
+    resting = [threading.Thread(target=rest, args=(number,)) for number in range(3)]
+    for thread in resting:
+        thread.start()
+    await until(lambda: len(pool._idle) == 3)
+    while len(rested) < 8:
+        pool._wake(1)
+        await until(lambda: len(pool._idle) == 3)
+    assert len(set(rested)) == 1  # the one that was idle last, each time
+    pool.close()
+    for thread in resting:
+        thread.join()
+    assert pool._threads == 0
 
 
 def test_a_thread_does_not_rest_while_jobs_wait() -> None:
     pool = make_pool(HandLoop())
     pool._jobs.append(job_of(Worked()))
     pool._threads = 1
-    assert pool._rest() is True
-    assert (pool._threads, pool._idle) == (1, 0)
+    assert pool._rest(threading.Lock()) is True
+    assert (pool._threads, pool._idle) == (1, [])
 
 
 # -- constructors ----------------------------------------------------------------------------------
@@ -796,7 +839,7 @@ def test_a_quarter_of_the_cores_constructs(
     loop: Any = HandLoop()
     pool = BuilderPool(loop, 4, "pool")
     assert pool._computing == computing
-    assert (pool._look_every, pool._idle_time, pool._name) == (0.01, 30.0, "pool-build")
+    assert (pool._look_every, pool._rest_time, pool._name) == (0.01, 30.0, "pool-build")
 
 
 def test_a_constructor_that_had_no_turn_says_what_to_do() -> None:
