@@ -40,7 +40,7 @@ from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasi
 from openenv_async.models.vectors import VectorReader
 from openenv_async.schemas.legal import LEGAL_KEY
 from openenv_async.schemas.refs import resolved
-from openenv_async.schemas.vectors import row_schema, rows_schema
+from openenv_async.schemas.vectors import batch_schema, row_schema, rows_schema
 from openenv_async.tasks import TaskBook
 from openenv_async.types import StepResult
 
@@ -439,7 +439,9 @@ class EnvironmentSpec:
             whole = resolved(made["observation"], made["observation"])
             batch = whole.get("properties", {}).get("observations", {})
             names = made["observation"].get("$defs")
-            made["observation"] = rows_schema(batch, layout.batch_size)
+            size = layout.batch_size
+            made["observation"] = rows_schema(_batch(batch, layout.observation, size), size)
+            made["action"] = _batch(made["action"], layout.action, size)
             if names:
                 made["observation"]["$defs"] = names
         made.update(self._sharper())
@@ -553,6 +555,13 @@ class EnvironmentSpec:
                     f" params={{{key!r}: …}} (--param {key}=…)",
                     option=key,
                 )
+
+
+def _batch(of_type: dict[str, Any], row: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The schema of a batch: that of its type, or if that has no shape, of so many rows."""
+    if "shape" in of_type.get("x-ndarray", {"shape": None}):
+        return of_type
+    return batch_schema(row, size) or of_type
 
 
 def _told_vector(layout: VectorLayout, schemas: Mapping[str, Any]) -> dict[str, Any]:

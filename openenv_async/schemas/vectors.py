@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["row_schema", "rows_schema"]
+__all__ = ["batch_schema", "row_schema", "rows_schema"]
 
 
 def rows_schema(batch: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -33,6 +33,30 @@ def rows_schema(batch: Mapping[str, Any], size: int) -> dict[str, Any]:
         },
         "required": ["observations"],
     }
+
+
+def batch_schema(row: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+    """Return the schema of a batch of rows that are arrays, integers or numbers; else ``None``.
+
+    Args:
+        row: the schema of one row.
+        size: rows.
+    """
+    array = row.get("x-ndarray")
+    if array is not None:
+        if "shape" not in array:
+            return None
+        batch = {**array, "shape": [size, *array["shape"]]}
+        for bound in ("low", "high"):
+            if isinstance(batch.get(bound), list):
+                batch[bound] = [batch[bound]] * size
+    elif row.get("type") in ("integer", "number"):
+        dtype = "<i8" if row["type"] == "integer" else "<f8"
+        low, high = row.get("minimum"), row.get("maximum")
+        batch = {"dtype": dtype, "shape": [size], "low": low, "high": high}
+    else:
+        return None
+    return {"type": "array", "x-ndarray": batch}
 
 
 def row_schema(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,21 @@ async def test_rows_arrive_as_they_are(format: Any) -> None:
         assert not result.done
 
 
+def test_the_schemas_of_rows_are_told_of_batches_too() -> None:
+    action = {"type": "integer", "minimum": 0, "maximum": 3}
+
+    class Declared(Counters):
+        @classmethod
+        def row_schemas(cls, **params: Any) -> dict[str, Any]:
+            return {"action": action, "observation": {"type": "number"}}
+
+    schema = EnvironmentSpec(Declared).schema
+    assert schema["vector"]["action"] == action
+    assert schema["action"]["x-ndarray"] == {"dtype": "<i8", "shape": [3], "low": 0, "high": 3}
+    seen = schema["observation"]["properties"]["observations"]["x-ndarray"]
+    assert (seen["dtype"], seen["shape"]) == ("<f8", [3])
+
+
 def test_the_schema_tells_the_vector() -> None:
     spec = EnvironmentSpec(Counters)
     spec.check()

@@ -35,6 +35,7 @@ from openenv_async.errors import (
     InvalidObservation,
     InvalidOption,
     OpenEnvError,
+    OperationUnsupported,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -203,6 +204,12 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         """Take sessions that are vectors, as many as it takes."""
         told = schema["vector"]
         row = {**schema, "action": told["action"], "observation": told["observation"]}
+        for part, space in (("action", action_space), ("observation", observation_space)):
+            if not told[part] and space is None:
+                raise OperationUnsupported(
+                    f"{self._label} does not say what the {part} of one environment of its vectors"
+                    f" is: let row_schemas() of its class give {part!r}, or pass {part}_space="
+                )
         self.autoreset_mode = mode_of(told, wanted, self._label)
         self.metadata = {
             **render_metadata(schema, self.render_mode),
