@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -549,8 +548,11 @@ def _entry_module(id: str, mode: Any) -> str:
 
 
 def _envpool_module(task: str) -> str:
-    registry = getattr(sys.modules.get("envpool.registration"), "registry", None)
-    found = getattr(registry, "specs", {}).get(task)
+    try:
+        import envpool  # type: ignore[import-untyped,import-not-found,unused-ignore]  # if installed
+    except ImportError:
+        return ""  # making one tells the user
+    found = getattr(envpool.registration.registry, "specs", {}).get(task)
     return str(found[0]) if found else ""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +160,19 @@ async def test_envpool_is_seeded_when_it_is_built() -> None:
     await play(source, Seeded(), 120, {"num_envs": 4})  # type: ignore[arg-type]  # of its shape
     spec = EnvironmentSpec(functools.partial(make_vector, "envpool:CartPole-v1"))
     assert (spec.name, spec.contract.isolation) == ("envpool:CartPole-v1", "inline")
+
+
+def test_envpool_is_known_before_anybody_imported_it() -> None:
+    pytest.importorskip("envpool")
+    code = (
+        "from openenv_async.targets.discovery import find_target\n"
+        "params = {'id': 'envpool:CartPole-v1'}\n"
+        "print(find_target('gymnasium', params).vectorized(2).contract.isolation)"
+    )
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert made.stdout.split() == ["inline"], made.stderr
 
 
 async def test_envpool_gives_the_first_rows_that_are_ready() -> None:
