@@ -23,7 +23,7 @@ from typing import Final
 
 __all__ = ["MOMENT", "Alertness", "available_cores", "granted_cores"]
 
-MOMENT: Final = 0.0002
+MOMENT: Final = 0.0005
 """Seconds for which a thread looks out; a wait that takes as long is not short."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
