@@ -28,10 +28,11 @@ from openenv_async.engine.interfaces import RowExecutor
 from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import remembered
 from openenv_async.engine.rows import BEGINS, Progress, RowCall, RowReplies, Stack, run_rows
-from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.engine.runner import EnvironmentRunner, row_field
 from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
+from openenv_async.models.making import Maker, maker_of
 from openenv_async.protocol.codec import frame_size
 from openenv_async.protocol.column_parts import observations_of_rows
 from openenv_async.protocol.columns import (
@@ -158,7 +159,7 @@ class _Work:
         stale: the sessions on the channels have changed since it began.
     """
 
-    __slots__ = ("actions", "asked", "at", "decode", "frame", "group", "spent", "stale")
+    __slots__ = ("actions", "asked", "at", "frame", "group", "read", "spent", "stale")
 
     def __init__(
         self,
@@ -166,13 +167,13 @@ class _Work:
         group: _Group,
         asked: StepRows,
         actions: list[Any],
-        decode: Callable[[bytes], Any] | None,
+        read: Callable[[Any], Any] | None,
     ) -> None:
         self.frame = frame
         self.group = group
         self.asked = asked
         self.actions = actions
-        self.decode = decode
+        self.read = read
         self.at = 0
         self.spent = 0.0
         self.stale = False
@@ -182,12 +183,12 @@ class _Batch:
     """Rows that an executor runs: its ``RowBatch``.
 
     Attributes:
-        actions: of each row, encoded or not.
+        actions: of each row, encoded or not, as ``run`` reads them.
         part: the part that they are, where all of its rows were taken.
     """
 
     __slots__ = (
-        *("_asked", "_columns", "_decode", "_runs"),
+        *("_asked", "_columns", "_read", "_runs"),
         *("actions", "calls", "codecs", "count", "frame", "part", "places", "requests"),
     )
 
@@ -196,7 +197,7 @@ class _Batch:
         self._asked = work.asked
         self.actions: list[Any] = []
         self.part: _Part | None = None
-        self._decode = work.decode
+        self._read = work.read
         self._runs: list[Progress] = []
         self.calls: list[Session] = []
         self.requests: list[Step | Reset] = []
@@ -209,15 +210,15 @@ class _Batch:
         """Run rows here and now, in any thread; never raises."""
         calls = [] if self.part is None else self.part.calls
         if not calls:
-            calls = [RowCall(call.runner, *call.runner.row_step()) for call in self.calls]
+            calls = self._columns.calls(self.calls)
             if self.part is not None:
                 self.part.calls = calls
         codecs = self.codecs
-        stack = Stack(most or len(calls), codecs.encode_observation)
+        stack = self._columns.stack(most or len(calls), codecs)
         progress = Progress(stack)
         self._runs.append(progress)
         request = self.requests.__getitem__
-        return run_rows(calls, self.actions, request, codecs, stack, self._decode, claims, progress)
+        return run_rows(calls, self.actions, request, codecs, stack, self._read, claims, progress)
 
     def finished(self) -> list[RowReplies]:
         """Return the replies that are there while ``run`` runs others; on the loop."""
@@ -261,6 +262,9 @@ class Columns:
             executor.direct or self._executor_of_rows is not None
         ) and not engine.times_episodes
         self._takes: Any = engine.spec.types["action"]
+        self._field = row_field(engine.spec)
+        self._shows: Any = engine.spec.types["observation"]
+        self._maker = None if self._field is not None else maker_of(self._takes)
         limits = engine.options.limits
         self._max_channels = limits.max_channels
         self._max_containers = limits.max_containers
@@ -338,34 +342,72 @@ class Columns:
             if len(frame.payload) > self._max_containers:
                 check_msgpack_containers(frame.payload, self._max_containers)
             asked.read()
-            actions, decode = self._actions(asked)
+            actions, read = self._actions(asked)
         except OpenEnvError as exc:
             self._spoilt(asked, exc)
             return None
-        return _Work(frame, group, asked, actions, decode)
+        return _Work(frame, group, asked, actions, read)
 
-    def _actions(self, asked: StepRows) -> tuple[list[Any], Callable[[bytes], Any] | None]:
-        """Return the actions of the rows, and what decodes those that are encoded still."""
-        takes = self._takes
-        actions: list[Any] | None = None
-        if takes is Any or takes in _TAKEN_AS_THEY_ARE:
-            actions = asked.elements()
-            if actions and takes is not Any and type(actions[0]) is not takes:
-                actions = None
-        decode = None
-        if self._executor_of_rows is not None:
-            asked.payloads()
-        if actions is None:
-            actions, decode = list(asked.payloads()), self._decode
+    def _actions(self, asked: StepRows) -> tuple[list[Any], Callable[[Any], Any] | None]:
+        """Return the actions of the rows, and what reads those that are not what a step takes."""
+        actions, read = self._told(asked)
         if asked.begins:
             steps = iter(actions)
             actions = [BEGINS if begins else next(steps) for begins in asked.begins]
-        return actions, decode
+        return actions, read
+
+    def _told(self, asked: StepRows) -> tuple[list[Any], Callable[[Any], Any] | None]:
+        """Return the action of each row that steps, and what reads it."""
+        takes, maker, field = self._takes, self._maker, self._field
+        if self._executor_of_rows is not None:
+            asked.payloads()
+        if takes is Any or takes in _TAKEN_AS_THEY_ARE:
+            elements = asked.elements()
+            if elements is not None and (
+                takes is Any or not elements or type(elements[0]) is takes
+            ):
+                return elements, None
+        elif maker is not None or field is not None:
+            values = asked.fields()
+            if values is not None:
+                if field is not None and [*values] == [field]:
+                    return values[field], None
+                if maker is not None and values.keys() == {*maker.names}:
+                    return self._made(maker, values)
+        return list(asked.payloads()), self._decode
+
+    def _made(
+        self, maker: Maker, values: dict[str, list[Any]]
+    ) -> tuple[list[Any], Callable[[Any], Any]]:
+        """Return the fields of each action, and what makes an action of them."""
+        names, make, fits, floats = maker
+        decode, encode = self._decode, self._connection.codecs.encode_any
+        rows = [*zip(*(values[name] for name in names), strict=True)]
+
+        def decoded(fields: tuple[Any, ...]) -> Any:
+            return decode(encode(dict(zip(names, fields, strict=True))))
+
+        def made(fields: tuple[Any, ...]) -> Any:
+            action = make(*fields)
+            return action if fits is None or fits(action) else decoded(fields)
+
+        is_int = any(type(value) is int for name in floats for value in values[name][:1])
+        return rows, decoded if is_int else made
 
     def _decode(self, payload: bytes) -> Any:
         if len(payload) > self._max_containers:
             check_msgpack_containers(payload, self._max_containers)
-        return self._connection.codecs.decode_action(payload)
+        action = self._connection.codecs.decode_action(payload)
+        return action if self._field is None else getattr(action, self._field)
+
+    def calls(self, sessions: Sequence[Session]) -> list[RowCall]:
+        """Return the ways into the environments of sessions."""
+        field = self._field
+        return [RowCall(each.runner, *each.runner.row_step(field)) for each in sessions]
+
+    def stack(self, count: int, codecs: Codecs) -> Stack:
+        """Return what gathers so many of their observations."""
+        return Stack(count, codecs.encode_observation, 0, self._field, self._shows)
 
     def _group(self, key: bytes) -> _Group:
         channels = channels_of(key, self._max_channels)
@@ -424,7 +466,7 @@ class Columns:
         rows, sessions, logs = part.rows, part.sessions, part.logs
         calls = part.calls
         if not calls:
-            calls = part.calls = [RowCall(s.runner, *s.runner.row_step()) for s in sessions]
+            calls = part.calls = self.calls(sessions)
         seqs, actions = asked.seqs, work.actions
         if len(rows) != len(asked.channels):
             seqs, actions = [seqs[row] for row in rows], [actions[row] for row in rows]
@@ -447,8 +489,8 @@ class Columns:
             actions,
             lambda row: request(rows[row]),
             codecs,
-            Stack(len(calls), codecs.encode_observation),
-            work.decode,
+            self.stack(len(calls), codecs),
+            work.read,
         )
         later = self._engine.clock()
         if later - now > _LONG:

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import msgspec
 
 from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
@@ -36,14 +39,13 @@ from openenv_async.protocol.columns import (
 )
 from openenv_async.protocol.frames import ObservationColumns, Payload, Reset, Step
 from openenv_async.protocol.lifecycle import Phase
-from openenv_async.types import StepResult
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["BEGINS", "Progress", "RowCall", "RowReplies", "Stack", "run_rows"]
+__all__ = ["BEGINS", "Progress", "RowCall", "RowReplies", "Stack", "Way", "run_rows"]
 
 BEGINS: Final = object()
 """Stands for the action of a row that begins an episode."""
@@ -51,6 +53,8 @@ _STACKABLE: Final = "biufc"
 """Kinds of arrays that are stacked."""
 _MAX_NDIM: Final = 31
 _MAX_DEPTH: Final = 8
+_LEAST_INT: Final = -(2**63)
+_MOST_INT: Final = 2**63 - 1
 _NUMBERS: Final[dict[type, str]] = {bool: "|b1", int: "<i8", float: "<f8"}
 
 
@@ -90,7 +94,7 @@ def run_rows(
     request: Callable[[int], Step | Reset],
     codecs: Codecs,
     stack: Stack,
-    decode: Callable[[bytes], Any] | None = None,
+    read_action: Callable[[Any], Any] | None = None,
     claims: Iterator[int] | None = None,
     progress: Progress | None = None,
 ) -> RowReplies:
@@ -102,7 +106,7 @@ def run_rows(
         request: returns the request that a row is, for what is not on the straight way.
         codecs: of the payloads.
         stack: takes the observations; it is used once.
-        decode: reads actions that are encoded still.
+        read_action: reads actions that are encoded still, or made of their fields.
         claims: the rows to run, of which others may take some; all where it is not given.
         progress: of ``stack``; gives what is finished before the rest is.
 
@@ -117,7 +121,7 @@ def run_rows(
     rows, others, rewards = progress.rows, progress.others, progress.rewards
     flags, infos, begun = progress.flags, progress.infos, progress.begun
     out: Any = None
-    dtype = shape = None
+    dtype = shape = kind = store = None
     place = 0
     each: Iterable[tuple[int, RowCall, Any]]
     if claims is None:
@@ -132,11 +136,11 @@ def run_rows(
                 continue
             observation, reward, terminated, truncated, info = began
             try:
-                out, dtype, shape = put(place, observation)
+                out, dtype, shape, kind, store = put(place, observation)
                 if info is not None:
                     infos.append((place, encode_info(info)))
             except BaseException as exc:
-                dtype = None  # the stack may have begun anew
+                dtype = kind = None  # the stack may have begun anew
                 others.append((row, runner.unfit(request(row), exc, codecs)))
                 continue
             runner.begun_row()
@@ -146,9 +150,9 @@ def run_rows(
             if runner.phase is not running:
                 others.append((row, runner.handle(request(row), codecs)))
                 continue
-            if decode is not None:
+            if read_action is not None:
                 try:
-                    action = decode(action)
+                    action = read_action(action)
                 except BaseException as exc:
                     others.append((row, runner.refused_action(request(row), exc, codecs)))  # type: ignore[arg-type]  # a Step
                     continue
@@ -174,21 +178,21 @@ def run_rows(
                     ):
                         info = info or None
                     else:
-                        observation, reward, terminated, truncated, info = runner.reader_of(
-                            StepResult
-                        )(StepResult(*result))
+                        observation, reward, terminated, truncated, info = runner.read_values(
+                            result
+                        )
                 if (
                     type(observation) is array_type
                     and observation.dtype is dtype
                     and observation.shape == shape
                 ):
                     out[place] = observation
-                else:
-                    out, dtype, shape = put(place, observation)
+                elif type(observation) is not kind or not store(place, observation):  # type: ignore[misc]  # there is one of a kind
+                    out, dtype, shape, kind, store = put(place, observation)
                 if info is not None:
                     infos.append((place, encode_info(info)))
             except BaseException as exc:
-                dtype = None  # the stack may have begun anew
+                dtype = kind = None  # the stack may have begun anew
                 others.append((row, runner.unread(request(row), result, exc, codecs)))
                 continue
             runner.steps += 1
@@ -255,6 +259,24 @@ class Progress:
         return RowReplies(self.rows[start:stop], columns, others)
 
 
+class Way(NamedTuple):
+    """Short ways of putting further observations that are like the last one.
+
+    Attributes:
+        array: may be given arrays of ``dtype`` and ``shape`` at their place; else ``None``.
+        dtype: of such observations.
+        shape: of such observations.
+        kind: the type of observations that ``store`` takes; else ``None``.
+        store: puts one at a place; tells whether it was like the last one.
+    """
+
+    array: Any = None
+    dtype: Any = None
+    shape: Any = None
+    kind: type | None = None
+    store: Callable[[int, Any], bool] | None = None
+
+
 class Stack:
     """Observations of rows, gathered into a column. One thread puts them, any may read.
 
@@ -262,19 +284,29 @@ class Stack:
         count: rows at most.
         encode: encodes an observation on its own; ``None`` for a part of one, which must be
             stacked.
+        depth: maps around this part.
+        field: what is put are the values of this one field of observations, or whole ones.
+        model: the type of the latter.
     """
 
     __slots__ = (
-        *("_array", "_buffer", "_count", "_depth", "_encode", "_kind", "_lock", "_parts"),
-        "_values",
+        *("_array", "_buffer", "_count", "_depth", "_encode", "_field", "_kind", "_lock"),
+        *("_model", "_parts", "_values"),
     )
 
     def __init__(
-        self, count: int, encode: Callable[[Any], bytes] | None = None, depth: int = 0
+        self,
+        count: int,
+        encode: Callable[[Any], bytes] | None = None,
+        depth: int = 0,
+        field: str | None = None,
+        model: Any = None,
     ) -> None:
         self._count = count
         self._encode = encode
         self._depth = depth
+        self._field = field
+        self._model = model
         self._lock = threading.Lock()
         self._kind: Any = None
         self._buffer: bytearray = bytearray()
@@ -282,35 +314,60 @@ class Stack:
         self._values: list[Any] = []
         self._parts: dict[str, Stack] = {}
 
-    def put(self, place: int, observation: Any) -> tuple[Any, Any, Any]:
+    def put(self, place: int, observation: Any) -> Way:
         """Put the observation of a row at a place; what was there or behind it is forgotten.
 
         Returns:
-            An array that others of this dtype and shape may be put into without asking, its
-            dtype and shape; else ``None`` each.
+            The ways for those that are like this one.
 
         Raises:
             InvalidModel: it cannot be encoded.
         """
-        names = _names_of(cast(Any, type(observation)))
-        parts = observation if names is None else observation.__dict__
-        if names is not None and parts.keys() != names:
-            parts = None  # it has more than its fields, or fewer: the codec judges it
+        if self._field is not None and type(observation) is not self._model:
+            observation = {self._field: observation}
+        parts = observation
+        read = _reader_of(cast(Any, type(observation)))
+        if read is not None:
+            names, fields_of = read
+            parts = fields_of(observation)
+            if parts.keys() != names:
+                parts = None  # it has more than its fields, or fewer: the codec judges it
         with self._lock:
             fits = self._kind is not bytes and self._fit(place, parts)
-        if not fits:  # encoding may call what an author wrote: not under the lock
-            assert self._encode is not None
-            payload = self._encode(observation)
-            values = self._values
-            if self._kind is not bytes:
-                values = [self._encode(self._element(i)) for i in range(place)]
-            del values[place:]
-            values.append(payload)
-            with self._lock:
-                self._values, self._kind, self._array, self._parts = values, bytes, None, {}
+        if fits:
+            if self._field is not None:
+                return self._parts[self._field]._way()
+            return self._way(type(observation), None if read is None else fields_of)
+        # Encoding may call what an author wrote: not under the lock.
+        assert self._encode is not None
+        payload = self._encode(observation)
+        values = self._values
+        if self._kind is not bytes:
+            values = [self._encode(self._element(i)) for i in range(place)]
+        del values[place:]
+        values.append(payload)
+        with self._lock:
+            self._values, self._kind, self._array, self._parts = values, bytes, None, {}
+        return _NO_WAY
+
+    def _way(self, kind: Any = None, fields_of: Callable[[Any], Any] | None = None) -> Way:
+        """Return the ways for what is like the last observation."""
+        array = self._array
+        if array is not None:
+            return Way(array, array.dtype, array.shape[1:])
+        if self._kind in _NUMBERS:
+            return Way(kind=self._kind, store=_storing_numbers(self._values, self._kind))
+        parts = self._parts
+        targets = [part._target() for part in parts.values()]
+        if not targets or None in targets:
+            return _NO_WAY
+        return Way(kind=kind or dict, store=_storing_fields([*parts], targets, fields_of))
+
+    def _target(self) -> tuple[Any, Any, Any] | None:
+        """Return where values go, their dtype or type, and their shape, which numbers have not."""
         if self._array is not None:
             return self._array, self._array.dtype, self._array.shape[1:]
-        return None, None, None
+        return (self._values, self._kind, None) if self._kind in _NUMBERS else None
 
     def _fit(self, place: int, observation: Any) -> bool:
         """Put an observation where it can be stacked with those before it."""
@@ -327,7 +384,7 @@ class Stack:
         if kind in _NUMBERS:
             del self._values[place:]
             self._values.append(observation)
-            return kind is not int or -(2**63) <= observation < 2**63
+            return kind is not int or _LEAST_INT <= observation <= _MOST_INT
         array = self._array
         if observation.dtype != array.dtype or observation.shape != array.shape[1:]:
             return False
@@ -378,15 +435,75 @@ class Stack:
         return memoryview(self._buffer)
 
 
+_NO_WAY: Final = Way()
+
+
+def _storing_numbers(values: list[Any], kind: type) -> Callable[[int, Any], bool]:
+    """Return what puts numbers of a type into a list."""
+
+    def store(place: int, value: Any) -> bool:
+        if kind is int and not _LEAST_INT <= value <= _MOST_INT:
+            return False
+        values[place:] = (value,)  # one step, for others may read meanwhile
+        return True
+
+    return store
+
+
+def _storing_fields(
+    names: list[str],
+    targets: Sequence[tuple[Any, Any, Any] | None],
+    fields_of: Callable[[Any], Any] | None,
+) -> Callable[[int, Any], bool]:
+    """Return what puts the fields of an observation into lists and arrays.
+
+    Args:
+        names: of all fields, in their order.
+        targets: what ``Stack._target`` says of each.
+        fields_of: returns the fields of an observation; ``None`` where it is the map of them.
+    """
+    import numpy as np
+
+    array_type = np.ndarray
+    known = tuple(cast(tuple[Any, Any, Any], target) for target in targets)
+
+    def store(place: int, observation: Any) -> bool:
+        values = observation if fields_of is None else fields_of(observation)
+        if [*values] != names:
+            return False
+        for value, (target, kind, shape) in zip(values.values(), known, strict=True):
+            if shape is not None:
+                if type(value) is not array_type or value.dtype is not kind or value.shape != shape:
+                    return False
+                target[place] = value
+            elif type(value) is kind and (kind is not int or _LEAST_INT <= value <= _MOST_INT):
+                target[place:] = (value,)
+            else:
+                return False
+        return True
+
+    return store
+
+
 @functools.lru_cache(maxsize=1024)
-def _names_of(kind: Any) -> frozenset[str] | None:
-    """The fields of a dataclass that travels as the map of them; ``None`` for another type."""
+def _reader_of(kind: Any) -> tuple[frozenset[str], Callable[[Any], dict[str, Any]]] | None:
+    """The fields of a model that travels as the map of them, and what reads them off one.
+
+    Returns:
+        ``None`` for another type.
+    """
+    if issubclass(kind, msgspec.Struct):
+        config, names = kind.__struct_config__, kind.__struct_fields__
+        is_map = not config.array_like and config.tag is None and not config.omit_defaults
+        if not is_map or not names or kind.__struct_encode_fields__ != names or config.dict:
+            return None
+        return frozenset(names), msgspec.structs.asdict
     if not dataclasses.is_dataclass(kind) or not getattr(kind, "__dictoffset__", 0):
         return None
-    names = frozenset(field.name for field in dataclasses.fields(kind))
-    is_map = names and not any(name.startswith("_") for name in names)
+    fields = frozenset(field.name for field in dataclasses.fields(kind))
+    is_map = bool(fields) and not any(name.startswith("_") for name in fields)
     is_other = {dict, list, *_NUMBERS} & {*getattr(kind, "__mro__", ())}
-    return names if is_map and not is_other else None
+    return (fields, operator.attrgetter("__dict__")) if is_map and not is_other else None
 
 
 @functools.lru_cache(maxsize=256)

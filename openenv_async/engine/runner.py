@@ -80,12 +80,14 @@ from openenv_async.telemetry.tracing import TraceContext, current
 from openenv_async.types import Limits, StepResult
 
 __all__ = [
+    "ROW_FIELD",
     "ROW_STEP",
     "Emit",
     "EnvironmentRunner",
     "TracedRunner",
     "bad_action",
     "environment_raised",
+    "row_field",
 ]
 
 Emit = Callable[[bytes, bool], Any]
@@ -93,6 +95,9 @@ Emit = Callable[[bytes, bool], Any]
 
 ROW_STEP: Final = "_openenv_row_step"
 """A method of a host that returns a step of five values, those of a ``StepResult``, or ``None``."""
+ROW_FIELD: Final = "_openenv_row_field"
+"""A class method of a host whose models have this one field of any type, or ``None``: its row step
+takes and returns the value of that in place of the model."""
 _ENVIRONMENTS_OWN: Final = (
     *(EnvironmentFailure, ResponderFailed, InvalidAction, InvalidOption, InvalidModel),
     *(EpisodeEnded, EpisodeNotStarted, OperationUnsupported),
@@ -196,22 +201,40 @@ class EnvironmentRunner:
 
     # -- rows of column frames, which ``rows`` runs --------------------------------------------
 
-    def row_step(self) -> tuple[Callable[[Any], Any], dict[type, Any] | None]:
+    def row_step(
+        self, field: str | None = None
+    ) -> tuple[Callable[[Any], Any], dict[type, Any] | None]:
         """Return what steps the environment, and the readers of its results by their type.
 
         There are none where the environment is a host whose step returns the five values of a
         ``StepResult``.
+
+        Args:
+            field: actions are the values of this field of their type; see ``row_field``.
         """
         spec = self.spec
         own = getattr(self.env, ROW_STEP, None)
-        if spec.contract.tells_legal or spec.types["observation"] is not Any:
-            own = None
-        step = None if own is None else own()
-        return (self._step, self._known) if step is None else (step, None)
+        is_declared = field is not None or spec.types["observation"] is Any
+        if is_declared and not spec.contract.tells_legal and _row_field(type(self.env)) == field:
+            step = None if own is None else own()
+            if step is not None:
+                return step, None
+        if field is None:
+            return self._step, self._known
+        model, step_model = spec.types["action"], self._step  # of a subclass that a factory made
+        return (lambda value: step_model(model(**{field: value}))), self._known
 
     def reader_of(self, kind: type) -> Callable[[Any], Extracted]:
         """Return the reader of results of a type that was not met before."""
         return self._read[kind]
+
+    def read_values(self, values: Any) -> Extracted:
+        """Read the five values of a host's step, as those of a ``StepResult`` are read."""
+        result = StepResult(*values)
+        field = _row_field(type(self.env))
+        if field is not None:
+            result.observation = self.spec.types["observation"](**{field: result.observation})
+        return self._read[StepResult](result)
 
     def begin_row(self, request: Reset, codecs: Codecs) -> Extracted | Failed | Unfinished:
         """Begin an episode; ``begun_row`` follows once the observation is encoded."""
@@ -675,6 +698,17 @@ class EnvironmentRunner:
         if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
             error.detail["episode_id"] = self.episode_id
         return failed(request, error, codecs.format)
+
+
+def row_field(spec: EnvironmentSpec) -> str | None:
+    """Return the field whose values rows take and return in place of models, if there is one."""
+    return None if spec.contract.tells_legal else _row_field(spec.cls)
+
+
+def _row_field(cls: Any) -> str | None:
+    told = getattr(cls, ROW_FIELD, None)
+    field: str | None = None if told is None else told()
+    return field
 
 
 class TracedRunner(EnvironmentRunner):

@@ -99,6 +99,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _I64: Final = struct.Struct("<q")
 _APART_HEAD: Final = b"\x92\x02"
 """The first octets of a column of form 2."""
+_FIELDS_HEAD: Final = b"\x92\x01"
+"""The first octets of one of form 1."""
 _BAD: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 
@@ -280,6 +282,10 @@ def _array_of(code: int, data: memoryview) -> Any:
 _decode_column: Final = msgspec.msgpack.Decoder(tuple[int, Any], ext_hook=_array_of).decode
 
 
+def _is_stacked(column: Any) -> bool:
+    return isinstance(column, list) and column[:1] == [STACKED]
+
+
 def _elements(column: Any, rows: int, depth: int = 0) -> list[Any]:
     match column:
         case [0, array] if getattr(array, "ndim", 0):
@@ -354,6 +360,22 @@ class StepRows:
         if self.frame.payload[:2] == _APART_HEAD:
             return None
         return _elements(_any().decode(self.frame.payload), self.steps)
+
+    def fields(self) -> dict[str, list[Any]] | None:
+        """Return the decoded values of each field of the actions, of the rows that step.
+
+        Returns:
+            ``None`` where the actions are not maps of numbers and arrays, in a column of form 1.
+
+        Raises:
+            ProtocolError: the column is malformed.
+        """
+        if self.frame.payload[:2] != _FIELDS_HEAD:
+            return None
+        match _any().decode(self.frame.payload):
+            case [1, dict() as fields] if fields and all(map(_is_stacked, fields.values())):
+                return {name: _elements(field, self.steps) for name, field in fields.items()}
+        return None
 
     def payloads(self) -> list[bytes]:
         """Return the action of each row that steps, encoded.

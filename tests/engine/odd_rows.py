@@ -7,11 +7,19 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium_env.environment import GymnasiumEnvironment, InlineGymnasiumEnvironment
 
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction
-from openenv_async.protocol.columns import apart, pack_channels, pack_numbers, replies_of, stacked
+from openenv_async.protocol.columns import (
+    apart,
+    fields,
+    pack_channels,
+    pack_numbers,
+    replies_of,
+    stacked,
+)
 from openenv_async.protocol.frames import (
     Begun,
     Failed,
@@ -118,21 +126,25 @@ Row = tuple[int, int, int, int]
 """Channel, number, action or ``RESET``, and the seed of a reset."""
 
 
-def in_rows(rows: list[Row]) -> list[Frame]:
-    """The requests of rows, one by one."""
+def in_rows(rows: list[Row], field: str | None = None) -> list[Frame]:
+    """The requests of rows, one by one; their actions are numbers, or models with this field."""
     return [
         Reset(channel, seq, seq - 1, None, seed)
         if action == RESET
-        else Step(channel, seq, seq - 1, pack(action))
+        else Step(channel, seq, seq - 1, _packed(action, field))
         for channel, seq, action, seed in rows
     ]
 
 
-def in_columns(rows: list[Row], form: int = 0) -> StepColumns:
+def in_columns(rows: list[Row], form: int = 0, field: str | None = None) -> StepColumns:
     """The same requests as one frame."""
     actions = [action for _, _, action, _ in rows if action != RESET]
     begins = [action == RESET for _, _, action, _ in rows]
-    column = apart([pack(a) for a in actions]) if form else stacked(np.array(actions, np.int64))
+    if form:
+        column = apart([_packed(action, field) for action in actions])
+    else:
+        column = stacked(np.array(actions, np.int64))
+        column = column if field is None else fields({field: column})
     return StepColumns(
         pack_channels([row[0] for row in rows]),
         pack_numbers([row[1] for row in rows]),
@@ -141,6 +153,10 @@ def in_columns(rows: list[Row], form: int = 0) -> StepColumns:
         bytes(begins) if any(begins) else None,
         np.array([row[3] for row in rows if row[2] == RESET], "<i8").tobytes() or None,
     )
+
+
+def _packed(action: int, field: str | None) -> bytes:
+    return pack(action if field is None else {field: action})
 
 
 def told(frames: list[Any]) -> list[dict[str, Any]]:
@@ -201,3 +217,31 @@ class OddGymnasium(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         assert type(action) is np.int64
         return GYMNASIUM_RESULTS[action](np.ones(2, np.float32))
+
+
+gymnasium.register(
+    "OddRows-v0", f"{__name__}:OddGymnasium", disable_env_checker=True, order_enforce=False
+)
+
+
+class OddModels(InlineGymnasiumEnvironment):
+    """The same with models of one field."""
+
+    owns_thread = True
+
+    def __init__(self) -> None:
+        super().__init__("OddRows-v0")
+
+
+class OddSubclass(OddModels):
+    """One with a step of its own, which the factory of ``OddModels`` makes."""
+
+    def step(self, action: Any) -> Any:
+        result = GymnasiumEnvironment.step(self, action)
+        result.info = {**(result.info or {}), "own": True}
+        return result
+
+
+def made_odd() -> OddModels:
+    """Make what is more than the annotation says."""
+    return OddSubclass()

@@ -8,6 +8,7 @@ import pstats
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,9 +57,12 @@ from tests.engine.odd_rows import (
     RESET,
     Odd,
     OddGymnasium,
+    OddModels,
+    OddSubclass,
     Row,
     in_columns,
     in_rows,
+    made_odd,
     normal,
     told,
 )
@@ -88,7 +92,10 @@ OPERATION = st.one_of(
 class Side:
     """A client of an engine of its own, which says the same as that of another side."""
 
-    def __init__(self, in_columns: bool, env: Any = Odd, **options: Any) -> None:
+    def __init__(
+        self, in_columns: bool, env: Any = Odd, field: str | None = None, **options: Any
+    ) -> None:
+        self.field = field
         self.engine: Engine = make_engine(env, options=EngineOptions(**options))
         self.engine.epoch = "e" * 16
         self.in_columns = in_columns
@@ -99,9 +106,9 @@ class Side:
 
     def ask(self, rows: list[Row], form: int | None) -> None:
         if self.in_columns and form is not None:
-            self.peer.send(in_columns(rows, form))
+            self.peer.send(in_columns(rows, form, self.field))
         else:
-            self.peer.send(*in_rows(rows))
+            self.peer.send(*in_rows(rows, self.field))
 
     def move(self, acks: dict[int, int]) -> None:
         old = self.peer
@@ -198,7 +205,11 @@ async def test_a_gymnasium_environment_does_the_same_in_columns(action: int) -> 
     plain_step = ("all", [0] * SESSIONS)
     odd = ("all", [0, action if action >= 0 else 2**40, 0, 0])
     begin = ("columns", [(2, RESET, 0, 5), (1, 0, 0, 0)], 0)
-    assert await play([plain_step, odd, odd, plain_step, begin, plain_step], OddGymnasium) >= 5
+    operations = [plain_step, odd, odd, plain_step, begin, plain_step]
+    assert await play(operations, OddGymnasium) >= 5
+    for env in (OddModels, OddSubclass, made_odd):
+        apart = [("columns", [(1, 0, 0, 0), (2, action if action >= 0 else 9, 0, 0)], 1)]
+        assert await play([*operations, *apart], env, field="value") >= 5
 
 
 @pytest.mark.parametrize("action", range(len(BEHAVIOURS)))
@@ -259,6 +270,72 @@ class Walk(Environment[Move, Place, Any]):
         return Place(action.to, action.to > 2, 0.5 if action.fast else None)
 
 
+class Turn(msgspec.Struct):
+    to: float
+    fast: bool = False
+
+
+class Turned(msgspec.Struct):
+    at: float
+    kind: bool
+
+
+class Wind(Environment[Turn, Turned, Any]):
+    """The same as Structs, with a field of float that takes integers too."""
+
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> Turned:
+        return Turned(0.0, False)
+
+    def step(self, action: Turn) -> Turned:
+        assert type(action.to) is float
+        return Turned(action.to, action.fast)
+
+
+@dataclass
+class Any1:
+    to: Any
+
+    def __init__(self) -> None:
+        raise AssertionError("what is decoded is not built")
+
+
+class Look(Environment[Any1, Any, Any]):
+    """The observation is the value of the one field, with its type."""
+
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> Any:
+        return 0
+
+    def step(self, action: Any1) -> Any:
+        return {"kind": type(action.to).__name__, "is": repr(action.to)}
+
+
+@dataclass
+class Checked:
+    to: int
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to == 3:
+            raise ValueError("3 is not a place")
+
+
+class Check(Environment[Checked, Place, Any]):
+    isolation = "inline"
+    owns_thread = True
+
+    def reset(self) -> Place:
+        return Place(0)
+
+    def step(self, action: Checked) -> Place:
+        return Place(action.to, action.to > 2, 0.5 if action.fast else None)
+
+
 class Count(Environment[int, int, Any]):
     isolation = "inline"
     owns_thread = True
@@ -291,7 +368,7 @@ def fields_of(**columns: Any) -> bytes:
     return fields({name: stacked(np.array(column)) for name, column in columns.items()})
 
 
-@pytest.mark.parametrize("env", [Walk, Count, Free])
+@pytest.mark.parametrize("env", [Walk, Wind, Look, Check, Count, Free])
 @pytest.mark.parametrize(
     "column",
     [
@@ -304,6 +381,13 @@ def fields_of(**columns: Any) -> bytes:
         fields_of(to=[1, 2, 3, 4]),
         fields_of(to=[1, 2, 3, 4], fast=[True, False, True, False]),
         fields_of(to=[1.5, 2.0, 3.0, 4.0]),
+        fields_of(to=[True, False, True, True], fast=[True, False, True, False]),
+        fields_of(to=[1.5, 2.0, 3.0, 4.0], fast=[True, False, True, False]),
+        fields_of(to=[[1.5], [2.0], [3.0], [4.0]], fast=[True, False, True, False]),
+        fields_of(fast=[True, False, True, False], to=[1, 2, 3, 2**40]),
+        fields_of(to=[1, 2, 3, 4], fast=[True, False, True, False], more=[1, 2, 3, 4]),
+        fields_of(to=[1, 2, 3], fast=[True, False, True]),
+        fields({"to": fields_of(to=[1, 2, 3, 4])}),
         fields_of(nothing=[1, 2, 3, 4]),
         apart([pack({"to": 1}), pack(2), pack("x"), b"\xc1"]),
         apart([pack({"to": n}) for n in range(4)]),
@@ -316,7 +400,7 @@ def fields_of(**columns: Any) -> bytes:
         b"\xc1",
         b"\x92\x02",
     ],
-    ids=range(20),
+    ids=range(27),
 )
 async def test_any_column_of_actions_is_read_as_row_by_row(env: Any, column: bytes) -> None:
     sides = [Side(True, env), Side(False, env)]

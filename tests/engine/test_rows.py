@@ -6,11 +6,12 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from openenv_async.engine.requests import Codecs
-from openenv_async.engine.rows import BEGINS, RowCall, RowReplies, Stack, run_rows
+from openenv_async.engine.rows import BEGINS, RowCall, RowReplies, Stack, Way, run_rows
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.errors import InvalidModel
 from openenv_async.models import PayloadCodec
@@ -25,10 +26,15 @@ PLAIN, RAISES = 0, 36
 
 
 def gathered(*observations: Any) -> tuple[int, list[Any]]:
-    """The form of the column of observations, and what it says."""
-    stack = Stack(len(observations), ANY.encode)
+    """The form of the column of observations, and what it says, put by every way there is."""
+    by_put, stack = Stack(len(observations), ANY.encode), Stack(len(observations), ANY.encode)
+    way = Way()
     for place, observation in enumerate(observations):
-        stack.put(place, observation)
+        by_put.put(place, observation)
+        of_kind = type(observation) is way.kind
+        if not of_kind or way.store is None or not way.store(place, observation):
+            way = stack.put(place, observation)
+    assert by_put.column(0, len(observations)) == stack.column(0, len(observations))
     column = stack.column(0, len(observations))
     form = ANY.decode(column)[0]
     return form, [ANY.decode(payload) for payload in rows_of(column, len(observations))]
@@ -97,6 +103,35 @@ class Slotted(Seen):
     """One without a dict."""
 
 
+class Plain(msgspec.Struct):
+    """A Struct that travels as the map of its fields."""
+
+    frame: Any
+    score: Any
+
+
+class Named(msgspec.Struct, rename="upper"):
+    """One whose fields have other names on the wire."""
+
+    frame: Any
+    score: Any
+
+
+class Listed(Plain, array_like=True):
+    """One that travels as a list."""
+
+
+class Tagged(Plain, tag="seen"):
+    """One that has more on the wire than its fields."""
+
+
+class Brief(msgspec.Struct, omit_defaults=True):
+    """One that may have less."""
+
+    frame: Any
+    score: Any = 0
+
+
 @dataclass
 class Hidden:
     """One with a field that does not travel."""
@@ -115,6 +150,16 @@ class Hidden:
         ([Seen(array(1), None), Seen(array(1), None)], APART),
         ([Slotted(array(1), 1), Slotted(array(2), 1)], APART),
         ([Seen(array(1), 1), array(1)], APART),
+        ([Seen(array(1), n) for n in (1, 2, 2**63)], APART),
+        ([Seen(array(1), n) for n in (1, 2, 2.0)], APART),
+        ([Seen(array(1), 1), Seen(array(2), 2), Seen(array(3, 4), 1)], APART),
+        ([Plain(array(1, 2), 1.5), Plain(array(3, 4), 2.5), Plain(array(5, 6), 3.5)], FIELDS),
+        ([Plain(array(1), 1.5), Plain(array(2), 2.5), Plain(array(3), 3)], APART),
+        ([Plain(array(1), 1.5), {"frame": array(2), "score": 2.5}], FIELDS),
+        ([Named(array(1), 1), Named(array(2), 2)], APART),
+        ([Listed(array(1), 1), Listed(array(2), 2)], APART),
+        ([Tagged(array(1), 1), Tagged(array(2), 2)], APART),
+        ([Brief(array(1), 0), Brief(array(2), 2)], APART),
     ],
 )
 def test_fields_of_dataclasses_are_stacked_each(observations: list[Any], form: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
@@ -47,6 +47,14 @@ class GymnasiumEnvironment(
         result: StepResult[Any] = super().step(action.value)
         result.observation = GymnasiumObservation(result.observation)
         return result
+
+    @classmethod
+    def _openenv_row_field(cls) -> str | None:
+        """Return the field whose values rows are, unless a subclass has a step of its own."""
+        return "value" if cls.step is GymnasiumEnvironment.step else None
+
+    def _openenv_row_step(self) -> Callable[[Any], Any] | None:
+        return self._stepped if self._openenv_row_field() is not None else None
 
     def _written(self, call: str, observation: Any) -> GymnasiumObservation:
         return GymnasiumObservation(super()._written(call, observation))
