@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,16 +75,20 @@ class _Part:
 
     Attributes:
         rows: which rows of the frame they are.
+        places: their numbers among themselves.
         packed: their channels.
         reply: what they were answered with last.
+        note: of the executor that runs them elsewhere.
     """
 
-    __slots__ = ("calls", "logs", "packed", "reply", "rows", "sessions")
+    __slots__ = ("calls", "logs", "note", "packed", "places", "reply", "rows", "sessions")
 
     def __init__(self, rows: Sequence[int], channels: Sequence[int], sessions: list[Session]):
         self.rows = rows
         self.sessions = sessions
         self.logs = [session.log for session in sessions]
+        self.places = list(range(len(rows)))
+        self.note: Any = None
         self.packed = pack_channels([channels[row] for row in rows])
         self.calls: list[RowCall] = []
         self.reply: _Answer | None = None
@@ -189,19 +194,20 @@ class _Batch:
 
     __slots__ = (
         *("_asked", "_columns", "_read", "_runs"),
-        *("actions", "calls", "codecs", "count", "frame", "part", "places", "requests"),
+        *("actions", "calls", "codecs", "count", "frame", "note", "part", "places", "requests"),
     )
 
     def __init__(self, columns: Columns, work: _Work, codecs: Codecs) -> None:
         self._columns = columns
         self._asked = work.asked
-        self.actions: list[Any] = []
+        self.actions: Sequence[Any] = ()
         self.part: _Part | None = None
+        self.note: Any = None
         self._read = work.read
         self._runs: list[Progress] = []
-        self.calls: list[Session] = []
-        self.requests: list[Step | Reset] = []
-        self.places: list[int] = []
+        self.calls: Sequence[Session] = ()
+        self.requests: Sequence[Step | Reset] = ()
+        self.places: Sequence[int] = ()
         self.frame = work.frame
         self.count = len(work.asked.channels)
         self.codecs = codecs
@@ -588,55 +594,77 @@ class Columns:
 
     def _start(self, part: _Part, work: _Work) -> None:
         """Give the rows of a part to the executor."""
-        asked, engine, executor = work.asked, self._engine, self._executor
-        codecs, now = self._connection.codecs, engine.clock()
-        batch = _Batch(self, work, codecs)
-        calls, requests, places, actions = batch.calls, batch.requests, batch.places, batch.actions
-        behind: list[Step | Reset] = []
-        given, timeouts, timed = work.actions, engine.own_timeouts, executor.timed
-        for row, session, log in zip(part.rows, part.sessions, part.logs, strict=True):
-            request = asked.request(row)
+        asked, executor = work.asked, self._executor
+        batch = _Batch(self, work, self._connection.codecs)
+        codecs, rows, sessions, actions = batch.codecs, part.rows, part.sessions, work.actions
+        requests = asked.requests()
+        if len(rows) != len(requests):
+            requests, actions = _only(rows, requests), _only(rows, actions)
+        left: list[int] = []
+        for at, (session, log, request) in enumerate(
+            zip(sessions, part.logs, requests, strict=True)
+        ):
             seq = request.seq
             if (
                 log.taken + 1 != seq
                 or session.current is not None
                 or session.executor is not executor
             ):
-                behind.append(request)
+                left.append(at)
                 continue
             log.taken = seq
-            if log.acked < request.ack:
-                log.acknowledge(request.ack)
             session.current = request
             session.codecs = codecs
-            if timed:
-                own = timeouts[type(request)]
-                session.due = due = due_at(now, own, request.timeout, session.episode_due)
-                if due < session.scheduled:
-                    engine.deadlines.watch(session, due)
-            calls.append(session)
-            requests.append(request)
-            places.append(row)
-            actions.append(given[row])
-        if not behind:
-            batch.part = part
-        if batch.calls:
+        behind = _only(left, requests)
+        if left:
+            taken = sorted({*range(len(rows))}.difference(left))
+            rows, sessions = _only(taken, rows), _only(taken, sessions)
+            requests, actions = _only(taken, requests), _only(taken, actions)
+        else:
+            batch.part, batch.note = part, part.note
+        if sessions:
+            batch.calls, batch.requests, batch.places = sessions, requests, rows
+            batch.actions = actions
+            if executor.timed:
+                self._watch(batch)
             assert self._executor_of_rows is not None
             self._executor_of_rows.start_rows(batch)
+            if batch.part is not None:
+                part.note = batch.note
         for request in behind:
             self._alone(request)
+
+    def _watch(self, batch: _Batch) -> None:
+        """Set the deadlines of the rows of a batch; those of episodes are none here."""
+        engine, frame = self._engine, batch.frame
+        now, timeouts, deadlines = engine.clock(), engine.own_timeouts, engine.deadlines
+        of_steps = due_at(now, timeouts[Step], frame.timeout, inf)
+        of_resets = due_at(now, timeouts[Reset], frame.reset_timeout, inf)
+        for session, request in zip(batch.calls, batch.requests, strict=True):
+            session.due = due = of_steps if type(request) is Step else of_resets
+            if due < session.scheduled:
+                deadlines.watch(session, due)
 
     def complete(self, batch: _Batch, asked: StepRows, replies: RowReplies) -> None:
         """Take back replies to rows of a batch from its executor."""
         now, connection = self._engine.clock(), self._connection
         calls, requests = batch.calls, batch.requests
-        columns = replies.columns
+        columns, part = replies.columns, batch.part
+        are_whole = columns is not None and part is not None and replies.rows == part.places
+        if are_whole and self._end_all(calls, requests, now):
+            assert part is not None
+            assert columns is not None
+            seqs: Sequence[int] = asked.seqs
+            if len(part.rows) != len(seqs):
+                seqs = _only(part.rows, seqs)
+            self._answer(part, asked, columns, calls, part.rows, seqs)
+            columns = None
         if columns is not None:
             together: list[int] = []  # places in the reply
             apart: list[int] = []
             for place, at in enumerate(replies.rows):
                 session = calls[at]
-                if session.current is not requests[at] or session.dead is not None:
+                if session.current is not requests[at]:
                     continue  # it was answered, and waits for this no more
                 if (
                     session.interrupted is not None
@@ -655,6 +683,7 @@ class Columns:
                 each = replies_of(columns)
                 for place in apart:
                     at = replies.rows[place]
+                    calls[at].log.acknowledge(requests[at].ack)
                     calls[at].complete(requests[at], each[place])
             if together:
                 import numpy as np
@@ -670,13 +699,30 @@ class Columns:
                         [session.channel for session in sessions],
                         seqs,
                     )
-                part, rows = batch.part, [batch.places[at] for at in chosen]
-                if part is not None and rows != part.rows:
-                    part = None  # some of them, or in another order
-                self._answer(part, asked, columns, sessions, rows, seqs)
+                rows = [batch.places[at] for at in chosen]
+                self._answer(None, asked, columns, sessions, rows, seqs)
         for at, reply in replies.others:
-            if calls[at].current is requests[at] and calls[at].dead is None:
+            if calls[at].current is requests[at]:
+                calls[at].log.acknowledge(requests[at].ack)
                 calls[at].complete(requests[at], reply)
+
+    def _end_all(
+        self, calls: Sequence[Session], requests: Sequence[Step | Reset], now: float
+    ) -> bool:
+        """End the requests of all these sessions, if each may be answered with the others."""
+        connection = self._connection
+        for session, request in zip(calls, requests, strict=True):
+            if (
+                session.current is not request
+                or session.interrupted is not None
+                or session.deferred is not None
+                or session.sink is not connection
+            ):
+                return False
+        for session in calls:
+            session.current = None
+            session.active_at = now
+        return True
 
 
 def _only(places: Sequence[int], of: Any) -> Any:

@@ -7,7 +7,7 @@ one itself, so that a step makes no further object; an executor imports nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from openenv_async.engine.requests import Codecs, RunnerReply, RunnerRequest, Unfinished
 from openenv_async.engine.rows import RowReplies
@@ -118,7 +118,11 @@ class RowBatch(Protocol):
     Each of them is the running request of its session, as one that came alone: it may be
     interrupted, abandoned and answered on its own, and then is a row of the batch no more.
 
+    Attributes:
+        note: the executor's own note on the sessions; the next batch of the same ones has it too.
     """
+
+    note: Any
 
     @property
     def calls(self) -> Sequence[Call]:

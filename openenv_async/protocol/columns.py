@@ -402,6 +402,30 @@ class StepRows:
         timeout = frame.reset_timeout
         return Reset(self.channels[row], seq, seq - 1, frame.options, given, None, timeout)
 
+    def requests(self) -> list[Step | Reset]:
+        """Return what each row asks for, as ``request`` does.
+
+        Raises:
+            ProtocolError: the column of actions is malformed.
+        """
+        frame, rows = self.frame, zip(self.channels, self.seqs, strict=True)
+        timeout = frame.timeout
+        if not self.begins:
+            payloads = zip(rows, self.payloads(), strict=True)
+            return [Step(channel, seq, seq - 1, it, timeout) for (channel, seq), it in payloads]
+        steps, seeds = iter(self.payloads()), iter(self._seeds)
+        requests: list[Step | Reset] = []
+        for begins, (channel, seq) in zip(self.begins, rows, strict=True):
+            if not begins:
+                requests.append(Step(channel, seq, seq - 1, next(steps), timeout))
+                continue
+            seed = next(seeds, -1)
+            given = None if seed < 0 else seed
+            requests.append(
+                Reset(channel, seq, seq - 1, frame.options, given, None, frame.reset_timeout)
+            )
+        return requests
+
     def _place(self, row: int) -> int:
         """Return where a row stands among those that step, or those that begin."""
         if self._places is None:

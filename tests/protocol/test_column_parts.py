@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from openenv_async.errors import ProtocolError
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.column_parts import (
+    StepParts,
+    joined,
     observations_of_rows,
-    readdressed,
-    steps_of_rows,
 )
 from openenv_async.protocol.columns import (
     BEGUN,
@@ -94,7 +94,9 @@ def chosen(data: st.DataObject, count: int) -> list[int]:
 def test_the_requests_of_some_rows(data: st.DataObject) -> None:
     frame, count = data.draw(steps())
     rows = chosen(data, count)
-    part = steps_of_rows(frame, count, np.array(rows), rows_plus(rows, 1), rows_plus(rows, 70))
+    parts = StepParts(frame, count)
+    parts.of(np.array(chosen(data, count)), b"", b"")  # of which another says nothing
+    part = part_of(parts, rows)
     whole: list[Any] = list(requests_of(frame, 100))
     expected = [
         msgspec.structs.replace(whole[row], channel=row + 1, seq=row + 70, ack=row + 69)
@@ -115,17 +117,55 @@ def test_the_replies_of_some_rows(data: st.DataObject) -> None:
     assert replies_of(part) == expected
 
 
-@given(observations())
-def test_replies_under_other_numbers(drawn: tuple[ObservationColumns, int]) -> None:
-    frame, count = drawn
-    channels, seqs = [*range(count, 0, -1)], [9] * count
-    moved = readdressed(frame, channels, seqs)
-    assert moved.payload is frame.payload
-    expected = [
-        msgspec.structs.replace(reply, channel=channel, seq=9)
-        for reply, channel in zip(replies_of(frame), channels, strict=True)
+def part_of(parts: StepParts, rows: list[int]) -> StepColumns:
+    channels, seqs = pack_channels(rows_plus(rows, 1)), pack_numbers(rows_plus(rows, 70))
+    return parts.of(np.array(rows), channels, seqs)
+
+
+@given(st.data())
+def test_what_was_cut_apart_is_joined_again(data: st.DataObject) -> None:
+    frame, count = data.draw(observations())
+    owners = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    owners[0] = 0
+    places = [[row for row in range(count) if owners[row] == owner] for owner in range(3)]
+    pieces = [
+        (rows, observations_of_rows(frame, count, np.array(rows), rows_plus(rows, 1), rows))
+        for rows in data.draw(st.permutations(places))
+        if rows
     ]
-    assert replies_of(moved) == expected
+    made = joined(pieces)
+    assert made is not None
+    rows, whole = made
+    assert rows == sorted(row for some, _ in pieces for row in some)  # owner 3 has not answered
+    whole.channels, whole.seqs = pack_channels(rows_plus(rows, 1)), pack_numbers(rows)
+    expected = [
+        msgspec.structs.replace(reply, channel=row + 1, seq=row)
+        for row, reply in enumerate(replies_of(frame))
+        if row in rows
+    ]
+    assert replies_of(whole) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": stacked(np.zeros(2, np.int64))},
+        {"payload": stacked(np.zeros((2, 1)))},
+        {"payload": stacked(np.zeros(3))},
+        {"payload": apart([b"\0", b"\0"])},
+        {"payload": ANY.encode([1, {"x": [0, np.zeros(2)]}])},
+        {"payload": b"\xc1"},
+        {"rewards": b""},
+        {"flags": b"\0"},
+        {"infos": msgspec.msgpack.encode([[2, b""]])},
+        {"begun": b"\xc0"},
+    ],
+)
+def test_replies_that_differ_are_not_joined(changes: dict[str, bytes]) -> None:
+    frame = ObservationColumns(b"", b"", stacked(np.zeros(2)), bytes(16), bytes(2))
+    assert joined([([2, 0], frame), ([1, 3], frame)]) is not None
+    other = msgspec.structs.replace(frame, **changes)
+    assert joined([([2, 0], frame), ([1, 3], other)]) is None
 
 
 def rows_plus(rows: list[int], offset: int) -> list[int]:
@@ -148,10 +188,9 @@ def rows_plus(rows: list[int], offset: int) -> list[int]:
 )
 def test_requests_that_cannot_be_read_are_not_cut(changes: dict[str, bytes]) -> None:
     frame = StepColumns(pack_channels([1, 2, 3]), pack_numbers([1] * 3), stacked(np.zeros(3)))
-    rows = np.array([0, 2])
-    assert len(list(requests_of(steps_of_rows(frame, 3, rows, [1, 2], [1, 1]), 10))) == 2
+    assert len(list(requests_of(part_of(StepParts(frame, 3), [0, 2]), 10))) == 2
     with pytest.raises(ProtocolError):
-        steps_of_rows(msgspec.structs.replace(frame, **changes), 3, rows, [1, 2], [1, 1])
+        part_of(StepParts(msgspec.structs.replace(frame, **changes), 3), [0, 2])
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ class Child:
 
     Attributes:
         sessions: those that live in it, by their channel on its pipe.
+        shares: the executor's notes on sets of these, by their packed channels.
         retired: it takes no more sessions, and its end is expected.
         full: it takes no more sessions, because too many calls were abandoned in it.
         stuck: abandoned calls in it that have not ended, by its last report.
@@ -180,6 +181,7 @@ class Child:
     ) -> None:
         self.number = number
         self.sessions: dict[int, Call] = {}
+        self.shares: dict[bytes, Any] = {}
         self.retired = False
         self.full = False
         self.stuck = 0

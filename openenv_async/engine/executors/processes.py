@@ -12,7 +12,8 @@ Rules:
 - A call past its deadline is abandoned. A process with no other session is killed, for nothing
   else stops code that does not want to stop. One with others abandons the call, and is killed only
   when the thread they all share gives no sign of life.
-- The rows of a column frame stay together: those of one worker reach it as one frame.
+- The rows of a column frame stay together: those of one worker reach it as one frame, and what the
+  workers answer goes on as one. An answer waits for those of the others for a moment at most.
 - A worker in which too many abandoned calls still run takes no new sessions; it ends with its
   last one, and another one is started for it.
 """
@@ -37,8 +38,14 @@ from openenv_async.engine.rows import RowReplies
 from openenv_async.engine.runner import TracedRunner, bad_action
 from openenv_async.engine.statistics import EngineStats, TimedCodecs
 from openenv_async.errors import OpenEnvError, ProtocolError, ResourceLimit, ServerError
-from openenv_async.protocol.column_parts import readdressed, steps_of_rows
-from openenv_async.protocol.columns import channels_of, replies_of, seqs_of
+from openenv_async.protocol.column_parts import StepParts, joined
+from openenv_async.protocol.columns import (
+    channels_of,
+    pack_channels,
+    pack_numbers,
+    replies_of,
+    seqs_of,
+)
 from openenv_async.protocol.frames import (
     Cancel,
     Close,
@@ -60,6 +67,12 @@ _DESCRIPTORS: Final = 10
 """File descriptors that a worker takes while it is spawned; it keeps four."""
 
 
+_MAX_SHARES: Final = 8
+"""Sets of sessions of a worker that are remembered."""
+_PATIENCE: Final = 0.002
+"""Seconds for which replies to rows wait for those of other workers."""
+
+
 @lru_cache(maxsize=64)
 def _channels_of(packed: bytes) -> list[int]:
     """Return the channels of replies: mostly those of the frame before."""
@@ -70,19 +83,88 @@ class _Slot:
     """The whereabouts of a session: its worker, its channel and last request number there.
 
     Attributes:
-        batch: the rows that its last request came with, if it came with others.
+        passed: the rows that its last request came with, if it came with others.
         row: which of them it is.
     """
 
-    __slots__ = ("batch", "channel", "format", "row", "seq", "worker")
+    __slots__ = ("channel", "format", "passed", "row", "seq", "worker")
 
     def __init__(self, worker: Child, channel: int) -> None:
         self.worker = worker
         self.channel = channel
         self.seq = 0
         self.format: Any = "msgpack"
-        self.batch: RowBatch | None = None
+        self.passed: _Passed | None = None
         self.row = 0
+
+
+class _Share:
+    """The rows of a batch that are one worker's; the same for all batches of these sessions.
+
+    Attributes:
+        rows: which they are.
+        packed: their channels on its pipe.
+        places: in the frame that they came in: intp [rows].
+        seqs: the numbers that the last of them had, packed.
+        passed: the batch that waits for the answer to all of them.
+    """
+
+    __slots__ = ("packed", "passed", "places", "rows", "seqs", "slots", "worker")
+
+    def __init__(self, batch: RowBatch, worker: Child, rows: list[int]) -> None:
+        import numpy as np
+
+        self.worker = worker
+        self.rows = rows
+        self.slots: list[Any] = [batch.calls[row].slot for row in rows]
+        self.packed = pack_channels([slot.channel for slot in self.slots])
+        self.places = np.array([batch.places[row] for row in rows])
+        self.seqs = b""
+        self.passed: _Passed | None = None
+
+
+class _Passed:
+    """A batch of rows that workers run.
+
+    Attributes:
+        left: rows that were not answered.
+    """
+
+    __slots__ = ("_batch", "_pieces", "_room", "_timer", "left")
+
+    def __init__(self, batch: RowBatch, room: int) -> None:
+        self._batch = batch
+        self._room = room
+        self._pieces: list[tuple[list[int], ObservationColumns]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.left = len(batch.calls)
+
+    def take(self, rows: list[int], frame: ObservationColumns) -> None:
+        """Take replies to rows, which may wait for others."""
+        self.left -= len(rows)
+        if type(self._batch.codecs) is TimedCodecs:
+            self._batch.codecs.replied()
+        self._pieces.append((rows, frame))
+        if self.left <= 0 or len(frame.payload) * len(self._batch.calls) > self._room * len(rows):
+            self.hand_over()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.hand_over)
+
+    def miss(self) -> None:
+        """Take notice that a row was answered on its own, or never will be."""
+        self.left -= 1
+        if self.left <= 0:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Complete the rows whose replies are here."""
+        pieces, self._pieces = self._pieces, []
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        whole = joined(pieces) if len(pieces) > 1 else None
+        for rows, frame in pieces if whole is None else [whole]:
+            self._batch.complete(RowReplies(rows, frame))
 
 
 class ProcessExecutor:
@@ -137,6 +219,7 @@ class ProcessExecutor:
         slot = call.slot
         assert isinstance(slot, _Slot)
         slot.format = format
+        slot.passed = None
         if isinstance(request, Step) and request.credit:
             call.begin_stream(request.credit)
         if inner is request:
@@ -153,39 +236,43 @@ class ProcessExecutor:
 
     def start_rows(self, batch: RowBatch) -> None:
         """Pass the rows of each worker on in one frame, their actions unread."""
-        of_workers: dict[Child, list[int]] = {}
-        for row, call in enumerate(batch.calls):
-            slot = call.slot
-            assert isinstance(slot, _Slot)
-            of_workers.setdefault(slot.worker, []).append(row)
-        for worker, rows in of_workers.items():
-            if len(rows) == 1:
-                self.start(batch.calls[rows[0]], batch.requests[rows[0]])
-            else:
-                self._pass_on(worker, batch, rows)
-
-    def _pass_on(self, worker: Child, batch: RowBatch, rows: list[int]) -> None:
-        """Send rows to the worker of their sessions."""
-        import numpy as np
-
-        slots: list[Any] = [batch.calls[row].slot for row in rows]
-        channels, seqs = [slot.channel for slot in slots], [slot.seq + 1 for slot in slots]
-        try:
-            if len(rows) == batch.count:
-                frame = readdressed(batch.frame, channels, seqs)
-            else:
-                places = np.array([batch.places[row] for row in rows])
-                frame = steps_of_rows(batch.frame, batch.count, places, channels, seqs)
-        except ProtocolError:  # each row tells what of it cannot be read
-            for row in rows:
+        shares: list[_Share] | None = batch.note
+        if shares is None:
+            of_workers: dict[Child, list[int]] = {}
+            for row, call in enumerate(batch.calls):
+                slot = call.slot
+                assert isinstance(slot, _Slot)
+                of_workers.setdefault(slot.worker, []).append(row)
+            shares = [_Share(batch, *of_one) for of_one in of_workers.items()]
+            batch.note = shares
+        passed = _Passed(batch, self._options.limits.chunk_size // 2)
+        parts = StepParts(batch.frame, batch.count)
+        for share in shares:
+            if len(share.rows) > 1 and self._pass_on(share, parts, passed):
+                continue
+            for row in share.rows:
+                passed.left -= 1
                 self.start(batch.calls[row], batch.requests[row])
-            return
+
+    def _pass_on(self, share: _Share, parts: StepParts, passed: _Passed) -> bool:
+        """Send rows to the worker of their sessions; ``False`` if they cannot be cut out."""
+        slots, worker = share.slots, share.worker
+        share.seqs = pack_numbers([slot.seq + 1 for slot in slots])
+        try:
+            frame = parts.of(share.places, share.packed, share.seqs)
+        except ProtocolError:  # each row tells what of it cannot be read
+            return False
         frame.timeout = frame.reset_timeout = None  # this process watches the clock
-        for row, slot in zip(rows, slots, strict=True):
+        for row, slot in zip(share.rows, slots, strict=True):
             slot.seq += 1
             slot.format = "msgpack"
-            slot.batch, slot.row = batch, row
+            slot.passed, slot.row = passed, row
+        share.passed = passed
+        worker.shares[share.packed] = share
+        if len(worker.shares) > _MAX_SHARES:
+            del worker.shares[next(iter(worker.shares))]
         worker.send(frame)
+        return True
 
     def _rows_returned(self, worker: Child, frame: ObservationColumns) -> None:
         """Replies came back from a worker as one frame.
@@ -193,23 +280,26 @@ class ProcessExecutor:
         Raises:
             ProtocolError: it is malformed.
         """
+        share = worker.shares.get(bytes(frame.channels))
+        if share is not None and share.passed is not None and frame.seqs == share.seqs:
+            passed, share.passed = share.passed, None
+            passed.take(share.rows, frame)
+            return
         channels = _channels_of(frame.channels)
-        count, batch = len(channels), None
+        count, whole = len(channels), None
         rows: list[int] = []
         sessions = worker.sessions
         for channel, seq in zip(channels, seqs_of(frame.seqs, count), strict=True):
             call = sessions.get(channel)
             slot: Any = None if call is None else call.slot
-            if slot is None or slot.seq != seq or slot.batch is not (batch or slot.batch):
+            if slot is None or slot.seq != seq or slot.passed is not (whole or slot.passed):
                 break
-            batch = slot.batch
-            if batch is None:
+            whole = slot.passed
+            if whole is None:
                 break
             rows.append(slot.row)
-        if batch is not None and len(rows) == count:
-            if type(batch.codecs) is TimedCodecs:
-                batch.codecs.replied()
-            batch.complete(RowReplies(rows, frame))
+        if whole is not None and len(rows) == count:
+            whole.take(rows, frame)
             return
         for reply in replies_of(frame):
             call = worker.sessions.get(reply.channel)
@@ -240,7 +330,10 @@ class ProcessExecutor:
             self._leave(slot)
         if type(call.codecs) is TimedCodecs:
             call.codecs.replied()
+        passed, slot.passed = slot.passed, None
         call.complete(request, reply)
+        if passed is not None:
+            passed.miss()
 
     def _unsent(self, call: Call, frame: Any, error: OpenEnvError) -> None:
         """A frame could not be sent: the worker does not miss its number."""
@@ -284,6 +377,8 @@ class ProcessExecutor:
         assert isinstance(slot, _Slot)
         worker = slot.worker
         worker.sessions.pop(slot.channel, None)
+        if slot.passed is not None:
+            slot.passed.miss()
         if worker.sessions:
             worker.abandon(call)
         else:
@@ -360,6 +455,10 @@ class ProcessExecutor:
         calls, worker.sessions = worker.sessions, {}
         self._workers.discard(worker)
         for call in calls.values():
+            slot = call.slot
+            if isinstance(slot, _Slot) and slot.passed is not None:
+                slot.passed.hand_over()  # what it answered before
+                slot.passed.miss()
             call.die(worker.closed_reason())
 
     async def aclose(self) -> None:

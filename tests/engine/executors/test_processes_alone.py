@@ -24,6 +24,7 @@ from openenv_async.protocol.columns import (
     apart,
     pack_channels,
     pack_numbers,
+    replies_of,
     requests_of,
     stacked,
 )
@@ -61,6 +62,7 @@ class Noted:
         self.number = number
         self.given = (recipe, name, silence)
         self.sessions: dict[int, Any] = {}
+        self.shares: dict[bytes, Any] = {}
         self.retired = self.full = False
         self.stuck = 0
         self.kill_reason: Any = None
@@ -180,9 +182,14 @@ class Batch:
         for call, request in zip(calls, self.requests, strict=True):
             call.current = request
         self.came: list[RowReplies] = []
+        self.note: Any = None
+        self.on_came: Any = None
 
     def complete(self, replies: RowReplies) -> None:
         self.came.append(replies)
+        if self.on_came is not None:
+            self.on_came(None)
+            self.on_came = None
 
 
 def replies(channels: list[int], seqs: list[int]) -> ObservationColumns:
@@ -528,17 +535,108 @@ async def test_a_single_row_is_a_request() -> None:
     assert [type(worker.last()) for worker in Noted.made] == [Step, Step]
 
 
-async def test_replies_come_back_in_pieces() -> None:
+async def test_replies_of_one_worker_come_back_as_one() -> None:
     table = Table(workers=1)
     sessions = [table.opened()[0] for _ in range(4)]
     [worker] = Noted.made
     batch = Batch(sessions)
     table.start_rows(batch)
-    first = replies(channels(sessions)[2:], [1, 1])
-    worker.rows_returned(worker, first)
-    second = replies(channels(sessions)[:2], [1, 1])
-    worker.rows_returned(worker, second)
-    assert [(each.rows, each.columns) for each in batch.came] == [([2, 3], first), ([0, 1], second)]
+    answer = replies(channels(sessions), [1] * 4)
+    worker.rows_returned(worker, answer)
+    assert [(each.rows, each.columns) for each in batch.came] == [([0, 1, 2, 3], answer)]
+
+
+async def two_workers() -> tuple[Table, list[Any], Batch, list[tuple[Noted, list[int]]]]:
+    """Rows that run in two workers, and which of them are whose."""
+    table = Table(workers=2)
+    sessions = [table.opened()[0] for _ in range(5)]
+    batch = Batch(sessions)
+    table.start_rows(batch)
+    whose = [
+        (worker, [row for row, call in enumerate(sessions) if call.slot.worker is worker])
+        for worker in Noted.made
+    ]
+    return table, sessions, batch, whose
+
+
+def answer(sessions: list[Any], worker: Noted, rows: list[int]) -> ObservationColumns:
+    frame = replies([sessions[row].slot.channel for row in rows], [1] * len(rows))
+    worker.rows_returned(worker, frame)
+    return frame
+
+
+def rows_came(batch: Batch) -> list[list[int]]:
+    return [each.rows for each in batch.came]
+
+
+async def test_replies_of_all_workers_go_on_as_one() -> None:
+    _, sessions, batch, [(one, some), (two, rest)] = await two_workers()
+    answer(sessions, one, some[:1])  # in pieces, and in any order
+    answer(sessions, two, rest)
+    assert not batch.came
+    answer(sessions, one, some[1:])
+    [came] = batch.came
+    assert came.columns is not None
+    assert came.rows == [0, 1, 2, 3, 4]
+    came.columns.channels, came.columns.seqs = pack_channels(range(1, 6)), pack_numbers([1])
+    found = [unpack(reply.payload) for reply in replies_of(came.columns)]
+    assert found == channels(sessions)
+
+
+async def test_replies_wait_a_moment_for_those_of_other_workers() -> None:
+    _, sessions, batch, [(one, some), (two, rest)] = await two_workers()
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    batch.on_came = gone.set_result
+    first = answer(sessions, one, some)
+    assert not batch.came
+    await gone
+    assert [(each.rows, each.columns) for each in batch.came] == [(some, first)]
+    answer(sessions, two, rest)
+    assert rows_came(batch) == [some, rest]
+
+
+async def test_replies_do_not_wait_for_rows_that_were_answered_or_given_up() -> None:
+    table, sessions, batch, [(one, some), (two, rest)] = await two_workers()
+    answer(sessions, one, some)
+    alone, given_up, *left = [sessions[row] for row in (*rest, *some)][: len(rest)]
+    two.returned(alone, Observation(alone.slot.channel, 1, pack({})))
+    table.executor.abandon(given_up)
+    if left:
+        assert not batch.came
+        answer(sessions, two, rest[2:])
+    assert rows_came(batch) == [sorted({*some, *rest[2:]})]
+    assert len(alone.replies) == 1
+
+
+async def test_what_a_worker_answered_before_it_died_is_not_lost() -> None:
+    _, sessions, batch, [(one, some), (two, _)] = await two_workers()
+    answer(sessions, one, some)
+    one.ended(one)
+    assert rows_came(batch) == [some]
+    two.ended(two)
+    assert all(call.dead is not None for call in sessions)
+    assert rows_came(batch) == [some]
+
+
+async def test_large_replies_do_not_wait() -> None:
+    table = Table(workers=2, limits=Limits(chunk_size=64))
+    sessions = [table.opened()[0] for _ in range(4)]
+    batch = Batch(sessions)
+    table.start_rows(batch)
+    mine = [row for row, call in enumerate(sessions) if call.slot.worker is Noted.made[0]]
+    answer(sessions, Noted.made[0], mine)
+    assert rows_came(batch) == [mine]
+
+
+async def test_rows_of_the_same_sessions_are_divided_once() -> None:
+    table = Table(workers=2)
+    sessions = [table.opened()[0] for _ in range(4)]
+    first, second = Batch(sessions), Batch(sessions)
+    table.start_rows(first)
+    second.note = first.note
+    table.start_rows(second)
+    assert second.note is first.note
+    assert [worker.last().seqs for worker in Noted.made] == [pack_numbers([2])] * 2
 
 
 async def test_replies_that_do_not_belong_together_are_taken_one_by_one() -> None:
