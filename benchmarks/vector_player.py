@@ -46,13 +46,11 @@ def halves(env: Any) -> Callable[[Any], object]:
     return step
 
 
-def served(target: str, count: int) -> tuple[Any, int]:
-    """A vector of a server of its own, and the process of that."""
+def served(count: int, *arguments: str) -> tuple[Any, int]:
+    """A vector of what ``serve`` with these arguments serves, and the process of that."""
     from openenv_async.integrations.gymnasium import GymVectorEnv
 
-    command = [sys.executable, "-W", "ignore", "-m", "openenv_async.cli", "serve", target]
-    if target.startswith("gymnasium"):
-        command += ["--param", f"id={ID}"]
+    command = [sys.executable, "-W", "ignore", "-m", "openenv_async.cli", "serve", *arguments]
     process = subprocess.Popen(
         [*command, "--port", "0", "--json", "--until-stdin-closes"],
         stdin=subprocess.PIPE,
@@ -80,19 +78,27 @@ def side(name: str, count: int) -> tuple[Callable[[Any], object], int | None, An
             pool = envpool.make_gymnasium(ID, num_envs=count, seed=0)
             pool.reset()
             return lambda actions: pool.step(actions.astype(np.int32)), None, pool
-        case "served, models" | "before":
-            env, pid = served("gymnasium-inline", count)
+        case "bare id":
+            env, pid = served(count, ID)
         case "nothing":
-            env, pid = served("benchmarks.vector_targets:Nothing", count)
-        case _:
-            env, pid = served("benchmarks.vector_targets:CartPole", count)
-    return (halves(env) if name == "served, send/recv" else env.step), pid, env
+            env, pid = served(count, "benchmarks.vector_targets:Nothing")
+        case "package, inline" | "inline, send/recv":
+            env, pid = served(count, "gymnasium-inline", "--param", f"id={ID}")
+        case "package, 2 workers":
+            env, pid = served(count, "gymnasium", "--param", f"id={ID}", "--workers", "2")
+        case _:  # of an earlier revision too
+            env, pid = served(count, "gymnasium", "--param", f"id={ID}")
+    return (halves(env) if name == "inline, send/recv" else env.step), pid, env
 
 
-def children() -> list[int]:
-    """The processes that this one has started."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split()]
+def processes(pid: int) -> list[int]:
+    """Return a process and all that it, and they, have started."""
+    found = [pid]
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/children") as file:
+            for child in file.read().split():
+                found += processes(int(child))
+    return found
 
 
 def main() -> None:
@@ -105,7 +111,7 @@ def main() -> None:
     actions = [rng.integers(0, 2, options.count) for _ in range(64)]
     for batch in actions:
         step(batch)
-    others = [pid] if pid is not None else children()
+    others = processes(pid) if pid is not None else processes(os.getpid())[1:]
     print("ready", flush=True)
     for line in sys.stdin:
         seconds = float(line)
