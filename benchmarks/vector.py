@@ -17,7 +17,7 @@ ranges:
 - ``inline, send/recv``: as ``package, inline`` in two halves, one under way while the other is
   dealt with.
 
-What is wanted is asked of the fastest of the first four, which is named.
+The goals are those of the fastest of the first four, which is named.
 
 CPU time of each side and of its server is read at the edges of each round.
 """
@@ -44,7 +44,7 @@ __all__ = ["cpu_of"]
 
 PLAYER: Final = ROOT / "benchmarks" / "vector_player.py"
 SERVED: Final = ("package", "package, inline", "package, 2 workers", "bare id")
-"""What users get of a command that the documentation names."""
+"""Sides that a command of the documentation serves."""
 SIDES: Final = (
     *SERVED,
     *("before", "SyncVectorEnv", "AsyncVectorEnv", "EnvPool", "nothing", "inline, send/recv"),
