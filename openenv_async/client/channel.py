@@ -364,8 +364,7 @@ class Channel:
         if not future.done():
             future.set_exception(
                 DeadlineExceeded(
-                    f"{connection.where} did not answer within the deadline it was given:"
-                    " it is overloaded, or the network is stuck",
+                    connection.silence(),
                     session_id=self.id,
                     request_id=self.waited or None,
                 )

@@ -149,6 +149,8 @@ class ClientConnection:
         self._listings: dict[int, asyncio.Future[Payload]] = {}
         self._listing_numbers = itertools.count(1)
         self._coming_back: asyncio.Task[None] | None = None
+        self._lost_at = -inf
+        self._refused: OpenEnvError | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._welcome: asyncio.Future[Welcome] | None = None
         self.loan: Loan | None = None
@@ -317,6 +319,20 @@ class ClientConnection:
             self.give_up(transport)
         return self._doubted_at
 
+    def silence(self) -> str:
+        """Return why a call got no answer within its deadline, and what helps."""
+        refused = self._refused
+        if refused is None:
+            return (
+                f"{self.where} did not answer within the deadline it was given:"
+                " it is overloaded, or the network is stuck"
+            )
+        seconds = self.loop.time() - self._lost_at
+        return (
+            f"no answer within the deadline: the connection to {self.where} was lost"
+            f" {seconds:.0f} s ago and cannot be made again: {refused.message}"
+        )
+
     def give_up(self, transport: Transport) -> None:
         """Use a transport no more, without a word to the server, and come back on another."""
         self._close(transport, leaving=False)
@@ -392,7 +408,9 @@ class ClientConnection:
 
     async def _come_back(self, ttl: float) -> None:
         """Dial until it works or the sessions are gone; then resume them."""
-        epoch, give_up_at, delay = self.epoch, self.loop.time() + ttl, _FIRST_DELAY
+        epoch, delay = self.epoch, _FIRST_DELAY
+        self._lost_at = self.loop.time()
+        give_up_at = self._lost_at + ttl
         log.info("the connection to %s was lost: coming back", self.where)
         try:
             while True:
@@ -403,6 +421,7 @@ class ClientConnection:
                     if not exc.retryable:  # a server short of descriptors is, for one
                         raise
                     self._leave()
+                    self._refused = exc
                     left = give_up_at - self.loop.time()
                     if left <= 0:
                         self._fail(self._gone(f"no connection could be made for {ttl:g} s: {exc}"))
@@ -413,7 +432,7 @@ class ClientConnection:
             self._fail(exc)
             return
         finally:
-            self._coming_back = None
+            self._coming_back = self._refused = None
         self.reconnects += 1
         for channel in list(self._channels.values()):
             if channel.opened and self.epoch != epoch:

@@ -135,6 +135,9 @@ class FakeConnection:
         self.doubted.append((since, now))
         return self.suspected_at
 
+    def silence(self) -> str:
+        return "the server did not answer within the deadline"
+
 
 def channel_of(connection: FakeConnection, number: int = 1) -> Channel:
     """A channel on a connection that remembers."""

@@ -12,6 +12,7 @@ from openenv_async.client.connection import ClientConnection, environment_of
 from openenv_async.errors import (
     ConnectFailed,
     ConnectionLost,
+    DeadlineExceeded,
     InvalidModel,
     OpenEnvError,
     ProtocolError,
@@ -33,6 +34,7 @@ from openenv_async.protocol.frames import (
     Renew,
     State,
     StateIs,
+    Step,
     Welcome,
 )
 from openenv_async.types import Limits, Timeouts
@@ -277,6 +279,33 @@ def test_a_server_without_a_lease_gets_no_renewals() -> None:
             await asyncio.sleep(1000.0)
             assert lines.made[0].sent[1:] == []
             await lines.connection.aclose()
+
+    run(scenario)
+
+
+def test_a_deadline_on_a_lost_connection_says_why_it_does_not_come_back() -> None:
+    async def scenario() -> None:
+        nowhere = "nothing listens at 127.0.0.1:1: start the server, or check host and port"
+        lines = Lines(greeting(timeouts={"resume": 30.0}))
+        await lines.connection.start()
+        await opened(lines.connection)
+        (channel,) = lines.connection._channels.values()
+        assert "it is overloaded, or the network is stuck" in lines.connection.silence()
+
+        async def redial(connection: ClientConnection) -> Any:
+            raise ConnectFailed(nowhere, phase="connect")
+
+        lines.connection._redial = redial
+        lines.connection.lost(lines.made[0])
+        with pytest.raises(DeadlineExceeded) as raised:
+            await channel.call(Step(channel.number, channel.next_seq(), 0, b"a"), 7.0)
+        assert raised.value.message == (
+            f"no answer within the deadline: the connection to {lines.connection.where} was lost"
+            f" 12 s ago and cannot be made again: {nowhere}"
+        )
+        await asyncio.sleep(20.0)
+        assert isinstance(lines.connection.error, SessionLost)
+        assert "overloaded" in lines.connection.silence()
 
     run(scenario)
 
