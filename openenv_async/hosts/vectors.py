@@ -640,6 +640,10 @@ def make_vector(
         raise InvalidOption(unknown_id(id), option="id") from None
     except (TypeError, ValueError, gymnasium.error.Error) as exc:
         text = " ".join(str(exc).split())
+        if through_entry and vectorization_mode is None and "autoreset_mode" in text:
+            text += (
+                "; vectorization_mode=sync makes a vector of single environments, which takes it"
+            )
         raise InvalidOption(f"{num_envs} × {id} cannot be made with {given | own}: {text}") from exc
 
 

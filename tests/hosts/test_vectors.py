@@ -349,6 +349,7 @@ def test_arguments_of_vectors_that_do_not_fit() -> None:
         ({"id": "CartPole-v1", "num_envs": 0}, "num_envs must be an integer of at least 1, got 0"),
         ({"id": "CartPoll-v1"}, "did you mean CartPole-v1"),
         ({"id": "CartPole-v1", "vectorization_mode": "both"}, "cannot be made with"),
+        ({"id": "CartPole-v1", "autoreset_mode": "same_step"}, "vectorization_mode=sync makes"),
         ({"id": "CartPole-v1", "autoreset_mode": "never"}, "autoreset_mode must be one of next"),
         ({"id": "CartPole-v1", "colour": 3}, "cannot be made with"),
     ):
