@@ -29,7 +29,6 @@ from openenv_async.protocol.frames import (
     Close,
     Credit,
     Frame,
-    Observation,
     Open,
     Opened,
     Partial,
@@ -143,33 +142,39 @@ class Channel:
                 connection.deadlines.watch(self, self.due)
         connection.outbox.send(request)
 
-    def step(self, payload: Payload, timeout: float | None) -> asyncio.Future[Observation]:
+    def step(self, payload: Payload, future: Receiver, timeout: float | None) -> None:
         """Send the next step of a channel on which no call runs; ``post`` for the common case.
 
         Args:
             payload: the action.
+            future: the receiver of the observation.
             timeout: seconds the server was given, ``None`` for no deadline.
         """
-        connection = self.connection
-        future: asyncio.Future[Observation] = connection.loop.create_future()
-        error = self.error or connection.error
+        error = self.error  # also where it is the connection's: all its channels have it
         if error is not None:
             future.set_exception(raised_again(error))
-            return future
+            return
         if self.asked is not None:
             self.earlier = self.unanswered()
         self.seq = self.waited = seq = self.seq + 1
         self.asked = request = Step(self.number, seq, self.acked, payload, timeout or 0.0)
         self.future = future
-        connection.outbox.send(request)
+        connection = self.connection
+        outbox = connection.outbox
+        if len(payload) > outbox.small_size:
+            outbox.send(request)
+        else:
+            outbox.queue.append(request)
+            outbox.answered = left = outbox.answered - 1
+            if not left or outbox.flushing is None:
+                outbox.hurry()
         if timeout is None:
             self.due = inf
         else:
             # Now, not when the turn began: callers may have computed for seconds in it.
-            self.due = due = connection.loop.time() + timeout + BACKSTOP
+            self.due = due = connection.clock() + timeout + BACKSTOP
             if due < self.scheduled:
                 connection.deadlines.watch(self, due)
-        return future
 
     def next_seq(self) -> int:
         """The number of the next request."""

@@ -128,8 +128,9 @@ class ClientConnection:
         self.limits = limits
         self.timeouts = timeouts
         self.loop = asyncio.get_running_loop()
+        self.clock = self.loop.time
         self.pid = os.getpid()
-        self.deadlines = Deadlines(self.loop.time, self.loop.call_at)
+        self.deadlines = Deadlines(self.clock, self.loop.call_at)
         self.error: OpenEnvError | None = None
         self.server: dict[str, Any] = {}
         self.environment: dict[str, Any] | None = None
@@ -517,7 +518,7 @@ class ClientConnection:
     def receive(self, message: WireMessage) -> None:
         """Take one message from the transport."""
         assert self._codec is not None
-        self.heard_at = self.loop.time()
+        self.heard_at = self.clock()
         if self._diverted is not None:
             self._diverted(message)
             return

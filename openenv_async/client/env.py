@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, Unpack
 
@@ -320,8 +320,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             EnvironmentRaised, EnvironmentDied, DeadlineExceeded: the environment failed.
             ConnectionLost, SessionLost: the connection did.
         """
+        future: asyncio.Future[Observation] = Future()  # of the running loop, which it has to find
         channel = self._channel
-        if channel is None or channel.connection.loop is not get_running_loop():
+        if channel is None or channel.connection.loop is not future.get_loop():
             channel = await self._ready()
         wire = self._wire
         assert wire is not None
@@ -329,7 +330,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         seconds = self.timeouts.step if timeout is None else checked_timeout(timeout, "step")
         if channel.future is not None:
             raise self._busy("step")
-        future = channel.step(payload, seconds)
+        channel.step(payload, future, seconds)
         seq = channel.seq
         try:
             reply = await future
@@ -341,8 +342,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
                 raise
             raise await self._container.explain(exc) from None
         channel.steps += 1
-        if self._episode is not None:
-            self._episode.step_count += 1
+        episode = self._episode
+        if episode is not None:
+            episode.step_count += 1
         info = reply.info
         return StepResult(
             wire.decode_observation(reply.payload),

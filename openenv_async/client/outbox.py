@@ -79,23 +79,28 @@ class Outbox:
         answered: frames that may still come before all whom the last message woke have asked
             again.
         blocked: waits until a congested transport takes more.
+        queue: frames of the next message.
+        small_size: bytes of the largest payload whose step only joins the queue and is counted in
+            ``answered``, so that ``Channel.step`` does that itself; below 0 when none does.
+        flushing: what sends the queue when this loop turn ends.
     """
 
     __slots__ = (
         "_chunk_size",
         "_codec",
-        "_flushing",
         "_large",
         "_limits",
         "_loop",
         "_max_frames",
         "_max_size",
-        "_out",
         "_refuse",
         "_shared",
         "_transport",
         "answered",
         "blocked",
+        "flushing",
+        "queue",
+        "small_size",
     )
 
     def __init__(
@@ -112,12 +117,13 @@ class Outbox:
         self._chunk_size: int  # this and the next two are set by attach
         self._max_size: int
         self._max_frames: int
-        self._out: list[Frame] = []
+        self.queue: list[Frame] = []
         self._shared: SharedCodec | None = None
         self._large = ChunkQueue(limits.chunk_size)
-        self._flushing: asyncio.Handle | None = None
+        self.flushing: asyncio.Handle | None = None
         self.blocked: asyncio.Task[None] | None = None
         self.answered = 0
+        self.small_size = -1
 
     @property
     def attached(self) -> bool:
@@ -131,9 +137,9 @@ class Outbox:
 
     def flushed(self) -> bool:
         """Send what is queued; whether nothing waits any more."""
-        if self._out and self.blocked is None:
+        if self.queue and self.blocked is None:
             self._flush()
-        return not self._out and not self._large.channels and self.blocked is None
+        return not self.queue and not self._large.channels and self.blocked is None
 
     def attach(
         self,
@@ -154,18 +160,20 @@ class Outbox:
         self._codec = codec
         self._shared = codec if isinstance(codec, SharedCodec) else None
         self._chunk_size = sys.maxsize if codec.text else self._limits.chunk_size
+        self.small_size = -1 if self._large.channels else self._chunk_size
         self._max_size = min(max_size, self._limits.max_message_size)
         self._max_frames = max_frames
 
     def detach(self) -> None:
         """The transport is gone, and with it all that was queued."""
         self._transport = self._shared = None
-        self._out.clear()
+        self.small_size = -1
+        self.queue.clear()
         self._large.clear()
-        for handle in (self._flushing, self.blocked):
+        for handle in (self.flushing, self.blocked):
             if handle is not None:
                 handle.cancel()
-        self._flushing = self.blocked = None
+        self.flushing = self.blocked = None
 
     async def drain(self, timeout: float | None) -> None:
         """Write what is queued; give a congested transport ``timeout`` seconds to take it."""
@@ -184,16 +192,21 @@ class Outbox:
         if (type(frame) is Step and len(frame.payload) > self._chunk_size) or self._large.channels:
             self._send_large(frame)
         else:
-            self._out.append(frame)
+            self.queue.append(frame)
+        self.answered -= 1
+        if not self.answered or self.flushing is None:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Send the queue at once if every caller has asked again, else when the turn ends."""
         if self.blocked is not None:
             return
-        self.answered -= 1
         if not self.answered:
-            if self._flushing is not None:
-                self._flushing.cancel()
+            if self.flushing is not None:
+                self.flushing.cancel()
             self._flush()
-        elif self._flushing is None:
-            self._flushing = self._loop.call_soon(self._flush)
+        elif self.flushing is None:
+            self.flushing = self._loop.call_soon(self._flush)
 
     def _send_large(self, frame: Any) -> None:
         """Queue a frame in pieces, or behind the pieces of its channel."""
@@ -202,22 +215,23 @@ class Outbox:
         if size > self._max_size:
             instead = self._refuse(frame, too_large(size, self._max_size))
             if instead is not None:
-                self._out.append(instead)
+                self.queue.append(instead)
         elif self._large.takes(frame.channel, size):
             self._large.put(frame)
+            self.small_size = -1
         else:
-            self._out.append(frame)
+            self.queue.append(frame)
 
     def _flush(self) -> None:
-        self._flushing = None
-        out = self._out
+        self.flushing = None
+        out = self.queue
         transport, codec = self._transport, self._codec
         if transport is None or codec is None:
             return
         if self._shared is not None and self._shared.has_returns:
             out.insert(0, self._shared.take_release())
         if out:
-            self._out = []
+            self.queue = []
             try:
                 message = codec.encode(out)
             except (ValueError, TypeError, OverflowError):
@@ -236,11 +250,13 @@ class Outbox:
         if self._large.channels:
             # One piece a turn, so that others may go before the next.
             transport.send(codec.encode(self._large.next()), codec.text)
+            if not self._large.channels:
+                self.small_size = self._chunk_size
         if transport.congested:
             if self.blocked is None:
                 self.blocked = self._loop.create_task(self._unblock(transport))
         elif self._large.channels:
-            self._flushing = self._loop.call_soon(self._flush)
+            self.flushing = self._loop.call_soon(self._flush)
 
     def _send_bounded(self, frames: Any, transport: Transport, codec: Any) -> None:
         message = codec.encode(frames)
@@ -275,5 +291,5 @@ class Outbox:
         with contextlib.suppress(OSError):
             await transport.drained()
         self.blocked = None
-        if self._out or self._large.channels:
+        if self.queue or self._large.channels:
             self._flush()

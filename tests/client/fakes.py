@@ -173,6 +173,8 @@ class Scripted(FakeConnection):
         self.info: bytes | None = None
         self.state: Any = {"n": 1}
         self.outbox: Any = self
+        self.small_size = -1  # of the outbox: every frame is to be sent by it
+        self.clock = self.real.time
         self.left_behind: list[Channel | None] = []
 
     def channel(self, left_behind: Channel | None = None) -> Channel:

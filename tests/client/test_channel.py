@@ -367,14 +367,15 @@ class TurningLoop(FakeLoop):
 async def test_a_step_has_its_whole_time_though_others_computed_in_its_turn() -> None:
     connection: Any = FakeConnection()
     connection.loop = loop = TurningLoop()
+    connection.clock = loop.time
     connection.outbox = outbox = Outbox(connection.loop, Limits(), lambda frame, error: None)
     transport = FakeTransport()
     outbox.attach(transport, frame_codec(transport.subprotocol, "client", 1 << 30), 1 << 30)
     early, late = (channel_of(connection, number) for number in (1, 2))
     begun = loop.time()
-    early.step(b"a", 4.0)
+    early.step(b"a", asyncio.Future(), 4.0)
     loop.clock.advance(60.0)  # the caller of the second chooses its action meanwhile
-    late.step(b"a", 4.0)
+    late.step(b"a", asyncio.Future(), 4.0)
     await asyncio.sleep(0)
     assert [len(message) for message in transport.messages] == [2]
     assert early.due == begun + 4.0 + GRACE

@@ -229,18 +229,14 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "what is queued outlives its transport",
         "openenv_async/client/outbox.py",
-        "        self._out.clear()",
+        "        self.queue.clear()",
         "        pass",
     ),
     Mutation(
         "a congested transport is flooded",
         "openenv_async/client/outbox.py",
-        ("        if self.blocked is not None:\n            return\n        self.answered"),
-        (
-            "        if self.blocked is None and self._large:\n"
-            "            return\n"
-            "        self.answered"
-        ),
+        ("        if self.blocked is not None:\n            return\n        if not"),
+        ("        if self.blocked is None and self._large:\n            return\n        if not"),
     ),
     Mutation(
         "the first caller's cancellation ends the dial of all",
