@@ -52,8 +52,8 @@ class NativeSocket:
     Those that come later are gathered: they leave a loop turn after the first of them, with all
     that became ready in between.
 
-    After a step of a vector the loop turns for a moment instead of sleeping, if its client has been
-    quick with the next one: see ``endpoints.alertness``.
+    After a step of a vector that runs on the loop, that turns for a moment instead of sleeping if
+    the client was quick with its last one: see ``endpoints.alertness``.
 
     Args:
         engine: its sessions answer.
@@ -86,7 +86,8 @@ class NativeSocket:
         self._pumping: asyncio.Handle | None = None
         self._going: asyncio.Handle | None = None
         self._held = False
-        self._alertness = Alertness() if engine.spec.is_vector else None
+        is_quick = engine.spec.is_vector and engine.executor.direct
+        self._alertness = Alertness() if is_quick else None
         self._is_turning = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
         limits = engine.options.limits

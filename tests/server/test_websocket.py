@@ -285,8 +285,9 @@ class Looks(Alertness):
 async def test_after_a_step_of_a_vector_the_loop_stays_awake_for_a_moment(looks: bool) -> None:
     engine = make_engine(Pair)
     wire = Wire(engine)
+    alertness = wire.socket._alertness = Looks(False)
     await wire.greet()
-    alertness = wire.socket._alertness = Looks(looks)
+    alertness.looks = looks
     wire.give(Step(1, 2, 1, pack([1, 1])))
     wire.give(Step(1, 3, 2, pack([1, 1])))
     assert [type(frame) for [frame] in wire.taken()] == [Observation] * 2
@@ -301,3 +302,13 @@ async def test_after_a_step_of_a_vector_the_loop_stays_awake_for_a_moment(looks:
 async def test_other_environments_let_the_loop_sleep(wire: Wire) -> None:
     await wire.greet()
     assert wire.socket._alertness is None
+
+
+async def test_the_loop_does_not_turn_beside_a_vector_in_a_thread() -> None:
+    engine = make_engine(type("Pair", (Pair,), {"isolation": "thread"}))
+    wire = Wire(engine)
+    await turns()
+    assert wire.socket._alertness is None
+    wire.task.cancel()
+    await asyncio.wait([wire.task])
+    await engine.aclose()
