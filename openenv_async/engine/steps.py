@@ -3,9 +3,9 @@
 A step walks from ``Session.submit`` to ``ServerConnection.send`` through eight methods, each of
 which has a rule or two. Here are those rules for the step that nothing is remarkable about: its
 number is the next one, its session is idle, its replies go to this connection in this format. One
-whose executor is called from the loop is answered here if its reply is a small observation; one of
-another executor is handed to it with its deadline. A step of which one of these is not so goes the
-long way, from where the difference shows: there is no rule that only this function has.
+whose executor is called from the loop is run and answered here if its reply is a small observation;
+one of another executor is handed to it with its deadline. A step of which one of these is not so
+goes the long way, from where the difference shows: there is no rule that only this function has.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.engine.deadlines import due_at
 from openenv_async.engine.resends import LARGE
+from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.protocol.frames import Observation, Step
+from openenv_async.protocol.lifecycle import Phase
 
 if TYPE_CHECKING:
     from openenv_async.engine.connection import ServerConnection
@@ -41,7 +43,8 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
     """
     engine, codecs, channels = connection.engine, connection.codecs, connection._channels
     ready, large, small_size = connection.ready, connection.large, connection._small_size
-    format = codecs.format
+    format, running = codecs.format, Phase.RUNNING
+    decode, encode = codecs.decode_action, codecs.encode_observation
     is_plain, own_timeout = not engine.times_episodes, engine.own_timeouts[Step]
     began = connection.seen_at
     first = at
@@ -68,12 +71,11 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
                     break
                 continue
             log.taken = seq
-            if step.ack > log.acked:
-                log.acknowledge(step.ack)
             session.current = step
             session.codecs = codecs
             executor = session.executor
             if not executor.direct:
+                log.acknowledge(step.ack)
                 if executor.timed:
                     due = due_at(engine.clock(), own_timeout, step.timeout, session.episode_due)
                     session.due = due
@@ -84,8 +86,35 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
                     break
                 continue
             runner = session.runner
+            reply: Any = None
             try:
-                reply = runner.handle(step, codecs)
+                # As ``EnvironmentRunner.handle`` does it, in the common case.
+                if runner.phase is running and type(runner) is EnvironmentRunner:
+                    try:
+                        action = decode(step.payload)
+                    except BaseException as exc:
+                        reply = runner.refused_action(step, exc, codecs)
+                    else:
+                        result = runner._step(action)
+                        read = runner._known.get(type(result))
+                        if read is None:
+                            reply = runner._observed(step, result, codecs)
+                        else:
+                            try:
+                                observation, reward, terminated, truncated, info = read(result)
+                                payload = encode(observation)
+                                extra = None if info is None else codecs.encode_info(info)
+                            except BaseException as exc:
+                                reply = runner.unread(step, result, exc, codecs)
+                            else:
+                                runner.steps += 1
+                                if terminated or truncated:
+                                    runner.end_row()
+                                reply = Observation(
+                                    step.channel, seq, payload, reward, terminated, truncated, extra
+                                )
+                else:
+                    reply = runner.handle(step, codecs)
             except BaseException as exc:
                 reply = runner.raised(step, exc, codecs)
             if (
@@ -93,13 +122,14 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
                 or session.interrupted is not None
                 or session.dead is not None
             ):
+                log.acknowledge(step.ack)
                 session.complete(step, reply)
                 continue
             session.current = None
             session.active_at = began
             done += 1
             length = len(reply.payload)
-            log.keep(seq, reply, length + REPLY_OVERHEAD, format, step)
+            log.follow(seq, step.ack, reply, length + REPLY_OVERHEAD, format, step)
             if length > small_size or large:
                 connection.send(reply, length)
                 if connection._much:

@@ -200,6 +200,18 @@ class ReplyLog(Generic[ReplyT]):
         if self._earlier is not None:
             self._shrink(self._earlier)
 
+    def follow(
+        self, seq: int, ack: int, reply: ReplyT, size: int, format: Format, request: Any
+    ) -> None:
+        """Acknowledge up to ``ack``, then keep, as the two methods do; ``request`` said both."""
+        if self.acked <= ack == self._seq and self._earlier is None:  # it awaited the one before
+            self.acked = ack
+            self._seq, self._last, self._size, self._format = seq, reply, size, format
+            self._request = request
+            return
+        self.acknowledge(ack)
+        self.keep(seq, reply, size, format, request)
+
     def release(self) -> None:
         """Count the kept replies of a session that is over no more."""
         self._retained.size -= self._earlier_size

@@ -348,3 +348,27 @@ def test_a_shared_reply_acknowledges_and_tells_what_is_let_go() -> None:
     later = Together(logs)
     assert keep_shared(logs[:2], [4, 4], later, after) == {}  # each has its own by now
     assert keep_shared(logs, [5, 5, 5], Together(logs), later) == {later: 2}
+
+
+@pytest.mark.parametrize("acked", [0, 1, 2])
+@pytest.mark.parametrize("ack", [-1, 0, 1, 2, 3, 9])
+@pytest.mark.parametrize("kept", [(), (1,), (2,), (1, 2), (1, 2, 3)])
+def test_to_follow_is_to_acknowledge_and_to_keep(
+    acked: int, ack: int, kept: tuple[int, ...]
+) -> None:
+    found = []
+    for follows in (True, False):
+        retained = Retained()
+        log: ReplyLog[str] = ReplyLog(10_000, retained)
+        for seq in range(1, 5):
+            log.order(seq)
+        for seq in kept:
+            log.keep(seq, f"reply {seq}", 90, "msgpack", f"request {seq}")
+        log.acknowledge(acked)
+        if follows:
+            log.follow(4, ack, "reply 4", 40, "json", "request 4")
+        else:
+            log.acknowledge(ack)
+            log.keep(4, "reply 4", 40, "json", "request 4")
+        found.append((log.acked, log.taken, log.size, retained.size, log.replies))
+    assert found[0] == found[1]
