@@ -232,6 +232,12 @@ def _play(url: str, token: str | None, seed: int | None) -> None:
     from openenv_async.client.server_info import fetch_schema
 
     schema = background_loop().run(fetch_schema(url, token=token))
+    if "vector" in schema:
+        raise click.BadParameter(
+            f"a session of {url} is a vector of environments, which has no single action: step it"
+            " with GymVectorEnv, or serve it without --vector",
+            param_hint="TARGET",
+        )
     with GenericEnvClient(url, token=token).sync() as env:
         game = _Game(env, schema)
         echo(f"{url}: each field of an action is asked for; :help shows what else there is")

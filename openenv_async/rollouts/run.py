@@ -37,6 +37,7 @@ from openenv_async.errors import (
     InvalidObservation,
     OpenEnvError,
     OperationCancelled,
+    OperationUnsupported,
     PayloadTooLarge,
     SessionClosed,
     SessionNotFound,
@@ -383,6 +384,11 @@ class Rollout:
         self.episode = getattr(env, "episode", None)
         connection = getattr(env, "connection", None)
         self._told = getattr(connection, "server", {})
+        if self._told.get("vector") is not None:
+            raise OperationUnsupported(
+                "a session of this server is a vector of environments, of which no episode can be"
+                " played: step it with GymVectorEnv, or serve it without --vector"
+            )
         if self.trajectory is not None:
             self._record_reset(self.trajectory, result, getattr(connection, "environment", None))
         if result.reward is not None and result.reward != result.reward:
