@@ -11,7 +11,10 @@ is ``learn`` alone, so neither starting servers nor making networks. The sides:
 - ``subprocesses``: ``SubprocVecEnv``, a process for each environment (Pong alone);
 - ``before``: ``OpenEnvVecEnv`` of an earlier revision, which is checked out for the run;
 - ``served``: ``OpenEnvVecEnv`` of this revision, the environments one session each in a server of
-  this machine.
+  this machine;
+- ``tcp``: the same by TCP alone, as from another machine;
+- ``workers``: the same in two worker processes of the server;
+- ``vector``: ``OpenEnvVecEnv`` of one session that is a vector, ``SyncVectorEnv`` in the server.
 
 The same seed must give the same run: rewards, ends of episodes and the weights that were learnt are
 compared bit by bit with the local side's, and a side that differs is told and fails the run.
@@ -41,6 +44,7 @@ TIMEOUT: Final = 60.0
 MARK: Final = "measured: "
 SEED: Final = 7
 REFERENCE: Final = "local"
+NAME: Final = "gymnasium-inline"
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,11 @@ def local(game: Game, count: int, cls: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(game: Game, count: int, *arguments: str) -> Iterator[Any]:
+def served(game: Game, count: int, *arguments: str, name: str = NAME) -> Iterator[Any]:
     from openenv_async.integrations.sb3 import OpenEnvVecEnv
 
     env = OpenEnvVecEnv(
-        "gymnasium-inline",
+        name,
         count,
         params={"id": game.id, **game.make_kwargs},
         server_arguments=arguments,
@@ -127,7 +131,20 @@ SIDES: Final[dict[str, Any]] = {
     "subprocesses": lambda game, count: local(game, count, "SubprocVecEnv"),
     "before": served,
     "served": served,
+    "tcp": lambda game, count: served(game, count, "--no-local"),
+    "workers": lambda game, count: served(game, count, "--workers", "2", name="gymnasium"),
+    "vector": lambda game, count: served(
+        game,
+        count,
+        "--vector",
+        str(count),
+        *_of("autoreset_mode=same_step", "vectorization_mode=sync"),
+    ),
 }
+
+
+def _of(*params: str) -> list[str]:
+    return [word for param in params for word in ("--param", param)]
 
 
 def smaller(env: Any) -> Any:
