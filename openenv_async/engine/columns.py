@@ -34,6 +34,7 @@ from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
 from openenv_async.models.making import Maker, maker_of
+from openenv_async.protocol.blocks import REFERENCE_SIZE
 from openenv_async.protocol.codec import frame_size
 from openenv_async.protocol.column_parts import observations_of_rows
 from openenv_async.protocol.columns import (
@@ -413,7 +414,7 @@ class Columns:
 
     def stack(self, count: int, codecs: Codecs) -> Stack:
         """Return what gathers so many of their observations."""
-        return Stack(count, codecs.encode_observation, 0, self._field, self._shows)
+        return Stack(count, codecs.encode_observation, 0, self._field, self._shows, codecs.place)
 
     def _group(self, key: bytes) -> _Group:
         channels = channels_of(key, self._max_channels)
@@ -571,6 +572,8 @@ class Columns:
     ) -> None:
         """Send replies, in frames of the size that the connection takes."""
         size, rows = frame_size(reply), len(sessions)
+        if self._connection.is_shared(reply.payload):  # a reference is sent in its place
+            size = REFERENCE_SIZE
         self._row_size = size / rows
         if size <= self._max_size:
             self._connection.send(reply, len(reply.payload))

@@ -52,6 +52,7 @@ from openenv_async.protocol.frames import (
     Hello,
     ListTasks,
     Open,
+    Payload,
     Release,
     Renew,
     Reset,
@@ -380,6 +381,10 @@ class ServerConnection:
         else:
             self.ready.append(frame)
             self._ready_size += size
+
+    def is_shared(self, payload: Payload) -> bool:
+        """Return whether a payload lies in memory that the peer maps, and is sent from there."""
+        return False
 
     def ended(self, channel: int, reason: OpenEnvError) -> None:
         """Tell the client and forget the channel."""

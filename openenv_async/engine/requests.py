@@ -12,6 +12,7 @@ import msgspec
 from openenv_async.engine.legal import Listed
 from openenv_async.errors import OpenEnvError
 from openenv_async.models import Format, PayloadCodec
+from openenv_async.models.encoding import Place
 from openenv_async.protocol.codec import decode_map, encode_map
 from openenv_async.protocol.frames import (
     Begun,
@@ -70,7 +71,11 @@ class Unfinished:
 
 
 class Codecs:
-    """The payload codecs of one environment in one format, bound for speed."""
+    """The payload codecs of one environment in one format, bound for speed.
+
+    Attributes:
+        place: gives memory that large payloads are put into; ``None`` where there is none.
+    """
 
     __slots__ = (
         "decode_action",
@@ -80,10 +85,12 @@ class Codecs:
         "encode_observation",
         "encode_state",
         "format",
+        "place",
     )
 
     def __init__(self, spec: EnvironmentSpec, format: Format) -> None:
         self.format: Format = format
+        self.place: Place | None = None
         self.decode_action = spec.codec("action", format).decode
         self.encode_observation = spec.codec("observation", format).encode
         self.encode_state = spec.codec("state", format).encode

@@ -10,12 +10,15 @@ Rules:
 - An observation is put into the reply before the next environment is called, for an environment
   may use its array again. Arrays of one dtype and shape, numbers of one type and dicts of these
   are stacked; from the first observation on that does not fit, each is encoded on its own.
+- The first observation tells where all others go: what is stacked is copied once, to where the
+  column is sent from.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import operator
 import struct
 import threading
@@ -27,13 +30,16 @@ import msgspec
 
 from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
+from openenv_async.models.encoding import Place
+from openenv_async.protocol.blocks import LEAST_SHARED
 from openenv_async.protocol.columns import (
     BEGUN,
     REWARDED,
     TERMINATED,
     TRUNCATED,
     apart,
-    fields,
+    apart_heads,
+    fields_heads,
     pack_pairs,
     stacked,
 )
@@ -287,11 +293,12 @@ class Stack:
         depth: maps around this part.
         field: what is put are the values of this one field of observations, or whole ones.
         model: the type of the latter.
+        place: gives memory for a large column.
     """
 
     __slots__ = (
-        *("_array", "_buffer", "_count", "_depth", "_encode", "_field", "_kind", "_lock"),
-        *("_model", "_parts", "_values"),
+        *("_array", "_column", "_count", "_depth", "_encode", "_field", "_kind", "_like"),
+        *("_lock", "_model", "_parts", "_place", "_room", "_values"),
     )
 
     def __init__(
@@ -301,16 +308,20 @@ class Stack:
         depth: int = 0,
         field: str | None = None,
         model: Any = None,
+        place: Place | None = None,
     ) -> None:
         self._count = count
         self._encode = encode
         self._depth = depth
         self._field = field
         self._model = model
+        self._place = place
         self._lock = threading.Lock()
         self._kind: Any = None
-        self._buffer: bytearray = bytearray()
-        self._array: Any = None
+        self._column: Payload = b""
+        self._like: Any = None  # an array that is like each element of this part
+        self._room: Any = None  # where these are in the column
+        self._array: Any = None  # the same, if they are arrays
         self._values: list[Any] = []
         self._parts: dict[str, Stack] = {}
 
@@ -333,6 +344,8 @@ class Stack:
             if parts.keys() != names:
                 parts = None  # it has more than its fields, or fewer: the codec judges it
         with self._lock:
+            if place == 0:
+                self._begin(parts)
             fits = self._kind is not bytes and self._fit(place, parts)
         if fits:
             if self._field is not None:
@@ -348,6 +361,7 @@ class Stack:
         values.append(payload)
         with self._lock:
             self._values, self._kind, self._array, self._parts = values, bytes, None, {}
+            self._column, self._room = b"", None
         return _NO_WAY
 
     def _way(self, kind: Any = None, fields_of: Callable[[Any], Any] | None = None) -> Way:
@@ -372,8 +386,6 @@ class Stack:
     def _fit(self, place: int, observation: Any) -> bool:
         """Put an observation where it can be stacked with those before it."""
         kind = type(observation)
-        if place == 0:
-            self._begin(kind, observation)
         if kind is not self._kind:
             return False
         if kind is dict:
@@ -391,27 +403,57 @@ class Stack:
         array[place] = observation
         return True
 
-    def _begin(self, kind: type, first: Any) -> None:
-        """Choose what is stacked by the first observation."""
+    def _begin(self, first: Any) -> None:
+        """Choose what is stacked, and where, by the first observation."""
         import numpy as np
 
-        self._kind = self._array = None
+        if not self._choose(first):
+            self._kind = None
+            return
+        rows = self._count
+        leaves = [(part._head(before, rows), part) for before, part in self._leaves()]
+        size = sum(len(head) + rows * part._like.nbytes for head, part in leaves)
+        memory = self._column = _memory(size, len(leaves[0][0]), self._place)
+        at = 0
+        for head, part in leaves:
+            start = at + len(head)
+            memory[at:start] = head
+            like = part._like
+            room = part._room = np.ndarray((rows, *like.shape), like.dtype, memory, start)
+            if part._kind is np.ndarray:
+                part._array = room
+            at = start + room.nbytes
+
+    def _choose(self, first: Any) -> bool:
+        """Return whether observations like this can be stacked, and remember what it is like."""
+        import numpy as np
+
+        kind = self._kind = type(first)
+        self._array, self._values, self._parts = None, [], {}
+        if kind is np.ndarray:
+            self._like = first
+            return first.dtype.kind in _STACKABLE and 0 < first.ndim <= _MAX_NDIM
         if kind in _NUMBERS:
-            self._kind = kind
-            self._values = []
-        elif kind is np.ndarray:
-            if first.dtype.kind not in _STACKABLE or not 0 < first.ndim <= _MAX_NDIM:
-                return
-            self._kind = kind
-            shape = (self._count, *first.shape)
-            head = _head(first.dtype, shape)
-            buffer = self._buffer = bytearray(len(head) + first.nbytes * self._count)
-            buffer[: len(head)] = head
-            elements = np.frombuffer(buffer, first.dtype, -1 if first.size else 0, len(head))
-            self._array = elements.reshape(shape)
-        elif kind is dict and first and self._depth < _MAX_DEPTH and {*map(type, first)} == {str}:
-            self._kind = kind
-            self._parts = {name: Stack(self._count, None, self._depth + 1) for name in first}
+            self._like = _number(cast(Any, kind))
+            return True
+        if kind is dict and first and self._depth < _MAX_DEPTH and {*map(type, first)} == {str}:
+            self._parts = {name: Stack(0, None, self._depth + 1) for name in first}
+            return all(part._choose(first[name]) for name, part in self._parts.items())
+        return False
+
+    def _leaves(self, before: bytes = b"") -> Iterator[tuple[bytes, Stack]]:
+        """Give each part that is not a map, in order, and what stands before its own column."""
+        if self._kind is not dict:
+            yield before, self
+            return
+        heads = fields_heads(tuple(self._parts))
+        for head, part in zip(heads, self._parts.values(), strict=True):
+            yield from part._leaves(before + head)
+            before = b""
+
+    def _head(self, before: bytes, rows: int) -> bytes:
+        """Return what stands before the elements of so many rows."""
+        return before + _head(self._like.dtype, (rows, *self._like.shape))
 
     def _element(self, place: int) -> Any:
         if self._kind is dict:
@@ -420,19 +462,48 @@ class Stack:
 
     def column(self, start: int, stop: int) -> Payload:
         """Return the observations at these places as a column; there must be some."""
-        import numpy as np
-
+        pieces: list[Any] = []
         with self._lock:
-            kind, values, array, parts = self._kind, self._values, self._array, self._parts
+            kind, values, column = self._kind, self._values, self._column
+            for before, part in self._leaves() if kind is not bytes else ():
+                room = part._room
+                if part._array is None:
+                    room[start:stop] = part._values[start:stop]
+                pieces += part._head(before, stop - start), room[start:stop]
         if kind is bytes:
-            return apart(values[start:stop])
-        if kind is dict:
-            return fields({name: part.column(start, stop) for name, part in parts.items()})
-        if array is None:
-            return stacked(np.array(values[start:stop], _NUMBERS[kind]))
-        if stop - start < self._count:
-            return stacked(array[start:stop])
-        return memoryview(self._buffer)
+            payloads = values[start:stop]
+            sizes = [*map(len, payloads)]
+            if self._place is None or sum(sizes) < LEAST_SHARED:
+                return apart(payloads)
+            pieces = [*itertools.chain(*zip(apart_heads(sizes), payloads, strict=True))]
+        elif stop - start == self._count:
+            return column
+        else:
+            pieces = [p if type(p) is bytes else p.reshape(-1).view("u1") for p in pieces]
+        memory = _memory(sum(map(len, pieces)), len(pieces[0]), self._place)
+        at = 0
+        for piece in pieces:
+            end = at + len(piece)
+            memory[at:end] = piece
+            at = end
+        return memory
+
+
+@functools.cache
+def _number(kind: type) -> Array:
+    """Return an array that is like a number of this type."""
+    import numpy as np
+
+    return np.zeros((), _NUMBERS[kind])
+
+
+def _memory(size: int, before: int, place: Place | None) -> memoryview:
+    """Return memory for a column, ``before`` bytes of which stand before its first array."""
+    if place is not None and size >= LEAST_SHARED:
+        memory = place(size, before)
+        if memory is not None:
+            return memory
+    return memoryview(bytearray(size))
 
 
 _NO_WAY: Final = Way()

@@ -27,7 +27,7 @@ from openenv_async.protocol.blocks import (
     unpack_loans,
 )
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec, decode_map
-from openenv_async.protocol.frames import Hello, Release
+from openenv_async.protocol.frames import Hello, Payload, Release
 from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["SharedCodecs", "SharedConnection"]
@@ -45,6 +45,7 @@ class SharedCodecs(Codecs):
 
     def __init__(self, spec: EnvironmentSpec, lender: Lender) -> None:
         super().__init__(spec, "msgpack")
+        self.place = lender.place
         self.encode_observation = spec.codec("observation", "msgpack").placed(
             lender.place, LEAST_SHARED
         )
@@ -83,6 +84,10 @@ class SharedConnection(ServerConnection):
     def free(self) -> int:
         """Bytes of the segment that nobody needs, about."""
         return self._lender.table.free
+
+    def is_shared(self, payload: Payload) -> bool:
+        """Return whether a payload lies in memory that the client maps, and is sent from there."""
+        return len(payload) <= self._peer_max_size and self._lender.has(payload)
 
     def _send_large(self, frame: Any, size: int) -> None:
         """Queue a frame with its payload in shared memory, or else as other connections do."""

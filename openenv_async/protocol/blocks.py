@@ -285,6 +285,11 @@ class Lender:
         self._kept[key] = kept
         return payload
 
+    def has(self, payload: bytes | memoryview) -> bool:
+        """Return whether this is memory that ``place`` gave."""
+        kept = self._kept.get(id(payload))
+        return kept is not None and kept() is payload
+
     def close(self) -> None:
         """Lend nothing more, and let go of the segment but for the payloads that are kept."""
         self.table = BlockTable(0)

@@ -60,10 +60,12 @@ __all__ = [
     "TRUNCATED",
     "StepRows",
     "apart",
+    "apart_heads",
     "begun_of",
     "channels_of",
     "column_of",
     "fields",
+    "fields_heads",
     "has_columns",
     "numbers_of",
     "pack_channels",
@@ -225,9 +227,33 @@ def apart(payloads: Sequence[bytes]) -> bytes:
     return _encode([APART, payloads])
 
 
+def apart_heads(sizes: Sequence[int]) -> list[bytes]:
+    """Return what stands before each element in a column of form 2, of elements of these sizes."""
+    heads = [
+        b"\xc4" + size.to_bytes(1)
+        if size < 1 << 8
+        else b"\xc5" + size.to_bytes(2)
+        if size < 1 << 16
+        else b"\xc6" + size.to_bytes(4)
+        for size in sizes
+    ]
+    empty = apart([b""] * len(sizes))
+    heads[0] = empty[: len(empty) - 2 * len(sizes)] + heads[0]
+    return heads
+
+
 def fields(columns: Mapping[str, Payload]) -> bytes:
     """Return a column of form 1, of columns of form 0 or 1 by name."""
     return _encode([FIELDS, {name: msgspec.Raw(column) for name, column in columns.items()}])
+
+
+@lru_cache(maxsize=256)
+def fields_heads(names: tuple[str, ...]) -> list[bytes]:
+    """Return what stands before each column in a column of form 1, in this order."""
+    heads = [_encode(name) for name in names]
+    whole = fields(dict.fromkeys(names, b""))
+    heads[0] = whole[: len(whole) - sum(map(len, heads[1:]))]
+    return heads
 
 
 def _ext(array: Any) -> msgspec.msgpack.Ext:

@@ -195,6 +195,86 @@ def test_an_array_that_is_used_again_is_not_what_was_put() -> None:
     assert [ANY.decode(p).tolist() for p in rows_of(stack.column(0, 2), 2)] == [[1, 2], [0, 0]]
 
 
+class Places:
+    """Memory for columns, as a connection that shares some has; or none of it."""
+
+    def __init__(self, has_room: bool) -> None:
+        self.has_room = has_room
+        self.given: list[memoryview] = []
+        self.before: list[int] = []
+
+    def __call__(self, size: int, before: int) -> memoryview | None:
+        if not self.has_room:
+            return None
+        self.given.append(memoryview(bytearray(b"?" * size)))
+        self.before.append(before)
+        return self.given[-1]
+
+
+LARGE = np.arange(20_000, dtype="<i2").reshape(100, 200)
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("stop", [3, 2])
+@pytest.mark.parametrize(
+    "observations",
+    [
+        [LARGE, LARGE + 1, LARGE + 2],
+        [Seen(LARGE, 1), Seen(LARGE + 1, 2), Seen(LARGE + 2, 3)],
+        [
+            {"a": True, "b": {"c": LARGE, "d": 0.5}},
+            *[{"a": False, "b": {"c": LARGE, "d": 1.5}}] * 2,
+        ],
+        [Seen(LARGE, np.zeros((0, 2))), *[Seen(LARGE + 1, np.zeros((0, 2)))] * 2],
+    ],
+)
+def test_a_large_column_is_stacked_where_there_is_memory_for_it(
+    observations: list[Any], stop: int, has_room: bool
+) -> None:
+    places = Places(has_room)
+    stack = Stack(3, ANY.encode, place=places)
+    plain = Stack(3, ANY.encode)
+    for place, observation in enumerate(observations):
+        stack.put(place, observation)
+        plain.put(place, observation)
+    column = stack.column(0, stop)
+    assert bytes(column) == bytes(plain.column(0, stop))
+    told = [ANY.decode(each) for each in rows_of(column, stop)]
+    assert repr(told) == repr([ANY.decode(ANY.encode(each)) for each in observations[:stop]])
+    if has_room:
+        assert column is places.given[-1]
+
+
+def test_the_memory_of_a_column_is_told_where_its_first_array_begins() -> None:
+    places = Places(True)
+    stack = Stack(1, ANY.encode, place=places)
+    stack.put(0, Seen(LARGE, 1))
+    [before] = places.before
+    assert stack.column(0, 1)[before : before + LARGE.nbytes] == LARGE.tobytes()
+
+
+def test_a_small_column_takes_no_memory_of_the_connection() -> None:
+    places = Places(True)
+    stack = Stack(1, ANY.encode, place=places)
+    stack.put(0, array(1, 2))
+    assert rows_of(stack.column(0, 1), 1) == [ANY.encode(array(1, 2))]
+    assert not places.given
+
+
+def test_what_was_put_is_put_again_where_stacking_ends() -> None:
+    places = Places(True)
+    stack = Stack(3, ANY.encode, place=places)
+    stack.put(0, LARGE)
+    stack.put(1, LARGE + 1)
+    stack.put(2, "no array")
+    column = stack.column(0, 3)
+    assert ANY.decode(column)[0] == APART
+    first, second, third = (ANY.decode(payload) for payload in rows_of(column, 3))
+    np.testing.assert_array_equal(first, LARGE)
+    np.testing.assert_array_equal(second, LARGE + 1)
+    assert third == "no array"
+
+
 def test_an_observation_that_cannot_be_encoded_costs_only_itself() -> None:
     stack = Stack(3, ANY.encode)
     stack.put(0, array(1))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openenv_async import Environment, Limits
+from openenv_async import EngineOptions, Environment, Limits
 from openenv_async.client.shared import SharedCodec
 from openenv_async.endpoints.segments import Segment, map_segment
 from openenv_async.engine import Engine
@@ -18,6 +18,7 @@ from openenv_async.engine.shared import SharedConnection
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.blocks import SHARED_MEMORY, is_reference, pack_loans
 from openenv_async.protocol.codec import encode_map, frame_codec
+from openenv_async.protocol.columns import apart, pack_channels, pack_numbers, replies_of
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Chunk,
@@ -27,7 +28,9 @@ from openenv_async.protocol.frames import (
     Observation,
     Open,
     Release,
+    Reset,
     Step,
+    StepColumns,
 )
 from tests.helpers import Format, Peer, make_engine, pack, token
 
@@ -73,6 +76,7 @@ class ProcessCamera(Camera):
     isolation = "process"  # type: ignore[assignment]  # another one on purpose
 
 
+ANY: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
 FILM: PayloadCodec[Film] = PayloadCodec(Film, "msgpack")
 
 
@@ -138,6 +142,74 @@ async def test_large_arrays_arrive_as_views_of_the_servers_memory(camera: type[C
     strided = await peer.film(3, strided=True)
     assert (strided.back == 3).all()
     assert (film.front == 2).all()
+    await engine.aclose()
+
+
+@dataclass
+class Views:
+    """Pictures that are stacked, for nothing else is beside them."""
+
+    front: np.ndarray
+    back: np.ndarray
+
+
+class Uncaptioned(Environment[dict[str, Any], Views, dict[str, Any]]):
+    """Films without captions."""
+
+    isolation = "inline"
+
+    def __init__(self) -> None:
+        self._camera = Camera()
+
+    def reset(self) -> Views:
+        film = self._camera.reset()
+        return Views(film.front, film.back)
+
+    def step(self, action: dict[str, Any]) -> Views:
+        film = self._camera.step(action)
+        return Views(film.front, film.back)
+
+
+@pytest.mark.parametrize("camera", [Camera, Uncaptioned, ThreadCamera])
+async def test_a_column_of_any_size_is_one_payload(camera: Any) -> None:
+    limits = Limits(chunk_size=50_000)
+    engine = make_engine(camera, options=EngineOptions(limits=limits))
+    peer = SharedPeer(engine)
+    channels = range(1, 5)
+    for n in channels:
+        await peer.begin(n)
+    peer.raw.clear()
+    for seq in (2, 3):
+        actions = apart([pack({"mark": 10 * seq + n}) for n in channels])
+        peer.send(StepColumns(pack_channels(channels), pack_numbers([seq] * 4), actions))
+        frames: list[Any] = []
+        while sum(len(frame.flags) for frame in frames) < len(channels):
+            frames.append(await peer.next())
+        replies = [reply for frame in frames for reply in replies_of(frame)]
+        for reply in replies:
+            film = ANY.decode(reply.payload)
+            assert (film["front"] == 10 * seq + reply.channel).all()
+            assert (film["back"] == 10 * seq + reply.channel).all()
+    assert {reply.channel for reply in replies} == {*channels}
+    if camera is not ThreadCamera:  # whose threads may divide the rows
+        assert len(peer.raw) == 2
+    assert all(is_reference(frame.payload) for frame in peer.raw)
+    await engine.aclose()
+
+
+async def test_a_column_without_room_comes_in_parts() -> None:
+    engine = make_engine(Camera, options=EngineOptions(limits=Limits(chunk_size=50_000)))
+    peer = SharedPeer(engine, size=20_000)
+    channels = range(1, 5)
+    peer.send(*(Open(n, token(n), token(n + 1000)) for n in channels))
+    peer.send(*(Reset(n, 1, 0) for n in channels))
+    peer.inbox.clear()
+    actions = apart([pack({"mark": n}) for n in channels])
+    peer.send(StepColumns(pack_channels(channels), pack_numbers([2] * 4), actions))
+    replies = [reply for frame in peer.inbox for reply in replies_of(frame)]
+    assert [FILM.decode(reply.payload).back[-1] for reply in replies] == [*channels]
+    assert len(peer.inbox) > 1
+    assert engine.stats.shared_full
     await engine.aclose()
 
 
