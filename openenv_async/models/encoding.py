@@ -54,6 +54,8 @@ _TOKEN_SIZE: Final = 16
 """The header of an Ext that has two bytes: the type, and the code."""
 _EXT32: Final = struct.Struct(">BIb")
 _MAX_EXT: Final = (1 << 32) - 1
+_MAY_HOLD_ARRAYS: Final = (inspect.AnyType, inspect.CustomType)
+"""The types whose values may be arrays, or have some in them."""
 _LEAVES: Final = frozenset({type(None), bool, int, float, str})
 _TEXT: Final = frozenset({str})
 _FINITE: Final = frozenset({type(None), bool, int, str, bytes})
@@ -145,6 +147,8 @@ def placed_encoder(info: inspect.Type, decode: Decode, place: Place, least: int)
         An encoder whose result is the memory that ``place`` gave, or bytes where there is no
         large array or no memory.
     """
+    if not any(isinstance(part, _MAY_HOLD_ARRAYS) for part in walk(info)):
+        return msgpack_encoder(info, decode)
     return _guarded(info, _placing(place, least), decode)
 
 

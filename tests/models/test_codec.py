@@ -32,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openenv_async.errors import InvalidModel, ProtocolError
-from openenv_async.models import Format, PayloadCodec, field_names, to_builtins
+from openenv_async.models import Format, PayloadCodec, encoding, field_names, to_builtins
 
 FORMATS: list[Format] = ["msgpack", "json", "plain"]
 T = TypeVar("T")
@@ -598,3 +598,39 @@ def test_nothing_heavy_is_imported() -> None:
         "assert not {'numpy', 'pydantic', 'attrs', 'attr', 'asyncio'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@dataclass
+class Words:
+    """A model that can hold no array."""
+
+    text: str
+    numbers: list[float]
+
+
+def test_only_a_model_that_may_hold_arrays_asks_for_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def place(size: int, before: int) -> None:
+        asked.append(size)
+
+    made: list[int] = []
+    placing = encoding._placing
+
+    def noted(place: encoding.Place, least: int) -> encoding.Encode:
+        made.append(least)
+        return placing(place, least)
+
+    monkeypatch.setattr(encoding, "_placing", noted)
+    words = PayloadCodec[Words](Words, "msgpack")
+    value = Words("a", [1.0])
+    assert words.placed(place, 16)(value) == words.encode(value)
+    assert (made, asked) == ([], [])
+    anything = PayloadCodec[Any](list[Any], "msgpack")
+    tree = [np.zeros(100)]
+    (back,) = anything.decode(anything.placed(place, 16)(tree))
+    assert back.shape == (100,)
+    assert made == [16]
+    assert set(asked) == {820}  # the elements, and what is said of them
