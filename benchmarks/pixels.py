@@ -93,7 +93,7 @@ def filmed() -> Any:
     import gymnasium
     from gymnasium_env.environment import InlineGymnasiumEnvironment
 
-    class Films(gymnasium.Env[np.ndarray, int]):
+    class Films(gymnasium.Env[Any, Any]):
         def __init__(self) -> None:
             self._pixels = np.arange(SIZE[0], dtype=np.uint32).astype(np.uint8)
             self.action_space = gymnasium.spaces.Discrete(256)
@@ -107,7 +107,9 @@ def filmed() -> Any:
             self._pixels[0] = self._pixels[-1] = action
             return self._pixels, 0.0, False, False, {}
 
-    gymnasium.register("Films-v0", Films, order_enforce=False, disable_env_checker=True)
+    gymnasium.register(
+        "Films-v0", lambda **_: Films(), order_enforce=False, disable_env_checker=True
+    )
 
     class Filmed(InlineGymnasiumEnvironment):
         def __init__(self) -> None:
