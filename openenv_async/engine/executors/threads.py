@@ -333,6 +333,18 @@ class ThreadPool:
             if not job.abandoned:
                 assert job.reply is not None
                 job.call.complete(job.request, job.reply)
+        self._look_no_more()
+
+    def _look_no_more(self) -> None:
+        """End the looks when there is nothing to look at: one would disturb the next batch."""
+        if self._look is None or self._jobs:
+            return
+        with self.lock:
+            busy = self._threads - len(self._idle)
+        self._rows = [rows for rows in self._rows if not rows.is_over]
+        if not (busy or self._rows or self._results):
+            self._look.cancel()
+            self._look = None
 
     def beat(self, answer: Callable[[], None]) -> None:
         """Call ``answer`` on the loop when a thread has come to it in the queue."""

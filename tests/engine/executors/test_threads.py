@@ -463,6 +463,21 @@ def woken(wakes: list[threading.Lock]) -> list[int]:
     return [place for place, wake in enumerate(wakes) if not wake.locked()]
 
 
+def test_the_looks_end_with_the_last_job_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    Started(monkeypatch)
+    for idle in (0, 1):
+        loop, call = HandLoop(), Worked()
+        pool = make_pool(loop)
+        pool.submit(job_of(call))
+        loop.turn()
+        [look] = loop.timers
+        work_off(pool)
+        pool._idle = idle_threads(idle)
+        loop.turn()  # delivers
+        assert call.replies == ["reply"]
+        assert look.cancelled is (idle == pool._threads)  # a busy one may hold results back
+
+
 def test_idle_threads_go_before_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     started = Started(monkeypatch)
     pool = make_pool(HandLoop(), limit=4)
