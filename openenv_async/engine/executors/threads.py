@@ -203,8 +203,8 @@ class ThreadPool:
         self._deliver()  # a thread may hold results back and be in a long job since
         for rows in self._rows:
             rows.hand_over()
-        self._rows = [rows for rows in self._rows if not rows.is_over]
-        waiting = len(self._jobs) + sum(len(rows.waiting) for rows in self._rows)
+        self._forget_rows()
+        waiting = len(self._jobs) + sum(rows.waiting for rows in self._rows)
         if not (waiting or self._rows) or self._closed:
             return
         moved = self.taken - self._seen
@@ -213,14 +213,23 @@ class ThreadPool:
             busy = max(1, self._threads - len(self._idle))
             self._share_rows(min(waiting, busy, _MOST_AT_ONCE))
             self._wake(min(waiting, busy, _MOST_AT_ONCE))
+        elif not self._lent:
+            found = [job for rows in self._rows for job in rows.behind_stuck()]
+            self._jobs.extend(found)  # the others move, and would never come to these
+            self._wake(min(len(found), _MOST_AT_ONCE))
         self._look = self._loop.call_later(self._look_every, self._look_after)
 
     def _share_rows(self, wanted: int) -> None:
         """Queue jobs of the rows that wait, until there are as many as threads are woken."""
         for rows in () if self._lent else self._rows:
-            waiting = len(rows.waiting)
-            more = min(waiting, wanted - len(self._jobs))
-            self._jobs.extend(rows.job(-(-waiting // more)) for _ in range(more))
+            more = wanted - len(self._jobs)
+            if more > 0:
+                self._jobs.extend(rows.shared(more))
+
+    def _forget_rows(self) -> None:
+        """Count the rows that were taken, and look no more at batches that are over."""
+        self.taken += sum(rows.moved() for rows in self._rows)
+        self._rows = [rows for rows in self._rows if not rows.is_over]
 
     def _may_grow(self) -> bool:
         """Return whether a queue that has not moved gets more threads."""
@@ -341,7 +350,7 @@ class ThreadPool:
             return
         with self.lock:
             busy = self._threads - len(self._idle)
-        self._rows = [rows for rows in self._rows if not rows.is_over]
+        self._forget_rows()
         if not (busy or self._rows or self._results):
             self._look.cancel()
             self._look = None
@@ -382,27 +391,32 @@ class ThreadPool:
 
         A thread in it is replaced unless it is lent, and closes the environment.
         """
-        with self.lock:
-            job.abandoned = True
-            running = not job.done
-            if running:
-                try:
-                    self._jobs.remove(job)
-                    running = False  # it had not begun
-                except ValueError:
-                    self.leave(job, job.call)
+        try:
+            self._jobs.remove(job)
+            running = False  # it had not begun
+        except ValueError:
+            running = self.leave(job, job.call)
         if running:
             self.replace()
         else:
+            job.abandoned = True
             self.close_for(job.call, job.codecs)
 
-    def leave(self, job: Job, call: Call) -> None:
-        """Leave a thread to its job, after which it closes the environment; under the lock."""
-        job.abandoned = True
-        job.call = call
-        self.stuck += 1
-        if not self._lent:
-            self._threads -= 1
+    def leave(self, job: Job, call: Call) -> bool:
+        """Leave a thread to its job, after which it closes the environment of a call.
+
+        Returns:
+            ``False`` if the job is done.
+        """
+        with self.lock:
+            if job.done:
+                return False
+            job.abandoned = True
+            job.call = call
+            self.stuck += 1
+            if not self._lent:
+                self._threads -= 1
+        return True
 
     def replace(self) -> None:
         """Wake a thread in the place of one that was left, if jobs wait."""

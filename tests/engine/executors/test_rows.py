@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from openenv_async import EngineOptions, Timeouts
+from openenv_async.engine.executors.rows import RowJobs
+from openenv_async.engine.executors.threads import Job, ThreadPool
+from openenv_async.engine.rows import RowReplies
 from openenv_async.environment import Isolation
 from openenv_async.protocol.columns import apart, pack_channels, pack_numbers, replies_of
 from openenv_async.protocol.frames import (
@@ -22,6 +25,7 @@ from openenv_async.protocol.frames import (
     StepColumns,
 )
 from tests.behaviours.environments import Commanded, CommandedProcess, UnsafeByDefault
+from tests.engine.executors.calls import HandLoop
 from tests.engine.odd_rows import BEHAVIOURS, RESET, Odd, Row, in_columns, in_rows, told
 from tests.helpers import Peer, make_engine, pack, token, unpack, until
 
@@ -214,3 +218,190 @@ async def test_rows_of_a_class_that_is_not_safe_in_threads() -> None:
         peer.send(steps(2, [{}] * COUNT))
         [frame] = await answers(peer, COUNT)
         assert isinstance(frame, ObservationColumns)
+
+
+# -- who has a row, decided while another row runs -------------------------------------------------
+
+
+class RowOf:
+    """A session that has a row."""
+
+    interrupted = "cancel"
+
+    def __init__(self) -> None:
+        self.runner = self
+        self.closed = 0
+        self.replies: list[Any] = []
+
+    def handle(self, request: Any, codecs: Any) -> str:
+        self.closed += 1  # nothing else is asked of it but by the batch
+        return "closed"
+
+    def interruption(self, request: Any) -> str:
+        return "cancelled"
+
+    def complete(self, request: Any, reply: Any) -> None:
+        self.replies.append(reply)
+
+
+class RanRows:
+    """A batch of rows; ``during`` has what the loop does while one of them runs."""
+
+    note: Any = None
+    codecs: Any = None
+
+    def __init__(self, count: int) -> None:
+        self.calls: Any = [RowOf() for _ in range(count)]
+        self.requests: Any = [f"request {row}" for row in range(count)]
+        self.ran: list[int] = []
+        self.during: dict[int, Callable[[], None]] = {}
+        self._done: list[tuple[int, Any]] = []
+
+    def run(self, claims: Iterator[int] | None = None, most: int | None = None) -> RowReplies:
+        assert claims is not None
+        for row in claims:
+            self.ran.append(row)
+            self.during.pop(row, lambda: None)()
+            self._done.append((row, f"reply {row}"))
+        return self.finished()[0]
+
+    def finished(self) -> list[RowReplies]:
+        done, self._done = self._done, []
+        return [RowReplies(others=done)]
+
+    def complete(self, replies: RowReplies) -> None:
+        for row, reply in replies.others:
+            self.calls[row].complete(self.requests[row], reply)
+
+
+class Rows:
+    """A batch in a pool, whose threads are the test's own."""
+
+    def __init__(self, count: int) -> None:
+        self.loop = HandLoop()
+        any_loop: Any = self.loop
+        self.pool = ThreadPool(any_loop, 10, "rows")
+        self.batch = cast(Any, RanRows(count))
+        self.jobs: RowJobs = self.pool.submit_rows(self.batch)
+        any_pool: Any = self.pool
+        any_pool._wake = lambda count: None  # no thread begins but the test's own
+
+    def work(self) -> None:
+        """Be a thread of the pool until no job is left."""
+        self.pool._threads += 1
+        self.pool._closed = True
+        self.pool.work()
+        self.pool._closed = False
+        self.loop.turn()
+
+    @property
+    def replies(self) -> list[list[Any]]:
+        return [call.replies for call in self.batch.calls]
+
+
+def test_a_row_is_withdrawn_only_before_a_thread_has_it() -> None:
+    rows = Rows(4)
+    calls, withdraw = rows.batch.calls, rows.jobs.withdraw
+    asked: list[bool] = []
+    rows.batch.during[1] = lambda: asked.extend(withdraw(calls[row]) for row in (0, 1, 2, 2))
+    rows.work()
+    assert asked == [False, False, True, False]
+    assert rows.batch.ran == [0, 1, 3]
+    assert rows.replies == [["reply 0"], ["reply 1"], ["cancelled"], ["reply 3"]]
+    assert rows.jobs.is_over
+
+
+def test_an_abandoned_row_costs_its_thread_and_no_other_row() -> None:
+    rows = Rows(4)
+    calls = rows.batch.calls
+
+    def abandon() -> None:
+        rows.jobs.abandon(calls[1])
+        assert calls[0].replies == ["reply 0"]  # at once
+        assert (rows.pool.stuck, len(rows.pool._jobs)) == (1, 1)
+        rows.batch.during[2] = lambda: asked.append(rows.pool.stuck)
+
+    asked: list[int] = []
+    rows.batch.during[1] = abandon
+    rows.work()  # ends with the row, and closes the environment
+    assert (rows.batch.ran, calls[1].closed, rows.pool.stuck) == ([0, 1], 1, 0)
+    rows.work()
+    assert (rows.batch.ran, asked) == ([0, 1, 2, 3], [0])
+    assert rows.replies == [["reply 0"], [], ["reply 2"], ["reply 3"]]
+    assert [call.closed for call in calls] == [0, 1, 0, 0]
+    assert rows.jobs.is_over
+
+
+def test_a_row_that_is_abandoned_after_it_was_run_leaves_its_thread_to_the_others() -> None:
+    rows = Rows(4)
+    calls = rows.batch.calls
+    rows.batch.during[2] = lambda: rows.jobs.abandon(calls[1])
+    rows.work()
+    assert rows.batch.ran == [0, 1, 2, 3]
+    assert rows.pool.stuck == 0
+    assert [len(replies) for replies in rows.replies] == [1, 2, 1, 1]  # the close is answered too
+    assert [call.closed for call in calls] == [0, 1, 0, 0]
+
+
+def test_a_row_that_is_abandoned_while_it_waits_is_not_run() -> None:
+    rows = Rows(3)
+    rows.batch.during[0] = lambda: rows.jobs.abandon(rows.batch.calls[2])
+    rows.work()
+    assert rows.batch.ran == [0, 1]
+    assert [call.closed for call in rows.batch.calls] == [0, 0, 1]
+
+
+def test_a_row_that_is_abandoned_when_its_job_is_done_is_closed_by_another() -> None:
+    rows = Rows(2)
+    rows.pool._threads, rows.pool._closed = 1, True
+    rows.pool.work()  # done, and not delivered
+    rows.jobs.abandon(rows.batch.calls[1])
+    rows.work()
+    assert rows.pool.stuck == 0
+    assert [call.closed for call in rows.batch.calls] == [0, 1]
+    assert rows.batch.ran == [0, 1]
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 5, 63])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_rows_behind_one_that_runs_are_shared(waiting: int, count: int) -> None:
+    rows = Rows(1 + waiting)
+    found: list[Job] = []
+    rows.batch.during[0] = lambda: found.extend(rows.jobs.shared(count))
+    rows.work()
+    own = len(rows.batch.ran)
+    assert own == 1 + waiting // (1 + count)
+    assert 0 < len(found) <= count
+    rows.pool._jobs.extend(found)
+    rows.work()
+    assert rows.batch.ran == [*range(1 + waiting)]  # each once, in order
+    assert rows.jobs.is_over
+    assert rows.jobs.shared(count) == []
+
+
+def test_rows_behind_one_that_hangs_are_taken_also_while_others_move() -> None:
+    rows = Rows(6)
+    looked: list[list[Job]] = []
+
+    def look() -> None:
+        looked.append(rows.jobs.behind_stuck())
+
+    rows.batch.during[0] = look  # it has begun since the last look
+    rows.batch.during[1] = look  # it has moved
+    rows.batch.during[2] = lambda: (look(), look())  # type: ignore[func-returns-value]
+    rows.work()
+    assert [len(jobs) for jobs in looked] == [0, 0, 0, 1]
+    assert rows.batch.ran == [0, 1, 2]
+    rows.pool._jobs.extend(looked[-1])
+    rows.work()
+    assert rows.batch.ran == [*range(6)]
+
+
+def test_a_look_counts_the_rows_that_were_taken() -> None:
+    rows = Rows(5)
+    moved: list[int] = []
+    rows.batch.during[1] = lambda: moved.append(rows.jobs.moved())
+    rows.batch.during[3] = lambda: moved.extend([rows.jobs.moved(), rows.jobs.moved()])
+    rows.work()
+    assert moved == [2, 2, 0]
+    assert rows.pool.taken == 1 + 1  # the job, and the row since then: the look is no more
