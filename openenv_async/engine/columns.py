@@ -30,7 +30,6 @@ from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import remembered
 from openenv_async.engine.rows import BEGINS, Progress, RowCall, RowReplies, Stack, run_rows
 from openenv_async.engine.runner import EnvironmentRunner, row_field
-from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
 from openenv_async.models.making import Maker, maker_of
@@ -146,7 +145,7 @@ class _Answer(SharedReply[Reply]):
             pairs = zip(self._rows, replies_of(self.reply), strict=True)
             self._each = {id(one): pair for one, pair in zip(self._logs, pairs, strict=True)}
         row, reply = self._each[id(log)]
-        size = len(reply.payload) + REPLY_OVERHEAD  # type: ignore[union-attr,arg-type]  # it has one
+        size = len(reply.payload)  # type: ignore[union-attr,arg-type]  # it has one
         return Kept(reply, size, "msgpack", remembered(self._asked.request(row)))
 
     def settle(self) -> None:

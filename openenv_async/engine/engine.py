@@ -45,6 +45,8 @@ log = logging.getLogger("openenv_async.engine")
 
 _MAX_CLOSED_REASONS: Final = 1024
 """Sessions that ended while their client was away, of which the reason is kept for it."""
+_REPLY_OVERHEAD: Final = 512
+"""Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
 
 class Engine:
@@ -85,7 +87,7 @@ class Engine:
         self.resources = Resources(self.options.min_free_memory)
         self.sessions: dict[str, Session] = {}
         self.listing: Final = TaskListing(spec)
-        self.retained = Retained(self.options.limits.max_retained_total)
+        self.retained = Retained(self.options.limits.max_retained_total, _REPLY_OVERHEAD)
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None

@@ -75,15 +75,13 @@ from openenv_async.telemetry.tracing import trace_from
 if TYPE_CHECKING:
     from openenv_async.engine.engine import Engine
 
-__all__ = ["REPLY_OVERHEAD", "PartialStream", "Session"]
+__all__ = ["PartialStream", "Session"]
 
 log = logging.getLogger("openenv_async.environment")
 engine_log = logging.getLogger("openenv_async.engine")
 
 _ENDLESS: Final = Close(0, 0)
 """The sentinel that a dead session is busy with for ever."""
-REPLY_OVERHEAD: Final = 512
-"""Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
 
 class PartialStream:
@@ -366,7 +364,7 @@ class Session:
             if sink is not None and sink.codecs is codecs and len(step.payload) <= LARGE:
                 # As answer does it, in the common case.
                 size = len(reply.payload)
-                self.log.keep(step.seq, reply, size + REPLY_OVERHEAD, codecs.format, step)
+                self.log.keep(step.seq, reply, size, codecs.format, step)
                 reply.channel = self.channel
                 sink.send(reply, size)
                 if self.deferred is not None:
@@ -475,7 +473,7 @@ class Session:
         asked: Any = request
         if type(request) is not Step or len(request.payload) > LARGE:
             asked = remembered(request)
-        self.log.keep(request.seq, reply, size + REPLY_OVERHEAD, codecs.format, asked)
+        self.log.keep(request.seq, reply, size, codecs.format, asked)
         sink = self.sink
         if sink is not None:
             if sink.codecs is not codecs:

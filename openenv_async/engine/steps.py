@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from openenv_async.engine.deadlines import due_at
 from openenv_async.engine.resends import LARGE
 from openenv_async.engine.runner import EnvironmentRunner
-from openenv_async.engine.session import REPLY_OVERHEAD
 from openenv_async.protocol.frames import Observation, Step
 from openenv_async.protocol.lifecycle import Phase
 
@@ -129,7 +128,7 @@ def take_steps(connection: ServerConnection, frames: Sequence[Any], at: int, sto
             session.active_at = began
             done += 1
             length = len(reply.payload)
-            log.follow(seq, step.ack, reply, length + REPLY_OVERHEAD, format, step)
+            log.follow(seq, step.ack, reply, length, format, step)
             if length > small_size or large:
                 connection.send(reply, length)
                 if connection._much:

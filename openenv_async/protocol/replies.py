@@ -46,7 +46,7 @@ class Kept(NamedTuple, Generic[ReplyT]):
 
     Attributes:
         reply: the reply.
-        size: bytes that it counts.
+        size: bytes that it counts, the overhead not among them.
         format: of its payload, and of the request's.
         request: what it answers, as it is remembered.
     """
@@ -72,12 +72,14 @@ class Retained:
 
     Args:
         budget: bytes at most.
+        overhead: bytes that each reply counts beside its own.
     """
 
-    __slots__ = ("budget", "size")
+    __slots__ = ("budget", "overhead", "size")
 
-    def __init__(self, budget: float = inf) -> None:
+    def __init__(self, budget: float = inf, overhead: int = 0) -> None:
         self.budget = budget
+        self.overhead = overhead
         self.size = 0
 
 
@@ -129,7 +131,9 @@ class ReplyLog(Generic[ReplyT]):
     @property
     def size(self) -> int:
         """Bytes kept."""
-        return self._earlier_size + (0 if self._last is None else self._kept().size)
+        if self._last is None:
+            return self._earlier_size
+        return self._earlier_size + self._kept().size + self._retained.overhead
 
     def get(self, seq: int) -> Kept[ReplyT] | None:
         """The kept reply of request ``seq``."""
@@ -215,7 +219,7 @@ class ReplyLog(Generic[ReplyT]):
     def release(self) -> None:
         """Count the kept replies of a session that is over no more."""
         self._retained.size -= self._earlier_size
-        self._retained = Retained()
+        self._retained = Retained(overhead=self._retained.overhead)
 
     def acknowledge(self, ack: int) -> None:
         """Forget the replies up to ``ack``. A number beyond what was taken is ignored."""
@@ -231,14 +235,15 @@ class ReplyLog(Generic[ReplyT]):
         if self._earlier is None:
             self._earlier = OrderedDict()
         self._earlier[self._seq] = last
-        self._earlier_size += last.size
-        self._retained.size += last.size
+        size = last.size + self._retained.overhead
+        self._earlier_size += size
+        self._retained.size += size
 
     def _forget(self, earlier: OrderedDict[int, Kept[ReplyT]], ack: int) -> None:
         """Forget those up to ``ack``."""
         one_more = ack == self.acked + 1 and ack in earlier
         for seq in [ack] if one_more else [seq for seq in earlier if seq <= ack]:
-            size = earlier.pop(seq).size
+            size = earlier.pop(seq).size + self._retained.overhead
             self._earlier_size -= size
             self._retained.size -= size
 
@@ -247,8 +252,9 @@ class ReplyLog(Generic[ReplyT]):
         retained = self._retained
         while earlier and (self.size > self.budget or retained.size > retained.budget):
             seq, kept = earlier.popitem(last=False)
-            self._earlier_size -= kept.size
-            retained.size -= kept.size
+            size = kept.size + retained.overhead
+            self._earlier_size -= size
+            retained.size -= size
             self.acked = max(self.acked, seq)
         if not earlier:
             self._earlier = None

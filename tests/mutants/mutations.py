@@ -428,7 +428,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "an evicted reply stays counted for all",
         "openenv_async/protocol/replies.py",
-        "            retained.size -= kept.size",
+        "            retained.size -= size",
         "            pass",
     ),
     Mutation(

@@ -372,3 +372,17 @@ def test_to_follow_is_to_acknowledge_and_to_keep(
             log.keep(4, "reply 4", 40, "json", "request 4")
         found.append((log.acked, log.taken, log.size, retained.size, log.replies))
     assert found[0] == found[1]
+
+
+def test_every_reply_counts_its_overhead_beside_its_own_bytes() -> None:
+    retained = Retained(220, overhead=100)
+    log = answered(ReplyLog(BUDGET, retained), 1, 2, 3)
+    assert (log.size, retained.size) == (306, 203)  # the last one is not counted by the second
+    assert [kept.size for kept in log.replies.values()] == [1, 2, 3]
+    answered(log, 4)
+    assert (log.acked, log.size, retained.size) == (1, 309, 205)  # the budget of all is 220
+    log.acknowledge(3)
+    assert (log.size, retained.size) == (104, 0)
+    answered(log, 5)
+    log.release()
+    assert retained.size == 0
