@@ -102,6 +102,7 @@ class TimedCodecs(Codecs):
 
     def __init__(self, codecs: Codecs, samples: deque[_Sample]) -> None:
         self.format = codecs.format
+        self.place = codecs.place
         self.encode_state = codecs.encode_state
         self.decode_any = codecs.decode_any
         self.encode_any = codecs.encode_any

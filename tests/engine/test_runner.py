@@ -703,7 +703,7 @@ async def test_a_call_is_made_inside_its_trace_and_nothing_else() -> None:
 
 
 def test_an_environment_gets_no_dict_from_being_built_and_reset() -> None:
-    """It is 64 bytes of each session, and Python reads the attributes behind one slower."""
+    """A dict is 64 bytes of each session, and attributes behind one are read slower."""
 
     class Counter(Environment[Action, Seen, dict[str, Any]]):
         isolation = "inline"
