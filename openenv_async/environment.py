@@ -143,6 +143,11 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """
 
     @classmethod
+    def isolation_for(cls, **params: Any) -> Isolation | None:
+        """Return where calls run by constructor arguments; ``isolation`` by default."""
+        return cls.isolation
+
+    @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:
         """JSON Schemas that are sharper than the types, by constructor arguments.
 
@@ -291,8 +296,12 @@ class Contract:
         return sorted(name for name in options if name not in self.reset_options)
 
 
-def read_contract(cls: type) -> Contract:
+def read_contract(cls: type, params: Mapping[str, Any] | None = None) -> Contract:
     """Read the calls of an environment class (a subclass of ``Environment`` or alike).
+
+    Args:
+        cls: the class.
+        params: constructor arguments, which may decide where its calls run.
 
     Raises:
         TypeError: ``reset`` or ``step`` is missing, or the isolation declared is impossible.
@@ -325,7 +334,7 @@ def read_contract(cls: type) -> Contract:
         awaited=awaited,
         defines_state=state not in (None, Environment.state),
         state_is_property=state_is_property,
-        isolation=_isolation(cls, is_async),
+        isolation=_isolation(cls, is_async, params or {}),
         tells_legal=_tells_legal(cls),
     )
 
@@ -374,8 +383,10 @@ def _tells_legal(cls: type) -> bool:
     return len([p for p in needed if p.kind not in _MANY]) == (0 if bound else 1)
 
 
-def _isolation(cls: type, is_async: bool) -> Isolation:
+def _isolation(cls: type, is_async: bool, params: Mapping[str, Any]) -> Isolation:
     declared: Isolation | None = getattr(cls, "isolation", None)
+    if issubclass(cls, Environment):
+        declared = cls.isolation_for(**params)
     thread_safe = getattr(cls, "thread_safe", True)
     if declared is not None and declared not in _ISOLATIONS:
         raise TypeError(

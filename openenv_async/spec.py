@@ -98,7 +98,7 @@ class EnvironmentSpec:
         self.source = env
         self.cls: Any
         self.cls, self._factory, self.is_instance = _resolve(env)
-        self.contract: Contract = read_contract(self.cls)
+        self.contract: Contract = read_contract(self.cls, self.params)
         declared = model_types(self.cls)
         self.types: Final[dict[str, Any]] = {
             "action": action or declared[0],

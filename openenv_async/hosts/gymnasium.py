@@ -49,6 +49,7 @@ __all__ = [
     "host_of_class",
     "host_of_id",
     "host_of_instance",
+    "is_quick",
     "make",
     "taking_values",
     "told_result",
@@ -60,6 +61,8 @@ RENDER_KEY: Final = "x-render"
 """The key of a state's schema that says how the environment renders."""
 _ATTRIBUTES: Final = ("isolation", "thread_safe", "owns_thread", "version", "description")
 _OPTION: Final = "render_mode"
+_QUICK: Final = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
+"""Modules of environments whose steps take microseconds, and never wait."""
 _MASKS: Final = "action_masks"
 """The method that sb3-contrib's MaskablePPO asks for."""
 
@@ -442,7 +445,7 @@ def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[G
     """Return the ``Environment`` class of a Gymnasium class.
 
     Its attributes ``isolation``, ``thread_safe``, ``owns_thread``, ``version``, ``description``
-    and ``session_options`` count as on an ``Environment``.
+    and ``session_options`` count as on an ``Environment``. Gymnasium's own quick ones run inline.
 
     Args:
         cls: what the factory makes.
@@ -450,6 +453,8 @@ def host_of_class(cls: type, factory: Any, *, name: str | None = None) -> type[G
         name: of the environment; the class's own ``name``, or its name in the code.
     """
     body = class_body(cls, factory, name, base=gymnasium.Env)
+    if factory is cls and f"{cls.__module__}.".startswith(_QUICK):
+        body.setdefault("isolation", "inline")
     host = type(cls.__name__, (_Made,), body)
     with contextlib.suppress(TypeError, ValueError):  # a builtin without a signature
         host.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # for params
@@ -508,7 +513,24 @@ def host_of_id(id: str) -> type[GymnasiumHost]:
     label = id.rpartition(":")[2]
     host = host_of_class(cls, lambda **kwargs: make(id, kwargs), name=label)
     host.registered = id  # type: ignore[attr-defined]  # of the class that was just made
+    if host.isolation is None and is_quick(id):
+        host.isolation = "inline"
     return host
+
+
+def is_quick(id: str) -> bool:
+    """Return whether a registered id is one of Gymnasium's whose steps take microseconds.
+
+    Raises:
+        InvalidOption: no environment has this id.
+    """
+    found = find(id)
+    point = found.entry_point
+    return (
+        isinstance(point, str)
+        and f"{point.partition(':')[0]}.".startswith(_QUICK)
+        and not found.additional_wrappers
+    )
 
 
 def find(id: str) -> Any:

@@ -119,7 +119,7 @@ async def test_an_id_of_the_registry_is_an_environment() -> None:
 
 async def test_a_class_of_a_module_is_found() -> None:
     spec = find_target("gymnasium.envs.classic_control.cartpole:CartPoleEnv")
-    assert (spec.name, spec.contract.isolation) == ("CartPoleEnv", "thread")
+    assert (spec.name, spec.contract.isolation) == ("CartPoleEnv", "inline")
     assert spec.schema["action"]["maximum"] == 1
     with pytest.raises(InvalidOption, match="cannot be built with"):
         EnvironmentSpec(Corridor, params={"lengths": 3})

@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
-from openenv_async.hosts.gymnasium import GymnasiumHost, make, schemas_of
+from openenv_async.errors import InvalidOption
+from openenv_async.hosts.gymnasium import GymnasiumHost, is_quick, make, schemas_of
 from openenv_async.hosts.vectors import make_vector
 
 __all__ = ["GymnasiumEnvironment", "InlineGymnasiumEnvironment"]
+
+
+_WANTED: Final[Mapping[str, Isolation]] = {"inline": "inline", "thread": "thread"}
 
 
 class GymnasiumEnvironment(
@@ -21,8 +25,9 @@ class GymnasiumEnvironment(
 ):
     """Any registered Gymnasium environment.
 
-    Calls run in threads, since a step may take long; ``GYMNASIUM_ISOLATION=inline`` in the
-    server's environment, or ``InlineGymnasiumEnvironment``, runs them on the loop.
+    Gymnasium's classic control and toy text run on the loop, since their steps take microseconds;
+    others in threads, since a step may take long. ``GYMNASIUM_ISOLATION=inline`` or ``thread`` in
+    the server's environment decides for all, as ``InlineGymnasiumEnvironment`` does.
 
     Args:
         id: a registered id, ``module:id`` to import the module that registers it first.
@@ -34,9 +39,7 @@ class GymnasiumEnvironment(
 
     name = "gymnasium"
     session_options: ClassVar[frozenset[str]] = frozenset({"render_mode"})
-    isolation: ClassVar[Isolation | None] = (
-        "inline" if os.environ.get("GYMNASIUM_ISOLATION") == "inline" else "thread"
-    )
+    isolation: ClassVar[Isolation | None] = _WANTED.get(os.environ.get("GYMNASIUM_ISOLATION", ""))
 
     def __init__(self, id: str = "CartPole-v1", **make_kwargs: Any) -> None:
         self._id = id
@@ -69,6 +72,16 @@ class GymnasiumEnvironment(
         """Return the factory of vectors of an id, and its arguments."""
         rest = dict(params)
         return functools.partial(make_vector, rest.pop("id", "CartPole-v1")), rest
+
+    @classmethod
+    def isolation_for(cls, id: str = "CartPole-v1", **make_kwargs: Any) -> Isolation | None:
+        """Return where calls run, by the id unless it is decided for all."""
+        if cls.isolation is not None:
+            return cls.isolation
+        try:
+            return "inline" if is_quick(id) else "thread"
+        except InvalidOption:  # told when its schema is made
+            return "thread"
 
     @classmethod
     def schemas(cls, id: str = "CartPole-v1", **make_kwargs: Any) -> dict[str, Any]:

@@ -212,7 +212,9 @@ def test_it_closes_what_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_found_by_name() -> None:
     spec = find_target("gymnasium", {"id": "Blackjack-v1"})
-    assert spec.contract.isolation == "thread"
+    assert spec.contract.isolation == "inline"
+    assert find_target("gymnasium", {"id": "LunarLander-v3"}).contract.isolation == "thread"
+    assert find_target("gymnasium", {"id": "Nowhere-v0"}).contract.isolation == "thread"
     assert spec.schema["action"]["properties"]["value"]["maximum"] == 1
     assert find_target("gymnasium-inline").contract.isolation == "inline"
     assert ENVIRONMENT.client_class() is GymnasiumEnv
