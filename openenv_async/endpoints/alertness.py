@@ -37,9 +37,12 @@ class Alertness:
     Args:
         cores: that this process may use; ``None`` to look.
         clock: in seconds.
+
+    Attributes:
+        begun: when the wait began that goes on; ``None`` if none does.
     """
 
-    __slots__ = ("_begun", "_can", "_clock", "_waited")
+    __slots__ = ("_can", "_clock", "_waited", "begun")
 
     def __init__(
         self, cores: float | None = None, clock: Callable[[], float] = time.perf_counter
@@ -47,24 +50,24 @@ class Alertness:
         self._can = (available_cores() if cores is None else cores) >= 2
         self._clock = clock
         self._waited = 0.0
-        self._begun: float | None = None
+        self.begun: float | None = None
 
     def begin(self) -> bool:
         """A wait begins; return whether to look out."""
-        self._begun = self._clock()
+        self.begun = self._clock()
         return self._can and self._waited < MOMENT
 
     def goes_on(self) -> bool:
         """Offer the core to others; return whether to look once more."""
         if sys.platform == "linux":
             os.sched_yield()
-        return self._begun is not None and self._clock() - self._begun < MOMENT
+        return self.begun is not None and self._clock() - self.begun < MOMENT
 
     def end(self) -> None:
         """The wait is over; nothing happens if there was none."""
-        if self._begun is not None:
-            self._waited = self._clock() - self._begun
-            self._begun = None
+        if self.begun is not None:
+            self._waited = self._clock() - self.begun
+            self.begun = None
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from openenv_async.engine import Engine, ServerConnection
 from openenv_async.engine.shared import SharedConnection
 from openenv_async.protocol.blocks import SHARED_MEMORY
 from openenv_async.protocol.codec import WireMessage, frame_codec
+from openenv_async.protocol.frames import StepColumns
 from openenv_async.server.local import LOCAL_EXTENSION
 from openenv_async.server.transport import AsgiTransport, Receive, Scope, Send, Transport
 from openenv_async.telemetry.tracing import trace_of
@@ -52,8 +53,9 @@ class NativeSocket:
     Those that come later are gathered: they leave a loop turn after the first of them, with all
     that became ready in between.
 
-    After a step of a vector that runs on the loop, that turns for a moment instead of sleeping if
-    the client was quick with its last one: see ``endpoints.alertness``.
+    After steps of many environments that ran on the loop, a vector's or those of a column frame, it
+    turns for a moment instead of sleeping if the client was quick with its last message: see
+    ``endpoints.alertness``.
 
     Args:
         engine: its sessions answer.
@@ -86,8 +88,8 @@ class NativeSocket:
         self._pumping: asyncio.Handle | None = None
         self._going: asyncio.Handle | None = None
         self._held = False
-        is_quick = engine.spec.is_vector and engine.executor.direct
-        self._alertness = Alertness() if is_quick else None
+        self._alertness = Alertness() if engine.executor.direct else None
+        self._is_vector = engine.spec.is_vector
         self._is_turning = False
         self._waiting: deque[tuple[Sequence[Any], int]] = deque()
         limits = engine.options.limits
@@ -150,14 +152,19 @@ class NativeSocket:
         """Take a message, and answer what can be answered at once."""
         self._stats.bytes_in += len(message)
         alertness = self._alertness
-        if alertness is not None:
+        if alertness is not None and alertness.begun is not None:
             alertness.end()
         frames = self.connection.decode(message)
         if self._held:
             self._waiting.append((frames, 0))
         else:
             self._work(frames, 0)
-            if alertness is not None and alertness.begin() and not self._is_turning:
+            if (
+                alertness is not None
+                and (self._is_vector or (frames and type(frames[-1]) is StepColumns))
+                and alertness.begin()
+                and not self._is_turning
+            ):
                 self._is_turning = True
                 self._turn(alertness)
 

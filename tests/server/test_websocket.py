@@ -14,16 +14,19 @@ from openenv_async import EngineOptions, Limits, Timeouts, VectorEnvironment, Ve
 from openenv_async.endpoints.alertness import Alertness
 from openenv_async.engine import Engine
 from openenv_async.protocol.codec import FrameCodec, encode_map, frame_codec
+from openenv_async.protocol.columns import apart, pack_channels
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Begun,
     Failed,
     Hello,
     Observation,
+    ObservationColumns,
     Open,
     Opened,
     Reset,
     Step,
+    StepColumns,
     Welcome,
 )
 from openenv_async.server.transport import Message
@@ -299,9 +302,24 @@ async def test_after_a_step_of_a_vector_the_loop_stays_awake_for_a_moment(looks:
     await engine.aclose()
 
 
-async def test_other_environments_let_the_loop_sleep(wire: Wire) -> None:
+async def test_the_loop_stays_awake_after_columns_and_not_after_steps_one_by_one() -> None:
+    engine = make_engine(type("Inline", (Counter,), {"isolation": "inline"}))
+    wire = Wire(engine)
+    alertness = wire.socket._alertness = Looks(True)
     await wire.greet()
-    assert wire.socket._alertness is None
+    wire.give(Step(1, 2, 1, pack({})))
+    await turns()
+    assert alertness.left == 3
+    column = apart([pack({})])
+    wire.give(StepColumns(pack_channels([1]), (3).to_bytes(8, "little"), column))
+    await turns()
+    assert alertness.left == 0
+    assert not wire.socket._is_turning
+    kinds = [type(frame) for message in wire.taken() for frame in message]
+    assert kinds == [Observation, ObservationColumns]
+    wire.task.cancel()
+    await asyncio.wait([wire.task])
+    await engine.aclose()
 
 
 async def test_the_loop_does_not_turn_beside_a_vector_in_a_thread() -> None:
