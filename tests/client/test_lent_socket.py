@@ -256,7 +256,7 @@ def test_an_answer_that_does_not_come_in_a_moment_is_slept_for(lent: Lent) -> No
     looks = lent.messages._alertness = Looks(lambda: None)
     assert lent.messages.receive(0.001, is_due=True) is None
     assert looks.looks == 5
-    assert looks._begun is None
+    assert looks.begun is None
 
 
 def test_other_messages_are_slept_for_at_once(lent: Lent) -> None:
