@@ -235,7 +235,7 @@ def _play(url: str, token: str | None, seed: int | None) -> None:
     if "vector" in schema:
         raise click.BadParameter(
             f"a session of {url} is a vector of environments, which has no single action: step it"
-            " with GymVectorEnv, or serve it without --vector",
+            " with GymVectorEnv, or serve a single environment, without --vector",
             param_hint="TARGET",
         )
     with GenericEnvClient(url, token=token).sync() as env:

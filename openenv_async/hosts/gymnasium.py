@@ -477,8 +477,12 @@ def _keywords_of(factory: Any) -> frozenset[str] | None:
 
 def _factory_name(factory: Any) -> str:
     if isinstance(factory, functools.partial):
+        from openenv_async.hosts.vectors import make_vector_of
+
         if factory.args and isinstance(factory.args[0], str):
             return factory.args[0]  # functools.partial(gymnasium.make, "CartPole-v1")
+        if factory.args and factory.func is make_vector_of:
+            return _factory_name(factory.args[0])  # the class of which it is a vector
         return _factory_name(factory.func)
     return str(getattr(factory, "__name__", type(factory).__name__))
 
@@ -571,6 +575,12 @@ def make(id: str, make_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
 
 def unknown_id(id: str) -> str:
     known = list(gymnasium.registry)
+    namespace, slash, _ = id.partition("/")
+    if slash and ":" not in id and not any(name.startswith(f"{namespace}/") for name in known):
+        return (
+            f"Gymnasium has no environment {id!r}; name the module that registers {namespace}/ too,"
+            " as in ale_py:ALE/Pong-v5"
+        )
     near = (
         difflib.get_close_matches(id, known, n=3, cutoff=0.5)
         or [name for name in known if id.split("-")[0].lower() in name.lower()][:3]

@@ -387,7 +387,8 @@ class Rollout:
         if self._told.get("vector") is not None:
             raise OperationUnsupported(
                 "a session of this server is a vector of environments, of which no episode can be"
-                " played: step it with GymVectorEnv, or serve it without --vector"
+                " played: step it with GymVectorEnv, or serve a single environment, without"
+                " --vector"
             )
         if self.trajectory is not None:
             self._record_reset(self.trajectory, result, getattr(connection, "environment", None))

@@ -108,9 +108,8 @@ async def test_an_environment_is_served_as_a_vector() -> None:
         for command, code in (("rollout", 1), ("play", 2)):  # which play one environment
             done = run(command, url)
             assert done.returncode == code
-            assert "step it with GymVectorEnv, or serve it without --vector" in one_line(
-                done.stderr
-            )
+            remedy = "step it with GymVectorEnv, or serve a single environment, without --vector"
+            assert remedy in one_line(done.stderr)
 
 
 def test_what_is_no_gymnasium_environment_has_no_vector() -> None:

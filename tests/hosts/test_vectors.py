@@ -222,6 +222,7 @@ def test_one_environment_is_served_as_a_vector() -> None:
         assert (spec.name, spec.vector.num_envs) == ("CartPole-v1", 6)
     spec = EnvironmentSpec(Corridor, params={"length": 5})
     vectors = spec.vectorized(2, {"autoreset_mode": "same_step"})
+    assert vectors.name == "Corridor"
     assert vectors.vector.autoreset_mode == "same_step"  # type: ignore[union-attr]  # it is one
     assert EnvironmentSpec(CartPoleVectorEnv).vectorized(3).vector.num_envs == 3  # type: ignore[union-attr]  # the same
     with pytest.raises(InvalidOption, match="not a Gymnasium environment; subclass Vector"):

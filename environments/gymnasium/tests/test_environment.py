@@ -191,6 +191,7 @@ async def test_what_the_environment_raises_is_told() -> None:
         ({"id": "cartpole"}, "did you mean CartPole"),
         ({"id": "Xyzzy-v0"}, "gymnasium.registry"),
         ({"id": "no_such_module:Thing-v0"}, "Gymnasium has no environment"),
+        ({"id": "Elsewhere/Thing-v0"}, "name the module that registers Elsewhere/ too"),
         ({"id": "CartPole-v1", "color": "red"}, "cannot be made with"),
         ({"id": "CartPole-v99"}, "no environment 'CartPole-v99'|cannot be made"),
     ],

@@ -79,8 +79,9 @@ def mode_of(vector: Mapping[str, Any], wanted: AutoresetMode | None, label: str)
         raise OperationUnsupported(
             f"{label} serves vectors whose rows begin anew by {there.value}, not {wanted.value} as"
             " wanted: serve them with --param autoreset_mode="
-            f"{next(word for word, mode in _MODES.items() if mode is wanted)} where the vector has"
-            f" it, or take {there.value} (GymVectorEnv without autoreset_mode=)"
+            f"{next(word for word, mode in _MODES.items() if mode is wanted)} (and --param"
+            " vectorization_mode=sync where the vector's class takes no mode, as CartPole's), or"
+            f" take {there.value} (GymVectorEnv without autoreset_mode=)"
         )
     return there
 
