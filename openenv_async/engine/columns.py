@@ -556,7 +556,7 @@ class Columns:
         steps = len(rows)
         if reply.begun is not None:
             for at, episode_id, _ in begun_of(reply.begun):
-                sessions[at].episode_id = episode_id
+                sessions[at].runner.episode_id = episode_id
                 steps -= 1
         self._engine.stats.steps += steps
         self._send(reply, sessions, seqs)

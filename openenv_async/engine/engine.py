@@ -21,6 +21,7 @@ from openenv_async.engine.listing import TaskListing
 from openenv_async.engine.options import EngineOptions
 from openenv_async.engine.requests import OPERATIONS, Codecs, failed
 from openenv_async.engine.resources import Resources
+from openenv_async.engine.runner import Telling
 from openenv_async.engine.session import Session
 from openenv_async.engine.statistics import EngineStats, Histogram, StepTimer
 from openenv_async.errors import (
@@ -74,7 +75,7 @@ class Engine:
         self.options = options or EngineOptions()
         self.in_worker = make_executor is not None
         limit = self.options.limits.max_error_size
-        self.telling: Final = (self.options.debug, limit, self.in_worker)
+        self.telling: Final = Telling(self.options.debug, limit, self.in_worker)
         self.epoch = secrets.token_hex(8)
         self.own_timeouts: dict[type, float | None] = {
             kind: getattr(self.options.timeouts, name) for kind, name in OPERATIONS.items()

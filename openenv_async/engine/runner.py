@@ -21,7 +21,7 @@ import inspect
 import secrets
 import typing
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from openenv_async.engine.legal import LegalActionsFailed, LegalReader
 from openenv_async.engine.requests import (
@@ -84,6 +84,7 @@ __all__ = [
     "ROW_STEP",
     "Emit",
     "EnvironmentRunner",
+    "Telling",
     "TracedRunner",
     "bad_action",
     "environment_raised",
@@ -107,14 +108,26 @@ or the connection, which is not the environment's to say."""
 _DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
+class Telling(NamedTuple):
+    """What the replies of an engine tell of exceptions, one for all its runners.
+
+    Attributes:
+        debug: put the traceback of an environment's exception into the reply.
+        max_error_size: characters of an exception's text and of its traceback.
+        in_worker: put it there in any case, for the server to log and take out.
+    """
+
+    debug: bool = False
+    max_error_size: int = _DEFAULT_LIMIT
+    in_worker: bool = False
+
+
 class EnvironmentRunner:
     """One environment instance, and the calls of it.
 
     Args:
         spec: how to build it and what it is.
-        debug: put the traceback of an environment's exception into the reply.
-        max_error_size: characters of an exception's text and of its traceback.
-        in_worker: put it there in any case, for the server to log and take out.
+        telling: what its replies tell of exceptions.
 
     Attributes:
         trouble: the traceback of the last exception of the environment, for the log.
@@ -122,12 +135,10 @@ class EnvironmentRunner:
 
     __slots__ = (
         "_awaits_step",
-        "_debug",
         "_known",
-        "_max_error_size",
         "_read",
         "_step",
-        "_tells",
+        "_telling",
         "env",
         "episode_id",
         "phase",
@@ -140,9 +151,7 @@ class EnvironmentRunner:
     def __init__(
         self,
         spec: EnvironmentSpec,
-        debug: bool = False,
-        max_error_size: int = _DEFAULT_LIMIT,
-        in_worker: bool = False,
+        telling: Telling = Telling(),  # noqa: B008  # it does not change
     ) -> None:
         self.spec = spec
         self.env: Any = None
@@ -155,9 +164,7 @@ class EnvironmentRunner:
         self._known = spec.read.known
         self._step: Any = None
         self._awaits_step = "step" in spec.contract.awaited
-        self._debug = debug
-        self._tells = debug or in_worker
-        self._max_error_size = max_error_size
+        self._telling = telling
 
     # -- sync environments ------------------------------------------------------------------
 
@@ -470,7 +477,7 @@ class EnvironmentRunner:
         except BaseException as exc:
             if self._is_its_own(exc):
                 raise
-            name, text = exception_name(exc), exception_text(exc, self._max_error_size)
+            name, text = exception_name(exc), exception_text(exc, self._telling.max_error_size)
             raise EnvironmentStartFailed(
                 f"{self.spec.name} could not be built: {name}: {text}",
                 phase="open",
@@ -615,14 +622,14 @@ class EnvironmentRunner:
         """
         if self._is_its_own(exc):
             # A caller's mistake may come with every other action, and no log has its traceback.
-            if self._debug or not issubclass(type(exc), CallerError):
-                self.trouble = traceback_text(exc, self._max_error_size)
+            if self._telling.debug or not issubclass(type(exc), CallerError):
+                self.trouble = traceback_text(exc, self._telling.max_error_size)
             own = self._own(request, exc, codecs)
             if own is not None:
                 return own
-        self.trouble = traceback_text(exc, self._max_error_size)
+        self.trouble = traceback_text(exc, self._telling.max_error_size)
         what = sent or operation(request)
-        error = environment_raised(self.spec, what, exc, self._max_error_size)
+        error = environment_raised(self.spec, what, exc, self._telling.max_error_size)
         error.phase = operation(request)  # the call may have another name
         return self._fail(request, error, codecs)
 
@@ -633,7 +640,7 @@ class EnvironmentRunner:
         asked here.
         """
         try:
-            exc.message = sendable(bounded(exc.message, self._max_error_size))
+            exc.message = sendable(bounded(exc.message, self._telling.max_error_size))
             self._add_penalty(exc)
             return self._fail(request, exc, codecs)
         except BaseException:
@@ -655,7 +662,7 @@ class EnvironmentRunner:
         assert isinstance(exc, OpenEnvError)
         if issubclass(type(exc), EnvironmentFailure):
             cause = exc.__cause__ or exc
-            self.trouble = traceback_text(cause, self._max_error_size)
+            self.trouble = traceback_text(cause, self._telling.max_error_size)
         return self._own(request, exc, codecs) or self.raised(
             request, RuntimeError(exc.code), codecs
         )
@@ -664,7 +671,7 @@ class EnvironmentRunner:
         if issubclass(type(exc), OpenEnvError):
             error = bad_action(exc)  # type: ignore[arg-type]  # it is one
         else:
-            text = exception_text(exc, self._max_error_size)
+            text = exception_text(exc, self._telling.max_error_size)
             error = InvalidAction(f"invalid action: {exception_name(exc)}: {text}")
         self._add_penalty(error)
         return self._fail(request, error, codecs)
@@ -688,15 +695,16 @@ class EnvironmentRunner:
         elif issubclass(kind, OpenEnvError):
             text = f"{what} what cannot be sent: {exc.message}"  # type: ignore[attr-defined]  # ours
         else:  # of a property, a __post_init__ or a __float__ of the environment's
-            self.trouble = traceback_text(exc, self._max_error_size)
-            shown = exception_text(exc, self._max_error_size)
+            self.trouble = traceback_text(exc, self._telling.max_error_size)
+            shown = exception_text(exc, self._telling.max_error_size)
             text = f"{what} what cannot be sent: {exception_name(exc)}: {shown}"
-        error = InvalidObservation(bounded(text, self._max_error_size))
+        error = InvalidObservation(bounded(text, self._telling.max_error_size))
         return self._fail(request, error, codecs)
 
     def _fail(self, request: RunnerRequest, error: OpenEnvError, codecs: Codecs) -> Failed:
         error.add_context(env=self.spec.name, phase=operation(request))
-        if self.trouble is not None and self._tells:
+        telling = self._telling
+        if self.trouble is not None and (telling.debug or telling.in_worker):
             error.detail["traceback"] = self.trouble
         if self.episode_id is not None and issubclass(type(error), EnvironmentFailure):
             error.detail["episode_id"] = self.episode_id
@@ -722,12 +730,10 @@ class TracedRunner(EnvironmentRunner):
     def __init__(
         self,
         spec: EnvironmentSpec,
-        debug: bool,
-        max_error_size: int,
-        in_worker: bool,
+        telling: Telling,
         trace: TraceContext,
     ) -> None:
-        super().__init__(spec, debug, max_error_size, in_worker)
+        super().__init__(spec, telling)
         self.trace = trace
 
     def handle(self, request: RunnerRequest, codecs: Codecs) -> RunnerReply | Unfinished:

@@ -147,7 +147,6 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__",
         "active_at",
         "channel",
         "codecs",
@@ -157,7 +156,6 @@ class Session:
         "due",
         "engine",
         "episode_due",
-        "episode_id",
         "executor",
         "id",
         "interrupted",
@@ -189,9 +187,9 @@ class Session:
         if open.traceparent is not None:
             trace = trace_from(open.traceparent, open.tracestate) or trace
         if trace is None:
-            self.runner = EnvironmentRunner(engine.spec, *engine.telling)
+            self.runner = EnvironmentRunner(engine.spec, engine.telling)
         else:
-            self.runner = TracedRunner(engine.spec, *engine.telling, trace)
+            self.runner = TracedRunner(engine.spec, engine.telling, trace)
         self.current: RunnerRequest | None = None
         self.deferred: RunnerRequest | None = None
         self.interrupted: str | None = None
@@ -199,12 +197,16 @@ class Session:
         self.active_at = engine.clock()
         self.due = inf
         self.episode_due = inf
-        self.episode_id: str | None = None
         self.scheduled = inf
         self.parked_until = inf
         self.postponed: RunnerRequest | None = None
         self.slot: object | None = None
         self.ticket: int | None = None
+
+    @property
+    def episode_id(self) -> str | None:
+        """The episode of the last reset; the runner has it, also of one that ran elsewhere."""
+        return self.runner.episode_id
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -383,7 +385,7 @@ class Session:
                 self._complete_life(request, reply)  # type: ignore[arg-type]  # it is finished
                 return
             elif type(reply) is Begun:
-                self.episode_id = reply.episode_id
+                self.runner.episode_id = reply.episode_id
         self.answer(request, reply)  # type: ignore[arg-type]  # Open and Close went above
         if self.deferred is not None:
             self._start_deferred()

@@ -12,7 +12,7 @@ import pytest
 
 from openenv_async import Environment, StepResult
 from openenv_async.engine.requests import Codecs, Unfinished
-from openenv_async.engine.runner import EnvironmentRunner, TracedRunner
+from openenv_async.engine.runner import EnvironmentRunner, Telling, TracedRunner
 from openenv_async.errors import EnvironmentDied, InvalidAction
 from openenv_async.protocol.frames import (
     Begun,
@@ -119,7 +119,7 @@ class Bench:
 
     def __init__(self, env: Any = Sync, debug: bool = False, **spec: Any) -> None:
         self.spec = EnvironmentSpec(env, **spec)
-        self.runner = EnvironmentRunner(self.spec, debug)
+        self.runner = EnvironmentRunner(self.spec, Telling(debug))
         self.codecs = Codecs(self.spec, "msgpack")
         self.seq = 0
         self.emitted: list[tuple[Any, bool]] = []
@@ -525,7 +525,7 @@ def test_a_reset_whose_episode_was_cut_short_ended_it(results: dict[str, Any]) -
 def test_a_worker_tells_its_server_each_traceback(results: dict[str, Any]) -> None:
     results["boom"] = ZeroDivisionError("1/0")
     bench = Bench()
-    bench.runner = EnvironmentRunner(bench.spec, in_worker=True)
+    bench.runner = EnvironmentRunner(bench.spec, Telling(in_worker=True))
     bench.begin()
     assert "ZeroDivisionError" in failed(bench.step("boom"), "environment_raised")["traceback"]
 
@@ -681,7 +681,7 @@ async def test_a_call_is_made_inside_its_trace_and_nothing_else() -> None:
     trace = TraceContext("00-" + "1" * 32 + "-" + "2" * 16 + "-01")
     outside = current.get()
     bench = Bench(Looking)
-    bench.runner = TracedRunner(bench.spec, False, 1000, False, trace)
+    bench.runner = TracedRunner(bench.spec, Telling(max_error_size=1000), trace)
     await bench.begin_async()
     assert current.get() is outside
     step = Step(1, 2, 0, pack({"do": "a"}))
@@ -696,7 +696,7 @@ async def test_a_call_is_made_inside_its_trace_and_nothing_else() -> None:
     assert isinstance(reply, Observation)
     assert current.get() is outside
     sync = Bench(LookingSync)
-    sync.runner = TracedRunner(sync.spec, False, 1000, False, trace)
+    sync.runner = TracedRunner(sync.spec, Telling(max_error_size=1000), trace)
     assert isinstance(sync.begin().step(), Observation)
     assert current.get() is outside
     assert seen == [trace] * 4

@@ -783,6 +783,7 @@ async def test_a_direct_step_is_called_by_the_session() -> None:
     replies: list[Any] = [Observation(1, 2, b"o"), KeyboardInterrupt()]
 
     class Runner:
+        episode_id: str | None = None
         trouble = None
 
         def handle(self, request: Any, codecs: Any) -> Any:

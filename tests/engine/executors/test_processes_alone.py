@@ -16,7 +16,7 @@ from openenv_async.engine.executors.processes import ProcessExecutor
 from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resources import RESERVE, Resources
 from openenv_async.engine.rows import RowReplies
-from openenv_async.engine.runner import EnvironmentRunner, TracedRunner
+from openenv_async.engine.runner import EnvironmentRunner, Telling, TracedRunner
 from openenv_async.engine.statistics import EngineStats, StepTimer, TimedCodecs
 from openenv_async.errors import EnvironmentDied, ProtocolError, ServerError
 from openenv_async.protocol.columns import (
@@ -109,7 +109,7 @@ class Call:
         self.codecs = Codecs(SPEC, format)
         self.runner: Any = EnvironmentRunner(SPEC)
         if trace is not None:
-            self.runner = TracedRunner(SPEC, False, 1000, False, trace)
+            self.runner = TracedRunner(SPEC, Telling(max_error_size=1000), trace)
         self.current: Any = None
         self.dead: Any = None
         self.slot: Any = None
