@@ -22,7 +22,7 @@ class Messages:
     def send(self, message: bytes) -> None:
         raise NotImplementedError
 
-    def receive(self, timeout: float) -> bytes | None:
+    def receive(self, timeout: float, is_due: bool = False) -> bytes | None:
         raise NotImplementedError
 
     def wake(self) -> None:
