@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from openenv_async.client.connection import ClientConnection
-from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.client.refusals import read_failure
+from openenv_async.endpoints.lent_socket import SocketMessages, can_lend
 from openenv_async.endpoints.local import SOCKET_NAME, find_folder, short_path
 from openenv_async.errors import ConnectFailed, ProtocolError
 from openenv_async.protocol.local import (

@@ -21,13 +21,13 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from openenv_async.client.connection import ClientConnection
-from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.client.local import LocalTransport, local_address, open_local
 from openenv_async.client.outbox import Transport
 from openenv_async.client.refusals import read_failure, refused, unauthorized, unreachable
 from openenv_async.client.settings import ClientKeywords, ClientSettings
 from openenv_async.client.upstream import UpstreamTransport
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
+from openenv_async.endpoints.lent_socket import SocketMessages, can_lend
 from openenv_async.endpoints.tls import trusted
 from openenv_async.errors import ConnectFailed, OpenEnvError, Unauthorized
 from openenv_async.protocol.blocks import SHARED_MEMORY

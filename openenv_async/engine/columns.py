@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from openenv_async.engine.connection import ServerConnection
     from openenv_async.engine.session import Session
 
-__all__ = ["Columns"]
+__all__ = ["BegunRows", "Columns"]
 
 _MAX_GROUPS: Final = 8
 """Sets of sessions that are remembered, those used last; a client steps one or two all the time."""
@@ -184,7 +184,7 @@ class _Work:
         self.stale = False
 
 
-class _Batch:
+class BegunRows:
     """Rows that an executor runs: its ``RowBatch``.
 
     Attributes:
@@ -234,6 +234,16 @@ class _Batch:
     def complete(self, replies: RowReplies) -> None:
         """Hand over replies to some of the rows; on the loop, in any number of parts."""
         self._columns.complete(self, self._asked, replies)
+
+    def complete_whole(self, replies: RowReplies) -> bool:
+        """Hand over replies if they are one to all rows; in any thread.
+
+        Nothing else may use the connection meanwhile.
+
+        Returns:
+            Whether they are; if not, nothing was done.
+        """
+        return not replies.others and self._columns.complete_whole(self, self._asked, replies)
 
 
 class Columns:
@@ -334,6 +344,41 @@ class Columns:
 
     # -- a frame ------------------------------------------------------------------------------
 
+    def begin_whole(self, frame: StepColumns) -> BegunRows | None:
+        """Begin all rows of a frame as one batch, which is given to no executor.
+
+        Returns:
+            ``None`` where ``take`` is to run them, and nothing was done: for a set of sessions that
+            is not known, rows that do not run together, have deadlines, or are not next.
+        """
+        if frame.timeout is not None or frame.reset_timeout is not None:
+            return None
+        group = self._groups.get(bytes(frame.channels))
+        if group is None or group.alone or len(group.parts) != 1:
+            return None
+        part, executor = group.parts[0], self._executor
+        try:
+            work = self._read(StepRows(frame, group.channels), group)
+            requests = work.asked.requests()
+        except OpenEnvError:
+            return None
+        for session, log, request in zip(part.sessions, part.logs, requests, strict=True):
+            if (
+                log.taken + 1 != request.seq
+                or session.current is not None
+                or session.executor is not executor
+            ):
+                return None
+        batch = BegunRows(self, work, self._connection.codecs)
+        for session, log, request in zip(part.sessions, part.logs, requests, strict=True):
+            log.taken = request.seq
+            session.current = request
+            session.codecs = batch.codecs
+        batch.part, batch.note = part, part.note
+        batch.calls, batch.requests, batch.places = part.sessions, requests, part.rows
+        batch.actions = work.actions
+        return batch
+
     def _begin(self, frame: StepColumns) -> _Work | None:
         key = bytes(frame.channels)
         group = self._groups.pop(key, None)
@@ -345,13 +390,22 @@ class Columns:
             self._divide(group)
         asked = StepRows(frame, group.channels)
         try:
-            if len(frame.payload) > self._max_containers:
-                check_msgpack_containers(frame.payload, self._max_containers)
-            asked.read()
-            actions, read = self._actions(asked)
+            return self._read(asked, group)
         except OpenEnvError as exc:
             self._spoilt(asked, exc)
             return None
+
+    def _read(self, asked: StepRows, group: _Group) -> _Work:
+        """Read a frame.
+
+        Raises:
+            OpenEnvError: it cannot be read.
+        """
+        frame = asked.frame
+        if len(frame.payload) > self._max_containers:
+            check_msgpack_containers(frame.payload, self._max_containers)
+        asked.read()
+        actions, read = self._actions(asked)
         return _Work(frame, group, asked, actions, read)
 
     def _actions(self, asked: StepRows) -> tuple[list[Any], Callable[[Any], Any] | None]:
@@ -597,7 +651,7 @@ class Columns:
     def _start(self, part: _Part, work: _Work) -> None:
         """Give the rows of a part to the executor."""
         asked, executor = work.asked, self._executor
-        batch = _Batch(self, work, self._connection.codecs)
+        batch = BegunRows(self, work, self._connection.codecs)
         codecs, rows, sessions, actions = batch.codecs, part.rows, part.sessions, work.actions
         requests = asked.requests()
         if len(rows) != len(requests):
@@ -636,7 +690,7 @@ class Columns:
         for request in behind:
             self._alone(request)
 
-    def _watch(self, batch: _Batch) -> None:
+    def _watch(self, batch: BegunRows) -> None:
         """Set the deadlines of the rows of a batch; those of episodes are none here."""
         engine, frame = self._engine, batch.frame
         now, timeouts, deadlines = engine.clock(), engine.own_timeouts, engine.deadlines
@@ -647,19 +701,12 @@ class Columns:
             if due < session.scheduled:
                 deadlines.watch(session, due)
 
-    def complete(self, batch: _Batch, asked: StepRows, replies: RowReplies) -> None:
+    def complete(self, batch: BegunRows, asked: StepRows, replies: RowReplies) -> None:
         """Take back replies to rows of a batch from its executor."""
         now, connection = self._engine.clock(), self._connection
         calls, requests = batch.calls, batch.requests
-        columns, part = replies.columns, batch.part
-        are_whole = columns is not None and part is not None and replies.rows == part.places
-        if are_whole and self._end_all(calls, requests, now):
-            assert part is not None
-            assert columns is not None
-            seqs: Sequence[int] = asked.seqs
-            if len(part.rows) != len(seqs):
-                seqs = _only(part.rows, seqs)
-            self._answer(part, asked, columns, calls, part.rows, seqs)
+        columns = replies.columns
+        if self.complete_whole(batch, asked, replies):
             columns = None
         if columns is not None:
             together: list[int] = []  # places in the reply
@@ -707,6 +754,19 @@ class Columns:
             if calls[at].current is requests[at]:
                 calls[at].log.acknowledge(requests[at].ack)
                 calls[at].complete(requests[at], reply)
+
+    def complete_whole(self, batch: BegunRows, asked: StepRows, replies: RowReplies) -> bool:
+        """Take back the replies to all rows of a batch as one, if that is what they are."""
+        columns, part, calls = replies.columns, batch.part, batch.calls
+        if columns is None or part is None or replies.rows != part.places:
+            return False
+        if not self._end_all(calls, batch.requests, self._engine.clock()):
+            return False
+        seqs: Sequence[int] = asked.seqs
+        if len(part.rows) != len(seqs):
+            seqs = _only(part.rows, seqs)
+        self._answer(part, asked, columns, calls, part.rows, seqs)
+        return True
 
     def _end_all(
         self, calls: Sequence[Session], requests: Sequence[Step | Reset], now: float

@@ -14,7 +14,7 @@ from dataclasses import fields
 from math import inf
 from typing import Any, Final
 
-from openenv_async.engine.columns import Columns
+from openenv_async.engine.columns import BegunRows, Columns
 from openenv_async.engine.deadlines import PeerAction, PeerTimes, decide_peer
 from openenv_async.engine.engine import Engine
 from openenv_async.engine.listing import PAGE_SIZE
@@ -185,6 +185,25 @@ class ServerConnection:
             self._refuse_message(exc)
             return ()
         return frames
+
+    def begin_rows(self, message: bytes) -> BegunRows | None:
+        """Begin the rows of a message that is one column frame, if all of them run together.
+
+        Called by another thread, while the loop leaves everything of this connection alone.
+
+        Returns:
+            The batch, which no executor was given; ``None`` if the loop is to take the message.
+        """
+        columns = self._columns
+        if columns is None or self._assembler.parts or self.pending or self._is_refused:
+            return None
+        try:
+            frames = self.codec.decode(message)
+        except OpenEnvError:
+            return None
+        if len(frames) != 1 or type(frames[0]) is not StepColumns:
+            return None
+        return columns.begin_whole(frames[0])
 
     def handle(self, frames: Sequence[Any], start: int, stop: int) -> int:
         """Handle ``frames[start:stop]``, or fewer when a reply of much work came up.

@@ -175,6 +175,16 @@ class RowBatch(Protocol):
         """Hand over replies to some of the rows; on the loop, in any number of parts."""
         ...
 
+    def complete_whole(self, replies: RowReplies) -> bool:
+        """Hand over replies if they are one to all rows; in any thread.
+
+        Nothing else may use the connection meanwhile.
+
+        Returns:
+            Whether they are; if not, nothing was done.
+        """
+        ...
+
 
 @runtime_checkable
 class RowExecutor(Protocol):

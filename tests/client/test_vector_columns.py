@@ -15,12 +15,12 @@ import pytest
 
 from openenv_async import Environment, StepResult
 from openenv_async.client.lending import DivertedMessages
-from openenv_async.client.lent_socket import SocketMessages
 from openenv_async.client.local import LocalTransport
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
 from openenv_async.client.vector_columns import AnswerColumns
 from openenv_async.client.websocket import WebSocketTransport
+from openenv_async.endpoints.lent_socket import SocketMessages
 from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidAction,

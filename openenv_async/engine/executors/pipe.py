@@ -13,12 +13,14 @@ from typing import Final, cast
 
 import msgspec
 
+from openenv_async.endpoints.lent_socket import SocketMessages, can_lend
 from openenv_async.protocol.codec import MsgpackCodec, Role
 from openenv_async.protocol.frames import Frame
 from openenv_async.protocol.records import (
     HEADER_SIZE,
     Record,
     RecordCutter,
+    message_place,
     read_header,
     record,
 )
@@ -118,6 +120,23 @@ class Pipe(asyncio.Protocol):
     def connected(self) -> bool:
         """True while there is a transport to write to."""
         return self._transport is not None
+
+    def lend(self) -> SocketMessages | None:
+        """Lend the messages to another thread until it ends that; ``None`` if it cannot be now.
+
+        Nothing may be sent meanwhile.
+        """
+        transport = self._transport
+        if transport is None or not self._cutter.is_between_records or not can_lend(transport):
+            return None
+        return SocketMessages(
+            transport,
+            framed=lambda message: record(Record.MESSAGE, message),
+            place=lambda data: message_place(data, MAX_PIPE_MESSAGE),
+            feed=self.data_received,
+            receive=cast(Callable[[bytes | memoryview | str], None], self._on_message),
+            ended=list,
+        )
 
     def send(self, message: bytes) -> None:
         """Write a message; nothing happens when the other end is gone."""

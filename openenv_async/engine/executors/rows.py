@@ -117,6 +117,17 @@ class RowJobs:
         self._takers.remove(taker)
         self.batch.complete(replies)
 
+    def completed_whole(self, job: Job) -> bool:
+        """Answer all rows by what a thread ends with, in that thread, if it is one reply to them.
+
+        Nothing else may use their connection meanwhile.
+        """
+        replies = cast(RowReplies, job.reply)
+        if not self.batch.complete_whole(replies):
+            return False
+        self._takers.clear()
+        return True
+
     def _row_of(self, call: Call) -> int:
         return next(row for row, each in enumerate(self.batch.calls) if each is call)
 

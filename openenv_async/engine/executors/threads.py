@@ -37,6 +37,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
+from openenv_async.endpoints.lent_socket import SocketMessages
+from openenv_async.engine.executors.borrowing import PipeLoan, RowConnection
 from openenv_async.engine.executors.rows import RowJobs
 from openenv_async.engine.interfaces import Call, RowBatch
 from openenv_async.engine.requests import (
@@ -128,6 +130,7 @@ class ThreadPool:
         calling: a job runs on the thread that is lent.
         taken: jobs and rows that threads have begun.
         lock: guards what threads and the loop decide together.
+        loan: of the messages that one of the threads reads itself, if one does.
     """
 
     def __init__(
@@ -167,6 +170,8 @@ class ThreadPool:
         self._kick: asyncio.Handle | None = None
         self._closed = False
         self._rows: list[RowJobs] = []
+        self.loan: PipeLoan | None = None
+        self._borrower: threading.Lock | None = None
 
     def submit(self, job: Job) -> None:
         """Queue a job; the threads are woken once at the end of this loop turn."""
@@ -181,6 +186,24 @@ class ThreadPool:
         self.submit(rows.job())
         return rows
 
+    def take_loan(self, loan: PipeLoan) -> None:
+        """Have a thread take up a loan."""
+        self.loan = loan
+        self._wake(1)
+
+    def borrowed_rows(self, batch: RowBatch) -> tuple[RowJobs, Job]:
+        """Return rows as a job that is not queued; called by the thread that is to run it."""
+        rows = RowJobs(batch, self, self._after_call)
+        slot = self, rows
+        for call in batch.calls:
+            call.slot = slot
+        return rows, rows.job()
+
+    def keep_rows(self, rows: RowJobs) -> None:
+        """Watch over rows that a thread runs already."""
+        self._rows.append(rows)
+        self._look_soon()
+
     @staticmethod
     def job_of(taker: Call, codecs: Codecs) -> Job:
         """Return the job of what takes rows."""
@@ -193,6 +216,9 @@ class ThreadPool:
             wanted = bool(self._idle) or self._threads == 0
         if wanted:
             self._wake(1)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         if self._look is None:
             self._seen = self.taken
             self._look = self._loop.call_later(self._look_every, self._look_after)
@@ -290,6 +316,9 @@ class ThreadPool:
                     if not self._lent:
                         return  # this thread was replaced already
                     continue
+                loan = self.loan
+                if loan is not None and loan.completes(job):
+                    continue
                 results.append(job)
                 if clock() - begun > _POST:
                     self._post()
@@ -318,7 +347,14 @@ class ThreadPool:
             if self._closed:
                 self._threads -= 1
                 return False
-            self._idle.append(wake)
+            loan = self._loan_of(wake)
+            if loan is None:
+                self._idle.append(wake)
+        if loan is not None:
+            job = loan.next_job()
+            if job is not None:
+                self._jobs.appendleft(job)
+            return True
         if not wake.acquire(timeout=self._rest_time):
             with self.lock:
                 if wake in self._idle:
@@ -327,6 +363,14 @@ class ThreadPool:
                     return False
             wake.acquire()  # it was woken in this moment
         return True
+
+    def _loan_of(self, wake: threading.Lock) -> PipeLoan | None:
+        """Return the loan that a thread without work has, or takes up now; under the lock."""
+        loan = self.loan
+        if loan is None or loan.ended or (loan.taken and self._borrower is not wake):
+            return None
+        loan.taken, self._borrower = True, wake
+        return loan
 
     def _post(self) -> None:
         if self._results and not self._posted:
@@ -529,6 +573,9 @@ class ThreadExecutor:
         limit: threads at most, and as many that construct.
         cls: the environment class; with ``owns_thread`` each session gets a thread of its own.
         look, after_call: as for ``ThreadPool``.
+
+    Attributes:
+        batches: of rows that came since the last other request, or loan.
     """
 
     timed = True
@@ -552,9 +599,47 @@ class ThreadExecutor:
         self._builders: ThreadPool = BuilderPool(loop, limit, self._name, _IDLE)
         self._pools: set[ThreadPool] = {self._pool, self._builders}
         self._left: list[ThreadPool] = []
+        self.batches = 0
+
+    def lend(
+        self,
+        connection: RowConnection,
+        lend: Callable[[], SocketMessages | None],
+        send: Callable[[bytes], None],
+    ) -> bool:
+        """Let a thread read and answer the messages of a connection while only batches come.
+
+        Args:
+            connection: of the messages; no request of it is under way.
+            lend: lends the messages of its pipe.
+            send: sends one when that is over.
+
+        Returns:
+            Whether one does.
+        """
+        if self._pool.loan is not None or self.stuck:
+            return False
+        messages = lend()
+        if messages is None:
+            return False
+
+        def ended(unsent: list[bytes]) -> None:
+            self.batches = 0
+            for message in unsent:
+                send(message)
+
+        self._pool.take_loan(PipeLoan(connection, messages, self._pool, ended))
+        return True
+
+    @property
+    def is_lent(self) -> bool:
+        """Return whether a thread has the messages of the connection."""
+        loan = self._pool.loan
+        return loan is not None and not loan.ended
 
     def start(self, call: Call, request: RunnerRequest) -> None:
         """Queue the request for a thread."""
+        self.batches = 0
         job = Job(call, request, call.codecs)
         if not self._owned:
             pool = self._pool if type(request) is not Open else self._builders
@@ -576,6 +661,7 @@ class ThreadExecutor:
             for call, request in zip(batch.calls, batch.requests, strict=True):
                 self.start(call, request)
             return
+        self.batches += 1
         slot = self._pool, self._pool.submit_rows(batch)
         for call in batch.calls:
             call.slot = slot

@@ -55,6 +55,8 @@ __all__ = ["worker_main"]
 
 log = logging.getLogger("openenv_async.worker")
 
+_BATCHES: int = 8
+"""Batches of rows with nothing between them after which a thread reads the next ones itself."""
 _LOOK: float = 0.05
 """Seconds for which calls of a class that does not ask for threads wait for a single one."""
 
@@ -196,6 +198,7 @@ async def _serve(
 ) -> None:
     from openenv_async.engine.connection import ServerConnection
     from openenv_async.engine.engine import Engine
+    from openenv_async.engine.executors.threads import ThreadExecutor
     from openenv_async.engine.requests import error_frame
     from openenv_async.errors import InvalidObservation, SessionClosed
 
@@ -207,6 +210,10 @@ async def _serve(
     def flush() -> None:
         for message in connection.take():
             pipe.send(message)
+        if can_lend and executor.batches >= _BATCHES and not pipe.paused:
+            sessions = engine.sessions.values()
+            if all(session.current is None for session in sessions):
+                executor.lend(connection, pipe.lend, pipe.send)
 
     def receive(message: bytes) -> None:
         after_call()
@@ -241,7 +248,9 @@ async def _serve(
             ended.set_result(None)
 
     def wake() -> None:
-        loop.call_soon(flush)
+        # A thread that has borrowed the messages sends what it answers itself.
+        if not (can_lend and executor.is_lent):
+            loop.call_soon(flush)
 
     class Connection(ServerConnection):
         def send(self, frame: Frame, size: int = 0) -> None:
@@ -250,6 +259,7 @@ async def _serve(
             super().send(frame, size)
 
     on_loop = spec.contract.is_async
+    can_lend = isinstance(executor, ThreadExecutor)
     codec = PipeCodec("server", recipe.options.limits.max_message_size, unsendable)
     connection = Connection(engine, codec, wake, lost)
     pipe = Pipe(receive, lost, noted)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from openenv_async.client.lent_socket import SocketMessages, can_lend
 from openenv_async.endpoints.alertness import Alertness
+from openenv_async.endpoints.lent_socket import SocketMessages, can_lend
 from openenv_async.protocol.websocket_frames import data_frame, masked_data_frame, message_place
 
 MAX_SIZE = 1 << 20

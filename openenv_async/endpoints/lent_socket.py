@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from openenv_async.endpoints.alertness import Alertness
-from openenv_async.protocol.codec import WireMessage
 
 __all__ = ["SocketMessages", "can_lend"]
 
@@ -58,7 +57,7 @@ class SocketMessages:
         framed: Callable[[bytes], bytes],
         place: Callable[[bytes], tuple[int, int] | None],
         feed: Callable[[bytes], object],
-        receive: Callable[[WireMessage], None],
+        receive: Callable[[bytes | memoryview | str], None],
         ended: Callable[[], list[bytes]],
     ) -> None:
         self._transport = transport
@@ -176,7 +175,7 @@ class SocketMessages:
 
     # -- the I/O thread ---------------------------------------------------------------------------
 
-    def end(self, unread: list[WireMessage], torn: bool) -> None:
+    def end(self, unread: list[bytes | memoryview | str], torn: bool) -> None:
         """Have the transport write what is left, and read on where this stopped."""
         self._close()
         transport = self._transport
