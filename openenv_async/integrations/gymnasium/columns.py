@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openenv_async.errors import InvalidAction
 from openenv_async.protocol import columns
 
-__all__ = ["STACKED", "ActionColumn", "numbers_of", "outside", "shape_of"]
+__all__ = ["STACKED", "ActionColumn", "numbers_of", "outside", "packed", "shape_of"]
 
 STACKED: Final = "stacked"
 _ARRAYS: Final = (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -77,7 +77,7 @@ class ActionColumn:
 
     def packed(self) -> bytes:
         """Return the column."""
-        return _packed(self._parts) if self._count else columns.apart(())
+        return packed(self._parts) if self._count else columns.apart(())
 
 
 def _parts_of(shape: Any, space: spaces.Space[Any], actions: Any, count: int) -> Any:
@@ -144,7 +144,10 @@ def outside(space: spaces.Space[Any], actions: Any) -> NDArray[np.bool_] | None:
         if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
             return None
         least, most = int(space.start), int(space.start) + int(space.n) - 1
-        if array.min() >= least and array.max() <= most:
+        if not least and array.dtype == np.int64:  # then what is below is above as unsigned
+            if np.maximum.reduce(array.view(np.uint64)) <= most:
+                return None
+        elif array.min() >= least and array.max() <= most:
             return None
         return (array < least) | (array > most)
     if not isinstance(space, _ARRAYS) or not isinstance(actions, np.ndarray):
@@ -172,7 +175,8 @@ def _kept(parts: Any, kept: NDArray[np.bool_]) -> Any:
     return parts[kept]
 
 
-def _packed(parts: Any) -> bytes:
+def packed(parts: Any) -> bytes:
+    """Return arrays, in the shape of their space, as a column."""
     if isinstance(parts, dict):
-        return columns.fields({name: _packed(part) for name, part in parts.items()})
+        return columns.fields({name: packed(part) for name, part in parts.items()})
     return columns.stacked(parts)

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 
 from openenv_async.arrays import to_ext
 from openenv_async.client.vector_columns import AnswerColumns
-from openenv_async.integrations.gymnasium.columns import STACKED
+from openenv_async.integrations.gymnasium.columns import STACKED, packed
 from openenv_async.protocol import columns
 from openenv_async.protocol.columns import column_of
 
@@ -123,8 +123,8 @@ class ObservationRows:
                 for target, array in found:
                     target[where] = array if answers.index is None else array[answers.index]
                 self._is_behind = True
-                if self._shape == STACKED and self._row_size and target.dtype.kind in "iuf":
-                    self._column_head = bytes(payload[: len(payload) - found[0][1].nbytes])
+                if self._row_size and len(found) == 1 and target.dtype.kind in "iuf":
+                    self._learn_column(payload, found[0][1])
                 return
         self.put(answers.observations(), answers.slots.tolist(), where)
 
@@ -154,6 +154,11 @@ class ObservationRows:
         if ext is not None and payload.endswith(ext[1]):
             self._head = payload[: len(payload) - element.nbytes]
 
+    def _learn_column(self, payload: Any, array: Any) -> None:
+        """Remember what stands before the array of a column, if that is all it holds."""
+        if payload == packed(_filled(self._shape, array)):
+            self._column_head = bytes(payload[: len(payload) - array.nbytes])
+
     def decoded(self, payload: Any) -> Any:
         """An element that may be kept: a payload's memory is its message's."""
         element = self._decode(payload)
@@ -178,6 +183,13 @@ class ObservationRows:
         if self._is_behind:  # nothing but arrays is in it
             return deepcopy(self.all)
         return self.some(list(range(len(self._elements))))
+
+
+def _filled(shape: Any, array: Any) -> Any:
+    """Return an array in a shape that has one."""
+    if shape == STACKED:
+        return array
+    return {name: _filled(inner, array) for name, inner in shape.items()}
 
 
 def _arrays_of(

@@ -67,6 +67,11 @@ Failures = Literal["raise", "mask"]
 _MOST_PAYLOADS: Final = 65_536
 """Encoded actions that are kept for the next time."""
 _OVER: Final = TERMINATED | TRUNCATED
+# Tables of ``bytes.translate`` for flags: faster than NumPy for as few rows as a batch has.
+_LACKS_REWARD: Final = bytes(not flags & REWARDED for flags in range(256))
+_IS_TERMINATED: Final = bytes(bool(flags & TERMINATED) for flags in range(256))
+_IS_TRUNCATED: Final = bytes(bool(flags & TRUNCATED) for flags in range(256))
+_IS_OVER: Final = bytes(bool(flags & _OVER) for flags in range(256))
 
 Batch = tuple[Any, Any, Any, Any, dict[str, Any]]
 
@@ -449,9 +454,9 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _request(self, actions: list[bytes] | ActionColumn, who: list[int]) -> None:
         begins = None
-        if np.count_nonzero(self._ended) and self.autoreset_mode is not AutoresetMode.DISABLED:
+        if self.autoreset_mode is not AutoresetMode.DISABLED and np.count_nonzero(self._ended):
             begins = self._ended.copy() if who is self._everyone else self._ended[who]
-            if not np.count_nonzero(begins):
+            if who is not self._everyone and not np.count_nonzero(begins):
                 begins = None
         if begins is not None and self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._late.update([i for i, begin in zip(who, begins, strict=True) if begin])
@@ -583,21 +588,26 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _put_results(self, answers: AnswerColumns, where: Any) -> None:
         """Rewards and ends of answers into their rows."""
-        flags, again = answers.flags(), answers.again
+        flags, again = answers.flags().tobytes(), answers.again
         self.valid[where] = True
         self._rewards[where] = answers.rewards()
-        if again is None and flags.tobytes() == self._usual[: len(flags)]:
+        if again is None and flags == self._usual[: len(flags)]:
             self._terminations[where] = self._truncations[where] = self._ended[where] = False
             return
-        given = (flags & REWARDED) != 0
+        lacking = flags.translate(_LACKS_REWARD)
         if again is not None:
-            given |= again
             self._rewards[answers.slots[again]] = 0.0
-        if np.count_nonzero(given) < len(given):
-            self._rewards[answers.slots[~given]] = self._reward(None)
-        self._terminations[where] = (flags & TERMINATED) != 0
-        self._truncations[where] = (flags & TRUNCATED) != 0
-        self._ended[where] = (flags & _OVER) != 0
+            if lacking != again.tobytes():
+                lacks = np.frombuffer(lacking, np.bool_) & ~again
+                self._rewards[answers.slots[lacks]] = self._reward(None)
+        elif 1 in lacking:
+            self._rewards[answers.slots[np.frombuffer(lacking, np.bool_)]] = self._reward(None)
+        for rows, table in (
+            (self._terminations, _IS_TERMINATED),
+            (self._truncations, _IS_TRUNCATED),
+            (self._ended, _IS_OVER),
+        ):
+            rows[where] = np.frombuffer(flags.translate(table), np.bool_)
 
     def _take_answers(self, answers: list[Answer], infos: dict[str, Any]) -> list[int]:
         """Put answers that came one by one into their rows."""

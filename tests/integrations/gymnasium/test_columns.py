@@ -177,6 +177,8 @@ def test_rows_that_differ_are_taken_as_they_are() -> None:
     [
         (spaces.Discrete(3, start=-1), [-1, 0, 1], None),
         (spaces.Discrete(3, start=-1), np.array([[-2], [0], [2]]), [True, False, True]),
+        (spaces.Discrete(3), [0, 1, 2], None),
+        (spaces.Discrete(3), [-1, 2, 3], [True, False, True]),
         (spaces.Discrete(3), np.array([2, 3], np.uint64), [False, True]),
         (spaces.Discrete(3), [0.5, 9.0], None),
         (spaces.Discrete(3), [], None),

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from openenv_async.client.vector_columns import AnswerColumns, _Columns
+from openenv_async.integrations.gymnasium.columns import STACKED
 from openenv_async.integrations.gymnasium.rows import ObservationRows
 from openenv_async.models import PayloadCodec
+from openenv_async.protocol.columns import fields, stacked
 
 ANY: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
 
@@ -120,3 +123,20 @@ def test_composite_spaces_are_joined_as_gymnasium_does() -> None:
     everything = rows.copy()
     rows.fill({"a": [0, 0], "b": 1}, {"a": [0, 0], "b": 1})
     assert everything["b"].tolist() == [3, 0]
+
+
+def answers(column: bytes, rows: int) -> AnswerColumns:
+    flags, rewards = memoryview(bytes(rows)), memoryview(bytes(8 * rows))
+    frame = _Columns(b"", b"", memoryview(column), rewards, flags)
+    return AnswerColumns(frame, np.arange(rows), None, is_whole=True)
+
+
+def test_the_only_field_of_a_column_is_learnt_and_one_of_several_is_not() -> None:
+    first, second = np.ones((2, 3), np.float32), np.full((2, 3), 2, np.float32)
+    for others, is_learnt in (({}, True), ({"after": stacked(second)}, False)):
+        rows = ObservationRows(box(3), 2, ANY.decode, alike=True, shape={"value": STACKED})
+        for array in (first, second, first):
+            column = fields({"value": stacked(array), **others})
+            rows.put_column(answers(column, 2), slice(None))
+            assert (rows.all == array).all()
+            assert bool(rows._column_head) is is_learnt
