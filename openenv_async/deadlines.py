@@ -4,8 +4,8 @@ Each watched item is in the heap once for its earliest look. Moving a deadline l
 finished step does, costs nothing: the item is looked at when its old time comes and put back. When
 an earlier look is asked for, the later one stays and is used again when that time comes: so an item
 with a short deadline for each step and a long one for its life has two entries, however many steps
-it takes. Stale entries are taken out once they are half of the heap. The owner of the clock and of
-the timer passes both in.
+it takes. Stale entries are taken out once they are half of the heap; of a small one, whenever an
+item is forgotten. The owner of the clock and of the timer passes both in.
 """
 
 from __future__ import annotations
@@ -79,27 +79,32 @@ class Deadlines:
             self._arm(when)
 
     def forget(self, item: Watched) -> None:
-        """Look at ``item`` no more, and let go of it soon."""
+        """Look at ``item`` no more, and let go of it: at once where few are watched, or soon."""
         if self._later.pop(item, None) is not None:
             self._add_stale()
         if item.scheduled == inf:
             return
         item.scheduled = inf
         self._add_stale()
+        if self._stale and len(self._heap) <= _FEW:
+            self._take_out()
 
     def _add_stale(self) -> None:
         """One more entry is for nothing; they are taken out when they are many."""
         self._stale += 1
-        heap = self._heap
-        if self._stale > max(_FEW, len(heap) // 2):
-            self._stale = 0
-            later = self._later
-            heap[:] = [
-                entry
-                for entry in heap
-                if entry[0] == entry[2].scheduled or entry[0] == later.get(entry[2])
-            ]
-            heapq.heapify(heap)
+        if self._stale > max(_FEW, len(self._heap) // 2):
+            self._take_out()
+
+    def _take_out(self) -> None:
+        """Take the stale entries out."""
+        self._stale = 0
+        heap, later = self._heap, self._later
+        heap[:] = [
+            entry
+            for entry in heap
+            if entry[0] == entry[2].scheduled or entry[0] == later.get(entry[2])
+        ]
+        heapq.heapify(heap)
 
     def close(self) -> None:
         """Stop the timer and forget everything."""

@@ -77,6 +77,27 @@ _MAX_LISTINGS: Final = 16
 """Listings of tasks under way on one connection."""
 _MANY: Final = 4
 """Payloads of the greatest size that one connection may be sending at once."""
+_HANDLERS: Final = {
+    Step: "_on_request",
+    Reset: "_on_request",
+    State: "_on_request",
+    Close: "_on_request",
+    Open: "_on_open",
+    Cancel: "_on_cancel",
+    Credit: "_on_credit",
+    Renew: "_on_renew",
+    ListTasks: "_on_list",
+    StepColumns: "_on_columns",
+    Release: "_on_release",
+    Hello: "_on_hello",
+    BadFrame: "_on_bad",
+    Chunk: "_on_chunk",
+}
+"""The method for each kind of frame: its name, since bound methods would hold their connection."""
+
+
+def _nothing() -> None:
+    """Do nothing: the carrier is gone."""
 
 
 def _payload_size(frame: Any) -> int:
@@ -144,22 +165,6 @@ class ServerConnection:
         self._rows_left = False
         self._listings: set[asyncio.Task[None]] = set()
         self._prune_at = _PRUNE
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            Step: self._on_request,
-            Reset: self._on_request,
-            State: self._on_request,
-            Close: self._on_request,
-            Open: self._on_open,
-            Cancel: self._on_cancel,
-            Credit: self._on_credit,
-            Renew: self._on_renew,
-            ListTasks: self._on_list,
-            StepColumns: self._on_columns,
-            Release: self._on_release,
-            Hello: self._on_hello,
-            BadFrame: self._on_bad,
-            Chunk: self._on_chunk,
-        }
 
     # -- the carrier's side -------------------------------------------------------------------
 
@@ -226,7 +231,7 @@ class ServerConnection:
                     if not self._assembler.complete(frame):
                         continue  # answered when its payload became too large
                     frame = self._bounded_payload(frame)
-                self._handlers[type(frame)](frame)
+                getattr(self, _HANDLERS[type(frame)])(frame)
                 if self._rows_left:
                     at -= 1  # the frame goes on where it has stopped
                     break
@@ -345,8 +350,9 @@ class ServerConnection:
         action, again = decide_peer(times, now, self._look)
         if action is PeerAction.CUT:
             self.engine.stats.cut += 1
+            cut = self._cut
             self.lost(left=now >= lease_ends)
-            self._cut()
+            cut()
             return None
         if action is PeerAction.POSTPONE:
             self._postponed = times.dead_at
@@ -354,12 +360,15 @@ class ServerConnection:
         return again
 
     def lost(self, left: bool = False) -> None:
-        """The connection is gone: tell the engine about every session on it.
+        """The connection is gone: tell the engine about every session on it, let go of the carrier.
 
         Args:
             left: the client will not come back: it said so, or its lease ran out.
         """
         self._gone = True
+        self._wake = self._cut = _nothing
+        self._refuse = None
+        self.engine.deadlines.forget(self)
         self._large.clear()
         self._assembler.clear()
         for listing in self._listings:
@@ -445,7 +454,7 @@ class ServerConnection:
 
     def _on_row(self, request: Step | Reset) -> None:
         bounded = self._bounded_payload(request)
-        self._handlers[type(bounded)](bounded)
+        getattr(self, _HANDLERS[type(bounded)])(bounded)
 
     def _on_bad_rows(self, rows: StepRows, error: OpenEnvError) -> None:
         """Answer each row of a frame that cannot be read; it counts as one bad frame."""

@@ -782,6 +782,7 @@ class Session:
     def _end(self, error: OpenEnvError) -> OpenEnvError:
         """Give the environment back; every request that comes now meets the reason."""
         self.current = _ENDLESS
+        self.slot = None  # what ran the session may hold it
         deferred, self.deferred = self.deferred, None
         self.dead = reason = self.located(self.engine.closed(self, error))
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq:

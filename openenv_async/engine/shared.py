@@ -73,7 +73,6 @@ class SharedConnection(ServerConnection):
         self._lender = Lender(segment.memory)
         self._is_full = False
         self._written = 0
-        self._handlers[Release] = self._on_release
 
     @property
     def loans(self) -> int:

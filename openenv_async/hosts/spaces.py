@@ -304,13 +304,13 @@ def _box_bound(values: np.ndarray[Any, Any], bounded: np.ndarray[Any, Any]) -> A
         return None
     if np.all(values == values.flat[0]) and np.all(bounded == bounded.flat[0]):
         return _finite(values.flat[0].item()) if bounded.flat[0] else None
+    return _plain_bound(values.tolist(), bounded.tolist())
 
-    def plain(value: Any, has: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(*each) for each in zip(value, has, strict=True)]
-        return _finite(value) if has else None
 
-    return plain(values.tolist(), bounded.tolist())
+def _plain_bound(value: Any, has: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_bound(*each) for each in zip(value, has, strict=True)]
+    return _finite(value) if has else None
 
 
 def rebuilt(about: Mapping[str, Any]) -> Any:
@@ -359,21 +359,23 @@ def _rebuilt_box(about: Mapping[str, Any]) -> spaces.Box:
         least, most = range_
 
     def bound(given: Any, otherwise: Any) -> Any:
-        def number(value: Any) -> Any:
-            if isinstance(value, list):
-                return [number(item) for item in value]
-            return otherwise if value is None else value
-
-        return np.broadcast_to(np.array(number(given), dtype), shape).copy()
-
-    def is_given(value: Any) -> Any:
-        return [is_given(item) for item in value] if isinstance(value, list) else value is not None
+        return np.broadcast_to(np.array(_number(given, otherwise), dtype), shape).copy()
 
     box = spaces.Box(bound(about["low"], least), bound(about["high"], most), shape, dtype)
     # An unbounded side is drawn from another distribution than one that ends with its type.
-    box.bounded_below = np.broadcast_to(np.array(is_given(about["low"]), bool), shape).copy()
-    box.bounded_above = np.broadcast_to(np.array(is_given(about["high"]), bool), shape).copy()
+    box.bounded_below = np.broadcast_to(np.array(_is_given(about["low"]), bool), shape).copy()
+    box.bounded_above = np.broadcast_to(np.array(_is_given(about["high"]), bool), shape).copy()
     return box
+
+
+def _number(value: Any, otherwise: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(item, otherwise) for item in value]
+    return otherwise if value is None else value
+
+
+def _is_given(value: Any) -> Any:
+    return [_is_given(item) for item in value] if isinstance(value, list) else value is not None
 
 
 # -- elements -----------------------------------------------------------------------------------

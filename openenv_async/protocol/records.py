@@ -106,6 +106,10 @@ def message_place(data: bytes, max_size: int) -> tuple[int, int] | None:
     return HEADER_SIZE, HEADER_SIZE + size
 
 
+def _nobody(kind: Record, body: bytes | memoryview) -> None:
+    """Take a record of a stream that is over."""
+
+
 class RecordCutter:
     """A reader of records from a stream that comes in pieces of any size.
 
@@ -130,6 +134,11 @@ class RecordCutter:
     def is_between_records(self) -> bool:
         """Return whether the next byte begins a record."""
         return not self._kept and self.fault is None
+
+    def close(self) -> None:
+        """Let go of the receiver of records: the stream is over."""
+        self._take = _nobody
+        self._kept = []
 
     def feed(self, data: bytes) -> bool:
         """Take what was read; return whether more can be."""

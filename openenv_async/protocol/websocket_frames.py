@@ -68,6 +68,11 @@ class CutsFrames:
             self._cut_kept or self._cut_fragmented or self._cut_broken
         )
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the receiver of payloads."""
+        super().connection_lost(exc)  # type: ignore[misc]  # the library's
+        self._cut_deliver = None
+
     def data_received(self, data: bytes) -> None:
         """Take bytes as they come."""
         deliver = self._cut_deliver

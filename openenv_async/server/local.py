@@ -251,6 +251,7 @@ class LocalSocket(asyncio.Protocol):
         """The peer is gone, or this side ended it."""
         self._over(END_ABNORMAL)
         self._ungreeted()
+        self._cutter.close()
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -56,6 +56,16 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
             scope["extensions"]["openenv.refused"] = self._refused
             scope["extensions"]["openenv.ping"] = self._ping
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: its scope offers it no more, and nothing here holds it."""
+        super().connection_lost(exc)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            left = {k: v for k, v in scope["extensions"].items() if not k.startswith("openenv.")}
+            kept: Any = {**scope, "extensions": left}
+            self.scope = kept
+        self.conn.parser.close()  # it waits for more, and holds what it parses for
+
     def _ping(self, lease: float) -> None:
         """Ping the peer, and end the connection when it has not answered for ``lease`` seconds."""
         self.ping_interval, self.ping_timeout = lease / 3, lease * 2 / 3
@@ -173,8 +183,8 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
 
     def _look_for_request(self, seconds: float, seen: tuple[Any, int]) -> None:
         self._expecting = None
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
-            return  # it is a WebSocket's by now
+        if self.transport.is_closing():
+            return
         cycle, received = seen
         if self.cycle is not cycle:
             is_silent = False
@@ -203,6 +213,11 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
             return
         super().data_received(data)
 
+    def handle_websocket_upgrade(self, *event: Any) -> None:
+        """Hand the connection over, for good."""
+        super().handle_websocket_upgrade(*event)
+        self._forget()
+
     def pause_writing(self) -> None:
         """The write buffer is full."""
         super().pause_writing()
@@ -222,11 +237,17 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Look after the peer no more, and let go of what would hold this protocol."""
         self._spare()
         if self._expecting is not None:
             self._expecting.cancel()
             self._expecting = None
-        super().connection_lost(exc)
+        gone: Any = None
+        self.parser = self.cycle = gone
 
     def _spare(self) -> None:
         if self._cutting is not None:

@@ -309,9 +309,9 @@ class ProcessExecutor:
     def _returned(self, call: Call, frame: Any) -> None:
         """A frame came back from a worker."""
         slot, request = call.slot, call.current
-        assert isinstance(slot, _Slot)
         if request is None or call.dead is not None:
             return
+        assert isinstance(slot, _Slot)
         if isinstance(frame, Partial):
             self._show(call, slot, request, frame)
             return
@@ -338,9 +338,9 @@ class ProcessExecutor:
     def _unsent(self, call: Call, frame: Any, error: OpenEnvError) -> None:
         """A frame could not be sent: the worker does not miss its number."""
         slot, request = call.slot, call.current
-        assert isinstance(slot, _Slot)
-        if not isinstance(frame, RunnerRequest) or request is None:
+        if not isinstance(frame, RunnerRequest) or request is None or call.dead is not None:
             return
+        assert isinstance(slot, _Slot)
         seq = 0 if isinstance(frame, Open) else frame.seq
         self._returned(call, failed(frame, error, "msgpack"))
         if not isinstance(frame, Open) and slot.seq == seq:
