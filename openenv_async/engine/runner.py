@@ -109,7 +109,7 @@ _DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
 class Telling(NamedTuple):
-    """What the replies of an engine tell of exceptions, one for all its runners.
+    """The share of exceptions that an engine's replies tell, one for all its runners.
 
     Attributes:
         debug: put the traceback of an environment's exception into the reply.

@@ -18,7 +18,7 @@ import pytest
 from openenv_async import GenericEnvClient
 from openenv_async.hosts.vectors import make_vector
 from openenv_async.integrations.gymnasium import GymVectorEnv
-from tests.behaviours.environments import Ledger, LedgerAsync, served
+from tests.behaviours.environments import Ledger, LedgerAsync, LedgerThread, served
 from tests.helpers import until
 
 OF_A_CONNECTION = {
@@ -27,8 +27,10 @@ OF_A_CONNECTION = {
     "DirectWebSocket",
     "EnvironmentRunner",
     "HttpRequestParser",
+    "Job",
     "Ledger",
     "LedgerAsync",
+    "LedgerThread",
     "Lender",
     "LocalSocket",
     "NativeSocket",
@@ -59,7 +61,7 @@ async def check_nothing_is_left(use: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["unix", "tcp"])
-@pytest.mark.parametrize("env", [Ledger, LedgerAsync])
+@pytest.mark.parametrize("env", [Ledger, LedgerAsync, LedgerThread])
 async def test_a_closed_session_is_freed_by_its_end(env: Any, local: bool) -> None:
     async with served(env) as (url, engine):
 

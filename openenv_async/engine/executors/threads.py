@@ -297,6 +297,7 @@ class ThreadPool:
         clock = time.perf_counter
         wake = threading.Lock()
         wake.acquire()
+        job: Job | None
         while True:
             begun = clock()
             while True:
@@ -323,6 +324,7 @@ class ThreadPool:
                 if clock() - begun > _POST:
                     self._post()
                     begun = clock()
+            job = None  # a thread that rests keeps no session
             self._post()
             if not self._rest(wake):
                 return
