@@ -450,6 +450,7 @@ class ServerConnection:
             columns = self._columns = Columns(
                 self, self._channels, self._on_row, self._on_bad_rows, size
             )
+        self.engine.stats.column_frames += 1
         self._rows_left = not columns.take(frame)
 
     def _on_row(self, request: Step | Reset) -> None:

@@ -55,6 +55,7 @@ class EngineStats:
     resumed: int = 0
     peak_sessions: int = 0
     bad_frames: int = 0
+    column_frames: int = 0
     connections: int = 0
     connections_opened: int = 0
     local_connections: int = 0

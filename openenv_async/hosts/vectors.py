@@ -644,7 +644,11 @@ def make_vector(
             text += (
                 "; vectorization_mode=sync makes a vector of single environments, which takes it"
             )
-        raise InvalidOption(f"{num_envs} × {id} cannot be made with {given | own}: {text}") from exc
+        told = {
+            name: _MODES[value] if isinstance(value, GymnasiumMode) else value
+            for name, value in (given | own).items()
+        }
+        raise InvalidOption(f"{num_envs} × {id} cannot be made with {told}: {text}") from exc
 
 
 def _make_envpool(

@@ -274,6 +274,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     _counter("duplicates", "duplicates", "Requests that came again and were not run again."),
     _counter("timeouts", "timeouts", "Requests that passed their deadline."),
+    _counter("column_frames", "column_frames", "Frames that step many sessions at once."),
     _counter("bad_frames", "bad_frames", "Frames and messages that could not be read."),
     _gauge("connections", "connections", "Connections by WebSocket or Unix socket."),
     _counter("connections_opened", "connections_opened", "Connections accepted."),

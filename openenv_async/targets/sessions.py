@@ -18,7 +18,7 @@ import inspect
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from openenv_async.client.env import EnvClient
@@ -310,6 +310,20 @@ class BlockingSessions:
             self._others = BlockingSessions(sessions, client=self._sessions._client)
             return [make() for make in self._others._sessions.factories]
         return [make() for make in self._sessions.factories]
+
+    def schemas(self, clients: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the JSON Schemas that the servers of clients give, of those that say where.
+
+        Raises:
+            ConnectFailed: one does not give them.
+        """
+
+        async def read() -> list[dict[str, Any]]:
+            known = [each for each in clients if getattr(each, "base_url", None) is not None]
+            found = [fetch_schema(url, token=token) for url, token in map(address_of, known)]
+            return [dict(each) for each in await asyncio.gather(*found)]
+
+        return background_loop().run(read())
 
     @property
     def server_pid(self) -> int | None:

@@ -232,7 +232,7 @@ async def test_a_frame_is_answered_by_one_frame() -> None:
     assert isinstance(reply, ObservationColumns)
     assert reply.flags == bytes([REWARDED] * 4)
     assert [row.seq for row in replies_of(reply)] == [2] * 4
-    assert side.engine.stats.steps == 4
+    assert (side.engine.stats.steps, side.engine.stats.column_frames) == (4, 2)
     await side.engine.aclose()
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openenv_async.errors import InvalidAction
 from openenv_async.protocol import columns
 
-__all__ = ["STACKED", "ActionColumn", "numbers_of", "outside", "packed", "shape_of"]
+__all__ = ["STACKED", "ActionColumn", "array_of", "numbers_of", "outside", "packed", "shape_of"]
 
 STACKED: Final = "stacked"
 _ARRAYS: Final = (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -116,14 +116,23 @@ def numbers_of(space: spaces.Space[Any], actions: Any) -> NDArray[Any]:
     Raises:
         InvalidAction: its rows differ in shape.
     """
+    array = array_of(space, actions)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def array_of(space: spaces.Space[Any], actions: Any) -> NDArray[Any]:
+    """Return a batch as an array: [rows, …].
+
+    Raises:
+        InvalidAction: its rows differ in shape.
+    """
     try:
-        array = np.asarray(actions)
+        return np.asarray(actions)
     except ValueError as exc:
         raise InvalidAction(
             f"invalid actions: they must be a batch of {space}, got rows of different shapes:"
             f" {actions!r:.120}"
         ) from exc
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def outside(space: spaces.Space[Any], actions: Any) -> NDArray[np.bool_] | None:

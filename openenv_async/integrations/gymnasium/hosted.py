@@ -41,10 +41,17 @@ from openenv_async.errors import (
     SessionClosed,
 )
 from openenv_async.hosts.spaces import opener, sender
-from openenv_async.integrations.gymnasium.columns import outside
+from openenv_async.integrations.gymnasium.columns import array_of, outside
 from openenv_async.integrations.gymnasium.settings import Translation
 
-__all__ = ["HostedVectors", "infos_by_row", "mode_of", "refuse_settings", "shards_needed"]
+__all__ = [
+    "HostedVectors",
+    "infos_by_row",
+    "mode_of",
+    "refuse_other_vectors",
+    "refuse_settings",
+    "shards_needed",
+]
 
 _MODES: Final = {
     "next_step": AutoresetMode.NEXT_STEP,
@@ -84,6 +91,29 @@ def mode_of(vector: Mapping[str, Any], wanted: AutoresetMode | None, label: str)
             f" take {there.value} (GymVectorEnv without autoreset_mode=)"
         )
     return there
+
+
+def refuse_other_vectors(
+    vector: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]], label: str
+) -> None:
+    """Refuse servers whose vectors are not those of the first.
+
+    Args:
+        vector: what the first server's schema says of them.
+        schemas: of all servers.
+        label: of them together.
+
+    Raises:
+        InvalidOption: one serves something else.
+    """
+    for schema in schemas:
+        other = schema.get("vector") or {}
+        for part in ("num_envs", "batch_size", "autoreset_mode", "action", "observation"):
+            if other.get(part) != vector.get(part):
+                raise InvalidOption(
+                    f"the servers of one vector must serve alike ones: {part} of one of {label} is"
+                    f" {vector.get(part)!r:.120}, of another {other.get(part)!r:.120}"
+                )
 
 
 def shards_needed(vector: Mapping[str, Any], num_envs: int | None, servers: int, label: str) -> int:
@@ -379,9 +409,7 @@ class HostedVectors:
         if len(self.shards) > 1 or self._due or shard.due or shard.failed or not shard.begun:
             self.post(actions)
             return self.collect()
-        group, batch = self.groups[0], actions
-        if isinstance(batch, list) and isinstance(self.single_action_space, _ARRAYS):
-            batch = np.asarray(batch)
+        group, batch = self.groups[0], self._array_of(actions)
         answer = group.step_alone(self._payload(shard, self._to_wire(batch)))
         if answer is None:
             (answer,) = group.take(1)
@@ -544,10 +572,14 @@ class HostedVectors:
             parts = [_part(space, actions, i * rows, (i + 1) * rows) for i in range(len(who))]
         made = []
         for shard, part in zip(who, parts, strict=True):
-            if isinstance(part, list):
-                part = np.asarray(part) if isinstance(self.single_action_space, _ARRAYS) else part
-            made.append(self._payload(shard, self._to_wire(part)))
+            made.append(self._payload(shard, self._to_wire(self._array_of(part))))
         return made
+
+    def _array_of(self, batch: Any) -> Any:
+        """A batch of a space of arrays as one array, if it is a list."""
+        if not isinstance(batch, list) or not isinstance(self.single_action_space, _ARRAYS):
+            return batch
+        return array_of(self.single_action_space, batch)
 
     def _payload(self, shard: _Shard, batch: Any) -> bytes:
         """Encode a batch of actions; of arrays all but the elements is the same each time."""

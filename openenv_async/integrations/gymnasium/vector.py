@@ -44,6 +44,7 @@ from openenv_async.integrations.gymnasium.columns import ActionColumn, numbers_o
 from openenv_async.integrations.gymnasium.hosted import (
     HostedVectors,
     mode_of,
+    refuse_other_vectors,
     refuse_settings,
     shards_needed,
 )
@@ -221,6 +222,8 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
             "autoreset_mode": self.autoreset_mode,
         }
         clients = self._served.clients(target)
+        if len(clients) > 1:
+            refuse_other_vectors(told, self._served.schemas(clients), self._label)
         self._hosted = hosted = HostedVectors(
             clients,
             schema,

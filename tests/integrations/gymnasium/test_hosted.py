@@ -184,6 +184,24 @@ def test_seeds_for_each_environment() -> None:
         there.close()
 
 
+def test_servers_of_different_vectors_are_refused() -> None:
+    with (
+        vectors(AutoresetMode.NEXT_STEP, 2) as one,
+        vectors(AutoresetMode.NEXT_STEP, 3) as other,
+        pytest.raises(InvalidOption, match=r"num_envs of one of .* is 2, of another 3"),
+    ):
+        GymVectorEnv([one, other])
+
+
+def test_a_ragged_batch_is_an_invalid_action() -> None:
+    with vectors(AutoresetMode.NEXT_STEP, 2) as url:
+        env = GymVectorEnv(url)
+        env.reset(seed=0)
+        with pytest.raises(InvalidAction, match="rows of different shapes"):
+            env.step([0, [0, 1]])
+        env.close()
+
+
 def test_the_mode_is_that_of_the_server() -> None:
     with vectors(AutoresetMode.DISABLED, 2) as url:
         with pytest.raises(
