@@ -75,7 +75,7 @@ async def test_the_audit_of_faults(flags: tuple[str, ...]) -> None:
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     report = json.loads(out)
-    assert process.returncode == 0
+    assert process.returncode == 0, report
     assert report["passed"] is True
     assert report["vector"] == (5 if flags else None)
     assert report["faults"]["worker kills"] >= 1
