@@ -358,7 +358,8 @@ class ClientConnection:
             ``None`` while it cannot be done.
         """
         transport = self._transport
-        if transport is None or self.loan is not None or not self.outbox.flushed():
+        idle = self.outbox.attached and self.outbox.flushed()  # a handshake is nobody else's
+        if transport is None or self.loan is not None or not idle:
             return None
         lend = getattr(transport, "lend", None)
         messages = lend(self._recall) if lend is not None else None

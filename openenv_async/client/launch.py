@@ -90,7 +90,7 @@ async def wait_ready(worker: Worker, *, timeout: float) -> None:
         log_tail = await last_lines(worker)
         raise DeadlineExceeded(
             with_log_tail(
-                f"the worker {worker.name} did not answer within {timeout:.3g} s", log_tail
+                f"the worker {worker.name} did not answer within {timeout:.2g} s", log_tail
             ),
             phase="open",
             container_id=worker.container_id,

@@ -38,6 +38,7 @@ from openenv_async.protocol.frames import (
     Welcome,
 )
 from openenv_async.types import Limits, Timeouts
+from tests.helpers import until
 from tests.scheduling import explore, run
 
 WELCOME = Welcome(PROTOCOL_VERSION, "epoch", encode_map({"timeouts": {"resume": 5.0}}, "msgpack"))
@@ -157,6 +158,28 @@ async def test_a_line_that_was_refused_on_coming_back_is_closed() -> None:
             await asyncio.sleep(0.001)
     await connection.aclose()
     assert [line.closed for line in lines.made[1:]] == [True, True]
+
+
+async def test_nothing_is_lent_before_the_sessions_are_taken_up_again() -> None:
+    def holding(line: Line, frame: Frame) -> None:
+        if not isinstance(frame, Hello):
+            welcoming(line, frame)
+
+    lines = Lines(welcoming, holding)
+    connection = lines.connection
+    await connection.start()
+    await opened(connection)
+    connection.lost(lines.made[0])
+    assert connection.lend(lambda: None) is None
+    await until(lambda: len(lines.made) == 2 and lines.made[1].sent)
+    assert connection.lend(lambda: None) is None  # it has said hello only
+    lines.made[1].say(WELCOME)
+    await until(lambda: connection.up)
+    loan = connection.lend(lambda: None)
+    assert loan is not None
+    assert [type(frame) for frame in lines.made[1].sent] == [Hello, Open]
+    await loan.over()
+    await connection.aclose()
 
 
 async def test_closing_while_the_peer_reads_nothing_leaves_no_task() -> None:
