@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from openenv_async import Environment, StepResult
-from openenv_async.hosts.gymnasium import GymnasiumHost, schemas_of
 
 SEEN: Final = np.zeros(4, np.float32)
-
-
-class CartPole(GymnasiumHost):
-    """Gymnasium's CartPole, as ``serve CartPole-v1`` hosts it, on the server's loop."""
-
-    isolation: ClassVar[Any] = "inline"
-
-    def __init__(self) -> None:
-        super().__init__(gymnasium.make("CartPole-v1"))
-
-    @classmethod
-    def schemas(cls, **params: Any) -> dict[str, Any]:
-        """The schemas of its spaces."""
-        return schemas_of(gymnasium.make("CartPole-v1"))
 
 
 class Nothing(Environment[int, NDArray[np.float32], dict[str, Any]]):

@@ -30,7 +30,7 @@ import msgspec
 
 from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
-from openenv_async.models.encoding import Place
+from openenv_async.models.encoding import Place, fill
 from openenv_async.protocol.blocks import LEAST_SHARED
 from openenv_async.protocol.columns import (
     BEGUN,
@@ -481,11 +481,7 @@ class Stack:
         else:
             pieces = [p if type(p) is bytes else p.reshape(-1).view("u1") for p in pieces]
         memory = _memory(sum(map(len, pieces)), len(pieces[0]), self._place)
-        at = 0
-        for piece in pieces:
-            end = at + len(piece)
-            memory[at:end] = piece
-            at = end
+        fill(memory, pieces)
         return memory
 
 

@@ -16,7 +16,7 @@ import re
 import struct
 import sys
 from collections import UserString
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +42,14 @@ from openenv_async.models.inspection import (
 from openenv_async.models.pydantic import dump, ignores_unknown, is_model, is_same
 from openenv_async.types import MAX_DEPTH
 
-__all__ = ["json_encoder", "msgpack_encoder", "placed_encoder", "plain_encoder", "to_builtins"]
+__all__ = [
+    "fill",
+    "json_encoder",
+    "msgpack_encoder",
+    "placed_encoder",
+    "plain_encoder",
+    "to_builtins",
+]
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -220,14 +227,19 @@ def _placing(place: Place, least: int) -> Encode:
         memory = place(size, first)
         if memory is None:
             return b"".join(pieces)
-        at = 0
-        for piece in pieces:
-            end = at + len(piece)
-            memory[at:end] = piece
-            at = end
+        fill(memory, pieces)
         return memory
 
     return encode
+
+
+def fill(memory: memoryview, pieces: Iterable[Any]) -> None:
+    """Put pieces of octets into memory, one behind the other; there must be room for them."""
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        memory[at:end] = piece
+        at = end
 
 
 def plain_encoder(info: inspect.Type, decode: Decode) -> Encode:
