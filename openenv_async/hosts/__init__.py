@@ -11,14 +11,32 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from openenv_async.environment import VectorEnvironment
 from openenv_async.errors import InvalidOption
 
-__all__ = ["hosted", "hosted_factory", "is_registered_id", "vectorized"]
+__all__ = ["HostedText", "hosted", "hosted_factory", "is_registered_id", "vectorized"]
 
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class HostedText:
+    """An environment that a text of a scheme names, such as ``mcp:COMMAND``.
+
+    Attributes:
+        source: an ``Environment`` class, or a factory that says what it makes; importable, since
+            worker processes get it too.
+        params: constructor arguments that the text gives. They are the operator's alone: the
+            source must not let a session set them.
+        name: of the environment.
+    """
+
+    source: Any
+    params: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
 
 def hosted(env: Any) -> Any:

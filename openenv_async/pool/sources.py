@@ -33,7 +33,7 @@ def installed_client(name: str) -> type[EnvClient[Any, Any, Any]] | None:
     if _is_spec(name):
         raise TargetNotFound(
             f"from_env() takes the name of an installed environment, got {name!r}: from_spec()"
-            " takes module:Class, folders and Gymnasium's ids"
+            " takes module:Class, folders, Gymnasium's ids and schemes such as mcp:COMMAND"
         )
     found: type[EnvClient[Any, Any, Any]] | None = find_entry(name).client_class()
     return found

@@ -50,6 +50,7 @@ from openenv_async.errors import (
 from openenv_async.hosts import hosted, is_registered_id
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets import manifest
+from openenv_async.targets.schemes import hosted_text, scheme_of
 
 __all__ = [
     "GROUP",
@@ -166,8 +167,9 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
 
     Args:
         text: the name of an installed environment, ``module:Class``, the id of a registered
-            Gymnasium environment, or the path of a folder with an ``openenv.yaml``. An installed
-            name wins over a folder: write ``./NAME``.
+            Gymnasium environment, the path of a folder with an ``openenv.yaml``, or one of a
+            scheme, such as ``mcp:COMMAND``. An installed name wins over a folder: write
+            ``./NAME``.
         params: constructor arguments.
 
     Raises:
@@ -182,6 +184,8 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
             "an environment is named by text (a name, module:Class or a folder), got"
             f" {shown(text)}: a class itself is for serve and connect"
         )
+    if scheme_of(text) is not None:
+        return _of_scheme(text, params or {})
     if is_address(text):
         raise TargetNotFound(mistaken(text) or unknown_name(text))
     if is_registered_id(text) and not is_installed(text) and not Path(text).is_dir():
@@ -206,9 +210,18 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     raise TargetNotFound(mistaken(text) or unknown_name(text))
 
 
+def _of_scheme(text: str, params: Mapping[str, Any]) -> EnvironmentSpec:
+    """The environment of a text such as ``mcp:COMMAND``, whose arguments no others replace."""
+    host = hosted_text(text)
+    for key in params:
+        if key in host.params:
+            raise InvalidOption(f"{key!r} is what the target itself says: leave it out", option=key)
+    return EnvironmentSpec(host.source, params={**params, **host.params}, name=host.name)
+
+
 def is_address(text: str) -> bool:
     """Return whether a target is the address of a server, with or without a scheme."""
-    return _ADDRESS.match(text) is not None
+    return scheme_of(text) is None and _ADDRESS.match(text) is not None
 
 
 def import_object(path: str) -> Any:
@@ -266,7 +279,8 @@ def _why_not_imported(error: BaseException) -> str:
 
 def looks_like_path(text: str) -> bool:
     """Return whether a target is written as the path of a folder."""
-    return "/" in text or "\\" in text or text.startswith((".", "~"))
+    written = "/" in text or "\\" in text or text.startswith((".", "~"))
+    return written and scheme_of(text) is None
 
 
 def mistaken(text: str) -> str | None:

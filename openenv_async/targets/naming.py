@@ -3,10 +3,11 @@
 Rules, the first that holds decides:
 
 1. ``docker://IMAGE`` is an image; what begins with ``http``, ``https``, ``ws`` or ``wss`` a URL.
-2. Text that looks like an address but has no such scheme names nothing; the message has the cure.
-3. An installed name wins over a folder of the same name: write ``./NAME`` for the folder.
-4. Text with a slash is a folder if there is one, else ``owner/space`` or an image by its form.
-5. ``module:Class`` must be found: the module's source is read, not run.
+2. Text that begins with a scheme of ``targets.schemes``, such as ``mcp:COMMAND``, is hosted by it.
+3. Text that looks like an address but has no such scheme names nothing; the message has the cure.
+4. An installed name wins over a folder of the same name: write ``./NAME`` for the folder.
+5. Text with a slash is a folder if there is one, else ``owner/space`` or an image by its form.
+6. ``module:Class`` must be found: the module's source is read, not run.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from openenv_async.targets.discovery import (
     normal_name,
     unknown_name,
 )
+from openenv_async.targets.schemes import checked_text, scheme_of
 
 __all__ = ["IMAGE_SCHEME", "URL_SCHEMES", "NamedTarget", "read_name"]
 
@@ -49,7 +51,7 @@ _IMAGE: Final = re.compile(
 _PATH: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """``module:Class``, with dots on both sides."""
 
-TextKind = Literal["url", "installed", "path", "id", "folder", "image", "space"]
+TextKind = Literal["url", "scheme", "installed", "path", "id", "folder", "image", "space"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class NamedTarget:
     """Text that names a target.
 
     Attributes:
-        kind: of target: ``path`` is ``module:Class``, ``id`` one of Gymnasium's registry.
+        kind: of target: ``path`` is ``module:Class``, ``id`` one of Gymnasium's registry,
+            ``scheme`` one of ``targets.schemes``.
         text: what a server process is started with, an image's name, ``owner/space`` or a URL.
     """
 
@@ -76,6 +79,8 @@ def read_name(text: str) -> NamedTarget:
         return NamedTarget("image", _checked_image(text))
     if text.startswith(URL_SCHEMES):
         return NamedTarget("url", checked_url(text, "a target"))
+    if scheme_of(text) is not None:
+        return NamedTarget("scheme", checked_text(text))
     if not text.strip():
         raise TargetNotFound(f"there is no environment {text!r}: write a name, such as 'echo'")
     if "://" in text:

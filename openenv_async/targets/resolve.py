@@ -12,7 +12,8 @@ url        the URL of a server                         that server
 urls       several URLs, or pairs of URL and token     those servers
 finder     a callable that returns URLs                those servers
 named      an installed name, ``module:Class``,        a process of this machine
-           a folder, an id of Gymnasium
+           a folder, an id of Gymnasium,
+           or of ``targets.schemes``
 image      ``docker://IMAGE``, ``NAME:TAG``            a container
 space      ``owner/space``                             the running Space
 environment a class, factory, instance or              this process, on the background loop
@@ -47,6 +48,7 @@ from openenv_async.errors import InvalidOption, WrongTarget, shown
 from openenv_async.providers.base import Provider
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.naming import read_name
+from openenv_async.targets.schemes import scheme_forms, told_target
 
 if TYPE_CHECKING:
     from openenv_async.client.env import EnvClient
@@ -86,8 +88,9 @@ _ADDRESSED: Final[frozenset[str]] = frozenset({"url", "urls", "finder", "client"
 
 TARGETS: Final = (
     "the URL of a server, several URLs, an installed name, module:Class, a folder, docker://IMAGE,"
-    " owner/space, an id of Gymnasium, an environment (class, factory, instance or"
-    " EnvironmentSpec), a client, what makes clients, a pool or a provider"
+    f" owner/space, an id of Gymnasium, {''.join(f'{forms}, ' for forms in scheme_forms())}an"
+    " environment (class, factory, instance or EnvironmentSpec), a client, what makes clients, a"
+    " pool or a provider"
 )
 """All that ``resolve`` takes, for messages."""
 
@@ -448,6 +451,8 @@ def _of_text(text: str) -> ResolvedTarget:
             return ResolvedTarget("image", f"the image {named.text}", named.text)
         case "space":
             return ResolvedTarget("space", f"the Space {named.text}", named.text)
+        case "scheme":
+            return ResolvedTarget("named", told_target(named.text), named.text)
         case "installed":
             return ResolvedTarget("named", named.text, named.text, is_installed=True)
         case _:

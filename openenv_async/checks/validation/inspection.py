@@ -30,6 +30,7 @@ from openenv_async.targets.discovery import (
     is_installed,
     object_path,
 )
+from openenv_async.targets.schemes import scheme_of
 from openenv_async.tasks import TaskBook
 
 __all__ = ["look"]
@@ -46,7 +47,7 @@ def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
         return found
     if spec.tasks is not None:
         found["private_columns"] = _private_columns(spec.tasks)
-    if (folder / manifest.MANIFEST).is_file():
+    if scheme_of(target) is None and (folder / manifest.MANIFEST).is_file():
         about = manifest.load(folder)
         prefix = folder_prefix(folder)
         client = None

@@ -29,6 +29,7 @@ from openenv_async.errors import (
 )
 from openenv_async.targets import manifest
 from openenv_async.targets.resolve import ResolvedTarget, Target, resolve
+from openenv_async.targets.schemes import scheme_of
 
 __all__ = ["CHECKS", "MODULES", "STARTS", "check_served", "validate"]
 
@@ -101,7 +102,8 @@ async def validate(
 def _look_at(candidate: Candidate, target: ResolvedTarget) -> ResolvedTarget:
     """Fill in folder and manifest; return the target with the arguments of the manifest."""
     folder = Path(target.given).expanduser()
-    if target.is_installed or not (folder / manifest.MANIFEST).is_file():
+    elsewhere = target.is_installed or scheme_of(target.given) is not None
+    if elsewhere or not (folder / manifest.MANIFEST).is_file():
         return target
     candidate.folder = folder
     with contextlib.suppress(TargetNotFound):
