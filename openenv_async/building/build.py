@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from openenv_async.building.context import context_tar
 from openenv_async.building.pip_settings import PIP_ARGUMENT, pip_files, wants_pip_settings
-from openenv_async.building.progress import BuildLog
-from openenv_async.building.stream import StreamError, engine_stream, opened
 from openenv_async.errors import ProviderError, TargetNotFound
+from openenv_async.providers.docker.context import context_tar
+from openenv_async.providers.docker.progress import BuildLog
+from openenv_async.providers.docker.stream import StreamError, engine_stream, opened
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import image_name as conventional
 

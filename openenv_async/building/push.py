@@ -11,9 +11,9 @@ from typing import Final
 
 from openenv_async.building.build import check_reference
 from openenv_async.building.credentials import registry_credentials
-from openenv_async.building.progress import transfer_line
-from openenv_async.building.stream import StreamError, engine_stream, opened
 from openenv_async.errors import ProviderError
+from openenv_async.providers.docker.progress import transfer_line
+from openenv_async.providers.docker.stream import StreamError, engine_stream, opened
 
 __all__ = ["PushFailed", "push_image", "registry_name", "split_tag"]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.building.build import find_dockerfile
-from openenv_async.building.context import context_files
 from openenv_async.building.push import PushFailed
 from openenv_async.building.space_files import own_requirement, space_dockerfile, space_readme
 from openenv_async.errors import InvalidOption
+from openenv_async.providers.docker.context import context_files
 from openenv_async.targets import manifest
 
 __all__ = ["SpaceOptions", "stage_space", "upload_space"]

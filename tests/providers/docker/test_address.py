@@ -19,7 +19,6 @@ import trustme
 from aiohttp import web
 from click.testing import CliRunner
 
-from openenv_async.building.stream import opened
 from openenv_async.cli import main
 from openenv_async.cli.doctor import findings
 from openenv_async.errors import ProviderError
@@ -27,6 +26,7 @@ from openenv_async.providers.docker import DockerProvider
 from openenv_async.providers.docker.address import EngineTls, find_engine
 from openenv_async.providers.docker.calls import EngineError
 from openenv_async.providers.docker.client import DockerClient
+from openenv_async.providers.docker.stream import opened
 from tests.providers.engines import require_engine
 
 VARIABLES = (

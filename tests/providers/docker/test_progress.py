@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openenv_async.building.progress import BuildLog, transfer_line
+from openenv_async.providers.docker.progress import BuildLog, transfer_line
 
 
 def test_the_engines_stream_becomes_lines() -> None:

@@ -11,8 +11,8 @@ import pytest
 from aiodocker import Docker
 from aiohttp import web
 
-from openenv_async.building.stream import StreamError, engine_stream, opened
 from openenv_async.errors import ProviderError
+from openenv_async.providers.docker.stream import StreamError, engine_stream, opened
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openenv_async.building.context import Ignored, context_files, context_tar
+from openenv_async.providers.docker.context import Ignored, context_files, context_tar
 
 
 def files(folder: Path, *paths: str) -> None:
