@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 from openenv_async.building.pip_settings import PIP_ARGUMENT, pip_files, wants_pip_settings
-from openenv_async.errors import ProviderError, TargetNotFound
+from openenv_async.errors import TargetNotFound
+from openenv_async.providers.docker.build import (
+    BUILD_TIMEOUT,
+    BuildFailed,
+    BuiltImage,
+    build_context,
+)
 from openenv_async.providers.docker.context import context_tar
-from openenv_async.providers.docker.progress import BuildLog
-from openenv_async.providers.docker.stream import StreamError, engine_stream, opened
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import image_name as conventional
 
@@ -28,32 +29,13 @@ __all__ = [
     "image_name",
 ]
 
-BUILD_TIMEOUT: Final = 3600.0
+_NO_BASE: Final = (
+    "; the base image is not there: build it with Dockerfile.base of openenv_async, or give another"
+    " with --build-arg BASE=IMAGE"
+)
 _REFERENCE: Final = re.compile(
     r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?"
 )
-
-
-class BuildFailed(ProviderError):
-    """An image was not built; ``log_tail`` has the last lines of the step that failed."""
-
-    code = "build_failed"
-    retryable_by_default = False
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltImage:
-    """An image that the Engine has now.
-
-    Attributes:
-        name: its name and tag.
-        id: ``sha256:…`` of its configuration.
-        size: bytes of all its layers.
-    """
-
-    name: str
-    id: str
-    size: int
 
 
 def image_name(folder: Path) -> str:
@@ -116,48 +98,23 @@ async def build_image(
     extra = await asyncio.to_thread(pip_files) if pip_settings else {}
     if "pip.conf" in extra:
         arguments.setdefault(PIP_ARGUMENT, "pip.conf")
-    params: dict[str, Any] = {
-        "dockerfile": dockerfile,
-        "t": name,
-        "nocache": int(no_cache),
-        "rm": 1,
-        "forcerm": 1,
-        "buildargs": json.dumps(arguments),
-        "labels": json.dumps(dict(labels or {})),
-    }
-    log = BuildLog(on_line)
     with await asyncio.to_thread(context_tar, folder, dockerfile, extra) as context:
         try:
-            async with asyncio.timeout(timeout):
-                shown = await _build(url, params, context, log)
-        except TimeoutError:
-            raise _failed(name, log, f"it took longer than {timeout:g} s") from None
-        except StreamError as exc:
-            log.finish()
-            raise _failed(name, log, str(exc)) from None
-    return BuiltImage(name, str(shown["Id"]), int(shown["Size"]))
-
-
-async def _build(
-    url: str | None, params: Mapping[str, Any], context: IO[bytes], log: BuildLog
-) -> dict[str, Any]:
-    """Let the Engine build: what it knows of the image.
-
-    Raises:
-        StreamError: a step failed, or the Engine refused.
-    """
-    headers = {"Content-Type": "application/x-tar"}
-    async with opened(url) as docker:
-        async with contextlib.aclosing(
-            engine_stream(docker, "build", params, headers, context)
-        ) as stream:
-            async for message in stream:
-                log.feed(message)
-        log.finish()
-        if log.image_id is None:
-            raise StreamError("the Engine broke off")
-        shown: dict[str, Any] = await docker.images.inspect(log.image_id)
-        return shown
+            return await build_context(
+                context,
+                name,
+                dockerfile=dockerfile,
+                build_args=arguments,
+                no_cache=no_cache,
+                labels=labels,
+                on_line=on_line,
+                timeout=timeout,
+                url=url,
+            )
+        except BuildFailed as exc:
+            if not exc.detail.get("base_missing"):
+                raise
+            raise BuildFailed(f"{exc.message}{_NO_BASE}", log_tail=exc.log_tail) from None
 
 
 def check_reference(name: str) -> None:
@@ -170,19 +127,3 @@ def check_reference(name: str) -> None:
         raise BuildFailed(
             f"{name!r} is not a valid image name: lower case letters, digits, - _ . and one :TAG"
         )
-
-
-def _failed(name: str, log: BuildLog, words: str) -> BuildFailed:
-    where = f" in {log.step}" if log.step else ""
-    hint = ""
-    if "(FROM " in log.step and not log.tail:
-        hint = (
-            "; the base image is not there: build it with Dockerfile.base of openenv_async, or"
-            " give another with --build-arg BASE=IMAGE"
-        )
-    tail = list(log.tail)
-    last = f"; its last line: {tail[-1][:300]}" if tail else ""
-    return BuildFailed(
-        f"{name} was not built: failed{where}: {words[:500]}{last}{hint}",
-        log_tail="\n".join(tail) or None,
-    )
