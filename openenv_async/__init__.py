@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StepResult,
         Task,
         Timeouts,
+        Tool,
         VectorRows,
     )
 
@@ -60,6 +61,7 @@ __all__ = [
     "Task",
     "TaskTable",
     "Timeouts",
+    "Tool",
     "VectorEnvironment",
     "VectorRows",
     "__version__",
@@ -94,6 +96,7 @@ _HOMES = {
     "Task": "types",
     "TaskTable": "tasks",
     "Timeouts": "types",
+    "Tool": "types",
     "VectorEnvironment": "environment",
     "VectorRows": "types",
     "collect": "rollouts",

@@ -24,7 +24,7 @@ from types import FunctionType
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol
 
 from openenv_async.errors import InvalidModel, shown
-from openenv_async.types import ActT, ObsT, StateT, Task, VectorRows
+from openenv_async.types import ActT, ObsT, StateT, Task, Tool, VectorRows
 
 __all__ = [
     "AUTORESET_MODES",
@@ -46,7 +46,7 @@ AUTORESET_MODES: Final[tuple[AutoresetMode, ...]] = ("next_step", "same_step", "
 """The ways in which a vector begins the episodes after those that ended."""
 
 _OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
-"""Kinds of class attributes that cannot be tasks."""
+"""Kinds of class attributes that can be neither tasks nor tools."""
 _ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 """The parameters of ``*args, **kwargs``."""
 _MANY: Final = frozenset(_ANYTHING)
@@ -101,6 +101,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
             may carry another one, ``reward=``.
         tasks: what its episodes may be about. A ``reset`` with the option ``task_id`` gets the
             columns of that task as options, the private ones among them.
+        tools: what agents are offered to call; by default the tools that are made of its actions.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
             the class name, the description to its docstring.
     """
@@ -111,6 +112,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     session_options: ClassVar[frozenset[str]] = frozenset()
     invalid_action_reward: ClassVar[float | None] = None
     tasks: ClassVar[Tasks | None] = None
+    tools: ClassVar[Sequence[Tool] | None] = None
     name: ClassVar[str | None] = None
     version: ClassVar[str] = "1.0.0"
     description: ClassVar[str | None] = None
@@ -165,6 +167,16 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """
         declared = inspect.getattr_static(cls, "tasks")
         return None if isinstance(declared, _OWN_NAMES) else cls.tasks
+
+    @classmethod
+    def tools_for(cls, **params: Any) -> Sequence[Tool] | None:
+        """Return the tools by constructor arguments; those of ``tools`` by default.
+
+        Called once, in a thread. A method or property called ``tools`` is the author's own, and
+        declares none.
+        """
+        declared = inspect.getattr_static(cls, "tools")
+        return None if isinstance(declared, _OWN_NAMES) else cls.tools
 
 
 @dataclass(frozen=True, slots=True)

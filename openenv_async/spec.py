@@ -40,9 +40,10 @@ from openenv_async.models.results import BadResult, ResultReader, refuse_gymnasi
 from openenv_async.models.vectors import VectorReader
 from openenv_async.schemas.legal import LEGAL_KEY
 from openenv_async.schemas.refs import resolved
+from openenv_async.schemas.tools import declared_tools, tools_of
 from openenv_async.schemas.vectors import batch_schema, row_schema, rows_schema
 from openenv_async.tasks import TaskBook
-from openenv_async.types import StepResult
+from openenv_async.types import StepResult, Tool
 
 __all__ = ["EnvironmentSpec", "model_types"]
 
@@ -290,6 +291,34 @@ class EnvironmentSpec:
             raise
         except Exception as exc:  # whatever the author's code raises
             raise self._unservable("its tasks", exc) from exc
+
+    @functools.cached_property
+    def declared_tools(self) -> list[Tool] | None:
+        """The tools that the class declares, each with how a call becomes an action.
+
+        The first reading may block: an author's ``tools_for`` may build an environment.
+
+        Raises:
+            InvalidModel: what it declares are not tools, or ``tools_for`` raises.
+        """
+        declares = getattr(self.cls, "tools_for", None)
+        try:
+            declared = None if declares is None else declares(**self.params)
+        except Exception as exc:  # whatever the author's code raises
+            raise self._unservable("its tools", exc) from exc
+        if declared is None:
+            return None
+        return declared_tools(declared, self.schema["action"], self.name)
+
+    def tools(self, single: str) -> list[Tool]:
+        """Return what agents may call: the tools declared, else those made of the action.
+
+        Args:
+            single: the name of the tool where the action makes one.
+        """
+        if self.declared_tools is not None:
+            return self.declared_tools
+        return tools_of(self.schema["action"], single)
 
     @property
     def task_options(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias
 
 import msgspec
 
-from openenv_async.errors import error_facts, error_text
+from openenv_async.errors import UnreadableReply, error_facts, error_text
 
 __all__ = [
     "ActT",
@@ -26,6 +26,7 @@ __all__ = [
     "StepResult",
     "Task",
     "Timeouts",
+    "Tool",
     "Trajectory",
     "Transition",
     "VectorRows",
@@ -168,6 +169,57 @@ class Task:
         if self.split is not None and not self.private:
             return {"task_id": self.id, "split": self.split}
         return {**self.data, **self.private}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool that an agent calls in place of writing an action: each call is one step.
+
+    It says as data how a call becomes an action, so that a client can call it as a server can.
+
+    Attributes:
+        name: letters, digits, ``_`` and ``-``, at most 64.
+        description: for the model that calls it.
+        parameters: JSON Schema of the arguments, an object.
+        constants: fields that the action has in every call.
+        arguments_in: the action's field under which the arguments stand; ``None``: each argument
+            is a field of the action.
+        argument: the one argument that is the whole action; ``None`` where there is none.
+        result: JSON Schema of what a call gives; ``None``: it is not known, or the observation's.
+        result_field: the observation's field that a call gives; ``None``: the whole of it.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {}}
+    )
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    arguments_in: str | None = None
+    argument: str | None = None
+    result: Mapping[str, Any] | None = None
+    result_field: str | None = None
+
+    def action(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the action, as plain data, that a call with these arguments is.
+
+        Raises:
+            UnreadableReply: they are not its arguments; the message is for the model.
+        """
+        if self.argument is not None:
+            if set(arguments) != {self.argument}:
+                raise UnreadableReply(f"the tool {self.name} takes one argument, {self.argument}")
+            return arguments[self.argument]
+        if self.arguments_in is not None:
+            return {**self.constants, self.arguments_in: dict(arguments)}
+        own = self.constants
+        return {**own, **{name: arguments[name] for name in arguments if name not in own}}
+
+    def told(self, observation: Any) -> Any:
+        """Return what a call gives of this observation, as plain data."""
+        if self.result_field is None or not isinstance(observation, Mapping):
+            return observation
+        return observation.get(self.result_field)
 
 
 @dataclass(slots=True)

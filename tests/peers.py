@@ -1,0 +1,75 @@
+"""Real peers: packages of others, each installed once into an environment of its own.
+
+They are what tests talk to over a socket, a pipe or a command line, and may not be installable
+beside each other or beside what this project's own tests need.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from benchmarks.compare import UPSTREAM_VENV
+
+__all__ = ["MCP_CLIENTS", "ensure_peer"]
+
+_ROOT: Final = UPSTREAM_VENV.parent
+_INSTALLING: Final = 600.0
+"""Seconds that an installation may take."""
+
+MCP_CLIENTS: Final = ("mcp==2.3.0", "fastmcp==4.2.3")
+"""The clients of both generations of MCP: the SDK's own, and FastMCP's."""
+
+
+@functools.cache
+def ensure_peer(
+    name: str, requirements: Sequence[str], *, python: str = sys.executable, deps: bool = True
+) -> str:
+    """Return an interpreter that has these packages, which are installed if need be.
+
+    A test that needs one which cannot be had is skipped; in CI it fails.
+
+    Args:
+        name: of the peer; ``OPENENV_PEER_NAME`` may name an interpreter to use as it is.
+        requirements: with exact releases, as a tuple.
+        python: what makes the environment.
+        deps: whether what the packages need is installed, too.
+    """
+    given = os.environ.get(f"OPENENV_PEER_{name.upper().replace('-', '_')}")
+    if given:
+        return given
+    try:
+        return str(_installed(_ROOT / name, tuple(requirements), python, deps))
+    except (OSError, subprocess.SubprocessError) as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{name} cannot be installed here: {exc}")
+
+
+def _installed(folder: Path, requirements: tuple[str, ...], python: str, deps: bool) -> Path:
+    found = folder / "bin" / "python"
+    stamp = folder / ".installed"
+    wanted = hashlib.sha256(repr((requirements, deps)).encode()).hexdigest()
+    _ROOT.mkdir(parents=True, exist_ok=True)
+    with (_ROOT / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return found
+        _run([python, "-m", "venv", "--clear", str(folder)])
+        pip = [str(found), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        _run([*pip, *([] if deps else ["--no-deps"]), *requirements])
+        stamp.write_text(wanted)
+    return found
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, timeout=_INSTALLING)
