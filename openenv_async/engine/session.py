@@ -160,6 +160,7 @@ class Session:
         "id",
         "interrupted",
         "log",
+        "opened_at",
         "parked_until",
         "postponed",
         "runner",
@@ -194,7 +195,7 @@ class Session:
         self.deferred: RunnerRequest | None = None
         self.interrupted: str | None = None
         self.dead: OpenEnvError | None = None
-        self.active_at = engine.clock()
+        self.opened_at = self.active_at = engine.clock()
         self.due = inf
         self.episode_due = inf
         self.scheduled = inf
