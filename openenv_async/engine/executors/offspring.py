@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
-import signal
 import threading
-from pathlib import Path
 from typing import Final
+
+from openenv_async.guard import end_where
 
 __all__ = ["MARK_VARIABLE", "Sweeper", "end_marked", "new_mark"]
 
 MARK_VARIABLE: Final = "OPENENV_WORKER_MARK"
-_PROC: Final = Path("/proc")
-_ROUNDS: Final = 3
-"""Looks at most: what is found may have forked before it was killed."""
 
 
 def new_mark() -> str:
@@ -37,35 +33,7 @@ def end_marked(marks: set[str]) -> int:
         How many were killed.
     """
     wanted = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks}
-    killed: set[int] = set()
-    for _ in range(_ROUNDS):
-        found = _marked(wanted) - killed
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if not found:
-            break
-        killed |= found
-    return len(killed)
-
-
-def _marked(wanted: set[bytes]) -> set[int]:
-    found: set[int] = set()
-    own = os.getpid()
-    try:
-        names = os.listdir(_PROC)
-    except OSError:
-        return found
-    for name in names:
-        if not name.isdecimal() or int(name) == own:
-            continue
-        try:
-            variables = (_PROC / name / "environ").read_bytes()
-        except OSError:  # it has ended, or is another user's
-            continue
-        if not wanted.isdisjoint(variables.split(b"\0")):
-            found.add(int(name))
-    return found
+    return end_where(wanted.__contains__)
 
 
 class Sweeper:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from openenv_async import guard
 from openenv_async.engine.executors import offspring
 from openenv_async.engine.executors.offspring import (
     MARK_VARIABLE,
@@ -62,7 +63,7 @@ def test_a_process_does_not_end_itself(monkeypatch: pytest.MonkeyPatch, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "environ").write_bytes(f"A=1\0{MARK_VARIABLE}={mark}\0".encode())
     (tmp_path / "77").mkdir()  # it has ended meanwhile
-    monkeypatch.setattr(offspring, "_PROC", tmp_path)
+    monkeypatch.setattr(guard, "_PROC", tmp_path)
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
     assert end_marked({mark}) == 1
@@ -72,7 +73,7 @@ def test_a_process_does_not_end_itself(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_system_without_processes_to_look_at_ends_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(offspring, "_PROC", tmp_path / "none")
+    monkeypatch.setattr(guard, "_PROC", tmp_path / "none")
     assert end_marked({new_mark()}) == 0
 
 
