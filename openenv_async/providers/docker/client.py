@@ -179,6 +179,63 @@ class DockerClient:
         with contextlib.suppress(NoSuchContainer):
             await self._calls.do("remove a container", once, timeout)
 
+    async def prepare_command(self, name: str, body: Mapping[str, Any], *, timeout: float) -> str:
+        """Make a command of a container, which is not started yet: its id."""
+        path, data = f"containers/{name}/exec", json.dumps(body)
+        make = functools.partial(self._docker._query_json, path, "POST", data=data)
+        made = await self._calls.do("prepare a command", make, timeout)
+        return str(made["Id"])
+
+    async def upload(self, name: str, path: str, archive: bytes, *, timeout: float) -> None:
+        """Unpack a tar archive in a folder of a container; twice is as good as once."""
+
+        async def once() -> None:
+            headers = {"Content-Type": "application/x-tar"}
+            query = self._docker._query(
+                f"containers/{name}/archive",
+                "PUT",
+                params={"path": path},
+                data=archive,
+                headers=headers,
+                timeout=None,
+            )
+            async with query as response:
+                await response.read()
+
+        await self._calls.do(f"copy files to {path}", once, timeout, attempt=timeout)
+
+    async def download(
+        self, name: str, path: str, max_size: int, *, timeout: float
+    ) -> bytes | None:
+        """Return the tar archive of a file; ``None`` where there is none.
+
+        Raises:
+            EngineError: it is larger than ``max_size`` bytes; or the Engine failed.
+        """
+        from aiodocker import DockerError
+
+        async def once() -> bytes | None:
+            query = self._docker._query(
+                f"containers/{name}/archive", "GET", params={"path": path}, timeout=None
+            )
+            try:
+                async with query as response:
+                    data = b""
+                    async for part in response.content.iter_chunked(64 * 1024):
+                        data += part
+                        if len(data) > max_size:
+                            response.close()
+                            raise EngineError(
+                                f"{path} is larger than {max_size} bytes", retryable=False
+                            )
+                    return data
+            except DockerError as exc:
+                if exc.status == 404 and "No such container" not in exc.message:
+                    return None
+                raise
+
+        return await self._calls.do(f"read {path}", once, timeout, attempt=timeout)
+
     async def containers(self, label: str, *, timeout: float = 10.0) -> list[dict[str, Any]]:
         """Containers with a label (``NAME`` or ``NAME=VALUE``), ended ones too, in short."""
         params = {"all": "true", "filters": json.dumps({"label": [label]})}

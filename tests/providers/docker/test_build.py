@@ -48,7 +48,7 @@ async def test_an_archive_is_built_with_labels_and_arguments(tmp_path: Path, tag
     ("dockerfile", "said", "base_missing"),
     [
         (f"FROM {BASE}\nRUN echo the reason && exit 7\n", "the reason", False),
-        ("FROM openenv-async-nowhere:none\n", "FROM openenv-async-nowhere:none", True),
+        ("FROM openenv-async-missing:none\n", "FROM openenv-async-missing:none", True),
     ],
 )
 async def test_a_build_that_fails_says_where(
