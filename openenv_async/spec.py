@@ -148,6 +148,12 @@ class EnvironmentSpec:
                 )
         return self._factory(**{**self.params, **options})
 
+    @property
+    def max_sessions(self) -> int | None:
+        """Sessions at once unless the server is told another number; ``None`` says nothing."""
+        asked: int | None = getattr(self.cls, hosts.MAX_SESSIONS, None)
+        return asked
+
     @functools.cached_property
     def invalid_action_reward(self) -> float | None:
         """The environment's penalty for a mistake that ends an episode; ``None`` for none."""

@@ -45,7 +45,7 @@ def info(target: str | list[str], token: str | None, params: dict[str, Any], as_
     Exit codes: 0 shown; 1 the server does not answer; 2 a wrong value.
     """
     found = resolved(target, params, token, "info")
-    if found.kind == "named":
+    if found.kind == "named" and not found.is_application:
         about = _of_environment(found)
     else:
         from openenv_async.cli.playing import run

@@ -159,8 +159,8 @@ def serve(
 
     import_from_here()
     configure_logging(log_level, log_format)
-    options = _options(settings, debug)
     spec = _spec(target, params, vector)
+    options = _options(settings, debug, spec.max_sessions)
     with _told(host, port):
         run_server(
             spec,
@@ -182,8 +182,14 @@ def serve(
         )
 
 
-def _options(settings: Mapping[str, Any], debug: bool) -> EngineOptions:
-    """The engine's options: those that were given, 0 seconds for no deadline."""
+def _options(settings: Mapping[str, Any], debug: bool, max_sessions: int | None) -> EngineOptions:
+    """The engine's options: those that were given, 0 seconds for no deadline.
+
+    Args:
+        settings: from the command line.
+        debug: send tracebacks.
+        max_sessions: what the environment asks for.
+    """
     from openenv_async.engine import EngineOptions
     from openenv_async.types import Timeouts
 
@@ -193,6 +199,8 @@ def _options(settings: Mapping[str, Any], debug: bool) -> EngineOptions:
         for name in list(given)
         if name.endswith("_timeout")
     }
+    if max_sessions is not None:
+        given.setdefault("max_sessions", max_sessions)
     return EngineOptions(timeouts=Timeouts(**timeouts), debug=debug, **given)
 
 
@@ -201,7 +209,7 @@ def _spec(target: str, params: dict[str, Any], vector: int | None) -> Environmen
 
     try:
         if vector is None:
-            spec = find_target(target, params)
+            spec = find_target(target, params, run_apps=True)
         else:  # some of the arguments are those of vectors alone
             spec = _vectorized(find_target(target), vector, params)
         spec.check()

@@ -1,4 +1,4 @@
-"""Environments of other libraries as this runtime's: today Gymnasium's.
+"""Environments of other libraries as this runtime's: Gymnasium's, and OpenEnv's applications.
 
 ``EnvironmentSpec`` asks ``hosted`` about whatever it is handed. The library is never imported
 here unless the caller's class has imported it, or an id of its registry is named.
@@ -17,8 +17,17 @@ from typing import Any, Final
 from openenv_async.environment import VectorEnvironment
 from openenv_async.errors import InvalidOption
 
-__all__ = ["HostedText", "hosted", "hosted_factory", "is_registered_id", "vectorized"]
+__all__ = [
+    "MAX_SESSIONS",
+    "HostedText",
+    "hosted",
+    "hosted_factory",
+    "is_registered_id",
+    "vectorized",
+]
 
+MAX_SESSIONS: Final = "_openenv_max_sessions"
+"""An attribute of a host: sessions at once unless the server is told another number."""
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
 
 
@@ -56,6 +65,9 @@ def hosted(env: Any) -> Any:
         from openenv_async.hosts.gymnasium import host_of_id
 
         return host_of_id(env)
+    apps = sys.modules.get("openenv_async.hosts.upstream_apps")
+    if apps is not None and isinstance(env, apps.UpstreamApp):
+        return env.host()
     base = _gymnasium_env()
     if base is None:
         return None

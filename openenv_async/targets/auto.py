@@ -396,7 +396,7 @@ class _Request:
             self.image = target.given
         elif target.kind == "space":
             self._read_space(trust_remote_code)
-        elif target.kind in ("named", "environment"):
+        elif target.kind in ("named", "environment") and not target.is_application:
             self.client, self.action = _classes(target)
             if target.is_installed and self.image is None:
                 self.image = find_entry(target.given).image

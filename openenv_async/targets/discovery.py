@@ -43,6 +43,7 @@ from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
     TargetNotFound,
+    WrongTarget,
     exception_name,
     exception_text,
     shown,
@@ -69,12 +70,16 @@ __all__ = [
     "normal_name",
     "object_path",
     "unknown_name",
+    "upstream_app",
 ]
 
 _ADDRESS: Final = re.compile(r"\w+://|[\w.-]*:\d+(/.*)?$|\[[\da-fA-F:]+\]")
 """Addresses of servers, with and without a scheme."""
 _ERROR_SIZE: Final = 2000
 """Characters shown of what a module raised when it was imported."""
+_APP: Final = "server.app:app"
+"""The application of a folder in OpenEnv's form whose manifest does not name it."""
+_IMPORTS_OPENENV: Final = re.compile(r"^\s*(?:from|import)\s+openenv(?:_core)?\b", re.MULTILINE)
 GROUP: Final = "openenv_async.environments"
 
 
@@ -162,7 +167,9 @@ def find_entry(name: str) -> EnvironmentEntry:
     )
 
 
-def find_target(text: str, params: Mapping[str, Any] | None = None) -> EnvironmentSpec:
+def find_target(
+    text: str, params: Mapping[str, Any] | None = None, *, run_apps: bool = False
+) -> EnvironmentSpec:
     """The environment that ``text`` names, with the constructor arguments ``params``.
 
     Args:
@@ -171,11 +178,14 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
             scheme, such as ``mcp:COMMAND``. An installed name wins over a folder: write
             ``./NAME``.
         params: constructor arguments.
+        run_apps: whether this process is there for the environment alone, so that the
+            application of a folder in OpenEnv's form may be run in it.
 
     Raises:
         TargetNotFound: there is no such environment; the message names the nearest.
         InvalidOption: it takes no such argument.
         TypeError: what was found is not an environment.
+        WrongTarget: it is an application that is to be run in a process of its own.
     """
     if isinstance(text, os.PathLike):
         text = os.path.join(".", text)
@@ -206,7 +216,7 @@ def find_target(text: str, params: Mapping[str, Any] | None = None) -> Environme
     if looks_like_path(text) or (folder / manifest.MANIFEST).is_file():
         if not folder.is_dir():
             raise TargetNotFound(mistaken(text) or f"there is no folder {text!r}")
-        return _from_folder(folder, params)
+        return _from_folder(folder, params, run_apps)
     raise TargetNotFound(mistaken(text) or unknown_name(text))
 
 
@@ -380,10 +390,19 @@ def object_path(prefix: str, path: str) -> str:
     return prefix + ":".join(path.rsplit(".", 1))
 
 
-def _from_folder(folder: Path, params: Mapping[str, Any] | None) -> EnvironmentSpec:
+def _from_folder(folder: Path, params: Mapping[str, Any] | None, run_apps: bool) -> EnvironmentSpec:
     """The environment of a folder; its modules stay importable from then on."""
     folder = folder.resolve()
     about = manifest.load(folder)
+    app = upstream_app(folder, about)
+    if app is not None:
+        if not run_apps:
+            raise WrongTarget(
+                f"the environment of {folder} is made by its application, {app}, which is run in"
+                " a process of its own: play on it with AutoEnv.from_env, rollout or collect, or"
+                " serve it with openenv-async serve"
+            )
+        return _from_app(folder, app, about.name, params)
     prefix = folder_prefix(folder)
     cls = (
         import_object(prefix + about.server.environment)
@@ -398,6 +417,45 @@ def _from_folder(folder: Path, params: Mapping[str, Any] | None) -> EnvironmentS
     return EnvironmentSpec(
         cls, **types, params=params, name=getattr(cls, "name", None) or about.name
     )
+
+
+def upstream_app(folder: Path, about: manifest.Manifest) -> str | None:
+    """Return the application that a folder in OpenEnv's form serves; ``None`` for another folder.
+
+    The application's source is read, not run: one that uses this package is of ours.
+    """
+    if about.server.environment is not None:
+        return None
+    app = about.app or _APP
+    path = folder.joinpath(*app.partition(":")[0].split(".")[-2:]).with_suffix(".py")
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError):
+        return about.app
+    if "openenv_async" in text:
+        return None
+    return app if about.app is not None or _IMPORTS_OPENENV.search(text) else None
+
+
+def _from_app(
+    folder: Path, app: str, name: str, params: Mapping[str, Any] | None
+) -> EnvironmentSpec:
+    """The environment that the application of a folder in OpenEnv's form serves."""
+    from openenv_async.hosts.upstream_apps import UpstreamApp
+
+    if params:
+        raise InvalidOption(
+            f"{name} takes no params: its application makes the environment, and reads its"
+            " settings from environment variables"
+        )
+    try:
+        return EnvironmentSpec(UpstreamApp(str(folder), app, name))
+    except OpenEnvError:
+        raise
+    except (Exception, SystemExit) as exc:  # a module may raise anything when it is run
+        raise TargetNotFound(
+            f"{app} of {folder} cannot be imported: {_why_not_imported(exc)}"
+        ) from exc
 
 
 def _search(folder: Path, prefix: str) -> Any:

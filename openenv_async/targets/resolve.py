@@ -38,15 +38,18 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from openenv_async.client.models import ModelHooks
 from openenv_async.endpoints.addresses import checked_addresses, told_url
 from openenv_async.endpoints.tokens import check_token
 from openenv_async.environment import Environment
-from openenv_async.errors import InvalidOption, WrongTarget, shown
+from openenv_async.errors import InvalidOption, TargetNotFound, WrongTarget, shown
 from openenv_async.providers.base import Provider
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.targets import manifest
+from openenv_async.targets.discovery import upstream_app
 from openenv_async.targets.naming import read_name
 from openenv_async.targets.schemes import scheme_forms, told_target
 
@@ -126,6 +129,22 @@ class ResolvedTarget:
     is_installed: bool = False
     params: Mapping[str, Any] | None = None
     token: str | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def is_application(self) -> bool:
+        """Return whether it is a folder in OpenEnv's form, whose application makes it.
+
+        It is served by a process of its own, and not imported in this one.
+        """
+        if self.kind != "named" or self.is_installed:
+            return False
+        folder = Path(self.given).expanduser()
+        if not (folder / manifest.MANIFEST).is_file():
+            return False
+        try:
+            return upstream_app(folder, manifest.load(folder)) is not None
+        except TargetNotFound:  # the next that reads it says what is wrong
+            return False
 
     @property
     def starts_server(self) -> bool:

@@ -29,6 +29,7 @@ from openenv_async.targets.discovery import (
     import_object,
     is_installed,
     object_path,
+    upstream_app,
 )
 from openenv_async.targets.schemes import scheme_of
 from openenv_async.tasks import TaskBook
@@ -42,13 +43,15 @@ def look(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
     """Return problems by check; no key for a check that could not be made."""
     folder = Path(target)
     found: dict[str, list[str]] = {"modules_import": []}
-    spec = _attempt(found["modules_import"], lambda: find_target(target, params))
+    spec = _attempt(found["modules_import"], lambda: find_target(target, params, run_apps=True))
     if not isinstance(spec, EnvironmentSpec):
         return found
     if spec.tasks is not None:
         found["private_columns"] = _private_columns(spec.tasks)
     if scheme_of(target) is None and (folder / manifest.MANIFEST).is_file():
         about = manifest.load(folder)
+        if upstream_app(folder, about) is not None:  # it has been run, and names the types itself
+            return found
         prefix = folder_prefix(folder)
         client = None
         if about.client is not None and about.client.class_name is not None:

@@ -1,0 +1,245 @@
+"""Applications of OpenEnv's, such as ``server.app:app`` of a folder, and what they serve.
+
+Rules:
+
+- An application is imported only in a process that serves it or looks at it: the import runs the
+  author's code, changes ``sys.path`` and may put names of ours in the place of OpenEnv's.
+- The folder is a package, by the name that its ``pyproject.toml`` gives it, or its own, and lies
+  on the path as well: OpenEnv's folders import ``..models``, ``models`` and ``NAME.models``.
+- An ``openenv`` that is installed is used as it is. Else the names that
+  ``openenv_async.compat.upstream`` has are put in its place.
+- While the module runs, ``HTTPEnvServer`` writes down what it is made of and registers no routes:
+  what ``create_app`` returns has the application's own routes alone.
+- The application's web page is left out: it is of another server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from openenv_async.errors import TargetNotFound
+from openenv_async.hosts.upstream import AppCall, UpstreamHost, host_of_call
+
+__all__ = ["UpstreamApp", "is_openenv_installed"]
+
+log = logging.getLogger("openenv_async.environment")
+
+_SERVER: Final = "openenv.core.env_server.http_server"
+"""The module whose ``HTTPEnvServer`` every application of OpenEnv's makes one of."""
+_NAMES: Final = "openenv_async.compat.upstream.finder"
+"""The module that puts names of ours in the place of OpenEnv's: loaded where they are needed."""
+_WEB: Final = "ENABLE_WEB_INTERFACE"
+_FRAMEWORK: Final = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Routes that FastAPI itself adds."""
+
+
+@dataclass(frozen=True)
+class UpstreamApp:
+    """The application of a folder. It pickles as its folder and name.
+
+    Attributes:
+        folder: absolute path.
+        app: ``module:name`` in it.
+        name: of the environment, where the application does not name it.
+    """
+
+    folder: str
+    app: str
+    name: str | None = None
+
+    def host(self) -> type[UpstreamHost]:
+        """Import the application and return the class that serves what it serves; once a process.
+
+        Raises:
+            TargetNotFound: it cannot be imported, or serves nothing.
+        """
+        return _host(self)
+
+
+@functools.cache
+def _host(app: UpstreamApp) -> type[UpstreamHost]:
+    call, paths = _load(Path(app.folder), app.app)
+    if paths:
+        log.warning(
+            "%s of %s has routes of its own that are not served: %s",
+            *(app.app, app.folder, ", ".join(paths)),
+        )
+    cls = host_of_call(call)
+    cls.name = app.name or call.name or cls.__name__
+    return cls
+
+
+def is_openenv_installed() -> bool:
+    """Return whether this interpreter has OpenEnv itself; nothing is imported."""
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.machinery.PathFinder.find_spec("openenv")
+        return found is not None and found.origin is not None
+    return False
+
+
+# -- capturing ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Records:
+    """Servers that an application made, with the applications they were registered in."""
+
+    calls: list[tuple[Any, AppCall]] = field(default_factory=list)
+    registered: list[tuple[Any, Any]] = field(default_factory=list)
+
+    def of(self, app: Any) -> AppCall | None:
+        """Return the arguments of the server that was registered in an application."""
+        for server, where in reversed(self.registered):
+            if where is app:
+                return next(call for one, call in self.calls if one is server)
+        return self.calls[-1][1] if self.calls and app is not None else None
+
+
+@contextlib.contextmanager
+def _recording(server_class: Any) -> Iterator[_Records]:
+    """Write down what servers are made of, in place of their routes."""
+    records = _Records()
+    make, register = server_class.__init__, server_class.register_routes
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def record(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs).arguments
+        config = given.get("concurrency_config")
+        sessions = given.get("max_concurrent_envs", getattr(config, "max_concurrent_envs", None))
+        records.calls.append(
+            (
+                self,
+                AppCall(
+                    env=given["env"],
+                    action=given["action_cls"],
+                    observation=given["observation_cls"],
+                    state=given.get("state_cls"),
+                    name=given.get("env_name"),
+                    max_sessions=sessions,
+                ),
+            )
+        )
+
+    @functools.wraps(register)
+    def leave_out(self: Any, app: Any, *args: Any, **kwargs: Any) -> None:
+        records.registered.append((self, app))
+
+    server_class.__init__, server_class.register_routes = record, leave_out
+    try:
+        yield records
+    finally:
+        server_class.__init__, server_class.register_routes = make, register
+
+
+def _load(folder: Path, app: str) -> tuple[AppCall, list[str]]:
+    """Return what a folder's application serves, and the paths of its own routes."""
+    if not is_openenv_installed():
+        importlib.import_module(_NAMES).install_names()
+    os.environ.setdefault(_WEB, "false")
+    with contextlib.redirect_stdout(sys.stderr):  # standard output announces the address
+        server = importlib.import_module(_SERVER)
+        with _recording(server.HTTPEnvServer) as records:
+            made = _import_app(folder, app)
+    call = records.of(made)
+    if call is None:
+        raise TargetNotFound(
+            f"{app} of {folder} makes no server: it calls neither create_app,"
+            " create_fastapi_app nor HTTPEnvServer when it is imported"
+        )
+    return call, _own_paths(made)
+
+
+def _own_paths(app: Any) -> list[str]:
+    paths = [getattr(route, "path", None) for route in getattr(app, "routes", ())]
+    return [path for path in dict.fromkeys(paths) if path and path not in _FRAMEWORK]
+
+
+# -- importing ----------------------------------------------------------------------------------
+
+
+def _import_app(folder: Path, app: str) -> Any:
+    module_name, _, name = app.partition(":")
+    inside = _inside(folder, module_name)
+    if not name or inside is None:
+        raise TargetNotFound(f"{folder} has no module {module_name!r}, which is its app: {app!r}")
+    for path in (str(folder.parent), str(folder)):  # the folder's own come first
+        with contextlib.suppress(ValueError):
+            sys.path.remove(path)
+        sys.path.insert(0, path)
+    package = _package(folder)
+    found: Any = _import_first([inside] if package is None else [f"{package}.{inside}", inside])
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise TargetNotFound(f"{inside} of {folder} has no {name!r}, which is its app: {app!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _import_first(names: list[str]) -> ModuleType:
+    """Return the first of the modules that can be imported; else raise what the first raised."""
+    for name in names[1:]:
+        try:
+            return importlib.import_module(names[0])
+        except ImportError as exc:
+            try:
+                return importlib.import_module(name)
+            except ImportError:
+                raise exc from None
+    return importlib.import_module(names[0])
+
+
+def _inside(folder: Path, module: str) -> str | None:
+    """Return a module's name seen from the folder; ``a.NAME.server.app`` is ``server.app``."""
+    parts = module.split(".")
+    for start in range(len(parts)):
+        path = folder.joinpath(*parts[start:])
+        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
+            return ".".join(parts[start:])
+    return None
+
+
+def _package(folder: Path) -> str | None:
+    """Return the name under which a folder is a package, importable by it; ``None``: it is none."""
+    if not (folder / "__init__.py").is_file():
+        return None
+    name = _package_name(folder)
+    if name != folder.name and name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return name
+
+
+def _package_name(folder: Path) -> str:
+    """Return the name of a package: by ``package-dir`` of its project, or of its folder."""
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+        project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        places = project["tool"]["setuptools"]["package-dir"]
+        for name, place in places.items():
+            if place in (".", "./") and name.isidentifier():
+                return str(name)
+    return folder.name if folder.name.isidentifier() else "served_environment"
