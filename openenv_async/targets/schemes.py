@@ -48,7 +48,9 @@ class Scheme:
     extra: str | None = None
 
 
-SCHEMES: Final[Mapping[str, Scheme]] = {}
+SCHEMES: Final[Mapping[str, Scheme]] = {
+    "ors": Scheme("openenv_async.hosts.openreward", "ors:URL"),
+}
 """The schemes by name."""
 
 
