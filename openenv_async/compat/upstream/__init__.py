@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from openenv_async.compat.upstream.exceptions import *  # noqa: F403
     from openenv_async.compat.upstream.interfaces import *  # noqa: F403
     from openenv_async.compat.upstream.mcp_types import *  # noqa: F403
+    from openenv_async.compat.upstream.rubrics import *  # noqa: F403
     from openenv_async.compat.upstream.serialization import *  # noqa: F403
     from openenv_async.compat.upstream.serving import *  # noqa: F403
     from openenv_async.compat.upstream.types import *  # noqa: F403
 
-_MODULES = [name for name in MODULES if name in ("openenv", "openenv.core")]
+_MODULES = ("openenv.core.rubrics", "openenv.core", "openenv")
 _PUBLIC = {name: module for module in _MODULES for name in MODULES[module]}
 
 __all__ = ["install_names", "remove_names", *sorted(_PUBLIC)]  # texts all

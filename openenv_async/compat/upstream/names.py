@@ -46,6 +46,11 @@ _SERIALIZATION: Final = (
     "deserialize_action deserialize_action_with_preprocessing serialize_observation"
 )
 
+_RUBRICS: Final = (
+    "ExponentialDiscountingTrajectoryRubric Gate LLMJudge Rubric RubricDict RubricList Sequential"
+    " TrajectoryRubric WeightedSum"
+)
+
 _Names = Mapping[str, str | Refused]
 
 
@@ -94,6 +99,15 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("mcp_types", "CallToolAction ListToolsAction"),
     },
     "openenv.core.env_server.types": _from("types", _TYPES),
+    "openenv.core.rubrics": _from("rubrics", _RUBRICS),
+    "openenv.core.rubrics.base": _from("rubrics", "Rubric"),
+    "openenv.core.rubrics.containers": _from(
+        "rubrics", "Gate Rubric RubricDict RubricList Sequential WeightedSum"
+    ),
+    "openenv.core.rubrics.llm_judge": _from("rubrics", "LLMJudge Rubric"),
+    "openenv.core.rubrics.trajectory": _from(
+        "rubrics", "ExponentialDiscountingTrajectoryRubric Rubric TrajectoryRubric"
+    ),
 }
 """Upstream's modules, with what each has of its own and what it hands on."""
 
