@@ -14,15 +14,27 @@ from openenv_async.compat.upstream.finder import install_names, remove_names
 from openenv_async.compat.upstream.names import MODULES, home_of
 
 if TYPE_CHECKING:
+    from openenv_async.compat.upstream.client_types import *  # noqa: F403
+    from openenv_async.compat.upstream.clients import *  # noqa: F403
+    from openenv_async.compat.upstream.containers import *  # noqa: F403
     from openenv_async.compat.upstream.exceptions import *  # noqa: F403
     from openenv_async.compat.upstream.interfaces import *  # noqa: F403
+    from openenv_async.compat.upstream.llm_client import *  # noqa: F403
+    from openenv_async.compat.upstream.mcp_client import *  # noqa: F403
+    from openenv_async.compat.upstream.mcp_environment import *  # noqa: F403
     from openenv_async.compat.upstream.mcp_types import *  # noqa: F403
     from openenv_async.compat.upstream.rubrics import *  # noqa: F403
     from openenv_async.compat.upstream.serialization import *  # noqa: F403
     from openenv_async.compat.upstream.serving import *  # noqa: F403
     from openenv_async.compat.upstream.types import *  # noqa: F403
 
-_MODULES = ("openenv.core.rubrics", "openenv.core", "openenv")
+_MODULES = (
+    "openenv.core.client_types",
+    "openenv.core.containers.runtime",
+    "openenv.core.rubrics",
+    "openenv.core",
+    "openenv",
+)
 _PUBLIC = {name: module for module in _MODULES for name in MODULES[module]}
 
 __all__ = ["install_names", "remove_names", *sorted(_PUBLIC)]  # texts all

@@ -51,6 +51,15 @@ _RUBRICS: Final = (
     " TrajectoryRubric WeightedSum"
 )
 
+_PROVIDERS: Final = "ContainerProvider LocalDockerProvider RuntimeProvider"
+_HARNESS: Final = (
+    "Message RESERVED_TOOL_NAMES ResourceSession ResourceSessionFactory StepEnvSessionAdapter"
+    " ToolResult VerifyResult"
+)
+_LLM: Final = "LLMClient LLMResponse OpenAIClient ToolCall create_llm_client"
+_CLIENTS: Final = "EnvClient GenericAction GenericEnvClient SyncEnvClient"
+_TOOL_CLIENTS: Final = "MCPClientBase MCPToolClient"
+
 _Names = Mapping[str, str | Refused]
 
 
@@ -66,12 +75,49 @@ _ENV_SERVER: Final[_Names] = {
     **_from("exceptions", _EXCEPTIONS),
     **_from("serving", _SERVING),
     **_from("serialization", _SERIALIZATION),
+    **_from("mcp_environment", "MCPEnvironment"),
+}
+_NO_GRADIO: Final = Refused(
+    "upstream's Gradio page is not made here: `openenv-async serve` has a page of its own at /"
+)
+_NO_CLOUD: Final = Refused(
+    "servers are placed by `openenv_async.providers` (Docker, processes, Ray, Spaces): give EnvPool"
+    " or AutoEnv one of those, or start it yourself and give base_url"
+)
+_NO_ANTHROPIC: Final = Refused(
+    "OpenAIClient talks to any service with an OpenAI-compatible address: give it that of the model"
+)
+_CORE: Final[_Names] = {
+    **_ENV_SERVER,
+    **_from("clients", _CLIENTS),
+    **_from("mcp_client", _TOOL_CLIENTS),
+    **_from("llm_client", _LLM),
+    "AnthropicClient": _NO_ANTHROPIC,
 }
 
 MODULES: Final[Mapping[str, _Names]] = {
-    "openenv": {},
-    "openenv.core": _ENV_SERVER,
-    "openenv.core.env_server": _ENV_SERVER,
+    "openenv": _from("clients", "GenericAction GenericEnvClient SyncEnvClient"),
+    "openenv.core": _CORE,
+    "openenv.core.client_types": _from("client_types", "ObsT StateT StepResult"),
+    "openenv.core.containers": {},
+    "openenv.core.containers.runtime": {
+        **_from("containers", _PROVIDERS),
+        **dict.fromkeys(("DockerSwarmProvider", "KubernetesProvider", "UVProvider"), _NO_CLOUD),
+    },
+    "openenv.core.containers.runtime.providers": {
+        **_from("containers", _PROVIDERS),
+        **dict.fromkeys(("DockerSwarmProvider", "KubernetesProvider"), _NO_CLOUD),
+    },
+    "openenv.core.env_client": {
+        **_from("clients", "EnvClient"),
+        **_from("client_types", "ObsT StateT StepResult"),
+        **_from("containers", "ContainerProvider LocalDockerProvider RuntimeProvider"),
+    },
+    "openenv.core.env_server": {
+        **_ENV_SERVER,
+        "WebInterfaceManager": _NO_GRADIO,
+        "create_web_interface_app": _NO_GRADIO,
+    },
     "openenv.core.env_server.base_transforms": {
         **_from("interfaces", "CompositeTransform NullTransform Transform"),
         **_from("types", "Observation"),
@@ -89,6 +135,13 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("interfaces", _INTERFACES),
         **_from("types", "Action EnvironmentMetadata Observation State"),
     },
+    "openenv.core.env_server.mcp_environment": {
+        **_from("mcp_environment", "MCPEnvironment MCP_TOOL_CALL_TIMEOUT get_server_tools"),
+        **_from("mcp_environment", "run_async_safely"),
+        **_from("interfaces", "Environment"),
+        **_from("mcp_types", _TOOLS),
+        **_from("types", "Action Observation"),
+    },
     "openenv.core.env_server.mcp_types": {
         **_from("mcp_types", _TOOLS),
         **_from("types", "Action BaseMessage Observation"),
@@ -99,6 +152,19 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("mcp_types", "CallToolAction ListToolsAction"),
     },
     "openenv.core.env_server.types": _from("types", _TYPES),
+    "openenv.core.generic_client": {
+        **_from("clients", "EnvClient GenericAction GenericEnvClient"),
+        **_from("client_types", "StepResult"),
+    },
+    "openenv.core.harness": _from("harness", _HARNESS),
+    "openenv.core.llm_client": {**_from("llm_client", _LLM), "AnthropicClient": _NO_ANTHROPIC},
+    "openenv.core.mcp_client": {
+        **_from("mcp_client", "GenericMCPObservation MCPClientBase MCPToolClient"),
+        **_from("clients", "EnvClient"),
+        **_from("client_types", "StepResult"),
+        **_from("mcp_types", _TOOLS),
+        **_from("types", "Observation State"),
+    },
     "openenv.core.rubrics": _from("rubrics", _RUBRICS),
     "openenv.core.rubrics.base": _from("rubrics", "Rubric"),
     "openenv.core.rubrics.containers": _from(
@@ -108,6 +174,11 @@ MODULES: Final[Mapping[str, _Names]] = {
     "openenv.core.rubrics.trajectory": _from(
         "rubrics", "ExponentialDiscountingTrajectoryRubric Rubric TrajectoryRubric"
     ),
+    "openenv.core.sync_client": {
+        **_from("clients", "SyncEnvClient"),
+        **_from("client_types", "StepResult"),
+    },
+    "openenv.core.utils": _from("mcp_environment", "run_async_safely"),
 }
 """Upstream's modules, with what each has of its own and what it hands on."""
 
