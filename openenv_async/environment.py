@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType
@@ -102,6 +102,8 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         tasks: what its episodes may be about. A ``reset`` with the option ``task_id`` gets the
             columns of that task as options, the private ones among them.
         tools: what agents are offered to call; by default the tools that are made of its actions.
+        agent_access: what agents that play over MCP may see and set beside observations and
+            actions: any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
             the class name, the description to its docstring.
     """
@@ -113,6 +115,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     invalid_action_reward: ClassVar[float | None] = None
     tasks: ClassVar[Tasks | None] = None
     tools: ClassVar[Sequence[Tool] | None] = None
+    agent_access: ClassVar[Collection[str]] = ()
     name: ClassVar[str | None] = None
     version: ClassVar[str] = "1.0.0"
     description: ClassVar[str | None] = None

@@ -27,8 +27,8 @@ from typing import Any, Final, Self
 from openenv_async.client.server_info import fetch_schema
 from openenv_async.errors import InvalidModel, UnreadableReply, error_text
 from openenv_async.models import PayloadCodec, json_schema
+from openenv_async.models.observed import content_of
 from openenv_async.responders.base import Message, takes_tools
-from openenv_async.rollouts.observed import content_of
 from openenv_async.rollouts.policies import Turn, takes_turn
 from openenv_async.rollouts.run_facts import policy_facts
 from openenv_async.rollouts.tools import ActionTools

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
+from openenv_async.protocol.json_rpc import RpcCode, RpcFailure, rpc_error
 from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
-from openenv_async.server.http_headers import MEDIA, encode_body, error_body
+from openenv_async.server.http_headers import MEDIA, body_response, encode_body, error_body
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
+from openenv_async.server.mcp import McpEndpoint, checked_access
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
 from openenv_async.server.transport import Receive, Scope, Send
@@ -53,8 +57,11 @@ class HTTPEnvServer:
             names that only a local network knows; ``*`` for any.
         local: whether clients on this machine are served over a Unix socket in place of TCP, on
             systems that have abstract ones (Linux).
+        agent_access: what agents may see and set over MCP beside what the environment's class says:
+            any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
 
     Raises:
+        ValueError: there is no such access.
         TypeError: ``env`` is not an environment.
         OperationUnsupported: it needs an isolation that cannot be given.
     """
@@ -73,6 +80,7 @@ class HTTPEnvServer:
         allowed_origins: Collection[str] = (),
         allowed_hosts: Collection[str] = (),
         local: bool = True,
+        agent_access: Collection[str] = (),
     ) -> None:
         self.spec = (
             env
@@ -96,8 +104,15 @@ class HTTPEnvServer:
             )
         self._home: HomeLoop | None = None
         self._is_alive = False
+        own_access: Collection[str] = getattr(self.spec.cls, "agent_access", ())
+        access = checked_access(own_access) | checked_access(agent_access)
+        self.mcp = McpEndpoint(self.engine, self.guard, access, self._elsewhere, _no_upstream)
         self.routes: list[BaseRoute] = [
             *http_routes(self.engine, self.guard, self.watch, self._elsewhere),
+            *(
+                Route(path, self.mcp, methods=self.mcp.methods, include_in_schema=False)
+                for path in ("/mcp", "/mcp/{session}")
+            ),
             WebSocketRoute("/ws", _WebSocketEndpoint(self), name="ws"),
         ]
 
@@ -195,6 +210,7 @@ class HTTPEnvServer:
             self._local.close()
         for socket in self._sockets:
             socket.connection.going_away(reason, self.engine.options.close_grace)
+        await self.mcp.aclose()
         await self.engine.aclose(reason)
 
     @contextlib.asynccontextmanager
@@ -223,6 +239,11 @@ class _WebSocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._server.websocket(scope, receive, send)
+
+
+async def _no_upstream(body: bytes, request: Request) -> Response:
+    failure = RpcFailure(RpcCode.METHOD_NOT_FOUND, "Method not found")
+    return body_response(rpc_error(failure), "plain")
 
 
 class _UnknownPath:
@@ -273,6 +294,7 @@ def create_app(
     allowed_origins: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
     local: bool = True,
+    agent_access: Collection[str] = (),
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
@@ -290,6 +312,7 @@ def create_app(
         allowed_origins=allowed_origins,
         allowed_hosts=allowed_hosts,
         local=local,
+        agent_access=agent_access,
     )
     app = Starlette(routes=[*server.routes, *server.other_routes()], lifespan=server.lifespan)
     app.state.openenv = server

@@ -34,7 +34,6 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol import frames
-from openenv_async.protocol.codec import too_large
 from openenv_async.protocol.upstream import (
     Fields,
     read_fields,
@@ -56,6 +55,7 @@ from openenv_async.server.http_headers import (
     forget,
     named,
     new_name,
+    read_body,
     refuse_extra,
     request_timeout,
     richer,
@@ -293,20 +293,9 @@ class _SessionRoutes:
         return read_fields(await self._read(request), sent, limit)
 
     async def _read(self, request: Request) -> bytes:
-        """The body, refused as soon as it is known to be too large."""
-        limit = self._engine.options.limits.max_message_size
-        announced = request.headers.get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced) > limit:
-            raise too_large(int(announced), limit)
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large(size, limit)
-            parts.append(part)
-        self._engine.stats.bytes_in += size
-        return b"".join(parts)
+        body = await read_body(request, self._engine.options.limits.max_message_size)
+        self._engine.stats.bytes_in += len(body)
+        return body
 
 
 class _DescriptionRoutes:

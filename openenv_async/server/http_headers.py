@@ -21,6 +21,7 @@ from openenv_async.errors import (
     Unauthorized,
 )
 from openenv_async.models import Format
+from openenv_async.protocol.codec import too_large
 from openenv_async.protocol.upstream import Fields, problems, scalar
 from openenv_async.types import MAX_SECONDS
 from openenv_async.version import __version__
@@ -41,6 +42,7 @@ __all__ = [
     "has_foreign_cookie",
     "named",
     "new_name",
+    "read_body",
     "refuse_extra",
     "request_number",
     "request_timeout",
@@ -66,6 +68,25 @@ _TYPES: Final[dict[str, Format]] = {
 MEDIA: Final = {format: media for media, format in _TYPES.items()}
 _RICHNESS: Final[dict[Format, int]] = {"plain": 0, "json": 1, "msgpack": 2}
 _UNPROCESSABLE: Final = 422
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is known to be too large.
+
+    Raises:
+        PayloadTooLarge: it has more than ``limit`` bytes.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced) > limit:
+        raise too_large(int(announced), limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large(size, limit)
+        parts.append(part)
+    return b"".join(parts)
 
 
 def sent_format(request: Request) -> Format:

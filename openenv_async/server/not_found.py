@@ -28,6 +28,8 @@ _UPGRADE_REQUIRED: Final = 426
 _SOCKET: Final = "/ws"
 _ABOUT: Final[dict[str, str]] = {
     "/ws": "WebSocket: openenv.v1, or upstream OpenEnv's dialect",
+    "/mcp": "for agents: the environment as an MCP server",
+    "/mcp/{session}": "the same, for one session",
     "/open": "open a session",
     "/reset": "begin an episode",
     "/step": "take a step",

@@ -6,16 +6,28 @@ import base64
 import json
 import struct
 import zlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from openenv_async.models import to_builtins
+from openenv_async.models.encoding import to_builtins
 
-__all__ = ["content_of", "png"]
+__all__ = ["Picture", "content_of", "png", "without_pictures"]
 
 _PICTURES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _RESULT: Final = ("reward", "done", "terminated", "truncated")
 _COLOURS: Final = {1: 0, 3: 2, 4: 6}
 """Channels of a picture, and the number that PNG has for them."""
+
+
+class Picture(NamedTuple):
+    """A picture of an observation: its media type, and the file's bytes."""
+
+    media_type: str
+    data: bytes
+
+    @property
+    def base64(self) -> str:
+        """The bytes as text."""
+        return base64.b64encode(self.data).decode()
 
 
 def content_of(observation: Any) -> str | list[dict[str, Any]]:
@@ -28,15 +40,25 @@ def content_of(observation: Any) -> str | list[dict[str, Any]]:
     """
     if isinstance(observation, str):
         return observation
-    pictures: list[str] = []
     plain = to_builtins(observation)
     if isinstance(plain, dict):
         plain = {name: value for name, value in plain.items() if not _of_result(name, value)}
-    text = _text(_told(plain, pictures))
+    told, pictures = without_pictures(plain)
+    text = _text(told)
     if not pictures:
         return text
     blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    return blocks + [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+    urls = [f"data:{each.media_type};base64,{each.base64}" for each in pictures]
+    return blocks + [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+
+
+def without_pictures(plain: Any) -> tuple[Any, list[Picture]]:
+    """Return builtins and arrays as JSON has them, and the pictures that were among them.
+
+    In the place of a picture stands which of them it was, in the place of another array a list.
+    """
+    pictures: list[Picture] = []
+    return _told(plain, pictures), pictures
 
 
 def png(picture: Any) -> bytes:
@@ -72,7 +94,7 @@ def _text(plain: Any) -> str:
     return json.dumps(plain, default=str, ensure_ascii=False)
 
 
-def _told(value: Any, pictures: list[str]) -> Any:
+def _told(value: Any, pictures: list[Picture]) -> Any:
     """Return a value as JSON has it; pictures are noted."""
     if isinstance(value, dict):
         return {str(key): _told(item, pictures) for key, item in value.items()}
@@ -91,8 +113,8 @@ def _told(value: Any, pictures: list[str]) -> Any:
     return value
 
 
-def _picture(kind: str, data: bytes, pictures: list[str]) -> str:
-    pictures.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+def _picture(kind: str, data: bytes, pictures: list[Picture]) -> str:
+    pictures.append(Picture(kind, data))
     return f"<picture {len(pictures)}>"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openenv_async.rollouts.observed import content_of, png
+from openenv_async.models.observed import content_of, png
 
 
 @dataclass

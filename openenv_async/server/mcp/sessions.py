@@ -1,0 +1,374 @@
+"""The sessions that agents play over MCP: named by handles, opened by ``reset``, ended.
+
+Rules:
+
+- A handle is random, and not the id or the secret of the engine's session: who has it can do what
+  an agent may, and nothing on the other transports.
+- The engine's session is opened by the first reset, counts to capacity from then on, and ends with
+  ``Timeouts.idle`` like any other. The handle lives on, so that an agent is told what happened and
+  can reset; a handle without a session ends after the same time.
+- Calls of one session run one at a time, in the order in which they came; few may wait.
+- A client that holds a stream of events open is alive; when its last stream ends and it asks for
+  nothing more in ``Timeouts.resume``, its session ends.
+- A call that nobody waits for any more is cancelled where the revision says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any, Final
+
+from openenv_async.engine import Engine, Session
+from openenv_async.errors import (
+    EpisodeNotStarted,
+    InvalidOption,
+    OpenEnvError,
+    ServerBusy,
+    SessionBusy,
+    SessionClosed,
+    SessionNotFound,
+)
+from openenv_async.protocol import frames
+from openenv_async.protocol.codec import encode_map
+from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
+from openenv_async.server.mcp.content import Told
+
+__all__ = ["AgentSession", "AgentSessions"]
+
+_MAX_WAITING: Final = 16
+"""Calls of one session that may wait for the one that runs."""
+_SPARE: Final = 64
+"""Handles beyond twice the capacity: most have a session, or have just lost it."""
+_HANDLE_BYTES: Final = 24
+_LOOK: Final = 5.0
+"""Seconds until another look at a session that is in use."""
+
+
+class AgentSession(CallReplySink):
+    """One session, as an agent has it.
+
+    Attributes:
+        handle: its name.
+        session: of the engine; ``None`` before the first reset, and after it ended.
+        last: what the agent was told last; ``None`` before the first reset.
+        calls: the number in the session of each call that runs, by the request's id.
+    """
+
+    def __init__(self, sessions: AgentSessions, handle: str) -> None:
+        super().__init__(sessions.engine.codecs("msgpack"))
+        self.handle: Final = handle
+        self.session: Session | None = None
+        self.last: Told | None = None
+        self.calls: dict[str | int, int] = {}
+        self.scheduled = inf
+        self._sessions = sessions
+        self._engine = sessions.engine
+        self._lost: OpenEnvError | None = None
+        self._turn = asyncio.Lock()
+        self._waiting_calls = 0
+        self._streams: set[asyncio.Event] = set()
+        self._had_stream = False
+        self._gone_at = inf
+        self._used_at = self._engine.clock()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    async def reset(
+        self, seed: int | None, options: dict[str, Any], call_id: str | int
+    ) -> frames.Begun:
+        """Begin an episode, in a session that is opened for it if there is none.
+
+        Raises:
+            OpenEnvError: the session cannot be opened, or the reset failed.
+        """
+        payload = encode_map(options, "msgpack") if options else None
+        async with _Turn(self):
+            session = await self._opened()
+            reply = await self._call(
+                session, lambda seq: frames.Reset(0, seq, seq - 1, payload, seed), call_id
+            )
+        assert isinstance(reply, frames.Begun)
+        return reply
+
+    async def step(self, payload: bytes, call_id: str | int) -> frames.Observation:
+        """Take a step; the payload is the action.
+
+        Raises:
+            OpenEnvError: there is no episode, or the step failed.
+        """
+        async with _Turn(self):
+            reply = await self._call(
+                self._playing("step"), lambda seq: frames.Step(0, seq, seq - 1, payload), call_id
+            )
+        assert isinstance(reply, frames.Observation)
+        return reply
+
+    async def state(self, call_id: str | int) -> frames.StateIs:
+        """Ask for the state.
+
+        Raises:
+            OpenEnvError: there is no session, or the call failed.
+        """
+        async with _Turn(self):
+            reply = await self._call(
+                self._playing("state"), lambda seq: frames.State(0, seq, seq - 1), call_id
+            )
+        assert isinstance(reply, frames.StateIs)
+        return reply
+
+    def cancel(self, call_id: str | int) -> None:
+        """Cancel a call that runs; one that does not is left alone."""
+        seq = self.calls.get(call_id)
+        if seq is not None and self.session is not None:
+            self.session.cancel(seq)
+
+    def close(self) -> None:
+        """End the session, and the handle with it."""
+        self._sessions.forget(self)
+        self._shut("the session was closed by its client")
+        for stream in self._streams:
+            stream.set()
+
+    async def _opened(self) -> Session:
+        """The engine's session, opened if there is none.
+
+        Raises:
+            OpenEnvError: it cannot be opened.
+        """
+        session = self._alive()
+        if session is not None:
+            return session
+        waiting = self.expect(OPENING)
+        asked = frames.Open(0, secrets.token_hex(16), secrets.token_hex(16))
+        session = self._engine.open(asked, self)
+        try:
+            reply = await waiting
+        except asyncio.CancelledError:
+            if session is not None:
+                session.shut(SessionClosed("its client went away"))
+            raise
+        if isinstance(reply, frames.Failed):
+            raise as_error(reply, "msgpack")
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        assert session is not None
+        self.session, self._lost = session, None
+        return session
+
+    def _alive(self) -> Session | None:
+        if self.session is not None and self.session.dead is not None:
+            self._lost, self.session = self.session.dead, None
+        return self.session
+
+    def _playing(self, what: str) -> Session:
+        """The engine's session.
+
+        Raises:
+            EpisodeNotStarted: there is none.
+        """
+        session = self._alive()
+        if session is not None:
+            return session
+        why = "" if self._lost is None else f" ({self._lost.message})"
+        raise EpisodeNotStarted(f"{what} without an episode: call reset first{why}", phase=what)
+
+    async def _call(
+        self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
+    ) -> frames.Frame:
+        """Run one request of the session; only one runs at a time.
+
+        Raises:
+            OpenEnvError: its reply is an error.
+        """
+        seq = session.log.taken + 1
+        waiting = self.expect(seq)
+        self.calls[call_id] = seq
+        try:
+            session.submit(frame(seq))
+            reply = await waiting
+        except asyncio.CancelledError:
+            session.cancel(seq)
+            raise
+        finally:
+            self.calls.pop(call_id, None)
+            self._used_at = self._engine.clock()
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        if isinstance(reply, frames.Failed):
+            raise as_error(reply, "msgpack")
+        return reply
+
+    # -- its turn ---------------------------------------------------------------------------------
+
+    async def begin_turn(self) -> None:
+        """Wait until no other call runs.
+
+        Raises:
+            SessionBusy: too many wait.
+        """
+        if self._waiting_calls >= _MAX_WAITING:
+            raise SessionBusy(
+                f"{_MAX_WAITING} calls of this session wait for another one: await their results"
+            )
+        self._waiting_calls += 1
+        self._used_at, self._gone_at = self._engine.clock(), inf
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting_calls -= 1
+
+    def end_turn(self) -> None:
+        """Let the next call run."""
+        self._turn.release()
+        if not self._streams and self._gone_at == inf and self._had_stream:
+            self._watch_client()
+
+    # -- its life ---------------------------------------------------------------------------------
+
+    def streaming(self) -> asyncio.Event:
+        """One more stream of events is open; the event is set when it is to end."""
+        stream = asyncio.Event()
+        self._streams.add(stream)
+        self._had_stream, self._gone_at = True, inf
+        return stream
+
+    def stream_ended(self, stream: asyncio.Event) -> None:
+        """The client is gone, or it has another stream, or comes again soon."""
+        self._streams.discard(stream)
+        if not self._streams:
+            self._watch_client()
+
+    def _watch_client(self) -> None:
+        self._gone_at = self._engine.clock() + (self._engine.options.timeouts.resume or 0.0)
+        self._engine.deadlines.watch(self, self._gone_at)
+
+    def end_streams(self) -> None:
+        """The server is going away."""
+        for stream in self._streams:
+            stream.set()
+
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
+        """The engine's session is over."""
+        self._lost, self.session = reason, None
+        super().ended(channel, reason)
+
+    def check(self, now: float) -> float | None:
+        """End what nobody uses; called by the engine's heap."""
+        if not self._sessions.has(self):
+            return None
+        if self._turn.locked() or self._streams:
+            return now + _LOOK
+        if now >= self._gone_at:
+            self._sessions.forget(self)
+            self._shut("its client is gone")
+            return None
+        idle_at = self._used_at + (self._engine.options.timeouts.idle or inf)
+        if self._alive() is None and now >= idle_at:
+            self._sessions.forget(self)
+            return None
+        return min(self._gone_at, max(idle_at, now + _LOOK))
+
+    def _shut(self, why: str) -> None:
+        session = self._alive()
+        if session is not None:
+            session.shut(SessionClosed(why))
+
+
+class _Turn:
+    """The turn of one call."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: AgentSession) -> None:
+        self._session = session
+
+    async def __aenter__(self) -> None:
+        await self._session.begin_turn()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._session.end_turn()
+
+
+class AgentSessions:
+    """The sessions of one engine that agents play, by handle."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine: Final = engine
+        self._by_handle: dict[str, AgentSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_handle)
+
+    def __iter__(self) -> Iterator[AgentSession]:
+        return iter(tuple(self._by_handle.values()))
+
+    def new(self) -> AgentSession:
+        """A session that is still to be opened.
+
+        Raises:
+            ServerBusy: there are too many handles.
+        """
+        most = 2 * self.engine.max_sessions + _SPARE
+        if len(self._by_handle) >= most:
+            raise ServerBusy(
+                f"{most} clients of MCP have sessions: close one, or wait until one is idle for"
+                " Timeouts.idle",
+                limit=most,
+                retry_after=1.0,
+            )
+        handle = secrets.token_urlsafe(_HANDLE_BYTES)
+        session = self._by_handle[handle] = AgentSession(self, handle)
+        idle = self.engine.options.timeouts.idle
+        if idle is not None:
+            self.engine.deadlines.watch(session, self.engine.clock() + idle)
+        return session
+
+    def find(self, handle: str) -> AgentSession:
+        """The session of this handle.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        session = self._by_handle.get(handle)
+        if session is None:
+            raise SessionNotFound(
+                "no session has this handle: it was closed, was idle for too long, or never was;"
+                " call reset without one to begin another"
+            )
+        return session
+
+    def has(self, session: AgentSession) -> bool:
+        """True until the handle ended."""
+        return self._by_handle.get(session.handle) is session
+
+    def forget(self, session: AgentSession) -> None:
+        """End a handle."""
+        if self.has(session):
+            del self._by_handle[session.handle]
+
+    def end_streams(self) -> None:
+        """The server is going away: let the streams of events end."""
+        for session in self:
+            session.end_streams()
+
+    async def drawn_task(self) -> dict[str, Any]:
+        """Reset options that name a task, drawn at random, for an environment that needs one.
+
+        Raises:
+            OpenEnvError: there are none, or they cannot be read.
+        """
+        book = self.engine.spec.tasks
+        assert book is not None
+
+        def draw(_: Any) -> dict[str, Any]:
+            for split in book.splits:
+                count = book.count(split)
+                if count:
+                    return {"split": split, "index": random.randrange(count)}
+            raise InvalidOption(f"{self.engine.spec.name} has no task", option="task_id")
+
+        return await self.engine.listing.ask(draw)
