@@ -8,7 +8,6 @@ application where it is installed, else Starlette does.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -16,7 +15,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
@@ -31,45 +29,20 @@ from openenv_async.compat.upstream.types import (
 )
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import shown
+from openenv_async.hosts.upstream import AppCall, host_of_call
 from openenv_async.server import app as served
-from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Timeouts
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["AppCall", "HTTPEnvServer", "create_app", "create_fastapi_app"]
+__all__ = ["HTTPEnvServer", "create_app", "create_fastapi_app"]
 
 log = logging.getLogger("openenv_async.compat")
 
 _SIMULATION_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
 """Routes that a server in production mode does not have."""
 _TITLE: Final = "OpenEnv environment"
-
-
-@dataclass(frozen=True, slots=True)
-class AppCall:
-    """The arguments with which an application was made.
-
-    It is ``app.state.openenv_call`` of an application made here, for a caller that serves the
-    environment otherwise than through that application.
-
-    Attributes:
-        env: the environment class or factory.
-        action_cls, observation_cls, state_cls, reset_observation_cls: its models.
-        env_name: its name in the routes of tasks; ``None`` for the name of the class.
-        concurrency: limits of sessions.
-        mode: ``simulation`` or ``production``; ``None`` where the environment variable says.
-    """
-
-    env: Callable[[], Any]
-    action_cls: Any
-    observation_cls: Any
-    state_cls: Any = State
-    reset_observation_cls: Any = None
-    env_name: str | None = None
-    concurrency: ConcurrencyConfig = dataclasses.field(default_factory=ConcurrencyConfig)
-    mode: ServerMode | None = None
 
 
 class HTTPEnvServer:
@@ -83,9 +56,6 @@ class HTTPEnvServer:
         env_name: its name in the routes of tasks.
         state_cls: the model of its state.
         reset_observation_cls: the model that ``reset`` returns, where it is another one.
-
-    Attributes:
-        call: all of these.
 
     Raises:
         TypeError: ``env`` cannot be called.
@@ -116,20 +86,13 @@ class HTTPEnvServer:
             )
         if concurrency_config is None:
             concurrency_config = ConcurrencyConfig(max_concurrent_envs=max_concurrent_envs or 1)
-        self.call: Final = AppCall(
-            env,
-            action_cls,
-            observation_cls,
-            state_cls,
-            reset_observation_cls,
-            env_name,
-            concurrency_config,
-        )
+        self._env = env
         self.action_cls = action_cls
         self.observation_cls = observation_cls
         self.reset_observation_cls = reset_observation_cls or observation_cls
         self.state_cls = state_cls
         self.env_name = env_name or getattr(env, "__name__", "environment")
+        self.concurrency_config = concurrency_config
         if concurrency_config.max_concurrent_envs > 1 and not self.is_concurrency_safe:
             raise ConcurrencyConfigurationError(
                 self._environment_class.__name__, concurrency_config.max_concurrent_envs
@@ -138,12 +101,12 @@ class HTTPEnvServer:
     @functools.cached_property
     def _environment_class(self) -> Any:
         """The class of the environment; of a factory's, by making one."""
-        source: Any = self.call.env
+        source: Any = self._env
         while isinstance(source, functools.partial):
             source = source.func
         if inspect.isclass(source):
             return source
-        made = self.call.env()
+        made = self._env()
         with contextlib.suppress(AttributeError):
             made.close()
         return type(made)
@@ -151,16 +114,23 @@ class HTTPEnvServer:
     @functools.cached_property
     def server(self) -> served.HTTPEnvServer:
         """This runtime's server of the environment, made when it is first asked for."""
-        call = self.call
-        spec = EnvironmentSpec(
-            call.env, call.action_cls, call.observation_cls, call.state_cls, name=call.env_name
+        concurrency = self.concurrency_config
+        host = host_of_call(
+            AppCall(
+                self._env,
+                self.action_cls,
+                self.observation_cls,
+                self.state_cls,
+                self.env_name,
+                concurrency.max_concurrent_envs,
+            )
         )
-        idle = call.concurrency.session_timeout
+        idle = concurrency.session_timeout
         options = EngineOptions(
-            max_sessions=call.concurrency.max_concurrent_envs,
+            max_sessions=concurrency.max_concurrent_envs,
             timeouts=Timeouts() if idle is None else Timeouts(idle=idle),
         )
-        return served.HTTPEnvServer(spec, options=options)
+        return served.HTTPEnvServer(host, options=options)
 
     @property
     def active_sessions(self) -> int:
@@ -170,12 +140,7 @@ class HTTPEnvServer:
     @property
     def max_concurrent_envs(self) -> int:
         """Sessions that may be open."""
-        return self.call.concurrency.max_concurrent_envs
-
-    @property
-    def concurrency_config(self) -> ConcurrencyConfig:
-        """The limits of sessions."""
-        return self.call.concurrency
+        return self.concurrency_config.max_concurrent_envs
 
     @property
     def is_concurrency_safe(self) -> bool:
@@ -198,7 +163,7 @@ class HTTPEnvServer:
             created_at=began + session.opened_at,
             last_activity_at=began + session.active_at,
             step_count=session.runner.steps,
-            environment_type=engine.spec.cls.__name__,
+            environment_type=self._environment_class.__name__,
         )
 
     def register_routes(self, app: Any, mode: ServerMode | str = ServerMode.SIMULATION) -> None:
@@ -217,7 +182,6 @@ class HTTPEnvServer:
         routes = [r for r in self.server.routes if getattr(r, "path", None) not in hidden]
         app.router.routes.extend(routes)
         app.state.openenv = self.server
-        app.state.openenv_call = dataclasses.replace(self.call, mode=mode)
         _add_lifespan(app, self.server)
 
 

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 from openenv_async.compat.upstream.exceptions import ConcurrencyConfigurationError
 from openenv_async.compat.upstream.interfaces import Environment
 from openenv_async.compat.upstream.serving import (
-    AppCall,
     HTTPEnvServer,
     create_app,
     create_fastapi_app,
@@ -73,17 +72,6 @@ def test_an_application_serves_the_environment() -> None:
             socket.send_json({"type": "reset"})
             assert "data" in socket.receive_json()
         assert client.get("/nothing").status_code == 404
-
-
-def test_the_call_is_kept_for_who_serves_it_otherwise() -> None:
-    app = create_app(Echo, Say, Said, "echo", 4)
-    call: AppCall = app.state.openenv_call
-    assert (call.env, call.action_cls, call.observation_cls) == (Echo, Say, Said)
-    assert (call.env_name, call.concurrency.max_concurrent_envs, call.state_cls) == (
-        "echo",
-        4,
-        State,
-    )
 
 
 def test_production_hides_the_routes_of_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
