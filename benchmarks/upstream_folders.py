@@ -10,14 +10,15 @@ Each folder is served three times and plays the same actions from the same seeds
 
 Observations, rewards, ends and step counts are compared one by one; the first difference is
 printed. Actions are drawn while upstream's server plays, from the action's schema or from what
-``ACTIONS`` has for a folder, and then played again. The packages that a folder needs beside OpenEnv
-are to be in both interpreters (``--with`` and ``--without``); the last column has what is missing.
+``upstream_plays`` has for a folder, and then played again. The packages that a folder needs beside
+OpenEnv are to be in both interpreters (``--with`` and ``--without``).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -30,13 +31,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from websockets.sync.client import connect
 
+from benchmarks.upstream_plays import ACTIONS, ENVIRON, NEEDS, Draw, write_data
 from openenv_async.schemas.sample import sample
 from openenv_async.targets import manifest
 from openenv_async.targets.discovery import upstream_app
@@ -44,6 +46,7 @@ from openenv_async.targets.discovery import upstream_app
 __all__ = ["main"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+DATA: Final = Path(tempfile.gettempdir()) / "upstream-folders-data"
 _START: Final = 90.0
 _CALL: Final = 60.0
 _TICK: Final = 0.2
@@ -51,54 +54,66 @@ _SEEDS: Final = 1000
 _VARYING: Final = frozenset({"episode_id", "execution_time", "total_execution_time"})
 """Fields that differ from run to run of one and the same server."""
 
-Draw = Callable[[random.Random, dict[str, Any]], Any]
+_SEEDING: Final = """
+import functools, importlib.abc, importlib.util, random, sys
 
+def of_numpy(numpy_random, seed):
+    numpy_random.seed(seed)
+    if not hasattr(numpy_random, "_unseeded"):
+        numpy_random._unseeded = numpy_random.RandomState
+        class RandomState(numpy_random.RandomState):
+            def __init__(self, seed=None):
+                super().__init__(0 if seed is None else seed)
+        numpy_random.RandomState = RandomState
 
-def _tool(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"type": "call_tool", "tool_name": name, "arguments": arguments}
+def seeded(call, own):
+    @functools.wraps(call)
+    def wrapped(self, *args, **kwargs):
+        seed = kwargs.get("seed") if own else None
+        random.seed(seed or 0)
+        if "numpy" in sys.modules:
+            of_numpy(sys.modules["numpy"].random, seed or 0)
+        return call(self, *args, **kwargs)
+    return wrapped
 
+def of_class(cls, **more):
+    for name in ("__init__", "reset"):
+        if name in vars(cls):
+            setattr(cls, name, seeded(vars(cls)[name], name == "reset"))
 
-def _of_field(name: str, key: str = "action_id", **more: Any) -> Draw:
-    """Return what draws one of the legal actions that an observation lists."""
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if not name.endswith((".env_server.interfaces", ".upstream.interfaces")):
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if hasattr(spec.loader, "get_filename"):
+            run = spec.loader.exec_module
+            def exec_module(module):
+                run(module)
+                module.Environment.__init_subclass__ = classmethod(of_class)
+            spec.loader.exec_module = exec_module
+        return spec
 
-    def draw(rng: random.Random, observation: dict[str, Any]) -> Any:
-        legal = observation.get(name) or [0]
-        return {key: rng.choice(legal), **more}
+sys.meta_path.insert(0, Finder())
+"""
+"""Source that seeds ``random`` and NumPy before an environment is made or reset.
 
-    return draw
-
-
-def _of(*actions: Any) -> Draw:
-    return lambda rng, observation: rng.choice(actions)
-
-
-_CODE: Final = (
-    *("print(1 + 1)", "x = 5", "x", "print(x * 2)", "1 / 0", "for i in range(3):\n    print(i)"),
-    *("import os", "def f(a):\n    return a + 1", "print(f(2))", "(", "[i * i for i in range(4)]"),
-)
-ACTIONS: Final[dict[str, Draw]] = {
-    "chess_env": _of_field("legal_moves", "move"),
-    "connect4_env": _of_field("legal_actions", "column"),
-    "openspiel_env": _of_field("legal_actions", "action_id"),
-    "coding_env": _of(*({"code": code} for code in _CODE)),
-    "repl_env": _of(*({"code": code} for code in _CODE), {"code": "print(FINAL(3))"}),
-    "echo_env": _of(
-        _tool("echo_message", message="hello"),
-        _tool("echo_with_length", message="fünf"),
-        _tool("no_such_tool"),
-        _tool("echo_message"),
-        {"type": "list_tools"},
-    ),
-}
+Many folders draw from these and take no seed; without it no two runs of one server are the same.
+"""
 
 
 @dataclass
 class Turn:
-    """The answer to one call: an observation or an error, with reward and end."""
+    """The answer to one call: an observation or an error's code, with reward and end."""
 
     observation: Any
-    reward: Any
-    done: bool
+    reward: Any = None
+    done: bool = False
+    refused: bool = False
 
 
 @dataclass
@@ -113,15 +128,18 @@ class Play:
 # -- servers ------------------------------------------------------------------------------------
 
 
-def _environ(folder: Path, more: Sequence[Path] = ()) -> dict[str, str]:
-    paths = [*more, folder.parent, folder]
-    environ = {
+def _environ(python: str, folder: Path, *paths: Path) -> dict[str, str]:
+    site = next(Path(python).parent.parent.glob("lib/python*/site-packages"), Path())
+    places = {"data": DATA, "folder": folder, "sumo": site / "sumo"}
+    own = {name: value.format(**places) for name, value in ENVIRON.get(folder.name, {}).items()}
+    return {
         **os.environ,
+        "PATH": os.pathsep.join([str(Path(python).parent), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PYTHONHASHSEED": "0",
         "ENABLE_WEB_INTERFACE": "false",
+        **own,
     }
-    return environ
 
 
 def _free_port() -> int:
@@ -132,9 +150,11 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _serving(command: Sequence[str], folder: Path, port: int, env: dict[str, str]) -> Iterator[str]:
+def _serving(command: Sequence[str], port: int, env: dict[str, str]) -> Iterator[str]:
     """Run a server until the block ends; raise what it said if it does not answer."""
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryDirectory() as home:
+        Path(home, "sitecustomize.py").write_text(_SEEDING)
+        env = {**env, "PYTHONPATH": os.pathsep.join([home, env["PYTHONPATH"]])}
         process = subprocess.Popen(
             command, cwd=home, env=env, stdout=said, stderr=said, start_new_session=True
         )
@@ -174,15 +194,13 @@ def _upstream(python: str, folder: Path, app: str) -> contextlib.AbstractContext
     inside = app.partition(":")[0].split(".")[-2:]
     name = f"{folder.name}.{'.'.join(inside)}:{app.partition(':')[2]}"
     command = [python, "-m", "uvicorn", name, "--port", str(port), "--log-level", "warning"]
-    return _serving(command, folder, port, _environ(folder))
+    return _serving(command, port, _environ(python, folder, folder.parent, folder))
 
 
 def _ours(python: str, folder: Path) -> contextlib.AbstractContextManager[str]:
     port = _free_port()
     command = [python, "-m", "openenv_async.cli", "serve", str(folder), "--port", str(port)]
-    env = _environ(folder)
-    env["PYTHONPATH"] = str(ROOT)  # the folder is found by what is told alone
-    return _serving(command, folder, port, env)
+    return _serving(command, port, _environ(python, folder, ROOT))
 
 
 # -- play ---------------------------------------------------------------------------------------
@@ -197,7 +215,7 @@ def _call(socket: Any, kind: str, data: Any = None) -> dict[str, Any]:
 def _turn(reply: dict[str, Any]) -> Turn:
     data = reply["data"]
     if reply["type"] == "error":
-        return Turn({"error": data.get("code")}, None, False)
+        return Turn({"error": data.get("code")}, refused=True)
     return Turn(_without(data["observation"]), data["reward"], data["done"])
 
 
@@ -259,18 +277,32 @@ def _first(one: Any, other: Any, path: str = "") -> str:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def _row(folder: Path, steps: int, pythons: Sequence[str]) -> list[str]:
+def _reference(folder: Path, app: str, steps: int, python: str, kept: Path | None) -> Play:
+    """Return what upstream's server answers, or what it answered when it was last asked."""
+    path = None if kept is None else kept / f"{folder.name}-{steps}.json"
+    if path is not None and path.exists():
+        data = json.loads(path.read_text())
+        turns = [Turn(**each) for each in data["turns"]]
+        return Play(turns, data["actions"], data["counts"])
+    with _upstream(python, folder, app) as url:
+        played = _play(url, steps, ACTIONS.get(folder.name), None)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(played)))
+    return played
+
+
+def _row(folder: Path, steps: int, pythons: Sequence[str], kept: Path | None) -> list[str]:
     about = manifest.load(folder)
     app = upstream_app(folder, about)
     if app is None:
         return ["not of upstream's form"]
-    draw = ACTIONS.get(folder.name)
     try:
-        with _upstream(pythons[0], folder, app) as url:
-            reference = _play(url, steps, draw, None)
+        reference = _reference(folder, app, steps, pythons[0], kept)
     except Exception as exc:
         return [f"upstream: {type(exc).__name__} {exc}"]
-    cells = [f"{len(reference.actions)} in {len(reference.counts)} episodes"]
+    refused = sum(turn.refused for turn in reference.turns)
+    cells = [f"{len(reference.actions)} in {len(reference.counts)} episodes, {refused} refused"]
     for python in pythons:
         try:
             with _ours(python, folder) as url:
@@ -288,13 +320,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--with", dest="installed", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--without", default=None, metavar="PYTHON")
+    parser.add_argument("--keep", type=Path, help="folder of upstream's answers, asked once")
     parser.add_argument("--steps", type=int, default=200)
     given = parser.parse_args()
+    write_data(DATA)
     pythons = [given.installed] + ([given.without] if given.without else [])
     names = given.names or sorted(path.parent.name for path in given.root.glob("*/openenv.yaml"))
     for name in names:
-        row = _row((given.root / name).resolve(), given.steps, pythons)
-        sys.stdout.write(" | ".join([name, *row]) + "\n")
+        row = _row((given.root / name).resolve(), given.steps, pythons, given.keep)
+        sys.stdout.write(" | ".join([name, *row, NEEDS.get(name, "")]) + "\n")
         sys.stdout.flush()
 
 

@@ -27,12 +27,14 @@ __all__ = [
     "check_reference",
     "find_dockerfile",
     "image_name",
+    "upstream_arguments",
 ]
 
 _NO_BASE: Final = (
     "; the base image is not there: build it with Dockerfile.base of openenv_async, or give another"
     " with --build-arg BASE=IMAGE"
 )
+_ARGUMENT: Final = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 _REFERENCE: Final = re.compile(
     r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?"
 )
@@ -92,9 +94,10 @@ async def build_image(
     name = tag or image_name(folder)
     check_reference(name)
     dockerfile = find_dockerfile(folder)
-    arguments = dict(build_args or {})
+    text = (folder / dockerfile).read_text("utf-8")
+    arguments = upstream_arguments(text, manifest.load(folder).name) | dict(build_args or {})
     if pip_settings is None:
-        pip_settings = wants_pip_settings((folder / dockerfile).read_text("utf-8"))
+        pip_settings = wants_pip_settings(text)
     extra = await asyncio.to_thread(pip_files) if pip_settings else {}
     if "pip.conf" in extra:
         arguments.setdefault(PIP_ARGUMENT, "pip.conf")
@@ -115,6 +118,19 @@ async def build_image(
             if not exc.detail.get("base_missing"):
                 raise
             raise BuildFailed(f"{exc.message}{_NO_BASE}", log_tail=exc.log_tail) from None
+
+
+def upstream_arguments(dockerfile: str, name: str) -> dict[str, str]:
+    """Return the arguments that a Dockerfile in upstream's form asks its builder for.
+
+    Args:
+        dockerfile: its text.
+        name: of the environment.
+    """
+    # The folder is all that is sent: upstream's sources are installed from an index.
+    known = {"BUILD_MODE": "standalone", "ENV_NAME": name}
+    asked = set(_ARGUMENT.findall(dockerfile))
+    return {argument: value for argument, value in known.items() if argument in asked}
 
 
 def check_reference(name: str) -> None:

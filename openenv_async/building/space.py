@@ -17,7 +17,12 @@ from typing import Any, Final
 
 from openenv_async.building.build import find_dockerfile
 from openenv_async.building.push import PushFailed
-from openenv_async.building.space_files import own_requirement, space_dockerfile, space_readme
+from openenv_async.building.space_files import (
+    needs_base,
+    own_requirement,
+    space_dockerfile,
+    space_readme,
+)
 from openenv_async.errors import InvalidOption
 from openenv_async.providers.docker.context import context_files
 from openenv_async.targets import manifest
@@ -71,7 +76,8 @@ def stage_space(folder: Path, staged: Path, options: SpaceOptions) -> list[str]:
     for path in context_files(folder):
         if _NEVER.isdisjoint(path.split("/")) and not path.endswith((".pyc", ".egg-info")):
             _copy(folder, path, staged)
-    requirement = None if options.base_image else own_requirement(staged)
+    is_given = options.base_image is not None or not needs_base(dockerfile)
+    requirement = None if is_given else own_requirement(staged)
     text = space_dockerfile(
         dockerfile,
         base_image=options.base_image,

@@ -15,7 +15,7 @@ from openenv_async.building.push import PushFailed
 from openenv_async.errors import InvalidOption
 from openenv_async.targets.manifest import Manifest
 
-__all__ = ["own_requirement", "space_dockerfile", "space_readme"]
+__all__ = ["needs_base", "own_requirement", "space_dockerfile", "space_readme"]
 
 _DISTRIBUTION: Final = "openenv-async"
 _WHEEL_TIMEOUT: Final = 300.0
@@ -79,6 +79,11 @@ def own_requirement(staged: Path) -> str:
     return "./" + next(staged.glob("openenv_async-*.whl")).name
 
 
+def needs_base(dockerfile: str) -> bool:
+    """Return whether a Dockerfile builds on a base that it is given, ``ARG BASE``."""
+    return _BASE.search(dockerfile) is not None
+
+
 def space_dockerfile(
     dockerfile: str, *, base_image: str | None, requirement: str | None, insecure: bool
 ) -> str:
@@ -103,7 +108,7 @@ def space_dockerfile(
         command = [*json.loads(match[1]), "--insecure"]
         start, end = match.span()
         dockerfile = f"{dockerfile[:start]}CMD {json.dumps(command)}{dockerfile[end:]}"
-    if not _BASE.search(dockerfile):
+    if not needs_base(dockerfile):
         return dockerfile
     if base_image is not None:
         return _BASE.sub(f"ARG BASE={base_image}", dockerfile, count=1)

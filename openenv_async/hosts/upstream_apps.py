@@ -10,7 +10,8 @@ Rules:
   ``openenv_async.compat.upstream`` has are put in its place.
 - While the module runs, ``HTTPEnvServer`` writes down what it is made of and registers no routes:
   what ``create_app`` returns has the application's own routes alone.
-- The application's web page is left out: it is of another server.
+- The application's web page is left out: it is of another server. A gradio
+  that is not installed, its library, has a stand-in that does nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
@@ -43,6 +45,7 @@ _SERVER: Final = "openenv.core.env_server.http_server"
 _NAMES: Final = "openenv_async.compat.upstream.finder"
 """The module that puts names of ours in the place of OpenEnv's: loaded where they are needed."""
 _WEB: Final = "ENABLE_WEB_INTERFACE"
+_WEB_LIBRARY: Final = "gradio"
 _FRAMEWORK: Final = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Routes that FastAPI itself adds."""
 
@@ -152,6 +155,8 @@ def _load(folder: Path, app: str) -> tuple[AppCall, list[str]]:
     if not is_openenv_installed():
         importlib.import_module(_NAMES).install_names()
     os.environ.setdefault(_WEB, "false")
+    if importlib.util.find_spec(_WEB_LIBRARY) is None:
+        sys.meta_path.append(_WebFinder())
     with contextlib.redirect_stdout(sys.stderr):  # standard output announces the address
         server = importlib.import_module(_SERVER)
         with _recording(server.HTTPEnvServer) as records:
@@ -168,6 +173,59 @@ def _load(folder: Path, app: str) -> tuple[AppCall, list[str]]:
 def _own_paths(app: Any) -> list[str]:
     paths = [getattr(route, "path", None) for route in getattr(app, "routes", ())]
     return [path for path in dict.fromkeys(paths) if path and path not in _FRAMEWORK]
+
+
+# -- web pages ----------------------------------------------------------------------------------
+
+
+class _Nothing:
+    """Anything of a library that is not there; it can be called and entered, and does nothing.
+
+    As a base class it makes another of itself.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
+        return self
+
+    def __getattr__(self, name: str) -> _Nothing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __enter__(self) -> _Nothing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+class _WebModule(ModuleType):
+    """A module of a web page's library that is not installed."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
+class _WebFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """The finder of those modules, asked when all others have found nothing."""
+
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] != _WEB_LIBRARY:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return _WebModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module empty."""
 
 
 # -- importing ----------------------------------------------------------------------------------

@@ -287,6 +287,14 @@ def _why_not_imported(error: BaseException) -> str:
     return f"{said} ({own[-1].filename}, line {own[-1].lineno})"
 
 
+def _tried(error: BaseException) -> str:
+    """Return what the first import raised, where a module then tried another."""
+    first = error
+    while isinstance(first.__context__, ImportError):
+        first = first.__context__
+    return "" if first is error else f"; before that, {exception_text(first, _ERROR_SIZE)}"
+
+
 def looks_like_path(text: str) -> bool:
     """Return whether a target is written as the path of a folder."""
     written = "/" in text or "\\" in text or text.startswith((".", "~"))
@@ -454,7 +462,7 @@ def _from_app(
         raise
     except (Exception, SystemExit) as exc:  # a module may raise anything when it is run
         raise TargetNotFound(
-            f"{app} of {folder} cannot be imported: {_why_not_imported(exc)}"
+            f"{app} of {folder} cannot be imported: {_why_not_imported(exc)}{_tried(exc)}"
         ) from exc
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openenv_async.building import BuildFailed, build_image, image_name
-from openenv_async.building.build import find_dockerfile
+from openenv_async.building.build import find_dockerfile, upstream_arguments
 from openenv_async.errors import ProviderError, TargetNotFound
 from tests.providers.engines import BASE, docker, docker_tests
 
@@ -54,6 +54,17 @@ async def test_an_image_is_built_and_its_output_streamed(tmp_path: Path, tag: st
     assert "kept.txt" in lines
     assert "secret.txt" not in lines
     assert sum(line.startswith("Step ") for line in lines) == 5
+
+
+async def test_a_dockerfile_in_upstream_s_form_gets_what_it_asks_for(
+    tmp_path: Path, tag: str
+) -> None:
+    ask = ("ARG BUILD_MODE=in-repo", "ARG ENV_NAME=none", "RUN echo is-$BUILD_MODE-$ENV_NAME")
+    lines: list[str] = []
+    await build_image(tiny(tmp_path, *ask), tag=tag, no_cache=True, on_line=lines.append)
+    assert "is-standalone-tiny_env" in lines
+    assert upstream_arguments("FROM x\nARG ENV_NAME=y\n", "tiny") == {"ENV_NAME": "tiny"}
+    assert upstream_arguments("FROM x\n", "tiny") == {}
 
 
 async def test_a_failing_step_is_named_with_its_last_lines(tmp_path: Path, tag: str) -> None:

@@ -53,6 +53,16 @@ def test_files_dockerfile_and_settings_are_staged(folder: Path, tmp_path: Path) 
     assert text.lstrip("\n") == (folder / "README.md").read_text()
 
 
+def test_a_dockerfile_that_names_its_own_base_needs_nothing_of_ours(
+    folder: Path, tmp_path: Path
+) -> None:
+    own = "ARG BASE_IMAGE=x:1\nFROM ${BASE_IMAGE}\nCMD uvicorn server.app:app\n"
+    (folder / "server/Dockerfile").write_text(own)
+    files = stage_space(folder, tmp_path / "staged", SpaceOptions("me/my-env"))
+    assert (tmp_path / "staged/Dockerfile").read_text() == own
+    assert not [path for path in files if path.endswith(".whl")]
+
+
 def test_what_cannot_be_staged_is_refused(folder: Path, tmp_path: Path) -> None:
     for space in ("plain", "a/b/c", "/x", "x/"):
         with pytest.raises(InvalidOption, match="OWNER/NAME"):

@@ -131,6 +131,28 @@ def test_routes_of_the_application_s_own_are_told_to_be_left_out(tmp_path: Path)
     assert "/docs" not in done.stderr
 
 
+def test_a_page_whose_library_is_not_installed_is_left_out(tmp_path: Path) -> None:
+    app = """
+        import gradio as gr
+        from gradio.themes import Base
+        from openenv.core.env_server import create_app
+        from ..models import LampAction, LampObservation
+        from .lamp_environment import LampEnvironment
+
+        class Theme(gr.themes.Soft):
+            pass
+
+        def page(*args) -> gr.Blocks:
+            with gr.Blocks(theme=Theme()) as blocks, gr.Row():
+                gr.Button("x").click(print)
+            return blocks
+
+        page(Base)
+        app = create_app(LampEnvironment, LampAction, LampObservation, gradio_builder=page)
+    """
+    assert told(look(write_folder(tmp_path / "lamp_env", app=app)))["name"] == "lamp_env"
+
+
 def test_an_installed_openenv_is_used_as_it_is(tmp_path: Path) -> None:
     place = tmp_path / "site/openenv/core/env_server"
     place.mkdir(parents=True)
@@ -162,6 +184,7 @@ def test_an_installed_openenv_is_used_as_it_is(tmp_path: Path) -> None:
     [
         ("import no_such_module", "no_such_module"),
         ("from openenv.core.env_server import NoSuchName", "NoSuchName"),
+        ("try:\n    import lost_name\nexcept ImportError:\n    import other", "lost_name"),
         ("raise SystemExit(3)", "ends the program"),
         ("app = 3", "makes no server"),
         ("other = 3", "has no 'app'"),
