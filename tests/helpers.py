@@ -50,7 +50,7 @@ def default_interrupt() -> None:
 def plain(frame: Any, format: str = "msgpack") -> dict[str, Any]:
     """A frame as a dict with its payloads decoded, to compare across formats and buffers."""
     fields = {name: getattr(frame, name) for name in frame.__struct_fields__}
-    for name in ("payload", "info"):
+    for name in ("payload", "info", "final"):
         if name in fields:
             fields[name] = unpack(fields[name], format)
     return {"kind": type(frame).__name__, **fields}

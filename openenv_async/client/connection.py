@@ -59,7 +59,7 @@ from openenv_async.protocol.codec import (
     encode_map,
     frame_codec,
 )
-from openenv_async.protocol.columns import COLUMNS, has_columns
+from openenv_async.protocol.columns import COLUMNS, COLUMNS_AGAIN, has_columns
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Failed,
@@ -238,6 +238,11 @@ class ClientConnection:
     def takes_columns(self) -> bool:
         """Return whether many sessions may be stepped by one frame."""
         return COLUMNS in (self.server.get("capabilities") or ()) and has_columns(self.format)
+
+    @property
+    def begins_again(self) -> bool:
+        """True if the server may begin the next episode of a row in the step that ends one."""
+        return COLUMNS_AGAIN in (self.server.get("capabilities") or ())
 
     @property
     def transport(self) -> str | None:

@@ -14,7 +14,8 @@ Rules:
 - The calling thread owns what it is handed (``take``); until then it belongs to the I/O thread.
   Between them stand one lock, one event and ``call_soon_threadsafe``.
 - With ``same_step`` an episode's end is followed by the next one's reset at once: the slot answers
-  with both frames.
+  with both frames. A server that can begins the next episode itself, in the step that ends one,
+  with the seed that was drawn for that; where it does not, the reset is asked for.
 - A loan is ended before anything is asked of the I/O thread. Requests made during the loan that are
   not answered are awaited there from then on, frame by frame.
 """
@@ -42,7 +43,7 @@ from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.lending import PATIENCE, Loan
 from openenv_async.client.loop_thread import background_loop, close_blocking, on_background_thread
 from openenv_async.client.models import WireModels, wire_models
-from openenv_async.client.vector_columns import AnswerColumns, LentRows
+from openenv_async.client.vector_columns import AnswerColumns, LentRows, final_of
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.errors import (
     CallerError,
@@ -112,7 +113,10 @@ class Answer:
 class Slot:
     """Room for one session; the receiver of its replies."""
 
-    __slots__ = ("again", "broken", "channel", "final", "number", "owner", "rng", "seeded")
+    __slots__ = (
+        *("again", "broken", "channel", "final", "next_seed", "number"),
+        *("owner", "rng", "seeded"),
+    )
 
     def __init__(self, owner: VectorSessions, number: int) -> None:
         self.owner = owner
@@ -122,6 +126,7 @@ class Slot:
         self.again = False
         self.final: Observation | OpenEnvError | None = None
         self.rng: random.Random | None = None
+        self.next_seed: int | None = None  # drawn, and not used yet
         self.seeded: bool  # set when a session is opened
 
     def done(self) -> bool:
@@ -133,6 +138,9 @@ class Slot:
             self.final = frame
             owner.reset_slot(self, None, None)
             return
+        if type(frame) is Begun and frame.final is not None:  # by the server, in the same step
+            self.final, self.again = final_of(frame), True
+            owner.begun_again(self)
         owner.deliver(Answer(self.number, frame, self.final, None, self.again))
 
     def set_exception(self, error: Any, /) -> None:
@@ -192,6 +200,7 @@ class VectorSessions:
         self._waiting = 0
         self._closed = False
         self._takes_columns = False
+        self.asks_ahead = False
         self._loan: Loan | None = None
         self._rows: LentRows | None = None
         self._parts: list[Answer | AnswerColumns] = []
@@ -647,7 +656,7 @@ class VectorSessions:
                 self.deliver(Answer(request.slot, None, None, _busy(request.slot), True))
                 continue
             if request.seed is not None:
-                slot.rng = random.Random(request.seed)
+                slot.rng, slot.next_seed = random.Random(request.seed), None
             self.reset_slot(slot, request.seed, request.options)
 
     def reset_slot(self, slot: Slot, seed: int | None, options: bytes | None) -> None:
@@ -675,9 +684,23 @@ class VectorSessions:
             if slot.seeded and options is None and self._resume_payload is not None:
                 options = self._resume_payload
             else:
-                seed = slot.rng.getrandbits(31)
+                seed, slot.next_seed = slot.next_seed, None
+                seed = slot.rng.getrandbits(31) if seed is None else seed
                 slot.seeded = True
         return seed, options
+
+    def ahead(self, slot: Slot) -> tuple[int | None, bytes | None]:
+        """Seed and options of a slot's next reset, which may follow unasked or not."""
+        if slot.rng is None or (slot.seeded and self._resume_payload is not None):
+            return None, None if slot.rng is None else self._resume_payload
+        if slot.next_seed is None:
+            slot.next_seed = slot.rng.getrandbits(31)
+        return slot.next_seed, None
+
+    def begun_again(self, slot: Slot) -> None:
+        """Take notice that the server has begun an episode with what ``ahead`` gave."""
+        if slot.next_seed is not None:
+            slot.next_seed, slot.seeded = None, True
 
     async def _borrow(self) -> Loan | None:
         """Lend the messages to the calling thread; ``None`` while something rare goes on."""
@@ -758,6 +781,7 @@ class VectorSessions:
                 self.client, self._connection.format, self._connection.upstream
             )
             self._takes_columns = getattr(self._connection, "takes_columns", False)
+            self.asks_ahead = self.same_step and getattr(self._connection, "begins_again", False)
             if self._resume_options is not None:
                 self._resume_payload = self.wire.encode_any(self._resume_options)
 

@@ -10,7 +10,8 @@ Rules:
 - While all rows are asked and answered together they are in lockstep: one number stands for all,
   and no array is touched. Anything else ends that, until all numbers are the same again.
 - With ``same_step`` a row that ended is answered when its next episode has begun; until then it is
-  held.
+  held. A step of all rows says how the next episodes begin, so that the server may begin them in
+  the same step: then there is nothing to hold.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from openenv_async.client.shared import SharedCodec
 from openenv_async.errors import CallerError, OpenEnvError, ProtocolError, SessionClosed
 from openenv_async.protocol.codec import JsonCodec, MsgpackCodec
 from openenv_async.protocol.columns import (
+    AGAIN,
     TERMINATED,
     TRUNCATED,
     apart,
+    finals_of,
     numbers_of,
     pack_channels,
     pack_numbers,
@@ -35,6 +38,7 @@ from openenv_async.protocol.columns import (
     replies_of,
     requests_of,
     rows_of,
+    unaddressed,
 )
 from openenv_async.protocol.frames import (
     Begun,
@@ -53,7 +57,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["AnswerColumns", "LentRows"]
+__all__ = ["AnswerColumns", "LentRows", "final_of"]
 
 _MAX_CHANNEL: Final = 2**32 - 1
 _FEW: Final = 4
@@ -70,10 +74,26 @@ class _Columns(Frame, tag=43):
     flags: memoryview
     infos: bytes | None = None
     begun: bytes | None = None
+    finals: bytes | None = None
 
 
 _decode: Final = msgspec.msgpack.Decoder(list[_Columns | Observation | Begun | Failed]).decode
 _decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+_decode_final: Final = msgspec.msgpack.Decoder(Observation).decode
+
+
+def final_of(frame: Begun) -> Observation | None:
+    """Return the end of the episode before, where this answers the step that ended it.
+
+    Raises:
+        ProtocolError: it cannot be read.
+    """
+    if frame.final is None:
+        return None
+    try:
+        return _decode_final(frame.final)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise ProtocolError(f"malformed Begun: {exc}") from None
 
 
 def _are_rows(infos: bytes | None, rows: int) -> bool:
@@ -87,7 +107,8 @@ class AnswerColumns:
     Attributes:
         slots: which: int64 [rows].
         again: whether each answers a reset: bool [rows]; ``None`` if none does.
-        final: with ``same_step``: the answers that ended the episodes before, row by row.
+        final: with ``same_step``: the answers that ended the episodes before, of all slots or of
+            some, in order.
         frame: that they came in.
         is_whole: whether they are of all slots, in order.
         index: of the frame, the rows that are meant: int64 [rows]; ``None`` for all.
@@ -157,7 +178,8 @@ class AnswerColumns:
 
     def replies(self) -> list[Observation | Begun]:
         """The replies one by one."""
-        replies = replies_of(self.frame)  # type: ignore[arg-type]  # has the same fields
+        read = replies_of if self.frame.channels else unaddressed
+        replies: Any = read(self.frame)  # type: ignore[arg-type]  # has the same fields
         return replies if self.index is None else [replies[row] for row in self.index.tolist()]
 
     def apart(self) -> list[Answer]:
@@ -166,12 +188,13 @@ class AnswerColumns:
 
         rows = range(len(self.slots))
         again = [False for _ in rows] if self.again is None else self.again.tolist()
-        finals: list[Any] = [None for _ in rows] if self.final is None else self.final.replies()
+        final = self.final
+        ends: dict[int, Any] = {}
+        if final is not None:
+            ends = dict(zip(final.slots.tolist(), final.replies(), strict=True))
         return [
-            Answer(slot, reply, final, None, begins)
-            for slot, reply, final, begins in zip(
-                self.slots.tolist(), self.replies(), finals, again, strict=True
-            )
+            Answer(slot, reply, ends.get(slot), None, begins)
+            for slot, reply, begins in zip(self.slots.tolist(), self.replies(), again, strict=True)
         ]
 
     def some(self, rows: Array) -> AnswerColumns:
@@ -270,6 +293,7 @@ class LentRows:
         self.entries: list[AnswerColumns | Answer] = []
         self.left = 0
         self.sent_at = time.monotonic()
+        self._ahead: tuple[bytes | None, bytes | None] | None = None
         self._even: int | None = channels[0].seq
         self._even_steps = 0
         self._whole: _Flight | None = None
@@ -370,8 +394,21 @@ class LentRows:
 
     def _drawn(self, slots: Array, begins: Array) -> list[tuple[int | None, bytes | None]]:
         """Seed and options of each row that begins."""
-        owner = self._owner
+        owner, self._ahead = self._owner, None
         return [owner.drawn(owner._slots[slot]) for slot in slots[begins].tolist()]
+
+    def _following(self) -> tuple[bytes | None, bytes | None]:
+        """Seeds, packed, and options of the episodes that may begin with the next step.
+
+        Their seeds are ``None`` where they do not have the same options.
+        """
+        if self._ahead is None:
+            pairs = [self._owner.ahead(slot) for slot in self._owner._slots]
+            seeds = pack_numbers([-1 if seed is None else seed for seed, _ in pairs])
+            options = pairs[0][1]
+            same = all(each == options for _, each in pairs)
+            self._ahead = seeds if same else None, options
+        return self._ahead
 
     def _mixed(
         self, slots: Array, begins: Array, column: bytes, drawn: list[tuple[int | None, Any]]
@@ -426,6 +463,9 @@ class LentRows:
             if max(seeds) >= 0:
                 frame.seeds = self._np.array(seeds, "<i8").tobytes()
             frame.options = drawn[0][1]
+            frame.reset_timeout = timeouts.reset or 0.0
+        elif self._owner.asks_ahead and slots is self.everyone:
+            frame.again, frame.options = self._following()
             frame.reset_timeout = timeouts.reset or 0.0
         flight = _Flight(slots, seqs, begins, frame)
         if even is not None:
@@ -566,10 +606,29 @@ class LentRows:
                     return None
                 if not _are_rows(frame.infos, rows):
                     return None
-                flight.is_touched = True
                 is_whole = flight.slots is self.everyone
-                return AnswerColumns(frame, flight.slots, flight.begins, is_whole=is_whole)
+                again, final = self._begun(frame, flight.slots, flight.begins)
+                flight.is_touched = True
+                return AnswerColumns(frame, flight.slots, again, None, final, is_whole)
         return None
+
+    def _begun(
+        self, frame: _Columns, slots: Array, again: Array | None
+    ) -> tuple[Array | None, AnswerColumns | None]:
+        """The rows that begin an episode, asked for or not, and the ends before the latter.
+
+        Raises:
+            ProtocolError: the ends cannot be read.
+        """
+        if frame.finals is None:
+            return again, None
+        finals: Any = finals_of(frame)  # type: ignore[arg-type]  # has the same fields
+        flags = self._np.frombuffer(frame.flags, "u1")
+        unasked = (flags & AGAIN) != 0
+        if not _are_rows(finals.infos, len(finals.flags)):
+            raise ProtocolError("a column frame has infos of ends that it has not")
+        final = AnswerColumns(finals, slots[unasked], None)
+        return unasked if again is None else unasked | again, final
 
     def _columns(self, frame: _Columns) -> AnswerColumns | None:
         """The answers of a frame, if each of them is awaited."""
@@ -590,9 +649,9 @@ class LentRows:
             return None
         if not _are_rows(frame.infos, rows):
             return None
-        again = self._again[where]
-        again = again.copy() if again.any() else None
-        return AnswerColumns(frame, slots, again, is_whole=slots is self.everyone)
+        asked = self._again[where]
+        again, final = self._begun(frame, slots, asked.copy() if asked.any() else None)
+        return AnswerColumns(frame, slots, again, None, final, slots is self.everyone)
 
     def _slots_by(self, packed: bytes) -> Array | None:
         """The slots of channels as they travel, if they are all of this vector."""
@@ -618,7 +677,8 @@ class LentRows:
 
         again = bool(self._again[slot])
         if type(frame) is not Failed:
-            return Answer(slot, frame, None, None, again)
+            final = final_of(frame) if type(frame) is Begun else None
+            return Answer(slot, frame, final, None, again or final is not None)
         error = self._error_of(frame)
         if not isinstance(error, CallerError) or isinstance(error, SessionClosed):
             return None
@@ -649,13 +709,20 @@ class LentRows:
                 slot.final = frame
                 self._held.pop(entry.slot, None)
                 return [entry.slot]
-            entry.final = self._final(entry.slot)
+            if entry.final is None:
+                entry.final = self._final(entry.slot)
+            else:
+                self._note_begun(entry.slot)
             self._settle(entry)
             return []
-        if entry.again is not None:
+        ended = (entry.flags() & (TERMINATED | TRUNCATED)) != 0
+        if entry.final is not None:
+            ended &= ~self._np.asarray(entry.again)
+            for slot in entry.final.slots.tolist():
+                self._note_begun(slot)
+        elif entry.again is not None:
             self._settle_begun(entry)
             return []
-        ended = (entry.flags() & (TERMINATED | TRUNCATED)) != 0
         if not self._np.count_nonzero(ended):
             self._settle(entry)
             return []
@@ -665,8 +732,17 @@ class LentRows:
         held: list[int] = final.slots.tolist()
         self._held.update({slot: (final, row) for row, slot in enumerate(held)})
         if len(rows) < len(entry):
-            self._settle(entry.some(self._np.flatnonzero(~ended)))
+            others = entry.some(self._np.flatnonzero(~ended))
+            others.final = entry.final
+            self._settle(others)
         return held
+
+    def _note_begun(self, slot: int) -> None:
+        """Take notice that the server has begun an episode unasked."""
+        owned = self._owner._slots[slot]
+        if owned.next_seed is not None:
+            self._ahead = None
+            self._owner.begun_again(owned)
 
     def _settle_begun(self, entry: AnswerColumns) -> None:
         """Enter answers of resets, with what ended the episodes before."""

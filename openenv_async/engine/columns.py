@@ -28,7 +28,7 @@ from openenv_async.engine.deadlines import due_at
 from openenv_async.engine.interfaces import RowExecutor
 from openenv_async.engine.requests import Codecs
 from openenv_async.engine.resends import remembered
-from openenv_async.engine.rows import BEGINS, Progress, RowCall, RowReplies, Stack, run_rows
+from openenv_async.engine.rows import BEGINS, Ends, Progress, RowCall, RowReplies, Stack, run_rows
 from openenv_async.engine.runner import EnvironmentRunner, row_field
 from openenv_async.errors import OpenEnvError
 from openenv_async.models.depth import check_msgpack_containers
@@ -37,6 +37,7 @@ from openenv_async.protocol.blocks import REFERENCE_SIZE
 from openenv_async.protocol.codec import frame_size
 from openenv_async.protocol.column_parts import observations_of_rows
 from openenv_async.protocol.columns import (
+    AGAIN,
     StepRows,
     begun_of,
     channels_of,
@@ -44,7 +45,7 @@ from openenv_async.protocol.columns import (
     pack_numbers,
     replies_of,
 )
-from openenv_async.protocol.frames import ObservationColumns, Reply, Reset, Step, StepColumns
+from openenv_async.protocol.frames import Begun, ObservationColumns, Reply, Reset, Step, StepColumns
 from openenv_async.protocol.replies import Kept, ReplyLog, SharedReply, keep_shared
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ _LONG: Final = 0.005
 """Seconds that a part may take."""
 _FRAMES: Final = 4
 """Frames of which the fastest says how long a row takes."""
+_MOST_OF_END: Final = 1 << 14
+"""Bytes of an episode's last observation that travels with the first one of the next."""
 _MARGIN: Final = 256
 """Bytes of a message beside what its one frame is counted with."""
 _TAKEN_AS_THEY_ARE: Final = frozenset({bool, int, float})
@@ -146,6 +149,8 @@ class _Answer(SharedReply[Reply]):
             self._each = {id(one): pair for one, pair in zip(self._logs, pairs, strict=True)}
         row, reply = self._each[id(log)]
         size = len(reply.payload)  # type: ignore[union-attr,arg-type]  # it has one
+        if type(reply) is Begun and reply.final is not None:
+            size += len(reply.final)
         return Kept(reply, size, "msgpack", remembered(self._asked.request(row)))
 
     def settle(self) -> None:
@@ -220,8 +225,9 @@ class BegunRows:
             if self.part is not None:
                 self.part.calls = calls
         codecs = self.codecs
-        stack = self._columns.stack(most or len(calls), codecs)
-        progress = Progress(stack)
+        columns, rows, count = self._columns, self.places, most or len(calls)
+        stack = columns.stack(count, codecs)
+        progress = Progress(stack, columns.ends(self._asked, rows, count, codecs))
         self._runs.append(progress)
         request = self.requests.__getitem__
         return run_rows(calls, self.actions, request, codecs, stack, self._read, claims, progress)
@@ -469,6 +475,21 @@ class Columns:
         """Return what gathers so many of their observations."""
         return Stack(count, codecs.encode_observation, 0, self._field, self._shows, codecs.place)
 
+    def ends(self, asked: StepRows, rows: Sequence[int], count: int, codecs: Codecs) -> Ends | None:
+        """Return what takes the ends of episodes of so many rows, where they go on by themselves.
+
+        Args:
+            asked: the frame.
+            rows: of the frame, those that are run.
+            count: how many of these there may be in one reply.
+            codecs: of the payloads.
+        """
+        if not asked.goes_on:
+            return None
+        stack = Stack(count, codecs.encode_observation, 0, self._field, self._shows)
+        most = min(_MOST_OF_END, self._max_size // 4)  # it goes with its row, and is not cut
+        return Ends(stack, lambda row: asked.again(rows[row]), most)
+
     def _group(self, key: bytes) -> _Group:
         channels = channels_of(key, self._max_channels)
         sessions = [self._channels.get(channel) for channel in channels]
@@ -543,14 +564,16 @@ class Columns:
             taken = sorted({*range(len(rows))}.difference(left))
             rows, sessions, logs = _only(taken, rows), _only(taken, sessions), _only(taken, logs)
             calls, seqs, actions = _only(taken, calls), _only(taken, seqs), _only(taken, actions)
-        request = asked.request
+        request, stack = asked.request, self.stack(len(calls), codecs)
         replies = run_rows(
             calls,
             actions,
             lambda row: request(rows[row]),
             codecs,
-            self.stack(len(calls), codecs),
+            stack,
             work.read,
+            None,
+            Progress(stack, self.ends(asked, rows, len(calls), codecs)),
         )
         later = self._engine.clock()
         if later - now > _LONG:
@@ -611,7 +634,7 @@ class Columns:
         if reply.begun is not None:
             for at, episode_id, _ in begun_of(reply.begun):
                 sessions[at].runner.episode_id = episode_id
-                steps -= 1
+                steps -= not reply.flags[at] & AGAIN  # which are steps, too
         self._engine.stats.steps += steps
         self._send(reply, sessions, seqs)
 
@@ -696,6 +719,8 @@ class Columns:
         now, timeouts, deadlines = engine.clock(), engine.own_timeouts, engine.deadlines
         of_steps = due_at(now, timeouts[Step], frame.timeout, inf)
         of_resets = due_at(now, timeouts[Reset], frame.reset_timeout, inf)
+        if frame.again is not None:  # a step may be a reset as well
+            of_steps += of_resets - now
         for session, request in zip(batch.calls, batch.requests, strict=True):
             session.due = due = of_steps if type(request) is Step else of_resets
             if due < session.scheduled:

@@ -40,7 +40,7 @@ from openenv_async.protocol.codec import (
     encode_map,
     too_large,
 )
-from openenv_async.protocol.columns import COLUMNS, StepRows, has_columns
+from openenv_async.protocol.columns import COLUMNS, COLUMNS_AGAIN, StepRows, has_columns
 from openenv_async.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -572,7 +572,7 @@ class ServerConnection:
         spec = engine.spec
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         capabilities += ["tasks"] if spec.tasks is not None else []
-        capabilities += [COLUMNS] if has_columns(self.codec.format) else []
+        capabilities += [COLUMNS, COLUMNS_AGAIN] if has_columns(self.codec.format) else []
         vector = spec.vector
         return encode_map(
             {

@@ -160,6 +160,8 @@ def transcode(spec: EnvironmentSpec, frame: Any, source: Format, target: Format)
     info = getattr(frame, "info", None)
     if info is not None:
         changes["info"] = spec.codec("any", target).encode(spec.codec("any", source).decode(info))
+    if isinstance(frame, Begun):  # only rows of column frames have it, which are of one format
+        changes["final"] = None
     return msgspec.structs.replace(frame, **changes)
 
 

@@ -22,6 +22,7 @@ import itertools
 import operator
 import struct
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -33,6 +34,7 @@ from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.models.encoding import Place, fill
 from openenv_async.protocol.blocks import LEAST_SHARED
 from openenv_async.protocol.columns import (
+    AGAIN,
     BEGUN,
     REWARDED,
     TERMINATED,
@@ -51,8 +53,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["BEGINS", "Progress", "RowCall", "RowReplies", "Stack", "Way", "run_rows"]
+__all__ = ["BEGINS", "Ends", "Progress", "RowCall", "RowReplies", "Stack", "Way", "run_rows"]
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 BEGINS: Final = object()
 """Stands for the action of a row that begins an episode."""
 _STACKABLE: Final = "biufc"
@@ -125,7 +128,7 @@ def run_rows(
     encode_info, put = codecs.encode_info, stack.put
     progress = progress or Progress(stack)
     rows, others, rewards = progress.rows, progress.others, progress.rewards
-    flags, infos, begun = progress.flags, progress.infos, progress.begun
+    flags, infos, begun, ends = progress.flags, progress.infos, progress.begun, progress.ends
     out: Any = None
     dtype = shape = kind = store = None
     place = 0
@@ -211,10 +214,137 @@ def run_rows(
         if terminated or truncated:
             flag |= (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
             runner.end_row()
+            if ends is not None and not flag & BEGUN:
+                anew = _begun_again(runner, ends.request(row), observation, flag, codecs, progress)
+                if anew is not None:
+                    dtype = kind = None  # the stack may have begun anew
+                    if not isinstance(anew, int):
+                        others.append((row, anew))
+                        continue
+                    flag = anew
         flags.append(flag)
         rows.append(row)  # last: from now on it may be taken
         place += 1
     return progress.finished()
+
+
+def _begun_again(
+    runner: EnvironmentRunner,
+    request: Reset,
+    observation: Any,
+    flag: int,
+    codecs: Codecs,
+    progress: Progress,
+) -> int | RunnerReply | None:
+    """Begin the next episode of the row that ended one, and put its beginning in the place of that.
+
+    Args:
+        runner: of the row.
+        request: of the new episode.
+        observation: the last one of the episode that ended.
+        flag: of the step that ended it.
+        codecs: of the payloads.
+        progress: has the reward and info of that step, and takes the end.
+
+    Returns:
+        The flag of the row, an error in the place of its reply, or ``None`` where no episode was
+        begun: then the row tells the end, as if nothing else had been asked for.
+    """
+    place, ends = len(progress.rows), progress.ends
+    assert ends is not None
+    infos = progress.infos
+    try:
+        ends.stack.put(len(ends.rows), observation)  # the environment may use its memory again
+    except BaseException:  # it was encoded, or stacked, a moment ago
+        return None
+    if ends.stack.last_size > ends.most:
+        return None
+    began = runner.begin_row(request, codecs)
+    if not isinstance(began, tuple):
+        if isinstance(began, Unfinished):
+            began.drop()
+        return None
+    first, reward, terminated, truncated, info = began
+    try:
+        progress.put(place, first)
+        extra = None if info is None else codecs.encode_info(info)
+    except BaseException as exc:
+        progress.rewards.pop()
+        if infos and infos[-1][0] == place:
+            infos.pop()
+        return runner.unfit(request, exc, codecs)
+    runner.begun_row()
+    if infos and infos[-1][0] == place:
+        ends.infos.append((len(ends.rows), infos.pop()[1]))
+    if extra is not None:
+        infos.append((place, extra))
+    ends.rewards.append(progress.rewards.pop())
+    ends.flags.append(flag)
+    ends.rows.append(place)
+    progress.rewards.append(0.0 if reward is None else reward)
+    progress.begun.append((place, runner.episode_id or "", runner.seed or 0))
+    if terminated or truncated:
+        runner.end_row()
+    return (
+        BEGUN
+        | AGAIN
+        | (0 if reward is None else REWARDED)
+        | (TERMINATED if terminated else 0)
+        | (TRUNCATED if truncated else 0)
+    )
+
+
+class Ends:
+    """The ends of episodes in whose place the next ones began.
+
+    Args:
+        stack: takes their observations.
+        request: returns what begins the next episode of a row.
+        most: bytes of an observation; an episode with a larger end is followed when that is asked.
+
+    Attributes:
+        rows: their places among the rows.
+        rewards: of the steps that were the ends.
+        flags: of the same.
+        infos: of the same, by their place among the ends.
+    """
+
+    __slots__ = ("flags", "infos", "most", "request", "rewards", "rows", "stack")
+
+    def __init__(self, stack: Stack, request: Callable[[int], Reset], most: int) -> None:
+        self.stack = stack
+        self.request = request
+        self.most = most
+        self.rows: list[int] = []
+        self.rewards: list[float] = []
+        self.flags = bytearray()
+        self.infos: list[tuple[int, bytes]] = []
+
+    def between(self, start: int, stop: int) -> bytes | None:
+        """Return those of the rows at these places as a frame; ``None`` where there are none."""
+        first, last = bisect_left(self.rows, start), bisect_left(self.rows, stop)
+        if first == last:
+            return None
+        return _encode(_columns(self.stack, self.rewards, self.flags, self.infos, first, last))
+
+
+def _columns(
+    stack: Stack,
+    rewards: Sequence[float],
+    flags: bytearray,
+    infos: Sequence[tuple[int, bytes]],
+    start: int,
+    stop: int,
+) -> ObservationColumns:
+    """Return the replies at these places, addressed to nobody."""
+    return ObservationColumns(
+        b"",
+        b"",
+        stack.column(start, stop),
+        struct.pack(f"<{stop - start}d", *rewards[start:stop]),
+        bytes(flags[start:stop]),
+        pack_pairs([(place - start, info) for place, info in infos[:] if start <= place < stop]),
+    )
 
 
 class Progress:
@@ -222,16 +352,19 @@ class Progress:
 
     Args:
         stack: takes their observations.
+        ends: of those that go on with the next episode; ``None`` where none does unasked.
     """
 
     __slots__ = (
         *("_lock", "_stack", "_taken"),
-        *("begun", "flags", "infos", "others", "rewards", "rows"),
+        *("begun", "ends", "flags", "infos", "others", "put", "rewards", "rows"),
     )
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, ends: Ends | None = None) -> None:
         self._lock = threading.Lock()
         self._stack = stack
+        self.put = stack.put
+        self.ends = ends
         self._taken = 0
         self.rows: list[int] = []
         self.others: list[tuple[int, RunnerReply | Unfinished]] = []
@@ -249,19 +382,11 @@ class Progress:
             del self.others[:count]
         if start == stop:
             return RowReplies(others=others)
-        columns = ObservationColumns(
-            b"",
-            b"",
-            self._stack.column(start, stop),
-            struct.pack(f"<{stop - start}d", *self.rewards[start:stop]),
-            bytes(self.flags[start:stop]),
-            pack_pairs(
-                [(place - start, info) for place, info in self.infos[:] if start <= place < stop]
-            ),
-            pack_pairs(
-                [(place - start, *of) for place, *of in self.begun[:] if start <= place < stop]
-            ),
+        columns = _columns(self._stack, self.rewards, self.flags, self.infos, start, stop)
+        columns.begun = pack_pairs(
+            [(place - start, *of) for place, *of in self.begun[:] if start <= place < stop]
         )
+        columns.finals = None if self.ends is None else self.ends.between(start, stop)
         return RowReplies(self.rows[start:stop], columns, others)
 
 
@@ -344,9 +469,10 @@ class Stack:
             if parts.keys() != names:
                 parts = None  # it has more than its fields, or fewer: the codec judges it
         with self._lock:
-            if place == 0:
-                self._begin(parts)
             fits = self._kind is not bytes and self._fit(place, parts)
+            if place == 0 and not fits:
+                self._begin(parts)
+                fits = self._fit(place, parts)
         if fits:
             if self._field is not None:
                 return self._parts[self._field]._way()
@@ -459,6 +585,13 @@ class Stack:
         if self._kind is dict:
             return {name: part._element(place) for name, part in self._parts.items()}
         return self._values[place] if self._array is None else self._array[place]
+
+    @property
+    def last_size(self) -> int:
+        """Bytes of the observation that was put last."""
+        if self._kind is bytes:
+            return len(self._values[-1])
+        return sum(part._like.nbytes for _, part in self._leaves())
 
     def column(self, start: int, stop: int) -> Payload:
         """Return the observations at these places as a column; there must be some."""

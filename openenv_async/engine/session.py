@@ -385,7 +385,7 @@ class Session:
             elif kind is Open or kind is Close:
                 self._complete_life(request, reply)  # type: ignore[arg-type]  # it is finished
                 return
-            elif type(reply) is Begun:
+            if type(reply) is Begun:  # of a step, too, that ended an episode and began the next
                 self.runner.episode_id = reply.episode_id
         self.answer(request, reply)  # type: ignore[arg-type]  # Open and Close went above
         if self.deferred is not None:

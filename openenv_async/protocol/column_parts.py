@@ -22,9 +22,12 @@ from openenv_async.arrays import to_ext
 from openenv_async.errors import ProtocolError
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.columns import (
+    AGAIN,
     APART,
     FIELDS,
     STACKED,
+    finals_of,
+    numbers_of,
     pack_channels,
     pack_numbers,
     pack_pairs,
@@ -80,7 +83,9 @@ class StepParts:
             return msgspec.structs.replace(frame, channels=channels, seqs=seqs)
         if self._column is None:
             self._read()
-        stepped, begins, seeds = rows, self._begins, self._seeds
+        stepped, begins, seeds, again = rows, self._begins, self._seeds, frame.again
+        if again is not None and len(again) != 8:
+            again = numbers_of(again, self._count)[rows].tobytes()
         if begins is not None:
             assert self._stepped is not None
             begins = begins[rows]
@@ -98,6 +103,7 @@ class StepParts:
             None if seeds is None else seeds.tobytes(),
             frame.options,
             frame.reset_timeout,
+            again,
         )
 
     def _read(self) -> None:
@@ -144,6 +150,13 @@ def observations_of_rows(
         for row, episode_id, seed in _told(_begun, frame.begun)
         if row in places
     ]
+    finals = finals_of(frame)
+    if finals is not None:
+        ends = flags & AGAIN != 0
+        chosen = (ends.cumsum() - 1)[rows[ends[rows]]]
+        finals = (
+            observations_of_rows(finals, len(finals.flags), chosen, (), ()) if len(chosen) else None
+        )
     return ObservationColumns(
         pack_channels(channels),
         pack_numbers(seqs),
@@ -152,6 +165,7 @@ def observations_of_rows(
         flags[rows].tobytes(),
         _encode(infos) if infos else None,
         _encode(begun) if begun else None,
+        None if finals is None else _encode(finals),
     )
 
 
@@ -177,11 +191,16 @@ def joined(
         places = [[place_of[row] for row in some] for some in places]
     infos: list[tuple[int, bytes]] = []
     begun: list[tuple[int, str, int]] = []
+    ends: list[tuple[Sequence[int], ObservationColumns]] = []
     indices = [np.array(some) for some in places]
     try:
         for some, (_, frame) in zip(places, pieces, strict=True):
             infos += [(some[row], info) for row, info in _told(_infos, frame.infos)]
             begun += [(some[row], *of) for row, *of in _told(_begun, frame.begun)]
+            finals = finals_of(frame)
+            if finals is not None:
+                flagged = zip(some, bytes(frame.flags), strict=True)
+                ends.append(([row for row, flag in flagged if flag & AGAIN], finals))
         column = _spliced([_read(frame.payload) for _, frame in pieces], indices, count)
         rewards = _merged(
             [
@@ -199,9 +218,10 @@ def joined(
             indices,
             count,
         )
-    except (ProtocolError, IndexError):
+    except (ProtocolError, IndexError, ValueError):
         return None
-    if column is None or rewards is None or flags is None:
+    whole = joined(ends) if ends else None
+    if column is None or rewards is None or flags is None or (ends and whole is None):
         return None
     return rows, ObservationColumns(
         b"",
@@ -211,6 +231,7 @@ def joined(
         flags.tobytes(),
         pack_pairs(sorted(infos)),
         pack_pairs(sorted(begun)),
+        None if whole is None else _encode(whole[1]),
     )
 
 

@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
+    "AGAIN",
     "APART",
     "BEGUN",
     "COLUMNS",
+    "COLUMNS_AGAIN",
     "FIELDS",
     "REWARDED",
     "STACKED",
@@ -66,6 +68,7 @@ __all__ = [
     "column_of",
     "fields",
     "fields_heads",
+    "finals_of",
     "has_columns",
     "numbers_of",
     "pack_channels",
@@ -77,10 +80,13 @@ __all__ = [
     "rows_of",
     "seqs_of",
     "stacked",
+    "unaddressed",
 ]
 
 COLUMNS: Final = "columns"
 """The capability of a server that takes column frames."""
+COLUMNS_AGAIN: Final = "columns_again"
+"""The capability of one that may begin the next episode of a row in the step that ends one."""
 STACKED: Final = 0
 FIELDS: Final = 1
 APART: Final = 2
@@ -88,6 +94,7 @@ TERMINATED: Final = 1
 TRUNCATED: Final = 2
 REWARDED: Final = 4
 BEGUN: Final = 8
+AGAIN: Final = 16
 
 _MAX_CHANNEL: Final = 2**32 - 1
 _MAX_DEPTH: Final = 8
@@ -97,6 +104,7 @@ _decode: Final = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_apart: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes]]).decode
 _decode_infos: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 _decode_begun: Final = msgspec.msgpack.Decoder(list[tuple[int, str, int]]).decode
+_decode_finals: Final = msgspec.msgpack.Decoder(ObservationColumns).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 _I64: Final = struct.Struct("<q")
 _APART_HEAD: Final = b"\x92\x02"
@@ -345,12 +353,16 @@ class StepRows:
         channels: the channel of each row.
         seqs: the request number of each row.
         begins: 1 for each row that begins an episode; empty where none does.
+        goes_on: rows whose step ends an episode may begin the next one at once.
 
     Raises:
         ProtocolError: the frame's numbers cannot be read.
     """
 
-    __slots__ = ("_payloads", "_places", "_seeds", "begins", "channels", "frame", "seqs", "steps")
+    __slots__ = (
+        *("_again", "_payloads", "_places", "_seeds"),
+        *("begins", "channels", "frame", "goes_on", "seqs", "steps"),
+    )
 
     def __init__(self, frame: StepColumns, channels: Sequence[int]) -> None:
         rows = len(channels)
@@ -360,11 +372,13 @@ class StepRows:
         self.begins: Sequence[int] = ()
         self.steps = rows
         self._seeds: Sequence[int] = ()
+        self._again: Sequence[int] = ()
+        self.goes_on = frame.again is not None
         self._places: list[int] | None = None
         self._payloads: list[bytes] | None = None
 
     def read(self) -> None:
-        """Read which rows begin an episode, and with which seeds.
+        """Read which rows begin an episode, now or with the end of this one, and their seeds.
 
         Raises:
             ProtocolError: it is malformed.
@@ -376,6 +390,8 @@ class StepRows:
             if frame.seeds is not None:
                 self._seeds = _column(frame.seeds, "<i8", count, "seeds")
             self.begins, self.steps = (begins, rows - count) if count else ((), rows)
+        if frame.again is not None:
+            self._again = seqs_of(frame.again, rows)
 
     def elements(self) -> list[Any] | None:
         """Return the decoded action of each row that steps; ``None`` where each is encoded apart.
@@ -423,7 +439,14 @@ class StepRows:
         place = row if not self.begins else self._place(row)
         if not self.begins or not self.begins[row]:
             return Step(self.channels[row], seq, seq - 1, self.payloads()[place], frame.timeout)
-        seed = self._seeds[place] if self._seeds else -1
+        return self._reset(row, self._seeds[place] if self._seeds else -1)
+
+    def again(self, row: int) -> Reset:
+        """Return what begins the next episode of a row whose step has ended one."""
+        return self._reset(row, self._again[row])
+
+    def _reset(self, row: int, seed: int) -> Reset:
+        frame, seq = self.frame, self.seqs[row]
         given = None if seed < 0 else seed
         timeout = frame.reset_timeout
         return Reset(self.channels[row], seq, seq - 1, frame.options, given, None, timeout)
@@ -527,6 +550,25 @@ def begun_of(packed: Payload | None) -> list[tuple[int, str, int]]:
         raise ProtocolError(f"malformed column frame: {exc}") from None
 
 
+def finals_of(frame: ObservationColumns) -> ObservationColumns | None:
+    """Return the ends of episodes of a frame, addressed to nobody; ``None`` where it has none.
+
+    They are of the rows with the flag ``AGAIN``, in order.
+
+    Raises:
+        ProtocolError: they are malformed, or of another number.
+    """
+    if frame.finals is None:
+        return None
+    try:
+        finals = _decode_finals(frame.finals)
+    except _BAD as exc:
+        raise ProtocolError(f"malformed column frame: {exc}") from None
+    if len(finals.flags) != sum(flag & AGAIN != 0 for flag in bytes(frame.flags)):
+        raise ProtocolError("a column frame has another number of ends than rows that say so")
+    return finals
+
+
 def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
     """Return the replies of a frame one by one.
 
@@ -537,8 +579,24 @@ def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
     rows = sum(count for _, count in ranges)
     if len(frame.flags) != rows:  # before there is a channel for each: a range says any number
         raise ProtocolError(f"flags of a column frame of {rows} rows take {rows} bytes")
-    channels = _each(ranges)
     seqs: list[int] = numbers_of(frame.seqs, rows).tolist()
+    return _replies(frame, _each(ranges), seqs)
+
+
+def unaddressed(frame: ObservationColumns) -> list[Observation | Begun]:
+    """Return the replies of a frame without channels and numbers, as those of channel 0.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    none = [0] * len(frame.flags)
+    return _replies(frame, none, none)
+
+
+def _replies(
+    frame: ObservationColumns, channels: Sequence[int], seqs: Sequence[int]
+) -> list[Observation | Begun]:
+    rows = len(channels)
     payloads = rows_of(frame.payload, rows)
     rewards: list[float | None] = _column(frame.rewards, "<f8", rows, "rewards")
     flags: list[int] = _column(frame.flags, "u1", rows, "flags")
@@ -548,6 +606,12 @@ def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
     except _BAD as exc:
         raise ProtocolError(f"malformed column frame: {exc}") from None
     begun = {row: (episode_id, seed) for row, episode_id, seed in episodes}
+    finals = finals_of(frame)
+    ends: Iterator[Any] = iter(())
+    if finals is not None:
+        rows_again = [row for row in range(rows) if flags[row] & AGAIN]
+        of = [channels[row] for row in rows_again], [seqs[row] for row in rows_again]
+        ends = iter(_replies(finals, *of))
     replies: list[Observation | Begun] = []
     for row in range(rows):
         flag = flags[row]
@@ -561,8 +625,9 @@ def replies_of(frame: ObservationColumns) -> list[Observation | Begun]:
             if row not in begun:
                 raise ProtocolError(f"row {row} of a column frame has no episode")
             episode_id, seed = begun[row]
+            final = _encode(next(ends)) if finals is not None and flag & AGAIN else None
             replies.append(
-                Begun(channels[row], seqs[row], payloads[row], episode_id, seed, *result)
+                Begun(channels[row], seqs[row], payloads[row], episode_id, seed, *result, final)
             )
         else:
             replies.append(Observation(channels[row], seqs[row], payloads[row], *result))

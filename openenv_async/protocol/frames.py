@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION: Final = 1
-PAYLOAD_FIELDS: Final = frozenset({"payload", "info"})
+PAYLOAD_FIELDS: Final = frozenset({"payload", "info", "final"})
 
 if TYPE_CHECKING:
     Payload = bytes | memoryview
@@ -201,7 +201,9 @@ class StepColumns(Frame, tag=10):
     ``channels``: uint32 pairs ``first, count``: ranges, in the order of the rows. ``seqs``: int64
     [1] for all rows, or [rows]. Payload: the actions as a column, one for each row that steps.
     ``resets``: uint8 [rows], 1 where the row begins an episode. ``seeds``: int64, one for each row
-    that begins, -1 for none. ``options``: a map, of every row that begins.
+    that begins, -1 for none. ``options``: a map, of every row that begins. ``again``: int64 [1] for
+    all rows, or [rows]: a row whose step ends its episode may begin the next one in the same
+    request, with this seed, -1 for none, and with ``options``.
     """
 
     channels: Payload
@@ -212,6 +214,7 @@ class StepColumns(Frame, tag=10):
     seeds: Payload | None = None
     options: Payload | None = None
     reset_timeout: Seconds | None = None
+    again: Payload | None = None
 
 
 class Release(Frame, tag=11):
@@ -260,7 +263,11 @@ class Waiting(Frame, tag=34):
 
 
 class Begun(Frame, tag=35):
-    """Reply to Reset. Payload: the first observation. ``seed`` is the one that was used."""
+    """Reply to Reset. Payload: the first observation. ``seed`` is the one that was used.
+
+    ``final``: an Observation, encoded on its own: the end of the episode before, where this answers
+    the step that ended it.
+    """
 
     channel: Int
     seq: Int
@@ -271,6 +278,7 @@ class Begun(Frame, tag=35):
     terminated: bool = False
     truncated: bool = False
     info: Payload | None = None
+    final: Payload | None = None
 
 
 class Observation(Frame, tag=36):
@@ -355,7 +363,9 @@ class ObservationColumns(Frame, tag=43):
     ``rewards``: float64 [rows]. ``flags``: uint8 [rows], the sum of 1 terminated, 2 truncated, 4
     the environment gave a reward, 8 the reply to a reset. ``infos``: an array of pairs ``row,
     info``, each info encoded on its own. ``begun``: an array of ``row, episode_id, seed``, of the
-    rows with flag 8.
+    rows with flag 8. Flag 16: the row's step ended an episode and began the next one, of which the
+    row tells. ``finals``: an ObservationColumns without channels and numbers, encoded on its own:
+    what those steps gave, of the rows with flag 16, in order.
     """
 
     channels: Payload
@@ -365,6 +375,7 @@ class ObservationColumns(Frame, tag=43):
     flags: Payload
     infos: Payload | None = None
     begun: Payload | None = None
+    finals: Payload | None = None
 
 
 Request = Reset | Step | State | Close

@@ -8,19 +8,20 @@ import random
 import select
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from openenv_async import Environment, StepResult
+from openenv_async import EngineOptions, Environment, StepResult
 from openenv_async.client.lending import DivertedMessages
 from openenv_async.client.local import LocalTransport
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.client.vector import Answer, ResetRequest, VectorSessions
-from openenv_async.client.vector_columns import AnswerColumns
+from openenv_async.client.vector_columns import AnswerColumns, LentRows
 from openenv_async.client.websocket import WebSocketTransport
 from openenv_async.endpoints.lent_socket import SocketMessages
+from openenv_async.environment import Isolation
 from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidAction,
@@ -41,7 +42,7 @@ class Walk(Environment[Dict, Dict, Dict]):
     Each observation tells the number of steps of its session: one taken twice would show.
     """
 
-    isolation = "inline"
+    isolation: ClassVar[Isolation | None] = "inline"
 
     def __init__(self) -> None:
         self.taken = 0
@@ -89,8 +90,9 @@ def told(sessions: VectorSessions, answer: Answer) -> Any:
             return reply and (type(reply), reply.message)
         wire = sessions.wire
         info = None if reply.info is None else wire.decode_any(reply.info)
+        seq = None if sessions.same_step else reply.seq  # a reset may be a request of its own
         return (
-            *(type(reply).__name__, reply.seq, wire.decode_observation(reply.payload)),
+            *(type(reply).__name__, seq, wire.decode_observation(reply.payload)),
             *(reply.reward, reply.terminated, reply.truncated, info),
         )
 
@@ -183,6 +185,40 @@ def test_every_way_of_a_message_gives_the_same_answers(
             monkeypatch.setattr("openenv_async.engine.connection.has_columns", lambda format: False)
     with served(Walk) as other:
         assert play(other, True, same_step, seed, True) == expected
+
+
+class WalkInThreads(Walk):
+    isolation = "thread"
+
+
+@pytest.mark.parametrize(("env", "workers"), [(Walk, None), (WalkInThreads, None), (Walk, 2)])
+def test_episodes_that_end_cost_no_message_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, env: type[Walk], workers: int | None
+) -> None:
+    sent: list[Any] = []
+    message = LentRows._message
+
+    def counted(rows: LentRows, frames: list[Any]) -> bytes:
+        sent.append(frames)
+        return message(rows, frames)
+
+    monkeypatch.setattr(LentRows, "_message", counted)
+    with served(env, options=EngineOptions(workers=workers)) as url:
+        sessions = opened(url, 4, True, True)
+        sessions.reset([ResetRequest(i, i, None) for i in range(4)])
+        answers(sessions)
+        encode = sessions.wire.encode_action
+        ends = 0
+        for _ in range(12):
+            sessions.step_columns(apart([encode({"add": add}) for add in (2, 3, 1, 1)]))
+            found = answers(sessions)
+            ends += sum(final is not None for _, _, final, _, _ in found)
+            for _, frame, final, error, again in found:
+                assert error is None
+                assert again == (final is not None) == (frame[0] == "Begun")
+        sessions.close()
+    assert ends > 10
+    assert len(sent) == 12
 
 
 @pytest.mark.parametrize(

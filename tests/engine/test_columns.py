@@ -6,7 +6,7 @@ import asyncio
 import cProfile
 import pstats
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from openenv_async.deadlines import Deadlines
 from openenv_async.engine import Engine
 from openenv_async.engine.interfaces import RowBatch
 from openenv_async.engine.rows import RowReplies
+from openenv_async.environment import Isolation
 from openenv_async.errors import SessionClosed
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.codec import BadFrame
@@ -238,6 +239,176 @@ async def test_a_frame_is_answered_by_one_frame() -> None:
 
 async def test_the_deadline_of_episodes_holds_for_rows() -> None:
     assert await play([("all", [0] * SESSIONS)], timeouts=Timeouts(episode=60.0)) == 0
+
+
+# -- episodes that follow in the same step --------------------------------------------------------
+
+
+class Short(Environment[Any, Any, Any]):
+    """The action 1 ends an episode, 2 cuts it short; each observation is in the same memory.
+
+    Options of a reset: what it does, where it is not what it should.
+    """
+
+    isolation: ClassVar[Isolation | None] = "inline"
+    size = 3
+
+    def __init__(self) -> None:
+        self.memory = np.zeros(self.size)
+        self.episodes = 0
+
+    def reset(self, seed: int | None = None, how: str = "") -> Any:
+        if how == "raises":
+            raise RuntimeError("no more episodes")
+        self.episodes += 1
+        self.memory[:] = -self.episodes
+        if how == "awaitable":
+            return self.later()
+        if how == "unfit":
+            return StepResult(object())
+        return StepResult(self.memory, info={"seed": seed})
+
+    async def later(self) -> Any:
+        return self.memory
+
+    def step(self, action: Any) -> Any:
+        self.memory[:] = action
+        return StepResult(
+            self.memory, action + 0.5, action == 1, action == 2, {"was": action} if action else {}
+        )
+
+    def state(self) -> Any:
+        return self.episodes
+
+
+class ShortInThreads(Short):
+    isolation = "thread"
+
+
+class Wide(Short):
+    size = 4096
+
+
+async def begun_side(env: Any = Short) -> Side:
+    side = Side(True, env)
+    side.open()
+    await replies(side.peer, SESSIONS)
+    side.peer.send(*(Reset(n, 1, 0) for n in range(1, SESSIONS + 1)))
+    await replies(side.peer, SESSIONS)
+    return side
+
+
+async def replies(peer: Peer, count: int) -> list[Any]:
+    """Wait for so many replies, and return them one by one."""
+    found: list[Any] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            await asyncio.sleep(0)
+            for frame in peer.take():
+                found += replies_of(frame) if isinstance(frame, ObservationColumns) else [frame]
+    return sorted(found, key=lambda reply: reply.channel)
+
+
+def stepped(seq: int, actions: list[int], **how: Any) -> StepColumns:
+    channels = pack_channels(range(1, SESSIONS + 1))
+    again = pack_numbers([-1, 7, 8, 9])
+    return StepColumns(
+        channels, pack_numbers([seq]), stacked(np.array(actions)), again=again, **how
+    )
+
+
+def shown(reply: Any) -> Any:
+    """A reply as plain data: kind, observation, reward, ends, info, and the end before it."""
+    if isinstance(reply, Failed):
+        return reply.code
+    final = getattr(reply, "final", None)
+    info = None if reply.info is None else unpack(reply.info)
+    decoded: Any = PayloadCodec(Any, "msgpack").decode(reply.payload)
+    each = decoded[0].item(), reply.reward, reply.terminated, reply.truncated
+    before = None if final is None else shown(msgspec.msgpack.decode(final, type=Observation))
+    return type(reply).__name__, *each, info, before
+
+
+@pytest.mark.parametrize("env", [Short, ShortInThreads])
+async def test_an_episode_that_ends_is_followed_in_the_same_frame(env: Any) -> None:
+    side = await begun_side(env)
+    side.peer.send(stepped(2, [0, 1, 2, 0]))
+    found = await replies(side.peer, SESSIONS)
+    plain = ("Observation", 0.0, 0.5, False, False, None, None)
+    ended = ("Observation", 1.0, 1.5, True, False, {"was": 1}, None)
+    short = ("Observation", 2.0, 2.5, False, True, {"was": 2}, None)
+    expected = [
+        plain,
+        ("Begun", -2.0, None, False, False, {"seed": 7}, ended),
+        ("Begun", -2.0, None, False, False, {"seed": 8}, short),
+        plain,
+    ]
+    assert [shown(reply) for reply in found] == expected
+    assert [reply.seed for reply in found[1:3]] == [7, 8]
+    assert side.engine.stats.steps == SESSIONS
+    # Each row asked for again is what it was, in either form, and no environment is called.
+    side.peer.send(*(Step(n, 2, 1, pack(a)) for n, a in enumerate([0, 1, 2, 0], 1)))
+    assert await replies(side.peer, SESSIONS) == found
+    side.peer.send(stepped(2, [0, 1, 2, 0]))
+    assert await replies(side.peer, SESSIONS) == found
+    side.peer.send(stepped(3, [2, 2, 2, 2]))
+    assert [shown(reply)[1] for reply in await replies(side.peer, SESSIONS)] == [-2, -3, -3, -2]
+    assert {session.runner.steps for session in side.engine.sessions.values()} == {0}
+    assert side.engine.stats.steps == 2 * SESSIONS
+    await side.engine.aclose()
+
+
+@pytest.mark.parametrize("env", [Short, ShortInThreads])
+@pytest.mark.parametrize("how", ["raises", "awaitable"])
+async def test_an_episode_that_cannot_be_begun_leaves_the_end_of_the_last(
+    env: Any, how: str
+) -> None:
+    side = await begun_side(env)
+    side.peer.send(stepped(2, [0, 1, 1, 0], options=pack({"how": how})))
+    found = await replies(side.peer, SESSIONS)
+    ended = ("Observation", 1.0, 1.5, True, False, {"was": 1}, None)
+    assert [shown(reply) for reply in found][1:3] == [ended, ended]
+    assert side.engine.stats.errors == {}
+    side.peer.send(Reset(2, 3, 2, pack({"how": how})), Reset(3, 3, 2))
+    second, third = await replies(side.peer, 2)
+    assert shown(second) == "environment_raised" if how == "raises" else second.seq == 3
+    assert shown(third)[0] == "Begun"
+    await side.engine.aclose()
+
+
+@pytest.mark.parametrize("env", [Short, ShortInThreads])
+async def test_a_beginning_that_cannot_be_sent_costs_its_own_row(env: Any) -> None:
+    side = await begun_side(env)
+    side.peer.send(stepped(2, [0, 1, 0, 2], options=pack({"how": "unfit"})))
+    found = [shown(reply) for reply in await replies(side.peer, SESSIONS)]
+    plain = ("Observation", 0.0, 0.5, False, False, None, None)
+    assert found == [plain, "invalid_observation", plain, "invalid_observation"]
+    side.peer.send(Reset(2, 3, 2), Reset(4, 3, 2))
+    assert [shown(reply)[0] for reply in await replies(side.peer, 2)] == ["Begun", "Begun"]
+    side.peer.send(stepped(4, [0, 0, 0, 0]))
+    first, second, *_ = await replies(side.peer, SESSIONS)
+    assert isinstance(first, Failed)  # it leaves out a number
+    assert shown(second) == plain
+    await side.engine.aclose()
+
+
+async def test_a_large_end_is_followed_when_that_is_asked() -> None:
+    side = await begun_side(Wide)
+    side.peer.send(stepped(2, [1, 0, 0, 2]))
+    found = await replies(side.peer, SESSIONS)
+    assert [shown(reply)[0] for reply in found] == ["Observation"] * SESSIONS
+    assert [reply.terminated or reply.truncated for reply in found] == [True, False, False, True]
+    await side.engine.aclose()
+
+
+async def test_the_end_of_an_episode_is_one_where_nothing_is_to_follow() -> None:
+    side = await begun_side()
+    side.peer.send(msgspec.structs.replace(stepped(2, [1, 2, 0, 0]), again=None))
+    found = [shown(reply) for reply in await replies(side.peer, SESSIONS)]
+    assert [each[0] for each in found] == ["Observation"] * SESSIONS
+    side.peer.send(Step(1, 3, 2, pack(0)))
+    assert shown((await replies(side.peer, 1))[0]) == "episode_ended"
+    await side.engine.aclose()
 
 
 # -- frames of any content ------------------------------------------------------------------------
@@ -859,6 +1030,7 @@ async def calls_of(count: int) -> int:
     peer = Peer(engine)
     channels = range(1, count + 1)
     peer.send(*(Open(n, token(n), token(n)) for n in channels))
+    await replies(peer, count)  # on a busy machine a constructor may run in a thread
     peer.send(*(Reset(n, 1) for n in channels))
     for seq in range(2, 10):
         column = stacked(np.zeros(count, np.int64))

@@ -259,6 +259,49 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
             Failed(7, 4, "episode_ended", "step() after the episode ended: call reset() first"),
         ],
     ),
+    "step_columns_again": (
+        "client",
+        "Sessions 1 to 3 are stepped; one whose episode ends begins the next one with no seed.",
+        [
+            StepColumns(
+                pack_channels([1, 2, 3]),
+                pack_numbers([5, 5, 5]),
+                stacked(np.array([0, 1, 1], "<i8")),
+                60.0,
+                None,
+                None,
+                msgspec.msgpack.encode({"level": 2}),
+                60.0,
+                pack_numbers([-1, -1, -1]),
+            )
+        ],
+    ),
+    "observation_columns_again": (
+        "server",
+        "The second session's episode was terminated with a reward of 2 and an info, and the next"
+        " one begun: its row tells of that.",
+        [
+            ObservationColumns(
+                pack_channels([1, 2, 3]),
+                pack_numbers([5, 5, 5]),
+                stacked(np.array([[0, 1], [0, 0], [3, 1]], "<f4")),
+                np.array([1.0, 0.0, 1.0], "<f8").tobytes(),
+                bytes([4, 24, 4]),
+                None,
+                msgspec.msgpack.encode([[1, "8899aabbccddeeff", 6]]),
+                msgspec.msgpack.encode(
+                    ObservationColumns(
+                        b"",
+                        b"",
+                        stacked(np.array([[2, -1]], "<f4")),
+                        np.array([2.0], "<f8").tobytes(),
+                        bytes([5]),
+                        msgspec.msgpack.encode([[0, msgspec.msgpack.encode({"won": True})]]),
+                    )
+                ),
+            )
+        ],
+    ),
     "release": (
         "client",
         "Loans 7 and 260 of shared memory are given back, and session 1 is stepped.",

@@ -18,18 +18,21 @@ from openenv_async.protocol.column_parts import (
     observations_of_rows,
 )
 from openenv_async.protocol.columns import (
+    AGAIN,
     BEGUN,
     REWARDED,
     TERMINATED,
     TRUNCATED,
+    StepRows,
     apart,
+    channels_of,
     pack_channels,
     pack_numbers,
     replies_of,
     requests_of,
     stacked,
 )
-from openenv_async.protocol.frames import ObservationColumns, StepColumns
+from openenv_async.protocol.frames import Begun, Observation, ObservationColumns, StepColumns
 
 ANY: PayloadCodec[Any] = PayloadCodec(Any, "msgpack")
 FORMS = ("numbers", "arrays", "fields", "apart")
@@ -55,6 +58,7 @@ def steps(draw: st.DrawFn) -> tuple[StepColumns, int]:
     resets = draw(st.none() | st.lists(st.integers(0, 1), min_size=count, max_size=count))
     begin = sum(resets or ())
     seeded = bool(begin) and draw(st.booleans())
+    again = draw(st.none() | st.lists(st.integers(-1, 9), min_size=count, max_size=count))
     frame = StepColumns(
         pack_channels(range(10, 10 + count)),
         pack_numbers(range(5, 5 + count)),
@@ -64,6 +68,7 @@ def steps(draw: st.DrawFn) -> tuple[StepColumns, int]:
         np.arange(begin, dtype="<i8").tobytes() if seeded else None,
         ANY.encode({"level": 1}) if begin else None,
         60.0,
+        None if again is None else pack_numbers(again),
     )
     return frame, count
 
@@ -71,7 +76,9 @@ def steps(draw: st.DrawFn) -> tuple[StepColumns, int]:
 @st.composite
 def observations(draw: st.DrawFn) -> tuple[ObservationColumns, int]:
     count = draw(st.integers(1, 12))
-    flag = st.sampled_from([0, TERMINATED, TRUNCATED, REWARDED, BEGUN, BEGUN | REWARDED])
+    flag = st.sampled_from(
+        [0, TERMINATED, TRUNCATED, REWARDED, BEGUN, BEGUN | REWARDED, BEGUN | AGAIN]
+    )
     flags = draw(st.lists(flag, min_size=count, max_size=count))
     told = [row for row in range(count) if draw(st.booleans())]
     frame = ObservationColumns(
@@ -82,8 +89,33 @@ def observations(draw: st.DrawFn) -> tuple[ObservationColumns, int]:
         bytes(flags),
         msgspec.msgpack.encode([[row, ANY.encode({"row": row})] for row in told]),
         msgspec.msgpack.encode([[r, f"episode {r}", r] for r in range(count) if flags[r] & BEGUN]),
+        ends_of(draw(st.sampled_from(FORMS)), sum(flag & AGAIN != 0 for flag in flags)),
     )
     return frame, count
+
+
+def ends_of(form: str, count: int) -> bytes | None:
+    """The ends of episodes of so many rows."""
+    if not count:
+        return None
+    return msgspec.msgpack.encode(
+        ObservationColumns(
+            b"",
+            b"",
+            column(form, count),
+            (np.arange(count) + 0.5).astype("<f8").tobytes(),
+            bytes([TERMINATED | REWARDED, TRUNCATED] * count)[:count],
+            msgspec.msgpack.encode([[count - 1, ANY.encode("last")]]),
+        )
+    )
+
+
+def told(reply: Observation | Begun, channel: int, seq: int) -> Observation | Begun:
+    """A reply under another channel and number, and so its end of the episode before."""
+    if isinstance(reply, Begun) and reply.final is not None:
+        final = told(msgspec.msgpack.decode(reply.final, type=Observation), channel, seq)
+        reply = msgspec.structs.replace(reply, final=msgspec.msgpack.encode(final))
+    return msgspec.structs.replace(reply, channel=channel, seq=seq)
 
 
 def chosen(data: st.DataObject, count: int) -> list[int]:
@@ -103,6 +135,12 @@ def test_the_requests_of_some_rows(data: st.DataObject) -> None:
         for row in rows
     ]
     assert list(requests_of(part, 100)) == expected
+    if frame.again is not None:
+        read = [StepRows(each, channels_of(each.channels, 100)) for each in (frame, part)]
+        for each in read:
+            each.read()
+        seeds = [read[0].again(row).seed for row in rows]
+        assert [read[1].again(row).seed for row in range(len(rows))] == seeds
 
 
 @given(st.data())
@@ -113,8 +151,7 @@ def test_the_replies_of_some_rows(data: st.DataObject) -> None:
         frame, count, np.array(rows), rows_plus(rows, 1), rows_plus(rows, 70)
     )
     whole = replies_of(frame)
-    expected = [msgspec.structs.replace(whole[row], channel=row + 1, seq=row + 70) for row in rows]
-    assert replies_of(part) == expected
+    assert replies_of(part) == [told(whole[row], row + 1, row + 70) for row in rows]
 
 
 def part_of(parts: StepParts, rows: list[int]) -> StepColumns:
@@ -139,9 +176,7 @@ def test_what_was_cut_apart_is_joined_again(data: st.DataObject) -> None:
     assert rows == sorted(row for some, _ in pieces for row in some)  # owner 3 has not answered
     whole.channels, whole.seqs = pack_channels(rows_plus(rows, 1)), pack_numbers(rows)
     expected = [
-        msgspec.structs.replace(reply, channel=row + 1, seq=row)
-        for row, reply in enumerate(replies_of(frame))
-        if row in rows
+        told(reply, row + 1, row) for row, reply in enumerate(replies_of(frame)) if row in rows
     ]
     assert replies_of(whole) == expected
 
@@ -159,6 +194,8 @@ def test_what_was_cut_apart_is_joined_again(data: st.DataObject) -> None:
         {"flags": b"\0"},
         {"infos": msgspec.msgpack.encode([[2, b""]])},
         {"begun": b"\xc0"},
+        {"finals": b"\xc0"},
+        {"finals": ends_of("numbers", 1)},
     ],
 )
 def test_replies_that_differ_are_not_joined(changes: dict[str, bytes]) -> None:

@@ -194,6 +194,7 @@ def test_a_frame_of_resets_alone() -> None:
         StepColumns(pack_channels([3, 4]), ints(2), b""),
         StepColumns(pack_channels([3, 4]), ints(2), stacked(np.zeros(2)), None, b"\0"),
         StepColumns(pack_channels([3, 4]), ints(2), stacked(np.zeros(1)), None, b"\1\0", b"\5"),
+        StepColumns(pack_channels([3, 4]), ints(2), stacked(np.zeros(2)), again=ints(1, 2, 3)),
     ],
 )
 def test_what_cannot_be_read_is_answered_row_by_row(frame: StepColumns) -> None:
@@ -238,6 +239,8 @@ def test_the_replies_of_a_frame() -> None:
         {"infos": b"\xc0"},
         {"begun": ANY.encode([[0, 1, 2]])},
         {"payload": stacked(np.zeros(3))},
+        {"finals": b"\xc0"},
+        {"finals": msgspec.msgpack.encode(ObservationColumns(b"", b"", apart([b""]), b"", b"\1"))},
     ],
 )
 def test_malformed_replies_are_refused(changes: dict[str, bytes]) -> None:

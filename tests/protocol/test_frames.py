@@ -42,13 +42,13 @@ KINDS = {
     7: "Credit channel seq units",
     8: "Renew channel ack",
     9: "ListTasks channel seq split start stop",
-    10: "StepColumns channels seqs payload timeout resets seeds options reset_timeout",
+    10: "StepColumns channels seqs payload timeout resets seeds options reset_timeout again",
     11: "Release loans",
     16: "Chunk channel seq payload",
     32: "Welcome version epoch payload",
     33: "Opened channel resumed seq",
     34: "Waiting channel position depth",
-    35: "Begun channel seq payload episode_id seed reward terminated truncated info",
+    35: "Begun channel seq payload episode_id seed reward terminated truncated info final",
     36: "Observation channel seq payload reward terminated truncated info",
     37: "Partial channel seq index payload whole",
     38: "StateIs channel seq payload episode_id seed step_count",
@@ -56,7 +56,7 @@ KINDS = {
     40: "Failed channel seq code message retryable payload",
     41: "GoingAway reason grace",
     42: "TasksListed channel seq payload",
-    43: "ObservationColumns channels seqs payload rewards flags infos begun",
+    43: "ObservationColumns channels seqs payload rewards flags infos begun finals",
 }
 ALL = sorted({*CLIENT_FRAMES, *SERVER_FRAMES}, key=lambda cls: cls.__name__)
 
@@ -79,7 +79,7 @@ def test_the_wire_has_these_frames_and_fields() -> None:
     found = {tag(cls): " ".join([cls.__name__, *cls.__struct_fields__]) for cls in ALL}
     assert found == KINDS
     assert PROTOCOL_VERSION == 1
-    assert {"payload", "info"} == PAYLOAD_FIELDS
+    assert {"payload", "info", "final"} == PAYLOAD_FIELDS
 
 
 def test_the_frames_of_a_side_are_numbered_apart() -> None:
@@ -103,7 +103,10 @@ def test_the_frames_of_a_side_are_numbered_apart() -> None:
         (frames.ListTasks(0, 3), [9, 0, 3, None, 0, 0]),
         (frames.Welcome(1, "e"), [32, 1, "e", None]),
         (frames.Opened(1), [33, 1, False, 0]),
-        (frames.Begun(1, 1, b"o", "e", 5), [35, 1, 1, b"o", "e", 5, None, False, False, None]),
+        (
+            frames.Begun(1, 1, b"o", "e", 5),
+            [35, 1, 1, b"o", "e", 5, None, False, False, None, None],
+        ),
         (frames.Observation(1, 1, b"o"), [36, 1, 1, b"o", None, False, False, None]),
         (Partial(1, 1, 0, b"o"), [37, 1, 1, 0, b"o", False]),
         (frames.StateIs(1, 1, b"s"), [38, 1, 1, b"s", None, None, 0]),

@@ -572,16 +572,16 @@ class GymVectorEnv(VectorEnv[Any, Any, Any]):
         if self._legal is not None:
             self._legal[where] = 1
         final = answers.final
+        if final is None or len(final) < len(answers):
+            self._put_results(answers, where)
         if final is not None:  # and nothing of the reset but what it shows
-            self._put_results(final, where)
-            self._ended[where] = False
+            self._put_results(final, final.slots)
+            self._ended[final.slots] = False
             observations = self._rows.elements(final)
             known = dict(final.infos())
             for i, slot in enumerate(final.slots.tolist()):
                 info = self.sessions.wire.decode_any(known[i]) if i in known else {}
                 self._add_info(infos, {"final_obs": observations[i], "final_info": info}, slot)
-        else:
-            self._put_results(answers, where)
         self._rows.put_column(answers, where)
         given = answers.infos()
         if given:
