@@ -33,6 +33,7 @@ __all__ = [
     "InvalidObservation",
     "InvalidOption",
     "InvalidTasks",
+    "NoReward",
     "OpenEnvError",
     "OperationCancelled",
     "OperationUnsupported",
@@ -509,6 +510,12 @@ class InvalidObservation(EnvironmentFailure):
     """The environment returned what cannot be encoded or is not what it declares."""
 
     code = "invalid_observation"
+
+
+class NoReward(EnvironmentFailure):
+    """The episode ended and its tests gave no reward: it failed, which is not a reward of 0."""
+
+    code = "no_reward"
 
 
 class EnvironmentDied(EnvironmentFailure):

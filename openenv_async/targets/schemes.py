@@ -49,6 +49,7 @@ class Scheme:
 
 
 SCHEMES: Final[Mapping[str, Scheme]] = {
+    "harbor": Scheme("openenv_async.compat.harbor.environment", "harbor:FOLDER"),
     "ors": Scheme("openenv_async.hosts.openreward", "ors:URL"),
 }
 """The schemes by name."""

@@ -51,6 +51,7 @@ REMEDIES: Final = {
     "EnvironmentStartFailed": "fix the constructor or its arguments",
     "EnvironmentRaised": "fix the environment; the session goes on if it can",
     "InvalidObservation": "return what the environment declares",
+    "NoReward": "read `log_tail`, the end of what the tests wrote, and correct the task",
     "EnvironmentDied": "open a new session; `exit_code` and `log_tail` say why it died",
     "DeadlineExceeded": "raise the `Timeouts` field that it names, or make the call faster",
     "PeerError": "look at the other end",

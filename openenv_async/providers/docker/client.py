@@ -181,10 +181,22 @@ class DockerClient:
 
     async def prepare_command(self, name: str, body: Mapping[str, Any], *, timeout: float) -> str:
         """Make a command of a container, which is not started yet: its id."""
-        path, data = f"containers/{name}/exec", json.dumps(body)
-        make = functools.partial(self._docker._query_json, path, "POST", data=data)
-        made = await self._calls.do("prepare a command", make, timeout)
-        return str(made["Id"])
+        data = json.dumps(body)
+
+        async def once() -> str:
+            from aiodocker import DockerError
+
+            try:
+                made = await self._docker._query_json(f"containers/{name}/exec", "POST", data=data)
+            except DockerError as exc:
+                if exc.status != 409:
+                    raise
+                raise NoSuchContainer(
+                    f"could not prepare a command: {exc.message}", retryable=False
+                ) from None
+            return str(made["Id"])
+
+        return await self._calls.do("prepare a command", once, timeout)
 
     async def upload(self, name: str, path: str, archive: bytes, *, timeout: float) -> None:
         """Unpack a tar archive in a folder of a container; twice is as good as once."""

@@ -15,7 +15,7 @@ from openenv_async.errors import WorkerStartFailed
 from openenv_async.providers.docker.calls import NoSuchImage
 from openenv_async.providers.docker.client import DockerClient
 
-__all__ = ["PullPolicy", "ensure_image"]
+__all__ = ["PullPolicy", "ensure_image", "host_lock"]
 
 PullPolicy = Literal["missing", "always", "never"]
 
@@ -43,7 +43,7 @@ async def ensure_image(
                     phase="open",
                     retryable=False,
                 )
-        async with _host_lock(f"{engine.url} {name} {platform}"):
+        async with host_lock(f"{engine.url} {name} {platform}"):
             if policy != "always":
                 with contextlib.suppress(NoSuchImage):  # pulled while we waited
                     return await engine.image(name)
@@ -58,7 +58,7 @@ async def ensure_image(
 
 
 @contextlib.asynccontextmanager
-async def _host_lock(what: str) -> AsyncIterator[None]:
+async def host_lock(what: str) -> AsyncIterator[None]:
     """One holder at a time among all processes of this machine; it dies with its process."""
     try:
         import fcntl

@@ -19,9 +19,9 @@ import secrets
 import tarfile
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ProviderError, WorkerStartFailed
@@ -42,6 +42,7 @@ from openenv_async.providers.docker.sweep import sweep
 __all__ = ["Sandbox", "SandboxOptions", "Sandboxes", "shared_sandboxes"]
 
 log = logging.getLogger("openenv_async.providers.docker")
+T = TypeVar("T")
 
 _GROUP: Final = "openenv_async.sandboxes"
 """Label with the id of the ``Sandboxes`` that made a container."""
@@ -104,12 +105,18 @@ class Sandboxes:
         url: of the Engine; ``None``: as the docker command finds it.
         max_starts: containers begun at once.
 
+    Attributes:
+        url: of the Engine, as it was given.
+        engine: the Engine.
+        users: who holds it open, see ``shared_sandboxes``.
+
     Raises:
         EngineError: the address is of no use.
     """
 
     def __init__(self, url: str | None = None, *, max_starts: int = 8) -> None:
         self.users = 0
+        self.url = url
         self._group = uuid.uuid4().hex
         self.engine = DockerClient(url, max_calls=16, redact=lambda text: text)
         # Commands hold their connections for as long as they run: calls have others.
@@ -120,6 +127,7 @@ class Sandboxes:
         self._live: set[str] = set()
         self._removals = Removals(self.engine, self._live.discard, self._look_for_late)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._once: dict[str, asyncio.Task[Any]] = {}
         self.spawn(self._sweep())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -127,6 +135,22 @@ class Sandboxes:
         task = asyncio.create_task(work, name="openenv-sandboxes")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do something once for all who ask at the same time, or later.
+
+        Work that fails is done again for the next who asks. It goes on when a caller is
+        cancelled, until this is closed.
+
+        Args:
+            key: names the work.
+            work: does it.
+        """
+        task = self._once.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._once[key] = asyncio.create_task(work(), name=f"openenv-once-{key:.80}")
+        done: T = await asyncio.shield(task)
+        return done
 
     async def start(self, image: str, options: SandboxOptions, *, timeout: float) -> Sandbox:
         """Start a container.
@@ -189,9 +213,14 @@ class Sandboxes:
             retryable=False,
         )
 
+    def discard(self, name: str) -> None:
+        """Begin to remove a container, unless that was done."""
+        if name in self._live:
+            self._removals.begin(name)
+
     async def remove(self, name: str) -> None:
         """Remove a container; cancellation does not stop it."""
-        self._removals.begin(name)
+        self.discard(name)
         await self._removals.end(name)
 
     @contextlib.asynccontextmanager
@@ -246,9 +275,10 @@ class Sandboxes:
         for name in list(self._live):
             self._removals.begin(name)
         await self._removals.all()
-        for task in list(self._tasks):
+        left = [*self._tasks, *self._once.values()]
+        for task in left:
             task.cancel()
-        await wait_uncancelled(*self._tasks)
+        await wait_uncancelled(*left)
         await self._streams.close()
         await self.engine.aclose()
         self._reaper.users -= 1
@@ -339,6 +369,11 @@ class Sandbox:
         except (OpenEnvError, TimeoutError) as exc:
             log.info("whether a command in %s was killed is not known: %s", self.name, exc)
 
+    async def working_folder(self) -> str:
+        """Return the folder that the image's commands begin in."""
+        config = (await self._owner.engine.inspect(self.name)).get("Config") or {}
+        return str(config.get("WorkingDir") or "/")
+
     async def put(self, archive: IO[bytes] | bytes, into: str) -> None:
         """Unpack a tar archive in a folder of the container.
 
@@ -373,6 +408,10 @@ class Sandbox:
                 return found.read()
         except tarfile.TarError as exc:
             raise ProviderError(f"{path} could not be read: {exc}", retryable=False) from exc
+
+    def discard(self) -> None:
+        """Begin to remove the container, and do not wait."""
+        self._owner.discard(self.name)
 
     async def remove(self) -> None:
         """Kill and remove the container; cancellation does not stop it."""

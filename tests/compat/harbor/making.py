@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["make_task"]
 
-DOCKERFILE = "FROM python:3.11\nWORKDIR /app\n"
+DOCKERFILE = "FROM python:3.11\nUSER root\nWORKDIR /app\n"
 TEST = "#!/bin/bash\ngrep -q yes /app/answer && echo 1 > /logs/verifier/reward.txt\n"
 
 

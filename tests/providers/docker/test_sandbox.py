@@ -150,6 +150,29 @@ async def test_the_last_who_leaves_removes_all() -> None:
         assert three is not one
 
 
+async def test_work_is_done_once_and_again_after_it_failed() -> None:
+    done: list[str] = []
+    go_on = asyncio.Event()
+
+    async def work(fails: bool = False) -> int:
+        await go_on.wait()
+        done.append("x")
+        if fails:
+            raise ValueError("no")
+        return len(done)
+
+    async with shared_sandboxes() as owner:
+        first, *others = [asyncio.create_task(owner.once("a", work)) for _ in range(4)]
+        await asyncio.sleep(0)
+        first.cancel()  # the work goes on for the others
+        go_on.set()
+        assert await asyncio.gather(*others) == [1, 1, 1]
+        assert await owner.once("a", work) == 1
+        with pytest.raises(ValueError, match="no"):
+            await owner.once("b", lambda: work(fails=True))
+        assert await owner.once("b", work) == 3
+
+
 KILLED = """
 import asyncio, sys
 from openenv_async.providers.docker.owner import this_owner
