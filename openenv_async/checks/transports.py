@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 _SHARED = frozenset(
-    {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy", "ends"}
+    {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy"}
+    | {"order", "ends"}
 )
 _NATIVE = _SHARED | {"cancel", "stream", "tasks"}
 
@@ -77,6 +78,7 @@ class Transport(ABC):
             - ``exact``: arrays, NaN and infinity come back bit by bit;
             - ``limits``: the client's size limit can be set;
             - ``busy``: a second call can be made while one runs;
+            - ``order``: a step outside an episode is refused, not the environment's to judge;
             - ``ends``: terminated and truncated are two things;
             - ``sessions``: sessions are found by id;
             - ``tasks``: the environment's tasks are listed;

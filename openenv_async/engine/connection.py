@@ -486,6 +486,8 @@ class ServerConnection:
             )
             self.send(failed(frame, error, self.codec.format))
             return
+        if not self.engine.in_worker:
+            frame.lenient = False  # of upstream's dialect, whose server asks its workers for it
         session = self.engine.open(frame, self)
         if session is not None:
             self._channels[frame.channel] = session

@@ -74,7 +74,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
-from openenv_async.protocol.lifecycle import START, Move, Phase, advance
+from openenv_async.protocol.lifecycle import LENIENT, START, TRANSITIONS, Move, Phase, advance
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.telemetry.tracing import TraceContext, current
 from openenv_async.types import Limits, StepResult
@@ -136,6 +136,7 @@ class EnvironmentRunner:
     __slots__ = (
         "_awaits_step",
         "_known",
+        "_moves",
         "_read",
         "_step",
         "_telling",
@@ -156,6 +157,7 @@ class EnvironmentRunner:
         self.spec = spec
         self.env: Any = None
         self.phase = START
+        self._moves = TRANSITIONS
         self.episode_id: str | None = None
         self.seed: int | None = None
         self.steps = 0
@@ -429,6 +431,8 @@ class EnvironmentRunner:
             case Open():
                 options = codecs.decode_any(request.payload) if request.payload else None
                 self._build(options)
+                if request.lenient:
+                    self._moves = LENIENT
                 return None
             case Reset():
                 advance(self.phase, Move.RESET)  # before its options are looked at
@@ -467,7 +471,7 @@ class EnvironmentRunner:
         return method.__get__(self.env) if hasattr(method, "__get__") else method
 
     def _move(self, move: Move) -> None:
-        self.phase = advance(self.phase, move)
+        self.phase = advance(self.phase, move, self._moves)
 
     def _build(self, options: Any) -> None:
         if options is not None and not isinstance(options, dict):

@@ -101,7 +101,8 @@ class Open(Frame, tag=1):
     The client makes ``session`` (32 hex digits) and ``secret`` (32 hex digits), so that a lost
     reply orphans nothing: asking again is the same request. Payload: map of constructor options.
     ``traceparent`` and ``tracestate`` are the session's own W3C trace context, where it is not
-    the connection's.
+    the connection's. ``lenient`` allows steps outside an episode; servers set it for upstream's
+    clients and take it from none.
     """
 
     channel: Int
@@ -113,6 +114,7 @@ class Open(Frame, tag=1):
     timeout: Seconds | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    lenient: bool = False
 
 
 class Reset(Frame, tag=2):

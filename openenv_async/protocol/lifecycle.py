@@ -7,6 +7,8 @@ Rules:
   begun. So a reset that fails leaves FRESH too.
 - A step that fails leaves RUNNING: the environment decides whether it can go on.
 - Nothing is legal once the session is closed.
+- ``LENIENT`` is the table of sessions of upstream's dialect, where the environment decides about
+  a step before the first reset or after the end of an episode.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from openenv_async.errors import (
     SessionClosed,
 )
 
-__all__ = ["START", "TRANSITIONS", "Move", "Phase", "advance"]
+__all__ = ["LENIENT", "START", "TRANSITIONS", "Move", "Phase", "advance"]
 
 
 class Phase(enum.IntEnum):
@@ -73,16 +75,29 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Move, Phase]]] = {
     Phase.CLOSED: {},
 }
 
+LENIENT: Final[Mapping[Phase, Mapping[Move, Phase]]] = {
+    **TRANSITIONS,
+    Phase.FRESH: {**TRANSITIONS[Phase.FRESH], Move.STEP: Phase.RUNNING},
+    Phase.ENDED: {**TRANSITIONS[Phase.ENDED], Move.STEP: Phase.RUNNING},
+}
 
-def advance(phase: Phase, move: Move) -> Phase:
+
+def advance(
+    phase: Phase, move: Move, table: Mapping[Phase, Mapping[Move, Phase]] = TRANSITIONS
+) -> Phase:
     """Return the phase after ``move``.
+
+    Args:
+        phase: the session's.
+        move: its next.
+        table: what is legal.
 
     Raises:
         EpisodeNotStarted, EpisodeEnded, SessionClosed: the caller asked for it too early or late.
         ProtocolError: the episode began or ended where it cannot.
     """
     try:
-        return TRANSITIONS[phase][move]
+        return table[phase][move]
     except KeyError:
         raise _illegal(phase, move) from None
 

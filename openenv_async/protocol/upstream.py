@@ -50,13 +50,15 @@ __all__ = [
     "read_fields",
     "read_message",
     "read_reset",
+    "refusal_of",
     "result_body",
     "result_message",
+    "rpc_message",
     "state_body",
     "state_message",
 ]
 
-Kind = Literal["reset", "step", "state", "close"]
+Kind = Literal["reset", "step", "state", "close", "mcp"]
 Fields = dict[str, msgspec.Raw]
 """The top level of an object; each value still encoded."""
 
@@ -64,13 +66,13 @@ _ENVELOPE: Final = 2
 """Containers that an envelope adds around a payload."""
 _MAX_TEXT: Final = 255
 _MAX_SEED: Final = 2 * MAX_INT + 1
-_RPC_INTERNAL_ERROR: Final = -32603
 _EMPTY: Final = (b"{}", b"null", b"[]")
 _TYPE_ALLOWS_DATA: Final[dict[str, bool]] = {
     "reset": True,
     "step": True,
     "state": False,
     "close": False,
+    "mcp": True,
 }
 
 _json_fields: Final = msgspec.json.Decoder(Fields).decode
@@ -84,7 +86,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Call(msgspec.Struct):
-    """One request. ``payload`` is the action; ``options`` are a reset's own, still encoded."""
+    """One request.
+
+    ``payload`` is the action, or the request of JSON-RPC; ``options`` are a reset's own, still
+    encoded.
+    """
 
     kind: Kind
     payload: bytes = b""
@@ -99,14 +105,9 @@ class Refusal(msgspec.Struct):
     code: str
     message: str
     beside: dict[str, Any] = {}
-    rpc_id: Any = msgspec.UNSET
 
     def encode(self) -> str:
-        """The message on the socket; an MCP call is refused as JSON-RPC."""
-        if self.rpc_id is not msgspec.UNSET:
-            error = {"code": _RPC_INTERNAL_ERROR, "message": self.message, "data": None}
-            reply = {"jsonrpc": "2.0", "id": self.rpc_id, "error": error}
-            return _encode({"type": "mcp", "data": reply}).decode()
+        """The message on the socket."""
         data = {"message": self.message, "code": self.code, **self.beside}
         return _encode({"type": "error", "data": data}).decode()
 
@@ -133,8 +134,6 @@ def read_message(message: str | None, max_containers: int = sys.maxsize) -> Call
         return Refusal("INVALID_JSON", f"Invalid JSON: {exc}")
     kind = scalar(fields, "type", "plain")
     kind = "" if kind is None else kind
-    if kind == "mcp":
-        return _no_mcp(fields)
     if not isinstance(kind, str) or kind not in _TYPE_ALLOWS_DATA:
         return Refusal("UNKNOWN_TYPE", f"Unknown message type: {kind}")
     payload = fields.pop("data", None) if _TYPE_ALLOWS_DATA[kind] else None
@@ -148,7 +147,7 @@ def read_message(message: str | None, max_containers: int = sys.maxsize) -> Call
         if kind == "reset":
             options = {} if payload is None else _object(payload, "data")
             call.seed, call.episode_id, call.options = read_reset(options, "plain")
-        elif kind == "step":
+        elif kind in ("step", "mcp"):
             if payload is None:
                 return _invalid([_problem("missing", ["data"], "Field required")])
             _object(payload, "data")
@@ -156,14 +155,6 @@ def read_message(message: str | None, max_containers: int = sys.maxsize) -> Call
     except OpenEnvError as exc:
         return _invalid(problems(exc))
     return call
-
-
-def _no_mcp(fields: Fields) -> Refusal:
-    try:
-        rpc_id = scalar(_object(fields.get("data", msgspec.Raw(b"{}")), "data"), "id", "plain")
-    except OpenEnvError as exc:
-        return _invalid(problems(exc))
-    return Refusal("EXECUTION_ERROR", "Environment does not support MCP", rpc_id=rpc_id)
 
 
 def read_fields(body: bytes, format: Format, max_containers: int = sys.maxsize) -> Fields:
@@ -325,6 +316,11 @@ def state_message(frame: StateIs) -> str:
     return _encode({"type": "state", "data": state_body(frame, "plain")}).decode()
 
 
+def rpc_message(reply: dict[str, Any]) -> str:
+    """A reply of JSON-RPC on upstream's socket."""
+    return _encode({"type": "mcp", "data": reply}).decode()
+
+
 def _split(
     frame: Begun | Observation,
 ) -> tuple[Fields | msgspec.Raw, msgspec.Raw | None]:
@@ -353,8 +349,8 @@ def _is_said(field: msgspec.Raw, beside: float | bool | None) -> bool:
 # -- errors -----------------------------------------------------------------------------------
 
 
-def error_message(error: OpenEnvError) -> str:
-    """An error on upstream's socket."""
+def refusal_of(error: OpenEnvError) -> Refusal:
+    """An error as upstream's dialect has it."""
     code, message = error.upstream_code, error.message
     beside: dict[str, Any] = {}
     match code:
@@ -372,7 +368,12 @@ def error_message(error: OpenEnvError) -> str:
         case _:
             if isinstance(error, EnvironmentRaised):
                 message = error.detail.get("text") or message
-    return Refusal(code, message, beside).encode()
+    return Refusal(code, message, beside)
+
+
+def error_message(error: OpenEnvError) -> str:
+    """An error on upstream's socket."""
+    return refusal_of(error).encode()
 
 
 _LOCATION: Final = re.compile(r" - at `?([$\w.\[\]\-]+)`?")

@@ -11,26 +11,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.engine import Engine, EngineOptions
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
-from openenv_async.protocol.json_rpc import RpcCode, RpcFailure, rpc_error
 from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
-from openenv_async.server.http_headers import MEDIA, body_response, encode_body, error_body
+from openenv_async.server.http_headers import MEDIA, encode_body, error_body
+from openenv_async.server.http_sessions import HttpSessions
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.mcp import McpEndpoint, checked_access
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
 from openenv_async.server.transport import Receive, Scope, Send
-from openenv_async.server.upstream import UpstreamSocket
+from openenv_async.server.upstream import RpcSocket, UpstreamSocket
+from openenv_async.server.upstream_rpc import UpstreamRpc
 from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
 
@@ -106,7 +105,8 @@ class HTTPEnvServer:
         self._is_alive = False
         own_access: Collection[str] = getattr(self.spec.cls, "agent_access", ())
         access = checked_access(own_access) | checked_access(agent_access)
-        self.mcp = McpEndpoint(self.engine, self.guard, access, self._elsewhere, _no_upstream)
+        self._rpc = UpstreamRpc(self.engine, HttpSessions(self.engine))
+        self.mcp = McpEndpoint(self.engine, self.guard, access, self._elsewhere, self._rpc.response)
         self.routes: list[BaseRoute] = [
             *http_routes(self.engine, self.guard, self.watch, self._elsewhere),
             *(
@@ -114,6 +114,7 @@ class HTTPEnvServer:
                 for path in ("/mcp", "/mcp/{session}")
             ),
             WebSocketRoute("/ws", _WebSocketEndpoint(self), name="ws"),
+            WebSocketRoute("/mcp", _WebSocketEndpoint(self, RpcSocket), name="ws_mcp"),
         ]
 
     @functools.cached_property
@@ -150,15 +151,29 @@ class HTTPEnvServer:
             self._home = HomeLoop()
         return self._home
 
-    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's."""
+    async def websocket(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        only: type[RpcSocket] | None = None,
+    ) -> None:
+        """The ``/ws`` endpoint: native when a known subprotocol is offered, else upstream's.
+
+        Args:
+            scope, receive, send: the connection, as ASGI has it.
+            only: the dialect of an endpoint that has one.
+        """
         home = self._elsewhere(scope)
         if home is None:
-            await self._websocket(scope, receive, send)
+            await self._websocket(scope, receive, send, only)
         else:
-            await home.run(self._websocket(scope, home.receiver(receive), home.sender(send)))
+            there = home.receiver(receive), home.sender(send)
+            await home.run(self._websocket(scope, *there, only))
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(
+        self, scope: Scope, receive: Receive, send: Send, only: type[RpcSocket] | None
+    ) -> None:
         event = await receive()
         if event["type"] != "websocket.connect":
             return
@@ -177,7 +192,10 @@ class HTTPEnvServer:
             stats.local_connections += 1
             stats.local_connections_opened += 1
         try:
-            await self._serve(scope, receive, send)
+            if only is None:
+                await self._serve(scope, receive, send)
+            else:
+                await only(self.engine, self._rpc, scope, receive, send).run()
         finally:
             stats.connections -= 1
             if is_local:
@@ -186,7 +204,7 @@ class HTTPEnvServer:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         chosen = next((s for s in scope["subprotocols"] if s in SUBPROTOCOLS), None)
         if chosen is None:
-            await UpstreamSocket(self.engine, scope, receive, send).run()
+            await UpstreamSocket(self.engine, self._rpc, scope, receive, send).run()
             return
         offer = None if self._local is None else self._local.offer(scope)
         headers = () if offer is None else ((_LOCAL_HEADER, offer),)
@@ -232,18 +250,14 @@ class HTTPEnvServer:
 
 
 class _WebSocketEndpoint:
-    """The WebSocket endpoint as an ASGI application, which routers take as it is."""
+    """A WebSocket endpoint as an ASGI application, which routers take as it is."""
 
-    def __init__(self, server: HTTPEnvServer) -> None:
+    def __init__(self, server: HTTPEnvServer, only: type[RpcSocket] | None = None) -> None:
         self._server = server
+        self._only = only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._server.websocket(scope, receive, send)
-
-
-async def _no_upstream(body: bytes, request: Request) -> Response:
-    failure = RpcFailure(RpcCode.METHOD_NOT_FOUND, "Method not found")
-    return body_response(rpc_error(failure), "plain")
+        await self._server.websocket(scope, receive, send, self._only)
 
 
 class _UnknownPath:

@@ -6,6 +6,8 @@ Rules:
   requests of the same number wait for the same reply.
 - Callers who disconnect cancel what is running for them; those who number their requests may come
   back for the reply within a grace, or at once by asking for something else.
+- Calls of upstream's dialect on one session, over its sockets or HTTP, wait for their turn.
+- A session that is opened for one call is closed before the call is answered.
 - The richer of the formats sent and accepted is what the session speaks; it changes only while
   nothing runs.
 """
@@ -13,8 +15,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -39,12 +42,13 @@ from openenv_async.server.http_headers import (
     MEDIA,
     SESSION_HEADER,
     has_foreign_cookie,
+    new_name,
     request_number,
     request_timeout,
     richer,
     session_name,
 )
-from openenv_async.telemetry.tracing import NO_TRACE, trace_of
+from openenv_async.telemetry.tracing import NO_TRACE, TraceContext, trace_of
 
 __all__ = [
     "NOBODY",
@@ -95,13 +99,29 @@ class CallReplySink:
 
 
 class HttpReplySink(CallReplySink):
-    """The replies of one session, and a count of the callers that wait for each."""
+    """The replies of one session, and a count of the callers that wait for each.
+
+    Attributes:
+        turn: held by the call of upstream's dialect that runs.
+        on_end: of the socket that shares it with HTTP; called when the session ends by itself.
+        closes: the session is to end when that socket leaves.
+    """
 
     def __init__(self, codecs: Codecs) -> None:
         super().__init__(codecs)
-        self.trace = NO_TRACE  # so that each request may bring its own
+        # So that each request may bring its own.
+        self.trace: TraceContext | None = NO_TRACE
         self._callers: dict[int, int] = {}
         self.orphan: int | None = None
+        self.turn: Final = asyncio.Lock()
+        self.on_end: Callable[[OpenEnvError], None] | None = None
+        self.closes = False
+
+    def ended(self, channel: int, reason: OpenEnvError) -> None:
+        """Raise ``reason`` in every call that waits, and tell the socket."""
+        super().ended(channel, reason)
+        if self.on_end is not None:
+            self.on_end(reason)
 
     def enter(self, seq: int) -> None:
         """One more caller waits for ``seq``."""
@@ -154,15 +174,26 @@ class HttpSessions:
         payload: bytes | None,
         resume: bool,
         request: Request,
+        *,
+        lenient: bool = False,
     ) -> tuple[Session, frames.Opened]:
         """Open the session of this name, or join the one that exists.
+
+        Args:
+            name: id and secret.
+            format: of its replies.
+            payload: constructor options.
+            resume: it must exist.
+            request: the caller's.
+            lenient: its steps need no episode, as upstream's dialect has it.
 
         Raises:
             OpenEnvError: it cannot be opened, or the secret is not its own.
             ClientDisconnect: the caller went away.
         """
         engine = self._engine
-        asked = frames.Open(0, *name, resume, 0, payload, request_timeout(request))
+        timeout = request_timeout(request)
+        asked = frames.Open(0, *name, resume, 0, payload, timeout, lenient=lenient)
         existing = engine.sessions.get(name[0])
         sink = None
         if existing is not None and hmac.compare_digest(existing.secret, name[1]):
@@ -178,7 +209,7 @@ class HttpSessions:
             if not waiting.done():
                 await _reply_or_disconnect(waiting, request)
         except (ClientDisconnect, asyncio.CancelledError):
-            if session is not None and session_name(request) is None:
+            if session is not None and (lenient or session_name(request) is None):
                 session.shut(SessionClosed(NOBODY))
             raise
         reply = waiting.result()
@@ -198,15 +229,25 @@ class HttpSessions:
         frame: Callable[[int, int, Format], frames.Request],
         sent: Format,
         format: Format,
+        *,
+        is_upstream: bool = False,
     ) -> frames.Frame:
         """Submit one request and wait for its reply, in ``format``.
+
+        Args:
+            session: whose.
+            request: the caller's.
+            frame: makes the frame of its number, the one before, and the session's format.
+            sent: the format of the body.
+            format: of the reply.
+            is_upstream: it has no number of its caller's.
 
         Raises:
             OpenEnvError: the reply is an error, or the number belongs to another request.
         """
-        sink = self._sink(session, richer(sent, format))
+        sink = self.sink_of(session, richer(sent, format))
         running = sink.codecs.format
-        numbered = request_number(request)
+        numbered = None if is_upstream else request_number(request)
         seq = numbered or session.log.taken + 1
         if sink.orphan is not None and sink.orphan != seq:
             session.cancel(sink.orphan)  # its caller asks for something else now
@@ -235,6 +276,47 @@ class HttpSessions:
                 f"the reply cannot be said in {MEDIA[format]}: {exc.message}"
             ) from None
 
+    async def call_in_turn(
+        self,
+        session: Session,
+        request: Request,
+        frame: Callable[[int, int, Format], frames.Request],
+    ) -> frames.Frame:
+        """Call as ``call`` does, in upstream's dialect, once the calls before it are over."""
+        async with self.sink_of(session, "plain").turn:
+            return await self.call(session, request, frame, "plain", "plain", is_upstream=True)
+
+    @contextlib.asynccontextmanager
+    async def for_one_call(self, request: Request, format: Format) -> AsyncIterator[Session]:
+        """A new session, closed when the block is left; the response does not name it.
+
+        Raises:
+            OpenEnvError: it cannot be opened.
+        """
+        session, _ = await self.open(new_name(), format, None, False, request, lenient=True)
+        request.state.session = None
+        try:
+            try:
+                yield session
+            except OpenEnvError:
+                await self._close(session, request, format)
+                raise
+            await self._close(session, request, format)
+        except BaseException:
+            session.shut(SessionClosed("the call that it was opened for is over"))
+            raise
+
+    async def _close(self, session: Session, request: Request, format: Format) -> None:
+        with contextlib.suppress(OpenEnvError):  # the call was answered, and the log tells this
+            await self.call(
+                session,
+                request,
+                lambda seq, ack, _: frames.Close(0, seq, ack),
+                format,
+                format,
+                is_upstream=True,
+            )
+
     def _abandoned(self, session: Session, sink: HttpReplySink, seq: int, grace: bool) -> None:
         """Cancel a request that nobody waits for any more."""
         if not grace:
@@ -249,7 +331,7 @@ class HttpSessions:
 
         asyncio.get_running_loop().call_later(_RETRY_GRACE, cancel)
 
-    def _sink(self, session: Session, format: Format) -> HttpReplySink:
+    def sink_of(self, session: Session, format: Format) -> HttpReplySink:
         """The session's HTTP sink, in ``format`` unless something runs in another one."""
         sink = session.sink
         idle = session.current is None

@@ -1,11 +1,15 @@
 """Upstream's dialect over WebSocket: one socket, one session, one request at a time, JSON text.
 
+``/ws`` takes upstream's messages, ``/mcp`` bare requests of JSON-RPC.
+
 Rules:
 
 - The socket is accepted first; what stops the session from opening is then said unprompted and
   the socket closed with 1000.
 - Messages are answered in order. The reader goes on while one is being answered, so that a peer
   that leaves interrupts its step; it stops when too much is waiting.
+- A socket of ``/ws?session_id=`` takes part in a session that JSON-RPC made, and leaves it alive.
+- A session answers its socket and HTTP through one sink, each call in its turn.
 - A bad message costs an error reply, never the episode; too many of them end the session.
 - A peer that takes no data for ``Timeouts.write`` is cut, and so is one that answers no ping for
   ``Timeouts.lease``, where the server can ping: it may be silent for as long as it likes.
@@ -21,15 +25,23 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Final
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from openenv_async.engine import Engine, Session
-from openenv_async.errors import GoingAway, OpenEnvError, ProtocolError
+from openenv_async.errors import (
+    GoingAway,
+    OpenEnvError,
+    ProtocolError,
+    SessionBusy,
+    SessionClosed,
+)
 from openenv_async.protocol.frames import (
     Begun,
     Close,
     Failed,
+    Frame,
     Observation,
     Open,
     Request,
@@ -38,19 +50,22 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
+from openenv_async.protocol.json_rpc import rpc_error, rpc_text
 from openenv_async.protocol.upstream import (
     Call,
     Refusal,
     error_message,
     read_message,
     result_message,
+    rpc_message,
     state_message,
 )
-from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
+from openenv_async.server.http_sessions import OPENING, HttpReplySink, as_error
 from openenv_async.server.transport import Message, Receive, Scope, Send
+from openenv_async.server.upstream_rpc import MakeFrame, UpstreamRpc, failure_of
 from openenv_async.telemetry.tracing import trace_of
 
-__all__ = ["UpstreamSocket"]
+__all__ = ["RpcSocket", "UpstreamSocket"]
 
 log = logging.getLogger("openenv_async.server")
 
@@ -61,17 +76,30 @@ _LOOK: Final = 5.0
 """Seconds between two looks at whether the peer reads."""
 _MESSAGE_COST: Final = 256
 """Bytes that a waiting message counts for beside its text."""
+_TOOL: Final = b"_tool"
+"""Part of every action of upstream's for tools, ``list_tools`` and ``call_tool``."""
 _MAX_NAMES: Final = 100
 """Names of dropped options that the log tells of."""
 
 
-class UpstreamSocket(CallReplySink):
-    """One WebSocket of an upstream client. ``websocket.connect`` was received already."""
+class _DialectSocket:
+    """One WebSocket and its session. ``websocket.connect`` was received already.
 
-    def __init__(self, engine: Engine, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(engine.codecs("plain"))
-        self.trace = trace_of(scope["headers"])
+    Attributes:
+        own: the session, once it is open.
+    """
+
+    def __init__(
+        self, engine: Engine, rpc: UpstreamRpc, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self.scheduled = inf
+        self.own: Session | None = None
+        self._rpc = rpc
+        self._scope = scope
+        self._sink = HttpReplySink(engine.codecs("plain"))
+        self._sink.trace = trace_of(scope["headers"])
+        self._running = 0
+        self._is_guest = False
         extensions = scope.get("extensions", {})
         self._abort: Callable[[], None] | None = extensions.get("openenv.abort")
         self._ping: Callable[[float], None] | None = extensions.get("openenv.ping")
@@ -135,10 +163,9 @@ class UpstreamSocket(CallReplySink):
         self._task.cancel()
         return None
 
-    def ended(self, channel: int, reason: OpenEnvError) -> None:
+    def _ended(self, reason: OpenEnvError) -> None:
         """The session is over: say so and close."""
         self._over = reason
-        super().ended(channel, reason)
         self._news.set()
 
     # -- reading ------------------------------------------------------------------------------
@@ -175,29 +202,82 @@ class UpstreamSocket(CallReplySink):
         self._room.set()
         return text
 
-    # -- answering ----------------------------------------------------------------------------
+    # -- the session --------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        opening = self.expect(OPENING)
-        request = Open(1, secrets.token_hex(16), secrets.token_hex(16))
-        session = self._engine.open(request, self)
         try:
-            opened = await opening
-            if isinstance(opened, Failed):
-                raise as_error(opened, "plain")
-            if isinstance(opened, OpenEnvError):
-                raise opened
-            assert session is not None
+            session = self.own = await self._begin()
             while await self._answer(session, await self._next()):
                 pass
             await self._close(_NORMAL)
         except OpenEnvError as exc:
-            await self._text(error_message(exc))
+            await self._text(self._said(exc))
             await self._close(_GOING_AWAY if isinstance(exc, GoingAway) else _NORMAL)
         finally:
-            if session is not None:
-                # The client cannot come back: it never learned the session's id.
-                self._engine.lost(session, self, True)
+            self._leave()
+
+    async def _begin(self) -> Session:
+        """Return the session of this socket, open.
+
+        Raises:
+            OpenEnvError: it cannot be opened.
+        """
+        self._sink.on_end = self._ended
+        opening = self._sink.expect(OPENING)
+        request = Open(1, secrets.token_hex(16), secrets.token_hex(16), lenient=True)
+        self.own = self._engine.open(request, self._sink)
+        opened = await opening
+        if isinstance(opened, Failed):
+            raise as_error(opened, "plain")
+        if isinstance(opened, OpenEnvError):
+            raise opened
+        assert self.own is not None
+        return self.own
+
+    def _leave(self) -> None:
+        """Let go of the session, which the client of its own socket cannot come back to."""
+        session, sink = self.own, self._sink
+        if session is None:
+            return
+        if self._is_guest:
+            sink.on_end = None
+            if self._running:
+                session.cancel(self._running)
+            if sink.closes:
+                session.shut(SessionClosed("the session was closed by its client"))
+        else:
+            self._engine.lost(session, sink, True)
+
+    async def call(self, session: Session, frame: MakeFrame) -> Frame:
+        """Run one request of the session.
+
+        Raises:
+            OpenEnvError: it failed.
+        """
+        reply = await self._reply(session, frame)
+        if isinstance(reply, Failed):
+            raise as_error(reply, "plain")
+        return reply
+
+    async def _reply(self, session: Session, frame: MakeFrame) -> Frame:
+        """Return the reply to one request, that it failed included.
+
+        Raises:
+            OpenEnvError: the session is over.
+        """
+        sink = self._sink
+        async with sink.turn:
+            if session.current is None:
+                sink.codecs = self._engine.codecs("plain")
+            seq = session.log.taken + 1
+            waiting = sink.expect(seq)
+            self._running = seq
+            session.submit(frame(seq, seq - 1, "plain"))
+            reply = await waiting
+            self._running = 0
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        return reply
 
     async def _answer(self, session: Session, message: str | None) -> bool:
         """Answer one message; ``False`` after a close.
@@ -205,57 +285,27 @@ class UpstreamSocket(CallReplySink):
         Raises:
             OpenEnvError: the session is over.
         """
+        raise NotImplementedError
+
+    def _said(self, error: OpenEnvError) -> str:
+        """The last message, which says why the socket is closed."""
+        raise NotImplementedError
+
+    def _count_bad(self) -> None:
+        """Take notice of a message that could not be read.
+
+        Raises:
+            ProtocolError: it was one too many.
+        """
         limits = self._engine.options.limits
-        call = read_message(message, limits.max_containers)
-        if isinstance(call, Refusal):
-            await self._text(call.encode())
-            self._bad += 1
-            if self._bad > limits.max_bad_frames:
-                raise ProtocolError(
-                    f"the connection is closed: more than {limits.max_bad_frames} messages that"
-                    " cannot be read (Limits.max_bad_frames)"
-                )
-            return True
-        request = self._request(session, call)
-        waiting = self.expect(request.seq)
-        session.submit(request)
-        reply = await waiting
-        if call.kind == "close":
-            return False
-        match reply:
-            case OpenEnvError():
-                raise reply
-            case Begun() | Observation():
-                await self._text(result_message(reply))
-            case StateIs():
-                await self._text(state_message(reply))
-            case Failed():
-                await self._text(error_message(as_error(reply, "plain")))
-            case _:
-                raise AssertionError(f"unexpected reply {reply!r}")
-        return True
+        self._bad += 1
+        if self._bad > limits.max_bad_frames:
+            raise ProtocolError(
+                f"the connection is closed: more than {limits.max_bad_frames} messages that"
+                " cannot be read (Limits.max_bad_frames)"
+            )
 
-    def _request(self, session: Session, call: Call) -> Request:
-        seq = session.log.taken + 1
-        ack = seq - 1
-        match call.kind:
-            case "reset":
-                return Reset(1, seq, ack, self._options(call), call.seed, call.episode_id)
-            case "step":
-                return Step(1, seq, ack, call.payload)
-            case "state":
-                return State(1, seq, ack)
-            case "close":
-                return Close(1, seq, ack)
-
-    def _options(self, call: Call) -> bytes | None:
-        """A reset's options without those that the environment does not declare."""
-        options = call.options
-        unknown = self._engine.spec.unknown_options(options)
-        if unknown:
-            _warn_once(self._engine, unknown)
-            options = {key: raw for key, raw in options.items() if key not in unknown}
-        return msgspec.json.encode(options) if options else None
+    # -- writing ------------------------------------------------------------------------------
 
     async def _text(self, text: str) -> None:
         self._engine.stats.bytes_out += len(text)
@@ -268,6 +318,98 @@ class UpstreamSocket(CallReplySink):
         self._sending_since = self._engine.clock()
         await self._send(message)
         self._sending_since = inf
+
+
+class UpstreamSocket(_DialectSocket):
+    """One WebSocket of an upstream client at ``/ws``."""
+
+    async def _begin(self) -> Session:
+        query = dict(parse_qsl(self._scope.get("query_string", b"").decode("latin-1")))
+        handle = query.get("session_id")
+        if not handle:
+            return await super()._begin()
+        session = self._rpc.find(handle)
+        sink = self._rpc.sink_of(session)
+        if sink.on_end is not None:
+            raise SessionBusy(f"Session {session.id} already has an attached WebSocket")
+        sink.on_end = self._ended
+        self._sink, self._is_guest = sink, True
+        return session
+
+    def _said(self, error: OpenEnvError) -> str:
+        if self.own is None and isinstance(error, SessionBusy):
+            return Refusal("SESSION_ERROR", error.message).encode()
+        return error_message(error)
+
+    async def _answer(self, session: Session, message: str | None) -> bool:
+        call = read_message(message, self._engine.options.limits.max_containers)
+        if isinstance(call, Refusal):
+            await self._text(call.encode())
+            self._count_bad()
+            return True
+        if call.kind == "mcp":
+            await self._text(rpc_message(await self._rpc.respond(call.payload, self)))
+            return True
+        if call.kind == "step" and _TOOL in call.payload:
+            try:
+                told = await self._rpc.step(call.payload, self)
+            except OpenEnvError as exc:
+                if self._over is not None:
+                    raise
+                await self._text(error_message(exc))
+                return True
+            if told is not None:
+                await self._text(result_message(told))
+                return True
+        if call.kind == "close" and self._is_guest:
+            return False
+        reply = await self._reply(session, lambda seq, ack, _: self._request(call, seq, ack))
+        if call.kind == "close":
+            return False
+        match reply:
+            case Begun() | Observation():
+                await self._text(result_message(reply))
+            case StateIs():
+                await self._text(state_message(reply))
+            case Failed():
+                await self._text(error_message(as_error(reply, "plain")))
+            case _:
+                raise AssertionError(f"unexpected reply {reply!r}")
+        return True
+
+    def _request(self, call: Call, seq: int, ack: int) -> Request:
+        match call.kind:
+            case "reset":
+                return Reset(1, seq, ack, self._options(call), call.seed, call.episode_id)
+            case "step":
+                return Step(1, seq, ack, call.payload)
+            case "state":
+                return State(1, seq, ack)
+            case _:
+                return Close(1, seq, ack)
+
+    def _options(self, call: Call) -> bytes | None:
+        """A reset's options without those that the environment does not declare."""
+        options = call.options
+        unknown = self._engine.spec.unknown_options(options)
+        if unknown:
+            _warn_once(self._engine, unknown)
+            options = {key: raw for key, raw in options.items() if key not in unknown}
+        return msgspec.json.encode(options) if options else None
+
+
+class RpcSocket(_DialectSocket):
+    """One WebSocket of an upstream client at ``/mcp``."""
+
+    def _said(self, error: OpenEnvError) -> str:
+        return rpc_text(rpc_error(failure_of(error, None)))
+
+    async def _answer(self, session: Session, message: str | None) -> bool:
+        reply = await self._rpc.respond(message, self)
+        await self._text(rpc_text(reply))
+        if reply["id"] is None and "error" in reply:
+            self._count_bad()
+        return True
 
 
 _dropped: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()

@@ -90,6 +90,7 @@ def test_the_routes_are_all_known() -> None:
     assert ("POST", "/step") in ROUTES
     assert [route.path for route in APP.routes if isinstance(route, WebSocketRoute)] == [
         "/ws",
+        "/mcp",
         "/{path:path}",  # it lets nobody in: tests/server/test_not_found.py
     ]
 

@@ -20,7 +20,6 @@ from openenv_async.engine.interfaces import Call, Executor, ReplySink
 from openenv_async.engine.session import Session
 from openenv_async.engine.statistics import StepTimer
 from openenv_async.server.http_sessions import HttpReplySink
-from openenv_async.server.upstream import UpstreamSocket
 
 EXECUTORS: list[Any] = [
     InlineExecutor,
@@ -30,7 +29,7 @@ EXECUTORS: list[Any] = [
     ProcessExecutor,
     StepTimer,
 ]
-SINKS: list[Any] = [ServerConnection, HttpReplySink, UpstreamSocket]
+SINKS: list[Any] = [ServerConnection, HttpReplySink]
 
 
 def methods(protocol: type) -> dict[str, list[str]]:

@@ -33,7 +33,7 @@ from openenv_async.types import MAX_SECONDS
 
 KINDS = {
     0: "Hello version payload",
-    1: "Open channel session secret resume ack payload timeout traceparent tracestate",
+    1: "Open channel session secret resume ack payload timeout traceparent tracestate lenient",
     2: "Reset channel seq ack payload seed episode_id timeout",
     3: "Step channel seq ack payload timeout credit",
     4: "State channel seq ack timeout",
@@ -94,7 +94,7 @@ def test_the_frames_of_a_side_are_numbered_apart() -> None:
     ("frame", "fields"),
     [
         (Hello(1), [0, 1, None]),
-        (Open(1, "s", "k"), [1, 1, "s", "k", False, 0, None, None, None, None]),
+        (Open(1, "s", "k"), [1, 1, "s", "k", False, 0, None, None, None, None, False]),
         (Reset(1, 1), [2, 1, 1, 0, None, None, None, None]),
         (Step(1, 2, 1, b"a"), [3, 1, 2, 1, b"a", None, 0]),
         (State(1, 1), [4, 1, 1, 0, None]),

@@ -33,7 +33,7 @@ from openenv_async.protocol.frames import (
     StateIs,
     Step,
 )
-from openenv_async.protocol.lifecycle import START, TRANSITIONS, Move, Phase, advance
+from openenv_async.protocol.lifecycle import LENIENT, START, TRANSITIONS, Move, Phase, advance
 from openenv_async.spec import EnvironmentSpec
 from tests.helpers import pack, token, unpack
 
@@ -49,6 +49,15 @@ TABLE: dict[Move, tuple[Phase | type[OpenEnvError], ...]] = {
     Move.STATE: (F, R, E, CLOSED),
     Move.CLOSE: (C, C, C, CLOSED),
 }
+
+
+def test_upstreams_sessions_only_differ_in_steps_outside_an_episode() -> None:
+    for phase in (F, E):
+        assert advance(phase, Move.STEP, LENIENT) is R
+        others = {move: after for move, after in LENIENT[phase].items() if move is not Move.STEP}
+        assert others == {m: a for m, a in TRANSITIONS[phase].items() if m is not Move.STEP}
+    for phase in (R, C):
+        assert LENIENT[phase] == TRANSITIONS[phase]
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -100,7 +109,7 @@ def test_nothing_sets_a_phase_of_a_session_by_hand() -> None:
                     found.append((path.name, function.name, ast.unparse(node.value)))
     assert found == [
         ("runner.py", "__init__", "START"),
-        ("runner.py", "_move", "advance(self.phase, move)"),
+        ("runner.py", "_move", "advance(self.phase, move, self._moves)"),
     ]
 
 

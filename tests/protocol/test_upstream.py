@@ -127,26 +127,14 @@ def test_all_that_is_too_much_is_listed() -> None:
     )
 
 
-def test_an_mcp_call_is_refused_under_its_number() -> None:
-    for rpc_id in (7, "seven", None):
-        message = {"type": "mcp", "data": {"jsonrpc": "2.0", "id": rpc_id, "method": "tools/list"}}
-        refusal = read_message(json.dumps(message))
-        assert isinstance(refusal, Refusal)
-        answer = json.loads(refusal.encode())
-        assert answer == {
-            "type": "mcp",
-            "data": {
-                "jsonrpc": "2.0",
-                "id": rpc_id,
-                "error": {
-                    "code": -32603,
-                    "message": "Environment does not support MCP",
-                    "data": None,
-                },
-            },
-        }
-    assert json.loads(read_message('{"type": "mcp"}').encode())["data"]["id"] is None  # type: ignore[union-attr]
-    assert refused({"type": "mcp", "data": 3})["code"] == "VALIDATION_ERROR"
+def test_a_request_of_json_rpc_is_moved_as_it_is() -> None:
+    request = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
+    call = read_message(json.dumps({"type": "mcp", "data": request}))
+    assert isinstance(call, Call)
+    assert call.kind == "mcp"
+    assert json.loads(call.payload) == request
+    assert refused({"type": "mcp"})["errors"][0]["loc"] == ["data"]
+    assert refused({"type": "mcp", "data": [1]})["errors"][0]["type"] == "dict_type"
 
 
 def test_depth_and_containers_of_a_message_are_bounded() -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import httpx
 import pytest
@@ -228,23 +228,83 @@ async def test_what_the_environment_raises() -> None:
         assert (await ask(socket, {"type": "step", "data": {"say": "x"}}))["type"] == "observation"
 
 
-async def test_out_of_turn() -> None:
-    async with serve(Talk) as url, talking(url) as socket:
-        early = await ask(socket, {"type": "step", "data": {"say": "x"}})
-        assert early["data"]["code"] == "EXECUTION_ERROR"
-        assert "reset() first" in early["data"]["message"]
-        await ask(socket, {"type": "reset"})
-        await ask(socket, {"type": "step", "data": {"say": "x", "extra": {"done": True}}})
-        late = await ask(socket, {"type": "step", "data": {"say": "x"}})
-        assert late["data"]["code"] == "EXECUTION_ERROR"
+class Counts(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """A count of its steps since it was made."""
+
+    isolation: ClassVar[Literal["inline", "thread", "process"]] = "inline"
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def reset(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def step(self, action: dict[str, Any]) -> Any:
+        self.steps += 1
+        return StepResult({"steps": self.steps}, 1.0, terminated="end" in action)
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
 
 
-async def test_mcp_is_refused_as_json_rpc() -> None:
-    async with serve(Talk) as url, talking(url) as socket:
-        call = {"jsonrpc": "2.0", "id": 10, "method": "tools/list"}
-        reply = await ask(socket, {"type": "mcp", "data": call})
-        assert (reply["type"], reply["data"]["id"]) == ("mcp", 10)
-        assert reply["data"]["error"]["code"] == -32603
+class CountsInThread(Counts):
+    isolation = "thread"
+
+
+class CountsInProcess(Counts):
+    isolation = "process"
+
+
+class CountsInTask(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    def __init__(self) -> None:
+        self.steps = 0
+
+    async def reset(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    async def step(self, action: dict[str, Any]) -> Any:
+        self.steps += 1
+        return StepResult({"steps": self.steps}, 1.0, terminated="end" in action)
+
+    async def state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+@pytest.mark.parametrize("env", [Counts, CountsInThread, CountsInProcess, CountsInTask])
+async def test_steps_outside_an_episode_are_the_environments_to_judge(env: Any) -> None:
+    async with serve(env) as url, talking(url) as socket:
+
+        async def step(**action: Any) -> tuple[int, bool]:
+            data = (await ask(socket, {"type": "step", "data": action}))["data"]
+            return data["observation"]["steps"], data["done"]
+
+        assert await step() == (1, False)
+        assert await step(end=True) == (2, True)
+        assert await step(end=True) == (3, True)
+        assert await step() == (4, False)
+        assert (await ask(socket, {"type": "reset"}))["data"]["observation"]["steps"] == 4
+        assert await step() == (5, False)
+        assert (await ask(socket, {"type": "state"}))["data"]["steps"] == 5
+
+
+async def test_a_native_client_cannot_ask_for_steps_outside_an_episode() -> None:
+    async with serve(Counts) as url:
+        address = url.replace("http", "ws") + "/ws"
+        native: Any = ["openenv.v1.json"]
+        async with connect(address, subprotocols=native, proxy=None) as socket:
+            await socket.send(
+                json.dumps(
+                    [
+                        [0, 1, None],
+                        [1, 1, "a" * 32, "b" * 32, False, 0, None, None, None, None, True],
+                        [3, 1, 1, 0, {}, None, 0],
+                    ]
+                )
+            )
+            failed: list[Any] = []
+            while not failed:
+                failed = [frame for frame in json.loads(await socket.recv()) if frame[0] == 40]
+    assert failed[0][3] == "episode_not_started"
 
 
 async def test_capacity_is_refused_unprompted() -> None:

@@ -16,7 +16,9 @@ from typing import Any
 
 from openenv.core import EnvClient, GenericEnvClient
 from openenv.core.client_types import StepResult
+from openenv.core.env_server.mcp_types import CallToolAction
 from openenv.core.env_server.types import Action, Observation, State
+from openenv.core.mcp_client import MCPToolClient
 
 
 class TalkAction(Action):
@@ -67,13 +69,14 @@ async def refusal(call: Callable[[], Awaitable[Any]]) -> dict[str, str]:
 async def generic(url: str) -> dict[str, Any]:
     played: dict[str, Any] = {}
     async with GenericEnvClient(base_url=url) as env:
-        played["early"] = await refusal(lambda: env.step({"say": "early"}))
+        played["early"] = told(await env.step({"say": "early"}))
         played["reset"] = told(await env.reset(seed=42, episode_id="ep-7", unknown_option=1))
         played["step"] = told(await env.step({"say": "hello"}))
         played["state"] = await env.state()
         played["raised"] = await refusal(lambda: env.step({"say": "boom"}))
         played["invalid"] = await refusal(lambda: env.step({"sya": "typo"}))
-        played["after"] = told(await env.step({"say": "end"}))
+        played["end"] = told(await env.step({"say": "end"}))
+        played["after"] = told(await env.step({"say": "late"}))
     return played
 
 
@@ -101,6 +104,24 @@ async def typed(url: str) -> dict[str, Any]:
     }
 
 
+async def tools(url: str) -> dict[str, Any]:
+    """Upstream's client of tools: JSON-RPC over HTTP, and a socket on the same session."""
+    async with MCPToolClient(base_url=url) as env:
+        await env.reset(seed=4)
+        listed = await env.list_tools()
+        return {
+            "listed": [tool.model_dump() for tool in listed],
+            "has": [await env.has_tool("speak"), await env.has_tool("sing")],
+            "called": await env.call_tool("speak", say="hello"),
+            "unknown": await refusal(lambda: env.call_tool("sing", say="hello")),
+            "raised": await refusal(lambda: env.call_tool("speak", say="boom")),
+            "step": (
+                await env.step(CallToolAction(tool_name="speak", arguments={"say": "x"}))
+            ).observation.result["data"],
+            "state": (await env.state()).model_dump(),
+        }
+
+
 async def full(url: str) -> dict[str, Any]:
     async def visit() -> None:
         async with GenericEnvClient(base_url=url) as second:
@@ -115,11 +136,8 @@ async def full(url: str) -> dict[str, Any]:
 
 def main() -> None:
     scenario, url = sys.argv[1:]
-    played = (
-        blocking(url)
-        if scenario == "blocking"
-        else asyncio.run({"generic": generic, "typed": typed, "full": full}[scenario](url))
-    )
+    scenarios = {"generic": generic, "typed": typed, "tools": tools, "full": full}
+    played = blocking(url) if scenario == "blocking" else asyncio.run(scenarios[scenario](url))
     sys.stdout.write(json.dumps(played) + "\n")
 
 

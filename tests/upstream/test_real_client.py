@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from openenv_async import EngineOptions, Environment, create_app, serve
+from openenv_async import EngineOptions, Environment, Tool, create_app, serve
 
 # One worker makes upstream's environment; the others need not wait for it.
 pytestmark = pytest.mark.xdist_group("upstream")
 
 PLAY = Path(__file__).parent / "play.py"
+
+
+SPEECH = {"type": "object", "properties": {"say": {"type": "string"}}, "required": ["say"]}
 
 
 @dataclass
@@ -33,6 +36,11 @@ class TalkObservation:
 
 
 class Talk(Environment[TalkAction, TalkObservation, dict[str, Any]]):
+    tools = (Tool("speak", "Say something.", SPEECH, result_field="echo"),)
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
     def reset(self, seed: int | None = None) -> TalkObservation:
         self.total = 0.0
         return TalkObservation(f"seed {seed}")
@@ -70,7 +78,7 @@ async def test_generic_client(upstream_python: str) -> None:
     async with serve(app) as url:
         played = await play(upstream_python, "generic", url)
         assert not app.state.openenv.engine.sessions
-    assert "reset() first" in played["early"]["text"]
+    assert played["early"]["observation"]["echo"] == "early"  # as upstream's server allows it
     assert played["reset"]["observation"] == {"metadata": {}, "echo": "seed 42"}
     assert (played["reset"]["reward"], played["reset"]["done"]) == (None, False)
     assert played["step"]["observation"]["echo"] == "hello"
@@ -82,7 +90,8 @@ async def test_generic_client(upstream_python: str) -> None:
     assert played["invalid"]["type"] == "RuntimeError"
     assert "VALIDATION_ERROR" in played["invalid"]["text"]
     assert "`sya`" in played["invalid"]["text"]
-    assert played["after"]["done"] is True
+    assert played["end"]["done"] is True
+    assert played["after"]["observation"]["echo"] == "late"
 
 
 async def test_generic_client_blocking(upstream_python: str) -> None:
@@ -106,6 +115,21 @@ async def test_a_client_with_pydantic_models(upstream_python: str) -> None:
     assert played["reward"] == 2.0
     assert played["state"]["total"] == 2.0
     assert played["state"]["step_count"] == 1
+
+
+async def test_a_client_of_tools(upstream_python: str) -> None:
+    app = create_app(Talk)
+    async with serve(app) as url:
+        played = await play(upstream_python, "tools", url)
+        assert not app.state.openenv.engine.sessions
+    (tool,) = played["listed"]
+    assert tool == {"name": "speak", "description": "Say something.", "input_schema": SPEECH}
+    assert played["has"] == [True, False]
+    assert played["called"] == "hello"
+    assert "Unknown tool: 'sing'" in played["unknown"]["text"]
+    assert "boom in step" in played["raised"]["text"]
+    assert played["step"] == "x"
+    assert played["state"]["step_count"] == 2  # one session, over HTTP and a socket
 
 
 async def test_a_full_server(upstream_python: str) -> None:

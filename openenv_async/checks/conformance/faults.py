@@ -42,7 +42,7 @@ async def _goes_on(subject: Subject, env: Any) -> None:
         raise CheckFailed(f"afterwards the session failed: {type(exc).__name__}: {exc}") from exc
 
 
-@check("conformance", remedy=_TYPED)
+@check("conformance", "order", remedy=_TYPED)
 async def a_step_before_reset_is_refused(subject: Subject) -> None:
     """Step before the first reset is an error of the caller; reset works afterwards."""
     async with subject.transport.session() as env:
@@ -50,7 +50,7 @@ async def a_step_before_reset_is_refused(subject: Subject) -> None:
         await _goes_on(subject, env)
 
 
-@check("conformance", own=True, remedy=_TYPED)
+@check("conformance", "order", own=True, remedy=_TYPED)
 async def a_step_after_the_end_is_refused(subject: Subject) -> None:
     """Step after the end is an error of the caller and does not reach the environment."""
     async with subject.transport.session() as env:
