@@ -27,6 +27,7 @@ from openenv_async.errors import InvalidModel, shown
 from openenv_async.types import ActT, ObsT, StateT, Task, Tool, VectorRows
 
 __all__ = [
+    "AGENT_ACCESS",
     "AUTORESET_MODES",
     "AutoresetMode",
     "Contract",
@@ -44,6 +45,9 @@ _ISOLATIONS: tuple[Isolation, ...] = ("inline", "thread", "process")
 AutoresetMode = Literal["next_step", "same_step", "disabled"]
 AUTORESET_MODES: Final[tuple[AutoresetMode, ...]] = ("next_step", "same_step", "disabled")
 """The ways in which a vector begins the episodes after those that ended."""
+
+AGENT_ACCESS: Final = ("reward", "info", "state", "seed", "task", "options")
+"""Names of what agents that play over MCP may be let see or set; by default none of it."""
 
 _OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
 """Kinds of class attributes that can be neither tasks nor tools."""

@@ -20,6 +20,7 @@ from openenv_async.cli.options import (
     token_option,
 )
 from openenv_async.cli.output import echo
+from openenv_async.environment import AGENT_ACCESS
 
 if TYPE_CHECKING:
     from openenv_async.engine import EngineOptions
@@ -75,6 +76,12 @@ __all__ = ["serve"]
     multiple=True,
     metavar="NAME",
     help="Answer requests for this host without a token; * for any. Repeatable.",
+)
+@click.option(
+    "--agent-access",
+    multiple=True,
+    type=click.Choice(AGENT_ACCESS),
+    help="Let agents that play over MCP see or set this. Repeatable.",
 )
 @click.option("--insecure", is_flag=True, help="Let other machines connect without a token.")
 @click.option(
@@ -140,6 +147,7 @@ def serve(
     token: str | None,
     allowed_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
+    agent_access: tuple[str, ...],
     insecure: bool,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
@@ -178,6 +186,7 @@ def serve(
             token=token,
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
+            agent_access=agent_access,
             local=local,
         )
 

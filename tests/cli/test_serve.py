@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 
+import httpx
 import pytest
 
 from openenv_async import GenericEnvClient, serve
@@ -87,6 +88,24 @@ async def test_settings_reach_the_server() -> None:
             assert server["max_sessions"] == 3
             assert server["timeouts"]["step"] == 7.0
             assert server["timeouts"]["idle"] is None
+
+
+def test_agents_are_let_see_what_is_named() -> None:
+    with started(
+        "serve", COUNTING, "--port", "0", "--json", "--agent-access", "state",
+        "--agent-access", "seed",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
+        begun = httpx.post(f"{url}/mcp", json=body)
+        headers = {"mcp-session-id": begun.headers["mcp-session-id"]}
+        listed = httpx.post(f"{url}/mcp", json={**body, "method": "tools/list"}, headers=headers)
+        tools = {tool["name"]: tool for tool in listed.json()["result"]["tools"]}
+        assert "state" in tools
+        assert list(tools["reset"]["inputSchema"]["properties"]) == ["seed"]
+    refused = invoke("serve", COUNTING, "--agent-access", "all")
+    assert "is not one of" in one_line(refused.stderr)
 
 
 async def test_an_environment_is_served_as_a_vector() -> None:

@@ -10,6 +10,6 @@ engine has already. The clients of that SDK, of FastMCP and of the inspector are
 from __future__ import annotations
 
 from openenv_async.server.mcp.endpoint import McpEndpoint
-from openenv_async.server.mcp.offer import AGENT_ACCESS, checked_access
+from openenv_async.server.mcp.offer import checked_access
 
-__all__ = ["AGENT_ACCESS", "McpEndpoint", "checked_access"]
+__all__ = ["McpEndpoint", "checked_access"]

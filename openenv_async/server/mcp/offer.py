@@ -21,16 +21,15 @@ from typing import Any, Final
 
 import msgspec
 
+from openenv_async.environment import AGENT_ACCESS
 from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS
 from openenv_async.schemas.refs import resolved
 from openenv_async.schemas.tools import object_fields, with_definitions
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Tool
 
-__all__ = ["AGENT_ACCESS", "HANDLE", "TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
+__all__ = ["HANDLE", "TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
 
-AGENT_ACCESS: Final = ("reward", "info", "state", "seed", "task", "options")
-"""Names of what agents may be let see or set; by default none of it."""
 TOLD_ALWAYS: Final = (LEGAL_ACTIONS, ACTION_MASK)
 """The parts of an info that agents are told."""
 HANDLE: Final = "session"
