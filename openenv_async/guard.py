@@ -40,10 +40,10 @@ GUARD_VARIABLE: Final = "OPENENV_GUARD_MARK"
 _PROC: Final = Path("/proc")
 _ROUNDS: Final = 3
 """Looks at most: what is found may have forked before it was killed."""
-_LAST_ROUNDS: Final = 100
-"""The same for the guard at its end."""
+_MOST_ROUNDS: Final = 100
+"""Searches at most until nothing is found any more."""
 _PAUSE: Final = 0.02
-"""Seconds between two looks of the guard, in which what was killed ends."""
+"""Seconds between two of them, in which what was killed ends."""
 _GOODBYE: Final = 10.0
 """Seconds that the end of this process waits for the guard's."""
 
@@ -86,6 +86,17 @@ def _found(bears: Callable[[bytes], bool]) -> set[int]:
         if any(map(bears, variables.split(b"\0"))):
             found.add(int(name))
     return found
+
+
+def _end_all(bears: Callable[[bytes], bool]) -> int:
+    """Kill what ``end_where`` kills, until none of it is there; return how many were found."""
+    first = found = end_where(bears)
+    for _ in range(_MOST_ROUNDS):
+        if not found:
+            break
+        time.sleep(_PAUSE)
+        found = end_where(bears)
+    return first
 
 
 def remove_folder(path: Path) -> None:
@@ -135,13 +146,13 @@ class Guard:
         return f"{self._mark}.{next(self._numbers)}"
 
     def end(self, mark: str) -> int:
-        """Kill what bears a mark; it blocks for some milliseconds.
+        """Kill what bears a mark, and wait until it is gone; it blocks for some milliseconds.
 
         Returns:
-            How many were killed.
+            How many were found.
         """
         wanted = f"{GUARD_VARIABLE}={mark}".encode()
-        return end_where(wanted.__eq__)
+        return _end_all(wanted.__eq__)
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -184,10 +195,7 @@ def _guard(mark: str, folder: str) -> None:
     while os.read(0, 1024):
         pass
     begins = f"{GUARD_VARIABLE}={mark}.".encode()
-    for _ in range(_LAST_ROUNDS):
-        if not end_where(lambda variable: variable.startswith(begins)):
-            break
-        time.sleep(_PAUSE)
+    _end_all(lambda variable: variable.startswith(begins))
     remove_folder(Path(folder))
 
 

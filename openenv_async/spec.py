@@ -293,7 +293,7 @@ class EnvironmentSpec:
         try:
             tasks = declares(**self.params)
             return None if tasks is None else TaskBook(tasks, self.name)
-        except TypeError:
+        except (TypeError, OpenEnvError):
             raise
         except Exception as exc:  # whatever the author's code raises
             raise self._unservable("its tasks", exc) from exc
@@ -310,6 +310,8 @@ class EnvironmentSpec:
         declares = getattr(self.cls, "tools_for", None)
         try:
             declared = None if declares is None else declares(**self.params)
+        except OpenEnvError:
+            raise
         except Exception as exc:  # whatever the author's code raises
             raise self._unservable("its tools", exc) from exc
         if declared is None:

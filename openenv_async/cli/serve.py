@@ -36,6 +36,7 @@ __all__ = ["serve"]
         "serve gymnasium --param id=CartPole-v1 --vector 64",
         "serve my_package.environment:MyEnvironment --port 0 --json",
         "serve ./my_env --max-sessions 256 --step-timeout 5",
+        "serve 'mcp:mcp-server-filesystem {folder}' --param max_steps=30",
         "serve echo --host 0.0.0.0 --token-file token.txt --ssl-certfile cert.pem",
     )
 )
@@ -159,8 +160,9 @@ def serve(
     """Serve the environment TARGET until SIGTERM or Ctrl-C.
 
     TARGET is the name of an installed environment, module:Class, the id of a registered
-    Gymnasium environment such as CartPole-v1, or a folder with an openenv.yaml. The class is an
-    Environment or a gymnasium.Env. One line tells the address once it listens.
+    Gymnasium environment such as CartPole-v1, a folder with an openenv.yaml, or of a scheme,
+    such as mcp:COMMAND or mcp:URL for an MCP server. The class is an Environment or a
+    gymnasium.Env. One line tells the address once it listens.
     """
     from openenv_async.server.run import run_server
     from openenv_async.telemetry.logs import configure_logging

@@ -3,8 +3,9 @@
 Rules:
 
 - A union of objects that a constant field tells apart is one tool per member, named by that
-  constant; the field is not a parameter. Any other object is one tool, whose parameters are its
-  fields. Anything else is the parameter ``action`` of the one tool.
+  constant; the field is not a parameter. If it is ``tool_name``, and ``arguments`` is the only
+  other field, the parameters are those of ``arguments``. Any other object is one tool, whose
+  parameters are its fields. Anything else is the parameter ``action`` of the one tool.
 - A declared tool that does not say how a call becomes an action is called through the fields
   ``tool_name`` and ``arguments`` of the action, or of the member of a union that has them, as
   OpenEnv's ``CallToolAction`` does. If none has them, its arguments are the action's fields where
@@ -132,7 +133,7 @@ def _alternatives(schema: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any
 def _members(root: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Tool] | None:
     """Return a tool for each member of a union; ``None`` where nothing tells them apart."""
     parts = root.get("anyOf") or root.get("oneOf")
-    if not isinstance(parts, Sequence) or len(parts) < 2:
+    if not isinstance(parts, Sequence) or not parts:
         return None
     tools: dict[str, Tool] = {}
     fields = set()
@@ -144,9 +145,20 @@ def _members(root: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Tool] |
         name = tool_name(constant[1])
         if name in tools or not name:
             return None
-        parameters = _parameters(member, schema, without=constant[0])
         description = member.get("description") or ""
-        tools[name] = Tool(name, description, parameters, constants=dict([constant]))
+        apart = set(member["properties"]) == {constant[0], _ARGUMENTS}
+        if apart and constant[0] == _TOOL_NAME:
+            inner = resolved(member["properties"][_ARGUMENTS], schema)
+            parameters = with_definitions({"type": "object", **inner}, schema)
+        else:
+            parameters = _parameters(member, schema, without=constant[0])
+        tools[name] = Tool(
+            name,
+            description,
+            parameters,
+            constants=dict([constant]),
+            arguments_in=_ARGUMENTS if apart and constant[0] == _TOOL_NAME else None,
+        )
         fields.add(constant[0])
     return list(tools.values()) if len(fields) == 1 else None
 
@@ -190,7 +202,8 @@ def with_definitions(parameters: dict[str, Any], schema: Mapping[str, Any]) -> d
         part = left.pop()
         if isinstance(part, Mapping):
             ref = part.get("$ref")
-            name = ref.removeprefix("#/$defs/") if isinstance(ref, str) else None
+            path = ref.removeprefix("#/$defs/") if isinstance(ref, str) else None
+            name = path and path.partition("/")[0]
             if name in definitions and name not in used:
                 used[name] = definitions[name]
                 left.append(definitions[name])

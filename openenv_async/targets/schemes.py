@@ -51,6 +51,7 @@ class Scheme:
 SCHEMES: Final[Mapping[str, Scheme]] = {
     "harbor": Scheme("openenv_async.compat.harbor.environment", "harbor:FOLDER"),
     "ors": Scheme("openenv_async.hosts.openreward", "ors:URL"),
+    "mcp": Scheme("openenv_async.hosts.mcp", "mcp:COMMAND or mcp:URL"),
 }
 """The schemes by name."""
 
