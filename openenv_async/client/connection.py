@@ -571,6 +571,25 @@ class ClientConnection:
             raise OperationUnsupported(
                 f"{name} at {self.where} declares no tasks, or its server knows of none"
             )
+        return await self._listed(timeout, "tasks", split, start, stop)
+
+    async def list_tools(self, timeout: float | None) -> Payload:
+        """Ask for the tools that agents may call; return what comes.
+
+        Raises:
+            OperationUnsupported: the server is too old to list any.
+            ConnectionLost, DeadlineExceeded, OpenEnvError: as ``list_tasks``.
+        """
+        if "tools" not in (self.server.get("capabilities") or ()):
+            raise OperationUnsupported(
+                f"the server at {self.where} lists no tools: update it, or make the actions"
+                " yourself"
+            )
+        return await self._listed(timeout, "tools", None, 0, 0)
+
+    async def _listed(
+        self, timeout: float | None, what: str, split: str | None, start: int, stop: int
+    ) -> Payload:
         if self._coming_back is not None:
             await asyncio.wait({self._coming_back})
         if self.error is not None:
@@ -578,7 +597,7 @@ class ClientConnection:
         number = next(self._listing_numbers)
         asked: asyncio.Future[Payload] = self.loop.create_future()
         self._listings[number] = asked
-        self.outbox.send(ListTasks(0, number, split, start, stop))
+        self.outbox.send(ListTasks(0, number, split, start, stop, what == "tools"))
         try:
             async with asyncio.timeout(timeout):
                 return await asked
@@ -586,7 +605,7 @@ class ClientConnection:
             if isinstance(exc, OpenEnvError):
                 raise
             raise DeadlineExceeded(
-                f"{self.where} listed no tasks within {timeout:g} s (Timeouts.open)",
+                f"{self.where} listed no {what} within {timeout:g} s (Timeouts.open)",
                 field="open",
                 value=timeout,
             ) from None

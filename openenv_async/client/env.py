@@ -33,10 +33,17 @@ from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientKeywords, ClientSettings
 from openenv_async.client.tasks import ListPage, ServedTasks
+from openenv_async.client.tools import given_by_upstream, listed_tools
 from openenv_async.client.websocket import dial
 from openenv_async.endpoints.addresses import checked_url
 from openenv_async.endpoints.tls import Trust
-from openenv_async.errors import OpenEnvError, SessionBusy, SessionClosed, SessionLost
+from openenv_async.errors import (
+    InvalidOption,
+    OpenEnvError,
+    SessionBusy,
+    SessionClosed,
+    SessionLost,
+)
 from openenv_async.models import PayloadCodec
 from openenv_async.protocol.frames import (
     Begun,
@@ -58,6 +65,7 @@ from openenv_async.types import (
     StateT,
     StepResult,
     Timeouts,
+    Tool,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +143,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         self._shared: SharedConnections | None = None
         self._opening: asyncio.Future[Channel] | None = None
         self._wire: WireModels | None = None
+        self._tools: dict[str, Tool] | None = None
         self._episode: EpisodeInfo | None = None
         self._closed = False
         self._container: OwnedContainer | None = None
@@ -142,7 +151,7 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a pickled client opens a session of its own when it is used."""
         fresh = {"_channel": None, "_shared": None, "_opening": None, "_episode": None}
-        return {**self.__dict__, **fresh, "_wire": None, "_closed": False}
+        return {**self.__dict__, **fresh, "_wire": None, "_tools": None, "_closed": False}
 
     @property
     def session_id(self) -> str | None:
@@ -383,6 +392,83 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             ConnectFailed, Unauthorized: by what connects.
         """
         return await ServedTasks.opened(self._listing)
+
+    async def list_tools(self) -> list[Tool]:
+        """Return the tools that agents may call: those declared, else those made of the action.
+
+        Raises:
+            OperationUnsupported: the server lists none.
+        """
+        channel = await self._ready()
+        wire = self._wire
+        assert wire is not None
+        if channel.connection.upstream:
+            asked = wire.encode_any({"type": "list_tools"})
+            reply = await self._stepped(channel, asked, self.timeouts.step)
+            told = wire.decode_any(reply.payload)[0]
+        else:
+            told = wire.decode_any(await channel.connection.list_tools(self.timeouts.open))
+        self._tools = {tool.name: tool for tool in listed_tools(told, self.base_url)}
+        return [*self._tools.values()]
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more: Any,
+    ) -> StepResult[Any]:
+        """Take the step that a call of a tool is.
+
+        Args:
+            name: of the tool.
+            arguments: of the call, as a map, for those whose names are also arguments here.
+            timeout: seconds, instead of ``timeouts.step``; ``math.inf`` for no deadline.
+            more: further arguments of the call.
+
+        Returns:
+            The result of the step; its observation is plain, what the tool gives. A call that an
+            upstream server says has failed gives all of what it says, with its ``error``.
+
+        Raises:
+            InvalidOption: there is no such tool.
+            UnreadableReply: these are not its arguments.
+            OpenEnvError: as ``step``.
+        """
+        seconds = self.timeouts.step if timeout is None else checked_timeout(timeout, "call_tool")
+        if self._tools is None:
+            await self.list_tools()
+        assert self._tools is not None
+        tool = self._tools.get(name)
+        if tool is None:
+            known = ", ".join(self._tools) or "none"
+            raise InvalidOption(f"there is no tool {name!r:.80}: there are {known}", option="name")
+        action = tool.action({**(arguments or {}), **more})
+        channel = await self._ready()
+        wire = self._wire
+        assert wire is not None
+        payload = encoded(action, wire.encode_any, "arguments")
+        reply = await self._stepped(channel, payload, seconds)
+        channel.steps += 1
+        if self._episode is not None:
+            self._episode.step_count += 1
+        seen = wire.decode_any(reply.payload)
+        if channel.connection.upstream:
+            seen = given_by_upstream(seen[0])
+        info = {} if reply.info is None else wire.decode_any(reply.info)
+        return StepResult(tool.told(seen), reply.reward, reply.terminated, reply.truncated, info)
+
+    async def _stepped(
+        self, channel: Channel, payload: bytes, seconds: float | None
+    ) -> Observation:
+        """Take a step whose action is encoded already."""
+        seq = self._next(channel, "step")
+        request = Step(channel.number, seq, channel.acked, payload, seconds or 0.0)
+        reply = await self._call(channel, request, seconds)
+        assert isinstance(reply, Observation)
+        return reply
 
     @contextlib.asynccontextmanager
     async def _listing(self) -> AsyncIterator[ListPage]:
@@ -634,7 +720,9 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    async def _call(self, channel: Channel, request: Reset | State, timeout: float | None) -> Any:
+    async def _call(
+        self, channel: Channel, request: Reset | State | Step, timeout: float | None
+    ) -> Any:
         return await self._outcome(channel, request.seq, channel.call(request, timeout))
 
     async def _outcome(self, channel: Channel, seq: int, future: asyncio.Future[Any]) -> Any:

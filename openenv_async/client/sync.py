@@ -11,7 +11,7 @@ from openenv_async.client.loop_thread import background_loop, close_blocking
 from openenv_async.client.models import ModelHooks
 from openenv_async.client.settings import SETTINGS, ClientKeywords, ClientSettings
 from openenv_async.client.tasks import SyncServedTasks
-from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult
+from openenv_async.types import ActT, EpisodeInfo, ObsT, StateT, StepResult, Tool
 
 __all__ = ["SyncEnvClient"]
 
@@ -186,6 +186,24 @@ class SyncEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
     def state(self, *, timeout: float | None = None) -> StateT:
         """Return the environment's state; see ``EnvClient.state``."""
         return background_loop().run(self._client.state(timeout=timeout))
+
+    def list_tools(self) -> list[Tool]:
+        """Return the tools that agents may call; see ``EnvClient.list_tools``."""
+        return background_loop().run(self._client.list_tools())
+
+    def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **more: Any,
+    ) -> StepResult[Any]:
+        """Take the step that a call of a tool is; see ``EnvClient.call_tool``."""
+        return background_loop().run(
+            self._client.call_tool(name, arguments, timeout=timeout, **more)
+        )
 
     def tasks(self) -> SyncServedTasks:
         """Return the environment's own tasks; see ``EnvClient.tasks``."""

@@ -543,9 +543,12 @@ class ServerConnection:
         limit = min(PAGE_SIZE, self._peer_max_size // 2)
         listing = self.engine.listing
         try:
-            payload = await listing.payload(
-                frame.split, frame.start, frame.stop, self.codec.format, limit
-            )
+            if frame.tools:
+                payload = await listing.tools(self.codec.format)
+            else:
+                payload = await listing.payload(
+                    frame.split, frame.start, frame.stop, self.codec.format, limit
+                )
         except OpenEnvError as exc:
             self._fail(frame.channel, frame.seq, exc)
         else:
@@ -574,6 +577,7 @@ class ServerConnection:
         spec = engine.spec
         capabilities = ["cancel"] + (["stream"] if spec.contract.streams else [])
         capabilities += ["tasks"] if spec.tasks is not None else []
+        capabilities += ["tools"]
         capabilities += [COLUMNS, COLUMNS_AGAIN] if has_columns(self.codec.format) else []
         vector = spec.vector
         return encode_map(

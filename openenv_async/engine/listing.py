@@ -1,16 +1,18 @@
-"""Answers to what clients ask of an environment's tasks: one at a time, in a thread."""
+"""Answers to what clients ask of an environment's tasks and tools: one at a time, in a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from openenv_async.errors import OperationUnsupported
 from openenv_async.models import Format
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tasks import TaskBook, public_row
+from openenv_async.types import Tool
 
 __all__ = ["PAGE_SIZE", "TaskListing"]
 
@@ -18,6 +20,8 @@ T = TypeVar("T")
 
 PAGE_SIZE: Final = 256 * 1024
 """Bytes of a page, beyond which it has one task."""
+_ONE_TOOL: Final = "act"
+"""The name of the tool where an action makes one."""
 
 
 class TaskListing:
@@ -80,3 +84,17 @@ class TaskListing:
                 rows = rows[: max(1, len(rows) * limit // len(octets))]
 
         return await self.ask(made)
+
+    async def tools(self, format: Format) -> bytes:
+        """Return what agents may call, with how a call becomes an action, as a payload.
+
+        Raises:
+            InvalidModel: the environment's tools cannot be read.
+        """
+        async with self._lock:
+            tools = await asyncio.to_thread(self._spec.tools, _ONE_TOOL)
+        return self._spec.codec("any", format).encode({"tools": list(map(_as_map, tools))})
+
+
+def _as_map(tool: Tool) -> dict[str, Any]:
+    return {field.name: getattr(tool, field.name) for field in dataclasses.fields(tool)}

@@ -183,6 +183,8 @@ class Renew(Frame, tag=8):
 class ListTasks(Frame, tag=9):
     """Ask for the environment's tasks: the names of its splits, or a page of the ``split``.
 
+    It asks for the tools that agents may call instead, where ``tools`` is true.
+
     It is of the connection, so ``channel`` is 0 and ``seq`` any number above 0 that the client has
     no other request for. The page goes from ``start`` to before ``stop``.
     """
@@ -192,6 +194,7 @@ class ListTasks(Frame, tag=9):
     split: str | None = None
     start: Count = 0
     stop: Count = 0
+    tools: bool = False
 
 
 class StepColumns(Frame, tag=10):
@@ -348,7 +351,7 @@ class GoingAway(Frame, tag=41):
 
 
 class TasksListed(Frame, tag=42):
-    """Reply to ListTasks. Payload: a map of ``splits``; or of ``count`` and ``tasks``.
+    """Reply to ListTasks. Payload: a map of ``splits``; of ``count`` and ``tasks``; of ``tools``.
 
     A page may have fewer tasks than were asked for, one at least if there are any.
     """

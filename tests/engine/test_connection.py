@@ -111,7 +111,7 @@ async def test_what_the_welcome_says() -> None:
     assert said["max_sessions"] == 7
     assert said["timeouts"]["step"] == 5.0
     assert said["timeouts"]["idle"] is None
-    assert said["capabilities"] == ["cancel", "columns"]
+    assert said["capabilities"] == ["cancel", "tools", "columns", "columns_again"]
     assert said["uses_seed"] is True
     assert said["schema_hash"] == engine.spec.schema_hash
     assert make_engine(Counter).epoch != engine.epoch
@@ -776,5 +776,6 @@ async def test_a_stream_is_a_capability() -> None:
 
     engine = make_engine(ConformanceEnvironment)
     peer = Peer(engine)
-    assert unpack(peer.welcome.payload)["capabilities"] == ["cancel", "stream", "tasks", "columns"]
+    told = unpack(peer.welcome.payload)["capabilities"]
+    assert told == ["cancel", "stream", "tasks", "tools", "columns", "columns_again"]
     await engine.aclose()

@@ -198,8 +198,8 @@ SAMPLES: Final[dict[str, tuple[str, str, list[Frame]]]] = {
     "going_away": ("server", "The server stops in ten seconds.", [GoingAway("shutdown", 10.0)]),
     "list_tasks": (
         "client",
-        "Ask which splits there are, then for the first hundred tasks of one.",
-        [ListTasks(0, 1), ListTasks(0, 2, "train", 0, 100)],
+        "Ask which splits there are, then for the first hundred tasks of one; and for the tools.",
+        [ListTasks(0, 1), ListTasks(0, 2, "train", 0, 100), ListTasks(0, 3, tools=True)],
     ),
     "tasks_listed": (
         "server",

@@ -41,7 +41,7 @@ KINDS = {
     6: "Cancel channel seq",
     7: "Credit channel seq units",
     8: "Renew channel ack",
-    9: "ListTasks channel seq split start stop",
+    9: "ListTasks channel seq split start stop tools",
     10: "StepColumns channels seqs payload timeout resets seeds options reset_timeout again",
     11: "Release loans",
     16: "Chunk channel seq payload",
@@ -100,7 +100,7 @@ def test_the_frames_of_a_side_are_numbered_apart() -> None:
         (State(1, 1), [4, 1, 1, 0, None]),
         (Close(1, 1), [5, 1, 1, 0, None]),
         (frames.Renew(0), [8, 0, 0]),
-        (frames.ListTasks(0, 3), [9, 0, 3, None, 0, 0]),
+        (frames.ListTasks(0, 3), [9, 0, 3, None, 0, 0, False]),
         (frames.Welcome(1, "e"), [32, 1, "e", None]),
         (frames.Opened(1), [33, 1, False, 0]),
         (
