@@ -84,6 +84,17 @@ __all__ = ["serve"]
     type=click.Choice(AGENT_ACCESS),
     help="Let agents that play over MCP see or set this. Repeatable.",
 )
+@click.option(
+    "--stateless-http",
+    is_flag=True,
+    default=None,
+    help="Give HTTP calls that name no session an environment each, as OpenEnv does.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["simulation", "production"]),
+    help="production: no HTTP routes that play.  [default: simulation]",
+)
 @click.option("--insecure", is_flag=True, help="Let other machines connect without a token.")
 @click.option(
     "--ssl-certfile",
@@ -149,6 +160,8 @@ def serve(
     allowed_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     agent_access: tuple[str, ...],
+    stateless_http: bool | None,
+    mode: str | None,
     insecure: bool,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
@@ -189,6 +202,8 @@ def serve(
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
             agent_access=agent_access,
+            stateless_http=stateless_http,
+            mode=mode,
             local=local,
         )
 

@@ -18,6 +18,7 @@ from openenv_async.environment import VectorEnvironment
 from openenv_async.errors import InvalidOption
 
 __all__ = [
+    "LISTS_TOOLS",
     "MAX_SESSIONS",
     "HostedText",
     "hosted",
@@ -28,6 +29,8 @@ __all__ = [
 
 MAX_SESSIONS: Final = "_openenv_max_sessions"
 """An attribute of a host: sessions at once unless the server is told another number."""
+LISTS_TOOLS: Final = "_openenv_lists_tools"
+"""An attribute of a host: its environment says by a step which tools it has."""
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
 
 

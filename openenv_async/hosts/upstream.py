@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Final
 
 from openenv_async.environment import Environment
 from openenv_async.errors import InvalidAction, WrongTarget, exception_text, shown
-from openenv_async.hosts import MAX_SESSIONS
+from openenv_async.hosts import LISTS_TOOLS, MAX_SESSIONS
 from openenv_async.types import StepResult
 
 __all__ = ["AppCall", "UpstreamHost", "host_of_call"]
@@ -241,12 +241,13 @@ def host_of_call(call: AppCall) -> type[UpstreamHost]:
         "__module__": cls.__module__,
         "call": call,
         "awaits": awaits,
+        LISTS_TOOLS: callable(getattr(cls, "mcp_session", None)),
         MAX_SESSIONS: call.max_sessions if several else 1,
         "name": call.name,
         "version": about.get("version") or "1.0.0",
         "description": about.get("description"),
         "reset": _like(base.reset, own),
-        "read_action": classmethod(_reader(call.action)),
+        "read_action": classmethod(_reader(call.action, cls)),
     }
     return type(cls.__name__, (base,), body)
 
@@ -328,12 +329,23 @@ def _like(call: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., An
     return functools.update_wrapper(made, own)
 
 
-def _reader(model: Any) -> Callable[[Any, Any], Any]:
-    """Return what reads an action as the model, or as the tool call that it is."""
+def _as_it_is(action: Any) -> Any:
+    return action
+
+
+def _reader(model: Any, env: type) -> Callable[[Any, Any], Any]:
+    """Return what reads an action as the model, or as the tool call that it is.
+
+    Args:
+        model: of actions; ``None`` where the application names none.
+        env: the environment's class.
+    """
     read = getattr(model, "model_validate", None)
+    tools = _tool_actions(model, env)
     if read is None:
-        return lambda cls, action: action
-    tools = _tool_actions(model)
+        if not tools:
+            return lambda cls, action: action
+        read = _as_it_is
 
     def read_action(cls: Any, action: Any) -> Any:
         kind = tools.get(str(action.get("type"))) if tools and isinstance(action, dict) else None
@@ -345,12 +357,17 @@ def _reader(model: Any) -> Callable[[Any, Any], Any]:
     return read_action
 
 
-def _tool_actions(model: Any) -> dict[str, Any]:
-    """Return the classes of tool calls, where a model is one of them or the base of all."""
-    for base in model.__mro__:
+def _tool_actions(model: Any, env: type) -> dict[str, Any]:
+    """Return the classes of tool calls, where a model is one of them or the base of all.
+
+    They are there without a model, too, where the class has an MCP session.
+    """
+    if model is None and not callable(getattr(env, "mcp_session", None)):
+        return {}
+    for base in (env if model is None else model).__mro__:
         types = sys.modules.get(base.__module__.rpartition(".")[0] + ".mcp_types")
         if types is not None and base.__module__.startswith(_BASES):
             found = {kind: getattr(types, name) for kind, name in _TOOL_ACTIONS.items()}
-            if model.__name__ == "Action" or model in found.values():
+            if model is None or model.__name__ == "Action" or model in found.values():
                 return found
     return {}

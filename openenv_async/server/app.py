@@ -35,6 +35,11 @@ from openenv_async.spec import EnvironmentSpec
 
 __all__ = ["HTTPEnvServer", "create_app"]
 
+PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
+"""Routes that a server in production mode does not have."""
+_MODES: Final = ("simulation", "production")
+_MODE: Final = "OPENENV_MODE"
+_STATELESS: Final = "OPENENV_STATELESS_HTTP"
 _SPACE_HOST: Final = "SPACE_HOST"
 _LOCAL_HEADER: Final = LOCAL_HEADER.encode()
 
@@ -56,6 +61,10 @@ class HTTPEnvServer:
             names that only a local network knows; ``*`` for any.
         local: whether clients on this machine are served over a Unix socket in place of TCP, on
             systems that have abstract ones (Linux).
+        stateless_http: HTTP calls that name no session have an environment each, as upstream's
+            server has it; ``None``: as the variable ``OPENENV_STATELESS_HTTP`` says, else not.
+        mode: ``simulation``, or ``production`` for a server without the HTTP routes that play;
+            ``None``: as the variable ``OPENENV_MODE`` says, else ``simulation``.
         agent_access: what agents may see and set over MCP beside what the environment's class says:
             any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
 
@@ -80,6 +89,8 @@ class HTTPEnvServer:
         allowed_hosts: Collection[str] = (),
         local: bool = True,
         agent_access: Collection[str] = (),
+        stateless_http: bool | None = None,
+        mode: str | None = None,
     ) -> None:
         self.spec = (
             env
@@ -108,7 +119,7 @@ class HTTPEnvServer:
         self._rpc = UpstreamRpc(self.engine, HttpSessions(self.engine))
         self.mcp = McpEndpoint(self.engine, self.guard, access, self._elsewhere, self._rpc.response)
         self.routes: list[BaseRoute] = [
-            *http_routes(self.engine, self.guard, self.watch, self._elsewhere),
+            *self._http_routes(stateless_http, mode),
             *(
                 Route(path, self.mcp, methods=self.mcp.methods, include_in_schema=False)
                 for path in ("/mcp", "/mcp/{session}")
@@ -116,6 +127,20 @@ class HTTPEnvServer:
             WebSocketRoute("/ws", _WebSocketEndpoint(self), name="ws"),
             WebSocketRoute("/mcp", _WebSocketEndpoint(self, RpcSocket), name="ws_mcp"),
         ]
+
+    def _http_routes(self, stateless: bool | None, mode: str | None) -> list[Route]:
+        """The routes of HTTP that the server's mode has.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        if stateless is None:
+            stateless = os.environ.get(_STATELESS, "").lower() in ("1", "true", "yes")
+        mode = (mode or os.environ.get(_MODE) or _MODES[0]).lower()
+        if mode not in _MODES:
+            raise ValueError(f"Invalid mode: {mode!r:.80}. Must be one of: {list(_MODES)}")
+        routes = http_routes(self.engine, self.guard, self.watch, self._elsewhere, stateless)
+        return [r for r in routes if mode == _MODES[0] or r.path not in PLAYING_ROUTES]
 
     @functools.cached_property
     def router(self) -> Any:
@@ -309,6 +334,8 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     local: bool = True,
     agent_access: Collection[str] = (),
+    stateless_http: bool | None = None,
+    mode: str | None = None,
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
@@ -327,6 +354,8 @@ def create_app(
         allowed_hosts=allowed_hosts,
         local=local,
         agent_access=agent_access,
+        stateless_http=stateless_http,
+        mode=mode,
     )
     app = Starlette(routes=[*server.routes, *server.other_routes()], lifespan=server.lifespan)
     app.state.openenv = server

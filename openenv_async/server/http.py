@@ -11,6 +11,8 @@ Rules:
 - ``X-OpenEnv-Timeout`` is the deadline in seconds, 0 for none.
 - Every field of a reset's body but ``seed`` and ``episode_id`` is an option of the environment; the
   options may also stand in a map of their own, ``options``, if none of them has that name.
+- Where the server is ``stateless``, a ``/reset``, ``/step`` or ``/state`` that names no session has
+  a new environment, which is closed before the answer, as upstream has it.
 - ``Content-Type`` and ``Accept`` choose the format: JSON as upstream's, msgpack, or tagged JSON.
 """
 
@@ -18,10 +20,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from openenv_async.engine import Engine, Session
@@ -42,6 +44,7 @@ from openenv_async.protocol.upstream import (
     scalar,
     state_body,
 )
+from openenv_async.schemas.refs import resolved
 from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
@@ -65,17 +68,22 @@ from openenv_async.server.http_headers import (
 )
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
-from openenv_async.server.openapi import describe
+from openenv_async.server.openapi import describe, page
 from openenv_async.server.tasks import TaskRoutes
 from openenv_async.server.transport import Scope
 
 __all__ = ["http_routes"]
 
+_MODELS: Final = ("action", "observation", "state")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def http_routes(
-    engine: Engine, guard: Guard, watch: LoopWatch, home: Callable[[Scope], HomeLoop | None]
+    engine: Engine,
+    guard: Guard,
+    watch: LoopWatch,
+    home: Callable[[Scope], HomeLoop | None],
+    stateless: bool = False,
 ) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router.
 
@@ -84,8 +92,9 @@ def http_routes(
         guard: who may ask.
         watch: of the loop.
         home: the loop that a request must be carried to, if it is not the running one.
+        stateless: a call that names no session has an environment of its own.
     """
-    calls = _SessionRoutes(engine)
+    calls = _SessionRoutes(engine, stateless)
     about = _DescriptionRoutes(engine, watch)
     tasks = TaskRoutes(engine, calls.fields)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
@@ -103,6 +112,8 @@ def http_routes(
         ("GET", "/metrics.json", about.stats),
         ("GET", "/metrics", about.metrics),
         ("GET", "/openapi.json", about.openapi),
+        ("GET", "/docs", about.page),
+        ("GET", "/redoc", about.page),
         ("GET", "/list_environments", tasks.environments),
         ("GET", "/{env}/splits", tasks.upstream_splits),
         ("POST", "/{env}/tasks", tasks.upstream_tasks),
@@ -160,8 +171,9 @@ def _endpoint(
 class _SessionRoutes:
     """The handlers that need a session. Each gives a body for the accepted format."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stateless: bool) -> None:
         self._engine = engine
+        self._stateless = stateless
         self._sessions = HttpSessions(engine)
 
     async def open(self, request: Request, format: Format) -> Response:
@@ -194,8 +206,13 @@ class _SessionRoutes:
         fields = await self.fields(request, sent)
         seed, episode_id, options = read_reset(fields, sent)
         options = self._all_options(options, sent)
-        payload = encode_body(options, sent) if options else None
         name = session_name(request)
+        if name is None and self._stateless:
+            for unknown in self._engine.spec.unknown_options(options):
+                del options[unknown]  # as upstream does
+        payload = encode_body(options, sent) if options else None
+        if name is None and self._stateless:
+            return await self._reset_once(request, payload, (seed, episode_id), (sent, format))
         if name is None:
             wire = richer(sent, format)
             session, _ = await self._sessions.open(new_name(), wire, None, False, request)
@@ -218,6 +235,39 @@ class _SessionRoutes:
             raise
         assert isinstance(reply, frames.Begun)
         return named(body_response(result_body(reply, format), format), request, session)
+
+    async def _reset_once(
+        self,
+        request: Request,
+        payload: bytes | None,
+        asked: tuple[int | None, str | None],
+        formats: tuple[Format, Format],
+    ) -> Response:
+        """Reset an environment that is closed after it."""
+
+        def frame(seq: int, ack: int, wire: Format) -> frames.Request:
+            data = payload and self._sessions.payload("any", payload, formats[0], wire)
+            return frames.Reset(0, seq, ack, data, *asked, request_timeout(request))
+
+        reply = await self._once(request, frame, *formats)
+        assert isinstance(reply, frames.Begun)
+        return body_response(result_body(reply, formats[1]), formats[1])
+
+    async def _once(
+        self,
+        request: Request,
+        frame: Callable[[int, int, Format], frames.Request],
+        sent: Format,
+        format: Format,
+    ) -> frames.Frame:
+        """Call an environment that is made for it."""
+        async with self._sessions.for_one_call(request, richer(sent, format)) as session:
+            return await self._sessions.call(
+                session, request, frame, sent, format, is_upstream=True
+            )
+
+    def _is_once(self, request: Request) -> bool:
+        return self._stateless and session_name(request) is None
 
     def _all_options(self, options: Fields, sent: Format) -> Fields:
         """A reset's options, those in the map ``options`` among them.
@@ -245,8 +295,9 @@ class _SessionRoutes:
         scalar(fields, "request_id", sent)  # upstream's; ours is the header
         if action is None:
             raise InvalidModel("Field required: action", type="missing", loc=["body", "action"])
-        refuse_extra(fields)
-        session = self._sessions.named(request, "step")
+        once = self._is_once(request)
+        if not once:  # upstream takes more, for environments whose step() does
+            refuse_extra(fields)
         seconds = request_timeout(request) if timeout is None else timeout
         payload = bytes(action)
 
@@ -254,20 +305,25 @@ class _SessionRoutes:
             data = self._sessions.payload("action", payload, sent, wire)
             return frames.Step(0, seq, ack, data, seconds)
 
-        reply = await self._sessions.call(session, request, frame, sent, format)
+        if once:
+            reply = await self._once(request, frame, sent, format)
+        else:
+            session = self._sessions.named(request, "step")
+            reply = await self._sessions.call(session, request, frame, sent, format)
         assert isinstance(reply, frames.Observation)
         return result_body(reply, format)
 
     async def state(self, request: Request, format: Format) -> Any:
-        session = self._sessions.named(request, "state")
         timeout = request_timeout(request)
-        reply = await self._sessions.call(
-            session,
-            request,
-            lambda seq, ack, _: frames.State(0, seq, ack, timeout),
-            format,
-            format,
-        )
+
+        def frame(seq: int, ack: int, _: Format) -> frames.Request:
+            return frames.State(0, seq, ack, timeout)
+
+        if self._is_once(request):
+            reply = await self._once(request, frame, format, format)
+        else:
+            session = self._sessions.named(request, "state")
+            reply = await self._sessions.call(session, request, frame, format, format)
         assert isinstance(reply, frames.StateIs)
         return state_body(reply, format)
 
@@ -306,7 +362,10 @@ class _DescriptionRoutes:
         self._watch = watch
 
     async def schema(self, request: Request, format: Format) -> Any:
-        return self._engine.spec.schema
+        """The schemas, those of models as plain objects, which upstream's callers look into."""
+        made = self._engine.spec.schema
+        told = {kind: resolved(made[kind], made[kind]) for kind in _MODELS}
+        return {**made, **told, "reset_observation": told["observation"]}
 
     async def metadata(self, request: Request, format: Format) -> Any:
         spec = self._engine.spec
@@ -324,6 +383,9 @@ class _DescriptionRoutes:
 
     async def openapi(self, request: Request, format: Format) -> Any:
         return describe(self._engine.spec)
+
+    async def page(self, request: Request, format: Format) -> Response:
+        return HTMLResponse(page(self._engine.spec))
 
     async def stats(self, request: Request, format: Format) -> Any:
         return self._stats()

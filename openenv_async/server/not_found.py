@@ -50,6 +50,8 @@ _ABOUT: Final[dict[str, str]] = {
     "/metrics.json": "the same",
     "/metrics": "counters, in Prometheus' format",
     "/openapi.json": "the HTTP routes, as OpenAPI",
+    "/docs": "the same, as a page",
+    "/redoc": "the same page",
 }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any, Final
 
+import msgspec
+
 from openenv_async.spec import EnvironmentSpec
 
-__all__ = ["describe"]
+__all__ = ["describe", "page"]
 
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
 _ANYTHING: Final = {"type": "object"}
+_TOLD: Final = ("parameters", "requestBody", "responses")
+"""Parts of an operation that its page shows."""
 _OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 
 
@@ -26,6 +31,35 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": _schemas(spec)},
     }
+
+
+def page(spec: EnvironmentSpec) -> str:
+    """The same as a page for people, which loads nothing from elsewhere."""
+    document = describe(spec)
+    parts = []
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            told = {name: operation[name] for name in _TOLD if name in operation}
+            parts.append(
+                f"<details><summary><b>{method.upper()}</b> <code>{html.escape(path)}</code>"
+                f" {html.escape(operation['summary'])}</summary>{_listing(told)}</details>"
+            )
+    schemas = document["components"]["schemas"]
+    parts += [
+        f"<details><summary><code>{html.escape(name)}</code></summary>{_listing(schema)}</details>"
+        for name, schema in schemas.items()
+    ]
+    title = html.escape(f"{spec.name} {spec.version}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<h1>{title}</h1><p>{html.escape(spec.description)}</p>"
+        f'<p>The <a href="openapi.json">OpenAPI document</a>.</p>{"".join(parts)}</html>'
+    )
+
+
+def _listing(value: Any) -> str:
+    encoded = msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2)
+    return f"<pre>{html.escape(encoded.decode())}</pre>"
 
 
 def _schemas(spec: EnvironmentSpec) -> dict[str, Any]:
@@ -97,6 +131,8 @@ def _gets() -> dict[str, Any]:
         ("/metrics.json", "The same", _ANYTHING),
         ("/metrics", "The same, in Prometheus' text format", {"type": "string"}),
         ("/openapi.json", "This document", _ANYTHING),
+        ("/docs", "The same as a page", {"type": "string"}),
+        ("/redoc", "The same page", {"type": "string"}),
     )
     return {path: {"get": _operation(path, summary, answer)} for path, summary, answer in table}
 

@@ -27,6 +27,7 @@ from starlette.responses import Response
 
 from openenv_async.engine import Engine, Session
 from openenv_async.errors import InvalidAction, OpenEnvError, SessionBusy, UnreadableReply
+from openenv_async.hosts import LISTS_TOOLS
 from openenv_async.models import Format
 from openenv_async.protocol import frames
 from openenv_async.protocol.json_rpc import (
@@ -317,7 +318,7 @@ def _tools_of(spec: EnvironmentSpec) -> dict[str, Tool] | None:
     """Return the tools of an environment, unless it lists them by a step, as OpenEnv's MCP ones."""
     schema = spec.schema["action"]
     if spec.declared_tools is None and (
-        callable(getattr(spec.cls, "mcp_session", None))
+        getattr(spec.cls, LISTS_TOOLS, False)
         or "tool_name" in called_by_name(Tool("any"), schema).constants
     ):
         return None

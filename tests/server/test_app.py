@@ -14,6 +14,7 @@ from starlette.routing import Mount
 
 from openenv_async import EnvClient, Environment, HTTPEnvClient, HTTPEnvServer, create_app, serve
 from openenv_async.errors import ServerBusy
+from tests.server.clients import asking
 
 
 @dataclass
@@ -165,3 +166,32 @@ async def test_starlette_mounts_keep_their_cookies_apart() -> None:
                 assert (await http.post("/one/step", json=go)).status_code == 200
             assert (await http.get("/two/state")).json()["step_count"] == 0
             assert (await http.get("/one/state")).json()["step_count"] == 2
+
+
+def paths(app: Any) -> set[str]:
+    return {route.path for route in app.routes}
+
+
+def test_a_server_in_production_mode_has_no_routes_that_play(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    playing = {"/open", "/reset", "/step", "/close", "/state"}
+    assert playing <= paths(create_app(MyEnvironment))
+    assert playing <= paths(create_app(MyEnvironment, mode="simulation"))
+    production = paths(create_app(MyEnvironment, mode="Production"))
+    assert not playing & production
+    assert {"/ws", "/mcp", "/health", "/schema", "/metadata"} <= production
+    monkeypatch.setenv("OPENENV_MODE", "production")
+    assert not playing & paths(create_app(MyEnvironment))
+    assert playing <= paths(create_app(MyEnvironment, mode="simulation"))
+    with pytest.raises(ValueError, match=r"'demo'.*simulation.*production"):
+        create_app(MyEnvironment, mode="demo")
+
+
+async def test_a_variable_turns_http_without_sessions_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENENV_STATELESS_HTTP", "1")
+    for stateless, status in ((None, 200), (False, 409)):
+        app = create_app(MyEnvironment, stateless_http=stateless)
+        async with asking(app) as client:
+            assert (await client.get("/state")).status_code == status
+        await app.state.openenv.aclose()

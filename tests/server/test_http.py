@@ -335,7 +335,7 @@ async def test_descriptions() -> None:
             "documentation_url": None,
         }
         schema = (await http.get("/schema")).json()
-        assert set(schema) == {"action", "observation", "state", "reset"}
+        assert set(schema) == {"action", "observation", "reset_observation", "state", "reset"}
         await http.post("/reset")
         stats = (await http.get("/stats")).json()
         assert stats["opened"] == stats["sessions"] == 1
@@ -358,7 +358,7 @@ async def test_openapi_describes_exactly_the_routes() -> None:
         (getattr(route, "path", "").replace(":path}", "}"), method)
         for route in app.routes
         for method in getattr(route, "methods", None) or ()
-        if method != "HEAD"
+        if method != "HEAD" and getattr(route, "include_in_schema", True)
     }
     assert described == routes
 
@@ -464,3 +464,42 @@ async def test_a_seed_past_64_bits_is_refused_over_http_and_upstreams_dialect() 
             assert json.loads(await socket.recv())["type"] == "error"
             await socket.send('{"type": "reset", "data": {"seed": 3}}')
             assert json.loads(await socket.recv())["data"]["observation"]["seed"] == 3
+
+
+async def test_without_a_session_each_call_has_an_environment_of_its_own() -> None:
+    app = create_app(Echo, stateless_http=True)
+    engine = app.state.openenv.engine
+    async with serve(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        began = await client.post("/reset", json={"level": 3, "unknown": 1})
+        assert began.json()["observation"]["echo"] == "level 3"
+        assert (HEADER not in began.headers, not client.cookies) == (True, True)
+        stepped = await client.post("/step", json={**step("meta"), "render": True})
+        assert stepped.json()["metadata"] == {"n": 1}
+        again = await client.post("/step", json=step("meta"))
+        assert again.json()["metadata"] == {"n": 1}
+        assert (await client.get("/state")).json()["steps"] == 0
+        raised = await client.post("/step", json=step("boom"))
+        assert raised.status_code == 500
+        assert (await client.post("/step", json=step(3))).status_code == 422  # type: ignore[arg-type]  # wrong on purpose
+        assert not engine.sessions
+        name = (await client.post("/open", json={})).headers[HEADER]
+        client.cookies.clear()
+        header = {HEADER: name}
+        early = await client.post("/step", json=step("x"), headers=header)
+        assert problem(early) == (409, "episode_not_started")
+        await client.post("/reset", json={}, headers=header)
+        for n in (1, 2):
+            kept = await client.post("/step", json=step("meta"), headers=header)
+            assert kept.json()["metadata"] == {"n": n}
+
+
+async def test_models_are_plain_objects_in_their_schemas() -> None:
+    async with served() as (client, _):
+        schema = (await client.get("/schema")).json()
+    assert schema["action"]["title"] == "Action"
+    assert schema["action"]["required"] == ["message"]
+    assert set(schema["action"]["properties"]) == {"message", "inner"}
+    assert "$ref" not in schema["action"]
+    assert "Inner" in schema["action"]["$defs"]
+    assert schema["reset_observation"] == schema["observation"]
+    assert schema["observation"]["properties"]["echo"] == {"type": "string"}

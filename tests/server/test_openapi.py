@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openenv_async import Environment
-from openenv_async.server.openapi import describe
+from openenv_async.server.openapi import describe, page
 from openenv_async.spec import EnvironmentSpec
 
 
@@ -109,3 +109,21 @@ def test_operations_are_told_apart_and_may_fail(document: dict[str, Any]) -> Non
         assert failure == {"$ref": "#/components/schemas/error"}
     state = document["paths"]["/state"]["get"]["responses"]["200"]["content"]["application/json"]
     assert state["schema"] == {"$ref": "#/components/schemas/state"}
+
+
+def test_the_page_shows_every_route_and_loads_nothing() -> None:
+    class Marked(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+        """Has <script>alert(1)</script> in its description."""
+
+        def reset(self) -> dict[str, Any]:
+            return {}
+
+        def step(self, action: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+    text = page(EnvironmentSpec(Marked))
+    for path in describe(EnvironmentSpec(Marked))["paths"]:
+        assert f"<code>{path}</code>" in text
+    assert "<script" not in text
+    assert "src=" not in text
+    assert re.findall(r'href="([^"]*)"', text) == ["openapi.json"]

@@ -130,7 +130,7 @@ class HTTPEnvServer:
             max_sessions=concurrency.max_concurrent_envs,
             timeouts=Timeouts() if idle is None else Timeouts(idle=idle),
         )
-        return served.HTTPEnvServer(host, options=options)
+        return served.HTTPEnvServer(host, options=options, stateless_http=True)
 
     @property
     def active_sessions(self) -> int:
