@@ -12,13 +12,13 @@ import keyword
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from openenv_async.errors import InvalidOption
 
-__all__ = ["TEMPLATES", "check_name", "dockerfile", "scaffold"]
+__all__ = ["TEMPLATES", "check_name", "dockerfile", "filled_files", "scaffold"]
 
 TEMPLATES: Final = {
     "minimal": "a number to guess; seed, reward, end and state in 40 lines",
@@ -69,10 +69,10 @@ def scaffold(name: str, *, template: str = "minimal", into: Path = Path()) -> li
         folder.mkdir(parents=True)
     except OSError as exc:
         raise InvalidOption(f"{folder} cannot be made: {exc.strerror or exc}") from exc
-    for path, text in _files(template):
-        target = folder / path.replace("NAME", words["stem"])
+    for path, text in filled_files(template, words).items():
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_fill(text, words), encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
         written.append(target)
     return written
 
@@ -110,6 +110,19 @@ def dockerfile(
         )
     template = (_FOLDER / f"{_DOCKERFILE}{_SUFFIX}").read_text(encoding="utf-8")
     return _fill(template, words)
+
+
+def filled_files(template: str, words: Mapping[str, str]) -> dict[str, str]:
+    """Return the files of a template by their paths, with its words filled in.
+
+    Args:
+        template: the name of a folder of templates; its files win over the common ones.
+        words: the values of the words in braces; ``stem`` is the name in names of files.
+    """
+    return {
+        path.replace("NAME", words["stem"]): _fill(text, {**_image_words(), **words})
+        for path, text in _files(template)
+    }
 
 
 def check_name(name: str) -> None:
@@ -191,10 +204,10 @@ def _files(template: str) -> Iterator[tuple[str, str]]:
         for path in sorted(folder.rglob(f"*{_SUFFIX}")):
             relative = path.relative_to(folder).as_posix().removesuffix(_SUFFIX)
             found[relative.replace("dot.", ".")] = path
-    del found["about.toml"]
+    found.pop("about.toml", None)
     for relative, path in found.items():
         yield relative, path.read_text(encoding="utf-8")
 
 
-def _fill(text: str, words: dict[str, str]) -> str:
+def _fill(text: str, words: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: words[match[1]], text)

@@ -27,6 +27,7 @@ PROGRAM: Final = "openenv-async"
 # Name: where the command is, what it does in a few words.
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("openenv_async.cli.init:init", "Make a new environment from a template."),
+    "import": ("openenv_async.cli.import_:import_", "Make a folder of another project's tasks."),
     "validate": ("openenv_async.cli.validate:validate", "Check what an environment promises."),
     "build": ("openenv_async.cli.build:build", "Build an environment's image."),
     "push": ("openenv_async.cli.push:push", "Push it to a registry or a Hugging Face Space."),
