@@ -113,10 +113,16 @@ def _of_object(
         if name not in value:
             yield f"{path} lacks {name!r}"
     rest = schema.get("additionalProperties", True)
+    patterns = schema.get("patternProperties", {})
     for key, item in value.items():
         below = f"{path}.{key}"
+        by_pattern = [part for each, part in patterns.items() if re.search(each, str(key))]
+        for part in by_pattern:
+            yield from _problems(item, part, root, below, depth + 1)
         if key in properties:
             yield from _problems(item, properties[key], root, below, depth + 1)
+        elif by_pattern:
+            continue
         elif rest is False:
             yield f"{path} has {key!r}, which is not declared"
         else:
@@ -144,7 +150,9 @@ def _of_text(value: str, schema: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def _of_number(value: float, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     for key, good in _BOUNDS.items():
-        if key in schema and not good(value, schema[key]):
+        bound = schema.get(key)
+        # Drafts before 6 have True or False here, which is about the bound beside it.
+        if bound is not None and not isinstance(bound, bool) and not good(value, bound):
             yield f"{path} is {value!r}, beyond the {key} {schema[key]!r}"
 
 

@@ -17,6 +17,7 @@ from openenv_async.schemas.sample import sample
 from tests.checks.validation.broken import Move, Seen
 
 ITEM = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+PATTERNS = {"patternProperties": {"^x": {"type": "integer"}}}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,11 @@ ITEM = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": 
         ({"n": 1, "m": 2}, {**ITEM, "additionalProperties": False}, "has 'm'"),
         ({"n": 1, "m": 2}, {**ITEM, "additionalProperties": {"type": "string"}}, "$.m is int 2"),
         ({"n": "x"}, {"$ref": "#/$defs/I", "$defs": {"I": ITEM}}, "$.n is str 'x'"),
+        ({"x1": 1}, {**PATTERNS, "additionalProperties": False}, None),
+        ({"x1": "a"}, PATTERNS, "$.x1 is str 'a'"),
+        ({"y1": 1}, {**PATTERNS, "additionalProperties": False}, "has 'y1'"),
+        (0, {"minimum": 0, "exclusiveMinimum": False}, None),
+        (0, {"minimum": -1, "exclusiveMinimum": True}, None),
         (1, {"anyOf": [{"type": "string"}, {"type": "null"}]}, "fits none"),
         (1, {"allOf": [{"type": "integer"}, {"minimum": 2}]}, "minimum 2"),
         (1, {"enum": [2, 3]}, "none of [2, 3]"),
