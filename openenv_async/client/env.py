@@ -32,6 +32,7 @@ from openenv_async.client.connection import ClientConnection
 from openenv_async.client.models import ModelHooks, WireModels, wire_models
 from openenv_async.client.pooling import SharedConnections, shared_connections
 from openenv_async.client.settings import LIMITS, SETTINGS, TIMEOUTS, ClientKeywords, ClientSettings
+from openenv_async.client.sharing import SharedSession
 from openenv_async.client.tasks import ListPage, ServedTasks
 from openenv_async.client.tools import given_by_upstream, listed_tools
 from openenv_async.client.websocket import dial
@@ -40,6 +41,7 @@ from openenv_async.endpoints.tls import Trust
 from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
+    OperationUnsupported,
     SessionBusy,
     SessionClosed,
     SessionLost,
@@ -381,6 +383,24 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
             state.setdefault("episode_id", reply.episode_id)
             state.setdefault("step_count", reply.step_count)
         return state  # type: ignore[no-any-return]  # decoded as StateT
+
+    async def share(self) -> SharedSession[ObsT]:
+        """Lend the session to agents: give them an address at which they play it over MCP.
+
+        They take steps and see what these give, without the rewards. The client begins the
+        episodes, and reads from the shared session what the steps gave; its own calls are refused
+        as busy while a step of an agent runs. Asked again, it gives the same address.
+
+        Raises:
+            OperationUnsupported: the session has no address, such as one in process.
+            OpenEnvError: the server cannot share it.
+        """
+        channel = await self._ready()
+        if not self.base_url.startswith(("http", "ws")):
+            raise OperationUnsupported("a session in process has no address: serve() gives it one")
+        name = f"{channel.id}.{channel.secret}"
+        models = wire_models(self, "msgpack")
+        return await SharedSession[ObsT](self.base_url, self.settings, name, models).open()
 
     async def tasks(self) -> ServedTasks:
         """Return the environment's own tasks, as far as they are public.

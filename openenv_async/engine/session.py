@@ -13,6 +13,8 @@ Rules:
   reply that a sink with another format must deliver is converted for it.
 - A session that is closing answers every request with the reason; one that is dead is busy with a
   close that never ends.
+- A visitor's request has no number: it runs when nothing else does, and its reply goes to the
+  visitor alone. The numbers and the replies of the session's client stay as they are.
 - Deadlines are decided in ``deadlines``, on times; what was decided is carried out here.
 """
 
@@ -144,6 +146,7 @@ class Session:
         deferred: a request that starts once the running one has stopped.
         due: when the running request must have ended.
         ticket: its number in the queue, while it waits for capacity.
+        visitor: the destination of the reply to the running request, if it is a visitor's.
     """
 
     __slots__ = (
@@ -170,6 +173,7 @@ class Session:
         "slot",
         "stream",
         "ticket",
+        "visitor",
     )
 
     def __init__(self, engine: Engine, open: Open, executor: Executor, sink: ReplySink) -> None:
@@ -203,6 +207,7 @@ class Session:
         self.postponed: RunnerRequest | None = None
         self.slot: object | None = None
         self.ticket: int | None = None
+        self.visitor: ReplySink | None = None
 
     @property
     def episode_id(self) -> str | None:
@@ -248,6 +253,48 @@ class Session:
             if self.due < self.scheduled:
                 engine.deadlines.watch(self, self.due)
         executor.start(self, request)
+
+    def visit(self, request: Step | State, visitor: ReplySink) -> None:
+        """Run the request of somebody whom the session's client lets in; it has the number 0.
+
+        Args:
+            request: to run.
+            visitor: the destination of its reply, with codecs of its own.
+        """
+        error = self.dead or self.engine.closing_reason(self)
+        if error is None and self.current is not None:
+            error = SessionBusy(
+                f"{operation(request)}() while {operation(self.current)}() is running on this"
+                " session: try again after it"
+            )
+        if error is not None:
+            visitor.send(failed(request, self.located(error), visitor.codecs.format))
+            return
+        self.visitor, self.current, self.codecs = visitor, request, visitor.codecs
+        engine, executor = self.engine, self.executor
+        if engine.times_episodes and self._is_out_of_time(request):
+            return
+        if executor.direct and type(request) is Step:
+            try:
+                reply = self.runner.handle(request, self.codecs)
+            except BaseException as exc:
+                reply = self.runner.raised(request, exc, self.codecs)
+            self.complete(request, reply)
+            return
+        if executor.timed:
+            self.watch(request)
+        executor.start(self, request)
+
+    def end_visit(self, visitor: ReplySink) -> None:
+        """Stop the request of a visitor, if it is the one that runs."""
+        if self.visitor is visitor and self.current is not None and self.interrupted is None:
+            self.interrupted = "cancel"
+            self.executor.interrupt(self)
+
+    def _answer_visitor(self, reply: Reply) -> None:
+        visitor, self.visitor = self.visitor, None
+        if visitor is not None:
+            visitor.send(reply)
 
     def watch(self, request: RunnerRequest) -> None:
         """Set the deadline of a request that turned out to take long."""
@@ -470,6 +517,9 @@ class Session:
 
     def answer(self, request: Request, reply: Reply) -> None:
         """Keep the reply of a request and send it."""
+        if not request.seq:
+            self._answer_visitor(reply)
+            return
         payload = None if type(reply) is Closed else reply.payload  # type: ignore[union-attr]  # only Closed has none
         size = 0 if payload is None else len(payload)
         codecs = self.codecs
@@ -774,7 +824,7 @@ class Session:
                 self.engine.stats.steps += 1
             if isinstance(request, Open):
                 self.send(reply)
-            elif request.seq:
+            elif request.seq or self.visitor is not None:
                 self.answer(request, reply)  # type: ignore[arg-type]  # no Opened for a request
         reason = self._end(error)
         if self.sink is not None and not isinstance(request, Open):
@@ -784,6 +834,9 @@ class Session:
         """Give the environment back; every request that comes now meets the reason."""
         self.current = _ENDLESS
         self.slot = None  # what ran the session may hold it
+        visitor, self.visitor = self.visitor, None
+        if visitor is not None:
+            visitor.ended(0, self.located(error))
         deferred, self.deferred = self.deferred, None
         self.dead = reason = self.located(self.engine.closed(self, error))
         if deferred is not None and not isinstance(deferred, Open) and deferred.seq:

@@ -25,6 +25,7 @@ from openenv_async.server.http_headers import MEDIA, encode_body, error_body
 from openenv_async.server.http_sessions import HttpSessions
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.mcp import McpEndpoint, checked_access
+from openenv_async.server.mcp.sharing import Sharing
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
 from openenv_async.server.transport import Receive, Scope, Send
@@ -139,7 +140,10 @@ class HTTPEnvServer:
         mode = (mode or os.environ.get(_MODE) or _MODES[0]).lower()
         if mode not in _MODES:
             raise ValueError(f"Invalid mode: {mode!r:.80}. Must be one of: {list(_MODES)}")
-        routes = http_routes(self.engine, self.guard, self.watch, self._elsewhere, stateless)
+        sharing = Sharing(self.engine, self.mcp.sessions)
+        routes = http_routes(
+            self.engine, self.guard, self.watch, self._elsewhere, sharing, stateless
+        )
         return [r for r in routes if mode == _MODES[0] or r.path not in PLAYING_ROUTES]
 
     @functools.cached_property

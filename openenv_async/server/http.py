@@ -67,6 +67,7 @@ from openenv_async.server.http_headers import (
     step_timeout,
 )
 from openenv_async.server.http_sessions import NOBODY, HttpSessions
+from openenv_async.server.mcp.sharing import Sharing
 from openenv_async.server.metrics import LoopWatch, prometheus_text, read_stats
 from openenv_async.server.openapi import describe, page
 from openenv_async.server.tasks import TaskRoutes
@@ -83,6 +84,7 @@ def http_routes(
     guard: Guard,
     watch: LoopWatch,
     home: Callable[[Scope], HomeLoop | None],
+    sharing: Sharing,
     stateless: bool = False,
 ) -> list[Route]:
     """The routes of one engine, for any Starlette or FastAPI router.
@@ -92,6 +94,7 @@ def http_routes(
         guard: who may ask.
         watch: of the loop.
         home: the loop that a request must be carried to, if it is not the running one.
+        sharing: lends sessions to agents.
         stateless: a call that names no session has an environment of its own.
     """
     calls = _SessionRoutes(engine, stateless)
@@ -103,6 +106,9 @@ def http_routes(
         ("POST", "/step", calls.step),
         ("POST", "/close", calls.close),
         ("GET", "/state", calls.state),
+        ("POST", "/share", sharing.lend),
+        ("GET", "/share", sharing.results),
+        ("DELETE", "/share", sharing.take_back),
         ("GET", "/schema", about.schema),
         ("GET", "/metadata", about.metadata),
         ("GET", "/tasks", tasks.splits),

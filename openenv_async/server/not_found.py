@@ -34,6 +34,7 @@ _ABOUT: Final[dict[str, str]] = {
     "/reset": "begin an episode",
     "/step": "take a step",
     "/state": "the environment's state",
+    "/share": "lend the session to agents",
     "/close": "close the session",
     "/schema": "JSON Schemas of actions, observations and state",
     "/metadata": "name, version and description",

@@ -21,7 +21,7 @@ _OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     """An OpenAPI 3.1 document of exactly the routes that ``http_routes`` makes."""
-    paths = {**_posts(), **_gets(), **_tasks()}
+    paths = {**_posts(), **_gets(), **_tasks(), "/share": _sharing()}
     for path in _OF_A_SESSION:
         (operation,) = paths[path].values()
         operation["parameters"] = _parameters()
@@ -135,6 +135,26 @@ def _gets() -> dict[str, Any]:
         ("/redoc", "The same page", {"type": "string"}),
     )
     return {path: {"get": _operation(path, summary, answer)} for path, summary, answer in table}
+
+
+def _sharing() -> dict[str, Any]:
+    """The route by which a session is lent to agents."""
+    text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
+    lent = _object({"handle": text, "path": text})
+    results = {"type": "array", "items": _ref("result")}
+    told = _object({"first": count, "results": results, "is_over": {"type": "boolean"}})
+    operations = {
+        "post": _operation("/share", "Lend the session to agents, which play it over MCP", lent),
+        "get": _operation("/shared", "What the steps of agents gave", told),
+        "delete": _operation("/unshare", "Take the session back", _ANYTHING),
+    }
+    for operation in operations.values():
+        operation["parameters"] = _parameters()[:1]
+    operations["get"]["parameters"] += [
+        {"name": name, "in": "query", "schema": {"type": "number", "minimum": 0}}
+        for name in ("after", "wait")
+    ]
+    return operations
 
 
 def _tasks() -> dict[str, Any]:

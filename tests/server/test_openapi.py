@@ -76,7 +76,8 @@ def test_definitions_of_a_model_are_named_after_it(document: dict[str, Any]) -> 
 def test_the_body_of_each_route(document: dict[str, Any]) -> None:
     posts = {path: item["post"] for path, item in document["paths"].items() if "post" in item}
     upstreams = [f"/{{env}}/{each}" for each in ("tasks", "num_tasks", "task", "task_range")]
-    assert set(posts) == {"/open", "/reset", "/step", "/close", *upstreams}
+    assert set(posts) == {"/open", "/reset", "/step", "/close", "/share", *upstreams}
+    assert "requestBody" not in posts.pop("/share")
     needed = [path for path, item in posts.items() if item["requestBody"]["required"]]
     assert needed == ["/step", *upstreams]
     step = posts["/step"]["requestBody"]["content"]["application/json"]["schema"]
@@ -88,7 +89,13 @@ def test_the_body_of_each_route(document: dict[str, Any]) -> None:
 
 
 def test_routes_of_a_session_take_its_name(document: dict[str, Any]) -> None:
+    shares = document["paths"]["/share"]
+    assert set(shares) == {"post", "get", "delete"}
+    for operation in shares.values():
+        assert operation["parameters"][0]["name"] == "X-OpenEnv-Session"
     for path, item in document["paths"].items():
+        if path == "/share":
+            continue
         (operation,) = item.values()
         names = [parameter["name"] for parameter in operation.get("parameters", ())]
         of_a_session = path in ("/open", "/reset", "/step", "/state", "/close")

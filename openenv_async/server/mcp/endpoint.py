@@ -27,6 +27,7 @@ from starlette.responses import Response
 
 from openenv_async.engine import Engine
 from openenv_async.errors import (
+    EpisodeNotStarted,
     OpenEnvError,
     ProtocolError,
     SessionNotFound,
@@ -56,7 +57,7 @@ from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.mcp.content import failure_result, state_result, tell
 from openenv_async.server.mcp.offer import HANDLE, Naming, Offer
-from openenv_async.server.mcp.sessions import AgentSession, AgentSessions
+from openenv_async.server.mcp.sessions import AgentSession, AgentSessions, LentSession
 from openenv_async.server.transport import Receive, Scope, Send
 
 __all__ = ["McpEndpoint"]
@@ -201,7 +202,8 @@ class McpEndpoint:
         """
         named = _named(request)
         if named is not None:
-            return _Caller(Naming.BY_REQUEST, self.sessions.find(named))
+            session = self.sessions.find(named)
+            return _Caller(Naming.HELD if session.is_lent else Naming.BY_REQUEST, session)
         if call.is_stateless:
             return _Caller(Naming.BY_HANDLE, None)
         handle = request.headers.get(SESSION_ID_HEADER)
@@ -358,7 +360,7 @@ class McpEndpoint:
                 await self._told(call, work, gone, send)
             if not work.done() and not call.is_stateless:
                 self._unwatched.add(work)  # it runs to its end
-                work.add_done_callback(self._seen)
+                work.add_done_callback(self._finished)
             return None
         finally:
             gone.cancel()
@@ -366,7 +368,7 @@ class McpEndpoint:
                 work.cancel()
             await asyncio.wait([gone] if work in self._unwatched else [gone, work])
 
-    def _seen(self, work: asyncio.Task[Any]) -> None:
+    def _finished(self, work: asyncio.Task[Any]) -> None:
         self._unwatched.discard(work)
         if not work.cancelled():
             work.exception()  # nobody is there to be told
@@ -424,6 +426,10 @@ class McpEndpoint:
             handle = arguments.pop(HANDLE, None)
             if handle is not None or name != offer.reset:
                 session = self.sessions.find(handle if isinstance(handle, str) else "")
+        if session is not None and session.is_lent and name in (offer.reset, offer.observe):
+            if name == offer.observe:
+                return self._seen(offer, session)
+            raise UnreadableReply("the client that holds this session begins its episodes")
         if name == offer.reset and naming is not Naming.HELD:
             return await self._reset(offer, session, naming, arguments, call.id)
         assert session is not None
@@ -439,6 +445,20 @@ class McpEndpoint:
             session.close()
             return {"content": [{"type": "text", "text": "The session is closed."}]}
         raise RpcFailure(RpcCode.INVALID_PARAMS, f"Unknown tool: {name[:80]}")
+
+    def _seen(self, offer: Offer, session: AgentSession) -> dict[str, Any]:
+        """The last observation of a session that is lent.
+
+        Raises:
+            EpisodeNotStarted: there is none.
+        """
+        assert isinstance(session, LentSession)
+        reply = session.last_reply()
+        if reply is not None:
+            session.last = tell(offer, reply)
+        if session.last is None:
+            raise EpisodeNotStarted("no observation is kept: take a step", phase="step")
+        return session.last.result()
 
     async def _reset(
         self,

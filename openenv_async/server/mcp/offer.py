@@ -77,7 +77,7 @@ class Offer:
 
     Attributes:
         tools: the environment's own, by name.
-        reset, state, close: the names of ours.
+        reset, state, close, observe: the names of ours.
         hidden: fields of an observation that agents do not see.
     """
 
@@ -88,6 +88,7 @@ class Offer:
         self.reset = self._free("reset")
         self.state = self._free("state")
         self.close = self._free("close")
+        self.observe = self._free("observe")
         self.hidden = self._hidden()
         self._lists: dict[Naming, list[msgspec.Raw]] = {}
 
@@ -116,7 +117,17 @@ class Offer:
 
     def _listed(self, naming: Naming) -> list[dict[str, Any]]:
         tools = []
-        if naming is not Naming.HELD:
+        if naming is Naming.HELD:
+            tools.append(
+                {
+                    "name": self.observe,
+                    "description": "The last observation of the episode. Call it first.",
+                    "inputSchema": _with_handle(_NOTHING, naming),
+                    "outputSchema": self._gives(None),
+                    "annotations": {"readOnlyHint": True},
+                }
+            )
+        else:
             tools.append(self._reset_tool(naming))
         for tool in self.tools.values():
             told: dict[str, Any] = {"name": tool.name}

@@ -11,6 +11,9 @@ Rules:
 - A client that holds a stream of events open is alive; when its last stream ends and it asks for
   nothing more in ``Timeouts.resume``, its session ends.
 - A call that nobody waits for any more is cancelled where the revision says so.
+- A session that a client of another transport holds may be lent: agents take steps in it, its
+  client begins and ends its episodes and reads what the steps gave, rewards and all. A handle that
+  is taken back opens nothing any more.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, Final
 
 from openenv_async.engine import Engine, Session
+from openenv_async.engine.requests import Codecs, transcode
 from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidOption,
@@ -37,13 +42,15 @@ from openenv_async.protocol.codec import encode_map
 from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
 from openenv_async.server.mcp.content import Told
 
-__all__ = ["AgentSession", "AgentSessions"]
+__all__ = ["AgentSession", "AgentSessions", "LentSession"]
 
 _MAX_WAITING: Final = 16
 """Calls of one session that may wait for the one that runs."""
 _SPARE: Final = 64
 """Handles beyond twice the capacity: most have a session, or have just lost it."""
 _HANDLE_BYTES: Final = 24
+_RESULT_COST: Final = 512
+"""Bytes that a kept result counts beside its observation."""
 _LOOK: Final = 5.0
 """Seconds until another look at a session that is in use."""
 
@@ -58,8 +65,10 @@ class AgentSession(CallReplySink):
         calls: the number in the session of each call that runs, by the request's id.
     """
 
-    def __init__(self, sessions: AgentSessions, handle: str) -> None:
-        super().__init__(sessions.engine.codecs("msgpack"))
+    is_lent = False
+
+    def __init__(self, sessions: AgentSessions, handle: str, codecs: Codecs | None = None) -> None:
+        super().__init__(codecs or sessions.engine.codecs("msgpack"))
         self.handle: Final = handle
         self.session: Session | None = None
         self.last: Told | None = None
@@ -278,6 +287,123 @@ class AgentSession(CallReplySink):
             session.shut(SessionClosed(why))
 
 
+class LentSession(AgentSession):
+    """A session of a client of another transport, in which agents take steps.
+
+    Attributes:
+        first: the number of the oldest result that is kept; they count from 0.
+        results: what the steps of agents gave, oldest first, in MessagePack.
+    """
+
+    is_lent = True
+
+    def __init__(self, sessions: AgentSessions, handle: str, session: Session) -> None:
+        # It has codecs of its own, by which the engine tells its requests.
+        super().__init__(sessions, handle, Codecs(sessions.engine.spec, "msgpack"))
+        self.first = 0
+        self.results: deque[frames.Observation] = deque()
+        self._lent: Final = session
+        self._size = 0
+        self._news = asyncio.Event()
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session that is lent."""
+        return self._lent.id
+
+    @property
+    def is_over(self) -> bool:
+        """True once the session is closed, or the handle was taken back."""
+        return self._lent.dead is not None or not self._sessions.has(self)
+
+    async def observed(self, since: int, seconds: float) -> None:
+        """Return once there is a result beyond ``since``, the session is over, or time is up."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self.first + len(self.results) <= since and not self.is_over:
+            left = min(until - loop.time(), _LOOK)
+            if left <= 0:
+                return
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), left)
+            except TimeoutError:
+                continue
+
+    def last_reply(self) -> frames.Begun | frames.Observation | None:
+        """The last observation that its own client was sent, while it is kept."""
+        kept = self._lent.log.get(self._lent.log.taken)
+        if kept is None or not isinstance(kept.reply, frames.Begun | frames.Observation):
+            return None
+        reply: frames.Begun | frames.Observation = transcode(
+            self._engine.spec, kept.reply, kept.format, "msgpack"
+        )
+        return reply
+
+    def cancel(self, call_id: str | int) -> None:
+        """Cancel a call that runs; one that does not is left alone."""
+        if call_id in self.calls:
+            self._lent.end_visit(self)
+
+    def close(self) -> None:
+        """End the handle; the session is its client's."""
+        self._sessions.forget(self)
+        self._lent.end_visit(self)
+        self._news.set()
+        self.end_streams()
+
+    def check(self, now: float) -> float | None:
+        """End the handle of a session that ended; called by the engine's heap."""
+        if self.is_over:
+            self.close()
+            return None
+        return now + _LOOK
+
+    def stream_ended(self, stream: asyncio.Event) -> None:
+        """The client is gone, which ends nothing."""
+        self._streams.discard(stream)
+
+    def _alive(self) -> Session | None:
+        if self._lent.dead is not None:
+            self._lost = self._lent.dead
+            return None
+        return self._lent
+
+    async def _call(
+        self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
+    ) -> frames.Frame:
+        waiting = self.expect(0)
+        request = frame(1)
+        assert isinstance(request, frames.Step | frames.State)
+        request.seq = request.ack = 0
+        self.calls[call_id] = 0
+        try:
+            session.visit(request, self)
+            reply = await waiting
+        except asyncio.CancelledError:
+            session.end_visit(self)
+            raise
+        finally:
+            self.calls.pop(call_id, None)
+        if isinstance(reply, OpenEnvError):
+            raise reply
+        if isinstance(reply, frames.Failed):
+            raise as_error(reply, "msgpack")
+        if isinstance(reply, frames.Observation):
+            self._keep(reply)
+        return reply
+
+    def _keep(self, reply: frames.Observation) -> None:
+        """Keep a result for the session's client; the oldest go when there are too many."""
+        most = self._engine.options.limits.max_retained_size
+        self.results.append(reply)
+        self._size += len(reply.payload) + _RESULT_COST
+        while self._size > most and len(self.results) > 1:
+            self._size -= len(self.results.popleft().payload) + _RESULT_COST
+            self.first += 1
+        self._news.set()
+
+
 class _Turn:
     """The turn of one call."""
 
@@ -299,6 +425,7 @@ class AgentSessions:
     def __init__(self, engine: Engine) -> None:
         self.engine: Final = engine
         self._by_handle: dict[str, AgentSession] = {}
+        self._lent: dict[str, LentSession] = {}
 
     def __len__(self) -> int:
         return len(self._by_handle)
@@ -313,7 +440,7 @@ class AgentSessions:
             ServerBusy: there are too many handles.
         """
         most = 2 * self.engine.max_sessions + _SPARE
-        if len(self._by_handle) >= most:
+        if len(self._by_handle) - len(self._lent) >= most:
             raise ServerBusy(
                 f"{most} clients of MCP have sessions: close one, or wait until one is idle for"
                 " Timeouts.idle",
@@ -326,6 +453,20 @@ class AgentSessions:
         if idle is not None:
             self.engine.deadlines.watch(session, self.engine.clock() + idle)
         return session
+
+    def lend(self, session: Session) -> LentSession:
+        """The handle by which agents take steps in a session; asked again, the same one."""
+        lent = self.lent(session)
+        if lent is None:
+            handle = secrets.token_urlsafe(_HANDLE_BYTES)
+            lent = LentSession(self, handle, session)
+            self._by_handle[handle] = self._lent[session.id] = lent
+            self.engine.deadlines.watch(lent, self.engine.clock() + _LOOK)
+        return lent
+
+    def lent(self, session: Session) -> LentSession | None:
+        """The handle of a session that is lent; ``None`` where it is not."""
+        return self._lent.get(session.id)
 
     def find(self, handle: str) -> AgentSession:
         """The session of this handle.
@@ -349,6 +490,8 @@ class AgentSessions:
         """End a handle."""
         if self.has(session):
             del self._by_handle[session.handle]
+            if isinstance(session, LentSession):
+                del self._lent[session.session_id]
 
     def end_streams(self) -> None:
         """The server is going away: let the streams of events end."""

@@ -34,7 +34,7 @@ def test_who_names_the_session_otherwise_gives_no_handle() -> None:
 
 
 def test_who_holds_a_session_resets_it() -> None:
-    assert list(listed(Maze, Naming.HELD, "state")) == ["step", "state"]
+    assert list(listed(Maze, Naming.HELD, "state")) == ["observe", "step", "state"]
 
 
 def test_an_argument_is_offered_only_where_it_may_be_given() -> None:

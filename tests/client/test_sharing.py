@@ -1,0 +1,194 @@
+"""Sessions that their client lends to agents."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from openenv_async import EngineOptions, EnvClient, Environment, EnvPool, Limits, connect, serve
+from openenv_async.errors import OperationUnsupported, PayloadTooLarge, SessionBusy
+from tests.helpers import until
+from tests.server.mcp.agent import (
+    SECRET,
+    STATELESS,
+    WITH_SESSIONS,
+    Agent,
+    Maze,
+    Move,
+    Seen,
+    served,
+)
+
+
+class Client(EnvClient[Move, Seen, dict[str, Any]]):
+    pass
+
+
+GENERATIONS = pytest.mark.parametrize("revision", [STATELESS, WITH_SESSIONS])
+
+
+def agent_at(url: str, revision: str, http: httpx.AsyncClient) -> Agent:
+    return Agent(http, revision, url)
+
+
+@GENERATIONS
+async def test_an_agent_steps_and_the_client_gets_the_rewards(revision: str) -> None:
+    async with served() as (http, server), Client(str(http.base_url)) as env:
+        await env.reset(level=5)
+        async with await env.share() as shared:
+            assert shared.url.startswith(str(http.base_url).rstrip("/") + "/mcp/")
+            agent = agent_at(shared.url, revision, http)
+            await agent.begin()
+            names = [tool["name"] for tool in (await agent.ask("tools/list"))["tools"]]
+            assert names == ["observe", "step"]
+            seen = (await agent.call("observe"))["structuredContent"]
+            assert seen["observation"]["place"] == 0
+            for name in ("reset", "close", "state"):
+                refused = await agent.send("tools/call", {"name": name, "arguments": {}})
+                answer = refused.json()
+                assert "error" in answer or answer["result"]["isError"], name
+            await agent.call("step", to=2)
+            failed = await agent.call("step", to=13)
+            assert "there is a wall" in failed["content"][0]["text"]
+            await agent.call("step", to=9)
+            assert "987654" not in "".join(agent.texts)
+
+            first, last = await shared.results()
+            assert (first.observation.place, first.reward, first.done) == (2, SECRET, False)
+            assert np.all(first.observation.picture == 2)
+            assert last.done
+            assert last.info == {"score": SECRET}
+            assert await shared.results() == []
+
+            assert (await env.state())["level"] == 5  # the client's own numbers are untouched
+            await env.reset(level=6)
+            assert (await env.step(Move(1))).observation.place == 1
+            assert (await agent.call("observe"))["structuredContent"]["observation"]["place"] == 1
+            url = shared.url
+        gone = await agent_at(url, revision, http).send("tools/list")
+        assert gone.status_code == 404
+        assert not (await env.step(Move(1))).done
+        assert server.engine.active == 1
+
+
+async def test_steps_come_as_they_are_taken() -> None:
+    async with served() as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        async with await env.share() as shared:
+            agent = agent_at(shared.url, STATELESS, http)
+            results = shared.steps()
+            for place in (1, 4, 9):
+                reading = asyncio.ensure_future(anext(results))
+                await agent.call("step", to=place)
+                assert (await reading).observation.place == place
+            with pytest.raises(StopAsyncIteration):
+                await anext(results)
+
+
+async def test_a_leased_session_is_shared() -> None:
+    async with serve(Maze) as url, EnvPool(url, client=Client) as pool, pool.session() as env:
+        await env.reset()
+        async with await env.share() as shared, httpx.AsyncClient() as http:
+            await agent_at(shared.url, WITH_SESSIONS, http).call("step", to=3)
+            [result] = await shared.results()
+            assert result.reward == SECRET
+
+
+class Slow(Environment[Move, Seen, dict[str, Any]]):
+    entered: asyncio.Event
+    leave: asyncio.Event
+    cancelled = 0
+
+    async def reset(self) -> Seen:
+        return Seen(0)
+
+    async def step(self, action: Move) -> Seen:
+        self.entered.set()
+        try:
+            if action.to == 1:
+                await self.leave.wait()
+        except asyncio.CancelledError:
+            type(self).cancelled += 1
+            raise
+        return Seen(action.to)
+
+
+async def test_client_and_agent_take_no_steps_at_the_same_time() -> None:
+    class Own(Slow):
+        entered = asyncio.Event()
+        leave = asyncio.Event()
+
+    async with served(Own) as (http, server), Client(str(http.base_url)) as env:
+        await env.reset()
+        shared = await env.share()
+        agent = agent_at(shared.url, STATELESS, http)
+        running = asyncio.create_task(agent.call("step", to=1))
+        await Own.entered.wait()
+        with pytest.raises(SessionBusy):
+            await env.step(Move(2))
+        Own.leave.set()
+        assert not (await running)["isError"]
+        Own.entered.clear()
+        Own.leave.clear()
+        stepping = asyncio.create_task(env.step(Move(1)))
+        await Own.entered.wait()
+        assert "try again" in (await agent.call("step", to=2))["content"][0]["text"]
+        Own.leave.set()
+        assert (await stepping).observation.place == 1
+
+        Own.entered.clear()
+        Own.leave.clear()
+        left = asyncio.create_task(agent.call("step", to=1))
+        await Own.entered.wait()
+        left.cancel()
+        await until(lambda: Own.cancelled == 1)
+        assert (await env.step(Move(2))).observation.place == 2
+
+        Own.entered.clear()
+        last = asyncio.create_task(agent.call("step", to=1))
+        await Own.entered.wait()
+        await env.close()
+        assert (await last)["isError"]
+        await until(lambda: server.engine.active == 0)
+        assert (await agent.call("step", to=1))["isError"]
+        await shared._endpoint.aclose()
+
+
+async def test_a_share_is_the_clients_own_to_give() -> None:
+    async with served() as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        assert env.session_id is not None
+        for name in ("0" * 32, "1" * 32):
+            headers = {"X-OpenEnv-Session": f"{env.session_id}.{name}"}
+            for method in ("POST", "GET", "DELETE"):
+                refused = await http.request(method, "/share", headers=headers)
+                assert refused.status_code == 404
+        one, other = await env.share(), await env.share()
+        assert one.url == other.url
+        await one.aclose()
+        with pytest.raises(OperationUnsupported, match="not shared"):
+            await other.results()
+        await other.aclose()
+
+
+async def test_results_that_nobody_reads_are_bounded() -> None:
+    options = EngineOptions(limits=Limits(max_retained_size=4096))
+    async with served(options=options) as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        async with await env.share() as shared:
+            agent = agent_at(shared.url, STATELESS, http)
+            for _ in range(12):
+                await agent.call("step", to=1)
+            with pytest.raises(PayloadTooLarge, match="results of shared steps were dropped"):
+                await shared.results()
+
+
+async def test_a_session_in_process_has_no_address() -> None:
+    async with connect(Maze, client=Client) as env:
+        await env.reset()
+        with pytest.raises(OperationUnsupported, match="has no address"):
+            await env.share()
