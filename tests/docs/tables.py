@@ -18,6 +18,7 @@ from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
 from openenv_async.checks.validation import CHECKS
 from openenv_async.cli import main as command_line
 from openenv_async.cli.serve import serve
+from openenv_async.compat.upstream.names import MODULES, REFUSED, Refused
 from tests.docs.pages import DOCS
 
 __all__ = ["REMEDIES", "TABLES", "error_classes", "found", "update"]
@@ -217,11 +218,28 @@ def checks_table() -> str:
     return _table(("check", "what is promised", "what to do when it fails"), rows)
 
 
+def upstream_names() -> str:
+    """Upstream's modules and names, and where they are."""
+    rows = [_row("upstream", "`openenv_async.compat.upstream`"), _row("---", "---")]
+    for module, names in sorted({**MODULES, **dict.fromkeys(REFUSED)}.items()):
+        if names is None:
+            rows.append(_row(f"`{module}`", f"refused: {REFUSED[module]}"))
+            continue
+        homes: dict[str, list[str]] = {}
+        for name, home in names.items():
+            told = f"refused: {home.reason}" if isinstance(home, Refused) else f"`.{home}`"
+            homes.setdefault(told, []).append(f"`{name}`")
+        parts = [f"{told}: {', '.join(sorted(found))}" for told, found in sorted(homes.items())]
+        rows.append(_row(f"`{module}`", "<br>".join(parts) or "a package"))
+    return "\n".join(rows)
+
+
 TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("cli.md", "commands"): commands_text,
     ("environments.md", "checks"): checks_table,
     ("clients.md", "errors"): errors_table,
     ("serving.md", "timeouts"): timeouts_table,
+    ("upstream.md", "upstream names"): upstream_names,
     ("serving.md", "serve options"): options_table,
     ("serving.md", "engine options"): lambda: _dataclass_table(EngineOptions),
     ("serving.md", "limits"): lambda: _dataclass_table(Limits),

@@ -14,6 +14,7 @@ from openenv_async.compat.upstream.finder import install_names, remove_names
 from openenv_async.compat.upstream.names import MODULES, home_of
 
 if TYPE_CHECKING:
+    from openenv_async.compat.upstream.auto import *  # noqa: F403
     from openenv_async.compat.upstream.client_types import *  # noqa: F403
     from openenv_async.compat.upstream.clients import *  # noqa: F403
     from openenv_async.compat.upstream.containers import *  # noqa: F403

@@ -34,7 +34,14 @@ from openenv_async.compat.upstream.containers import (
 from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError
 from openenv_async.types import Limits, Timeouts
 
-__all__ = ["EnvClient", "GenericAction", "GenericEnvClient", "SyncEnvClient"]
+__all__ = [
+    "EnvClient",
+    "GenericAction",
+    "GenericEnvClient",
+    "SyncEnvClient",
+    "convert_to_ws_url",
+    "hf_space_subdomain",
+]
 
 ActT = TypeVar("ActT")
 ObsT = TypeVar("ObsT")
@@ -45,6 +52,7 @@ Call = Callable[[], Coroutine[Any, Any, T]]
 
 _MODES: Final = ("simulation", "production")
 _MB: Final = 2**20
+_WEBSOCKET: Final = {"http": "ws", "https": "wss"}
 _REGISTRY: Final = "registry.hf.space"
 """The registry of the images of Spaces."""
 _PASSED: Final = (TimeoutError, ConnectionError, InvalidModel, InvalidOption)
@@ -158,7 +166,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
             ValueError: there is neither an image nor a provider to run it.
         """
         if use_docker:
-            name = "".join(c if c.isascii() and c.isalnum() else "-" for c in repo_id.lower())
+            name = hf_space_subdomain(repo_id)
             image = f"{_REGISTRY}/{name}:{provider_kwargs.pop('tag', 'latest')}"
             return cls.from_docker_image(image, provider, **provider_kwargs)
         if provider is None:
@@ -535,6 +543,23 @@ class GenericAction(dict[str, Any]):
 
     def __repr__(self) -> str:
         return f"GenericAction({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+# -- addresses --------------------------------------------------------------------------------
+
+
+def convert_to_ws_url(url: str) -> str:
+    """Return an address as one of WebSockets."""
+    url = url.rstrip("/")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return f"ws://{url}"
+    return f"{_WEBSOCKET.get(scheme, scheme)}://{rest}"
+
+
+def hf_space_subdomain(repo_id: str) -> str:
+    """Return the name under which a Space ``owner/name`` is served."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in repo_id.lower())
 
 
 # -- inside -----------------------------------------------------------------------------------

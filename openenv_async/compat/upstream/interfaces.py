@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from typing_extensions import TypedDict
@@ -22,6 +25,7 @@ __all__ = [
     "StateT",
     "TaskProvider",
     "Transform",
+    "load_environment_metadata",
 ]
 
 ActT = TypeVar("ActT", bound=Action)
@@ -205,3 +209,31 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
 
     def close(self) -> None:  # a hook that may stay empty
         """Release what the environment holds."""
+
+
+def load_environment_metadata(env: Any, env_name: str | None = None) -> EnvironmentMetadata:
+    """Return what an environment says of itself; of a class or factory its name and README.
+
+    Args:
+        env: an environment, its class, or what makes it, which is not called.
+        env_name: the environment's name.
+    """
+    if isinstance(env, Environment):
+        return env.get_metadata()
+    while isinstance(env, functools.partial):
+        env = env.func
+    name: str = env_name or getattr(env, "__name__", None) or "environment"
+    return EnvironmentMetadata(
+        name=name, description=f"{name} environment", readme_content=_readme(), version="1.0.0"
+    )
+
+
+def _readme() -> str | None:
+    """The README that the environment variable ``ENV_README_PATH`` names, if there is one."""
+    path = os.environ.get("ENV_README_PATH")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None

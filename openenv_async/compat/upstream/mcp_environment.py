@@ -27,13 +27,20 @@ from openenv_async.compat.upstream.mcp_types import (
 )
 from openenv_async.compat.upstream.types import Action, Observation
 
-__all__ = ["MCP_TOOL_CALL_TIMEOUT", "MCPEnvironment", "get_server_tools", "run_async_safely"]
+__all__ = [
+    "MCP_TOOL_CALL_TIMEOUT",
+    "VALID_MODES",
+    "MCPEnvironment",
+    "get_server_tools",
+    "run_async_safely",
+]
 
 T = TypeVar("T")
 
 MCP_TOOL_CALL_TIMEOUT: Final = 30.0
 """Seconds that a call of a tool may take, where the step names none."""
-_MODES: Final = ("production", "simulation")
+VALID_MODES: Final = frozenset({"production", "simulation"})
+"""Modes that a tool may be for."""
 _JSON_TYPES: Final = {int: "integer", float: "number", bool: "boolean"}
 
 
@@ -92,7 +99,7 @@ class MCPEnvironment(Environment[Any, Any, Any]):
         Raises:
             ValueError: there is no such mode; of the decorator: the name is reserved.
         """
-        if mode is not None and mode not in _MODES:
+        if mode is not None and mode not in VALID_MODES:
             raise ValueError(
                 f"Invalid mode '{mode}'. Mode must be 'production', 'simulation', or None."
             )

@@ -87,6 +87,22 @@ _NO_CLOUD: Final = Refused(
 _NO_ANTHROPIC: Final = Refused(
     "OpenAIClient talks to any service with an OpenAI-compatible address: give it that of the model"
 )
+_NO_HARNESS: Final = Refused(
+    "upstream's runners of agents are not here: `openenv-async rollout` and the trainers' adapters"
+    " play, and /mcp is for agents that play by themselves"
+)
+_NO_PAGE: Final = Refused(
+    "its pages are served by `openenv-async serve`, and routes of your own by FastAPI"
+)
+_OTHER_HARNESS: Final = (
+    "AgenticHarnessAdapter CLIHarnessAdapter HarnessAction HarnessAdapter HarnessClientMessage"
+    " HarnessConfig HarnessEnvironment HarnessError HarnessEvent HarnessEventType HarnessMCPBridge"
+    " HarnessNotRunningError HarnessProcess HarnessResponse HarnessRolloutResult HarnessRunLimits"
+    " HarnessStartupError HarnessTransport HarnessTurnTimeoutError LoopOwningSession"
+    " MCPHarnessAdapter ModelStep ModelStepResult RolloutEvent SessionMCPBridge ToolTraceEntry"
+    " TraceEntry TrainableSession TrainingTrace TrainingTurn build_bridge_server"
+    " build_harness_rollout_func events_to_metadata resolve_tool_conflicts"
+)
 _CORE: Final[_Names] = {
     **_ENV_SERVER,
     **_from("clients", _CLIENTS),
@@ -96,7 +112,19 @@ _CORE: Final[_Names] = {
 }
 
 MODULES: Final[Mapping[str, _Names]] = {
-    "openenv": _from("clients", "GenericAction GenericEnvClient SyncEnvClient"),
+    "openenv": {
+        **_from("auto", "AutoAction AutoEnv"),
+        **_from("clients", "GenericAction GenericEnvClient SyncEnvClient"),
+    },
+    "openenv.auto": _from("auto", "AutoAction AutoEnv"),
+    "openenv.auto.auto_action": {
+        **_from("auto", "AutoAction"),
+        **_from("clients", "GenericAction"),
+    },
+    "openenv.auto.auto_env": {
+        **_from("auto", "AutoEnv"),
+        **_from("clients", "EnvClient GenericEnvClient"),
+    },
     "openenv.core": _CORE,
     "openenv.core.client_types": _from("client_types", "ObsT StateT StepResult"),
     "openenv.core.containers": {},
@@ -136,7 +164,9 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("types", "Action EnvironmentMetadata Observation State"),
     },
     "openenv.core.env_server.mcp_environment": {
-        **_from("mcp_environment", "MCPEnvironment MCP_TOOL_CALL_TIMEOUT get_server_tools"),
+        **_from(
+            "mcp_environment", "MCPEnvironment MCP_TOOL_CALL_TIMEOUT VALID_MODES get_server_tools"
+        ),
         **_from("mcp_environment", "run_async_safely"),
         **_from("interfaces", "Environment"),
         **_from("mcp_types", _TOOLS),
@@ -152,11 +182,24 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("mcp_types", "CallToolAction ListToolsAction"),
     },
     "openenv.core.env_server.types": _from("types", _TYPES),
+    "openenv.core.env_server.web_interface": {
+        **_from("interfaces", "load_environment_metadata"),
+        **dict.fromkeys(
+            (
+                *("ActionLog", "EpisodeState", "WebInterfaceManager", "create_web_interface_app"),
+                "get_quick_start_markdown",
+            ),
+            _NO_GRADIO,
+        ),
+    },
     "openenv.core.generic_client": {
         **_from("clients", "EnvClient GenericAction GenericEnvClient"),
         **_from("client_types", "StepResult"),
     },
-    "openenv.core.harness": _from("harness", _HARNESS),
+    "openenv.core.harness": {
+        **_from("harness", _HARNESS),
+        **dict.fromkeys(_OTHER_HARNESS.split(), _NO_HARNESS),
+    },
     "openenv.core.llm_client": {**_from("llm_client", _LLM), "AnthropicClient": _NO_ANTHROPIC},
     "openenv.core.mcp_client": {
         **_from("mcp_client", "GenericMCPObservation MCPClientBase MCPToolClient"),
@@ -178,11 +221,44 @@ MODULES: Final[Mapping[str, _Names]] = {
         **_from("clients", "SyncEnvClient"),
         **_from("client_types", "StepResult"),
     },
-    "openenv.core.utils": _from("mcp_environment", "run_async_safely"),
+    "openenv.core.utils": {
+        **_from("mcp_environment", "run_async_safely"),
+        **_from("clients", "convert_to_ws_url hf_space_subdomain"),
+    },
 }
 """Upstream's modules, with what each has of its own and what it hands on."""
 
-REFUSED: Final[Mapping[str, str]] = {}
+REFUSED: Final[Mapping[str, str]] = {
+    "openenv.auto._discovery": "`openenv-async list` and AutoEnv.list_environments() list"
+    " environments",
+    "openenv.cli": "the command line is `openenv-async`: serve, validate, build, push, import",
+    **{
+        f"openenv.core.containers.runtime.{name}": _NO_CLOUD.reason
+        for name in (
+            *("_server_config", "aca_provider", "daytona_provider", "hf_sandbox_provider"),
+            *("modal_provider", "novita_provider", "uv_provider"),
+        )
+    },
+    "openenv.core.containers.test_local_docker_provider": "it is a test of upstream's own",
+    "openenv.core.env_server._utils": "it is private to upstream",
+    "openenv.core.env_server.gradio_theme": _NO_GRADIO.reason,
+    "openenv.core.env_server.gradio_ui": _NO_GRADIO.reason,
+    "openenv.core.env_server.route_config": _NO_PAGE.reason,
+    "openenv.core.evals": "`openenv-async rollout` plays and counts; its records are what"
+    " evaluations read",
+    **{
+        f"openenv.core.harness.{name}": _NO_HARNESS.reason
+        for name in (
+            *("adapter", "bridge", "capture", "collect", "config", "environment", "events"),
+            *("process", "rollout", "tools", "training"),
+        )
+    },
+    "openenv.core.tools": "its Git server is Gitea, and its Python runs in this process: install"
+    " openenv beside openenv_async, whose own classes are then used",
+    "openenv.discovery": "`openenv-async list` lists environments; there are no catalogs",
+    "openenv.harbor": "`openenv-async serve harbor:FOLDER` plays Harbor's tasks",
+    "openenv.validation": "`openenv-async validate` checks folders and servers",
+}
 """Upstream's modules that there are none of here, with the remedy; those inside them too."""
 
 ALIASES: Final[Mapping[str, str]] = {"openenv_core": "openenv.core"}

@@ -40,8 +40,6 @@ __all__ = ["HTTPEnvServer", "create_app", "create_fastapi_app"]
 
 log = logging.getLogger("openenv_async.compat")
 
-_SIMULATION_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
-"""Routes that a server in production mode does not have."""
 _TITLE: Final = "OpenEnv environment"
 
 
@@ -130,7 +128,8 @@ class HTTPEnvServer:
             max_sessions=concurrency.max_concurrent_envs,
             timeouts=Timeouts() if idle is None else Timeouts(idle=idle),
         )
-        return served.HTTPEnvServer(host, options=options, stateless_http=True)
+        # All routes: which of them an application gets is said when they are registered.
+        return served.HTTPEnvServer(host, options=options, stateless_http=True, mode="simulation")
 
     @property
     def active_sessions(self) -> int:
@@ -178,7 +177,7 @@ class HTTPEnvServer:
             ValueError: there is no such mode.
         """
         mode = _mode(mode)
-        hidden = _SIMULATION_ROUTES if mode is ServerMode.PRODUCTION else frozenset()
+        hidden = served.PLAYING_ROUTES if mode is ServerMode.PRODUCTION else frozenset()
         routes = [r for r in self.server.routes if getattr(r, "path", None) not in hidden]
         app.router.routes.extend(routes)
         app.state.openenv = self.server

@@ -11,7 +11,13 @@ import pytest
 from openenv_async import Environment, serve
 from openenv_async.client.loop_thread import background_loop
 from openenv_async.compat.upstream.client_types import StepResult
-from openenv_async.compat.upstream.clients import EnvClient, GenericAction, GenericEnvClient
+from openenv_async.compat.upstream.clients import (
+    EnvClient,
+    GenericAction,
+    GenericEnvClient,
+    convert_to_ws_url,
+    hf_space_subdomain,
+)
 from openenv_async.compat.upstream.types import Action, Observation, State
 from openenv_async.errors import ConnectFailed, DeadlineExceeded, EnvironmentRaised
 
@@ -342,3 +348,10 @@ async def test_a_coroutine_that_was_begun_is_closed_as_one(url: str) -> None:
     starting.close()
     with pytest.raises(RuntimeError):
         starting.throw(RuntimeError("over"))
+
+
+def test_addresses() -> None:
+    addresses = ("http://a/", "https://a/b", "ws://a", "a:1")
+    expected = ["ws://a", "wss://a/b", "ws://a", "ws://a:1"]
+    assert [convert_to_ws_url(each) for each in addresses] == expected
+    assert hf_space_subdomain("Team/Echo_Env") == "team-echo-env"

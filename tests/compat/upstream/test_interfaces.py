@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from openenv_async.compat.upstream.interfaces import (
     Environment,
     NullTransform,
     Transform,
+    load_environment_metadata,
 )
 from openenv_async.compat.upstream.types import Action, Observation, State
 
@@ -107,3 +110,17 @@ async def test_a_rubric_may_be_async() -> None:
     assert await other._apply_rubric_async(Action(), Observation()) == 3.0
     await other._reset_rubric_async()
     assert plain.resets == 1
+
+
+def test_what_an_environment_says_of_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_environment_metadata(Counter()).name == "Counter"
+    made = functools.partial(Counter)
+    assert load_environment_metadata(made).description == "Counter environment"
+    assert load_environment_metadata(lambda: Counter(), "count").name == "count"
+    readme = tmp_path / "README.md"
+    monkeypatch.setenv("ENV_README_PATH", str(readme))
+    assert load_environment_metadata(Counter, "count").readme_content is None
+    readme.write_text("# Count")
+    assert load_environment_metadata(Counter).readme_content == "# Count"

@@ -67,7 +67,7 @@ def test_an_application_serves_the_environment() -> None:
         assert client.post("/reset", json={}).json()["observation"] == {"text": "ready"}
         stepped = client.post("/step", json={"action": {"text": "hi"}}).json()
         assert (stepped["observation"], stepped["reward"]) == ({"text": "hi"}, 1.0)
-        assert client.get("/state").json()["step_count"] == 1
+        assert client.get("/state").json()["step_count"] == 0, "each call has a new environment"
         with client.websocket_connect("/ws") as socket:
             socket.send_json({"type": "reset"})
             assert "data" in socket.receive_json()
@@ -98,8 +98,9 @@ def test_the_lifespan_of_the_application_is_kept() -> None:
     app = FastAPI(lifespan=contextlib.asynccontextmanager(lifespan))
     server = HTTPEnvServer(Echo, Say, Said)
     server.register_routes(app)
-    with TestClient(app) as client:
-        assert client.post("/reset", json={}).status_code == 200
+    with TestClient(app) as client, client.websocket_connect("/ws") as socket:
+        socket.send_json({"type": "reset"})
+        assert "data" in socket.receive_json()
         assert server.active_sessions == 1
         (session_id,) = server.server.engine.sessions
         info = server.get_session_info(session_id)
