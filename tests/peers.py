@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.compare import UPSTREAM_VENV
 
-__all__ = ["MCP_CLIENTS", "OPENREWARD", "ensure_peer"]
+__all__ = ["MCP_CLIENTS", "OPENREWARD", "VERIFIERS", "ensure_peer"]
 
 _ROOT: Final = UPSTREAM_VENV.parent
 _INSTALLING: Final = 600.0
@@ -30,6 +30,8 @@ MCP_CLIENTS: Final = ("mcp==2.3.0", "fastmcp==4.2.3")
 """The clients of both generations of MCP: the SDK's own, and FastMCP's."""
 OPENREWARD: Final = ("openreward==0.1.167",)
 """A server of the Open Reward Standard, and its client."""
+VERIFIERS: Final = ("verifiers==0.4.0",)
+"""Tasksets, their runner and their tools; it pins an ``mcp`` that others cannot have."""
 
 
 @functools.cache

@@ -50,8 +50,9 @@ class Scheme:
 
 SCHEMES: Final[Mapping[str, Scheme]] = {
     "harbor": Scheme("openenv_async.compat.harbor.environment", "harbor:FOLDER"),
-    "ors": Scheme("openenv_async.hosts.openreward", "ors:URL"),
     "mcp": Scheme("openenv_async.hosts.mcp", "mcp:COMMAND or mcp:URL"),
+    "ors": Scheme("openenv_async.hosts.openreward", "ors:URL"),
+    "verifiers": Scheme("openenv_async.hosts.verifiers", "verifiers:MODULE"),
 }
 """The schemes by name."""
 

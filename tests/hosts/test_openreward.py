@@ -24,7 +24,6 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
     InvalidAction,
-    InvalidModel,
     InvalidObservation,
     InvalidOption,
 )
@@ -246,7 +245,7 @@ def test_a_target_names_the_server_and_its_environment(real: RealServer) -> None
     assert find_target(f"ors:{real.url}").name == "openreward"
     with pytest.raises(InvalidOption, match="'url' is what the target itself says"):
         find_target(f"ors:{real.url}", {"url": "http://127.0.0.1:1"})
-    with pytest.raises(InvalidModel, match="name of an environment that it lists"):
+    with pytest.raises(EnvironmentStartFailed, match="name of an environment that it lists"):
         find_target(f"ors:{real.url}/other2")
 
 
@@ -285,7 +284,7 @@ def test_the_public_columns_are_names() -> None:
 
 
 def test_a_server_that_cannot_be_reached_is_told() -> None:
-    with pytest.raises(InvalidModel, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+    with pytest.raises(EnvironmentDied, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         find_target("ors:http://127.0.0.1:9/numbers")
 
 
