@@ -22,7 +22,6 @@ from openenv_async.errors import (
     EnvironmentStartFailed,
     EpisodeEnded,
     InvalidAction,
-    InvalidModel,
     InvalidOption,
     InvalidTasks,
     NoReward,
@@ -232,14 +231,14 @@ def test_targets_and_arguments_are_checked_before_anything_starts(tmp_path: Path
     make_task(tmp_path / "a")
     make_task(tmp_path / "b", task_toml="[environment]\ngpus = 1\n")
     target = resolve(f"harbor:{tmp_path}")
-    with pytest.raises(InvalidModel, match=r"b: environment\.gpus"):
+    with pytest.raises(InvalidTasks, match=r"b: environment\.gpus"):
         target.spec()
     spec = target.with_arguments({"skip_unsupported": True}).spec()
     assert spec.tasks is not None
     assert spec.tasks.count("all") == 1
     other = tmp_path / "other"
     make_task(other / "c", task_toml='[environment]\nenv = {A = "${NOT_GIVEN}"}\n')
-    with pytest.raises(InvalidModel, match="c: the task needs the variable NOT_GIVEN"):
+    with pytest.raises(InvalidTasks, match="c: the task needs the variable NOT_GIVEN"):
         resolve(f"harbor:{other}").spec()
     with pytest.raises(InvalidTasks, match="c: the task needs the variable NOT_GIVEN"):
         HarborEnvironment(str(other))
