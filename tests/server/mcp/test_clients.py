@@ -112,3 +112,17 @@ async def test_many_sessions_at_once(client_python: str) -> None:
         )
         assert sum(each["episodes"] for each in told) == 64
         await until(lambda: app.state.openenv.engine.active == 0)
+
+
+@pytest.mark.heavy
+async def test_an_agent_loop_plays() -> None:
+    """The loop of pydantic-ai; its model is scripted, and told of the tools by the server alone."""
+    python = ensure_peer("pydantic-ai", ("pydantic-ai-slim[mcp]==2.68.0", "mcp==2.3.0"))
+    loop = str(PLAYER.with_name("agent_loop.py"))
+    async with serve(find_target("repl")) as url, asyncio.timeout(WAITING):
+        process = await asyncio.create_subprocess_exec(
+            python, loop, f"{url}/mcp", stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await process.communicate()
+    assert process.returncode == 0
+    assert json.loads(told)["result"]["stdout"] == "42\n"
