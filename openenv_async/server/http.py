@@ -11,8 +11,8 @@ Rules:
 - ``X-OpenEnv-Timeout`` is the deadline in seconds, 0 for none.
 - Every field of a reset's body but ``seed`` and ``episode_id`` is an option of the environment; the
   options may also stand in a map of their own, ``options``, if none of them has that name.
-- Where the server is ``stateless``, a ``/reset``, ``/step`` or ``/state`` that names no session has
-  a new environment, which is closed before the answer, as upstream has it.
+- A stateless server makes an environment for each ``/reset``, ``/step`` and ``/state`` that names
+  no session, and closes it before the answer, as upstream does.
 - ``Content-Type`` and ``Accept`` choose the format: JSON as upstream's, msgpack, or tagged JSON.
 """
 

@@ -120,7 +120,7 @@ def test_operations_are_told_apart_and_may_fail(document: dict[str, Any]) -> Non
 
 def test_the_page_shows_every_route_and_loads_nothing() -> None:
     class Marked(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
-        """Has <script>alert(1)</script> in its description."""
+        """An environment with <script>alert(1)</script> in its description."""
 
         def reset(self) -> dict[str, Any]:
             return {}

@@ -9,6 +9,7 @@ from echo_env.environment import EchoEnvironment
 
 from openenv_async import OutcomeStatus, connect, rollout, serve
 from openenv_async.errors import InvalidAction
+from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.discovery import find_entry, find_target
 
 
@@ -52,3 +53,14 @@ def test_it_is_found_by_name() -> None:
     assert ENVIRONMENT.client_class() is EchoEnv
     assert ENVIRONMENT.action_class() is EchoAction
     assert find_target("echo-env").cls is EchoEnvironment
+
+
+async def test_its_tools_say_what_they_are_told() -> None:
+    spec = EnvironmentSpec(EchoEnvironment)
+    async with connect(EchoEnvironment, client=EchoEnv) as env:
+        await env.reset()
+        given = {}
+        for tool in spec.tools("act"):
+            result = await env.step(EchoAction(**tool.action({"message": "hey"})))
+            given[tool.name] = result.observation.result
+    assert given == {"echo_message": "hey", "echo_with_length": {"message": "hey", "length": 3}}
