@@ -23,6 +23,7 @@ __all__ = [
     "HostedText",
     "hosted",
     "hosted_factory",
+    "is_application",
     "is_registered_id",
     "vectorized",
 ]
@@ -31,6 +32,8 @@ MAX_SESSIONS: Final = "_openenv_max_sessions"
 """An attribute of a host: sessions at once unless the server is told another number."""
 LISTS_TOOLS: Final = "_openenv_lists_tools"
 """An attribute of a host: its environment says by a step which tools it has."""
+_MAKERS: Final = ("openenv.core", "openenv_async.compat.upstream.serving")
+"""Modules without which there is no application of OpenEnv's."""
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
 
 
@@ -71,6 +74,10 @@ def hosted(env: Any) -> Any:
     apps = sys.modules.get("openenv_async.hosts.upstream_apps")
     if apps is not None and isinstance(env, apps.UpstreamApp):
         return env.host()
+    if is_application(env):
+        from openenv_async.hosts.upstream_apps import host_of_app
+
+        return host_of_app(env)
     base = _gymnasium_env()
     if base is None:
         return None
@@ -108,6 +115,13 @@ def hosted_factory(factory: Any, made: type) -> Any:
     from openenv_async.hosts.gymnasium import host_of_class
 
     return host_of_class(made, factory)
+
+
+def is_application(env: Any) -> bool:
+    """Return whether it is a web application that OpenEnv's ``create_app`` may have made."""
+    if inspect.isclass(env) or not callable(env) or not hasattr(env, "routes"):
+        return False
+    return any(name in sys.modules for name in _MAKERS)
 
 
 def is_registered_id(text: str) -> bool:

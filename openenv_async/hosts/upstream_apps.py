@@ -36,7 +36,7 @@ from typing import Any, Final
 from openenv_async.errors import TargetNotFound
 from openenv_async.hosts.upstream import AppCall, UpstreamHost, host_of_call
 
-__all__ = ["UpstreamApp", "is_openenv_installed"]
+__all__ = ["UpstreamApp", "host_of_app", "install_names", "is_openenv_installed"]
 
 log = logging.getLogger("openenv_async.environment")
 
@@ -44,6 +44,8 @@ _SERVER: Final = "openenv.core.env_server.http_server"
 """The module whose ``HTTPEnvServer`` every application of OpenEnv's makes one of."""
 _NAMES: Final = "openenv_async.compat.upstream.finder"
 """The module that puts names of ours in the place of OpenEnv's: loaded where they are needed."""
+_SERVER_HAS: Final = ("_env_factory", "action_cls", "observation_cls")
+"""Attributes of OpenEnv's ``HTTPEnvServer``."""
 _WEB: Final = "ENABLE_WEB_INTERFACE"
 _WEB_LIBRARY: Final = "gradio"
 _FRAMEWORK: Final = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
@@ -92,6 +94,38 @@ def is_openenv_installed() -> bool:
         found = importlib.machinery.PathFinder.find_spec("openenv")
         return found is not None and found.origin is not None
     return False
+
+
+def install_names() -> None:
+    """Put names of ours in the place of OpenEnv's, where that is not installed."""
+    if not is_openenv_installed():
+        importlib.import_module(_NAMES).install_names()
+
+
+def host_of_app(app: Any) -> type[UpstreamHost] | None:
+    """Return the class that serves what an application serves; ``None`` where it is another one.
+
+    The server is found where its routes have it: OpenEnv's hold it in their closures.
+    """
+    ours = getattr(getattr(app, "state", None), "openenv", None)
+    made = None if ours is None else ours.spec.cls
+    if inspect.isclass(made) and issubclass(made, UpstreamHost):
+        return made
+    for route in app.routes:
+        for cell in getattr(getattr(route, "endpoint", None), "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that nothing was put into yet
+                server = cell.cell_contents
+                if all(hasattr(server, name) for name in _SERVER_HAS):
+                    return host_of_call(
+                        AppCall(
+                            env=server._env_factory,
+                            action=server.action_cls,
+                            observation=server.observation_cls,
+                            state=getattr(server, "state_cls", None),
+                            max_sessions=getattr(server, "max_concurrent_envs", None),
+                        )
+                    )
+    return None
 
 
 # -- capturing ----------------------------------------------------------------------------------
@@ -152,8 +186,7 @@ def _recording(server_class: Any) -> Iterator[_Records]:
 
 def _load(folder: Path, app: str) -> tuple[AppCall, list[str]]:
     """Return what a folder's application serves, and the paths of its own routes."""
-    if not is_openenv_installed():
-        importlib.import_module(_NAMES).install_names()
+    install_names()
     os.environ.setdefault(_WEB, "false")
     if importlib.util.find_spec(_WEB_LIBRARY) is None:
         sys.meta_path.append(_WebFinder())

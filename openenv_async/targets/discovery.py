@@ -209,7 +209,7 @@ def find_target(
                 " folder)"
             ) from None
     if ":" in text and not looks_like_path(text):
-        return EnvironmentSpec(import_object(text), params=params)
+        return EnvironmentSpec(_imported(text, run_apps), params=params)
     if not looks_like_path(text) and is_installed(text):
         return EnvironmentSpec(find_entry(text).environment_class(), params=params)
     folder = Path(text).expanduser()
@@ -227,6 +227,20 @@ def _of_scheme(text: str, params: Mapping[str, Any]) -> EnvironmentSpec:
         if key in host.params:
             raise InvalidOption(f"{key!r} is what the target itself says: leave it out", option=key)
     return EnvironmentSpec(host.source, params={**params, **host.params}, name=host.name)
+
+
+def _imported(path: str, run_apps: bool) -> Any:
+    """Return what ``module:Name`` names, with OpenEnv's names where these are all it lacks."""
+    try:
+        return import_object(path)
+    except TargetNotFound as exc:
+        missing = getattr(exc.__cause__, "name", None) or ""
+        if not run_apps or missing.partition(".")[0] not in ("openenv", "openenv_core"):
+            raise
+    from openenv_async.hosts.upstream_apps import install_names
+
+    install_names()
+    return import_object(path)
 
 
 def is_address(text: str) -> bool:

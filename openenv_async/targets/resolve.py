@@ -41,6 +41,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
+from openenv_async import hosts
 from openenv_async.client.models import ModelHooks
 from openenv_async.endpoints.addresses import checked_addresses, told_url
 from openenv_async.endpoints.tokens import check_token
@@ -570,7 +571,7 @@ def is_environment(given: Any) -> bool:
     kinds = (Environment,) if of_gymnasium is None else (Environment, of_gymnasium)
     if inspect.isclass(given):
         return issubclass(given, kinds) or _has_calls(given)
-    return isinstance(given, kinds) or _has_calls(given)
+    return isinstance(given, kinds) or _has_calls(given) or hosts.is_application(given)
 
 
 def _has_calls(given: Any) -> bool:

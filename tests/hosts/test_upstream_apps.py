@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
-from openenv_async import AutoEnv
+from openenv_async import AutoEnv, connect
+from openenv_async.compat.upstream.serving import create_fastapi_app
 from openenv_async.errors import ServerError, WorkerStartFailed, WrongTarget
 from openenv_async.hosts.upstream_apps import UpstreamApp
+from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.resolve import resolve
+from tests.hosts.test_upstream import Press, Screen, Typewriter
 from tests.hosts.upstream_folders import write_folder
 
 _LOOK: Final = """
@@ -213,3 +218,47 @@ def test_an_application_is_not_run_in_the_caller_s_process(tmp_path: Path) -> No
 def test_it_travels_to_worker_processes_as_its_folder(tmp_path: Path) -> None:
     app = UpstreamApp(str(write_folder(tmp_path / "lamp_env")), "server.app:app", "lamp_env")
     assert pickle.loads(pickle.dumps(app)) == app
+
+
+async def test_an_application_object_is_a_target() -> None:
+    app = create_fastapi_app(Typewriter, Press, Screen, max_concurrent_envs=2)
+    assert EnvironmentSpec(app).max_sessions == 2
+    async with connect(app) as client:
+        await client.reset()
+        assert (await client.step({"key": "a"})).observation["text"] == "a"
+
+
+async def test_an_application_of_openenv_s_own_has_its_server_in_the_closures_of_its_routes() -> (
+    None
+):
+    class Server:
+        _env_factory, action_cls, observation_cls = Typewriter, Press, Screen
+        max_concurrent_envs = 3
+
+    server = Server()
+
+    async def endpoint() -> Any:
+        return server
+
+    app = Starlette(routes=[Route("/reset", endpoint)])
+    assert EnvironmentSpec(app).max_sessions == 3
+    with pytest.raises(TypeError):
+        EnvironmentSpec(Starlette())
+
+
+def test_an_application_is_named_as_module_and_name_too(tmp_path: Path) -> None:
+    write_folder(tmp_path / "lamp_env")
+    (tmp_path / "lamp_app.py").write_text("from lamp_env.server.app import app\n")
+    look = _LOOK.replace("print(", "sys.stdout.write(")
+    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    done = subprocess.run(
+        [sys.executable, "-c", look, "lamp_app:app"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])  # the application prints first
+    assert found["module"] == "lamp_env.server.lamp_environment"
