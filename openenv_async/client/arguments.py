@@ -37,6 +37,21 @@ _MAX_SEED: Final = 2**63 - 1
 _MAX_EPISODE_ID: Final = 255
 _OWN_NAMES: Final = frozenset({"self", "timeout", "reset_options"})
 """Arguments of ``reset`` that are the client's and could be an environment's option as well."""
+_OF_UPSTREAM: Final = {
+    "connect_timeout_s": "timeouts=Timeouts(connect=…, open=…)",
+    "message_timeout_s": "timeouts=Timeouts(reset=…, step=…, state=…)",
+    "max_message_size_mb": "limits=Limits(max_message_size=…), in bytes",
+    "websocket_ping_interval_s": "the server's Timeouts(lease=…)",
+    "websocket_ping_timeout_s": "the server's Timeouts(lease=…)",
+    "provider": "EnvPool or AutoEnv that start servers",
+    "mode": "the server's --mode",
+    "docker_image": "image=…",
+    "container_provider": "provider=…",
+    "wait_timeout": "start_timeout=…",
+    "env_vars": "provider=DockerProvider(IMAGE, env={…})",
+    "skip_install": "nothing: no package is installed",
+}
+"""Keyword arguments of OpenEnv's clients, and what stands in their place."""
 
 
 # -- calls ----------------------------------------------------------------------------------------
@@ -228,7 +243,9 @@ def refuse_unknown(called: str, unknown: Collection[str], known: Collection[str]
         TypeError: always.
     """
     name = next(iter(unknown))
-    if name == "timeout" and "timeouts" in known:
+    if name in _OF_UPSTREAM:
+        hint = f"here it is {_OF_UPSTREAM[name]}; openenv_async.compat.upstream takes it as it is"
+    elif name == "timeout" and "timeouts" in known:
         hint = "deadlines are timeouts=Timeouts(step=5), or step(action, timeout=5) for one call"
     else:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -69,6 +69,8 @@ class WireModels:
             )
 
 
+_OF_UPSTREAM: Final = ("_step_payload", "_parse_result")
+"""Hooks of OpenEnv's client that there are none of here."""
 _OUTSIDE: Final = frozenset({"reward", "done"})
 """Fields of an observation that upstream's dialect has beside it."""
 
@@ -126,6 +128,16 @@ class ModelHooks(Generic[ActT, ObsT, StateT]):
     A subclass that overrides a hook gets and gives plain dicts there; one that does not gets
     codecs built from its type parameters, which are much faster.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _OF_UPSTREAM:
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a hook of OpenEnv's client, which this one does not"
+                    " call: subclass openenv_async.compat.upstream.EnvClient, or name the types as"
+                    " EnvClient[Action, Observation, State] and leave hooks out"
+                )
 
     action_type: ClassVar[Any] = None
     observation_type: ClassVar[Any] = None

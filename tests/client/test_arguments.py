@@ -712,3 +712,12 @@ def test_every_option_gets_past_the_arguments_of_the_call() -> None:
 def test_an_argument_that_there_is_not(unknown: list[str], known: list[str], hint: str) -> None:
     with pytest.raises(TypeError, match=f"^made takes no argument '{unknown[0]}': {hint}"):
         refuse_unknown("made", unknown, known)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("connect_timeout_s", r"Timeouts\(connect="), ("docker_image", "image=")],
+)
+def test_keywords_of_upstream_are_refused_with_ours(name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=f"takes no argument '{name}': here it is .*{hint}.*compat"):
+        refuse_unknown("EnvClient", [name], ["timeouts"])

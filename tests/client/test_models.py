@@ -333,3 +333,11 @@ def test_hooks_get_both_even_where_the_type_has_neither() -> None:
     assert "'reward': 1.5" in seen
     assert "'done': True" in seen
     assert "metadata" not in seen
+
+
+def test_hooks_of_upstreams_client_are_refused_by_name() -> None:
+    from openenv_async import EnvClient
+
+    body = {"_parse_result": lambda self, payload: payload}
+    with pytest.raises(TypeError, match=r"Mine\._parse_result is a hook.*compat\.upstream"):
+        type("Mine", (EnvClient,), body)
