@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.building.scaffold import check_name, filled_files
+from openenv_async.endpoints.addresses import told_url
 from openenv_async.errors import InvalidOption
 
 __all__ = ["KINDS", "Imported", "import_environment"]
@@ -77,8 +78,50 @@ def _harbor(source: str, params: Mapping[str, Any]) -> Imported:
     )
 
 
+def _openreward(source: str, params: Mapping[str, Any]) -> Imported:
+    """An environment of an Open Reward Standard server, which goes on to be that server's."""
+    from openenv_async.hosts.openreward import API_KEY, OpenRewardHost, host_of
+
+    given = {**host_of(source).params, **params}
+    OpenRewardHost(**given)  # refuses wrong arguments
+    home = "openenv_async.hosts.openreward"
+    return Imported(
+        base=f"{home}:OpenRewardHost",
+        models=tuple(f"{home}:OpenReward{end}" for end in _MODELS),  # type: ignore[arg-type]  # three
+        description=f"The environment {given.get('environment', '')} of an Open Reward server",
+        about=(
+            f"It is played at {told_url(given['url'])}, which has to run. A server that asks for a"
+            f" key gets the one of the environment variable `{API_KEY}`."
+        ),
+        params=given,
+    )
+
+
+def _verifiers(source: str, params: Mapping[str, Any]) -> Imported:
+    """A taskset of verifiers, which goes on to run in its own interpreter."""
+    from openenv_async.hosts.verifiers import PYTHON, VerifiersHost, host_of
+
+    given = {**host_of(source).params, **params}
+    VerifiersHost(**given)  # refuses wrong arguments
+    home = "openenv_async.hosts.verifiers"
+    return Imported(
+        base=f"{home}:VerifiersHost",
+        models=tuple(f"{home}:Verifiers{end}" for end in _MODELS),  # type: ignore[arg-type]  # three
+        description=f"The taskset {source} of verifiers",
+        about=(
+            "The taskset runs in an interpreter that has `verifiers` and the taskset: the argument"
+            f" `python`, or the environment variable `{PYTHON}`, names it."
+        ),
+        params=given,
+        validation={"actions": [{"content": "1"}, {"content": "I do not know."}]},
+    )
+
+
+_MODELS: Final = ("Action", "Observation", "State")
 KINDS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Imported]]] = {
     "harbor": _harbor,
+    "ors": _openreward,
+    "verifiers": _verifiers,
 }
 """The kinds of sources, with a function for each."""
 

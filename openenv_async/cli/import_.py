@@ -36,7 +36,8 @@ __all__ = ["import_"]
 def import_(kind: str, source: str, into: Path, params: dict[str, Any]) -> None:
     """Make an environment's folder of SOURCE, which another project's environments are made of.
 
-    KIND says what SOURCE is. harbor: a folder of Harbor (terminal-bench) tasks, or of one.
+    KIND says what SOURCE is. harbor: a folder of Harbor (terminal-bench) tasks, or of one. ors: the
+    URL of an environment of an Open Reward server. verifiers: MODULE or MODULE:NAME of a taskset.
 
     The folder has the environment with the arguments that --param gives, client, models, manifest,
     project file, README and Dockerfile, and a copy of the tasks. It validates, builds and is pushed

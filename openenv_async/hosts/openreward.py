@@ -31,7 +31,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "API_KEY",
+    "OpenRewardAction",
     "OpenRewardHost",
     "OpenRewardImage",
     "OpenRewardObservation",
@@ -66,6 +67,9 @@ __all__ = [
 
 API_KEY: Final = "OPENREWARD_API_KEY"
 """The environment variable that has the key of the server."""
+
+OpenRewardAction: TypeAlias = dict[str, Any]
+"""A call of a tool, ``{"tool_name": …, "arguments": {…}}``."""
 
 T = TypeVar("T")
 
@@ -127,7 +131,7 @@ class OpenRewardState:
     finished: bool = False
 
 
-class OpenRewardHost(Environment[dict[str, Any], OpenRewardObservation, OpenRewardState]):
+class OpenRewardHost(Environment[OpenRewardAction, OpenRewardObservation, OpenRewardState]):
     """An environment of an Open Reward Standard server.
 
     Args:

@@ -17,6 +17,8 @@ import pytest
 from aiohttp import web
 
 from openenv_async import Environment, connect
+from openenv_async.building.importing import import_environment
+from openenv_async.checks.validation import validate
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -30,6 +32,7 @@ from openenv_async.errors import (
 from openenv_async.hosts.openreward import API_KEY, OpenRewardHost, host_of
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.discovery import find_target
+from openenv_async.targets.resolve import resolve
 from openenv_async.types import Task, Timeouts
 from tests.docs.pages import DOCS, read_page
 from tests.peers import OPENREWARD, ensure_peer
@@ -286,6 +289,13 @@ def test_the_public_columns_are_names() -> None:
 def test_a_server_that_cannot_be_reached_is_told() -> None:
     with pytest.raises(EnvironmentDied, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         find_target("ors:http://127.0.0.1:9/numbers")
+
+
+async def test_the_folder_that_import_writes_validates(real: RealServer, tmp_path: Path) -> None:
+    import_environment("ors", f"{real.url}/other", tmp_path / "imported_env")
+    results = await validate(resolve(tmp_path / "imported_env"), sessions=2)
+    assert [(r.name, r.reason) for r in results if r.status == "failed"] == []
+    assert sum(result.status == "passed" for result in results) > 20
 
 
 async def test_the_page_of_the_documentation_plays(

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from openenv_async import connect
+from openenv_async.building.importing import import_environment
+from openenv_async.checks.validation import validate
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -30,6 +32,7 @@ from openenv_async.hosts import verifiers
 from openenv_async.hosts.verifiers import PYTHON, VerifiersHost, host_of
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.targets.discovery import find_target
+from openenv_async.targets.resolve import resolve
 from openenv_async.types import Task, Timeouts
 from tests.docs.pages import DOCS, read_page
 from tests.peers import VERIFIERS, ensure_peer
@@ -338,6 +341,13 @@ def test_the_process_ends_with_this_one(python: str, tmp_path: Path) -> None:
             return
         subprocess.run(["sleep", "0.05"], check=True)  # a process ends when the system lets it
     raise AssertionError(f"the process {pid} still runs")
+
+
+async def test_the_folder_that_import_writes_validates(tmp_path: Path) -> None:
+    import_environment("verifiers", "hosted_sums", tmp_path / "imported_env")
+    results = await validate(resolve(tmp_path / "imported_env"), sessions=2)
+    assert [(r.name, r.reason) for r in results if r.status == "failed"] == []
+    assert sum(result.status == "passed" for result in results) > 20
 
 
 async def test_the_page_of_the_documentation_plays(capsys: pytest.CaptureFixture[str]) -> None:
