@@ -145,7 +145,7 @@ def _sharing() -> dict[str, Any]:
     told = _object({"first": count, "results": results, "is_over": {"type": "boolean"}})
     operations = {
         "post": _operation("/share", "Lend the session to agents, which play it over MCP", lent),
-        "get": _operation("/shared", "What the steps of agents gave", told),
+        "get": _operation("/shared", "Read the results of steps that agents made", told),
         "delete": _operation("/unshare", "Take the session back", _ANYTHING),
     }
     for operation in operations.values():
