@@ -54,18 +54,11 @@ from openenv_async.hosts.mcp_client import (
     McpCallFailed,
     McpChannel,
     McpClient,
-    McpTool,
 )
 from openenv_async.hosts.mcp_http import HttpChannel
 from openenv_async.hosts.mcp_stdio import StdioChannel
-from openenv_async.hosts.mcp_tools import (
-    McpObservation,
-    action_schema,
-    declared,
-    misfit_of,
-    observation_of,
-    read_action,
-)
+from openenv_async.hosts.mcp_tools import McpObservation, misfit_of, observation_of
+from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
 from openenv_async.tasks import TaskTable
 from openenv_async.types import StepResult, Tool
 
@@ -502,7 +495,7 @@ class McpHost(Environment[dict[str, Any], McpObservation, McpState]):
 
     async def _tool(
         self, client: McpClient, name: str, arguments: Mapping[str, Any]
-    ) -> McpTool | None:
+    ) -> HostedTool | None:
         """Return the tool that is called; ``None`` for the answer tool that is not the server's.
 
         Raises:
@@ -602,7 +595,9 @@ def host_of(text: str) -> HostedText:
 # -- tools --------------------------------------------------------------------------------------
 
 
-async def _called(client: McpClient, tool: McpTool, arguments: Mapping[str, Any]) -> McpObservation:
+async def _called(
+    client: McpClient, tool: HostedTool, arguments: Mapping[str, Any]
+) -> McpObservation:
     """Return what a call gives; an error of the protocol is told as the tool's own.
 
     Raises:
@@ -616,11 +611,11 @@ async def _called(client: McpClient, tool: McpTool, arguments: Mapping[str, Any]
         return McpObservation(exc.message, is_error=True)
 
 
-def _offered(settings: _Settings, own: Any) -> dict[str, McpTool]:
+def _offered(settings: _Settings, own: Any) -> dict[str, HostedTool]:
     """Return the tools of a server by name, and the answer tool where that is not one of them."""
     tools = {tool.name: tool for tool in own}
     if settings.answer is not None and settings.answer not in tools:
-        tools[settings.answer] = McpTool(
+        tools[settings.answer] = HostedTool(
             settings.answer,
             "Give the final answer, which ends the episode.",
             {
@@ -634,10 +629,10 @@ def _offered(settings: _Settings, own: Any) -> dict[str, McpTool]:
 
 
 @functools.lru_cache(maxsize=16)
-def _tools_of(settings: _Settings) -> tuple[McpTool, ...]:
+def _tools_of(settings: _Settings) -> tuple[HostedTool, ...]:
     """The tools of a server that is started to be asked, in a loop of its own."""
 
-    async def ask() -> tuple[McpTool, ...]:
+    async def ask() -> tuple[HostedTool, ...]:
         server = _Server(settings)
         try:
             client = await server.start()
@@ -645,7 +640,7 @@ def _tools_of(settings: _Settings) -> tuple[McpTool, ...]:
         finally:
             await server.aclose()
 
-    found: list[tuple[McpTool, ...]] = []
+    found: list[tuple[HostedTool, ...]] = []
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from openenv_async.errors import EnvironmentRaised
+from openenv_async.hosts.tools import HostedTool
 from openenv_async.version import __version__
 
-__all__ = ["ChannelClosed", "McpCallFailed", "McpChannel", "McpClient", "McpTool", "plain_mapping"]
+__all__ = ["ChannelClosed", "McpCallFailed", "McpChannel", "McpClient", "plain_mapping"]
 
 _HANDSHAKE: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 """Revisions with a handshake, newest first."""
@@ -114,23 +114,6 @@ class McpChannel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class McpTool:
-    """A tool of a server.
-
-    Attributes:
-        name: by which it is called.
-        description: for the model.
-        parameters: JSON Schema of its arguments, as the server has it.
-        result: JSON Schema of its structured result, where the server gives one.
-    """
-
-    name: str
-    description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
-    result: Mapping[str, Any] | None = None
-
-
 class McpClient:
     """The client.
 
@@ -146,7 +129,7 @@ class McpClient:
     """
 
     def __init__(self, channel: McpChannel, whose: str) -> None:
-        self.tools: dict[str, McpTool] = {}
+        self.tools: dict[str, HostedTool] = {}
         self.server = ""
         self.revision = ""
         self.instructions = ""
@@ -208,7 +191,7 @@ class McpClient:
             ChannelClosed, McpCallFailed: as for ``call``.
         """
         self._changed = False
-        found: dict[str, McpTool] = {}
+        found: dict[str, HostedTool] = {}
         cursor: Any = None
         for _ in range(_MAX_PAGES):
             page = await self._request("tools/list", {} if cursor is None else {"cursor": cursor})
@@ -327,18 +310,17 @@ def _notification(method: str, params: dict[str, Any] | None = None) -> dict[str
     return {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params})
 
 
-def _tool(told: Any) -> McpTool | None:
+def _tool(told: Any) -> HostedTool | None:
     """Return a tool as it is listed; ``None`` for what is not one."""
     about = plain_mapping(told)
     name = about.get("name")
     if not isinstance(name, str) or not name:
         return None
-    description, result = about.get("description"), about.get("outputSchema")
-    return McpTool(
+    description = about.get("description")
+    return HostedTool(
         name,
         description if isinstance(description, str) else "",
         {"type": "object", **plain_mapping(about.get("inputSchema"))},
-        result if isinstance(result, dict) else None,
     )
 
 

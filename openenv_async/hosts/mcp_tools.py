@@ -1,10 +1,7 @@
-"""Tools of an MCP server as actions, and their results as observations.
+"""Arguments of an MCP server's tools, judged, and their results as observations.
 
 Rules:
 
-- An action is ``{"tool_name": …, "arguments": {…}}``. Its schema is a union with a member for each
-  tool, whose arguments have the tool's own schema. References inside that are written anew, since
-  they are to the tool's own root.
 - Arguments are judged by the tool's schema before the call. A schema that is not
   understood, such as a reference to elsewhere, is left to the server.
 - A result that says it failed is an observation, no exception.
@@ -17,33 +14,17 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from openenv_async.errors import InvalidAction, InvalidModel
-from openenv_async.hosts.mcp_client import McpTool, plain_mapping
+from openenv_async.errors import InvalidModel
+from openenv_async.hosts.mcp_client import plain_mapping
+from openenv_async.hosts.tools import HostedTool
 from openenv_async.schemas.fit import misfit
-from openenv_async.schemas.tools import tool_name
-from openenv_async.types import Tool
 
-__all__ = [
-    "McpMedia",
-    "McpObservation",
-    "action_schema",
-    "declared",
-    "misfit_of",
-    "observation_of",
-    "read_action",
-]
-
-_FIELDS: Final = frozenset({"tool_name", "arguments"})
-_TAG: Final = "type"
-"""A field that OpenEnv's clients send besides; its value is ``call_tool``."""
-_RESERVED: Final = frozenset({"reset", "step", "state", "close"})
-"""Names that a declared tool cannot have."""
-_DEFINITION: Final = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
+__all__ = ["McpMedia", "McpObservation", "misfit_of", "observation_of"]
 
 
 class McpMedia(msgspec.Struct):
@@ -76,106 +57,7 @@ class McpObservation(msgspec.Struct, omit_defaults=True):
     tools: list[str] | None = None
 
 
-# -- actions ------------------------------------------------------------------------------------
-
-
-def action_schema(tools: Iterable[McpTool]) -> dict[str, Any]:
-    """Return the JSON Schema of actions."""
-    members: list[dict[str, Any]] = []
-    definitions: dict[str, Any] = {}
-    for tool in tools:
-        arguments = _moved(tool, definitions)
-        member: dict[str, Any] = {"title": tool.name}
-        if tool.description:
-            member["description"] = tool.description
-        member |= {
-            "type": "object",
-            "properties": {"tool_name": {"const": tool.name}, "arguments": arguments},
-            "required": ["tool_name", "arguments"],
-        }
-        members.append(member)
-    schema: dict[str, Any] = {"anyOf": members} if members else {"not": {}}
-    return schema | ({"$defs": definitions} if definitions else {})
-
-
-def _moved(tool: McpTool, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a tool's arguments as a part of another; note what it refers to."""
-    own = {key: value for key, value in tool.parameters.items() if key != "$schema"}
-    defined = {
-        **plain_mapping(own.pop("definitions", None)),
-        **plain_mapping(own.pop("$defs", None)),
-    }
-    prefix = tool.name.replace("~", "-").replace("/", "-")
-
-    def written(part: Any) -> Any:
-        if isinstance(part, list):
-            return [written(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        made = {key: written(value) for key, value in part.items()}
-        ref = part.get("$ref")
-        if isinstance(ref, str) and ref.startswith("#"):
-            made["$ref"] = moved(ref)
-        return made
-
-    def moved(ref: str) -> str:
-        found = _DEFINITION.match(ref)
-        if found is not None and found[1] in defined:
-            return f"#/$defs/{prefix}.{found[1]}{ref[found.end() :]}"
-        definitions.setdefault(prefix, True)  # the whole, filled in below
-        return f"#/$defs/{prefix}{ref[1:]}"
-
-    for name, part in defined.items():
-        definitions[f"{prefix}.{name}"] = written(part)
-    arguments = written(own)
-    if prefix in definitions:
-        definitions[prefix] = arguments
-    made: dict[str, Any] = arguments
-    return made
-
-
-def declared(tools: Iterable[McpTool]) -> list[Tool]:
-    """Return the tools as an environment declares them, by names that every model may write."""
-    made: dict[str, Tool] = {}
-    for tool in tools:
-        name = tool_name(tool.name) or "tool"
-        if name in _RESERVED:
-            name = f"tool_{name}"
-        number = 1
-        plain = name
-        while name in made:
-            number += 1
-            name = f"{plain[:58]}_{number}"
-        made[name] = Tool(
-            name,
-            tool.description,
-            tool.parameters,
-            constants={"tool_name": tool.name},
-            arguments_in="arguments",
-        )
-    return list(made.values())
-
-
-def read_action(action: Any) -> tuple[str, dict[str, Any]]:
-    """Return the tool that an action names, and its arguments.
-
-    Raises:
-        InvalidAction: it is not an action.
-    """
-    form = 'an action is {"tool_name": …, "arguments": {…}}'
-    if not isinstance(action, dict):
-        raise InvalidAction(f"{form}, got {type(action).__name__}")
-    unknown = [key for key in action if key not in _FIELDS and key != _TAG]
-    name, arguments = action.get("tool_name"), action.get("arguments", {})
-    if not isinstance(name, str) or not isinstance(arguments, dict) or unknown:
-        told = f", not with {unknown[0]!r:.80}" if unknown else ""
-        raise InvalidAction(f"{form}{told}")
-    if action.get(_TAG, "call_tool") != "call_tool":
-        raise InvalidAction(f"{form}, of the type call_tool where it has one")
-    return name, arguments
-
-
-def misfit_of(tool: McpTool, arguments: Mapping[str, Any]) -> str | None:
+def misfit_of(tool: HostedTool, arguments: Mapping[str, Any]) -> str | None:
     """Return why arguments do not fit a tool; ``None`` where they do, or nobody here can tell."""
     try:
         why = misfit(dict(arguments), tool.parameters)

@@ -4,8 +4,9 @@ Rules:
 
 - An action is ``{"tool_name": …, "arguments": {…}}``. Its schema is a union with a member for each
   tool, whose arguments have the tool's own schema.
-- Definitions that a tool's schema refers to (``#/$defs/…``) move to the root of the union, under
-  names of their own; a reference to anything else of the tool's schema has the whole of it there.
+- Definitions that a tool's schema refers to (``#/$defs/…``, ``#/definitions/…`` in older drafts)
+  move to the root of the union, under names of their own; a reference to anything else of the
+  tool's schema has the whole of it there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from openenv_async.errors import InvalidAction
-from openenv_async.schemas.tools import tool_name
+from openenv_async.schemas.tools import RESERVED_NAMES, tool_name
 from openenv_async.types import Tool
 
 __all__ = ["HostedTool", "action_schema", "declared", "read_action"]
@@ -24,9 +25,9 @@ __all__ = ["HostedTool", "action_schema", "declared", "read_action"]
 _FIELDS: Final = frozenset({"tool_name", "arguments"})
 _TAG: Final = "type"
 """A field that OpenEnv's clients send besides; its value is ``call_tool``."""
-_RESERVED: Final = frozenset({"reset", "step", "state", "close"})
-"""Names that a declared tool cannot have."""
-_DEFINITION: Final = re.compile(r"#/\$defs/([^/]+)")
+_DEFINITION: Final = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
+_APART: Final = frozenset({"$defs", "definitions", "$schema"})
+"""Keys of a tool's schema that are none of its arguments'."""
 _FORM: Final = 'an action is {"tool_name": …, "arguments": {…}}'
 
 
@@ -58,7 +59,7 @@ def declared(tools: Iterable[HostedTool]) -> list[Tool]:
     made: dict[str, Tool] = {}
     for tool in tools:
         plain = name = tool_name(tool.name) or "tool"
-        if name in _RESERVED:
+        if name in RESERVED_NAMES:
             plain = name = f"tool_{name}"
         number = 1
         while name in made:
@@ -91,9 +92,11 @@ def read_action(action: Any) -> tuple[str, dict[str, Any]]:
 def _member(tool: HostedTool, definitions: dict[str, Any]) -> dict[str, Any]:
     """The schema of calls of one tool; note the definitions that it refers to."""
     prefix = tool.name.replace("~", "-").replace("/", "-")
-    own = {key: value for key, value in tool.parameters.items() if key not in ("$defs", "$schema")}
-    found = tool.parameters.get("$defs")
-    defined = found if isinstance(found, Mapping) else {}
+    own = {key: value for key, value in tool.parameters.items() if key not in _APART}
+    defined: dict[str, Any] = {}
+    for key in ("definitions", "$defs"):
+        found = tool.parameters.get(key)
+        defined |= found if isinstance(found, Mapping) else {}
     refers = False
 
     def written(part: Any) -> Any:

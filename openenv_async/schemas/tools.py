@@ -24,6 +24,7 @@ from openenv_async.schemas.refs import resolved
 from openenv_async.types import Tool
 
 __all__ = [
+    "RESERVED_NAMES",
     "called_by_name",
     "declared_tools",
     "object_fields",
@@ -34,7 +35,8 @@ __all__ = [
 
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 _MAX_NAME: Final = 64
-_RESERVED: Final = frozenset({"reset", "step", "state", "close"})
+RESERVED_NAMES: Final = frozenset({"reset", "step", "state", "close"})
+"""Names that no tool may have, since they are calls of every environment."""
 _TOOL_NAME: Final = "tool_name"
 _ARGUMENTS: Final = "arguments"
 
@@ -89,8 +91,8 @@ def declared_tools(declared: Any, schema: Mapping[str, Any] | None, whose: str) 
                 f"the tool {tool.name!r:.80} of {whose} needs another name: letters, digits, _ and"
                 f" -, at most {_MAX_NAME}"
             )
-        if tool.name in _RESERVED or tool.name in tools:
-            why = "is reserved" if tool.name in _RESERVED else "is there twice"
+        if tool.name in RESERVED_NAMES or tool.name in tools:
+            why = "is reserved" if tool.name in RESERVED_NAMES else "is there twice"
             raise InvalidModel(f"the tool name {tool.name!r} of {whose} {why}: take another one")
         tools[tool.name] = _callable(tool, schema)
     return list(tools.values())

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from openenv_async.hosts.mcp_client import ChannelClosed, McpCallFailed, McpClient, McpTool
+from openenv_async.hosts.mcp_client import ChannelClosed, McpCallFailed, McpClient
+from openenv_async.hosts.tools import HostedTool
 
 Answer = Mapping[str, Any] | Callable[[dict[str, Any]], Mapping[str, Any]]
 REFUSAL = {"error": {"code": -32601, "message": "unknown"}}
@@ -86,7 +87,7 @@ async def test_tools_are_listed_page_by_page() -> None:
 
     _, client = await begun(list=page)
     assert [*client.tools] == ["t0", "t1", "t2"]
-    assert client.tools["t0"] == McpTool("t0")
+    assert client.tools["t0"] == HostedTool("t0")
 
 
 async def test_pages_without_an_end_are_bounded() -> None:

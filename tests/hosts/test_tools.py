@@ -11,7 +11,7 @@ from openenv_async.errors import InvalidAction
 from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
 from openenv_async.schemas.fit import misfit
 from openenv_async.schemas.sample import sample
-from openenv_async.schemas.tools import declared_tools
+from openenv_async.schemas.tools import declared_tools, tools_of
 
 POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 MOVE = HostedTool(
@@ -35,6 +35,39 @@ SHOOT = HostedTool(
 )
 
 
+TREE = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "root": {"$ref": "#/definitions/Node"},
+        "whole": {"$ref": "#"},
+        "same": {"$ref": "#/properties/root"},
+    },
+    "definitions": {
+        "Node": {"type": "object", "properties": {"left": {"$ref": "#/definitions/Node"}}},
+    },
+}
+
+
+def test_references_of_a_tool_lead_where_they_led() -> None:
+    schema = action_schema([HostedTool("a/tree", parameters=TREE), HostedTool("other")])
+    good = {"root": {"left": {"left": {}}}, "whole": {"root": {}}, "same": {}}
+    assert misfit({"tool_name": "a/tree", "arguments": good}, schema) is None
+    assert misfit({"tool_name": "other", "arguments": {"anything": 1}}, schema) is None
+    for bad in ({"root": {"left": 1}}, {"whole": {"root": 1}}, {"same": 1}, {"whole": {"same": 1}}):
+        assert misfit(bad, TREE) is not None
+        assert misfit({"tool_name": "a/tree", "arguments": bad}, schema) is not None
+    assert misfit({"tool_name": "tree", "arguments": {}}, schema) is not None
+    assert "$schema" not in str(schema)
+    tree, other = tools_of(schema, "act")
+    assert (tree.name, tree.constants, tree.arguments_in) == (
+        *("a_tree", {"tool_name": "a/tree"}),
+        "arguments",
+    )
+    assert misfit(good, {**tree.parameters}) is None
+    assert other.parameters == {"type": "object"}
+
+
 def test_definitions_of_one_name_stay_apart() -> None:
     schema = action_schema([MOVE, SHOOT])
     assert not misfit({"tool_name": "move", "arguments": {"to": {"x": 1}}}, schema)
@@ -56,6 +89,21 @@ def test_a_tool_is_declared_by_a_name_that_models_may_write() -> None:
     assert [tool.name for tool in tools] == ["move", "shoot_far", "shoot_far_2", "tool_reset", "_"]
     assert declared_tools(tools, action_schema([MOVE]), "it") == tools
     assert tools[1].action({"at": "x"}) == {"tool_name": "shoot/far", "arguments": {"at": "x"}}
+
+
+def test_one_tool_is_offered_by_its_name() -> None:
+    (tool,) = tools_of(action_schema([HostedTool("only", "Do it.")]), "act")
+    assert (tool.name, tool.description) == ("only", "Do it.")
+    assert tool.action({"a": 1}) == {"tool_name": "only", "arguments": {"a": 1}}
+
+
+def test_names_that_models_cannot_write_are_written_otherwise() -> None:
+    names = ["a.b", "a/b", "reset", "ü", "x" * 80, "a_b"]
+    tools = declared([HostedTool(name) for name in names])
+    assert [tool.name for tool in tools] == [
+        *("a_b", "a_b_2", "tool_reset", "_", "x" * 64, "a_b_3"),
+    ]
+    assert [tool.constants["tool_name"] for tool in tools] == names
 
 
 def test_no_tools_make_no_actions() -> None:
