@@ -22,6 +22,7 @@ _TIMEOUT: Final = 30.0
 
 class _Lent(msgspec.Struct):
     path: str
+    token: str
 
 
 class _Results(msgspec.Struct):
@@ -34,17 +35,21 @@ class SharedSession(Generic[ObsT]):
     """The address by which agents play in a session, and what their steps gave. Made by ``share``.
 
     Attributes:
-        url: the address of an MCP server; with it, and the server's token, anybody can take steps.
+        url: the address of an MCP server, for agents.
+        token: what agents show there, if the server asks for a token: it plays this session over
+            MCP, and opens nothing else of the server.
     """
 
     def __init__(
         self, base_url: str, settings: ClientSettings, name: str, models: WireModels
     ) -> None:
         self._endpoint = Endpoint(base_url, settings)
-        self._headers = {"X-OpenEnv-Session": name, "Content-Type": MEDIA}
+        about = {"X-OpenEnv-Session": name, "Content-Type": MEDIA}
+        self._headers = {**self._endpoint.headers, **about}
         self._models = models
         self._next = 0
         self.url = ""
+        self.token = ""
 
     async def open(self) -> Self:
         """Have the server make the address.
@@ -53,7 +58,7 @@ class SharedSession(Generic[ObsT]):
             OpenEnvError: it does not, such as one that has no such route.
         """
         lent = await self._ask("POST", "/share", _Lent)
-        self.url = self._endpoint.url + lent.path
+        self.url, self.token = self._endpoint.url + lent.path, lent.token
         return self
 
     async def results(self) -> list[StepResult[ObsT]]:

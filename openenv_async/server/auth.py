@@ -13,6 +13,8 @@ Rules:
   server answers for (``localhost``, a name without a dot, one below ``.local`` or ``.internal``),
   or on the list of allowed hosts: a page whose name was made to point here sends its own, and is
   of the same origin then.
+- A request may show another token in its place, that is good for what it asks for and nothing
+  else: that of a session that is lent to agents. The route that answers must keep to that.
 - Tokens are compared in constant time, and an answer says nothing of why it refuses.
 """
 
@@ -72,8 +74,15 @@ class Guard:
         """True if no token is needed."""
         return self._token is None
 
-    def check(self, scope: Mapping[str, Any]) -> None:
-        """Let a request through.
+    def check(self, scope: Mapping[str, Any], lent: str | None = None) -> bool:
+        """Let a request through; return whether it may do all that it asks for.
+
+        Args:
+            scope: of the request.
+            lent: a token that is as good for this request, but for what it was lent for alone.
+
+        Returns:
+            False where the request needs the server's token and showed only ``lent``.
 
         Raises:
             OriginRefused: it comes from a web page that is not allowed, or asks for a host that
@@ -86,9 +95,13 @@ class Guard:
             raise OriginRefused("requests from this origin are not allowed: see --allow-origin")
         if self._token is None and not self._any_host:
             self._check_host(headers.get(b"host"))
-        if self._token is not None and not self._shown(headers, scope.get("subprotocols", ())):
+        is_whole = self._token is None or _shows(
+            self._token, headers, scope.get("subprotocols", ())
+        )
+        if not is_whole and (lent is None or not _shows(lent.encode(), headers, ())):
             raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
         self.admitted += 1
+        return is_whole
 
     def _check_host(self, header: bytes | None) -> None:
         if header is None or header in _USUAL_HOSTS:
@@ -109,19 +122,19 @@ class Guard:
             return False
         return self._token is not None or _is_no_name(host)
 
-    def _shown(self, headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> bool:
-        assert self._token is not None
-        scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
-        good = scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), self._token)
-        for offered in subprotocols:
-            if offered.startswith(BEARER_SUBPROTOCOL):
-                rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
-                good |= hmac.compare_digest(rest, self._token)
-        return good
-
 
 _USUAL_HOSTS: Final = frozenset({b"127.0.0.1", b"localhost"})
 _LOCAL_DOMAINS: Final = (".localhost", ".local", ".internal")
+
+
+def _shows(token: bytes, headers: Mapping[bytes, bytes], subprotocols: Collection[str]) -> bool:
+    scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
+    good = scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), token)
+    for offered in subprotocols:
+        if offered.startswith(BEARER_SUBPROTOCOL):
+            rest = offered.removeprefix(BEARER_SUBPROTOCOL).encode()
+            good |= hmac.compare_digest(rest, token)
+    return good
 
 
 def _name(host: str) -> str:

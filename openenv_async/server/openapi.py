@@ -140,7 +140,7 @@ def _gets() -> dict[str, Any]:
 def _sharing() -> dict[str, Any]:
     """The route by which a session is lent to agents."""
     text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
-    lent = _object({"handle": text, "path": text})
+    lent = _object({"handle": text, "path": text, "token": text})
     results = {"type": "array", "items": _ref("result")}
     told = _object({"first": count, "results": results, "is_over": {"type": "boolean"}})
     operations = {

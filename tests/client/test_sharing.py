@@ -98,6 +98,16 @@ async def test_a_leased_session_is_shared() -> None:
             assert result.reward == SECRET
 
 
+async def test_a_session_of_a_worker_of_the_pools_own_is_shared() -> None:
+    async with EnvPool.from_env("echo", max_workers=1) as pool, pool.session() as env:
+        await env.reset()
+        async with await env.share() as shared, httpx.AsyncClient() as http:
+            http.headers["authorization"] = f"Bearer {shared.token}"
+            await agent_at(shared.url, STATELESS, http).call("echo_message", message="hello")
+            [result] = await shared.results()
+            assert result.observation.echo == "Echo: hello"
+
+
 class Slow(Environment[Move, Seen, dict[str, Any]]):
     entered: asyncio.Event
     leave: asyncio.Event
@@ -173,6 +183,46 @@ async def test_a_share_is_the_clients_own_to_give() -> None:
         with pytest.raises(OperationUnsupported, match="not shared"):
             await other.results()
         await other.aclose()
+
+
+@GENERATIONS
+async def test_an_agent_needs_the_token_of_what_is_shared_and_no_other(revision: str) -> None:
+    async with (
+        served(token="t0ken") as (server, _),
+        Client(str(server.base_url), token="t0ken") as env,
+        Client(str(server.base_url), token="t0ken") as beside,
+        httpx.AsyncClient(base_url=server.base_url) as http,
+    ):
+        await env.reset()
+        await beside.reset()
+        async with await env.share() as shared, await beside.share() as others:
+            refused = await agent_at(shared.url, revision, http).send("tools/list")
+            assert refused.status_code == 401
+
+            http.headers["authorization"] = f"Bearer {shared.token}"
+            agent = agent_at(shared.url, revision, http)
+            await agent.begin()
+            await agent.call("step", to=2)
+            [result] = await shared.results()
+            assert result.reward == SECRET
+
+            for url in ("/mcp", others.url, f"/mcp?session={shared.url.rpartition('/')[2]}"):
+                assert (await agent_at(url, revision, http).send("tools/list")).status_code == 401
+            name = {"X-OpenEnv-Session": f"{env._channel.id}.{env._channel.secret}"}  # type: ignore[union-attr]
+            upstreams = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+            for method, path, body in (
+                ("POST", shared.url, upstreams),  # in upstream's dialect, which tells rewards
+                ("POST", "/mcp", upstreams),
+                ("DELETE", shared.url, None),
+                ("GET", "/share", None),
+                ("POST", "/reset", {}),
+                ("GET", "/state", None),
+                ("GET", "/metadata", None),
+            ):
+                answer = await http.request(method, path, json=body, headers=name)
+                assert answer.status_code == 401, (method, path)
+            url = shared.url
+        assert (await agent_at(url, revision, http).send("tools/list")).status_code == 401
 
 
 async def test_results_that_nobody_reads_are_bounded() -> None:

@@ -11,6 +11,7 @@ Rules:
   answered by JSON.
 - In revisions without sessions a caller that disconnects has cancelled its call; in the older ones
   it says so by ``notifications/cancelled``, and a call whose caller is gone runs to its end.
+- The token of a session that is lent plays it by its address, and opens nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from openenv_async.errors import (
     OpenEnvError,
     ProtocolError,
     SessionNotFound,
+    Unauthorized,
     UnreadableReply,
 )
 from openenv_async.protocol.json_rpc import (
@@ -144,11 +146,14 @@ class McpEndpoint:
         request = Request(scope, receive)
         response: Response | None
         try:
-            self._guard.check(scope)
+            lent = self.sessions.token_of(request.path_params.get("session"))
+            is_whole = self._guard.check(scope, lent)
             match request.method:
                 case "POST":
-                    response = await self._post(request, send)
+                    response = await self._post(request, send, is_whole)
                 case "DELETE":
+                    if not is_whole:
+                        raise _lent_only()
                     response = self._delete(request)
                 case _:
                     response = await self._get(request, send)
@@ -165,7 +170,7 @@ class McpEndpoint:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def _post(self, request: Request, send: Send) -> Response | None:
+    async def _post(self, request: Request, send: Send, is_whole: bool) -> Response | None:
         limits = self._engine.options.limits
         body = await read_body(request, limits.max_message_size)
         self._engine.stats.bytes_in += len(body)
@@ -173,10 +178,10 @@ class McpEndpoint:
             rpc = read_request(checked(body, limits.max_containers))
         except RpcFailure as failure:
             if not is_mcp(request.headers, None):
-                return await self._otherwise(body, request)
+                return await self._other(body, request, is_whole)
             return _failure(failure, status_of(failure.code, is_stateless=True))
         if not is_mcp(request.headers, rpc.method):
-            return await self._otherwise(body, request)
+            return await self._other(body, request, is_whole)
         call = read_call(rpc, request.headers)
         caller = self._caller(request, call)
         if call.id is None:
@@ -192,6 +197,11 @@ class McpEndpoint:
         except RpcFailure as failure:
             failure.request_id = call.id
             return _failure(failure, status_of(failure.code, call.is_stateless))
+
+    async def _other(self, body: bytes, request: Request, is_whole: bool) -> Response:
+        if not is_whole:
+            raise _lent_only()
+        return await self._otherwise(body, request)
 
     def _caller(self, request: Request, call: McpCall) -> _Caller:
         """The session that a request names.
@@ -520,6 +530,10 @@ def _named(request: Request) -> str | None:
     """The handle in the address or the header, if there is one."""
     path: str | None = request.path_params.get("session")
     return path or request.query_params.get("session") or request.headers.get(SESSION_HEADER)
+
+
+def _lent_only() -> Unauthorized:
+    return Unauthorized("this token plays one session over MCP: all else needs the server's own")
 
 
 def _failure(failure: RpcFailure, status: int) -> Response:

@@ -291,6 +291,7 @@ class LentSession(AgentSession):
     """A session of a client of another transport, in which agents take steps.
 
     Attributes:
+        token: opens this session over MCP, and nothing else of the server.
         first: the number of the oldest result that is kept; they count from 0.
         results: what the steps of agents gave, oldest first, in MessagePack.
     """
@@ -300,6 +301,7 @@ class LentSession(AgentSession):
     def __init__(self, sessions: AgentSessions, handle: str, session: Session) -> None:
         # It has codecs of its own, by which the engine tells its requests.
         super().__init__(sessions, handle, Codecs(sessions.engine.spec, "msgpack"))
+        self.token: Final = secrets.token_urlsafe(_HANDLE_BYTES)
         self.first = 0
         self.results: deque[frames.Observation] = deque()
         self._lent: Final = session
@@ -467,6 +469,11 @@ class AgentSessions:
     def lent(self, session: Session) -> LentSession | None:
         """The handle of a session that is lent; ``None`` where it is not."""
         return self._lent.get(session.id)
+
+    def token_of(self, handle: str | None) -> str | None:
+        """The token of the session that is lent by this handle; ``None`` where none is."""
+        session = None if handle is None else self._by_handle.get(handle)
+        return session.token if isinstance(session, LentSession) else None
 
     def find(self, handle: str) -> AgentSession:
         """The session of this handle.

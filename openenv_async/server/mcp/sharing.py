@@ -35,9 +35,9 @@ class Sharing:
         self._sessions = sessions
 
     async def lend(self, request: Request, format: Format) -> Any:
-        """Make the handle by which agents play in the session."""
+        """Make the handle by which agents play in the session, and the token that opens it."""
         lent = self._sessions.lend(self._named(request, "share"))
-        return {"handle": lent.handle, "path": f"/mcp/{lent.handle}"}
+        return {"handle": lent.handle, "path": f"/mcp/{lent.handle}", "token": lent.token}
 
     async def take_back(self, request: Request, format: Format) -> Any:
         """End the handle."""
