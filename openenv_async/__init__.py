@@ -111,8 +111,20 @@ _HOMES = {
 renamed.install()
 
 
+_OF_UPSTREAM = frozenset(
+    {"Action", "GenericAction", "MCPToolClient", "Observation", "State", "create_fastapi_app"}
+)
+"""Names that OpenEnv's package has, and people look for here."""
+
+
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if name in _OF_UPSTREAM:
+        raise ImportError(
+            f"{__name__} has no {name}, a name of OpenEnv's: from {__name__}.compat.upstream import"
+            f" {name}",
+            name=__name__,
+        )
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -56,3 +56,13 @@ def test_names_of_packages_are_what_their_all_says(name: str) -> None:
         module = importlib.import_module(info.name)
         for public in module.__all__:
             assert hasattr(module, public)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Action", "GenericAction", "MCPToolClient", "Observation", "State", "create_fastapi_app"],
+)
+def test_names_of_upstream_say_where_they_are(name: str) -> None:
+    with pytest.raises(ImportError, match=f"from openenv_async.compat.upstream import {name}"):
+        getattr(openenv_async, name)
+    assert getattr(importlib.import_module("openenv_async.compat.upstream"), name) is not None

@@ -23,6 +23,7 @@ from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
 from openenv_async.server.http_headers import MEDIA, encode_body, error_body
 from openenv_async.server.http_sessions import HttpSessions
+from openenv_async.server.keywords import read_keywords
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.mcp import McpEndpoint, checked_access
 from openenv_async.server.mcp.sharing import Sharing
@@ -38,6 +39,11 @@ __all__ = ["HTTPEnvServer", "create_app"]
 
 PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
 """Routes that a server in production mode does not have."""
+_KEYWORDS: Final = (
+    *("action", "observation", "state", "params", "options", "name", "token", "allowed_origins"),
+    *("allowed_hosts", "local", "agent_access", "stateless_http", "mode"),
+)
+"""Keyword arguments of a server, for messages."""
 _MODES: Final = ("simulation", "production")
 _MODE: Final = "OPENENV_MODE"
 _STATELESS: Final = "OPENENV_STATELESS_HTTP"
@@ -68,10 +74,12 @@ class HTTPEnvServer:
             ``None``: as the variable ``OPENENV_MODE`` says, else ``simulation``.
         agent_access: what agents may see and set over MCP beside what the environment's class says:
             any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
+        upstream: ``action_cls``, ``observation_cls``, ``state_cls``, ``env_name`` and
+            ``max_concurrent_envs``, OpenEnv's names for some of these.
 
     Raises:
         ValueError: there is no such access.
-        TypeError: ``env`` is not an environment.
+        TypeError: ``env`` is not an environment, or there is no such argument.
         OperationUnsupported: it needs an isolation that cannot be given.
     """
 
@@ -92,7 +100,21 @@ class HTTPEnvServer:
         agent_access: Collection[str] = (),
         stateless_http: bool | None = None,
         mode: str | None = None,
+        **upstream: Any,
     ) -> None:
+        read = read_keywords(
+            upstream,
+            {
+                "action": action,
+                "observation": observation,
+                "state": state,
+                "name": name,
+                "options": options,
+            },
+            _KEYWORDS,
+        )
+        action, observation, state = read["action"], read["observation"], read["state"]
+        name, options = read["name"], read["options"]
         self.spec = (
             env
             if isinstance(env, EnvironmentSpec)
@@ -340,6 +362,7 @@ def create_app(
     agent_access: Collection[str] = (),
     stateless_http: bool | None = None,
     mode: str | None = None,
+    **upstream: Any,
 ) -> Starlette:
     """An ASGI application that serves ``env``; any ASGI server runs it.
 
@@ -360,6 +383,7 @@ def create_app(
         agent_access=agent_access,
         stateless_http=stateless_http,
         mode=mode,
+        **upstream,
     )
     app = Starlette(routes=[*server.routes, *server.other_routes()], lifespan=server.lifespan)
     app.state.openenv = server
