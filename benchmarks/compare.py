@@ -44,7 +44,7 @@ SETTLE_SECONDS: Final = 1.0
 
 SideName = Literal["ours", "upstream", "tuned", "bare"]
 SIDE_NAMES: Final[tuple[SideName, ...]] = ("ours", "upstream", "tuned")
-Mode = Literal["throughput", "latency", "open", "idle"]
+Mode = Literal["throughput", "latency", "open", "idle", "ws", "rpc", "rpc-ws", "mcp"]
 Figures = dict[str, float]
 
 log = Console(stderr=True)
@@ -67,12 +67,16 @@ class Workload:
     """One row of the result.
 
     Attributes:
-        kinds: how the environment's step is written, for each side.
+        mode: what the client does; the ways of ``dialect_client`` are its own.
+        kinds: how the environment's step is written, for each side that can be compared.
         metric: which figure the row is about.
         unit: of that figure.
-        floor: how many times better than upstream as it installs this project has to be.
+        floor: how many times better than upstream as it installs this project has to be, where
+            that is asked.
         tuned_floor: the same against upstream tuned, where one is asked for.
         lower_is_better: whether a smaller figure is the better one.
+        client: the module that loads every side alike, run by this project's interpreter; ``None``:
+            each side's own client.
     """
 
     name: str
@@ -80,12 +84,13 @@ class Workload:
     mode: Mode
     sessions: int
     kinds: dict[SideName, str]
-    floor: float
+    floor: float | None
     tuned_floor: float | None = None
     metric: str = "per_s"
     unit: str = "steps/s"
     payload_bytes: int = 0
     lower_is_better: bool = False
+    client: str | None = None
 
     def times_better(self, ours: float, theirs: float) -> float:
         return theirs / ours if self.lower_is_better else ours / theirs
@@ -105,6 +110,8 @@ THREAD: Final[dict[SideName, str]] = {
     "tuned": "sync",
     "bare": "thread",
 }
+TOOLS: Final[dict[SideName, str]] = {"ours": "tools", "upstream": "tools", "tuned": "tools"}
+CHEAP: Final = "benchmarks.dialect_client"
 
 WORKLOADS: Final = (
     Workload("inline-64", "short sync steps, 64 sessions", "throughput", 64, INLINE, 20, 6),
@@ -143,6 +150,11 @@ WORKLOADS: Final = (
         unit="KiB",
         lower_is_better=True,
     ),
+    Workload("dialect-64", "upstream's dialect, 64 sockets", "ws", 64, INLINE, 5, client=CHEAP),
+    Workload("dialect-rpc-64", "its JSON-RPC over HTTP", "rpc", 64, TOOLS, 5, client=CHEAP),
+    Workload("dialect-rpc-ws-64", "and over sockets", "rpc-ws", 64, TOOLS, 5, client=CHEAP),
+    # Upstream's server does not speak it.
+    Workload("mcp-64", "MCP 2025-11-25", "mcp", 64, {"ours": "tools"}, None, client=CHEAP),
 )
 
 
@@ -244,7 +256,10 @@ def _show_tail(errors: IO[str]) -> None:
 def client_command(
     side: Side, workload: Workload, options: Options, url: str, pid: int
 ) -> list[str]:
-    command = [side.python, "-m", side.client, workload.mode, url, *side.client_flags]
+    if workload.client is None:
+        command = [side.python, "-m", side.client, workload.mode, url, *side.client_flags]
+    else:
+        command = [sys.executable, "-m", workload.client, workload.mode, url]
     command += ["--sessions", str(workload.sessions), "--server-pid", str(pid)]
     command += ["--seconds", str(options.seconds), "--warmup", str(options.warmup)]
     return [*command, "--payload-bytes", str(workload.payload_bytes)]
@@ -351,6 +366,8 @@ def judge(runs: Sequence[Run], workload: Workload) -> Verdict:
     ratio = workload.times_better(ours, theirs) if ours and theirs else None
     tuned_ratio = workload.times_better(ours, tuned) if ours and tuned else None
     if ratio is None or (workload.tuned_floor is not None and tuned_ratio is None):
+        return Verdict(ratio, tuned_ratio, None)
+    if workload.floor is None:
         return Verdict(ratio, tuned_ratio, None)
     met = ratio >= workload.floor
     if workload.tuned_floor is not None and tuned_ratio is not None:
@@ -488,6 +505,8 @@ def main() -> int:
     for round_number in range(1, options.rounds + 1):
         for workload in options.workloads:
             for side in options.sides:
+                if side not in workload.kinds:
+                    continue
                 figures = measure(side, workload, options)
                 runs.append(Run(workload.name, side, round_number, figures))
                 value = amount(figures[workload.metric])

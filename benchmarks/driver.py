@@ -23,7 +23,7 @@ import resource
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,11 +32,14 @@ __all__ = [
     "MESSAGE",
     "OpenSession",
     "Session",
+    "Usage",
     "announce",
     "client_parser",
     "process_cpu_seconds",
     "raise_file_limit",
+    "report",
     "run",
+    "run_and_print",
     "server_parser",
 ]
 
@@ -85,9 +88,12 @@ def server_parser(description: str | None, kinds: Sequence[str]) -> argparse.Arg
     return parser
 
 
-def client_parser(description: str | None) -> argparse.ArgumentParser:
+MODES: Final = ("throughput", "latency", "open", "idle")
+
+
+def client_parser(description: str | None, modes: Sequence[str] = MODES) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("mode", choices=["throughput", "latency", "open", "idle"])
+    parser.add_argument("mode", choices=modes)
     parser.add_argument("url")
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -114,7 +120,7 @@ def process_cpu_seconds(pid: int) -> float:
 
 
 @dataclass(slots=True)
-class _Usage:
+class Usage:
     """A point in time, with what both processes have used up to it."""
 
     at: float
@@ -122,12 +128,13 @@ class _Usage:
     server_cpu: float
 
     @classmethod
-    def now(cls, server_pid: int | None) -> _Usage:
+    def now(cls, server_pid: int | None) -> Usage:
         server_cpu = process_cpu_seconds(server_pid) if server_pid else 0.0
         return cls(time.perf_counter(), time.process_time(), server_cpu)
 
 
-def _report(begin: _Usage, end: _Usage, count: int, with_server: bool) -> dict[str, float]:
+def report(begin: Usage, end: Usage, count: int, with_server: bool) -> dict[str, float]:
+    """Return what was done between two points in time, and what each cost."""
     elapsed = end.at - begin.at
     result = {
         "seconds": elapsed,
@@ -186,15 +193,15 @@ async def _closed_loop(sessions: Sequence[Session], args: argparse.Namespace) ->
         for session in sessions:
             group.create_task(drive(session))
         await asyncio.sleep(args.warmup)
-        begin = _Usage.now(args.server_pid)
+        begin = Usage.now(args.server_pid)
         del latencies[:]
         await asyncio.sleep(args.seconds)
-        end = _Usage.now(args.server_pid)
+        end = Usage.now(args.server_pid)
         measured = sorted(latencies)
         stopping = True
 
     return {
-        **_report(begin, end, len(measured), args.server_pid is not None),
+        **report(begin, end, len(measured), args.server_pid is not None),
         "p50_us": measured[len(measured) // 2] * 1e6,
         "p99_us": measured[len(measured) * 99 // 100] * 1e6,
     }
@@ -216,12 +223,12 @@ async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) ->
     # more, and what closing leaves behind belongs to no batch.
     kept = await _open_all(open_session, args.concurrency, args.concurrency)
     await _step_for(kept, 0.3)
-    total = _Usage(0.0, 0.0, 0.0)
+    total = Usage(0.0, 0.0, 0.0)
     opened = 0
     while total.at < args.seconds:
-        begin = _Usage.now(args.server_pid)
+        begin = Usage.now(args.server_pid)
         sessions = await _open_all(open_session, args.sessions, args.concurrency, reset=False)
-        end = _Usage.now(args.server_pid)
+        end = Usage.now(args.server_pid)
         total.at += end.at - begin.at
         total.client_cpu += end.client_cpu - begin.client_cpu
         total.server_cpu += end.server_cpu - begin.server_cpu
@@ -232,7 +239,7 @@ async def _timed_opening(open_session: OpenSession, args: argparse.Namespace) ->
         await _close_all(sessions)
         await _step_for(kept, 0.3)
     await _close_all(kept)
-    return _report(_Usage(0.0, 0.0, 0.0), total, opened, args.server_pid is not None)
+    return report(Usage(0.0, 0.0, 0.0), total, opened, args.server_pid is not None)
 
 
 async def _hold(open_session: OpenSession, args: argparse.Namespace) -> dict[str, float]:
@@ -259,12 +266,17 @@ async def _measure(open_session: OpenSession, args: argparse.Namespace) -> dict[
 
 def run(open_session: OpenSession, args: argparse.Namespace) -> None:
     """Run the mode that ``args`` (of `client_parser`) names and print its figures as JSON."""
+    run_and_print(_measure(open_session, args), uvloop=args.uvloop)
+
+
+def run_and_print(measuring: Coroutine[Any, Any, dict[str, float]], *, uvloop: bool) -> None:
+    """Run a measurement on a loop of its own, and print its figures as JSON."""
     raise_file_limit()
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if args.uvloop:
-        import uvloop
+    if uvloop:
+        from uvloop import new_event_loop
 
-        loop_factory = uvloop.new_event_loop
+        loop_factory = new_event_loop
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        result = runner.run(_measure(open_session, args))
+        result = runner.run(measuring)
     print(json.dumps(result), flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.driver import announce, raise_file_limit, server_parser
-from openenv_async import EngineOptions, Environment, Timeouts
+from openenv_async import EngineOptions, Environment, Timeouts, Tool
 from openenv_async.server.run import run_server
 
 FRAME_SHAPE: Final = (84, 84, 4)
@@ -91,6 +91,20 @@ class EchoAsync(Environment[EchoAction, EchoObservation, dict[str, Any]]):
         return {"step_count": self.step_count}
 
 
+class EchoTools(Echo):
+    """Called by a tool, over JSON-RPC and MCP; inline, as its calls take microseconds."""
+
+    isolation = "inline"
+    tools = (
+        Tool(
+            "echo_message",
+            "Echo a message.",
+            {"type": "object", "properties": {"message": {"type": "string"}}},
+            result_field="message",
+        ),
+    )
+
+
 class EchoFrame(Environment[EchoAction, FrameObservation, dict[str, Any]]):
     """Every observation carries a frame."""
 
@@ -114,6 +128,7 @@ def main() -> None:
         "inline": EchoInline,
         "thread": EchoThread,
         "async": EchoAsync,
+        "tools": EchoTools,
     }
     args = server_parser(__doc__, list(kinds)).parse_args()
     raise_file_limit()

@@ -11,8 +11,11 @@ import base64
 from typing import Any, ClassVar
 
 import uvicorn
+from fastmcp import FastMCP
 from openenv.core.env_server.http_server import create_app
 from openenv.core.env_server.interfaces import Environment
+from openenv.core.env_server.mcp_environment import MCPEnvironment
+from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
 from openenv.core.env_server.types import Action, Observation, State
 
 from benchmarks.driver import announce, raise_file_limit, server_parser
@@ -92,6 +95,38 @@ class AsyncEchoEnvironment(EchoEnvironment):
         return self.step(action)
 
 
+class ToolsEnvironment(MCPEnvironment):
+    """One tool, made with FastMCP as upstream's own echo environment makes its tools."""
+
+    SUPPORTS_CONCURRENT_SESSIONS: bool = True
+
+    def __init__(self) -> None:
+        server = FastMCP("echo")
+
+        @server.tool
+        def echo_message(message: str) -> str:
+            """Echo a message."""
+            return message
+
+        super().__init__(server)
+        self._state = State(step_count=0)
+
+    def reset(
+        self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any
+    ) -> Observation:
+        self._state = State(episode_id=episode_id, step_count=0)
+        return Observation(reward=0.0)
+
+    def _step_impl(
+        self, action: Action, timeout_s: float | None = None, **kwargs: Any
+    ) -> Observation:
+        raise ValueError(f"not a call of a tool: {action!r}")
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+
 class AnnouncingServer(uvicorn.Server):
     """The server of ``uvicorn.run``, which says where it listens."""
 
@@ -102,15 +137,18 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def main() -> None:
-    parser = server_parser(__doc__, ["sync", "async"])
+    parser = server_parser(__doc__, ["sync", "async", "tools"])
     args = parser.parse_args()
     raise_file_limit()
     EchoEnvironment.frame = bytes(i * 37 % 256 for i in range(args.payload_bytes))
     EchoEnvironment.encode_base64 = args.payload == "base64"
+    environments: dict[str, tuple[type[Environment], type[Action], type[Observation]]] = {
+        "sync": (EchoEnvironment, EchoAction, EchoObservation),
+        "async": (AsyncEchoEnvironment, EchoAction, EchoObservation),
+        "tools": (ToolsEnvironment, CallToolAction, CallToolObservation),
+    }
     app = create_app(
-        AsyncEchoEnvironment if args.kind == "async" else EchoEnvironment,
-        EchoAction,
-        EchoObservation,
+        *environments[args.kind],
         env_name="echo",
         max_concurrent_envs=args.max_sessions,
     )
