@@ -77,6 +77,7 @@ _ADDRESS: Final = re.compile(r"\w+://|[\w.-]*:\d+(/.*)?$|\[[\da-fA-F:]+\]")
 """Addresses of servers, with and without a scheme."""
 _ERROR_SIZE: Final = 2000
 """Characters shown of what a module raised when it was imported."""
+_OF_UPSTREAM_EXTRA: Final = frozenset({"pydantic", "fastapi"})
 _APP: Final = "server.app:app"
 """The application of a folder in OpenEnv's form whose manifest does not name it."""
 _IMPORTS_OPENENV: Final = re.compile(r"^\s*(?:from|import)\s+openenv(?:_core)?\b", re.MULTILINE)
@@ -306,7 +307,19 @@ def _tried(error: BaseException) -> str:
     first = error
     while isinstance(first.__context__, ImportError):
         first = first.__context__
-    return "" if first is error else f"; before that, {exception_text(first, _ERROR_SIZE)}"
+    told, before = (exception_text(each, _ERROR_SIZE) for each in (error, first))
+    return "" if before == told else f"; before that, {before}"
+
+
+def _to_install(error: BaseException, folder: Path) -> str:
+    """Return what a folder in OpenEnv's form lacks, where a module of others is not there."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    if error.name.partition(".")[0] in _OF_UPSTREAM_EXTRA:
+        return "; pip install 'openenv-async[upstream]'"
+    if (folder / "pyproject.toml").exists():
+        return "; install what its pyproject.toml depends on: openenv itself may be left out"
+    return "; install what the folder depends on: openenv itself may be left out"
 
 
 def looks_like_path(text: str) -> bool:
@@ -477,6 +490,7 @@ def _from_app(
     except (Exception, SystemExit) as exc:  # a module may raise anything when it is run
         raise TargetNotFound(
             f"{app} of {folder} cannot be imported: {_why_not_imported(exc)}{_tried(exc)}"
+            f"{_to_install(exc, folder)}"
         ) from exc
 
 

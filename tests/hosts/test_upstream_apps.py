@@ -187,7 +187,8 @@ def test_an_installed_openenv_is_used_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("app", "says"),
     [
-        ("import no_such_module", "no_such_module"),
+        ("import no_such_module", "; install what the folder depends on"),
+        ("raise ModuleNotFoundError('no pydantic', name='pydantic')", "'openenv-async[upstream]'"),
         ("from openenv.core.env_server import NoSuchName", "NoSuchName"),
         ("try:\n    import lost_name\nexcept ImportError:\n    import other", "lost_name"),
         ("raise SystemExit(3)", "ends the program"),
@@ -200,6 +201,12 @@ def test_what_is_wrong_with_an_application_is_said(tmp_path: Path, app: str, say
     done = look(folder)
     assert done.returncode == 1
     assert says in done.stderr.splitlines()[-1]
+
+
+def test_a_module_that_is_imported_twice_in_vain_is_told_of_once(tmp_path: Path) -> None:
+    app = "import openenv\ntry:\n    import lost\nexcept ImportError:\n    import lost"
+    folder = write_folder(tmp_path / "lamp_env", app=app)
+    assert "before that" not in look(folder).stderr.splitlines()[-1]
 
 
 def test_a_folder_that_cannot_be_served_says_why_to_who_plays(tmp_path: Path) -> None:
