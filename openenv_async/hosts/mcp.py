@@ -21,6 +21,7 @@ import functools
 import inspect
 import os
 import pkgutil
+import random
 import re
 import shlex
 import shutil
@@ -440,11 +441,14 @@ class McpHost(Environment[dict[str, Any], McpObservation, McpState]):
         """Start a server and return what the episode is about.
 
         Args:
-            seed, episode_id: not used.
+            seed: chooses the task, where there are some and none is given.
+            episode_id: not used.
             task: columns of a task.
         """
         await self.close()
         settings = self._settings
+        if not task and settings.tasks:
+            task = await asyncio.to_thread(_drawn_task, settings, seed)
         text = task.get(settings.prompt)
         if task and not isinstance(text, str):
             raise InvalidOption(
@@ -579,7 +583,7 @@ class McpHost(Environment[dict[str, Any], McpObservation, McpState]):
     def tasks_for(cls, **params: Any) -> Tasks | None:
         """The tasks of the files."""
         settings = _checked(**params)
-        return TaskTable(dict(settings.tasks), private=settings.private) if settings.tasks else None
+        return _table_of(settings) if settings.tasks else None
 
 
 def host_of(text: str) -> HostedText:
@@ -590,6 +594,25 @@ def host_of(text: str) -> HostedText:
     """
     server = McpServer.of(text)
     return HostedText(McpHost, {"server": server}, server.name)
+
+
+# -- tasks --------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=16)
+def _table_of(settings: _Settings) -> TaskTable:
+    return TaskTable(dict(settings.tasks), private=settings.private)
+
+
+def _drawn_task(settings: _Settings, seed: int | None) -> dict[str, Any]:
+    """Return the columns of a task of the first split that has one, chosen by the seed."""
+    table = _table_of(settings)
+    for split in table.splits():
+        count = table.count(split)
+        if count:
+            task = table.get(split, random.Random(seed).randrange(count))
+            return {**task.data, **task.private}
+    return {}
 
 
 # -- tools --------------------------------------------------------------------------------------

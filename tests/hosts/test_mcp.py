@@ -198,6 +198,20 @@ async def test_the_reward_function_sees_the_episode_as_it_was_left(tmp_path: Pat
     assert not episode.folder.exists()
 
 
+async def test_without_a_name_the_seed_chooses_the_task(tmp_path: Path) -> None:
+    for name, rows in (("none", []), ("some", [{"prompt": p, "wanted": p} for p in "abcdefgh"])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {"none": str(tmp_path / "none"), "some": str(tmp_path / "some")}
+    host = spec(tasks=splits, private=["wanted"], reward=f"{HERE}:judge")
+    async with connect(host) as env:
+        seen = [(await env.reset(seed=seed)).observation.text for seed in (1, 2, 3, 4, 1)]
+        assert seen[0] == seen[-1]
+        assert len(set(seen)) > 1
+        await env.step(call("write", text=seen[-1]))
+        assert (await env.step(call("submit", answer="done"))).reward == 1.0
+        assert (await env.reset(prompt="Of my own.")).observation.text == "Of my own."
+
+
 async def test_steps_that_run_out_truncate_and_are_judged() -> None:
     async with connect(spec(max_steps=2, reward=f"{HERE}:judge")) as env:
         await env.reset(prompt="Write a.", wanted="a")
