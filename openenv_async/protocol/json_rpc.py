@@ -26,6 +26,7 @@ __all__ = [
     "RpcFailure",
     "RpcRequest",
     "checked",
+    "decoded",
     "read_request",
     "rpc_error",
     "rpc_result",
@@ -84,7 +85,7 @@ class RpcRequest(msgspec.Struct):
     def text(self, name: str) -> str | None:
         """A parameter that is a text; ``None`` where it is missing or something else."""
         raw = self.params.get(name)
-        value = None if raw is None or bytes(raw)[:1] != b'"' else _value(raw)
+        value = None if raw is None or bytes(raw)[:1] != b'"' else decoded(raw)
         return value if isinstance(value, str) else None
 
 
@@ -133,6 +134,18 @@ def read_request(data: bytes | msgspec.Raw) -> RpcRequest:
     if isinstance(number, int) and abs(number) > MAX_INT:
         raise _invalid("id must be an integer of 64 bits")
     return RpcRequest(number, method, _params(fields.get("params"), number))
+
+
+def decoded(raw: msgspec.Raw) -> Any:
+    """Return the value of one parameter: reading the request has only found where it ends.
+
+    Raises:
+        RpcFailure: it has a number that is too large, or a text that is not UTF-8.
+    """
+    try:
+        return _value(raw)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise RpcFailure(RpcCode.PARSE_ERROR, f"Parse error: {exc}") from None
 
 
 def _params(raw: msgspec.Raw | None, number: str | int | None) -> dict[str, msgspec.Raw]:

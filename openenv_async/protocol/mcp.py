@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from openenv_async.protocol.json_rpc import RpcCode, RpcFailure, RpcRequest
+from openenv_async.protocol.json_rpc import RpcCode, RpcFailure, RpcRequest, decoded
 
 __all__ = [
     "LATEST_WITH_SESSIONS",
@@ -163,7 +163,7 @@ class McpCall(msgspec.Struct):
         raw = self.params.get(name)
         if raw is None or bytes(raw) == b"null":
             return {}
-        found = _value(raw)  # its depth was checked with all of the message
+        found = decoded(raw)  # its depth was checked with all of the message
         if not isinstance(found, dict):
             raise RpcFailure(
                 RpcCode.INVALID_PARAMS, f"params.{name} must be an object", request_id=self.id

@@ -35,6 +35,7 @@ from openenv_async.protocol.json_rpc import (
     RpcFailure,
     RpcRequest,
     checked,
+    decoded,
     read_request,
     rpc_error,
     rpc_result,
@@ -281,7 +282,7 @@ class UpstreamRpc:
         name = rpc.text("name")
         if not name:
             raise RpcFailure(RpcCode.INVALID_PARAMS, "Missing 'name' in params")
-        arguments = _decode(rpc.params.get("arguments", msgspec.Raw(b"{}")))
+        arguments = decoded(rpc.params.get("arguments", msgspec.Raw(b"{}")))
         if not isinstance(arguments, dict):
             raise RpcFailure(RpcCode.INVALID_PARAMS, "'arguments' must be an object")
         tools = await self._tools()

@@ -11,6 +11,7 @@ from openenv_async.protocol.json_rpc import (
     RpcCode,
     RpcFailure,
     checked,
+    decoded,
     read_request,
     rpc_error,
     rpc_result,
@@ -67,6 +68,14 @@ def test_what_cannot_be_parsed(text: str | bytes) -> None:
 )
 def test_what_is_not_a_request(fields: dict[str, Any]) -> None:
     assert failure(json.dumps(fields)).code == RpcCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("broken", [b"1e999", b"[1e999]", b'"\xff"', b'{"a": "\xff"}'])
+def test_a_parameter_that_cannot_be_decoded(broken: bytes) -> None:
+    rpc = read_request(b'{"jsonrpc":"2.0","id":4,"method":"m","params":{"x":%s}}' % broken)
+    with pytest.raises(RpcFailure) as caught:
+        decoded(rpc.params["x"])
+    assert caught.value.code == RpcCode.PARSE_ERROR
 
 
 def test_a_binary_message_is_not_a_request() -> None:

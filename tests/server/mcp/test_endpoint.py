@@ -332,6 +332,25 @@ async def test_what_is_no_request_is_refused(body: bytes, status: int, code: int
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("headers", [{}, {"accept": "application/json, text/event-stream"}])
+@pytest.mark.parametrize("broken", [b"1e999", b'{"to": 1e999}', b'"\xff"', b'{"to": "\xff"}'])
+@pytest.mark.parametrize("name", [b"arguments", b"name", b"session_id"])
+async def test_parameters_that_cannot_be_decoded_are_refused(
+    headers: dict[str, str], broken: bytes, name: bytes
+) -> None:
+    params = {b"name": b'"step"', b"arguments": b'{"to": 1}', name: broken}
+    body = b"{%s}" % b", ".join(b'"%s": %s' % each for each in params.items())
+    body = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": %s}' % body
+    async with served() as (http, _):
+        begun = await Agent(http, WITH_SESSIONS).send("initialize")
+        if headers:
+            headers = {**headers, "mcp-session-id": begun.headers["mcp-session-id"]}
+        refused = await http.post("/mcp", content=body, headers=headers)
+        assert refused.status_code < 500
+        told = refused.json()
+        assert "error" in told or told["result"]["isError"]
+
+
 async def test_headers_that_contradict_the_body_are_refused() -> None:
     async with playing(STATELESS) as (agent, _):
         await agent.call("reset")
