@@ -76,7 +76,7 @@ class CallReplySink:
     def expect(self, seq: int) -> asyncio.Future[Frame | OpenEnvError]:
         """The future of the reply to ``seq``; callers that repeat a request share it."""
         future = self._waiting.get(seq)
-        if future is None:
+        if future is None or future.done():  # its caller was cancelled, and waits no more
             future = self._waiting[seq] = asyncio.get_running_loop().create_future()
         return future
 

@@ -154,7 +154,10 @@ class UpstreamRpc:
         tools = await self._tools()
         if tools is None:
             return None  # they are the environment's own actions
-        action = _decode(payload)
+        try:
+            action = _decode(payload)
+        except (msgspec.MsgspecError, ValueError):
+            return None  # the session refuses it
         match action.get("type"):
             case "list_tools":
                 listed = [described(tool) for tool in tools.values()]

@@ -393,6 +393,10 @@ async def test_upstreams_tool_actions_as_steps() -> None:
             },
         )
         assert raised["data"] == {"message": "boom in step", "code": "EXECUTION_ERROR"}
+        large = '{"type": "call_tool", "tool_name": "say", "arguments": {"text": 1e999}}'
+        await socket.send(f'{{"type": "step", "data": {large}}}')
+        unread = json.loads(await socket.recv())
+        assert unread["data"]["code"] == "VALIDATION_ERROR"
         assert (await step(text="a _tool of its own"))["observation"][
             "text"
         ] == "a _tool of its own"

@@ -32,6 +32,7 @@ from openenv_async.errors import (
     EpisodeNotStarted,
     InvalidOption,
     OpenEnvError,
+    OperationCancelled,
     ServerBusy,
     SessionBusy,
     SessionClosed,
@@ -46,11 +47,14 @@ __all__ = ["AgentSession", "AgentSessions", "LentSession"]
 
 _MAX_WAITING: Final = 16
 """Calls of one session that may wait for the one that runs."""
+_CLOSED: Final = "the session was closed by its client"
 _SPARE: Final = 64
 """Handles beyond twice the capacity: most have a session, or have just lost it."""
 _HANDLE_BYTES: Final = 24
 _RESULT_COST: Final = 512
 """Bytes that a kept result counts beside its observation."""
+_WAITS: Final = -1
+_CANCELLED: Final = -2
 _LOOK: Final = 5.0
 """Seconds until another look at a session that is in use."""
 
@@ -62,7 +66,8 @@ class AgentSession(CallReplySink):
         handle: its name.
         session: of the engine; ``None`` before the first reset, and after it ended.
         last: what the agent was told last; ``None`` before the first reset.
-        calls: the number in the session of each call that runs, by the request's id.
+        calls: the number in the session of each call that runs, by the request's id; ``_WAITS`` of
+            one that waits, ``_CANCELLED`` of one that was cancelled while it did.
     """
 
     is_lent = False
@@ -95,7 +100,7 @@ class AgentSession(CallReplySink):
             OpenEnvError: the session cannot be opened, or the reset failed.
         """
         payload = encode_map(options, "msgpack") if options else None
-        async with _Turn(self):
+        async with _Turn(self, call_id):
             session = await self._opened()
             reply = await self._call(
                 session, lambda seq: frames.Reset(0, seq, seq - 1, payload, seed), call_id
@@ -109,7 +114,7 @@ class AgentSession(CallReplySink):
         Raises:
             OpenEnvError: there is no episode, or the step failed.
         """
-        async with _Turn(self):
+        async with _Turn(self, call_id):
             reply = await self._call(
                 self._playing("step"), lambda seq: frames.Step(0, seq, seq - 1, payload), call_id
             )
@@ -122,7 +127,7 @@ class AgentSession(CallReplySink):
         Raises:
             OpenEnvError: there is no session, or the call failed.
         """
-        async with _Turn(self):
+        async with _Turn(self, call_id):
             reply = await self._call(
                 self._playing("state"), lambda seq: frames.State(0, seq, seq - 1), call_id
             )
@@ -130,15 +135,21 @@ class AgentSession(CallReplySink):
         return reply
 
     def cancel(self, call_id: str | int) -> None:
-        """Cancel a call that runs; one that does not is left alone."""
-        seq = self.calls.get(call_id)
-        if seq is not None and self.session is not None:
+        """Cancel a call that runs or waits; one that does neither is left alone."""
+        if self.calls.get(call_id, _CANCELLED) == _WAITS:
+            self.calls[call_id] = _CANCELLED
+        elif call_id in self.calls:
+            self._stop(self.calls[call_id])
+
+    def _stop(self, seq: int) -> None:
+        """Stop the call that runs."""
+        if self.session is not None:
             self.session.cancel(seq)
 
     def close(self) -> None:
         """End the session, and the handle with it."""
         self._sessions.forget(self)
-        self._shut("the session was closed by its client")
+        self._shut(_CLOSED)
         for stream in self._streams:
             stream.set()
 
@@ -165,8 +176,20 @@ class AgentSession(CallReplySink):
         if isinstance(reply, OpenEnvError):
             raise reply
         assert session is not None
+        if not self._sessions.has(self):
+            session.shut(SessionClosed(_CLOSED))
+        self._check_handle()
         self.session, self._lost = session, None
         return session
+
+    def _check_handle(self) -> None:
+        """Return if the handle has not ended.
+
+        Raises:
+            SessionClosed: it has, while the call waited.
+        """
+        if not self._sessions.has(self):
+            raise SessionClosed(_CLOSED)
 
     def _alive(self) -> Session | None:
         if self.session is not None and self.session.dead is not None:
@@ -194,8 +217,8 @@ class AgentSession(CallReplySink):
             OpenEnvError: its reply is an error.
         """
         seq = session.log.taken + 1
+        self._start(call_id, seq)
         waiting = self.expect(seq)
-        self.calls[call_id] = seq
         try:
             session.submit(frame(seq))
             reply = await waiting
@@ -203,13 +226,22 @@ class AgentSession(CallReplySink):
             session.cancel(seq)
             raise
         finally:
-            self.calls.pop(call_id, None)
             self._used_at = self._engine.clock()
         if isinstance(reply, OpenEnvError):
             raise reply
         if isinstance(reply, frames.Failed):
             raise as_error(reply, "msgpack")
         return reply
+
+    def _start(self, call_id: str | int, seq: int) -> None:
+        """Note that a call runs from now on.
+
+        Raises:
+            OperationCancelled: it was cancelled while it waited.
+        """
+        if self.calls.get(call_id) == _CANCELLED:
+            raise OperationCancelled("cancelled before it started")
+        self.calls[call_id] = seq
 
     # -- its turn ---------------------------------------------------------------------------------
 
@@ -218,6 +250,7 @@ class AgentSession(CallReplySink):
 
         Raises:
             SessionBusy: too many wait.
+            SessionClosed: the handle ended meanwhile.
         """
         if self._waiting_calls >= _MAX_WAITING:
             raise SessionBusy(
@@ -229,6 +262,9 @@ class AgentSession(CallReplySink):
             await self._turn.acquire()
         finally:
             self._waiting_calls -= 1
+        if not self._sessions.has(self):
+            self.end_turn()
+        self._check_handle()
 
     def end_turn(self) -> None:
         """Let the next call run."""
@@ -342,10 +378,8 @@ class LentSession(AgentSession):
         )
         return reply
 
-    def cancel(self, call_id: str | int) -> None:
-        """Cancel a call that runs; one that does not is left alone."""
-        if call_id in self.calls:
-            self._lent.end_visit(self)
+    def _stop(self, seq: int) -> None:
+        self._lent.end_visit(self)
 
     def close(self) -> None:
         """End the handle; the session is its client's."""
@@ -374,19 +408,17 @@ class LentSession(AgentSession):
     async def _call(
         self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
     ) -> frames.Frame:
+        self._start(call_id, 0)
         waiting = self.expect(0)
         request = frame(1)
         assert isinstance(request, frames.Step | frames.State)
         request.seq = request.ack = 0
-        self.calls[call_id] = 0
         try:
             session.visit(request, self)
             reply = await waiting
         except asyncio.CancelledError:
             session.end_visit(self)
             raise
-        finally:
-            self.calls.pop(call_id, None)
         if isinstance(reply, OpenEnvError):
             raise reply
         if isinstance(reply, frames.Failed):
@@ -409,15 +441,23 @@ class LentSession(AgentSession):
 class _Turn:
     """The turn of one call."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_call_id", "_session")
 
-    def __init__(self, session: AgentSession) -> None:
+    def __init__(self, session: AgentSession, call_id: str | int) -> None:
         self._session = session
+        self._call_id = call_id
 
     async def __aenter__(self) -> None:
-        await self._session.begin_turn()
+        calls = self._session.calls
+        calls[self._call_id] = _WAITS
+        try:
+            await self._session.begin_turn()
+        except BaseException:
+            calls.pop(self._call_id, None)
+            raise
 
     async def __aexit__(self, *exc: object) -> None:
+        self._session.calls.pop(self._call_id, None)
         self._session.end_turn()
 
 

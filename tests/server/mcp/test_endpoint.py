@@ -468,6 +468,47 @@ async def test_a_cancelled_call_is_stopped(slow: type[Slow]) -> None:
         assert not (await agent.call("step", to=2))["isError"]
 
 
+async def test_a_call_that_is_cancelled_while_it_waits_is_never_run(slow: type[Slow]) -> None:
+    async with playing(WITH_SESSIONS, slow) as (agent, server):
+        await agent.call("reset")
+        first = asyncio.create_task(agent.call("step", to=1))
+        await slow.entered.wait()
+        sent = {"name": "step", "arguments": {"to": 2}}
+        waiting = asyncio.create_task(agent.send("tools/call", sent, number="mine"))
+        [session] = server.mcp.sessions
+        await until(lambda: "mine" in session.calls)
+        await agent.send("notifications/cancelled", {"requestId": "mine"})
+        slow.leave.set()
+        told = (await waiting).json()["result"]
+        assert told["isError"]
+        assert told["content"][0]["text"] == "cancelled before it started"
+        await first
+        assert session.session is not None
+        assert session.session.log.taken == 2  # the reset and the first step
+        assert session.calls == {}
+
+
+async def test_calls_that_wait_end_with_their_session(slow: type[Slow]) -> None:
+    async with playing(WITH_SESSIONS, slow) as (agent, server):
+        await agent.call("reset")
+        first = asyncio.create_task(agent.call("step", to=1))
+        await slow.entered.wait()
+        [session] = server.mcp.sessions
+        waiting = asyncio.create_task(
+            agent.send("tools/call", {"name": "reset", "arguments": {}}, number="reset")
+        )
+        await until(lambda: "reset" in session.calls)
+        headers = {"mcp-session-id": session.handle}
+        assert (await agent.http.delete("/mcp", headers=headers)).status_code == 200
+        told = (await waiting).json()["result"]
+        assert (told["isError"], told["content"][0]["text"]) == (
+            True,
+            "the session was closed by its client",
+        )
+        assert (await first)["isError"]
+        await until(lambda: server.engine.active == 0)
+
+
 async def test_in_the_newer_revision_to_disconnect_is_to_cancel(slow: type[Slow]) -> None:
     async with playing(STATELESS, slow) as (agent, server):
         await agent.call("reset")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from openenv_async import EngineOptions, Timeouts
 from openenv_async.engine import Engine
-from openenv_async.errors import EpisodeNotStarted, ServerBusy, SessionNotFound
+from openenv_async.errors import EpisodeNotStarted, ServerBusy, SessionClosed, SessionNotFound
 from openenv_async.server.mcp.sessions import AgentSessions
 from openenv_async.spec import EnvironmentSpec
 from tests.helpers import until
@@ -43,6 +45,28 @@ async def test_handles_are_not_names_of_the_engine() -> None:
             made.find(one.session.id)
         assert other.session is None  # it takes no capacity
         assert made.engine.active == 1
+
+
+async def test_a_session_that_is_closed_while_it_opens_is_not_left_behind() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(Maze):
+        isolation = "thread"  # type: ignore[assignment]  # its constructor waits
+
+        def __init__(self) -> None:
+            super().__init__()
+            entered.set()
+            leave.wait()
+
+    async with sessions(Slow) as made:
+        session = made.new()
+        opening = asyncio.create_task(session.reset(None, {}, 1))
+        await until(entered.is_set)
+        session.close()
+        leave.set()
+        with pytest.raises(SessionClosed, match="closed by its client"):
+            await opening
+        await until(lambda: made.engine.active == 0)
 
 
 async def test_there_are_only_so_many_handles() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from openenv_async import EngineOptions, Timeouts
 from tests.helpers import until
-from tests.server.mcp.agent import SECRET, STATELESS, Agent, served
+from tests.server.mcp.agent import SECRET, STATELESS, WITH_SESSIONS, Agent, Maze, Move, Seen, served
 
 
 async def test_a_session_over_http_is_lent_and_told_of_in_plain_json() -> None:
@@ -43,3 +43,69 @@ async def test_a_handle_of_a_session_that_ended_ends(monkeypatch: Any) -> None:
         assert len(server.mcp.sessions) == 1
         await until(lambda: len(server.mcp.sessions) == 0)
         assert server.engine.active == 0
+
+
+async def test_calls_that_wait_end_with_the_handle() -> None:
+    class Slow(Maze):
+        isolation = None  # type: ignore[assignment]  # it is async
+        entered = asyncio.Event()
+        places: ClassVar[list[int]] = []
+
+        async def reset(self, seed: int | None = None, level: int = 1) -> Any:
+            return Seen(0)
+
+        async def step(self, action: Move) -> Any:
+            self.places.append(action.to)
+            self.entered.set()
+            await asyncio.Event().wait()
+
+    async with served(Slow) as (http, server):
+        begun = await http.post("/reset", json={})
+        name = {"X-OpenEnv-Session": begun.headers["X-OpenEnv-Session"]}
+        lent = (await http.post("/share", headers=name)).json()
+        agent = Agent(http, WITH_SESSIONS, lent["path"])
+        first = asyncio.create_task(agent.call("step", to=1))
+        await Slow.entered.wait()
+        rest = [asyncio.create_task(agent.call("step", to=n)) for n in (2, 3)]
+        [session] = server.mcp.sessions
+        await until(lambda: len(session.calls) == 3)
+        await http.delete("/share", headers=name)
+        results = [await task for task in (first, *rest)]
+        assert all(each["isError"] for each in results)
+        assert Slow.places == [1]
+
+
+async def test_an_agent_that_left_in_mid_call_may_come_again() -> None:
+    class Slow(Maze):
+        isolation = None  # type: ignore[assignment]  # it is async
+        entered = asyncio.Event()
+        left = asyncio.Event()
+        leave = asyncio.Event()
+
+        async def reset(self, seed: int | None = None, level: int = 1) -> Any:
+            return Seen(0)
+
+        async def step(self, action: Move) -> Any:
+            self.entered.set()
+            if action.to == 1:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.left.set()
+                    await self.leave.wait()
+            return Seen(action.to)
+
+    async with served(Slow) as (http, server):
+        begun = await http.post("/reset", json={})
+        name = {"X-OpenEnv-Session": begun.headers["X-OpenEnv-Session"]}
+        lent = (await http.post("/share", headers=name)).json()
+        agent = Agent(http, STATELESS, lent["path"])
+        first = asyncio.create_task(agent.call("step", to=1))
+        await Slow.entered.wait()
+        first.cancel()
+        await Slow.left.wait()
+        told = await agent.call("step", to=2)  # the first is still being stopped
+        assert told["isError"]
+        Slow.leave.set()
+        await until(lambda: all(s.current is None for s in server.engine.sessions.values()))
+        assert not (await agent.call("step", to=2))["isError"]
