@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from openenv_async.benchmarking.load import Load, action_schema, sessions
 from openenv_async.errors import ServerBusy, ServerError
+from openenv_async.schemas.refs import resolved
 from openenv_async.testing import BenchEnvironment
 from tests.behaviours.environments import served
 
@@ -67,4 +68,6 @@ async def test_a_server_without_an_action_schema(answer: Any) -> None:
 
 async def test_the_action_schema_is_that_of_the_server() -> None:
     async with served(BenchEnvironment) as (url, engine):
-        assert await action_schema(url, None) == engine.spec.schema["action"]
+        own = engine.spec.schema["action"]
+        sent = await action_schema(url, None)
+        assert sent == resolved(own, own)

@@ -85,7 +85,7 @@ def test_an_error_of_the_library_is_one_line_and_1(arguments: list[str], message
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("openenv_async.targets.discovery.find_target", broken)
