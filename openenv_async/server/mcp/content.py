@@ -12,7 +12,7 @@ import msgspec
 from openenv_async.models.observed import Picture, without_pictures
 from openenv_async.protocol.codec import json_reward
 from openenv_async.protocol.frames import Begun, Observation, StateIs
-from openenv_async.server.mcp.offer import HANDLE, TOLD_ALWAYS, Offer
+from openenv_async.server.mcp.offer import TOLD_ALWAYS, Offer
 from openenv_async.types import Tool
 
 __all__ = ["Told", "failure_result", "state_result", "tell"]
@@ -72,14 +72,15 @@ def tell(
     decode = offer.spec.codec("any", "msgpack").decode
     observation = decode(reply.payload)
     if isinstance(observation, dict):
+        hidden = offer.hides(observation)
         observation = {
             name: value
             for name, value in observation.items()
-            if name not in offer.hidden and not _is_of_result(name, value)
+            if name not in hidden and not _is_of_result(name, value)
         }
     value, pictures = without_pictures(observation)
     value = _finite(value)
-    told: dict[str, Any] = {} if handle is None else {HANDLE: handle}
+    told: dict[str, Any] = {} if handle is None else {offer.handle: handle}
     if tool is not None and tool.result_field is not None:
         told["result"] = tool.told(value)
     else:

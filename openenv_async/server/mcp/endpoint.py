@@ -58,7 +58,7 @@ from openenv_async.server.auth import Guard
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.mcp.content import failure_result, state_result, tell
-from openenv_async.server.mcp.offer import HANDLE, Naming, Offer
+from openenv_async.server.mcp.offer import Naming, Offer
 from openenv_async.server.mcp.sessions import AgentSession, AgentSessions, LentSession
 from openenv_async.server.transport import Receive, Scope, Send
 
@@ -433,7 +433,7 @@ class McpEndpoint:
         assert call.id is not None
         session, naming = caller.session, caller.naming
         if naming is Naming.BY_HANDLE:
-            handle = arguments.pop(HANDLE, None)
+            handle = arguments.pop(offer.handle, None)
             if handle is not None or name != offer.reset:
                 session = self.sessions.find(handle if isinstance(handle, str) else "")
         if session is not None and session.is_lent and name in (offer.reset, offer.observe):

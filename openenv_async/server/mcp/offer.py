@@ -28,18 +28,20 @@ from openenv_async.schemas.tools import object_fields, with_definitions
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Tool
 
-__all__ = ["HANDLE", "TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
+__all__ = ["TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
 
 TOLD_ALWAYS: Final = (LEGAL_ACTIONS, ACTION_MASK)
 """The parts of an info that agents are told."""
-HANDLE: Final = "session"
-"""The argument, and the field of a reset's result, that names a session."""
+_HANDLE: Final = "session"
+"""The argument, and the field of a reset's result, that names a session; see ``Offer.handle``."""
 
 _REWARDS: Final = frozenset({"reward", "rewards"})
 _OF_RESULT: Final = ("done", "terminated", "truncated")
 _OBSERVATION: Final = "observation"
 _DEFS: Final = "$defs"
 _TASK_NAMES: Final = ("task_id", "split", "index")
+_OF_OPENENV: Final = frozenset({"reward", "done", "metadata"})
+"""The fields by which an observation is known as one of OpenEnv's, whose metadata is an info."""
 _HANDLE_SCHEMA: Final = {"type": "string", "description": "the handle that reset gave"}
 
 
@@ -78,7 +80,8 @@ class Offer:
     Attributes:
         tools: the environment's own, by name.
         reset, state, close, observe: the names of ours.
-        hidden: fields of an observation that agents do not see.
+        handle: the argument that names a session; it is another one where the environment has an
+            argument of this name.
     """
 
     def __init__(self, spec: EnvironmentSpec, access: frozenset[str]) -> None:
@@ -89,23 +92,35 @@ class Offer:
         self.state = self._free("state")
         self.close = self._free("close")
         self.observe = self._free("observe")
-        self.hidden = self._hidden()
+        self.handle = _HANDLE if _HANDLE not in self._arguments() else f"openenv_{_HANDLE}"
+        self._hidden = self._always_hidden()
         self._lists: dict[Naming, list[msgspec.Raw]] = {}
 
     def _free(self, name: str) -> str:
         return name if name not in self.tools else f"openenv_{name}"
 
-    def _hidden(self) -> frozenset[str]:
-        fields = object_fields(self.spec.schema["observation"])
+    def _arguments(self) -> set[str]:
+        """The names of everything that a tool or a reset takes."""
+        names = set(self.spec.schema["reset"]["properties"])
+        for tool in self.tools.values():
+            names |= set(tool.parameters.get("properties") or ())
+        return names
+
+    def _always_hidden(self) -> frozenset[str]:
         hidden: set[str] = set()
         if "reward" not in self.access:
             hidden |= _REWARDS if self.spec.is_vector else {"reward"}
-        if "info" not in self.access:
-            if self.spec.is_vector:
-                hidden.add("infos")
-            if {"reward", "done", "metadata"} <= set(fields):  # as OpenEnv's observations have it
-                hidden.add("metadata")
-        return frozenset(hidden)
+        if "info" not in self.access and self.spec.is_vector:
+            hidden.add("infos")
+        return frozenset(hidden) | self._info_in(object_fields(self.spec.schema["observation"]))
+
+    def _info_in(self, fields: Collection[str]) -> frozenset[str]:
+        is_kept = "info" in self.access or not _OF_OPENENV.issubset(fields)
+        return frozenset() if is_kept else frozenset({"metadata"})
+
+    def hides(self, fields: Collection[str]) -> frozenset[str]:
+        """Return the names of those that agents do not see of an observation with these fields."""
+        return self._hidden | self._info_in(fields)
 
     def listed(self, naming: Naming) -> list[msgspec.Raw]:
         """The tools, encoded, of a caller whose session is named in this way."""
@@ -122,7 +137,7 @@ class Offer:
                 {
                     "name": self.observe,
                     "description": "The last observation of the episode. Call it first.",
-                    "inputSchema": _with_handle(_NOTHING, naming),
+                    "inputSchema": self._with_handle(_NOTHING, naming),
                     "outputSchema": self._gives(None),
                     "annotations": {"readOnlyHint": True},
                 }
@@ -132,7 +147,7 @@ class Offer:
         for tool in self.tools.values():
             told: dict[str, Any] = {"name": tool.name}
             told["description"] = tool.description or f"{tool.name}."
-            told["inputSchema"] = _with_handle(tool.parameters, naming)
+            told["inputSchema"] = self._with_handle(tool.parameters, naming)
             told["outputSchema"] = self._gives(tool)
             tools.append(told)
         if "state" in self.access:
@@ -140,7 +155,7 @@ class Offer:
                 {
                     "name": self.state,
                     "description": "The environment's account of the episode.",
-                    "inputSchema": _with_handle(_NOTHING, naming),
+                    "inputSchema": self._with_handle(_NOTHING, naming),
                     "annotations": {"readOnlyHint": True},
                 }
             )
@@ -149,7 +164,7 @@ class Offer:
                 {
                     "name": self.close,
                     "description": "End the session, when it is not needed any more.",
-                    "inputSchema": _with_handle(_NOTHING, naming),
+                    "inputSchema": self._with_handle(_NOTHING, naming),
                 }
             )
         return tools
@@ -168,10 +183,11 @@ class Offer:
         description = "Begin an episode. Call it first."
         if naming is Naming.BY_HANDLE:
             description = (
-                f"Begin an episode. Call it first: it gives the {HANDLE} that the other tools take."
+                f"Begin an episode. Call it first: it gives the {self.handle} that the"
+                " other tools take."
             )
             told = "of a session that is to begin another episode"
-            properties[HANDLE] = {"type": "string", "description": told}
+            properties[self.handle] = {"type": "string", "description": told}
         gives = self._gives(None, handle=naming is Naming.BY_HANDLE)
         return {
             "name": self.reset,
@@ -227,8 +243,8 @@ class Offer:
         if tool is None and "seed" in self.access:
             properties["seed"] = {"type": "integer"}
         if handle:
-            properties[HANDLE] = _HANDLE_SCHEMA
-            required = [HANDLE, *required]
+            properties[self.handle] = _HANDLE_SCHEMA
+            required = [self.handle, *required]
         schema: dict[str, Any] = {
             "type": "object",
             "properties": properties,
@@ -243,17 +259,34 @@ class Offer:
         root, definitions = resolved(whole, whole), {}
         if isinstance(root, Mapping):
             root = {key: value for key, value in root.items() if key != _DEFS}
-            fields = root.get("properties")
-            if isinstance(fields, Mapping):
-                root["properties"] = {
-                    name: schema for name, schema in fields.items() if name not in self.hidden
-                }
-                gone = {*self.hidden, *_OF_RESULT}
-                root["required"] = [n for n in root.get("required", ()) if n not in gone]
-            root = with_definitions(root, whole)
+            for key in ("anyOf", "oneOf"):
+                if key in root:
+                    root[key] = [self._without_hidden(resolved(m, whole)) for m in root[key]]
+            root = with_definitions(self._without_hidden(root), whole)
             definitions = root.pop(_DEFS, {})
         relaxed: dict[str, Any] = _relaxed({**definitions, _OBSERVATION: root})
         return relaxed
+
+    def _without_hidden(self, schema: Any) -> Any:
+        """The schema of an object without the fields that agents do not see."""
+        fields = schema.get("properties") if isinstance(schema, Mapping) else None
+        if not isinstance(fields, Mapping):
+            return schema
+        hidden = self.hides(fields)
+        seen = {name: field for name, field in fields.items() if name not in hidden}
+        gone = {*hidden, *_OF_RESULT}
+        required = [name for name in schema.get("required", ()) if name not in gone]
+        return {**schema, "properties": seen, "required": required}
+
+    def _with_handle(self, parameters: Mapping[str, Any], naming: Naming) -> dict[str, Any]:
+        """The parameters of a tool, with the handle where it has to be given."""
+        schema = copy.deepcopy(dict(parameters))
+        schema["type"] = "object"
+        schema.setdefault("properties", {})
+        if naming is Naming.BY_HANDLE:
+            schema["properties"] = {self.handle: _HANDLE_SCHEMA, **schema["properties"]}
+            schema["required"] = [self.handle, *schema.get("required", ())]
+        return schema
 
 
 _NOTHING: Final[Mapping[str, Any]] = {
@@ -267,17 +300,6 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 def _plain(schema: Any) -> Any:
     """A schema without the keys that only our own clients read."""
     return {key: value for key, value in schema.items() if not key.startswith("x-")}
-
-
-def _with_handle(parameters: Mapping[str, Any], naming: Naming) -> dict[str, Any]:
-    """The parameters of a tool, with the handle where it has to be given."""
-    schema = copy.deepcopy(dict(parameters))
-    schema["type"] = "object"
-    schema.setdefault("properties", {})
-    if naming is Naming.BY_HANDLE:
-        schema["properties"] = {HANDLE: _HANDLE_SCHEMA, **schema["properties"]}
-        schema["required"] = [HANDLE, *schema.get("required", ())]
-    return schema
 
 
 def _relaxed(schema: Any) -> Any:

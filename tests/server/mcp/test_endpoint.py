@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -158,6 +159,50 @@ class Quiz(Environment[Move, Seen, dict[str, Any]]):
 
     def step(self, action: Move) -> Seen:
         return Seen(action.to, done=True)
+
+
+@GENERATIONS
+async def test_an_observation_of_no_declared_type_tells_no_reward(revision: str) -> None:
+    class Untyped(Environment[Move, Any, Any]):
+        isolation = "inline"
+
+        def reset(self) -> Any:
+            return {"text": "a", "reward": SECRET, "done": False, "metadata": {"score": SECRET}}
+
+        def step(self, action: Move) -> Any:
+            return self.reset()
+
+        def state(self) -> Any:
+            return None
+
+    async with playing(revision, Untyped) as (agent, _):
+        for told in (await agent.call("reset"), await agent.call("step", to=1)):
+            assert told["structuredContent"]["observation"] == {"text": "a"}
+        assert not any(str(SECRET) in text for text in agent.texts)
+
+
+async def test_an_action_may_have_a_field_session() -> None:
+    @dataclass
+    class Join:
+        session: str
+
+    class Meetings(Environment[Join, dict[str, Any], Any]):
+        isolation = "inline"
+
+        def reset(self) -> dict[str, Any]:
+            return {}
+
+        def step(self, action: Join) -> dict[str, Any]:
+            return {"joined": action.session}
+
+        def state(self) -> Any:
+            return None
+
+    async with playing(STATELESS, Meetings) as (agent, _):
+        begun = await agent.call("reset")
+        handle = begun["structuredContent"]["openenv_session"]
+        told = await agent.call("step", openenv_session=handle, session="mine")
+        assert told["structuredContent"]["observation"] == {"joined": "mine"}
 
 
 async def test_an_environment_that_needs_a_task_is_given_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -73,6 +73,60 @@ class Wood(Environment[Tree, Tree, dict[str, Any]]):
 
     def step(self, action: Tree) -> Tree:
         return action
+
+
+@dataclass
+class Near:
+    """A view of what is near."""
+
+    near: int
+    reward: float | None
+    done: bool
+    metadata: dict[str, Any]
+    kind: Literal["near"] = "near"
+
+
+@dataclass
+class Far:
+    """A view of what is far."""
+
+    far: int
+    reward: float | None
+    kind: Literal["far"] = "far"
+
+
+def test_each_kind_of_what_is_seen_has_no_reward() -> None:
+    class Varied(Environment[Any, Near | Far, Any]):
+        def reset(self) -> Near | Far:
+            return Far(1, None)
+
+        def step(self, action: Any) -> Near | Far:
+            return Far(1, None)
+
+    gives = listed(Varied)["step"]["outputSchema"]
+    near, far = gives["$defs"]["observation"]["anyOf"]
+    assert set(near["properties"]) == {"near", "done", "kind"}
+    assert set(far["properties"]) == {"far", "kind"}
+    assert "reward" not in far["required"]
+    assert "metadata" not in near["required"]
+
+
+def test_an_argument_of_the_environment_keeps_its_name() -> None:
+    @dataclass
+    class Join:
+        session: str
+
+    class Meetings(Environment[Join, dict[str, Any], Any]):
+        def reset(self) -> dict[str, Any]:
+            return {}
+
+        def step(self, action: Join) -> dict[str, Any]:
+            return {"joined": action.session}
+
+    tools = listed(Meetings, Naming.BY_HANDLE)
+    assert tools["step"]["inputSchema"]["required"] == ["openenv_session", "session"]
+    assert "openenv_session" in tools["reset"]["outputSchema"]["required"]
+    assert "openenv_session" in tools["reset"]["description"]
 
 
 def test_references_lead_to_what_is_there() -> None:
