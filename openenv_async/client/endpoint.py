@@ -2,7 +2,8 @@
 
 Rules:
 
-- A request whose connection was lost is sent again: callers number or name what must run once.
+- A request whose connection was lost is sent again: callers number or name what must run once,
+  or ask for one attempt.
 - ``ConnectFailed`` means that nothing was sent. After a first attempt that may have arrived, it
   is ``ConnectionLost``.
 - Proxies of the environment variables are for other hosts than this one.
@@ -247,6 +248,8 @@ class Endpoint:
         data: bytes | None,
         headers: dict[str, str],
         timeout: float | None,
+        *,
+        again: bool = True,
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """The response to a request, and its body.
 
@@ -256,6 +259,8 @@ class Endpoint:
             data: the body.
             headers: all of them.
             timeout: seconds that the server was given; it gets a few more.
+            again: whether to send it again after a lost connection; not what must run once and
+                has no number.
 
         Raises:
             ConnectFailed: no connection for the first attempt.
@@ -274,7 +279,7 @@ class Endpoint:
             sock_connect=self._connect_timeout,
         )
         lost: Exception | None = None
-        for pause in _PAUSES:
+        for pause in _PAUSES if again else _PAUSES[:1]:
             if pause:
                 await asyncio.sleep(pause)
             try:

@@ -357,8 +357,11 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
         if episode is not None:
             episode.step_count += 1
         info = reply.info
+        observation = wire.decode_observation(reply.payload)
+        if wire.fill is not None:
+            wire.fill(observation, reply.reward, reply.terminated or reply.truncated)
         return StepResult(
-            wire.decode_observation(reply.payload),
+            observation,
             reply.reward,
             reply.terminated,
             reply.truncated,
@@ -760,8 +763,11 @@ class EnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT]):
     def _result(self, reply: Begun | Observation) -> StepResult[ObsT]:
         wire = self._wire
         assert wire is not None
+        observation = wire.decode_observation(reply.payload)
+        if wire.fill is not None:
+            wire.fill(observation, reply.reward, reply.terminated or reply.truncated)
         return StepResult(
-            wire.decode_observation(reply.payload),
+            observation,
             reply.reward,
             reply.terminated,
             reply.truncated,

@@ -503,8 +503,11 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
     # -- inside -----------------------------------------------------------------------------------
 
     def _result(self, wire: WireModels, reply: ResultReply) -> StepResult[ObsT]:
+        observation = wire.decode_observation(memoryview(reply.observation))
+        if wire.fill is not None:
+            wire.fill(observation, reply.reward, reply.terminated or reply.truncated)
         return StepResult(
-            wire.decode_observation(memoryview(reply.observation)),
+            observation,
             reply.reward,
             reply.terminated,
             reply.truncated,

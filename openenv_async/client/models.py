@@ -25,6 +25,10 @@ class WireModels:
         client: whose types and hooks these are.
         format: of the payloads.
         upstream: whether observations come as ``[observation, reward, done]``.
+
+    Attributes:
+        fill: puts the reward and the end of a step into an observation whose model has fields for
+            them; ``None`` for other models.
     """
 
     __slots__ = (
@@ -33,6 +37,7 @@ class WireModels:
         "decode_state",
         "encode_action",
         "encode_any",
+        "fill",
         "format",
         "upstream",
     )
@@ -58,6 +63,7 @@ class WireModels:
             self.decode_observation = lambda data: client._parse_observation(anything.decode(data))
         if cls._parse_state is not ModelHooks._parse_state:
             self.decode_state = lambda data: client._parse_state(anything.decode(data))
+        self.fill = _filler(cls, observation)
         if upstream:
             hooked = cls._parse_observation is not ModelHooks._parse_observation
             names = _OUTSIDE if hooked else field_names(observation)
@@ -73,6 +79,39 @@ _OF_UPSTREAM: Final = ("_step_payload", "_parse_result")
 """Hooks of OpenEnv's client that there are none of here."""
 _OUTSIDE: Final = frozenset({"reward", "done"})
 """Fields of an observation that upstream's dialect has beside it."""
+
+
+Fill = Callable[[Any, float | None, bool], None]
+
+
+def _filler(cls: type[ModelHooks[Any, Any, Any]], model: Any) -> Fill | None:
+    """Return what fills the fields of a model that are told beside its observations.
+
+    A reward of the observation's own stays, unless it is ``None`` or zero.
+    """
+    if model is Any or cls._parse_observation is not ModelHooks._parse_observation:
+        return None
+    names = field_names(model)
+    if names is None:  # pydantic models that take more fields have some of their own
+        names = frozenset(getattr(model, "model_fields", ()))
+    said = names & _OUTSIDE & counted_fields(model)
+    if not said:
+        return None
+    has_reward, has_done = "reward" in said, "done" in said
+
+    def fill(observation: Any, reward: float | None, done: bool) -> None:
+        if has_reward and reward is not None and not _field(observation, "reward"):
+            _put(observation, "reward", reward)
+        if has_done and done and not _field(observation, "done"):
+            _put(observation, "done", True)
+
+    return fill
+
+
+def _field(observation: Any, name: str) -> Any:
+    if isinstance(observation, dict):
+        return observation.get(name)
+    return getattr(observation, name, None)
 
 
 def _putting_back(
@@ -113,13 +152,22 @@ def _putting_back(
 def _without_reward(observation: Any) -> Any:
     if isinstance(observation, dict):
         return {**observation, "reward": None}
-    if isinstance(observation, msgspec.Struct):
-        msgspec.structs.force_setattr(observation, "reward", None)
-    elif hasattr(observation, "__pydantic_fields_set__"):
-        observation.__dict__["reward"] = None
-    else:
-        object.__setattr__(observation, "reward", None)
+    _put(observation, "reward", None)
     return observation
+
+
+def _put(observation: Any, name: str, value: Any) -> None:
+    """Set a field, of a frozen model as well, that is not checked again."""
+    if isinstance(observation, dict):
+        observation[name] = value
+    elif not hasattr(observation, name):
+        pass  # another member of a union has it
+    elif isinstance(observation, msgspec.Struct):
+        msgspec.structs.force_setattr(observation, name, value)
+    elif hasattr(observation, "__pydantic_fields_set__"):
+        observation.__dict__[name] = value
+    else:
+        object.__setattr__(observation, name, value)
 
 
 class ModelHooks(Generic[ActT, ObsT, StateT]):

@@ -6,8 +6,8 @@ Rules:
   author's code, changes ``sys.path`` and may put names of ours in the place of OpenEnv's.
 - The folder is a package, by the name that its ``pyproject.toml`` gives it, or its own, and lies
   on the path as well: OpenEnv's folders import ``..models``, ``models`` and ``NAME.models``.
-- An ``openenv`` that is installed is used as it is. Else the names that
-  ``openenv_async.compat.upstream`` has are put in its place.
+- An ``openenv`` that is installed is used as it is, unless ``OPENENV_OWN_NAMES`` is ``1``. Else
+  the names that ``openenv_async.compat.upstream`` has are put in its place.
 - While the module runs, ``HTTPEnvServer`` writes down what it is made of and registers no routes:
   what ``create_app`` returns has the application's own routes alone.
 - The application's web page is left out: it is of another server. A gradio
@@ -36,7 +36,13 @@ from typing import Any, Final
 from openenv_async.errors import TargetNotFound
 from openenv_async.hosts.upstream import AppCall, UpstreamHost, host_of_call
 
-__all__ = ["UpstreamApp", "host_of_app", "install_names", "is_openenv_installed"]
+__all__ = [
+    "UpstreamApp",
+    "host_of_app",
+    "install_names",
+    "is_openenv_installed",
+    "is_own_wanted",
+]
 
 log = logging.getLogger("openenv_async.environment")
 
@@ -44,6 +50,7 @@ _SERVER: Final = "openenv.core.env_server.http_server"
 """The module whose ``HTTPEnvServer`` every application of OpenEnv's makes one of."""
 _NAMES: Final = "openenv_async.compat.upstream.finder"
 """The module that puts names of ours in the place of OpenEnv's: loaded where they are needed."""
+_OWN_NAMES: Final = "OPENENV_OWN_NAMES"
 _SERVER_HAS: Final = ("_env_factory", "action_cls", "observation_cls")
 """Attributes of OpenEnv's ``HTTPEnvServer``."""
 _WEB: Final = "ENABLE_WEB_INTERFACE"
@@ -97,9 +104,19 @@ def is_openenv_installed() -> bool:
 
 
 def install_names() -> None:
-    """Put names of ours in the place of OpenEnv's, where that is not installed."""
-    if not is_openenv_installed():
-        importlib.import_module(_NAMES).install_names()
+    """Put names of ours in the place of OpenEnv's, where that is not installed or they are wanted.
+
+    Raises:
+        RuntimeError: they are wanted, and OpenEnv's own modules were imported already.
+    """
+    wanted = is_own_wanted()
+    if wanted or not is_openenv_installed():
+        importlib.import_module(_NAMES).install_names(shadow=wanted)
+
+
+def is_own_wanted() -> bool:
+    """Return whether the environment variable asks for names of ours over an installed OpenEnv."""
+    return os.environ.get(_OWN_NAMES, "").lower() in ("1", "true", "yes")
 
 
 def host_of_app(app: Any) -> type[UpstreamHost] | None:

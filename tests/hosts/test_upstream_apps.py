@@ -39,7 +39,7 @@ print(json.dumps(told))
 """
 
 
-def look(folder: Path, *more_paths: Path) -> subprocess.CompletedProcess[str]:
+def look(folder: Path, *more_paths: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Import a folder's application in a process that has nothing else to do."""
     path = ":".join(map(str, [*more_paths, Path(__file__).parents[2]]))
     return subprocess.run(
@@ -48,7 +48,7 @@ def look(folder: Path, *more_paths: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
         cwd=folder.parent,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", **variables},
     )
 
 
@@ -180,8 +180,11 @@ def test_an_installed_openenv_is_used_as_it_is(tmp_path: Path) -> None:
             return app
     """
     (place / "http_server.py").write_text(textwrap.dedent(source))
-    found = told(look(write_folder(tmp_path / "lamp_env"), tmp_path / "site"))
+    folder = write_folder(tmp_path / "lamp_env")
+    found = told(look(folder, tmp_path / "site"))
     assert found["file"] == str(place / "http_server.py")
+    shadowed = told(look(folder, tmp_path / "site", OPENENV_OWN_NAMES="1"))
+    assert (shadowed["name"], shadowed["file"]) == ("lamp_env", None)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,12 @@ class Candidate:
         return comparable(plain)
 
 
+_ILLEGAL: Final = (
+    ": if that action is not a legal one, raise InvalidAction for it, or name legal ones in"
+    " validation.actions of openenv.yaml"
+)
+
+
 async def play(
     candidate: Candidate, env: Session, *, seed: int, steps: int, choices: int = 99
 ) -> AsyncIterator[tuple[str, StepResult[Any]]]:
@@ -195,7 +201,8 @@ async def answered(env: Session, call: str, *arguments: Any, **options: Any) -> 
     except DeadlineExceeded as exc:
         raise CheckFailed(f"{shown} did not answer: {exc.message}") from exc
     except EnvironmentFailure as exc:
-        raise CheckFailed(f"{shown} failed: {exc.message}") from exc
+        hint = _ILLEGAL if call == "step" else ""
+        raise CheckFailed(f"{shown} failed: {exc.message}{hint}") from exc
     except ServerBusy as exc:  # an upstream server says so when it is first asked for something
         raise _no_room(exc) from exc
     except OpenEnvError as exc:

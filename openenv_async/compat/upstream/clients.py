@@ -41,6 +41,7 @@ __all__ = [
     "SyncEnvClient",
     "convert_to_ws_url",
     "hf_space_subdomain",
+    "in_words_of_upstream",
 ]
 
 ActT = TypeVar("ActT")
@@ -199,7 +200,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
 
     async def new_session(self) -> Self:
         """Return another client of the same server, open; it is closed with this one."""
-        async with _in_words_of_upstream():
+        async with in_words_of_upstream():
             await self._start_provider()
         taken = inspect.signature(type(self)).parameters
         every = any(p.kind is p.VAR_KEYWORD for p in taken.values())
@@ -251,7 +252,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
         return self._dispatch(self._state_async)
 
     async def _connect_async(self) -> Self:
-        async with _in_words_of_upstream():
+        async with in_words_of_upstream():
             await (await self._opened()).open()
         return self
 
@@ -272,20 +273,20 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
 
     async def _reset_async(self, **kwargs: Any) -> StepResult[ObsT]:
         seed, episode_id = kwargs.pop("seed", None), kwargs.pop("episode_id", None)
-        async with _in_words_of_upstream():
+        async with in_words_of_upstream():
             inner = await self._opened()
             got = await inner.reset(seed=seed, episode_id=episode_id, reset_options=kwargs or None)
         return self._parse_result(_payload(got))
 
     async def _step_async(self, action: ActT, **kwargs: Any) -> StepResult[ObsT]:
         payload = self._step_payload(action)
-        async with _in_words_of_upstream():
+        async with in_words_of_upstream():
             inner = await self._opened()
             got = await inner.step(payload, timeout=kwargs.get("timeout_s"))
         return self._parse_result(_payload(got))
 
     async def _state_async(self) -> StateT:
-        async with _in_words_of_upstream():
+        async with in_words_of_upstream():
             state = await (await self._opened()).state()
         return self._parse_state(state)
 
@@ -308,20 +309,28 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
         if self._inner is None:
             await self._start_provider()
             assert self._base_url is not None
-            given = self._given
-            seconds, opening = given["message_timeout_s"], given["connect_timeout_s"]
             self._inner = native.GenericEnvClient(
-                self._base_url,
-                token=getattr(self._provider, "token", None),
-                timeouts=Timeouts(
-                    connect=opening, open=opening, reset=seconds, step=seconds, state=seconds
-                ),
-                limits=Limits(max_message_size=int(given["max_message_size_mb"] * _MB)),
-                headers=given["headers"],
-                subprotocol="upstream",
-                share=False,
+                await self._address(self._base_url), **self._options(), share=False
             )
         return self._inner
+
+    async def _address(self, base_url: str) -> str:
+        """The address of the session to be opened."""
+        return base_url
+
+    def _options(self) -> dict[str, Any]:
+        """The settings of this runtime's client."""
+        given = self._given
+        seconds, opening = given["message_timeout_s"], given["connect_timeout_s"]
+        return {
+            "token": getattr(self._provider, "token", None),
+            "timeouts": Timeouts(
+                connect=opening, open=opening, reset=seconds, step=seconds, state=seconds
+            ),
+            "limits": Limits(max_message_size=int(given["max_message_size_mb"] * _MB)),
+            "headers": given["headers"],
+            "subprotocol": "upstream",
+        }
 
     async def _start_provider(self) -> None:
         if self._base_url is None:
@@ -574,7 +583,7 @@ def _payload(result: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _in_words_of_upstream() -> Any:
+async def in_words_of_upstream() -> Any:
     """Raise what upstream's clients raise."""
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import pytest
 
@@ -78,6 +79,74 @@ async def test_blocking() -> None:
     async with serve(Tools) as url:
         assert await asyncio.to_thread(play, url) == (["add"], 1, False)
         assert await asyncio.to_thread(play_view, url) == (1, "add")
+
+
+class Counting(Environment[dict[str, Any], dict[str, Any], dict[str, Any]]):
+    """Have one tool, ``count``, which adds to what the episode has counted."""
+
+    tools: ClassVar[list[Tool]] = [
+        Tool("count", "Count", {"type": "object"}, arguments_in="arguments", result_field="counted")
+    ]
+    closed: ClassVar[list[int]] = []
+    counted = 0
+
+    async def reset(self) -> dict[str, Any]:
+        self.counted = 10
+        return {"counted": self.counted}
+
+    async def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        self.counted += action["arguments"].get("by", 1)
+        if self.counted < 0:
+            raise ValueError("it counts up")
+        return {"counted": self.counted, "reward": 1.0}
+
+    async def close(self) -> None:
+        self.closed.append(self.counted)
+
+
+async def test_json_rpc_in_the_session_of_the_socket() -> None:
+    Counting.closed.clear()
+    async with serve(Counting) as url:
+        env = MCPToolClient(url)
+        env.use_production_mode = True
+        with patch.object(env, "step", side_effect=AssertionError("no step")):
+            assert [tool.name for tool in await env.list_tools()] == ["count"]
+            assert await env.call_tool("count") == 1
+            await env.reset()
+            assert await env.call_tool("count", by=5) == 15
+            with pytest.raises(RuntimeError, match=r"^Tool 'no' failed: Unknown tool"):
+                await env.call_tool("no")
+        step = await env.step(CallToolAction(tool_name="count", arguments={}))
+        assert (step.observation.result["data"], step.reward) == (16, 1.0)
+        assert env.last_result is None
+        await env.close()
+        assert Counting.closed == [16]
+        again = await env.call_tool("count")
+        assert again == 1  # in a new session
+        await env.close()
+        assert Counting.closed == [16, 1]
+
+
+async def test_json_rpc_with_blocking_calls() -> None:
+    def play(url: str) -> Any:
+        env = MCPToolClient(url)
+        env.use_production_mode = True
+        with env:
+            env.reset()
+            return env.call_tool("count", by=2), env.has_tool("count")
+
+    async with serve(Counting) as url:
+        assert await asyncio.to_thread(play, url) == (12, True)
+
+
+async def test_json_rpc_where_nothing_speaks_it(caplog: pytest.LogCaptureFixture) -> None:
+    env = MCPToolClient("http://127.0.0.1:1")
+    env.use_production_mode = True
+    assert await env.list_tools() == []
+    assert "no tools of http://127.0.0.1:1: cannot connect" in caplog.text
+    with pytest.raises(ConnectionError, match="cannot connect"):
+        await env.call_tool("count")
+    await env.close()
 
 
 def test_the_mode_is_production() -> None:
