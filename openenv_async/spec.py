@@ -76,6 +76,7 @@ class EnvironmentSpec:
         name: overrides the environment's own name.
 
     Attributes:
+        models: the model types with which another spec of the same is made.
         tasks: the environment's own tasks; ``None`` when it declares none.
 
     Raises:
@@ -97,6 +98,11 @@ class EnvironmentSpec:
             raise TypeError(f"params must be a dict of constructor arguments, got {shown(params)}")
         self.params: dict[str, Any] = dict(params or {})
         self.source = env
+        models = (action, observation, state)
+        host = None if params else hosts.hosted_tools(env, *models, name)
+        if host is not None:
+            env = host  # it reads and shows the models itself
+            action = observation = state = None
         self.cls: Any
         self.cls, self._factory, self.is_instance = _resolve(env)
         self.contract: Contract = read_contract(self.cls, self.params)
@@ -107,6 +113,9 @@ class EnvironmentSpec:
             "state": state or declared[2],
             "any": Any,
         }
+        kinds: tuple[_Kind, ...] = ("action", "observation", "state")
+        own = tuple(self.types[kind] for kind in kinds)
+        self.models: Final[tuple[Any, ...]] = own if host is None else models
         self.name: str = name or getattr(self.cls, "name", None) or self.cls.__name__
         self.version: str = str(getattr(self.cls, "version", "1.0.0"))
         own_doc = inspect.cleandoc(self.cls.__dict__.get("__doc__") or "")
@@ -128,9 +137,8 @@ class EnvironmentSpec:
 
     def __reduce__(self) -> Any:
         """The arguments: a copy in another process makes its codecs anew."""
-        types = (self.types[kind] for kind in ("action", "observation", "state"))
         make = functools.partial(EnvironmentSpec, params=self.params, name=self.name)
-        return make, (self.source, *types)
+        return make, (self.source, *self.models)
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """A new environment instance, with a client's session options where it allows them.

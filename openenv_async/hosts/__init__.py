@@ -6,10 +6,12 @@ here unless the caller's class has imported it, or an id of its registry is name
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +25,7 @@ __all__ = [
     "HostedText",
     "hosted",
     "hosted_factory",
+    "hosted_tools",
     "is_application",
     "is_registered_id",
     "vectorized",
@@ -34,6 +37,8 @@ LISTS_TOOLS: Final = "_openenv_lists_tools"
 """An attribute of a host: its environment says by a step which tools it has."""
 _MAKERS: Final = ("openenv.core", "openenv_async.compat.upstream.serving")
 """Modules without which there is no application of OpenEnv's."""
+_TOOL_BASES: Final = ("openenv.", "openenv_core.", "openenv_async.compat.upstream.")
+"""Packages whose environments may be made of tools."""
 _ID: Final = re.compile(r"(?:[A-Za-z_][\w.]*:)?(?:[\w-]+/)*[\w:.-]+-v\d+")
 
 
@@ -115,6 +120,34 @@ def hosted_factory(factory: Any, made: type) -> Any:
     from openenv_async.hosts.gymnasium import host_of_class
 
     return host_of_class(made, factory)
+
+
+def hosted_tools(env: Any, action: Any, observation: Any, state: Any, name: str | None) -> Any:
+    """Return the ``Environment`` class for one of OpenEnv's whose actions are calls of its tools.
+
+    Args:
+        env: a class, or a factory that says what it makes.
+        action, observation, state: the models that it is served with, where they are given.
+        name: of the environment, where it is given.
+
+    Returns:
+        ``None`` when it is none.
+    """
+    made = env
+    while isinstance(made, functools.partial):
+        made = made.func
+    if inspect.isfunction(made):
+        try:
+            made = typing.get_type_hints(made).get("return")
+        except (NameError, TypeError):
+            return None
+    if not inspect.isclass(made) or not callable(getattr(made, "mcp_session", None)):
+        return None
+    if not any(base.__module__.startswith(_TOOL_BASES) for base in made.__mro__[1:]):
+        return None
+    from openenv_async.hosts.upstream import AppCall, host_of_call
+
+    return host_of_call(AppCall(env, action, observation, state, name))
 
 
 def is_application(env: Any) -> bool:

@@ -159,14 +159,35 @@ class HTTPEnvServer:
         """
         if stateless is None:
             stateless = os.environ.get(_STATELESS, "").lower() in ("1", "true", "yes")
-        mode = (mode or os.environ.get(_MODE) or _MODES[0]).lower()
-        if mode not in _MODES:
-            raise ValueError(f"Invalid mode: {mode!r:.80}. Must be one of: {list(_MODES)}")
+        mode = _checked_mode(mode or os.environ.get(_MODE) or _MODES[0])
         sharing = Sharing(self.engine, self.mcp.sessions)
         routes = http_routes(
             self.engine, self.guard, self.watch, self._elsewhere, sharing, stateless
         )
         return [r for r in routes if mode == _MODES[0] or r.path not in PLAYING_ROUTES]
+
+    def register_routes(self, app: Any, mode: str | None = None) -> None:
+        """Add the environment's routes to an application, and have the engine live as long as it.
+
+        Args:
+            app: a FastAPI or Starlette application.
+            mode: ``production`` for an application without the HTTP routes that play; ``None`` or
+                ``simulation`` for all routes that this server has.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        hidden = PLAYING_ROUTES if _checked_mode(mode or _MODES[0]) != _MODES[0] else frozenset()
+        app.router.routes.extend(r for r in self.routes if getattr(r, "path", "") not in hidden)
+        app.state.openenv = self
+        own = app.router.lifespan_context
+
+        @contextlib.asynccontextmanager
+        async def both(application: Any) -> AsyncIterator[Any]:
+            async with self.lifespan(application), own(application) as state:
+                yield state
+
+        app.router.lifespan_context = both
 
     @functools.cached_property
     def router(self) -> Any:
@@ -326,6 +347,18 @@ class _UnknownPath:
             raise no_such_path(route_path(scope), self._known)
         except OpenEnvError as exc:
             await _refuse(exc, scope, send)
+
+
+def _checked_mode(mode: str) -> str:
+    """Return a mode as it is written here; a member of an enumeration of texts may be given.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    text = str(getattr(mode, "value", mode)).lower()
+    if text not in _MODES:
+        raise ValueError(f"Invalid mode: {text!r:.80}. Must be one of: {list(_MODES)}")
+    return text
 
 
 async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:

@@ -58,6 +58,8 @@ def read_keywords(
             " give the name by keyword, name=…"
         )
     for key, value in given.items():
+        if key in _INSTEAD and value is None:
+            continue  # OpenEnv's default
         if key in _INSTEAD:
             raise TypeError(
                 f"{_CALLED} take no argument {key!r}: here it is {_INSTEAD[key]};"

@@ -585,8 +585,8 @@ def _is_engine(given: Any) -> bool:
 
 def _spec_with(spec: EnvironmentSpec, params: Mapping[str, Any]) -> EnvironmentSpec:
     """Return a spec with more constructor arguments."""
-    types = [spec.types[kind] for kind in ("action", "observation", "state")]
-    return EnvironmentSpec(spec.source, *types, params={**spec.params, **params}, name=spec.name)
+    merged = {**spec.params, **params}
+    return EnvironmentSpec(spec.source, *spec.models, params=merged, name=spec.name)
 
 
 # -- what is refused ----------------------------------------------------------------------------

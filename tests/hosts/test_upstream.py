@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import pickle
 import threading
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -190,6 +191,39 @@ async def test_tool_calls_and_the_list_of_tools_are_actions_by_their_type() -> N
         assert (told.observation["result"], told.reward) == ({"a": 1}, 1.0)
         with pytest.raises(InvalidAction):
             await client.step({"type": "call_tool"})
+
+
+class Caller(Typewriter):
+    """Its actions are calls of tools, and it holds a session for them."""
+
+    def step(self, action: Any, timeout_s: float | None = None, **more: Any) -> Any:
+        if isinstance(action, mcp_types.ListToolsAction):
+            return mcp_types.ListToolsObservation(tools=[])
+        assert isinstance(action, mcp_types.CallToolAction)
+        return mcp_types.CallToolObservation(tool_name=action.tool_name, result=self.start)
+
+    @contextlib.asynccontextmanager
+    async def mcp_session(self) -> AsyncIterator[None]:
+        yield
+
+
+def caller() -> Caller:
+    return Caller("made")
+
+
+@pytest.mark.parametrize("env", [Caller, functools.partial(Caller, ""), caller])
+async def test_an_environment_of_tools_needs_no_application(env: Any) -> None:
+    models = mcp_types.CallToolAction, mcp_types.CallToolObservation
+    spec = EnvironmentSpec(env, *models)
+    copy = pickle.loads(pickle.dumps(spec))  # as worker processes get it
+    for each in (spec, copy):
+        assert each.name == spec.name
+        assert set(each.schema["action"]["properties"]) >= {"tool_name", "arguments"}
+        async with connect(each) as client:
+            await client.reset()
+            assert (await client.step({"type": "list_tools"})).observation["tools"] == []
+            told = await client.step({"type": "call_tool", "tool_name": "t", "arguments": {}})
+            assert told.observation["result"] == ("made" if env is caller else "")
 
 
 async def test_truncation_of_an_observation_s_own_is_an_end_that_is_no_termination() -> None:

@@ -11,9 +11,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from openenv_async import EnvClient, Environment, HTTPEnvClient, HTTPEnvServer, create_app, serve
 from openenv_async.errors import ServerBusy
+from openenv_async.testing import ConformanceEnvironment
 from tests.server.clients import asking
 
 
@@ -195,3 +197,23 @@ async def test_a_variable_turns_http_without_sessions_on(monkeypatch: pytest.Mon
         async with asking(app) as client:
             assert (await client.get("/state")).status_code == status
         await app.state.openenv.aclose()
+
+
+def test_routes_in_an_application_of_somebody_elses() -> None:
+    app = Starlette()
+    server = HTTPEnvServer(ConformanceEnvironment, stateless_http=True)
+    server.register_routes(app)
+    with TestClient(app) as client:
+        assert client.get("/health").json() == {"status": "healthy"}
+        assert client.post("/reset", json={}).status_code == 200
+    assert not server.engine.sessions
+
+
+def test_routes_of_production_mode() -> None:
+    app = Starlette()
+    HTTPEnvServer(ConformanceEnvironment).register_routes(app, mode="production")
+    with TestClient(app) as client:
+        assert client.get("/health").status_code == 200
+        assert client.post("/reset", json={}).status_code == 404
+    with pytest.raises(ValueError, match="Invalid mode: 'chaos'"):
+        HTTPEnvServer(ConformanceEnvironment).register_routes(Starlette(), mode="chaos")

@@ -39,7 +39,7 @@ def test_keywords_that_mean_the_same() -> None:
 
 
 def test_the_positions_of_upstreams_server() -> None:
-    server = HTTPEnvServer(Say, PAIR, PAIR, env_name=None, max_concurrent_envs=None)
+    server = HTTPEnvServer(Say, PAIR, PAIR, env_name=None, concurrency_config=None)
     assert server.spec.name != "None"
     assert server.engine.options.max_sessions == 1024
 

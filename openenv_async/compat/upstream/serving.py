@@ -14,7 +14,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
@@ -176,32 +176,7 @@ class HTTPEnvServer:
         Raises:
             ValueError: there is no such mode.
         """
-        mode = _mode(mode)
-        hidden = served.PLAYING_ROUTES if mode is ServerMode.PRODUCTION else frozenset()
-        routes = [r for r in self.server.routes if getattr(r, "path", None) not in hidden]
-        app.router.routes.extend(routes)
-        app.state.openenv = self.server
-        _add_lifespan(app, self.server)
-
-
-def _mode(mode: ServerMode | str) -> ServerMode:
-    try:
-        return ServerMode(mode.lower())
-    except ValueError:
-        known = [each.value for each in ServerMode]
-        raise ValueError(f"Invalid mode: {mode!r}. Must be one of: {known}") from None
-
-
-def _add_lifespan(app: Any, server: served.HTTPEnvServer) -> None:
-    """Have the engine live as long as the application does."""
-    own = app.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def both(application: Any) -> AsyncIterator[Any]:
-        async with server.lifespan(application), own(application) as state:
-            yield state
-
-    app.router.lifespan_context = both
+        self.server.register_routes(app, mode)
 
 
 def create_fastapi_app(

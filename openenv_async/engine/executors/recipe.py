@@ -67,10 +67,9 @@ def make_recipe(spec: EnvironmentSpec, options: EngineOptions) -> bytes:
     inner = replace(
         options, workers=None, max_waiting=0, timeouts=never, limits=limits, min_free_memory=0
     )
-    types = (spec.types["action"], spec.types["observation"], spec.types["state"])
     shared = options.workers is not None
     sessions = -(-options.max_sessions // options.workers) if options.workers else 1
-    recipe = WorkerRecipe(spec.source, types, spec.params, spec.name, inner, shared, sessions)
+    recipe = WorkerRecipe(spec.source, spec.models, spec.params, spec.name, inner, shared, sessions)
     try:
         pickled = pickle.dumps(recipe)
         # As multiprocessing does it: the parent's path and directory first, and its main module
