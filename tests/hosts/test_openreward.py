@@ -291,6 +291,7 @@ def test_a_server_that_cannot_be_reached_is_told() -> None:
         find_target("ors:http://127.0.0.1:9/numbers")
 
 
+@pytest.mark.heavy
 async def test_the_folder_that_import_writes_validates(real: RealServer, tmp_path: Path) -> None:
     import_environment("ors", f"{real.url}/other", tmp_path / "imported_env")
     results = await validate(resolve(tmp_path / "imported_env"), sessions=2)

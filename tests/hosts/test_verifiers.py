@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
-import json
-import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,11 +31,12 @@ from openenv_async.targets.discovery import find_target
 from openenv_async.targets.resolve import resolve
 from openenv_async.types import Task, Timeouts
 from tests.docs.pages import DOCS, read_page
+from tests.hosts.verifiers_episodes import OURS, differences
 from tests.peers import VERIFIERS, ensure_peer
 
-HERE = Path(__file__).parent
-TASKSETS = HERE / "tasksets"
-EPISODES = int(os.environ.get("HOSTED_EPISODES", "8"))
+TASKSETS = Path(__file__).parent / "tasksets"
+EPISODES = 8
+"""Played twice; the script ``verifiers_episodes`` plays more."""
 AGENT = {"max_turns": 4}
 
 
@@ -70,100 +67,11 @@ def game() -> EnvironmentSpec:
 # -- the same as the package's own runner ---------------------------------------------------------
 
 
-def sum_replies(number: int) -> tuple[int, list[dict[str, Any]]]:
-    draw = random.Random(number)
-    index = draw.randrange(20)
-    right = index + index * 7 % 11
-    return index, [{"content": draw.choice([str(right), f" {right}", "12", "", "raise"])}]
-
-
-def game_replies(number: int) -> tuple[int, list[dict[str, Any]]]:
-    draw = random.Random(number)
-    call = {"name": "hints_parity", "arguments": {"number": draw.randrange(9)}}
-    replies: list[dict[str, Any]] = [
-        draw.choice(
-            [
-                {"content": str(draw.randrange(16))},
-                {"content": f"{draw.randrange(16)} please"},
-                {"content": "leave"} if draw.random() < 0.3 else {"content": "8"},
-                {"content": "let me see", "tool_calls": [call]},
-                {"tool_calls": [call, {**call, "arguments": {"number": 4}}]},
-            ]
-        )
-        for _ in range(6)
-    ]
-    return draw.randrange(8), replies
-
-
-async def played(env: Any, index: int, replies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of an episode, as the oracle tells it."""
-    result = await env.reset(index=index)
-    messages = [message["content"] for message in result.observation.messages]
-    for reply in replies:
-        try:
-            result = await env.step(reply)
-        except EnvironmentRaised as exc:
-            return {"ok": False, "reward": None, "error": exc.detail["type"]}
-        messages += [message["content"] for message in result.observation.messages]
-        if result.done:
-            break
-    return {
-        "ok": True,
-        "reward": result.reward,
-        "rewards": result.info["rewards"],
-        "metrics": result.info["metrics"],
-        "turns": result.info["turns"],
-        "stop": result.info["stop"],
-        "messages": messages,
-        "error": None,
-        "truncated": result.truncated,
-    }
-
-
+@pytest.mark.heavy
 async def test_episodes_are_those_of_the_packages_own_runner(python: str) -> None:
-    plays = {
-        "hosted_sums": [sum_replies(number) for number in range(EPISODES)],
-        "hosted_game": [game_replies(number) for number in range(EPISODES)],
-    }
-    script = [
-        ["hosted_sums", "agent", {}, plays["hosted_sums"]],
-        ["hosted_game", "player", AGENT, plays["hosted_game"]],
-    ]
-    oracle = await asyncio.create_subprocess_exec(
-        python,
-        str(HERE / "verifiers_peer.py"),
-        "play",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    output, _ = await oracle.communicate(json.dumps(script).encode())
-    theirs = json.loads(output)
-    ours: list[dict[str, Any]] = []
-    for spec, name in ((sums(), "hosted_sums"), (game(), "hosted_game")):
-        found: dict[int, dict[str, Any]] = {}
-        waiting = [*enumerate(plays[name])]
-
-        async def play(
-            spec: EnvironmentSpec = spec,
-            waiting: list[Any] = waiting,
-            found: dict[int, dict[str, Any]] = found,
-        ) -> None:
-            async with connect(spec) as env:
-                while waiting:
-                    number, (index, replies) = waiting.pop()
-                    found[number] = await played(env, index, replies)
-
-        await asyncio.gather(*(play() for _ in range(8)))
-        ours += [found[number] for number in range(EPISODES)]
-    assert len(theirs) == 2 * EPISODES
-    for mine, told in zip(ours, theirs, strict=True):
-        assert {key: mine[key] for key in ("ok", "reward", "error")} == {
-            key: told[key] for key in ("ok", "reward", "error")
-        }
-        if told["ok"]:
-            assert mine["truncated"] == (told["stop"] == "max_turns")
-            assert {key: mine[key] for key in told} == told
+    theirs, found = await differences(python, OURS, EPISODES)
+    assert found == []
+    assert len(theirs) == EPISODES * len(OURS)
     assert {told["stop"] for told in theirs} >= {"agent_completed", "max_turns"}
     assert {told["ok"] for told in theirs} == {True, False}
 
@@ -343,6 +251,7 @@ def test_the_process_ends_with_this_one(python: str, tmp_path: Path) -> None:
     raise AssertionError(f"the process {pid} still runs")
 
 
+@pytest.mark.heavy
 async def test_the_folder_that_import_writes_validates(tmp_path: Path) -> None:
     import_environment("verifiers", "hosted_sums", tmp_path / "imported_env")
     results = await validate(resolve(tmp_path / "imported_env"), sessions=2)

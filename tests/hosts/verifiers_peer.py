@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -26,6 +27,9 @@ from verifiers.v1.dialects.chat import message_to_wire
 from verifiers.v1.harnesses.utils.mcp import call_mcp, connect_mcp
 from verifiers.v1.runtimes import ProgramResult
 from verifiers.v1.utils.loaders import load_environment, resolve_env_config
+
+AT_ONCE = 8
+"""Episodes that are played at the same time."""
 
 
 class Scripted(vf.Harness[vf.HarnessConfig]):
@@ -82,9 +86,11 @@ async def main(episodes: list[Any]) -> list[Any]:
     plugin: Any = types.ModuleType("scripted_agent")
     plugin.Scripted, plugin.__all__ = Scripted, ["Scripted"]
     sys.modules["scripted_agent"] = plugin
-    script: list[Any] = []
+    scripts: list[list[Any]] = []
+    at_once = asyncio.Semaphore(AT_ONCE)
 
     async def answer(request: web.Request) -> web.Response:
+        script = scripts[int(request.match_info["number"])]
         message = {"role": "assistant", "content": None, **script.pop(0)}
         calls = message.get("tool_calls")
         for number, call in enumerate(calls or ()):
@@ -97,42 +103,51 @@ async def main(episodes: list[Any]) -> list[Any]:
         return web.json_response({**about, "choices": [choice]})
 
     application = web.Application()
-    application.router.add_post("/v1/chat/completions", answer)
+    application.router.add_post("/{number}/v1/chat/completions", answer)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    context = vf.ModelContext(
-        model="m", client=vf.EvalClientConfig(base_url=url, api_key_var="NOT_SET")
-    )
-    told = []
+    port = runner.addresses[0][1]
+
+    async def play(env: Any, task: Any, replies: list[Any]) -> dict[str, Any]:
+        scripts.append(replies)
+        url = f"http://127.0.0.1:{port}/{len(scripts) - 1}/v1"
+        client = vf.EvalClientConfig(base_url=url, api_key_var="NOT_SET")
+        async with at_once:
+            episode = await env.run_episode(task, vf.ModelContext(model="m", client=client))
+        trace = episode.traces[0]
+        return {
+            "ok": episode.ok,
+            "reward": trace.reward if episode.ok else None,
+            "rewards": {k: v.value for k, v in trace.rewards.items() if v is not None},
+            "metrics": {k: v for k, v in trace.metrics.items() if v is not None},
+            "turns": trace.num_turns,
+            "stop": trace.stop_condition,
+            "messages": [
+                wire(each.content)
+                for each in trace.branches[-1].messages
+                if each.role in ("system", "user", "tool")
+            ],
+            "error": trace.last_error.type if trace.last_error else None,
+        }
+
+    told: list[Any] = []
     for module, role, agent, plays in episodes:
         player = {"runtime": {"type": "subprocess"}, **agent, "harness": {"id": "scripted_agent"}}
         env = load_environment(resolve_env_config({"taskset": {"id": module}, role: player}))
-        tasks = list(env.taskset)
+        last = max(index for index, _ in plays)
+        tasks = list(itertools.islice(env.taskset, last + 1))
         async with env.serving():
-            for index, replies in plays:
-                script[:] = replies
-                episode = await env.run_episode(tasks[index], context)
-                trace = episode.traces[0]
-                told.append(
-                    {
-                        "ok": episode.ok,
-                        "reward": trace.reward if episode.ok else None,
-                        "rewards": {k: v.value for k, v in trace.rewards.items() if v is not None},
-                        "metrics": {k: v for k, v in trace.metrics.items() if v is not None},
-                        "turns": trace.num_turns,
-                        "stop": trace.stop_condition,
-                        "messages": [
-                            each.content
-                            for each in trace.branches[-1].messages
-                            if each.role in ("system", "user", "tool")
-                        ],
-                        "error": trace.last_error.type if trace.last_error else None,
-                    }
-                )
+            told += await asyncio.gather(
+                *(play(env, tasks[index], replies) for index, replies in plays)
+            )
     await runner.cleanup()
     return told
+
+
+def wire(content: Any) -> Any:
+    """The content of a message as a model is sent it."""
+    return content if isinstance(content, str) else [part.model_dump() for part in content]
 
 
 def load(bridge: str, settings: list[Any]) -> list[Any]:
