@@ -11,6 +11,8 @@ Rules:
 - A socket of ``/ws?session_id=`` takes part in a session that JSON-RPC made, and leaves it alive.
 - A session answers its socket and HTTP through one sink, each call in its turn.
 - A bad message costs an error reply, never the episode; too many of them end the session.
+- Where the server offers a ``Transport``, messages come from it and go to it; the handshake and
+  closing are ASGI's, as is all of it without one.
 - A peer that takes no data for ``Timeouts.write`` is cut, and so is one that answers no ping for
   ``Timeouts.lease``, where the server can ping: it may be silent for as long as it likes.
 """
@@ -37,6 +39,7 @@ from openenv_async.errors import (
     SessionBusy,
     SessionClosed,
 )
+from openenv_async.protocol.codec import WireMessage
 from openenv_async.protocol.frames import (
     Begun,
     Close,
@@ -61,7 +64,7 @@ from openenv_async.protocol.upstream import (
     state_message,
 )
 from openenv_async.server.http_sessions import OPENING, HttpReplySink, as_error
-from openenv_async.server.transport import Message, Receive, Scope, Send
+from openenv_async.server.transport import Message, Receive, Scope, Send, Transport
 from openenv_async.server.upstream_rpc import MakeFrame, UpstreamRpc, failure_of
 from openenv_async.telemetry.tracing import trace_of
 
@@ -103,6 +106,11 @@ class _DialectSocket:
         extensions = scope.get("extensions", {})
         self._abort: Callable[[], None] | None = extensions.get("openenv.abort")
         self._ping: Callable[[float], None] | None = extensions.get("openenv.ping")
+        self._transport: Transport | None = extensions.get("openenv.transport")
+        self._writable = asyncio.Event()
+        self._writable.set()
+        limits = engine.options.limits
+        self._most_waiting = min(limits.max_message_size, limits.max_unsent_size // 4)
         self._task: asyncio.Task[None] | None = None
         self._sending_since = inf
         self._suspected = inf
@@ -119,6 +127,8 @@ class _DialectSocket:
 
     async def run(self) -> None:
         """Accept and serve until the peer is gone."""
+        if self._transport is not None:
+            self._transport.attach(self)
         await self._send({"type": "websocket.accept"})
         self._task = asyncio.current_task()
         self._engine.deadlines.watch(self, self._engine.clock() + self._look)
@@ -138,6 +148,8 @@ class _DialectSocket:
             reader.cancel()
             worker.cancel()
             await asyncio.wait([reader, worker])
+            if self._transport is not None:
+                await self._transport.aclose()
         for task in (reader, worker):
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
@@ -171,25 +183,41 @@ class _DialectSocket:
     # -- reading ------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        limits = self._engine.options.limits
-        limit = limits.max_message_size
-        most = min(limit, limits.max_unsent_size // 4)
+        limit = self._engine.options.limits.max_message_size
         while True:
             event = await self._receive()
             if event["type"] != "websocket.receive":
                 return
             text: str | None = event.get("text")
-            size = _MESSAGE_COST + len(text or "")
-            self._engine.stats.bytes_in += size - _MESSAGE_COST
-            if size > limit + _MESSAGE_COST:
+            if text is not None and len(text) > limit:
                 await self._close(_TOO_BIG)
                 return
-            self._inbox.append((text, size))
-            self._waiting_size += size
-            self._news.set()
-            while self._waiting_size > most:
+            self._keep(text)
+            while self._waiting_size > self._most_waiting:
                 self._room.clear()
                 await self._room.wait()
+
+    def take(self, message: WireMessage) -> None:
+        """Take a message of a transport, which refuses those that are too large."""
+        self._keep(message if isinstance(message, str) else None)
+        if self._waiting_size > self._most_waiting and self._transport is not None:
+            self._transport.hold()
+
+    def congestion(self, congested: bool) -> None:
+        """The peer began to read slower than we write, or has caught up."""
+        if congested:
+            self._writable.clear()
+        else:
+            self._writable.set()
+
+    def _keep(self, text: str | None) -> None:
+        """Keep a message until its turn; ``None`` stands for a binary one."""
+        size = 0 if text is None else len(text)
+        self._engine.stats.bytes_in += size
+        size += _MESSAGE_COST
+        self._inbox.append((text, size))
+        self._waiting_size += size
+        self._news.set()
 
     async def _next(self) -> str | None:
         while not self._inbox:
@@ -197,9 +225,13 @@ class _DialectSocket:
                 raise self._over
             self._news.clear()
             await self._news.wait()
+        was_full = self._waiting_size > self._most_waiting
         text, size = self._inbox.popleft()
         self._waiting_size -= size
-        self._room.set()
+        if was_full and self._waiting_size <= self._most_waiting:
+            self._room.set()
+            if self._transport is not None:
+                self._transport.release()
         return text
 
     # -- the session --------------------------------------------------------------------------
@@ -309,7 +341,15 @@ class _DialectSocket:
 
     async def _text(self, text: str) -> None:
         self._engine.stats.bytes_out += len(text)
-        await self._put({"type": "websocket.send", "text": text})
+        transport = self._transport
+        if transport is None:
+            await self._put({"type": "websocket.send", "text": text})
+            return
+        if transport.congested:
+            self._sending_since = self._engine.clock()
+            await self._writable.wait()
+            self._sending_since = inf
+        transport.write(text.encode(), True)
 
     async def _close(self, code: int) -> None:
         await self._put({"type": "websocket.close", "code": code})

@@ -390,3 +390,32 @@ async def test_the_server_says_that_it_stops() -> None:
     messages = [json.loads(message) async for message in socket]
     assert [message["data"]["code"] for message in messages] == ["SESSION_ERROR"]
     await socket.close()
+
+
+class WithoutTransport:
+    """An application behind a server that has no transport to offer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope.get("extensions", {}).pop("openenv.transport", None)
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["transport", "asgi"])
+async def test_a_burst_beyond_what_may_wait_is_answered_in_order(direct: bool) -> None:
+    limits = Limits(max_message_size=4096, max_unsent_size=8192)
+
+    app = create_app(Talk, options=EngineOptions(limits=limits))
+    if not direct:
+        app.add_middleware(WithoutTransport)
+    async with serve(app) as url, talking(url) as socket:
+        await socket.send(json.dumps({"type": "reset"}))
+        await socket.recv()
+        for number in range(200):
+            await socket.send(json.dumps({"type": "step", "data": {"say": number}}))
+
+        replies = [json.loads(await socket.recv()) for _ in range(200)]
+
+    assert [reply["data"]["observation"]["echo"] for reply in replies] == [*range(200)]
