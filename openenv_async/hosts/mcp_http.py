@@ -17,7 +17,7 @@ import base64
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -25,6 +25,7 @@ import aiohttp
 import msgspec
 
 from openenv_async.endpoints.addresses import is_here, told_url
+from openenv_async.hosts.event_streams import EventStream, EventTooLarge
 from openenv_async.hosts.mcp_client import ChannelClosed
 
 __all__ = ["HttpChannel"]
@@ -157,11 +158,12 @@ class HttpChannel:
     ) -> dict[str, Any]:
         self._session_id = answer.headers.get(_SESSION, self._session_id)
         if answer.content_type == "text/event-stream":
-            async with contextlib.aclosing(self._events(answer)) as events:
-                async for text in events:
-                    found = self._sorted(message, text)
-                    if found is not None:
-                        return found
+            try:
+                found = await self._of_events(message, answer)
+            except EventTooLarge:
+                return self._too_large()
+            if found is not None:
+                return found
             raise ChannelClosed(f"{self._told} ended its stream before it answered")
         body = bytearray()
         async for part in answer.content.iter_chunked(2**16):
@@ -175,6 +177,18 @@ class HttpChannel:
             raise ChannelClosed(f"{self._told} does not know the session any more")
         shown = " ".join(body[:_SHOWN].decode(errors="replace").split())
         raise ChannelClosed(f"{self._told} answers {answer.status} {answer.reason}: {shown}")
+
+    async def _of_events(
+        self, message: Mapping[str, Any], answer: aiohttp.ClientResponse
+    ) -> dict[str, Any] | None:
+        """Return the reply among the events of a stream; ``None`` where it ends without one."""
+        stream = EventStream(self._limit)
+        async for part in answer.content.iter_any():
+            for event in stream.feed(part):
+                found = self._sorted(message, event.data)
+                if found is not None:
+                    return found
+        return None
 
     def _sorted(self, message: Mapping[str, Any], text: bytes) -> dict[str, Any] | None:
         """Return the reply that a text is; take other messages."""
@@ -193,26 +207,6 @@ class HttpChannel:
             if own is not None:
                 self._later(self.notify(own))
         return None
-
-    async def _events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """Yield the data of each event of a stream (the HTML standard's server-sent events)."""
-        rest, data = b"", bytearray()
-        async for part in answer.content.iter_any():
-            # A lone CR ends a line as well; one at the end may be the first half of CRLF.
-            whole = (rest + part).replace(b"\r\n", b"\n")
-            held = whole.endswith(b"\r")
-            *lines, rest = whole[: len(whole) - held].replace(b"\r", b"\n").split(b"\n")
-            rest += b"\r" * held
-            for line in lines:
-                if not line:
-                    if data:
-                        yield bytes(data)
-                        data.clear()
-                elif line.startswith(b"data:"):
-                    data += (b"\n" if data else b"") + line[5:].removeprefix(b" ")
-            if len(data) + len(rest) > self._limit:
-                yield _encode({"jsonrpc": "2.0", "id": None, **self._too_large()})
-                return
 
     def _too_large(self) -> dict[str, Any]:
         text = f"the result is larger than {self._limit} bytes (max_result_size)"

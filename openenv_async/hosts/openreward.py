@@ -48,6 +48,7 @@ from openenv_async.errors import (
     shown,
 )
 from openenv_async.hosts import HostedText
+from openenv_async.hosts.event_streams import EventStream, EventTooLarge
 from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
 from openenv_async.types import StepResult, Task, Tool
 
@@ -693,31 +694,24 @@ class _Connections:
     async def _events(
         self, path: str, body: Any, session: str | None
     ) -> AsyncGenerator[tuple[str, str], None]:
-        """The events of a stream, name and data. A line without a field's name says nothing.
+        """The events of a stream, name and data.
 
         Raises:
             _Silent, _Broken: it fell silent; it broke.
+            InvalidObservation: an event is too large.
         """
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_read=self._server.silence)
-        event, data = "", []
         accept = "text/event-stream"
+        stream = EventStream(_MAX_REPLY)
         try:
             async with self._sent("POST", path, body, session, timeout, accept, True) as reply:
-                async for raw in reply.content:
-                    line = raw.decode("utf-8", "replace").rstrip("\r\n")
-                    if line:
-                        name, _, value = line.partition(":")
-                        value = value.removeprefix(" ")
-                        if name == "event":
-                            event = value
-                        elif name == "data":
-                            data.append(value)
-                        continue
-                    if event or data:
-                        yield event, "\n".join(data)
-                    event, data = "", []
+                async for part in reply.content.iter_any():
+                    for event in stream.feed(part):
+                        yield event.name, event.data.decode("utf-8", "replace")
+        except EventTooLarge as exc:
+            raise InvalidObservation(f"{self.told}{path}: {exc}") from None
         except TimeoutError:
             raise _Silent(f"nothing came for {self._server.silence:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as exc:

@@ -18,7 +18,7 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
 )
-from openenv_async.hosts.mcp_http import HttpChannel, _header_value
+from openenv_async.hosts.mcp_http import _header_value
 from openenv_async.targets.discovery import find_target
 
 MODERN = "2026-07-28"
@@ -258,27 +258,3 @@ async def test_a_call_past_its_deadline_is_cancelled_and_lets_no_other_follow() 
 )
 def test_texts_in_headers(text: str, value: str) -> None:
     assert _header_value(text) == value
-
-
-async def test_lines_of_an_event_stream_end_in_any_way() -> None:
-    class Content:
-        async def iter_any(self) -> AsyncIterator[bytes]:
-            for part in (
-                b"data: a\r",
-                b"\ndata:b\r\r",
-                b"id: 4\n\n\ndata: c",
-                b"\n",
-                b"\n",
-                b"data: d",
-            ):
-                yield part
-
-    class Answer:
-        content = Content()
-
-    channel = HttpChannel("http://127.0.0.1:1/mcp", {}, 100)
-    try:
-        answer: Any = Answer()
-        assert [event async for event in channel._events(answer)] == [b"a\nb", b"c"]
-    finally:
-        await channel.aclose()
