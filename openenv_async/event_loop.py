@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-__all__ = ["loop_factory", "loop_name", "new_event_loop", "version_of"]
+__all__ = ["loop_factory", "loop_name", "new_event_loop", "run_apart", "version_of"]
+
+T = TypeVar("T")
 
 
 def loop_factory(uvloop: bool | None = None) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -33,6 +37,15 @@ def loop_factory(uvloop: bool | None = None) -> Callable[[], asyncio.AbstractEve
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Make an event loop: uvloop's where that is installed."""
     return (loop_factory() or asyncio.new_event_loop)()
+
+
+def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in a thread and loop of its own, and wait for it.
+
+    For calls that block, of callers in whose thread a loop may be running.
+    """
+    with ThreadPoolExecutor(1, "openenv-apart") as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def loop_name(loop: asyncio.AbstractEventLoop) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openenv_async.client.loop_thread import LoopThread
-from openenv_async.event_loop import loop_factory, loop_name, new_event_loop, version_of
+from openenv_async.event_loop import loop_factory, loop_name, new_event_loop, run_apart, version_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +69,15 @@ def test_uvloop_comes_with_the_package_where_it_exists() -> None:
     [line] = [each for each in project["dependencies"] if each.startswith("uvloop")]
     assert "sys_platform != 'win32'" in line
     assert "platform_python_implementation == 'CPython'" in line
+
+
+async def test_a_caller_inside_a_loop_can_wait_for_another_one() -> None:
+    async def other() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def failing() -> None:
+        raise KeyError("as it is")
+
+    assert run_apart(other()) is not asyncio.get_running_loop()
+    with pytest.raises(KeyError, match="as it is"):
+        run_apart(failing())

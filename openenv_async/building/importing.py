@@ -20,6 +20,8 @@ from openenv_async.errors import InvalidOption
 
 __all__ = ["KINDS", "Imported", "import_environment"]
 
+_MODELS: Final = ("Action", "Observation", "State")
+"""Ends of the names of an environment's types."""
 _LEFT_OUT: Final = shutil.ignore_patterns(".git", "__pycache__", "*.pyc")
 
 
@@ -117,7 +119,6 @@ def _verifiers(source: str, params: Mapping[str, Any]) -> Imported:
     )
 
 
-_MODELS: Final = ("Action", "Observation", "State")
 KINDS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Imported]]] = {
     "harbor": _harbor,
     "ors": _openreward,
@@ -176,9 +177,8 @@ def _words(kind: str, name: str, imported: Imported) -> dict[str, str]:
     stem = name.removesuffix("_env") or name
     module, _, cls = imported.base.partition(":")
     title = "".join(part.capitalize() for part in stem.split("_"))
-    kinds = ("Action", "Observation", "State")
     lines = []
-    for model, end in zip(imported.models, kinds, strict=True):
+    for model, end in zip(imported.models, _MODELS, strict=True):
         home, _, found = model.partition(":")
         lines.append(f"from {home} import {found} as {title}{end}")
     copied = {argument: _place(argument) for argument in imported.copied}

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from openenv_async.errors import OperationUnsupported
 from openenv_async.models import Format
+from openenv_async.schemas.tools import ONE_TOOL
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.tasks import TaskBook, public_row
 from openenv_async.types import Tool
@@ -20,8 +21,6 @@ T = TypeVar("T")
 
 PAGE_SIZE: Final = 256 * 1024
 """Bytes of a page, beyond which it has one task."""
-_ONE_TOOL: Final = "act"
-"""The name of the tool where an action makes one."""
 
 
 class TaskListing:
@@ -92,7 +91,7 @@ class TaskListing:
             InvalidModel: the environment's tools cannot be read.
         """
         async with self._lock:
-            tools = await asyncio.to_thread(self._spec.tools, _ONE_TOOL)
+            tools = await asyncio.to_thread(self._spec.tools, ONE_TOOL)
         return self._spec.codec("any", format).encode({"tools": list(map(_as_map, tools))})
 
 

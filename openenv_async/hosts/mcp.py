@@ -25,7 +25,6 @@ import random
 import re
 import shlex
 import shutil
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +47,7 @@ from openenv_async.errors import (
     exception_text,
     shown,
 )
+from openenv_async.event_loop import run_apart
 from openenv_async.guard import Guard, own_guard, remove_folder
 from openenv_async.hosts import HostedText
 from openenv_async.hosts.mcp_client import (
@@ -60,6 +60,7 @@ from openenv_async.hosts.mcp_http import HttpChannel
 from openenv_async.hosts.mcp_stdio import StdioChannel
 from openenv_async.hosts.mcp_tools import McpObservation, misfit_of, observation_of
 from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
+from openenv_async.protocol.json_rpc import RpcCode
 from openenv_async.tasks import TaskTable
 from openenv_async.types import StepResult, Tool
 
@@ -75,7 +76,6 @@ _LAUNCHERS: Final = frozenset(
 _STARTS: Final = 2 * (os.cpu_count() or 1)
 """Servers that start at the same time; others wait for them, outside their own deadline."""
 _THREADS: Final = 4
-_WRONG_ARGUMENTS: Final = -32602
 _MIB: Final = 2**20
 
 
@@ -629,7 +629,7 @@ async def _called(
     try:
         return observation_of(await client.call(tool.name, arguments))
     except McpCallFailed as exc:
-        if exc.code == _WRONG_ARGUMENTS:
+        if exc.code == RpcCode.INVALID_PARAMS:
             raise InvalidAction(f"{tool.name} refuses its arguments: {exc.message}") from None
         return McpObservation(exc.message, is_error=True)
 
@@ -663,23 +663,7 @@ def _tools_of(settings: _Settings) -> tuple[HostedTool, ...]:
         finally:
             await server.aclose()
 
-    found: list[tuple[HostedTool, ...]] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                found.append(runner.run(ask()))
-        except BaseException as exc:
-            failed.append(exc)
-
-    # A thread, since a loop may be running in this one.
-    thread = threading.Thread(target=run, name="openenv-mcp-tools")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    return run_apart(ask())
 
 
 # -- arguments ----------------------------------------------------------------------------------

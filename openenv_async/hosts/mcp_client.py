@@ -23,17 +23,23 @@ from typing import Any, Final, Protocol
 
 from openenv_async.errors import EnvironmentRaised
 from openenv_async.hosts.tools import HostedTool
+from openenv_async.protocol.json_rpc import RpcCode
+from openenv_async.protocol.mcp import LATEST_WITH_SESSIONS, REVISIONS, REVISIONS_WITH_SESSIONS
 from openenv_async.version import __version__
 
-__all__ = ["ChannelClosed", "McpCallFailed", "McpChannel", "McpClient", "plain_mapping"]
+__all__ = [
+    "STANDALONE",
+    "ChannelClosed",
+    "McpCallFailed",
+    "McpChannel",
+    "McpClient",
+    "plain_mapping",
+]
 
-_HANDSHAKE: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
-"""Revisions with a handshake, newest first."""
-_MODERN: Final = "2026-07-28"
+STANDALONE: Final = REVISIONS[-1]
 """The revision whose requests stand alone."""
 _META: Final = "io.modelcontextprotocol/"
 _CLIENT: Final = {"name": "openenv-async", "version": __version__}
-_UNKNOWN_METHOD: Final = -32601
 _MAX_PAGES: Final = 100
 _MAX_TOOLS: Final = 2000
 _CANCEL_GRACE: Final = 2.0
@@ -151,13 +157,17 @@ class McpClient:
         try:
             told = await self._request(
                 "initialize",
-                {"protocolVersion": _HANDSHAKE[0], "capabilities": {}, "clientInfo": _CLIENT},
+                {
+                    "protocolVersion": LATEST_WITH_SESSIONS,
+                    "capabilities": {},
+                    "clientInfo": _CLIENT,
+                },
             )
         except McpCallFailed as refusal:
             await self._discover(refusal)
         else:
             revision = told.get("protocolVersion")
-            if revision not in _HANDSHAKE:
+            if revision not in REVISIONS_WITH_SESSIONS:
                 raise ChannelClosed(f"it speaks MCP {revision!r:.40}, which is not known here")
             self.revision = revision
             self._know(told, told.get("serverInfo"))
@@ -166,12 +176,12 @@ class McpClient:
 
     async def _discover(self, refusal: McpCallFailed) -> None:
         """Ask a server that refuses the handshake for the revision without one."""
-        self.revision = _MODERN
+        self.revision = STANDALONE
         try:
             told = await self._request("server/discover", {})
         except McpCallFailed:
             raise refusal from None
-        if _MODERN not in (told.get("supportedVersions") or ()):
+        if STANDALONE not in (told.get("supportedVersions") or ()):
             raise refusal
         self._know(told, plain_mapping(told.get("_meta")).get(f"{_META}serverInfo"))
 
@@ -182,7 +192,7 @@ class McpClient:
         self.instructions = instructions if isinstance(instructions, str) else ""
         capabilities = plain_mapping(told.get("capabilities"))
         says = plain_mapping(capabilities.get("tools")).get("listChanged") is True
-        self._tells_changes = says and self.revision != _MODERN
+        self._tells_changes = says and self.revision != STANDALONE
 
     async def list_tools(self) -> None:
         """List the tools anew, all pages of them.
@@ -256,10 +266,10 @@ class McpClient:
         headers: dict[str, str] = {}
         if self.revision:
             headers["MCP-Protocol-Version"] = self.revision
-        if self.revision == _MODERN:
+        if self.revision == STANDALONE:
             headers |= {"Mcp-Method": method, **(names or {})}
             params["_meta"] = {
-                f"{_META}protocolVersion": _MODERN,
+                f"{_META}protocolVersion": STANDALONE,
                 f"{_META}clientInfo": _CLIENT,
                 f"{_META}clientCapabilities": {},
             }
@@ -298,7 +308,10 @@ class McpClient:
             return None
         if method == "ping":
             return {"jsonrpc": "2.0", "id": number, "result": {}}
-        error = {"code": _UNKNOWN_METHOD, "message": f"{method} is not offered by this client"}
+        error = {
+            "code": RpcCode.METHOD_NOT_FOUND,
+            "message": f"{method} is not offered by this client",
+        }
         return {"jsonrpc": "2.0", "id": number, "error": error}
 
     async def aclose(self) -> None:

@@ -26,15 +26,13 @@ import msgspec
 
 from openenv_async.endpoints.addresses import is_here, told_url
 from openenv_async.hosts.event_streams import EventStream, EventTooLarge
-from openenv_async.hosts.mcp_client import ChannelClosed
+from openenv_async.hosts.mcp_client import STANDALONE, ChannelClosed
 
 __all__ = ["HttpChannel"]
 
 _SESSION: Final = "Mcp-Session-Id"
 _CLOSE_TIMEOUT: Final = 2.0
 """Seconds that the end of a session may take."""
-_MODERN: Final = "2026-07-28"
-"""The revision in which a request is cancelled by the end of its stream alone."""
 _REDIRECTS: Final = (307, 308)
 _MAX_REDIRECTS: Final = 3
 _TAIL_LINES: Final = 50
@@ -98,7 +96,7 @@ class HttpChannel:
 
     async def abandon(self, message: dict[str, Any]) -> bool:
         """Tell the server that nobody waits for a request, whose stream has ended already."""
-        if self._revision != _MODERN:
+        if self._revision != STANDALONE:  # there the end of the stream says it
             self._later(self.notify(message))
         return False
 
@@ -108,10 +106,13 @@ class HttpChannel:
 
     async def aclose(self) -> None:
         """End the session and close the sockets."""
-        for task in self._background:
+        background = [*self._background]
+        for task in background:
             task.cancel()
         number, self._session_id = self._session_id, None
         try:
+            if background:
+                await asyncio.wait(background)
             if number is not None:
                 with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                     async with (

@@ -29,7 +29,6 @@ import json
 import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -47,6 +46,7 @@ from openenv_async.errors import (
     bounded,
     shown,
 )
+from openenv_async.event_loop import run_apart
 from openenv_async.hosts import HostedText
 from openenv_async.hosts.event_streams import EventStream, EventTooLarge
 from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
@@ -542,10 +542,7 @@ def _segment(name: str) -> str:
 
 
 def _asked(server: _Server, ask: Callable[[_Connections], Coroutine[Any, Any, T]]) -> T:
-    """Return what the server answers to a caller that has no event loop, or must not use its own.
-
-    A thread with a loop of its own asks: the caller may be a coroutine's caller.
-    """
+    """Return what the server answers to a caller that has no event loop of its own."""
 
     async def asking() -> T:
         http = _Connections(server)
@@ -554,8 +551,7 @@ def _asked(server: _Server, ask: Callable[[_Connections], Coroutine[Any, Any, T]
         finally:
             await http.aclose()
 
-    with ThreadPoolExecutor(1, "openenv-openreward") as pool:
-        return pool.submit(asyncio.run, asking()).result()
+    return run_apart(asking())
 
 
 class _Silent(Exception):

@@ -537,6 +537,7 @@ class _Bridge:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GOODBYE)
         self._guard.end(self._mark)
+        process.kill()  # where there is no /proc, the guard finds nothing
         process.wait()
         for thread in self._threads:
             if thread is not threading.current_thread():

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from openenv_async.errors import UnreadableReply
 from openenv_async.schemas.refs import resolved
-from openenv_async.schemas.tools import called_by_name, object_fields, tools_of
+from openenv_async.schemas.tools import ONE_TOOL, called_by_name, object_fields, tools_of
 from openenv_async.types import Tool
 
 __all__ = ["ActionTools"]
@@ -45,7 +45,7 @@ class ActionTools:
         self.schema = schema
         self._given = {} if tools is None else {_named(tool): tool for tool in tools}
         fields = object_fields(schema)
-        made = [] if self._given or schema is None else tools_of(schema, "act")
+        made = [] if self._given or schema is None else tools_of(schema, ONE_TOOL)
         self._made = {tool.name: tool for tool in made}
         root = {} if schema is None else resolved(schema, schema)
         self._is_text = isinstance(root, Mapping) and root.get("type") == "string"
@@ -115,7 +115,7 @@ class ActionTools:
     def _asked(self) -> str:
         """Return what a model is to do."""
         names = self.names
-        if names and (self._given or names != ["act"]):
+        if names and (self._given or names != [ONE_TOOL]):
             return f"call one of the tools {', '.join(names[:20])}"
         if names:
             return "call the tool act, or write one action as JSON"

@@ -24,6 +24,7 @@ from openenv_async.schemas.refs import resolved
 from openenv_async.types import Tool
 
 __all__ = [
+    "ONE_TOOL",
     "RESERVED_NAMES",
     "called_by_name",
     "declared_tools",
@@ -35,6 +36,8 @@ __all__ = [
 
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 _MAX_NAME: Final = 64
+ONE_TOOL: Final = "act"
+"""The name of the tool where an action makes one, and nothing else names it."""
 RESERVED_NAMES: Final = frozenset({"reset", "step", "state", "close"})
 """Names that no tool may have, since they are calls of every environment."""
 _TOOL_NAME: Final = "tool_name"

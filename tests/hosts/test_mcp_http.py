@@ -18,7 +18,7 @@ from openenv_async.errors import (
     EnvironmentRaised,
     EnvironmentStartFailed,
 )
-from openenv_async.hosts.mcp_http import _header_value
+from openenv_async.hosts.mcp_http import HttpChannel, _header_value
 from openenv_async.targets.discovery import find_target
 
 MODERN = "2026-07-28"
@@ -258,3 +258,21 @@ async def test_a_call_past_its_deadline_is_cancelled_and_lets_no_other_follow() 
 )
 def test_texts_in_headers(text: str, value: str) -> None:
     assert _header_value(text) == value
+
+
+async def test_what_tells_of_a_cancelled_call_ends_with_the_channel() -> None:
+    asked = asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        channel = HttpChannel(f"http://127.0.0.1:{port}/mcp", {}, 100)
+        assert not await channel.abandon({"jsonrpc": "2.0", "method": "notifications/cancelled"})
+        await asyncio.wait_for(asked.wait(), 10)
+        await channel.aclose()
+        assert not [t for t in asyncio.all_tasks() if t.get_name() == "openenv-mcp-notify"]

@@ -6,7 +6,6 @@ FastMCP is the environment's dependency: it is imported once a server of its mak
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import inspect
 from abc import abstractmethod
@@ -26,6 +25,7 @@ from openenv_async.compat.upstream.mcp_types import (
     ToolErrorType,
 )
 from openenv_async.compat.upstream.types import Action, Observation
+from openenv_async.event_loop import run_apart
 
 __all__ = [
     "MCP_TOOL_CALL_TIMEOUT",
@@ -50,8 +50,7 @@ def run_async_safely(coroutine: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
+    return run_apart(coroutine)
 
 
 def get_server_tools(mcp_server: Any) -> dict[str, Any]:

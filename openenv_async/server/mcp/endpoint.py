@@ -137,10 +137,11 @@ class McpEndpoint:
     async def aclose(self) -> None:
         """End the streams, and the calls that nobody waits for."""
         self.sessions.end_streams()
-        for task in self._unwatched:
+        left = {*self._unwatched} | ({self._offering} if self._offering else set())
+        for task in left:
             task.cancel()
-        if self._unwatched:
-            await asyncio.wait(self._unwatched)
+        if left:
+            await asyncio.wait(left)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
