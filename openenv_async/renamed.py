@@ -103,6 +103,7 @@ MODULES: Final[Mapping[str, str]] = {
     "openenv_async.providers.docker.starting": "openenv_async.providers.docker.start",
     "openenv_async.results": "openenv_async.models.results",
     "openenv_async.rollouts.admission": "openenv_async.rollouts.versions",
+    "openenv_async.rollouts.observed": "openenv_async.models.observed",
     "openenv_async.rollouts.options": "openenv_async.rollouts.collection",
     "openenv_async.rollouts.records": "openenv_async.rollouts.record",
     "openenv_async.rollouts.responding": "openenv_async.rollouts.policies",
