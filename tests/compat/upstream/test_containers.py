@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from openenv_async.compat.upstream import containers
+from openenv_async.compat.upstream import GenericEnvClient, containers
 from openenv_async.compat.upstream.containers import (
     ContainerProvider,
     LocalDockerProvider,
     RuntimeProvider,
 )
+from tests.providers.engines import ECHO, require_engine
 
 
 class Container(ContainerProvider):
@@ -98,3 +99,20 @@ def test_a_local_container(monkeypatch: pytest.MonkeyPatch) -> None:
         provider.start_container("echo:1", port=8000)
     with pytest.raises(TypeError, match="no option 'speed'"):
         provider.start_container("echo:1", speed=3)
+
+
+@pytest.mark.docker
+@pytest.mark.xdist_group("docker")
+def test_a_container_of_the_real_engine_is_played_and_removed() -> None:
+    require_engine()
+    provider = LocalDockerProvider()
+    client: Any = GenericEnvClient.from_docker_image(ECHO, provider).sync()
+    with client as env:
+        token = provider.token
+        assert token
+        assert env.reset().observation["echo"] == "Ready"
+        assert env.step({"message": "hello"}).observation["echo"] == "Echo: hello"
+        url = env.base_url
+    assert provider.token is None
+    with pytest.raises(ConnectionError, match="cannot connect"):
+        GenericEnvClient(url).sync().reset()
