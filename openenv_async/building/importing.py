@@ -157,6 +157,19 @@ def import_environment(
     except TypeError as exc:
         raise InvalidOption(f"{kind} cannot be imported so: {exc}") from exc
     texts = filled_files("imported", _words(kind, name, imported))
+    try:
+        return _written(into, texts, imported)
+    except OSError as exc:
+        shutil.rmtree(into, ignore_errors=True)  # so that it can be tried again
+        raise InvalidOption(f"{into} cannot be written: {exc}; name another folder") from exc
+
+
+def _written(into: Path, texts: Mapping[str, str], imported: Imported) -> list[Path]:
+    """Write the folder's files, and return them.
+
+    Raises:
+        OSError: they cannot be written, or what is copied cannot be read.
+    """
     written = []
     for path, text in texts.items():
         target = into / path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_a_kind_is_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names: dict[str, Any] = {"__file__": str(tmp_path / "my_env" / "server" / "x.py")}
     exec(compile(text.partition("\nclass ")[0], "x", "exec"), names)
     assert names["ARGUMENTS"] == {"folder": r'a "b" \ c'}
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_task(tmp_path / "tasks" / "a")
+    (tmp_path / "file").write_text("")
+    given = ["import", "harbor", str(tmp_path / "tasks"), "-o"]
+    refused = CliRunner().invoke(main, [*given, str(tmp_path / "file" / "cave_env")])
+    assert refused.exit_code == 2, refused.output
+    assert "cannot be written" in refused.output
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    out = tmp_path / "cave_env"
+    refused = CliRunner().invoke(main, [*given, str(out)])
+    assert "No space left" in refused.output
+    assert not out.exists()
 
 
 def test_the_command_makes_the_folder_and_tells_mistakes(tmp_path: Path) -> None:
