@@ -476,6 +476,14 @@ class Unauthorized(CallerError, PermissionError):
     upstream_code = "SESSION_ERROR"
 
 
+class AgentRefused(CallerError, PermissionError):
+    """The agents' token was shown where only the server's own is taken."""
+
+    code = "agent_refused"
+    http_status = 403
+    upstream_code = "SESSION_ERROR"
+
+
 class OriginRefused(CallerError, PermissionError):
     """A web page of an origin that is not on the allow-list asked."""
 

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import click
 
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE, find_token
+from openenv_async.endpoints.tokens import AGENT_TOKEN_VARIABLE, TOKEN_VARIABLE, find_token
 from openenv_async.types import MAX_SECONDS, Timeouts
 
 __all__ = [
     "SECONDS",
+    "agent_token_option",
     "complete_target",
     "examples",
     "import_from_here",
@@ -76,6 +77,18 @@ def token_option(command: Command) -> Command:
     return decorate(command)
 
 
+def agent_token_option(command: Command) -> Command:
+    """Add the option ``--agent-token-file``; ``agent_token`` is given it, or ``None``."""
+    decorate = click.option(
+        "--agent-token-file",
+        "agent_token",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=_read_agent_token,
+        help=f"File with a token for MCP alone; without it ${AGENT_TOKEN_VARIABLE} is taken.",
+    )
+    return decorate(command)
+
+
 def timeout_options(command: Command) -> Command:
     """Add an option per field of ``Timeouts`` that a server has, such as ``--step-timeout``."""
     for name, default in reversed(_server_timeouts()):
@@ -98,6 +111,13 @@ def _server_timeouts() -> list[tuple[str, float | None]]:
 def _read_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     try:
         return find_token(value, os.environ)
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(str(exc), ctx, param) from None
+
+
+def _read_agent_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return find_token(value, os.environ, AGENT_TOKEN_VARIABLE)
     except (OSError, ValueError) as exc:
         raise click.BadParameter(str(exc), ctx, param) from None
 

@@ -12,6 +12,7 @@ import click
 
 from openenv_async.cli import not_installed
 from openenv_async.cli.options import (
+    agent_token_option,
     complete_target,
     examples,
     import_from_here,
@@ -64,6 +65,7 @@ __all__ = ["serve"]
 @param_option
 @timeout_options
 @token_option
+@agent_token_option
 @click.option(
     "--allow-origin",
     "allowed_origins",
@@ -157,6 +159,7 @@ def serve(
     owner_lease: float | None,
     until_stdin_closes: bool,
     token: str | None,
+    agent_token: str | None,
     allowed_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     agent_access: tuple[str, ...],
@@ -202,6 +205,7 @@ def serve(
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
             agent_access=agent_access,
+            agent_token=agent_token,
             stateless_http=stateless_http,
             mode=mode,
             local=local,

@@ -12,9 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["TOKEN_VARIABLE", "check_token", "find_token", "read_token"]
+__all__ = [
+    "AGENT_TOKEN_VARIABLE",
+    "TOKEN_VARIABLE",
+    "TOKEN_VARIABLES",
+    "check_token",
+    "find_token",
+    "read_token",
+]
 
 TOKEN_VARIABLE: Final = "OPENENV_TOKEN"
+AGENT_TOKEN_VARIABLE: Final = "OPENENV_AGENT_TOKEN"
+TOKEN_VARIABLES: Final = frozenset({TOKEN_VARIABLE, AGENT_TOKEN_VARIABLE})
+"""Variables that no process of an environment is given."""
 _TOKEN: Final = re.compile(r"[!-+\--~]{1,4096}")
 """Visible ASCII without the comma, which separates subprotocols."""
 
@@ -51,8 +61,12 @@ def read_token(path: str | os.PathLike[str]) -> str:
         )
 
 
-def find_token(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str | None:
-    """The token of ``path`` if one is given, else that of ``OPENENV_TOKEN``, else ``None``.
+def find_token(
+    path: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    variable: str = TOKEN_VARIABLE,
+) -> str | None:
+    """The token of ``path`` if one is given, else that of the variable, else ``None``.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,10 +74,10 @@ def find_token(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) 
     """
     if path is not None:
         return read_token(path)
-    token = environ.get(TOKEN_VARIABLE)
+    token = environ.get(variable)
     if token is None:
         return None
     try:
         return check_token(token.strip())
     except ValueError as exc:
-        raise ValueError(f"{TOKEN_VARIABLE}: {exc}") from None
+        raise ValueError(f"{variable}: {exc}") from None

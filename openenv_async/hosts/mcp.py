@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from openenv_async.endpoints.addresses import checked_url
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.environment import Environment, Tasks
 from openenv_async.errors import (
     EnvironmentDied,
@@ -701,9 +701,9 @@ def _checked(
         if not os.path.isdir(template):
             raise InvalidOption(f"there is no folder {template!r} (template)", option="template")
     names = _names("pass_env", pass_env)
-    if TOKEN_VARIABLE in names:
+    if own := TOKEN_VARIABLES & {*names}:
         raise InvalidOption(
-            f"{TOKEN_VARIABLE} is this server's own token: a program of others is not given it",
+            f"{min(own)} is this server's own token: a program of others is not given it",
             option="pass_env",
         )
     if token_env is not None and not os.environ.get(_text("token_env", token_env)):

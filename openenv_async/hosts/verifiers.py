@@ -36,6 +36,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.environment import Environment
 from openenv_async.errors import (
     EnvironmentDied,
@@ -471,8 +472,9 @@ class _Bridge:
         self._mark = self._guard.new_mark()
         self.is_over = False
         path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, GUARD_VARIABLE: self._mark, "PYTHONPATH": path}
-        variables.pop("PYTHONHOME", None)
+        kept_back = {*TOKEN_VARIABLES, "PYTHONHOME"}
+        variables = {name: value for name, value in os.environ.items() if name not in kept_back}
+        variables |= {GUARD_VARIABLE: self._mark, "PYTHONPATH": path}
         try:
             self._process = subprocess.Popen(
                 [settings.python, str(_BRIDGE), settings.argument],

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLE, TOKEN_VARIABLES
 from openenv_async.errors import ServerError, shown
 
 __all__ = ["LocalServer"]
@@ -252,6 +252,6 @@ class LocalServer:
 
 def _own_environ(token: str | None) -> dict[str, str]:
     """This process's environment variables, but not its token: that one is another server's."""
-    environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    environ = {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
     environ.setdefault("PYTHONUNBUFFERED", "1")  # what the environment prints is read as it comes
     return environ if token is None else environ | {TOKEN_VARIABLE: token}

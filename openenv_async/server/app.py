@@ -74,11 +74,12 @@ class HTTPEnvServer:
             ``None``: as the variable ``OPENENV_MODE`` says, else ``simulation``.
         agent_access: what agents may see and set over MCP beside what the environment's class says:
             any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
+        agent_token: what agents may show in place of the token, good for MCP at ``/mcp`` alone.
         upstream: ``action_cls``, ``observation_cls``, ``state_cls``, ``env_name`` and
             ``max_concurrent_envs``, OpenEnv's names for some of these.
 
     Raises:
-        ValueError: there is no such access.
+        ValueError: there is no such access, or the agents' token is the only one.
         TypeError: ``env`` is not an environment, or there is no such argument.
         OperationUnsupported: it needs an isolation that cannot be given.
     """
@@ -98,6 +99,7 @@ class HTTPEnvServer:
         allowed_hosts: Collection[str] = (),
         local: bool = True,
         agent_access: Collection[str] = (),
+        agent_token: str | None = None,
         stateless_http: bool | None = None,
         mode: str | None = None,
         **upstream: Any,
@@ -122,7 +124,8 @@ class HTTPEnvServer:
         )
         self.engine = Engine(self.spec, options)
         space = os.environ.get(_SPACE_HOST)  # the name that a Space's proxy passes on
-        self.guard = Guard(token, allowed_origins, [*allowed_hosts, *([space] if space else [])])
+        hosts = [*allowed_hosts, *([space] if space else [])]
+        self.guard = Guard(token, allowed_origins, hosts, agent_token)
         self.watch = LoopWatch(self.engine)
         self._sockets: set[NativeSocket] = set()
         self._local: LocalListener | None = None
@@ -393,6 +396,7 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     local: bool = True,
     agent_access: Collection[str] = (),
+    agent_token: str | None = None,
     stateless_http: bool | None = None,
     mode: str | None = None,
     **upstream: Any,
@@ -414,6 +418,7 @@ def create_app(
         allowed_hosts=allowed_hosts,
         local=local,
         agent_access=agent_access,
+        agent_token=agent_token,
         stateless_http=stateless_http,
         mode=mode,
         **upstream,

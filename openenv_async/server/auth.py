@@ -5,6 +5,8 @@ Rules:
 - With a token set, every request on every transport needs it: ``Authorization: Bearer TOKEN``, or
   on a WebSocket the subprotocol ``openenv.bearer.TOKEN`` (browsers cannot set headers there). Never
   in the URL, which ends up in logs.
+- Agents may have a token of their own. It opens what is for agents alone, which is for the endpoint
+  to say; anywhere else it is refused, and says so: who has it is known.
 - A request with an ``Origin`` header comes from a web page. It is let in when its origin is on
   the allow-list, or the page was served from this very host and port. A host *name* counts for
   that only with a token: without one, a page whose name was made to point here (DNS rebinding)
@@ -20,6 +22,7 @@ Rules:
 
 from __future__ import annotations
 
+import enum
 import hmac
 import ipaddress
 from collections.abc import Collection, Mapping
@@ -27,11 +30,25 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from openenv_async.endpoints.tokens import check_token
-from openenv_async.errors import OriginRefused, Unauthorized
+from openenv_async.errors import AgentRefused, CallerError, OriginRefused, Unauthorized
 
-__all__ = ["BEARER_SUBPROTOCOL", "Guard"]
+__all__ = ["BEARER_SUBPROTOCOL", "Grant", "Guard", "refused_to"]
 
 BEARER_SUBPROTOCOL: Final = "openenv.bearer."
+
+
+class Grant(enum.Enum):
+    """The use that the token of a request is good for.
+
+    Attributes:
+        ALL: everything; also where the server asks for no token.
+        AGENTS: MCP, as it is for agents.
+        LENT: MCP in the one session that the request names.
+    """
+
+    ALL = enum.auto()
+    AGENTS = enum.auto()
+    LENT = enum.auto()
 
 
 class Guard:
@@ -43,12 +60,14 @@ class Guard:
             allows any.
         allowed_hosts: names that a request without a token may ask for; ``*`` allows any. Those
             of ``allowed_origins`` are among them.
+        agent_token: what agents may show in place of the token.
 
     Attributes:
-        admitted: how many requests were let through.
+        admitted: how many requests were let through, those of agents apart.
 
     Raises:
-        ValueError: the token is empty or cannot be sent in a header.
+        ValueError: a token is empty or cannot be sent in a header, or that of agents is the only
+            one, or the same.
     """
 
     def __init__(
@@ -56,8 +75,17 @@ class Guard:
         token: str | None = None,
         allowed_origins: Collection[str] = (),
         allowed_hosts: Collection[str] = (),
+        agent_token: str | None = None,
     ) -> None:
         self._token = None if token is None else check_token(token).encode()
+        self._agent_token = None if agent_token is None else check_token(agent_token).encode()
+        if self._agent_token is not None and self._token is None:
+            raise ValueError(
+                "an agents' token keeps nothing from agents while the server asks for none: give"
+                " it a token as well (--token-file or OPENENV_TOKEN; token=)"
+            )
+        if self._agent_token is not None and self._agent_token == self._token:
+            raise ValueError("the agents' token must be another one than the server's own")
         self.admitted = 0
         if isinstance(allowed_origins, str):  # whose characters would be taken for origins
             raise TypeError(
@@ -74,20 +102,28 @@ class Guard:
         """True if no token is needed."""
         return self._token is None
 
-    def check(self, scope: Mapping[str, Any], lent: str | None = None) -> bool:
-        """Let a request through; return whether it may do all that it asks for.
-
-        Args:
-            scope: of the request.
-            lent: a token that is as good for this request, but for what it was lent for alone.
-
-        Returns:
-            False where the request needs the server's token and showed only ``lent``.
+    def check(self, scope: Mapping[str, Any]) -> None:
+        """Let a request of a client through, and of nobody less.
 
         Raises:
             OriginRefused: it comes from a web page that is not allowed, or asks for a host that
                 needs a token.
             Unauthorized: the token is missing or wrong.
+            AgentRefused: it is that of agents.
+        """
+        grant = self.admit(scope)
+        if grant is not Grant.ALL:
+            raise refused_to(grant)
+
+    def admit(self, scope: Mapping[str, Any], lent: str | None = None) -> Grant:
+        """Let a request through, of agents as well; return what its token is good for.
+
+        Args:
+            scope: of the request.
+            lent: a token that is as good for this request, but for what it was lent for alone.
+
+        Raises:
+            OriginRefused, Unauthorized: as by ``check``.
         """
         headers: dict[bytes, bytes] = dict(scope.get("headers", ()))
         origin = headers.get(b"origin")
@@ -95,13 +131,15 @@ class Guard:
             raise OriginRefused("requests from this origin are not allowed: see --allow-origin")
         if self._token is None and not self._any_host:
             self._check_host(headers.get(b"host"))
-        is_whole = self._token is None or _shows(
-            self._token, headers, scope.get("subprotocols", ())
-        )
-        if not is_whole and (lent is None or not _shows(lent.encode(), headers, ())):
-            raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
-        self.admitted += 1
-        return is_whole
+        subprotocols = scope.get("subprotocols", ())
+        if self._token is None or _shows(self._token, headers, subprotocols):
+            self.admitted += 1
+            return Grant.ALL
+        if lent is not None and _shows(lent.encode(), headers, ()):
+            return Grant.LENT
+        if self._agent_token is not None and _shows(self._agent_token, headers, subprotocols):
+            return Grant.AGENTS
+        raise Unauthorized("a valid token is needed: send it as Authorization: Bearer TOKEN")
 
     def _check_host(self, header: bytes | None) -> None:
         if header is None or header in _USUAL_HOSTS:
@@ -121,6 +159,18 @@ class Guard:
         if not host or origin.lower().partition("://")[2] != host:
             return False
         return self._token is not None or _is_no_name(host)
+
+
+def refused_to(grant: Grant) -> CallerError:
+    """Make the error for a token that does not open what is asked for."""
+    if grant is Grant.LENT:
+        return Unauthorized(
+            "this token plays one session over MCP: all else needs the server's own"
+        )
+    return AgentRefused(
+        "this is the agents' token, which is good for the Model Context Protocol at /mcp alone:"
+        " everything else needs the server's own token"
+    )
 
 
 _USUAL_HOSTS: Final = frozenset({b"127.0.0.1", b"localhost"})

@@ -11,6 +11,7 @@ import pytest
 
 from openenv_async.cli.options import (
     SECONDS,
+    agent_token_option,
     complete_target,
     examples,
     import_from_here,
@@ -74,6 +75,22 @@ def test_a_token_is_read_from_a_file_or_the_environment(
     path.write_text("two\nlines\n")
     with pytest.raises(click.BadParameter):
         command("--token-file", str(path))
+
+
+def test_the_token_of_agents_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = read(agent_token_option)
+    monkeypatch.setenv("OPENENV_TOKEN", "of-the-trainer")
+    monkeypatch.delenv("OPENENV_AGENT_TOKEN", raising=False)
+    assert command()["agent_token"] is None
+    monkeypatch.setenv("OPENENV_AGENT_TOKEN", "of-the-environment")
+    assert command()["agent_token"] == "of-the-environment"
+    (path := tmp_path / "token").write_text("of-the-file\n")
+    assert command("--agent-token-file", str(path))["agent_token"] == "of-the-file"
+    monkeypatch.setenv("OPENENV_AGENT_TOKEN", "two words")
+    with pytest.raises(click.BadParameter, match="OPENENV_AGENT_TOKEN"):
+        command()
 
 
 def test_each_timeout_of_a_server_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:

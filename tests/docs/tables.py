@@ -47,6 +47,7 @@ REMEDIES: Final = {
     "RunMismatch": "give what the run was begun with, or begin another run",
     "RunNotWritten": "make room on the disk, and resume: what was finished before is kept",
     "Unauthorized": "give the client the server's token",
+    "AgentRefused": "show the server's own token, or play at `/mcp`",
     "OriginRefused": "put the page's origin on the server's allow-list",
     "EnvironmentFailure": "look at the environment; the server works",
     "EnvironmentStartFailed": "fix the constructor or its arguments",

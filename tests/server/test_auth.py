@@ -9,8 +9,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from openenv_async import create_app, serve
-from openenv_async.errors import OriginRefused, Unauthorized
-from openenv_async.server.auth import Guard
+from openenv_async.errors import AgentRefused, OriginRefused, Unauthorized
+from openenv_async.server.auth import Grant, Guard
 from tests.helpers import Counter
 from tests.server.clients import asking
 
@@ -85,7 +85,7 @@ def refusal(guard: Guard, asked: dict[str, Any]) -> type[Exception] | None:
     before = guard.admitted
     try:
         guard.check(asked)
-    except (OriginRefused, Unauthorized) as exc:
+    except (OriginRefused, Unauthorized, AgentRefused) as exc:
         assert guard.admitted == before
         return type(exc)
     assert guard.admitted == before + 1
@@ -184,3 +184,45 @@ def test_one_origin_as_text_is_not_taken_for_its_characters() -> None:
 def test_a_token_that_cannot_be_sent(token: str) -> None:
     with pytest.raises(ValueError, match="token"):
         Guard(token)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_agent"),
+    [
+        (scope(authorization="Bearer player"), True),
+        (scope("openenv.bearer.player"), True),
+        (scope(authorization="Bearer sesame"), False),
+        (scope("openenv.bearer.player", authorization="Bearer sesame"), False),
+        (scope(authorization="Bearer playe"), None),
+        (scope(authorization="Basic player"), None),
+        (scope(), None),
+        (scope(authorization="Bearer player", origin="http://evil.example"), None),
+    ],
+)
+def test_agents_have_a_token_of_their_own(asked: dict[str, Any], is_agent: bool | None) -> None:
+    guard = Guard("sesame", agent_token="player")
+    if is_agent is None:
+        with pytest.raises((Unauthorized, OriginRefused)):
+            guard.admit(asked)
+        assert refusal(guard, asked) in (Unauthorized, OriginRefused)
+        return
+    assert guard.admit(asked) is (Grant.AGENTS if is_agent else Grant.ALL)
+    assert guard.admitted == (not is_agent)  # an agent is no sign of the server's owner
+    assert refusal(guard, asked) is (AgentRefused if is_agent else None)
+
+
+@pytest.mark.parametrize(
+    ("token", "agent_token", "message"),
+    [
+        (None, "player", "give it a token as well"),
+        ("sesame", "sesame", "must be another one"),
+        ("sesame", "two words", "visible ASCII"),
+        ("sesame", "", "visible ASCII"),
+    ],
+)
+def test_an_agents_token_that_keeps_nothing_from_agents(
+    token: str | None, agent_token: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Guard(token, agent_token=agent_token)
+    assert "sesame" not in str(caught.value)

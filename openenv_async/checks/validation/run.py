@@ -19,7 +19,7 @@ from openenv_async.checks.validation import episodes, folder, legal, seeds, task
 from openenv_async.checks.validation.candidate import Candidate
 from openenv_async.client.settings import ClientSettings
 from openenv_async.client.websocket import dial
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.errors import (
     DeadlineExceeded,
     ProviderError,
@@ -188,7 +188,7 @@ class _Run(Runner):
 
 async def _inspect(target: str, params: dict[str, Any]) -> dict[str, list[str]]:
     """Return what ``inspection`` finds in a process of its own."""
-    environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    environ = {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openenv_async.checks.validation.inspection", target),
         json.dumps(params),

@@ -27,7 +27,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.engine.deadlines import LATE
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, Sweeper, new_mark
 from openenv_async.engine.executors.pipe import MAX_PIPE_MESSAGE, Pipe, PipeCodec
@@ -457,7 +457,7 @@ def boot_code(channel: int, lifeline: int) -> str:
 
 def _environ() -> dict[str, str]:
     """This process's environment variables, without the server's token."""
-    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    return {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
 
 
 def _signal_name(number: int) -> str:

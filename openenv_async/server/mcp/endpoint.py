@@ -5,6 +5,7 @@ Rules:
 - A session is named by the address (``/mcp/HANDLE`` or ``?session=HANDLE``), the header
   ``X-OpenEnv-Session``, ``Mcp-Session-Id`` in revisions that have it, else by an argument of every
   tool.
+- Agents may have a token of their own, which opens this protocol and not OpenEnv's dialect.
 - A call that fails is a result that says so, for the model to read; a request that cannot be taken
   is an error of the protocol.
 - A call that asks for progress and takes long is answered by a stream of events; all others are
@@ -32,7 +33,6 @@ from openenv_async.errors import (
     OpenEnvError,
     ProtocolError,
     SessionNotFound,
-    Unauthorized,
     UnreadableReply,
 )
 from openenv_async.protocol.json_rpc import (
@@ -54,7 +54,7 @@ from openenv_async.protocol.mcp import (
     read_call,
     status_of,
 )
-from openenv_async.server.auth import Guard
+from openenv_async.server.auth import Grant, Guard, refused_to
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.mcp.content import failure_result, state_result, tell
@@ -148,14 +148,12 @@ class McpEndpoint:
         response: Response | None
         try:
             lent = self.sessions.token_of(request.path_params.get("session"))
-            is_whole = self._guard.check(scope, lent)
+            grant = self._guard.admit(scope, lent)
             match request.method:
                 case "POST":
-                    response = await self._post(request, send, is_whole)
+                    response = await self._post(request, send, grant)
                 case "DELETE":
-                    if not is_whole:
-                        raise _lent_only()
-                    response = self._delete(request)
+                    response = self._delete(request, grant)
                 case _:
                     response = await self._get(request, send)
         except RpcFailure as failure:
@@ -171,7 +169,7 @@ class McpEndpoint:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def _post(self, request: Request, send: Send, is_whole: bool) -> Response | None:
+    async def _post(self, request: Request, send: Send, grant: Grant) -> Response | None:
         limits = self._engine.options.limits
         body = await read_body(request, limits.max_message_size)
         self._engine.stats.bytes_in += len(body)
@@ -179,10 +177,10 @@ class McpEndpoint:
             rpc = read_request(checked(body, limits.max_containers))
         except RpcFailure as failure:
             if not is_mcp(request.headers, None):
-                return await self._other(body, request, is_whole)
+                return await self._other(body, request, grant)
             return _failure(failure, status_of(failure.code, is_stateless=True))
         if not is_mcp(request.headers, rpc.method):
-            return await self._other(body, request, is_whole)
+            return await self._other(body, request, grant)
         call = read_call(rpc, request.headers)
         caller = self._caller(request, call)
         if call.id is None:
@@ -199,9 +197,14 @@ class McpEndpoint:
             failure.request_id = call.id
             return _failure(failure, status_of(failure.code, call.is_stateless))
 
-    async def _other(self, body: bytes, request: Request, is_whole: bool) -> Response:
-        if not is_whole:
-            raise _lent_only()
+    async def _other(self, body: bytes, request: Request, grant: Grant) -> Response:
+        """Answer a request of OpenEnv's dialect, which tells rewards.
+
+        Raises:
+            Unauthorized, AgentRefused: it showed a token of agents.
+        """
+        if grant is not Grant.ALL:
+            raise refused_to(grant)
         return await self._otherwise(body, request)
 
     def _caller(self, request: Request, call: McpCall) -> _Caller:
@@ -230,11 +233,16 @@ class McpEndpoint:
             request_id=call.id,
         )
 
-    def _delete(self, request: Request) -> Response:
+    def _delete(self, request: Request, grant: Grant) -> Response:
+        if grant is Grant.LENT:
+            raise refused_to(grant)
         handle = request.headers.get(SESSION_ID_HEADER)
         if handle is None:
             raise ProtocolError(f"the header {SESSION_ID_HEADER} names the session to end")
-        self.sessions.find(handle).close()
+        session = self.sessions.find(handle)
+        if session.is_lent and grant is Grant.AGENTS:
+            raise refused_to(grant)  # it is its client's to take back
+        session.close()
         return Response(status_code=200)
 
     async def _get(self, request: Request, send: Send) -> Response | None:
@@ -531,10 +539,6 @@ def _named(request: Request) -> str | None:
     """The handle in the address or the header, if there is one."""
     path: str | None = request.path_params.get("session")
     return path or request.query_params.get("session") or request.headers.get(SESSION_HEADER)
-
-
-def _lent_only() -> Unauthorized:
-    return Unauthorized("this token plays one session over MCP: all else needs the server's own")
 
 
 def _failure(failure: RpcFailure, status: int) -> Response:

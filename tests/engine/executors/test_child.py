@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from openenv_async.endpoints.tokens import TOKEN_VARIABLE
+from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.engine.executors import child as child_module
 from openenv_async.engine.executors.child import Child, boot_code
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, Sweeper
@@ -258,13 +258,14 @@ async def test_what_it_forked_ends_with_it(program: Any) -> None:
     await until(is_gone)
 
 
-async def test_a_worker_has_the_variables_of_the_server_but_its_token(
+async def test_a_worker_has_the_variables_of_the_server_but_its_tokens(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
+    for name in TOKEN_VARIABLES:
+        monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("SOMETHING", "else")
     program(
-        f"say({TOKEN_VARIABLE!r} in os.environ, os.environ['SOMETHING'],"
+        f"say(any(name in os.environ for name in {[*TOKEN_VARIABLES]}), os.environ['SOMETHING'],"
         f" len(os.environ[{MARK_VARIABLE!r}]), os.getsid(0) == os.getpid())"
     )
     reason = await Watched().ended()
