@@ -12,6 +12,7 @@ import click
 
 from openenv_async.cli import not_installed
 from openenv_async.cli.options import (
+    SECONDS,
     agent_token_option,
     complete_target,
     examples,
@@ -85,6 +86,14 @@ __all__ = ["serve"]
     multiple=True,
     type=click.Choice(AGENT_ACCESS),
     help="Let agents that play over MCP see or set this. Repeatable.",
+)
+@click.option(
+    "--agent-idle-timeout",
+    default=600.0,
+    show_default=True,
+    type=SECONDS,
+    metavar="SECONDS",
+    help="End sessions that agents play over MCP when unused for so long; 0 for never.",
 )
 @click.option(
     "--stateless-http",
@@ -163,6 +172,7 @@ def serve(
     allowed_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     agent_access: tuple[str, ...],
+    agent_idle_timeout: float,
     stateless_http: bool | None,
     mode: str | None,
     insecure: bool,
@@ -206,6 +216,7 @@ def serve(
             allowed_hosts=allowed_hosts,
             agent_access=agent_access,
             agent_token=agent_token,
+            agent_idle_timeout=agent_idle_timeout or None,
             stateless_http=stateless_http,
             mode=mode,
             local=local,

@@ -25,7 +25,7 @@ from openenv_async.server.http_headers import MEDIA, encode_body, error_body
 from openenv_async.server.http_sessions import HttpSessions
 from openenv_async.server.keywords import read_keywords
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
-from openenv_async.server.mcp import McpEndpoint, checked_access
+from openenv_async.server.mcp import IDLE_TIMEOUT, McpEndpoint, checked_access
 from openenv_async.server.mcp.sharing import Sharing
 from openenv_async.server.metrics import LoopWatch
 from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
@@ -34,6 +34,7 @@ from openenv_async.server.upstream import RpcSocket, UpstreamSocket
 from openenv_async.server.upstream_rpc import UpstreamRpc
 from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import MAX_SECONDS
 
 __all__ = ["HTTPEnvServer", "create_app"]
 
@@ -75,11 +76,14 @@ class HTTPEnvServer:
         agent_access: what agents may see and set over MCP beside what the environment's class says:
             any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
         agent_token: what agents may show in place of the token, good for MCP at ``/mcp`` alone.
+        agent_idle_timeout: seconds after which a session ends that agents play over MCP, if nobody
+            uses it, nor holds a stream of events of it; ``None`` for no such limit.
         upstream: ``action_cls``, ``observation_cls``, ``state_cls``, ``env_name`` and
             ``max_concurrent_envs``, OpenEnv's names for some of these.
 
     Raises:
-        ValueError: there is no such access, or the agents' token is the only one.
+        ValueError: there is no such access, or the agents' token is the only one, or the timeout is
+            not positive.
         TypeError: ``env`` is not an environment, or there is no such argument.
         OperationUnsupported: it needs an isolation that cannot be given.
     """
@@ -100,6 +104,7 @@ class HTTPEnvServer:
         local: bool = True,
         agent_access: Collection[str] = (),
         agent_token: str | None = None,
+        agent_idle_timeout: float | None = IDLE_TIMEOUT,
         stateless_http: bool | None = None,
         mode: str | None = None,
         **upstream: Any,
@@ -143,7 +148,19 @@ class HTTPEnvServer:
         own_access: Collection[str] = getattr(self.spec.cls, "agent_access", ())
         access = checked_access(own_access) | checked_access(agent_access)
         self._rpc = UpstreamRpc(self.engine, HttpSessions(self.engine))
-        self.mcp = McpEndpoint(self.engine, self.guard, access, self._elsewhere, self._rpc.response)
+        if agent_idle_timeout is not None and not 0 < agent_idle_timeout <= MAX_SECONDS:
+            raise ValueError(
+                f"agent_idle_timeout must be a positive number of seconds, at most {MAX_SECONDS:g},"
+                f" or None for no limit, got {agent_idle_timeout!r:.60}"
+            )
+        self.mcp = McpEndpoint(
+            self.engine,
+            self.guard,
+            access,
+            self._elsewhere,
+            self._rpc.response,
+            agent_idle_timeout,
+        )
         self.routes: list[BaseRoute] = [
             *self._http_routes(stateless_http, mode),
             *(
@@ -397,6 +414,7 @@ def create_app(
     local: bool = True,
     agent_access: Collection[str] = (),
     agent_token: str | None = None,
+    agent_idle_timeout: float | None = IDLE_TIMEOUT,
     stateless_http: bool | None = None,
     mode: str | None = None,
     **upstream: Any,
@@ -419,6 +437,7 @@ def create_app(
         local=local,
         agent_access=agent_access,
         agent_token=agent_token,
+        agent_idle_timeout=agent_idle_timeout,
         stateless_http=stateless_http,
         mode=mode,
         **upstream,

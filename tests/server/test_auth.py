@@ -207,7 +207,7 @@ def test_agents_have_a_token_of_their_own(asked: dict[str, Any], is_agent: bool 
         assert refusal(guard, asked) in (Unauthorized, OriginRefused)
         return
     assert guard.admit(asked) is (Grant.AGENTS if is_agent else Grant.ALL)
-    assert guard.admitted == (not is_agent)  # an agent is no sign of the server's owner
+    assert guard.admitted == (not is_agent)  # agents do not stand for the server's owner
     assert refusal(guard, asked) is (AgentRefused if is_agent else None)
 
 

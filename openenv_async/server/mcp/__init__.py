@@ -11,5 +11,6 @@ from __future__ import annotations
 
 from openenv_async.server.mcp.endpoint import McpEndpoint
 from openenv_async.server.mcp.offer import checked_access
+from openenv_async.server.mcp.sessions import IDLE_TIMEOUT
 
-__all__ = ["McpEndpoint", "checked_access"]
+__all__ = ["IDLE_TIMEOUT", "McpEndpoint", "checked_access"]

@@ -59,7 +59,12 @@ from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.mcp.content import failure_result, state_result, tell
 from openenv_async.server.mcp.offer import Naming, Offer
-from openenv_async.server.mcp.sessions import AgentSession, AgentSessions, LentSession
+from openenv_async.server.mcp.sessions import (
+    IDLE_TIMEOUT,
+    AgentSession,
+    AgentSessions,
+    LentSession,
+)
 from openenv_async.server.transport import Receive, Scope, Send
 
 __all__ = ["McpEndpoint"]
@@ -101,6 +106,7 @@ class McpEndpoint:
         access: what agents may see and set.
         home: the loop that a request must be carried to, if it is not the running one.
         otherwise: answers a ``POST`` that is not of this protocol.
+        idle_timeout: seconds after which a session ends that nobody uses; ``None`` for no limit.
 
     Attributes:
         methods: of HTTP, that the route takes.
@@ -115,8 +121,9 @@ class McpEndpoint:
         access: frozenset[str],
         home: Callable[[Scope], HomeLoop | None],
         otherwise: Otherwise,
+        idle_timeout: float | None = IDLE_TIMEOUT,
     ) -> None:
-        self.sessions: Final = AgentSessions(engine)
+        self.sessions: Final = AgentSessions(engine, idle_timeout)
         self._engine = engine
         self._guard = guard
         self._access = access

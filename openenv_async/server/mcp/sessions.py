@@ -7,6 +7,8 @@ Rules:
 - The engine's session is opened by the first reset, counts to capacity from then on, and ends with
   ``Timeouts.idle`` like any other. The handle lives on, so that an agent is told what happened and
   can reset; a handle without a session ends after the same time.
+- Revisions without sessions have nothing that shows whether a client is still there. So a handle
+  that nobody uses ends, and its session with it, after a time of its own, which is shorter.
 - Calls of one session run one at a time, in the order in which they came; few may wait.
 - A client that holds a stream of events open is alive; when its last stream ends and it asks for
   nothing more in ``Timeouts.resume``, its session ends.
@@ -43,8 +45,10 @@ from openenv_async.protocol.codec import encode_map
 from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
 from openenv_async.server.mcp.content import Told
 
-__all__ = ["AgentSession", "AgentSessions", "LentSession"]
+__all__ = ["IDLE_TIMEOUT", "AgentSession", "AgentSessions", "LentSession"]
 
+IDLE_TIMEOUT: Final = 600.0
+"""Seconds that an agent may think between two calls."""
 _MAX_WAITING: Final = 16
 """Calls of one session that may wait for the one that runs."""
 _CLOSED: Final = "the session was closed by its client"
@@ -312,10 +316,12 @@ class AgentSession(CallReplySink):
             self._shut("its client is gone")
             return None
         idle_at = self._used_at + (self._engine.options.timeouts.idle or inf)
-        if self._alive() is None and now >= idle_at:
+        unused_at = self._used_at + self._sessions.idle_timeout
+        if now >= unused_at or (now >= idle_at and self._alive() is None):
             self._sessions.forget(self)
+            self._shut(f"its client asked for nothing for {now - self._used_at:.0f} s")
             return None
-        return min(self._gone_at, max(idle_at, now + _LOOK))
+        return min(self._gone_at, max(min(idle_at, unused_at), now + _LOOK))
 
     def _shut(self, why: str) -> None:
         session = self._alive()
@@ -462,10 +468,17 @@ class _Turn:
 
 
 class AgentSessions:
-    """The sessions of one engine that agents play, by handle."""
+    """The sessions of one engine that agents play, by handle.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: what opens them.
+        idle_timeout: seconds after which one ends that nobody uses, nor holds a stream of; ``None``
+            for no such limit.
+    """
+
+    def __init__(self, engine: Engine, idle_timeout: float | None = IDLE_TIMEOUT) -> None:
         self.engine: Final = engine
+        self.idle_timeout: Final = idle_timeout or inf
         self._by_handle: dict[str, AgentSession] = {}
         self._lent: dict[str, LentSession] = {}
 
@@ -484,15 +497,15 @@ class AgentSessions:
         most = 2 * self.engine.max_sessions + _SPARE
         if len(self._by_handle) - len(self._lent) >= most:
             raise ServerBusy(
-                f"{most} clients of MCP have sessions: close one, or wait until one is idle for"
-                " Timeouts.idle",
+                f"{most} clients of MCP have sessions: close one, or wait until one was idle for"
+                " too long (--agent-idle-timeout)",
                 limit=most,
                 retry_after=1.0,
             )
         handle = secrets.token_urlsafe(_HANDLE_BYTES)
         session = self._by_handle[handle] = AgentSession(self, handle)
-        idle = self.engine.options.timeouts.idle
-        if idle is not None:
+        idle = min(self.engine.options.timeouts.idle or inf, self.idle_timeout)
+        if idle < inf:
             self.engine.deadlines.watch(session, self.engine.clock() + idle)
         return session
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -48,8 +49,8 @@ async def test_every_other_route_is_refused() -> None:
         paths = {
             (method, route.path)
             for route in server.routes
-            for method in getattr(route, "methods", None) or ()
-            if route.path not in ("/mcp", "/mcp/{session}")
+            if isinstance(route, Route) and route.path not in ("/mcp", "/mcp/{session}")
+            for method in route.methods or ()
         }
         assert {("POST", "/step"), ("POST", "/share"), ("GET", "/share")} <= paths
         for method, path in sorted({*paths, ("GET", "/"), ("GET", "/nothing")}):
@@ -69,7 +70,7 @@ async def test_every_other_route_is_refused() -> None:
 async def test_the_other_dialect_of_the_same_address_is_refused(method: str) -> None:
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}
     async with served(**TOKENS) as (http, server):
-        for sent in (json.dumps(body), json.dumps(body)[:-1]):  # one that is no JSON as well
+        for sent in (json.dumps(body), json.dumps(body)[:-1]):  # broken JSON as well
             refused = await http.post("/mcp", content=sent, headers=PLAYER)
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "agent_refused")
         assert (await http.post("/mcp", json=body)).status_code == 200  # the trainer's
@@ -83,8 +84,8 @@ async def test_no_websocket_is_opened_with_it(path: str, dialect: Any) -> None:
     async with serve(Maze, **TOKENS) as url:
         where = url.replace("http", "ws") + path
         for headers, more in ((PLAYER, []), ({}, ["openenv.bearer.player"])):
+            chosen: Any = [*offered, *more] or None
             with pytest.raises(InvalidStatus) as caught:
-                chosen: Any = [*offered, *more] or None
                 async with connect(where, additional_headers=headers, subprotocols=chosen):
                     pass
             assert caught.value.response.status_code == 403

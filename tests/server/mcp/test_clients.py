@@ -87,8 +87,8 @@ async def test_each_environment_is_played(client_python: str, name: str) -> None
 
 @pytest.mark.parametrize("mode", GENERATIONS)
 async def test_a_client_that_is_killed_leaves_nothing(client_python: str, mode: str) -> None:
-    options = EngineOptions(timeouts=Timeouts(idle=1.0, resume=0.1))
-    app = create_app(Maze, options=options)
+    options = EngineOptions(timeouts=Timeouts(resume=0.1))
+    app = create_app(Maze, options=options, agent_idle_timeout=1.0)
     async with serve(app) as url:
         server = app.state.openenv
         held = ("--mode", mode, "--sessions", "4", "--steps", "0", "--keep", "--hold", "60")

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from openenv_async import EngineOptions, Environment, Limits, TaskTable, Timeouts
+from openenv_async import EngineOptions, Environment, Limits, TaskTable, Timeouts, create_app
 from tests.helpers import until
 from tests.server.mcp.agent import (
     SECRET,
@@ -24,6 +24,13 @@ from tests.server.mcp.agent import (
     playing,
     served,
 )
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_after_which_nothing_could_end(seconds: float) -> None:
+    with pytest.raises(ValueError, match="agent_idle_timeout must be"):
+        create_app(Maze, agent_idle_timeout=seconds)
+
 
 GENERATIONS = pytest.mark.parametrize("revision", [STATELESS, WITH_SESSIONS, "2025-03-26"])
 

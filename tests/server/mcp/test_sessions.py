@@ -13,7 +13,7 @@ import pytest
 from openenv_async import EngineOptions, Timeouts
 from openenv_async.engine import Engine
 from openenv_async.errors import EpisodeNotStarted, ServerBusy, SessionClosed, SessionNotFound
-from openenv_async.server.mcp.sessions import AgentSessions
+from openenv_async.server.mcp.sessions import IDLE_TIMEOUT, AgentSessions
 from openenv_async.spec import EnvironmentSpec
 from tests.helpers import until
 from tests.server.mcp.agent import Maze
@@ -21,10 +21,12 @@ from tests.server.mcp.agent import Maze
 
 @asynccontextmanager
 async def sessions(
-    env: Any = Maze, options: EngineOptions | None = None
+    env: Any = Maze,
+    options: EngineOptions | None = None,
+    idle_timeout: float | None = IDLE_TIMEOUT,
 ) -> AsyncIterator[AgentSessions]:
     engine = Engine(EnvironmentSpec(env), options)
-    made = AgentSessions(engine)
+    made = AgentSessions(engine, idle_timeout)
     engine.deadlines  # noqa: B018  # starts the engine
     try:
         yield made
@@ -98,6 +100,27 @@ async def test_a_handle_that_nobody_uses_ends() -> None:
         used = made.new()
         await used.reset(None, {}, 1)
         await until(lambda: not made.has(unused))
+
+
+@pytest.mark.parametrize("limit", [600.0, 20.0, None])
+async def test_a_session_that_nobody_uses_ends_before_others(limit: float | None) -> None:
+    async with sessions(idle_timeout=limit) as made:
+        session, watched = made.new(), made.new()
+        await session.reset(None, {}, 1)
+        await watched.reset(None, {}, 1)
+        watched.streaming()  # which shows that its client is there
+        used, own = made.engine.clock(), made.engine.options.timeouts.idle
+        assert own is not None
+        due = session.check(used)
+        assert due == pytest.approx(used + min(limit or own, own), abs=10)
+        assert due is not None
+        assert session.check(due - 15) is not None
+        assert made.has(session)
+        ended = session.check(due + 15) is None
+        assert ended == (limit is not None) == (not made.has(session))
+        assert watched.check(due + 15) is not None
+        assert made.has(watched)
+        await until(lambda: made.engine.active == (1 if ended else 2))
 
 
 async def test_the_last_of_several_streams_counts() -> None:
