@@ -26,7 +26,7 @@ import logging
 import sys
 import threading
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -34,7 +34,7 @@ from typing import Any, ClassVar, Final
 from openenv_async.environment import Environment
 from openenv_async.errors import InvalidAction, WrongTarget, exception_text, shown
 from openenv_async.hosts import LISTS_TOOLS, MAX_SESSIONS
-from openenv_async.types import StepResult
+from openenv_async.types import StepResult, Tool
 
 __all__ = ["AppCall", "UpstreamHost", "host_of_call"]
 
@@ -121,15 +121,28 @@ class UpstreamHost(Environment[Any, Any, Any]):
 
     @classmethod
     def schemas(cls, **params: Any) -> dict[str, Any]:
-        """The schemas of the models that the application names."""
+        """The schemas of the models that the application names.
+
+        An observation may be of another class, as the one that resets an environment of tools is
+        of the base class: the declared one says which fields there are, and not that they are.
+        """
         models = {"action": cls.call.action, "observation": cls.call.observation}
         if cls.call.state is not None:
             models["state"] = cls.call.state
-        return {
+        made = {
             name: model.model_json_schema()
             for name, model in models.items()
             if hasattr(model, "model_json_schema")
         }
+        if "observation" in made:
+            made["observation"].pop("required", None)
+            made["observation"].pop("additionalProperties", None)
+        return made
+
+    @classmethod
+    def tools_for(cls, **params: Any) -> Sequence[Tool] | None:
+        """The tools of a class that lists them by a step: one environment is made to be asked."""
+        return (asyncio.run(_listed(cls())) or None) if getattr(cls, LISTS_TOOLS, False) else None
 
 
 class _OneThreadHost(UpstreamHost):
@@ -198,6 +211,23 @@ class _AsyncHost(UpstreamHost):
             session = getattr(self._env, "mcp_session", None)
             if callable(session):
                 await self._stack.enter_async_context(session())
+
+
+async def _listed(host: UpstreamHost) -> list[Tool]:
+    try:
+        told = await host.step({"type": "list_tools"})
+    finally:
+        await host.close()
+    return [
+        Tool(
+            each["name"],
+            each["description"] or "",
+            each["input_schema"],
+            {"type": "call_tool", "tool_name": each["name"]},
+            arguments_in="arguments",
+        )
+        for each in told.observation["tools"]
+    ]
 
 
 def _result(observation: Any) -> Any:

@@ -320,11 +320,10 @@ class UpstreamRpc:
 
 def _tools_of(spec: EnvironmentSpec) -> dict[str, Tool] | None:
     """Return the tools of an environment, unless it lists them by a step, as OpenEnv's MCP ones."""
-    schema = spec.schema["action"]
-    if spec.declared_tools is None and (
-        getattr(spec.cls, LISTS_TOOLS, False)
-        or "tool_name" in called_by_name(Tool("any"), schema).constants
-    ):
+    if getattr(spec.cls, LISTS_TOOLS, False):
+        return None
+    by_name = called_by_name(Tool("any"), spec.schema["action"])
+    if spec.declared_tools is None and "tool_name" in by_name.constants:
         return None
     return {tool.name: tool for tool in spec.tools(_SINGLE)}
 

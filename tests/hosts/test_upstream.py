@@ -10,16 +10,19 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import httpx
 import pytest
 from pydantic import BaseModel
 
-from openenv_async import connect
+from openenv_async import EnvClient, connect, serve
 from openenv_async.compat.upstream import mcp_types
 from openenv_async.compat.upstream.interfaces import Environment
 from openenv_async.compat.upstream.types import Action, Observation, State
 from openenv_async.errors import EnvironmentRaised, InvalidAction, WrongTarget
 from openenv_async.hosts.upstream import AppCall, host_of_call
+from openenv_async.schemas.refs import resolved
 from openenv_async.spec import EnvironmentSpec
+from tests.server.mcp.agent import STATELESS, Agent
 
 
 class Press(Action):
@@ -224,6 +227,41 @@ async def test_an_environment_of_tools_needs_no_application(env: Any) -> None:
             assert (await client.step({"type": "list_tools"})).observation["tools"] == []
             told = await client.step({"type": "call_tool", "tool_name": "t", "arguments": {}})
             assert told.observation["result"] == ("made" if env is caller else "")
+
+
+async def test_tools_that_a_step_lists_are_those_of_agents() -> None:
+    class Tools(Awaited):
+        def reset(self, *args: Any, **more: Any) -> Any:
+            return Observation(metadata={"status": "ready"})  # without what the declared one needs
+
+        async def step_async(self, action: Any, timeout_s: float | None = None, **more: Any) -> Any:
+            if isinstance(action, mcp_types.ListToolsAction):
+                schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+                tool = mcp_types.Tool(name="say", description="Say it.", input_schema=schema)
+                return mcp_types.ListToolsObservation(tools=[tool])
+            return mcp_types.CallToolObservation(
+                tool_name=action.tool_name, result=action.arguments["text"], reward=0.25
+            )
+
+    Awaited.log.clear()
+    spec = spec_of(Tools, mcp_types.CallToolAction, mcp_types.CallToolObservation)
+    async with serve(spec) as url, httpx.AsyncClient(base_url=url) as http:
+        agent = Agent(http, STATELESS)
+        listed = (await agent.ask("tools/list"))["tools"]
+        assert [tool["name"] for tool in listed] == ["reset", "say", "close"]
+        assert Awaited.log == ["enter", "leave", "close"]
+        begun = (await agent.call("reset"))["structuredContent"]
+        said = (await agent.call("say", text="hi"))["structuredContent"]
+        assert said["observation"]["result"] == "hi"
+        for tool, given in ((listed[0], begun), (listed[1], said)):
+            shape = resolved(
+                tool["outputSchema"]["properties"]["observation"], tool["outputSchema"]
+            )
+            assert set(shape.get("required", ())) <= set(given["observation"])
+            assert set(given["observation"]) <= set(shape["properties"])
+        async with EnvClient[Any, Any, Any](url) as env:
+            await env.reset()
+            assert [tool.name for tool in await env.list_tools()] == ["say"]
 
 
 async def test_truncation_of_an_observation_s_own_is_an_end_that_is_no_termination() -> None:
