@@ -11,7 +11,7 @@ Rules:
 - A socket of ``/ws?session_id=`` takes part in a session that JSON-RPC made, and leaves it alive.
 - A session answers its socket and HTTP through one sink, each call in its turn.
 - A bad message costs an error reply, never the episode; too many of them end the session.
-- Where the server offers a ``Transport``, messages come from it and go to it; the handshake and
+- Messages come from a ``Transport`` and go to it, where the server offers one; the handshake and
   closing are ASGI's, as is all of it without one.
 - A peer that takes no data for ``Timeouts.write`` is cut, and so is one that answers no ping for
   ``Timeouts.lease``, where the server can ping: it may be silent for as long as it likes.
