@@ -74,6 +74,7 @@ _TYPE_ALLOWS_DATA: Final[dict[str, bool]] = {
     "close": False,
     "mcp": True,
 }
+_KINDS: Final[dict[bytes, Any]] = {f'"{kind}"'.encode(): kind for kind in _TYPE_ALLOWS_DATA}
 
 _json_fields: Final = msgspec.json.Decoder(Fields).decode
 _msgpack_fields: Final = msgspec.msgpack.Decoder(Fields).decode
@@ -132,10 +133,14 @@ def read_message(message: str | None, max_containers: int = sys.maxsize) -> Call
         return Refusal("SESSION_ERROR", "a message must be a JSON object")
     except (msgspec.MsgspecError, ProtocolError, RecursionError, UnicodeError) as exc:
         return Refusal("INVALID_JSON", f"Invalid JSON: {exc}")
-    kind = scalar(fields, "type", "plain")
-    kind = "" if kind is None else kind
-    if not isinstance(kind, str) or kind not in _TYPE_ALLOWS_DATA:
-        return Refusal("UNKNOWN_TYPE", f"Unknown message type: {kind}")
+    kind = _KINDS.get(bytes(fields.get("type", b"")))
+    if kind is not None:  # as all but a few clients write it
+        del fields["type"]
+    else:
+        kind = scalar(fields, "type", "plain")
+        kind = "" if kind is None else kind
+        if not isinstance(kind, str) or kind not in _TYPE_ALLOWS_DATA:
+            return Refusal("UNKNOWN_TYPE", f"Unknown message type: {kind}")
     payload = fields.pop("data", None) if _TYPE_ALLOWS_DATA[kind] else None
     extra = [
         _problem("extra_forbidden", [name], "Extra inputs are not permitted") for name in fields
