@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +51,20 @@ def test_only_native_transports_carry_frames_and_streams() -> None:
         assert ("stream" in transport.features) == is_native
     assert UpstreamTransport.features == frozenset()
     assert InProcessTransport.features == NativeTransport.features - {"frames", "sessions"}
+
+
+def test_the_protocol_page_has_what_each_dialect_can_express() -> None:
+    kinds = (NativeTransport, InProcessTransport, HTTPTransport, UpstreamTransport)
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    section = page.partition("\n## 9. Dialects\n")[2].partition("\n## ")[0]
+    told: dict[str, tuple[str, ...]] = {}
+    for line in section.splitlines():
+        if found := re.match(r"\|.*\(`(\w+)`\) \| (.*) \|$", line):
+            told[found[1]] = tuple(found[2].split(" | "))
+    features = NativeTransport.features
+    assert told == {
+        each: tuple("yes" if each in kind.features else "no" for kind in kinds) for each in features
+    }
 
 
 def test_errors_are_judged_by_class_or_by_upstreams_code() -> None:
