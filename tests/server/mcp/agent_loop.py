@@ -1,4 +1,4 @@
-"""The agent loop of pydantic-ai, with a scripted model, plays ``repl`` by MCP alone."""
+"""Plays ``repl`` or ``coding`` by MCP with the agent loop of pydantic-ai; its model is scripted."""
 
 from __future__ import annotations
 
