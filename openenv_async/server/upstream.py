@@ -297,19 +297,26 @@ class _DialectSocket:
         Raises:
             OpenEnvError: the session is over.
         """
-        sink = self._sink
-        async with sink.turn:
-            if session.current is None:
-                sink.codecs = self._engine.codecs("plain")
-            seq = session.log.taken + 1
-            waiting = sink.expect(seq)
-            self._running = seq
-            session.submit(frame(seq, seq - 1, "plain"))
-            reply = await waiting
+        if self._is_guest:
+            sink = self._sink
+            async with sink.turn:
+                if session.current is None:
+                    sink.codecs = self._engine.codecs("plain")
+                reply = await self._submit(session, frame)
+                self._running = 0
+        else:  # nobody else calls through this sink
+            reply = await self._submit(session, frame)
             self._running = 0
         if isinstance(reply, OpenEnvError):
             raise reply
         return reply
+
+    def _submit(self, session: Session, frame: MakeFrame) -> asyncio.Future[Frame | OpenEnvError]:
+        """Submit one request; return the future of its reply."""
+        self._running = seq = session.log.taken + 1
+        waiting = self._sink.expect(seq)
+        session.submit(frame(seq, seq - 1, "plain"))
+        return waiting
 
     async def _answer(self, session: Session, message: str | None) -> bool:
         """Answer one message; ``False`` after a close.
