@@ -16,6 +16,7 @@ import traceback
 from typing import Any, ClassVar, Final, TypeVar
 
 __all__ = [
+    "AgentRefused",
     "CallerError",
     "ConnectFailed",
     "ConnectionLost",
