@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Hashable
 from typing import Any, Literal, Protocol
 
+from openenv_async.checks.http_clients import McpSession, OneCallSession, RpcSession, UntypedError
 from openenv_async.checks.raw_connection import RawConnection
 from openenv_async.checks.upstream_client import UpstreamError, UpstreamSession
 from openenv_async.client.connection import ClientConnection
@@ -29,13 +30,17 @@ __all__ = [
     "Conversation",
     "HTTPTransport",
     "InProcessTransport",
+    "McpTransport",
     "NativeTransport",
+    "OneCallTransport",
     "Transport",
+    "UpstreamRpcTransport",
     "UpstreamTransport",
     "network_transports",
 ]
 
-_SHARED = frozenset(
+_TRAINERS = frozenset({"reset", "held", "choice", "reward", "state", "kinds"})
+_SHARED = _TRAINERS | frozenset(
     {"options", "session_options", "episode", "seed", "deadline", "exact", "limits", "busy"}
     | {"order", "ends"}
 )
@@ -71,6 +76,11 @@ class Transport(ABC):
         name: shown in results.
         features: of
 
+            - ``reset``: an episode can be begun, and shows its first observation;
+            - ``held``: the calls of a session are answered by one environment;
+            - ``choice``: a reset can be given a seed, a task and options;
+            - ``reward``, ``state``: they are told;
+            - ``kinds``: an error says of which kind it is; elsewhere any error will do;
             - ``options``: unknown reset options are refused, not dropped;
             - ``session_options``: constructor options can be given;
             - ``episode``, ``seed``: episode id and seed are reported;
@@ -274,7 +284,7 @@ class UpstreamTransport(Transport):
     """
 
     name = "upstream"
-    features = frozenset[str]()
+    features = _TRAINERS
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
@@ -294,6 +304,85 @@ class UpstreamTransport(Transport):
         return isinstance(error, UpstreamError) and error.code == cls.upstream_code
 
 
+class UpstreamRpcTransport(Transport):
+    """Upstream's JSON-RPC, ``POST /mcp``: sessions, and tools called in them.
+
+    Args:
+        url: of the server.
+        token: access token.
+    """
+
+    name = "upstream json-rpc"
+    features = frozenset({"held", "sessions"})
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._token = token
+
+    def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Any]:
+        return RpcSession(self.url, self._token)
+
+    def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
+        return isinstance(error, UntypedError)
+
+    async def use_unknown_session(self) -> None:
+        async with RpcSession(self.url, self._token) as session:
+            await session.use_unknown()
+
+
+class McpTransport(Transport):
+    """MCP as an agent speaks it, at ``/mcp``.
+
+    Args:
+        url: of the server.
+        revision: of the protocol.
+        token: access token.
+    """
+
+    features = frozenset({"reset", "held", "options", "order", "ends", "sessions"})
+
+    def __init__(self, url: str, revision: str = "2026-07-28", token: str | None = None) -> None:
+        self.name = f"mcp {revision}"
+        self.url = url
+        self._revision = revision
+        self._token = token
+
+    def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Any]:
+        return McpSession(self.url, self._token, self._revision)
+
+    def matches(self, error: BaseException, cls: type[OpenEnvError]) -> bool:
+        return isinstance(error, UntypedError)
+
+    async def use_unknown_session(self) -> None:
+        async with McpSession(self.url, self._token, self._revision) as session:
+            await session.use_unknown()
+
+
+class OneCallTransport(Transport):
+    """Upstream's HTTP without a session, where the server has it: an environment for each call.
+
+    Args:
+        url: of the server.
+        token: access token.
+    """
+
+    name = "stateless http"
+    features = _TRAINERS - {"held"}
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._token = token
+
+    def session(
+        self, *, options: dict[str, Any] | None = None, limits: Limits | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Any]:
+        return OneCallSession(self.url, self._token)
+
+
 def network_transports(url: str, token: str | None = None) -> tuple[Transport, ...]:
     """Return every transport of a server that has a network.
 
@@ -306,6 +395,10 @@ def network_transports(url: str, token: str | None = None) -> tuple[Transport, .
         NativeTransport(url, "json", token),
         HTTPTransport(url, token),
         UpstreamTransport(url, token),
+        UpstreamRpcTransport(url, token),
+        McpTransport(url, "2025-11-25", token),
+        McpTransport(url, "2026-07-28", token),
+        OneCallTransport(url, token),
     )
 
 

@@ -34,7 +34,8 @@ __all__ = ["conformance"]
     "--transport",
     "transports",
     multiple=True,
-    help="Only this one of native msgpack, native json, http, upstream. Repeatable.",
+    help="Only this one of native msgpack, native json, http, upstream, upstream json-rpc,"
+    " mcp 2025-11-25, mcp 2026-07-28, stateless http. Repeatable.",
 )
 @click.option("--door", "doors", multiple=True, hidden=True)  # its old name
 @click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")

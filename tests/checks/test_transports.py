@@ -12,10 +12,14 @@ from openenv_async import EngineOptions, serve
 from openenv_async.checks.conformance import (
     HTTPTransport,
     InProcessTransport,
+    McpTransport,
     NativeTransport,
+    OneCallTransport,
     Transport,
+    UpstreamRpcTransport,
     UpstreamTransport,
 )
+from openenv_async.checks.http_clients import UntypedError
 from openenv_async.checks.transports import network_transports
 from openenv_async.checks.upstream_client import UpstreamError
 from openenv_async.engine import Engine
@@ -26,6 +30,7 @@ from openenv_async.errors import (
     SessionNotFound,
     Unauthorized,
 )
+from openenv_async.server import create_app
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.testing import ConformanceEnvironment
 from openenv_async.types import Limits
@@ -35,12 +40,15 @@ URL = "http://127.0.0.1:9"
 
 def test_the_transports_with_a_network() -> None:
     found = network_transports(URL)
-    assert [each.name for each in found] == ["native msgpack", "native json", "http", "upstream"]
-    assert [type(each) for each in found] == [
-        NativeTransport,
-        NativeTransport,
-        HTTPTransport,
-        UpstreamTransport,
+    assert [(each.name, type(each)) for each in found] == [
+        ("native msgpack", NativeTransport),
+        ("native json", NativeTransport),
+        ("http", HTTPTransport),
+        ("upstream", UpstreamTransport),
+        ("upstream json-rpc", UpstreamRpcTransport),
+        ("mcp 2025-11-25", McpTransport),
+        ("mcp 2026-07-28", McpTransport),
+        ("stateless http", OneCallTransport),
     ]
 
 
@@ -49,12 +57,16 @@ def test_only_native_transports_carry_frames_and_streams() -> None:
         is_native = isinstance(transport, NativeTransport)
         assert ("frames" in transport.features) == is_native
         assert ("stream" in transport.features) == is_native
-    assert UpstreamTransport.features == frozenset()
+    assert not UpstreamTransport.features & {"options", "exact", "order"}
+    assert not McpTransport.features & {"choice", "reward", "state"}
     assert InProcessTransport.features == NativeTransport.features - {"frames", "sessions"}
 
 
 def test_the_protocol_page_has_what_each_dialect_can_express() -> None:
-    kinds = (NativeTransport, InProcessTransport, HTTPTransport, UpstreamTransport)
+    kinds = (
+        *(NativeTransport, InProcessTransport, HTTPTransport, UpstreamTransport),
+        *(UpstreamRpcTransport, McpTransport, McpTransport, OneCallTransport),
+    )
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     section = page.partition("\n## 9. Dialects\n")[2].partition("\n## ")[0]
     told: dict[str, tuple[str, ...]] = {}
@@ -74,6 +86,10 @@ def test_errors_are_judged_by_class_or_by_upstreams_code() -> None:
     assert upstream.matches(UpstreamError(InvalidAction.upstream_code, "no"), InvalidAction)
     assert not upstream.matches(UpstreamError("OTHER", "no"), InvalidAction)
     assert not upstream.matches(InvalidAction("no"), InvalidAction)
+    for untyped in (UpstreamRpcTransport(URL), McpTransport(URL)):
+        assert "kinds" not in untyped.features
+        assert untyped.matches(UntypedError("no"), InvalidAction)
+        assert not untyped.matches(RuntimeError("no"), InvalidAction)
 
 
 def test_arrays_are_sent_as_lists_where_there_are_none() -> None:
@@ -126,7 +142,9 @@ async def test_a_session_of_an_engine() -> None:
         await engine.aclose()
 
 
-@pytest.mark.parametrize("kind", [NativeTransport, HTTPTransport])
+@pytest.mark.parametrize(
+    "kind", [NativeTransport, HTTPTransport, UpstreamRpcTransport, McpTransport]
+)
 async def test_an_unknown_session_is_a_typed_error(kind: type[NativeTransport]) -> None:
     async with serve(ConformanceEnvironment) as url:
         with pytest.raises((SessionNotFound, SessionLost)):
@@ -134,12 +152,15 @@ async def test_an_unknown_session_is_a_typed_error(kind: type[NativeTransport]) 
 
 
 async def test_each_transport_shows_its_token() -> None:
-    async with serve(ConformanceEnvironment, token="secret") as url:
+    app = create_app(ConformanceEnvironment, token="secret", stateless_http=True)
+    async with serve(app) as url:
         for transport in network_transports(url, "secret"):
             async with transport.session() as env:
                 result = await env.reset()
-                assert result.observation["text"] == "ready"
-        for stranger in network_transports(url)[:3]:
+                assert "reset" not in transport.features or result.observation["text"] == "ready"
+        for stranger in network_transports(url):
+            if stranger.name in ("upstream", "stateless http"):
+                continue  # their refusals are not errors of an opening
             with pytest.raises(Unauthorized):
                 async with stranger.session() as env:
                     await env.reset()

@@ -29,7 +29,7 @@ async def test_the_command() -> None:
         assert code == 0, err
         results = [Result(each.pop("name"), each.pop("door"), **each) for each in json.loads(out)]
         assert failed(results) == {}
-        assert len(results) == 4 * len(CHECKS)
+        assert len(results) == 8 * len(CHECKS)
         for option in ("--transport", "--door"):  # the latter is its old name
             code, out, err = await command(url, option, "http", "--verbose")
             assert code == 0, err

@@ -116,8 +116,8 @@ async def test_each_executor_puts_what_is_legal_into_the_info(env: type) -> None
 @pytest.mark.parametrize("env", [Nim, Masked])
 async def test_each_transport_carries_it(env: Any) -> None:
     async with serve(env) as url, connect(env, client=GenericEnvClient) as local:
-        ways = network_transports(url)
-        assert len(ways) == 4
+        ways = [way for way in network_transports(url) if {"reset", "held"} <= way.features]
+        assert len(ways) == 6
         results = {"in process": await local.reset()}
         for way in ways:
             async with way.session() as session:
@@ -189,6 +189,8 @@ class Poker(Environment[Bid | Fold, dict[str, Any], Any]):
 async def test_what_is_listed_can_be_sent_back_as_it_came() -> None:
     async with serve(Poker) as url:
         for way in network_transports(url):
+            if not {"choice", "held"} <= way.features:
+                continue  # an agent calls a tool, and sends no action as it is listed
             async with way.session() as session:
                 for number, took in enumerate(("Bid(amount=2)", "Fold(reason='weak')")):
                     result = await session.reset()

@@ -2,7 +2,8 @@
 
 Each behaviour is one named check: an async function with a docstring that says what is promised.
 A ``Transport`` opens sessions in one way: native MessagePack, native JSON, upstream's dialect,
-HTTP, or in process. A server of ``openenv_async.testing:ConformanceEnvironment`` is put through
+HTTP, or in process, and those that carry less: upstream's JSON-RPC, MCP, and upstream's HTTP
+without a session. A server of ``openenv_async.testing:ConformanceEnvironment`` is put through
 all of them; any other server through the generic ones, with actions drawn from its schema.
 
 ``await run(url)`` checks a server, ``openenv-async conformance URL`` prints the result.
@@ -15,8 +16,11 @@ from openenv_async.checks.transports import (
     Conversation,
     HTTPTransport,
     InProcessTransport,
+    McpTransport,
     NativeTransport,
+    OneCallTransport,
     Transport,
+    UpstreamRpcTransport,
     UpstreamTransport,
 )
 from openenv_async.renamed import renamed_attributes
@@ -28,12 +32,15 @@ __all__ = [
     "Conversation",
     "HTTPTransport",
     "InProcessTransport",
+    "McpTransport",
     "NativeTransport",
+    "OneCallTransport",
     "Result",
     "Skipped",
     "Subject",
     "Suite",
     "Transport",
+    "UpstreamRpcTransport",
     "UpstreamTransport",
     "run",
 ]

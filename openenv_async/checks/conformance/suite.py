@@ -112,8 +112,8 @@ async def run(
             target without a server is served meanwhile; of several URLs each server is checked.
         params: constructor arguments of an environment that is served for the checks.
         token: access token of servers at URLs.
-        transports: names of transports, or transports of one server; by default native
-            MessagePack, native JSON, HTTP and upstream's dialect.
+        transports: names of transports, or transports of one server; by default all that
+            ``network_transports`` gives.
         names: of the checks, by default all.
         on_result: called with each result as it comes.
 

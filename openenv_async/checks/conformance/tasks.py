@@ -31,7 +31,7 @@ async def tasks_are_listed_without_their_private_part(subject: Subject) -> None:
         await subject.expect(InvalidOption, tasks.count("dev"))
 
 
-@check("conformance", own=True, remedy=_REMEDY)
+@check("conformance", "choice", "state", own=True, remedy=_REMEDY)
 async def a_task_begins_an_episode(subject: Subject) -> None:
     """A reset gets the columns of the task that it names, by id or by split and index."""
     async with subject.transport.session() as env:
@@ -42,7 +42,7 @@ async def a_task_begins_an_episode(subject: Subject) -> None:
             require(_PRIVATE not in shown, "the private part of the task is shown")
 
 
-@check("conformance", "options", own=True, remedy=_REMEDY)
+@check("conformance", "choice", "options", own=True, remedy=_REMEDY)
 async def a_task_that_is_not_there_is_refused(subject: Subject) -> None:
     """An unknown id, split or index, and an option that is a column, are refused by name."""
     async with subject.transport.session() as env:

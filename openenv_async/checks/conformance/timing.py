@@ -100,6 +100,8 @@ async def closing_stops_what_runs(subject: Subject) -> None:
 
 @check(
     "conformance",
+    "state",
+    "held",
     own=True,
     remedy="close, and the end of the connection, must close the environment",
 )

@@ -15,13 +15,17 @@ from openenv_async.checks.conformance import (
     CHECKS,
     HTTPTransport,
     InProcessTransport,
+    McpTransport,
     NativeTransport,
+    OneCallTransport,
     Suite,
     Transport,
+    UpstreamRpcTransport,
     UpstreamTransport,
 )
 from openenv_async.checks.raw_connection import RawConnection
 from openenv_async.checks.registry import Result
+from openenv_async.checks.transports import network_transports
 from openenv_async.engine import Engine
 from openenv_async.errors import EnvironmentRaised
 from openenv_async.server import create_app
@@ -38,6 +42,10 @@ FEATURES = {
     "native local": NativeTransport.features - {"frames"},
     "http": HTTPTransport.features,
     "upstream": UpstreamTransport.features,
+    "upstream json-rpc": UpstreamRpcTransport.features,
+    "mcp 2025-11-25": McpTransport.features,
+    "mcp 2026-07-28": McpTransport.features,
+    "stateless http": OneCallTransport.features,
     "in process msgpack": InProcessTransport.features,
     "in process json": InProcessTransport.features,
 }
@@ -53,22 +61,16 @@ async def opened(name: str) -> AsyncIterator[Transport]:
         finally:
             await engine.aclose()
         return
-    app = create_app(ConformanceEnvironment, options=OPTIONS)
+    is_stateless = name == "stateless http"
+    app = create_app(ConformanceEnvironment, options=OPTIONS, stateless_http=is_stateless)
     stats = app.state.openenv.engine.stats
     async with serve(app) as url:
         if name == "native local":
             yield NativeTransport(url, local=True)
             assert stats.local_connections_opened or not stats.opened
             return
-        match name:
-            case "native msgpack":
-                yield NativeTransport(url)
-            case "native json":
-                yield NativeTransport(url, "json")
-            case "http":
-                yield HTTPTransport(url)
-            case _:
-                yield UpstreamTransport(url)
+        [found] = [each for each in network_transports(url) if each.name == name]
+        yield found
 
 
 def promises(module: ModuleType) -> pytest.MarkDecorator:

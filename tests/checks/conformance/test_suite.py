@@ -61,7 +61,12 @@ async def test_an_ordinary_server_passes_the_generic_checks() -> None:
         "native json",
         "http",
         "upstream",
+        "upstream json-rpc",
+        "mcp 2025-11-25",
+        "mcp 2026-07-28",
     }
+    off = {r.reason for r in results if r.subject == "stateless http"}
+    assert any("serve --stateless-http" in reason for reason in off)
     assert ("http", "an_invalid_action_is_refused") in passed
     assert ("native msgpack", "a_full_server_says_so") in passed
     assert ("native json", "equal_seeds_give_equal_episodes") in passed
