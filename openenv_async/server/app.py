@@ -42,7 +42,8 @@ PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state
 """Routes that a server in production mode does not have."""
 _KEYWORDS: Final = (
     *("action", "observation", "state", "params", "options", "name", "token", "allowed_origins"),
-    *("allowed_hosts", "local", "agent_access", "stateless_http", "mode"),
+    *("allowed_hosts", "local", "agent_access", "agent_token", "agent_idle_timeout"),
+    *("stateless_http", "mode"),
 )
 """Keyword arguments of a server, for messages."""
 _MODES: Final = ("simulation", "production")

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from openenv_async.compat.upstream.types import Action, BaseMessage, Observation
-from openenv_async.schemas.tools import RESERVED_NAMES
 
 __all__ = [
     "RESERVED_TOOL_NAMES",
@@ -29,7 +28,7 @@ __all__ = [
     "WSMCPResponse",
 ]
 
-RESERVED_TOOL_NAMES: Final = RESERVED_NAMES
+RESERVED_TOOL_NAMES: Final = frozenset({"reset", "step", "state", "close"})
 """Names that no tool may have, since they are calls of every environment."""
 
 _STRICT = ConfigDict(extra="forbid")
