@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import MAX_SECONDS
 
-__all__ = ["HTTPEnvServer", "create_app"]
+__all__ = ["HTTPEnvServer", "create_app", "routes_in"]
 
 PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
 """Routes that a server in production mode does not have."""
@@ -172,7 +172,7 @@ class HTTPEnvServer:
             WebSocketRoute("/mcp", _WebSocketEndpoint(self, RpcSocket), name="ws_mcp"),
         ]
 
-    def _http_routes(self, stateless: bool | None, mode: str | None) -> list[Route]:
+    def _http_routes(self, stateless: bool | None, mode: str | None) -> list[BaseRoute]:
         """The routes of HTTP that the server's mode has.
 
         Raises:
@@ -180,12 +180,11 @@ class HTTPEnvServer:
         """
         if stateless is None:
             stateless = os.environ.get(_STATELESS, "").lower() in ("1", "true", "yes")
-        mode = _checked_mode(mode or os.environ.get(_MODE) or _MODES[0])
         sharing = Sharing(self.engine, self.mcp.sessions)
         routes = http_routes(
             self.engine, self.guard, self.watch, self._elsewhere, sharing, stateless
         )
-        return [r for r in routes if mode == _MODES[0] or r.path not in PLAYING_ROUTES]
+        return routes_in(mode or os.environ.get(_MODE) or _MODES[0], routes)
 
     def register_routes(self, app: Any, mode: str | None = None) -> None:
         """Add the environment's routes to an application, and have the engine live as long as it.
@@ -198,8 +197,7 @@ class HTTPEnvServer:
         Raises:
             ValueError: there is no such mode.
         """
-        hidden = PLAYING_ROUTES if _checked_mode(mode or _MODES[0]) != _MODES[0] else frozenset()
-        app.router.routes.extend(r for r in self.routes if getattr(r, "path", "") not in hidden)
+        app.router.routes.extend(routes_in(mode or _MODES[0], self.routes))
         app.state.openenv = self
         own = app.router.lifespan_context
 
@@ -370,8 +368,13 @@ class _UnknownPath:
             await _refuse(exc, scope, send)
 
 
-def _checked_mode(mode: str) -> str:
-    """Return a mode as it is written here; a member of an enumeration of texts may be given.
+def routes_in(mode: str, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """Return those of a server's routes that a mode has.
+
+    Args:
+        mode: as ``HTTPEnvServer`` takes it, in any case; a member of an enumeration of texts may be
+            given.
+        routes: of a server.
 
     Raises:
         ValueError: there is no such mode.
@@ -379,7 +382,8 @@ def _checked_mode(mode: str) -> str:
     text = str(getattr(mode, "value", mode)).lower()
     if text not in _MODES:
         raise ValueError(f"Invalid mode: {text!r:.80}. Must be one of: {list(_MODES)}")
-    return text
+    hidden = () if text == _MODES[0] else PLAYING_ROUTES
+    return [route for route in routes if getattr(route, "path", None) not in hidden]
 
 
 async def _refuse(error: OpenEnvError, scope: Scope, send: Send) -> None:
