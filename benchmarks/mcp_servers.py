@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 from openenv_async import EnvClient, GenericEnvClient, Timeouts, resolve
 from openenv_async.guard import GUARD_VARIABLE
@@ -121,8 +122,8 @@ async def measure(
     result = Result()
     env = {**play.env, "PATH": path}
     marks = f"bench{os.getpid()}x"
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["TMPDIR"] = place  # of our server, and so of its episodes
+    # The folder for temporary files of our server, and so of its episodes.
+    with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, TMPDIR=place):
         target = resolve(f"mcp:{play.command}", params={"env": env})
         arguments = ["--reset-timeout=600", "--step-timeout=600"]
         async with target.serve(arguments=arguments) as server:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +59,10 @@ NOT_CORE: Final = (
 """Files and folders that ``--core`` leaves out: what is left tests each room by itself."""
 NOT_CORE_MARKERS: Final = frozenset({"heavy", "docker", "browser"})
 
+INHERITED: Final = ("HOME", "PATH", "PYTHONPATH", "TMPDIR")
+"""Variables by which a test could change what the processes of every later test do."""
+_VARIABLES: Final = pytest.StashKey[dict[str, str | None]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -88,3 +94,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (others if marked else core).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = core
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    item.stash[_VARIABLES] = _inherited()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    yield
+    assert _inherited() == item.stash[_VARIABLES], "the test leaves variables to all after it"
+
+
+def _inherited() -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in INHERITED}
