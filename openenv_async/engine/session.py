@@ -228,12 +228,13 @@ class Session:
         if self.current is not None:
             self._queue(request)
             return
-        self._start(request)
+        self._start(request, self.sink)
 
-    def _start(self, request: RunnerRequest) -> None:
+    def _start(self, request: RunnerRequest, sink: ReplySink | None) -> None:
+        """Run a request, in the codecs of where its reply goes."""
         self.current = request
-        if self.sink is not None:
-            self.codecs = self.sink.codecs
+        if sink is not None:
+            self.codecs = sink.codecs
         engine, executor = self.engine, self.executor
         if engine.times_episodes and self._is_out_of_time(request):
             return
@@ -270,20 +271,8 @@ class Session:
         if error is not None:
             visitor.send(failed(request, self.located(error), visitor.codecs.format))
             return
-        self.visitor, self.current, self.codecs = visitor, request, visitor.codecs
-        engine, executor = self.engine, self.executor
-        if engine.times_episodes and self._is_out_of_time(request):
-            return
-        if executor.direct and type(request) is Step:
-            try:
-                reply = self.runner.handle(request, self.codecs)
-            except BaseException as exc:
-                reply = self.runner.raised(request, exc, self.codecs)
-            self.complete(request, reply)
-            return
-        if executor.timed:
-            self.watch(request)
-        executor.start(self, request)
+        self.visitor = visitor
+        self._start(request, visitor)
 
     def end_visit(self, visitor: ReplySink) -> None:
         """Stop the request of a visitor, if it is the one that runs."""
@@ -321,7 +310,7 @@ class Session:
     def open(self, request: Open) -> None:
         """Build the environment, in what waiting for capacity left of the request's time."""
         waited_until, self.ticket = self.due, None
-        self._start(request)
+        self._start(request, self.sink)
         if self.current is request:
             self.due = min(self.due, waited_until)
         if self.dead is None:
@@ -506,7 +495,7 @@ class Session:
     def _start_deferred(self) -> None:
         request, self.deferred = self.deferred, None
         assert request is not None
-        self._start(request)
+        self._start(request, self.sink)
 
     def renew(self, ack: int) -> None:
         """Take a sign of life."""
@@ -652,7 +641,7 @@ class Session:
         request = Close(self.channel, 0)
         self.engine.closing(self, error)
         if self.current is None:
-            self._start(request)
+            self._start(request, self.sink)
         elif not isinstance(self.current, Close):
             self._close_next(request, self.engine.own_timeouts[Close], error)
 
