@@ -27,10 +27,12 @@ __all__ = [
     "RpcRequest",
     "checked",
     "decoded",
+    "fields_of",
     "read_request",
     "rpc_error",
     "rpc_result",
     "rpc_text",
+    "scalar",
 ]
 
 _ENVELOPE: Final = 4
@@ -124,7 +126,9 @@ def read_request(data: bytes | msgspec.Raw) -> RpcRequest:
         raise RpcFailure(RpcCode.PARSE_ERROR, "Parse error: not an object") from None
     except (msgspec.MsgspecError, ValueError) as exc:
         raise RpcFailure(RpcCode.PARSE_ERROR, f"Parse error: {exc}") from None
-    version, method, number = (_scalar(fields.get(name)) for name in ("jsonrpc", "method", "id"))
+    version, method, number = (
+        scalar(fields.get(name), otherwise=[]) for name in ("jsonrpc", "method", "id")
+    )
     if version != "2.0":
         raise _invalid("jsonrpc must be '2.0'")
     if not isinstance(method, str):
@@ -151,22 +155,33 @@ def decoded(raw: msgspec.Raw) -> Any:
 def _params(raw: msgspec.Raw | None, number: str | int | None) -> dict[str, msgspec.Raw]:
     if raw is None:
         return {}
+    found = fields_of(raw)
+    if found is None:
+        raise RpcFailure(RpcCode.INVALID_PARAMS, "Params must be an object", request_id=number)
+    return found
+
+
+def fields_of(raw: msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """Return the values of an object, each still encoded; ``None`` for anything else."""
     try:
         return _fields(raw)
     except (msgspec.MsgspecError, ValueError):
-        raise RpcFailure(
-            RpcCode.INVALID_PARAMS, "Params must be an object", request_id=number
-        ) from None
+        return None
 
 
-def _scalar(raw: msgspec.Raw | None) -> Any:
-    """A value that is not a container, of which decoding would recurse; those are a list."""
+def scalar(raw: msgspec.Raw | None, otherwise: Any = None) -> Any:
+    """Return a value that is not a container, of which decoding would recurse.
+
+    Args:
+        raw: the value; ``None`` where it is missing, which it stays.
+        otherwise: stands for a container, and for what cannot be read.
+    """
     if raw is None:
         return None
     try:
-        return [] if bytes(raw)[:1] in (b"[", b"{") else _value(raw)
+        return otherwise if bytes(raw)[:1] in (b"[", b"{") else _value(raw)
     except (msgspec.MsgspecError, ValueError):
-        return []
+        return otherwise
 
 
 def _invalid(why: str) -> RpcFailure:

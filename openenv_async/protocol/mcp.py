@@ -26,7 +26,15 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from openenv_async.protocol.json_rpc import RpcCode, RpcFailure, RpcRequest, decoded
+from openenv_async.protocol.json_rpc import (
+    RpcCode,
+    RpcFailure,
+    RpcRequest,
+    decoded,
+    fields_of,
+    rpc_result,
+    scalar,
+)
 
 __all__ = [
     "LATEST_WITH_SESSIONS",
@@ -36,6 +44,7 @@ __all__ = [
     "McpCall",
     "McpCode",
     "Page",
+    "accepts_events",
     "is_mcp",
     "page_of",
     "read_call",
@@ -66,9 +75,6 @@ _TTL: Final = 60_000
 _LISTS: Final = frozenset({"server/discover", "tools/list", "resources/list"})
 _LISTS_OF_MORE: Final = frozenset({"resources/templates/list", "resources/read"})
 _MAX_TEXT: Final = 255
-
-_value: Final = msgspec.json.Decoder().decode
-_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class McpCode(enum.IntEnum):
@@ -106,6 +112,11 @@ class Headers(Protocol):
     def __contains__(self, key: object, /) -> bool: ...
 
 
+def accepts_events(headers: Headers) -> bool:
+    """Return whether an answer may be a stream of events."""
+    return _EVENTS in headers.get("accept", "")
+
+
 def is_mcp(headers: Headers, method: str | None) -> bool:
     """Return whether a ``POST`` is of this protocol and not of upstream's dialect.
 
@@ -113,26 +124,22 @@ def is_mcp(headers: Headers, method: str | None) -> bool:
         headers: of the request.
         method: that its body asks for; ``None`` where it cannot be read.
     """
-    if any(name in headers for name in _OWN_HEADERS) or _EVENTS in headers.get("accept", ""):
+    if any(name in headers for name in _OWN_HEADERS) or accepts_events(headers):
         return True
     return method is not None and (method in _OWN_METHODS or method.startswith("notifications/"))
 
 
-class McpCall(msgspec.Struct):
+class McpCall(RpcRequest):
     """One request or notification, read.
 
+    A notification has no ``id``.
+
     Attributes:
-        id: of the request; ``None`` for a notification.
-        method: of it.
-        params: each still encoded.
         revision: of the protocol; ``None`` for one that begins a session, which may choose.
         is_stateless: the revision has no sessions.
         progress_token: under which progress is told; ``None`` where it is not wanted.
     """
 
-    id: str | int | None
-    method: str
-    params: dict[str, msgspec.Raw]
     revision: str | None
     is_stateless: bool
     progress_token: str | int | None = None
@@ -143,7 +150,7 @@ class McpCall(msgspec.Struct):
         Raises:
             RpcFailure: it is missing or something else.
         """
-        found = _scalar(self.params.get(name))
+        found = self.scalar(name)
         if not isinstance(found, str):
             raise RpcFailure(
                 RpcCode.INVALID_PARAMS, f"params.{name} must be a text", request_id=self.id
@@ -152,7 +159,7 @@ class McpCall(msgspec.Struct):
 
     def scalar(self, name: str) -> Any:
         """A scalar parameter; ``None`` where it is missing or a container."""
-        return _scalar(self.params.get(name))
+        return scalar(self.params.get(name))
 
     def object(self, name: str) -> dict[str, Any]:
         """A parameter that is an object, decoded; an empty one where it is missing.
@@ -178,7 +185,7 @@ class McpCall(msgspec.Struct):
                 body |= {"ttlMs": _TTL, "cacheScope": "private"}
             elif self.method in _LISTS_OF_MORE:
                 body |= {"ttlMs": 0, "cacheScope": "private"}
-        return {"jsonrpc": "2.0", "id": self.id, "result": body}
+        return rpc_result(self.id, body)
 
 
 def read_call(rpc: RpcRequest, headers: Headers) -> McpCall:
@@ -206,7 +213,7 @@ def read_call(rpc: RpcRequest, headers: Headers) -> McpCall:
             f"params._meta lacks {' and '.join(missing)}",
             request_id=rpc.id,
         )
-    _check_headers(rpc, headers, _scalar(meta[_VERSION_KEY]))
+    _check_headers(rpc, headers, scalar(meta[_VERSION_KEY]))
     _check_version(said, rpc.id)
     call.progress_token = _token(meta)
     return call
@@ -256,25 +263,14 @@ def _decoded(value: str) -> str | None:
 
 def _meta(params: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | None:
     raw = params.get("_meta")
-    try:
-        return None if raw is None else _fields(raw)
-    except (msgspec.MsgspecError, ValueError):
-        return None
+    return None if raw is None else fields_of(raw)
 
 
 def _token(meta: Mapping[str, msgspec.Raw] | None) -> str | int | None:
-    token = None if meta is None else _scalar(meta.get("progressToken"))
+    token = None if meta is None else scalar(meta.get("progressToken"))
     if isinstance(token, str) and len(token) <= _MAX_TEXT:
         return token
     return token if type(token) is int else None
-
-
-def _scalar(raw: msgspec.Raw | None) -> Any:
-    """A scalar; ``None`` where it is missing or a container."""
-    try:
-        return None if raw is None or bytes(raw)[:1] in (b"[", b"{") else _value(raw)
-    except (msgspec.MsgspecError, ValueError):
-        return None
 
 
 class Page(msgspec.Struct):

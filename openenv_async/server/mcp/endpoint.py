@@ -49,6 +49,7 @@ from openenv_async.protocol.mcp import (
     SESSION_ID_HEADER,
     McpCall,
     McpCode,
+    accepts_events,
     is_mcp,
     page_of,
     read_call,
@@ -255,7 +256,7 @@ class McpEndpoint:
     async def _get(self, request: Request, send: Send) -> Response | None:
         """Hold a stream of events open, by which the server learns when its client is gone."""
         handle = _named(request) or request.headers.get(SESSION_ID_HEADER)
-        if handle is None or "text/event-stream" not in request.headers.get("accept", ""):
+        if handle is None or not accepts_events(request.headers):
             return Response(status_code=405, headers={"allow": ", ".join(_METHODS)})
         session = self.sessions.find(handle)
         stream = session.streaming()
@@ -371,9 +372,7 @@ class McpEndpoint:
         """Run a call, and answer it by JSON or a stream; ``None`` where that was done already."""
         work = asyncio.create_task(self._run(call, caller))
         gone = asyncio.create_task(_disconnected(request))
-        tells = call.progress_token is not None and "text/event-stream" in request.headers.get(
-            "accept", ""
-        )
+        tells = call.progress_token is not None and accepts_events(request.headers)
         try:
             await asyncio.wait(
                 [work, gone],
