@@ -41,7 +41,7 @@ from openenv_async.protocol.json_rpc import (
     rpc_result,
 )
 from openenv_async.protocol.upstream import refusal_of
-from openenv_async.schemas.tools import called_by_name
+from openenv_async.schemas.tools import ONE_TOOL, called_by_name
 from openenv_async.server.http_headers import body_response, new_name, request_timeout
 from openenv_async.server.http_sessions import HttpReplySink, HttpSessions
 from openenv_async.spec import EnvironmentSpec
@@ -52,8 +52,6 @@ __all__ = ["RpcPeer", "UpstreamRpc", "handle_of"]
 MakeFrame = Callable[[int, int, Format], frames.Request]
 
 _HANDLE: Final = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})")
-_SINGLE: Final = "act"
-"""The name of the tool of an environment whose actions make one."""
 _NO_MCP: Final = "Environment does not support MCP"
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 _decode: Final = msgspec.json.Decoder().decode
@@ -325,7 +323,7 @@ def _tools_of(spec: EnvironmentSpec) -> dict[str, Tool] | None:
     by_name = called_by_name(Tool("any"), spec.schema["action"])
     if spec.declared_tools is None and "tool_name" in by_name.constants:
         return None
-    return {tool.name: tool for tool in spec.tools(_SINGLE)}
+    return {tool.name: tool for tool in spec.tools(ONE_TOOL)}
 
 
 def _observed(observation: dict[str, Any]) -> frames.Observation:

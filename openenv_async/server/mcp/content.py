@@ -12,13 +12,12 @@ import msgspec
 from openenv_async.models.observed import Picture, without_pictures
 from openenv_async.protocol.codec import json_reward
 from openenv_async.protocol.frames import Begun, Observation, StateIs
-from openenv_async.server.mcp.offer import TOLD_ALWAYS, Offer
+from openenv_async.server.mcp.offer import OF_RESULT, TOLD_ALWAYS, Offer
 from openenv_async.types import Tool
 
 __all__ = ["Told", "failure_result", "state_result", "tell"]
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
-_OF_RESULT: Final = ("done", "terminated", "truncated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Told:
         pictures: those that it names.
     """
 
-    structured: dict[str, Any]
+    structured: Mapping[str, Any]
     pictures: list[Picture]
 
     def result(self) -> dict[str, Any]:
@@ -107,8 +106,7 @@ def state_result(offer: Offer, reply: StateIs) -> dict[str, Any]:
     told = _finite(without_pictures(state)[0])
     if not isinstance(told, Mapping):
         told = {"state": told}
-    text = {"type": "text", "text": _encode(told).decode()}
-    return {"content": [text], "structuredContent": told, "isError": False}
+    return Told(told, []).result()
 
 
 def failure_result(message: str) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def failure_result(message: str) -> dict[str, Any]:
 
 def _is_of_result(name: str, value: Any) -> bool:
     """Return whether a field says what stands beside the observation."""
-    return name in _OF_RESULT and isinstance(value, bool | int | float | None)
+    return name in OF_RESULT and isinstance(value, bool | int | float | None)
 
 
 def _finite(value: Any) -> Any:

@@ -28,15 +28,16 @@ from openenv_async.schemas.tools import object_fields, with_definitions
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import Tool
 
-__all__ = ["TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
+__all__ = ["OF_RESULT", "TOLD_ALWAYS", "Naming", "Offer", "checked_access"]
 
 TOLD_ALWAYS: Final = (LEGAL_ACTIONS, ACTION_MASK)
 """The parts of an info that agents are told."""
+OF_RESULT: Final = ("done", "terminated", "truncated")
+"""Fields of an observation that say what a result says beside it."""
 _HANDLE: Final = "session"
 """The argument, and the field of a reset's result, that names a session; see ``Offer.handle``."""
 
 _REWARDS: Final = frozenset({"reward", "rewards"})
-_OF_RESULT: Final = ("done", "terminated", "truncated")
 _OBSERVATION: Final = "observation"
 _DEFS: Final = "$defs"
 _TASK_NAMES: Final = ("task_id", "split", "index")
@@ -274,7 +275,7 @@ class Offer:
             return schema
         hidden = self.hides(fields)
         seen = {name: field for name, field in fields.items() if name not in hidden}
-        gone = {*hidden, *_OF_RESULT}
+        gone = {*hidden, *OF_RESULT}
         required = [name for name in schema.get("required", ()) if name not in gone]
         return {**schema, "properties": seen, "required": required}
 
