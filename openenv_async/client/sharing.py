@@ -65,7 +65,8 @@ class SharedSession(Generic[ObsT]):
         """Return what steps of agents gave since the last time, rewards and all.
 
         Raises:
-            PayloadTooLarge: results were dropped because nobody asked for them in time.
+            PayloadTooLarge: results were dropped because nobody asked for them in time; asked
+                again, it returns those that are kept.
         """
         return (await self._page(0.0))[0]
 
@@ -101,8 +102,9 @@ class SharedSession(Generic[ObsT]):
         path = f"/share?after={self._next}&wait={wait:g}"
         page = await self._ask("GET", path, _Results)
         if page.first > self._next:
+            dropped, self._next = page.first - self._next, page.first
             raise PayloadTooLarge(
-                f"{page.first - self._next} results of shared steps were dropped: read them while"
+                f"{dropped} results of shared steps were dropped: read them while"
                 " agents play, or raise Limits.max_retained_size of the server",
                 field="max_retained_size",
             )

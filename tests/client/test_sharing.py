@@ -235,6 +235,9 @@ async def test_results_that_nobody_reads_are_bounded() -> None:
                 await agent.call("step", to=1)
             with pytest.raises(PayloadTooLarge, match="results of shared steps were dropped"):
                 await shared.results()
+            kept = await shared.results()
+            assert 0 < len(kept) < 12
+            assert await shared.results() == []
 
 
 async def test_a_session_in_process_has_no_address() -> None:
