@@ -25,6 +25,7 @@ import itertools
 import json
 import logging
 import os
+import queue
 import random
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import IO, Any, ClassVar, Final
 
 from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.environment import Environment
@@ -76,9 +77,15 @@ _MAX_LINE: Final = 256 * 1024 * 1024
 """Bytes of one line of the bridge."""
 _TAIL: Final = 50
 """Lines kept of what the bridge writes to its standard error."""
+_MAX_TAIL_LINE: Final = 500
+"""Bytes of one of them; what is longer, as a bar of progress without an end, is several."""
 _MAX_REASON: Final = 4000
 _GOODBYE: Final = 2.0
 """Seconds that the bridge has to end by itself once its input is closed."""
+_END_TIMEOUT: Final = 5.0
+"""Seconds that the end of an episode is waited for; the bridge goes on to end it."""
+_LIST_TIMEOUT: Final = 60.0
+"""Seconds that listing tasks may take."""
 
 
 @dataclass
@@ -198,7 +205,7 @@ class VerifiersHost(Environment[VerifiersAction, VerifiersObservation, Verifiers
         bridge = self._bridge
         if bridge is None or bridge.is_over:
             bridge = self._bridge = await asyncio.to_thread(_bridge_of, self._settings)
-        ids = bridge.about["ids"]
+        ids = bridge.ids
         if index is None and ids:
             index = random.Random(seed).randrange(len(ids))
         if split != _SPLIT or index is None or not 0 <= index < len(ids):
@@ -269,8 +276,9 @@ class VerifiersHost(Environment[VerifiersAction, VerifiersObservation, Verifiers
     async def _end(self) -> None:
         episode, self._episode = self._episode, None
         if episode is not None and self._bridge is not None and not self._bridge.is_over:
-            with contextlib.suppress(OpenEnvError):
-                await asyncio.wrap_future(self._bridge.ask("end", episode=episode))
+            with contextlib.suppress(OpenEnvError, TimeoutError):
+                async with asyncio.timeout(_END_TIMEOUT):
+                    await asyncio.wrap_future(self._bridge.ask("end", episode=episode))
 
     def _result(self, told: Mapping[str, Any]) -> StepResult[VerifiersObservation]:
         if not told["ended"]:
@@ -326,10 +334,18 @@ class VerifiersTasks:
     def range(self, split: str, start: int, stop: int) -> Sequence[Task]:
         """Return the tasks from ``start`` to before ``stop``."""
         bridge = _bridge_of(self._settings)
-        rows = bridge.ask("list", start=start, stop=stop, public=self._public).result()
-        ids = bridge.about["ids"]
+        listed = bridge.ask("list", start=start, stop=stop, public=self._public)
+        try:
+            rows = listed.result(_LIST_TIMEOUT)
+        except TimeoutError:
+            raise EnvironmentDied(
+                f"the process of {self._settings.taskset} did not list tasks in {_LIST_TIMEOUT:g} s"
+            ) from None
         return [
-            Task(ids[number], {"index": number} | {k: v for k, v in row.items() if k != "index"})
+            Task(
+                bridge.ids[number],
+                {"index": number} | {k: v for k, v in row.items() if k != "index"},
+            )
             for number, row in enumerate(rows, start)
         ]
 
@@ -340,7 +356,7 @@ class VerifiersTasks:
 
     def _ids(self) -> dict[str, int]:
         if not self._places:
-            ids = _bridge_of(self._settings).about["ids"]
+            ids = _bridge_of(self._settings).ids
             self._places = {each: place for place, each in enumerate(ids)}
         return self._places
 
@@ -449,10 +465,12 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 class _Bridge:
-    """The process in which a taskset runs. It may be asked from any thread.
+    """The process in which a taskset runs. It may be asked from any thread, and blocks none.
+
+    Each of its pipes is a thread's, which closes it: a full one blocks no event loop.
 
     Attributes:
-        about: what the process said of the taskset.
+        ids: of the tasks, in the order of the taskset.
 
     Args:
         settings: of the taskset.
@@ -467,6 +485,7 @@ class _Bridge:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # a few of each session
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._guard = own_guard()
         self._mark = self._guard.new_mark()
@@ -492,13 +511,13 @@ class _Bridge:
         ready: Future[Any] = Future()
         self._pending[0] = ready
         self._threads = [
-            threading.Thread(target=self._read, name="openenv-verifiers", daemon=True),
-            threading.Thread(target=self._note, name="openenv-verifiers-log", daemon=True),
+            threading.Thread(target=target, name=f"openenv-verifiers-{name}", daemon=True)
+            for name, target in (("in", self._write), ("out", self._read), ("log", self._note))
         ]
         for thread in self._threads:
             thread.start()
         try:
-            self.about: dict[str, Any] = ready.result(settings.start_timeout)
+            self.ids: list[str] = ready.result(settings.start_timeout)["ids"]
         except BaseException as exc:
             self.close()
             if isinstance(exc, TimeoutError):
@@ -523,43 +542,60 @@ class _Bridge:
                 answer.set_exception(self._died())
                 return answer
             self._pending[number] = answer
-            assert self._process.stdin is not None
-            with contextlib.suppress(OSError):  # told by the end of its output
-                self._process.stdin.write(line)
-                self._process.stdin.flush()
+            self._lines.put(line)
         return answer
 
     def close(self) -> None:
         """End the process and what it started; idempotent."""
-        with self._lock:
-            process = self._process
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
+        self._lines.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GOODBYE)
-        self._guard.end(self._mark)
-        process.kill()  # where there is no /proc, the guard finds nothing
-        process.wait()
+            self._process.wait(_GOODBYE)
+        self._kill()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+            thread.join(_GOODBYE)  # a program that the guard does not find may have its pipe
+
+    def _kill(self) -> None:
+        """Kill the process and what it started."""
+        self._guard.end(self._mark)
+        self._process.kill()  # where there is no /proc, the guard finds nothing
+        self._process.wait()
 
     @property
     def _log_tail(self) -> str:
         return "\n".join(self._tail)
 
+    def _write(self) -> None:
+        """Send the requests, until there are no more."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError), self._process.stdin as pipe:  # its output tells the end
+            while (line := self._lines.get()) is not None:
+                pipe.write(line)
+                pipe.flush()
+
     def _read(self) -> None:
         """Take the lines of the process, until it ends."""
         assert self._process.stdout is not None
-        while (line := self._process.stdout.readline(_MAX_LINE)).endswith(b"\n"):
+        with self._process.stdout as pipe:
+            self._take(pipe)
+        with self._lock:
+            self.is_over = True
+            waiting = [*self._pending.values()]
+            self._pending.clear()
+        self._lines.put(None)
+        self._kill()  # after a line that is none, too
+        for answer in waiting:
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(self._died())
+
+    def _take(self, pipe: IO[bytes]) -> None:
+        """Give the answers that come to those who wait for them."""
+        while (line := pipe.readline(_MAX_LINE)).endswith(b"\n"):
             try:
                 message = json.loads(line)
-            except ValueError:
-                break
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(message, dict):
+                return
             with self._lock:
                 answer = self._pending.pop(message.get("id", 0), None)
             if answer is None or not answer.set_running_or_notify_cancel():
@@ -567,21 +603,14 @@ class _Bridge:
             if "failed" in message:
                 answer.set_exception(self._error(message["failed"], message.get("id", 0) == 0))
             else:
-                answer.set_result(message["ready"] if "ready" in message else message["ok"])
-        with self._lock:
-            self.is_over = True
-            waiting = [*self._pending.values()]
-            self._pending.clear()
-        self._guard.end(self._mark)  # a line that is none: what is left of it, too
-        self._process.wait()
-        for answer in waiting:
-            if answer.set_running_or_notify_cancel():
-                answer.set_exception(self._died())
+                answer.set_result(message["ready"] if "ready" in message else message.get("ok"))
 
     def _note(self) -> None:
+        """Keep the last lines of the process."""
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._tail.append(line.decode("utf-8", "replace").rstrip()[:500])
+        with self._process.stderr as pipe:
+            while line := pipe.readline(_MAX_TAIL_LINE):
+                self._tail.append(line.decode("utf-8", "replace").rstrip())
 
     def _died(self) -> EnvironmentDied:
         return EnvironmentDied(

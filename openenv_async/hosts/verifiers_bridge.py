@@ -285,7 +285,7 @@ def completion(action: dict[str, Any]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": action.get("content")}
     if calls:
         message["tool_calls"] = calls
-    reason = action.get("finish_reason") or ("tool_calls" if calls else "stop")
+    reason = "tool_calls" if calls else "stop"
     return {
         "id": f"chatcmpl-{secrets.token_hex(8)}",
         "object": "chat.completion",
@@ -304,14 +304,12 @@ class Bridge:
     Args:
         env: the taskset's environment.
         tasks: its tasks.
-        settings: as they were given.
         say: writes a line.
     """
 
-    def __init__(self, env: Any, tasks: list[Any], settings: dict[str, Any], say: Any) -> None:
+    def __init__(self, env: Any, tasks: list[Any], say: Any) -> None:
         self.env = env
         self.tasks = tasks
-        self.settings = settings
         self.say = say
         self.episodes: dict[str, Episode] = {}
         self.by_trace: dict[str, Episode] = {}
@@ -336,7 +334,7 @@ class Bridge:
         self.context = vf.ModelContext(model="policy", client=client)
         try:
             async with self.env.serving():
-                self.say({"ready": self.about()})
+                self.say({"ready": {"ids": ids_of(self.tasks)}})
                 while (line := await lines.get()) is not None:
                     job = asyncio.create_task(self.answer(json.loads(line)))
                     self.jobs.add(job)
@@ -346,16 +344,6 @@ class Bridge:
                         episode.run.cancel()
         finally:
             await runner.cleanup()
-
-    def about(self) -> dict[str, Any]:
-        taskset = type(self.env.taskset)
-        return {
-            "verifiers": importlib.import_module("importlib.metadata").version("verifiers"),
-            "taskset": taskset.__name__,
-            "description": (taskset.__doc__ or "").strip(),
-            "tasks": len(self.tasks),
-            "ids": ids_of(self.tasks),
-        }
 
     async def answer(self, request: dict[str, Any]) -> None:
         try:
@@ -520,7 +508,7 @@ def main(settings: dict[str, Any]) -> None:
     sys.path[0] = ""
     try:
         env = load(settings)
-        bridge = Bridge(env, tasks_of(env, settings.get("limit")), settings, say)
+        bridge = Bridge(env, tasks_of(env, settings.get("limit")), say)
     except Refusal as exc:
         say({"failed": exc.told})
         return

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
+import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -230,7 +235,7 @@ def test_no_client_may_choose_what_runs() -> None:
 # -- the process ----------------------------------------------------------------------------------
 
 
-def test_the_process_ends_with_this_one(python: str, tmp_path: Path) -> None:
+def test_the_process_ends_with_this_one() -> None:
     program = (
         "import os, signal\n"
         "from openenv_async.hosts.verifiers import VerifiersTasks, _settings, _bridge_of\n"
@@ -238,17 +243,67 @@ def test_the_process_ends_with_this_one(python: str, tmp_path: Path) -> None:
         "print(_bridge_of(settings)._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    pid = int(done.stdout)
-    for _ in range(200):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return
-        if state == "Z":
-            return
-        subprocess.run(["sleep", "0.05"], check=True)  # a process ends when the system lets it
-    raise AssertionError(f"the process {pid} still runs")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    try:
+        ending = os.pidfd_open(int(done.stdout))
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([ending], [], [], 10)[0], f"the process {done.stdout} still runs"
+    finally:
+        os.close(ending)
+
+
+@contextlib.contextmanager
+def stopped(bridge: verifiers._Bridge) -> Iterator[None]:
+    """The process takes nothing from its pipe for a while."""
+    bridge._process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        bridge._process.send_signal(signal.SIGCONT)
+
+
+async def test_a_request_that_fills_the_pipe_holds_nobody_up() -> None:
+    bridge = verifiers._bridge_of(VerifiersHost("hosted_sums")._settings)
+    with stopped(bridge):
+        async with asyncio.timeout(10):
+            answer = await asyncio.to_thread(bridge.ask, "end", episode="x" * 2**20)
+    assert await asyncio.to_thread(answer.result, 10) is None
+
+
+async def test_the_end_of_an_episode_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VerifiersHost("hosted_sums")
+    await env.reset(index=3)
+    assert env._bridge is not None
+    monkeypatch.setattr(verifiers, "_END_TIMEOUT", 0.01)
+    with stopped(env._bridge):
+        async with asyncio.timeout(10):
+            await env.close()
+    await env.reset(index=3)
+    await env.close()
+
+
+def test_a_list_of_tasks_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = VerifiersHost.tasks_for(taskset="hosted_sums")
+    assert tasks.count("train") == 20
+    monkeypatch.setattr(verifiers, "_LIST_TIMEOUT", 0.01)
+    with (
+        stopped(verifiers._bridge_of(tasks._settings)),
+        pytest.raises(EnvironmentDied, match=r"did not list tasks in 0\.01 s"),
+    ):
+        tasks.get("train", 0)
+
+
+@pytest.mark.parametrize("line", ["3", "{"])
+def test_a_process_that_speaks_another_language_is_ended(line: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{line}'\necho a word >&2\nexec sleep 60\n")
+    python.chmod(0o755)
+    with pytest.raises(EnvironmentDied, match="hosted_sums ended"):
+        verifiers._Bridge(VerifiersHost("hosted_sums", python=str(python))._settings)
 
 
 @pytest.mark.heavy
