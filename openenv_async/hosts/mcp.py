@@ -27,7 +27,7 @@ import shlex
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -227,7 +227,7 @@ class _Machine:
 
     def __init__(self) -> None:
         self.guard: Final[Guard] = own_guard()
-        self.threads: Final = ThreadPoolExecutor(_THREADS, "openenv-mcp")
+        self.threads: Final = futures.ThreadPoolExecutor(_THREADS, "openenv-mcp")
         self._starts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
@@ -253,6 +253,7 @@ class _Server:
         self._settings = settings
         self._machine = _machine()
         self._place: Path | None = None
+        self._making: futures.Future[None] | None = None
         self._channel: McpChannel | None = None
         self.client: McpClient | None = None
         self.folder: Path | None = None
@@ -307,12 +308,12 @@ class _Server:
             if settings.token_env is not None:
                 headers["Authorization"] = f"Bearer {os.environ.get(settings.token_env, '')}"
             return HttpChannel(settings.server.url, headers, settings.max_result_size)
-        loop = asyncio.get_running_loop()
         channel = StdioChannel(self._machine.guard, self._machine.threads, settings.max_result_size)
         self._channel = channel
         self._place = self._machine.guard.folder / f"episode-{os.urandom(8).hex()}"
         self.folder = self._place / "work"
-        await loop.run_in_executor(self._machine.threads, self._make_place, self._place)
+        self._making = self._machine.threads.submit(self._make_place, self._place)
+        await asyncio.wrap_future(self._making)
         environ = self._environ(self._place)
         await channel.start(self._command(environ.get("PATH")), environ=environ, folder=self.folder)
         return channel
@@ -379,8 +380,14 @@ class _Server:
             place, self._place = self._place, None
             if place is not None:
                 loop = asyncio.get_running_loop()
-                removing = loop.run_in_executor(self._machine.threads, remove_folder, place)
+                removing = loop.run_in_executor(self._machine.threads, self._remove, place)
                 await asyncio.shield(removing)
+
+    def _remove(self, place: Path) -> None:
+        """Remove its folder, once the thread that fills it has ended: a copy cannot be stopped."""
+        if self._making is not None:
+            futures.wait([self._making])
+        remove_folder(place)
 
 
 class McpHost(Environment[dict[str, Any], McpObservation, McpState]):

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from openenv_async.errors import (
     InvalidAction,
     InvalidOption,
 )
-from openenv_async.guard import own_guard
-from openenv_async.hosts.mcp import McpEpisode, McpHost, McpServer, host_of
+from openenv_async.guard import own_guard, remove_folder
+from openenv_async.hosts.mcp import McpEpisode, McpHost, McpServer, _machine, host_of
 from openenv_async.hosts.mcp_tools import McpMedia, McpObservation
 from openenv_async.rollouts.tools import ActionTools
 from openenv_async.spec import EnvironmentSpec
@@ -169,6 +170,40 @@ async def test_a_template_is_copied_into_each_folder(tmp_path: Path) -> None:
             await env.step(call("write", text="after"))
             assert (await env.step(call("read"))).observation.text == "before after"
     assert (tmp_path / "memo.txt").read_text() == "before "
+
+
+async def test_a_folder_is_removed_after_the_thread_that_fills_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def copy(source: str, into: Path, symlinks: bool) -> None:
+        copying.set()
+        go_on.wait(30)
+        done.append("copied")
+        into.mkdir(parents=True)
+
+    def remove(folder: Path) -> None:
+        done.append("removed")
+        remove_folder(folder)
+
+    monkeypatch.setattr("openenv_async.hosts.mcp.shutil.copytree", copy)
+    monkeypatch.setattr("openenv_async.hosts.mcp.remove_folder", remove)
+    before = episodes()
+    host = McpHost(command(), template=str(tmp_path))
+    starting = asyncio.create_task(host.reset())
+    await asyncio.to_thread(copying.wait, 30)
+    server = host._server
+    assert server is not None
+    starting.cancel()
+    await until(lambda: server._place is None)
+    await asyncio.get_running_loop().run_in_executor(_machine().threads, int)
+    go_on.set()  # now that the removal is under way
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert done == ["copied", "removed"]
+    assert episodes() == before
 
 
 # -- ends and rewards -----------------------------------------------------------------------------
