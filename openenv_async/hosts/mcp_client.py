@@ -18,7 +18,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from openenv_async.errors import EnvironmentRaised
@@ -33,6 +33,7 @@ __all__ = [
     "McpCallFailed",
     "McpChannel",
     "McpClient",
+    "plain_list",
     "plain_mapping",
 ]
 
@@ -103,12 +104,8 @@ class McpChannel(Protocol):
         """Send a notification."""
         ...
 
-    async def abandon(self, message: dict[str, Any]) -> bool:
-        """Tell the server that nobody waits for a request.
-
-        Returns:
-            Whether its end is certain, so that another request may follow.
-        """
+    async def abandon(self, message: dict[str, Any]) -> None:
+        """Tell the server that nobody waits for a request."""
         ...
 
     async def settled(self, timeout: float) -> bool:
@@ -181,7 +178,7 @@ class McpClient:
             told = await self._request("server/discover", {})
         except McpCallFailed:
             raise refusal from None
-        if STANDALONE not in (told.get("supportedVersions") or ()):
+        if STANDALONE not in plain_list(told.get("supportedVersions")):
             raise refusal
         self._know(told, plain_mapping(told.get("_meta")).get(f"{_META}serverInfo"))
 
@@ -205,7 +202,7 @@ class McpClient:
         cursor: Any = None
         for _ in range(_MAX_PAGES):
             page = await self._request("tools/list", {} if cursor is None else {"cursor": cursor})
-            for each in page.get("tools") or ():
+            for each in plain_list(page.get("tools")):
                 tool = _tool(each)
                 if tool is not None and len(found) < _MAX_TOOLS:
                     found[tool.name] = tool
@@ -278,11 +275,9 @@ class McpClient:
             reply = await self._channel.request(message, headers)
         except asyncio.CancelledError:
             if method == "tools/call":
+                self._unsettled = str(params["name"])
                 cancelled = {"requestId": self._number, "reason": "its deadline has passed"}
-                if not await self._channel.abandon(
-                    _notification("notifications/cancelled", cancelled)
-                ):
-                    self._unsettled = str(params["name"])
+                await self._channel.abandon(_notification("notifications/cancelled", cancelled))
             raise
         error = reply.get("error")
         if error is not None:
@@ -340,3 +335,8 @@ def _tool(told: Any) -> HostedTool | None:
 def plain_mapping(value: Any) -> Mapping[str, Any]:
     """Return a JSON object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def plain_list(value: Any) -> Sequence[Any]:
+    """Return a JSON array; an empty one for anything else."""
+    return value if isinstance(value, list) else []

@@ -37,6 +37,8 @@ _REDIRECTS: Final = (307, 308)
 _MAX_REDIRECTS: Final = 3
 _TAIL_LINES: Final = 50
 _SHOWN: Final = 300
+_MAX_ANSWERS: Final = 16
+"""Most answers on their way to a server that asks; others are left out."""
 _PLAIN: Final = re.compile(r"(?![ ]|=\?base64\?)[\x20-\x7e]*(?<! )")
 """Texts that a header takes as they are."""
 _decode: Final = msgspec.json.Decoder().decode
@@ -94,11 +96,10 @@ class HttpChannel:
             async with self._posted(message, {}):
                 pass
 
-    async def abandon(self, message: dict[str, Any]) -> bool:
+    async def abandon(self, message: dict[str, Any]) -> None:
         """Tell the server that nobody waits for a request, whose stream has ended already."""
         if self._revision != STANDALONE:  # there the end of the stream says it
             self._later(self.notify(message))
-        return False
 
     async def settled(self, timeout: float) -> bool:
         """Return ``False``: the end of a call whose stream was left is not told to anybody."""
@@ -157,6 +158,8 @@ class HttpChannel:
     async def _reply(
         self, message: Mapping[str, Any], answer: aiohttp.ClientResponse
     ) -> dict[str, Any]:
+        if answer.status == 404 and self._session_id is not None:
+            raise ChannelClosed(f"{self._told} does not know the session any more")
         self._session_id = answer.headers.get(_SESSION, self._session_id)
         if answer.content_type == "text/event-stream":
             try:
@@ -174,8 +177,6 @@ class HttpChannel:
         found = self._sorted(message, bytes(body))
         if found is not None:
             return found
-        if answer.status == 404 and self._session_id is not None:
-            raise ChannelClosed(f"{self._told} does not know the session any more")
         shown = " ".join(body[:_SHOWN].decode(errors="replace").split())
         raise ChannelClosed(f"{self._told} answers {answer.status} {answer.reason}: {shown}")
 
@@ -205,7 +206,7 @@ class HttpChannel:
                     return each
                 continue
             own = self.take(each)
-            if own is not None:
+            if own is not None and len(self._background) < _MAX_ANSWERS:
                 self._later(self.notify(own))
         return None
 

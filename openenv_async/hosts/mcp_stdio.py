@@ -217,11 +217,10 @@ class StdioChannel:
         with contextlib.suppress(ChannelClosed):
             self._write(message)
 
-    async def abandon(self, message: dict[str, Any]) -> bool:
+    async def abandon(self, message: dict[str, Any]) -> None:
         """Tell the server that nobody waits for a request."""
         self._abandoned.add(message["params"]["requestId"])
         await self.notify(message)
-        return False
 
     async def settled(self, timeout: float) -> bool:
         """Return whether what was abandoned was answered after all."""
@@ -235,7 +234,11 @@ class StdioChannel:
         stdin = None if transport is None else transport.get_pipe_transport(0)
         if stdin is None or stdin.is_closing() or self._is_gone():
             raise ChannelClosed("it is gone")
-        cast(asyncio.WriteTransport, stdin).write(_encode(message) + b"\n")
+        stdin = cast(asyncio.WriteTransport, stdin)
+        is_answer = "method" not in message
+        if is_answer and stdin.get_write_buffer_size() > self._limit:
+            return  # it asks and asks, and reads nothing
+        stdin.write(_encode(message) + b"\n")
 
     def _read(self, line: bytes) -> None:
         try:

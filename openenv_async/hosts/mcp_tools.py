@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from openenv_async.errors import InvalidModel
-from openenv_async.hosts.mcp_client import plain_mapping
+from openenv_async.hosts.mcp_client import plain_list, plain_mapping
 from openenv_async.hosts.tools import HostedTool
 from openenv_async.schemas.fit import misfit
 
@@ -73,8 +73,7 @@ def observation_of(result: Mapping[str, Any]) -> McpObservation:
     """Return the observation that the result of ``tools/call`` is."""
     texts: list[str] = []
     media: list[McpMedia] = []
-    content = result.get("content")
-    for block in content if isinstance(content, list) else ():
+    for block in plain_list(result.get("content")):
         _add(plain_mapping(block), texts, media)
     text = "\n".join(texts)
     structured = result.get("structuredContent")

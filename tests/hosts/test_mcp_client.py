@@ -38,8 +38,8 @@ class Table:
     async def notify(self, message: dict[str, Any]) -> None:
         self.asked.append(message)
 
-    async def abandon(self, message: dict[str, Any]) -> bool:
-        return True
+    async def abandon(self, message: dict[str, Any]) -> None:
+        self.asked.append(message)
 
     async def settled(self, timeout: float) -> bool:
         return True
@@ -88,6 +88,14 @@ async def test_tools_are_listed_page_by_page() -> None:
     _, client = await begun(list=page)
     assert [*client.tools] == ["t0", "t1", "t2"]
     assert client.tools["t0"] == HostedTool("t0")
+
+
+@pytest.mark.parametrize("tools", [5, {"name": "t"}, "t", None])
+async def test_a_list_of_tools_that_is_none_has_none(tools: Any) -> None:
+    _, client = await begun(list={"result": {"tools": tools}})
+    assert client.tools == {}
+    with pytest.raises(McpCallFailed, match="unknown"):
+        await begun(initialize=REFUSAL, discover={"result": {"supportedVersions": tools}})
 
 
 async def test_pages_without_an_end_are_bounded() -> None:

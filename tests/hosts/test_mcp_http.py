@@ -60,6 +60,9 @@ class Remote:
             return web.Response(status=202)
         session = request.headers.get("Mcp-Session-Id", "")
         if session and session not in self.memos:
+            if self.mode == "tells-errors":
+                error = {"code": -32600, "message": "Session not found"}
+                return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=404)
             return web.Response(status=404, text="no such session")
         headers = {}
         if method == "initialize" and self.mode != "modern":
@@ -211,8 +214,9 @@ async def test_a_server_that_is_not_there() -> None:
         await environment(url)
 
 
-async def test_a_session_that_the_server_lost_is_told() -> None:
-    async with serving(Remote()) as url, connect(await environment(url)) as env:
+@pytest.mark.parametrize("mode", ["json", "tells-errors"])
+async def test_a_session_that_the_server_lost_is_told(mode: str) -> None:
+    async with serving(Remote(mode)) as url, connect(await environment(url)) as env:
         await env.reset()
         await env.step(call("lose"))
         with pytest.raises(EnvironmentDied, match="does not know the session any more"):
@@ -272,7 +276,17 @@ async def test_what_tells_of_a_cancelled_call_ends_with_the_channel() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         channel = HttpChannel(f"http://127.0.0.1:{port}/mcp", {}, 100)
-        assert not await channel.abandon({"jsonrpc": "2.0", "method": "notifications/cancelled"})
+        await channel.abandon({"jsonrpc": "2.0", "method": "notifications/cancelled"})
         await asyncio.wait_for(asked.wait(), 10)
         await channel.aclose()
         assert not [t for t in asyncio.all_tasks() if t.get_name() == "openenv-mcp-notify"]
+
+
+async def test_answers_on_their_way_are_bounded() -> None:
+    channel = HttpChannel("http://127.0.0.1:9/mcp", {}, 100_000)
+    channel.take = lambda asked: {"jsonrpc": "2.0", "id": asked["id"], "result": {}}
+    questions = [{"jsonrpc": "2.0", "id": f"q{n}", "method": "ping"} for n in range(1000)]
+    assert channel._sorted({"id": 1}, json.dumps(questions).encode()) is None
+    assert 0 < len(channel._background) < 100
+    await channel.aclose()
+    assert not channel._background

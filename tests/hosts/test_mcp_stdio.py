@@ -103,7 +103,7 @@ async def test_an_end_that_is_awaited_is_complete_though_the_waiter_is_cancelled
 async def test_an_abandoned_request_is_settled_by_its_reply() -> None:
     async with channel(ECHO) as open_channel:
         cancelled = {"jsonrpc": "2.0", "method": "x", "id": 7, "params": {"requestId": 7}}
-        assert not await open_channel.abandon(cancelled)
+        await open_channel.abandon(cancelled)
         assert await open_channel.settled(10)
         assert await open_channel.settled(10)
 
@@ -136,3 +136,23 @@ def test_lines_are_put_together_and_bounded() -> None:
 def test_signals_without_a_name() -> None:
     assert _signal_name(15) == "SIGTERM"
     assert _signal_name(4000) == "signal 4000"
+
+
+FLOOD = """
+import json, time
+ping = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+for _ in range(20_000):
+    print(ping)
+print(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}), flush=True)
+time.sleep(60)
+"""
+
+
+async def test_answers_that_nobody_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openenv_async.hosts.mcp_stdio._CLOSE_GRACE", 0.1)
+    async with channel(FLOOD) as open_channel:
+        open_channel.take = lambda asked: {"jsonrpc": "2.0", "id": 1, "result": {}}
+        await open_channel.request(asking("hello"), {})
+        assert open_channel._transport is not None
+        stdin: Any = open_channel._transport.get_pipe_transport(0)
+        assert 0 < stdin.get_write_buffer_size() < 2000
