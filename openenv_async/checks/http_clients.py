@@ -16,6 +16,7 @@ from openenv_async.client.refusals import read_failure
 from openenv_async.endpoints.addresses import is_here
 from openenv_async.errors import EpisodeNotStarted, OpenEnvError, SessionNotFound
 from openenv_async.protocol.codec import read_json_reward
+from openenv_async.protocol.json_rpc import RpcCode
 from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS
 from openenv_async.types import EpisodeInfo, StepResult
 
@@ -26,7 +27,6 @@ __all__ = ["McpSession", "OneCallSession", "RpcSession", "UntypedError"]
 
 _PATIENCE: Final = 60.0
 """Seconds that one request may take."""
-_INVALID_PARAMS: Final = -32602
 _VERSION: Final = "MCP-Protocol-Version"
 _SESSION_ID: Final = "Mcp-Session-Id"
 _META: Final = "io.modelcontextprotocol"
@@ -215,7 +215,7 @@ class RpcSession(_ToolSession):
         try:
             await self._ask("tools/call", {"session_id": handle, "name": "act", "arguments": {}})
         except UntypedError as exc:
-            if exc.code == _INVALID_PARAMS and "session_id" in str(exc):
+            if exc.code == RpcCode.INVALID_PARAMS and "session_id" in str(exc):
                 raise SessionNotFound(str(exc)) from None
             raise
 
@@ -303,7 +303,10 @@ class McpSession(_ToolSession):
         """Begin an episode; the seed is the trainer's, and not sent."""
         told = await self._use("reset", options)
         if self._id is None:
-            self._handle = next({name: told[name]} for name in _HANDLES if name in told)
+            name = next((name for name in _HANDLES if name in told), None)
+            if name is None:
+                raise UntypedError(f"reset gave no handle of the session: {[*told]}")
+            self._handle = {name: told[name]}
         return _of_agents(told)
 
     async def step(self, action: Any, *, timeout: float | None = None) -> StepResult[Any]:

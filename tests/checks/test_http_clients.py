@@ -190,3 +190,13 @@ async def test_answers_that_are_none() -> None:
             with pytest.raises(UntypedError, match=found):
                 async with opened(url)[which]:
                     pass
+
+
+async def test_a_reset_without_a_handle_is_no_reset() -> None:
+    def silent(asked: Any) -> web.Response:
+        result = {"content": [], "structuredContent": {"observation": 1, "done": False}}
+        return web.json_response({"jsonrpc": "2.0", "id": asked["id"], "result": result})
+
+    async with answering(silent) as url, McpSession(url, None, REVISIONS[1]) as env:
+        with pytest.raises(UntypedError, match="no handle of the session"):
+            await env.reset()
