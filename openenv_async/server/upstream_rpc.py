@@ -100,6 +100,7 @@ class UpstreamRpc:
         self._sessions = sessions
         self._known: Mapping[str, Tool] | None = None
         self._is_read = False
+        self._reading = asyncio.Lock()
 
     async def answer(self, body: bytes, request: Request) -> dict[str, Any]:
         """The response to the body of a ``POST``."""
@@ -191,8 +192,10 @@ class UpstreamRpc:
     async def _tools(self) -> Mapping[str, Tool] | None:
         """The environment's tools; ``None`` where it says by a step which it has."""
         if not self._is_read:
-            self._known = await asyncio.to_thread(_tools_of, self._engine.spec)
-            self._is_read = True
+            async with self._reading:  # an author's code may take its time: one thread has it
+                if not self._is_read:
+                    self._known = await asyncio.to_thread(_tools_of, self._engine.spec)
+                    self._is_read = True
         return self._known
 
     # -- the methods --------------------------------------------------------------------------
