@@ -212,24 +212,27 @@ class _SessionRoutes:
         fields = await self.fields(request, sent)
         seed, episode_id, options = read_reset(fields, sent)
         options = self._all_options(options, sent)
-        name = session_name(request)
-        if name is None and self._stateless:
+        once = self._is_once(request)
+        if once:
             for unknown in self._engine.spec.unknown_options(options):
                 del options[unknown]  # as upstream does
         payload = encode_body(options, sent) if options else None
-        if name is None and self._stateless:
-            return await self._reset_once(request, payload, (seed, episode_id), (sent, format))
-        if name is None:
-            wire = richer(sent, format)
-            session, _ = await self._sessions.open(new_name(), wire, None, False, request)
-        else:
-            session = self._sessions.find(request, name)
         timeout = request_timeout(request)
 
         def frame(seq: int, ack: int, wire: Format) -> frames.Request:
             data = None if payload is None else self._sessions.payload("any", payload, sent, wire)
             return frames.Reset(0, seq, ack, data, seed, episode_id, timeout)
 
+        if once:
+            reply = await self._once(request, frame, sent, format)
+            assert isinstance(reply, frames.Begun)
+            return body_response(result_body(reply, format), format)
+        name = session_name(request)
+        if name is None:
+            wire = richer(sent, format)
+            session, _ = await self._sessions.open(new_name(), wire, None, False, request)
+        else:
+            session = self._sessions.find(request, name)
         try:
             reply = await self._sessions.call(session, request, frame, sent, format)
         except OpenEnvError as exc:
@@ -241,23 +244,6 @@ class _SessionRoutes:
             raise
         assert isinstance(reply, frames.Begun)
         return named(body_response(result_body(reply, format), format), request, session)
-
-    async def _reset_once(
-        self,
-        request: Request,
-        payload: bytes | None,
-        asked: tuple[int | None, str | None],
-        formats: tuple[Format, Format],
-    ) -> Response:
-        """Reset an environment that is closed after it."""
-
-        def frame(seq: int, ack: int, wire: Format) -> frames.Request:
-            data = payload and self._sessions.payload("any", payload, formats[0], wire)
-            return frames.Reset(0, seq, ack, data, *asked, request_timeout(request))
-
-        reply = await self._once(request, frame, *formats)
-        assert isinstance(reply, frames.Begun)
-        return body_response(result_body(reply, formats[1]), formats[1])
 
     async def _once(
         self,

@@ -57,6 +57,7 @@ __all__ = [
     "HttpReplySink",
     "HttpSessions",
     "as_error",
+    "disconnected",
 ]
 
 OPENING: Final = 0
@@ -364,7 +365,7 @@ async def _reply_or_disconnect(waiting: asyncio.Future[Any], request: Request) -
     Raises:
         ClientDisconnect: the caller went away first.
     """
-    watching = asyncio.create_task(_disconnected(request))
+    watching = asyncio.create_task(disconnected(request))
     try:
         await asyncio.wait([waiting, watching], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -374,7 +375,8 @@ async def _reply_or_disconnect(waiting: asyncio.Future[Any], request: Request) -
         raise ClientDisconnect
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Return once the caller of a request, whose body was read, is gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

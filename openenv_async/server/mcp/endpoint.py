@@ -58,6 +58,7 @@ from openenv_async.protocol.mcp import (
 from openenv_async.server.auth import Grant, Guard, refused_to
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
+from openenv_async.server.http_sessions import disconnected
 from openenv_async.server.mcp.content import failure_result, state_result, tell
 from openenv_async.server.mcp.offer import Naming, Offer
 from openenv_async.server.mcp.sessions import (
@@ -260,7 +261,7 @@ class McpEndpoint:
             return Response(status_code=405, headers={"allow": ", ".join(_METHODS)})
         session = self.sessions.find(handle)
         stream = session.streaming()
-        gone = asyncio.create_task(_disconnected(request))
+        gone = asyncio.create_task(disconnected(request))
         ending = asyncio.create_task(stream.wait())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
@@ -371,7 +372,7 @@ class McpEndpoint:
     ) -> Response | None:
         """Run a call, and answer it by JSON or a stream; ``None`` where that was done already."""
         work = asyncio.create_task(self._run(call, caller))
-        gone = asyncio.create_task(_disconnected(request))
+        gone = asyncio.create_task(disconnected(request))
         tells = call.progress_token is not None and accepts_events(request.headers)
         try:
             await asyncio.wait(
@@ -557,8 +558,3 @@ def _event(message: dict[str, Any]) -> bytes:
 
 async def _more(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
