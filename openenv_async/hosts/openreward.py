@@ -8,8 +8,9 @@ Rules (of the standard as the ``openreward`` package 0.1.167 serves it):
 - A step is one call of a tool. Its reward is what the server gave for it, ``None`` where it gave
   none; ``finished`` is the end of the episode.
 - A call that the server does not take (no such tool, arguments that do not fit) is the policy's
-  mistake: the episode goes on. A tool that raises, a stream that falls silent and a session that
-  the server has forgotten are failures: without a reward, and the episode is over.
+  mistake: the episode goes on. A tool that raises, an answer that cannot be read, a stream that
+  falls silent and a session that the server has forgotten are failures: without a reward, and the
+  episode is over.
 - A call is sent once. A stream that breaks after the server named the call is taken up again under
   that name; before, nobody knows whether the tool ran, and the episode is over.
 - The terminal tool, which ends the episode on the agent's last message, is one of the actions.
@@ -234,7 +235,6 @@ class OpenRewardHost(Environment[OpenRewardAction, OpenRewardObservation, OpenRe
         except InvalidAction:
             self._broken = None
             raise
-        self._broken = None
         self._state.calls += 1
         output = _field(answer, "output", dict)
         reward = output.get("reward")
@@ -246,6 +246,7 @@ class OpenRewardHost(Environment[OpenRewardAction, OpenRewardObservation, OpenRe
         if output.get("metadata") is not None:
             info["metadata"] = output["metadata"]
         observation = _observation(output.get("blocks"), f"the answer of the tool {name}")
+        self._broken = None
         return StepResult(observation, reward, terminated=finished, info=info)
 
     async def state(self) -> OpenRewardState:
@@ -357,6 +358,11 @@ class OpenRewardTasks:
             body = {"split": split, "start": start, "stop": stop}
             listed = self._ask(lambda http, name: http.post(f"/{_segment(name)}/task_range", body))
             rows = _field(listed, "tasks", list)
+            if len(rows) != stop - start or not all(isinstance(row, Mapping) for row in rows):
+                raise InvalidObservation(
+                    f"the server listed {shown(rows)} as the {stop - start} tasks of {split} from"
+                    f" {start}"
+                )
         return [
             Task(
                 str(start + place),
@@ -370,10 +376,12 @@ class OpenRewardTasks:
 
     def find(self, split: str, task_id: str) -> Task | None:
         """Return the task of an id; ``None`` when there is none."""
-        if not task_id.isdecimal() or str(int(task_id)) != task_id:
+        try:
+            index = int(task_id)
+        except ValueError:  # or it has more digits than Python reads
             return None
-        index = int(task_id)
-        return self.get(split, index) if index < self.count(split) else None
+        found = str(index) == task_id and 0 <= index < self.count(split)
+        return self.get(split, index) if found else None
 
     def _ask(self, call: Callable[[_Connections, str], Coroutine[Any, Any, T]]) -> T:
         async def ask(http: _Connections) -> T:
@@ -415,10 +423,9 @@ async def _first(http: _Connections) -> str:
 
 async def _splits(http: _Connections, environment: str) -> list[str]:
     listed = await http.get(f"/{_segment(environment)}/splits")
-    names = [_field(each, "name", str) for each in listed if isinstance(each, Mapping)]
-    if not names:
-        raise EnvironmentStartFailed(f"{environment} at {http.told} has no splits")
-    return names
+    if not isinstance(listed, list) or not listed:
+        raise EnvironmentStartFailed(f"{environment} at {http.told} has no splits: {shown(listed)}")
+    return [_field(each, "name", str) for each in listed]
 
 
 async def _count(http: _Connections, environment: str, split: str) -> int:
@@ -441,8 +448,8 @@ def _tools(listed: Any) -> list[HostedTool]:
     tools = [
         HostedTool(
             _field(tool, "name", str),
-            tool.get("description") or "",
-            tool.get("input_schema") or {"type": "object"},
+            str(tool.get("description") or ""),
+            _field(tool, "input_schema", dict) if tool.get("input_schema") else {"type": "object"},
         )
         for tool in _field(listed, "tools", list)
     ]

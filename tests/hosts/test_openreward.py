@@ -327,6 +327,8 @@ class FakeServer:
         self.answer_call: Callable[[web.Request, Any], Any] | None = None
         self.starting = 0
         self.prompt: Any = [{"type": "text", "text": "go"}]
+        self.splits: Any = [{"name": "train", "type": "train"}]
+        self.rows: list[Any] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
@@ -336,9 +338,11 @@ class FakeServer:
             case "/list_environments":
                 return web.json_response(["numbers"])
             case "/splits":
-                return web.json_response([{"name": "train", "type": "train"}])
+                return web.json_response(self.splits)
             case "/num_tasks":
                 return web.json_response({"num_tasks": 3})
+            case "/task_range":
+                return web.json_response({"tasks": self.rows})
             case "/tools" | "/task_tools":
                 tools = [{"name": "act", "description": "", "input_schema": None}]
                 return web.json_response({"tools": tools})
@@ -488,6 +492,33 @@ async def test_an_answer_that_is_not_of_the_standard_is_refused(data: str, said:
         server.answer_call = answer
         with pytest.raises(InvalidObservation, match=said):
             await env.step(call("act"))
+        with pytest.raises(EnvironmentDied, match="reset the session"):
+            await env.step(call("act"))
+
+
+@pytest.mark.parametrize("rows", [[], [3], [{}, {}]])
+async def test_tasks_that_were_not_asked_for_are_refused(rows: list[Any]) -> None:
+    async with fake() as server:
+        server.rows = rows
+        tasks = OpenRewardHost.tasks_for(url=server.url, public=["question"])
+        with pytest.raises(InvalidObservation, match="as the 1 tasks of train from 2"):
+            await asyncio.to_thread(tasks.find, "train", "2")
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "٣", "-1", "3", "x", ""])
+async def test_a_text_that_is_no_index_names_no_task(text: str) -> None:
+    async with fake() as server:
+        tasks = OpenRewardHost.tasks_for(url=server.url)
+        assert await asyncio.to_thread(tasks.find, "train", text) is None
+
+
+@pytest.mark.parametrize("splits", [3, [], [3]])
+async def test_splits_that_are_not_of_the_standard_are_refused(splits: Any) -> None:
+    async with fake() as server:
+        server.splits = splits
+        tasks = OpenRewardHost.tasks_for(url=server.url)
+        with pytest.raises((EnvironmentStartFailed, InvalidObservation), match=r"no splits|'name'"):
+            await asyncio.to_thread(tasks.splits)
 
 
 @pytest.mark.parametrize(
