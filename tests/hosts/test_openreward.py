@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import random
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ PEER = Path(__file__).with_name("openreward_peer.py")
 EPISODES = int(os.environ.get("HOSTED_EPISODES", "16"))
 """Played twice: by this runtime, and by the package's own client."""
 AT_ONCE = 16
+DEADLINE = 60.0
+"""Seconds that the package's own server and client have for what they are asked."""
 
 
 class RealServer:
@@ -51,11 +55,18 @@ class RealServer:
         self._process = subprocess.Popen(
             [python, str(PEER), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.url = f"http://127.0.0.1:{self._line()['port']}"
 
-    def _line(self) -> Any:
+    def _read(self) -> None:
         assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+        for line in self._process.stdout:
+            self._lines.put(line)
+
+    def _line(self) -> Any:
+        return json.loads(self._lines.get(timeout=DEADLINE))
 
     @property
     def sessions(self) -> int:
@@ -69,13 +80,25 @@ class RealServer:
         """Return the answers that the package's own client gets."""
         given = json.dumps(episodes)
         command = [self.python, str(PEER), "play", self.url]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DEADLINE + len(episodes),
+        )
         return json.loads(done.stdout)
 
     def stop(self) -> None:
         with self._process as process:  # which closes its pipes, and waits
             assert process.stdin is not None
             process.stdin.close()
+            try:
+                process.wait(DEADLINE)
+            finally:
+                process.kill()
+                self._reader.join()
 
 
 @pytest.fixture(scope="module")
