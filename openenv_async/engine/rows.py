@@ -32,6 +32,7 @@ import msgspec
 from openenv_async.engine.requests import Codecs, RunnerReply, Unfinished
 from openenv_async.engine.runner import EnvironmentRunner
 from openenv_async.models.encoding import Place, fill
+from openenv_async.models.results import Extracted
 from openenv_async.protocol.blocks import LEAST_SHARED
 from openenv_async.protocol.columns import (
     AGAIN,
@@ -45,7 +46,7 @@ from openenv_async.protocol.columns import (
     pack_pairs,
     stacked,
 )
-from openenv_async.protocol.frames import ObservationColumns, Payload, Reset, Step
+from openenv_async.protocol.frames import Failed, ObservationColumns, Payload, Reset, Step
 from openenv_async.protocol.lifecycle import Phase
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def run_rows(
     encode_info, put = codecs.encode_info, stack.put
     progress = progress or Progress(stack)
     rows, others, rewards = progress.rows, progress.others, progress.rewards
-    flags, infos, begun, ends = progress.flags, progress.infos, progress.begun, progress.ends
+    flags, infos, ends = progress.flags, progress.infos, progress.ends
     out: Any = None
     dtype = shape = kind = store = None
     place = 0
@@ -139,21 +140,18 @@ def run_rows(
         each = ((row, calls[row], actions[row]) for row in claims)
     for row, (runner, step, known), action in each:
         if action is begins:
-            began = runner.begin_row(request(row), codecs)  # type: ignore[arg-type]  # a Reset
+            reset: Any = request(row)
+            began = runner.begin_row(reset, codecs)
             if not isinstance(began, tuple):
                 others.append((row, began))
                 continue
-            observation, reward, terminated, truncated, info = began
-            try:
-                out, dtype, shape, kind, store = put(place, observation)
-                if info is not None:
-                    infos.append((place, encode_info(info)))
-            except BaseException as exc:
+            way = _entered(runner, reset, began, place, codecs, progress)
+            if not isinstance(way, Way):
                 dtype = kind = None  # the stack may have begun anew
-                others.append((row, runner.unfit(request(row), exc, codecs)))
+                others.append((row, way))
                 continue
-            runner.begun_row()
-            begun.append((place, runner.episode_id or "", runner.seed or 0))
+            out, dtype, shape, kind, store = way
+            _, reward, terminated, truncated, _ = began
             flag = BEGUN
         else:
             if runner.phase is not running:
@@ -228,6 +226,32 @@ def run_rows(
     return progress.finished()
 
 
+def _entered(
+    runner: EnvironmentRunner,
+    request: Reset,
+    began: Extracted,
+    place: int,
+    codecs: Codecs,
+    progress: Progress,
+) -> Way | Failed:
+    """Enter the beginning of an episode at a place.
+
+    Returns:
+        The ways for observations that are like its first, or the reply to a reset that gave what
+        cannot be sent.
+    """
+    observation, _, _, _, info = began
+    try:
+        way = progress.put(place, observation)
+        if info is not None:
+            progress.infos.append((place, codecs.encode_info(info)))
+    except BaseException as exc:
+        return runner.unfit(request, exc, codecs)
+    runner.begun_row()
+    progress.begun.append((place, runner.episode_id or "", runner.seed or 0))
+    return way
+
+
 def _begun_again(
     runner: EnvironmentRunner,
     request: Reset,
@@ -264,25 +288,18 @@ def _begun_again(
         if isinstance(began, Unfinished):
             began.drop()
         return None
-    first, reward, terminated, truncated, info = began
-    try:
-        progress.put(place, first)
-        extra = None if info is None else codecs.encode_info(info)
-    except BaseException as exc:
-        progress.rewards.pop()
-        if infos and infos[-1][0] == place:
-            infos.pop()
-        return runner.unfit(request, exc, codecs)
-    runner.begun_row()
-    if infos and infos[-1][0] == place:
-        ends.infos.append((len(ends.rows), infos.pop()[1]))
-    if extra is not None:
-        infos.append((place, extra))
-    ends.rewards.append(progress.rewards.pop())
+    last_reward = progress.rewards.pop()
+    last_info = infos.pop()[1] if infos and infos[-1][0] == place else None
+    way = _entered(runner, request, began, place, codecs, progress)
+    if not isinstance(way, Way):
+        return way
+    if last_info is not None:
+        ends.infos.append((len(ends.rows), last_info))
+    ends.rewards.append(last_reward)
     ends.flags.append(flag)
     ends.rows.append(place)
+    _, reward, terminated, truncated, _ = began
     progress.rewards.append(0.0 if reward is None else reward)
-    progress.begun.append((place, runner.episode_id or "", runner.seed or 0))
     if terminated or truncated:
         runner.end_row()
     return (
