@@ -503,16 +503,7 @@ class HTTPSession(Generic[ActT, ObsT, StateT]):
     # -- inside -----------------------------------------------------------------------------------
 
     def _result(self, wire: WireModels, reply: ResultReply) -> StepResult[ObsT]:
-        observation = wire.decode_observation(memoryview(reply.observation))
-        if wire.fill is not None:
-            wire.fill(observation, reply.reward, reply.terminated or reply.truncated)
-        return StepResult(
-            observation,
-            reply.reward,
-            reply.terminated,
-            reply.truncated,
-            wire.decode_any(memoryview(reply.info)) or {},
-        )
+        return wire.result(reply, memoryview(reply.observation), memoryview(reply.info))
 
     def _check_process(self) -> None:
         """Leave the session to the process that opened it, when this one was forked from that.

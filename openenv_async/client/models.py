@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Generic
+from typing import Any, ClassVar, Final, Generic, Protocol
 
 import msgspec
 
@@ -13,9 +13,22 @@ from openenv_async.errors import InvalidModel
 from openenv_async.models import Format, PayloadCodec, field_names
 from openenv_async.models.results import counted_fields
 from openenv_async.spec import model_types
-from openenv_async.types import ActT, ObsT, StateT
+from openenv_async.types import ActT, ObsT, StateT, StepResult
 
 __all__ = ["ModelHooks", "WireModels", "wire_models"]
+
+
+class _Outcome(Protocol):
+    """A reply to a reset or a step, whatever transport it came by."""
+
+    @property
+    def reward(self) -> float | None: ...
+
+    @property
+    def terminated(self) -> bool: ...
+
+    @property
+    def truncated(self) -> bool: ...
 
 
 class WireModels:
@@ -73,6 +86,25 @@ class WireModels:
             self.decode_observation = _putting_back(
                 self.decode_observation, anything, names, _OUTSIDE & said
             )
+
+    def result(self, reply: _Outcome, observation: Any, info: Any) -> StepResult[Any]:
+        """Return the result that a reply tells; ``EnvClient.step`` has this written out.
+
+        Args:
+            reply: what was answered.
+            observation: its observation, encoded.
+            info: its info, encoded; ``None`` where it has none.
+        """
+        decoded = self.decode_observation(observation)
+        if self.fill is not None:
+            self.fill(decoded, reply.reward, reply.terminated or reply.truncated)
+        return StepResult(
+            decoded,
+            reply.reward,
+            reply.terminated,
+            reply.truncated,
+            {} if info is None else self.decode_any(info) or {},
+        )
 
 
 _OF_UPSTREAM: Final = ("_step_payload", "_parse_result")

@@ -109,20 +109,11 @@ class SharedSession(Generic[ObsT]):
                 field="max_retained_size",
             )
         self._next += len(page.results)
-        return [self._result(reply) for reply in page.results], page.is_over
-
-    def _result(self, reply: ResultReply) -> StepResult[ObsT]:
-        wire = self._models
-        observation = wire.decode_observation(bytes(reply.observation))
-        if wire.fill is not None:
-            wire.fill(observation, reply.reward, reply.terminated or reply.truncated)
-        return StepResult(
-            observation,
-            reply.reward,
-            reply.terminated,
-            reply.truncated,
-            wire.decode_any(bytes(reply.info)) or {},
-        )
+        results = [
+            self._models.result(reply, memoryview(reply.observation), memoryview(reply.info))
+            for reply in page.results
+        ]
+        return results, page.is_over
 
     async def _ask(self, method: str, path: str, reply: Any) -> Any:
         response, body = await self._endpoint.exchange(method, path, None, self._headers, _TIMEOUT)
