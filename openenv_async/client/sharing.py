@@ -57,7 +57,11 @@ class SharedSession(Generic[ObsT]):
         Raises:
             OpenEnvError: it does not, such as one that has no such route.
         """
-        lent = await self._ask("POST", "/share", _Lent)
+        try:
+            lent = await self._ask("POST", "/share", _Lent)
+        except BaseException:
+            await self._endpoint.aclose()
+            raise
         self.url, self.token = self._endpoint.url + lent.path, lent.token
         return self
 
@@ -87,10 +91,12 @@ class SharedSession(Generic[ObsT]):
 
     async def aclose(self) -> None:
         """Take the address back: it opens nothing any more. The session goes on. Idempotent."""
-        if self.url:
-            self.url = ""
-            await self._ask("DELETE", "/share", dict)
-        await self._endpoint.aclose()
+        try:
+            if self.url:
+                self.url = ""
+                await self._ask("DELETE", "/share", dict)
+        finally:
+            await self._endpoint.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from openenv_async import EngineOptions, EnvClient, Environment, EnvPool, Limits, connect, serve
-from openenv_async.errors import OperationUnsupported, PayloadTooLarge, SessionBusy
+from openenv_async.client.endpoint import Sockets
+from openenv_async.client.models import wire_models
+from openenv_async.client.sharing import SharedSession
+from openenv_async.errors import OpenEnvError, OperationUnsupported, PayloadTooLarge, SessionBusy
 from tests.helpers import until
 from tests.server.mcp.agent import (
     SECRET,
@@ -183,6 +186,29 @@ async def test_a_share_is_the_clients_own_to_give() -> None:
         with pytest.raises(OperationUnsupported, match="not shared"):
             await other.results()
         await other.aclose()
+
+
+async def test_no_socket_is_left_of_a_share_that_the_server_refuses() -> None:
+    async with served() as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        shared = await env.share()
+        refused = SharedSession[Seen](
+            env.base_url, env.settings, f"{'0' * 32}.{'1' * 32}", wire_models(env, "msgpack")
+        )
+        before = sockets_here()
+        assert [sockets._users for sockets in before] == [1]
+        with pytest.raises(OpenEnvError):
+            await refused.open()
+        assert [sockets._users for sockets in before] == [1]
+        await env.close()
+        with pytest.raises(OpenEnvError):
+            await shared.aclose()
+        assert sockets_here() == []
+
+
+def sockets_here() -> list[Sockets]:
+    loop = asyncio.get_running_loop()
+    return [sockets for (of, _), sockets in Sockets._open.items() if of is loop]
 
 
 @GENERATIONS
