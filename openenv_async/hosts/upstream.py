@@ -4,7 +4,8 @@ Rules, as OpenEnv's own server has them:
 
 - ``reset_async`` and ``step_async`` are called where a class overrides them, else ``reset`` and
   ``step``, in one thread for the life of a session, its constructor included. With
-  ``REQUIRES_SINGLE_THREAD_EXECUTOR`` all sessions share one thread.
+  ``REQUIRES_SINGLE_THREAD_EXECUTOR`` all sessions share one thread. A class that overrides one of
+  the two, or has an ``mcp_session``, is constructed in the event loop's thread.
 - ``reset`` gets the options that it declares, ``step`` the action alone.
 - An action is read as the class that ``create_app`` was given. If that is a tool call, or the
   base class of all actions, its ``type`` may name a tool call or the list of tools instead.
@@ -99,9 +100,7 @@ class UpstreamHost(Environment[Any, Any, Any]):
 
     def close(self) -> Any:
         """Close the environment, where it can be."""
-        close = getattr(self._env, "close", None)
-        if close is not None:
-            self._run(close)
+        self._run(functools.partial(_close, self._env))
 
     def _state(self) -> Any:
         state = self._env.state
@@ -173,14 +172,16 @@ class _AsyncHost(UpstreamHost):
 
     async def reset(self, **options: Any) -> Any:
         """Begin an episode."""
-        await self._enter()
+        if self._stack is None:
+            await self._enter()
         if "reset_async" in self.awaits:
             return _result(await self._env.reset_async(**options))
         return _result(await self._in_thread(functools.partial(self._env.reset, **options)))
 
     async def step(self, action: Any) -> Any:
         """Take one action."""
-        await self._enter()
+        if self._stack is None:
+            await self._enter()
         action = type(self).read_action(action)
         if "step_async" in self.awaits:
             return _result(await self._env.step_async(action))
@@ -193,9 +194,7 @@ class _AsyncHost(UpstreamHost):
             if stack is not None:
                 await stack.aclose()
         finally:
-            close = getattr(self._env, "close", None)
-            if close is not None:
-                await self._in_thread(close)
+            await self._in_thread(functools.partial(_close, self._env))
             if self._thread is not None:
                 self._thread.shutdown(wait=False)
 
@@ -206,11 +205,11 @@ class _AsyncHost(UpstreamHost):
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def _enter(self) -> None:
-        if self._stack is None:
-            self._stack = contextlib.AsyncExitStack()
-            session = getattr(self._env, "mcp_session", None)
-            if callable(session):
-                await self._stack.enter_async_context(session())
+        stack = contextlib.AsyncExitStack()
+        session = getattr(self._env, "mcp_session", None)
+        if callable(session):
+            await stack.enter_async_context(session())
+        self._stack = stack  # once it is entered: else the next call tries again
 
 
 async def _listed(host: UpstreamHost) -> list[Tool]:
@@ -254,7 +253,7 @@ def host_of_call(call: AppCall) -> type[UpstreamHost]:
     """
     cls, sample = _class_of(call.env)
     try:
-        about = _metadata(cls, sample or call.env)
+        about = _metadata(cls, call.env if sample is None else sample)
     finally:
         if sample is not None:
             _close(sample)

@@ -174,8 +174,8 @@ def _recording(server_class: Any) -> Iterator[_Records]:
     def record(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
-        config = given.get("concurrency_config")
-        sessions = given.get("max_concurrent_envs", getattr(config, "max_concurrent_envs", None))
+        asks = given.get("max_concurrent_envs"), given.get("concurrency_config")
+        sessions = None if asks == (None, None) else self.max_concurrent_envs
         records.calls.append(
             (
                 self,

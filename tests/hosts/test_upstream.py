@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from openenv_async import EnvClient, connect, serve
 from openenv_async.compat.upstream import mcp_types
 from openenv_async.compat.upstream.interfaces import Environment
-from openenv_async.compat.upstream.types import Action, Observation, State
+from openenv_async.compat.upstream.types import Action, EnvironmentMetadata, Observation, State
 from openenv_async.errors import EnvironmentRaised, InvalidAction, WrongTarget
 from openenv_async.hosts.upstream import AppCall, host_of_call
 from openenv_async.schemas.refs import resolved
@@ -161,6 +161,46 @@ async def test_coroutines_are_awaited_inside_of_the_session_that_the_environment
         assert (await client.reset(prefix="x")).observation["text"] == "x"
         assert (await client.step({"key": "y"})).observation["text"] == "xy"
     assert Awaited.log == ["enter", "step_async", "leave", "close"]
+
+
+async def test_a_session_that_could_not_be_entered_is_entered_by_the_next_call() -> None:
+    class Reluctant(Awaited):
+        tries = 0
+
+        @contextlib.asynccontextmanager
+        async def mcp_session(self) -> AsyncIterator[None]:
+            type(self).tries += 1
+            if self.tries == 1:
+                raise RuntimeError("the tools are not up yet")
+            async with super().mcp_session():
+                yield
+
+    Awaited.log.clear()
+    async with connect(spec_of(Reluctant)) as client:
+        with pytest.raises(EnvironmentRaised, match="not up yet"):
+            await client.reset()
+        await client.reset()
+        await client.step({"key": "y"})
+    assert Awaited.log == ["enter", "step_async", "leave", "close"]
+    assert Reluctant.tries == 2
+
+
+def test_an_environment_that_was_made_to_be_seen_tells_its_metadata_itself() -> None:
+    made: list[Typewriter] = []
+
+    class Empty(Typewriter):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+        def __len__(self) -> int:
+            return 0
+
+        def get_metadata(self) -> Any:
+            return EnvironmentMetadata(name="empty", description="Nothing in it", version="2.0")
+
+    assert spec_of(lambda: Empty()).version == "2.0"
+    assert len(made) == 1
 
 
 async def test_a_reset_in_coroutines_gives_the_options() -> None:

@@ -34,6 +34,7 @@ told = {
     "action": spec.schema["action"]["properties"],
     "file": getattr(server, "__file__", None),
     "gradio": "gradio" in sys.modules,
+    "sessions": spec.max_sessions,
 }
 print(json.dumps(told))
 """
@@ -117,6 +118,29 @@ def test_a_server_that_the_application_makes_itself_is_taken(tmp_path: Path) -> 
     """
     folder = write_folder(tmp_path / "lamp_env", app=app)
     assert told(look(folder))["module"] == "lamp_env.server.lamp_environment"
+
+
+@pytest.mark.parametrize(
+    ("given", "sessions"),
+    [
+        ("", None),
+        ("max_concurrent_envs=3", 3),
+        ("concurrency_config=ConcurrencyConfig(max_concurrent_envs=5)", 5),
+    ],
+)
+def test_sessions_at_once_are_those_that_the_application_asks_for(
+    tmp_path: Path, given: str, sessions: int | None
+) -> None:
+    app = f"""
+        from openenv.core.env_server import create_app
+        from openenv.core.env_server.types import ConcurrencyConfig
+        from ..models import LampAction, LampObservation
+        from .lamp_environment import LampEnvironment
+        LampEnvironment.SUPPORTS_CONCURRENT_SESSIONS = True
+        app = create_app(LampEnvironment, LampAction, LampObservation, {given})
+    """
+    folder = write_folder(tmp_path / "lamp_env", app=app)
+    assert told(look(folder))["sessions"] == sessions
 
 
 def test_routes_of_the_application_s_own_are_told_to_be_left_out(tmp_path: Path) -> None:
