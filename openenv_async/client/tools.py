@@ -9,7 +9,7 @@ from typing import Any, Final
 from openenv_async.errors import ProtocolError, shown
 from openenv_async.types import Tool
 
-__all__ = ["given_by_upstream", "listed_tools"]
+__all__ = ["given_by_upstream", "listed_tools", "returned_data"]
 
 _FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Tool))
 
@@ -50,5 +50,9 @@ def given_by_upstream(observation: Any) -> Any:
         return observation  # of an environment that answers in a way of its own
     if observation.get("error") is not None:
         return observation
-    result = observation.get("result")
+    return returned_data(observation.get("result"))
+
+
+def returned_data(result: Any) -> Any:
+    """Return what a tool returned, of the result that FastMCP makes of it."""
     return result["data"] if isinstance(result, Mapping) and "data" in result else result

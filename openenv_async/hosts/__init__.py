@@ -28,6 +28,7 @@ __all__ = [
     "hosted_tools",
     "is_application",
     "is_registered_id",
+    "said_class",
     "vectorized",
 ]
 
@@ -133,15 +134,8 @@ def hosted_tools(env: Any, action: Any, observation: Any, state: Any, name: str 
     Returns:
         ``None`` when it is none.
     """
-    made = env
-    while isinstance(made, functools.partial):
-        made = made.func
-    if inspect.isfunction(made):
-        try:
-            made = typing.get_type_hints(made).get("return")
-        except (NameError, TypeError):
-            return None
-    if not inspect.isclass(made) or not callable(getattr(made, "mcp_session", None)):
+    made = said_class(env)
+    if made is None or not callable(getattr(made, "mcp_session", None)):
         return None
     if not any(base.__module__.startswith(_TOOL_BASES) for base in made.__mro__[1:]):
         return None
@@ -166,6 +160,18 @@ def is_registered_id(text: str) -> bool:
     if _ID.fullmatch(text) is None:
         return False
     return "gymnasium" in sys.modules or importlib.util.find_spec("gymnasium") is not None
+
+
+def said_class(env: Any) -> type | None:
+    """Return a class itself, or the one that a factory says it makes; ``None``: it says none."""
+    while isinstance(env, functools.partial):
+        env = env.func
+    if inspect.isroutine(env):
+        try:
+            env = typing.get_type_hints(env).get("return")
+        except (NameError, TypeError):
+            return None
+    return env if inspect.isclass(env) else None
 
 
 def vectorized(cls: Any, params: Mapping[str, Any], num_envs: int) -> tuple[Any, dict[str, Any]]:

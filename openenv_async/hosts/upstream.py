@@ -26,7 +26,6 @@ import inspect
 import logging
 import sys
 import threading
-import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ from typing import Any, ClassVar, Final
 
 from openenv_async.environment import Environment
 from openenv_async.errors import InvalidAction, WrongTarget, exception_text, shown
-from openenv_async.hosts import LISTS_TOOLS, MAX_SESSIONS
+from openenv_async.hosts import LISTS_TOOLS, MAX_SESSIONS, said_class
 from openenv_async.types import StepResult, Tool
 
-__all__ = ["AppCall", "UpstreamHost", "host_of_call"]
+__all__ = ["AppCall", "UpstreamHost", "class_made", "host_of_call"]
 
 log = logging.getLogger("openenv_async.environment")
 
@@ -281,30 +280,37 @@ def host_of_call(call: AppCall) -> type[UpstreamHost]:
     return type(cls.__name__, (base,), body)
 
 
+def class_made(env: Any) -> type:
+    """Return the class of the environment that an application's server makes.
+
+    To see what an unannotated factory makes, one environment is made and closed again.
+
+    Raises:
+        WrongTarget: what is made has no ``reset`` and ``step``.
+    """
+    cls, sample = _class_of(env)
+    if sample is not None:
+        _close(sample)
+    return cls
+
+
 def _class_of(env: Any) -> tuple[type, Any]:
     """Return the class that is made, and the instance that was made to see it, if one was."""
-    inner = env
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if not inspect.isclass(inner):
-        try:
-            inner = typing.get_type_hints(inner).get("return")
-        except (NameError, TypeError):
-            inner = None
+    made = said_class(env)
     sample = None
-    if not _plays(inner) or inspect.isabstract(inner):
+    if made is None or not _plays(made) or inspect.isabstract(made):
         sample = env()
-        inner = type(sample)
-    if not _plays(inner):
+        made = type(sample)
+    if not _plays(made):
         raise WrongTarget(
             f"the application serves {shown(env)}, which does not make an environment: it has no"
             " reset and step"
         )
-    return inner, sample
+    return made, sample
 
 
-def _plays(cls: Any) -> bool:
-    return inspect.isclass(cls) and all(callable(getattr(cls, n, None)) for n in ("reset", "step"))
+def _plays(cls: type) -> bool:
+    return all(callable(getattr(cls, name, None)) for name in ("reset", "step"))
 
 
 def _overrides(cls: type, name: str) -> bool:

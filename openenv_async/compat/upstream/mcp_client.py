@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 
 from openenv_async.client.endpoint import Endpoint
 from openenv_async.client.settings import ClientSettings
+from openenv_async.client.tools import returned_data
 from openenv_async.compat.upstream.client_types import StepResult
 from openenv_async.compat.upstream.clients import EnvClient, in_words_of_upstream
 from openenv_async.compat.upstream.mcp_types import (
@@ -239,7 +240,7 @@ class MCPToolClient(MCPClientBase):
         if self.use_production_mode:
             failed = f"Tool '{name}' failed"
             given = await self._ask_in_session("tools/call", failed, name=name, arguments=arguments)
-            return _data(given)
+            return returned_data(given)
         self.last_result = await self.step(CallToolAction(tool_name=name, arguments=arguments))
         assert self.last_result is not None
         seen = self.last_result.observation
@@ -248,18 +249,13 @@ class MCPToolClient(MCPClientBase):
         if seen.error is not None:
             kind = seen.error.error_type.value
             raise RuntimeError(f"Tool '{name}' failed: {seen.error.message} (type: {kind})")
-        return _data(seen.result)
+        return returned_data(seen.result)
 
     async def _get_tool_async(self, name: str) -> Tool | None:
         return next((t for t in await self._list_tools_async() if t.name == name), None)
 
     async def _has_tool_async(self, name: str) -> bool:
         return await self._get_tool_async(name) is not None
-
-
-def _data(result: Any) -> Any:
-    """Return what a tool returned, of the result that FastMCP makes of it."""
-    return result["data"] if isinstance(result, Mapping) and "data" in result else result
 
 
 def _tool(payload: Mapping[str, Any]) -> Tool:

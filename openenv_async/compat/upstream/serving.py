@@ -7,10 +7,8 @@ application where it is installed, else Starlette does.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
-import inspect
 import logging
 import os
 import time
@@ -29,7 +27,7 @@ from openenv_async.compat.upstream.types import (
 )
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import shown
-from openenv_async.hosts.upstream import AppCall, host_of_call
+from openenv_async.hosts.upstream import AppCall, class_made, host_of_call
 from openenv_async.server import app as served
 from openenv_async.types import Timeouts
 
@@ -98,16 +96,8 @@ class HTTPEnvServer:
 
     @functools.cached_property
     def _environment_class(self) -> Any:
-        """The class of the environment; of a factory's, by making one."""
-        source: Any = self._env
-        while isinstance(source, functools.partial):
-            source = source.func
-        if inspect.isclass(source):
-            return source
-        made = self._env()
-        with contextlib.suppress(AttributeError):
-            made.close()
-        return type(made)
+        """The class of the environment."""
+        return class_made(self._env)
 
     @functools.cached_property
     def server(self) -> served.HTTPEnvServer:
