@@ -13,7 +13,14 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["loop_factory", "loop_name", "new_event_loop", "run_apart", "version_of"]
+__all__ = [
+    "is_in_loop",
+    "loop_factory",
+    "loop_name",
+    "new_event_loop",
+    "run_apart",
+    "version_of",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +44,11 @@ def loop_factory(uvloop: bool | None = None) -> Callable[[], asyncio.AbstractEve
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Make an event loop: uvloop's where that is installed."""
     return (loop_factory() or asyncio.new_event_loop)()
+
+
+def is_in_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    return asyncio._get_running_loop() is not None
 
 
 def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from openenv_async.client.loop_thread import LoopThread
-from openenv_async.event_loop import loop_factory, loop_name, new_event_loop, run_apart, version_of
+from openenv_async.event_loop import (
+    is_in_loop,
+    loop_factory,
+    loop_name,
+    new_event_loop,
+    run_apart,
+    version_of,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,3 +88,11 @@ async def test_a_caller_inside_a_loop_can_wait_for_another_one() -> None:
     assert run_apart(other()) is not asyncio.get_running_loop()
     with pytest.raises(KeyError, match="as it is"):
         run_apart(failing())
+
+
+def test_a_running_loop_is_that_of_this_thread() -> None:
+    async def within() -> tuple[bool, bool]:
+        return is_in_loop(), await asyncio.to_thread(is_in_loop)
+
+    assert not is_in_loop()
+    assert asyncio.run(within()) == (True, False)

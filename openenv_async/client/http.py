@@ -18,7 +18,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -69,6 +68,7 @@ from openenv_async.errors import (
     SessionLost,
     SessionNotFound,
 )
+from openenv_async.event_loop import is_in_loop
 from openenv_async.protocol.codec import too_large
 from openenv_async.telemetry.tracing import inject
 from openenv_async.types import ActT, EpisodeInfo, Limits, ObsT, StateT, StepResult, Timeouts
@@ -343,11 +343,7 @@ class HTTPEnvClient(ModelHooks[ActT, ObsT, StateT], Generic[ActT, ObsT, StateT])
 
 def _either(call: Coroutine[Any, Any, T]) -> Any:
     """``call`` itself where an event loop runs in this thread, else its result."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return background_loop().run(call)
-    return call
+    return call if is_in_loop() else background_loop().run(call)
 
 
 # -- the session, as coroutines -------------------------------------------------------------------

@@ -32,6 +32,7 @@ from openenv_async.compat.upstream.containers import (
     LocalDockerProvider,
 )
 from openenv_async.errors import InvalidModel, InvalidOption, OpenEnvError
+from openenv_async.event_loop import is_in_loop
 from openenv_async.types import Limits, Timeouts
 
 __all__ = [
@@ -365,7 +366,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
 
     def _blocking(self, call: Call[T]) -> T:
         """Run a call on the background loop and wait for it."""
-        if self._style == "async" and not _is_in_loop():
+        if self._style == "async" and not is_in_loop():
             self._style = None  # the loop that it was used in has ended
         self._claim("sync")
         return background_loop().run(call())
@@ -373,7 +374,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
     def _dispatch(self, call: Call[Any]) -> Any:
         if self._style == "sync":
             return call() if on_background_thread() else self._blocking(call)
-        if not _is_in_loop():
+        if not is_in_loop():
             return self._blocking(call)
         return call() if self._style == "async" else _Undecided(self, call)
 
@@ -406,14 +407,6 @@ class _Undecided(Generic[T]):
 
     def __repr__(self) -> str:
         return repr(self._result[0]) if self._result else "<a call that is to be awaited or read>"
-
-
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 class Starting(Coroutine[Any, Any, T]):

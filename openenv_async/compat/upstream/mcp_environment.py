@@ -25,7 +25,7 @@ from openenv_async.compat.upstream.mcp_types import (
     ToolErrorType,
 )
 from openenv_async.compat.upstream.types import Action, Observation
-from openenv_async.event_loop import run_apart
+from openenv_async.event_loop import is_in_loop, run_apart
 
 __all__ = [
     "MCP_TOOL_CALL_TIMEOUT",
@@ -46,11 +46,7 @@ _JSON_TYPES: Final = {int: "integer", float: "number", bool: "boolean"}
 
 def run_async_safely(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end: in a thread of its own where an event loop runs in this one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    return run_apart(coroutine)
+    return run_apart(coroutine) if is_in_loop() else asyncio.run(coroutine)
 
 
 def get_server_tools(mcp_server: Any) -> dict[str, Any]:

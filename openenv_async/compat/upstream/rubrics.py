@@ -18,6 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from openenv_async.event_loop import is_in_loop
+
 __all__ = [
     "ExponentialDiscountingTrajectoryRubric",
     "Gate",
@@ -193,7 +195,7 @@ class Sequential(Rubric):
     def __call__(self, action: Any, observation: Any) -> Any:
         """Return the score; inside an event loop it may be awaited whatever the children are."""
         score = super().__call__(action, observation)
-        if inspect.iscoroutine(score) or not _is_in_loop():
+        if inspect.iscoroutine(score) or not is_in_loop():
             return score
         return _Score(score)
 
@@ -211,14 +213,6 @@ class Sequential(Rubric):
 
     def __getitem__(self, index: int) -> Rubric:
         return self._rubric_list[index]
-
-
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 class Gate(Rubric):
