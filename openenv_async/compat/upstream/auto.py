@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from openenv_async.client.loop_thread import background_loop
-from openenv_async.compat.upstream.clients import GenericAction, GenericEnvClient
+from openenv_async.compat.upstream.clients import (
+    GenericAction,
+    GenericEnvClient,
+    ImageProvider,
+    Starting,
+)
 from openenv_async.compat.upstream.containers import ContainerProvider, RuntimeProvider
 from openenv_async.targets import auto
 
@@ -57,7 +62,8 @@ class AutoEnv:
             options: dict[str, Any] = {} if env_vars is None else {"env_vars": env_vars}
             if container_provider is None:
                 options["start_timeout"] = wait_timeout
-            return GenericEnvClient.from_docker_image(docker_image, container_provider, **options)
+            image = ImageProvider(container_provider, docker_image, options, wait_timeout)
+            return Starting(GenericEnvClient(provider=image, **kwargs))
         if env_vars is not None or container_provider is not None:
             raise ValueError(
                 f"AutoEnv.from_env({name!r}) starts no container, and env_vars and"

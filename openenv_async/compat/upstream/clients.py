@@ -21,7 +21,7 @@ import functools
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any, Final, Generic, Self, TypeVar
 
 from openenv_async.client import env as native
@@ -144,7 +144,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
             kwargs: ``env_vars``, and options of ``DockerProvider`` or of the provider's own
                 ``start_container``.
         """
-        client = cls(provider=_OfImage(provider, image, kwargs))
+        client = cls(provider=ImageProvider(provider, image, kwargs))
         return Starting(client)
 
     @classmethod
@@ -344,10 +344,7 @@ class EnvClient(ABC, Generic[ActT, ObsT, StateT]):
         self._provider_runs = False
         if self._starts_provider:
             self._base_url = None
-        provider = self._provider
-        stop = getattr(provider, "stop_container", None) or getattr(provider, "stop", None)
-        if stop is not None:
-            await asyncio.to_thread(stop)
+        await asyncio.to_thread(_stop, self._provider)
 
     # -- two ways to call ---------------------------------------------------------------------
 
@@ -576,7 +573,7 @@ def _payload(result: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def in_words_of_upstream() -> Any:
+async def in_words_of_upstream() -> AsyncIterator[None]:
     """Raise what upstream's clients raise."""
     try:
         yield
@@ -598,30 +595,53 @@ def _checked_mode(mode: str | None) -> str:
 
 
 def _started(provider: Any) -> str:
-    """Start what a provider starts and return its address; blocks."""
-    if hasattr(provider, "start_container"):
-        url: str = provider.start_container()
-        provider.wait_for_ready(url)
-    elif hasattr(provider, "start"):
-        url = provider.start()
-        provider.wait_for_ready()
-    else:
+    """Start what a provider starts and return its address; blocks.
+
+    A server that does not become ready is stopped again.
+    """
+    is_container = hasattr(provider, "start_container")
+    if not is_container and not hasattr(provider, "start"):
         raise TypeError(
             f"a provider has start_container() or start(), and {type(provider).__name__} has"
             " neither: give a ContainerProvider or a RuntimeProvider"
         )
+    url: str = provider.start_container() if is_container else provider.start()
+    try:
+        provider.wait_for_ready(*[url] if is_container else [])
+    except BaseException:
+        _stop(provider)
+        raise
     return url.rstrip("/")
 
 
-class _OfImage:
-    """A provider that starts one image."""
+def _stop(provider: Any) -> None:
+    """Stop what a provider started; blocks."""
+    stop = getattr(provider, "stop_container", None) or getattr(provider, "stop", None)
+    if stop is not None:
+        stop()
+
+
+class ImageProvider:
+    """A provider that starts one image.
+
+    Args:
+        provider: starts it in place of the Docker Engine of this machine.
+        image: its name.
+        options: of the provider's ``start_container``.
+        wait_timeout: seconds in which it has to be ready; ``None``: the provider's own default.
+    """
 
     def __init__(
-        self, provider: ContainerProvider | None, image: str, options: dict[str, Any]
+        self,
+        provider: ContainerProvider | None,
+        image: str,
+        options: dict[str, Any],
+        wait_timeout: float | None = None,
     ) -> None:
         self._provider = provider
         self._image = image
         self._options = options
+        self._waiting = {} if wait_timeout is None else {"timeout_s": wait_timeout}
 
     @property
     def token(self) -> str | None:
@@ -634,11 +654,7 @@ class _OfImage:
 
     def wait_for_ready(self, base_url: str) -> None:
         assert self._provider is not None
-        try:
-            self._provider.wait_for_ready(base_url)
-        except BaseException:
-            self._provider.stop_container()
-            raise
+        self._provider.wait_for_ready(base_url, **self._waiting)
 
     def stop_container(self) -> None:
         if self._provider is not None:
@@ -657,11 +673,7 @@ class _OfRuntime:
         return url
 
     def wait_for_ready(self) -> None:
-        try:
-            self._provider.wait_for_ready()
-        except BaseException:
-            self._provider.stop()
-            raise
+        self._provider.wait_for_ready()
 
     def stop(self) -> None:
         self._provider.stop()

@@ -19,6 +19,7 @@ class Provider:
         return "http://127.0.0.1:1"
 
     def wait_for_ready(self, base_url: str, timeout_s: float = 30.0) -> None:
+        self.calls.append(timeout_s)
         raise TimeoutError("nobody answers")
 
     def stop_container(self) -> None:
@@ -34,12 +35,20 @@ def test_a_server_that_runs() -> None:
 def test_an_image() -> None:
     provider: Any = Provider()
     env = AutoEnv.from_hub(
-        "echo", docker_image="echo:1", container_provider=provider, env_vars={"A": "b"}
+        "echo",
+        docker_image="echo:1",
+        container_provider=provider,
+        wait_timeout=7.0,
+        env_vars={"A": "b"},
+        message_timeout_s=3.0,
     )
     assert isinstance(env, Starting)
+    assert env._given["message_timeout_s"] == 3.0
+    with pytest.raises(TypeError, match="message_timeout"):
+        AutoEnv.from_env("echo", docker_image="echo:1", message_timeout=3.0)
     with pytest.raises(TimeoutError):
         env.sync()
-    assert provider.calls == [("echo:1", {"env_vars": {"A": "b"}}), "stopped"]
+    assert provider.calls == [("echo:1", {"env_vars": {"A": "b"}}), 7.0, "stopped"]
 
 
 def test_a_name_starts_its_server() -> None:

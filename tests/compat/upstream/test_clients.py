@@ -292,6 +292,10 @@ def test_a_provider_starts_the_server_and_is_stopped(url: str) -> None:
     with EchoClient(url, provider=provider) as env:
         env.reset()
     assert provider.calls[3:] == ["stopped"]
+    for unready in (Provider(NOBODY), Runtime(NOBODY)):
+        with pytest.raises(TimeoutError):
+            EchoClient(provider=unready).reset()
+        assert unready.calls[-1] == "stopped"
     with pytest.raises(TypeError, match="int has neither"):
         EchoClient(provider=3).reset()
 
