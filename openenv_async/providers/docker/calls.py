@@ -104,6 +104,12 @@ class Breaker:
         """Seconds that a new start has to wait."""
         return max(0.0, self._until - now)
 
+    async def passed(self) -> None:
+        """Wait until a new start need not wait."""
+        now = asyncio.get_running_loop().time
+        while (hold := self.hold(now())) > 0:  # noqa: ASYNC110  # its end may move
+            await asyncio.sleep(hold)
+
 
 class Calls:
     """The calls to one Engine, from one event loop.

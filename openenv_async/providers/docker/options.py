@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Final
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.endpoints.tokens import TOKEN_VARIABLE
 
-__all__ = ["LEASE_VARIABLE", "ContainerOptions", "Redactor", "size"]
+__all__ = ["LEASE_VARIABLE", "ContainerOptions", "Redactor", "check_limits", "size"]
 
 LEASE_VARIABLE: Final = "OPENENV_OWNER_LEASE"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -55,11 +56,22 @@ class ContainerOptions:
             raise ValueError("labels that begin with openenv_async. say who owns a container")
         if not 0 < self.port < 65536:
             raise ValueError(f"{self.port} is not a valid port")
-        if self.cpus <= 0 or self.pids < 1 or self.lifetime <= 0:
-            raise ValueError("cpus, pids and lifetime are positive: a container without limits can"
-                             " take the machine with it")  # fmt: skip
-        size(self.memory)
+        check_limits(self.memory, self.cpus, self.pids, self.lifetime)
         size(self.shm_size)
+
+
+def check_limits(memory: int | str, cpus: float, pids: int, lifetime: float) -> None:
+    """Refuse limits that are none, which the Engine would take for no limit.
+
+    Raises:
+        ValueError: one is.
+    """
+    if not (0 < cpus < math.inf and pids >= 1 and lifetime > 0):
+        raise ValueError(
+            "cpus, pids and lifetime are positive: a container without limits can take the machine"
+            " with it"
+        )
+    size(memory)
 
 
 def size(value: int | str) -> int:

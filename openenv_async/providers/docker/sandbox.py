@@ -21,7 +21,7 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import OpenEnvError, ProviderError, WorkerStartFailed
@@ -33,7 +33,7 @@ from openenv_async.providers.docker.commands import (
     kill_arguments,
     wrapped,
 )
-from openenv_async.providers.docker.options import size
+from openenv_async.providers.docker.options import check_limits, size
 from openenv_async.providers.docker.owner import this_owner
 from openenv_async.providers.docker.reaper_client import reaper_client
 from openenv_async.providers.docker.removals import Removals
@@ -66,6 +66,9 @@ class SandboxOptions:
         labels: more labels.
         lifetime: seconds after which ``openenv-async gc`` may remove it if its owner cannot be
             looked up.
+
+    Raises:
+        ValueError: a limit is none.
     """
 
     memory: int | str = "2g"
@@ -75,6 +78,9 @@ class SandboxOptions:
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     lifetime: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        check_limits(self.memory, self.cpus, self.pids, self.lifetime)
 
     def body(self, image: str) -> dict[str, Any]:
         """Return the body of the Engine's ``POST /containers/create``."""
@@ -130,11 +136,12 @@ class Sandboxes:
         self._once: dict[str, asyncio.Task[Any]] = {}
         self.spawn(self._sweep())
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that nobody waits for before this is closed."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something that nobody has to wait for before this is closed."""
         task = asyncio.create_task(work, name="openenv-sandboxes")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something once for all who ask at the same time, or later.
@@ -172,6 +179,7 @@ class Sandboxes:
         self._live.add(name)
         try:
             async with asyncio.timeout(timeout), self._gate:
+                await self.engine.breaker.passed()
                 creating = asyncio.create_task(
                     self.engine.create(
                         name,
@@ -328,7 +336,7 @@ class Sandbox:
             async with asyncio.timeout(timeout):
                 await self._read(id, output)
         except TimeoutError:
-            await self._kill(output)
+            await asyncio.shield(self._owner.spawn(self._kill(output)))
             return output.result(timed_out=True)
         except asyncio.CancelledError:
             self._owner.spawn(self._kill(output))
@@ -374,14 +382,13 @@ class Sandbox:
         config = (await self._owner.engine.inspect(self.name)).get("Config") or {}
         return str(config.get("WorkingDir") or "/")
 
-    async def put(self, archive: IO[bytes] | bytes, into: str) -> None:
+    async def put(self, archive: bytes, into: str) -> None:
         """Unpack a tar archive in a folder of the container.
 
         Raises:
             EngineError: there is no such folder, or no such container.
         """
-        data = archive if isinstance(archive, bytes) else archive.read()
-        await self._owner.engine.upload(self.name, into, data, timeout=_FILES_TIMEOUT)
+        await self._owner.engine.upload(self.name, into, archive, timeout=_FILES_TIMEOUT)
 
     async def read_file(self, path: str, max_size: int) -> bytes | None:
         """Return the contents of a regular file; ``None`` where there is none.

@@ -130,9 +130,9 @@ class ContainerStart:
         image = await self._at.image(recipe.image, recipe.pull_policy, options.platform)
         self._doing = "the Docker Engine was busy"
         async with self._at.gate:
-            while (hold := self._engine.breaker.hold(self._at.loop.time())) > 0:
+            if self._engine.breaker.hold(self._at.loop.time()) > 0:
                 self._doing = "the Docker Engine failed too often to begin another"
-                await asyncio.sleep(hold)
+                await self._engine.breaker.passed()
             self._refuse_if_closed()
             token = secrets.token_urlsafe(32)
             id = await self._create(image, token)

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import tarfile
+from typing import Any
 
 import pytest
 
 from openenv_async.errors import ProviderError, WorkerStartFailed
 from openenv_async.providers.docker.calls import EngineError, NoSuchImage
+from openenv_async.providers.docker.commands import CommandOutput
 from openenv_async.providers.docker.sandbox import (
     Sandbox,
     Sandboxes,
@@ -98,6 +100,52 @@ async def test_a_cancelled_command_is_killed() -> None:
             await running
         gone = "while grep -qas 'sleep.[5]5' /proc/[0-9]*/cmdline; do sleep 0.05; done; echo gone"
         assert (await box.run(gone, timeout=30)).output == "gone\n"
+
+
+async def test_the_kill_of_a_command_out_of_time_is_not_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killing, go_on = asyncio.Event(), asyncio.Event()
+    kill = Sandbox._kill
+
+    async def later(self: Sandbox, output: CommandOutput) -> None:
+        killing.set()
+        await go_on.wait()
+        await kill(self, output)
+
+    monkeypatch.setattr(Sandbox, "_kill", later)
+    async with shared_sandboxes() as owner:
+        box = await started(owner)
+        running = asyncio.create_task(box.run("echo begun; sleep 44", timeout=1.0))
+        await asyncio.wait_for(killing.wait(), 30)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        go_on.set()
+        gone = "while grep -qas 'sleep.[4]4' /proc/[0-9]*/cmdline; do sleep 0.05; done; echo gone"
+        assert (await box.run(gone, timeout=20)).output == "gone\n"
+
+
+@pytest.mark.parametrize("limit", [{"memory": 0}, {"cpus": 0}, {"pids": 0}, {"lifetime": 0}])
+def test_limits_that_are_none_are_refused(limit: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"positive|not a valid size"):
+        SandboxOptions(**limit)
+
+
+async def test_no_container_is_begun_while_the_engine_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with shared_sandboxes() as owner:
+        await asyncio.gather(*owner._tasks)  # the sweep: a call that succeeds ends the pause
+        breaker = owner.engine.breaker
+        breaker._until = asyncio.get_running_loop().time() + 60
+        with monkeypatch.context() as patch:
+            patch.delattr(owner.engine.__class__, "create")  # it is not asked
+            with pytest.raises(WorkerStartFailed, match=r"within 0\.1 s"):
+                await owner.start(BASE, SMALL, timeout=0.1)
+        assert not owner._live
+        breaker.succeeded()
+        await started(owner)
 
 
 async def test_a_flood_of_output_is_bounded() -> None:
