@@ -238,6 +238,14 @@ def unsupported(config: TaskConfig) -> list[str]:
     asked = {
         "steps": (config.steps, "tasks of several steps are not played"),
         "environment.os": (environment.os == "windows", "containers are Linux"),
+        "environment.cpus": (
+            environment.cpus is not None and environment.cpus <= 0,
+            "a container has a limit",
+        ),
+        "environment.memory_mb": (
+            environment.memory_mb is not None and environment.memory_mb <= 0,
+            "a container has a limit",
+        ),
         "environment.gpus": (environment.gpus, "containers have no GPU"),
         "environment.tpu": (environment.tpu, "containers have no TPU"),
         "environment.mcp_servers": (

@@ -136,7 +136,10 @@ class HarborEnvironment(Environment[HarborAction, HarborObservation, HarborState
         self._max_steps = max_steps
         self._command_timeout = command_timeout
         self._max_output = max_output
-        self._limits = SandboxOptions(memory=memory, cpus=cpus, pids=pids, network=network)
+        try:
+            self._limits = SandboxOptions(memory=memory, cpus=cpus, pids=pids, network=network)
+        except ValueError as exc:
+            raise InvalidOption(f"the limits of a container are wrong: {exc}") from None
         self._variables = dict(variables or {})
         for task in self._tasks.values():
             _check_variables(task, self._variables)
@@ -186,7 +189,7 @@ class HarborEnvironment(Environment[HarborAction, HarborObservation, HarborState
         return HarborObservation(task.instruction, folder=self._folder)
 
     async def _begin(self, task: HarborTask) -> None:
-        self._task, self._steps, self._ended = task, 0, False
+        self._task, self._steps, self._ended = task, 0, True
         if self._box is not None:
             self._box.discard()
             self._box = None
@@ -208,6 +211,7 @@ class HarborEnvironment(Environment[HarborAction, HarborObservation, HarborState
         limit = task.config.agent.timeout_sec
         now = asyncio.get_running_loop().time()
         self._until = float("inf") if limit is None else now + limit
+        self._ended = False
 
     def _options(self, task: HarborTask) -> SandboxOptions:
         """Return the limits of a task's container, and the environment's own where it has none."""
@@ -231,7 +235,7 @@ class HarborEnvironment(Environment[HarborAction, HarborObservation, HarborState
         done = await box.run(command, timeout=_SHORT, user="root")
         if done.exit_code != 0:
             raise EnvironmentStartFailed(
-                f"the container of {box.name} is not ready: {command!r:.120} ended with"
+                f"the container {box.name} is not ready: {command!r:.120} ended with"
                 f" {done.exit_code}: {done.output[-300:].strip()}"
             )
 

@@ -79,6 +79,8 @@ def test_a_refusal_names_the_key(text: str, said: str) -> None:
     [
         ('[[steps]]\nname = "a"', "steps"),
         ('[environment]\nos = "windows"', "environment.os"),
+        ("[environment]\ncpus = 0", "environment.cpus"),
+        ("[environment]\nmemory_mb = 0", "environment.memory_mb"),
         ("[environment]\ngpus = 1", "environment.gpus"),
         ('[environment.tpu]\ntype = "v4"\ntopology = "2x2"', "environment.tpu"),
         ('[[environment.mcp_servers]]\nname = "a"', "environment.mcp_servers"),

@@ -192,6 +192,14 @@ retries = 2
         for task, said in (("health", "failed 2 times.*not yet"), ("build", "RUN exit 9")):
             with pytest.raises(EnvironmentStartFailed, match=said):
                 await env.reset(task_id=task)
+    host = HarborEnvironment(str(tmp_path / "health"), images=IMAGES)
+    try:
+        with pytest.raises(EnvironmentStartFailed):
+            await host.reset()
+        with pytest.raises(EpisodeEnded):  # not in a container that is not ready
+            await host.step(HarborAction("true"))
+    finally:
+        await host.close()
 
 
 async def test_a_container_that_dies_ends_the_episode(tmp_path: Path) -> None:
@@ -244,9 +252,15 @@ def test_targets_and_arguments_are_checked_before_anything_starts(tmp_path: Path
         HarborEnvironment(str(other))
     with pytest.raises(InvalidOption, match="folder"):
         target.with_arguments({"folder": "/"}).spec()
-    for wrong in ({"max_steps": 0}, {"command_timeout": 0}, {"max_output": 10}):
+    for wrong in (
+        {"max_steps": 0},
+        {"command_timeout": 0},
+        {"max_output": 10},
+        {"cpus": 0},
+        {"memory": "x"},
+    ):
         with pytest.raises(InvalidOption):
-            HarborEnvironment(str(tmp_path / "a"), **wrong)  # type: ignore[arg-type]  # on purpose
+            HarborEnvironment(str(tmp_path / "a"), **wrong)
 
 
 async def test_a_killed_server_leaves_no_container(tmp_path: Path) -> None:
