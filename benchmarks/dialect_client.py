@@ -313,6 +313,14 @@ async def measure(args: argparse.Namespace) -> dict[str, float]:
     opening = WAYS[args.mode]
     # All at once: uvicorn ends a connection on which nothing was asked for five seconds.
     sessions = await asyncio.gather(*(opening(args.url) for _ in range(args.sessions)))
+    try:
+        return await _measured(args, sessions)
+    finally:
+        for session in sessions:
+            session.connection.close()
+
+
+async def _measured(args: argparse.Namespace, sessions: list[PlayedSession]) -> dict[str, float]:
     await asyncio.gather(*(session.check() for session in sessions))
     latencies = array("d")
     loop = asyncio.get_running_loop()
@@ -351,8 +359,6 @@ async def measure(args: argparse.Namespace) -> dict[str, float]:
     async with asyncio.timeout(30):
         await ending
     await asyncio.gather(*(session.check() for session in sessions))
-    for session in sessions:
-        session.connection.close()
     return {
         **report(start_of_window, end_of_window, len(measured), args.server_pid is not None),
         "p50_us": measured[len(measured) // 2] * 1e6,

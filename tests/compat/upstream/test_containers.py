@@ -114,5 +114,5 @@ def test_a_container_of_the_real_engine_is_played_and_removed() -> None:
         assert env.step({"message": "hello"}).observation["echo"] == "Echo: hello"
         url = env.base_url
     assert provider.token is None
-    with pytest.raises(ConnectionError, match="cannot connect"):
+    with pytest.raises(ConnectionError, match=r"cannot connect|did not answer"):
         GenericEnvClient(url).sync().reset()
