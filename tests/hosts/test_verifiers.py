@@ -51,13 +51,17 @@ def python() -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tasksets(python: str) -> Iterator[None]:
-    """The tasksets of this folder can be imported; what was started for them ends."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", str(TASKSETS))
-        patched.setenv(PYTHON, python)
-        yield
-        verifiers._bridges.close()
+def processes() -> Iterator[None]:
+    """End what was started for the tasksets."""
+    yield
+    verifiers._bridges.close()
+
+
+@pytest.fixture(autouse=True)
+def tasksets(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasksets of this folder can be imported."""
+    monkeypatch.setenv("PYTHONPATH", str(TASKSETS))
+    monkeypatch.setenv(PYTHON, python)
 
 
 def sums(**params: Any) -> EnvironmentSpec:
