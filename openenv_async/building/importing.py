@@ -17,6 +17,7 @@ from typing import Any, Final
 from openenv_async.building.scaffold import check_name, filled_files
 from openenv_async.endpoints.addresses import told_url
 from openenv_async.errors import InvalidOption
+from openenv_async.hosts import HostedText
 
 __all__ = ["KINDS", "Imported", "import_environment"]
 
@@ -82,15 +83,15 @@ def _harbor(source: str, params: Mapping[str, Any]) -> Imported:
 
 def _openreward(source: str, params: Mapping[str, Any]) -> Imported:
     """An environment of an Open Reward Standard server, which goes on to be that server's."""
-    from openenv_async.hosts.openreward import API_KEY, OpenRewardHost, host_of
+    from openenv_async.hosts.openreward import API_KEY, host_of
 
-    given = {**host_of(source).params, **params}
-    OpenRewardHost(**given)  # refuses wrong arguments
-    home = "openenv_async.hosts.openreward"
+    given, base, models = _hosted(host_of(source), params)
+    name = given.get("environment")
     return Imported(
-        base=f"{home}:OpenRewardHost",
-        models=tuple(f"{home}:OpenReward{end}" for end in _MODELS),  # type: ignore[arg-type]  # three
-        description=f"The environment {given.get('environment', '')} of an Open Reward server",
+        base,
+        models,
+        description=f"The {f'environment {name}' if name else 'first environment'} of an Open"
+        " Reward server",
         about=(
             f"It is played at {told_url(given['url'])}, which has to run. A server that asks for a"
             f" key gets the one of the environment variable `{API_KEY}`."
@@ -101,14 +102,12 @@ def _openreward(source: str, params: Mapping[str, Any]) -> Imported:
 
 def _verifiers(source: str, params: Mapping[str, Any]) -> Imported:
     """A taskset of verifiers, which goes on to run in its own interpreter."""
-    from openenv_async.hosts.verifiers import PYTHON, VerifiersHost, host_of
+    from openenv_async.hosts.verifiers import PYTHON, host_of
 
-    given = {**host_of(source).params, **params}
-    VerifiersHost(**given)  # refuses wrong arguments
-    home = "openenv_async.hosts.verifiers"
+    given, base, models = _hosted(host_of(source), params)
     return Imported(
-        base=f"{home}:VerifiersHost",
-        models=tuple(f"{home}:Verifiers{end}" for end in _MODELS),  # type: ignore[arg-type]  # three
+        base,
+        models,
         description=f"The taskset {source} of verifiers",
         about=(
             "The taskset runs in an interpreter that has `verifiers` and the taskset: the argument"
@@ -117,6 +116,21 @@ def _verifiers(source: str, params: Mapping[str, Any]) -> Imported:
         params=given,
         validation={"actions": [{"content": "1"}, {"content": "I do not know."}]},
     )
+
+
+def _hosted(
+    text: HostedText, params: Mapping[str, Any]
+) -> tuple[dict[str, Any], str, tuple[str, str, str]]:
+    """Return the arguments of a text's host, and its class and types as an ``Imported`` has them.
+
+    Raises:
+        InvalidOption, TypeError: it does not take the arguments.
+    """
+    given, host = {**text.params, **params}, text.source
+    host(**given)
+    types = f"{host.__module__}:{host.__name__.removesuffix('Host')}"
+    action, observation, state = (f"{types}{end}" for end in _MODELS)
+    return given, f"{host.__module__}:{host.__name__}", (action, observation, state)
 
 
 KINDS: Final[Mapping[str, Callable[[str, Mapping[str, Any]], Imported]]] = {

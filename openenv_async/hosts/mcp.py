@@ -50,6 +50,7 @@ from openenv_async.errors import (
 from openenv_async.event_loop import run_apart
 from openenv_async.guard import Guard, own_guard, remove_folder
 from openenv_async.hosts import HostedText
+from openenv_async.hosts.arguments import checked_seconds
 from openenv_async.hosts.mcp_client import (
     ChannelClosed,
     McpCallFailed,
@@ -722,10 +723,6 @@ def _checked(
             raise InvalidOption(
                 f"{name} must be an integer of at least 1, got {shown(value)}", option=name
             )
-    if isinstance(start_timeout, bool) or not isinstance(start_timeout, int | float):
-        start_timeout = 0
-    if not start_timeout > 0:
-        raise InvalidOption("start_timeout must be a number of seconds", option="start_timeout")
     return _Settings(
         server,
         tuple((split, os.path.join(here, path)) for split, path in files),
@@ -739,7 +736,7 @@ def _checked(
         names,
         _pairs("headers", headers),
         token_env,
-        float(start_timeout),
+        checked_seconds("start_timeout", start_timeout),
         max_result_size,
     )
 

@@ -49,6 +49,7 @@ from openenv_async.errors import (
 )
 from openenv_async.event_loop import run_apart
 from openenv_async.hosts import HostedText
+from openenv_async.hosts.arguments import checked_columns, checked_seconds
 from openenv_async.hosts.event_streams import EventStream, EventTooLarge
 from openenv_async.hosts.tools import HostedTool, action_schema, declared, read_action
 from openenv_async.types import StepResult, Task, Tool
@@ -166,7 +167,7 @@ class OpenRewardHost(Environment[OpenRewardAction, OpenRewardObservation, OpenRe
     ) -> None:
         self._server = _Server(url, timeout, silence, start_timeout)
         self._environment = environment
-        self._interval = _positive("ping_interval", ping_interval)
+        self._interval = checked_seconds("ping_interval", ping_interval)
         self._http: _Connections | None = None
         self._counts: dict[str, int] = {}
         self._session: str | None = None
@@ -327,14 +328,9 @@ class OpenRewardTasks:
     """
 
     def __init__(self, server: _Server, environment: str | None, public: Sequence[str]) -> None:
-        if isinstance(public, str) or not all(isinstance(each, str) for each in public):
-            raise InvalidOption(
-                f"public takes names of columns, such as ['question'], got {shown(public)}",
-                option="public",
-            )
         self._server = server
         self._environment = environment
-        self._public = tuple(public)
+        self._public = checked_columns("public", public)
         self._counts: dict[str, int] = {}
 
     def splits(self) -> Sequence[str]:
@@ -522,7 +518,7 @@ class _Server:
     def __post_init__(self) -> None:
         checked_url(self.url, "url")
         for name in ("timeout", "silence", "start_timeout"):
-            _positive(name, getattr(self, name))
+            checked_seconds(name, getattr(self, name))
 
     @property
     def told(self) -> str:
@@ -536,12 +532,6 @@ def _server_of(params: Mapping[str, Any]) -> _Server:
         )
     names = ("url", "timeout", "silence", "start_timeout")
     return _Server(**{name: params[name] for name in names if name in params})
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidOption(f"{name} must be a positive number, got {shown(value)}", option=name)
-    return float(value)
 
 
 def _segment(name: str) -> str:

@@ -52,6 +52,7 @@ from openenv_async.errors import (
 )
 from openenv_async.guard import GUARD_VARIABLE, own_guard
 from openenv_async.hosts import HostedText
+from openenv_async.hosts.arguments import checked_columns, checked_seconds
 from openenv_async.types import StepResult, Task
 
 __all__ = [
@@ -309,13 +310,8 @@ class VerifiersTasks:
     """
 
     def __init__(self, settings: _Settings, public: Sequence[str]) -> None:
-        if isinstance(public, str) or not all(isinstance(each, str) for each in public):
-            raise InvalidOption(
-                f"public takes names of columns, such as ['question'], got {shown(public)}",
-                option="public",
-            )
         self._settings = settings
-        self._public = list(public)
+        self._public = checked_columns("public", public)
         self._places: dict[str, int] = {}
 
     def splits(self) -> Sequence[str]:
@@ -405,11 +401,7 @@ def _settings(
     _checked_taskset(taskset)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidOption(f"limit must be a number of tasks, got {shown(limit)}", option="limit")
-    if not isinstance(start_timeout, int | float) or not 0 < start_timeout < 1e6:
-        raise InvalidOption(
-            f"start_timeout must be a number of seconds, got {shown(start_timeout)}",
-            option="start_timeout",
-        )
+    start_timeout = checked_seconds("start_timeout", start_timeout)
     written = {}
     for name, value in (("config", config), ("agent", agent)):
         if value is not None and not isinstance(value, Mapping):

@@ -62,6 +62,27 @@ def test_the_folder_is_an_environment_with_its_arguments(tmp_path: Path) -> None
         find_target(str(folder), {"colour": "blue"})
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "params", "host", "said"),
+    [
+        ("ors", "http://127.0.0.1:9/a/b", {}, "OpenReward", "The environment b of"),
+        ("ors", "http://127.0.0.1:9", {}, "OpenReward", "The first environment of"),
+        ("verifiers", "sums:Hard", {"python": "py"}, "Verifiers", "The taskset sums:Hard of"),
+    ],
+)
+def test_what_is_hosted_has_the_class_and_the_types_of_its_host(
+    tmp_path: Path, kind: str, source: str, params: dict[str, Any], host: str, said: str
+) -> None:
+    import_environment(kind, source, tmp_path / "my_env", params)
+    assert manifest.load(tmp_path / "my_env").description.startswith(said)
+    server = (tmp_path / "my_env" / "server" / "my_environment.py").read_text("utf-8")
+    home = f"openenv_async.hosts.{host.lower()}"
+    assert f"from {home} import {host}Host\n" in server
+    models = (tmp_path / "my_env" / "models.py").read_text("utf-8")
+    for end in ("Action", "Observation", "State"):
+        assert f"from {home} import {host}{end} as My{end}" in models
+
+
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
 async def test_the_folder_validates(tmp_path: Path, engine: None) -> None:
