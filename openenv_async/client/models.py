@@ -76,16 +76,14 @@ class WireModels:
             self.decode_observation = lambda data: client._parse_observation(anything.decode(data))
         if cls._parse_state is not ModelHooks._parse_state:
             self.decode_state = lambda data: client._parse_state(anything.decode(data))
-        self.fill = _filler(cls, observation)
+        hooked = cls._parse_observation is not ModelHooks._parse_observation
+        names = _OUTSIDE if hooked else field_names(observation)
+        if names is None:  # pydantic models that take more fields have some of their own
+            names = frozenset(getattr(observation, "model_fields", ()))
+        said = names if hooked else names & _OUTSIDE & counted_fields(observation)  # others: data
+        self.fill = _filler(said) if said and not hooked else None
         if upstream:
-            hooked = cls._parse_observation is not ModelHooks._parse_observation
-            names = _OUTSIDE if hooked else field_names(observation)
-            if names is None:  # pydantic models that take more fields have some of their own
-                names = frozenset(getattr(observation, "model_fields", ()))
-            said = names if hooked else names & counted_fields(observation)  # others are data
-            self.decode_observation = _putting_back(
-                self.decode_observation, anything, names, _OUTSIDE & said
-            )
+            self.decode_observation = _putting_back(self.decode_observation, anything, names, said)
 
     def result(self, reply: _Outcome, observation: Any, info: Any) -> StepResult[Any]:
         """Return the result that a reply tells; ``EnvClient.step`` has this written out.
@@ -116,19 +114,11 @@ _OUTSIDE: Final = frozenset({"reward", "done"})
 Fill = Callable[[Any, float | None, bool], None]
 
 
-def _filler(cls: type[ModelHooks[Any, Any, Any]], model: Any) -> Fill | None:
+def _filler(said: frozenset[str]) -> Fill:
     """Return what fills the fields of a model that are told beside its observations.
 
     A reward of the observation's own stays, unless it is ``None`` or zero.
     """
-    if model is Any or cls._parse_observation is not ModelHooks._parse_observation:
-        return None
-    names = field_names(model)
-    if names is None:  # pydantic models that take more fields have some of their own
-        names = frozenset(getattr(model, "model_fields", ()))
-    said = names & _OUTSIDE & counted_fields(model)
-    if not said:
-        return None
     has_reward, has_done = "reward" in said, "done" in said
 
     def fill(observation: Any, reward: float | None, done: bool) -> None:
