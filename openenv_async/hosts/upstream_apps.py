@@ -36,13 +36,7 @@ from typing import Any, Final
 from openenv_async.errors import TargetNotFound
 from openenv_async.hosts.upstream import AppCall, UpstreamHost, host_of_call
 
-__all__ = [
-    "UpstreamApp",
-    "host_of_app",
-    "install_names",
-    "is_openenv_installed",
-    "is_own_wanted",
-]
+__all__ = ["UpstreamApp", "host_of_app", "install_names"]
 
 log = logging.getLogger("openenv_async.environment")
 
@@ -51,6 +45,7 @@ _SERVER: Final = "openenv.core.env_server.http_server"
 _NAMES: Final = "openenv_async.compat.upstream.finder"
 """The module that puts names of ours in the place of OpenEnv's: loaded where they are needed."""
 _OWN_NAMES: Final = "OPENENV_OWN_NAMES"
+"""The environment variable that asks for names of ours over an installed OpenEnv."""
 _SERVER_HAS: Final = ("_env_factory", "action_cls", "observation_cls")
 """Attributes of OpenEnv's ``HTTPEnvServer``."""
 _WEB: Final = "ENABLE_WEB_INTERFACE"
@@ -95,28 +90,14 @@ def _host(app: UpstreamApp) -> type[UpstreamHost]:
     return cls
 
 
-def is_openenv_installed() -> bool:
-    """Return whether this interpreter has OpenEnv itself; nothing is imported."""
-    with contextlib.suppress(ImportError, ValueError):
-        found = importlib.machinery.PathFinder.find_spec("openenv")
-        return found is not None and found.origin is not None
-    return False
-
-
 def install_names() -> None:
     """Put names of ours in the place of OpenEnv's, where that is not installed or they are wanted.
 
     Raises:
         RuntimeError: they are wanted, and OpenEnv's own modules were imported already.
     """
-    wanted = is_own_wanted()
-    if wanted or not is_openenv_installed():
-        importlib.import_module(_NAMES).install_names(shadow=wanted)
-
-
-def is_own_wanted() -> bool:
-    """Return whether the environment variable asks for names of ours over an installed OpenEnv."""
-    return os.environ.get(_OWN_NAMES, "").lower() in ("1", "true", "yes")
+    wanted = os.environ.get(_OWN_NAMES, "").lower() in ("1", "true", "yes")
+    importlib.import_module(_NAMES).install_names(shadow=wanted)
 
 
 def host_of_app(app: Any) -> type[UpstreamHost] | None:
