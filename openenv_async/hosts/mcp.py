@@ -574,7 +574,7 @@ class McpHost(Environment[dict[str, Any], McpObservation, McpState]):
         Raises:
             EnvironmentStartFailed: it cannot be started.
         """
-        settings = _checked(**params)
+        settings = _settings_of(**params)
         settings.reward_function  # noqa: B018  # imported now, or refused
         return {"action": action_schema(_tools_of(settings))}
 
@@ -585,12 +585,12 @@ class McpHost(Environment[dict[str, Any], McpObservation, McpState]):
         Raises:
             EnvironmentStartFailed: the server cannot be started to ask it.
         """
-        return declared(_tools_of(_checked(**params)))
+        return declared(_tools_of(_settings_of(**params)))
 
     @classmethod
     def tasks_for(cls, **params: Any) -> Tasks | None:
         """The tasks of the files."""
-        settings = _checked(**params)
+        settings = _settings_of(**params)
         return _table_of(settings) if settings.tasks else None
 
 
@@ -677,21 +677,34 @@ def _tools_of(settings: _Settings) -> tuple[HostedTool, ...]:
 # -- arguments ----------------------------------------------------------------------------------
 
 
+def _settings_of(**params: Any) -> _Settings:
+    """Return the arguments of a host, checked, where those left out are as for the class.
+
+    Raises:
+        InvalidOption: one is wrong.
+        TypeError: there is no such argument.
+    """
+    given = inspect.signature(McpHost).bind(**params)
+    given.apply_defaults()
+    return _checked(**given.arguments)
+
+
 def _checked(
+    *,
     server: Any,
-    tasks: Any = None,
-    private: Any = (),
-    prompt: Any = "prompt",
-    reward: Any = None,
-    answer: Any = "submit",
-    max_steps: Any = 100,
-    template: Any = None,
-    env: Any = None,
-    pass_env: Any = (),
-    headers: Any = None,
-    token_env: Any = None,
-    start_timeout: Any = 30.0,
-    max_result_size: Any = 8 * _MIB,
+    tasks: Any,
+    private: Any,
+    prompt: Any,
+    reward: Any,
+    answer: Any,
+    max_steps: Any,
+    template: Any,
+    env: Any,
+    pass_env: Any,
+    headers: Any,
+    token_env: Any,
+    start_timeout: Any,
+    max_result_size: Any,
 ) -> _Settings:
     """Return the arguments of a host, checked.
 
