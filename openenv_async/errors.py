@@ -12,6 +12,7 @@ Timeouts are also ``TimeoutError``, connection loss is also ``ConnectionError``.
 from __future__ import annotations
 
 import copy
+import signal
 import traceback
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -250,6 +251,14 @@ def traceback_text(exc: BaseException, limit: int) -> str:
         return text
     cut = f"\n… {len(text) - limit} characters cut (Limits.max_error_size = {limit}) …\n"
     return text[: limit // 4] + cut + text[-(limit - limit // 4) :]
+
+
+def signal_name(number: int) -> str:
+    """Return the name of the signal that ended a process, such as ``SIGKILL``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def bounded(text: str, limit: int) -> str:

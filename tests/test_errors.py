@@ -35,6 +35,7 @@ from openenv_async.errors import (
     raised_again,
     sendable,
     shown,
+    signal_name,
     traceback_text,
 )
 
@@ -314,3 +315,8 @@ async def test_two_tasks_raise_their_own() -> None:
     first, second = await asyncio.gather(raise_it(), raise_it(), return_exceptions=True)
     assert first is not second
     assert error.__traceback__ is None
+
+
+def test_signals_without_a_name() -> None:
+    assert signal_name(15) == "SIGTERM"
+    assert signal_name(4000) == "signal 4000"

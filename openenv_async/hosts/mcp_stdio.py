@@ -27,6 +27,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from openenv_async.deadlines import wait_uncancelled
+from openenv_async.errors import signal_name
 from openenv_async.guard import GUARD_VARIABLE, Guard
 from openenv_async.hosts.mcp_client import ChannelClosed
 
@@ -304,7 +305,7 @@ class StdioChannel:
         if code is None:
             how = "it closed its output"
         elif code < 0:
-            how = f"it was killed by {_signal_name(-code)}"
+            how = f"it was killed by {signal_name(-code)}"
         else:
             how = f"it exited with code {code}"
         return f"{how}: {self._tail[-1]}" if self._tail else how
@@ -344,10 +345,3 @@ class StdioChannel:
 async def _within(future: asyncio.Future[None], seconds: float) -> bool:
     await asyncio.wait([future], timeout=seconds)
     return future.done()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

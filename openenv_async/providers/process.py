@@ -9,12 +9,11 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from openenv_async.deadlines import wait_uncancelled
-from openenv_async.errors import ProviderError, ServerError, WorkerStartFailed
+from openenv_async.errors import ProviderError, ServerError, WorkerStartFailed, signal_name
 from openenv_async.providers.base import Provider, Worker, WorkerExit
 from openenv_async.providers.local_server import LocalServer
 
@@ -135,7 +134,4 @@ class ProcessProvider(Provider):
 def _reason(code: int) -> str:
     if code >= 0:
         return f"its process exited with code {code}"
-    name = str(-code)
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-code).name
-    return f"its process was killed by {name}"
+    return f"its process was killed by {signal_name(-code)}"

@@ -15,7 +15,7 @@ import pytest
 
 from openenv_async.guard import own_guard
 from openenv_async.hosts.mcp_client import ChannelClosed
-from openenv_async.hosts.mcp_stdio import StdioChannel, _Lines, _signal_name
+from openenv_async.hosts.mcp_stdio import StdioChannel, _Lines
 
 ECHO = """
 import json, sys
@@ -131,11 +131,6 @@ def test_lines_are_put_together_and_bounded() -> None:
     assert lines(5, b"12345\n123456\n1") == ([b"12345", b"1"], 1)
     assert lines(5, b"1234", b"56", b"7" * 100, b"\nab\n") == ([b"ab"], 1)
     assert lines(3, b"12345", b"678\nab\n", bounded=False) == ([b"678", b"ab"], 0)
-
-
-def test_signals_without_a_name() -> None:
-    assert _signal_name(15) == "SIGTERM"
-    assert _signal_name(4000) == "signal 4000"
 
 
 FLOOD = """

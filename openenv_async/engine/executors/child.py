@@ -40,6 +40,7 @@ from openenv_async.errors import (
     ProtocolError,
     ResourceLimit,
     ServerError,
+    signal_name,
 )
 from openenv_async.protocol.codec import BadFrame
 from openenv_async.protocol.frames import (
@@ -357,7 +358,7 @@ class Child:
         elif code is None:
             why = "it could not be started"
         elif code < 0:
-            why = f"it was killed by {_signal_name(-code)}"
+            why = f"it was killed by {signal_name(-code)}"
         else:
             why = f"it exited with code {code}"
         tail = "\n".join(self._output.tail) or None
@@ -458,10 +459,3 @@ def boot_code(channel: int, lifeline: int) -> str:
 def _environ() -> dict[str, str]:
     """This process's environment variables, without the server's token."""
     return {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

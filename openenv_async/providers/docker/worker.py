@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from openenv_async.endpoints.addresses import is_on_bridge
+from openenv_async.errors import signal_name
 from openenv_async.providers.base import Worker, WorkerExit
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> W
     if oom:
         reason = f"its container was killed for its use of memory (limit {memory})"
     elif isinstance(code, int) and code > _SIGNALLED:
-        reason = f"its container was killed by {_signal(code - _SIGNALLED)}"
+        reason = f"its container was killed by {signal_name(code - _SIGNALLED)}"
     else:
         reason = f"its container exited with code {code}"
     if oom_killed and not oom:
@@ -99,10 +100,3 @@ def exit_of(state: dict[str, Any], log_tail: str | None, memory: int | str) -> W
     if state.get("Error"):
         reason += f": {' '.join(str(state['Error']).split())}"
     return WorkerExit(reason, exit_code=code, oom=oom, log_tail=log_tail)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
