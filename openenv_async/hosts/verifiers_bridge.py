@@ -58,7 +58,6 @@ class Episode:
 
     def __init__(self) -> None:
         self.run: asyncio.Task[Any] | None = None
-        self.trace: str | None = None
         self.traces = 0
         self.asked: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Any]]] = asyncio.Queue()
         self.waiting: asyncio.Future[Any] | None = None

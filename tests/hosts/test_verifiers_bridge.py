@@ -36,6 +36,7 @@ def test_each_taskset_is_loaded_or_refused_with_the_reason() -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(HERE / "tasksets")},
     )
     for (settings, (first, second)), told in zip(CASES, json.loads(done.stdout), strict=True):

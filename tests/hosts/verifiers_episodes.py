@@ -32,6 +32,8 @@ __all__ = ["HERE", "OURS", "PLAYS", "Play", "differences"]
 HERE: Final = Path(__file__).parent
 OURS: Final = ("hosted_sums", "hosted_game")
 _AT_ONCE: Final = 8
+_DEADLINE: Final = 1800.0
+"""Seconds that the package's own runner has for all of its episodes."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,13 @@ async def _told(python: str, plays: dict[str, list[tuple[int, Any]]]) -> list[di
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    output, _ = await runner.communicate(json.dumps(script).encode())
+    try:
+        async with asyncio.timeout(_DEADLINE):
+            output, _ = await runner.communicate(json.dumps(script).encode())
+    finally:
+        if runner.returncode is None:
+            runner.kill()
+            await runner.wait()
     assert runner.returncode == 0
     told: list[dict[str, Any]] = json.loads(output)
     return told
