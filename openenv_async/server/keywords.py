@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from openenv_async.engine import EngineOptions
@@ -74,5 +73,5 @@ def read_keywords(
             continue  # OpenEnv's default
         if found.get(name) is not None:
             raise TypeError(f"{_CALLED} take {key} or {name}, which say the same: give one")
-        found[name] = replace(EngineOptions(), max_sessions=value) if key == _SESSIONS else value
+        found[name] = EngineOptions(max_sessions=value) if key == _SESSIONS else value
     return found

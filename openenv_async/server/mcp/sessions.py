@@ -220,14 +220,11 @@ class AgentSession(CallReplySink):
         Raises:
             OpenEnvError: its reply is an error.
         """
-        seq = session.log.taken + 1
-        self._start(call_id, seq)
-        waiting = self.expect(seq)
+        seq, waiting = self._submit(session, frame, call_id)
         try:
-            session.submit(frame(seq))
             reply = await waiting
         except asyncio.CancelledError:
-            session.cancel(seq)
+            self._stop(seq)
             raise
         finally:
             self._used_at = self._engine.clock()
@@ -236,6 +233,20 @@ class AgentSession(CallReplySink):
         if isinstance(reply, frames.Failed):
             raise as_error(reply, "msgpack")
         return reply
+
+    def _submit(
+        self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
+    ) -> tuple[int, asyncio.Future[frames.Frame | OpenEnvError]]:
+        """Submit one request; return its number, and the future of its reply.
+
+        Raises:
+            OperationCancelled: its call was cancelled while it waited.
+        """
+        seq = session.log.taken + 1
+        self._start(call_id, seq)
+        waiting = self.expect(seq)
+        session.submit(frame(seq))
+        return seq, waiting
 
     def _start(self, call_id: str | int, seq: int) -> None:
         """Note that a call runs from now on.
@@ -411,24 +422,21 @@ class LentSession(AgentSession):
             return None
         return self._lent
 
-    async def _call(
+    def _submit(
         self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
-    ) -> frames.Frame:
+    ) -> tuple[int, asyncio.Future[frames.Frame | OpenEnvError]]:
         self._start(call_id, 0)
         waiting = self.expect(0)
         request = frame(1)
         assert isinstance(request, frames.Step | frames.State)
         request.seq = request.ack = 0
-        try:
-            session.visit(request, self)
-            reply = await waiting
-        except asyncio.CancelledError:
-            session.end_visit(self)
-            raise
-        if isinstance(reply, OpenEnvError):
-            raise reply
-        if isinstance(reply, frames.Failed):
-            raise as_error(reply, "msgpack")
+        session.visit(request, self)
+        return 0, waiting
+
+    async def _call(
+        self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
+    ) -> frames.Frame:
+        reply = await super()._call(session, frame, call_id)
         if isinstance(reply, frames.Observation):
             self._keep(reply)
         return reply
