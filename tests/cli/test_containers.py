@@ -69,8 +69,10 @@ async def test_gc_asks_before_it_takes_what_is_in_use() -> None:
 async def test_logs() -> None:
     async with provider(BASE, command=CHATTER) as containers:
         worker = await containers.start()
-        while not (shown := await run("logs", worker.name[:20], "--tail", "1")).output.strip():
-            pass
+        async with asyncio.timeout(60):
+            while "two" not in (await run("logs", worker.name[:20])).output:
+                pass
+        shown = await run("logs", worker.name[:20], "--tail", "1")
         assert shown.output.strip() == "two"
         missing = await run("logs", "never-was")
         assert missing.exit_code == 1

@@ -26,10 +26,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def checker(name: str) -> list[str]:
-    """The command of a type checker, without the file."""
+def checker(name: str, file: str) -> list[str]:
+    """The command of a type checker, without the file.
+
+    Two mypy processes must not write one cache, so that each file has its own.
+    """
     if name == "mypy":
-        return [*MYPY, str(ROOT / ".mypy_cache" / "user")]
+        return [*MYPY, str(ROOT / ".mypy_cache" / Path(file).stem)]
     probe = subprocess.run(
         [sys.executable, "-m", "pyright", "--version"], capture_output=True, timeout=120
     )
@@ -44,7 +47,7 @@ def checker(name: str) -> list[str]:
 def reported(name: str, folder: Path, file: str) -> tuple[str, list[int]]:
     """What a type checker says about a file, and the lines with errors."""
     done = subprocess.run(
-        [*checker(name), file], cwd=folder, capture_output=True, text=True, timeout=240
+        [*checker(name, file), file], cwd=folder, capture_output=True, text=True, timeout=240
     )
     lines = re.findall(rf"{re.escape(file)}:(\d+)(?::\d+)?(?: -)?:? error", done.stdout)
     return done.stdout + done.stderr, sorted(set(map(int, lines)))
