@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Final, TypeVar
 
 __all__ = [
     "AgentRefused",
+    "BudgetExhausted",
+    "CallRefused",
     "CallerError",
     "ConnectFailed",
     "ConnectionLost",
@@ -35,6 +37,7 @@ __all__ = [
     "InvalidObservation",
     "InvalidOption",
     "InvalidTasks",
+    "JournalFailed",
     "NoReward",
     "OpenEnvError",
     "OperationCancelled",
@@ -494,6 +497,19 @@ class AgentRefused(CallerError, PermissionError):
     upstream_code = "SESSION_ERROR"
 
 
+class CallRefused(CallerError, ValueError):
+    """Raised when an agent asks the gateway for what it cannot serve, or its session may not."""
+
+    code = "call_refused"
+    http_status = 400
+
+
+class BudgetExhausted(CallRefused):
+    """Raised when a session has spent its calls, tokens, cost or time."""
+
+    code = "budget_exhausted"
+
+
 class OriginRefused(CallerError, PermissionError):
     """A web page of an origin that is not on the allow-list asked."""
 
@@ -638,6 +654,12 @@ class GoingAway(ServerError):
     code = "going_away"
     http_status = 503
     retryable_by_default = True
+
+
+class JournalFailed(ServerError, OSError):
+    """Raised when the journal of a gateway cannot be written, or is not one."""
+
+    code = "journal_failed"
 
 
 # -- providers ----------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""A gateway between agents and inference engines, which keeps every token of a session."""
