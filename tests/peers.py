@@ -10,6 +10,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import pytest
 
 from benchmarks.compare import UPSTREAM_VENV
 
-__all__ = ["MCP_CLIENTS", "OPENREWARD", "VERIFIERS", "ensure_peer"]
+__all__ = ["MCP_CLIENTS", "OPENREWARD", "VERIFIERS", "ensure_npm_peer", "ensure_peer"]
 
 _ROOT: Final = UPSTREAM_VENV.parent
 _INSTALLING: Final = 600.0
@@ -48,8 +49,7 @@ def ensure_peer(
         python: what makes the environment.
         deps: whether what the packages need is installed, too.
     """
-    given = os.environ.get(f"OPENENV_PEER_{name.upper().replace('-', '_')}")
-    if given:
+    if given := _given(name):
         return given
     try:
         return str(_installed(_ROOT / name, tuple(requirements), python, deps))
@@ -57,6 +57,46 @@ def ensure_peer(
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"{name} cannot be installed here: {exc}")
+
+
+@functools.cache
+def ensure_npm_peer(name: str, package: str) -> str:
+    """Return the folder of the programs of an npm package, which is installed if need be.
+
+    A test that needs one which cannot be had is skipped; in CI it fails.
+
+    Args:
+        name: of the peer; ``OPENENV_PEER_NAME`` may name a folder of programs to use as it is.
+        package: with its exact release, as npm has it.
+    """
+    if given := _given(name):
+        return given
+    try:
+        return str(_npm_installed(_ROOT / f"npm-{name}", package))
+    except (OSError, subprocess.SubprocessError) as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{package} cannot be installed here: {exc}")
+
+
+def _given(name: str) -> str | None:
+    return os.environ.get(f"OPENENV_PEER_{name.upper().replace('-', '_')}")
+
+
+def _npm_installed(folder: Path, package: str) -> Path:
+    found = folder / "node_modules" / ".bin"
+    stamp = folder / ".installed"
+    _ROOT.mkdir(parents=True, exist_ok=True)
+    with (_ROOT / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
+        if stamp.is_file() and stamp.read_text() == package:
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        quiet = ("--no-audit", "--no-fund", "--loglevel", "error")
+        _run(["npm", "install", *quiet, "--prefix", str(folder), package])
+        stamp.write_text(package)
+    return found
 
 
 def _installed(folder: Path, requirements: tuple[str, ...], python: str, deps: bool) -> Path:
