@@ -35,7 +35,16 @@ from openenv_async.server.owner_lease import OwnerLease
 from openenv_async.server.uvicorn_protocols import DirectWebSocket, http_protocol
 from openenv_async.types import MAX_SECONDS
 
-__all__ = ["Server", "run_server", "serve", "uvicorn_config"]
+__all__ = [
+    "Server",
+    "address",
+    "listen",
+    "on_signals",
+    "run_server",
+    "running",
+    "serve",
+    "uvicorn_config",
+]
 
 _STDIN: Final = 0
 _SILENT: Final = logging.Logger("openenv_async.silent", logging.CRITICAL + 1)
@@ -152,7 +161,7 @@ async def serve(
     app = _app(env, options, *args, **server)
     tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     runner, listener = _made(app, options, host, port, insecure, tls)
-    async with _running(runner, listener):
+    async with running(runner, listener):
         yield address(host, listener, runner.config.is_ssl)
 
 
@@ -213,8 +222,8 @@ def run_server(
     async def main() -> None:
         runner, listener = _made(app, options, host, port, insecure, settings)
         loop = asyncio.get_running_loop()
-        _on_signals(loop, runner.stop)
-        async with _running(runner, listener) as task:
+        on_signals(loop, runner.stop)
+        async with running(runner, listener) as task:
             # Imported modules stay: collections need not walk it while sessions come and go.
             gc.collect()
             gc.freeze()
@@ -274,7 +283,7 @@ def _made(
 
 
 @contextlib.asynccontextmanager
-async def _running(runner: Server, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def running(runner: Server, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
     """The task of a server that listens; it is stopped and waited for at the end.
 
     Stopping has deadlines of its own: cancelled once, it still ends as it should.
@@ -380,7 +389,8 @@ async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
         raise RuntimeError("the server ended while starting: see its log") from error
 
 
-def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Call ``stop`` on SIGTERM and SIGINT; the latter not where it is ignored already."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
             continue  # started in the background of a shell: an interrupt is not for this process

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -23,7 +24,7 @@ from websockets.protocol import State
 from openenv_async.protocol.websocket_frames import CutsFrames, data_frame
 from openenv_async.server.transport import TransportUser
 
-__all__ = ["DirectWebSocket", "http_protocol"]
+__all__ = ["DirectWebSocket", "HTTPConnection", "connection_of", "http_protocol"]
 
 log = logging.getLogger("openenv_async.server")
 
@@ -148,6 +149,28 @@ class DirectWebSocket(CutsFrames, WebSocketsSansIOProtocol):
         self._user = None
 
 
+class HTTPConnection(Protocol):
+    """A connection of a client, which tells when it is lost.
+
+    Attributes:
+        is_lost: it is.
+        on_lost: called when it is.
+    """
+
+    is_lost: bool
+    on_lost: Callable[[], None] | None
+
+
+def connection_of(send: Any) -> HTTPConnection | None:
+    """Return the connection that the ``send`` of an application writes to, on uvicorn.
+
+    ASGI tells of a client that left by ``receive``, which would need a task for each request.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    protocol = None if transport is None else transport.get_protocol()
+    return protocol if isinstance(protocol, _DirectHTTP) else None
+
+
 def http_protocol(
     write_timeout: float | None, connect_timeout: float | None
 ) -> type[asyncio.Protocol]:
@@ -168,6 +191,8 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
     _received = 0
     _cutting: asyncio.TimerHandle | None = None
     _expecting: asyncio.TimerHandle | None = None
+    is_lost = False
+    on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect a request."""
@@ -239,6 +264,9 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
         """The connection is gone."""
         super().connection_lost(exc)
         self._forget()
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
 
     def _forget(self) -> None:
         """Look after the peer no more, and let go of what would hold this protocol."""

@@ -1,0 +1,272 @@
+"""The gateway's HTTP: a request of an agent becomes a call, pieces and an answer become bytes.
+
+A plain ASGI function: a call costs one lookup of its key and one task for its sample, and nothing
+is parsed that its dialect does not need. Everything that agents may ask is in one table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from openenv_async.errors import (
+    CallRefused,
+    OpenEnvError,
+    PayloadTooLarge,
+    Unauthorized,
+)
+from openenv_async.gateway.calls import Call, Delivery, Dialect
+from openenv_async.gateway.sessions import Generation, ModelSession, Reader
+from openenv_async.server.uvicorn_protocols import connection_of
+
+__all__ = ["Backend", "GatewayApp", "error_body"]
+
+log = logging.getLogger("openenv_async.gateway")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Verb: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_EVENT_STREAM: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+)
+
+
+class Backend(Protocol):
+    """The part of the gateway that HTTP needs."""
+
+    def session_of(self, key: str) -> ModelSession:
+        """Return the session that a key opens.
+
+        Raises:
+            Unauthorized: it opens none.
+        """
+        ...
+
+    def admit(self, session: ModelSession) -> None:
+        """Let one more request of a session in.
+
+        Raises:
+            OpenEnvError: the session or its limits do not allow it.
+        """
+        ...
+
+    async def answer(self, session: ModelSession, call: Call) -> Generation:
+        """Return the sample that answers a call: a new one, one that runs, or a kept one.
+
+        Raises:
+            OpenEnvError: it cannot be had.
+        """
+        ...
+
+    async def delivered(self, generation: Generation, delivery: Delivery) -> None:
+        """Note how an answer reached its client."""
+        ...
+
+
+class GatewayApp:
+    """The ASGI application of a gateway.
+
+    Args:
+        backend: what answers.
+        routes: dialect of each path that takes calls.
+        verb: answers everything that is not for agents.
+        max_body_size: bytes of a request.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        routes: Mapping[str, Dialect],
+        verb: Verb,
+        max_body_size: int,
+    ) -> None:
+        self.routes = routes
+        self._backend = backend
+        self._verb = verb
+        self._max_body_size = max_body_size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        kind = scope["type"]
+        if kind == "http":
+            dialect = self.routes.get(scope["path"])
+            if dialect is not None:
+                await self._call(dialect, scope, receive, send)
+            else:
+                await self._verb(scope, receive, send)
+        elif kind == "lifespan":
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _call(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = headers_of(scope)
+        try:
+            if scope["method"] != "POST":
+                raise CallRefused(f"{scope['path']} takes POST, not {scope['method']}", status=405)
+            session = self._backend.session_of(key_of(headers))
+            self._backend.admit(session)
+            body = await read_body(receive, headers, self._max_body_size)
+            if body is None:
+                return  # the client has left
+            call = dialect.read(body, headers)
+            generation = await self._backend.answer(session, call)
+        except OpenEnvError as exc:
+            await send_whole(send, *dialect.error(exc))
+            return
+        reader = Reader(generation, call.is_streamed)
+        connection = connection_of(send)
+        if connection is not None:
+            connection.on_lost = reader.leave
+            if connection.is_lost:
+                reader.leave()
+        try:
+            if call.is_streamed:
+                delivery = await _stream(dialect, call, generation, reader, send)
+            else:
+                delivery = await _answer(dialect, call, generation, reader, send)
+        finally:
+            reader.close()
+            if connection is not None:
+                connection.on_lost = None
+        await self._backend.delivered(generation, delivery)
+
+
+async def _answer(
+    dialect: Dialect, call: Call, generation: Generation, reader: Reader, send: Send
+) -> Delivery:
+    """Send an answer at once, when it is whole."""
+    await reader.more()
+    if reader.is_gone:
+        return "broken"
+    if generation.answer is None:
+        assert generation.error is not None
+        await send_whole(send, *dialect.error(generation.error))
+        return "error"
+    record = generation.record
+    body = dialect.whole(call, record.call_id, generation.answer)
+    await send_whole(send, 200, {"x-request-id": record.call_id}, body)
+    return _as_seen(reader, "whole")
+
+
+async def _stream(
+    dialect: Dialect, call: Call, generation: Generation, reader: Reader, send: Send
+) -> Delivery:
+    """Send pieces as they come; an error before the first one has a status of its own."""
+    pieces = await reader.more()
+    if reader.is_gone:
+        return "broken"
+    if not pieces and generation.answer is None:
+        assert generation.error is not None
+        await send_whole(send, *dialect.error(generation.error))
+        return "error"
+    record = generation.record
+    headers = [*_EVENT_STREAM, (b"x-request-id", record.call_id.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    events = dialect.events(call, record.call_id, record.started_at)
+    data = events.begin()
+    while pieces:
+        data += b"".join([events.piece(piece) for piece in pieces])
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        pieces = await reader.more()
+        data = b""
+    if generation.answer is not None:
+        data += events.end(generation.answer)
+    elif generation.error is not None:
+        data += events.fail(generation.error)
+    else:
+        return "broken"  # its client has left
+    await send({"type": "http.response.body", "body": data, "more_body": False})
+    return _as_seen(reader, "error" if generation.answer is None else "whole")
+
+
+def _as_seen(reader: Reader, delivery: Delivery) -> Delivery:
+    """Return how an answer ended of which the last bytes were handed over."""
+    return "broken" if reader.is_gone else delivery
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request, names in lower case; of one that repeats, the last."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def key_of(headers: Mapping[str, str]) -> str:
+    """Return the key that a request shows.
+
+    Raises:
+        Unauthorized: it shows none.
+    """
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    key = headers.get("x-api-key", "")
+    if not key:
+        raise Unauthorized(
+            "a session's key is needed: send it as Authorization: Bearer KEY or as x-api-key"
+        )
+    return key
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], max_size: int) -> bytes | None:
+    """Return the body of a request; ``None`` when its client left before the end.
+
+    Raises:
+        PayloadTooLarge: it is larger than ``max_size`` bytes.
+    """
+    told = headers.get("content-length", "")
+    if told.isdigit() and int(told) > max_size:
+        raise _too_large(int(told), max_size)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        return None
+    body: bytes = message["body"]
+    if not message["more_body"]:
+        if len(body) > max_size:
+            raise _too_large(len(body), max_size)
+        return body
+    parts = [body]
+    size = len(body)
+    while message["more_body"]:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > max_size:
+            raise _too_large(size, max_size)
+    return b"".join(parts)
+
+
+def _too_large(size: int, limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the request has {size} bytes, more than the {limit} that GatewayLimits.max_body_size"
+        " allows",
+        size=size,
+        limit=limit,
+    )
+
+
+async def send_whole(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """Send an answer of JSON."""
+    pairs = [(b"content-length", str(len(body)).encode())]
+    if "content-type" not in headers:
+        pairs.append((b"content-type", b"application/json"))
+    pairs += [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_body(error: OpenEnvError) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of an error of no dialect."""
+    about = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    status = error.detail.get("status", error.http_status)
+    return status, {}, msgspec.json.encode({"error": about})

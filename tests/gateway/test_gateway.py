@@ -1,0 +1,261 @@
+"""The gateway from end to end: calls come in by HTTP, a scripted engine answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from openenv_async.errors import GoingAway, ResponderUnavailable, ServerBusy, SessionNotFound
+from openenv_async.gateway.calls import Answer, Call, Piece
+from openenv_async.gateway.gateway import Gateway
+from openenv_async.gateway.sessions import Budget, GatewayLimits, Prices
+from tests.gateway.scripted import (
+    ROUTES,
+    Client,
+    ScriptedEngine,
+    answer,
+    eventually,
+    gated,
+    hello,
+)
+
+
+async def test_a_call_is_answered_and_recorded() -> None:
+    engine = ScriptedEngine()
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi", "model": "some-model"})
+        assert (reply.status, reply.json) == (200, {"id": f"{session.id}-0", "text": "hello"})
+        await eventually(lambda: session.records[0].deliveries == ["whole"])
+        [record] = session.records
+        assert record.messages == [{"role": "user", "content": "hi"}]
+        assert record.asked_model == "some-model"
+        assert record.answer == answer()
+        assert record.attempts == 1
+        assert record.seconds > 0
+        assert session.spent.calls == 1
+        assert session.spent.tokens == 3 + 5
+
+
+async def test_pieces_pass_on_as_they_come() -> None:
+    gate = asyncio.Event()
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi", "stream": true}')
+            head = await client.until(b"piece he\n")
+            assert b"text/event-stream" in head
+            assert not session.records  # the engine is not at its end
+            gate.set()
+            rest = await client.until(b"0\r\n\r\n")
+            assert b"piece llo\n" in rest
+            assert b"end\n" in rest
+        await eventually(lambda: session.records[0].deliveries == ["whole"])
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_failed_engine_is_asked_again(is_streamed: bool) -> None:
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        if attempt == 0:
+            raise ResponderUnavailable("the engine is away", retry_after=0.0)
+        async for part in hello(call, attempt):
+            yield part
+
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi", "stream": is_streamed})
+        assert reply.status == 200
+        assert session.records[0].attempts == 2
+
+
+async def test_an_engine_that_fails_for_good_is_an_error_of_the_dialect() -> None:
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        if call.is_streamed:  # it is never taken for passed on: it comes with the error
+            yield Piece(text="")
+        raise ResponderUnavailable("the engine is away", retry_after=0.0, status=503)
+
+    engine = ScriptedEngine(script)
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi"})
+        assert reply.status == 503
+        assert reply.json["error"] == "responder_unavailable"
+        [record] = session.records
+        assert record.error == ("responder_unavailable", "the engine is away")
+        assert record.answer is None
+        assert record.attempts == len(engine.calls) == 3
+        assert session.spent.calls == 0
+        await eventually(lambda: record.deliveries == ["error"])
+
+
+async def test_a_stream_that_the_engine_cut_does_not_end_cleanly() -> None:
+    gate = asyncio.Event()
+
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield Piece(text="he")
+        await gate.wait()
+        raise ResponderUnavailable("the stream was cut")
+
+    engine = ScriptedEngine(script)
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi", "stream": true}')
+            await client.until(b"piece he\n")
+            gate.set()
+            rest = await client.until(b"0\r\n\r\n")
+        assert b"fail responder_unavailable\n" in rest
+        assert b"end\n" not in rest
+        assert len(engine.calls) == 1  # what was passed on cannot be taken back
+
+
+async def test_the_engine_goes_on_when_a_client_leaves() -> None:
+    gate = asyncio.Event()
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi", "stream": true}')
+            await client.until(b"piece he\n")
+            client.leave()
+        await eventually(lambda: session.record(0).deliveries == ["broken"])
+        gate.set()
+        await eventually(lambda: bool(session.records))
+        assert session.records[0].answer == answer()
+
+
+async def test_a_client_that_leaves_ends_the_call_as_set() -> None:
+    engine = ScriptedEngine(gated(asyncio.Event()))
+    async with Gateway(engine, routes=ROUTES, on_leave="cancel") as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(engine.calls))
+            client.leave()
+        await eventually(lambda: bool(session.records))
+        assert engine.cut == 1
+        error = session.records[0].error
+        assert error is not None
+        assert error[0] == "cancelled"
+
+
+async def test_a_key_opens_its_session_and_ends_with_it() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        one, two = await gateway.open(), await gateway.open()
+        async with Client(gateway.url, one.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            await gateway.end(one)
+            refused = await client.ask({"say": "hi"})
+            assert refused.status == 401
+            assert refused.headers["x-should-retry"] == "false"
+        assert [len(one.records), len(two.records)] == [1, 0]
+        async with Client(gateway.url, "") as client:
+            assert (await client.ask({"say": "hi"})).status == 401
+            assert (await client.ask({"say": "hi"}, x_api_key=two.key)).status == 200
+        with pytest.raises(SessionNotFound, match=one.id):
+            gateway.session(one.id)
+
+
+async def test_calls_that_run_are_cut_with_their_session() -> None:
+    engine = ScriptedEngine(gated(asyncio.Event()))
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(engine.calls))
+            await gateway.end(session)
+            assert (await client.reply()).json["error"] == "session_closed"
+        assert engine.cut == 1
+    with pytest.raises(GoingAway):
+        await gateway.open()
+
+
+async def test_a_budget_is_kept() -> None:
+    prices = Prices(prompt=1e6, completion=2e6)
+    async with Gateway(ScriptedEngine(), routes=ROUTES, prices=prices) as gateway:
+        for budget, words in (
+            (Budget(calls=1), "all its 1 calls"),
+            (Budget(tokens=8), "8 of its 8 tokens"),
+            (Budget(cost=13.0), "13 of its 13 in cost"),
+            (Budget(seconds=0), "its 0 seconds"),
+        ):
+            session = await gateway.open(budget=budget)
+            async with Client(gateway.url, session.key) as client:
+                if budget.seconds is None:
+                    assert (await client.ask({"say": "hi"})).status == 200
+                refused = await client.ask({"say": "hi"})
+            assert (refused.status, refused.json["error"]) == (400, "budget_exhausted")
+            assert words in refused.json["why"]
+            assert refused.headers["x-should-retry"] == "false"
+
+
+async def test_time_that_is_over_ends_a_call() -> None:
+    engine = ScriptedEngine(gated(asyncio.Event()))
+    async with Gateway(engine, routes=ROUTES, limits=GatewayLimits(call_timeout=0.05)) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi"})
+            assert (reply.status, reply.json["error"]) == (504, "deadline_exceeded")
+        session = await gateway.open(budget=Budget(seconds=0.02))
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi"})
+            assert (reply.status, reply.json["error"]) == (400, "budget_exhausted")
+
+
+async def test_a_budget_that_nobody_counts_is_refused() -> None:
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield Answer(text="hello")
+
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open(budget=Budget(tokens=1000))
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            assert "the engine told no usage" in (await client.ask({"say": "hi"})).json["why"]
+
+
+async def test_limits_are_refused_by_name() -> None:
+    limits = GatewayLimits(
+        max_body_size=100, max_calls_per_minute=3, max_concurrent=1, max_sessions=2
+    )
+    gate = asyncio.Event()
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES, limits=limits) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as one, Client(gateway.url, session.key) as two:
+            await one.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(session.running))
+            refused = await two.ask({"say": "hi"})
+            assert (refused.status, refused.headers["retry-after"]) == (429, "1.0")
+            assert "max_concurrent" in refused.json["why"]
+            gate.set()
+            assert (await one.reply()).status == 200
+            large = await one.ask({"say": "hi" * 100})
+            assert large.status == 413
+            assert "max_body_size" in large.json["why"]
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            refused = await client.ask({"say": "hi"})
+            assert refused.status == 429
+            assert "max_calls_per_minute" in refused.json["why"]
+        await gateway.open()
+        with pytest.raises(ServerBusy, match="max_sessions"):
+            await gateway.open()
+
+
+async def test_a_budget_of_cost_needs_prices() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        with pytest.raises(ValueError, match="needs prices"):
+            await gateway.open(budget=Budget(cost=1.0))
+
+
+async def test_unknown_paths_and_methods_are_told() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({}, "/nothing")
+            assert (reply.status, reply.json["error"]["code"]) == (404, "call_refused")
+            await client.send("/plain", method="GET")
+            assert (await client.reply()).status == 405
