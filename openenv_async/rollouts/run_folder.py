@@ -20,12 +20,10 @@ ends), ``outcomes-NNNNNN.jsonl`` (lines as in any file of trajectories, with the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import platform
 import secrets
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,11 +56,11 @@ from openenv_async.rollouts.run_journal import (
     RunJournal,
     Submitted,
     digest_of,
+    lock_file,
     result_class,
     segments_of,
     sync_folder,
     task_digest,
-    write_all,
 )
 from openenv_async.types import Outcome, OutcomeStatus, Task
 from openenv_async.version import __version__
@@ -599,23 +597,14 @@ def _locked(folder: Path) -> int:
         RunInUse: another does.
         RunNotWritten: the folder cannot be written to.
     """
-    path = folder / _LOCK
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return lock_file(folder / _LOCK)
+    except BlockingIOError as exc:
+        raise RunInUse(
+            f"the run at {folder} is being written by {exc.strerror}: wait until it ends, or end it"
+        ) from None
     except OSError as exc:
         raise RunNotWritten(f"the run at {folder} cannot be written to: {exc}") from exc
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
-        os.close(file)
-        raise RunInUse(
-            f"the run at {folder} is being written by {holder}: wait until it ends, or end it"
-        ) from None
-    with contextlib.suppress(OSError):  # for the message alone
-        os.ftruncate(file, 0)
-        write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    return file
 
 
 def has_played(folder: Path) -> bool:

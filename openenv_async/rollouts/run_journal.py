@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import hashlib
 import logging
 import os
 import queue
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -53,6 +55,7 @@ __all__ = [
     "RunJournal",
     "Submitted",
     "digest_of",
+    "lock_file",
     "result_class",
     "segments_of",
     "sync_folder",
@@ -588,6 +591,26 @@ def segments_of(folder: Path) -> dict[int, Path]:
         if number.isdecimal():
             found[int(number)] = path
     return found
+
+
+def lock_file(path: Path, mode: int = 0o644) -> int:
+    """Return the descriptor of a file that this process alone holds, until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds it; ``strerror`` says which.
+        OSError: it cannot be made.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+        os.close(file)
+        raise BlockingIOError(exc.errno, holder) from None
+    with contextlib.suppress(OSError):  # for the message alone
+        os.ftruncate(file, 0)
+        write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return file
 
 
 def sync_folder(folder: Path) -> None:
