@@ -21,7 +21,14 @@ import pytest
 
 from benchmarks.compare import UPSTREAM_VENV
 
-__all__ = ["MCP_CLIENTS", "OPENREWARD", "VERIFIERS", "ensure_npm_peer", "ensure_peer"]
+__all__ = [
+    "MCP_CLIENTS",
+    "MODEL_SDKS",
+    "OPENREWARD",
+    "VERIFIERS",
+    "ensure_npm_peer",
+    "ensure_peer",
+]
 
 _ROOT: Final = UPSTREAM_VENV.parent
 _INSTALLING: Final = 600.0
@@ -29,6 +36,8 @@ _INSTALLING: Final = 600.0
 
 MCP_CLIENTS: Final = ("mcp==2.3.0", "fastmcp==4.2.3")
 """The clients of both generations of MCP: the SDK's own, and FastMCP's."""
+MODEL_SDKS: Final = ("openai==3.51.0", "anthropic==2.10.0", "openai-agents==0.24.0")
+"""The clients of model providers, and an agent that is built on one."""
 OPENREWARD: Final = ("openreward==0.1.167",)
 """A server of the Open Reward Standard, and its client."""
 VERIFIERS: Final = ("verifiers==0.4.0",)

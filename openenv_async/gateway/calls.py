@@ -273,8 +273,15 @@ class Dialect(Protocol):
         """
         ...
 
-    def whole(self, call: Call, call_id: str, answer: Answer) -> bytes:
-        """Return the body of an answer that is not streamed."""
+    def whole(self, call: Call, call_id: str, answer: Answer, created_at: float = 0.0) -> bytes:
+        """Return the body of an answer that is not streamed.
+
+        Args:
+            call: the request that it answers, which may be a retry.
+            call_id: of the record.
+            answer: of the engine.
+            created_at: Unix time of the record, so that every body of it is equal; 0 for now.
+        """
         ...
 
     def events(self, call: Call, call_id: str, created_at: float) -> EventWriter:

@@ -1,0 +1,87 @@
+"""A reader of answers by the vendors' SDKs, run with an interpreter that has them.
+
+It takes a list of cases on its standard input, lets the SDK of each case's dialect read the body
+off a transport that gives it, and writes what the SDK makes of it: by its own accumulators where
+the body is a stream, and in words of no dialect.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+
+OPENAI_ERRORS = (openai.APIError,)
+ANTHROPIC_ERRORS = (anthropic.APIError,)
+
+
+def client_of(case: dict[str, Any], cls: Any) -> tuple[Any, list[int]]:
+    asked: list[int] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(1)
+        kind = "text/event-stream" if case["is_streamed"] else "application/json"
+        headers = {"content-type": kind, **case.get("headers", {})}
+        return httpx2.Response(
+            case.get("status", 200), headers=headers, content=case["body"].encode()
+        )
+
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return cls(api_key="k", base_url="http://gateway.test", http_client=http), asked
+
+
+def chat(case: dict[str, Any], client: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    if case["is_streamed"]:
+        with client.chat.completions.stream(**body) as stream:
+            for _ in stream:
+                pass
+            try:
+                read = stream.get_final_completion()
+            except openai.LengthFinishReasonError as exc:
+                read = exc.completion
+    else:
+        read = client.chat.completions.create(**body)
+    choice = read.choices[0]
+    message = choice.message
+    return {
+        "id": read.id,
+        "text": message.content or "",
+        "reasoning": getattr(message, "reasoning_content", None) or "",
+        "tool_calls": [
+            [call.id, call.function.name, call.function.arguments]
+            for call in message.tool_calls or []
+        ],
+        "finish_reason": choice.finish_reason,
+        "usage": read.usage and [read.usage.prompt_tokens, read.usage.completion_tokens],
+    }
+
+
+READERS = {"chat": (chat, openai.OpenAI, OPENAI_ERRORS)}
+
+
+def told(case: dict[str, Any]) -> dict[str, Any]:
+    read, cls, errors = READERS[case["dialect"]]
+    client, asked = client_of(case, cls)
+    try:
+        account: dict[str, Any] = read(case, client)
+        return account
+    except errors as exc:
+        return {
+            "error": type(exc).__name__,
+            "message": str(exc),
+            "code": getattr(exc, "code", None),
+            "asked": len(asked),
+        }
+
+
+def main() -> None:
+    json.dump([told(case) for case in json.load(sys.stdin)], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
