@@ -45,6 +45,7 @@ class WireModels:
     """
 
     __slots__ = (
+        "decode_action",
         "decode_any",
         "decode_observation",
         "decode_state",
@@ -68,10 +69,12 @@ class WireModels:
         self.encode_action: Callable[[Any], bytes] = PayloadCodec(
             action, format, unchecked=True
         ).encode
+        self.decode_action: Callable[[Any], Any] = PayloadCodec(action, format).decode
         self.decode_observation: Callable[[Any], Any] = PayloadCodec(observation, format).decode
         self.decode_state: Callable[[Any], Any] = PayloadCodec(state, format).decode
         if cls._serialize_action is not ModelHooks._serialize_action:
             self.encode_action = lambda action: anything.encode(client._serialize_action(action))
+            self.decode_action = anything.decode
         if cls._parse_observation is not ModelHooks._parse_observation:
             self.decode_observation = lambda data: client._parse_observation(anything.decode(data))
         if cls._parse_state is not ModelHooks._parse_state:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Failure",
+    "Problem",
     "closed_early",
     "foreign",
     "has_token",
@@ -53,22 +54,27 @@ _NO_UPGRADE: Final = (200, 400, 405, 426)
 _ERRNO: Final = re.compile(r"\[Errno (-?\d+)\]")
 
 
-class _Problem(msgspec.Struct):
+class Problem(msgspec.Struct):
+    """An error as a reply tells it."""
+
     code: str
     message: str
     retryable: bool = False
     detail: dict[str, Any] = {}
 
+    def made(self) -> OpenEnvError:
+        """The typed error."""
+        return error_from_wire(self.code, self.message, self.retryable, self.detail)
+
 
 class Failure(msgspec.Struct):
     """The error that any route, or a WebSocket's handshake, sends in place of its reply."""
 
-    error: _Problem
+    error: Problem
 
     def made(self) -> OpenEnvError:
         """The typed error."""
-        said = self.error
-        return error_from_wire(said.code, said.message, said.retryable, said.detail)
+        return self.error.made()
 
 
 def read_failure(body: bytes | bytearray) -> OpenEnvError | None:

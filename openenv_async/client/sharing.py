@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Final, Generic, Self
 
 import msgspec
 
 from openenv_async.client.endpoint import MEDIA, Endpoint, ResultReply, read_reply
 from openenv_async.client.models import WireModels
+from openenv_async.client.refusals import Problem
 from openenv_async.client.settings import ClientSettings
-from openenv_async.errors import PayloadTooLarge
-from openenv_async.types import ObsT, StepResult
+from openenv_async.errors import InvalidModel, OpenEnvError, PayloadTooLarge
+from openenv_async.types import ActT, ObsT, StepResult
 
-__all__ = ["SharedSession"]
+__all__ = ["AgentStep", "SharedSession"]
 
 _WAIT: Final = 20.0
 """Seconds that the server waits for a result before it says that there is none."""
@@ -29,6 +32,24 @@ class _Results(msgspec.Struct):
     first: int
     results: list[ResultReply]
     is_over: bool
+    actions: list[msgspec.Raw] = []
+    ages: list[float] = []
+    failure: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStep(Generic[ObsT, ActT]):
+    """A step that an agent took in a session that was lent to it.
+
+    Attributes:
+        action: what it did; ``None`` where the server, an older one, does not tell.
+        result: what that gave, with the reward.
+        taken_at: when it was answered, as Unix time in seconds by this machine's clock.
+    """
+
+    action: ActT | None
+    result: StepResult[ObsT]
+    taken_at: float
 
 
 class SharedSession(Generic[ObsT]):
@@ -38,6 +59,8 @@ class SharedSession(Generic[ObsT]):
         url: the address of an MCP server, for agents.
         token: what agents show there, if the server asks for a token: it plays this session over
             MCP, and opens nothing else of the server.
+        failure: what the environment, or what carries it, failed with first in a step of an agent,
+            as far as results were asked for since; agents are told and may go on.
     """
 
     def __init__(
@@ -50,6 +73,7 @@ class SharedSession(Generic[ObsT]):
         self._next = 0
         self.url = ""
         self.token = ""
+        self.failure: OpenEnvError | None = None
 
     async def open(self) -> Self:
         """Have the server make the address.
@@ -72,7 +96,18 @@ class SharedSession(Generic[ObsT]):
             PayloadTooLarge: results were dropped because nobody asked for them in time; asked
                 again, it returns those that are kept.
         """
-        return (await self._page(0.0))[0]
+        return [step.result for step in (await self._page(0.0))[0]]
+
+    async def rest(self) -> list[AgentStep[ObsT, Any]]:
+        """Return all steps of agents since the last time, however many, with their actions.
+
+        Raises:
+            PayloadTooLarge: as by ``results``.
+        """
+        steps: list[AgentStep[ObsT, Any]] = []
+        while page := (await self._page(0.0))[0]:
+            steps += page
+        return steps
 
     async def steps(self) -> AsyncIterator[StepResult[ObsT]]:
         """Yield what each step of an agent gives, as it comes, until an episode or the share ends.
@@ -80,12 +115,21 @@ class SharedSession(Generic[ObsT]):
         Raises:
             PayloadTooLarge: as by ``results``.
         """
+        async for step in self.taken():
+            yield step.result
+
+    async def taken(self) -> AsyncIterator[AgentStep[ObsT, Any]]:
+        """Yield each step of an agent as it comes, until an episode or the share ends.
+
+        Raises:
+            PayloadTooLarge: as by ``results``.
+        """
         is_over = False
         while not is_over:
             found, is_over = await self._page(_WAIT)
-            for number, result in enumerate(found):
-                yield result
-                if result.done:
+            for number, step in enumerate(found):
+                yield step
+                if step.result.done:
                     self._next -= len(found) - number - 1
                     return
 
@@ -104,7 +148,7 @@ class SharedSession(Generic[ObsT]):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def _page(self, wait: float) -> tuple[list[StepResult[ObsT]], bool]:
+    async def _page(self, wait: float) -> tuple[list[AgentStep[ObsT, Any]], bool]:
         path = f"/share?after={self._next}&wait={wait:g}"
         page = await self._ask("GET", path, _Results)
         if page.first > self._next:
@@ -114,12 +158,25 @@ class SharedSession(Generic[ObsT]):
                 " agents play, or raise Limits.max_retained_size of the server",
                 field="max_retained_size",
             )
+        if page.failure is not None and self.failure is None:
+            self.failure = page.failure.made()
+        now = time.time()
         self._next += len(page.results)
-        results = [
-            self._models.result(reply, memoryview(reply.observation), memoryview(reply.info))
-            for reply in page.results
-        ]
-        return results, page.is_over
+        steps = []
+        for number, reply in enumerate(page.results):
+            observation, info = memoryview(reply.observation), memoryview(reply.info)
+            result = self._models.result(reply, observation, info)
+            action, age = None, 0.0
+            if number < len(page.actions) and number < len(page.ages):
+                action, age = self._action(page.actions[number]), page.ages[number]
+            steps.append(AgentStep(action, result, now - age))
+        return steps, page.is_over
+
+    def _action(self, data: msgspec.Raw) -> Any:
+        try:
+            return self._models.decode_action(memoryview(data))
+        except InvalidModel:  # the server's model took it, this client's is another
+            return self._models.decode_any(memoryview(data))
 
     async def _ask(self, method: str, path: str, reply: Any) -> Any:
         response, body = await self._endpoint.exchange(method, path, None, self._headers, _TIMEOUT)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, cast, overload
 
+from openenv_async.client.agent_lease import AgentLease, ModelGateway
 from openenv_async.client.env import EnvClient, GenericEnvClient
 from openenv_async.client.launch import START_TIMEOUT
 from openenv_async.deadlines import wait_uncancelled
@@ -642,6 +643,31 @@ class EnvPool(PlayingPool[ClientT]):
             self._settings.acquire_timeout if acquire_timeout is None else acquire_timeout
         )
         return env
+
+    def lease(
+        self,
+        *,
+        gateway: ModelGateway | None = None,
+        budget: Any = None,
+        client: type[EnvClient[Any, Any, Any]] | None = None,
+        acquire_timeout: float | None = None,
+        **client_options: Any,
+    ) -> AgentLease[Any, Any]:
+        """Return an environment of the pool with all that an agent needs to play it.
+
+        ``async with pool.lease(gateway=gateway) as lease:``. Its ``env`` is as ``session`` gives
+        it, ``mcp`` the address at which an agent takes steps in it, and ``model`` a key of the
+        gateway with its base URLs. All end with the lease.
+
+        Args:
+            gateway: opens the model's side; ``None``: the lease has none.
+            budget: of the model's side, as the gateway takes it.
+            client, acquire_timeout, client_options: as for ``session``.
+        """
+        env = self.session(
+            client=client or self.client, acquire_timeout=acquire_timeout, **client_options
+        )
+        return AgentLease(env, gateway=gateway, budget=budget)
 
     def worker_of(self, env: EnvClient[Any, Any, Any]) -> Worker | None:
         """Return the worker that an environment of this pool plays on, if it holds a slot."""

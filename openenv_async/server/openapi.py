@@ -142,7 +142,16 @@ def _sharing() -> dict[str, Any]:
     text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
     lent = _object({"handle": text, "path": text, "token": text})
     results = {"type": "array", "items": _ref("result")}
-    told = _object({"first": count, "results": results, "is_over": {"type": "boolean"}})
+    told = _object(
+        {
+            "first": count,
+            "results": results,
+            "actions": {"type": "array", "items": _ref("action")},
+            "ages": {"type": "array", "items": {"type": "number", "minimum": 0}},
+            "failure": _ANYTHING,
+            "is_over": {"type": "boolean"},
+        }
+    )
     operations = {
         "post": _operation("/share", "Lend the session to agents, which play it over MCP", lent),
         "get": _operation("/shared", "Read the results of steps that agents made", told),

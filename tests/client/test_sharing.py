@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -90,6 +91,30 @@ async def test_steps_come_as_they_are_taken() -> None:
                 assert (await reading).observation.place == place
             with pytest.raises(StopAsyncIteration):
                 await anext(results)
+
+
+async def test_each_step_is_told_with_its_action_and_its_time() -> None:
+    async with served() as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        async with await env.share() as shared:
+            agent = agent_at(shared.url, STATELESS, http)
+            before = time.time()
+            await agent.call("step", to=4)
+            await agent.call("step", to=9)
+            first, last = [step async for step in shared.taken()]
+            assert (first.action, last.action) == (Move(4), Move(9))
+            assert (first.result.observation.place, last.result.done) == (4, True)
+            assert before - 0.1 < first.taken_at <= last.taken_at < time.time() + 0.1
+            assert await shared.rest() == []
+
+
+async def test_an_action_that_the_clients_model_does_not_take_is_told_as_plain_data() -> None:
+    async with served() as (http, _), EnvClient[bool, Seen, Any](str(http.base_url)) as env:
+        await env.reset()
+        async with await env.share() as shared:
+            await agent_at(shared.url, STATELESS, http).call("step", to=4)
+            [step] = await shared.rest()
+            assert step.action == {"to": 4}
 
 
 async def test_a_leased_session_is_shared() -> None:

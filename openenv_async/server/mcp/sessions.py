@@ -25,12 +25,14 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
 from openenv_async.engine import Engine, Session
 from openenv_async.engine.requests import Codecs, transcode
 from openenv_async.errors import (
+    CallerError,
     EpisodeNotStarted,
     InvalidOption,
     OpenEnvError,
@@ -45,7 +47,7 @@ from openenv_async.protocol.codec import encode_map
 from openenv_async.server.http_sessions import OPENING, CallReplySink, as_error
 from openenv_async.server.mcp.content import Told
 
-__all__ = ["IDLE_TIMEOUT", "AgentSession", "AgentSessions", "LentSession"]
+__all__ = ["IDLE_TIMEOUT", "AgentSession", "AgentSessions", "LentSession", "LentStep"]
 
 IDLE_TIMEOUT: Final = 600.0
 """Seconds that an agent may think between two calls."""
@@ -340,13 +342,35 @@ class AgentSession(CallReplySink):
             session.shut(SessionClosed(why))
 
 
+@dataclass(frozen=True, slots=True)
+class LentStep:
+    """A step of an agent in a session that is lent.
+
+    Attributes:
+        action: in MessagePack.
+        reply: what it gave, in MessagePack.
+        at: when it was answered, by the engine's clock.
+    """
+
+    action: bytes
+    reply: frames.Observation
+    at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts while it is kept."""
+        return len(self.action) + len(self.reply.payload) + _RESULT_COST
+
+
 class LentSession(AgentSession):
     """A session of a client of another transport, in which agents take steps.
 
     Attributes:
         token: opens this session over MCP, and nothing else of the server.
-        first: the number of the oldest result that is kept; they count from 0.
-        results: what the steps of agents gave, oldest first, in MessagePack.
+        first: the number of the oldest step that is kept; they count from 0.
+        steps: those that agents took, oldest first.
+        failure: what the environment, or what carries it, failed with first in a step of an agent.
+        is_failure_told: its client was told.
     """
 
     is_lent = True
@@ -356,7 +380,9 @@ class LentSession(AgentSession):
         super().__init__(sessions, handle, Codecs(sessions.engine.spec, "msgpack"))
         self.token: Final = secrets.token_urlsafe(_HANDLE_BYTES)
         self.first = 0
-        self.results: deque[frames.Observation] = deque()
+        self.steps: deque[LentStep] = deque()
+        self.failure: OpenEnvError | None = None
+        self.is_failure_told = False
         self._lent: Final = session
         self._size = 0
         self._news = asyncio.Event()
@@ -372,10 +398,12 @@ class LentSession(AgentSession):
         return self._lent.dead is not None or not self._sessions.has(self)
 
     async def observed(self, since: int, seconds: float) -> None:
-        """Return once there is a result beyond ``since``, the session is over, or time is up."""
+        """Return once there is a step beyond ``since``, or a failure, it is over, or time is up."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while self.first + len(self.results) <= since and not self.is_over:
+        while self.first + len(self.steps) <= since and not self.is_over:
+            if self.failure is not None and not self.is_failure_told:
+                return
             left = min(until - loop.time(), _LOOK)
             if left <= 0:
                 return
@@ -433,21 +461,25 @@ class LentSession(AgentSession):
         session.visit(request, self)
         return 0, waiting
 
-    async def _call(
-        self, session: Session, frame: Callable[[int], frames.Request], call_id: str | int
-    ) -> frames.Frame:
-        reply = await super()._call(session, frame, call_id)
-        if isinstance(reply, frames.Observation):
-            self._keep(reply)
+    async def step(self, payload: bytes, call_id: str | int) -> frames.Observation:
+        """Take a step, and keep it for the session's client."""
+        try:
+            reply = await super().step(payload, call_id)
+        except OpenEnvError as exc:
+            if self.failure is None and not isinstance(exc, CallerError):
+                self.failure = exc
+                self._news.set()
+            raise
+        self._keep(LentStep(bytes(payload), reply, self._engine.clock()))
         return reply
 
-    def _keep(self, reply: frames.Observation) -> None:
-        """Keep a result for the session's client; the oldest go when there are too many."""
+    def _keep(self, step: LentStep) -> None:
+        """Keep a step; the oldest go when there are too many."""
         most = self._engine.options.limits.max_retained_size
-        self.results.append(reply)
-        self._size += len(reply.payload) + _RESULT_COST
-        while self._size > most and len(self.results) > 1:
-            self._size -= len(self.results.popleft().payload) + _RESULT_COST
+        self.steps.append(step)
+        self._size += step.size
+        while self._size > most and len(self.steps) > 1:
+            self._size -= self.steps.popleft().size
             self.first += 1
         self._news.set()
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 
 from openenv_async.engine import Engine
 from openenv_async.engine.requests import transcode
 from openenv_async.errors import InvalidOption, OperationUnsupported
 from openenv_async.models import Format
+from openenv_async.protocol import frames
 from openenv_async.protocol.upstream import result_body
+from openenv_async.server.http_headers import error_body
 from openenv_async.server.http_sessions import HttpSessions
-from openenv_async.server.mcp.sessions import AgentSessions
+from openenv_async.server.mcp.sessions import AgentSessions, LentStep
 
 __all__ = ["Sharing"]
 
@@ -47,7 +50,10 @@ class Sharing:
         return {"status": "closed"}
 
     async def results(self, request: Request, format: Format) -> Any:
-        """Tell what steps of agents gave, from ``?after=`` on, after ``&wait=`` seconds at most.
+        """Tell the steps of agents, from ``?after=`` on, after ``&wait=`` seconds at most.
+
+        Beside what each gave stand its action, and the seconds since it was answered; beside all
+        the first failure in a step of an agent, if there was any.
 
         Raises:
             OperationUnsupported: the session is not lent.
@@ -58,13 +64,28 @@ class Sharing:
             raise OperationUnsupported("the session is not shared: share() makes a handle of it")
         after, wait = (_number(request, name) for name in ("after", "wait"))
         await lent.observed(int(after), min(wait, _MAX_WAIT))
-        spec = self._engine.spec
-        told = [
-            result_body(transcode(spec, reply, "msgpack", format), format)
-            for number, reply in enumerate(lent.results, lent.first)
+        now = self._engine.clock()
+        steps = [
+            step
+            for number, step in enumerate(lent.steps, lent.first)
             if after <= number < after + _MAX_RESULTS
         ]
-        return {"first": max(lent.first, int(after)), "results": told, "is_over": lent.is_over}
+        told = {} if lent.failure is None else {"failure": error_body(lent.failure, None)["error"]}
+        lent.is_failure_told = lent.failure is not None
+        return {
+            **told,
+            "first": max(lent.first, int(after)),
+            "results": [result_body(self._told(step.reply, format), format) for step in steps],
+            "actions": [self._action(step, format) for step in steps],
+            "ages": [max(now - step.at, 0.0) for step in steps],
+            "is_over": lent.is_over,
+        }
+
+    def _told(self, frame: Any, format: Format) -> Any:
+        return transcode(self._engine.spec, frame, "msgpack", format)
+
+    def _action(self, step: LentStep, format: Format) -> msgspec.Raw:
+        return msgspec.Raw(self._told(frames.Step(0, 0, 0, step.action), format).payload)
 
 
 def _number(request: Request, name: str) -> float:

@@ -25,6 +25,8 @@ async def test_a_session_over_http_is_lent_and_told_of_in_plain_json() -> None:
         [result] = told["results"]
         assert result["reward"] == SECRET
         assert result["observation"]["field_of"] == [1.5, "NaN"]
+        assert told["actions"] == [{"to": 3}]
+        assert len(told["ages"]) == 1
         for wrong in ("after=x", "after=-1", "wait=nan", "after=1e99"):
             assert (await http.get(f"/share?{wrong}", headers=name)).status_code == 422
         assert (await http.get("/share?after=1", headers=name)).json()["results"] == []
