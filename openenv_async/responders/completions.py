@@ -6,6 +6,7 @@ Servers tell in these fields which tokens were sampled; nothing is made up where
 - vLLM, with ``return_token_ids``: ``prompt_token_ids`` of the completion (of a stream's first
   chunk) and ``choices[].token_ids``; with ``return_tokens_as_token_ids`` the tokens of ``logprobs``
   are written ``token_id:N``.
+- llama.cpp's server, with ``logprobs``: each of ``logprobs.content`` has the ``id`` of its token.
 - SGLang from 0.5.13 on, never of a stream: with ``return_prompt_token_ids``
   ``choices[].prompt_token_ids``; with ``return_meta_info`` ``choices[].meta_info``, which has
   ``output_token_logprobs``, a list of (log probability, id, text), and ``weight_version``; the
@@ -21,7 +22,17 @@ import msgspec
 
 from openenv_async.responders.base import Reply, Usage
 
-__all__ = ["TOKEN_FIELDS", "CompletionStream", "Truncated", "read_completion", "read_models"]
+__all__ = [
+    "ABORTED",
+    "TOKEN_FIELDS",
+    "CallDelta",
+    "CompletionStream",
+    "Delta",
+    "ServerFailed",
+    "Truncated",
+    "read_completion",
+    "read_models",
+]
 
 TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "none": {},
@@ -32,12 +43,31 @@ TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
 """Fields of a request that ask for what was sampled, by whose they are."""
 
 _TOKEN_ID: Final = "token_id:"
-_BROKEN_OFF: Final = frozenset({"abort", "error"})
+ABORTED: Final = "abort"
+"""The finish reason of a reply that was broken off, for an update of the weights for one."""
+_BROKEN_OFF: Final = frozenset({ABORTED, "error"})
 """Finish reasons of a reply that its server did not bring to an end."""
 
 
 class Truncated(ValueError):
     """An answer ended before its end."""
+
+
+class CallDelta(msgspec.Struct):
+    """The next part of a tool call; ``id`` and ``name`` come with its first one."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Delta(msgspec.Struct):
+    """The next part of a streamed message, of one kind: reasoning, text or tool calls."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[CallDelta] = []
 
 
 class _Function(msgspec.Struct):
@@ -62,6 +92,7 @@ class _Message(msgspec.Struct):
 class _Token(msgspec.Struct):
     logprob: float | None
     token: str = ""
+    id: int | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -81,11 +112,18 @@ class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
     meta_info: _MetaInfo | None = None
+    stop_reason: Any = None
+    matched_stop: Any = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Metadata(msgspec.Struct):
@@ -146,14 +184,21 @@ def read_models(data: bytes) -> list[str]:
 class CompletionStream:
     """A completion that comes in chunks of server-sent events; ``feed`` takes bytes as they come.
 
+    Args:
+        keeps_aborted: an answer that its server broke off has a reply, with what there is of it.
+
     Attributes:
         complete: the model said that it ended, or the server that this is all.
+        ended: the server said that nothing follows.
+        size: bytes taken so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_aborted: bool = False) -> None:
         self.complete = False
+        self.ended = False
         self.size = 0
-        self._rest = b""
+        self._keeps_aborted = keeps_aborted
+        self._rest: list[bytes] = []
         self._whole = _Completion([])
         self._choice = _Choice()
         self._begun = False
@@ -164,19 +209,26 @@ class CompletionStream:
         self._calls: dict[int, _ToolCall] = {}
         self._tokens: list[_Token] | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes.
+    def feed(self, data: bytes) -> list[Delta]:
+        """Take the next bytes; return what they add to the message, parts of one kind as one.
 
         Raises:
             ServerFailed: the server tells of an error instead of going on.
             ValueError: this is not a stream of chat completion chunks.
         """
         self.size += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        if b"\n" not in data:
+            self._rest.append(data)
+            return []
+        if self._rest:
+            data = b"".join((*self._rest, data))
+        *lines, rest = data.split(b"\n")
+        self._rest = [rest] if rest else []
+        deltas: list[Delta] = []
         for line in lines:
-            line = line.strip()
             if line.startswith(b"data:"):
-                self._take(line[5:].strip())
+                self._take(line[5:].strip(), deltas)
+        return deltas
 
     def reply(self, model: str) -> Reply:
         """Return the reply; only a ``complete`` one has one.
@@ -198,12 +250,12 @@ class CompletionStream:
             choice.logprobs = _Logprobs(self._tokens)
         return _reply(self._whole, choice, message, model)
 
-    def _take(self, event: bytes) -> None:
+    def _take(self, event: bytes, deltas: list[Delta]) -> None:
         if event == b"[DONE]":
-            self.complete = True
+            self.complete = self.ended = True
             return
         try:
-            chunk = _decoded(event)
+            chunk = _decoded(event, self._keeps_aborted)
         except Truncated as exc:
             raise ValueError(f"an event of the stream is not JSON: {exc}") from None
         whole, choice = self._whole, self._choice
@@ -225,32 +277,56 @@ class CompletionStream:
                 self._tokens = self._tokens or []
                 self._tokens += part.logprobs.content
             if part.delta is not None:
-                self._add(part.delta)
+                self._add(part.delta, deltas)
             if part.finish_reason is not None:
                 choice.finish_reason = part.finish_reason
+                choice.stop_reason = part.stop_reason
+                choice.matched_stop = part.matched_stop
                 self.complete = True
 
-    def _add(self, delta: _Message) -> None:
-        if isinstance(delta.content, str):
-            self._text.append(delta.content)
+    def _add(self, delta: _Message, deltas: list[Delta]) -> None:
+        last = deltas[-1] if deltas else None
         if reasoning := delta.reasoning_content or delta.reasoning:
             self._reasoning.append(reasoning)
+            if last is not None and last.reasoning:
+                last.reasoning += reasoning
+            else:
+                deltas.append(last := Delta(reasoning=reasoning))
+        if delta.content and isinstance(delta.content, str):
+            self._text.append(delta.content)
+            if last is not None and last.text:
+                last.text += delta.content
+            else:
+                deltas.append(last := Delta(text=delta.content))
         if delta.refusal:
             self._refusal.append(delta.refusal)
         for call in delta.tool_calls or ():
             index = len(self._calls) if call.index is None else call.index
-            known = self._calls.setdefault(index, _ToolCall(_Function(arguments="")))
-            known.id = known.id or call.id
-            known.function.name = known.function.name or call.function.name
-            if call.function.arguments is not None:
-                known.function.arguments += _as_text(call.function.arguments)
+            known = self._calls.get(index)
+            if known is None:
+                known = self._calls[index] = _ToolCall(_Function(arguments=""))
+            more = CallDelta(
+                index,
+                "" if known.id else call.id or "",
+                "" if known.function.name else call.function.name or "",
+                "" if call.function.arguments is None else _as_text(call.function.arguments),
+            )
+            known.id = known.id or more.id
+            known.function.name = known.function.name or more.name
+            known.function.arguments += more.arguments
+            if last is None or not last.calls:
+                deltas.append(last := Delta(calls=[more]))
+            elif last.calls[-1].index == index and not (more.id or more.name):
+                last.calls[-1].arguments += more.arguments
+            else:
+                last.calls.append(more)
 
 
 class ServerFailed(Exception):
     """The server told of an error where an answer was to be, or broke the answer off."""
 
 
-def _decoded(data: bytes) -> _Completion:
+def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
     try:
         completion = _decoder.decode(data)
     except msgspec.ValidationError as exc:
@@ -264,7 +340,9 @@ def _decoded(data: bytes) -> _Completion:
     if isinstance(completion.error, dict):
         raise ServerFailed(msgspec.json.encode(completion.error)[:2000].decode(errors="replace"))
     for choice in completion.choices or ():
-        if choice.finish_reason in _BROKEN_OFF:
+        if choice.finish_reason in _BROKEN_OFF and not (
+            keeps_aborted and choice.finish_reason == ABORTED
+        ):
             raise ServerFailed(f"its finish reason is {choice.finish_reason}")
     return completion
 
@@ -278,6 +356,12 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
         extra["reasoning"] = reasoning
     if message.refusal:
         extra["refusal"] = message.refusal
+    details = None if used is None else used.prompt_tokens_details
+    if details is not None and details.cached_tokens is not None:
+        extra["cached_tokens"] = details.cached_tokens
+    stopped_at = choice.matched_stop if choice.stop_reason is None else choice.stop_reason
+    if isinstance(stopped_at, str):  # a number is the token that ended it
+        extra["stop_sequence"] = stopped_at
     ids, logprobs = _sampled(choice)
     prompt = completion.prompt_token_ids
     meta, metadata = choice.meta_info, completion.metadata
@@ -322,6 +406,8 @@ def _sampled(choice: _Choice) -> tuple[list[int] | None, list[float] | None]:
     if tokens is not None:
         if ids is None and tokens and all(each.token.startswith(_TOKEN_ID) for each in tokens):
             ids = [int(each.token[len(_TOKEN_ID) :]) for each in tokens]
+        elif ids is None and tokens and None not in (told := [each.id for each in tokens]):
+            ids = told  # type: ignore[assignment]  # no None in it
         if logprobs is None:
             logprobs = [each.logprob for each in tokens]
     if logprobs is None or None in logprobs or (ids is not None and len(ids) != len(logprobs)):

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import email.utils
 import logging
 import os
 import random
@@ -32,13 +30,21 @@ import msgspec
 
 from openenv_async.client.endpoint import Sockets
 from openenv_async.endpoints.addresses import is_here
-from openenv_async.endpoints.redaction import redacted
 from openenv_async.errors import (
     DeadlineExceeded,
     InvalidCompletion,
     ResponderFailed,
     ResponderRateLimited,
     ResponderUnavailable,
+)
+from openenv_async.responders.answers import (
+    MAX_SIZE,
+    PASSING,
+    UNKNOWN_FIELD,
+    asked_wait,
+    check_base_url,
+    shown,
+    whole_body,
 )
 from openenv_async.responders.base import Message, Reply
 from openenv_async.responders.completions import (
@@ -49,7 +55,6 @@ from openenv_async.responders.completions import (
     read_completion,
     read_models,
 )
-from openenv_async.types import MAX_SECONDS
 
 __all__ = ["OpenAIResponder", "Tokens"]
 
@@ -59,11 +64,7 @@ Tokens = Literal["auto", "vllm", "sglang", "logprobs", "none"]
 """The servers whose fields ask for the sampled tokens."""
 
 _URL: Final = "https://api.openai.com/v1"
-_PASSING: Final = frozenset((408, 409, 425, 429))
-_NOT_KNOWN: Final = frozenset((400, 403, 422))
-"""Statuses with which servers refuse a field that they do not know."""
 _MOST_WAIT: Final = 20.0
-_MAX_SIZE: Final = 16 * 1024 * 1024
 
 
 class _Again(Exception):
@@ -132,7 +133,7 @@ class OpenAIResponder:
         self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _URL).rstrip("/")
         if not model:
             raise ValueError("an OpenAI-compatible endpoint needs the name of a model")
-        _check_url(self.base_url, api_key_variable)
+        check_base_url(self.base_url, f"in the environment variable {api_key_variable}")
         if not timeout > 0 or max_attempts < 1:
             raise ValueError("timeout must be positive and max_attempts at least 1")
         if max_concurrency is not None and max_concurrency < 1:
@@ -240,13 +241,13 @@ class OpenAIResponder:
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 status = response.status
-                known = read_models(await _whole(response)) if status == 200 else []
+                known = read_models(await whole_body(response)) if status == 200 else []
         except (aiohttp.InvalidURL, ValueError) as exc:
             raise ResponderFailed(
-                f"{self.base_url} is not an address: {_shown(str(exc), key)}", retryable=False
+                f"{self.base_url} is not an address: {shown(str(exc), key)}", retryable=False
             ) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            told = _shown(f"{type(exc).__name__}: {exc}", key)
+            told = shown(f"{type(exc).__name__}: {exc}", key)
             raise ResponderUnavailable(
                 f"{self!r} cannot be reached ({told}): start the model's server, or correct its URL"
             ) from exc
@@ -315,7 +316,7 @@ class OpenAIResponder:
                 reply = await self._attempt(call, fields, asked)
             except ResponderFailed as exc:
                 first = first or exc
-                if exc.detail.get("status") in _NOT_KNOWN and fields and not self._answers_them:
+                if exc.detail.get("status") in UNKNOWN_FIELD and fields and not self._answers_them:
                     continue
                 raise first from None
             if asked > self._asked_so_far:
@@ -358,12 +359,12 @@ class OpenAIResponder:
                 return await self._read(response, call, key)
         except (aiohttp.InvalidURL, ValueError) as exc:
             raise ResponderFailed(
-                f"{self.base_url} is not an address: {_shown(str(exc), key)}",
+                f"{self.base_url} is not an address: {shown(str(exc), key)}",
                 retryable=False,
                 **call.facts(),
             ) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            told = _shown(f"{type(exc).__name__}: {exc}", key)
+            told = shown(f"{type(exc).__name__}: {exc}", key)
             raise _Again(told, ResponderUnavailable) from exc
 
     async def _read(self, response: Any, call: _Call, key: str) -> Reply:
@@ -374,27 +375,27 @@ class OpenAIResponder:
             try:
                 if streamed:
                     return call.told(await _streamed(response, self.model))
-                return call.told(read_completion(await _whole(response), self.model))
+                return call.told(read_completion(await whole_body(response), self.model))
             except Truncated as exc:
                 raise _Again(f"the answer was cut: {exc}", ResponderUnavailable) from exc
             except ServerFailed as exc:
-                told = _shown(f"it told of an error in place of the answer: {exc}", key)
+                told = shown(f"it told of an error in place of the answer: {exc}", key)
                 raise _Again(told, ResponderUnavailable) from exc
             except ValueError as exc:
                 raise InvalidCompletion(
                     f"{self!r} answered call {call.id} with something other than a chat"
-                    f" completion: {_shown(str(exc), key)}. Is its URL that of an OpenAI-compatible"
+                    f" completion: {shown(str(exc), key)}. Is its URL that of an OpenAI-compatible"
                     " API? It often ends in /v1",
                     **call.facts(status),
                 ) from exc
         try:
-            answer = await _whole(response)
+            answer = await whole_body(response)
         except ValueError as exc:
             answer = str(exc).encode()
-        told = _shown(f"HTTP {status}: {answer[:2000].decode(errors='replace')}", key)
-        if status in _PASSING or status >= 500:
+        told = shown(f"HTTP {status}: {answer[:2000].decode(errors='replace')}", key)
+        if status in PASSING or status >= 500:
             kind = ResponderRateLimited if status == 429 else ResponderUnavailable
-            raise _Again(told, kind, _seconds(response.headers), status)
+            raise _Again(told, kind, asked_wait(response.headers), status)
         if status < 400 or status in (404, 405):
             told += ". Is its URL that of an OpenAI-compatible API? It often ends in /v1"
         raise ResponderFailed(
@@ -442,24 +443,6 @@ def _askings(tokens: Tokens, of_openai: bool, stream: bool) -> list[Mapping[str,
     return [*([] if of_openai else [most]), TOKEN_FIELDS["logprobs"], TOKEN_FIELDS["none"]]
 
 
-def _check_url(url: str, variable: str) -> None:
-    """Refuse a base URL that is none, or that holds a secret. Messages do not repeat it whole."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{redacted(url)!r} is not a base URL: it begins with http:// or https://")
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        what = "a name or password" if "@" in parts.netloc else "a query"
-        raise ValueError(
-            f"the base URL of {parts.hostname} has {what}: give the URL alone, and the key in the"
-            f" environment variable {variable}"
-        )
-    if redacted(url, {}) != url:
-        raise ValueError(
-            f"the base URL of {parts.hostname} has a key in its path: give the URL alone, and the"
-            f" key in the environment variable {variable}"
-        )
-
-
 async def _streamed(response: Any, model: str) -> Reply:
     """Return the reply that a response streams.
 
@@ -471,48 +454,7 @@ async def _streamed(response: Any, model: str) -> Reply:
     stream = CompletionStream()
     async for part in response.content.iter_any():
         stream.feed(part)
-        if stream.size > _MAX_SIZE:
+        if stream.size > MAX_SIZE:
             response.close()
-            raise ValueError(f"it is more than {_MAX_SIZE} bytes long")
+            raise ValueError(f"it is more than {MAX_SIZE} bytes long")
     return stream.reply(model)
-
-
-async def _whole(response: Any) -> bytes:
-    """Return a response's body.
-
-    Raises:
-        ValueError: it is too long.
-    """
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > _MAX_SIZE:
-            response.close()
-            raise ValueError(f"it is more than {_MAX_SIZE} bytes long")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _shown(text: str, key: str) -> str:
-    """Return one short line without the key: endpoints like to repeat it."""
-    if key:
-        text = text.replace(key, "***")
-    return " ".join(text.split())[:300]
-
-
-def _seconds(headers: Mapping[str, str]) -> float:
-    """Return the seconds that an endpoint asks to wait; 0 where it does not."""
-    for name, unit in (("Retry-After-Ms", 1e-3), ("Retry-After", 1.0)):
-        text = headers.get(name, "")
-        try:
-            seconds = float(text) * unit
-        except ValueError:
-            continue
-        return seconds if 0 < seconds < MAX_SECONDS else 0.0
-    try:
-        until = email.utils.parsedate_to_datetime(headers.get("Retry-After", ""))
-    except ValueError:
-        return 0.0
-    if until.tzinfo is None:  # "-0000" says UTC, too
-        until = until.replace(tzinfo=datetime.UTC)
-    return max(0.0, until.timestamp() - time.time())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import email.utils
 import json
 import logging
 import pickle
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,7 +23,6 @@ from openenv_async.errors import (
     ResponderUnavailable,
 )
 from openenv_async.responders import OpenAIResponder, Usage
-from openenv_async.responders.openai import _seconds
 from openenv_async.rollouts.run import status_of
 from tests.model_server import ModelServer, called
 
@@ -516,27 +513,6 @@ async def test_what_waits_for_its_turn_is_not_late() -> None:
     ):
         replies = await asyncio.gather(*(tiny.respond(HELLO) for _ in range(5)))
     assert max(reply.queue_seconds for reply in replies) > 0.4
-
-
-@pytest.mark.parametrize(
-    ("headers", "least", "most"),
-    [
-        ({"Retry-After": "7"}, 7, 7),
-        ({"Retry-After-Ms": "250", "Retry-After": "9"}, 0.25, 0.25),
-        ({"Retry-After": "soon"}, 0, 0),
-        ({"Retry-After": "nan"}, 0, 0),
-        ({"Retry-After": "-3"}, 0, 0),
-        ({}, 0, 0),
-    ],
-)
-def test_a_wait_that_is_asked_for(headers: dict[str, str], least: float, most: float) -> None:
-    assert least <= _seconds(headers) <= most
-
-
-@pytest.mark.parametrize(("seconds", "least", "most"), [(600, 300, 600), (-60, 0, 0)])
-def test_a_wait_may_be_asked_for_by_a_date(seconds: float, least: float, most: float) -> None:
-    date = email.utils.formatdate(time.time() + seconds)
-    assert least <= _seconds({"Retry-After": date}) <= most
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,769 @@
+"""Inference servers behind the gateway: vLLM, SGLang, llama.cpp, ``transformers serve``, others.
+
+Rules:
+
+- A level of knowledge is asked for and held: an engine that does not give it is an error, at the
+  start and at each answer, never a lower level. Nothing is tokenized again or made up.
+- An engine is asked for a stream wherever its streams have what the level needs. SGLang tells
+  token ids only of answers that come whole, so at level ``tokens`` its answers come in one piece.
+- A session stays with one engine, whose cache has its conversation, until that engine fails. A new
+  session goes to the engine with the fewest calls under way, then the fewest sessions.
+- One sample asks one engine once; the caller decides on another attempt. Only a request that an
+  idle connection lost before any answer is sent again at once.
+- A caller that closes the iterator ends the engine's call: its connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NoReturn, TypeAlias, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from openenv_async.client.endpoint import Sockets
+from openenv_async.endpoints.addresses import is_here
+from openenv_async.errors import (
+    CallRefused,
+    InvalidCompletion,
+    InvalidOption,
+    ResponderFailed,
+    ResponderRateLimited,
+    ResponderUnavailable,
+)
+from openenv_async.gateway.calls import (
+    Answer,
+    Call,
+    Level,
+    Piece,
+    SampledTokens,
+    ToolCall,
+    ToolDelta,
+)
+from openenv_async.responders.answers import (
+    PASSING,
+    UNKNOWN_FIELD,
+    asked_wait,
+    check_base_url,
+    shown,
+)
+from openenv_async.responders.base import Reply
+from openenv_async.responders.completions import (
+    TOKEN_FIELDS,
+    CompletionStream,
+    Delta,
+    ServerFailed,
+    Truncated,
+    read_completion,
+    read_models,
+)
+
+__all__ = ["AFFINITY_HEADERS", "EngineTimeouts", "Engines", "TokenFields"]
+
+log = logging.getLogger("openenv_async.gateway")
+
+TokenFields: TypeAlias = Literal["auto", "vllm", "sglang", "logprobs", "none"]
+"""The engines whose fields ask for what was sampled."""
+AFFINITY_HEADERS: Final = ("X-Session-ID", "X-SMG-Routing-Key", "X-Dynamo-Session-ID")
+"""Headers by which routers in front of engines keep a session at one of them.
+
+The first is vLLM's router's and that of gateways in general, the second SGLang's, the third
+Dynamo's.
+"""
+
+_MAX_SIZE: Final = 64 * 1024 * 1024
+_MAX_SESSIONS: Final = 65_536
+_LONGEST_REST: Final = 30.0
+_DRAIN: Final = 0.5
+"""Seconds that a stream may take to close after its last event."""
+_KINDS: Final[Mapping[Level, Sequence[str]]] = {
+    "tokens": ("vllm", "sglang"),
+    "logprobs": ("logprobs",),
+    "text": ("none",),
+}
+"""Fields that may give a level, in the order in which they are tried."""
+_UNSET_VERSION: Final = "default"
+"""The version that SGLang tells while nobody has set any."""
+_PROBE: Final = Call(
+    dialect="chat",
+    messages=[{"role": "user", "content": "Hello"}],
+    sampling={"max_tokens": 8},
+)
+
+
+class EngineTimeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that an engine is given.
+
+    Attributes:
+        connect: for a connection.
+        first: until its answer begins; a long prompt takes long to read. Of an answer that
+            comes whole, until it is there.
+        piece: between two pieces of an answer.
+        total: for the whole answer.
+    """
+
+    connect: float = 10.0
+    first: float = 600.0
+    piece: float = 120.0
+    total: float = 3600.0
+
+
+class Engines:
+    """A sampler over one or several engines that serve the same model.
+
+    Args:
+        urls: base URLs, such as ``http://127.0.0.1:8000/v1``.
+        model: its name there; by default the only one that the engine lists.
+        api_key: of the engines; it is sent to them alone and shown nowhere.
+        level: of what must be known of each answer.
+        tokens: whose fields ask for it; ``auto``: what the engine turns out to answer.
+        tokenizer: makes a text of token ids, special tokens included, such as
+            ``tokenizer.decode``. With it an answer whose ids do not decode to its text is an error.
+        timeouts: seconds for the steps of an answer.
+        max_answer_size: bytes of one.
+        headers: more headers of each request.
+        extra_body: more fields of each request, such as ``chat_template_kwargs``.
+        affinity_headers: by which routers keep a session at one engine.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        level: Level = "tokens",
+        tokens: TokenFields = "auto",
+        tokenizer: Callable[[Sequence[int]], str] | None = None,
+        timeouts: EngineTimeouts | None = None,
+        max_answer_size: int = _MAX_SIZE,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        affinity_headers: Sequence[str] = AFFINITY_HEADERS,
+    ) -> None:
+        bases = [urls] if isinstance(urls, str) else list(urls)
+        if not bases:
+            raise InvalidOption("there is no engine: give the base URL of one", option="urls")
+        if level not in get_args(Level):
+            raise InvalidOption(
+                f"level must be one of {', '.join(get_args(Level))}, got {level!r}", option="level"
+            )
+        if tokens not in get_args(TokenFields):
+            raise InvalidOption(
+                f"tokens must be one of {', '.join(get_args(TokenFields))}, got {tokens!r}",
+                option="tokens",
+            )
+        given = _KINDS[level] if tokens == "auto" or level == "text" else (tokens,)
+        if (level != "text" and given == ("none",)) or (level, given) == ("tokens", ("logprobs",)):
+            raise InvalidOption(
+                f"tokens={tokens!r} does not give the level {level!r}: ask for"
+                f" level={'logprobs' if tokens == 'logprobs' else 'text'!r}, or leave tokens out",
+                option="tokens",
+            )
+        self.level: Level = level
+        self._model = model
+        self._kinds = given
+        self._tokenizer = tokenizer
+        self._extra_body = dict(extra_body or {})
+        self._affinity = tuple(affinity_headers)
+        limits = timeouts or EngineTimeouts()
+        self._engines = [
+            _Engine(_base_url(base), api_key or "", dict(headers or {}), limits, max_answer_size)
+            for base in bases
+        ]
+        self._places: OrderedDict[str, _Engine] = OrderedDict()
+        self._version: str | int | None = None
+
+    def __repr__(self) -> str:
+        return f"Engines({', '.join(engine.url for engine in self._engines)})"
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model; ``None`` until an engine was asked."""
+        return self._model or next((e.model for e in self._engines if e.model), None)
+
+    @property
+    def version(self) -> str | int | None:
+        """The version of the weights that was published last."""
+        return self._version
+
+    async def open(self) -> None:
+        """Ask every engine for one token, to see that it gives what each answer has to have.
+
+        One of several that cannot be reached is asked again when it is needed.
+
+        Raises:
+            ResponderUnavailable: none can be reached.
+            ResponderFailed: one refuses the key or the model.
+            InvalidCompletion: one does not give the level that is asked for.
+        """
+        reached, last = 0, None
+        for engine in self._engines:
+            try:
+                await self._get_ready(engine)
+                reached += 1
+            except ResponderUnavailable as exc:
+                last = exc
+                engine.rest()
+        if last is not None and not reached:
+            raise last
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        for engine in self._engines:
+            await engine.aclose()
+
+    def publish(self, version: str | int | None) -> None:
+        """Name the version of the weights that calls begun from now on are sampled under.
+
+        An engine that tells its version itself is believed.
+        """
+        self._version = version
+
+    def forget(self, session: str) -> None:
+        """Keep no engine for a session that has ended."""
+        if (engine := self._places.pop(session, None)) is not None:
+            engine.sessions -= 1
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what the engines do now, for a page of statistics."""
+        now = time.monotonic()
+        return [
+            {
+                "url": engine.url,
+                "model": engine.model,
+                "tokens": engine.kind,
+                "calls": engine.running,
+                "sessions": engine.sessions,
+                "failing": engine.rests_until > now,
+            }
+            for engine in self._engines
+        ]
+
+    async def sample(
+        self, call: Call, *, session: str, attempt: int = 0
+    ) -> AsyncIterator[Piece | Answer]:
+        """Yield the pieces of an answer as they come, then the whole answer, last.
+
+        Args:
+            call: what is asked for.
+            session: id that keeps a session at one engine.
+            attempt: how often this call was tried before.
+
+        Raises:
+            ResponderUnavailable: the engine cannot be reached, fails, cuts its answer or is late.
+            ResponderRateLimited: it answers 429.
+            InvalidCompletion: its answer is none, or lacks what the level needs.
+            ResponderFailed: it refused the call.
+        """
+        engine = self._chosen(session)
+        engine.running += 1
+        try:
+            if engine.kind is None:
+                await self._get_ready(engine)
+            async for part in self._sampled(engine, call, session):
+                yield part
+            engine.failures = 0
+        except ResponderUnavailable:
+            engine.rest()
+            self.forget(session)
+            raise
+        finally:
+            engine.running -= 1
+
+    async def count_tokens(self, call: Call) -> int:
+        """Return how many tokens the prompt of a call has, by the engine's own count.
+
+        Raises:
+            CallRefused: the engine does not count tokens.
+            ResponderFailed: it failed to.
+        """
+        engine = self._chosen(None)
+        await self._get_ready(engine)
+        conversation: dict[str, Any] = {"messages": call.messages}
+        if call.tools:
+            conversation["tools"] = call.tools
+        if engine.counts != "llama.cpp":
+            asked = {**self._extra_body, "model": engine.model, **conversation}
+            told = await engine.ask(f"{engine.root}/tokenize", asked)
+            if told is not None and isinstance(count := told.get("count"), int):
+                return count
+        rendered = await engine.ask(f"{engine.root}/apply-template", conversation)
+        if rendered is not None and isinstance(prompt := rendered.get("prompt"), str):
+            engine.counts = "llama.cpp"
+            content = {"content": prompt, "add_special": True, "parse_special": True}
+            told = await engine.ask(f"{engine.root}/tokenize", content)
+            if told is not None and isinstance(ids := told.get("tokens"), list):
+                return len(ids)
+        raise CallRefused(
+            f"{engine} does not count tokens: of the engines that the gateway knows vLLM and"
+            " llama.cpp's server do"
+        )
+
+    # -- which engine -----------------------------------------------------------------------------
+
+    def _chosen(self, session: str | None) -> _Engine:
+        """Return the engine of a session; a new one's is the least loaded of those that work."""
+        if session is not None and (engine := self._places.get(session)) is not None:
+            self._places.move_to_end(session)
+            return engine
+        now = time.monotonic()
+        engine = min(
+            self._engines,
+            key=lambda each: (max(each.rests_until - now, 0.0), each.running, each.sessions),
+        )
+        if session is not None:
+            self._places[session] = engine
+            engine.sessions += 1
+            if len(self._places) > _MAX_SESSIONS:
+                _, oldest = self._places.popitem(last=False)
+                oldest.sessions -= 1
+        return engine
+
+    async def _get_ready(self, engine: _Engine) -> None:
+        """Learn the engine's model and whose fields it knows, once."""
+        async with engine.starting:
+            if engine.kind is not None:
+                return
+            engine.model = self._model or await engine.only_model()
+            refused: ResponderFailed | None = None
+            for kind in self._kinds:
+                engine.kind = kind
+                try:
+                    async for part in self._sampled(engine, _PROBE, ""):
+                        if isinstance(part, Answer):
+                            engine.told_model = part.model
+                    return
+                except ResponderFailed as exc:
+                    engine.kind = None
+                    lacks = isinstance(exc, InvalidCompletion) and "lacks" in exc.detail
+                    if not lacks and exc.detail.get("status") not in UNKNOWN_FIELD:
+                        raise
+                    refused = exc
+            assert refused is not None
+            raise InvalidCompletion(
+                f"{engine} does not give the level {self.level!r} ({refused.message}): ask for a"
+                f" lower level, or start an engine that gives it, such as vLLM or SGLang",
+                **refused.detail,
+            ) from refused
+
+    # -- one sample -------------------------------------------------------------------------------
+
+    async def _sampled(
+        self, engine: _Engine, call: Call, session: str
+    ) -> AsyncIterator[Piece | Answer]:
+        version = self._version
+        exchange = await engine.post(
+            f"{engine.url}/chat/completions",
+            self._body(engine, call),
+            dict.fromkeys(self._affinity, session) if session else {},
+        )
+        try:
+            if exchange.is_stream:
+                stream = CompletionStream()
+                while not stream.ended and (data := await exchange.read()):
+                    for delta in exchange.told(stream.feed, data):
+                        yield _piece(delta)
+                reply = exchange.told(stream.reply, engine.model)
+                await exchange.drain()
+            else:
+                body = await exchange.whole()
+                reply = exchange.told(read_completion, body, engine.model)
+                yield _whole_piece(reply)
+        finally:
+            exchange.close()
+        yield self._answer(engine, reply, version)
+
+    def _body(self, engine: _Engine, call: Call) -> bytes:
+        """Return the body of a request for a call."""
+        assert engine.kind is not None
+        body: dict[str, Any] = {"model": engine.model, "messages": call.messages, **call.sampling}
+        if engine.is_of_openai and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        if call.tools:
+            body["tools"] = call.tools
+            if call.tool_choice is not None:
+                body["tool_choice"] = call.tool_choice
+        body |= TOKEN_FIELDS[engine.kind]
+        if engine.kind != "sglang":
+            body["stream"] = True
+            body["stream_options"] = {"include_usage": True}
+        body |= self._extra_body
+        return msgspec.json.encode(body)
+
+    def _answer(self, engine: _Engine, reply: Reply, version: str | int | None) -> Answer:
+        """Return the answer of a reply, which has all that the level needs."""
+        self._check(engine, reply)
+        told = reply.weight_version
+        if told is None or (told == _UNSET_VERSION and version is not None):
+            told = version
+        usage = reply.usage
+        return Answer(
+            text=reply.text,
+            reasoning=reply.extra.get("reasoning", ""),
+            tool_calls=[
+                ToolCall(
+                    id=each["id"],
+                    name=each["function"]["name"],
+                    arguments=each["function"]["arguments"],
+                )
+                for each in reply.tool_calls
+            ],
+            finish_reason=reply.finish_reason,
+            stop_sequence=reply.extra.get("stop_sequence"),
+            prompt_tokens=None if usage is None else usage.prompt_tokens,
+            completion_tokens=None if usage is None else usage.completion_tokens,
+            cached_tokens=reply.extra.get("cached_tokens"),
+            model=reply.model,
+            engine=engine.url,
+            engine_call_id=reply.extra.get("id"),
+            tokens=SampledTokens(
+                prompt_ids=_listed(reply.prompt_ids),
+                completion_ids=_listed(reply.completion_ids),
+                logprobs=_listed(reply.logprobs),
+                versions=[] if told is None else [(0, told)],
+            ),
+        )
+
+    def _check(self, engine: _Engine, reply: Reply) -> None:
+        """Refuse a reply that is another model's, or that lacks what the level needs."""
+        if reply.model not in (engine.model, engine.told_model) and engine.told_model is not None:
+            raise InvalidCompletion(
+                f"{engine} answered with the model {reply.model!r} where {engine.model!r} was"
+                " asked: see what it serves, and name the model in the gateway's options",
+                model=reply.model,
+            )
+        lacks = ""
+        if self.level != "text" and reply.logprobs is None:
+            ids = reply.completion_ids
+            lacks = "log probabilities"
+            if ids is not None:
+                lacks = f"a log probability for each of its {len(ids)} token ids"
+        elif self.level == "tokens" and reply.completion_ids is None:
+            lacks = "the ids of what it sampled"
+        elif self.level == "tokens" and reply.prompt_ids is None:
+            lacks = "the ids of the prompt"
+        if lacks:
+            raise InvalidCompletion(
+                f"{engine} answered without {lacks}, which the level {self.level!r} needs (it was"
+                f" asked by the fields of {engine.kind})",
+                lacks=lacks,
+            )
+        if self._tokenizer is not None and reply.completion_ids is not None:
+            _check_text(engine, reply, self._tokenizer(reply.completion_ids))
+
+
+class _Engine:
+    """One engine: where it is, what it gives, how busy it is; and requests to it.
+
+    Attributes:
+        url: its base URL.
+        root: the same without ``/v1``.
+        model: which it is asked for; ``None`` until that is known.
+        told_model: which it names in its answers.
+        kind: whose fields ask it for what was sampled; ``None`` until it was asked.
+        counts: whose way of counting tokens it knows, as far as that is known.
+        running: calls under way.
+        sessions: that stay with it.
+        failures: one after the other.
+        rests_until: no new session goes to it before, where there is another.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        headers: Mapping[str, str],
+        timeouts: EngineTimeouts,
+        max_size: int,
+    ) -> None:
+        self.url = url
+        self.root = url.removesuffix("/v1")
+        self.key = key
+        self.timeouts = timeouts
+        self.max_size = max_size
+        self.is_of_openai = urlsplit(url).hostname == "api.openai.com"
+        self.model: str | None = None
+        self.told_model: str | None = None
+        self.kind: str | None = None
+        self.counts: str | None = None
+        self.running = 0
+        self.sessions = 0
+        self.failures = 0
+        self.rests_until = 0.0
+        self.starting = asyncio.Lock()
+        self._headers = {"Content-Type": "application/json", **headers}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._sockets: Sockets | None = None
+
+    def __str__(self) -> str:
+        return f"the engine {self.url}"
+
+    def rest(self) -> None:
+        """Note a failure: other engines get its sessions for a while, longer at each failure."""
+        self.failures += 1
+        self.rests_until = time.monotonic() + min(2.0 ** (self.failures - 1), _LONGEST_REST)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        sockets, self._sockets = self._sockets, None
+        if sockets is not None:
+            await sockets.release()
+
+    async def only_model(self) -> str:
+        """Return the name of the model that it lists.
+
+        Raises:
+            ResponderFailed: it lists none, or several.
+        """
+        exchange = await self.post(f"{self.url}/models", None, {})
+        try:
+            names = read_models(await exchange.whole())
+        finally:
+            exchange.close()
+        if len(names) != 1:
+            listed = ", ".join(names[:10]) or "none"
+            raise ResponderFailed(
+                f"{self} lists {len(names)} models ({listed}): name the one to ask for",
+                retryable=False,
+            )
+        return names[0]
+
+    async def ask(self, url: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to a small question; ``None`` where the engine does not know it."""
+        try:
+            exchange = await self.post(url, msgspec.json.encode(fields), {})
+        except ResponderFailed as exc:
+            if exc.detail.get("status") in (404, 405, *UNKNOWN_FIELD):
+                return None
+            raise
+        try:
+            told = msgspec.json.decode(await exchange.whole())
+        except msgspec.DecodeError:
+            return None
+        finally:
+            exchange.close()
+        return told if isinstance(told, dict) else None
+
+    async def post(self, url: str, data: bytes | None, headers: Mapping[str, str]) -> _Exchange:
+        """Return the exchange of a request that was taken; without data it is a GET.
+
+        Raises:
+            ResponderFailed: it was not.
+        """
+        import aiohttp
+
+        sockets = self._sockets
+        if sockets is None or sockets.loop is not asyncio.get_running_loop():
+            await self.aclose()
+            self._sockets = sockets = await Sockets.acquire(not is_here(self.url))
+        limits = aiohttp.ClientTimeout(sock_connect=self.timeouts.connect)
+        begun = time.monotonic()
+        is_again = False
+        while True:
+            try:
+                async with asyncio.timeout(self.timeouts.first):
+                    response = await sockets.client.request(
+                        "GET" if data is None else "POST",
+                        url,
+                        data=data,
+                        headers={**self._headers, **headers},
+                        allow_redirects=False,
+                        timeout=limits,
+                    )
+                break
+            except aiohttp.ClientConnectorError as exc:
+                raise self._unavailable(
+                    f"cannot be reached ({exc.strerror or exc}): start it, or correct its URL"
+                ) from exc
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+                if is_again:
+                    raise self._unavailable(f"closed the connection ({exc!r})") from exc
+                is_again = True  # an idle connection may have been closed as it was taken
+            except TimeoutError as exc:
+                what, limit = "did not begin to answer", self.timeouts.first
+                if isinstance(exc, aiohttp.ConnectionTimeoutError):
+                    what, limit = "took no connection", self.timeouts.connect
+                raise self._unavailable(f"{what} within {limit:g} s") from exc
+            except (aiohttp.InvalidURL, ValueError) as exc:
+                raise ResponderFailed(
+                    f"{self.url} is not an address: {shown(str(exc), self.key)}", retryable=False
+                ) from exc
+            except aiohttp.ClientError as exc:
+                raise self._unavailable(f"does not speak HTTP ({exc!r})") from exc
+        exchange = _Exchange(self, response, begun + self.timeouts.total)
+        if response.status != 200:
+            await exchange.refuse()
+        return exchange
+
+    def _unavailable(self, what: str, **facts: Any) -> ResponderUnavailable:
+        return ResponderUnavailable(f"{self} {shown(what, self.key)}", engine=self.url, **facts)
+
+
+class _Exchange:
+    """A request to an engine that was sent, and its response."""
+
+    def __init__(self, engine: _Engine, response: Any, deadline: float) -> None:
+        self._engine = engine
+        self._response = response
+        self._content = response.content
+        self._deadline = deadline
+        self._limit = engine.timeouts.first
+        self._size = 0
+        self.is_stream = "event-stream" in response.headers.get("Content-Type", "")
+
+    async def read(self) -> bytes:
+        """Return the next bytes; none at the end.
+
+        Raises:
+            ResponderUnavailable: the answer is cut, or late.
+            InvalidCompletion: it is too long.
+        """
+        import aiohttp
+
+        left = self._deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._limit, left)):
+                data: bytes = await self._content.readany()
+        except TimeoutError as exc:
+            late = f"sent nothing for {self._limit:g} s amid its answer"
+            if left < self._limit:
+                late = f"did not end its answer within {self._engine.timeouts.total:g} s"
+            raise self._engine._unavailable(late) from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self._engine._unavailable(f"cut its answer ({exc!r})") from exc
+        self._limit = self._engine.timeouts.piece
+        self._size += len(data)
+        if self._size > self._engine.max_size:
+            raise InvalidCompletion(
+                f"{self._engine} sent more than {self._engine.max_size:,} bytes as one answer:"
+                " lower max_tokens, or raise max_answer_size"
+            )
+        return data
+
+    async def whole(self) -> bytes:
+        """Return the whole body."""
+        parts = []
+        while data := await self.read():
+            parts.append(data)
+        return b"".join(parts)
+
+    async def drain(self) -> None:
+        """Wait a little for the end of a stream whose last event came: its connection is reused."""
+        if self._content.at_eof():
+            return
+        with contextlib.suppress(ResponderFailed):
+            self._limit = _DRAIN
+            while await self.read():
+                pass
+
+    def close(self) -> None:
+        """Give the connection back; one whose answer is not at its end is closed."""
+        self._response.close()
+
+    def told(self, read: Callable[..., Any], *given: Any) -> Any:
+        """Return what a reader makes of the answer; its errors are typed.
+
+        Raises:
+            ResponderUnavailable: the answer is cut, or tells of a failure.
+            InvalidCompletion: it is not a chat completion.
+        """
+        try:
+            return read(*given)
+        except Truncated as exc:
+            raise self._engine._unavailable(f"cut its answer: {exc}") from exc
+        except ServerFailed as exc:
+            raise self._engine._unavailable(
+                f"told of an error in place of its answer: {exc}"
+            ) from exc
+        except ValueError as exc:
+            raise InvalidCompletion(
+                f"{self._engine} answered with something other than a chat completion:"
+                f" {shown(str(exc), self._engine.key)}. Is its URL that of an OpenAI-compatible"
+                " API? It often ends in /v1"
+            ) from exc
+
+    async def refuse(self) -> NoReturn:
+        """Raise the error of a response that is none of success."""
+        engine, status = self._engine, self._response.status
+        try:
+            told = (await self.whole())[:2000].decode(errors="replace")
+        except ResponderFailed as exc:
+            told = exc.message
+        finally:
+            self.close()
+        facts = {"status": status, "engine": engine.url, "told": shown(told, engine.key)}
+        text = f"{engine} answered HTTP {status}: {facts['told']}"
+        wait = asked_wait(self._response.headers)
+        if status == 429:
+            raise ResponderRateLimited(text, retry_after=wait or None, **facts)
+        if status in PASSING or status >= 500:
+            raise ResponderUnavailable(text, retry_after=wait or None, **facts)
+        if status in (401, 403):
+            text += ". Give its key to the gateway"
+        if status < 400 or status in (404, 405):
+            text += ". Is its URL that of an OpenAI-compatible API? It often ends in /v1"
+        raise ResponderFailed(text, retryable=False, **facts)
+
+
+def _base_url(url: str) -> str:
+    """Return the base URL of an engine's API; one without a path gets ``/v1``."""
+    base = url.rstrip("/")
+    try:
+        check_base_url(base, "as api_key")
+    except ValueError as exc:
+        raise InvalidOption(str(exc), option="urls") from None
+    return base if urlsplit(base).path else f"{base}/v1"
+
+
+def _piece(delta: Delta) -> Piece:
+    calls = [
+        ToolDelta(index=each.index, id=each.id, name=each.name, arguments=each.arguments)
+        for each in delta.calls
+    ]
+    return Piece(text=delta.text, reasoning=delta.reasoning, tool_calls=calls)
+
+
+def _whole_piece(reply: Reply) -> Piece:
+    """Return the one piece of a reply that came whole."""
+    calls = [
+        ToolDelta(
+            index=index,
+            id=each["id"],
+            name=each["function"]["name"],
+            arguments=each["function"]["arguments"],
+        )
+        for index, each in enumerate(reply.tool_calls)
+    ]
+    return Piece(text=reply.text, reasoning=reply.extra.get("reasoning", ""), tool_calls=calls)
+
+
+def _listed(values: Sequence[Any] | None) -> list[Any] | None:
+    return None if values is None else list(values)
+
+
+def _check_text(engine: _Engine, reply: Reply, decoded: str) -> None:
+    """Refuse a reply whose ids do not decode to what it says.
+
+    Engines take marks out of the text and put arguments in their own spelling: what is left, the
+    reasoning, the text and the names of tools, has to stand in what was sampled, in this order.
+    """
+    at = 0
+    names = [each["function"]["name"] for each in reply.tool_calls]
+    for part in (reply.extra.get("reasoning", ""), reply.text, *names):
+        part = part.strip()
+        found = decoded.find(part, at)
+        if found < 0:
+            raise InvalidCompletion(
+                f"{engine} answered with token ids that do not decode to its text: they make"
+                f" {decoded[:100]!r}, and it says {part[:100]!r}. Has it the tokenizer that the"
+                " gateway was given?",
+                lacks="ids of its text",
+            )
+        at = found + len(part)
