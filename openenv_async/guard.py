@@ -44,6 +44,9 @@ _MOST_ROUNDS: Final = 100
 """Searches at most until nothing is found any more."""
 _PAUSE: Final = 0.02
 """Seconds between two of them, in which what was killed ends."""
+_LOOKS: Final = 50
+_MOMENT: Final = 0.002
+"""Seconds between two of so many looks at a program that is being started."""
 _GOODBYE: Final = 10.0
 """Seconds that the end of this process waits for the guard's."""
 
@@ -80,12 +83,28 @@ def _found(bears: Callable[[bytes], bool]) -> set[int]:
         if not name.isdecimal() or int(name) == own:
             continue
         try:
-            variables = (_PROC / name / "environ").read_bytes()
+            variables = _variables(_PROC / name)
         except OSError:  # it has ended, or is another user's
             continue
         if any(map(bears, variables.split(b"\0"))):
             found.add(int(name))
     return found
+
+
+def _variables(process: Path) -> bytes:
+    """Return the environment variables of a process.
+
+    A program that is only just being started has none for a moment, though it was given some. It
+    has its file by then, which a thread of the kernel and a process that has ended have not.
+    """
+    for _ in range(_LOOKS):
+        if variables := (process / "environ").read_bytes():
+            return variables
+        os.readlink(process / "exe")
+        if (process / "cmdline").read_bytes():
+            break  # it was given no variables
+        time.sleep(_MOMENT)
+    return b""
 
 
 def _end_all(bears: Callable[[bytes], bool]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import openenv_async.guard as guards
 from openenv_async.guard import GUARD_VARIABLE, Guard, own_guard, remove_folder
 
 # A program that a client of an environment started, in a session of its own, that ignores SIGTERM.
@@ -142,3 +143,27 @@ def test_a_folder_with_protected_parts_is_removed(tmp_path: Path) -> None:
     assert not folder.exists()
     assert outside.stat().st_mode & 0o777 == 0o500
     remove_folder(folder)
+
+
+def test_a_program_that_is_being_started_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has no variables for a moment while its program is exchanged."""
+    for name in ("11", "12", "13"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "environ").touch()
+        (tmp_path / name / "cmdline").touch()
+    for name in ("11", "12"):  # 13 has ended, or is a thread of the kernel
+        (tmp_path / name / "exe").symlink_to(sys.executable)
+    (tmp_path / "12" / "cmdline").write_bytes(b"sleep\0")
+    waited: list[float] = []
+
+    def started(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            (tmp_path / "11" / "environ").write_bytes(b"MARK=1\0")
+
+    monkeypatch.setattr(guards, "_PROC", tmp_path)
+    monkeypatch.setattr(time, "sleep", started)
+    assert guards._found(b"MARK=1".__eq__) == {11}
+    assert len(waited) == 3

@@ -182,7 +182,7 @@ async def closing_releases(candidate: Candidate) -> None:
     slow = time.perf_counter() - begun > _SLOW_SESSION
     count = _FEW if slow else _MANY
     await _sessions(candidate, count)  # what is kept for all sessions is there from now on
-    before = _held(pid)
+    before = await _settled(pid)
     await _sessions(candidate, count)
     for _ in range(10):
         after = _held(pid)
@@ -194,6 +194,17 @@ async def closing_releases(candidate: Candidate) -> None:
         await asyncio.sleep(0.1)
     left = ", ".join(f"{more} {kind}" for kind, more in grown.items() if more >= count - 1)
     raise CheckFailed(f"{count} sessions that were closed left {left} behind")
+
+
+async def _settled(pid: int) -> dict[str, int]:
+    """Count what a process holds once it has let go of what it needed to start, within a second."""
+    held = _held(pid)
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        last, held = held, _held(pid)
+        if held == last:
+            break
+    return held
 
 
 def _can_look(pid: int) -> bool:
