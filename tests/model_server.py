@@ -35,7 +35,19 @@ from typing import Any, Final, Self
 import aiohttp
 from aiohttp import web
 
-__all__ = ["FAULTS", "ModelServer", "ModelServerProcess", "ServedCall", "called", "decoded"]
+__all__ = [
+    "FAULTS",
+    "Answer",
+    "Answers",
+    "ModelServer",
+    "ModelServerProcess",
+    "ServedCall",
+    "called",
+    "decoded",
+    "drawn",
+    "parsed_answer",
+    "parsed_rate",
+]
 
 FAULTS: Final = (
     "nonsense",  # a text in which there is no action
@@ -65,6 +77,16 @@ def called(name: str, **arguments: Any) -> dict[str, Any]:
 def decoded(ids: Sequence[int]) -> str:
     """Return the text that sampled ids stand for."""
     return bytes(each % 1000 for each in ids).decode()
+
+
+def drawn(rng: random.Random, faults: Mapping[str, float]) -> str:
+    """Return the name of a fault, or ``answer``."""
+    at = rng.random()
+    for name, rate in faults.items():
+        if at < rate:
+            return name
+        at -= rate
+    return "answer"
 
 
 @dataclass
@@ -198,7 +220,7 @@ class ModelServer:
         times = self._asked[digest]
         self._asked[digest] += 1
         rng = random.Random(f"{self.seed}/{digest}/{times}")
-        given = self._drawn(rng)
+        given = drawn(rng, self.faults)
         call = ServedCall(
             id=f"chatcmpl-{len(self.calls)}",
             given=given,
@@ -230,14 +252,6 @@ class ModelServer:
             call.reply = call.completion_ids = call.logprobs = None
             return await _half(request, json.dumps(completion).encode())
         return web.json_response(completion)
-
-    def _drawn(self, rng: random.Random) -> str:
-        drawn = rng.random()
-        for name, rate in self.faults.items():
-            if drawn < rate:
-                return name
-            drawn -= rate
-        return "answer"
 
     async def _said(self, given: str, body: dict[str, Any]) -> dict[str, Any]:
         answer: Any = self.answers.get(given, self.answer)
@@ -381,6 +395,8 @@ async def _half(request: web.Request, data: bytes) -> web.StreamResponse:
 class ModelServerProcess:
     """The server in a process of its own; the arguments are those of its command line."""
 
+    module = "tests.model_server"
+
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
@@ -388,7 +404,7 @@ class ModelServerProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.model_server", *self._arguments),
+            *(sys.executable, "-m", self.module, *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -420,12 +436,13 @@ class ModelServerProcess:
             return await answer.json()
 
 
-def _rate(text: str) -> tuple[str, float]:
+def parsed_rate(text: str) -> tuple[str, float]:
+    """Return a fault and its rate, written ``NAME=RATE``."""
     name, _, rate = text.partition("=")
     return name, float(rate)
 
 
-def _answer(text: str) -> Answer | Answers:
+def parsed_answer(text: str) -> Answer | Answers:
     """Return an answer: ``module:name``, a JSON message, or a text."""
     if text.startswith("{"):
         message: dict[str, Any] = json.loads(text)
@@ -438,7 +455,7 @@ def _answer(text: str) -> Answer | Answers:
 
 def _named_answer(text: str) -> tuple[str, Answer | Answers]:
     name, _, answer = text.partition("=")
-    return name, _answer(answer)
+    return name, parsed_answer(answer)
 
 
 async def _serve(server: ModelServer) -> None:
@@ -451,8 +468,10 @@ async def _serve(server: ModelServer) -> None:
 def main() -> None:
     """Serve until standard input ends; the first line of the output is the URL."""
     parser = argparse.ArgumentParser(prog="python -m tests.model_server")
-    parser.add_argument("--answer", type=_answer, default="hello", help="text|JSON|module:name")
-    parser.add_argument("--fault", type=_rate, action="append", default=[], help="NAME=RATE")
+    parser.add_argument(
+        "--answer", type=parsed_answer, default="hello", help="text|JSON|module:name"
+    )
+    parser.add_argument("--fault", type=parsed_rate, action="append", default=[], help="NAME=RATE")
     parser.add_argument("--answers", type=_named_answer, action="append", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shape", choices=SHAPES, default="openai")
