@@ -12,15 +12,30 @@ import msgspec
 
 from openenv_async.gateway.calls import Dialect
 from openenv_async.gateway.dialects.chat import ChatDialect
+from openenv_async.gateway.dialects.messages import MessagesDialect
 
-__all__ = ["DIALECTS", "ROUTES", "models_page"]
+__all__ = ["COUNT_ROUTES", "DIALECTS", "ROUTES", "count_page", "models_page"]
 
-DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in (ChatDialect(),)}
+DIALECTS: Final[dict[str, Dialect]] = {
+    dialect.name: dialect for dialect in (ChatDialect(), MessagesDialect())
+}
 """The dialects by their names."""
 ROUTES: Final[dict[str, Dialect]] = {
     "/v1/chat/completions": DIALECTS["chat"],
+    "/v1/messages": DIALECTS["messages"],
 }
 """The dialect of each path that a call is posted to."""
+COUNT_ROUTES: Final[dict[str, Dialect]] = {
+    "/v1/messages/count_tokens": DIALECTS["messages"],
+}
+"""The dialect of each path that a call is posted to for the number of its tokens."""
+
+
+def count_page(dialect: str, tokens: int) -> bytes:
+    """Return the body that tells the number of tokens of a call's prompt."""
+    if dialect == "messages":
+        return msgspec.json.encode({"input_tokens": tokens})
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 def models_page(dialect: str, names: Sequence[str]) -> bytes:

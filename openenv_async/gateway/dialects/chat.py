@@ -34,6 +34,7 @@ from openenv_async.gateway.dialects.sampling import (
     REFUSED,
     read_stop,
 )
+from openenv_async.gateway.dialects.sent import Sent
 
 __all__ = ["ChatDialect", "function_choice", "usage_of"]
 
@@ -142,7 +143,7 @@ class ChatDialect:
 class _Chunks:
     """A writer of chunks: one for each piece, whatever it holds."""
 
-    __slots__ = ("_arguments", "_goes_on", "_has_usage", "_prefix", "_reasoning", "_start", "_text")
+    __slots__ = ("_goes_on", "_has_usage", "_prefix", "_sent", "_start")
 
     def __init__(self, call: Call, call_id: str, created_at: float) -> None:
         self._has_usage: bool = call.form.has_usage
@@ -155,9 +156,7 @@ class _Chunks:
         self._start = b"data: " + _encode(head)[:-1]
         self._prefix = self._start + b',"choices":[{"index":0,"delta":'
         self._goes_on = _GOES_ON_WITH_USAGE if self._has_usage else _GOES_ON
-        self._text = 0
-        self._reasoning = 0
-        self._arguments: list[int] = []
+        self._sent = Sent()
 
     def begin(self) -> bytes:
         return self._prefix + b'{"role":"assistant","content":""}' + self._goes_on
@@ -167,56 +166,38 @@ class _Chunks:
             return self._mixed(piece)
         if not (text := piece.text):
             return b""
-        self._text += len(text)
+        self._sent.text += len(text)
         return b"".join((self._prefix, b'{"content":', _encode(text), b"}", self._goes_on))
 
     def _mixed(self, piece: Piece) -> bytes:
         delta: dict[str, Any] = {}
         if piece.reasoning:
-            self._reasoning += len(piece.reasoning)
+            self._sent.reasoning += len(piece.reasoning)
             delta["reasoning_content"] = piece.reasoning
         if piece.text:
-            self._text += len(piece.text)
+            self._sent.text += len(piece.text)
             delta["content"] = piece.text
         if piece.tool_calls:
             delta["tool_calls"] = [self._tool_delta(part) for part in piece.tool_calls]
         return self._prefix + _encode(delta) + self._goes_on
 
     def _tool_delta(self, part: ToolDelta) -> dict[str, Any]:
-        function: dict[str, str] = {"arguments": part.arguments}
-        delta: dict[str, Any] = {"index": part.index}
-        if part.index >= len(self._arguments):
-            self._arguments.extend([0] * (part.index + 1 - len(self._arguments)))
-        self._arguments[part.index] += len(part.arguments)
-        if part.id or part.name:
-            delta["id"] = part.id
-            delta["type"] = "function"
-            function = {"name": part.name, "arguments": part.arguments}
-        delta["function"] = function
-        return delta
+        if self._sent.add(part):
+            return {
+                "index": part.index,
+                "id": part.id,
+                "type": "function",
+                "function": {"name": part.name, "arguments": part.arguments},
+            }
+        return {"index": part.index, "function": {"arguments": part.arguments}}
 
     def end(self, answer: Answer) -> bytes:
-        rest = Piece(
-            text=answer.text[self._text :],
-            reasoning=answer.reasoning[self._reasoning :],
-            tool_calls=[
-                ToolDelta(
-                    index=at,
-                    id="" if is_begun else call.id,
-                    name="" if is_begun else call.name,
-                    arguments=call.arguments[self._arguments[at] if is_begun else 0 :],
-                )
-                for at, call in enumerate(answer.tool_calls)
-                if not (is_begun := at < len(self._arguments))
-                or len(call.arguments) > self._arguments[at]
-            ],
-        )
         usage = b""
         if self._has_usage:
             usage = self._start + b',"choices":[],"usage":' + _encode(usage_of(answer)) + b"}\n\n"
         return b"".join(
             (
-                self.piece(rest),
+                self.piece(self._sent.rest(answer)),
                 self._prefix,
                 b'{},"logprobs":null,"finish_reason":',
                 _encode(answer.finish_reason),

@@ -40,7 +40,7 @@ def random_answer(rng: random.Random, *, names: Sequence[str] = ("bash", "read")
         reasoning=words(),
         tool_calls=calls,
         finish_reason="tool_calls" if calls else rng.choice(("stop", "length")),
-        prompt_tokens=rng.randint(1, 99),
+        prompt_tokens=rng.randint(5, 99),
         completion_tokens=rng.randint(1, 99),
         cached_tokens=rng.choice((None, 5)),
     )

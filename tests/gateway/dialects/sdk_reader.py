@@ -61,7 +61,44 @@ def chat(case: dict[str, Any], client: Any) -> dict[str, Any]:
     }
 
 
-READERS = {"chat": (chat, openai.OpenAI, OPENAI_ERRORS)}
+def messages(case: dict[str, Any], client: Any) -> dict[str, Any]:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    spelled: dict[int, str] = {}
+    if case["is_streamed"]:
+        with client.messages.stream(**body) as stream:
+            for event in stream:
+                if event.type == "input_json":
+                    continue
+                if event.type == "content_block_start" and event.content_block.type == "tool_use":
+                    spelled[event.index] = ""
+                if event.type == "content_block_delta" and event.delta.type == "input_json_delta":
+                    spelled[event.index] += event.delta.partial_json
+            read = stream.get_final_message()
+    else:
+        read = client.messages.create(**body)
+    blocks: dict[str, list[Any]] = {"text": [], "thinking": [], "tool_use": []}
+    for block in read.content:
+        blocks[block.type].append(block)
+    uses = blocks["tool_use"]
+    arguments = list(spelled.values()) if case["is_streamed"] else [use.input for use in uses]
+    usage = read.usage
+    return {
+        "id": read.id,
+        "text": "".join(block.text for block in blocks["text"]),
+        "reasoning": "".join(block.thinking for block in blocks["thinking"]),
+        "signatures": [block.signature for block in blocks["thinking"]],
+        "tool_calls": [
+            [use.id, use.name, given] for use, given in zip(uses, arguments, strict=True)
+        ],
+        "finish_reason": read.stop_reason,
+        "usage": [usage.input_tokens + usage.cache_read_input_tokens, usage.output_tokens],
+    }
+
+
+READERS = {
+    "chat": (chat, openai.OpenAI, OPENAI_ERRORS),
+    "messages": (messages, anthropic.Anthropic, ANTHROPIC_ERRORS),
+}
 
 
 def told(case: dict[str, Any]) -> dict[str, Any]:
