@@ -19,6 +19,7 @@ from openenv_async.errors import (
     Unauthorized,
 )
 from openenv_async.gateway.calls import Call, Delivery, Dialect
+from openenv_async.gateway.retries import retry_count_of
 from openenv_async.gateway.sessions import Generation, ModelSession, Reader
 from openenv_async.server.uvicorn_protocols import connection_of
 
@@ -118,6 +119,7 @@ class GatewayApp:
             if body is None:
                 return  # the client has left
             call = dialect.read(body, headers)
+            call.retry_count = retry_count_of(headers)
             generation = await self._backend.answer(session, call)
         except OpenEnvError as exc:
             await send_whole(send, *dialect.error(exc))

@@ -48,6 +48,8 @@ __all__ = [
     "Sample",
     "content_digest",
     "decide",
+    "limit_of",
+    "retry_count_of",
 ]
 
 CHANGING: Final[Mapping[str, str]] = {
@@ -61,6 +63,7 @@ CHANGING: Final[Mapping[str, str]] = {
 and ``client_metadata`` are not part of a call's content."""
 _CHANGING_SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens"})
 _LIMITS: Final = ("max_tokens", "max_completion_tokens")
+_RETRY_COUNT: Final = "x-stainless-retry-count"
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
@@ -137,6 +140,12 @@ def limit_of(call: Call) -> int | None:
         if isinstance(limit, int):
             return limit
     return None
+
+
+def retry_count_of(headers: Mapping[str, str]) -> int | None:
+    """Return how often a client says that it asked before; ``None`` where it does not say."""
+    told = headers.get(_RETRY_COUNT, "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
 
 
 def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:

@@ -19,6 +19,7 @@ from openenv_async.gateway.retries import (
     Sample,
     content_digest,
     decide,
+    retry_count_of,
 )
 
 DIGEST = b"the content"
@@ -105,6 +106,14 @@ def test_fields_that_agents_change_are_no_content() -> None:
     assert digest(seed=True) != digest(seed=1)
     assert content_digest(b"m", b"t", "auto", {}) != content_digest(b"m", b"t", "none", {})
     assert content_digest(b"m", b"t", "auto", {}) != content_digest(b"n", b"t", "auto", {})
+
+
+@pytest.mark.parametrize(
+    ("told", "count"), [("0", 0), ("12", 12), ("", None), ("-1", None), ("x", None), ("²", None)]
+)
+def test_a_count_of_retries_is_a_number_or_nothing(told: str, count: int | None) -> None:
+    assert retry_count_of({"x-stainless-retry-count": told}) == count
+    assert retry_count_of({}) is None
 
 
 # -- any number of clients --------------------------------------------------------------------
