@@ -300,11 +300,15 @@ class Gateway:
 
     async def _asked_once(self, generation: Generation, attempt: int) -> Answer:
         parts = self._engine.sample(generation.call, session=generation.session.id, attempt=attempt)
-        async for part in parts:
+        answer: Answer | None = None
+        async for part in parts:  # to its end: what the engine's client holds is free by then
             if isinstance(part, Answer):
-                return part
-            generation.add(part)
-        raise ResponderFailed("the engine's client ended without an answer")
+                answer = part
+            else:
+                generation.add(part)
+        if answer is None:
+            raise ResponderFailed("the engine's client ended without an answer")
+        return answer
 
     # -- verbs --------------------------------------------------------------------------------
 

@@ -259,3 +259,18 @@ async def test_unknown_paths_and_methods_are_told() -> None:
             assert (reply.status, reply.json["error"]["code"]) == (404, "call_refused")
             await client.send("/plain", method="GET")
             assert (await client.reply()).status == 405
+
+
+async def test_an_engine_client_is_asked_to_its_end() -> None:
+    """What it holds for a call, such as a place among the calls under way, is free by then."""
+    ended = asyncio.Event()
+
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield answer()
+        ended.set()
+
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            assert ended.is_set()
