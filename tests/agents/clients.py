@@ -1,4 +1,4 @@
-"""Coding agents that nobody here wrote, at exact releases, and how each is run by a test."""
+"""Agents that nobody here wrote, at exact releases, and how a test runs each."""
 
 from __future__ import annotations
 
@@ -6,45 +6,55 @@ import asyncio
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.gateway.agent_settings import AgentAddresses, agent_settings
-from tests.peers import ensure_npm_peer
+from tests.peers import MODEL_SDKS, ensure_npm_peer, ensure_peer
 
-__all__ = ["AGENTS", "AgentProgram", "Ended", "programs", "run_agent"]
+__all__ = ["AGENTS", "AgentProgram", "Ended", "program", "run_agent"]
+
+_LOOPS: Final = Path(__file__).parent / "loops"
+_DESCRIBED: Final = {"description": "Run a command"}
 
 
 @dataclass(frozen=True)
 class AgentProgram:
-    """One agent of the npm registry.
+    """One agent.
 
     Attributes:
-        package: with its release.
-        arguments: such that it does one task without a person; the task comes after them.
+        packages: of the npm registry, or several of the Python package index; with their releases.
+        arguments: such that it does one task without a person. The task comes after them; a
+            ``{mode}`` among them is how it asks.
         shell: the tool by which it runs commands.
         command: that tool's argument for the command.
         more: the tool's other arguments.
+        peer: name of the peer that it is installed as.
+        environment: more variables.
     """
 
-    package: str
+    packages: str | tuple[str, ...]
     arguments: tuple[str, ...]
-    shell: str
+    shell: str = "bash"
     command: str = "command"
-    more: tuple[tuple[str, Any], ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    peer: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, line: str) -> tuple[str, dict[str, Any]]:
         """Return name and arguments of a tool call that runs a line of shell."""
-        return self.shell, {self.command: line, **dict(self.more)}
+        return self.shell, {self.command: line, **self.more}
 
 
-AGENTS: Final = {
+AGENTS: Final[dict[str, AgentProgram]] = {
     "claude": AgentProgram(
         "@anthropic-ai/claude-code@2.1.328",
         ("-p", "--dangerously-skip-permissions"),
         "Bash",
-        more=(("description", "Run a command"),),
+        more=_DESCRIBED,
+        environment={"IS_SANDBOX": "1"},  # it runs for root only where this says so
     ),
     "codex": AgentProgram(
         "@openai/codex@0.169.0",
@@ -52,21 +62,40 @@ AGENTS: Final = {
         "exec_command",
         "cmd",
     ),
-    "opencode": AgentProgram(
-        "opencode-ai@1.18.33",
-        ("run",),
-        "bash",
-        more=(("description", "Run a command"),),
-    ),
-    "pi": AgentProgram("@mariozechner/pi-coding-agent@0.73.1", ("-p",), "bash"),
+    "opencode": AgentProgram("opencode-ai@1.18.33", ("run",), more=_DESCRIBED),
+    "pi": AgentProgram("@mariozechner/pi-coding-agent@0.73.1", ("-p",)),
     "qwen": AgentProgram(
         "@qwen-code/qwen-code@0.24.4",
         ("--yolo", "-p"),
         "run_shell_command",
-        more=(("is_background", False),),
+        more={"is_background": False},
+    ),
+    "openai": AgentProgram(
+        MODEL_SDKS, (str(_LOOPS / "with_openai.py"), "{mode}"), peer="model-sdks"
+    ),
+    "anthropic": AgentProgram(
+        MODEL_SDKS, (str(_LOOPS / "with_anthropic.py"), "{mode}"), peer="model-sdks"
+    ),
+    "openai-agents": AgentProgram(
+        MODEL_SDKS, (str(_LOOPS / "with_openai_agents.py"), "{mode}"), peer="model-sdks"
+    ),
+    "smolagents": AgentProgram(
+        ("smolagents[openai]==1.26.0",),
+        (str(_LOOPS / "with_smolagents.py"), "{mode}"),
+        peer="smolagents",
+    ),
+    "mini": AgentProgram(
+        ("mini-swe-agent==2.4.6",),
+        ("-m", "minisweagent.run.mini", "-m", "openai/gpt", "-y", "--exit-immediately", "-t"),
+        peer="mini-swe-agent",
+        environment={
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or it asks a host of others for prices
+            "MSWEA_CONFIGURED": "true",
+            "MSWEA_COST_TRACKING": "ignore_errors",
+        },
     ),
 }
-"""Name of its program -> the agent."""
+"""Name of its program, or of the package -> the agent."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +107,12 @@ class Ended:
     errors: str
 
 
-def programs(agent: str) -> str:
-    """Return the folder in which an agent's program is, which is installed if need be."""
-    return ensure_npm_peer(agent, AGENTS[agent].package)
+def program(agent: str) -> str:
+    """Return an agent's program, or the interpreter that runs it; installed if need be."""
+    known = AGENTS[agent]
+    if isinstance(known.packages, str):
+        return f"{ensure_npm_peer(agent, known.packages)}/{agent}"
+    return ensure_peer(known.peer, known.packages)
 
 
 async def run_agent(
@@ -89,8 +121,8 @@ async def run_agent(
     folder: Path,
     addresses: AgentAddresses,
     *,
-    programs: str,
-    arguments: tuple[str, ...] | None = None,
+    program: str,
+    mode: str = "",
     seconds: float = 60.0,
 ) -> Ended:
     """Run an agent in ``folder/work`` with a ``HOME`` of its own, and kill what is left of it.
@@ -100,10 +132,11 @@ async def run_agent(
         task: its prompt.
         folder: for its files; made.
         addresses: of its model, and of its environment.
-        programs: the folder in which its program is.
-        arguments: in place of the usual ones.
+        program: as ``program`` gives it.
+        mode: among its arguments.
         seconds: it is killed after them, and ``TimeoutError`` is raised.
     """
+    known = AGENTS[agent]
     settings = agent_settings(agent, addresses)
     home, work = folder / "home", folder / "work"
     work.mkdir(parents=True)
@@ -113,18 +146,27 @@ async def run_agent(
         path.write_text(text)
     environment = {
         "HOME": str(home),
-        "IS_SANDBOX": "1",  # claude runs for root only where it says so
         "LANG": "C.UTF-8",
         "NO_COLOR": "1",
-        "PATH": os.defpath + ":/usr/local/bin",
+        "PATH": "/usr/local/bin:" + os.defpath,
         "TERM": "dumb",
         **settings.environment,
+        **known.environment,
     }
-    used = AGENTS[agent].arguments if arguments is None else arguments
+    arguments = [each.replace("{mode}", mode) for each in known.arguments]
+    command = [program, *arguments, task]
+    status = await _run(command, folder, environment, seconds)
+    written = [(folder / name).read_text(errors="replace") for name in ("output", "errors")]
+    return Ended(status, *written)
+
+
+async def _run(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], seconds: float
+) -> int:
     with (folder / "output").open("wb") as output, (folder / "errors").open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(f"{programs}/{agent}", *used, task),
-            cwd=work,
+            *command,
+            cwd=folder / "work",
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -133,10 +175,8 @@ async def run_agent(
         )
         try:
             async with asyncio.timeout(seconds):
-                status = await process.wait()
+                return await process.wait()
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-    written = [(folder / name).read_text(errors="replace") for name in ("output", "errors")]
-    return Ended(status, *written)

@@ -24,6 +24,7 @@ from openenv_async.gateway.calls import (
 )
 from openenv_async.gateway.dialects import ROUTES
 from openenv_async.gateway.gateway import Gateway
+from openenv_async.gateway.rows import training_rows
 from openenv_async.gateway.sessions import ModelSession
 from tests.agents.clients import AGENTS, run_agent
 from tests.agents.proxy import AnswerProxy
@@ -33,6 +34,9 @@ __all__ = ["TASK", "write_note"]
 TASK: Final = "Write the word hello to note.txt, then show it."
 STEPS: Final = ("printf hello > note.txt", "cat note.txt")
 LAST: Final = "The note says hello."
+
+_SUBMIT: Final = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+"""A command that ends with this word ends mini-swe-agent."""
 
 Script = Callable[[Call], Answer]
 
@@ -104,21 +108,29 @@ def says(text: str = "", *calls: tuple[str, Mapping[str, Any]]) -> Answer:
     )
 
 
-def results(call: Call) -> int:
-    """Return how many results of tools there are in a history."""
-    return sum(message["role"] == "tool" for message in call.messages)
+def answers(call: Call) -> int:
+    """Return how many answers there are in a history."""
+    return sum(message["role"] == "assistant" for message in call.messages)
 
 
-def note_script(agent: str) -> Script:
+def note_script(agent: str, mode: str) -> Script:
     """Have an agent write a note and show it by two commands, then say a last word."""
 
     def script(call: Call) -> Answer:
+        done = answers(call)
+        if mode == "code":  # commands are lines of Python in the text, and so is the last word
+            lines = [f"print(bash({step!r}))" for step in STEPS]
+            line = [*lines, f"final_answer({LAST!r})"][done]
+            return says(f"Thoughts: the next line.\n<code>\n{line}\n")  # </code> stops it
         if not call.tools:
             return says("A note")
-        done = results(call)
-        if done == len(STEPS):
-            return says(LAST)
-        return says("I write it." if done == 0 else "", AGENTS[agent].run(STEPS[done]))
+        if done < len(STEPS):
+            return says("I write it." if done == 0 else "", AGENTS[agent].run(STEPS[done]))
+        if agent == "mini":
+            return says("", AGENTS[agent].run(f"echo {_SUBMIT}"))
+        if agent == "smolagents":
+            return says("", ("final_answer", {"answer": LAST}))
+        return says(LAST)
 
     return script
 
@@ -141,23 +153,28 @@ async def _playing(
 
 
 async def write_note(
-    agent: str, programs: str, dialect: str = "chat", cut: Mapping[str, int] | None = None
+    agent: str,
+    program: str,
+    dialect: str = "chat",
+    mode: str = "",
+    cut: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Have an agent do ``TASK``.
 
     Args:
         agent: of ``AGENTS``.
-        programs: the folder of its program.
-        dialect: in which it asks, if it knows several.
+        program: what runs it.
+        dialect: in which it asks, if it knows several and reads it from its settings.
+        mode: among its arguments.
         cut: number of a request -> bytes of the answer after which its connection is ended.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         bytes_of = {int(number): size for number, size in (cut or {}).items()}
         async with _playing(
-            note_script(agent), dialect, lambda number, asked: bytes_of.get(number)
+            note_script(agent, mode), dialect, lambda number, asked: bytes_of.get(number)
         ) as (session, proxy, addresses):
-            ended = await run_agent(agent, TASK, folder, addresses, programs=programs)
+            ended = await run_agent(agent, TASK, folder, addresses, program=program, mode=mode)
             note = folder / "work" / "note.txt"
             return {
                 "ended": asdict(ended),
@@ -170,6 +187,7 @@ def _kept(session: ModelSession, proxy: AnswerProxy) -> dict[str, Any]:
     """Return what the gateway kept of a session, and what its agent was told."""
     return {
         "records": msgspec.to_builtins(session.records),
+        "rows": msgspec.to_builtins(training_rows(session.records)),
         "others": [each.path for each in proxy.exchanges if each not in proxy.calls],
         "answers": [
             {
