@@ -11,9 +11,9 @@ rule of the samples with equal content and thread                the request is
 1    one has an answer that no client had whole                  a retry: it gets that answer
 2    one is being sampled, and every client of it has left       a retry: it joins the sampling
 3    one failed, and no client is asking for it again            a retry: it is sampled again
-4    the client counts retries, this is one, and exactly one     a retry: it gets that answer
-     of them has an answer, which is out only as often as the
-     client asked before
+4    there is one alone, its client had it whole as far as is    a retry: it gets that answer
+     known, its connection ended since with nothing more asked
+     over it, and the client counts this request as a retry
 5    there are some, each had whole or with a client connected   a new sample; it may have been a
                                                                  retry, which is recorded
 6    there is none                                               a new sample
@@ -21,7 +21,9 @@ rule of the samples with equal content and thread                the request is
 
 Of several under one rule the oldest is taken: nobody had its answer, so that no sample counts
 twice whichever it is, and the next retry takes the next one. A count of retries that is 0 proves
-nothing either: some agents begin at 0 in each round, and one always sends 0.
+nothing either: some agents begin at 0 in each round, and one always sends 0. Rule 4 is for
+connections that break after the last bytes were handed over. More than a count is needed for it: of
+two that want a sample each, the request of one may have been lost on its way.
 
 An answer of which the journal has no delivery (the gateway was killed) was not had whole. A
 request that asks for more tokens than a sample that its client had whole is not a retry of it:
@@ -31,7 +33,7 @@ agents ask so when an answer was cut at the limit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -79,6 +81,8 @@ class Sample(msgspec.Struct, kw_only=True):
             is asked again; ``answered`` from the journal on; ``failed`` with an error for good.
         connected: clients that are connected and have not been sent all of it.
         deliveries: how those ended that are no more connected.
+        is_disconnected: the connection of the last delivery ended, with nothing more asked over
+            it.
     """
 
     number: int
@@ -88,6 +92,7 @@ class Sample(msgspec.Struct, kw_only=True):
     state: Literal["running", "answered", "failed"] = "running"
     connected: int = 1
     deliveries: list[Delivery] = []
+    is_disconnected: bool = False
 
 
 class New(msgspec.Struct, frozen=True):
@@ -171,8 +176,8 @@ def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
             return Again(each.number)
     limit = limit_of(call)
     had = [each for each in equal if not _is_raised(limit, each)]
-    if call.retry_count and (one := _counted(had, call.retry_count)) is not None:
-        return Replay(one.number)
+    if call.retry_count and len(had) == 1 and _may_be_missed(had[0], call.retry_count):
+        return Replay(had[0].number)
     return New(had[-1].number if had else None)
 
 
@@ -183,8 +188,7 @@ def _is_raised(limit: int | None, sample: Sample) -> bool:
     return limit > sample.max_tokens
 
 
-def _counted(samples: Sequence[Sample], retry_count: int) -> Sample | None:
-    """The one sample that a client's count of its retries can mean, if it is one alone."""
-    if len(samples) != 1 or samples[0].connected or len(samples[0].deliveries) > retry_count:
-        return None
-    return samples[0]
+def _may_be_missed(sample: Sample, retry_count: int) -> bool:
+    """Tell whether an answer that went out whole may not have arrived with who asked for it."""
+    is_out_less = len(sample.deliveries) <= retry_count
+    return sample.is_disconnected and not sample.connected and is_out_less

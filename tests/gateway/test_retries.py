@@ -51,14 +51,31 @@ CASES: list[tuple[str, Call, list[Sample], Decision]] = [
     ),
     ("an answer on its way", call(), [sample(0, connected=1)], New(0)),
     ("asked twice on purpose", call(retry_count=0), [sample(0, "whole")], New(0)),
-    ("whole, but the client says again", call(retry_count=1), [sample(0, "whole")], Replay(0)),
+    (
+        "whole, but its connection ended, and the client says again",
+        call(retry_count=1),
+        [sample(0, "whole", is_disconnected=True)],
+        Replay(0),
+    ),
+    ("whole, and its client is there", call(retry_count=1), [sample(0, "whole")], New(0)),
+    (
+        "whole, its connection ended, uncounted",
+        call(),
+        [sample(0, "whole", is_disconnected=True)],
+        New(0),
+    ),
     (
         "given out more often than the client asked",
         call(retry_count=1),
-        [sample(0, "broken", "whole")],
+        [sample(0, "broken", "whole", is_disconnected=True)],
         New(0),
     ),
-    ("two whole, one again", call(retry_count=1), [sample(0, "whole"), sample(1, "whole")], New(1)),
+    (
+        "two whole, both connections ended, one again",
+        call(retry_count=1),
+        [sample(0, "whole", is_disconnected=True), sample(1, "whole", is_disconnected=True)],
+        New(1),
+    ),
     ("twins, one broke", call(), [sample(0, state="running", connected=1), sample(1)], Replay(1)),
     (
         "a failed call is asked again already",
@@ -195,7 +212,7 @@ class Clients:
 
 MOVES = st.lists(
     st.tuples(st.sampled_from(["ask", "break", "whole", "answer", "fail"]), st.integers(0, 3)),
-    max_size=60,
+    max_size=40,
 )
 
 
