@@ -13,19 +13,22 @@ import msgspec
 from openenv_async.gateway.calls import Dialect
 from openenv_async.gateway.dialects.chat import ChatDialect
 from openenv_async.gateway.dialects.messages import MessagesDialect
+from openenv_async.gateway.dialects.responses import ResponsesDialect
 
 __all__ = ["COUNT_ROUTES", "DIALECTS", "ROUTES", "count_page", "models_page"]
 
 DIALECTS: Final[dict[str, Dialect]] = {
-    dialect.name: dialect for dialect in (ChatDialect(), MessagesDialect())
+    dialect.name: dialect for dialect in (ChatDialect(), ResponsesDialect(), MessagesDialect())
 }
 """The dialects by their names."""
 ROUTES: Final[dict[str, Dialect]] = {
     "/v1/chat/completions": DIALECTS["chat"],
+    "/v1/responses": DIALECTS["responses"],
     "/v1/messages": DIALECTS["messages"],
 }
 """The dialect of each path that a call is posted to."""
 COUNT_ROUTES: Final[dict[str, Dialect]] = {
+    "/v1/responses/input_tokens": DIALECTS["responses"],
     "/v1/messages/count_tokens": DIALECTS["messages"],
 }
 """The dialect of each path that a call is posted to for the number of its tokens."""

@@ -95,7 +95,67 @@ def messages(case: dict[str, Any], client: Any) -> dict[str, Any]:
     }
 
 
+def responses(case: dict[str, Any], client: Any) -> dict[str, Any]:
+    body = {"model": "m", "input": "hi"}
+    if not case["is_streamed"]:
+        return response(client.responses.create(**body))
+    grown: dict[int, str] = {}
+    numbers = []
+    with client.responses.stream(**body) as stream:
+        for event in stream:
+            numbers.append(event.sequence_number)
+            if event.type in DELTAS:
+                grown[event.output_index] = grown.get(event.output_index, "") + event.delta
+            if event.type in ("response.completed", "response.incomplete"):
+                account = response(event.response)
+                whole = [told_of(item) for item in event.response.output]
+        if account["finish_reason"] == "completed":
+            assert response(stream.get_final_response()) == account
+    assert numbers == list(range(len(numbers)))
+    assert [grown.get(at, "") for at in range(len(whole))] == whole
+    return account
+
+
+DELTAS = (
+    "response.output_text.delta",
+    "response.reasoning_text.delta",
+    "response.function_call_arguments.delta",
+    "response.custom_tool_call_input.delta",
+)
+
+
+def told_of(item: Any) -> str:
+    match item.type:
+        case "function_call":
+            return str(item.arguments)
+        case "custom_tool_call":
+            return str(item.input)
+        case _:
+            return "".join(part.text for part in item.content)
+
+
+def response(read: Any) -> dict[str, Any]:
+    items: dict[str, list[Any]] = {"reasoning": [], "message": []}
+    calls = []
+    for item in read.output:
+        if item.type in items:
+            items[item.type].append(item)
+        else:
+            named = f"{item.namespace}.{item.name}" if item.namespace else item.name
+            calls.append([item.call_id, named, told_of(item)])
+    return {
+        "id": read.id,
+        "text": read.output_text,
+        "reasoning": "".join(told_of(item) for item in items["reasoning"]),
+        "encrypted": [item.encrypted_content for item in items["reasoning"]],
+        "tool_calls": calls,
+        "finish_reason": read.status,
+        "usage": read.usage and [read.usage.input_tokens, read.usage.output_tokens],
+    }
+
+
 READERS = {
+    "responses": (responses, openai.OpenAI, OPENAI_ERRORS),
     "chat": (chat, openai.OpenAI, OPENAI_ERRORS),
     "messages": (messages, anthropic.Anthropic, ANTHROPIC_ERRORS),
 }
