@@ -57,7 +57,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def answer(self, session: ModelSession, call: Call) -> Generation:
+    def answer(self, session: ModelSession, call: Call) -> Generation:
         """Return the sample that answers a call: a new one, one that runs, or a kept one.
 
         Raises:
@@ -65,7 +65,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def delivered(self, generation: Generation, delivery: Delivery) -> None:
+    def delivered(self, generation: Generation, delivery: Delivery) -> None:
         """Note how an answer reached its client."""
         ...
 
@@ -120,7 +120,7 @@ class GatewayApp:
                 return  # the client has left
             call = dialect.read(body, headers)
             call.retry_count = retry_count_of(headers)
-            generation = await self._backend.answer(session, call)
+            generation = self._backend.answer(session, call)
         except OpenEnvError as exc:
             await send_whole(send, *dialect.error(exc))
             return
@@ -130,6 +130,7 @@ class GatewayApp:
             connection.on_lost = reader.leave
             if connection.is_lost:
                 reader.leave()
+        delivery: Delivery = "broken"
         try:
             if call.is_streamed:
                 delivery = await _stream(dialect, call, generation, reader, send)
@@ -139,7 +140,7 @@ class GatewayApp:
             reader.close()
             if connection is not None:
                 connection.on_lost = None
-        await self._backend.delivered(generation, delivery)
+            self._backend.delivered(generation, delivery)
 
 
 async def _answer(
@@ -154,7 +155,7 @@ async def _answer(
         await send_whole(send, *dialect.error(generation.error))
         return "error"
     record = generation.record
-    body = dialect.whole(call, record.call_id, generation.answer)
+    body = dialect.whole(call, record.call_id, generation.answer, record.started_at)
     await send_whole(send, 200, {"x-request-id": record.call_id}, body)
     return _as_seen(reader, "whole")
 

@@ -5,27 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
-import socket
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, Literal, Self
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, Self, cast
+
+import msgspec
 
 from openenv_async.engine import EngineOptions
 from openenv_async.errors import (
     CallRefused,
     DeadlineExceeded,
     GoingAway,
+    JournalFailed,
     OpenEnvError,
     OperationCancelled,
+    OperationUnsupported,
     ResponderFailed,
     ServerBusy,
     SessionClosed,
     SessionNotFound,
     Unauthorized,
 )
-from openenv_async.gateway.app import GatewayApp, error_body, send_whole
-from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect, Sampler
+from openenv_async.gateway.app import GatewayApp
+from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect, Level, Sampler
+from openenv_async.gateway.dialects import ROUTES
+from openenv_async.gateway.engines import Engines, TokenFields
+from openenv_async.gateway.histories import Histories, PackedCall, Shared
+from openenv_async.gateway.journal import Journal, SessionFacts
 from openenv_async.gateway.sessions import (
     Budget,
     GatewayLimits,
@@ -35,6 +44,7 @@ from openenv_async.gateway.sessions import (
     key_digest,
     new_key,
 )
+from openenv_async.gateway.verbs import Verbs
 from openenv_async.server.run import Server, address, listen, running, uvicorn_config
 
 __all__ = ["Gateway"]
@@ -44,69 +54,135 @@ log = logging.getLogger("openenv_async.gateway")
 _KEEP_ALIVE: Final = 120
 """Seconds that an idle connection is kept: agents think and run tools between their calls."""
 _FIRST_WAIT: Final = 0.25
+_LONGEST_SWEEP: Final = 60.0
 _LONGEST_WAIT: Final = 30.0
 """Seconds before an engine is asked again, where it does not say."""
 
 
-class Gateway:
-    """A gateway between agents and an inference engine.
+class _Settings(msgspec.Struct):
+    """The settings of a session, as the journal has them."""
 
-    ``async with Gateway(engine) as gateway: session = await gateway.open()``
+    budget: Budget = Budget()
+    prices: Prices | None = None
+
+
+class Gateway:
+    """A gateway between agents and inference engines.
+
+    ``async with Gateway("http://127.0.0.1:8000/v1") as gateway: session = await gateway.open()``
 
     Args:
-        engine: what samples.
-        routes: dialect of each path that takes calls.
+        engines: base URLs of engines that serve the same model, or what samples in their place,
+            which its owner opens and closes.
+        model, api_key, level, tokens: as for ``Engines``, where URLs are given.
+        journal: a folder, or a ``Journal``, which its owner closes; ``None``: calls are kept in
+            memory alone, and end with the process.
         host, port: where it listens; port 0 takes a free one.
+        admin_token: opens the verbs over HTTP; ``None``: there are none.
         limits: sizes, counts and times.
         prices: of tokens, for budgets of cost; a session may have its own.
         on_leave: when a client leaves before its answer is whole, ``finish`` lets the engine go
             on, so that a retry gets the answer; ``cancel`` ends it.
+        routes: dialect of each path that takes calls; those of ``gateway.dialects`` by default.
 
     Attributes:
         url: the address, once it listens.
+        engine: what samples.
     """
 
     def __init__(
         self,
-        engine: Sampler,
+        engines: str | Sequence[str] | Sampler,
         *,
-        routes: Mapping[str, Dialect],
+        model: str | None = None,
+        api_key: str | None = None,
+        level: Level = "tokens",
+        tokens: TokenFields = "auto",
+        journal: str | os.PathLike[str] | Journal | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        admin_token: str | None = None,
         limits: GatewayLimits | None = None,
         prices: Prices | None = None,
         on_leave: Literal["finish", "cancel"] = "finish",
+        routes: Mapping[str, Dialect] = ROUTES,
     ) -> None:
         if on_leave not in ("finish", "cancel"):
             raise ValueError(f"on_leave is 'finish' or 'cancel', got {on_leave!r}")
-        self._engine = engine
+        self._owned: Engines | None = None
+        self.engine: Sampler
+        if isinstance(engines, str | list | tuple):
+            self._owned = Engines(engines, model=model, api_key=api_key, level=level, tokens=tokens)
+            self.engine = self._owned
+        else:
+            self.engine = cast(Sampler, engines)
+        self._kept_at = journal
+        self._journal: Journal | None = None
         self._host = host
         self._port = port
         self._limits = limits or GatewayLimits()
         self._prices = prices
         self._on_leave = on_leave
+        self._shared = Shared()
         self._sessions: dict[str, ModelSession] = {}
         self._by_digest: dict[str, ModelSession] = {}
         self._resources = contextlib.AsyncExitStack()
         self._is_open = False
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._counts: Counter[str] = Counter()
         self.url = ""
-        self.app = GatewayApp(self, routes, self._verb, self._limits.max_body_size)
+        verbs = Verbs(self, admin_token)
+        self.app = GatewayApp(self, routes, verbs, self._limits.max_body_size)
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self.url = await stack.enter_async_context(self._listening(self._host, self._port))
+            if self._owned is not None:
+                stack.push_async_callback(self._owned.aclose)
+                await self._owned.open()
+            if isinstance(self._kept_at, Journal):
+                self._journal = self._kept_at
+            elif self._kept_at is not None:
+                self._journal = Journal.open(os.fspath(self._kept_at))
+                stack.push_async_callback(self._journal.aclose)
+            self._resources = stack
+            self.url = await self.listen(self._host, self._port)
+            self._recover()
             stack.push_async_callback(self._cut_all)  # what runs is told, then the sockets close
             self._resources = stack.pop_all()
         self._is_open = True
+        if self._limits.session_ttl is not None:
+            self._sweep()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cut the calls that run and listen no more. Idempotent."""
+        """Cut the calls that run and listen no more. Idempotent.
+
+        Sessions of a journal stay open in it: they go on where it is opened again.
+        """
         self._is_open = False
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await self._resources.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more calls, and wait for those that run.
+
+        Args:
+            seconds: at most.
+        """
+        self._is_open = False
+        tasks = [
+            each.task
+            for session in self._sessions.values()
+            for each in session.running.values()
+            if each.task is not None
+        ]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
 
     # -- sessions -----------------------------------------------------------------------------
 
@@ -122,7 +198,8 @@ class Gateway:
         Raises:
             GoingAway: the gateway is closed.
             ServerBusy: there are as many sessions as may be.
-            ValueError: a budget of cost has no prices.
+            CallRefused: a budget of cost has no prices.
+            JournalFailed: it cannot be written to the journal.
         """
         if not self._is_open:
             raise GoingAway("the gateway is closed: open it with `async with`")
@@ -133,30 +210,75 @@ class Gateway:
             )
         budget, prices = budget or Budget(), prices or self._prices
         if budget.cost is not None and prices is None:
-            raise ValueError("a budget of cost needs prices=Prices(prompt=…, completion=…)")
+            raise CallRefused("a budget of cost needs prices=Prices(prompt=…, completion=…)")
+        key = new_key()
+        facts = SessionFacts(
+            id=secrets.token_hex(8),
+            key_digest=key_digest(key),
+            opened_at=time.time(),
+            settings={
+                "budget": msgspec.to_builtins(budget),
+                "prices": msgspec.to_builtins(prices),
+            },
+        )
+        if self._journal is None:
+            session = self._session(facts, key, Histories(self._shared), {})
+        else:
+            kept = await self._journal.opened(facts)
+            session = self._session(facts, key, kept.histories, kept.calls)
+        self._counts["sessions"] += 1
+        return session
+
+    def _session(
+        self,
+        facts: SessionFacts,
+        key: str,
+        histories: Histories,
+        calls: dict[int, PackedCall],
+    ) -> ModelSession:
+        settings = msgspec.convert(facts.settings, _Settings)
         session = ModelSession(
-            secrets.token_hex(8),
-            new_key(),
+            facts.id,
+            key,
             self.url,
+            digest=facts.key_digest,
             limits=self._limits,
-            budget=budget,
-            prices=prices,
+            budget=settings.budget,
+            prices=settings.prices,
+            opened_at=facts.opened_at,
+            histories=histories,
+            calls=calls,
         )
         self._sessions[session.id] = session
         self._by_digest[session.digest] = session
         return session
 
+    def _recover(self) -> None:
+        """Take over the sessions that the journal has from before."""
+        if self._journal is None:
+            return
+        for kept in self._journal.recovered.values():
+            self._session(kept.facts, "", kept.histories, kept.calls)
+
     async def end(self, session: ModelSession | str) -> None:
         """End a session: its key opens nothing more, and calls that run are cut. Idempotent.
 
+        Its records and rows can still be read from the object.
+
         Raises:
             SessionNotFound: no session has this id.
+            JournalFailed: its end cannot be written to the journal; end it again.
         """
         found = session if isinstance(session, ModelSession) else self.session(session)
         self._by_digest.pop(found.digest, None)
-        self._sessions.pop(found.id, None)
         found.is_open = False
         await _cut(found)
+        if self._journal is not None:
+            await self._journal.ended(found.id)
+        if self._sessions.pop(found.id, None) is not None:
+            found.clear()
+            if self._owned is not None:
+                self._owned.forget(found.id)
 
     def session(self, id: str) -> ModelSession:
         """Return an open session.
@@ -167,23 +289,97 @@ class Gateway:
         try:
             return self._sessions[id]
         except KeyError:
-            raise SessionNotFound(f"the gateway has no session {id!r}") from None
+            raise SessionNotFound(f"the gateway has no session {id[:80]!r}") from None
+
+    def sessions(self) -> list[ModelSession]:
+        """Return the open sessions."""
+        return list(self._sessions.values())
 
     async def _cut_all(self) -> None:
-        for session in list(self._sessions.values()):
+        for session in self.sessions():
             session.is_open = False
             await _cut(session)
 
+    def _sweep(self) -> None:
+        """End the sessions that nobody used for too long, now and again later."""
+        ttl = self._limits.session_ttl
+        assert ttl is not None
+        oldest = time.monotonic() - ttl
+        idle = [
+            each for each in self._sessions.values() if each.used_at < oldest and not each.running
+        ]
+        if idle and (self._ending is None or self._ending.done()):
+            self._ending = asyncio.create_task(self._end_idle(idle))
+        pause = min(ttl / 4, _LONGEST_SWEEP)
+        self._sweeping = asyncio.get_running_loop().call_later(pause, self._sweep)
+
+    async def _end_idle(self, idle: list[ModelSession]) -> None:
+        for session in idle:
+            try:
+                await self.end(session)
+            except JournalFailed as exc:
+                log.warning("session %s cannot be ended: %s", session.id, exc.message)
+
+    # -- the model ----------------------------------------------------------------------------
+
+    def publish(self, version: str | int) -> None:
+        """Name the version of the weights that calls begun from now on are sampled under.
+
+        Raises:
+            OperationUnsupported: what samples has no versions.
+        """
+        publish = getattr(self.engine, "publish", None)
+        if publish is None:
+            raise OperationUnsupported(
+                f"{type(self.engine).__name__} has no publish(version), which names versions"
+            )
+        publish(version)
+
+    def models(self) -> list[str]:
+        """Return the name of the model; agents may ask for it by any other as well."""
+        return [getattr(self.engine, "model", None) or "model"]
+
+    async def count_tokens(self, call: Call) -> int:
+        """Return the tokens of a prompt as the engine counts them.
+
+        Raises:
+            CallRefused: the engine does not count tokens.
+            ResponderFailed: it failed to.
+        """
+        count = getattr(self.engine, "count_tokens", None)
+        if count is None:
+            raise CallRefused("the engine of this gateway does not count tokens")
+        counted: int = await count(call)
+        return counted
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the gateway does now, and did, as plain values."""
+        facts = getattr(self.engine, "facts", None)
+        return {
+            "sessions": len(self._sessions),
+            "running": sum(len(each.running) for each in self._sessions.values()),
+            "counts": dict(sorted(self._counts.items())),
+            "engines": [] if facts is None else facts(),
+            "journal": None if self._journal is None else {"size": self._journal.size},
+        }
+
     # -- listening ----------------------------------------------------------------------------
 
-    @contextlib.asynccontextmanager
-    async def _listening(self, host: str, port: int) -> AsyncIterator[str]:
-        listener: socket.socket = listen(host, port, private=True)
+    async def listen(self, host: str, port: int = 0) -> str:
+        """Listen at one more address until the gateway is closed, and return its URL.
+
+        Every path asks for a session's key or the admin's token, so that an address may be one
+        that others reach, such as the bridge of containers.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        listener = listen(host, port)
         config = uvicorn_config(
             self.app, EngineOptions(), timeout_keep_alive=_KEEP_ALIVE, lifespan="off"
         )
-        async with running(Server(config), listener):
-            yield address(host, listener)
+        await self._resources.enter_async_context(running(Server(config), listener))
+        return address(host, listener)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -204,27 +400,39 @@ class Gateway:
         Raises:
             OpenEnvError: the session or its limits do not allow it.
         """
+        if not self._is_open:
+            raise GoingAway("the gateway is shutting down: ask again when it is back")
         session.admit(time.monotonic())
 
-    async def answer(self, session: ModelSession, call: Call) -> Generation:
-        """Return the sample that answers a call.
+    def answer(self, session: ModelSession, call: Call) -> Generation:
+        """Return the sample that answers a call: a new one, one that runs, or a kept one.
 
         Raises:
             OpenEnvError: it cannot be had.
         """
-        generation = session.begin(call)
-        self._start(generation)
+        generation = session.take(call)
+        if generation.is_done:
+            self._counts["replays"] += 1
+        elif generation.task is not None:
+            self._counts["joins"] += 1
+        else:
+            self._counts["samples"] += 1
+            generation.ends_alone = self._on_leave == "cancel"
+            task = asyncio.get_running_loop().create_task(self._sample(generation))
+            generation.task = task
+            task.add_done_callback(lambda _: self._cancelled(generation))
         return generation
 
-    async def delivered(self, generation: Generation, delivery: Delivery) -> None:
+    def delivered(self, generation: Generation, delivery: Delivery) -> None:
         """Note how an answer reached its client."""
-        generation.record.deliveries.append(delivery)
-
-    def _start(self, generation: Generation) -> None:
-        generation.ends_alone = self._on_leave == "cancel"
-        task = asyncio.get_running_loop().create_task(self._sample(generation))
-        generation.task = task
-        task.add_done_callback(lambda _: self._cancelled(generation))
+        session, sample = generation.session, generation.sample
+        sample.connected -= 1
+        self._counts[delivery] += 1
+        before = len(sample.deliveries)
+        if self._journal is not None:
+            self._journal.delivered(session.id, sample.number, delivery)
+        if len(sample.deliveries) == before:
+            sample.deliveries.append(delivery)
 
     def _cancelled(self, generation: Generation) -> None:
         """Make an end of a sample whose task was cancelled before its first step."""
@@ -243,7 +451,10 @@ class Gateway:
                 answer = await self._asked(generation)
             record.seconds = time.perf_counter() - begun
             record.answer = answer
-            session.count(answer)
+            generation.is_settling = True  # it is not cancelled any more: it may be on the disk
+            packed = session.pack(generation)
+            if self._journal is not None:
+                await self._journal.answered(record, packed)
         except asyncio.CancelledError:
             error = _cut_error(generation)
         except TimeoutError as exc:
@@ -261,18 +472,25 @@ class Gateway:
             log.exception("a sampler raised")
             error = ResponderFailed(f"the engine's client raised {type(exc).__name__}")
         else:
-            del session.running[record.number]
+            session.settle(generation, packed)
             generation.finish(answer)
             return
         record.seconds = time.perf_counter() - begun
-        self._fail(generation, error)
+        packed = self._fail(generation, error)
+        if self._journal is not None and session.is_open:
+            with contextlib.suppress(JournalFailed):  # it has no answer that could be lost
+                await self._journal.answered(record, packed)
 
-    def _fail(self, generation: Generation, error: OpenEnvError) -> None:
+    def _fail(self, generation: Generation, error: OpenEnvError) -> PackedCall:
+        """Keep a sample that failed for good and tell its readers; return what is kept."""
         record, session = generation.record, generation.session
+        record.answer = None
         record.error = (error.code, error.message)
-        session.spent.calls -= 1
-        del session.running[record.number]
+        packed = session.pack(generation)
+        session.settle(generation, packed)
+        self._counts["failures"] += 1
         generation.fail(error)
+        return packed
 
     async def _asked(self, generation: Generation) -> Answer:
         """Return the engine's answer; ask again while that may help and nothing was passed on.
@@ -299,9 +517,9 @@ class Gateway:
         raise AssertionError("max_attempts is at least 1")
 
     async def _asked_once(self, generation: Generation, attempt: int) -> Answer:
-        parts = self._engine.sample(generation.call, session=generation.session.id, attempt=attempt)
-        answer: Answer | None = None
-        async for part in parts:  # to its end: what the engine's client holds is free by then
+        parts = self.engine.sample(generation.call, session=generation.session.id, attempt=attempt)
+        answer = None
+        async for part in parts:  # to its end, so that it gives back what it holds
             if isinstance(part, Answer):
                 answer = part
             else:
@@ -310,18 +528,13 @@ class Gateway:
             raise ResponderFailed("the engine's client ended without an answer")
         return answer
 
-    # -- verbs --------------------------------------------------------------------------------
-
-    async def _verb(self, scope: Any, receive: Any, send: Any) -> None:
-        error = CallRefused(f"there is nothing at {scope['path']}", status=404)
-        await send_whole(send, *error_body(error))
-
 
 async def _cut(session: ModelSession) -> None:
     """End the samples of a session that run."""
-    tasks = [each.task for each in session.running.values() if each.task is not None]
-    for task in tasks:
-        task.cancel()
+    running = list(session.running.values())
+    tasks = [each.task for each in running if each.task is not None]
+    for each in running:
+        each.cancel()
     if tasks:
         await asyncio.wait(tasks)
 

@@ -38,7 +38,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from openenv_async.gateway.calls import Call, Delivery
+from openenv_async.gateway.calls import Call, CallRecord, Delivery
 
 __all__ = [
     "CHANGING",
@@ -138,7 +138,7 @@ def content_digest(
     return hashed.digest()
 
 
-def limit_of(call: Call) -> int | None:
+def limit_of(call: Call | CallRecord) -> int | None:
     """Return how many tokens a call asks for at most; ``None`` where it does not say."""
     for name in _LIMITS:
         limit = call.sampling.get(name)

@@ -20,8 +20,25 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.errors import BudgetExhausted, CallRefused, OpenEnvError, SessionClosed
+from openenv_async.errors import (
+    BudgetExhausted,
+    CallRefused,
+    OpenEnvError,
+    ServerBusy,
+    SessionClosed,
+)
 from openenv_async.gateway.calls import Answer, Call, CallRecord, Piece
+from openenv_async.gateway.histories import Histories, History, PackedCall, SharedMessage
+from openenv_async.gateway.retries import (
+    Again,
+    Join,
+    New,
+    Sample,
+    content_digest,
+    decide,
+    limit_of,
+)
+from openenv_async.gateway.rows import TrainingRow, training_rows
 
 __all__ = [
     "Budget",
@@ -190,6 +207,8 @@ class Generation:
         session: the session that it is of.
         call: the request that began it.
         record: what is known of it.
+        sample: what tells retries of it.
+        history, tools: of the call, as the session holds them.
 
     Attributes:
         pieces: those that have come.
@@ -197,6 +216,7 @@ class Generation:
         error: once it failed for good.
         readers: HTTP answers that are made of it now.
         is_passed_on: a client was given pieces, which cannot be taken back.
+        is_settling: its answer is whole and on its way to the journal.
         ends_alone: end it when the last reader has left.
         task: the one that asks the engine.
     """
@@ -206,23 +226,39 @@ class Generation:
         "call",
         "ends_alone",
         "error",
+        "history",
         "is_passed_on",
+        "is_settling",
         "pieces",
         "readers",
         "record",
+        "sample",
         "session",
         "task",
+        "tools",
     )
 
-    def __init__(self, session: ModelSession, call: Call, record: CallRecord) -> None:
+    def __init__(
+        self,
+        session: ModelSession,
+        call: Call,
+        record: CallRecord,
+        sample: Sample,
+        history: History,
+        tools: SharedMessage,
+    ) -> None:
         self.session = session
         self.call = call
         self.record = record
+        self.sample = sample
+        self.history = history
+        self.tools = tools
         self.pieces: list[Piece] = []
         self.answer: Answer | None = None
         self.error: OpenEnvError | None = None
         self.readers: list[Reader] = []
         self.is_passed_on = False
+        self.is_settling = False
         self.ends_alone = False
         self.task: asyncio.Task[None] | None = None
 
@@ -254,7 +290,12 @@ class Generation:
 
     def left_alone(self) -> None:
         """The last reader has left."""
-        if self.ends_alone and not self.is_done and self.task is not None:
+        if self.ends_alone and not self.is_done:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End it without an answer, unless the answer is whole and on its way to the journal."""
+        if self.task is not None and not self.is_settling:
             self.task.cancel()
 
     def _end(self) -> None:
@@ -270,11 +311,12 @@ class ModelSession:
     Attributes:
         id: of the session, in every record.
         key: the only key that opens it; empty in a gateway that was started again since.
-        openai_base_url: for ``OPENAI_BASE_URL``; it ends in ``/v1``.
-        anthropic_base_url: for ``ANTHROPIC_BASE_URL``.
+        url: address of the gateway.
         budget: the most that it may spend.
+        prices: of its tokens, if it has any.
         spent: what it spent.
         opened_at: Unix time in seconds.
+        used_at: monotonic time in seconds of its last request.
         is_open: its key opens it.
         running: samples by number that have no answer yet.
     """
@@ -285,34 +327,41 @@ class ModelSession:
         key: str,
         url: str,
         *,
+        digest: str,
         limits: GatewayLimits,
         budget: Budget,
         prices: Prices | None = None,
-        opened_at: float | None = None,
-        digest: str | None = None,
+        opened_at: float,
+        histories: Histories | None = None,
+        calls: dict[int, PackedCall] | None = None,
     ) -> None:
         self.id = id
         self.key = key
-        self.digest = key_digest(key) if digest is None else digest
+        self.digest = digest
         self.url = url
         self.limits = limits
         self.budget = budget
         self.prices = prices
         self.spent = Spent()
-        self.opened_at = time.time() if opened_at is None else opened_at
+        self.opened_at = opened_at
         self.used_at = time.monotonic()
         self.is_open = True
         self.running: dict[int, Generation] = {}
-        self._records: list[CallRecord] = []
+        self._histories = Histories() if histories is None else histories
+        self._calls: dict[int, PackedCall] = {} if calls is None else calls
+        self._samples: dict[bytes, list[Sample]] = {}
+        self._count = 0
         self._begun: deque[float] = deque()
+        for number in sorted(self._calls):
+            self._recover(self._calls[number])
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "ended"
-        return f"<ModelSession {self.id} {state}, {len(self._records)} calls>"
+        return f"<ModelSession {self.id} {state}, {self._count} calls>"
 
     @property
     def openai_base_url(self) -> str:
-        """Base URL for clients of OpenAI's APIs."""
+        """Base URL for clients of OpenAI's APIs; it ends in ``/v1``."""
         return f"{self.url}/v1"
 
     @property
@@ -323,11 +372,23 @@ class ModelSession:
     @property
     def records(self) -> list[CallRecord]:
         """The calls that have an answer or failed for good, in the order in which they came."""
-        return [each for each in self._records if each.answer is not None or each.error is not None]
+        unpack = self._histories.unpack
+        return [unpack(self._calls[number]) for number in sorted(self._calls)]
 
-    def record(self, number: int) -> CallRecord:
-        """Return the record of a call."""
-        return self._records[number]
+    def rows(
+        self,
+        *,
+        reward: float | None = None,
+        group: str | int | None = None,
+        member: int | None = None,
+    ) -> list[TrainingRow]:
+        """Return the training rows of what was sampled.
+
+        Args:
+            reward: of the episode; ``None`` if it failed or gave none.
+            group, member: which group of episodes it is compared with, and which of them it is.
+        """
+        return training_rows(self.records, reward=reward, group=group, member=member)
 
     def admit(self, now: float) -> None:
         """Let one more request in.
@@ -337,18 +398,16 @@ class ModelSession:
 
         Raises:
             SessionClosed: it has ended.
-            CallRefused: it makes too many at once or too often; ``retryable``.
+            ServerBusy: it makes too many at once or too often; ``detail`` has ``retry_after``.
         """
         if not self.is_open:
             raise SessionClosed(f"session {self.id} has ended: open another one")
         self.used_at = now
         limits = self.limits
         if len(self.running) >= limits.max_concurrent:
-            raise CallRefused(
+            raise ServerBusy(
                 f"session {self.id} has {limits.max_concurrent} calls running, which is the most"
                 " (GatewayLimits.max_concurrent): wait for one to end",
-                retryable=True,
-                status=429,
                 retry_after=1.0,
             )
         most = limits.max_calls_per_minute
@@ -357,11 +416,9 @@ class ModelSession:
             while begun and begun[0] <= now - 60.0:
                 begun.popleft()
             if len(begun) >= most:
-                raise CallRefused(
+                raise ServerBusy(
                     f"session {self.id} made {most} calls within a minute, which is the most"
                     " (GatewayLimits.max_calls_per_minute)",
-                    retryable=True,
-                    status=429,
                     retry_after=begun[0] + 60.0 - now if begun else 60.0,
                 )
             begun.append(now)
@@ -387,7 +444,7 @@ class ModelSession:
                 "what nobody counted: the engine told no usage, so that a budget of tokens or"
                 " cost cannot be kept"
             )
-        if len(self._records) >= self.limits.max_records:
+        if self._count >= self.limits.max_records:
             raise CallRefused(
                 f"session {self.id} made {self.limits.max_records} calls, which is the most"
                 " (GatewayLimits.max_records): open another one"
@@ -407,16 +464,56 @@ class ModelSession:
             return None
         return self.opened_at + self.budget.seconds - time.time()
 
-    def begin(self, call: Call, ambiguous: int | None = None) -> Generation:
-        """Begin a new sample.
+    # -- samples ------------------------------------------------------------------------------
+
+    def take(self, call: Call) -> Generation:
+        """Return the sample that answers a call: a new one, one that runs, or a kept one.
+
+        Of one that has no task yet the caller has to start it.
 
         Raises:
-            BudgetExhausted, CallRefused: as by ``check_budget``.
+            BudgetExhausted, CallRefused: a new one is not allowed.
         """
-        self.check_budget()
+        history = self._histories.read(call.messages)
+        tools = self._histories.tools(call.tools)
+        digest = content_digest(history.digest, tools.digest, call.tool_choice, call.sampling)
+        samples = self._samples.get(digest)
+        decision = decide(call, digest, samples) if samples else New()
+        if isinstance(decision, New):
+            self.check_budget()
+            number = self._count
+            self._count += 1
+            limit = limit_of(call)
+            sample = Sample(number=number, digest=digest, thread=call.thread, max_tokens=limit)
+            if samples is None:
+                self._samples[digest] = [sample]
+            else:
+                samples.append(sample)
+            return self._begin(call, sample, history, tools, decision.ambiguous)
+        assert samples is not None  # a retry is one of them
+        [sample] = [each for each in samples if each.number == decision.number]
+        if isinstance(decision, Again):
+            self.check_budget()
+            return self._begin(call, sample, history, tools, None)
+        sample.connected += 1
+        if isinstance(decision, Join):
+            return self.running[sample.number]
+        record = self._histories.unpack(self._calls[sample.number])
+        generation = Generation(self, call, record, sample, history, tools)
+        generation.answer = record.answer
+        return generation
+
+    def _begin(
+        self,
+        call: Call,
+        sample: Sample,
+        history: History,
+        tools: SharedMessage,
+        ambiguous: int | None,
+    ) -> Generation:
         record = CallRecord(
             session=self.id,
-            number=len(self._records),
+            number=sample.number,
             dialect=call.dialect,
             messages=call.messages,
             tools=call.tools,
@@ -426,23 +523,65 @@ class ModelSession:
             asked_model=call.asked_model,
             left_out=call.left_out,
             thread=call.thread,
+            deliveries=sample.deliveries,
             ambiguous=ambiguous,
             started_at=time.time(),
         )
-        self._records.append(record)
+        sample.state, sample.connected = "running", 1
+        sample.max_tokens = limit_of(call)
         self.spent.calls += 1
-        generation = Generation(self, call, record)
-        self.running[record.number] = generation
+        generation = Generation(self, call, record, sample, history, tools)
+        self.running[sample.number] = generation
         return generation
 
-    def count(self, answer: Answer) -> None:
-        """Add an answer to what is spent."""
+    def pack(self, generation: Generation) -> PackedCall:
+        """Return the record of a sample that has ended, as it is kept."""
+        return self._histories.pack(generation.record, generation.history, generation.tools)
+
+    def settle(self, generation: Generation, packed: PackedCall) -> None:
+        """Keep a sample that has ended; what was spent on its answer is counted."""
+        sample, answer = generation.sample, generation.record.answer
+        self._calls[sample.number] = packed
+        sample.deliveries = packed.deliveries
+        sample.state = "failed" if answer is None else "answered"
+        del self.running[sample.number]
+        if answer is None:
+            self.spent.calls -= 1
+        else:
+            self._count_answer(answer)
+
+    def _count_answer(self, answer: Answer) -> None:
         spent = self.spent
         if answer.prompt_tokens is None or answer.completion_tokens is None:
             spent.uncounted += 1
         spent.tokens += (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
         if self.prices is not None:
             spent.cost += self.prices.cost(answer)
+
+    def _recover(self, packed: PackedCall) -> None:
+        """Take over a call from before the gateway was started again."""
+        record = self._histories.unpack(packed)
+        history, tools = packed.history, packed.tools
+        digest = content_digest(history.digest, tools.digest, record.tool_choice, record.sampling)
+        sample = Sample(
+            number=packed.number,
+            digest=digest,
+            thread=record.thread,
+            max_tokens=limit_of(record),
+            state="failed" if record.answer is None else "answered",
+            connected=0,
+            deliveries=packed.deliveries,
+        )
+        self._samples.setdefault(digest, []).append(sample)
+        self._count = packed.number + 1
+        if record.answer is not None:
+            self.spent.calls += 1
+            self._count_answer(record.answer)
+
+    def clear(self) -> None:
+        """Forget what tells retries; the records stay."""
+        self._samples.clear()
+        self._histories.clear()
 
     def summary(self) -> dict[str, Any]:
         """Return the facts of the session as plain values, without its key."""

@@ -14,6 +14,7 @@ from tests.docs.pages import DOCS
 
 ROOMS: Final = (
     "openenv_async",
+    "openenv_async.gateway",
     "openenv_async.integrations.gymnasium",
     "openenv_async.integrations.sb3",
     "openenv_async.integrations.sb3_contrib",
@@ -46,7 +47,7 @@ def test_each_term_has_one_line() -> None:
     assert [row for row in rows if row.count(" | ") != 1] == []
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_terms_are_in_the_order_of_the_alphabet(number: int) -> None:
     terms = tables()[number]
     assert terms == sorted(terms, key=str.casefold)

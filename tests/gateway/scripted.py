@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from openenv_async.errors import CallRefused, OpenEnvError
-from openenv_async.gateway.calls import Answer, Call, Dialect, EventWriter, Piece
+from openenv_async.errors import CallRefused, JournalFailed, OpenEnvError
+from openenv_async.gateway.calls import Answer, Call, CallRecord, Dialect, EventWriter, Piece
+from openenv_async.gateway.histories import PackedCall
+from openenv_async.gateway.journal import Journal
 
 Script = Callable[[Call, int], AsyncIterator[Piece | Answer]]
 
@@ -78,7 +81,7 @@ class PlainDialect:
             thread=thread,
         )
 
-    def whole(self, call: Call, call_id: str, answer: Answer) -> bytes:
+    def whole(self, call: Call, call_id: str, answer: Answer, created_at: float = 0.0) -> bytes:
         return json.dumps({"id": call_id, "text": answer.text}).encode()
 
     def events(self, call: Call, call_id: str, created_at: float) -> EventWriter:
@@ -194,6 +197,21 @@ class Client:
         """Send JSON and return the reply."""
         await self.send(path, json.dumps(body).encode(), **headers)
         return await self.reply()
+
+
+class FullJournal(Journal):
+    """A journal whose disk may be full."""
+
+    is_full = False
+
+    def __init__(self, path: Path) -> None:
+        opened = Journal.open(path)
+        self.__dict__ = opened.__dict__
+
+    async def answered(self, record: CallRecord, packed: PackedCall | None = None) -> None:
+        if self.is_full:
+            raise JournalFailed("there is no room on the disk")
+        await super().answered(record, packed)
 
 
 async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from openenv_async.errors import GoingAway, ResponderUnavailable, ServerBusy, SessionNotFound
+from openenv_async.errors import (
+    CallRefused,
+    GoingAway,
+    OperationUnsupported,
+    ResponderUnavailable,
+    ServerBusy,
+    SessionNotFound,
+)
 from openenv_async.gateway.calls import Answer, Call, Piece
 from openenv_async.gateway.gateway import Gateway
 from openenv_async.gateway.sessions import Budget, GatewayLimits, Prices
 from tests.gateway.scripted import (
     ROUTES,
     Client,
+    FullJournal,
     ScriptedEngine,
     answer,
     eventually,
     gated,
     hello,
 )
+
+
+def bytes_of(folder: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in folder.iterdir() if each.is_file())
 
 
 async def test_a_call_is_answered_and_recorded() -> None:
@@ -85,12 +98,12 @@ async def test_an_engine_that_fails_for_good_is_an_error_of_the_dialect() -> Non
             reply = await client.ask({"say": "hi"})
         assert reply.status == 503
         assert reply.json["error"] == "responder_unavailable"
+        await eventually(lambda: session.records[0].deliveries == ["error"])
         [record] = session.records
         assert record.error == ("responder_unavailable", "the engine is away")
         assert record.answer is None
         assert record.attempts == len(engine.calls) == 3
         assert session.spent.calls == 0
-        await eventually(lambda: record.deliveries == ["error"])
 
 
 async def test_a_stream_that_the_engine_cut_does_not_end_cleanly() -> None:
@@ -122,7 +135,7 @@ async def test_the_engine_goes_on_when_a_client_leaves() -> None:
             await client.send("/plain", b'{"say": "hi", "stream": true}')
             await client.until(b"piece he\n")
             client.leave()
-        await eventually(lambda: session.record(0).deliveries == ["broken"])
+        await eventually(lambda: session.running[0].sample.deliveries == ["broken"])
         gate.set()
         await eventually(lambda: bool(session.records))
         assert session.records[0].answer == answer()
@@ -228,7 +241,7 @@ async def test_limits_are_refused_by_name() -> None:
             await one.send("/plain", b'{"say": "hi"}')
             await eventually(lambda: bool(session.running))
             refused = await two.ask({"say": "hi"})
-            assert (refused.status, refused.headers["retry-after"]) == (429, "1.0")
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1.0")
             assert "max_concurrent" in refused.json["why"]
             gate.set()
             assert (await one.reply()).status == 200
@@ -238,7 +251,7 @@ async def test_limits_are_refused_by_name() -> None:
         async with Client(gateway.url, session.key) as client:
             assert (await client.ask({"say": "hi"})).status == 200
             refused = await client.ask({"say": "hi"})
-            assert refused.status == 429
+            assert refused.status == 503
             assert "max_calls_per_minute" in refused.json["why"]
         await gateway.open()
         with pytest.raises(ServerBusy, match="max_sessions"):
@@ -247,7 +260,7 @@ async def test_limits_are_refused_by_name() -> None:
 
 async def test_a_budget_of_cost_needs_prices() -> None:
     async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
-        with pytest.raises(ValueError, match="needs prices"):
+        with pytest.raises(CallRefused, match="needs prices"):
             await gateway.open(budget=Budget(cost=1.0))
 
 
@@ -257,6 +270,8 @@ async def test_unknown_paths_and_methods_are_told() -> None:
         async with Client(gateway.url, session.key) as client:
             reply = await client.ask({}, "/nothing")
             assert (reply.status, reply.json["error"]["code"]) == (404, "call_refused")
+            reply = await client.ask({}, "/v1/nothing")
+            assert (reply.status, reply.json["error"]["code"]) == (400, "call_refused")
             await client.send("/plain", method="GET")
             assert (await client.reply()).status == 405
 
@@ -274,3 +289,193 @@ async def test_an_engine_client_is_asked_to_its_end() -> None:
         async with Client(gateway.url, session.key) as client:
             assert (await client.ask({"say": "hi"})).status == 200
             assert ended.is_set()
+
+
+async def test_a_retry_after_a_broken_answer_joins_it_and_then_gets_the_kept_one() -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(gated(gate))
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi", "stream": true}')
+            await client.until(b"piece he\n")
+            client.leave()
+        await eventually(lambda: session.running[0].sample.deliveries == ["broken"])
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi", "stream": true}')
+            await client.until(b"piece he\n")  # joined: from the start
+            gate.set()
+            assert b"end\n" in await client.until(b"0\r\n\r\n")
+        await eventually(lambda: session.records[0].deliveries == ["broken", "whole"])
+        assert len(engine.calls) == 1
+        assert gateway.stats()["counts"] == {
+            "broken": 1,
+            "joins": 1,
+            "samples": 1,
+            "sessions": 1,
+            "whole": 1,
+        }
+
+
+async def test_a_kept_answer_goes_out_again() -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(gated(gate))
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(engine.calls))
+            client.leave()
+        await eventually(lambda: session.running[0].sample.deliveries == ["broken"])
+        gate.set()
+        await eventually(lambda: bool(session.records))
+        async with Client(gateway.url, session.key) as client:
+            reply = await client.ask({"say": "hi", "stream": True})
+            assert reply.body == f"begin {session.id}-0\npiece hello\nend\n".encode()
+            await eventually(lambda: session.records[0].deliveries == ["broken", "whole"])
+            # Had whole now: the same request is a sample of its own, and said to be ambiguous.
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-1"
+        assert [each.ambiguous for each in session.records] == [None, 0]
+        assert len(engine.calls) == 2
+
+
+async def test_a_call_that_failed_is_asked_again_under_its_number() -> None:
+    down = True
+
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        if down:
+            raise ResponderUnavailable("the engine is away", retry_after=60.0)
+        async for part in hello(call, attempt):
+            yield part
+
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open(budget=Budget(calls=1))
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 502
+            down = False
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+        [record] = session.records
+        await eventually(lambda: session.records[0].deliveries == ["error", "whole"])
+        assert record.error is None
+        assert session.spent.calls == 1
+
+
+async def test_two_equal_calls_at_once_are_two_samples() -> None:
+    gate = asyncio.Event()
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as one, Client(gateway.url, session.key) as two:
+            await one.send("/plain", b'{"say": "hi"}')
+            await two.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: len(session.running) == 2)
+            gate.set()
+            ids = {(await each.reply()).json["id"] for each in (one, two)}
+        assert ids == {f"{session.id}-0", f"{session.id}-1"}
+
+
+async def test_sessions_go_on_after_a_restart(tmp_path: Path) -> None:
+    prices = Prices(prompt=1.0, completion=1.0)
+    budget = Budget(calls=2, cost=1.0)
+    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=tmp_path) as gateway:
+        session = await gateway.open(budget=budget, prices=prices)
+        ended = await gateway.open()
+        await gateway.end(ended)
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+        before = session.records
+    engine = ScriptedEngine()
+    async with Gateway(engine, routes=ROUTES, journal=tmp_path) as gateway:
+        [again] = gateway.sessions()
+        assert (again.id, again.key, again.budget) == (session.id, "", budget)
+        assert again.spent == session.spent
+        assert again.records == before
+        assert again.url == gateway.url
+        async with Client(gateway.url, ended.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 401
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "more"})).json["id"] == f"{session.id}-1"
+            assert (await client.ask({"say": "yet more"})).json["error"] == "budget_exhausted"
+    assert session.key.encode() not in bytes_of(tmp_path)
+
+
+async def test_an_answer_without_a_delivery_goes_out_again_after_a_restart(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    first = ScriptedEngine(gated(gate))
+    async with Gateway(first, routes=ROUTES, journal=tmp_path) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(first.calls))
+            client.leave()
+        await eventually(lambda: session.running[0].sample.deliveries == ["broken"])
+        gate.set()
+        await eventually(lambda: bool(session.records))
+    engine = ScriptedEngine()
+    async with Gateway(engine, routes=ROUTES, journal=tmp_path) as gateway:
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).json == {
+                "id": f"{session.id}-0",
+                "text": "hello",
+            }
+        [again] = gateway.sessions()
+        await eventually(lambda: again.records[0].deliveries == ["broken", "whole"])
+    assert engine.calls == []
+
+
+async def test_a_journal_that_fails_is_an_error_and_answers_nothing(tmp_path: Path) -> None:
+    journal = FullJournal(tmp_path)
+    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=journal) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            journal.is_full = True
+            reply = await client.ask({"say": "hi"})
+            assert (reply.status, reply.json["error"]) == (500, "journal_failed")
+            journal.is_full = False
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+        assert len(session.records) == 1
+    await journal.aclose()
+
+
+async def test_idle_sessions_end() -> None:
+    limits = GatewayLimits(session_ttl=0.01)
+    async with Gateway(ScriptedEngine(), routes=ROUTES, limits=limits) as gateway:
+        session = await gateway.open()
+        await eventually(lambda: not session.is_open)
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 401
+
+
+async def test_one_more_address() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        url = await gateway.listen("127.0.0.1")
+        assert url != gateway.url
+        async with Client(url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+
+
+async def test_a_gateway_that_drains_lets_calls_end_and_takes_no_more() -> None:
+    gate = asyncio.Event()
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as one, Client(gateway.url, session.key) as two:
+            await one.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(session.running))
+            draining = asyncio.create_task(gateway.drain(10.0))
+            await asyncio.sleep(0)
+            refused = await two.ask({"say": "more"})
+            assert (refused.status, refused.json["error"]) == (503, "going_away")
+            gate.set()
+            assert (await one.reply()).status == 200
+            await draining
+
+
+async def test_versions_need_an_engine_that_has_them() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        with pytest.raises(OperationUnsupported, match="ScriptedEngine has no publish"):
+            gateway.publish(3)
+
+
+def test_an_unknown_way_to_leave_is_refused() -> None:
+    with pytest.raises(ValueError, match="on_leave is 'finish' or 'cancel'"):
+        Gateway(ScriptedEngine(), on_leave="wait")  # type: ignore[arg-type]  # the test is that

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from openenv_async.errors import BudgetExhausted, CallRefused, SessionClosed
+from openenv_async.errors import BudgetExhausted, CallRefused, ServerBusy, SessionClosed
 from openenv_async.gateway.calls import Answer, Call, Piece
 from openenv_async.gateway.sessions import (
     Budget,
@@ -20,10 +21,13 @@ from openenv_async.gateway.sessions import (
 
 
 def session(limits: GatewayLimits | None = None, budget: Budget | None = None) -> ModelSession:
+    key = new_key()
     return ModelSession(
         "s1",
-        new_key(),
+        key,
         "http://127.0.0.1:1",
+        digest=key_digest(key),
+        opened_at=time.time(),
         limits=limits or GatewayLimits(),
         budget=budget or Budget(),
     )
@@ -59,10 +63,10 @@ def test_calls_within_a_minute_are_counted() -> None:
     made = session(GatewayLimits(max_calls_per_minute=2))
     made.admit(100.0)
     made.admit(130.0)
-    with pytest.raises(CallRefused, match="max_calls_per_minute") as caught:
+    with pytest.raises(ServerBusy, match="max_calls_per_minute") as caught:
         made.admit(150.0)
     assert caught.value.retryable
-    assert caught.value.detail == {"status": 429, "retry_after": 10.0}
+    assert caught.value.detail == {"retry_after": 10.0}
     made.admit(160.0)
 
 
@@ -75,16 +79,16 @@ def test_an_ended_session_lets_nothing_in() -> None:
 
 def test_a_session_has_a_last_record() -> None:
     made = session(GatewayLimits(max_records=1))
-    assert made.begin(call()).record.call_id == "s1-0"
+    assert made.take(call()).record.call_id == "s1-0"
     with pytest.raises(CallRefused, match="max_records"):
-        made.begin(call())
+        made.take(call())
 
 
 def test_the_facts_of_a_session_hold_no_key() -> None:
     made = session(budget=Budget(calls=1))
-    made.begin(call())
+    made.take(call())
     with pytest.raises(BudgetExhausted):
-        made.begin(call())
+        made.take(call())
     summary = made.summary()
     assert summary["spent"]["calls"] == 1
     assert summary["budget"]["calls"] == 1
@@ -92,7 +96,7 @@ def test_the_facts_of_a_session_hold_no_key() -> None:
 
 
 async def test_each_reader_has_all_pieces() -> None:
-    generation = session().begin(call())
+    generation = session().take(call())
     first = Reader(generation, wants_pieces=True)
     pieces = [Piece(text=text) for text in "abc"]
     generation.add(pieces[0])
@@ -112,7 +116,7 @@ async def test_each_reader_has_all_pieces() -> None:
 
 
 async def test_a_reader_that_leaves_waits_no_more() -> None:
-    generation = session().begin(call())
+    generation = session().take(call())
     reader = Reader(generation, wants_pieces=True)
     waiting = asyncio.ensure_future(reader.more())
     await asyncio.sleep(0)
@@ -124,7 +128,7 @@ async def test_a_reader_that_leaves_waits_no_more() -> None:
 
 
 async def test_pieces_are_passed_on_once_a_client_has_them() -> None:
-    generation = session().begin(call())
+    generation = session().take(call())
     generation.add(Piece(text="a"))
     assert not generation.is_passed_on
     reader = Reader(generation, wants_pieces=True)

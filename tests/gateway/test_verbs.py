@@ -1,0 +1,148 @@
+"""The gateway's verbs over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from openenv_async.gateway.calls import Call, CallRecord
+from openenv_async.gateway.gateway import Gateway
+from tests.gateway.scripted import ROUTES, Client, Reply, ScriptedEngine
+
+TOKEN = "admin-token"
+
+
+class CountingEngine(ScriptedEngine):
+    """A scripted engine with a model, versions and a count of tokens."""
+
+    model = "qwen3"
+    version: str | int | None = None
+
+    def publish(self, version: str | int) -> None:
+        self.version = version
+
+    async def count_tokens(self, call: Call) -> int:
+        return len(call.messages)
+
+
+@asynccontextmanager
+async def admin(token: str | None = TOKEN) -> AsyncIterator[tuple[Gateway, Client]]:
+    gateway = Gateway(CountingEngine(), routes=ROUTES, admin_token=token)
+    async with gateway, Client(gateway.url, TOKEN) as client:
+        yield gateway, client
+
+
+async def get(client: Client, path: str, method: str = "GET", **headers: str) -> Reply:
+    await client.send(path, b"", method, **headers)
+    return await client.reply()
+
+
+async def test_a_session_by_http() -> None:
+    async with admin() as (gateway, client):
+        opened = (await client.ask({"budget": {"calls": 5}}, "/sessions")).json
+        assert opened["openai_base_url"] == f"{gateway.url}/v1"
+        assert opened["anthropic_base_url"] == gateway.url
+        async with Client(gateway.url, opened["key"]) as agent:
+            assert (await agent.ask({"say": "hi"})).status == 200
+        place = f"/sessions/{opened['id']}"
+        summary = (await get(client, place)).json
+        assert summary["budget"]["calls"] == 5
+        assert summary["spent"]["calls"] == 1
+        assert opened["key"] not in str(summary)
+        assert [each["id"] for each in (await get(client, "/sessions")).json["sessions"]] == [
+            opened["id"]
+        ]
+        calls = (await get(client, f"{place}/calls")).body.splitlines()
+        [record] = [msgspec.json.decode(line, type=CallRecord) for line in calls]
+        assert record.messages == [{"role": "user", "content": "hi"}]
+        rows = (await get(client, f"{place}/rows?reward=0.5&group=g1&member=2")).body
+        row = msgspec.json.decode(rows)
+        assert (row["reward"], row["group"], row["member"]) == (0.5, "g1", 2)
+        assert (await get(client, place, "DELETE")).json["open"] is False
+        assert (await get(client, place)).status == 404
+        assert (await get(client, "/stats")).json["sessions"] == 0
+
+
+async def test_versions_by_http() -> None:
+    async with admin() as (gateway, client):
+        assert (await client.ask({"version": 7}, "/versions")).json == {"version": 7}
+        assert isinstance(gateway.engine, CountingEngine)
+        assert gateway.engine.version == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/sessions"),
+        ("GET", "/sessions"),
+        ("GET", "/sessions/x/calls"),
+        ("GET", "/sessions/x/rows"),
+        ("DELETE", "/sessions/x"),
+        ("POST", "/versions"),
+        ("GET", "/stats"),
+    ],
+)
+async def test_no_other_key_opens_a_verb(method: str, path: str) -> None:
+    async with admin() as (gateway, _):
+        session = await gateway.open()
+        for key in ("", session.key, TOKEN + "x"):
+            async with Client(gateway.url, key) as client:
+                assert (await get(client, path, method)).status == 401
+    async with admin(token=None) as (_, client):
+        refused = await get(client, path, method)
+        assert refused.status == 401
+        assert "admin_token" in refused.json["error"]["message"]
+
+
+async def test_the_admin_token_opens_no_session() -> None:
+    async with admin() as (_, client):
+        assert (await client.ask({"say": "hi"})).status == 401
+        assert (await get(client, "/v1/models")).status == 401
+
+
+async def test_anybody_may_ask_whether_it_is_alive() -> None:
+    async with admin() as (gateway, _), Client(gateway.url, "") as client:
+        assert (await get(client, "/healthz")).json == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/sessions", b'{"budgets": {}}', "budgets"),
+        ("/sessions", b'{"budget": {"calls": -1}}', "calls must not be negative"),
+        ("/sessions", b"{", "what to do"),
+        ("/sessions", b'{"budget": {"cost": 1}}', "prices"),
+        ("/versions", b"{}", "version"),
+    ],
+)
+async def test_a_wrong_body_is_refused(path: str, body: bytes, words: str) -> None:
+    async with admin() as (gateway, client):
+        await client.send(path, body)
+        refused = await client.reply()
+        assert (refused.status, refused.json["error"]["code"]) == (400, "call_refused")
+        assert words in refused.json["error"]["message"]
+        assert gateway.sessions() == []
+
+
+@pytest.mark.parametrize("path", ["/sessions/x/y/z", "/sessions/{id}/y", "/versions/1", "/nothing"])
+async def test_unknown_verbs_are_told(path: str) -> None:
+    async with admin() as (gateway, client):
+        session = await gateway.open()
+        assert (await get(client, path.format(id=session.id))).status == 404
+        assert (await get(client, f"/sessions/{session.id}/rows?reward=much")).status == 400
+
+
+async def test_models_are_listed_for_agents() -> None:
+    async with admin() as (gateway, _):
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as agent:
+            listed = (await get(agent, "/v1/models")).json
+            assert [model["id"] for model in listed["data"]] == ["qwen3"]
+            one: Any = (await get(agent, "/v1/models/gpt-9")).json
+            assert one["id"] == "gpt-9"
+            page = (await get(agent, "/v1/models", anthropic_version="2023-06-01")).json
+            assert page["first_id"] == "qwen3"
