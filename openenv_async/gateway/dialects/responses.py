@@ -5,9 +5,9 @@ way to the engine; nothing that was sampled is, on its way to the agent:
 
 - Reasoning, text and calls that follow each other are one message of the assistant. A message that
   follows another one, and reasoning that follows either, begin a new one.
-- Reasoning is answered as the content of a reasoning item. Where ``reasoning.encrypted_content``
-  is included, that is the reasoning itself behind ``openenv.reasoning:``, so that it comes back
-  from agents that drop the content. What others have encrypted is left out.
+- Reasoning is answered as the content of a reasoning item. If ``reasoning.encrypted_content`` is
+  included, that is the reasoning itself behind ``openenv.reasoning:``, so that it comes back from
+  agents that drop the content. Reasoning that others have encrypted is left out.
 - A custom tool is a function with one text, ``input``; its grammar is told in its description and
   is not enforced. Its calls are answered as custom calls. Arguments that are not of that form are
   the input as they are.
