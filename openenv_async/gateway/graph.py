@@ -18,13 +18,14 @@ whole of the one before in its prompt. It becomes one training row. Rules:
 4. *Heirs.* If several calls continue the same call, the chain goes on with the one from which
    the last call of the session came. One that asked the same as another, or whose answer was left
    out of what came next, and that nothing came from, is ``dropped``, or ``second_sample`` if
-   it was asked later than the one that the agent went on with. Another is a ``fork``.
+   it was asked later than the one that the agent went on with. Another that nothing came from is
+   a ``side`` call, else a ``fork``.
 5. *Sub-agents.* A conversation is a ``subagent``'s if a name of ``SUBAGENT_NAMES`` says so, or if
    its first user message has a text that an earlier call sampled as an argument of a tool call.
 6. *Summaries.* A call that nothing comes from is a ``summary`` if a long line of its answer stands
-   in a user or system message with which a later conversation begins: that one comes from it, and
-   its difference is ``compacted``. So is one without an heir whose last message or system text
-   asks for a summary, when its conversation went on otherwise.
+   in a message with which a later conversation begins, up to the first of the assistant: that one
+   comes from it, and its difference is ``compacted``. So is one whose last message or system
+   text asks for a summary, if its conversation went on otherwise, or it is a side call.
 7. *Main and side calls.* The main conversation is the first one with tools, or, if none has any,
    the one with the most calls. One with the same tools or system text is ``main``, too. Another
    is a ``side`` call: it has another system text, or no tools where the main one has; without
@@ -94,8 +95,12 @@ SUBAGENT_NAMES: Final = (
 """Headers that only the calls of a sub-agent have."""
 
 _RELATIONS: Final[tuple[Relation, ...]] = get_args(Relation)
-_NOT_AGENTS: Final[dict[str, Relation]] = {"compact": "summary", "memory_consolidation": "side"}
-"""Values of ``x-openai-subagent`` that mean another relation."""
+_WORDS: Final[dict[str, dict[str, Relation]]] = {
+    "x-openai-subagent": {"compact": "summary", "memory_consolidation": "side"},
+    "x-codex-turn-metadata.request_kind": {"compaction": "summary"},
+    "x-codex-turn-metadata.thread_source": {"subagent": "subagent", "thread_title": "title"},
+}
+"""The relations that values of headers and fields say."""
 _LEAST_LINE: Final = 24
 """Characters of a line of a summary by which it is known again."""
 _LEAST_ARGUMENT: Final = 12
@@ -455,7 +460,7 @@ class _Graph:
             if goes_on and _SUMMARY.search(_last_request(node.record)):
                 return "summary", node.difference
         if node.is_joined:
-            return "fork", node.difference
+            return ("fork" if node.children else "side"), node.difference
         if kind == "system_changed" and (goes_on or _is_apart(node)):
             return _side(node), node.difference
         if any(
@@ -511,7 +516,7 @@ class _Graph:
         if with_tools:
             return with_tools[0]
         sizes = Counter(_root(node).number for node in self._nodes)
-        untitled = [root for root in roots if _side(root) != "title"]
+        untitled = [root for root in roots if _side(root) == "side"]
         return max(untitled or roots, key=lambda root: sizes[root.number], default=None)
 
 
@@ -660,10 +665,11 @@ def _word(record: CallRecord) -> Relation | None:
     for relation in _RELATIONS:
         if record.relation == relation:
             return relation
-    for name in SUBAGENT_NAMES:
-        if name in record.thread:
-            return _NOT_AGENTS.get(record.thread[name], "subagent")
-    return None
+    for name, words in _WORDS.items():
+        word = words.get(record.thread.get(name, ""))
+        if word is not None:
+            return word
+    return "subagent" if any(name in record.thread for name in SUBAGENT_NAMES) else None
 
 
 def _root(node: _Node) -> _Node:
@@ -696,8 +702,12 @@ def _is_apart(node: _Node) -> bool:
 
 
 def _side(node: _Node) -> Relation:
+    if node.record.tools:
+        return "side"
     instructions = _texts(node.record.messages[: node.lead] or node.record.messages)
-    return "title" if not node.record.tools and _TITLE.search(instructions) else "side"
+    if _TITLE.search(instructions):
+        return "title"
+    return "summary" if _SUMMARY.search(instructions) else "side"
 
 
 def _tool_names(node: _Node) -> list[Any]:
@@ -724,7 +734,8 @@ def _summary_in(
     node: _Node, lines: Mapping[int, tuple[_Node, str]]
 ) -> tuple[int | None, _Node | None]:
     """Return the message with which a conversation begins that has a line of an earlier answer."""
-    end = _first_of_assistant(node.record.messages, 0)
+    first = _first_of_assistant(node.record.messages, 0)
+    end = len(node.record.messages) if first is None else first + 1
     for place, message in enumerate(node.record.messages[:end]):
         for text in texts_of(message):
             for maker, line in reversed(list(lines.values())):

@@ -430,6 +430,58 @@ def test_a_summary_by_a_call_of_its_own_and_a_history_that_keeps_the_task() -> N
     ]
 
 
+def test_a_summary_that_comes_back_as_the_assistants_own() -> None:
+    """The agent asks itself for the state of the work, and goes on from the answer."""
+    recorder = Recorder()
+    history = turn(recorder, turn(recorder, START, 0), 1)
+    request = [system("You sum up conversations."), *history[1:], user("Sum it up.")]
+    summary = recorder.call(request, answer_of("Line 3 of parser.py has a bug"), tools=[])
+    kept = [START[0], user("The state so far?"), summary, *history[4:], user("Go on.")]
+    recorder.call(kept, answer_of("done"))
+    found = chains(recorder.records)
+    assert [(chain.relation, chain.calls, chain.parent) for chain in found] == [
+        ("main", [0, 1], None),
+        ("summary", [2], 1),
+        ("continuation", [3], 2),
+    ]
+    assert kinds(found) == [None, "system_changed", "compacted"]
+
+
+def test_a_summary_after_the_end_is_told_by_its_instructions() -> None:
+    recorder = Recorder()
+    history = turn(recorder, START, 0)
+    recorder.call(history, answer_of("done"))
+    request = [system("Write a summary of the conversation."), user("user: …")]
+    recorder.call(request, answer_of("Nothing is left to do"), tools=[])
+    assert seen(recorder.records) == [("main", [0, 1]), ("summary", [2])]
+
+
+def test_a_request_after_each_turn_is_a_side_call() -> None:
+    recorder = Recorder()
+    history = turn(recorder, START, 0)
+    history = [*history, recorder.call(history, answer_of("done"))]
+    recorder.call([*history, user("Suggest the next message")], answer_of("Now the tests"))
+    recorder.call([*history, user("And the tests?")], answer_of("They pass"))
+    assert seen(recorder.records) == [("main", [0, 1, 3]), ("side", [2])]
+
+
+@pytest.mark.parametrize(
+    ("thread", "relation"),
+    [
+        ({"x-openai-subagent": "review"}, "subagent"),
+        ({"x-openai-subagent": "compact"}, "summary"),
+        ({"x-codex-turn-metadata.thread_source": "thread_title"}, "title"),
+        ({"x-codex-turn-metadata.request_kind": "compaction"}, "summary"),
+        ({"x-codex-turn-metadata.request_kind": "turn"}, "main"),
+    ],
+)
+def test_values_of_headers_say_what_a_call_is_for(thread: dict[str, str], relation: str) -> None:
+    recorder = Recorder()
+    turn(recorder, START, 0, thread={"thread-id": "t"})
+    recorder.call([user("Another thing?")], answer_of("a"), thread={"thread-id": "u", **thread})
+    assert [found for found, _ in seen(recorder.records)] == ["main", relation]
+
+
 def test_the_agents_own_word_counts_first() -> None:
     recorder = Recorder()
     history = turn(recorder, START, 0)

@@ -30,6 +30,9 @@ _THREAD_HEADERS: Final = (
     "x-session-affinity",
     "x-parent-session-id",
 )
+_TURN_METADATA: Final = "x-codex-turn-metadata"
+_OF_TURN: Final = ("thread_source", "request_kind")
+"""Its keys that say what a request is for; the others change with each turn."""
 _decode: Final = msgspec.json.Decoder().decode
 
 
@@ -81,8 +84,21 @@ def mapping(value: Any, field: str) -> dict[str, Any]:
 
 
 def thread_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers by which agents name their run and the conversation in it."""
-    return {name: headers[name] for name in _THREAD_HEADERS if name in headers}
+    """Return the headers by which agents name their run and the conversation in it.
+
+    Of a header that is JSON they are the keys that last, such as
+    ``x-codex-turn-metadata.request_kind``.
+    """
+    found = {name: headers[name] for name in _THREAD_HEADERS if name in headers}
+    if _TURN_METADATA in headers:
+        try:
+            told = _decode(headers[_TURN_METADATA])
+        except (ValueError, RecursionError):
+            return found  # it says nothing that is needed
+        for name in _OF_TURN:
+            if isinstance(told, dict) and isinstance(told.get(name), str):
+                found[f"{_TURN_METADATA}.{name}"] = told[name]
+    return found
 
 
 class Fields:

@@ -64,3 +64,12 @@ def test_the_rest_is_left_out_with_reasons_or_refused() -> None:
 def test_only_names_of_run_and_conversation_are_kept_of_the_headers() -> None:
     headers = {"authorization": "Bearer k", "session-id": "s", "x-stainless-retry-count": "1"}
     assert thread_of(headers) == {"session-id": "s"}
+
+
+def test_of_metadata_in_a_header_the_keys_that_last_are_taken() -> None:
+    metadata = '{"turn_id": "t", "request_kind": "compaction", "thread_source": 5}'
+    assert thread_of({"x-codex-turn-metadata": metadata}) == {
+        "x-codex-turn-metadata.request_kind": "compaction"
+    }
+    for useless in ("", "5", "[]", "{", "[" * 100_000):
+        assert thread_of({"x-codex-turn-metadata": useless}) == {}
