@@ -17,6 +17,7 @@ import traceback
 from typing import Any, ClassVar, Final, TypeVar
 
 __all__ = [
+    "AgentFailed",
     "AgentRefused",
     "BudgetExhausted",
     "CallRefused",
@@ -589,6 +590,12 @@ class VersionMismatch(PeerError):
     """The two ends share no protocol version."""
 
     code = "version_mismatch"
+
+
+class AgentFailed(PeerError):
+    """Raised when an agent cannot be started, or fails before its episode has ended."""
+
+    code = "agent_failed"
 
 
 class TransportError(OpenEnvError, ConnectionError):

@@ -31,7 +31,7 @@ from openenv_async.errors import (
     SessionClosed,
     SessionLost,
 )
-from openenv_async.types import ActT, ObsT, StepResult
+from openenv_async.types import ActT, ObsT, StepResult, Task
 
 __all__ = ["AgentLease", "ModelAccess", "ModelGateway", "ToolAccess"]
 
@@ -105,6 +105,7 @@ class AgentLease(Generic[ObsT, ActT]):
         mcp: how an agent reaches the environment; ``None`` for a session in this process, which has
             no address.
         taken: steps of the agent since the last ``reset``, in order.
+        task: which task the episode is about, without its private part; ``None`` where it has none.
         last: what ``reset`` or the last step gave; ``None`` before the first reset.
         failure: why later steps are not known; ``None`` while all are.
     """
@@ -121,7 +122,9 @@ class AgentLease(Generic[ObsT, ActT]):
         self.model: ModelAccess | None = None
         self.mcp: ToolAccess | None = None
         self.taken: list[AgentStep[ObsT, ActT]] = []
+        self.task: Task | None = None
         self.last: StepResult[ObsT] | None = None
+        self._is_settled = False
         self.failure: BaseException | None = None
         self._gateway = gateway
         self._budget = budget
@@ -197,11 +200,23 @@ class AgentLease(Generic[ObsT, ActT]):
     def follow(self, result: StepResult[ObsT]) -> None:
         """Note what the client's own ``reset`` gave, and the agent's steps from now on."""
         self.taken, self.last = [], result
+        self._is_settled = False
         if self._shared is not None and self._reading is None and not result.done:
             self._reading = asyncio.create_task(self._read(self._shared), name="openenv-lease")
 
     async def step(self, action: ActT) -> StepResult[ObsT]:
         """Take a step for an agent that runs in this process.
+
+        Raises:
+            SessionClosed: the episode is no longer the agent's: see ``settle``.
+            OpenEnvError: as the client's ``step``.
+        """
+        if self._is_settled:
+            raise SessionClosed("the agent may take no more steps: its episode was ended")
+        return await self.finish(action)
+
+    async def finish(self, action: ActT) -> StepResult[ObsT]:
+        """Take a step for the lease's holder, such as one that finishes what the agent left open.
 
         Raises:
             OpenEnvError: as the client's ``step``.
@@ -236,6 +251,7 @@ class AgentLease(Generic[ObsT, ActT]):
         Raises:
             OpenEnvError: they cannot be learnt.
         """
+        self._is_settled = True
         await self._stop_reading()
         shared = self._shared
         if shared is not None:

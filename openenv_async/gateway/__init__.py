@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from openenv_async.gateway.agents import CommandAgent, FunctionAgent
     from openenv_async.gateway.engines import Engines
     from openenv_async.gateway.gateway import Gateway
     from openenv_async.gateway.journal import Journal
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "CommandAgent",
     "Engines",
+    "FunctionAgent",
     "Gateway",
     "GatewayLimits",
     "Journal",
@@ -28,7 +31,9 @@ __all__ = [
 
 _HOMES: Final = {
     "Budget": "sessions",
+    "CommandAgent": "agents",
     "Engines": "engines",
+    "FunctionAgent": "agents",
     "Gateway": "gateway",
     "GatewayLimits": "sessions",
     "Journal": "journal",

@@ -41,6 +41,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_ar
 
 from openenv_async.errors import OpenEnvError
 from openenv_async.renamed import renamed_arguments
+from openenv_async.rollouts.agents import AgentRollout, EpisodeAgent
 from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
 from openenv_async.rollouts.resuming import Run, RunEpisodes, folder_of, leave_folder
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
@@ -131,12 +132,13 @@ class CollectKeywords(BatchKeywords, total=False):
     seeds: int | Sequence[int] | None
     only: Collection[int] | None
     stop: Stop | None
+    agent: EpisodeAgent | None
 
 
 @overload
 def collect(
     source: TypedSource[ActT, ObsT],
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     params: Mapping[str, Any] | None = None,
@@ -147,7 +149,7 @@ def collect(
 @overload
 def collect(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     connections: int | None = None,
@@ -160,7 +162,7 @@ def collect(
 @renamed_arguments(min_count="min_episodes")
 def collect(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     tasks: Tasks | None = None,
@@ -186,6 +188,7 @@ def collect(
     summary: Summary | None = None,
     only: Collection[int] | None = None,
     stop: Stop | None = None,
+    agent: EpisodeAgent | None = None,
 ) -> AsyncGenerator[Outcome[Any, Any], None]:
     """Play ``episodes`` episodes and yield their outcomes as they end.
 
@@ -196,7 +199,7 @@ def collect(
         source: anything that can be played on: a URL, several URLs (sessions are dealt out over
             them), a name, an environment class, a pool, a client factory, …; a server that has to
             be started is started for the first episode and ended with the last.
-        policy: chooses the actions of all episodes; see ``policies``.
+        policy: chooses the actions of all episodes; see ``policies``. ``None`` with an ``agent``.
         episodes: how many; with ``tasks`` all that there are.
         tasks: one for each group of episodes: a ``.jsonl`` or ``.parquet`` file, a data set, an
             iterable of rows, the name of a split of the environment, a ``TaskSet`` or a
@@ -231,6 +234,8 @@ def collect(
         only: numbers of the episodes that are played, each with the seed and the task that it
             has among all.
         stop: ends it early when it is called, see ``Stop``.
+        agent: plays whole episodes by itself, in place of a policy; see
+            ``openenv_async.gateway.agents``.
 
     Raises:
         TypeError, ValueError: an argument makes no sense; at once. Or the client factory gave
@@ -269,6 +274,7 @@ def collect(
         summary=summary if summary is not None else Summary(episodes),
         only=None if only is None else frozenset(only),
         stop=stop,
+        agent=agent,
     )
     return outcomes_of(sessions, options)
 
@@ -276,7 +282,7 @@ def collect(
 @overload
 async def collect_all(
     source: TypedSource[ActT, ObsT],
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     params: Mapping[str, Any] | None = None,
@@ -287,7 +293,7 @@ async def collect_all(
 @overload
 async def collect_all(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     connections: int | None = None,
@@ -300,7 +306,7 @@ async def collect_all(
 @renamed_arguments(min_count="min_episodes")
 async def collect_all(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     connections: int | None = None,
@@ -375,7 +381,7 @@ class CollectOptions:
         TypeError, ValueError: one of them makes no sense.
     """
 
-    policy: Callable[..., Any]
+    policy: Callable[..., Any] | None
     episodes: int | None
     concurrency: int
     seeds: int | Sequence[int] | None
@@ -402,9 +408,13 @@ class CollectOptions:
     finish: Callable[[Outcome], object] | None = None
     only: Collection[int] | None = None
     stop: Stop | None = None
+    agent: EpisodeAgent | None = None
 
     def __post_init__(self) -> None:
-        check_policy(self.policy)
+        if self.agent is None:
+            check_policy(self.policy)
+        else:
+            self._check_agent()
         for name in ("episodes", "group_size", "concurrency", "min_episodes", "max_ahead"):
             value = getattr(self, name)
             if value is not None:
@@ -431,6 +441,26 @@ class CollectOptions:
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
         seed = None if self.seeds is None else 0
         self.rollout(Planned(0, seed=seed))  # its errors are raised now, not by a worker
+
+    def _check_agent(self) -> None:
+        """Refuse what no agent heeds.
+
+        Raises:
+            TypeError, ValueError: it was given.
+        """
+        if not callable(getattr(self.agent, "play", None)):
+            raise TypeError(
+                f"an agent plays episodes by play(lease, turn), got {self.agent!r:.100}: see"
+                " FunctionAgent and CommandAgent of openenv_async.gateway"
+            )
+        for name in ("policy", "on_mistake", "policy_timeout"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"an agent plays by itself: it takes no {name}")
+
+    @property
+    def player(self) -> Any:
+        """The policy, or the agent."""
+        return self.policy if self.agent is None else self.agent
 
     def sessions(self, total: int | None) -> int:
         """Return how many episodes are played at once, of those that there are."""
@@ -478,23 +508,29 @@ class CollectOptions:
 
     def rollout(self, planned: Planned) -> Rollout:
         """Return one episode, yet to be played."""
+        options: dict[str, Any] = {
+            "seed": planned.seed,
+            "task": planned.task,
+            "group": planned.group,
+            "member": planned.member,
+            "attempts": planned.attempts,
+            "max_steps": self.max_steps,
+            "timeout": self.timeout,
+            "reset_options": self.reset_options,
+            "record": self.record,
+            "index": planned.index,
+            "latencies": self.summary.latencies,
+            "strict": False,
+        }
+        if self.agent is not None:
+            return AgentRollout(self.agent, **options)
+        assert self.policy is not None
         return Rollout(
             self.policy,
-            seed=planned.seed,
-            task=planned.task,
-            group=planned.group,
-            member=planned.member,
-            attempts=planned.attempts,
-            max_steps=self.max_steps,
-            timeout=self.timeout,
-            reset_options=self.reset_options,
-            record=self.record,
             on_mistake=self.on_mistake,
             max_mistakes=self.max_mistakes,
             policy_timeout=self.policy_timeout,
-            index=planned.index,
-            latencies=self.summary.latencies,
-            strict=False,
+            **options,
         )
 
 
@@ -582,7 +618,7 @@ async def _run_of(options: CollectOptions) -> AsyncIterator[RunEpisodes]:
         whole_groups = options.whole_groups is not None and options.whole_groups()
         run = RunEpisodes(folder, options.group_size, whole_groups=whole_groups)
         with folder.playing():
-            await run.bind(options.episodes, options.policy, options.tasks, options.settings())
+            await run.bind(options.episodes, options.player, options.tasks, options.settings())
             seeds = options.seeds
             if options.draws_seed or (seeds is None and options.group_size):
                 drawn = seeds if isinstance(seeds, int) else random.SystemRandom().getrandbits(31)

@@ -69,7 +69,16 @@ from openenv_async.types import (
     Task,
 )
 
-__all__ = ["OnMistake", "PolicyFailed", "Rollout", "rollout", "status_of"]
+__all__ = [
+    "OnMistake",
+    "PolicyFailed",
+    "Rollout",
+    "RolloutEnd",
+    "as_float",
+    "no_number",
+    "rollout",
+    "status_of",
+]
 
 OnMistake = Literal["tell", "end", "raise"]
 """The consequence of a mistake of the policy: it is told and asked again; the episode ends with the
@@ -85,7 +94,7 @@ _NOT_THE_CALLERS: Final = (SessionClosed, SessionNotFound, PayloadTooLarge)
 _NOTHING: Final = object()
 """Stands for no action."""
 
-_End: TypeAlias = tuple[OutcomeStatus, BaseException | None]
+RolloutEnd: TypeAlias = tuple[OutcomeStatus, BaseException | None]
 """The status of a rollout, and the error that ended it."""
 
 
@@ -351,9 +360,13 @@ class Rollout:
         """True if it was given a seed: played again, it begins alike."""
         return "seed" in self._reset_arguments
 
-    async def _play(self, env: Any) -> _End:
+    def _decider(self) -> Callable[[Any, Turn], Any]:
+        """Return what chooses the actions of this episode."""
+        return bind(self._policy, self.index)
+
+    async def _play(self, env: Any) -> RolloutEnd:
         try:
-            decide = bind(self._policy, self.index)
+            decide = self._decider()
         except KeyboardInterrupt:
             raise
         except BaseException as exc:
@@ -393,12 +406,12 @@ class Rollout:
         if self.trajectory is not None:
             self._record_reset(self.trajectory, result, getattr(connection, "environment", None))
         if result.reward is not None and result.reward != result.reward:
-            return OutcomeStatus.ENV_ERROR, _no_number("reset", result.reward, 0)
+            return OutcomeStatus.ENV_ERROR, no_number("reset", result.reward, 0)
         return await self._steps(step, decide, result)
 
     async def _steps(
         self, step: Any, decide: Callable[[Any, Turn], Any], result: StepResult[Any]
-    ) -> _End:
+    ) -> RolloutEnd:
         """Take steps until the episode ends; ``result`` is that of the reset."""
         trajectory, most = self.trajectory, self._max_steps
         latencies = None if self._latencies is None else self._latencies.add
@@ -459,10 +472,10 @@ class Rollout:
                     problem = None
                     reward = result.reward
                     if reward is not None:
-                        number = reward if type(reward) is float else _as_float(reward)
+                        number = reward if type(reward) is float else as_float(reward)
                         total = number if self._return is None else self._return + number
                         if total != total:
-                            problem = _no_number("step", reward, self.steps + 1)
+                            problem = no_number("step", reward, self.steps + 1)
                         self._return, reward = total, number
                     if trajectory is not None:
                         timings = {"policy": begun - asked, "environment": ended - begun}
@@ -513,7 +526,7 @@ class Rollout:
 
     def _make_mistake(
         self, error: OpenEnvError, sent: Any, turn: Turn, timings: dict[str, float], last: bool
-    ) -> _End | None:
+    ) -> RolloutEnd | None:
         """Count and record a mistake of the policy.
 
         Args:
@@ -535,7 +548,7 @@ class Rollout:
         reward = error.detail.get("reward")
         if unreadable and "reward" not in error.detail:  # no server was asked
             reward = self._told.get("invalid_action_reward")
-        penalty = _as_float(reward) if reward is not None else None
+        penalty = as_float(reward) if reward is not None else None
         if penalty is not None and not math.isfinite(penalty):
             penalty = None
         turn.mistake = Mistake(
@@ -612,7 +625,7 @@ class Rollout:
         trajectory.transitions.append(transition)
         trajectory.final_observation = snapshot(result.observation)
 
-    def _ended_by(self, error: BaseException, *, in_step: bool) -> _End:
+    def _ended_by(self, error: BaseException, *, in_step: bool) -> RolloutEnd:
         """Return the end that an error makes, or raise one that says that the call was wrong."""
         if isinstance(error, PolicyFailed):
             cause = error.__cause__ or error
@@ -695,7 +708,7 @@ def _is_cancelled(error: BaseException) -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _as_float(reward: Any) -> float:
+def as_float(reward: Any) -> float:
     """Return a reward of another kind as a float; anything but a number is NaN."""
     try:
         return math.nan if isinstance(reward, str | bytes) else float(reward)
@@ -703,7 +716,7 @@ def _as_float(reward: Any) -> float:
         return math.nan
 
 
-def _no_number(call: str, reward: Any, step: int) -> InvalidObservation:
+def no_number(call: str, reward: Any, step: int) -> InvalidObservation:
     """Return the error of a reward that no return can be made of; ``step`` counts from 1."""
     return InvalidObservation(
         f"{call}() gave the reward {reward!r}"

@@ -73,6 +73,7 @@ REMEDIES: Final = {
     "ProviderError": "see what it says of Docker, the cluster or the command that starts it",
     "WorkerStartFailed": "read `log_tail`: it is what the server wrote before it ended",
     "WorkerDied": "open the session on another worker; a pool does so by itself",
+    "AgentFailed": "read its `log_tail`, and run its command by itself",
     "ResponderFailed": "look at the endpoint, its key and its limits; the environment works",
     "ResponderUnavailable": "see that the model's server runs and has memory, then play again",
     "ResponderRateLimited": "lower `max_concurrency`, or ask the provider for more",
