@@ -16,6 +16,7 @@ import hashlib
 import secrets
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,7 @@ from openenv_async.gateway.retries import (
     decide,
     limit_of,
 )
-from openenv_async.gateway.rows import TrainingRow, training_rows
+from openenv_async.gateway.rows import REWARDED, TrainingRow, training_rows
 
 __all__ = [
     "Budget",
@@ -381,14 +382,18 @@ class ModelSession:
         reward: float | None = None,
         group: str | int | None = None,
         member: int | None = None,
+        rewarded: Collection[str] = REWARDED,
     ) -> list[TrainingRow]:
         """Return the training rows of what was sampled.
 
         Args:
             reward: of the episode; ``None`` if it failed or gave none.
             group, member: which group of episodes it is compared with, and which of them it is.
+            rewarded: relations whose rows have the reward.
         """
-        return training_rows(self.records, reward=reward, group=group, member=member)
+        return training_rows(
+            self.records, reward=reward, group=group, member=member, rewarded=rewarded
+        )
 
     def admit(self, now: float) -> None:
         """Let one more request in.
