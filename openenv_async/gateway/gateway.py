@@ -88,6 +88,7 @@ class Gateway:
     Attributes:
         url: the address, once it listens.
         engine: what samples.
+        is_open: it takes calls.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Gateway:
         self._sessions: dict[str, ModelSession] = {}
         self._by_digest: dict[str, ModelSession] = {}
         self._resources = contextlib.AsyncExitStack()
-        self._is_open = False
+        self.is_open = False
         self._sweeping: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
@@ -150,7 +151,7 @@ class Gateway:
             self._recover()
             stack.push_async_callback(self._cut_all)  # what runs is told, then the sockets close
             self._resources = stack.pop_all()
-        self._is_open = True
+        self.is_open = True
         if self._limits.session_ttl is not None:
             self._sweep()
         return self
@@ -163,7 +164,7 @@ class Gateway:
 
         Sessions of a journal stay open in it: they go on where it is opened again.
         """
-        self._is_open = False
+        self.is_open = False
         if self._sweeping is not None:
             self._sweeping.cancel()
         await self._resources.aclose()
@@ -174,7 +175,7 @@ class Gateway:
         Args:
             seconds: at most.
         """
-        self._is_open = False
+        self.is_open = False
         tasks = [
             each.task
             for session in self._sessions.values()
@@ -201,7 +202,7 @@ class Gateway:
             CallRefused: a budget of cost has no prices.
             JournalFailed: it cannot be written to the journal.
         """
-        if not self._is_open:
+        if not self.is_open:
             raise GoingAway("the gateway is closed: open it with `async with`")
         if len(self._sessions) >= self._limits.max_sessions:
             raise ServerBusy(
@@ -297,8 +298,8 @@ class Gateway:
 
     async def _cut_all(self) -> None:
         for session in self.sessions():
-            session.is_open = False
             await _cut(session)
+            session.is_open = False
 
     def _sweep(self) -> None:
         """End the sessions that nobody used for too long, now and again later."""
@@ -352,12 +353,27 @@ class Gateway:
         counted: int = await count(call)
         return counted
 
+    @property
+    def level(self) -> Level | None:
+        """The level of knowledge that engines are held to; ``None`` for a sampler without."""
+        return None if self._owned is None else self._owned.level
+
+    @property
+    def journal_path(self) -> str | None:
+        """The folder of the journal, if there is one."""
+        return None if self._journal is None else str(self._journal.path)
+
+    @property
+    def running(self) -> int:
+        """Count of samples that run."""
+        return sum(len(each.running) for each in self._sessions.values())
+
     def stats(self) -> dict[str, Any]:
         """Return what the gateway does now, and did, as plain values."""
         facts = getattr(self.engine, "facts", None)
         return {
             "sessions": len(self._sessions),
-            "running": sum(len(each.running) for each in self._sessions.values()),
+            "running": self.running,
             "counts": dict(sorted(self._counts.items())),
             "engines": [] if facts is None else facts(),
             "journal": None if self._journal is None else {"size": self._journal.size},
@@ -400,8 +416,8 @@ class Gateway:
         Raises:
             OpenEnvError: the session or its limits do not allow it.
         """
-        if not self._is_open:
-            raise GoingAway("the gateway is shutting down: ask again when it is back")
+        if not self.is_open:
+            raise _going_away()
         session.admit(time.monotonic())
 
     def answer(self, session: ModelSession, call: Call) -> Generation:
@@ -437,7 +453,15 @@ class Gateway:
     def _cancelled(self, generation: Generation) -> None:
         """Make an end of a sample whose task was cancelled before its first step."""
         if not generation.is_done:
-            self._fail(generation, _cut_error(generation))
+            self._fail(generation, self._cut_error(generation))
+
+    def _cut_error(self, generation: Generation) -> OpenEnvError:
+        session = generation.session
+        if not session.is_open:
+            return SessionClosed(f"session {session.id} has ended: open another one")
+        if not self.is_open:
+            return _going_away()
+        return OperationCancelled("the client left, and on_leave='cancel' ends its call")
 
     async def _sample(self, generation: Generation) -> None:
         """Ask the engine until there is an answer, or an error for good; the generation's task."""
@@ -456,7 +480,7 @@ class Gateway:
             if self._journal is not None:
                 await self._journal.answered(record, packed)
         except asyncio.CancelledError:
-            error = _cut_error(generation)
+            error = self._cut_error(generation)
         except TimeoutError as exc:
             if isinstance(exc, OpenEnvError):
                 error = exc
@@ -539,8 +563,5 @@ async def _cut(session: ModelSession) -> None:
         await asyncio.wait(tasks)
 
 
-def _cut_error(generation: Generation) -> OpenEnvError:
-    session = generation.session
-    if not session.is_open:
-        return SessionClosed(f"session {session.id} has ended: open another one")
-    return OperationCancelled("the client left, and on_leave='cancel' ends its call")
+def _going_away() -> GoingAway:
+    return GoingAway("the gateway is shutting down: ask again when it is back")
