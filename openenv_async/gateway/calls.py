@@ -87,7 +87,7 @@ class ToolDelta(msgspec.Struct, kw_only=True):
     """The next part of one tool call of an answer.
 
     Attributes:
-        index: which call of the answer, from 0.
+        index: which call of the answer, from 0; the parts of a call come before those of the next.
         id, name: with the first part of a call; empty afterwards.
         arguments: the next characters of its arguments.
     """
@@ -206,7 +206,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
         started_at: Unix time in seconds.
         seconds: from the request until the engine's answer was whole.
         attempts: how often an engine was asked.
-        relation: what the agent's own marks say of the call, such as ``subagent``, ``title``.
+        relation: what the agent's own marks say of the call: ``subagent``, ``title``, ``summary``.
     """
 
     session: str

@@ -28,7 +28,7 @@ from openenv_async.gateway.app import (
     send_whole,
 )
 from openenv_async.gateway.calls import Call, Dialect
-from openenv_async.gateway.dialects import DIALECTS, models_page
+from openenv_async.gateway.dialects import COUNT_ROUTES, DIALECTS, count_page, models_page
 from openenv_async.gateway.sessions import Budget, ModelSession, Prices
 from openenv_async.server.auth import Guard
 
@@ -130,8 +130,8 @@ class Verbs:
                 return _json({"status": "ok"})
             case "GET", ["v1", "models", *name] if len(name) < 2:
                 return self._models(scope, name)
-            case "POST", ["v1", "messages", "count_tokens"]:
-                return await self._count(scope, receive)
+            case "POST", _ if path in COUNT_ROUTES:
+                return await self._count(COUNT_ROUTES[path], scope, receive)
         known = _VERBS.get((method, place[0]))
         if known is None or not known[0] <= len(place) <= known[1]:
             raise CallRefused(f"the gateway has nothing at {method} {path[:200]}", status=404)
@@ -153,12 +153,12 @@ class Verbs:
             page = _encode(json.loads(page)["data"][0])
         return 200, {}, page
 
-    async def _count(self, scope: Scope, receive: Receive) -> Reply:
+    async def _count(self, dialect: Dialect, scope: Scope, receive: Receive) -> Reply:
         headers = headers_of(scope)
         session = self._backend.session_of(key_of(headers))
         body = await read_body(receive, headers, session.limits.max_body_size)
-        call = DIALECTS["messages"].read(body or b"", headers)
-        return _json({"input_tokens": await self._backend.count_tokens(call)})
+        call = dialect.read(body or b"", headers)
+        return 200, {}, count_page(dialect.name, await self._backend.count_tokens(call))
 
     async def _opened(self, place: list[str], scope: Scope, body: bytes) -> Reply:
         asked = _read(body or b"{}", _Opening)

@@ -271,7 +271,7 @@ async def test_unknown_paths_and_methods_are_told() -> None:
             reply = await client.ask({}, "/nothing")
             assert (reply.status, reply.json["error"]["code"]) == (404, "call_refused")
             reply = await client.ask({}, "/v1/nothing")
-            assert (reply.status, reply.json["error"]["code"]) == (400, "call_refused")
+            assert (reply.status, reply.json["error"]["code"]) == (404, "call_refused")
             await client.send("/plain", method="GET")
             assert (await client.reply()).status == 405
 

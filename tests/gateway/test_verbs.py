@@ -146,3 +146,17 @@ async def test_models_are_listed_for_agents() -> None:
             assert one["id"] == "gpt-9"
             page = (await get(agent, "/v1/models", anthropic_version="2023-06-01")).json
             assert page["first_id"] == "qwen3"
+
+
+async def test_tokens_are_counted_in_the_dialects_that_ask_for_it() -> None:
+    async with admin() as (gateway, _):
+        session = await gateway.open()
+        hello = {"role": "user", "content": "hello"}
+        async with Client(gateway.url, session.key) as agent:
+            asked: dict[str, Any] = {"model": "m", "messages": [hello]}
+            counted = (await agent.ask(asked, "/v1/messages/count_tokens")).json
+            assert counted == {"input_tokens": 1}
+            asked = {"model": "m", "instructions": "be brief", "input": [hello]}
+            counted = (await agent.ask(asked, "/v1/responses/input_tokens")).json
+            assert counted == {"object": "response.input_tokens", "input_tokens": 2}
+        assert session.records == []

@@ -27,11 +27,13 @@ from openenv_async.errors import (
 __all__ = ["Failure", "Kind", "failure_of", "openai_error", "openai_fields"]
 
 Kind: TypeAlias = Literal[
-    "refused", "unauthorized", "too_large", "context", "rate", "overloaded", "failed"
+    "refused", "missing", "unauthorized", "too_large", "context", "rate", "overloaded", "failed"
 ]
-"""Decision of an agent: change the call, the key, the size or the history; wait; try again."""
+"""Decision of an agent: change the call, its path, its key, its size or the history; wait; try
+again."""
 _STATUS: Final[dict[Kind, int]] = {
     "refused": 400,
+    "missing": 404,
     "unauthorized": 401,
     "too_large": 413,
     "context": 400,
@@ -101,7 +103,7 @@ def _kind(error: OpenEnvError) -> Kind:
                 return "context" if _OVERFLOW.search(error.message) else "refused"
             return "failed"
         case CallerError():
-            return "refused"
+            return "missing" if error.detail.get("status") == 404 else "refused"
         case _:
             return "overloaded" if error.http_status == 503 else "failed"
 

@@ -72,6 +72,7 @@ _STOP_REASONS: Final = {
 }
 _ERROR_TYPES: Final[dict[Kind, tuple[str, int | None]]] = {
     "refused": ("invalid_request_error", None),
+    "missing": ("not_found_error", None),
     "unauthorized": ("authentication_error", None),
     "too_large": ("request_too_large", None),
     "context": ("invalid_request_error", None),

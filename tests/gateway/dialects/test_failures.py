@@ -27,6 +27,7 @@ from openenv_async.gateway.dialects.failures import failure_of, openai_error
 
 TOLD = [
     (CallRefused("n is 2", field="n"), 400, False),
+    (CallRefused("nothing at this path", status=404), 404, False),
     (BudgetExhausted("spent"), 400, False),
     (SessionBusy("busy"), 400, False),
     (Unauthorized("no key"), 401, False),

@@ -262,6 +262,7 @@ def test_what_cannot_be_served_is_refused_by_name(field: str) -> None:
 def test_errors_have_the_types_that_agents_know() -> None:
     told = {
         "authentication_error": (Unauthorized("m"), 401),
+        "not_found_error": (CallRefused("m", status=404), 404),
         "request_too_large": (PayloadTooLarge("m"), 413),
         "rate_limit_error": (ResponderRateLimited("m"), 429),
         "overloaded_error": (ServerBusy("m"), 529),
