@@ -139,7 +139,7 @@ class GatewayApp:
         finally:
             reader.close()
             if connection is not None:
-                connection.on_lost = None
+                connection.on_lost = None if connection.is_lost else generation.sample.disconnected
             self._backend.delivered(generation, delivery)
 
 

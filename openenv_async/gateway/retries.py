@@ -11,9 +11,9 @@ rule of the samples with equal content and thread                the request is
 1    one has an answer that no client had whole                  a retry: it gets that answer
 2    one is being sampled, and every client of it has left       a retry: it joins the sampling
 3    one failed, and no client is asking for it again            a retry: it is sampled again
-4    there is one alone, its client had it whole as far as is    a retry: it gets that answer
-     known, its connection ended since with nothing more asked
-     over it, and the client counts this request as a retry
+4    the client counts this request as a retry, and just one     a retry: it gets that answer
+     went out whole over a connection that ended since, with
+     nothing more asked over it
 5    there are some, each had whole or with a client connected   a new sample; it may have been a
                                                                  retry, which is recorded
 6    there is none                                               a new sample
@@ -83,6 +83,7 @@ class Sample(msgspec.Struct, kw_only=True):
         deliveries: how those ended that are no more connected.
         is_disconnected: the connection of the last delivery ended, with nothing more asked over
             it.
+        ambiguous: the call that it may have been a retry of.
     """
 
     number: int
@@ -93,6 +94,11 @@ class Sample(msgspec.Struct, kw_only=True):
     connected: int = 1
     deliveries: list[Delivery] = []
     is_disconnected: bool = False
+    ambiguous: int | None = None
+
+    def disconnected(self) -> None:
+        """Note that the connection of the last delivery ended."""
+        self.is_disconnected = True
 
 
 class New(msgspec.Struct, frozen=True):
@@ -176,8 +182,10 @@ def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
             return Again(each.number)
     limit = limit_of(call)
     had = [each for each in equal if not _is_raised(limit, each)]
-    if call.retry_count and len(had) == 1 and _may_be_missed(had[0], call.retry_count):
-        return Replay(had[0].number)
+    if call.retry_count:
+        missed = [each for each in had if _may_be_missed(each, call.retry_count)]
+        if len(missed) == 1:
+            return Replay(missed[0].number)
     return New(had[-1].number if had else None)
 
 

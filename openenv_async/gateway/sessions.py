@@ -488,19 +488,25 @@ class ModelSession:
             self.check_budget()
             number = self._count
             self._count += 1
-            limit = limit_of(call)
-            sample = Sample(number=number, digest=digest, thread=call.thread, max_tokens=limit)
+            sample = Sample(
+                number=number,
+                digest=digest,
+                thread=call.thread,
+                max_tokens=limit_of(call),
+                ambiguous=decision.ambiguous,
+            )
             if samples is None:
                 self._samples[digest] = [sample]
             else:
                 samples.append(sample)
-            return self._begin(call, sample, history, tools, decision.ambiguous)
+            return self._begin(call, sample, history, tools)
         assert samples is not None  # a retry is one of them
         [sample] = [each for each in samples if each.number == decision.number]
         if isinstance(decision, Again):
             self.check_budget()
-            return self._begin(call, sample, history, tools, None)
+            return self._begin(call, sample, history, tools)
         sample.connected += 1
+        sample.is_disconnected = False
         if isinstance(decision, Join):
             return self.running[sample.number]
         record = self._histories.unpack(self._calls[sample.number])
@@ -514,7 +520,6 @@ class ModelSession:
         sample: Sample,
         history: History,
         tools: SharedMessage,
-        ambiguous: int | None,
     ) -> Generation:
         record = CallRecord(
             session=self.id,
@@ -529,7 +534,7 @@ class ModelSession:
             left_out=call.left_out,
             thread=call.thread,
             deliveries=sample.deliveries,
-            ambiguous=ambiguous,
+            ambiguous=sample.ambiguous,
             started_at=time.time(),
         )
         sample.state, sample.connected = "running", 1
@@ -576,6 +581,7 @@ class ModelSession:
             state="failed" if record.answer is None else "answered",
             connected=0,
             deliveries=packed.deliveries,
+            ambiguous=record.ambiguous,
         )
         self._samples.setdefault(digest, []).append(sample)
         self._count = packed.number + 1

@@ -339,6 +339,25 @@ async def test_a_kept_answer_goes_out_again() -> None:
         assert len(engine.calls) == 2
 
 
+async def test_a_counted_retry_of_an_answer_whose_connection_ended_gets_it_again() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        retry = {"x_stainless_retry_count": "1"}
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+            # The connection is there: this request is one whose first attempt never arrived.
+            assert (await client.ask({"say": "hi"}, **retry)).json["id"] == f"{session.id}-1"
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "ho"})).json["id"] == f"{session.id}-2"
+            client.leave()
+        [sample] = list(session._samples.values())[1]
+        await eventually(lambda: sample.is_disconnected)
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "ho"}, **retry)).json["id"] == f"{session.id}-2"
+        await eventually(lambda: session.records[2].deliveries == ["whole", "whole"])
+        assert session.records[1].ambiguous == 0
+
+
 async def test_a_call_that_failed_is_asked_again_under_its_number() -> None:
     down = True
 

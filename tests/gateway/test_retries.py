@@ -71,6 +71,12 @@ CASES: list[tuple[str, Call, list[Sample], Decision]] = [
         New(0),
     ),
     (
+        "two whole, one connection ended, one again",
+        call(retry_count=1),
+        [sample(0, "whole"), sample(1, "whole", is_disconnected=True)],
+        Replay(1),
+    ),
+    (
         "two whole, both connections ended, one again",
         call(retry_count=1),
         [sample(0, "whole", is_disconnected=True), sample(1, "whole", is_disconnected=True)],
