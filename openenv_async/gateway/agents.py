@@ -25,6 +25,7 @@ import re
 import shlex
 import tempfile
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ from openenv_async.errors import (
     InvalidOption,
     OpenEnvError,
     ResponderFailed,
+    SessionNotFound,
     error_class,
     error_from_wire,
     signal_name,
@@ -45,16 +47,20 @@ from openenv_async.errors import (
 from openenv_async.gateway.agent_process import KeptOutput, ProgramEnd, run_program
 from openenv_async.gateway.agent_settings import AgentAddresses, agent_settings
 from openenv_async.gateway.calls import CallRecord
+from openenv_async.gateway.exports import model_calls
+from openenv_async.gateway.rows import TrainingRow
 from openenv_async.guard import own_guard, remove_folder
 from openenv_async.models.observed import content_of
-from openenv_async.rollouts.agents import NO_ACTION, ModelUse, TimedCall
+from openenv_async.rollouts.agents import AGENT_FACTS, NO_ACTION, ModelUse, TimedCall
 from openenv_async.rollouts.policies import Turn
 from openenv_async.rollouts.run_facts import policy_facts
-from openenv_async.types import ModelCall
+from openenv_async.types import Outcome
 
 __all__ = ["Agent", "CommandAgent", "FunctionAgent"]
 
 _GRACE: Final = 10.0
+_MOST_ENDED: Final = 4096
+"""Sessions that are kept for their rows."""
 _TOLD: Final = 2_000
 """Characters of a program's output that an error and a record have."""
 _MOST_IN_VARIABLE: Final = 96 * 1024
@@ -93,6 +99,7 @@ class Agent(ABC):
         self.budget = budget
         self.submit = submit
         self.grace = grace
+        self._ended: OrderedDict[str, Any] = OrderedDict()
 
     @abstractmethod
     async def play(self, lease: AgentLease[Any, Any], turn: Turn) -> Mapping[str, Any]:
@@ -103,15 +110,14 @@ class Agent(ABC):
         session: Any = lease.model
         if session is None:
             return ModelUse()
-        records: Sequence[CallRecord] = session.records
-        answered = [record for record in records if record.answer is not None]
-        answered.sort(key=lambda record: record.started_at + record.seconds)
+        self._ended[session.id] = session
+        if len(self._ended) > _MOST_ENDED:
+            self._ended.popitem(last=False)
+        records: list[CallRecord] = sorted(session.records, key=lambda record: record.number)
         return ModelUse(
             calls=[
-                TimedCall(
-                    _model_call(record), record.started_at, record.started_at + record.seconds
-                )
-                for record in answered
+                TimedCall(call, record.started_at + record.seconds)
+                for record, call in zip(records, model_calls(records), strict=True)
             ],
             failures=[
                 (record.started_at, failure)
@@ -120,7 +126,33 @@ class Agent(ABC):
             ],
             spent=_spent(session),
             tokens=session.spent.tokens,
+            session=session.id,
         )
+
+    def rows(self, outcome: Outcome[Any, Any]) -> list[TrainingRow]:
+        """Return the training rows of an episode, once, with its return as their reward.
+
+        Those of an episode without a return have none. Rows of the last few thousand episodes are
+        kept until they are asked for.
+
+        Args:
+            outcome: of the episode, with its trajectory.
+
+        Raises:
+            SessionNotFound: they were asked for before, are not kept any more, or never were.
+        """
+        trajectory = outcome.trajectory
+        facts = {} if trajectory is None else trajectory.extra.get(AGENT_FACTS, {})
+        session = self._ended.pop(facts.get("session", ""), None)
+        if session is None:
+            raise SessionNotFound(
+                f"the rows of episode {outcome.index} are not kept: ask once for each episode that"
+                " this agent played with a gateway, and record trajectories"
+            )
+        rows: list[TrainingRow] = session.rows(
+            reward=outcome.episode_return, group=outcome.group, member=outcome.member
+        )
+        return rows
 
     def describe(self) -> dict[str, Any]:
         """Return what tells it from other agents, for the manifest of a run."""
@@ -365,29 +397,9 @@ def _failed(program: str, end: ProgramEnd) -> AgentFailed:
     )
 
 
-def _model_call(record: CallRecord) -> ModelCall:
-    """Return a call as the record of an episode has it, with its whole prompt."""
-    answer = record.answer
-    assert answer is not None
-    tokens = answer.tokens
-    return ModelCall(
-        messages=record.messages,
-        reply=answer.message,
-        continues=False,
-        prompt_ids=tokens.prompt_ids,
-        completion_ids=tokens.completion_ids,
-        logprobs=tokens.logprobs,
-        finish_reason=answer.finish_reason,
-        model=answer.model,
-        weight_version=tokens.versions[-1][1] if tokens.versions else None,
-        seconds=record.seconds,
-        extra={"call": record.call_id},
-    )
-
-
 def _failure_of(record: CallRecord) -> OpenEnvError | None:
     """Return what a call failed with, unless the agent or its holder caused it."""
-    if record.answer is not None or record.error is None:
+    if record.answer is not None or record.error is None or record.is_refused:
         return None
     code, message = record.error
     cls = error_class(code)

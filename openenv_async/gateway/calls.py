@@ -201,6 +201,8 @@ class CallRecord(msgspec.Struct, kw_only=True):
         is_streamed: of the first request.
         answer: ``None`` while none is there, and of a call that failed.
         error: code and message of what failed for good, else ``None``.
+        is_refused: the engine did not take the request itself, such as a prompt longer than its
+            context: an error that the agent made, and may go on from.
         deliveries: one for each request that was answered from this record, in order.
         ambiguous: it may have been a retry of this call; evidence was missing, so it is a sample.
         started_at: Unix time in seconds.
@@ -222,6 +224,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     thread: dict[str, str] = {}
     answer: Answer | None = None
     error: tuple[str, str] | None = None
+    is_refused: bool = False
     deliveries: list[Delivery] = []
     ambiguous: int | None = None
     started_at: float = 0.0

@@ -51,6 +51,8 @@ __all__ = ["Gateway"]
 
 log = logging.getLogger("openenv_async.gateway")
 
+_REFUSALS: Final = frozenset({400, 413, 422})
+"""Statuses by which an engine says that it does not take a request."""
 _KEEP_ALIVE: Final = 120
 """Seconds that an idle connection is kept: agents think and run tools between their calls."""
 _FIRST_WAIT: Final = 0.25
@@ -510,6 +512,7 @@ class Gateway:
         record, session = generation.record, generation.session
         record.answer = None
         record.error = (error.code, error.message)
+        record.is_refused = error.detail.get("status") in _REFUSALS
         packed = session.pack(generation)
         session.settle(generation, packed)
         self._counts["failures"] += 1

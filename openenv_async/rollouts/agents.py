@@ -13,8 +13,8 @@ Rules:
   budget, or took ``max_steps`` steps.
 - An agent that fails while the episode is open is a policy that raised: ``policy_error``, unless it
   had spent its budget.
-- Calls of the model stand with the step after which they were answered last: each step has those
-  that were answered since the step before. Calls after the last step stand with it.
+- Calls of the model stand, in the order in which they came, with the first step that was taken
+  after their answer and those before it were there. Calls after the last step stand with it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from openenv_async.rollouts.record import Transition, snapshot
 from openenv_async.rollouts.run import Rollout, RolloutEnd, as_float, no_number, status_of
 from openenv_async.types import ModelCall, OutcomeStatus, StepResult, Task
 
-__all__ = ["NO_ACTION", "AgentRollout", "EpisodeAgent", "ModelUse", "TimedCall"]
+__all__ = ["AGENT_FACTS", "NO_ACTION", "AgentRollout", "EpisodeAgent", "ModelUse", "TimedCall"]
 
 NO_ACTION: Final = object()
 """Stands for no action in ``EpisodeAgent.submit``: an action may be ``None``."""
-_EXTRA: Final = "agent"
+AGENT_FACTS: Final = "agent"
 """Name of an agent's facts among a trajectory's extras."""
 
 
@@ -49,12 +49,11 @@ class TimedCall:
 
     Attributes:
         call: for the record.
-        begun_at, answered_at: Unix time in seconds.
+        ended_at: when it was answered, or failed, as Unix time in seconds.
     """
 
     call: ModelCall
-    begun_at: float
-    answered_at: float
+    ended_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,19 @@ class ModelUse:
     """The use that an agent made of its model in one episode.
 
     Attributes:
-        calls: in the order in which they were answered.
+        calls: in the order in which they came.
         failures: of calls that failed for good by no fault of the agent's: the time at which each
             began, and its error.
         spent: what the agent used up of its budget; ``None`` while some is left.
         tokens: of prompts and answers, as far as engines counted them.
+        session: the id of the gateway's session; ``None`` without a gateway.
     """
 
     calls: Sequence[TimedCall] = ()
     failures: Sequence[tuple[float, OpenEnvError]] = ()
     spent: str | None = None
     tokens: int = 0
+    session: str | None = None
 
 
 class EpisodeAgent(Protocol):
@@ -220,11 +221,13 @@ class AgentRollout(Rollout):
             return OutcomeStatus.ENV_ERROR, self._problem
         if is_over:
             return _end_of(lease.taken[-1].result), None
+        if self.steps == self._max_steps:
+            return OutcomeStatus.TRUNCATED, None
         if use.spent is not None:
             facts["ended"] = "spent"
         elif error is not None:
             return OutcomeStatus.POLICY_ERROR, error
-        if agent.submit is not NO_ACTION and self.steps != self._max_steps:
+        if agent.submit is not NO_ACTION:
             return await self._submitted(lease, facts)
         return OutcomeStatus.TRUNCATED, None
 
@@ -280,7 +283,9 @@ class AgentRollout(Rollout):
         trajectory = self.trajectory
         if trajectory is None:
             return
-        trajectory.extra[_EXTRA] = {**facts, "calls": len(use.calls), "tokens": use.tokens}
+        counts = {"calls": len(use.calls), "tokens": use.tokens}
+        named = {} if use.session is None else {"session": use.session}
+        trajectory.extra[AGENT_FACTS] = {**facts, **counts, **named}
         transitions = trajectory.transitions
         if not transitions:
             return
@@ -288,7 +293,7 @@ class AgentRollout(Rollout):
         of_step: list[list[ModelCall]] = [[] for _ in transitions]
         number = 0
         for timed in use.calls:
-            while number < last and self._taken_at[number] < timed.answered_at:
+            while number < last and self._taken_at[number] < timed.ended_at:
                 number += 1
             of_step[number].append(timed.call)
         for transition, calls in zip(transitions, of_step, strict=True):

@@ -13,7 +13,13 @@ import pytest
 
 from openenv_async import EnvPool, connect_in_process
 from openenv_async.client.agent_lease import AgentLease
-from openenv_async.errors import AgentFailed, InvalidOption, ResponderFailed, ResponderUnavailable
+from openenv_async.errors import (
+    AgentFailed,
+    InvalidOption,
+    ResponderFailed,
+    ResponderUnavailable,
+    SessionNotFound,
+)
 from openenv_async.gateway.agents import CommandAgent, FunctionAgent
 from openenv_async.gateway.calls import Answer, Call, Piece
 from openenv_async.gateway.dialects import DIALECTS
@@ -64,7 +70,7 @@ def is_running(pid: int) -> bool:
 async def test_a_program_plays_an_episode_and_its_calls_are_in_the_record() -> None:
     async with gateway_of(saying("1", "2", "end")) as gateway:
         agent = CommandAgent([*SMALL, "{prompt}"], gateway=gateway)
-        outcome = await played(agent, seeds=7)
+        outcome = await played(agent, seeds=7, group_size=1)
     assert (outcome.status, outcome.episode_return, outcome.steps) == ("completed", 3.0, 2)
     first, last = outcome.trajectory.transitions
     assert [call.reply["content"] for call in first.model_calls] == ["1"]
@@ -76,6 +82,10 @@ async def test_a_program_plays_an_episode_and_its_calls_are_in_the_record() -> N
     assert (told["exit_code"], told["calls"], told["tokens"]) == (0, 3, 36)
     assert "the model says 2" in told["output"]
     assert left_over() == []
+    [row] = agent.rows(outcome)
+    assert (row.reward, row.group, row.member, len(row.calls)) == (3.0, 0, 0, 3)
+    with pytest.raises(SessionNotFound, match="episode 0"):
+        agent.rows(outcome)
 
 
 async def test_a_program_is_given_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +160,23 @@ async def test_a_failed_engine_is_an_infrastructure_failure() -> None:
     assert (outcome.status, outcome.episode_return) == ("infra_error", None)
     assert isinstance(outcome.error, ResponderFailed)
     assert "the engine is gone" in outcome.error.message
+
+
+async def test_a_request_that_the_engine_refuses_is_the_agents_own_error() -> None:
+    async def refuses(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        if len(call.messages) > 1:
+            raise ResponderFailed("the prompt is too long", retryable=False, status=400)
+        async for part in saying("1")(call, attempt):
+            yield part
+
+    code = "import runpy, sys; sys.argv.pop(0)\ntry: runpy.run_path(sys.argv[0], {}, '__main__')\n"
+    code += "except SystemExit: print('made do')"
+    async with gateway_of(refuses) as gateway:
+        agent = CommandAgent([sys.executable, "-c", code, *SMALL[1:], "{prompt}"], gateway=gateway)
+        outcome = await played(agent)
+    assert (outcome.status, outcome.episode_return) == ("truncated", 1.0)
+    [transition] = outcome.trajectory.transitions
+    assert "too long" in transition.model_calls[-1].error
 
 
 async def test_an_agent_is_ended_with_all_that_it_started(tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ async def test_max_steps_ends_the_agents_turn() -> None:
     assert taken == ["401"]
 
 
+async def test_a_function_that_goes_on_after_max_steps_changes_nothing() -> None:
+    async def play(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        while True:
+            await lease.step(Move(1))
+
+    outcome = await outcome_of(Scripted(play, submit=Move(2)), max_steps=2)
+    assert (outcome.status, outcome.episode_return, outcome.steps) == ("truncated", 2.0, 2)
+
+
 async def test_an_agent_that_goes_on_after_the_end_is_stopped() -> None:
     agent = Scripted(never_ends, grace=0.05)
     outcome = await outcome_of(agent)
@@ -207,11 +216,11 @@ async def test_calls_of_the_model_stand_with_their_steps() -> None:
         for number, amount in enumerate((1, 2)):
             for name in ("thinks", "acts"):
                 call = ModelCall(reply={"role": "assistant", "content": f"{name} {number}"})
-                use.append(TimedCall(call, time.time(), time.time()))
+                use.append(TimedCall(call, time.time()))
             await over_mcp(lease, amount)
             await lease.changed(number)
         call = ModelCall(reply={"role": "assistant", "content": "sums up"}, seconds=0.5)
-        use.append(TimedCall(call, time.time(), time.time()))
+        use.append(TimedCall(call, time.time()))
 
     outcome = await outcome_of(Scripted(play, use=ModelUse(calls=use, tokens=17)))
     said = [
