@@ -120,6 +120,17 @@ def test_content_that_looks_like_containers_is_not_counted(tree: Any) -> None:
         check_json_depth(msgspec.json.encode(tree), 3)
 
 
+@pytest.mark.parametrize("ends", ['"', "\\", '\\"', '\\\\"', '"\\\\\\', "x"])
+@pytest.mark.parametrize("places", range(8))
+def test_strings_are_told_wherever_a_part_of_the_scan_ends(ends: str, places: int) -> None:
+    """The scan goes through 64 KiB at a time; escapes may lie across its borders."""
+    text = "[" * (2**16 - 8 - places) + ends * 8 + "]" * 100
+    data = msgspec.json.encode([[text, [text]]])
+    check_json_depth(data, 3)
+    with pytest.raises(ProtocolError, match="nested deeper"):
+        check_json_depth(data, 2)
+
+
 def test_shallow_data_is_fast_and_has_no_more_than_the_limit() -> None:
     records = [{"id": i, "name": "abc", "tags": [{"a": [1.5]}]} for i in range(5000)]
     data = msgspec.msgpack.encode(records)
