@@ -71,7 +71,7 @@ FAULTS: Final = (
     "few_logprobs",  # one log probability is missing
     "other_model",  # another model's name in the answer
     "error",  # an error amid a stream, or in place of the answer
-    "abort",  # half of the answer, with the finish reason abort
+    "abort",  # half of the answer, with the finish reason abort; the rest can be asked for
 )
 SHAPES: Final = ("vllm", "sglang", "llama.cpp", "openai", "bare")
 """Engines whose fields tell of tokens; ``bare`` tells nothing, whatever is asked."""
@@ -259,7 +259,9 @@ def _pieces(text: str, rng: random.Random | None) -> list[tuple[int, int]]:
     """
     encoding = _tokenizer().encode(text, add_special_tokens=False)
     pieces: list[tuple[int, int]] = []
-    for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+    starts = [*(first for first, _ in encoding.offsets), len(text)][1:]
+    for token, (first, last), after in zip(encoding.ids, encoding.offsets, starts, strict=True):
+        last = min(last, after)  # a character of several tokens is seen with its last one
         word = text[first:last]
         if rng is not None and len(word) > 1 and word.isascii() and rng.random() < 0.2:
             pieces += [(_encoded(each)[0], first + n + 1) for n, each in enumerate(word)]
@@ -370,7 +372,8 @@ def _told(tokens: Sequence[_Token], asked: _Asked, shape: str, misses_one: bool)
         told["meta_info"] = {
             "weight_version": asked.version or "default",
             "output_token_logprobs": [
-                [logprob, each.id, None] for each, logprob in zip(tokens, logprobs, strict=False)
+                [logprob, each.id, None]
+                for each, logprob in zip(tokens, [*logprobs, None], strict=False)
             ],
         }
     return told
@@ -396,6 +399,7 @@ class EngineStub:
         retry_after: seconds that the fault ``busy`` asks for.
         spells_oddly: some words are sampled as other tokens than the tokenizer would make of them.
         keeps_calls: keep what was asked and given; of many calls it is much.
+        loses_prompts: the rest of an aborted answer is of another prompt than was asked.
         api_key: asked for, if given.
         port: 0 takes a free one.
 
@@ -405,6 +409,7 @@ class EngineStub:
         left: calls whose client left before the end of the answer.
         most_at_once: calls under way at the same time, at most.
         idle: set while no call is under way.
+        gate: streams wait for it after their first token, if there is one.
     """
 
     def __init__(
@@ -423,6 +428,7 @@ class EngineStub:
         retry_after: float = 0.01,
         spells_oddly: bool = False,
         keeps_calls: bool = True,
+        loses_prompts: bool = False,
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
@@ -443,6 +449,7 @@ class EngineStub:
         self.retry_after = retry_after
         self.spells_oddly = spells_oddly
         self.keeps_calls = keeps_calls
+        self.loses_prompts = loses_prompts
         self.api_key = api_key
         self.calls: list[ServedCall] = []
         self.headers: list[dict[str, str]] = []
@@ -450,6 +457,7 @@ class EngineStub:
         self.left = 0
         self.most_at_once = 0
         self.idle = asyncio.Event()
+        self.gate: asyncio.Event | None = None
         self.url = ""
         self._at_once = 0
         self._number = 0
@@ -458,6 +466,7 @@ class EngineStub:
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._said_before: dict[Any, _Said] = {}
+        self._aborted: list[tuple[list[int], str]] = []
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -483,6 +492,8 @@ class EngineStub:
         match path:
             case "/v1/chat/completions":
                 return self._complete(headers, data)
+            case "/v1/completions" if self.shape == "vllm":
+                return self._go_on(data)
             case "/v1/models":
                 return _json(200, {"object": "list", "data": [{"id": self.model}]})
             case "/tokenize" if self.shape in ("vllm", "llama.cpp"):
@@ -497,6 +508,47 @@ class EngineStub:
                 return _json(200, self.counts)
             case _:
                 return _json(404, {"error": {"message": f"there is no {path}"}})
+
+    def _go_on(self, data: bytes) -> _Response:
+        """Return the rest of an aborted answer, whose prompt ends with what was sampled of it."""
+        body = msgspec.json.decode(data)
+        asked = self._asked_of({**body, "logprobs": body.get("logprobs") is not None})
+        for prompt, answer in reversed(self._aborted):
+            sampled = body["prompt"][len(prompt) :]
+            said = _said({"content": answer}, asked._replace(most=None), "answer", None, 1)
+            if body["prompt"][: len(prompt)] == prompt and said.ids[: len(sampled)] == sampled:
+                return self._rest(body, asked, said, len(sampled))
+        return _json(400, {"error": {"message": "the prompt belongs to no aborted answer"}})
+
+    def _rest(self, body: Any, asked: _Asked, said: _Said, begun: int) -> _Response:
+        """Return the tokens of an answer from one on, as a completion of text."""
+        call = ServedCall(f"cmpl-{self._number}", "rest", None, [], None, prompt_ids=body["prompt"])
+        self._number += 1
+        self.counts["rest"] += 1
+        call.completion_ids = said.ids[begun:][: asked.most]
+        call.logprobs = said.logprobs[begun:][: asked.most]
+        if self.keeps_calls:
+            call.body = {**body, "path": "/v1/completions"}
+            self.calls.append(call)
+        is_whole = begun + len(call.completion_ids) == len(said.ids)
+        text = decode(call.completion_ids).removesuffix(_END)
+        choice = {
+            "index": 0,
+            "text": text,
+            "logprobs": {"token_logprobs": call.logprobs, "tokens": [], "text_offset": []},
+            "finish_reason": said.finish if is_whole else "length",
+            "prompt_token_ids": body["prompt"],
+            "token_ids": call.completion_ids,
+        }
+        if self.loses_prompts:
+            choice["prompt_token_ids"] = body["prompt"][1:]
+        counts = (len(body["prompt"]), len(call.completion_ids))
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
+        top = {"id": call.id, "object": "text_completion", "model": self.model}
+        events = [{**top, "choices": [choice]}, {**top, "choices": [], "usage": usage}]
+        lines = [b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events]
+        data = b"".join(lines) + b"data: [DONE]\n\n"
+        return _Response([_STREAM_HEAD + _chunk(data) + b"0\r\n\r\n"])
 
     def _tokenize(self, asked: dict[str, Any]) -> _Response:
         if "messages" in asked and self.shape == "vllm":
@@ -515,17 +567,21 @@ class EngineStub:
             rng = random.Random(f"{self.seed}/{digest.hex()}/{self._asked[digest]}")
             self._asked[digest] += 1
             given = drawn(rng, self.faults)
+        if body.get("continue_final_message"):
+            given = "rest"
         self._number += 1
         self.counts[given] += 1
         call = ServedCall(f"chatcmpl-{self._number - 1}", given, headers.get("x-request-id"), [], 0)
         if self.keeps_calls:
             call.messages, call.seed = body["messages"], body.get("seed")
             call.body = {name: value for name, value in body.items() if name != "messages"}
+            call.body["path"] = "/v1/chat/completions"
             self.calls.append(call)
             self.headers.append(headers)
         answer: Any = self.answer
         if callable(answer):
-            answer = answer(body["messages"], body)
+            is_rest = body.get("continue_final_message")
+            answer = answer(body["messages"][:-1] if is_rest else body["messages"], body)
         wait = self.delay + (self.slow_seconds if given == "slow" else 0.0)
         if wait or inspect.isawaitable(answer):
             return _Work(self._later(call, body, answer, wait, rng))
@@ -555,12 +611,22 @@ class EngineStub:
         if self.shape == "sglang" and asked.stream and (asked.prompt_ids or asked.meta):
             field = "return_prompt_token_ids" if asked.prompt_ids else "return_meta_info"
             return _json(400, {"error": {"message": f"{field} is not supported with streaming"}})
+        messages, tools = body["messages"], body.get("tools") or ()
+        if call.given == "rest":
+            *messages, last = messages
+            message: dict[str, Any] = {"content": answer} if isinstance(answer, str) else answer
+            answer = {**message, "content": message["content"].removeprefix(last["content"])}
+            prompt = [*prompt_ids(messages, tools), *encode(last["content"])]
+            prompt = prompt[self.loses_prompts :]
+        else:
+            prompt = prompt_ids(messages, tools)
         said = self._made(call, answer, asked, rng)
-        prompt = prompt_ids(body["messages"], body.get("tools") or ())
         call.reply, call.finish_reason = said.message, said.finish
         call.completion_ids, call.logprobs = said.ids, said.logprobs
         if self.keeps_calls:
             call.prompt_ids = prompt
+        if call.given == "abort" and isinstance(answer, str):
+            self._aborted.append((prompt, answer))
         model = "another-model" if call.given == "other_model" else body.get("model", self.model)
         counts = {
             "prompt_tokens": len(prompt),
@@ -605,17 +671,16 @@ class EngineStub:
         events = [begin + first + role, *(begin_more + rest for rest in said.rest)]
         if call.given == "cut":
             events = events[: max(1, len(events) // 2)]
-            return _Response(
-                [_STREAM_HEAD, *map(_chunk, events)], cuts=True, pause=self.token_delay
-            )
+            return _Response([_STREAM_HEAD + _chunk(b"".join(events))], cuts=True)
         if call.given == "error":
             error = b'data: {"error":{"message":"the worker died","code":500}}\n\n'
             events = [*events[: max(1, len(events) // 2)], error]
         else:
             events.append(begin + b',"choices":[],"usage":' + usage + b"}\n\n")
         events.append(b"data: [DONE]\n\n")
-        if self.token_delay:
-            parts = [_STREAM_HEAD + _chunk(events[0]), *map(_chunk, events[1:]), b"0\r\n\r\n"]
+        if self.token_delay or self.gate is not None:
+            opening = _STREAM_HEAD + _chunk(b"".join(events[:2]))
+            parts = [opening, *map(_chunk, events[2:]), b"0\r\n\r\n"]
             return _Response(parts, pause=self.token_delay)
         return _Response([_STREAM_HEAD + _chunk(b"".join(events)) + b"0\r\n\r\n"])
 
@@ -757,7 +822,7 @@ class _Connection(asyncio.Protocol):
             body = bytes(self._data[end + 4 : end + 4 + size])
             del self._data[: end + 4 + size]
             made = self._stub(head[0].split(" ")[1], headers, body)
-            if isinstance(made, _Response) and not made.pause:
+            if isinstance(made, _Response) and len(made.parts) == 1:
                 self._stub.begun()
                 self._transport.write(b"".join(made.parts))
                 self._stub.ended(left=False)
@@ -775,6 +840,8 @@ class _Connection(asyncio.Protocol):
             for number, part in enumerate(response.parts):
                 if number and response.pause:
                     await asyncio.sleep(response.pause)
+                if number and self._stub.gate is not None:
+                    await self._stub.gate.wait()
                 self._transport.write(part)
             left = False
             if response.cuts:

@@ -10,6 +10,8 @@ Rules:
   session goes to the engine with the fewest calls under way, then the fewest sessions.
 - One sample asks one engine once; the caller decides on another attempt. Only a request that an
   idle connection lost before any answer is sent again at once.
+- An answer that an engine aborts, to update its weights for one, goes on from what was sampled if
+  that can be had exactly: the prompt of its rest has to have the very ids. Else it has failed.
 - A caller that closes the iterator ends the engine's call: its connection is closed.
 """
 
@@ -20,7 +22,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -54,6 +56,7 @@ from openenv_async.responders.answers import (
 )
 from openenv_async.responders.base import Reply
 from openenv_async.responders.completions import (
+    ABORTED,
     TOKEN_FIELDS,
     CompletionStream,
     Delta,
@@ -89,6 +92,12 @@ _KINDS: Final[Mapping[Level, Sequence[str]]] = {
 """Fields that may give a level, in the order in which they are tried."""
 _UNSET_VERSION: Final = "default"
 """The version that SGLang tells while nobody has set any."""
+_MOST_PARTS: Final = 64
+"""Requests for one answer that is aborted again and again."""
+_OF_CHAT: Final = frozenset(
+    ("chat_template_kwargs", "parallel_tool_calls", "reasoning_effort", "response_format")
+)
+"""Fields that completions of text do not have."""
 _PROBE: Final = Call(
     dialect="chat",
     messages=[{"role": "user", "content": "Hello"}],
@@ -219,9 +228,11 @@ class Engines:
             await engine.aclose()
 
     def publish(self, version: str | int | None) -> None:
-        """Name the version of the weights that calls begun from now on are sampled under.
+        """Name the version of the weights that tokens are sampled under from now on.
 
-        An engine that tells its version itself is believed.
+        A token carries the version that was the last one when it came. It is exact when engines
+        pause for an update, and go on only after this. An engine that tells its version itself is
+        believed, but for SGLang's ``default``, which it tells while none was set.
         """
         self._version = version
 
@@ -247,7 +258,7 @@ class Engines:
 
     async def sample(
         self, call: Call, *, session: str, attempt: int = 0
-    ) -> AsyncIterator[Piece | Answer]:
+    ) -> AsyncGenerator[Piece | Answer, None]:
         """Yield the pieces of an answer as they come, then the whole answer, last.
 
         Args:
@@ -269,9 +280,10 @@ class Engines:
             async for part in self._sampled(engine, call, session):
                 yield part
             engine.failures = 0
-        except ResponderUnavailable:
-            engine.rest()
-            self.forget(session)
+        except ResponderUnavailable as exc:
+            if "aborted" not in exc.detail:
+                engine.rest()
+                self.forget(session)
             raise
         finally:
             engine.running -= 1
@@ -356,31 +368,87 @@ class Engines:
 
     async def _sampled(
         self, engine: _Engine, call: Call, session: str
-    ) -> AsyncIterator[Piece | Answer]:
-        version = self._version
-        exchange = await engine.post(
-            f"{engine.url}/chat/completions",
-            self._body(engine, call),
-            dict.fromkeys(self._affinity, session) if session else {},
-        )
-        try:
-            if exchange.is_stream:
-                stream = CompletionStream()
-                while not stream.ended and (data := await exchange.read()):
-                    for delta in exchange.told(stream.feed, data):
-                        yield _piece(delta)
-                reply = exchange.told(stream.reply, engine.model)
-                await exchange.drain()
-            else:
-                body = await exchange.whole()
-                reply = exchange.told(read_completion, body, engine.model)
-                yield _whole_piece(reply)
-        finally:
-            exchange.close()
-        yield self._answer(engine, reply, version)
+    ) -> AsyncGenerator[Piece | Answer, None]:
+        headers = dict.fromkeys(self._affinity, session) if session else {}
+        path, body = "/chat/completions", self._body(engine, call)
+        versions = _Versions(self._version)
+        stream = CompletionStream(keeps_aborted=True)
+        for _ in range(_MOST_PARTS):
+            exchange = await engine.post(engine.url + path, body, headers)
+            try:
+                if exchange.is_stream:
+                    while not stream.ended and (data := await exchange.read()):
+                        versions.note(stream.sampled, self._version)
+                        for delta in exchange.told(stream.feed, data):
+                            yield _piece(delta)
+                    reply = exchange.told(stream.reply, engine.model)
+                    await exchange.drain()
+                else:
+                    whole = await exchange.whole()
+                    reply = exchange.told(read_completion, whole, engine.model)
+                    yield _whole_piece(reply)
+            finally:
+                exchange.close()
+            if reply.finish_reason != ABORTED:
+                break
+            path, body = self._rest_of(engine, call, reply)
+            stream.go_on()
+        yield self._answer(engine, reply, versions.of(reply.weight_version))
 
-    def _body(self, engine: _Engine, call: Call) -> bytes:
-        """Return the body of a request for a call."""
+    def _rest_of(self, engine: _Engine, call: Call, reply: Reply) -> tuple[str, bytes]:
+        """Return the request for the rest of an answer that was aborted: path and body.
+
+        The prompt is that of the call with what was sampled, by its ids. Only the chat API makes
+        tool calls of tokens, and it takes messages: there the rest is asked for as the end of the
+        last message, and is none if its ids turn out to be others.
+
+        Raises:
+            ResponderUnavailable: the rest cannot be had exactly.
+        """
+        ids, said = reply.completion_ids, reply.text
+        stops = call.sampling.get("stop") or ()
+        is_exact = (
+            reply.prompt_ids is not None
+            and ids is not None
+            and len(ids) > 0
+            and reply.logprobs is not None
+            and not reply.tool_calls
+            and "reasoning" not in reply.extra
+            and "response_format" not in call.sampling
+            and not said.endswith("\N{REPLACEMENT CHARACTER}")
+            and not any(_begins_in(said, stop) for stop in stops)
+        )
+        most = call.sampling.get("max_tokens")
+        if not is_exact or (most is not None and len(ids or ()) >= most):
+            raise engine.unavailable(
+                "aborted its answer, and the rest of it cannot be asked for exactly", aborted=True
+            )
+        assert reply.prompt_ids is not None
+        assert ids is not None
+        fields = dict(call.sampling)
+        for name in ("max_tokens", "min_tokens"):
+            if name in fields:
+                fields[name] = max(0, fields[name] - len(ids))
+        # Completions of text that name no limit end after 16 tokens.
+        if most is None or (call.tools and call.tool_choice != "none"):
+            last = {"role": "assistant", "content": said}
+            more = {"add_generation_prompt": False, "continue_final_message": True}
+            rest = msgspec.structs.replace(call, messages=[*call.messages, last], sampling=fields)
+            return "/chat/completions", self._body(engine, rest, more)
+        text_fields: dict[str, Any] = {
+            "model": engine.model,
+            **{name: value for name, value in fields.items() if name not in _OF_CHAT},
+            **{name: value for name, value in self._extra_body.items() if name not in _OF_CHAT},
+            "prompt": [*reply.prompt_ids, *ids],
+            "logprobs": 0,
+            "return_token_ids": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        return "/completions", msgspec.json.encode(text_fields)
+
+    def _body(self, engine: _Engine, call: Call, more: Mapping[str, Any] | None = None) -> bytes:
+        """Return the body of a request for a call, with more fields."""
         assert engine.kind is not None
         body: dict[str, Any] = {"model": engine.model, "messages": call.messages, **call.sampling}
         if engine.is_of_openai and "max_tokens" in body:
@@ -394,14 +462,15 @@ class Engines:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         body |= self._extra_body
+        if more is not None:
+            body |= more
         return msgspec.json.encode(body)
 
-    def _answer(self, engine: _Engine, reply: Reply, version: str | int | None) -> Answer:
+    def _answer(
+        self, engine: _Engine, reply: Reply, versions: list[tuple[int, str | int]]
+    ) -> Answer:
         """Return the answer of a reply, which has all that the level needs."""
         self._check(engine, reply)
-        told = reply.weight_version
-        if told is None or (told == _UNSET_VERSION and version is not None):
-            told = version
         usage = reply.usage
         return Answer(
             text=reply.text,
@@ -426,7 +495,7 @@ class Engines:
                 prompt_ids=_listed(reply.prompt_ids),
                 completion_ids=_listed(reply.completion_ids),
                 logprobs=_listed(reply.logprobs),
-                versions=[] if told is None else [(0, told)],
+                versions=versions,
             ),
         )
 
@@ -456,6 +525,27 @@ class Engines:
             )
         if self._tokenizer is not None and reply.completion_ids is not None:
             _check_text(engine, reply, self._tokenizer(reply.completion_ids))
+
+
+class _Versions:
+    """Versions of the weights that were published as the tokens of an answer came."""
+
+    def __init__(self, version: str | int | None) -> None:
+        self._noted = [(0, version)]
+
+    def note(self, sampled: int, version: str | int | None) -> None:
+        """Note the version that holds for all tokens but the first ``sampled`` ones."""
+        if version != self._noted[-1][1]:
+            if self._noted[-1][0] == sampled:
+                self._noted.pop()
+            self._noted.append((sampled, version))
+
+    def of(self, told: str | int | None) -> list[tuple[int, str | int]]:
+        """Return the versions of an answer, of which the engine told its own or ``None``."""
+        published = [(first, version) for first, version in self._noted if version is not None]
+        if told is None or (told == _UNSET_VERSION and published):
+            return published
+        return [(0, told)]
 
 
 class _Engine:
@@ -579,30 +669,30 @@ class _Engine:
                     )
                 break
             except aiohttp.ClientConnectorError as exc:
-                raise self._unavailable(
+                raise self.unavailable(
                     f"cannot be reached ({exc.strerror or exc}): start it, or correct its URL"
                 ) from exc
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
                 if is_again:
-                    raise self._unavailable(f"closed the connection ({exc!r})") from exc
+                    raise self.unavailable(f"closed the connection ({exc!r})") from exc
                 is_again = True  # an idle connection may have been closed as it was taken
             except TimeoutError as exc:
                 what, limit = "did not begin to answer", self.timeouts.first
                 if isinstance(exc, aiohttp.ConnectionTimeoutError):
                     what, limit = "took no connection", self.timeouts.connect
-                raise self._unavailable(f"{what} within {limit:g} s") from exc
+                raise self.unavailable(f"{what} within {limit:g} s") from exc
             except (aiohttp.InvalidURL, ValueError) as exc:
                 raise ResponderFailed(
                     f"{self.url} is not an address: {shown(str(exc), self.key)}", retryable=False
                 ) from exc
             except aiohttp.ClientError as exc:
-                raise self._unavailable(f"does not speak HTTP ({exc!r})") from exc
+                raise self.unavailable(f"does not speak HTTP ({exc!r})") from exc
         exchange = _Exchange(self, response, begun + self.timeouts.total)
         if response.status != 200:
             await exchange.refuse()
         return exchange
 
-    def _unavailable(self, what: str, **facts: Any) -> ResponderUnavailable:
+    def unavailable(self, what: str, **facts: Any) -> ResponderUnavailable:
         return ResponderUnavailable(f"{self} {shown(what, self.key)}", engine=self.url, **facts)
 
 
@@ -635,9 +725,9 @@ class _Exchange:
             late = f"sent nothing for {self._limit:g} s amid its answer"
             if left < self._limit:
                 late = f"did not end its answer within {self._engine.timeouts.total:g} s"
-            raise self._engine._unavailable(late) from exc
+            raise self._engine.unavailable(late) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise self._engine._unavailable(f"cut its answer ({exc!r})") from exc
+            raise self._engine.unavailable(f"cut its answer ({exc!r})") from exc
         self._limit = self._engine.timeouts.piece
         self._size += len(data)
         if self._size > self._engine.max_size:
@@ -677,10 +767,11 @@ class _Exchange:
         try:
             return read(*given)
         except Truncated as exc:
-            raise self._engine._unavailable(f"cut its answer: {exc}") from exc
+            raise self._engine.unavailable(f"cut its answer: {exc}") from exc
         except ServerFailed as exc:
-            raise self._engine._unavailable(
-                f"told of an error in place of its answer: {exc}"
+            facts = {"aborted": True} if exc.is_abort else {}
+            raise self._engine.unavailable(
+                f"told of an error in place of its answer: {exc}", **facts
             ) from exc
         except ValueError as exc:
             raise InvalidCompletion(
@@ -742,6 +833,11 @@ def _whole_piece(reply: Reply) -> Piece:
         for index, each in enumerate(reply.tool_calls)
     ]
     return Piece(text=reply.text, reasoning=reply.extra.get("reasoning", ""), tool_calls=calls)
+
+
+def _begins_in(text: str, stop: str) -> bool:
+    """Return whether a text ends amid a stop sequence, which its rest might complete."""
+    return any(text.endswith(stop[:size]) for size in range(1, len(stop)))
 
 
 def _listed(values: Sequence[Any] | None) -> list[Any] | None:

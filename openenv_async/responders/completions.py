@@ -97,6 +97,7 @@ class _Token(msgspec.Struct):
 
 class _Logprobs(msgspec.Struct):
     content: list[_Token] | None = None
+    token_logprobs: list[float | None] | None = None
 
 
 class _MetaInfo(msgspec.Struct):
@@ -107,6 +108,7 @@ class _MetaInfo(msgspec.Struct):
 class _Choice(msgspec.Struct):
     message: _Message | None = None
     delta: _Message | None = None
+    text: str | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     token_ids: list[int] | None = None
@@ -185,7 +187,8 @@ class CompletionStream:
     """A completion that comes in chunks of server-sent events; ``feed`` takes bytes as they come.
 
     Args:
-        keeps_aborted: an answer that its server broke off has a reply, with what there is of it.
+        keeps_aborted: an answer that its server broke off has a reply, with what there is of it;
+            ``go_on`` takes the rest of it from another stream.
 
     Attributes:
         complete: the model said that it ended, or the server that this is all.
@@ -199,6 +202,8 @@ class CompletionStream:
         self.size = 0
         self._keeps_aborted = keeps_aborted
         self._rest: list[bytes] = []
+        self._before = 0
+        self._prompt: list[int] | None = None
         self._whole = _Completion([])
         self._choice = _Choice()
         self._begun = False
@@ -230,14 +235,44 @@ class CompletionStream:
                 self._take(line[5:].strip(), deltas)
         return deltas
 
+    @property
+    def sampled(self) -> int:
+        """The number of tokens that were told so far."""
+        return len(self._ids or self._tokens or ())
+
+    def go_on(self) -> None:
+        """Take the rest of an aborted answer from now on: of chat or of text completions.
+
+        Its prompt has to be the first one's with all that was sampled so far, by their ids.
+        """
+        self.complete = self.ended = False
+        self._rest = []
+        self._prompt = [*(self._prompt_ids or ()), *(self._ids or ())]
+        self._before = self.sampled
+        self._whole.usage = None
+
+    @property
+    def _prompt_ids(self) -> list[int] | None:
+        return self._whole.prompt_token_ids or self._choice.prompt_token_ids
+
     def reply(self, model: str) -> Reply:
         """Return the reply; only a ``complete`` one has one.
 
         Raises:
             Truncated: the stream ended before its end, or has nothing else.
+        ServerFailed: the rest of an aborted answer does not belong to it.
         """
         if not self.complete or not self._begun:
             raise Truncated("the stream ended before the end of the reply")
+        if self._prompt is not None:
+            raise ServerFailed(
+                "the rest of an aborted answer does not tell its prompt", is_abort=True
+            )
+        if self._before and self._whole.usage is not None:
+            used = self._whole.usage
+            used.prompt_tokens = (used.prompt_tokens or 0) - self._before
+            used.completion_tokens = (used.completion_tokens or 0) + self._before
+            self._before = 0
         choice = self._choice
         message = _Message(
             "".join(self._text),
@@ -263,26 +298,50 @@ class CompletionStream:
         whole.model = whole.model or chunk.model
         whole.usage = chunk.usage or whole.usage
         whole.metadata = chunk.metadata or whole.metadata
+        if self._prompt is not None:
+            self._check_prompt(chunk)
         whole.prompt_token_ids = whole.prompt_token_ids or chunk.prompt_token_ids
         if chunk.choices is None and chunk.usage is None:
             raise ValueError("an event of the stream has no choices")
         for part in (chunk.choices or ())[:1]:
             self._begun = True
-            choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
+            if not self._before:
+                choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
             choice.meta_info = part.meta_info or choice.meta_info
             if part.token_ids is not None:
                 self._ids = self._ids or []
                 self._ids += part.token_ids
-            if part.logprobs is not None and part.logprobs.content is not None:
+            if part.logprobs is not None:
+                told = part.logprobs.content
+                if told is None:
+                    told = [_Token(each) for each in part.logprobs.token_logprobs or ()]
                 self._tokens = self._tokens or []
-                self._tokens += part.logprobs.content
+                self._tokens += told
             if part.delta is not None:
                 self._add(part.delta, deltas)
+            elif part.text:
+                self._add(_Message(part.text), deltas)
             if part.finish_reason is not None:
                 choice.finish_reason = part.finish_reason
                 choice.stop_reason = part.stop_reason
                 choice.matched_stop = part.matched_stop
                 self.complete = True
+
+    def _check_prompt(self, chunk: _Completion) -> None:
+        """Refuse the rest of an answer that does not go on where it was aborted."""
+        told = chunk.prompt_token_ids
+        for choice in chunk.choices or ():
+            told = told or choice.prompt_token_ids
+        if told is not None:
+            if told != self._prompt:
+                raise ServerFailed(
+                    "the rest of an aborted answer has another prompt", is_abort=True
+                )
+            self._prompt = None
+        elif any(choice.token_ids for choice in chunk.choices or ()):
+            raise ServerFailed(
+                "the rest of an aborted answer does not tell its prompt", is_abort=True
+            )
 
     def _add(self, delta: _Message, deltas: list[Delta]) -> None:
         last = deltas[-1] if deltas else None
@@ -323,7 +382,15 @@ class CompletionStream:
 
 
 class ServerFailed(Exception):
-    """The server told of an error where an answer was to be, or broke the answer off."""
+    """The server told of an error where an answer was to be, or broke the answer off.
+
+    Attributes:
+        is_abort: it broke the answer off by its own decision; it did not fail.
+    """
+
+    def __init__(self, message: str, *, is_abort: bool = False) -> None:
+        super().__init__(message)
+        self.is_abort = is_abort
 
 
 def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
@@ -343,7 +410,10 @@ def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
         if choice.finish_reason in _BROKEN_OFF and not (
             keeps_aborted and choice.finish_reason == ABORTED
         ):
-            raise ServerFailed(f"its finish reason is {choice.finish_reason}")
+            raise ServerFailed(
+                f"its finish reason is {choice.finish_reason}",
+                is_abort=choice.finish_reason == ABORTED,
+            )
     return completion
 
 

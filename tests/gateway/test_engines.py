@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from openenv_async.errors import (
+    CallRefused,
     InvalidCompletion,
     InvalidOption,
     ResponderFailed,
@@ -14,7 +17,8 @@ from openenv_async.errors import (
     ResponderUnavailable,
 )
 from openenv_async.gateway.calls import Answer, Call, Piece
-from openenv_async.gateway.engines import Engines
+from openenv_async.gateway.engines import AFFINITY_HEADERS, Engines, EngineTimeouts
+from tests.engine_stub import EngineStub, decode, encode, prompt_ids
 from tests.model_server import ModelServer, called, decoded
 
 CALL = Call(
@@ -22,6 +26,9 @@ CALL = Call(
     messages=[{"role": "user", "content": "hi"}],
     sampling={"temperature": 0.5, "max_tokens": 100},
 )
+
+
+CALLED = called("act", where="here")
 
 
 async def sampled(engines: Engines, call: Call = CALL, session: str = "s") -> Any:
@@ -198,3 +205,256 @@ async def test_calls_begun_after_a_publish_carry_its_version() -> None:
 def test_settings_that_make_no_sense(urls: Any, options: Any, why: str) -> None:
     with pytest.raises(InvalidOption, match=why):
         Engines(urls, **options)
+
+
+# -- against a real tokenizer ---------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "act", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize("shape", ["vllm", "sglang"])
+async def test_ids_are_those_of_the_template_and_decode_to_the_answer(shape: str) -> None:
+    """Words that are spelled in other tokens than the tokenizer's stay as they were sampled."""
+    said = {**CALLED, "content": "So, 日本 then.", "reasoning_content": "Hm? Über…"}
+    async with EngineStub(said, shape=shape, spells_oddly=True, seed=1) as stub:
+        engines = Engines(stub.url, tokenizer=decode)
+        call = msgspec.structs.replace(CALL, tools=TOOLS)
+        pieces, answer = await sampled(engines, call)
+        served = stub.calls[-1]
+        await engines.aclose()
+    tokens = answer.tokens
+    assert tokens.prompt_ids == prompt_ids(CALL.messages, TOOLS)
+    assert tokens.completion_ids == served.completion_ids
+    assert tokens.completion_ids != encode(decode(tokens.completion_ids))
+    assert tokens.logprobs == served.logprobs
+    assert (answer.text, answer.reasoning) == (said["content"], said["reasoning_content"])
+    assert "".join(piece.reasoning for piece in pieces) == answer.reasoning
+    assert answer.tool_calls[0].arguments == '{"where": "here"}'
+    assert answer.prompt_tokens == len(tokens.prompt_ids)
+    assert answer.completion_tokens == len(tokens.completion_ids)
+
+
+async def test_the_first_piece_comes_before_the_engine_goes_on() -> None:
+    async with EngineStub("one two three") as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.gate = asyncio.Event()
+        parts = engines.sample(CALL, session="s")
+        async with asyncio.timeout(10):
+            pieces = [await anext(parts)]
+        stub.gate.set()
+        pieces += [part async for part in parts]
+        await engines.aclose()
+    *pieces, answer = pieces
+    assert len(pieces) >= 2
+    assert isinstance(answer, Answer)
+    assert "".join(piece.text for piece in pieces) == answer.text
+
+
+async def test_an_engine_learns_that_nobody_waits_for_its_answer() -> None:
+    async with EngineStub("one two three") as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.gate = asyncio.Event()
+        parts = engines.sample(CALL, session="s")
+        async with asyncio.timeout(10):
+            await anext(parts)
+            await parts.aclose()
+            await stub.idle.wait()
+        assert stub.left == 1
+        assert engines.facts()[0]["calls"] == 0
+        await engines.aclose()
+
+
+async def ready(engines: Engines, stub: EngineStub) -> None:
+    """Have the engines ask for their token, without faults and delays."""
+    delays = stub.delay, stub.token_delay
+    faults, stub.faults, stub.delay, stub.token_delay = stub.faults, {}, 0.0, 0.0
+    await engines.open()
+    stub.faults, (stub.delay, stub.token_delay) = faults, delays
+
+
+@pytest.mark.parametrize("shape", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    ("fault", "error", "why"),
+    [
+        ("no_ids", InvalidCompletion, "without log probabilities, which the level 'tokens' needs"),
+        ("wrong_ids", InvalidCompletion, "ids that do not decode to its text"),
+        ("few_logprobs", InvalidCompletion, "without a log probability for each of its"),
+        ("other_model", InvalidCompletion, "answered with the model 'another-model'"),
+        ("error", ResponderUnavailable, "told of an error in place of its answer.*worker died"),
+    ],
+)
+async def test_answers_that_are_not_what_was_asked_for(
+    shape: str, fault: str, error: type[ResponderFailed], why: str
+) -> None:
+    async with EngineStub("hello to you", shape=shape, faults={fault: 1.0}) as stub:
+        engines = Engines(stub.url, tokenizer=decode)
+        await ready(engines, stub)
+        with pytest.raises(error, match=why) as told:
+            await sampled(engines)
+        assert type(told.value) is error
+        assert stub.url in str(told.value)
+        await engines.aclose()
+
+
+async def test_where_an_answer_stopped_is_told() -> None:
+    for shape in ("vllm", "sglang"):
+        async with EngineStub("Thought: go\nObservation: none", shape=shape) as stub:
+            engines = Engines(stub.url)
+            call = msgspec.structs.replace(CALL, sampling={"stop": ["Observation:"]})
+            _, answer = await sampled(engines, call)
+            await engines.aclose()
+        assert (answer.text, answer.finish_reason) == ("Thought: go\n", "stop")
+        assert answer.stop_sequence == "Observation:"
+
+
+async def test_the_engine_gets_its_key_and_the_sessions_name() -> None:
+    async with EngineStub("hello", api_key="secret-key-1") as stub:
+        engines = Engines(stub.url, api_key="secret-key-1", extra_body={"top_k": 5})
+        await sampled(engines, session="session-7")
+        headers, body = stub.headers[-1], stub.calls[-1].body
+        await engines.aclose()
+        refused = Engines(stub.url, api_key="secret-key-2")
+        with pytest.raises(ResponderFailed, match=r"HTTP 401.*\*\*\*.*Give its key") as told:
+            await refused.open()
+        assert "secret-key-2" not in f"{told.value} {told.value.detail}"
+        await refused.aclose()
+    assert {headers[name.lower()] for name in AFFINITY_HEADERS} == {"session-7"}
+    assert body["top_k"] == 5
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "delays", "why"),
+    [
+        ({"first": 0.05}, {"delay": 30.0}, "did not begin to answer within 0.05 s"),
+        ({"piece": 0.05}, {"token_delay": 30.0}, "sent nothing for 0.05 s amid its answer"),
+        ({"total": 0.05}, {"token_delay": 30.0}, "did not end its answer within 0.05 s"),
+    ],
+)
+async def test_each_step_of_an_answer_has_its_deadline(
+    timeouts: dict[str, float], delays: dict[str, float], why: str
+) -> None:
+    async with EngineStub("one two three") as stub:
+        engines = Engines(stub.url, tokens="vllm", timeouts=EngineTimeouts(**timeouts))
+        await engines.open()
+        for name, value in delays.items():
+            setattr(stub, name, value)
+        with pytest.raises(ResponderUnavailable, match=why):
+            await sampled(engines)
+        await engines.aclose()
+
+
+async def test_an_answer_has_a_bound() -> None:
+    async with EngineStub("word " * 500) as stub:
+        engines = Engines(stub.url, tokens="vllm", max_answer_size=20_000)
+        await engines.open()
+        with pytest.raises(InvalidCompletion, match="more than 20,000 bytes"):
+            await sampled(engines, msgspec.structs.replace(CALL, sampling={}))
+        await engines.aclose()
+
+
+async def test_tokens_are_counted_by_the_engine() -> None:
+    call = msgspec.structs.replace(CALL, tools=TOOLS)
+    for shape, level in (("vllm", "tokens"), ("llama.cpp", "logprobs")):
+        async with EngineStub("hello", shape=shape) as stub:
+            engines = Engines(stub.url, level=level)  # type: ignore[arg-type]  # of the loop
+            for _ in range(2):
+                assert await engines.count_tokens(call) == len(prompt_ids(call.messages, TOOLS))
+            await engines.aclose()
+    async with EngineStub("hello", shape="openai") as stub:
+        engines = Engines(stub.url, level="logprobs")
+        with pytest.raises(CallRefused, match="does not count tokens"):
+            await engines.count_tokens(call)
+        await engines.aclose()
+
+
+async def test_llama_cpp_tells_the_ids_of_what_it_sampled_alone() -> None:
+    async with EngineStub("hello", shape="llama.cpp") as stub:
+        engines = Engines(stub.url, level="logprobs")
+        _, answer = await sampled(engines)
+        await engines.aclose()
+    assert answer.tokens.completion_ids == encode("hello<|im_end|>")
+    assert answer.tokens.prompt_ids is None
+    assert answer.tokens.level == "logprobs"
+
+
+# -- answers that an engine aborts ----------------------------------------------------------------
+
+LONG = "The weights may change while an answer is being sampled, token by token, as here."
+
+
+@pytest.mark.parametrize(
+    ("tools", "sampling", "path"),
+    [
+        ([], {"max_tokens": 100, "min_tokens": 3}, "/v1/completions"),
+        ([], {}, "/v1/chat/completions"),
+        (TOOLS, {"max_tokens": 100, "min_tokens": 3}, "/v1/chat/completions"),
+    ],
+)
+async def test_an_aborted_answer_goes_on_and_keeps_both_versions(
+    tools: list[Any], sampling: dict[str, Any], path: str
+) -> None:
+    async with EngineStub(LONG) as stub:
+        engines = Engines(stub.url, tokenizer=decode)
+        await engines.open()
+        engines.publish(1)
+        stub.faults = {"abort": 1.0}
+        call = msgspec.structs.replace(CALL, tools=tools, sampling=sampling)
+        parts = engines.sample(call, session="s")
+        text = ""
+        async for part in parts:
+            if isinstance(part, Answer):
+                answer = part
+            else:
+                text += part.text
+                engines.publish(2)  # as the first part has come
+        aborted, rest = stub.calls[-2:]
+        await engines.aclose()
+    tokens = answer.tokens
+    assert (answer.text, text, answer.finish_reason) == (LONG, LONG, "stop")
+    assert (aborted.given, rest.given) == ("abort", "rest")
+    first = len(aborted.completion_ids or ())
+    assert tokens.versions == [(0, 1), (first, 2)]
+    assert tokens.prompt_ids == prompt_ids(CALL.messages, tools)
+    assert decode(tokens.completion_ids or ()) == LONG + "<|im_end|>"
+    assert tokens.logprobs == [*(aborted.logprobs or ()), *(rest.logprobs or ())]
+    assert len(tokens.logprobs) == len(tokens.completion_ids or ()) == answer.completion_tokens
+    assert answer.prompt_tokens == len(tokens.prompt_ids or ())
+    assert rest.body["path"] == path
+    if sampling:
+        assert (rest.body["max_tokens"], rest.body["min_tokens"]) == (100 - first, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "call", "loses"),
+    [
+        (LONG, CALL, True),
+        (LONG, msgspec.structs.replace(CALL, tools=TOOLS), True),
+        ({**CALLED, "content": "So:"}, msgspec.structs.replace(CALL, tools=TOOLS), False),
+        ({"content": "ab", "reasoning_content": LONG}, CALL, False),
+        (LONG, msgspec.structs.replace(CALL, sampling={"response_format": {}}), False),
+    ],
+)
+async def test_an_aborted_answer_that_cannot_go_on_exactly_has_failed(
+    said: Any, call: Call, loses: bool
+) -> None:
+    async with EngineStub(said, loses_prompts=loses) as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.faults = {"abort": 1.0}
+        with pytest.raises(ResponderUnavailable, match="abort"):
+            await sampled(engines, call)
+        assert not engines.facts()[0]["failing"]
+        await engines.aclose()
+
+
+async def test_an_aborted_answer_that_came_whole_is_asked_for_again() -> None:
+    async with EngineStub(LONG, shape="sglang") as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.faults = {"abort": 1.0}
+        with pytest.raises(ResponderUnavailable, match="abort") as told:
+            await sampled(engines)
+        assert told.value.retryable
+        await engines.aclose()
