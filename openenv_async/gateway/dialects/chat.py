@@ -86,6 +86,8 @@ class ChatDialect:
         asked_model = fields.text("model")
         is_streamed = fields.flag("stream")
         options = fields.mapping("stream_options")
+        for name in sorted(options.keys() - {"include_usage"}):
+            fields.leave(f"stream_options.{name}", "usage is streamed once, and nothing is hidden")
         if (count := fields.take("n")) is not None and count != 1:
             refuse("n", f"is {shown(count)}: a call has one answer, ask once for each")
         modalities = fields.take("modalities")

@@ -54,7 +54,7 @@ __all__ = ["ResponsesDialect"]
 _REASONING: Final = "openenv.reasoning:"
 _ENCRYPTED: Final = "reasoning.encrypted_content"
 _EFFORTS: Final = ("low", "medium", "high")
-_TEXTS: Final = frozenset(("input_text", "output_text", "text", "summary_text"))
+_TEXTS: Final = ("input_text", "output_text", "text", "summary_text")
 _TOOL_KEYS: Final = frozenset(
     ("type", "name", "description", "parameters", "strict", "format", "tools")
 )

@@ -102,7 +102,7 @@ def test_what_changes_the_sample_is_passed_on() -> None:
 def test_what_does_not_is_left_out_with_a_reason() -> None:
     call = chat(
         stream=True,
-        stream_options={"include_usage": True},
+        stream_options={"include_usage": True, "continuous_usage_stats": True},
         n=1,
         logprobs=False,
         store=False,
@@ -123,6 +123,7 @@ def test_what_does_not_is_left_out_with_a_reason() -> None:
         "brand_new": "unknown to the gateway",
         "max_tokens": "max_completion_tokens is given, too",
         "messages[].cache_control": "the engine keeps its own cache",
+        "stream_options.continuous_usage_stats": "usage is streamed once, and nothing is hidden",
         "store": "answers are kept in the record of the session alone",
         "tools[].cache_control": "engines know no such key of a tool",
         "tools[1]": "a tool of type 'web_search' is not run by the gateway",
