@@ -502,6 +502,8 @@ class EngineStub:
                 asked = json.loads(data)
                 text = prompt_text(asked["messages"], asked.get("tools") or ())
                 return _json(200, {"prompt": text})
+            case "/health":
+                return _json(200, {})
             case "/calls":
                 return _json(200, [asdict(call) for call in self.calls])
             case "/counts":
