@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -19,9 +20,9 @@ from openenv_async.errors import (
     Unauthorized,
 )
 from openenv_async.gateway.calls import Call, Delivery, Dialect
-from openenv_async.gateway.retries import retry_count_of
+from openenv_async.gateway.retries import Sample, retry_count_of
 from openenv_async.gateway.sessions import Generation, ModelSession, Reader
-from openenv_async.server.uvicorn_protocols import connection_of
+from openenv_async.server.uvicorn_protocols import HTTPConnection, connection_of
 
 __all__ = ["Backend", "GatewayApp", "error_body"]
 
@@ -133,13 +134,15 @@ class GatewayApp:
         delivery: Delivery = "broken"
         try:
             if call.is_streamed:
-                delivery = await _stream(dialect, call, generation, reader, send)
+                delivery = await _stream(dialect, call, generation, reader, send, connection)
             else:
                 delivery = await _answer(dialect, call, generation, reader, send)
         finally:
             reader.close()
             if connection is not None:
-                connection.on_lost = None if connection.is_lost else generation.sample.disconnected
+                connection.on_lost = None
+                if not connection.is_lost:
+                    connection.on_lost = partial(_lost, connection, generation.sample)
             self._backend.delivered(generation, delivery)
 
 
@@ -161,7 +164,12 @@ async def _answer(
 
 
 async def _stream(
-    dialect: Dialect, call: Call, generation: Generation, reader: Reader, send: Send
+    dialect: Dialect,
+    call: Call,
+    generation: Generation,
+    reader: Reader,
+    send: Send,
+    connection: HTTPConnection | None,
 ) -> Delivery:
     """Send pieces as they come; an error before the first one has a status of its own."""
     pieces = await reader.more()
@@ -188,8 +196,19 @@ async def _stream(
         data += events.fail(generation.error)
     else:
         return "broken"  # its client has left
-    await send({"type": "http.response.body", "body": data, "more_body": False})
-    return _as_seen(reader, "error" if generation.answer is None else "whole")
+    is_whole = generation.answer is not None
+    # Some clients take a stream that ends for an answer that does: one that failed is cut.
+    is_cut = not is_whole and connection is not None
+    await send({"type": "http.response.body", "body": data, "more_body": is_cut})
+    delivery = _as_seen(reader, "whole" if is_whole else "error")
+    if is_cut and connection is not None:
+        connection.cut()
+    return delivery
+
+
+def _lost(connection: HTTPConnection, sample: Sample) -> None:
+    """Note that the connection ended over which a sample went out last."""
+    sample.disconnected(was_reset=connection.was_reset)
 
 
 def _as_seen(reader: Reader, delivery: Delivery) -> Delivery:

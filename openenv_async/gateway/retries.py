@@ -25,9 +25,10 @@ nothing either: some agents begin at 0 in each round, and one always sends 0. Ru
 connections that break after the last bytes were handed over. More than a count is needed for it: of
 two that want a sample each, the request of one may have been lost on its way.
 
-An answer of which the journal has no delivery (the gateway was killed) was not had whole. A
-request that asks for more tokens than a sample that its client had whole is not a retry of it:
-agents ask so when an answer was cut at the limit.
+An answer of which the journal has no delivery (the gateway was killed) was not had whole, nor one
+whose client reset the connection afterwards, as systems do for bytes that nobody read. A request
+that asks for more tokens than a sample that its client had whole is not a retry of it: agents ask
+so when an answer was cut at the limit.
 """
 
 from __future__ import annotations
@@ -96,9 +97,15 @@ class Sample(msgspec.Struct, kw_only=True):
     is_disconnected: bool = False
     ambiguous: int | None = None
 
-    def disconnected(self) -> None:
-        """Note that the connection of the last delivery ended."""
+    def disconnected(self, was_reset: bool = False) -> None:
+        """Note that the connection of the last delivery ended.
+
+        Args:
+            was_reset: its client left something unread: it had not all of the answer.
+        """
         self.is_disconnected = True
+        if was_reset and self.deliveries and self.deliveries[-1] == "whole":
+            self.deliveries[-1] = "broken"
 
 
 class New(msgspec.Struct, frozen=True):

@@ -154,11 +154,17 @@ class HTTPConnection(Protocol):
 
     Attributes:
         is_lost: it is.
-        on_lost: called when it is.
+        was_reset: its client closed it with something left unread, or is gone without a word.
+        on_lost: called when it is lost.
     """
 
     is_lost: bool
+    was_reset: bool
     on_lost: Callable[[], None] | None
+
+    def cut(self) -> None:
+        """End the connection amid a reply: what was written is sent, and no end of the reply."""
+        ...
 
 
 def connection_of(send: Any) -> HTTPConnection | None:
@@ -192,6 +198,7 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
     _cutting: asyncio.TimerHandle | None = None
     _expecting: asyncio.TimerHandle | None = None
     is_lost = False
+    was_reset = False
     on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -265,8 +272,15 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
         super().connection_lost(exc)
         self._forget()
         self.is_lost = True
+        self.was_reset = exc is not None
         if self.on_lost is not None:
             self.on_lost()
+
+    def cut(self) -> None:
+        """End the connection amid a reply."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # or uvicorn logs that a reply has no end
+        self.transport.close()
 
     def _forget(self) -> None:
         """Look after the peer no more, and let go of what would hold this protocol."""

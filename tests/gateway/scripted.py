@@ -172,6 +172,14 @@ class Client:
         """Return what comes up to something."""
         return await self._reader.readuntil(wanted)
 
+    async def rest(self) -> bytes:
+        """Return all that comes until the connection ends."""
+        return await self._reader.read()
+
+    def pause(self) -> None:
+        """Read nothing more."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # it reads as well
+
     def leave(self) -> None:
         """Drop the connection."""
         self._writer.transport.abort()

@@ -121,9 +121,11 @@ async def test_a_stream_that_the_engine_cut_does_not_end_cleanly() -> None:
             await client.send("/plain", b'{"say": "hi", "stream": true}')
             await client.until(b"piece he\n")
             gate.set()
-            rest = await client.until(b"0\r\n\r\n")
+            rest = await client.rest()
         assert b"fail responder_unavailable\n" in rest
         assert b"end\n" not in rest
+        assert not rest.endswith(b"0\r\n\r\n")  # nor does HTTP say that this was all
+        assert session.records[0].deliveries == ["error"]
         assert len(engine.calls) == 1  # what was passed on cannot be taken back
 
 
@@ -356,6 +358,19 @@ async def test_a_counted_retry_of_an_answer_whose_connection_ended_gets_it_again
             assert (await client.ask({"say": "ho"}, **retry)).json["id"] == f"{session.id}-2"
         await eventually(lambda: session.records[2].deliveries == ["whole", "whole"])
         assert session.records[1].ambiguous == 0
+
+
+async def test_an_answer_that_was_left_unread_goes_out_again() -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            client.pause()
+            await eventually(lambda: [each.deliveries for each in session.records] == [["whole"]])
+            client.leave()  # with the answer unread: the system resets the connection
+        await eventually(lambda: session.records[0].deliveries == ["broken"])
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
 
 
 async def test_a_call_that_failed_is_asked_again_under_its_number() -> None:
