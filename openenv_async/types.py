@@ -420,6 +420,8 @@ class Outcome(Generic[ObsT, ActT]):
         group, member: which group of episodes of one task or seed, and which of it, from 0.
         attempts: how often it was begun.
         started_at, ended_at: Unix time in seconds.
+        model_calls, model_tokens: calls that an agent made of its model, and their tokens, as far
+            as a gateway knows.
     """
 
     index: int
@@ -439,6 +441,8 @@ class Outcome(Generic[ObsT, ActT]):
     started_at: float | None = None
     ended_at: float | None = None
     unreadable: int = 0
+    model_calls: int = 0
+    model_tokens: int = 0
 
     @property
     def invalid_action(self) -> bool:

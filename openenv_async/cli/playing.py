@@ -108,7 +108,7 @@ def _interruptible() -> Iterator[_Interrupts]:
 
 async def play(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None,
     *,
     episodes: int | None,
     out: Path | None,

@@ -85,6 +85,8 @@ def progress_facts(summary: Summary, pace: Pace) -> tuple[str, str]:
         facts.append(f"{summary.running:,} running")
     if summary.return_mean is not None:
         facts.append(f"mean return {summary.return_mean:.3g}")
+    if summary.model_calls:
+        facts.append(f"{summary.model_calls:,} model calls, {summary.model_tokens:,} tokens")
     bad = []
     if summary.failures:
         bad.append(f"{summary.failures:,} failed")

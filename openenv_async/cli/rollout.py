@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openenv_async.cli.again import with_commands
+from openenv_async.cli.agents import AgentSetup, agent_options, read_agent
 from openenv_async.cli.options import (
     SECONDS,
     examples,
@@ -44,6 +45,7 @@ __all__ = ["rollout"]
         "rollout http://127.0.0.1:8000 --policy my_module:policy --concurrency 256",
         "rollout echo --provider docker --servers 4 --max-steps 10",
         "rollout echo --policy openai:MODEL@http://127.0.0.1:8000/v1 --out runs.parquet",
+        "rollout coding --agent 'codex exec {prompt}' --engine http://127.0.0.1:8000/v1",
         "rollout my_env --tasks train.jsonl --private answer --group-size 8 --out runs.parquet",
     )
 )
@@ -57,6 +59,7 @@ __all__ = ["rollout"]
     "--concurrency", default=64, show_default=True, type=click.IntRange(1), help="Sessions at once."
 )
 @policy_options
+@agent_options
 @task_options
 @run_options
 @click.option(
@@ -124,7 +127,14 @@ def rollout(
     """
     from openenv_async.cli.playing import run
 
+    agent = read_agent(options)
     policy = read_policy(options)
+    if agent is not None:
+        for name in ("policy_timeout", "on_mistake"):
+            if options[name]:
+                raise click.BadParameter(
+                    "an agent plays by itself", param_hint=f"--{name.replace('_', '-')}"
+                )
     options["policy_timeout"] = options["policy_timeout"] or None
     read_tasks(options)
     seed, episodes = options["seed"], options["episodes"]
@@ -161,10 +171,10 @@ def rollout(
             folder.bind(params=params)
             options |= {"out": None, "folder": folder}
         if provider == "static":
-            run(_rollout(text, urls, policy, token=token, **options))
+            run(_rollout(text, urls, policy, token=token, agent=agent, **options))
         else:
             started = _provider(provider, text, params, image, max(1024, options["concurrency"]))
-            run(_in_pool(started, old_servers or servers, text, policy, **options))
+            run(_in_pool(started, old_servers or servers, text, policy, agent=agent, **options))
 
 
 _PROVIDERS = {
@@ -265,6 +275,7 @@ async def _rollout(
     bar: Progress | None = None,
     token: str | None = None,
     folder: RunFolder | None = None,
+    agent: AgentSetup | None = None,
     **options: Any,
 ) -> None:
     from openenv_async.cli.playing import interruption, output_tails, play, show
@@ -273,13 +284,14 @@ async def _rollout(
     from openenv_async.rollouts import RandomPolicy, Summary
 
     model = policy if isinstance(policy, ModelPolicy) else None
-    if policy is None or isinstance(policy, ModelPolicy):
+    chosen = None if isinstance(policy, ModelPolicy) else policy
+    if agent is None and chosen is None:
         if isinstance(source, list):
             schema = await fetch_schema(source[0], token=token)
         else:
             worker = source.workers[0]
             schema = await fetch_schema(worker.url, token=worker.token)
-        policy = (
+        chosen = (
             RandomPolicy(schema["action"], seed)
             if model is None
             else model.made(schema["action"], seed)
@@ -292,11 +304,13 @@ async def _rollout(
     ):
         if model is not None:
             await model.check()
+        if agent is not None:
+            options["agent"] = await stack.enter_async_context(agent.running())
         shown = bar or stack.enter_context(progress_bar(quiet=quiet))
         try:
             await play(
                 source,
-                policy,
+                chosen,
                 out=out,
                 bar=shown,
                 title=target,

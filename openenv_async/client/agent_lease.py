@@ -125,6 +125,7 @@ class AgentLease(Generic[ObsT, ActT]):
         self.task: Task | None = None
         self.last: StepResult[ObsT] | None = None
         self._is_settled = False
+        self._is_model_ended = False
         self.failure: BaseException | None = None
         self._gateway = gateway
         self._budget = budget
@@ -244,7 +245,7 @@ class AgentLease(Generic[ObsT, ActT]):
             await self._news.wait()
 
     async def settle(self) -> Sequence[AgentStep[ObsT, ActT]]:
-        """Take the address back, and return all steps of the episode: its agent has ended.
+        """Take the address back, and return all steps of the episode: the agent takes no more.
 
         A step that still runs is cancelled, and is none of them.
 
@@ -300,10 +301,15 @@ class AgentLease(Generic[ObsT, ActT]):
         await wait_uncancelled(self._closing)
         self._closing.result()
 
+    async def end_model(self) -> None:
+        """End the model's side, with the calls that run; what was sampled can still be read."""
+        if self.model is not None and self._gateway is not None and not self._is_model_ended:
+            self._is_model_ended = True
+            await self._gateway.end(self.model)
+
     async def _close(self) -> None:
         try:
-            if self.model is not None and self._gateway is not None:
-                await self._gateway.end(self.model)
+            await self.end_model()
         finally:
             try:
                 await self._take_back()

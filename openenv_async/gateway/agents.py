@@ -33,9 +33,7 @@ from typing import Any, Final
 from openenv_async.client.agent_lease import AgentLease, ModelGateway
 from openenv_async.errors import (
     AgentFailed,
-    BudgetExhausted,
     CallerError,
-    CallRefused,
     InvalidOption,
     OpenEnvError,
     ResponderFailed,
@@ -124,7 +122,7 @@ class Agent(ABC):
                 for record in records
                 if (failure := _failure_of(record)) is not None
             ],
-            spent=_spent(session),
+            spent=session.exhausted,
             tokens=session.spent.tokens,
             session=session.id,
         )
@@ -408,14 +406,3 @@ def _failure_of(record: CallRecord) -> OpenEnvError | None:
     if issubclass(cls, ResponderFailed):
         return error_from_wire(code, message, True, {"call": record.call_id})
     return ResponderFailed(message, call=record.call_id, cause=code)
-
-
-def _spent(session: Any) -> str | None:
-    """Return what a session spent of its budget, in words; ``None`` while some is left."""
-    try:
-        session.check_budget()
-    except BudgetExhausted as exc:
-        return exc.message
-    except CallRefused:
-        return None
-    return None

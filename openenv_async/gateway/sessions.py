@@ -455,6 +455,17 @@ class ModelSession:
                 " (GatewayLimits.max_records): open another one"
             )
 
+    @property
+    def exhausted(self) -> str | None:
+        """Return what of its budget is spent, in words; ``None`` while it may make more calls."""
+        try:
+            self.check_budget()
+        except BudgetExhausted as exc:
+            return exc.message
+        except CallRefused:
+            pass
+        return None
+
     def out_of_time(self) -> BudgetExhausted:
         """Make the error of a session whose seconds are over."""
         return self._exhausted(f"its {self.budget.seconds:g} seconds")
@@ -603,6 +614,7 @@ class ModelSession:
             "running": len(self.running),
             "budget": msgspec.to_builtins(self.budget),
             "spent": msgspec.to_builtins(self.spent),
+            "exhausted": self.exhausted,
         }
 
 

@@ -33,7 +33,7 @@ from openenv_async.errors import OpenEnvError
 from openenv_async.rollouts.policies import Turn
 from openenv_async.rollouts.record import Transition, snapshot
 from openenv_async.rollouts.run import Rollout, RolloutEnd, as_float, no_number, status_of
-from openenv_async.types import ModelCall, OutcomeStatus, StepResult, Task
+from openenv_async.types import ModelCall, Outcome, OutcomeStatus, StepResult, Task
 
 __all__ = ["AGENT_FACTS", "NO_ACTION", "AgentRollout", "EpisodeAgent", "ModelUse", "TimedCall"]
 
@@ -125,6 +125,7 @@ class AgentRollout(Rollout):
         self._known_at = 0.0
         self._taken_at: list[float] = []
         self._problem: OpenEnvError | None = None
+        self._use = ModelUse()
 
     def _decider(self) -> Callable[[Any, Turn], Any]:
         return _no_policy
@@ -173,8 +174,9 @@ class AgentRollout(Rollout):
             while not playing.done():
                 self._record_taken(lease)
                 if lease.is_over or self.steps == self._max_steps:
-                    with contextlib.suppress(OpenEnvError, OSError):  # the lease keeps its failure
-                        await lease.settle()
+                    if not lease.is_over:
+                        with contextlib.suppress(OpenEnvError, OSError):  # the lease keeps it
+                            await lease.settle()
                     until = min(until, loop.time() + self._agent.grace)
                     await _first(playing, timeout=until - loop.time())
                     break
@@ -206,6 +208,7 @@ class AgentRollout(Rollout):
         """Return the end of the episode: its agent is gone."""
         agent = self._agent
         try:
+            await lease.end_model()
             await lease.settle()
         except (OpenEnvError, OSError) as exc:
             self._record_taken(lease)
@@ -244,6 +247,12 @@ class AgentRollout(Rollout):
             return OutcomeStatus.ENV_ERROR, self._problem
         return (_end_of(lease.taken[-1].result) if lease.is_over else OutcomeStatus.TRUNCATED), None
 
+    def ended(self, status: OutcomeStatus, error: BaseException | None = None) -> Outcome:
+        """Return the outcome as things stand now."""
+        outcome = super().ended(status, error)
+        outcome.model_calls, outcome.model_tokens = len(self._use.calls), self._use.tokens
+        return outcome
+
     # -- the record -----------------------------------------------------------------------------
 
     def _record_taken(self, lease: AgentLease[Any, Any]) -> None:
@@ -280,6 +289,7 @@ class AgentRollout(Rollout):
 
     def _record_use(self, use: ModelUse, facts: Mapping[str, Any]) -> None:
         """Put the calls of the model beside the steps, and the agent's facts into the record."""
+        self._use = use
         trajectory = self.trajectory
         if trajectory is None:
             return

@@ -142,6 +142,7 @@ class Summary:
         policy_seconds, environment_seconds: that episodes which ended had waited, all together, for
             actions and for the results of steps.
         wasted_steps: steps of failed episodes, and of attempts that were repeated.
+        model_calls, model_tokens: of agents that play by themselves, as far as a gateway knows.
     """
 
     def __init__(self, total: int | None = None) -> None:
@@ -160,6 +161,8 @@ class Summary:
         self.mistakes = 0
         self.unreadable = 0
         self.wasted_steps = 0
+        self.model_calls = 0
+        self.model_tokens = 0
         self.policy_seconds = 0.0
         self.environment_seconds = 0.0
         self._tasks: set[int] = set()
@@ -190,6 +193,8 @@ class Summary:
         self.statuses[outcome.status] += 1
         self.mistakes += outcome.mistakes
         self.unreadable += outcome.unreadable
+        self.model_calls += outcome.model_calls
+        self.model_tokens += outcome.model_tokens
         if outcome.started_at is not None:
             if outcome.task is not None:
                 self._tasks.add(hash((outcome.task.split, outcome.task.id)))
@@ -396,6 +401,12 @@ class Summary:
                 "unreadable_reply": self.unreadable,
                 "per_episode": self.mistakes / self.episodes if self.episodes else None,
             },
+            "model": {
+                "calls": self.model_calls,
+                "tokens": self.model_tokens,
+                "calls_per_episode": self.model_calls / self.episodes if self.episodes else None,
+                "tokens_per_episode": self.model_tokens / self.episodes if self.episodes else None,
+            },
             "waited": {"policy": self.policy_seconds, "environment": self.environment_seconds},
             "waste": self.waste,
             "warnings": [asdict(warning) for warning in self._warnings.values()],
@@ -418,6 +429,10 @@ class Summary:
         table.add_row("steps/s", "-" if rate is None else f"{rate:,.0f}")
         table.add_row("duration", f"{self.duration:.2f} s")
         self._add_results(table)
+        if self.model_calls:
+            calls, tokens = self.model_calls, self.model_tokens
+            table.add_row("model calls", f"{calls:,}, {calls / self.episodes:,.1f} an episode")
+            table.add_row("model tokens", f"{tokens:,}, {tokens / self.episodes:,.0f} an episode")
         waited = self.policy_seconds + self.environment_seconds
         if waited:
             table.add_row("time in policy", f"{self.policy_seconds / waited:.0%}")

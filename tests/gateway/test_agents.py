@@ -22,7 +22,6 @@ from openenv_async.errors import (
 )
 from openenv_async.gateway.agents import CommandAgent, FunctionAgent
 from openenv_async.gateway.calls import Answer, Call, Piece
-from openenv_async.gateway.dialects import DIALECTS
 from openenv_async.gateway.gateway import Gateway
 from openenv_async.gateway.sessions import Budget
 from openenv_async.guard import own_guard
@@ -31,7 +30,6 @@ from tests.gateway.scripted import Script, ScriptedEngine
 from tests.rollouts.environments import Counting, Move
 
 SMALL = [sys.executable, str(Path(__file__).with_name("small_agent.py"))]
-ROUTES = {"/v1/chat/completions": DIALECTS["chat"]}
 
 
 def saying(*texts: str) -> Script:
@@ -46,8 +44,8 @@ def saying(*texts: str) -> Script:
     return script
 
 
-def gateway_of(script: Script) -> Gateway:
-    return Gateway(ScriptedEngine(script), routes=ROUTES)
+def gateway_of(script: Script, **options: Any) -> Gateway:
+    return Gateway(ScriptedEngine(script), **options)
 
 
 async def played(agent: Any, env: Any = Counting, **options: Any) -> Any:

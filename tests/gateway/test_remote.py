@@ -1,0 +1,63 @@
+"""A gateway of another process as agents here use it."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from openenv_async import serve
+from openenv_async.errors import ConnectFailed, OpenEnvError, SessionNotFound, Unauthorized
+from openenv_async.gateway.agents import CommandAgent
+from openenv_async.gateway.remote import RemoteGateway
+from openenv_async.gateway.sessions import Budget
+from openenv_async.rollouts import collect_all
+from tests.gateway.test_agents import SMALL, gateway_of, saying
+from tests.rollouts.environments import Counting
+
+
+async def test_an_agent_plays_through_it_and_its_rows_are_here() -> None:
+    async with (
+        gateway_of(saying("1", "2", "end"), admin_token="admin") as served,
+        RemoteGateway(served.url, "admin") as gateway,
+    ):
+        agent = CommandAgent([*SMALL, "{prompt}"], gateway=gateway, budget=Budget(calls=9))
+        [outcome] = await collect_all(Counting, agent=agent, episodes=1)
+        assert served.sessions() == []
+    assert (outcome.status, outcome.episode_return) == ("completed", 3.0)
+    assert (outcome.model_calls, outcome.model_tokens) == (3, 36)
+    [row] = agent.rows(outcome)
+    assert (row.relation, row.reward, row.calls) == ("main", 3.0, [0, 1, 2])
+
+
+async def test_a_spent_budget_is_told_by_it() -> None:
+    async with (
+        gateway_of(saying("1"), admin_token="admin") as served,
+        RemoteGateway(served.url + "/", "admin") as gateway,
+    ):
+        session = await gateway.open(budget=Budget(calls=1))
+        url = f"{session.openai_base_url}/chat/completions"
+        body = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"authorization": f"Bearer {session.key}"}
+        async with aiohttp.request("POST", url, json=body, headers=headers) as response:
+            assert response.status == 200
+        await gateway.end(session)
+        assert session.exhausted is not None
+        assert "all its 1 calls" in session.exhausted
+        assert (session.spent.calls, len(session.records)) == (1, 1)
+        with pytest.raises(SessionNotFound):
+            await gateway.end(session)
+
+
+async def test_it_says_why_it_cannot_be_used() -> None:
+    async with gateway_of(saying("1"), admin_token="admin") as served:
+        for token in (None, "wrong"):
+            with pytest.raises(Unauthorized):
+                await RemoteGateway(served.url, token).__aenter__()
+    with pytest.raises(ConnectFailed, match="cannot be reached"):
+        await RemoteGateway("http://127.0.0.1:1", "admin").__aenter__()
+
+
+async def test_a_server_that_is_something_else_is_told_apart() -> None:
+    async with serve(Counting) as url, RemoteGateway(url, "admin") as gateway:
+        with pytest.raises(OpenEnvError, match="/sessions"):  # what it has statistics of is another
+            await gateway.open()
