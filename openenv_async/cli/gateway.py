@@ -136,6 +136,13 @@ def _read_prices(ctx: click.Context, param: click.Parameter, value: str | None) 
     type=click.Choice(["finish", "cancel"]),
     help="Let the call of a client that left end, or cut it.",
 )
+@click.option(
+    "--system",
+    default="anywhere",
+    show_default=True,
+    type=click.Choice(["anywhere", "first"]),
+    help="Places of system messages that the model's template takes.",
+)
 @click.option("--max-sessions", type=click.IntRange(1), help="Sessions at once.  [default: 65536]")
 @click.option(
     "--max-concurrent", type=click.IntRange(1), help="Calls of a session at once.  [default: 64]"

@@ -32,6 +32,7 @@ from openenv_async.errors import (
 from openenv_async.gateway.app import GatewayApp
 from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect, Level, Sampler
 from openenv_async.gateway.dialects import ROUTES
+from openenv_async.gateway.dialects.system_messages import put_system_first
 from openenv_async.gateway.engines import Engines, TokenFields
 from openenv_async.gateway.histories import Histories, PackedCall, Shared
 from openenv_async.gateway.journal import Journal, SessionFacts
@@ -85,6 +86,8 @@ class Gateway:
         prices: of tokens, for budgets of cost; a session may have its own.
         on_leave: when a client leaves before its answer is whole, ``finish`` lets the engine go
             on, so that a retry gets the answer; ``cancel`` ends it.
+        system: places of system messages that the model's chat template takes: ``anywhere``, so
+            that they pass as agents send them, or ``first``: one, at the beginning.
         routes: dialect of each path that takes calls; those of ``gateway.dialects`` by default.
 
     Attributes:
@@ -108,10 +111,13 @@ class Gateway:
         limits: GatewayLimits | None = None,
         prices: Prices | None = None,
         on_leave: Literal["finish", "cancel"] = "finish",
+        system: Literal["anywhere", "first"] = "anywhere",
         routes: Mapping[str, Dialect] = ROUTES,
     ) -> None:
         if on_leave not in ("finish", "cancel"):
             raise ValueError(f"on_leave is 'finish' or 'cancel', got {on_leave!r}")
+        if system not in ("anywhere", "first"):
+            raise ValueError(f"system is 'anywhere' or 'first', got {system!r}")
         self._owned: Engines | None = None
         self.engine: Sampler
         if isinstance(engines, str | list | tuple):
@@ -126,6 +132,7 @@ class Gateway:
         self._limits = limits or GatewayLimits()
         self._prices = prices
         self._on_leave = on_leave
+        self._puts_system_first = system == "first"
         self._shared = Shared()
         self._sessions: dict[str, ModelSession] = {}
         self._by_digest: dict[str, ModelSession] = {}
@@ -352,6 +359,8 @@ class Gateway:
         count = getattr(self.engine, "count_tokens", None)
         if count is None:
             raise CallRefused("the engine of this gateway does not count tokens")
+        if self._puts_system_first:
+            put_system_first(call)
         counted: int = await count(call)
         return counted
 
@@ -428,6 +437,8 @@ class Gateway:
         Raises:
             OpenEnvError: it cannot be had.
         """
+        if self._puts_system_first:
+            put_system_first(call)
         generation = session.take(call)
         if generation.is_done:
             self._counts["replays"] += 1

@@ -510,6 +510,30 @@ async def test_versions_need_an_engine_that_has_them() -> None:
             gateway.publish(3)
 
 
-def test_an_unknown_way_to_leave_is_refused() -> None:
+def test_settings_of_unknown_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="system is 'anywhere' or 'first'"):
+        Gateway(ScriptedEngine(), system="last")  # type: ignore[arg-type]  # the test is that
     with pytest.raises(ValueError, match="on_leave is 'finish' or 'cancel'"):
         Gateway(ScriptedEngine(), on_leave="wait")  # type: ignore[arg-type]  # the test is that
+
+
+async def test_system_messages_are_put_first_for_models_that_take_one() -> None:
+    asked = {
+        "messages": [
+            {"role": "developer", "content": "a"},
+            {"role": "user", "content": "b"},
+            {"role": "system", "content": "c"},
+        ]
+    }
+    for system, roles in (
+        ("anywhere", ["system", "user", "system"]),
+        ("first", ["system", "user", "user"]),
+    ):
+        engine = ScriptedEngine()
+        async with Gateway(engine, system=system) as gateway:  # type: ignore[arg-type]
+            session = await gateway.open()
+            async with Client(gateway.url, session.key) as client:
+                assert (await client.ask(asked, "/v1/chat/completions")).status == 200
+            [record] = session.records
+        assert [message["role"] for message in engine.calls[0].messages] == roles
+        assert [message["role"] for message in record.messages] == roles
