@@ -273,8 +273,9 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
         self._forget()
         self.is_lost = True
         self.was_reset = exc is not None
-        if self.on_lost is not None:
-            self.on_lost()
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     def cut(self) -> None:
         """End the connection amid a reply."""
