@@ -13,7 +13,7 @@ from openenv_async.client.endpoint import MEDIA, Endpoint, ResultReply, read_rep
 from openenv_async.client.models import WireModels
 from openenv_async.client.refusals import Problem
 from openenv_async.client.settings import ClientSettings
-from openenv_async.errors import InvalidModel, OpenEnvError, PayloadTooLarge
+from openenv_async.errors import DeadlineExceeded, InvalidModel, OpenEnvError, PayloadTooLarge
 from openenv_async.types import ActT, ObsT, StepResult
 
 __all__ = ["AgentStep", "SharedSession"]
@@ -21,6 +21,8 @@ __all__ = ["AgentStep", "SharedSession"]
 _WAIT: Final = 20.0
 """Seconds that the server waits for a result before it says that there is none."""
 _TIMEOUT: Final = 30.0
+_LATE: Final = 3
+"""Times in a row that the server may be late."""
 
 
 class _Lent(msgspec.Struct):
@@ -121,12 +123,22 @@ class SharedSession(Generic[ObsT]):
     async def taken(self) -> AsyncIterator[AgentStep[ObsT, Any]]:
         """Yield each step of an agent as it comes, until an episode or the share ends.
 
+        A server that is late is asked again: steps are numbered, and none is lost by it.
+
         Raises:
+            DeadlineExceeded: it was late three times in a row.
             PayloadTooLarge: as by ``results``.
         """
-        is_over = False
+        is_over, late = False, 0
         while not is_over:
-            found, is_over = await self._page(_WAIT)
+            try:
+                found, is_over = await self._page(_WAIT)
+            except DeadlineExceeded:
+                late += 1
+                if late == _LATE:
+                    raise
+                continue
+            late = 0
             for number, step in enumerate(found):
                 yield step
                 if step.result.done:

@@ -14,7 +14,13 @@ from openenv_async import EngineOptions, EnvClient, Environment, EnvPool, Limits
 from openenv_async.client.endpoint import Sockets
 from openenv_async.client.models import wire_models
 from openenv_async.client.sharing import SharedSession
-from openenv_async.errors import OpenEnvError, OperationUnsupported, PayloadTooLarge, SessionBusy
+from openenv_async.errors import (
+    DeadlineExceeded,
+    OpenEnvError,
+    OperationUnsupported,
+    PayloadTooLarge,
+    SessionBusy,
+)
 from tests.helpers import until
 from tests.server.mcp.agent import (
     SECRET,
@@ -77,6 +83,36 @@ async def test_an_agent_steps_and_the_client_gets_the_rewards(revision: str) -> 
         assert gone.status_code == 404
         assert not (await env.step(Move(1))).done
         assert server.engine.active == 1
+
+
+async def test_a_server_that_is_late_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as (http, _), Client(str(http.base_url)) as env:
+        await env.reset()
+        async with await env.share() as shared:
+            ask = shared._ask
+            late = 0
+
+            async def late_at_times(method: str, path: str, reply: Any) -> Any:
+                nonlocal late
+                if late and path.startswith("/share?"):
+                    late -= 1
+                    await ask(method, path, reply)  # the answer is lost on its way
+                    raise DeadlineExceeded("late", field="share")
+                return await ask(method, path, reply)
+
+            monkeypatch.setattr(shared, "_ask", late_at_times)
+            agent = agent_at(shared.url, STATELESS, http)
+            await agent.call("step", to=1)
+            await agent.call("step", to=9)
+            late = 2
+            assert [step.result.observation.place async for step in shared.taken()] == [1, 9]
+            await env.reset()
+            await agent.call("step", to=4)
+            late = 3
+            with pytest.raises(DeadlineExceeded):
+                await anext(shared.taken())
+            assert late == 0
+            assert [step.result.observation.place for step in await shared.rest()] == [4]
 
 
 async def test_steps_come_as_they_are_taken() -> None:
