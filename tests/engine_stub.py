@@ -354,6 +354,9 @@ def _told(tokens: Sequence[_Token], asked: _Asked, shape: str, misses_one: bool)
     told: dict[str, Any] = {}
     logprobs = [each.logprob for each in tokens[: len(tokens) - misses_one]]
     if asked.logprobs and shape != "bare":
+        if shape == "llama.cpp":  # it tells nothing of the first tokens of a character
+            tokens = [each for each in tokens if each.text]
+            logprobs = [each.logprob for each in tokens]
         told["logprobs"] = {
             "content": [
                 {
@@ -610,6 +613,9 @@ class EngineStub:
             case "schema":
                 return _json(200, {"generated_text": "hello", "status": "ok"})
         asked = self._asked_of(body)
+        if self.shape == "llama.cpp" and asked.stream and asked.logprobs and body.get("tools"):
+            told = {"message": "logprobs is not supported with tools + stream", "code": 400}
+            return _json(400, {"error": told})
         if self.shape == "sglang" and asked.stream and (asked.prompt_ids or asked.meta):
             field = "return_prompt_token_ids" if asked.prompt_ids else "return_meta_info"
             return _json(400, {"error": {"message": f"{field} is not supported with streaming"}})

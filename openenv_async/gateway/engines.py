@@ -6,6 +6,9 @@ Rules:
   start and at each answer, never a lower level. Nothing is tokenized again or made up.
 - An engine is asked for a stream wherever its streams have what the level needs. SGLang tells
   token ids only of answers that come whole, so at level ``tokens`` its answers come in one piece.
+- llama.cpp's server leaves log probabilities out: in a stream those of text that might have become
+  a stop sequence, and always those of characters that are several tokens. Its answers with log
+  probabilities come in one piece, and one that lacks some is an error.
 - A session stays with one engine, whose cache has its conversation, until that engine fails. A new
   session goes to the engine with the fewest calls under way, then the fewest sessions.
 - One sample asks one engine once; the caller decides on another attempt. Only a request that an
@@ -350,6 +353,8 @@ class Engines:
                     async for part in self._sampled(engine, _PROBE, ""):
                         if isinstance(part, Answer):
                             engine.told_model = part.model
+                            has_ids = part.tokens.completion_ids is not None
+                            engine.is_llama_cpp = kind == "logprobs" and has_ids
                     return
                 except ResponderFailed as exc:
                     engine.kind = None
@@ -458,7 +463,9 @@ class Engines:
             if call.tool_choice is not None:
                 body["tool_choice"] = call.tool_choice
         body |= TOKEN_FIELDS[engine.kind]
-        if engine.kind != "sglang":
+        if engine.is_llama_cpp:
+            body["top_logprobs"] = 1
+        elif engine.kind != "sglang":
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         body |= self._extra_body
@@ -513,6 +520,8 @@ class Engines:
             lacks = "log probabilities"
             if ids is not None:
                 lacks = f"a log probability for each of its {len(ids)} token ids"
+        elif engine.is_llama_cpp and _is_short(reply):
+            lacks = "some of its log probabilities (llama.cpp's server does: ask for level='text')"
         elif self.level == "tokens" and reply.completion_ids is None:
             lacks = "the ids of what it sampled"
         elif self.level == "tokens" and reply.prompt_ids is None:
@@ -557,6 +566,7 @@ class _Engine:
         model: which it is asked for; ``None`` until that is known.
         told_model: which it names in its answers.
         kind: whose fields ask it for what was sampled; ``None`` until it was asked.
+        is_llama_cpp: it is llama.cpp's server, and is asked for log probabilities.
         counts: whose way of counting tokens it knows, as far as that is known.
         running: calls under way.
         sessions: that stay with it.
@@ -581,6 +591,7 @@ class _Engine:
         self.model: str | None = None
         self.told_model: str | None = None
         self.kind: str | None = None
+        self.is_llama_cpp = False
         self.counts: str | None = None
         self.running = 0
         self.sessions = 0
@@ -833,6 +844,11 @@ def _whole_piece(reply: Reply) -> Piece:
         for index, each in enumerate(reply.tool_calls)
     ]
     return Piece(text=reply.text, reasoning=reply.extra.get("reasoning", ""), tool_calls=calls)
+
+
+def _is_short(reply: Reply) -> bool:
+    """Return whether a reply tells of fewer tokens than were sampled by its own count."""
+    return reply.usage is not None and reply.usage.completion_tokens > len(reply.logprobs or ())
 
 
 def _begins_in(text: str, stop: str) -> bool:

@@ -372,11 +372,21 @@ async def test_tokens_are_counted_by_the_engine() -> None:
 async def test_llama_cpp_tells_the_ids_of_what_it_sampled_alone() -> None:
     async with EngineStub("hello", shape="llama.cpp") as stub:
         engines = Engines(stub.url, level="logprobs")
-        _, answer = await sampled(engines)
+        for tools in ([], TOOLS):
+            _, answer = await sampled(engines, msgspec.structs.replace(CALL, tools=tools))
+            assert answer.tokens.completion_ids == encode("hello<|im_end|>")
+            assert answer.tokens.prompt_ids is None
+            assert answer.tokens.level == "logprobs"
+        assert not any(call.body.get("stream") for call in stub.calls[1:])
+        stub.answer = "日本"  # it leaves out all tokens but the last one of each character
+        with pytest.raises(InvalidCompletion, match=r"some of its log probabilities.*level='text'"):
+            await sampled(engines)
         await engines.aclose()
-    assert answer.tokens.completion_ids == encode("hello<|im_end|>")
-    assert answer.tokens.prompt_ids is None
-    assert answer.tokens.level == "logprobs"
+        engines = Engines(stub.url, level="text")
+        _, answer = await sampled(engines)
+        assert answer.text == "日本"
+        assert stub.calls[-1].body["stream"]
+        await engines.aclose()
 
 
 # -- answers that an engine aborts ----------------------------------------------------------------
