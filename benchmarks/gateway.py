@@ -449,7 +449,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def _median(values: Any) -> float:
-    return statistics.median(list(values))
+    return float(statistics.median(list(values)))
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

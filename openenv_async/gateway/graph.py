@@ -14,14 +14,15 @@ whole of the one before in its prompt. It becomes one training row. Rules:
 3. *Differences.* A call whose history has the answer of an earlier call in another form, or has
    messages of the assistant that nobody sampled, begins a new chain, which names the difference
    and the call that it comes from. Nearest is the call with the longest history in common, the
-   system text not counted; of several the last.
+   system text not counted; of several the last, with the same system text if there is one.
 4. *Heirs.* If several calls continue the same call, the chain goes on with the one from which
    the last call of the session came. One that asked the same as another, or whose answer was left
    out of what came next, and that nothing came from, is ``dropped``, or ``second_sample`` if
    it was asked later than the one that the agent went on with. Another that nothing came from is
    a ``side`` call, else a ``fork``.
 5. *Sub-agents.* A conversation is a ``subagent``'s if a name of ``SUBAGENT_NAMES`` says so, or if
-   its first user message has a text that an earlier call sampled as an argument of a tool call.
+   its first user message is, for the most part, a text that an earlier call sampled as an argument
+   of a tool call.
 6. *Summaries.* A call that nothing comes from is a ``summary`` if a long line of its answer stands
    in a message with which a later conversation begins, up to the first of the assistant: that one
    comes from it, and its difference is ``compacted``. So is one whose last message or system
@@ -223,6 +224,7 @@ class _History:
         self.last: _Node | None = None
         self._edges: dict[tuple[int, int], int] = {}
         self._passing: list[_Node | None] = [None]
+        self._passing_as: dict[tuple[int, tuple[int, ...]], _Node] = {}
         self._asking: defaultdict[int, list[_Node]] = defaultdict(list)
         self._answering: defaultdict[int, list[_Node]] = defaultdict(list)
         self._by_length: list[tuple[int, int, _Node]] = []
@@ -245,9 +247,9 @@ class _History:
         end = self._edges.get((path[-1], node.answer_number))
         if end is None:
             end = self._grown(path[-1], node.answer_number)
-        for place in path[1:]:
-            self._passing[place] = node
-        self._passing[end] = node
+        system = tuple(node.system)
+        for place in (*path[1:], end):
+            self._passing[place] = self._passing_as[place, system] = node
         self._asking[path[-1]].append(node)
         self._answering[end].append(node)
         if node.whole is not None:
@@ -255,9 +257,10 @@ class _History:
             insort(self._by_length, entry, key=lambda each: each[:2])
         self.last = node
 
-    def nearest(self, path: list[int]) -> _Node | None:
-        """Return the last call with the longest history in common."""
-        return self._passing[path[-1]]
+    def nearest(self, node: _Node, path: list[int]) -> _Node | None:
+        """Return the last call with the longest history in common, of one system text if any."""
+        same = self._passing_as.get((path[-1], tuple(node.system)))
+        return same or self._passing[path[-1]]
 
     def twin(self, node: _Node, path: list[int]) -> _Node | None:
         """Return a call that asked the same."""
@@ -341,7 +344,7 @@ class _Graph:
     def _place(self, node: _Node, history: _History, path: list[int]) -> None:
         """Find the call that a call comes from, and the difference between them."""
         messages, depth = node.record.messages, node.lead + len(path) - 1
-        nearest = history.nearest(path)
+        nearest = history.nearest(node, path)
         exact = history.exact(node, path)
         made_up = _first_of_assistant(messages, 0 if exact is None else _after(exact, node))
         if exact is not None and (made_up is None or nearest is None):
@@ -554,7 +557,7 @@ class _Tasks:
             (
                 numbers
                 for task, numbers in self._given.items()
-                if len(task) >= 2 * _LEAST_ARGUMENT and task in text
+                if len(text) <= 2 * len(task) and task in text
             ),
             (),
         )

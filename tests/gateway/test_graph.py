@@ -447,6 +447,35 @@ def test_a_summary_that_comes_back_as_the_assistants_own() -> None:
     assert kinds(found) == [None, "system_changed", "compacted"]
 
 
+def test_a_history_as_one_text_is_not_a_sub_agents_task() -> None:
+    recorder = Recorder()
+    command = "grep -n missing_case parser.py"
+    history = [
+        *START,
+        recorder.call(START, asked(id="c0", arguments=f'{{"command": "{command}"}}')),
+    ]
+    recorder.call([*history, tool("3", "c0")], answer_of("done"))
+    told = f"The conversation:\nassistant ran {command}\ntool: 3\nassistant: done\nWhat is left?"
+    recorder.call([system("Write a summary."), user(told)], answer_of("Nothing"), tools=[])
+    assert seen(recorder.records) == [("main", [0, 1]), ("summary", [2])]
+
+
+def test_a_request_under_another_system_text_takes_no_turn_of_the_conversation() -> None:
+    recorder = Recorder()
+    history = turn(recorder, turn(recorder, START, 0), 1)
+    other = [system("Take notes."), *history[1:]]
+    recorder.call([*other, user("Notes?")], answer_of("none"), tools=[])
+    respelled = [*history[:-2], says("", calls=[("c1", "bash", '{"command":"step 1"}')])]
+    recorder.call([*respelled, tool("done 1", "c1")], answer_of("done"))
+    found = chains(recorder.records)
+    assert [(chain.relation, chain.calls, chain.parent) for chain in found] == [
+        ("main", [0, 1], None),
+        ("side", [2], 1),
+        ("continuation", [3], 1),
+    ]
+    assert kinds(found) == [None, "system_changed", "arguments_respelled"]
+
+
 def test_a_summary_after_the_end_is_told_by_its_instructions() -> None:
     recorder = Recorder()
     history = turn(recorder, START, 0)
