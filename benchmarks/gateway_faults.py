@@ -571,10 +571,15 @@ class GatewayProcess:
             return await reply.read()
 
     @property
+    def pid(self) -> int:
+        """Id of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def rss(self) -> int:
         """Bytes of memory that it has."""
-        assert self._process is not None
-        fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * _PAGE
 
 
@@ -633,7 +638,7 @@ def compared(records: Sequence[CallRecord], wishes: Sequence[Wish], engine: Engi
         if key not in taken:
             audit.unwanted += len(found)
             audit.ambiguous += sum((each.session, each.number) in doubted for each in found)
-            audit.places.append(f"nobody had it ({kinds[key[0]]}): {_told(found, records)}")
+            audit.places.append(f"nobody had it ({kinds.get(key[0])}): {_told(found, records)}")
     return audit
 
 
@@ -768,7 +773,32 @@ async def run_faults(
     )
 
 
-async def run_soak(*, calls: int, at_once: int, seed: int, journal: Path) -> bool:
+@dataclasses.dataclass
+class Soak:
+    """The figures of a soak.
+
+    Attributes:
+        audit: of all sessions.
+        calls, seconds: of all of it.
+        growth: of the gateway's memory from a quarter of the calls to their end, as a share.
+        last_file: number of the journal's file that is written at the end.
+        files: that are left.
+    """
+
+    audit: Audit
+    calls: int
+    seconds: float
+    growth: float
+    last_file: int
+    files: int
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing was lost or sampled twice, and memory stayed flat."""
+        return self.audit.is_clean and not self.audit.unwanted and self.growth < _ALLOWED_GROWTH
+
+
+async def run_soak(*, calls: int, at_once: int, seed: int, journal: Path) -> Soak:
     """Play many sessions one after the other, and print what the gateway holds.
 
     Sessions end as they do, and their files are dropped; each record is compared before.
@@ -830,13 +860,9 @@ async def run_soak(*, calls: int, at_once: int, seed: int, journal: Path) -> boo
         looks.append((done, gateway.rss, 0))
         names = list(files_of(journal))
         await gateway.stop()
-    print(f"{done} calls in {seconds:.1f} s: {done / seconds:.0f} a second; {total}")
-    half = [memory for count, memory, _ in looks if count >= calls // 4]
-    growth = half[-1] / half[0] - 1
-    print(f"memory grew by {growth:+.1%} from a quarter of the calls to their end")
-    rotated = max(int(name[6:12]) for name in names)
-    print(f"file {rotated} of the journal is written; {len(names)} are left")
-    return total.is_clean and not total.unwanted and growth < _ALLOWED_GROWTH and rotated > 1
+    settled = [memory for count, memory, _ in looks if count >= calls // 4]
+    last_file = max(int(name[6:12]) for name in names)
+    return Soak(total, done, seconds, settled[-1] / settled[0] - 1, last_file, len(names))
 
 
 def files_of(journal: Path) -> dict[str, int]:
@@ -888,8 +914,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal = Path(folder) / "journal"
         if args.soak:
             calls = args.calls if args.calls > 1000 else 100_000
-            soak = run_soak(calls=calls, at_once=args.at_once, seed=args.seed, journal=journal)
-            return 0 if asyncio.run(soak) else 1
+            soak = asyncio.run(
+                run_soak(calls=calls, at_once=args.at_once, seed=args.seed, journal=journal)
+            )
+            print(f"{soak.calls} calls in {soak.seconds:.1f} s: {soak.audit}")
+            print(f"memory grew by {soak.growth:+.1%} from a quarter of the calls to their end")
+            print(f"file {soak.last_file} of the journal is written; {soak.files} are left")
+            return 0 if soak.is_good else 1
         report = asyncio.run(
             run_faults(
                 sessions=args.sessions,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import resource
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from benchmarks.gateway_faults import Engine, Rates, Report, Wish, compared, run_faults, text_of
+from benchmarks.gateway_faults import (
+    Engine,
+    GatewayProcess,
+    Rates,
+    Report,
+    Wish,
+    compared,
+    files_of,
+    run_faults,
+    run_soak,
+    serving,
+    text_of,
+)
 from openenv_async.gateway.calls import Answer, CallRecord, SampledTokens
+from openenv_async.gateway.journal import read_journal
 
 
 def check(report: Report, calls: int, kills: int) -> None:
@@ -30,9 +46,54 @@ async def test_each_answered_call_is_in_the_journal_once(tmp_path: Path) -> None
 
 
 @pytest.mark.heavy
-async def test_the_same_of_thousands_of_calls_and_five_kills(tmp_path: Path) -> None:
-    report = await run_faults(sessions=200, calls=20, kills=5, seed=7, journal=tmp_path)
-    check(report, 4000, 5)
+async def test_the_same_of_a_hundred_sessions_and_three_kills(tmp_path: Path) -> None:
+    report = await run_faults(sessions=100, calls=10, kills=3, seed=7, journal=tmp_path)
+    check(report, 1000, 3)
+
+
+@pytest.mark.heavy
+async def test_memory_stays_flat(tmp_path: Path) -> None:
+    soak = await run_soak(calls=4000, at_once=32, seed=5, journal=tmp_path)
+    assert soak.calls == soak.audit.records == 4000
+    assert soak.is_good, soak
+
+
+async def test_calls_fail_while_the_disk_is_full_and_nothing_answered_is_lost(
+    tmp_path: Path,
+) -> None:
+    engine = Engine(Rates(error=0.0, engine_cut=0.0), 1, 0.0)
+    async with serving(engine) as port, aiohttp.ClientSession() as http:
+        gateway = GatewayProcess(port, tmp_path)
+        await gateway.start()
+        try:
+            session = json.loads(await gateway.verb(http, "POST", "/sessions"))
+
+            async def ask(text: str) -> tuple[int, Any]:
+                url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+                headers = {"authorization": f"Bearer {session['key']}"}
+                body = {"model": "any", "messages": [{"role": "user", "content": text}]}
+                async with http.post(url, json=body, headers=headers) as reply:
+                    return reply.status, await reply.json()
+
+            assert (await ask("before"))[0] == 200
+            full = sum(files_of(tmp_path).values())
+            no_limit = resource.RLIM_INFINITY
+            resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, (full + 50, no_limit))
+            for text in ("one", "two"):
+                status, told = await ask(text)
+                assert (status, told["error"]["code"]) == (400, "journal_failed")
+                assert "make room" in told["error"]["message"]
+            resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
+            for text in ("two", "after"):
+                assert (await ask(text))[0] == 200
+        finally:
+            await gateway.stop()
+    contents = read_journal(tmp_path)
+    records = contents.sessions[session["id"]].records
+    asked = [each.messages[0]["content"] for each in records if each.answer is not None]
+    assert asked == ["before", "two", "after"]
+    assert not contents.damage
+    assert compared(records, [], engine).mismatched == 0
 
 
 def test_the_comparison_finds_what_is_wrong() -> None:
