@@ -13,7 +13,7 @@ import pytest
 from openenv_async.gateway.calls import CallRecord
 from tests.agents.alone import run_alone
 from tests.agents.clients import program
-from tests.agents.thinker import CUT
+from tests.agents.thinker import CODE, CUT
 
 HEAVY = pytest.mark.heavy
 
@@ -59,6 +59,22 @@ def test_an_answer_comes_back_as_it_was_sampled(
                 as_words(call) for call in sampled["tool_calls"]
             ]
     assert samples[1]["tool_calls"][0]["function"]["arguments"] == CUT
+
+
+@HEAVY
+def test_a_custom_tool_of_a_namespace_has_its_input_without_json() -> None:
+    """With a name of a model that it knows, codex offers one that runs code."""
+    found = run_alone(
+        "tests.agents.thinker:write_code", program=program("codex"), model="gpt-6-sol", seconds=120
+    )
+    assert (found["status"], found["note"]) == (0, "héllo"), found["output"]
+    first, last = found["records"]
+    [tool] = [each for each in first["tools"] if each["function"]["name"] == "functions__exec"]
+    assert "grammar" in tool["function"]["parameters"]["properties"]["input"]["description"]
+    assert "tools[].format" in first["left_out"]
+    [turn] = [each for each in last["messages"] if each["role"] == "assistant"]
+    assert turn == answered(first)
+    assert msgspec.json.decode(turn["tool_calls"][0]["function"]["arguments"]) == {"input": CODE}
 
 
 def answered(record: dict[str, Any]) -> dict[str, Any]:

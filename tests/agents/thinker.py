@@ -1,4 +1,4 @@
-"""An engine that thinks, calls two tools at once, and once writes arguments that are cut off."""
+"""Engines that think, call two tools at once, cut arguments off, and write code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from openenv_async.gateway.calls import Answer, Call, Piece, ToolCall, ToolDelta
 from openenv_async.gateway.gateway import Gateway
 from tests.agents.clients import AGENTS, run_agent
 
-__all__ = ["CUT", "think"]
+__all__ = ["CODE", "CUT", "think", "write_code"]
 
 TASK: Final = "Write the word hello to note.txt, then show it."
 CUT: Final = '{"command": "cat no'
 """Arguments that are not JSON."""
+CODE: Final = (
+    'const done = await tools.exec_command({cmd: "printf héllo > note.txt"});\ntext("ok");\n'
+)
+"""The input of codex's tool for code, which is not JSON."""
 _SAYS: Final = "I write it.\n\nBoth at once."
 
 
@@ -73,6 +77,43 @@ class Thinker:
     def _call(self, call_id: str, line: str) -> ToolCall:
         name, arguments = self._run(line)
         return ToolCall(id=call_id, name=name, arguments=json.dumps(arguments, ensure_ascii=False))
+
+
+class Coder:
+    """A sampler that writes code, and then a last word."""
+
+    async def sample(
+        self, call: Call, *, session: str, attempt: int = 0
+    ) -> AsyncIterator[Piece | Answer]:
+        """Yield an answer in one piece."""
+        if any(message["role"] == "assistant" for message in call.messages):
+            yield Answer(text="Done.")
+            return
+        arguments = json.dumps({"input": CODE}, ensure_ascii=False)
+        made = ToolCall(id="call_1", name="functions__exec", arguments=arguments)
+        yield Answer(tool_calls=[made], finish_reason="tool_calls")
+
+
+async def write_code(program: str, model: str) -> dict[str, Any]:
+    """Have codex write a note by code, as it does with models that it knows."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        async with Gateway(Coder()) as gateway:
+            session = await gateway.open()
+            addresses = AgentAddresses(
+                openai_base_url=session.openai_base_url,
+                anthropic_base_url=session.anthropic_base_url,
+                key=session.key,
+                model=model,
+            )
+            ended = await run_agent("codex", TASK, folder, addresses, program=program)
+        note = folder / "work" / "note.txt"
+        return {
+            "status": ended.status,
+            "output": ended.output + ended.errors,
+            "note": note.read_text() if note.exists() else None,
+            "records": msgspec.to_builtins(session.records),
+        }
 
 
 async def think(agent: str, program: str, mode: str) -> dict[str, Any]:
