@@ -124,6 +124,16 @@ def _read_prices(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @token_option
 @click.option(
+    "--ssl-certfile",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Certificate chain in PEM format: serve https.",
+)
+@click.option(
+    "--ssl-keyfile",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Its private key, where the certificate's file does not have it.",
+)
+@click.option(
     "--prices",
     metavar="PROMPT,COMPLETION[,CACHED]",
     callback=_read_prices,
@@ -259,6 +269,10 @@ def gateway(
         )
     except InvalidOption as exc:
         raise click.UsageError(exc.message, click.get_current_context()) from exc
+    except ValueError as exc:  # of a certificate
+        if hasattr(exc, "message"):  # one of the library's own, told in one line
+            raise
+        raise click.UsageError(str(exc), click.get_current_context()) from exc
     except OSError as exc:
         if hasattr(exc, "message"):  # one of the library's own, told in one line
             raise

@@ -81,6 +81,7 @@ class Gateway:
         journal: a folder, or a ``Journal``, which its owner closes; ``None``: calls are kept in
             memory alone, and end with the process.
         host, port: where it listens; port 0 takes a free one.
+        ssl_certfile, ssl_keyfile: PEM files, for https at that address.
         admin_token: opens the verbs over HTTP; ``None``: there are none.
         limits: sizes, counts and times.
         prices: of tokens, for budgets of cost; a session may have its own.
@@ -94,6 +95,7 @@ class Gateway:
         url: the address, once it listens.
         engine: what samples.
         is_open: it takes calls.
+        running: count of samples that run.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Gateway:
         journal: str | os.PathLike[str] | Journal | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
         admin_token: str | None = None,
         limits: GatewayLimits | None = None,
         prices: Prices | None = None,
@@ -129,6 +133,7 @@ class Gateway:
         self._journal: Journal | None = None
         self._host = host
         self._port = port
+        self._tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
         self._limits = limits or GatewayLimits()
         self._prices = prices
         self._on_leave = on_leave
@@ -138,6 +143,7 @@ class Gateway:
         self._by_digest: dict[str, ModelSession] = {}
         self._resources = contextlib.AsyncExitStack()
         self.is_open = False
+        self.running = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
@@ -155,12 +161,15 @@ class Gateway:
             elif self._kept_at is not None:
                 self._journal = Journal.open(os.fspath(self._kept_at))
                 stack.push_async_callback(self._journal.aclose)
+            self._recover()  # before any of their keys can be shown
             self._resources = stack
-            self.url = await self.listen(self._host, self._port)
-            self._recover()
+            self.is_open = True
+            stack.callback(self._close)
+            self.url = await self._listen(self._host, self._port, self._tls)
+            for session in self._sessions.values():
+                session.url = self.url
             stack.push_async_callback(self._cut_all)  # what runs is told, then the sockets close
             self._resources = stack.pop_all()
-        self.is_open = True
         if self._limits.session_ttl is not None:
             self._sweep()
         return self
@@ -173,10 +182,14 @@ class Gateway:
 
         Sessions of a journal stay open in it: they go on where it is opened again.
         """
+        self._close()
+        await self._resources.aclose()
+
+    def _close(self) -> None:
+        """Take no more calls."""
         self.is_open = False
         if self._sweeping is not None:
             self._sweeping.cancel()
-        await self._resources.aclose()
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls, and wait for those that run.
@@ -184,7 +197,7 @@ class Gateway:
         Args:
             seconds: at most.
         """
-        self.is_open = False
+        self._close()
         tasks = [
             each.task
             for session in self._sessions.values()
@@ -374,11 +387,6 @@ class Gateway:
         """The folder of the journal, if there is one."""
         return None if self._journal is None else str(self._journal.path)
 
-    @property
-    def running(self) -> int:
-        """Count of samples that run."""
-        return sum(len(each.running) for each in self._sessions.values())
-
     def stats(self) -> dict[str, Any]:
         """Return what the gateway does now, and did, as plain values."""
         facts = getattr(self.engine, "facts", None)
@@ -401,12 +409,15 @@ class Gateway:
         Raises:
             OSError: the address cannot be had.
         """
-        listener = listen(host, port)
+        return await self._listen(host, port, {})
+
+    async def _listen(self, host: str, port: int, tls: Mapping[str, Any]) -> str:
         config = uvicorn_config(
-            self.app, EngineOptions(), timeout_keep_alive=_KEEP_ALIVE, lifespan="off"
+            self.app, EngineOptions(), timeout_keep_alive=_KEEP_ALIVE, lifespan="off", **tls
         )
+        listener = listen(host, port)
         await self._resources.enter_async_context(running(Server(config), listener))
-        return address(host, listener)
+        return address(host, listener, config.is_ssl)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -449,6 +460,7 @@ class Gateway:
             generation.ends_alone = self._on_leave == "cancel"
             task = asyncio.get_running_loop().create_task(self._sample(generation))
             generation.task = task
+            self.running += 1
             task.add_done_callback(lambda _: self._cancelled(generation))
         return generation
 
@@ -510,6 +522,7 @@ class Gateway:
             error = ResponderFailed(f"the engine's client raised {type(exc).__name__}")
         else:
             session.settle(generation, packed)
+            self.running -= 1
             generation.finish(answer)
             return
         record.seconds = time.perf_counter() - begun
@@ -526,6 +539,7 @@ class Gateway:
         record.is_refused = error.detail.get("status") in _REFUSALS
         packed = session.pack(generation)
         session.settle(generation, packed)
+        self.running -= 1
         self._counts["failures"] += 1
         generation.fail(error)
         return packed

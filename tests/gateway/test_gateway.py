@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import trustme
 
 from openenv_async.errors import (
     CallRefused,
@@ -430,6 +434,45 @@ async def test_sessions_go_on_after_a_restart(tmp_path: Path) -> None:
             assert (await client.ask({"say": "more"})).json["id"] == f"{session.id}-1"
             assert (await client.ask({"say": "yet more"})).json["error"] == "budget_exhausted"
     assert session.key.encode() not in bytes_of(tmp_path)
+
+
+async def test_keys_are_known_before_anybody_can_show_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents do not ask again after 401, so that none may be told so in a restart."""
+    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=tmp_path) as gateway:
+        session = await gateway.open()
+    begun = Gateway(ScriptedEngine(), routes=ROUTES, journal=tmp_path)
+    listens, replies = begun._listen, []
+
+    async def asked(host: str, port: int, tls: Mapping[str, Any]) -> str:
+        url = await listens(host, port, tls)
+        async with Client(url, session.key) as client:
+            replies.append(await client.ask({"say": "hi"}))
+        return url
+
+    monkeypatch.setattr(begun, "_listen", asked)
+    async with begun:
+        assert [reply.status for reply in replies] == [200]
+
+
+async def test_an_address_with_a_certificate(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(chain)
+    certificate.private_key_pem.write_to_path(key)
+    gateway = Gateway(
+        ScriptedEngine(), routes=ROUTES, ssl_certfile=str(chain), ssl_keyfile=str(key)
+    )
+    async with gateway:
+        session = await gateway.open()
+        assert session.openai_base_url.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        async with httpx.AsyncClient(verify=trusted) as client:
+            headers = {"authorization": f"Bearer {session.key}"}
+            asked = await client.post(f"{gateway.url}/plain", json={"say": "hi"}, headers=headers)
+        assert asked.json()["text"] == "hello"
 
 
 async def test_an_answer_without_a_delivery_goes_out_again_after_a_restart(tmp_path: Path) -> None:
