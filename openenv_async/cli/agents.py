@@ -71,6 +71,11 @@ _OPTIONS: Final = (
         help="The most that an agent may spend in an episode: calls, tokens, cost, seconds.",
     ),
     click.option(
+        "--agent-place",
+        type=click.Choice(["host", "sandbox"]),
+        help="Place of an agent: a sandbox has no network but its session.  [default: host]",
+    ),
+    click.option(
         "--agent-prompt",
         metavar="FILE|TEXT",
         help="Prompt of an agent; {observation} in it is replaced.",
@@ -99,6 +104,7 @@ _NAMES: Final = (
     "gateway",
     "gateway_token_file",
     "budget",
+    "agent_place",
     "agent_prompt",
     "agent_env",
     "agent_output",
@@ -243,6 +249,7 @@ def _agent(command: str, given: dict[str, Any]) -> Callable[..., CommandAgent]:
     from openenv_async.gateway.agents import CommandAgent
 
     options: dict[str, Any] = {"output": given["agent_output"]}
+    options["place"] = given["agent_place"] or "host"
     if given["agent_prompt"] is not None:
         path = Path(given["agent_prompt"])
         try:

@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from openenv_async.client.agent_lease import AgentLease, ModelGateway
 from openenv_async.errors import (
@@ -43,6 +43,7 @@ from openenv_async.errors import (
     signal_name,
 )
 from openenv_async.gateway.agent_process import KeptOutput, ProgramEnd, run_program
+from openenv_async.gateway.agent_sandbox import sandbox
 from openenv_async.gateway.agent_settings import AgentAddresses, agent_settings
 from openenv_async.gateway.calls import CallRecord
 from openenv_async.gateway.exports import model_calls
@@ -56,6 +57,8 @@ from openenv_async.types import Outcome
 
 __all__ = ["Agent", "CommandAgent", "FunctionAgent"]
 
+Place: TypeAlias = Literal["host", "sandbox"]
+"""The place that a program runs in."""
 _GRACE: Final = 10.0
 _MOST_ENDED: Final = 4096
 """Sessions that are kept for their rows."""
@@ -207,6 +210,8 @@ class CommandAgent(Agent):
         context_tokens: size of the model's context, which known agents are told.
         environ: variables besides those that it is given anyway.
         inherit: names of variables of this process that it is given too.
+        place: ``host``, or ``sandbox``: a network of its own that leads to its session and
+            nowhere else; see ``agent_sandbox``.
         workdir: a folder that every episode works in; by default an empty one for each.
         output: a folder for what agents write, a file for each episode.
         options: of ``Agent``.
@@ -222,6 +227,7 @@ class CommandAgent(Agent):
         context_tokens: int | None = None,
         environ: Mapping[str, str] | None = None,
         inherit: Sequence[str] = (),
+        place: Place = "host",
         workdir: str | os.PathLike[str] | None = None,
         output: str | os.PathLike[str] | None = None,
         **options: Any,
@@ -240,7 +246,13 @@ class CommandAgent(Agent):
                         f" {listed}",
                         option="command",
                     )
+        if place not in get_args(Place):
+            raise InvalidOption(
+                f"an agent's place is one of {', '.join(get_args(Place))}, got {place!r}",
+                option="place",
+            )
         self.prompt = prompt
+        self.place = place
         self.model = model
         self.dialect = dialect
         self.context_tokens = context_tokens
@@ -255,6 +267,7 @@ class CommandAgent(Agent):
         return {
             **super().describe(),
             "command": self.command,
+            "place": self.place,
             "prompt": told,
             "model": self.model,
             "dialect": self.dialect,
@@ -294,9 +307,25 @@ class CommandAgent(Agent):
     async def _run(
         self, lease: AgentLease[Any, Any], prompt: str, place: Path, output: KeptOutput
     ) -> ProgramEnd:
+        addresses = self._addresses(lease)
+        if self.place == "host":
+            return await self._run_with(addresses, prompt, place, output)
+        async with sandbox(addresses, place) as own:
+            end = await self._run_with(own.addresses, prompt, place, output, own.command)
+            own.check_started(output.last(_TOLD))
+            return end
+
+    async def _run_with(
+        self,
+        addresses: AgentAddresses,
+        prompt: str,
+        place: Path,
+        output: KeptOutput,
+        wrapped: Callable[[Sequence[str]], Sequence[str]] = list,
+    ) -> ProgramEnd:
+        """Run the program where it finds its session at these addresses."""
         home = place / "home"
         workdir = self.workdir or place / "work"
-        addresses = self._addresses(lease)
         settings = agent_settings(self.command[0], addresses)
         await asyncio.to_thread(_write, home, {**settings.files, "prompt.txt": prompt})
         values = _placeholders(addresses, prompt, home, workdir)
@@ -315,7 +344,7 @@ class CommandAgent(Agent):
         names_prompt = any("{prompt}" in each for each in self.command)
         try:
             return await run_program(
-                command,
+                wrapped(command),
                 environ=environ,
                 folder=workdir,
                 stdin=b"" if names_prompt else told,

@@ -116,6 +116,7 @@ def test_options_become_an_agent(tmp_path: Path) -> None:
         "gateway": None,
         "gateway_token_file": None,
         "budget": "calls=2,tokens=9,seconds=3",
+        "agent_place": "sandbox",
         "agent_prompt": str(prompt),
         "agent_env": ("A=b=c", "PATH"),
         "agent_output": None,
@@ -130,4 +131,4 @@ def test_options_become_an_agent(tmp_path: Path) -> None:
     assert agent.prompt == "Play: {observation}"
     assert (agent.environ, agent.inherit) == ({"A": "b=c"}, ["PATH"])
     assert (agent.budget, agent.submit) == (Budget(calls=2, tokens=9, seconds=3), {"done": True})
-    assert agent.gateway is gateway
+    assert (agent.gateway, agent.place) == (gateway, "sandbox")
