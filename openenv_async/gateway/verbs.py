@@ -41,7 +41,13 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class VerbsBackend(Protocol):
-    """The part of the gateway that its verbs need."""
+    """The part of the gateway that its verbs need.
+
+    Attributes:
+        is_open: it takes calls.
+    """
+
+    is_open: bool
 
     def session_of(self, key: str) -> ModelSession:
         """Return the session that a key opens."""
@@ -127,6 +133,8 @@ class Verbs:
         place = path.strip("/").split("/")
         match method, place:
             case "GET" | "HEAD", ["healthz"]:
+                if not self._backend.is_open:
+                    return 503, {}, _encode({"status": "draining"})
                 return _json({"status": "ok"})
             case "GET", ["v1", "models", *name] if len(name) < 2:
                 return self._models(scope, name)

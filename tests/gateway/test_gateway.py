@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -542,6 +542,9 @@ async def test_a_gateway_that_drains_lets_calls_end_and_takes_no_more() -> None:
             await asyncio.sleep(0)
             refused = await two.ask({"say": "more"})
             assert (refused.status, refused.json["error"]) == (503, "going_away")
+            await two.send("/healthz", method="GET")
+            health = await two.reply()
+            assert (health.status, health.json) == (503, {"status": "draining"})
             gate.set()
             assert (await one.reply()).status == 200
             await draining
@@ -580,3 +583,34 @@ async def test_system_messages_are_put_first_for_models_that_take_one() -> None:
             [record] = session.records
         assert [message["role"] for message in engine.calls[0].messages] == roles
         assert [message["role"] for message in record.messages] == roles
+
+
+async def test_its_application_runs_on_another_server() -> None:
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield Piece(text="he")
+        await passed_on.wait()
+        raise ResponderUnavailable("the stream was cut")
+
+    passed_on = asyncio.Event()
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def receive() -> MutableMapping[str, Any]:
+            body = b'{"say": "hi", "stream": true}'
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+            passed_on.set()
+
+        headers = [(b"x-api-key", session.key.encode())]
+        scope = {"type": "http", "method": "POST", "path": "/plain", "headers": headers}
+        await gateway.app(scope, receive, send)
+    assert [message["type"] for message in sent[:1]] == ["http.response.start"]
+    assert b"piece he\n" in sent[1]["body"]
+    assert sent[-1] == {
+        "type": "http.response.body",
+        "body": b"fail responder_unavailable\n",
+        "more_body": False,
+    }
