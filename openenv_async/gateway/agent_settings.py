@@ -124,6 +124,8 @@ def _claude(addresses: AgentAddresses) -> AgentSettings:
         "DISABLE_TELEMETRY": "1",
         "ENABLE_TOOL_SEARCH": "false",  # or MCP tools are not among the tools of its requests
     }
+    if addresses.context_tokens is not None:
+        environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = str(addresses.context_tokens)
     if addresses.mcp_url is None:
         return AgentSettings(environment)
     server = {"type": "http", "url": addresses.mcp_url, **_bearer(addresses, "${%s}")}

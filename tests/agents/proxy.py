@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -60,13 +59,12 @@ class AnswerProxy:
 
     Args:
         url: of the gateway.
-        cut: is called with the number of a request for a model, from 0, and its JSON; the number
-            of bytes after which the answer is cut, ``None`` for a whole one.
+        cut: bytes after which the first answer to a request with tools is cut.
     """
 
-    def __init__(self, url: str, cut: Callable[[int, Any], int | None] | None = None) -> None:
+    def __init__(self, url: str, cut: int | None = None) -> None:
         self._target = url
-        self._cut = cut or (lambda number, asked: None)
+        self._cut = cut
         self._runner: web.AppRunner | None = None
         self._http: aiohttp.ClientSession | None = None
         self.exchanges: list[Exchange] = []
@@ -101,8 +99,8 @@ class AnswerProxy:
         exchange = Exchange(request.path, headers, body)
         self.exchanges.append(exchange)
         left = None
-        if exchange in self.calls:
-            left = self._cut(len(self.calls) - 1, exchange.asked)
+        if exchange in self.calls and exchange.asked.get("tools"):
+            left, self._cut = self._cut, None
         sent = {name: value for name, value in headers.items() if name not in _HOPS}
         target = self._target + str(request.rel_url)
         async with self._http.request(
@@ -129,6 +127,12 @@ class AnswerProxy:
         return response
 
 
+def _full_name(item: dict[str, Any]) -> str:
+    """Return the name by which the engine knows the tool of a call, that of its group included."""
+    group = item.get("namespace")
+    return f"{group}__{item['name']}" if group else str(item["name"])
+
+
 def _whole(body: dict[str, Any]) -> Said:
     said = Said()
     if "choices" in body:
@@ -144,7 +148,7 @@ def _whole(body: dict[str, Any]) -> Said:
             case "text":
                 said.text += item["text"]
             case "function_call":
-                said.calls.append((item["name"], item["arguments"]))
+                said.calls.append((_full_name(item), item["arguments"]))
             case "tool_use":
                 said.calls.append((item["name"], json.dumps(item["input"])))
     return said
@@ -168,7 +172,7 @@ def _read(event: dict[str, Any], said: Said, calls: dict[int, tuple[str, str]]) 
             said.text += event["delta"]
         case "response.output_item.done" if event["item"]["type"] == "function_call":
             item = event["item"]
-            add(event["output_index"], item["name"], item["arguments"])
+            add(event["output_index"], _full_name(item), item["arguments"])
         case "content_block_start" if event["content_block"]["type"] == "tool_use":
             add(event["index"], event["content_block"]["name"], "")
         case "content_block_delta" if event["delta"]["type"] == "text_delta":

@@ -8,7 +8,7 @@ import pytest
 
 from tests.agents.alone import run_alone
 from tests.agents.clients import program
-from tests.agents.plays import LAST, TASK
+from tests.agents.plays import HELP, LAST, TASK
 from tests.engine_stub import decode, sampled_text
 
 HEAVY = pytest.mark.heavy
@@ -123,3 +123,130 @@ def test_a_task(agent: str, mode: str, rows: list[tuple[str, str | None]]) -> No
     assert relations(found) == rows
     assert TASK in str(found["records"][0]["messages"])
     assert set(found["others"]) <= PROBES.get(agent, set())
+
+
+@pytest.mark.parametrize(
+    ("agent", "rows"),
+    [
+        pytest.param("claude", ONE_ROW, marks=HEAVY, id="claude"),
+        pytest.param("codex", ONE_ROW, marks=HEAVY, id="codex"),
+        pytest.param(
+            "opencode",
+            [
+                ("main", None),
+                ("continuation", "extra_turn"),  # the part of the text that it read
+                ("continuation", "arguments_respelled"),
+                ("title", None),
+            ],
+            marks=HEAVY,
+            id="opencode",
+        ),
+        pytest.param("pi", RESPELLED, id="pi"),
+    ],
+)
+def test_an_answer_that_is_cut_is_not_sampled_again(
+    agent: str, rows: list[tuple[str, str | None]]
+) -> None:
+    found = play("write_note", agent, cut=900)
+    assert (found["ended"]["status"], found["note"]) == (0, "hello"), found["ended"]
+    assert sorted(relations(found), key=str) == sorted(rows, key=str)
+    [again] = [each for each in found["records"] if each["deliveries"] != ["whole"]]
+    assert again["deliveries"] == ["broken", "whole"]
+    told = found["answers"]
+    assert len(told) == len(found["records"]) + 1
+    whole = [each["text"] for each in told if not each["cut"]]
+    assert sorted(whole) == sorted(each["answer"]["text"] for each in found["records"])
+
+
+@HEAVY
+def test_an_agent_that_resumes_a_cut_answer_has_another_one() -> None:
+    """qwen-code asks to go on behind the part that it read, so its request is another one."""
+    found = play("write_note", "qwen", cut=900)
+    assert (found["ended"]["status"], found["note"]) == (0, "hello"), found["ended"]
+    first, second, *rest = found["records"]
+    assert first["deliveries"] == ["broken"]
+    assert second["messages"][-1]["role"] == "user"
+    assert second["messages"][-2]["content"] in first["answer"]["text"]
+    assert len(rest) == 2
+    assert [relation for relation, _ in relations(found)] == ["main", *["continuation"] * 3]
+
+
+@HEAVY
+@pytest.mark.parametrize(
+    ("agent", "rows"),
+    [
+        ("claude", [("main", None), ("subagent", None)]),
+        ("codex", [("main", None), ("subagent", None)]),
+        (
+            "opencode",
+            [
+                ("continuation", "arguments_respelled"),
+                ("main", None),
+                ("subagent", "arguments_respelled"),
+                ("subagent", None),
+                ("title", None),
+            ],
+        ),
+        (
+            "qwen",
+            [
+                ("continuation", "arguments_respelled"),
+                ("main", None),
+                ("subagent", "arguments_respelled"),
+                ("subagent", None),
+            ],
+        ),
+    ],
+)
+def test_a_sub_agent(agent: str, rows: list[tuple[str, str | None]]) -> None:
+    found = play("ask_helper", agent)
+    assert (found["ended"]["status"], found["note"]) == (0, "hello"), found["ended"]
+    assert_kept_as_told(found)
+    assert sorted(relations(found), key=str) == sorted(rows, key=str)
+    [helper] = [row for row in found["rows"] if row["relation"] == "subagent"][:1]
+    asks = found["records"][helper["parent"]]["answer"]
+    assert HELP in asks["tool_calls"][0]["arguments"]
+
+
+@HEAVY
+@pytest.mark.parametrize(
+    ("agent", "context_tokens"),
+    [("claude", 100_000), ("codex", 24_000), ("opencode", 24_000), ("qwen", 72_000)],
+)
+def test_a_history_that_is_compacted(agent: str, context_tokens: int) -> None:
+    found = play("count_far", agent, context_tokens=context_tokens)
+    assert found["ended"]["status"] == 0, found["ended"]
+    assert_kept_as_told(found)
+    rows = found["rows"]
+    summaries = [row["spans"][-1]["call"] for row in rows if row["relation"] == "summary"]
+    compacted = [
+        row["parent"]
+        for row in rows
+        if row["difference"] is not None and row["difference"]["kind"] == "compacted"
+    ]
+    assert summaries
+    assert compacted == summaries
+    others = {row["relation"] for row in rows} - {"summary"}
+    assert others == {"main", "continuation"} | ({"title"} if agent == "opencode" else set())
+
+
+@HEAVY
+def test_pi_compacts_when_it_has_ended() -> None:
+    found = play("count_far", "pi", context_tokens=20_000, most=6)
+    assert found["ended"]["status"] == 0, found["ended"]
+    assert_kept_as_told(found)
+    kinds = [relation for relation, _ in relations(found)]
+    assert kinds == ["main", *["continuation"] * 6, "summary"]
+    assert found["records"][-1]["tools"] == []
+
+
+@HEAVY
+@pytest.mark.parametrize("agent", ["claude", "codex", "opencode", "qwen"])
+def test_an_environment_is_played_over_mcp(agent: str) -> None:
+    found = play("play_game", agent)
+    assert found["ended"]["status"] == 0, found["ended"]
+    assert found["steps"] == [[0.0, False], [1.0, True]]
+    assert_kept_as_told(found)
+    [first, *_] = [each for each in found["records"] if each["tools"]]
+    names = [tool["function"]["name"] for tool in first["tools"]]
+    assert len([name for name in names if name.endswith("step")]) == 1
