@@ -280,9 +280,9 @@ def _structure(octets: bytes) -> bytes:
         if (len(part) - len(part.rstrip(b"\\"))) & 1:  # an escape stays whole
             part = octets[start : start + _COUNT_LIMIT + 1]
         start += len(part)
-        if rb'\\"' in part:  # a backslash that is escaped, before a quote
-            part = part.replace(rb"\\", b"")
         # To split and join takes half the time of a replacement.
+        if rb'\\"' in part:  # a backslash that is escaped, before a quote
+            part = b"".join(part.split(rb"\\"))
         part = b"".join(part.split(rb"\""))
         parts = part.translate(None, _NOT_STRUCTURE_NOR_QUOTES).split(b'"')
         found.append(b"".join(parts[inside::2]))
