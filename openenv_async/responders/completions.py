@@ -53,7 +53,7 @@ class Truncated(ValueError):
     """An answer ended before its end."""
 
 
-class CallDelta(msgspec.Struct):
+class CallDelta(msgspec.Struct, gc=False):
     """The next part of a tool call; ``id`` and ``name`` come with its first one."""
 
     index: int
@@ -62,7 +62,7 @@ class CallDelta(msgspec.Struct):
     arguments: str = ""
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """The next part of a streamed message, of one kind: reasoning, text or tool calls."""
 
     text: str = ""
@@ -70,18 +70,18 @@ class Delta(msgspec.Struct):
     calls: list[CallDelta] = []
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: Any = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     function: _Function
     id: str | None = None
     index: int | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[_ToolCall] | None = None
     reasoning_content: str | None = None
@@ -89,23 +89,23 @@ class _Message(msgspec.Struct):
     refusal: str | None = None
 
 
-class _Token(msgspec.Struct):
+class _Token(msgspec.Struct, gc=False):
     logprob: float | None
     token: str = ""
     id: int | None = None
 
 
-class _Logprobs(msgspec.Struct):
+class _Logprobs(msgspec.Struct, gc=False):
     content: list[_Token] | None = None
     token_logprobs: list[float | None] | None = None
 
 
-class _MetaInfo(msgspec.Struct):
+class _MetaInfo(msgspec.Struct, gc=False):
     output_token_logprobs: list[tuple[float | None, int, Any]] | None = None
     weight_version: str | int | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     message: _Message | None = None
     delta: _Message | None = None
     text: str | None = None
@@ -118,21 +118,21 @@ class _Choice(msgspec.Struct):
     matched_stop: Any = None
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: _PromptDetails | None = None
 
 
-class _Metadata(msgspec.Struct):
+class _Metadata(msgspec.Struct, gc=False):
     weight_version: str | int | None = None
 
 
-class _Completion(msgspec.Struct):
+class _Completion(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     error: Any = None
     id: str | None = None
@@ -293,6 +293,8 @@ class CompletionStream:
             chunk = _decoded(event, self._keeps_aborted)
         except Truncated as exc:
             raise ValueError(f"an event of the stream is not JSON: {exc}") from None
+        if self._begun and self._take_text(chunk, deltas):
+            return
         whole, choice = self._whole, self._choice
         whole.id = whole.id or chunk.id
         whole.model = whole.model or chunk.model
@@ -326,6 +328,50 @@ class CompletionStream:
                 choice.stop_reason = part.stop_reason
                 choice.matched_stop = part.matched_stop
                 self.complete = True
+
+    def _take_text(self, chunk: _Completion, deltas: list[Delta]) -> bool:
+        """Take a chunk that has the next characters alone, as nearly all have; return if it did."""
+        choices = chunk.choices
+        if choices is None or len(choices) != 1 or chunk.usage is not None:
+            return False
+        part = choices[0]
+        delta, told = part.delta, part.logprobs
+        if (
+            delta is None
+            or type(delta.content) is not str
+            or part.finish_reason is not None
+            or part.meta_info is not None
+            or chunk.metadata is not None
+            or chunk.prompt_token_ids is not None
+            or part.prompt_token_ids is not None
+            or self._prompt is not None
+            or delta.tool_calls
+            or delta.reasoning_content
+            or delta.reasoning
+            or delta.refusal
+        ):
+            return False
+        if told is not None:
+            if told.content is None:
+                return False
+            if self._tokens is None:
+                self._tokens = told.content
+            else:
+                self._tokens += told.content
+        if part.token_ids is not None:
+            if self._ids is None:
+                self._ids = part.token_ids
+            else:
+                self._ids += part.token_ids
+        text = delta.content
+        if text:
+            self._text.append(text)
+            last = deltas[-1] if deltas else None
+            if last is not None and last.text:
+                last.text += text
+            else:
+                deltas.append(Delta(text))
+        return True
 
     def _check_prompt(self, chunk: _Completion) -> None:
         """Refuse the rest of an answer that does not go on where it was aborted."""
@@ -407,6 +453,8 @@ def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
     if isinstance(completion.error, dict):
         raise ServerFailed(msgspec.json.encode(completion.error)[:2000].decode(errors="replace"))
     for choice in completion.choices or ():
+        if choice.finish_reason is None:
+            continue
         if choice.finish_reason in _BROKEN_OFF and not (
             keeps_aborted and choice.finish_reason == ABORTED
         ):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from openenv_async.responders.completions import CompletionStream, Truncated, read_completion
@@ -192,3 +195,51 @@ def test_a_stream_that_stops_is_truncated() -> None:
         stream.reply("m")
     stream.feed(b"data: [DONE]\n\n")
     assert stream.reply("m").text == "a"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_chunks_of_text_alone_are_taken_as_others_are(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most chunks have nothing but the next characters: there is a short way for them."""
+    draw = random.Random(seed)
+    told = draw.random() < 0.7
+    events = [chunk(draw, told) for _ in range(draw.randrange(1, 12))]
+    events.append({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {}})
+    data = b"".join(b"data: " + msgspec.json.encode(each) + b"\n\n" for each in events)
+    cuts = sorted(draw.choices(range(len(data)), k=3))
+    parts = [data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)])]
+    found = []
+    for short in (True, False):
+        if not short:
+            monkeypatch.setattr(CompletionStream, "_take_text", lambda *given: False)
+        stream = CompletionStream()
+        deltas = [stream.feed(part) for part in parts]
+        found.append((deltas, stream.reply("m"), stream.sampled))
+    assert found[0] == found[1]
+
+
+def chunk(draw: random.Random, told: bool) -> dict[str, Any]:
+    """A chunk of a stream: mostly the next characters, with or without what tells its tokens."""
+    delta: dict[str, Any] = {"content": draw.choice(["a", "bc", "", None])}
+    if draw.random() < 0.2:
+        delta["reasoning_content"] = draw.choice(["r", ""])
+    if draw.random() < 0.2:
+        call = {"index": 0, "function": {"arguments": "1"}}
+        delta["tool_calls"] = draw.choice([[call], [], None])
+    choice: dict[str, Any] = {"index": 0, "delta": delta}
+    if told:
+        choice["token_ids"] = [draw.randrange(9)]
+        kind = draw.choice(["content", "token_logprobs"])
+        value = -draw.random()
+        choice["logprobs"] = {
+            kind: [{"token": "t", "logprob": value}] if kind == "content" else [value]
+        }
+    event: dict[str, Any] = {"id": "c", "choices": [choice]}
+    if draw.random() < 0.1:
+        event["prompt_token_ids"] = [1, 2]
+    if draw.random() < 0.1:
+        event["usage"] = {"prompt_tokens": 1, "completion_tokens": 2}
+    if draw.random() < 0.1:
+        event["metadata"] = {"weight_version": "v"}
+    return event
