@@ -29,6 +29,8 @@ __all__ = ["Histories", "History", "PackedCall", "Shared"]
 
 _MAX_RECENT: Final = 8
 """Histories with which the next one is compared: more than agents that share a session have."""
+_MAX_DEPTH: Final = 64
+"""Calls that one prompt is put together from; the next has its ids whole."""
 _ENCODER: Final = msgspec.json.Encoder()
 _SORTED: Final = msgspec.json.Encoder(order="deterministic")
 _PACKER: Final = msgspec.msgpack.Encoder()
@@ -149,6 +151,7 @@ class PackedCall:
         shared: how many ids of ``base``.
         prompt: the ids after these, as msgpack; ``None``: not told.
         completion, logprobs: of the completion, likewise.
+        depth: how many calls its prompt is put together from, beside its own.
         place: number of the file that a writer has it in.
         size: bytes there.
     """
@@ -157,6 +160,7 @@ class PackedCall:
         "base",
         "completion",
         "deliveries",
+        "depth",
         "history",
         "logprobs",
         "number",
@@ -192,6 +196,7 @@ class PackedCall:
         self.prompt = prompt
         self.completion = completion
         self.logprobs = logprobs
+        self.depth: int = 0 if base is None else base.depth + 1
         self.place = -1
         self.size = 0
 
@@ -199,18 +204,36 @@ class PackedCall:
         """Return the ids of the prompt; ``None`` when they were not told."""
         if self.prompt is None:
             return None
+        return _IDS.decode(_listed(*self._joined_prompt()))
+
+    def joined(self) -> tuple[int, bytes]:
+        """Return prompt and completion, one after the other: count of ids, and their msgpack."""
+        count, joined = self._joined_prompt()
+        assert self.completion is not None  # of a base both are told
+        more, ids = _bare(self.completion)
+        joined += ids
+        return count + more, bytes(joined)
+
+    def _joined_prompt(self) -> tuple[int, bytearray]:
         chain: list[PackedCall] = [self]
         while (base := chain[-1].base) is not None:
             chain.append(base)
-        ids: list[int] = []
+        count, joined = 0, bytearray()
         for call in reversed(chain):
             if call.base is not None:
-                assert call.base.completion is not None  # told of each base
-                ids += _IDS.decode(call.base.completion)
-                del ids[call.shared :]
-            assert call.prompt is not None
-            ids += _IDS.decode(call.prompt)
-        return ids
+                assert call.base.completion is not None  # of a base both are told
+                more, ids = _bare(call.base.completion)
+                joined += ids
+                count += more
+                if call.shared != count:
+                    kept = _IDS.decode(_listed(count, joined))[: call.shared]
+                    joined = bytearray(_bare(_PACKER.encode(kept))[1])
+                    count = call.shared
+            assert call.prompt is not None  # of a base both are told
+            more, ids = _bare(call.prompt)
+            joined += ids
+            count += more
+        return count, joined
 
 
 class Histories:
@@ -296,12 +319,11 @@ class Histories:
             if tokens.logprobs is not None:
                 logprobs = _PACKER.encode(tokens.logprobs)
             if tokens.prompt_ids is not None:
+                prompt = _PACKER.encode(tokens.prompt_ids)
                 base = _base_of(history)
-                ids = tokens.prompt_ids
                 if base is not None:
-                    shared = _count_shared(base, ids)
+                    shared, prompt = _after_base(base, tokens.prompt_ids, prompt)
                     base = base if shared else None
-                prompt = _PACKER.encode(ids[shared:] if shared else ids)
             bare = SampledTokens(versions=tokens.versions)
             answer = msgspec.structs.replace(answer, tokens=bare)
         rest = msgspec.structs.replace(record, messages=[], tools=[], deliveries=[], answer=answer)
@@ -380,26 +402,50 @@ def _base_of(history: History) -> PackedCall | None:
     """The call whose prompt and completion a prompt of this history is likely to begin with."""
     for node in history.upwards():
         if node.call is not None:
-            return node.call
+            return node.call if node.call.depth < _MAX_DEPTH else None
     return None
 
 
-def _count_shared(base: PackedCall, ids: list[int]) -> int:
-    """Return how many ids at a prompt's beginning are those of a call and its answer."""
-    assert base.completion is not None  # told of each base
-    known = base.prompt_ids()
-    assert known is not None
-    known += _IDS.decode(base.completion)
-    if ids[: len(known)] == known:
-        return len(known)
-    low, high = 0, min(len(known), len(ids))
+def _after_base(base: PackedCall, ids: list[int], packed: bytes) -> tuple[int, bytes]:
+    """Return how many ids of a prompt a call and its answer ended with, and the others as msgpack.
+
+    Args:
+        base: the call.
+        ids: of the prompt.
+        packed: the same as msgpack.
+    """
+    count, known = base.joined()
+    all_ids, body = _bare(packed)
+    if body.startswith(known):
+        return count, _listed(all_ids - count, body[len(known) :])
+    before = _IDS.decode(_listed(count, known))
+    low, high = 0, min(count, len(ids))
     while low < high:
         middle = (low + high + 1) // 2
-        if ids[low:middle] == known[low:middle]:
+        if ids[low:middle] == before[low:middle]:
             low = middle
         else:
             high = middle - 1
-    return low
+    return low, _PACKER.encode(ids[low:]) if low else packed
+
+
+def _bare(packed: bytes) -> tuple[int, bytes]:
+    """Return the count of a list that is msgpack, and its items without the list's head."""
+    head = packed[0]
+    if head == 0xDC:
+        return int.from_bytes(packed[1:3], "big"), packed[3:]
+    if head == 0xDD:
+        return int.from_bytes(packed[1:5], "big"), packed[5:]
+    return head & 0x0F, packed[1:]
+
+
+def _listed(count: int, items: bytes | bytearray) -> bytes:
+    """Return the msgpack of a list of so many items."""
+    if count < 16:
+        return bytes((0x90 | count,)) + items
+    if count < 65536:
+        return b"\xdc" + count.to_bytes(2, "big") + items
+    return b"\xdd" + count.to_bytes(4, "big") + items
 
 
 def _has_only_texts(value: Any) -> bool:

@@ -6,6 +6,7 @@ import copy
 import gc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,3 +163,31 @@ def test_a_prompt_that_goes_on_is_held_as_what_is_new() -> None:
         messages = [*messages, message("text", "assistant"), message(str(number))]
     assert sizes[0] > 5000
     assert max(sizes[1:]) < 10
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 65535, 65536, 65537])
+def test_prompts_of_any_length_go_on(count: int) -> None:
+    histories = Histories()
+    ids, messages = [5] * count, [message("system")]
+    records, packed = [], []
+    for number in range(3):
+        tokens = SampledTokens(prompt_ids=ids, completion_ids=[7], logprobs=[-1.0])
+        records.append(record(number, messages, tokens))
+        packed.append(histories.pack(records[-1]))
+        ids, messages = [*ids, 7, 300], [*messages, message(str(number))]
+    assert [histories.unpack(each) for each in packed] == records
+    assert packed[2].prompt is not None
+    assert len(packed[2].prompt) < 10
+
+
+def test_a_long_conversation_is_put_together_from_few_calls() -> None:
+    histories = Histories()
+    ids, messages = [1, 2, 3], [message("system")]
+    records, packed = [], []
+    for number in range(200):
+        tokens = SampledTokens(prompt_ids=ids, completion_ids=[7, 8], logprobs=[-1.0, -1.0])
+        records.append(record(number, messages, tokens))
+        packed.append(histories.pack(records[-1]))
+        ids, messages = [*ids, 7, 8, 9], [*messages, message(str(number))]
+    assert [histories.unpack(each) for each in packed] == records
+    assert max(each.depth for each in packed) == 64
