@@ -112,17 +112,18 @@ class PlayingPool(ABC, Generic[ClientT]):
     @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         episodes: int | None = None,
         **options: Unpack[CollectKeywords],
     ) -> AsyncGenerator[Outcome[ObsT, ActT], None]:
         """Play ``episodes`` episodes; their outcomes as they end, exactly that many.
 
         Args:
-            policy: chooses the actions; see ``rollouts.policies``.
+            policy: chooses the actions; see ``rollouts.policies``. ``None`` with an ``agent``.
             episodes: how many; with ``tasks`` all that there are.
-            options: of ``rollouts.collect``: ``tasks``, ``group_size``, ``min_episodes``,
-                ``deadline``, ``concurrency``, ``seeds``, ``max_steps``, ``retry``, …
+            options: of ``rollouts.collect``: ``agent``, ``tasks``, ``group_size``,
+                ``min_episodes``, ``deadline``, ``concurrency``, ``seeds``, ``max_steps``,
+                ``retry``, …
         """
         return collect(self, policy, episodes=episodes, **options)
 

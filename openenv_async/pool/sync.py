@@ -229,7 +229,7 @@ class SyncEnvPool(Generic[ClientT]):
     @renamed_arguments(n="episodes", min_k="min_episodes", min_count="min_episodes")
     def collect(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         episodes: int | None = None,
         **options: Unpack[CollectKeywords],
     ) -> Iterator[Outcome[ObsT, ActT]]:

@@ -160,6 +160,25 @@ async def test_a_failed_engine_is_an_infrastructure_failure() -> None:
     assert "the engine is gone" in outcome.error.message
 
 
+async def test_an_episode_that_an_engine_failed_is_played_again() -> None:
+    asked = 0
+
+    async def fails_once(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise ResponderUnavailable("the engine is gone", retryable=False)
+        async for part in saying("1", "2", "end")(call, attempt):
+            yield part
+
+    async with gateway_of(fails_once) as gateway:
+        agent = CommandAgent([*SMALL, "{prompt}"], gateway=gateway)
+        outcome = await played(agent, retry="always")
+        [row] = agent.rows(outcome)
+    assert (outcome.status, outcome.episode_return, outcome.attempts) == ("completed", 3.0, 2)
+    assert (row.reward, row.calls) == (3.0, [0, 1, 2])
+
+
 async def test_a_request_that_the_engine_refuses_is_the_agents_own_error() -> None:
     async def refuses(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
         if len(call.messages) > 1:
@@ -211,9 +230,8 @@ async def test_a_function_plays_with_both_sides_of_its_lease() -> None:
             observation = (await lease.step(Move(int(said)))).observation
 
     async with gateway_of(saying("1")) as gateway, EnvPool.of(Counting) as pool:
-        outcomes = await collect_all(
-            pool, agent=FunctionAgent(agent, gateway=gateway), episodes=4, concurrency=2
-        )
+        player = FunctionAgent(agent, gateway=gateway)
+        outcomes = [o async for o in pool.collect(agent=player, episodes=4, concurrency=2)]
     assert [outcome.episode_return for outcome in outcomes] == [3.0] * 4
     trajectory = outcomes[0].trajectory
     assert trajectory is not None
