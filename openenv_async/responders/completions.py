@@ -231,7 +231,7 @@ class CompletionStream:
         self._rest = [rest] if rest else []
         deltas: list[Delta] = []
         for line in lines:
-            if line.startswith(b"data:"):
+            if line[:5] == b"data:":
                 self._take(line[5:].strip(), deltas)
         return deltas
 
@@ -296,28 +296,36 @@ class CompletionStream:
         if self._begun and self._take_text(chunk, deltas):
             return
         whole, choice = self._whole, self._choice
-        whole.id = whole.id or chunk.id
-        whole.model = whole.model or chunk.model
-        whole.usage = chunk.usage or whole.usage
-        whole.metadata = chunk.metadata or whole.metadata
+        if whole.id is None or whole.model is None:
+            whole.id = whole.id or chunk.id
+            whole.model = whole.model or chunk.model
+        if chunk.usage is not None:
+            whole.usage = chunk.usage
+        if chunk.metadata is not None:
+            whole.metadata = chunk.metadata
         if self._prompt is not None:
             self._check_prompt(chunk)
-        whole.prompt_token_ids = whole.prompt_token_ids or chunk.prompt_token_ids
+        if chunk.prompt_token_ids is not None:
+            whole.prompt_token_ids = whole.prompt_token_ids or chunk.prompt_token_ids
         if chunk.choices is None and chunk.usage is None:
             raise ValueError("an event of the stream has no choices")
-        for part in (chunk.choices or ())[:1]:
+        if chunk.choices:
+            part = chunk.choices[0]
             self._begun = True
-            if not self._before:
+            if part.prompt_token_ids is not None and not self._before:
                 choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
-            choice.meta_info = part.meta_info or choice.meta_info
+            if part.meta_info is not None:
+                choice.meta_info = part.meta_info
             if part.token_ids is not None:
-                self._ids = self._ids or []
+                if self._ids is None:
+                    self._ids = []
                 self._ids += part.token_ids
             if part.logprobs is not None:
                 told = part.logprobs.content
                 if told is None:
                     told = [_Token(each) for each in part.logprobs.token_logprobs or ()]
-                self._tokens = self._tokens or []
+                if self._tokens is None:
+                    self._tokens = []
                 self._tokens += told
             if part.delta is not None:
                 self._add(part.delta, deltas)
