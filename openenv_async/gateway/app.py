@@ -142,7 +142,9 @@ class GatewayApp:
             if connection is not None:
                 connection.on_lost = None
                 if not connection.is_lost:
-                    connection.on_lost = partial(_lost, connection, generation.sample)
+                    sample = generation.sample
+                    place = connection.received, len(sample.deliveries)
+                    connection.on_lost = partial(_lost, connection, sample, *place)
             self._backend.delivered(generation, delivery)
 
 
@@ -206,8 +208,18 @@ async def _stream(
     return delivery
 
 
-def _lost(connection: HTTPConnection, sample: Sample) -> None:
-    """Note that the connection ended over which a sample went out last."""
+def _lost(connection: HTTPConnection, sample: Sample, received: int, place: int) -> None:
+    """Note that the connection ended over which a sample went out last.
+
+    Args:
+        connection: it.
+        sample: what went out.
+        received: how often data had come then. A client that began to send another request since
+            had the answer before.
+        place: of the delivery among those of the sample.
+    """
+    if connection.received != received or len(sample.deliveries) != place + 1:
+        return
     sample.disconnected(was_reset=connection.was_reset)
 
 

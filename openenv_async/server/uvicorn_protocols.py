@@ -155,10 +155,12 @@ class HTTPConnection(Protocol):
     Attributes:
         is_lost: it is.
         was_reset: its client closed it with something left unread, or is gone without a word.
+        received: how often data came, whole requests or parts of them.
         on_lost: called when it is lost.
     """
 
     is_lost: bool
+    received: int
     was_reset: bool
     on_lost: Callable[[], None] | None
 
@@ -194,7 +196,7 @@ def http_protocol(
 class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is chosen at run time
     write_timeout: float | None = None
     connect_timeout: float | None = None
-    _received = 0
+    received = 0
     _cutting: asyncio.TimerHandle | None = None
     _expecting: asyncio.TimerHandle | None = None
     is_lost = False
@@ -210,7 +212,7 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
     def _expect(self, seconds: float) -> None:
         """Look again whether the peer has sent anything meanwhile."""
         loop: Any = self.loop
-        seen = self.cycle, self._received
+        seen = self.cycle, self.received
         self._expecting = loop.call_later(seconds, self._look_for_request, seconds, seen)
 
     def _look_for_request(self, seconds: float, seen: tuple[Any, int]) -> None:
@@ -222,7 +224,7 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
             is_silent = False
         elif cycle is None:  # no head has come yet
             is_silent = True
-        elif self._received != received:
+        elif self.received != received:
             is_silent = False
         elif cycle.response_complete:  # uvicorn's own timer runs until another head begins
             is_silent = self.timeout_keep_alive_task is None
@@ -235,8 +237,8 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
 
     def data_received(self, data: bytes) -> None:
         """Receive as uvicorn does, but for the first bytes."""
-        self._received += 1
-        if self._received == 1 and data.startswith(_TLS_HANDSHAKE):
+        self.received += 1
+        if self.received == 1 and data.startswith(_TLS_HANDSHAKE):
             log.warning(
                 "a client spoke https or wss to this http port: give it an http:// address, or"
                 " serve a certificate (--ssl-certfile; ssl_certfile=)"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from openenv_async.errors import PayloadTooLarge, Unauthorized
-from openenv_async.gateway.app import headers_of, key_of, read_body
+from openenv_async.gateway.app import _lost, headers_of, key_of, read_body
+from openenv_async.gateway.retries import Sample
 
 
 def receiving(
@@ -57,3 +58,28 @@ async def test_a_body_has_a_limit(parts: list[bytes], headers: dict[str, str]) -
 @pytest.mark.parametrize("parts", [[], [b"ab"]])
 async def test_a_client_may_leave_before_its_request_is_whole(parts: list[bytes]) -> None:
     assert await read_body(receiving(*parts, ends=False), {}, 4) is None
+
+
+class Connection:
+    """A connection that ended."""
+
+    is_lost = True
+    was_reset = True
+    received = 2
+    on_lost: Callable[[], None] | None = None
+
+    def cut(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("received", "deliveries", "is_missed"),
+    [(2, 1, True), (1, 1, False), (2, 2, False)],
+    ids=["at its end", "more was asked over it", "it went out again since"],
+)
+def test_the_end_of_a_connection_tells_of_its_last_answer(
+    received: int, deliveries: int, is_missed: bool
+) -> None:
+    sample = Sample(number=0, digest=b"", thread={}, deliveries=["whole"] * deliveries)
+    _lost(Connection(), sample, received, 0)
+    assert sample.is_disconnected == is_missed
+    assert sample.deliveries[-1] == ("broken" if is_missed else "whole")
