@@ -50,16 +50,17 @@ def sampled(told: dict[str, Any]) -> str:
 
 def assert_kept_as_told(found: dict[str, Any]) -> None:
     """Each record has what its agent was told, and its tokens decode to it; so do the rows."""
-    said = []
-    for record, told in zip(found["records"], found["answers"], strict=True):
+    said, kept = [], []
+    for record in found["records"]:
         answer = record["answer"]
         assert record["error"] is None
         assert record["deliveries"] == ["whole"]
-        assert told["text"] == answer["text"]
         calls = [[call["name"], call["arguments"]] for call in answer["tool_calls"]]
-        assert told["calls"] == calls
-        said.append(sampled(told))
+        kept.append({"text": answer["text"], "calls": calls})
+        said.append(sampled(kept[-1]))
         assert decode(answer["tokens"]["completion_ids"]) == said[-1]
+    told = [{"text": each["text"], "calls": each["calls"]} for each in found["answers"]]
+    assert sorted(told, key=str) == sorted(kept, key=str)  # those at the same time in any order
     spans = []
     for row in found["rows"]:
         assert row["level"] == "tokens"
@@ -120,7 +121,7 @@ def test_a_task(agent: str, mode: str, rows: list[tuple[str, str | None]]) -> No
     assert (found["ended"]["status"], found["note"]) == (0, "hello"), found["ended"]
     assert LAST in found["ended"]["output"] or agent == "mini"
     assert_kept_as_told(found)
-    assert relations(found) == rows
+    assert sorted(relations(found), key=str) == sorted(rows, key=str)
     assert TASK in str(found["records"][0]["messages"])
     assert set(found["others"]) <= PROBES.get(agent, set())
 
