@@ -210,7 +210,6 @@ class Journal:
         self._number = max(paths, default=-1) + 1
         self._file: int | None = None
         self._notes: list[bytes] = []
-        self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -356,7 +355,7 @@ class Journal:
         await self._written(lambda: self._call_frames(kept, call), record.session, call)
 
     def delivered(self, session: str, number: int, delivery: Delivery) -> None:
-        """Note how an answer went out; it is written with what comes next, at once at latest."""
+        """Note how an answer went out; if there is no room, it is written with what comes next."""
         kept = self._sessions.get(session)
         if kept is None:
             return  # ended meanwhile
@@ -365,9 +364,7 @@ class Journal:
             call.deliveries.append(delivery)
         if len(self._notes) < _MAX_NOTES:
             self._notes.append(_frame(_DELIVERY, session, _PACK((number, delivery))))
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._flush()  # at once: after a kill -9 a retry would get the answer again
 
     async def ended(self, session: str) -> None:
         """Note that a session was ended; its calls stay on disk as ``retention`` says.
@@ -480,8 +477,7 @@ class Journal:
             self._sessions[session].calls[call.number] = call
 
     def _flush(self) -> None:
-        """Write the notes that nothing took along."""
-        self._is_flush_due = False
+        """Write the notes that wait."""
         if not self._notes or self._closed:
             return
         try:

@@ -28,7 +28,8 @@ two that want a sample each, the request of one may have been lost on its way.
 An answer of which the journal has no delivery (the gateway was killed) was not had whole, nor one
 whose client reset the connection afterwards, as systems do for bytes that nobody read. A request
 that asks for more tokens than a sample that its client had whole is not a retry of it: agents ask
-so when an answer was cut at the limit.
+so when an answer was cut at the limit. If the gateway was killed, the note of a delivery may be
+lost: others of rules 1 to 3 go before an answer without one.
 """
 
 from __future__ import annotations
@@ -178,8 +179,13 @@ def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
     equal = [each for each in samples if each.digest == digest and each.thread == call.thread]
     if not equal:
         return New()
-    for each in equal:
-        if each.state == "answered" and not each.connected and "whole" not in each.deliveries:
+    unheard = [
+        each
+        for each in equal
+        if each.state == "answered" and not each.connected and "whole" not in each.deliveries
+    ]
+    for each in unheard:
+        if each.deliveries:
             return Replay(each.number)
     for each in equal:
         if each.state == "running" and not each.connected:
@@ -187,6 +193,8 @@ def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
     for each in equal:
         if each.state == "failed" and not each.connected:
             return Again(each.number)
+    for each in unheard:
+        return Replay(each.number)
     limit = limit_of(call)
     had = [each for each in equal if not _is_raised(limit, each)]
     if call.retry_count:

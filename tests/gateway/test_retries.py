@@ -38,6 +38,12 @@ CASES: list[tuple[str, Call, list[Sample], Decision]] = [
     ("the first call", call(), [], New()),
     ("an answer whose connection broke", call(), [sample(0, "broken")], Replay(0)),
     ("an answer without a note of delivery", call(), [sample(0)], Replay(0)),
+    (
+        "one whose note may be lost, and one that failed",
+        call(),
+        [sample(0), sample(1, "error", state="failed")],
+        Again(1),
+    ),
     ("broken twice", call(), [sample(0, "broken", "broken")], Replay(0)),
     ("an error was answered", call(), [sample(0, "error", state="failed")], Again(0)),
     ("an error, then an answer that broke", call(), [sample(0, "error", "broken")], Replay(0)),
