@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import inspect
 import json
 import random
 import resource
@@ -130,6 +131,9 @@ class Learner:
     def __init__(self, model: Any, *, layers: int, learning_rate: float, clip: float = 0.2) -> None:
         self._model = model
         self._clip = clip
+        # Earlier releases of transformers name it past_key_values.
+        known = inspect.signature(model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"
         model.requires_grad_(False)
         for layer in model.model.layers[-layers:]:
             layer.requires_grad_(True)
@@ -157,15 +161,16 @@ class Learner:
 
     def _logprobs(self, batch: _Batch) -> torch.Tensor:
         """The log probability of each sampled token: float32 [sampled]."""
-        cache = DynamicCache(config=self._model.config)
+        cache: Any = DynamicCache(config=self._model.config)
+        kept = {self._cache: cache}
         # The beginning that all rows share is computed once.
-        self._model(input_ids=batch.prefix, past_key_values=cache, logits_to_keep=1)
+        self._model(input_ids=batch.prefix, logits_to_keep=1, **kept)
         cache.batch_repeat_interleave(len(batch.ids))
         hidden = self._model.model(
             input_ids=batch.ids,
             attention_mask=batch.attention,
             position_ids=batch.positions,
-            past_key_values=cache,
+            **kept,
         ).last_hidden_state
         logits = self._model.lm_head(hidden[batch.row, batch.place - 1]).float()
         drawn = batch.ids[batch.row, batch.place][:, None]
