@@ -51,7 +51,7 @@ class Backend(Protocol):
         ...
 
     def admit(self, session: ModelSession) -> None:
-        """Let one more request of a session in.
+        """Let one more request of a session in; its ``release`` follows at the end.
 
         Raises:
             OpenEnvError: the session or its limits do not allow it.
@@ -116,6 +116,23 @@ class GatewayApp:
                 raise CallRefused(f"{scope['path']} takes POST, not {scope['method']}", status=405)
             session = self._backend.session_of(key_of(headers))
             self._backend.admit(session)
+        except OpenEnvError as exc:
+            await send_whole(send, *dialect.error(exc))
+            return
+        try:
+            await self._admitted(session, dialect, headers, receive, send)
+        finally:
+            session.release()
+
+    async def _admitted(
+        self,
+        session: ModelSession,
+        dialect: Dialect,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        try:
             body = await read_body(receive, headers, self._max_body_size)
             if body is None:
                 return  # the client has left

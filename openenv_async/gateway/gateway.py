@@ -183,7 +183,12 @@ class Gateway:
         Sessions of a journal stay open in it: they go on where it is opened again.
         """
         self._close()
-        await self._resources.aclose()
+        ending, self._ending = self._ending, None
+        try:
+            if ending is not None:
+                await asyncio.wait([ending])
+        finally:
+            await self._resources.aclose()
 
     def _close(self) -> None:
         """Take no more calls."""
@@ -328,16 +333,16 @@ class Gateway:
         ttl = self._limits.session_ttl
         assert ttl is not None
         oldest = time.monotonic() - ttl
-        idle = [
-            each for each in self._sessions.values() if each.used_at < oldest and not each.running
-        ]
+        idle = [each for each in self._sessions.values() if _is_idle(each, oldest)]
         if idle and (self._ending is None or self._ending.done()):
-            self._ending = asyncio.create_task(self._end_idle(idle))
+            self._ending = asyncio.create_task(self._end_idle(idle, oldest))
         pause = min(ttl / 4, _LONGEST_SWEEP)
         self._sweeping = asyncio.get_running_loop().call_later(pause, self._sweep)
 
-    async def _end_idle(self, idle: list[ModelSession]) -> None:
+    async def _end_idle(self, idle: list[ModelSession], oldest: float) -> None:
         for session in idle:
+            if not self.is_open or not _is_idle(session, oldest):
+                continue  # it was used while others ended
             try:
                 await self.end(session)
             except JournalFailed as exc:
@@ -433,7 +438,7 @@ class Gateway:
         return session
 
     def admit(self, session: ModelSession) -> None:
-        """Let one more request of a session in.
+        """Let one more request of a session in; its ``release`` follows at the end.
 
         Raises:
             OpenEnvError: the session or its limits do not allow it.
@@ -448,6 +453,8 @@ class Gateway:
         Raises:
             OpenEnvError: it cannot be had.
         """
+        if not self.is_open:  # it was closed while the request was read
+            raise _going_away()
         if self._puts_system_first:
             put_system_first(call)
         generation = session.take(call)
@@ -579,6 +586,11 @@ class Gateway:
         if answer is None:
             raise ResponderFailed("the engine's client ended without an answer")
         return answer
+
+
+def _is_idle(session: ModelSession, oldest: float) -> bool:
+    """Tell whether nobody has used a session since a monotonic time."""
+    return session.used_at < oldest and not session.running and not session.requests
 
 
 async def _cut(session: ModelSession) -> None:

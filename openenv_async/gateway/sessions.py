@@ -107,7 +107,8 @@ class GatewayLimits(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         max_sessions: that may be open at once.
         max_body_size: bytes of one request.
-        max_concurrent: calls of one session at once.
+        max_concurrent: calls of one session at once, from the head of a request until its answer
+            is out; also of those that run on after their client has left.
         max_calls_per_minute: of one session; ``None``: any number.
         max_records: calls that one session may make in all.
         session_ttl: seconds after which a session without a call is ended; ``None``: never.
@@ -317,8 +318,9 @@ class ModelSession:
         prices: of its tokens, if it has any.
         spent: what it spent.
         opened_at: Unix time in seconds.
-        used_at: monotonic time in seconds of its last request.
+        used_at: monotonic time in seconds at which its last request began or ended.
         is_open: its key opens it.
+        requests: of its key that are being read or answered.
         running: samples by number that have no answer yet.
     """
 
@@ -347,6 +349,7 @@ class ModelSession:
         self.opened_at = opened_at
         self.used_at = time.monotonic()
         self.is_open = True
+        self.requests = 0
         self.running: dict[int, Generation] = {}
         self._histories = Histories() if histories is None else histories
         self._calls: dict[int, PackedCall] = {} if calls is None else calls
@@ -396,7 +399,7 @@ class ModelSession:
         )
 
     def admit(self, now: float) -> None:
-        """Let one more request in.
+        """Let one more request in; ``release`` follows at its end.
 
         Args:
             now: monotonic time in seconds.
@@ -406,15 +409,11 @@ class ModelSession:
             ServerBusy: it makes too many at once or too often; ``detail`` has ``retry_after``.
         """
         if not self.is_open:
-            raise SessionClosed(f"session {self.id} has ended: open another one")
+            raise self._closed()
         self.used_at = now
         limits = self.limits
-        if len(self.running) >= limits.max_concurrent:
-            raise ServerBusy(
-                f"session {self.id} has {limits.max_concurrent} calls running, which is the most"
-                " (GatewayLimits.max_concurrent): wait for one to end",
-                retry_after=1.0,
-            )
+        if self.requests >= limits.max_concurrent:
+            raise self._busy()
         most = limits.max_calls_per_minute
         if most is not None:
             begun = self._begun
@@ -427,6 +426,22 @@ class ModelSession:
                     retry_after=begun[0] + 60.0 - now if begun else 60.0,
                 )
             begun.append(now)
+        self.requests += 1
+
+    def release(self) -> None:
+        """Note the end of a request that was let in."""
+        self.requests -= 1
+        self.used_at = time.monotonic()
+
+    def _busy(self) -> ServerBusy:
+        return ServerBusy(
+            f"session {self.id} has {self.limits.max_concurrent} calls running, which is the most"
+            " (GatewayLimits.max_concurrent): wait for one to end",
+            retry_after=1.0,
+        )
+
+    def _closed(self) -> SessionClosed:
+        return SessionClosed(f"session {self.id} has ended: open another one")
 
     def check_budget(self) -> None:
         """Refuse a new sample that the budget does not allow.
@@ -488,13 +503,18 @@ class ModelSession:
         Of one that has no task yet the caller has to start it.
 
         Raises:
-            BudgetExhausted, CallRefused: a new one is not allowed.
+            SessionClosed: the session ended while the request was read.
+            BudgetExhausted, CallRefused, ServerBusy: a new one is not allowed.
         """
+        if not self.is_open:
+            raise self._closed()
         history = self._histories.read(call.messages)
         tools = self._histories.tools(call.tools)
         digest = content_digest(history.digest, tools.digest, call.tool_choice, call.sampling)
         samples = self._samples.get(digest)
         decision = decide(call, digest, samples) if samples else New()
+        if isinstance(decision, New | Again) and len(self.running) >= self.limits.max_concurrent:
+            raise self._busy()
         if isinstance(decision, New):
             self.check_budget()
             number = self._count

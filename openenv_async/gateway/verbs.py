@@ -9,9 +9,11 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -36,6 +38,8 @@ __all__ = ["Verbs", "VerbsBackend"]
 
 Reply: TypeAlias = tuple[int, dict[str, str], bytes]
 
+_N = TypeVar("_N", int, float)
+_NUMBERS: Final = {"reward": "a number", "member": "a whole number"}
 _MAX_VERB: Final = 2**20
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -51,6 +55,10 @@ class VerbsBackend(Protocol):
 
     def session_of(self, key: str) -> ModelSession:
         """Return the session that a key opens."""
+        ...
+
+    def admit(self, session: ModelSession) -> None:
+        """Let one more request of a session in; its ``release`` follows at the end."""
         ...
 
     async def open(
@@ -164,9 +172,13 @@ class Verbs:
     async def _count(self, dialect: Dialect, scope: Scope, receive: Receive) -> Reply:
         headers = headers_of(scope)
         session = self._backend.session_of(key_of(headers))
-        body = await read_body(receive, headers, session.limits.max_body_size)
-        call = dialect.read(body or b"", headers)
-        return 200, {}, count_page(dialect.name, await self._backend.count_tokens(call))
+        self._backend.admit(session)
+        try:
+            body = await read_body(receive, headers, session.limits.max_body_size)
+            call = dialect.read(body or b"", headers)
+            return 200, {}, count_page(dialect.name, await self._backend.count_tokens(call))
+        finally:
+            session.release()
 
     async def _opened(self, place: list[str], scope: Scope, body: bytes) -> Reply:
         asked = _read(body or b"{}", _Opening)
@@ -196,12 +208,12 @@ class Verbs:
                 return _lines(session.records)
             case ["rows"]:
                 asked = parse_qs(scope["query_string"].decode("latin-1"))
-                reward = _number(asked, "reward")
-                member = _number(asked, "member")
+                reward = _number(asked, "reward", float)
+                member = _number(asked, "member", int)
                 rows = session.rows(
                     reward=reward,
                     group=asked.get("group", [None])[-1],
-                    member=None if member is None else int(member),
+                    member=member,
                 )
                 return _lines(rows)
         raise CallRefused(
@@ -247,11 +259,11 @@ def _read(body: bytes, kind: type[Any]) -> Any:
         raise CallRefused(f"the request's body does not say what to do: {exc}") from exc
 
 
-def _number(asked: dict[str, list[str]], name: str) -> float | None:
+def _number(asked: dict[str, list[str]], name: str, read: Callable[[str], _N]) -> _N | None:
     [text] = asked.get(name, [""])[-1:]
     if not text:
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise CallRefused(f"{name} is a number, got {text[:80]!r}") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := read(text)):
+            return number
+    raise CallRefused(f"{name} is {_NUMBERS[name]}, got {text[:80]!r}")

@@ -164,6 +164,11 @@ class Client:
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await self._writer.drain()
 
+    async def send_more(self, data: bytes) -> None:
+        """Send the rest of a request."""
+        self._writer.write(data)
+        await self._writer.drain()
+
     async def line(self) -> bytes:
         """Return the next line that comes, of the head or of a chunk."""
         return await self._reader.readline()

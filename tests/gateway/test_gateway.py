@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from pathlib import Path
@@ -264,6 +266,69 @@ async def test_limits_are_refused_by_name() -> None:
             await gateway.open()
 
 
+async def test_requests_that_are_still_sent_count_as_well() -> None:
+    limits = GatewayLimits(max_concurrent=2)
+    body = b'{"say": "hi"}'
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(
+            Gateway(ScriptedEngine(), routes=ROUTES, limits=limits)
+        )
+        session = await gateway.open()
+        clients = [
+            await stack.enter_async_context(Client(gateway.url, session.key)) for _ in range(3)
+        ]
+        for client in clients[:2]:
+            await client.send("/plain", content_length=str(len(body)))
+        await eventually(lambda: session.requests == 2)
+        refused = await clients[2].ask({"say": "more"})
+        assert (refused.status, refused.json["error"]) == (503, "server_busy")
+        clients[0].leave()
+        await eventually(lambda: session.requests == 1)
+        assert (await clients[2].ask({"say": "more"})).status == 200
+        await clients[1].send_more(body)
+        assert (await clients[1].reply()).status == 200
+        await eventually(lambda: session.requests == 0)
+
+
+async def test_calls_whose_clients_left_count_as_well() -> None:
+    gate = asyncio.Event()
+    limits = GatewayLimits(max_concurrent=2)
+    async with Gateway(ScriptedEngine(gated(gate)), routes=ROUTES, limits=limits) as gateway:
+        session = await gateway.open()
+        for count, say in enumerate(("one", "two"), 1):
+            async with Client(gateway.url, session.key) as client:
+                await client.send("/plain", json.dumps({"say": say}).encode())
+                await eventually(lambda count=count: len(session.running) == count)  # type: ignore[misc]
+                client.leave()
+        await eventually(lambda: session.requests == 0)
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "three"})).status == 503
+            await client.send("/plain", b'{"say": "two"}')
+            await eventually(lambda: session.requests == 1)
+            gate.set()
+            assert (await client.reply()).json["id"] == f"{session.id}-1"
+
+
+@pytest.mark.parametrize("what", ["session", "gateway"])
+async def test_nothing_is_sampled_for_a_request_that_outlives(what: str) -> None:
+    engine = ScriptedEngine()
+    body = b'{"say": "hi"}'
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", content_length=str(len(body)))
+            await eventually(lambda: session.requests == 1)
+            if what == "session":
+                await gateway.end(session)
+            else:
+                await gateway.drain(0.0)
+            await client.send_more(body)
+            reply = await client.reply()
+        expected = (409, "session_closed") if what == "session" else (503, "going_away")
+        assert (reply.status, reply.json["error"]) == expected
+        assert not engine.calls
+
+
 async def test_a_budget_of_cost_needs_prices() -> None:
     async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
         with pytest.raises(CallRefused, match="needs prices"):
@@ -520,6 +585,40 @@ async def test_idle_sessions_end() -> None:
         await eventually(lambda: not session.is_open)
         async with Client(gateway.url, session.key) as client:
             assert (await client.ask({"say": "hi"})).status == 401
+
+
+async def test_a_session_that_is_used_while_idle_ones_end_stays(tmp_path: Path) -> None:
+    ending, may_end = asyncio.Event(), asyncio.Event()
+
+    class SlowJournal(FullJournal):
+        async def ended(self, session: str) -> None:
+            ending.set()
+            await may_end.wait()
+            await super().ended(session)
+
+    async with (
+        SlowJournal(tmp_path) as journal,
+        Gateway(
+            ScriptedEngine(),
+            routes=ROUTES,
+            journal=journal,
+            limits=GatewayLimits(session_ttl=3600.0),
+        ) as gateway,
+    ):
+        first, second = await gateway.open(), await gateway.open()
+        for session in (first, second):
+            session.used_at -= 4000.0
+        gateway._sweep()
+        await ending.wait()
+        async with Client(gateway.url, second.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            closing = asyncio.create_task(gateway.aclose())
+            await asyncio.sleep(0)
+            assert not closing.done()  # it waits for what it began
+            may_end.set()
+            await closing
+        assert [each.id for each in gateway.sessions()] == [second.id]
+        assert not [each for each in asyncio.all_tasks() if "_end_idle" in repr(each)]
 
 
 async def test_one_more_address() -> None:

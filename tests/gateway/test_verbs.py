@@ -134,6 +134,8 @@ async def test_unknown_verbs_are_told(path: str) -> None:
         session = await gateway.open()
         assert (await get(client, path.format(id=session.id))).status == 404
         assert (await get(client, f"/sessions/{session.id}/rows?reward=much")).status == 400
+        for asked in ("reward=nan", "reward=1e999", "member=1.5", "member=inf"):
+            assert (await get(client, f"/sessions/{session.id}/rows?{asked}")).status == 400
 
 
 async def test_models_are_listed_for_agents() -> None:
