@@ -148,7 +148,8 @@ def test_a_task(agent: str, mode: str, rows: list[tuple[str, str | None]]) -> No
 def test_an_answer_that_is_cut_is_not_sampled_again(
     agent: str, rows: list[tuple[str, str | None]]
 ) -> None:
-    found = play("write_note", agent, cut=900)
+    # opencode keeps the part of a text, and nothing where the cut is amid a call's first event.
+    found = play("write_note", agent, cut=700 if agent == "opencode" else 900)
     assert (found["ended"]["status"], found["note"]) == (0, "hello"), found["ended"]
     assert sorted(relations(found), key=str) == sorted(rows, key=str)
     [again] = [each for each in found["records"] if each["deliveries"] != ["whole"]]
