@@ -504,13 +504,17 @@ class Gateway:
         error: OpenEnvError
         try:
             async with asyncio.timeout(limit):
-                answer = await self._asked(generation)
+                answer = generation.sampled or await self._asked(generation)
             record.seconds = time.perf_counter() - begun
             record.answer = answer
             generation.is_settling = True  # it is not cancelled any more: it may be on the disk
             packed = session.pack(generation)
             if self._journal is not None:
                 await self._journal.answered(record, packed)
+        except JournalFailed as exc:
+            error = exc
+            if exc.retryable and (sampled := record.answer) is not None:
+                session.hold(generation, sampled)
         except asyncio.CancelledError:
             error = self._cut_error(generation)
         except TimeoutError as exc:

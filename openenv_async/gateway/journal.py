@@ -501,7 +501,8 @@ class Journal:
             self._abandon_segment()
             raise JournalFailed(
                 f"the journal at {self.path} cannot be written: {exc.strerror or exc}; what was"
-                " answered before is there: make room, and ask again"
+                " answered before is there: make room, and ask again",
+                retryable=True,
             ) from exc
         self._notes.clear()
         segment.size += len(data)
@@ -523,7 +524,8 @@ class Journal:
             self._file = os.open(path, flags, 0o600)
         except OSError as exc:
             raise JournalFailed(
-                f"the journal at {self.path} cannot be written: {exc.strerror or exc}"
+                f"the journal at {self.path} cannot be written: {exc.strerror or exc}",
+                retryable=True,
             ) from exc
         self._segments[self._number] = _Segment()
         if self.fsync != "never":
@@ -575,7 +577,8 @@ class Journal:
                         future.set_result(None)
                     else:
                         failed = JournalFailed(
-                            f"the journal at {self.path} cannot be synced: {error}"
+                            f"the journal at {self.path} cannot be synced: {error}",
+                            retryable=True,
                         )
                         failed.__cause__ = error
                         future.set_exception(failed)
@@ -641,7 +644,8 @@ class Journal:
         if size >= self._max_size:
             raise JournalFailed(
                 f"the journal at {self.path} has {self.size} bytes, and may have"
-                f" {self._max_size}: end sessions, or raise max_size (--journal-max-size)"
+                f" {self._max_size}: end sessions, or raise max_size (--journal-max-size)",
+                retryable=True,
             )
         return moved
 

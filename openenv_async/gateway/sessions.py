@@ -219,6 +219,7 @@ class Generation:
         readers: HTTP answers that are made of it now.
         is_passed_on: a client was given pieces, which cannot be taken back.
         is_settling: its answer is whole and on its way to the journal.
+        sampled: its answer as an earlier attempt sampled it, when the journal could not be written.
         ends_alone: end it when the last reader has left.
         task: the one that asks the engine.
     """
@@ -235,6 +236,7 @@ class Generation:
         "readers",
         "record",
         "sample",
+        "sampled",
         "session",
         "task",
         "tools",
@@ -261,6 +263,7 @@ class Generation:
         self.readers: list[Reader] = []
         self.is_passed_on = False
         self.is_settling = False
+        self.sampled: Answer | None = None
         self.ends_alone = False
         self.task: asyncio.Task[None] | None = None
 
@@ -354,6 +357,7 @@ class ModelSession:
         self._histories = Histories() if histories is None else histories
         self._calls: dict[int, PackedCall] = {} if calls is None else calls
         self._samples: dict[bytes, list[Sample]] = {}
+        self._unkept: dict[int, Answer] = {}
         self._count = 0
         self._begun: deque[float] = deque()
         for number in sorted(self._calls):
@@ -572,8 +576,15 @@ class ModelSession:
         sample.max_tokens = limit_of(call)
         self.spent.calls += 1
         generation = Generation(self, call, record, sample, history, tools)
+        generation.sampled = self._unkept.pop(sample.number, None)
         self.running[sample.number] = generation
         return generation
+
+    def hold(self, generation: Generation, answer: Answer) -> None:
+        """Hold an answer that the journal did not take, for a retry: a few, the last ones."""
+        self._unkept[generation.sample.number] = answer
+        if len(self._unkept) > self.limits.max_concurrent:
+            del self._unkept[next(iter(self._unkept))]
 
     def pack(self, generation: Generation) -> PackedCall:
         """Return the record of a sample that has ended, as it is kept."""
@@ -623,6 +634,7 @@ class ModelSession:
     def clear(self) -> None:
         """Forget what tells retries; the records stay."""
         self._samples.clear()
+        self._unkept.clear()
         self._histories.clear()
 
     def summary(self) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class FullJournal(Journal):
 
     async def answered(self, record: CallRecord, packed: PackedCall | None = None) -> None:
         if self.is_full:
-            raise JournalFailed("there is no room on the disk")
+            raise JournalFailed("there is no room on the disk", retryable=True)
         await super().answered(record, packed)
 
 

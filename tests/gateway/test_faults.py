@@ -81,7 +81,7 @@ async def test_calls_fail_while_the_disk_is_full_and_nothing_answered_is_lost(
             resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, (full + 50, no_limit))
             for text in ("one", "two"):
                 status, told = await ask(text)
-                assert (status, told["error"]["code"]) == (400, "journal_failed")
+                assert (status, told["error"]["code"]) == (500, "journal_failed")
                 assert "make room" in told["error"]["message"]
             resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
             for text in ("two", "after"):

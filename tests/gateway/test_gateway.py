@@ -564,17 +564,28 @@ async def test_an_answer_without_a_delivery_goes_out_again_after_a_restart(tmp_p
     assert engine.calls == []
 
 
-async def test_a_journal_that_fails_is_an_error_and_answers_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_journal_that_fails_is_an_error_and_answers_nothing(
+    tmp_path: Path, is_streamed: bool
+) -> None:
     journal = FullJournal(tmp_path)
-    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=journal) as gateway:
+    engine = ScriptedEngine()
+    async with Gateway(engine, routes=ROUTES, journal=journal) as gateway:
         session = await gateway.open()
         async with Client(gateway.url, session.key) as client:
             journal.is_full = True
-            reply = await client.ask({"say": "hi"})
-            assert (reply.status, reply.json["error"]) == (500, "journal_failed")
+            for _ in range(2):
+                reply = await client.ask({"say": "hi"})
+                assert (reply.status, reply.json["error"]) == (500, "journal_failed")
             journal.is_full = False
-            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
-        assert len(session.records) == 1
+            reply = await client.ask({"say": "hi", "stream": is_streamed})
+            assert f"{session.id}-0".encode() in reply.body
+            assert b"hello" in reply.body
+        [record] = session.records
+        assert record.answer == answer()
+        assert len(engine.calls) == 1  # what was sampled is written by the retry
+        assert session.spent.calls == 1
+        assert session.spent.tokens == 3 + 5
     await journal.aclose()
 
 
