@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections import deque
@@ -27,6 +28,8 @@ from openenv_async.guard import GUARD_VARIABLE, own_guard
 
 __all__ = ["KeptOutput", "ProgramEnd", "run_program"]
 
+log = logging.getLogger("openenv_async.gateway")
+
 HEAD: Final = 64 * 1024
 TAIL: Final = 64 * 1024
 _TERM_GRACE: Final = 2.0
@@ -39,6 +42,8 @@ _DRAIN: Final = 0.5
 
 class KeptOutput:
     """The beginning and the end of what a program wrote, and all of it in a file if asked for.
+
+    A file that cannot be written to, on a full disk for one, gets no more; the program goes on.
 
     Args:
         file: takes everything up to ``most`` bytes.
@@ -69,7 +74,10 @@ class KeptOutput:
     def add(self, data: bytes) -> None:
         """Take what was written."""
         if self._file is not None and self.size < self._most:
-            self._file.write(data[: self._most - self.size])
+            try:
+                self._file.write(data[: self._most - self.size])
+            except OSError as exc:
+                self._give_up(exc)
         self.size += len(data)
         room = self._head_size - len(self._head)
         if room > 0:
@@ -81,6 +89,22 @@ class KeptOutput:
         self._tail_kept += len(data)
         while self._tail_kept - len(self._tail[0]) >= self._tail_size:
             self._tail_kept -= len(self._tail.popleft())
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as exc:  # what it buffered is lost
+                log.warning("the output of an agent is not whole in its file: %s", exc)
+
+    def _give_up(self, exc: OSError) -> None:
+        file, self._file = self._file, None
+        log.warning("the output of an agent goes to its file no more: %s", exc)
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def text(self) -> str:
         """Return what is kept, with a line that says what is not."""

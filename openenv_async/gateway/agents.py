@@ -282,14 +282,14 @@ class CommandAgent(Agent):
         """
         prompt = self._told(turn)
         place = await asyncio.to_thread(_new_folder)
-        output = None
+        output = KeptOutput()
         try:
             if self.output is not None:
-                output = await asyncio.to_thread(_output_file, self.output, turn.index)
-            end = await self._run(lease, prompt, place, KeptOutput(output))
+                file = await asyncio.to_thread(_output_file, self.output, turn.index)
+                output = KeptOutput(file)
+            end = await self._run(lease, prompt, place, output)
         finally:
-            if output is not None:
-                output.close()
+            output.close()
             await asyncio.to_thread(remove_folder, place)
         if end.code != 0:
             raise _failed(self.command[0], end)

@@ -7,7 +7,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -80,3 +82,32 @@ def test_the_first_and_the_last_of_an_output_are_kept() -> None:
     short = KeptOutput(head=4, tail=6)
     short.add("schön".encode())
     assert (short.text(), short.last(2)) == ("schön", "ön")
+
+
+@pytest.fixture
+def full() -> Iterator[BinaryIO]:
+    with Path("/dev/full").open("wb") as file:
+        yield file
+
+
+async def test_a_file_that_takes_no_more_does_not_stop_a_program(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, full: BinaryIO
+) -> None:
+    output = KeptOutput(full)
+    code = "for part in range(4): print(str(part) * 20_000, flush=True)"
+    end = await run(code, tmp_path, output=output)
+    assert (end.code, end.output.size) == (0, 4 * 20_001)
+    output.close()
+    assert full.closed
+    assert "No space left" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_a_file_that_loses_what_it_buffered_is_told(
+    caplog: pytest.LogCaptureFixture, full: BinaryIO
+) -> None:
+    output = KeptOutput(full)
+    output.add(b"little")
+    output.close()
+    output.close()
+    assert "not whole" in caplog.text
