@@ -305,8 +305,9 @@ class Gateway:
             await self._journal.ended(found.id)
         if self._sessions.pop(found.id, None) is not None:
             found.clear()
-            if self._owned is not None:
-                self._owned.forget(found.id)
+            forget = getattr(self.engine, "forget", None)
+            if forget is not None:
+                forget(found.id)
 
     def session(self, id: str) -> ModelSession:
         """Return an open session.

@@ -54,7 +54,10 @@ class Truncated(ValueError):
 
 
 class CallDelta(msgspec.Struct, gc=False):
-    """The next part of a tool call; ``id`` and ``name`` come with its first one."""
+    """The next part of a tool call; ``id`` and ``name`` come with its first one.
+
+    ``index`` counts the calls of the reply as they began, however the server numbers them.
+    """
 
     index: int
     id: str = ""
@@ -276,7 +279,7 @@ class CompletionStream:
         choice = self._choice
         message = _Message(
             "".join(self._text),
-            [self._calls[index] for index in sorted(self._calls)],
+            [*self._calls.values()],
             "".join(self._reasoning) or None,
             refusal="".join(self._refusal) or None,
         )
@@ -417,9 +420,11 @@ class CompletionStream:
             index = len(self._calls) if call.index is None else call.index
             known = self._calls.get(index)
             if known is None:
-                known = self._calls[index] = _ToolCall(_Function(arguments=""))
+                place = len(self._calls)
+                known = self._calls[index] = _ToolCall(_Function(arguments=""), index=place)
+            assert known.index is not None
             more = CallDelta(
-                index,
+                known.index,
                 "" if known.id else call.id or "",
                 "" if known.function.name else call.function.name or "",
                 "" if call.function.arguments is None else _as_text(call.function.arguments),
@@ -429,7 +434,7 @@ class CompletionStream:
             known.function.arguments += more.arguments
             if last is None or not last.calls:
                 deltas.append(last := Delta(calls=[more]))
-            elif last.calls[-1].index == index and not (more.id or more.name):
+            elif last.calls[-1].index == more.index and not (more.id or more.name):
                 last.calls[-1].arguments += more.arguments
             else:
                 last.calls.append(more)

@@ -122,3 +122,18 @@ async def test_faults_that_pass_are_not_seen_by_the_agent() -> None:
             assert sum(each.attempts for each in session.records) > 6
             assert all(each.error is None for each in session.records)
         await engines.aclose()
+
+
+async def test_engines_that_were_given_keep_no_place_for_sessions_that_ended() -> None:
+    async with EngineStub("hello") as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        async with Gateway(engines) as gateway:
+            session = await gateway.open()
+            async with Client(gateway.url, session.key) as client:
+                reply = await client.ask(request("chat", False, "hi"), PATHS["chat"])
+                assert reply.status == 200
+            assert engines.facts()[0]["sessions"] == 1
+            await gateway.end(session)
+            assert engines.facts()[0]["sessions"] == 0
+        await engines.aclose()

@@ -243,3 +243,25 @@ def chunk(draw: random.Random, told: bool) -> dict[str, Any]:
     if draw.random() < 0.1:
         event["metadata"] = {"weight_version": "v"}
     return event
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (7, 3), (10**12, 0), (-1, -2)])
+def test_tool_calls_are_counted_as_they_begin(numbers: tuple[int, int]) -> None:
+    stream = CompletionStream()
+    first, second = numbers
+    parts = [(first, "f", "{"), (first, None, "}"), (second, "g", "{}")]
+    deltas = []
+    for index, name, arguments in parts:
+        call = {"index": index, "function": {"name": name, "arguments": arguments}}
+        if name is not None:
+            call["id"] = f"of-{name}"
+        event = {"choices": [{"delta": {"tool_calls": [call]}}]}
+        deltas += stream.feed(f"data: {json.dumps(event)}\n\n".encode())
+    stream.feed(b"data: [DONE]\n\n")
+    told = [(call.index, call.id, call.arguments) for each in deltas for call in each.calls]
+    assert told == [(0, "of-f", "{"), (0, "", "}"), (1, "of-g", "{}")]
+    reply = stream.reply("m")
+    assert [each["function"] for each in reply.tool_calls] == [
+        {"name": "f", "arguments": "{}"},
+        {"name": "g", "arguments": "{}"},
+    ]
