@@ -127,11 +127,16 @@ class AgentSetup:
     """
 
     gateway: Callable[[], Any] | None
-    agent: Callable[[Any], CommandAgent]
+    agent: Callable[..., CommandAgent]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[CommandAgent]:
-        """Have the gateway run, and give its agent."""
+        """Have the gateway run, and give its agent.
+
+        Raises:
+            AgentFailed: the agent's program is not there.
+        """
+        self.agent(None, budget=None).check_program()
         if self.gateway is None:
             yield self.agent(None)
             return

@@ -40,6 +40,14 @@ _OF_RECORDS: Final = (
 _RECORDS: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
 """Beginnings of the records of a log."""
 _SESSION: Final = re.compile(r"\bsession_id=(\w+)")
+_AGENT_ENDS: Final = {
+    "left": "it ended by itself",
+    "spent": "its budget was spent",
+    "stopped": "it was stopped when the episode had ended",
+    "failed": "it failed",
+    "cut": "it was ended",
+}
+"""Words for the end of an agent that plays by itself."""
 _LONG: Final = 2_000
 """Characters of one text that are shown."""
 
@@ -262,7 +270,27 @@ def episode_story(episode: Trajectory, *, full: bool = False) -> Iterator[str]:
             continue
         yield from _decision(each, tell)
     yield from tell.item("finally observed", episode.final_observation)
+    yield from _agent(episode, tell)
     yield from _end(episode, tell)
+
+
+def _agent(episode: Trajectory, tell: _Teller) -> Iterator[str]:
+    """Yield how an agent that played by itself ended, and what it wrote last."""
+    from openenv_async.rollouts.agents import AGENT_FACTS
+
+    facts = episode.extra.get(AGENT_FACTS)
+    if not isinstance(facts, Mapping):
+        return
+    told = [_AGENT_ENDS.get(str(facts.get("ended")), "")]
+    for name, form in (
+        ("exit_code", "exit code {}"),
+        ("calls", "{} calls"),
+        ("tokens", "{} tokens"),
+        ("session", "session {} of the gateway"),
+    ):
+        told += [form.format(facts[name])] if name in facts else []
+    yield from tell.item("agent", ", ".join(filter(None, told)))
+    yield from tell.item("it wrote", facts.get("output") or None)
 
 
 class _Teller:

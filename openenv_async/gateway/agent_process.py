@@ -199,8 +199,9 @@ async def run_program(
     transport, program = starting.result()
     try:
         pipe = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            pipe.write(stdin)
+        if not pipe.is_closing():  # as it is of a program that has ended meanwhile
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                pipe.write(stdin)
         pipe.close()  # once all is written
         await asyncio.shield(program.ended)
         await asyncio.wait([program.drained], timeout=_DRAIN)

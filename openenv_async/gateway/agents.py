@@ -23,6 +23,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -246,6 +247,9 @@ class CommandAgent(Agent):
                         f" {listed}",
                         option="command",
                     )
+        program = self.command[0]
+        if os.sep in program and not _PLACEHOLDER.search(program) and Path(program).exists():
+            self.command[0] = os.path.abspath(program)  # it is started in another folder
         if place not in get_args(Place):
             raise InvalidOption(
                 f"an agent's place is one of {', '.join(get_args(Place))}, got {place!r}",
@@ -273,6 +277,22 @@ class CommandAgent(Agent):
             "dialect": self.dialect,
             "context_tokens": self.context_tokens,
         }
+
+    def check_program(self) -> None:
+        """Look for the program, as each episode will.
+
+        Raises:
+            AgentFailed: it is not there.
+        """
+        program = self.command[0]
+        path = self.environ.get("PATH", os.environ.get("PATH"))
+        is_known = self.workdir is None and not _PLACEHOLDER.search(program)
+        if is_known and shutil.which(program, path=path) is None:
+            place = "there is no such file" if os.sep in program else "it is not on PATH"
+            raise AgentFailed(
+                f"the agent {program!r} cannot be started: {place}, or it is not executable;"
+                " install it, or give the whole path of its program"
+            )
 
     async def play(self, lease: AgentLease[Any, Any], turn: Turn) -> Mapping[str, Any]:
         """Run the program to its end.
@@ -351,6 +371,7 @@ class CommandAgent(Agent):
                 output=output,
             )
         except (OSError, ValueError) as exc:
+            self.check_program()
             raise AgentFailed(f"the agent {self.command[0]!r} cannot be started: {exc}") from exc
 
     def _addresses(self, lease: AgentLease[Any, Any]) -> AgentAddresses:

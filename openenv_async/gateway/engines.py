@@ -363,9 +363,10 @@ class Engines:
                         raise
                     refused = exc
             assert refused is not None
+            lower = "level='text'" if self.level == "logprobs" else "level='logprobs' or 'text'"
             raise InvalidCompletion(
-                f"{engine} does not give the level {self.level!r} ({refused.message}): ask for a"
-                f" lower level, or start an engine that gives it, such as vLLM or SGLang",
+                f"{engine} does not give the level {self.level!r} ({refused.message}): start an"
+                f" engine that gives it, such as vLLM or SGLang, or ask for less, {lower}",
                 **refused.detail,
             ) from refused
 

@@ -16,7 +16,7 @@ import msgspec
 from openenv_async.client.endpoint import Sockets
 from openenv_async.client.refusals import read_failure
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
-from openenv_async.errors import ConnectFailed, OpenEnvError, ProtocolError
+from openenv_async.errors import ConnectFailed, OpenEnvError, ProtocolError, Unauthorized
 from openenv_async.gateway.calls import CallRecord
 from openenv_async.gateway.rows import TrainingRow, training_rows
 from openenv_async.gateway.sessions import Budget, Spent
@@ -150,11 +150,17 @@ class RemoteGateway:
             ):
                 told = await response.read()
         except (aiohttp.ClientError, OSError) as exc:
-            why = str(exc) or type(exc).__name__
+            why = str(getattr(exc, "os_error", exc)) or type(exc).__name__
             raise ConnectFailed(
-                f"the gateway {told_url(self.url)} cannot be reached: {why}"
+                f"the gateway {told_url(self.url)} cannot be reached ({why}): start it, or correct"
+                " its URL"
             ) from exc
         if response.status < 400:
             return told
         error: OpenEnvError | None = read_failure(told)
+        if isinstance(error, Unauthorized):
+            raise Unauthorized(
+                f"the gateway {told_url(self.url)} did not take the admin token (token=, on the"
+                f" command line --gateway-token-file or OPENENV_GATEWAY_TOKEN): {error.message}"
+            )
         raise error or ProtocolError(f"{told_url(self.url)} answered HTTP {response.status}")

@@ -57,7 +57,7 @@ _KEY_PREFIX: Final = "sk-openenv-"
 _MILLION: Final = 1_000_000
 
 
-class Budget(msgspec.Struct, kw_only=True, frozen=True):
+class Budget(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The most that a session may spend; ``None``: without limit.
 
     Attributes:
@@ -79,7 +79,7 @@ class Budget(msgspec.Struct, kw_only=True, frozen=True):
                 raise ValueError(f"a budget's {name} must not be negative, got {value!r}")
 
 
-class Prices(msgspec.Struct, kw_only=True, frozen=True):
+class Prices(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Prices of a million tokens, in any currency.
 
     Attributes:

@@ -207,7 +207,13 @@ class Verbs:
             case ["calls"]:
                 return _lines(session.records)
             case ["rows"]:
-                asked = parse_qs(scope["query_string"].decode("latin-1"))
+                asked = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+                for name in asked:
+                    if name not in _OF_ROWS:
+                        raise CallRefused(
+                            f"rows take {', '.join(_OF_ROWS)}, not {name[:80]!r}: see"
+                            f" GET /sessions/ID/rows?reward=1&group=g&member=0"
+                        )
                 reward = _number(asked, "reward", float)
                 member = _number(asked, "member", int)
                 rows = session.rows(
@@ -230,6 +236,8 @@ class Verbs:
     async def _stats(self, place: list[str], scope: Scope, body: bytes) -> Reply:
         return _json(self._backend.stats())
 
+
+_OF_ROWS: Final = ("reward", "group", "member")
 
 _Verb: TypeAlias = Callable[[Verbs, list[str], Scope, bytes], Awaitable[Reply]]
 _VERBS: Final[dict[tuple[str, str], tuple[int, int, _Verb]]] = {

@@ -115,6 +115,8 @@ def check_policy(policy: Any) -> None:
         close = getattr(policy, "close", None) if inspect.iscoroutine(policy) else None
         if close is not None:
             close()
+        if all(callable(getattr(policy, name, None)) for name in ("play", "used")):
+            raise TypeError(f"an agent is not a policy: give it by its name, agent={shown(policy)}")
         raise TypeError(
             f"a policy is a callable of (observation) or (observation, turn), got {shown(policy)}"
         )

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from openenv_async.cli import main
 from openenv_async.cli.agents import read_agent
-from openenv_async.gateway import Budget, Gateway
+from openenv_async.gateway import Budget, CommandAgent, Gateway
 from openenv_async.rollouts import read_trajectories
 from tests.cli.commands import COUNTING, one_line, run_beside
 from tests.engine_stub import EngineStub, decode
@@ -132,3 +132,30 @@ def test_options_become_an_agent(tmp_path: Path) -> None:
     assert (agent.environ, agent.inherit) == ({"A": "b=c"}, ["PATH"])
     assert (agent.budget, agent.submit) == (Budget(calls=2, tokens=9, seconds=3), {"done": True})
     assert (agent.gateway, agent.place) == (gateway, "sandbox")
+
+
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [
+        ("no-such-agent {prompt}", "it is not on PATH"),
+        ("./no-such-agent {prompt}", "there is no such file"),
+    ],
+)
+def test_a_program_that_is_not_there_is_told_before_any_episode(agent: str, told: str) -> None:
+    result = CliRunner().invoke(
+        main, ["rollout", COUNTING, "--agent", agent, "--engine", "http://127.0.0.1:1/v1"]
+    )
+    assert result.exit_code == 1
+    assert told in one_line(result.output)
+    assert "episodes" not in result.output
+
+
+def test_the_path_of_a_program_is_read_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent").write_text("#!/bin/sh\n")
+    (tmp_path / "agent").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    agent = CommandAgent("./agent {prompt}")
+    assert agent.command == [str(tmp_path / "agent"), "{prompt}"]
+    agent.check_program()

@@ -128,6 +128,16 @@ def test_the_story_of_an_episode(file: Path) -> None:
     assert "answer': 4" not in text  # a private column is nowhere
 
 
+def test_how_an_agent_ended_that_played_by_itself() -> None:
+    facts = {"ended": "spent", "calls": 2, "tokens": 90, "session": "ab12", "output": f"oh {EVIL}"}
+    episode = Trajectory(0, extra={"agent": facts})
+    episode.finish(Outcome(0, OutcomeStatus.TRUNCATED, EpisodeInfo("e-0", 7)))
+    told = [" ".join(line.split()) for line in episode_story(episode)]
+    assert "agent its budget was spent, 2 calls, 90 tokens, session ab12 of the gateway" in told
+    [wrote] = [line for line in told if line.startswith("it wrote oh")]
+    assert "\x1b" not in wrote
+
+
 @pytest.mark.parametrize("name", ["episode-4", "sum-1", "sum-1/1"])
 def test_an_episode_is_found_by_any_of_its_names(file: Path, name: str) -> None:
     assert invoke("why", str(file), name).output.startswith("episode 4: infra_error")

@@ -7,12 +7,15 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
+from openenv_async.deadlines import wait_uncancelled
+from openenv_async.event_loop import new_event_loop
+from openenv_async.gateway import agent_process
 from openenv_async.gateway.agent_process import KeptOutput, ProgramEnd, run_program
 from tests.helpers import until
 
@@ -64,6 +67,22 @@ async def test_a_cancelled_one_may_clean_up_and_is_killed_if_it_does_not(tmp_pat
     with pytest.raises(asyncio.CancelledError):
         await running
     assert (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, new_event_loop])
+def test_one_that_has_ended_before_it_is_told_anything(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(task: asyncio.Task[Any]) -> None:
+        await wait_uncancelled(task)
+        if isinstance(task.result(), tuple):
+            pipe = task.result()[0].get_pipe_transport(0)
+            await until(pipe.is_closing, 30)
+
+    monkeypatch.setattr(agent_process, "wait_uncancelled", late)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        end = runner.run(run("print('done')", tmp_path, stdin=b"hello"))
+    assert (end.code, end.output.text()) == (0, "done\n")
 
 
 async def test_one_that_is_not_there_is_an_error(tmp_path: Path) -> None:

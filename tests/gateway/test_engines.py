@@ -106,7 +106,7 @@ async def test_a_lower_level_is_asked_for(
 @pytest.mark.parametrize(
     ("level", "shape", "why"),
     [
-        ("tokens", "openai", "does not give the level 'tokens'.*lower level"),
+        ("tokens", "openai", "does not give the level 'tokens'.*ask for less, level='logprobs'"),
         ("tokens", "bare", "without log probabilities"),
         ("logprobs", "bare", "does not give the level 'logprobs'"),
     ],

@@ -114,6 +114,12 @@ async def test_anybody_may_ask_whether_it_is_alive() -> None:
     [
         ("/sessions", b'{"budgets": {}}', "budgets"),
         ("/sessions", b'{"budget": {"calls": -1}}', "calls must not be negative"),
+        ("/sessions", b'{"budget": {"call": 5}}', "`call`"),
+        (
+            "/sessions",
+            b'{"prices": {"prompt": 1, "completion": 2, "cashed": 0}}',
+            "`cashed`",
+        ),
         ("/sessions", b"{", "what to do"),
         ("/sessions", b'{"budget": {"cost": 1}}', "prices"),
         ("/versions", b"{}", "version"),
@@ -136,6 +142,9 @@ async def test_unknown_verbs_are_told(path: str) -> None:
         assert (await get(client, f"/sessions/{session.id}/rows?reward=much")).status == 400
         for asked in ("reward=nan", "reward=1e999", "member=1.5", "member=inf"):
             assert (await get(client, f"/sessions/{session.id}/rows?{asked}")).status == 400
+        refused = await get(client, f"/sessions/{session.id}/rows?rewrd=1")
+        assert refused.status == 400
+        assert "'rewrd'" in refused.json["error"]["message"]
 
 
 async def test_models_are_listed_for_agents() -> None:

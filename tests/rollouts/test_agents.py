@@ -280,6 +280,8 @@ async def test_what_no_agent_heeds_is_refused() -> None:
             collect(Counting, agent=agent, episodes=1, **options)
     with pytest.raises(TypeError, match="an agent plays episodes by play"):
         collect(Counting, agent=cast(Any, "codex"), episodes=1)
+    with pytest.raises(TypeError, match="an agent is not a policy: give it by its name, agent="):
+        collect(Counting, cast(Any, agent), episodes=1)
     with pytest.raises(TypeError, match="a policy is a callable"):
         collect(Counting, episodes=1)
     assert OutcomeStatus.TRUNCATED.usable
