@@ -72,8 +72,9 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--agent-place",
-        type=click.Choice(["host", "sandbox"]),
-        help="Place of an agent: a sandbox has no network but its session.  [default: host]",
+        type=click.Choice(["host", "sandbox", "container"]),
+        help="Place of an agent: a sandbox has no network but its session; a container is that of"
+        " its environment.  [default: host]",
     ),
     click.option(
         "--agent-prompt",

@@ -28,7 +28,8 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from openenv_async.client.agent_lease import AgentLease, ModelGateway
@@ -58,7 +59,7 @@ from openenv_async.types import Outcome
 
 __all__ = ["Agent", "CommandAgent", "FunctionAgent"]
 
-Place: TypeAlias = Literal["host", "sandbox"]
+Place: TypeAlias = Literal["host", "sandbox", "container"]
 """The place that a program runs in."""
 _GRACE: Final = 10.0
 _MOST_ENDED: Final = 4096
@@ -71,6 +72,7 @@ _PROMPT: Final = (
     "Use the tools of the MCP server `openenv` to act, one call for each action, until a result"
     " says that the episode is over.\n\n{observation}"
 )
+_PROMPT_FILE: Final = "prompt.txt"
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -195,8 +197,19 @@ class FunctionAgent(Agent):
         return {**super().describe(), "function": policy_facts(self.function)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A program as it is run for an episode, wherever that is."""
+
+    command: list[str]
+    environ: dict[str, str]
+    files: dict[str, str]
+    workdir: PurePath
+    names_prompt: bool
+
+
 class CommandAgent(Agent):
-    """An agent that is a program of this machine, run for each episode.
+    """An agent that is a program, run for each episode.
 
     Args:
         command: the program and its arguments, as a list or as a line that is split as a shell
@@ -211,9 +224,11 @@ class CommandAgent(Agent):
         context_tokens: size of the model's context, which known agents are told.
         environ: variables besides those that it is given anyway.
         inherit: names of variables of this process that it is given too.
-        place: ``host``, or ``sandbox``: a network of its own that leads to its session and
-            nowhere else; see ``agent_sandbox``.
-        workdir: a folder that every episode works in; by default an empty one for each.
+        place: ``host``; ``sandbox``: a network of its own that leads to its session and
+            nowhere else, see ``agent_sandbox``; ``container``: that of the environment's server,
+            see ``agent_container``.
+        workdir: a folder that every episode works in, of the container where it runs in one; by
+            default an empty one for each.
         output: a folder for what agents write, a file for each episode.
         options: of ``Agent``.
     """
@@ -248,7 +263,8 @@ class CommandAgent(Agent):
                         option="command",
                     )
         program = self.command[0]
-        if os.sep in program and not _PLACEHOLDER.search(program) and Path(program).exists():
+        is_path = os.sep in program and not _PLACEHOLDER.search(program)
+        if is_path and place != "container" and Path(program).exists():
             self.command[0] = os.path.abspath(program)  # it is started in another folder
         if place not in get_args(Place):
             raise InvalidOption(
@@ -279,15 +295,19 @@ class CommandAgent(Agent):
         }
 
     def check_program(self) -> None:
-        """Look for the program, as each episode will.
+        """Look for the program, as each episode will, unless a container is to have it.
 
         Raises:
             AgentFailed: it is not there.
         """
         program = self.command[0]
         path = self.environ.get("PATH", os.environ.get("PATH"))
-        is_known = self.workdir is None and not _PLACEHOLDER.search(program)
-        if is_known and shutil.which(program, path=path) is None:
+        is_here = self.place != "container" and self.workdir is None
+        if (
+            is_here
+            and not _PLACEHOLDER.search(program)
+            and shutil.which(program, path=path) is None
+        ):
             place = "there is no such file" if os.sep in program else "it is not on PATH"
             raise AgentFailed(
                 f"the agent {program!r} cannot be started: {place}, or it is not executable;"
@@ -301,16 +321,14 @@ class CommandAgent(Agent):
             AgentFailed: it cannot be started, or ended with an exit code other than 0.
         """
         prompt = self._told(turn)
-        place = await asyncio.to_thread(_new_folder)
         output = KeptOutput()
         try:
             if self.output is not None:
                 file = await asyncio.to_thread(_output_file, self.output, turn.index)
                 output = KeptOutput(file)
-            end = await self._run(lease, prompt, place, output)
+            end = await self._run(lease, prompt, output)
         finally:
             output.close()
-            await asyncio.to_thread(remove_folder, place)
         if end.code != 0:
             raise _failed(self.command[0], end)
         return {"exit_code": end.code, "output": end.output.last(_TOLD)}
@@ -325,17 +343,23 @@ class CommandAgent(Agent):
         return self.prompt.replace("{observation}", content)
 
     async def _run(
-        self, lease: AgentLease[Any, Any], prompt: str, place: Path, output: KeptOutput
+        self, lease: AgentLease[Any, Any], prompt: str, output: KeptOutput
     ) -> ProgramEnd:
         addresses = self._addresses(lease)
-        if self.place == "host":
-            return await self._run_with(addresses, prompt, place, output)
-        async with sandbox(addresses, place) as own:
-            end = await self._run_with(own.addresses, prompt, place, output, own.command)
-            own.check_started(output.last(_TOLD))
-            return end
+        if self.place == "container":
+            return await self._run_in_container(lease, addresses, prompt, output)
+        place = await asyncio.to_thread(_new_folder)
+        try:
+            if self.place == "host":
+                return await self._run_here(addresses, prompt, place, output)
+            async with sandbox(addresses, place) as own:
+                end = await self._run_here(own.addresses, prompt, place, output, own.command)
+                own.check_started(output.last(_TOLD))
+                return end
+        finally:
+            await asyncio.to_thread(remove_folder, place)
 
-    async def _run_with(
+    async def _run_here(
         self,
         addresses: AgentAddresses,
         prompt: str,
@@ -343,36 +367,66 @@ class CommandAgent(Agent):
         output: KeptOutput,
         wrapped: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> ProgramEnd:
-        """Run the program where it finds its session at these addresses."""
-        home = place / "home"
-        workdir = self.workdir or place / "work"
-        settings = agent_settings(self.command[0], addresses)
-        await asyncio.to_thread(_write, home, {**settings.files, "prompt.txt": prompt})
-        values = _placeholders(addresses, prompt, home, workdir)
-        command = [_PLACEHOLDER.sub(lambda m: values[m[1]], each) for each in self.command]
-        told = prompt.encode()
-        environ = {
-            **{name: os.environ[name] for name in ("PATH", *self.inherit) if name in os.environ},
-            "HOME": str(home),
-            "TMPDIR": str(place / "tmp"),
-            "LANG": "C.UTF-8",
-            "OPENENV_PROMPT_FILE": values["prompt_file"],
-            **({"OPENENV_PROMPT": prompt} if len(told) <= _MOST_IN_VARIABLE else {}),
-            **settings.environment,
-            **self.environ,
-        }
-        names_prompt = any("{prompt}" in each for each in self.command)
+        """Run the program on this machine, where it finds its session at these addresses."""
+        run = self._as_run(addresses, prompt, place)
+        await asyncio.to_thread(_write, place / "home", run.files)
+        path = {"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}
         try:
             return await run_program(
-                wrapped(command),
-                environ=environ,
-                folder=workdir,
-                stdin=b"" if names_prompt else told,
+                wrapped(run.command),
+                environ={**path, **run.environ},
+                folder=Path(run.workdir),
+                stdin=b"" if run.names_prompt else prompt.encode(),
                 output=output,
             )
         except (OSError, ValueError) as exc:
             self.check_program()
             raise AgentFailed(f"the agent {self.command[0]!r} cannot be started: {exc}") from exc
+
+    async def _run_in_container(
+        self,
+        lease: AgentLease[Any, Any],
+        addresses: AgentAddresses,
+        prompt: str,
+        output: KeptOutput,
+    ) -> ProgramEnd:
+        """Run the program in the container of the lease's worker."""
+        from openenv_async.gateway.agent_container import agent_container  # loads Docker's client
+
+        async with agent_container(lease, self.gateway, addresses) as own:
+            run = self._as_run(own.addresses, prompt, own.folder)
+            return await own.run(
+                run.command,
+                environ=run.environ,
+                folder=PurePosixPath(run.workdir),
+                files=run.files,
+                stdin=None if run.names_prompt else _PROMPT_FILE,
+                output=output,
+            )
+
+    def _as_run(self, addresses: AgentAddresses, prompt: str, place: PurePath) -> _Run:
+        """Return what is run where the session has these addresses and the run this folder."""
+        home = place / "home"
+        workdir = self.workdir or place / "work"
+        settings = agent_settings(self.command[0], addresses)
+        values = _placeholders(addresses, prompt, home, workdir)
+        is_short = len(prompt.encode()) <= _MOST_IN_VARIABLE
+        return _Run(
+            command=[_PLACEHOLDER.sub(lambda m: values[m[1]], each) for each in self.command],
+            environ={
+                **{name: os.environ[name] for name in self.inherit if name in os.environ},
+                "HOME": str(home),
+                "TMPDIR": str(place / "tmp"),
+                "LANG": "C.UTF-8",
+                "OPENENV_PROMPT_FILE": values["prompt_file"],
+                **({"OPENENV_PROMPT": prompt} if is_short else {}),
+                **settings.environment,
+                **self.environ,
+            },
+            files={**settings.files, _PROMPT_FILE: prompt},
+            workdir=workdir,
+            names_prompt=any("{prompt}" in each for each in self.command),
+        )
 
     def _addresses(self, lease: AgentLease[Any, Any]) -> AgentAddresses:
         if lease.mcp is None and lease.model is None:
@@ -394,12 +448,12 @@ class CommandAgent(Agent):
 
 
 def _placeholders(
-    addresses: AgentAddresses | None, prompt: str, home: Path, workdir: Path
+    addresses: AgentAddresses | None, prompt: str, home: PurePath, workdir: PurePath
 ) -> dict[str, str]:
     """Return what stands for what in a command."""
     return {
         "prompt": prompt,
-        "prompt_file": str(home / "prompt.txt"),
+        "prompt_file": str(home / _PROMPT_FILE),
         "home": str(home),
         "workdir": str(workdir),
         "model": "" if addresses is None else addresses.model,

@@ -142,6 +142,8 @@ class Gateway:
         self._sessions: dict[str, ModelSession] = {}
         self._by_digest: dict[str, ModelSession] = {}
         self._resources = contextlib.AsyncExitStack()
+        self._also_at: dict[str, str] = {}
+        self._asking = asyncio.Lock()
         self.is_open = False
         self.running = 0
         self._sweeping: asyncio.TimerHandle | None = None
@@ -163,6 +165,7 @@ class Gateway:
                 stack.push_async_callback(self._journal.aclose)
             self._recover()  # before any of their keys can be shown
             self._resources = stack
+            self._also_at.clear()
             self.is_open = True
             stack.callback(self._close)
             self.url = await self._listen(self._host, self._port, self._tls)
@@ -416,6 +419,17 @@ class Gateway:
             OSError: the address cannot be had.
         """
         return await self._listen(host, port, {})
+
+    async def reachable_at(self, host: str) -> str:
+        """Return its URL at an address of this machine, where it listens from the first asking on.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        async with self._asking:
+            if host not in self._also_at:
+                self._also_at[host] = await self.listen(host)
+            return self._also_at[host]
 
     async def _listen(self, host: str, port: int, tls: Mapping[str, Any]) -> str:
         config = uvicorn_config(

@@ -636,8 +636,10 @@ async def test_one_more_address() -> None:
     async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
         session = await gateway.open()
         url = await gateway.listen("127.0.0.1")
-        assert url != gateway.url
-        async with Client(url, session.key) as client:
+        kept = await gateway.reachable_at("127.0.0.1")
+        assert len({url, kept, gateway.url}) == 3
+        assert await gateway.reachable_at("127.0.0.1") == kept
+        async with Client(kept, session.key) as client:
             assert (await client.ask({"say": "hi"})).status == 200
 
 

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,9 +78,13 @@ class CommandOutput:
     Args:
         word: of the command.
         limit: bytes that are kept, half of them from the beginning.
+        take: is given all of it as it comes, too.
     """
 
-    def __init__(self, word: str, limit: int) -> None:
+    def __init__(
+        self, word: str, limit: int, take: Callable[[bytes], object] | None = None
+    ) -> None:
+        self._take = take
         self._mark = b"\0" + word.encode()
         self._head_size = limit // 2
         self._tail_size = limit - self._head_size
@@ -151,6 +156,8 @@ class CommandOutput:
         return 0
 
     def _keep(self, data: bytes) -> None:
+        if self._take is not None and data:
+            self._take(data)
         room = self._head_size - len(self._head)
         if room > 0:
             self._head += data[:room]

@@ -151,6 +151,11 @@ class DockerProvider(Provider):
         return f"DockerProvider({self.image!r})"
 
     @property
+    def engine_url(self) -> str | None:
+        """The address of the Engine, as it was given."""
+        return self._engine_url
+
+    @property
     def reaper_pid(self) -> int | None:
         """The process id of the reaper that looks after what this process leaves behind."""
         return None if self._reaper is None else self._reaper.reaper_pid

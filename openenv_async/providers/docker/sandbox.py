@@ -50,6 +50,8 @@ _CREATE_TIMEOUT: Final = 60.0
 _CALL_TIMEOUT: Final = 30.0
 _KILL_TIMEOUT: Final = 10.0
 _FILES_TIMEOUT: Final = 120.0
+_TOLD: Final = 4096
+"""Bytes that are kept of what a program said that was run as it is."""
 _LATE: Final = (2.0, 10.0, 50.0)
 """Seconds between the looks for a container whose ``create`` got no answer."""
 
@@ -312,9 +314,10 @@ class Sandbox:
         *,
         timeout: float,
         folder: str = "/",
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         user: str | int | None = None,
         max_output: int = 32 * 1024,
+        take: Callable[[bytes], object] | None = None,
     ) -> CommandResult:
         """Run a command in a shell until it ends, or its time does.
 
@@ -322,15 +325,16 @@ class Sandbox:
             command: for bash, or for sh where there is none.
             timeout: seconds; then its process group is killed.
             folder: that it begins in.
-            env: more environment variables.
+            env: more environment variables; ``None`` takes one of the container's away.
             user: name or number; by default the container's.
             max_output: bytes of output that are kept, the rest is left out of the middle.
+            take: is given all output as it comes, too.
 
         Raises:
             EngineError: the container is gone, or the Engine failed; the command may have run.
         """
         word = secrets.token_hex(12)
-        output = CommandOutput(word, max_output)
+        output = CommandOutput(word, max_output, take)
         id = await self._prepare(wrapped(command, word, folder), env, user)
         try:
             async with asyncio.timeout(timeout):
@@ -343,20 +347,51 @@ class Sandbox:
             raise
         return output.result()
 
+    async def execute(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str | None] | None = None,
+        user: str | int | None = None,
+    ) -> bytes:
+        """Run a program, without a shell of ours, until nobody holds its output any more.
+
+        Args:
+            arguments: the program's path, and its arguments.
+            timeout: seconds; nothing is killed when they are over.
+            env, user: as for ``run``.
+
+        Returns:
+            The end of what it wrote.
+
+        Raises:
+            EngineError: the container is gone, or the Engine failed; it may have run.
+            TimeoutError: it still ran.
+        """
+        said = b""
+        id = await self._prepare(arguments, env, user)
+        async with asyncio.timeout(timeout), self._owner.output(id) as stream:
+            while (message := await stream.read_out()) is not None:
+                said = (said + message.data)[-_TOLD:]
+        return said
+
     async def _read(self, id: str, output: CommandOutput) -> None:
         async with self._owner.output(id) as stream:
             while not output.ended and (message := await stream.read_out()) is not None:
                 output.feed(message.data)
 
     async def _prepare(
-        self, arguments: Sequence[str], env: Mapping[str, str] | None, user: str | int | None
+        self, arguments: Sequence[str], env: Mapping[str, str | None] | None, user: str | int | None
     ) -> str:
         body: dict[str, Any] = {
             "Cmd": list(arguments),
             "AttachStdout": True,
             "AttachStderr": True,
             "Tty": False,
-            "Env": [f"{name}={value}" for name, value in (env or {}).items()],
+            "Env": [
+                name if value is None else f"{name}={value}" for name, value in (env or {}).items()
+            ],
         }
         if user is not None:
             body["User"] = str(user)
@@ -370,10 +405,7 @@ class Sandbox:
         if output.group is None:
             return
         try:
-            id = await self._prepare(kill_arguments(output.group), None, "0")
-            async with asyncio.timeout(_KILL_TIMEOUT), self._owner.output(id) as stream:
-                while await stream.read_out() is not None:
-                    pass
+            await self.execute(kill_arguments(output.group), timeout=_KILL_TIMEOUT, user="0")
         except (OpenEnvError, TimeoutError) as exc:
             log.info("whether a command in %s was killed is not known: %s", self.name, exc)
 

@@ -24,6 +24,9 @@ class DockerWorker(Worker):
     Attributes:
         image: what it was made from.
         published_url: its address by a port of this machine; ``url`` may lead to it directly.
+        port: where its server listens inside.
+        engine_url: of its Engine, as the provider was told; ``None``: as the docker command finds
+            it.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class DockerWorker(Worker):
         self.container_id = container_id
         self.published_url = published_url
         self.image = provider.image
+        self.port = provider.options.port
+        self.engine_url = provider.engine_url
         self._provider = provider
 
     async def log_tail(self) -> str:
