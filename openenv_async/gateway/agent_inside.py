@@ -69,10 +69,11 @@ async def _main(ways: dict[str, str], started: Path, command: list[str]) -> int:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 other = await asyncio.open_unix_connection(path)
+                await join((reader, writer), other)
             except OSError:
                 writer.close()
-                return
-            await join((reader, writer), other)
+            except asyncio.CancelledError:  # by the end of the loop; Python 3.11 would print it
+                writer.close()
 
         return connected
 
