@@ -14,7 +14,8 @@ Rules:
 - An agent that fails while the episode is open is a policy that raised: ``policy_error``, unless it
   had spent its budget.
 - Calls of the model stand, in the order in which they came, with the first step that was taken
-  after their answer and those before it were there. Calls after the last step stand with it.
+  after their answer and those before it were there. Calls after the last step stand with it; those
+  of an episode without a step are among the agent's facts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from openenv_async.client.agent_lease import AgentLease, ModelGateway
@@ -295,9 +296,11 @@ class AgentRollout(Rollout):
             return
         counts = {"calls": len(use.calls), "tokens": use.tokens}
         named = {} if use.session is None else {"session": use.session}
-        trajectory.extra[AGENT_FACTS] = {**facts, **counts, **named}
+        trajectory.extra[AGENT_FACTS] = told = {**facts, **counts, **named}
         transitions = trajectory.transitions
         if not transitions:
+            if use.calls:
+                told["model_calls"] = [asdict(timed.call) for timed in use.calls]
             return
         last = len(transitions) - 1
         of_step: list[list[ModelCall]] = [[] for _ in transitions]

@@ -233,6 +233,15 @@ async def test_calls_of_the_model_stand_with_their_steps() -> None:
     assert outcome.trajectory.extra["agent"]["tokens"] == 17
 
 
+async def test_calls_of_the_model_are_kept_without_a_step() -> None:
+    call = ModelCall(reply={"role": "assistant", "content": "I give up"}, completion_ids=[7])
+    agent = Scripted(steps(), use=ModelUse(calls=[TimedCall(call, time.time())]))
+    outcome = await outcome_of(agent)
+    assert (outcome.status, outcome.steps) == ("truncated", 0)
+    [kept] = outcome.trajectory.extra["agent"]["model_calls"]
+    assert (kept["reply"], kept["completion_ids"]) == (call.reply, [7])
+
+
 async def test_groups_tasks_and_run_folders_work_as_with_policies(tmp_path: Any) -> None:
     rows = tmp_path / "tasks.jsonl"
     rows.write_text("".join(json.dumps({"id": f"t{n}", "goal": n}) + "\n" for n in (1, 2, 3)))
