@@ -369,11 +369,11 @@ def _await(url: str, process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def sides(names: Sequence[str], delay: float) -> Iterator[list[Side]]:
-    """The engine and gateways before it, all running."""
+    """The engine, and the named gateways before it, all running."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateways-")))
         url = stack.enter_context(engine(folder, delay))
-        made = [Side("none", url)] if "none" in names else []
+        made = [Side("none", url)]
         for name, make in _GATEWAYS.items():
             if name in names:
                 made.append(stack.enter_context(make(folder, url)))
@@ -464,7 +464,8 @@ def main() -> None:
     """Measure, and print a table of each part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
     parser.add_argument("--only", action="append", choices=[*_PARTS])
-    parser.add_argument("--sides", nargs="+", default=["none", *_GATEWAYS])
+    names = ["none", *_GATEWAYS]
+    parser.add_argument("--sides", nargs="+", choices=names, default=names)
     parser.add_argument("--connections", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, of each")

@@ -139,6 +139,7 @@ class AgentSetup:
         """
         self.agent(None, budget=None).check_program()
         if self.gateway is None:
+            click.echo("the agent is given no model: --engine or --gateway names one", err=True)
             yield self.agent(None)
             return
         async with self.gateway() as gateway:
@@ -183,11 +184,7 @@ def read_agent(options: dict[str, Any]) -> AgentSetup | None:
 
 
 def _option(name: str) -> str:
-    return (
-        f"--{name.removesuffix('s').replace('_', '-')}"
-        if name == "engines"
-        else (f"--{name.replace('_', '-')}")
-    )
+    return "--engine" if name == "engines" else f"--{name.replace('_', '-')}"
 
 
 def _gateway(given: dict[str, Any]) -> Callable[[], Any] | None:
