@@ -33,7 +33,7 @@ from tests.peers import ensure_peer
 pytestmark = pytest.mark.heavy
 
 TRANSFORMERS: Final = (
-    *("transformers==5.24.0", "torch==2.13.0", "accelerate==1.15.0", "openai==3.57.0"),
+    *("transformers==5.19.0", "torch==2.13.0", "accelerate==1.15.0", "openai==3.57.0"),
     *("fastapi==0.165.0", "uvicorn==0.54.0", "pydantic==2.14.4", "rich==15.0.0"),
 )
 STARTING: Final = 240.0
