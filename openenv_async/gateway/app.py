@@ -70,6 +70,10 @@ class Backend(Protocol):
         """Note how an answer reached its client."""
         ...
 
+    def unread(self, session: str, number: int) -> None:
+        """Note that the last delivery of a sample, which seemed whole, was not."""
+        ...
+
 
 class GatewayApp:
     """The ASGI application of a gateway.
@@ -159,10 +163,29 @@ class GatewayApp:
             if connection is not None:
                 connection.on_lost = None
                 if not connection.is_lost:
-                    sample = generation.sample
+                    sample = generation.sample  # the generation itself is let go of
                     place = connection.received, len(sample.deliveries)
-                    connection.on_lost = partial(_lost, connection, sample, *place)
+                    lost = partial(self._lost, connection, session.id, sample, *place)
+                    connection.on_lost = lost
             self._backend.delivered(generation, delivery)
+
+    def _lost(
+        self, connection: HTTPConnection, session: str, sample: Sample, received: int, place: int
+    ) -> None:
+        """Note that the connection ended over which a sample went out last.
+
+        Args:
+            connection: it.
+            session: id of the sample's session.
+            sample: what went out.
+            received: how often data had come then. A client that began to send another request
+                since had the answer before.
+            place: of the delivery among those of the sample.
+        """
+        if connection.received != received or len(sample.deliveries) != place + 1:
+            return
+        if sample.disconnected(was_reset=connection.was_reset):
+            self._backend.unread(session, sample.number)
 
 
 async def _answer(
@@ -223,21 +246,6 @@ async def _stream(
     if is_cut and connection is not None:
         connection.cut()
     return delivery
-
-
-def _lost(connection: HTTPConnection, sample: Sample, received: int, place: int) -> None:
-    """Note that the connection ended over which a sample went out last.
-
-    Args:
-        connection: it.
-        sample: what went out.
-        received: how often data had come then. A client that began to send another request since
-            had the answer before.
-        place: of the delivery among those of the sample.
-    """
-    if connection.received != received or len(sample.deliveries) != place + 1:
-        return
-    sample.disconnected(was_reset=connection.was_reset)
 
 
 def _as_seen(reader: Reader, delivery: Delivery) -> Delivery:

@@ -497,6 +497,11 @@ class Gateway:
         if len(sample.deliveries) == before:
             sample.deliveries.append(delivery)
 
+    def unread(self, session: str, number: int) -> None:
+        """Note that the last delivery of a sample, which seemed whole, was not."""
+        if self._journal is not None:
+            self._journal.unread(session, number)
+
     def _cancelled(self, generation: Generation) -> None:
         """Make an end of a sample whose task was cancelled before its first step."""
         if not generation.is_done:

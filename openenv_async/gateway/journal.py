@@ -82,7 +82,7 @@ _MAX_BODY: Final = 1 << 31
 _PACK: Final = msgspec.msgpack.Encoder().encode
 _UNPACK: Final = msgspec.msgpack.Decoder().decode
 _JSON: Final = msgspec.json.Encoder().encode
-_SESSION, _CALL, _DELIVERY, _ENDED = range(1, 5)
+_SESSION, _CALL, _DELIVERY, _ENDED, _UNREAD = range(1, 6)
 
 
 class SessionFacts(msgspec.Struct, kw_only=True):
@@ -365,6 +365,12 @@ class Journal:
         if len(self._notes) < _MAX_NOTES:
             self._notes.append(_frame(_DELIVERY, session, _PACK((number, delivery))))
         self._flush()  # at once: after a kill -9 a retry would get the answer again
+
+    def unread(self, session: str, number: int) -> None:
+        """Note that the last delivery of a call, ``whole`` as it seemed, was ``broken``."""
+        if session in self._sessions and len(self._notes) < _MAX_NOTES:
+            self._notes.append(_frame(_UNREAD, session, _PACK(number)))
+            self._flush()
 
     async def ended(self, session: str) -> None:
         """Note that a session was ended; its calls stay on disk as ``retention`` says.
@@ -789,6 +795,10 @@ class _Reader:
             number, delivery = _UNPACK(frame.body)
             if number in kept.calls:
                 kept.calls[number].deliveries.append(delivery)
+        elif frame.kind == _UNREAD:
+            number = _UNPACK(frame.body)
+            if number in kept.calls and kept.calls[number].deliveries:
+                kept.calls[number].deliveries[-1] = "broken"
         elif frame.kind == _ENDED:
             kept.ended = True
 

@@ -98,15 +98,20 @@ class Sample(msgspec.Struct, kw_only=True):
     is_disconnected: bool = False
     ambiguous: int | None = None
 
-    def disconnected(self, was_reset: bool = False) -> None:
+    def disconnected(self, was_reset: bool = False) -> bool:
         """Note that the connection of the last delivery ended.
 
         Args:
             was_reset: its client left something unread: it had not all of the answer.
+
+        Returns:
+            Whether the delivery, ``whole`` as it seemed, is ``broken``.
         """
         self.is_disconnected = True
         if was_reset and self.deliveries and self.deliveries[-1] == "whole":
             self.deliveries[-1] = "broken"
+            return True
+        return False
 
 
 class New(msgspec.Struct, frozen=True):

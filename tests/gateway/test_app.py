@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from openenv_async.errors import PayloadTooLarge, Unauthorized
-from openenv_async.gateway.app import _lost, headers_of, key_of, read_body
+from openenv_async.gateway.app import GatewayApp, headers_of, key_of, read_body
 from openenv_async.gateway.retries import Sample
 
 
@@ -79,7 +80,12 @@ class Connection:
 def test_the_end_of_a_connection_tells_of_its_last_answer(
     received: int, deliveries: int, is_missed: bool
 ) -> None:
+    noted: list[Any] = []
+    backend: Any = SimpleNamespace(unread=lambda *what: noted.append(what))
+    verb: Any = None
+    app = GatewayApp(backend, {}, verb, 100)
     sample = Sample(number=0, digest=b"", thread={}, deliveries=["whole"] * deliveries)
-    _lost(Connection(), sample, received, 0)
+    app._lost(Connection(), "s1", sample, received, 0)
+    assert noted == ([("s1", 0)] if is_missed else [])
     assert sample.is_disconnected == is_missed
     assert sample.deliveries[-1] == ("broken" if is_missed else "whole")

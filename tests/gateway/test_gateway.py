@@ -442,6 +442,24 @@ async def test_an_answer_that_was_left_unread_goes_out_again() -> None:
             assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
 
 
+async def test_an_answer_that_was_left_unread_goes_out_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=tmp_path) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            client.pause()
+            await eventually(lambda: [each.deliveries for each in session.records] == [["whole"]])
+            client.leave()
+        await eventually(lambda: session.records[0].deliveries == ["broken"])
+    async with Gateway(ScriptedEngine(), routes=ROUTES, journal=tmp_path) as gateway:
+        [kept] = gateway.sessions()
+        assert kept.records[0].deliveries == ["broken"]
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+
+
 async def test_a_call_that_failed_is_asked_again_under_its_number() -> None:
     down = True
 
