@@ -254,10 +254,10 @@ def _agent(command: str, given: dict[str, Any]) -> Callable[..., CommandAgent]:
     options: dict[str, Any] = {"output": given["agent_output"]}
     options["place"] = given["agent_place"] or "host"
     if given["agent_prompt"] is not None:
-        path = Path(given["agent_prompt"])
+        told = given["agent_prompt"]
+        is_file = os.path.isfile(told)  # of a text that is too long for a path it is false
         try:
-            is_file = path.is_file()
-            options["prompt"] = path.read_text("utf-8") if is_file else given["agent_prompt"]
+            options["prompt"] = Path(told).read_text("utf-8") if is_file else told
         except (OSError, ValueError) as exc:
             raise click.BadParameter(str(exc), param_hint="--agent-prompt") from exc
     named = [each.partition("=") for each in given["agent_env"]]

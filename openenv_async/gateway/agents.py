@@ -278,6 +278,8 @@ class CommandAgent(Agent):
         self.context_tokens = context_tokens
         self.environ = dict(environ or {})
         self.inherit = [*inherit]
+        if workdir is not None and place != "container":
+            workdir = os.path.abspath(workdir)  # the program is started in it
         self.workdir = None if workdir is None else Path(workdir)
         self.output = None if output is None else Path(output)
 

@@ -102,10 +102,8 @@ def test_options_that_make_no_sense_are_refused(options: list[str], told: str) -
     assert told in one_line(result.output)
 
 
-def test_options_become_an_agent(tmp_path: Path) -> None:
-    prompt = tmp_path / "prompt.md"
-    prompt.write_text("Play: {observation}")
-    options: dict[str, Any] = {
+def options_of(prompt: str) -> dict[str, Any]:
+    return {
         "policy": "random",
         "agent": "a --flag {prompt}",
         "engines": ("http://127.0.0.1:1/v1",),
@@ -117,11 +115,24 @@ def test_options_become_an_agent(tmp_path: Path) -> None:
         "gateway_token_file": None,
         "budget": "calls=2,tokens=9,seconds=3",
         "agent_place": "sandbox",
-        "agent_prompt": str(prompt),
+        "agent_prompt": prompt,
         "agent_env": ("A=b=c", "PATH"),
         "agent_output": None,
         "submit": '{"done": true}',
     }
+
+
+def test_a_prompt_may_be_longer_than_a_path() -> None:
+    text = "Look at everything twice. " * 400
+    setup = read_agent(options_of(text))
+    assert setup is not None
+    assert setup.agent(Gateway("http://127.0.0.1:1/v1")).prompt == text
+
+
+def test_options_become_an_agent(tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.md"
+    prompt.write_text("Play: {observation}")
+    options = options_of(str(prompt))
     setup = read_agent(options)
     assert setup is not None
     assert options == {"policy": "random"}

@@ -244,6 +244,17 @@ async def test_a_program_cannot_play_a_session_that_has_no_address() -> None:
             await played(CommandAgent("true"), lambda: env)
 
 
+async def test_a_folder_is_where_it_was_named_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "repo").mkdir()
+    agent = CommandAgent(["/bin/ls", "-d", "{workdir}"], workdir="repo")
+    outcome = await played(agent)
+    assert outcome.trajectory.extra["agent"]["output"] == f"{tmp_path}/repo\n"
+    assert CommandAgent("a", workdir="repo", place="container").workdir == Path("repo")
+
+
 def test_an_agent_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(InvalidOption, match=r"\{task\}, which stands for nothing"):
         CommandAgent("agent {task}")
