@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,7 @@ def _read_prices(ctx: click.Context, param: click.Parameter, value: str | None) 
         numbers = [float(each) for each in value.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (2, 3) or not all(each >= 0 for each in numbers):
+    if len(numbers) not in (2, 3) or not all(0 <= each < math.inf for each in numbers):
         raise click.BadParameter(
             f"{value!r} is not PROMPT,COMPLETION or PROMPT,COMPLETION,CACHED", ctx, param
         )

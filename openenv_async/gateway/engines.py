@@ -399,6 +399,8 @@ class Engines:
                 break
             path, body = self._rest_of(engine, call, reply)
             stream.go_on()
+        else:
+            raise engine.unavailable(f"aborted its answer {_MOST_PARTS} times", aborted=True)
         yield self._answer(engine, reply, versions.of(reply.weight_version))
 
     def _rest_of(self, engine: _Engine, call: Call, reply: Reply) -> tuple[str, bytes]:

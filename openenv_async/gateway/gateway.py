@@ -140,6 +140,7 @@ class Gateway:
         self._puts_system_first = system == "first"
         self._shared = Shared()
         self._sessions: dict[str, ModelSession] = {}
+        self._opening = 0
         self._by_digest: dict[str, ModelSession] = {}
         self._resources = contextlib.AsyncExitStack()
         self._also_at: dict[str, str] = {}
@@ -171,7 +172,6 @@ class Gateway:
             self.url = await self._listen(self._host, self._port, self._tls)
             for session in self._sessions.values():
                 session.url = self.url
-            stack.push_async_callback(self._cut_all)  # what runs is told, then the sockets close
             self._resources = stack.pop_all()
         if self._limits.session_ttl is not None:
             self._sweep()
@@ -190,6 +190,7 @@ class Gateway:
         try:
             if ending is not None:
                 await asyncio.wait([ending])
+            await self._cut_all()  # what runs is told, then the sockets close
         finally:
             await self._resources.aclose()
 
@@ -233,8 +234,8 @@ class Gateway:
             JournalFailed: it cannot be written to the journal.
         """
         if not self.is_open:
-            raise GoingAway("the gateway is closed: open it with `async with`")
-        if len(self._sessions) >= self._limits.max_sessions:
+            raise _closed()
+        if len(self._sessions) + self._opening >= self._limits.max_sessions:
             raise ServerBusy(
                 f"{self._limits.max_sessions} sessions are open, which is the most"
                 " (GatewayLimits.max_sessions): end some"
@@ -255,7 +256,11 @@ class Gateway:
         if self._journal is None:
             session = self._session(facts, key, Histories(self._shared), {})
         else:
-            kept = await self._journal.opened(facts)
+            self._opening += 1
+            try:
+                kept = await self._journal.opened(facts)
+            finally:
+                self._opening -= 1
             session = self._session(facts, key, kept.histories, kept.calls)
         self._counts["sessions"] += 1
         return session
@@ -355,7 +360,7 @@ class Gateway:
     # -- the model ----------------------------------------------------------------------------
 
     def publish(self, version: str | int) -> None:
-        """Name the version of the weights that calls begun from now on are sampled under.
+        """Name the version of the weights that tokens are sampled under from now on.
 
         Raises:
             OperationUnsupported: what samples has no versions.
@@ -416,8 +421,11 @@ class Gateway:
         that others reach, such as the bridge of containers.
 
         Raises:
+            GoingAway: the gateway is closed.
             OSError: the address cannot be had.
         """
+        if not self.is_open:
+            raise _closed()
         return await self._listen(host, port, {})
 
     async def reachable_at(self, host: str) -> str:
@@ -523,7 +531,7 @@ class Gateway:
         limit = self._limits.call_timeout if left is None else min(self._limits.call_timeout, left)
         error: OpenEnvError
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as timer:
                 answer = generation.sampled or await self._asked(generation)
             record.seconds = time.perf_counter() - begun
             record.answer = answer
@@ -540,6 +548,8 @@ class Gateway:
         except TimeoutError as exc:
             if isinstance(exc, OpenEnvError):
                 error = exc
+            elif not timer.expired():
+                error = _raised_by_sampler(exc)
             elif limit == left:
                 error = session.out_of_time()
             else:
@@ -549,8 +559,7 @@ class Gateway:
         except OpenEnvError as exc:
             error = exc
         except Exception as exc:  # of a sampler of the user's
-            log.exception("a sampler raised")
-            error = ResponderFailed(f"the engine's client raised {type(exc).__name__}")
+            error = _raised_by_sampler(exc)
         else:
             session.settle(generation, packed)
             self.running -= 1
@@ -612,6 +621,11 @@ class Gateway:
         return answer
 
 
+def _raised_by_sampler(exc: Exception) -> ResponderFailed:
+    log.error("a sampler raised", exc_info=exc)
+    return ResponderFailed(f"the engine's client raised {type(exc).__name__}")
+
+
 def _is_idle(session: ModelSession, oldest: float) -> bool:
     """Tell whether nobody has used a session since a monotonic time."""
     return session.used_at < oldest and not session.running and not session.requests
@@ -625,6 +639,10 @@ async def _cut(session: ModelSession) -> None:
         each.cancel()
     if tasks:
         await asyncio.wait(tasks)
+
+
+def _closed() -> GoingAway:
+    return GoingAway("the gateway is closed: open it with `async with`")
 
 
 def _going_away() -> GoingAway:

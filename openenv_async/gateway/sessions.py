@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections import deque
@@ -92,6 +93,12 @@ class Prices(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     completion: float
     cached: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"a price of {name} tokens is a number from 0 on, got {value!r}")
+
     def cost(self, answer: Answer) -> float:
         """Return the cost of an answer by the counts that its engine told."""
         cached = answer.cached_tokens or 0
@@ -124,6 +131,12 @@ class GatewayLimits(msgspec.Struct, kw_only=True, frozen=True):
     session_ttl: float | None = 24 * 3600.0
     call_timeout: float = 3600.0
     max_attempts: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("session_ttl", "call_timeout", "max_attempts"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be more than 0, got {value!r}")
 
 
 class Spent(msgspec.Struct):

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from openenv_async.errors import CallRefused, OpenEnvError, Unauthorized
+from openenv_async.errors import CallRefused, OpenEnvError, OperationCancelled, Unauthorized
 from openenv_async.gateway.app import (
     Receive,
     Scope,
@@ -158,7 +158,9 @@ class Verbs:
             )
         self._guard.check(scope)
         body = await read_body(receive, headers_of(scope), _MAX_VERB)
-        return await known[2](self, place[1:], scope, body or b"")
+        if body is None:
+            raise OperationCancelled("the client left before the end of its request")
+        return await known[2](self, place[1:], scope, body)
 
     def _models(self, scope: Scope, name: list[str]) -> Reply:
         headers = headers_of(scope)

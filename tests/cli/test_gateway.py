@@ -88,6 +88,7 @@ async def test_one_line_says_where_it_is(token: str) -> None:
         ([], 2, "--engine"),
         (["--engine", "http://127.0.0.1:9/v1"], 2, "--token-file or OPENENV_TOKEN"),
         (["--engine", "http://127.0.0.1:9/v1", "--prices", "1"], 2, "PROMPT,COMPLETION"),
+        (["--engine", "http://127.0.0.1:9/v1", "--prices", "1,inf"], 2, "PROMPT,COMPLETION"),
         (["--engine", "no-url", "--token-file", "{token}"], 2, "no-url"),
         (["--engine", "http://127.0.0.1:9/v1", "--token-file", "{token}"], 1, "127.0.0.1:9"),
     ],

@@ -459,6 +459,21 @@ async def test_an_aborted_answer_that_cannot_go_on_exactly_has_failed(
         await engines.aclose()
 
 
+async def test_an_answer_that_is_aborted_again_and_again_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openenv_async.gateway.engines._MOST_PARTS", 1)
+    async with EngineStub(LONG) as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.faults = {"abort": 1.0}
+        call = msgspec.structs.replace(CALL, sampling={"max_tokens": 100})
+        with pytest.raises(ResponderUnavailable, match="aborted its answer 1 times"):
+            await sampled(engines, call)
+        assert not engines.facts()[0]["failing"]
+        await engines.aclose()
+
+
 async def test_an_aborted_answer_that_came_whole_is_asked_for_again() -> None:
     async with EngineStub(LONG, shape="sglang") as stub:
         engines = Engines(stub.url)

@@ -24,6 +24,7 @@ from openenv_async.errors import (
 )
 from openenv_async.gateway.calls import Answer, Call, Piece
 from openenv_async.gateway.gateway import Gateway
+from openenv_async.gateway.journal import Journal
 from openenv_async.gateway.sessions import Budget, GatewayLimits, Prices
 from tests.gateway.scripted import (
     ROUTES,
@@ -227,6 +228,19 @@ async def test_time_that_is_over_ends_a_call() -> None:
             assert (reply.status, reply.json["error"]) == (400, "budget_exhausted")
 
 
+async def test_a_time_limit_of_the_samplers_own_is_told_as_its_own() -> None:
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield Piece(text="he")
+        raise TimeoutError
+
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).json["error"] == "responder_failed"
+        [record] = session.records
+        assert record.error == ("responder_failed", "the engine's client raised TimeoutError")
+
+
 async def test_a_budget_that_nobody_counts_is_refused() -> None:
     async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
         yield Answer(text="hello")
@@ -327,6 +341,19 @@ async def test_nothing_is_sampled_for_a_request_that_outlives(what: str) -> None
         expected = (409, "session_closed") if what == "session" else (503, "going_away")
         assert (reply.status, reply.json["error"]) == expected
         assert not engine.calls
+
+
+async def test_sessions_that_open_at_once_are_counted(tmp_path: Path) -> None:
+    limits = GatewayLimits(max_sessions=2)
+    async with (
+        Journal.open(tmp_path, fsync="answer") as journal,
+        Gateway(ScriptedEngine(), routes=ROUTES, journal=journal, limits=limits) as gateway,
+    ):
+        made = await asyncio.gather(*(gateway.open() for _ in range(4)), return_exceptions=True)
+        assert sum(isinstance(each, ServerBusy) for each in made) == 2
+        assert len(gateway.sessions()) == 2
+        await gateway.end(gateway.sessions()[0])
+        await gateway.open()
 
 
 async def test_a_budget_of_cost_needs_prices() -> None:
@@ -659,6 +686,28 @@ async def test_one_more_address() -> None:
         assert await gateway.reachable_at("127.0.0.1") == kept
         async with Client(kept, session.key) as client:
             assert (await client.ask({"say": "hi"})).status == 200
+
+
+async def test_calls_over_one_more_address_are_told_of_the_end() -> None:
+    async with Gateway(ScriptedEngine(gated(asyncio.Event())), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(await gateway.listen("127.0.0.1"), session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await eventually(lambda: bool(session.running))
+            closing = asyncio.create_task(gateway.aclose())
+            reply = await client.reply()
+            assert (reply.status, reply.json["error"]) == (503, "going_away")
+            await closing
+
+
+async def test_a_closed_gateway_does_not_listen() -> None:
+    gateway = Gateway(ScriptedEngine(), routes=ROUTES)
+    with pytest.raises(GoingAway):
+        await gateway.listen("127.0.0.1")
+    async with gateway:
+        pass
+    with pytest.raises(GoingAway):
+        await gateway.reachable_at("127.0.0.1")
 
 
 async def test_a_gateway_that_drains_lets_calls_end_and_takes_no_more() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,25 @@ def test_addresses_for_clients() -> None:
 def test_a_negative_budget_is_refused() -> None:
     with pytest.raises(ValueError, match="tokens must not be negative"):
         Budget(tokens=-1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"session_ttl": 0.0}, {"call_timeout": float("nan")}, {"max_attempts": 0}],
+)
+def test_limits_that_let_nothing_through_are_refused(values: dict[str, Any]) -> None:
+    [name] = values
+    with pytest.raises(ValueError, match=f"{name} must be more than 0"):
+        GatewayLimits(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"prompt": -1.0, "completion": 1.0}, {"prompt": 1.0, "completion": float("inf")}],
+)
+def test_prices_by_which_no_budget_could_be_kept_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"a price of .* tokens is a number from 0 on"):
+        Prices(**values)
 
 
 def test_the_cost_of_an_answer() -> None:

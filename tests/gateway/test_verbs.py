@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -109,6 +109,27 @@ async def test_anybody_may_ask_whether_it_is_alive() -> None:
         assert (await get(client, "/healthz")).json == {"status": "ok"}
 
 
+async def test_a_request_that_is_cut_opens_no_session() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async with admin() as (gateway, _):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/sessions",
+            "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
+        }
+        await gateway.app(scope, receive, send)
+        assert gateway.sessions() == []
+        assert sent[0]["status"] == 499
+
+
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
@@ -120,6 +141,7 @@ async def test_anybody_may_ask_whether_it_is_alive() -> None:
             b'{"prices": {"prompt": 1, "completion": 2, "cashed": 0}}',
             "`cashed`",
         ),
+        ("/sessions", b'{"prices": {"prompt": -1, "completion": 2}}', "a price of prompt"),
         ("/sessions", b"{", "what to do"),
         ("/sessions", b'{"budget": {"cost": 1}}', "prices"),
         ("/versions", b"{}", "version"),
