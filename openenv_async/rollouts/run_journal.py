@@ -144,6 +144,8 @@ class _Place(msgspec.Struct, frozen=True):
     unrecorded: str | None = None
     digest: str | None = None
     unreadable: int = 0
+    model_calls: int = 0
+    model_tokens: int = 0
 
     @property
     def key(self) -> EpisodeKey:
@@ -379,6 +381,8 @@ class RunJournal:
             recorded=isinstance(outcome.trajectory, Trajectory),
             digest=digest,
             unreadable=outcome.unreadable,
+            model_calls=outcome.model_calls,
+            model_tokens=outcome.model_tokens,
         )
         trajectory = outcome.trajectory
         if not isinstance(trajectory, Trajectory):
@@ -576,6 +580,8 @@ def _outcome_of(trajectory: Trajectory, place: _Place) -> Outcome:
         started_at=trajectory.started_at,
         ended_at=trajectory.ended_at,
         unreadable=place.unreadable,
+        model_calls=place.model_calls,
+        model_tokens=place.model_tokens,
     )
 
 

@@ -184,6 +184,8 @@ def test_an_outcome_is_read_as_it_was(tmp_path: Path) -> None:
         penalty=-0.5,
         started_at=1000.5,
         ended_at=1002.5,
+        model_calls=4,
+        model_tokens=321,
     )
     with RunFolder.create(tmp_path / "run") as folder:
         folder.begin(key_of(7))
