@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from openenv_async.cli.options import ENGINE_KEY_VARIABLE
 from openenv_async.endpoints.tokens import find_token
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = ["AgentSetup", "agent_options", "read_agent"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 GATEWAY_TOKEN_VARIABLE: Final = "OPENENV_GATEWAY_TOKEN"
-_ENGINE_KEY_VARIABLE: Final = "OPENENV_ENGINE_KEY"
 _BUDGET: Final = {"calls": int, "tokens": int, "cost": float, "seconds": float}
 _OPTIONS: Final = (
     click.option(
@@ -46,7 +46,7 @@ _OPTIONS: Final = (
     click.option(
         "--engine-key-file",
         type=click.Path(exists=True, dir_okay=False),
-        help=f"File with its key; without it ${_ENGINE_KEY_VARIABLE} is taken.",
+        help=f"File with its key; without it ${ENGINE_KEY_VARIABLE} is taken.",
     ),
     click.option(
         "--level",
@@ -205,7 +205,7 @@ def _gateway(given: dict[str, Any]) -> Callable[[], Any] | None:
 
     settings: dict[str, Any] = {
         "model": given["engine_model"],
-        "api_key": _token(given["engine_key_file"], _ENGINE_KEY_VARIABLE, "--engine-key-file"),
+        "api_key": _token(given["engine_key_file"], ENGINE_KEY_VARIABLE, "--engine-key-file"),
         "level": given["level"] or "tokens",
         "journal": given["journal"],
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from openenv_async.cli import not_installed
-from openenv_async.cli.options import SECONDS, examples, token_option
+from openenv_async.cli.options import ENGINE_KEY_VARIABLE, SECONDS, examples, token_option
 from openenv_async.cli.output import echo
 from openenv_async.endpoints.tokens import find_token
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from openenv_async.gateway.sessions import Prices
 
 __all__ = ["gateway"]
-
-ENGINE_KEY_VARIABLE = "OPENENV_ENGINE_KEY"
 
 
 def _read_engine_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -16,6 +16,7 @@ from openenv_async.endpoints.tokens import AGENT_TOKEN_VARIABLE, TOKEN_VARIABLE,
 from openenv_async.types import MAX_SECONDS, Timeouts
 
 __all__ = [
+    "ENGINE_KEY_VARIABLE",
     "SECONDS",
     "agent_token_option",
     "complete_target",
@@ -26,6 +27,9 @@ __all__ = [
     "timeout_options",
     "token_option",
 ]
+
+ENGINE_KEY_VARIABLE = "OPENENV_ENGINE_KEY"
+"""Environment variable with the key of a gateway's engine."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
