@@ -27,6 +27,14 @@ demo: $(VENV)/.demo-installed
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not heavy"
 
+# The tests that failed last, one at a time; refused where they are more than a busy machine explains.
+MOST_AGAIN := 5
+.PHONY: test-again
+test-again: $(VENV)/.dev-installed
+	$(BIN)/python -c "import json; failed = json.load(open('.pytest_cache/v/cache/lastfailed')); \
+		exit(f'{len(failed)} tests failed: too many to try again' if len(failed) > $(MOST_AGAIN) else 0)"
+	$(BIN)/python -m pytest -v -m "not heavy" --last-failed --last-failed-no-failures=none
+
 .PHONY: test-core test-pythons coverage
 
 # Each room by itself, without Docker, browser, torch or Ray: under two minutes on two cores.

@@ -1,7 +1,8 @@
 """The command line, ``openenv-async``.
 
-Exit codes: 0 done; 1 an error of the library, one line; 2 a wrong value or option, one line;
-130 interrupted. Commands are loaded when they run, so that ``--help`` is quick.
+Exit codes: 0 done; 1 an error of the library, one line and the end of the log of what failed, if
+it wrote any; 2 a wrong value or option, one line; 130 interrupted. Commands are loaded when they
+run, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import sys
 import traceback
 from types import TracebackType
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -20,9 +21,13 @@ from openenv_async.cli.output import echo
 from openenv_async.telemetry.logs import MessageFormatter
 from openenv_async.version import __version__
 
+if TYPE_CHECKING:
+    from openenv_async.errors import OpenEnvError
+
 __all__ = ["main", "not_installed"]
 
 PROGRAM: Final = "openenv-async"
+_LOG_LINES: Final = 20
 
 # Name: where the command is, what it does in a few words.
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -122,6 +127,7 @@ def _report(exc: Exception) -> NoReturn:
 
     if isinstance(exc, OpenEnvError):
         _say(exc.message)
+        _show_log(exc)
         sys.exit(1)
     if isinstance(exc, ImportError) and not (exc.name or "").startswith("openenv_async"):
         _say(not_installed(exc))
@@ -139,6 +145,17 @@ def not_installed(error: ImportError) -> str:
     if "pip install" in str(error) or not isinstance(error, ModuleNotFoundError):
         return str(error)
     return f"{error.name} is not installed: pip install it where openenv-async is installed"
+
+
+def _show_log(error: OpenEnvError) -> None:
+    """Print the last lines that the process or container which failed has written."""
+    from openenv_async.endpoints.redaction import redacted
+
+    lines = redacted(error.log_tail or "").strip().splitlines()[-_LOG_LINES:]
+    if lines:
+        echo("its log ends with:", err=True)
+    for line in lines:
+        echo(f"  {line}", err=True)
 
 
 def _say(message: str) -> None:

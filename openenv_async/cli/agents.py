@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from openenv_async.cli import output
 from openenv_async.cli.options import ENGINE_KEY_VARIABLE
 from openenv_async.endpoints.tokens import find_token
 
@@ -139,7 +140,7 @@ class AgentSetup:
         """
         self.agent(None, budget=None).check_program()
         if self.gateway is None:
-            click.echo("the agent is given no model: --engine or --gateway names one", err=True)
+            output.echo("the agent is given no model: --engine or --gateway names one", err=True)
             yield self.agent(None)
             return
         async with self.gateway() as gateway:

@@ -6,6 +6,7 @@ import resource
 
 import pytest
 
+from openenv_async.errors import EnvironmentDied
 from tests.cli.commands import (
     COUNTING,
     invoke,
@@ -82,6 +83,23 @@ def test_an_error_of_the_library_is_one_line_and_1(arguments: list[str], message
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert message in one_line(result.stderr)
+
+
+def test_the_log_of_what_failed_follows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "\n".join([*(f"line {n}" for n in range(40)), "\x1b[2J https://user:secret@host/"])
+
+    def failing(*_: object, **__: object) -> None:
+        raise EnvironmentDied("its process is gone", log_tail=log)
+
+    monkeypatch.setattr("openenv_async.targets.discovery.find_target", failing)
+    result = invoke("serve", "echo")
+    assert result.exit_code == 1
+    first, second, *lines = result.stderr.splitlines()
+    assert first == "error: its process is gone"
+    assert second == "its log ends with:"
+    assert lines[:-1] == [f"  line {n}" for n in range(21, 40)]
+    assert "\x1b" not in lines[-1]
+    assert "secret" not in lines[-1]
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,10 @@ def test_episodes_that_end_cost_no_message_of_their_own(
                 assert again == (final is not None) == (frame[0] == "Begun")
         sessions.close()
     assert ends > 10
-    assert len(sent) == 12
+    if workers is None:
+        assert len(sent) == 12
+    else:  # rows of a worker that is late go alone, and then their ends are asked for
+        assert len(sent) < 12 + ends // 2
 
 
 @pytest.mark.parametrize(
