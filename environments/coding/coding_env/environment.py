@@ -5,42 +5,61 @@ from __future__ import annotations
 import functools
 import os
 import random
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, get_args
 
-from coding_env.grading import grade
+from coding_env.grading import Graded, Submission, grade
 from coding_env.models import CodeAction, CodeObservation, CodingState
-from coding_env.runner import make_runner
+from coding_env.runner import Runner, make_runner
 from coding_env.sandbox import Execution, Limits
-from coding_env.tasks import BUNDLED, Case, Difficulty, Split, Task, choose, load_tasks
+from coding_env.tasks import (
+    BUNDLED,
+    Checks,
+    Difficulty,
+    Split,
+    Suite,
+    Task,
+    Tests,
+    choose,
+    constant_share,
+    load_tasks,
+    read_row,
+)
 from openenv_async import Environment, StepResult, TaskTable
-from openenv_async.errors import EpisodeNotStarted, InvalidOption
+from openenv_async.errors import EpisodeNotStarted, InvalidAction, InvalidOption
 
-__all__ = ["CodingEnvironment", "Mode"]
+__all__ = ["CodingEnvironment", "Credit", "Mode"]
 
 Mode = Literal["free", "tasks"]
+Credit = Literal["corrected", "fraction", "all"]
 _MIB = 1 << 20
+_MAX_FILES: Final = 100
+_MAX_FILES_SIZE: Final = 4 * _MIB
 
 
 class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
     """Python for agents to run, each session in a sandbox of its own.
 
-    In free mode there is no reward and no end. With tasks the reward of a submission is the
-    fraction of hidden tests that it passes; ``step_cost`` and ``error_cost`` are taken off.
+    In free mode there is no reward and no end. With tasks the reward of a submission follows from
+    the hidden tests that it passes; ``step_cost`` and ``error_cost`` are taken off.
 
     Args:
         mode: ``free`` or ``tasks``; default ``CODING_MODE``, else free.
         split: ``train`` or ``test``; ``None`` draws from both.
         difficulty: ``easy``, ``medium`` or ``hard``; ``None`` draws from all.
         max_steps: truncate after so many steps; default 20 with tasks, none in free mode.
-        tests: hidden tests per task.
+        credit: ``corrected``: the fraction of hidden tests passed, above what the best constant
+            answer passes, from 0 to 1. ``fraction``: just that. ``all``: 1 for all of them, else 0.
+        tests: hidden tests per task that draws them.
         test_timeout: seconds that each may take.
         step_cost, error_cost: of every step, and of one whose exit code is not 0, with tasks.
-        tasks_path: a file of tasks in place of the bundled ones; default ``CODING_TASKS``.
+        tasks_path: a file of tasks in place of the bundled ones, or a folder of such files;
+            default ``CODING_TASKS``.
         interpreter: ``cpython`` in the sandbox, or ``monty``, which is faster and knows a part
             of Python only; default ``CODING_INTERPRETER``, else cpython.
         packages: names of installed packages that code may import, with what they need; default
-            ``CODING_PACKAGES``, separated by commas.
+            ``CODING_PACKAGES``, separated by commas. A task may name others.
         memory_mib, cpu_timeout, max_output_size, threads: see ``sandbox.Limits``.
 
     Raises:
@@ -50,7 +69,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
     name = "coding"
     isolation = "inline"  # it waits for the sandbox's processes, on the loop
     session_options = frozenset(
-        {"mode", "split", "difficulty", "max_steps", "step_cost", "error_cost"}
+        {"mode", "split", "difficulty", "max_steps", "credit", "step_cost", "error_cost"}
     )
 
     def __init__(
@@ -59,6 +78,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         split: Split | None = "train",
         difficulty: Difficulty | None = None,
         max_steps: int | None = None,
+        credit: Credit = "corrected",
         tests: int = 12,
         test_timeout: float = 5.0,
         step_cost: float = 0.0,
@@ -77,23 +97,27 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         self._split, self._difficulty = split, difficulty
         self._max_steps, self._tests, self._test_timeout = max_steps, tests, test_timeout
         self._step_cost, self._error_cost = step_cost, error_cost
-        self._runner = make_runner(
-            interpreter or os.environ.get("CODING_INTERPRETER", "cpython"),
-            Limits(
-                memory_size=memory_mib * _MIB,
-                cpu_timeout=cpu_timeout,
-                max_output_size=max_output_size,
-                threads=threads,
-            ),
-            tuple(os.environ.get("CODING_PACKAGES", "").replace(",", " ").split())
-            if packages is None
-            else tuple(packages),
+        if credit not in get_args(Credit):
+            raise InvalidOption(
+                f"credit is {credit!r}: choose one of {', '.join(get_args(Credit))}"
+            )
+        self._credit = credit
+        self._interpreter = interpreter or os.environ.get("CODING_INTERPRETER", "cpython")
+        self._limits = Limits(
+            memory_size=memory_mib * _MIB,
+            cpu_timeout=cpu_timeout,
+            max_output_size=max_output_size,
+            threads=threads,
         )
+        if packages is None:
+            packages = os.environ.get("CODING_PACKAGES", "").replace(",", " ").split()
+        self._packages = self._offered = tuple(packages)
+        self._runner: Runner = make_runner(self._interpreter, self._limits, self._packages)
         self._seed = 0
         self._steps = 0
         self._last_exit_code: int | None = None
         self._task: Task | None = None
-        self._cases: list[Case] = []
+        self._hidden: Tests = ()
         self._limit: int | None = None
 
     @classmethod
@@ -116,21 +140,25 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         seed: int | None = None,
         mode: Mode | None = None,
         task: str | None = None,
+        row: dict[str, Any] | None = None,
         split: Split | None = None,
         difficulty: Difficulty | None = None,
     ) -> CodeObservation:
-        """Begin with a fresh interpreter and an empty folder.
+        """Begin with a fresh interpreter, in a folder with the files of the task.
 
         Args:
             seed: of the task, its hidden tests and the module ``random``.
             mode, split, difficulty: in place of the constructor's.
             task: this task, whatever the mode.
+            row: a task of the client's own, hidden tests included, as a line of a file has it.
         """
         self._seed = random.SystemRandom().getrandbits(31) if seed is None else seed
         self._steps, self._last_exit_code = 0, None
-        self._task, self._cases = None, []
-        if task is not None or _mode(mode or self._mode) == "tasks":
-            rng = random.Random(f"coding/{self._seed}")
+        self._task, self._hidden = None, ()
+        rng = random.Random(f"coding/{self._seed}")
+        if row is not None:
+            self._task = read_row(row, self._offered)
+        elif task is not None or _mode(mode or self._mode) == "tasks":
             self._task = choose(
                 self._tasks,
                 rng,
@@ -138,14 +166,25 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
                 split=split or self._split,
                 difficulty=difficulty or self._difficulty,
             )
-            self._cases = self._task.cases(self._tests, rng)
         self._limit = self._max_steps
         if self._limit is None and self._task is not None:
             self._limit = 20
-        await self._runner.start(self._seed)
+        await self._begin(self._task.packages if self._task is not None else None)
         if self._task is None:
             return CodeObservation()
-        return CodeObservation(prompt=self._task.prompt(), tests_total=len(self._cases))
+        self._hidden = self._task.tests(self._tests, rng)
+        if self._task.files:
+            await self._runner.write(self._task.files)
+        return CodeObservation(prompt=self._task.prompt(), tests_total=_count(self._hidden))
+
+    async def _begin(self, packages: Sequence[str] | None) -> None:
+        """Start an interpreter that has these packages, or else those of the environment."""
+        wanted = self._offered if packages is None else tuple(packages)
+        if wanted != self._packages:
+            runner = make_runner(self._interpreter, self._limits, wanted)
+            await self._runner.aclose()
+            self._runner, self._packages = runner, wanted
+        await self._runner.start(self._seed)
 
     async def step(self, action: CodeAction) -> StepResult[CodeObservation]:
         """Run code, or hand it in.
@@ -156,32 +195,55 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         """
         if not self._runner.usable:
             raise EpisodeNotStarted("the interpreter is gone with the step before: call reset()")
-        submitted = action.submit and self._task is not None
-        passed: int | None = None
-        if submitted:
-            assert self._task is not None
-            execution, passed = await grade(
-                self._runner,
-                action.code,
-                self._task.entry_point,
-                self._cases,
-                seed=self._seed,
-                timeout=action.timeout,
-                test_timeout=self._test_timeout,
-            )
+        _check_files(action.files, action.read)
+        task = self._task
+        graded: Graded | None = None
+        read: Mapping[str, str] = {}
+        if action.submit and task is not None:
+            graded = await self._graded(task, action)
+            execution = graded.execution
         else:
-            execution = await self._runner.execute(action.code, action.timeout)
+            execution, read = await self._run(action)
         self._steps += 1
         self._last_exit_code = execution.exit_code
-        truncated = not submitted and self._limit is not None and self._steps >= self._limit
+        truncated = graded is None and self._limit is not None and self._steps >= self._limit
         return StepResult(
-            self._observed(execution, passed, submitted or truncated),
-            reward=self._reward(execution, passed),
-            terminated=submitted,
+            self._observed(execution, graded, graded is not None or truncated, read),
+            reward=self._reward(execution, graded),
+            terminated=graded is not None,
             truncated=truncated,
         )
 
-    def _observed(self, execution: Execution, passed: int | None, done: bool) -> CodeObservation:
+    async def _run(self, action: CodeAction) -> tuple[Execution, Mapping[str, str]]:
+        if action.files:
+            written = await self._runner.write(action.files, action.timeout)
+            if written.exit_code:
+                return written, {}
+        execution = await self._runner.execute(action.code, action.timeout, stdin=action.stdin)
+        if not action.read:
+            return execution, {}
+        found = await self._runner.read(action.read)
+        stderr = execution.stderr + found.stderr
+        return replace(execution, stderr=stderr), found.reply.files if found.reply else {}
+
+    async def _graded(self, task: Task, action: CodeAction) -> Graded:
+        code = action.code or action.files.get("solution.py", "")
+        return await grade(
+            self._runner,
+            Submission(code, {**task.files, **action.files}),
+            self._hidden,
+            entry_point=task.entry_point,
+            limits=self._limits,
+            packages=self._packages,
+            seed=self._seed,
+            timeout=action.timeout,
+            test_timeout=self._test_timeout,
+        )
+
+    def _observed(
+        self, execution: Execution, graded: Graded | None, done: bool, read: Mapping[str, str]
+    ) -> CodeObservation:
+        total = _count(self._hidden) if self._task is not None else None
         return CodeObservation(
             stdout=execution.stdout,
             stderr=execution.stderr,
@@ -189,15 +251,27 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
             done=done,
             error_type=execution.error_type,
             restarted=execution.restarted,
-            tests_passed=passed,
-            tests_total=len(self._cases) if self._task is not None else None,
+            tests_passed=graded.passed if graded is not None else None,
+            tests_total=len(graded.results) if graded is not None else total,
+            value=execution.value,
+            files=dict(read),
+            results=graded.results if graded is not None else [],
         )
 
-    def _reward(self, execution: Execution, passed: int | None) -> float | None:
+    def _reward(self, execution: Execution, graded: Graded | None) -> float | None:
         if self._task is None:
             return None
-        scored = passed / len(self._cases) if passed is not None and self._cases else 0.0
+        scored = self._scored(graded) if graded is not None else 0.0
         return scored - self._step_cost - (self._error_cost if execution.exit_code else 0.0)
+
+    def _scored(self, graded: Graded) -> float:
+        share = graded.passed / len(graded.results) if graded.results else 0.0
+        if self._credit == "all":
+            return float(share == 1.0)
+        given = constant_share(self._hidden) if self._credit == "corrected" else 0.0
+        if given == 1.0:  # every answer is the same: nothing tells a constant from a solution
+            return float(share == 1.0)
+        return max(0.0, share - given) / (1.0 - given)
 
     async def state(self) -> CodingState:
         """Return the position of the episode; never the hidden tests."""
@@ -216,6 +290,28 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
     async def close(self) -> None:
         """End the interpreter and remove its folder."""
         await self._runner.aclose()
+
+
+def _count(tests: Tests) -> int | None:
+    if isinstance(tests, Suite):
+        return None
+    return tests.count() if isinstance(tests, Checks) else len(tests)
+
+
+def _check_files(files: Mapping[str, str], read: Sequence[str]) -> None:
+    """Return unless an action's files are not to be had.
+
+    Raises:
+        InvalidAction: a path leads out of the folder, or they are too many or too large.
+    """
+    for path in (*files, *read):
+        parts = path.split("/")
+        if not path or "\0" in path or path.startswith("/") or {"", ".", ".."} & {*parts}:
+            raise InvalidAction(f"the path {path!r:.80} is not relative, such as 'data/in.txt'")
+    if len(files) > _MAX_FILES or len(read) > _MAX_FILES:
+        raise InvalidAction(f"an action has more than {_MAX_FILES} files: send them in several")
+    if sum(map(len, files.values())) > _MAX_FILES_SIZE:
+        raise InvalidAction(f"the files of an action are longer than {_MAX_FILES_SIZE} characters")
 
 
 def _mode(value: Any) -> Mode:

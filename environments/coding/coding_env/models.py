@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-__all__ = ["CodeAction", "CodeObservation", "CodingState", "Timeout"]
+__all__ = ["CodeAction", "CodeObservation", "CodingState", "Files", "Timeout"]
 
 Timeout = Annotated[float, msgspec.Meta(gt=0.0, le=300.0)]
+Files: TypeAlias = Annotated[
+    dict[str, str], msgspec.Meta(extra_json_schema={"x-sample": {"const": {}}})
+]
+"""Text by relative path; ``data:;base64,…`` stands for bytes that are not UTF-8."""
+Paths: TypeAlias = Annotated[list[str], msgspec.Meta(extra_json_schema={"x-sample": {"const": []}})]
 
 
 @dataclass
@@ -17,16 +22,24 @@ class CodeAction:
     """Python code to run.
 
     Attributes:
-        code: a module's text. Variables, functions and files stay for the next step.
+        code: a module's text. Variables, functions and files stay for the next step. It may
+            ``await`` at its top level.
         timeout: seconds that it may take, more than 0 and at most 300; of a submission, its
             hidden tests included.
         submit: hand ``code`` in as the task's solution. It must be complete: it runs in a fresh
             interpreter. Ends the episode. Without a task it changes nothing.
+        stdin: the code's standard input; without it there is none.
+        files: files to write first, by path relative to the code's folder. Of a submission, its
+            further modules; without ``code``, ``solution.py`` is the module.
+        read: paths of files to bring back afterwards, half a mebibyte in all.
     """
 
-    code: str
+    code: str = ""
     timeout: Timeout = 30.0
     submit: bool = False
+    stdin: str | None = None
+    files: Files = field(default_factory=dict)
+    read: Paths = field(default_factory=list)
 
 
 @dataclass
@@ -44,7 +57,11 @@ class CodeObservation:
         restarted: the interpreter was replaced: variables and files are gone.
         prompt: the task, after a reset; empty in free mode and in steps.
         tests_passed: hidden tests passed, after a submission.
-        tests_total: hidden tests in all, with a task.
+        tests_total: hidden tests in all, with a task; of pytest files after a submission only.
+        value: the ``repr`` of the last expression, if the code ends in one that is not None.
+        files: what ``read`` asked for, as far as it is there.
+        results: of each hidden test, after a submission: ``passed``, ``failed``, ``skipped``, or
+            why it has no result, such as ``Timeout`` or ``ValueError``.
     """
 
     stdout: str = ""
@@ -56,6 +73,9 @@ class CodeObservation:
     prompt: str = ""
     tests_passed: int | None = None
     tests_total: int | None = None
+    value: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import pydantic_monty as monty
 
 from coding_env.sandbox import Execution, Limits
 from coding_env.sandbox.inside.canonical import canonical
-from openenv_async.errors import EnvironmentDied
+from openenv_async.errors import EnvironmentDied, InvalidAction
 
 __all__ = ["MontyRunner"]
 
 _MOST_SESSIONS: Final = 4096
+_VALUE: Final = 10_000
 
 
 class _Pool:
@@ -76,10 +79,34 @@ class MontyRunner:
         await session.__aenter__()
         self._session = session
 
-    async def execute(self, code: str, timeout: float = 30.0) -> Execution:
-        """Run code."""
-        execution, _ = await self._feed(code, timeout, {})
-        return execution
+    async def execute(
+        self, code: str, timeout: float = 30.0, *, stdin: str | None = None
+    ) -> Execution:
+        """Run code.
+
+        Raises:
+            InvalidAction: there is a standard input, which Monty does not have.
+        """
+        if stdin is not None:
+            raise InvalidAction("Monty has no standard input: use interpreter='cpython'")
+        execution, value = await self._feed(code, timeout, {})
+        return execution if value is None else replace(execution, value=repr(value)[:_VALUE])
+
+    async def write(self, files: Mapping[str, str], timeout: float = 30.0) -> Execution:
+        """Refuse.
+
+        Raises:
+            InvalidAction: Monty has no files.
+        """
+        raise InvalidAction("Monty has no files: use interpreter='cpython'")
+
+    async def read(self, names: Sequence[str], timeout: float = 30.0) -> Execution:
+        """Refuse.
+
+        Raises:
+            InvalidAction: Monty has no files.
+        """
+        raise InvalidAction("Monty has no files: use interpreter='cpython'")
 
     async def call(self, function: str, args: list[Any], timeout: float = 30.0) -> Execution:
         """Call a function."""

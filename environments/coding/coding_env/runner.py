@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from coding_env.sandbox import Execution, Limits, Sandbox
@@ -21,8 +22,16 @@ class Runner(Protocol):
     async def start(self, seed: int = 0) -> None:
         """A fresh interpreter."""
 
-    async def execute(self, code: str, timeout: float = 30.0) -> Execution:
+    async def execute(
+        self, code: str, timeout: float = 30.0, *, stdin: str | None = None
+    ) -> Execution:
         """Run code."""
+
+    async def write(self, files: Mapping[str, str], timeout: float = 30.0) -> Execution:
+        """Write files, by relative path."""
+
+    async def read(self, names: Sequence[str], timeout: float = 30.0) -> Execution:
+        """Read files; ``reply.files`` has those there are."""
 
     async def call(self, function: str, args: list[Any], timeout: float = 30.0) -> Execution:
         """Call a function; ``result`` has its value as canonical text."""

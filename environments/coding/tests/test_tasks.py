@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from coding_env.environment import CodingEnvironment
 from coding_env.sandbox.inside.canonical import canonical
-from coding_env.tasks import BUNDLED, choose, load_tasks
+from coding_env.tasks import BUNDLED, Case, FunctionTask, Task, choose, load_tasks
+from coding_env.tasks.generated import GENERATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,24 +24,36 @@ from openenv_async.errors import InvalidOption
 
 
 def test_there_are_enough_of_each_kind() -> None:
-    assert len(BUNDLED) >= 12
+    assert len(BUNDLED) >= 218
     assert len({task.name for task in BUNDLED}) == len(BUNDLED)
     for split in ("train", "test"):
         for difficulty in ("easy", "medium", "hard"):
             assert [t for t in BUNDLED if (t.split, t.difficulty) == (split, difficulty)]
 
 
-@pytest.mark.parametrize("task", BUNDLED, ids=lambda task: task.name)
-def test_hidden_tests_follow_the_seed_and_cannot_be_guessed_by_a_constant(task: object) -> None:
-    from coding_env.tasks import Task
+ONE_OF_EACH = [
+    task
+    for task in BUNDLED
+    if isinstance(task, FunctionTask) and (task not in GENERATED or task.name.endswith("-1"))
+]
 
-    assert isinstance(task, Task)
-    cases = task.cases(12, random.Random(3))
-    assert cases == task.cases(12, random.Random(3))
-    assert cases != task.cases(12, random.Random(4))
+
+def cases_of(task: Task, count: int, seed: int) -> list[Case]:
+    tests = task.tests(count, random.Random(seed))
+    assert isinstance(tests, list)
+    return tests
+
+
+@pytest.mark.parametrize("task", ONE_OF_EACH, ids=lambda task: task.name)
+def test_hidden_tests_follow_the_seed_and_cannot_be_guessed_by_a_constant(
+    task: FunctionTask,
+) -> None:
+    cases = cases_of(task, 12, 3)
+    assert cases == cases_of(task, 12, 3)
+    assert cases != cases_of(task, 12, 4)
     assert len(cases) == 12
     assert task.entry_point in task.prompt()
-    many = [case.expected for case in task.cases(100, random.Random(1))]
+    many = [case.expected for case in cases_of(task, 100, 1)]
     assert max(many.count(text) for text in set(many)) <= 75
     shown = {json.dumps(list(args)) for args in task.examples}
     assert not shown & {json.dumps(case.args) for case in cases[:3]}
@@ -48,7 +61,8 @@ def test_hidden_tests_follow_the_seed_and_cannot_be_guessed_by_a_constant(task: 
 
 def test_arguments_are_not_changed_by_the_reference() -> None:
     for task in BUNDLED:
-        for case in task.cases(12, random.Random(0)):
+        assert isinstance(task, FunctionTask)
+        for case in cases_of(task, 12, 0):
             before = json.dumps(case.args)
             task.solve(*case.args)
             assert json.dumps(case.args) == before, task.name
@@ -59,7 +73,7 @@ def test_choosing() -> None:
     assert choose(BUNDLED, rng, name="roman", split="test", difficulty=None).name == "roman"
     hard = choose(BUNDLED, rng, name=None, split="test", difficulty="hard")
     assert (hard.split, hard.difficulty) == ("test", "hard")
-    with pytest.raises(InvalidOption, match="choose one of balanced"):
+    with pytest.raises(InvalidOption, match="choose one of automaton-1"):
         choose(BUNDLED, rng, name="nothing", split=None, difficulty=None)
     with pytest.raises(InvalidOption, match="no task has split"):
         choose(BUNDLED[:1], rng, name=None, split="test", difficulty=None)
@@ -77,7 +91,7 @@ def test_a_file_of_tasks(tmp_path: Path) -> None:
     path.write_text(json.dumps(row) + "\n\n")
     [task] = load_tasks(path)
     assert ">>> twice(2)\n4" in task.prompt()
-    assert [case.expected for case in task.cases(12, random.Random(0))] == ["0", "10"]
+    assert [case.expected for case in cases_of(task, 12, 0)] == ["0", "10"]
     for text, message in (("{}", "line 1 is not a task"), (f"{json.dumps(row)}\n" * 2, "repeats")):
         path.write_text(text)
         with pytest.raises(InvalidOption, match=message):
@@ -219,7 +233,7 @@ def test_a_file_of_tasks_with_python_literals(tmp_path: Path) -> None:
     path.write_text(json.dumps(row))
     [task] = load_tasks(path)
     assert ">>> count((1, 1, 2))\n{1: 2, 2: 1}" in task.prompt()
-    cases = task.cases(12, random.Random(0))
+    cases = cases_of(task, 12, 0)
     assert [case.args for case in cases] == [[{3}, "x"], [[1]], []]
     assert [case.expected for case in cases] == [canonical(each) for each in (({3}, 2), 1, None)]
     for bad in ("f(1)", "1 +", "[[" * 200, "__import__('os')"):

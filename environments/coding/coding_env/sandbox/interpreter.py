@@ -53,6 +53,8 @@ class Reply(msgspec.Struct):
     error_type: str = ""
     error: str = ""
     result: str = ""
+    value: str = ""
+    files: dict[str, str] = {}
     call: str = ""
     args: list[Any] = []
     variables: dict[str, str] = {}

@@ -9,9 +9,14 @@ from typing import Final
 from coding_env.sandbox.disk import make_folder
 from openenv_async.errors import InvalidOption
 
-__all__ = ["link_packages", "locate"]
+__all__ = ["is_installed", "link_packages", "locate"]
 
 _OWN: Final = ("coding_env", "repl_env", "openenv_async")
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a package of that name can be shown to code."""
+    return name not in _OWN and name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
 def locate(names: tuple[str, ...]) -> dict[str, str]:

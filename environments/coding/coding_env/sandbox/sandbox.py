@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ class Execution:
             ``InterpreterCrashed``, ``ProtocolBreach``; empty if it went well.
         restarted: the interpreter had to be replaced: variables and files are gone.
         result: of ``call``: the value's canonical text.
+        value: of ``execute``: the repr of its last expression, empty for None.
         reply: what else the worker said.
     """
 
@@ -37,6 +38,7 @@ class Execution:
     restarted: bool = False
     result: str = ""
     reply: Reply | None = None
+    value: str = ""
 
 
 class Sandbox:
@@ -105,20 +107,24 @@ class Sandbox:
         await self._interpreter.ready()
         self.usable = True
 
-    async def execute(self, code: str, timeout: float = 30.0, *, hidden: bool = False) -> Execution:
+    async def execute(
+        self, code: str, timeout: float = 30.0, *, hidden: bool = False, stdin: str | None = None
+    ) -> Execution:
         """Run code in the namespace; ``variables`` does not name what ``hidden`` code makes.
+
+        A top-level ``await`` runs on a loop of the interpreter's own, which lives on.
 
         Raises:
             EnvironmentDied: the interpreter ended for a reason that is not the code's; the
                 sandbox is not usable until it is started again.
         """
-        return await self._ask("exec", timeout, code=code, hidden=hidden)
+        return await self._ask("exec", timeout, code=code, hidden=hidden, stdin=stdin)
 
     async def call(self, function: str, args: list[Any], timeout: float = 30.0) -> Execution:
         """Call a function of the namespace; its result is compared with ``canonical``.
 
         Args:
-            function: its name.
+            function: its name; ``Class.method`` for one of a new instance.
             args: values whose ``repr`` is a Python literal, or NaN, an infinity, an empty set.
             timeout: seconds.
         """
@@ -127,6 +133,18 @@ class Sandbox:
     async def set(self, values: Mapping[str, Any]) -> None:
         """Put variables into the namespace: what JSON can say."""
         await self._ask("set", 60.0, values=values)
+
+    async def write(self, files: Mapping[str, str], timeout: float = 30.0) -> Execution:
+        """Write files into the folder: text by relative path, ``data:;base64,…`` for bytes."""
+        return await self._ask("write", timeout, files=dict(files))
+
+    async def read(self, names: Sequence[str], timeout: float = 30.0) -> Execution:
+        """Read files of the folder, half a mebibyte in all; ``reply.files`` has those there are."""
+        return await self._ask("read", timeout, names=list(names))
+
+    async def ask_object(self, request: Mapping[str, Any], timeout: float = 30.0) -> Execution:
+        """Do one thing with an object inside; see ``inside.objects``. ``result`` is packed."""
+        return await self._ask("object", timeout, request=dict(request))
 
     async def variables(self, names: tuple[str, ...] = (), timeout: float = 5.0) -> Execution:
         """``reply.variables``: what the code made, shortened; ``reply.asked``: these, as str."""
@@ -156,7 +174,9 @@ class Sandbox:
             exit_code, error = reply.exit_code, reply.error_type
             if why and error == "Interrupted":
                 exit_code, error = -1, why
-            return Execution(stdout, stderr, exit_code, error, False, reply.result, reply)
+            return Execution(
+                stdout, stderr, exit_code, error, False, reply.result, reply, reply.value
+            )
         death = await interpreter.death()
         await self.start(self._seed)
         return Execution(stdout, stderr, death.exit_code, death.error_type, restarted=True)

@@ -1,103 +1,114 @@
-"""Tasks with hidden tests: the bundled ones, and those of a file."""
+"""Tasks with hidden tests: the bundled ones, and those of files and rows."""
 
 from __future__ import annotations
 
-import ast
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import msgspec
-
-from coding_env.sandbox.inside.canonical import canonical
 from coding_env.tasks import easy, hard, medium
-from coding_env.tasks.model import Case, Difficulty, Split, Task
+from coding_env.tasks.generated import GENERATED
+from coding_env.tasks.model import (
+    Case,
+    Checks,
+    Difficulty,
+    FunctionTask,
+    Program,
+    Split,
+    Suite,
+    Task,
+    Tests,
+    WrittenTask,
+    constant_share,
+)
+from coding_env.tasks.rows import task_of
 from openenv_async.errors import InvalidOption
 
-__all__ = ["BUNDLED", "Case", "Difficulty", "Split", "Task", "choose", "load_tasks"]
+__all__ = [
+    "BUNDLED",
+    "Case",
+    "Checks",
+    "Difficulty",
+    "FunctionTask",
+    "Program",
+    "Split",
+    "Suite",
+    "Task",
+    "Tests",
+    "WrittenTask",
+    "choose",
+    "constant_share",
+    "load_tasks",
+    "read_row",
+]
 
-BUNDLED: tuple[Task, ...] = (*easy.TASKS, *medium.TASKS, *hard.TASKS)
-
-
-class _Literals(msgspec.Struct, forbid_unknown_fields=True):
-    """A test as Python writes it: ``{"args": "[1, 2], 'x'", "result": "{1: 'a'}"}``."""
-
-    args: str
-    result: str
-
-    def pair(self) -> tuple[list[Any], Any]:
-        """Its values.
-
-        Raises:
-            ValueError: a text is not one of literals.
-        """
-        values = []
-        for text in (f"[{self.args}\n]", self.result):
-            try:
-                values.append(ast.literal_eval(text.strip()))
-            except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as exc:
-                raise ValueError(f"{text!r} is not made of Python literals") from exc
-        return values[0], values[1]
-
-
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of a task file; ``tests`` and ``examples`` are pairs of arguments and result."""
-
-    name: str
-    entry_point: str
-    text: str
-    tests: list[tuple[list[Any], Any] | _Literals]
-    examples: list[tuple[list[Any], Any] | _Literals] = []
-    split: Split = "train"
-    difficulty: Difficulty = "medium"
-    signature: str = ""
+BUNDLED: tuple[Task, ...] = (*easy.TASKS, *medium.TASKS, *hard.TASKS, *GENERATED)
 
 
 def load_tasks(path: str | Path) -> tuple[Task, ...]:
-    """Tasks of a file with one JSON object per line.
+    """Tasks of a file with one JSON object per line, or of a folder of such files.
+
+    A row's split is its column ``split``; else the name of its file, if that is one (as in
+    ``test.jsonl``), else ``train``. See ``rows`` for the forms of rows.
 
     Raises:
         InvalidOption: it cannot be read, or a line is not a task.
     """
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except OSError as exc:
-        raise InvalidOption(f"tasks_path: {path} cannot be read: {exc.strerror}") from exc
-    decoder = msgspec.json.Decoder(_Row)
+    place = Path(path)
+    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+    if not files:
+        raise InvalidOption(f"tasks_path: the folder {path} has no .jsonl file")
     tasks: dict[str, Task] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for file in files:
+        split: Split = "test" if file.stem == "test" else "train"
         try:
-            task = _task_of(decoder.decode(line))
-        except (msgspec.DecodeError, TypeError, ValueError) as exc:
-            raise InvalidOption(f"tasks_path: {path}, line {number} is not a task: {exc}") from exc
-        if task.name in tasks:
-            raise InvalidOption(f"tasks_path: {path}, line {number} repeats {task.name!r}")
-        tasks[task.name] = task
+            lines = file.read_bytes().splitlines()
+        except OSError as exc:
+            raise InvalidOption(f"tasks_path: {file} cannot be read: {exc.strerror}") from exc
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"tasks_path: {file}, line {number}"
+            try:
+                task = task_of(_object(line), split)
+            except (TypeError, ValueError, RecursionError) as exc:
+                raise InvalidOption(f"{where} is not a task: {exc}") from exc
+            if task.name in tasks:
+                raise InvalidOption(f"{where} repeats {task.name!r}")
+            tasks[task.name] = task
     return tuple(tasks.values())
 
 
-def _task_of(row: _Row) -> Task:
-    examples, tests = (
-        [each.pair() if isinstance(each, _Literals) else each for each in given]
-        for given in (row.examples, row.tests)
-    )
-    known = {repr(args): result for args, result in (*examples, *tests)}
-    for result in known.values():
-        canonical(result)  # refused now, not when it is drawn
-    return Task(
-        row.name,
-        row.split,
-        row.difficulty,
-        row.entry_point,
-        row.signature or f"{row.entry_point}(…):",
-        row.text,
-        lambda *args: known[repr(list(args))],
-        [args for args, _ in examples],
-        [args for args, _ in tests],
-    )
+def _object(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"it is a {type(row).__name__}, not an object")
+    return row
+
+
+def read_row(row: Mapping[str, Any], packages: Sequence[str]) -> Task:
+    """The task of a row that a client gave.
+
+    Args:
+        row: in any of the forms of ``rows``.
+        packages: those that it may name.
+
+    Raises:
+        InvalidOption: it is not a task, or names another package.
+    """
+    try:
+        task = task_of(row)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidOption(f"row is not a task: {exc}", option="row") from exc
+    if more := sorted({*(task.packages or ())} - {*packages}):
+        raise InvalidOption(
+            f"row names the package {more[0]!r}, which this server does not offer: start it with"
+            f" --param packages={more[0]}",
+            option="row",
+        )
+    return task
 
 
 def choose(
@@ -117,8 +128,12 @@ def choose(
         for task in tasks:
             if task.name == name:
                 return task
-        known = ", ".join(sorted(task.name for task in tasks))
+        names = sorted(task.name for task in tasks)
+        known = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
         raise InvalidOption(f"there is no task {name!r}: choose one of {known}")
+    for given, values in ((split, get_args(Split)), (difficulty, get_args(Difficulty))):
+        if given is not None and given not in values:
+            raise InvalidOption(f"{given!r} is not one of {', '.join(values)}")
     fitting = [
         task
         for task in tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from coding_env.tasks.model import Task
+from coding_env.tasks.model import FunctionTask, Task
 
 __all__ = ["TASKS"]
 
@@ -62,8 +62,8 @@ def _mirrored(text: str) -> bool:
     return letters == letters[::-1]
 
 
-TASKS = [
-    Task(
+TASKS: list[Task] = [
+    FunctionTask(
         "sort-numbers",
         "train",
         "easy",
@@ -75,7 +75,7 @@ TASKS = [
         [[[]], [[7]], [[2, 2, 2]]],
         lambda rng: [_numbers(rng)],
     ),
-    Task(
+    FunctionTask(
         "count-vowels",
         "train",
         "easy",
@@ -87,7 +87,7 @@ TASKS = [
         [[""], ["AEIOU"], ["xyz"]],
         lambda rng: [_word(rng, "aeiouAEIOUbcdxyz ", 25)],
     ),
-    Task(
+    FunctionTask(
         "run-lengths",
         "train",
         "easy",
@@ -99,7 +99,7 @@ TASKS = [
         [[""], ["z"], ["aaaa"]],
         lambda rng: [_word(rng, "ab", 15)],
     ),
-    Task(
+    FunctionTask(
         "digit-sum",
         "train",
         "easy",
@@ -111,7 +111,7 @@ TASKS = [
         [[0, 2], [1, 16], [1023, 2]],
         lambda rng: [rng.randint(0, 10**6), rng.randint(2, 16)],
     ),
-    Task(
+    FunctionTask(
         "running-best",
         "test",
         "easy",
@@ -123,7 +123,7 @@ TASKS = [
         [[[]], [[-3]], [[-1, -2, -3]]],
         lambda rng: [_numbers(rng)],
     ),
-    Task(
+    FunctionTask(
         "first-repeat",
         "test",
         "easy",
@@ -136,7 +136,7 @@ TASKS = [
         [[[]], [[5, 5]], [[1, 2, 3]]],
         lambda rng: [_numbers(rng, 0, 12)],
     ),
-    Task(
+    FunctionTask(
         "mirrored",
         "train",
         "easy",

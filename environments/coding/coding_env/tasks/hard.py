@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 
-from coding_env.tasks.model import Task
+from coding_env.tasks.model import FunctionTask, Task
 
 __all__ = ["TASKS"]
 
@@ -99,8 +99,8 @@ def _grid(rng: random.Random) -> list[list[int]]:
     return [[rng.randint(0, 9) for _ in range(width)] for _ in range(rng.randint(1, 6))]
 
 
-TASKS = [
-    Task(
+TASKS: list[Task] = [
+    FunctionTask(
         "fewest-edits",
         "train",
         "hard",
@@ -113,7 +113,7 @@ TASKS = [
         [["", ""], ["", "abc"], ["same", "same"]],
         _words,
     ),
-    Task(
+    FunctionTask(
         "evaluate",
         "train",
         "hard",
@@ -126,7 +126,7 @@ TASKS = [
         [["7"], ["9 - 3 - 2"], ["((2))"]],
         lambda rng: [_formula(rng)],
     ),
-    Task(
+    FunctionTask(
         "build-order",
         "test",
         "hard",
@@ -140,7 +140,7 @@ TASKS = [
         [[{}], [{"a": ["a"]}], [{"a": ["z"], "z": []}]],
         lambda rng: [_needs(rng)],
     ),
-    Task(
+    FunctionTask(
         "cheapest-path",
         "test",
         "hard",

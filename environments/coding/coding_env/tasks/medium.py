@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from coding_env.tasks.model import Task
+from coding_env.tasks.model import FunctionTask, Task
 
 __all__ = ["TASKS"]
 
@@ -100,8 +100,8 @@ def _table(text: str) -> dict[str, list[str]]:
     return {key: words for key, words in groups.items() if len(words) > 1}
 
 
-TASKS = [
-    Task(
+TASKS: list[Task] = [
+    FunctionTask(
         "merge-spans",
         "train",
         "medium",
@@ -114,7 +114,7 @@ TASKS = [
         [[[]], [[[0, 9], [2, 3]]], [[[5, 6], [1, 2]]]],
         lambda rng: [_spans(rng)],
     ),
-    Task(
+    FunctionTask(
         "balanced",
         "train",
         "medium",
@@ -127,7 +127,7 @@ TASKS = [
         [[""], ["([)]"], ["((("]],
         lambda rng: [_brackets(rng)],
     ),
-    Task(
+    FunctionTask(
         "roman",
         "train",
         "medium",
@@ -139,7 +139,7 @@ TASKS = [
         [[1], [3999], [444]],
         lambda rng: [rng.randint(1, 3999)],
     ),
-    Task(
+    FunctionTask(
         "spiral",
         "test",
         "medium",
@@ -152,7 +152,7 @@ TASKS = [
         [[[]], [[[5]]], [[[1], [2], [3]]]],
         lambda rng: [_grid(rng)],
     ),
-    Task(
+    FunctionTask(
         "longest-distinct",
         "test",
         "medium",
@@ -164,7 +164,7 @@ TASKS = [
         [[""], ["zzzz"], ["abcdef"]],
         lambda rng: ["".join(rng.choice("abcdef") for _ in range(rng.randint(1, 30)))],
     ),
-    Task(
+    FunctionTask(
         "ways-to-pay",
         "train",
         "medium",
@@ -177,7 +177,7 @@ TASKS = [
         [[[], 0], [[], 4], [[3, 3], 6]],
         lambda rng: [[rng.randint(1, 9) for _ in range(rng.randint(1, 5))], rng.randint(0, 40)],
     ),
-    Task(
+    FunctionTask(
         "same-letters",
         "test",
         "medium",

@@ -26,7 +26,7 @@ import sys
 import traceback
 from typing import Any, Final
 
-from . import confine, landlock, seccomp, tree, wire
+from . import confine, examiner, landlock, seccomp, tree, wire  # noqa: F401
 from .worker import Worker
 
 __all__ = ["main"]
