@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import pytest
 
-from openenv_async import EngineOptions, Timeouts, create_app, serve
+from openenv_async import EngineOptions, GenericEnvClient, Timeouts, create_app, serve
 from openenv_async.targets.discovery import find_target
 from tests.helpers import until
 from tests.peers import MCP_CLIENTS, ensure_peer
 from tests.server.mcp.agent import Maze
 
 PLAYER: Final = Path(__file__).with_name("player.py")
+LOOP: Final = PLAYER.with_name("agent_loop.py")
 WAITING: Final = 90.0
 GENERATIONS: Final = ("auto", "legacy")
 
@@ -168,17 +169,75 @@ async def test_many_sessions_at_once(client_python: str) -> None:
         await until(lambda: app.state.openenv.engine.active == 0)
 
 
+@pytest.fixture(scope="module")
+def loop_python() -> str:
+    return ensure_peer("pydantic-ai", ("pydantic-ai-slim[mcp]==2.68.0", "mcp==2.3.0"))
+
+
+async def looped(python: str, url: str, *steps: dict[str, Any], token: str = "") -> list[Any]:
+    """Return the results that the agent loop of pydantic-ai was given at an MCP address."""
+    process = await asyncio.create_subprocess_exec(
+        *(python, str(LOOP), url, json.dumps(steps), *([token] if token else [])),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WAITING):
+            told, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    results: list[Any] = json.loads(told)
+    return results
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["repl", "coding"])
-async def test_an_agent_loop_plays(name: str) -> None:
+async def test_an_agent_loop_plays(loop_python: str, name: str) -> None:
     """The loop of pydantic-ai; its model is scripted, and told of the tools by the server alone."""
-    python = ensure_peer("pydantic-ai", ("pydantic-ai-slim[mcp]==2.68.0", "mcp==2.3.0"))
-    loop = str(PLAYER.with_name("agent_loop.py"))
-    async with serve(find_target(name)) as url, asyncio.timeout(WAITING):
-        process = await asyncio.create_subprocess_exec(
-            python, loop, f"{url}/mcp", stdout=asyncio.subprocess.PIPE
-        )
-        told, _ = await process.communicate()
-    assert process.returncode == 0
-    observed = json.loads(told)
+    async with serve(find_target(name)) as url:
+        told = await looped(loop_python, f"{url}/mcp", {"code": "print(6 * 7)"})
+    observed = told[-1]["observation"]
     assert observed.get("result", observed)["stdout"] == "42\n"
+
+
+SOLUTIONS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
+    "repl": (
+        "count",
+        {
+            "code": "import re\n"
+            "what, where = re.search(r'orders of (\\w+) did (\\w+) place', PROMPT).groups()\n"
+            "lines = context.splitlines()\n"
+            "found = [e for e in lines if f': {where} ord' in e and e.endswith(f' of {what}')]\n"
+            "print(len(found))"
+        },
+        {"code": "FINAL(len(found))"},
+    ),
+    "coding": (
+        "sort-numbers",
+        {"code": "assert 'def sort_numbers(' in PROMPT\nprint(sorted([3, 1, 2]))"},
+        {"code": "def sort_numbers(numbers):\n    return sorted(numbers)\n", "submit": True},
+    ),
+}
+"""A task of each, and the steps that solve it."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", [*SOLUTIONS])
+async def test_an_agent_loop_earns_a_reward_that_it_is_not_told(
+    loop_python: str, name: str
+) -> None:
+    """The loop of pydantic-ai solves the task of an episode that a trainer began and lent."""
+    task, look, answer = SOLUTIONS[name]
+    async with (
+        serve(find_target(name), token="sesame") as url,
+        GenericEnvClient(url, token="sesame") as env,
+    ):
+        await env.reset(seed=5, task=task)
+        async with await env.share() as shared:
+            told = await looped(loop_python, shared.url, look, answer, token=shared.token)
+            results = await shared.results()
+    assert [each["done"] for each in told] == [False, False, True]
+    assert not any("reward" in {*each, *each["observation"]} for each in told)
+    assert [(each.reward, each.terminated) for each in results] == [(0.0, False), (1.0, True)]
