@@ -31,8 +31,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from openenv_async.client.endpoint import Sockets
-from openenv_async.endpoints.addresses import is_here
 from openenv_async.errors import (
     CallRefused,
     InvalidCompletion,
@@ -50,6 +48,7 @@ from openenv_async.gateway.calls import (
     ToolCall,
     ToolDelta,
 )
+from openenv_async.gateway.engine_http import EngineHTTP, RequestFailed, Response, http_to
 from openenv_async.responders.answers import (
     PASSING,
     UNKNOWN_FIELD,
@@ -604,7 +603,7 @@ class _Engine:
         self._headers = {"Content-Type": "application/json", **headers}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
-        self._sockets: Sockets | None = None
+        self._http: EngineHTTP | None = None
 
     def __str__(self) -> str:
         return f"the engine {self.url}"
@@ -616,9 +615,9 @@ class _Engine:
 
     async def aclose(self) -> None:
         """Close its connections."""
-        sockets, self._sockets = self._sockets, None
-        if sockets is not None:
-            await sockets.release()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
 
     async def only_model(self) -> str:
         """Return the name of the model that it lists.
@@ -661,46 +660,22 @@ class _Engine:
         Raises:
             ResponderFailed: it was not.
         """
-        import aiohttp
-
-        sockets = self._sockets
-        if sockets is None or sockets.loop is not asyncio.get_running_loop():
+        http = self._http
+        if http is None or http.loop is not asyncio.get_running_loop():
             await self.aclose()
-            self._sockets = sockets = await Sockets.acquire(not is_here(self.url))
-        limits = aiohttp.ClientTimeout(sock_connect=self.timeouts.connect)
+            self._http = http = await http_to(self.url, self._headers, self.timeouts.connect)
         begun = time.monotonic()
-        is_again = False
-        while True:
-            try:
-                async with asyncio.timeout(self.timeouts.first):
-                    response = await sockets.client.request(
-                        "GET" if data is None else "POST",
-                        url,
-                        data=data,
-                        headers={**self._headers, **headers},
-                        allow_redirects=False,
-                        timeout=limits,
-                    )
-                break
-            except aiohttp.ClientConnectorError as exc:
-                raise self.unavailable(
-                    f"cannot be reached ({exc.strerror or exc}): start it, or correct its URL"
-                ) from exc
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-                if is_again:
-                    raise self.unavailable(f"closed the connection ({exc!r})") from exc
-                is_again = True  # an idle connection may have been closed as it was taken
-            except TimeoutError as exc:
-                what, limit = "did not begin to answer", self.timeouts.first
-                if isinstance(exc, aiohttp.ConnectionTimeoutError):
-                    what, limit = "took no connection", self.timeouts.connect
-                raise self.unavailable(f"{what} within {limit:g} s") from exc
-            except (aiohttp.InvalidURL, ValueError) as exc:
-                raise ResponderFailed(
-                    f"{self.url} is not an address: {shown(str(exc), self.key)}", retryable=False
-                ) from exc
-            except aiohttp.ClientError as exc:
-                raise self.unavailable(f"does not speak HTTP ({exc!r})") from exc
+        try:
+            response = await http.request(url, headers, data, begun + self.timeouts.first)
+        except RequestFailed as exc:
+            raise self.unavailable(str(exc)) from exc
+        except TimeoutError as exc:
+            late = f"did not begin to answer within {self.timeouts.first:g} s"
+            raise self.unavailable(late) from exc
+        except ValueError as exc:
+            raise ResponderFailed(
+                f"{self.url} is not an address: {shown(str(exc), self.key)}", retryable=False
+            ) from exc
         exchange = _Exchange(self, response, begun + self.timeouts.total)
         if response.status != 200:
             await exchange.refuse()
@@ -713,10 +688,9 @@ class _Engine:
 class _Exchange:
     """A request to an engine that was sent, and its response."""
 
-    def __init__(self, engine: _Engine, response: Any, deadline: float) -> None:
+    def __init__(self, engine: _Engine, response: Response, deadline: float) -> None:
         self._engine = engine
         self._response = response
-        self._content = response.content
         self._deadline = deadline
         self._limit = engine.timeouts.first
         self._size = 0
@@ -729,19 +703,16 @@ class _Exchange:
             ResponderUnavailable: the answer is cut, or late.
             InvalidCompletion: it is too long.
         """
-        import aiohttp
-
-        left = self._deadline - time.monotonic()
+        until = time.monotonic() + self._limit
         try:
-            async with asyncio.timeout(min(self._limit, left)):
-                data: bytes = await self._content.readany()
+            data = await self._response.read(min(until, self._deadline))
         except TimeoutError as exc:
             late = f"sent nothing for {self._limit:g} s amid its answer"
-            if left < self._limit:
+            if self._deadline < until:
                 late = f"did not end its answer within {self._engine.timeouts.total:g} s"
             raise self._engine.unavailable(late) from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise self._engine.unavailable(f"cut its answer ({exc!r})") from exc
+        except RequestFailed as exc:
+            raise self._engine.unavailable(str(exc)) from exc
         self._limit = self._engine.timeouts.piece
         self._size += len(data)
         if self._size > self._engine.max_size:
@@ -760,7 +731,7 @@ class _Exchange:
 
     async def drain(self) -> None:
         """Wait a little for the end of a stream whose last event came: its connection is reused."""
-        if self._content.at_eof():
+        if self._response.is_at_end:
             return
         with contextlib.suppress(ResponderFailed):
             self._limit = _DRAIN
@@ -803,7 +774,11 @@ class _Exchange:
             told = exc.message
         finally:
             self.close()
-        facts = {"status": status, "engine": engine.url, "told": shown(told, engine.key)}
+        facts: dict[str, Any] = {
+            "status": status,
+            "engine": engine.url,
+            "told": shown(told, engine.key),
+        }
         text = f"{engine} answered HTTP {status}: {facts['told']}"
         wait = asked_wait(self._response.headers)
         if status == 429:
