@@ -16,7 +16,7 @@ Servers tell in these fields which tokens were sampled; nothing is made up where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -43,6 +43,8 @@ TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
 """Fields of a request that ask for what was sampled, by whose they are."""
 
 _TOKEN_ID: Final = "token_id:"
+_LONGEST_DONE: Final = 16
+"""Bytes of the event that says that nothing follows, white space around it included."""
 ABORTED: Final = "abort"
 """The finish reason of a reply that was broken off, for an update of the weights for one."""
 _BROKEN_OFF: Final = frozenset({ABORTED, "error"})
@@ -153,7 +155,7 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-_decoder: Final = msgspec.json.Decoder(_Completion, strict=True)
+_decode: Final = msgspec.json.Decoder(_Completion, strict=True).decode
 
 
 def read_completion(data: bytes, model: str) -> Reply:
@@ -168,7 +170,7 @@ def read_completion(data: bytes, model: str) -> Reply:
         ServerFailed: the server tells of an error instead of answering.
         ValueError: it is not a chat completion.
     """
-    completion = _decoded(data)
+    completion = _checked(_decoded(data))
     if not completion.choices:
         raise ValueError("it has no choices")
     choice = completion.choices[0]
@@ -233,10 +235,43 @@ class CompletionStream:
         *lines, rest = data.split(b"\n")
         self._rest = [rest] if rest else []
         deltas: list[Delta] = []
+        texts: list[str] = []
         for line in lines:
-            if line[:5] == b"data:":
-                self._take(line[5:].strip(), deltas)
+            if line[:5] != b"data:":
+                continue
+            event = line[5:]
+            if len(event) <= _LONGEST_DONE and event.strip() == b"[DONE]":
+                self.complete = self.ended = True
+                continue
+            try:
+                chunk = _decode(event)
+            except (msgspec.MsgspecError, RecursionError):
+                chunk = self._unreadable(event.strip())
+            if not (self._begun and self._take_text(chunk, texts)):
+                if texts:
+                    self._join(texts, deltas)
+                    texts.clear()
+                self._take(_checked(chunk, self._keeps_aborted), deltas)
+        if texts:
+            self._join(texts, deltas)
         return deltas
+
+    def _join(self, texts: list[str], deltas: list[Delta]) -> None:
+        """Add texts that came one after the other."""
+        if text := "".join(texts):
+            self._text.append(text)
+            if deltas and deltas[-1].text:
+                deltas[-1].text += text
+            else:
+                deltas.append(Delta(text))
+
+    @staticmethod
+    def _unreadable(event: bytes) -> NoReturn:
+        try:
+            _decoded(event)
+        except Truncated as exc:
+            raise ValueError(f"an event of the stream is not JSON: {exc}") from None
+        raise AssertionError("it could not be decoded before")
 
     @property
     def sampled(self) -> int:
@@ -288,16 +323,7 @@ class CompletionStream:
             choice.logprobs = _Logprobs(self._tokens)
         return _reply(self._whole, choice, message, model)
 
-    def _take(self, event: bytes, deltas: list[Delta]) -> None:
-        if event == b"[DONE]":
-            self.complete = self.ended = True
-            return
-        try:
-            chunk = _decoded(event, self._keeps_aborted)
-        except Truncated as exc:
-            raise ValueError(f"an event of the stream is not JSON: {exc}") from None
-        if self._begun and self._take_text(chunk, deltas):
-            return
+    def _take(self, chunk: _Completion, deltas: list[Delta]) -> None:
         whole, choice = self._whole, self._choice
         if whole.id is None or whole.model is None:
             whole.id = whole.id or chunk.id
@@ -340,10 +366,18 @@ class CompletionStream:
                 choice.matched_stop = part.matched_stop
                 self.complete = True
 
-    def _take_text(self, chunk: _Completion, deltas: list[Delta]) -> bool:
-        """Take a chunk that has the next characters alone, as nearly all have; return if it did."""
+    def _take_text(self, chunk: _Completion, texts: list[str]) -> bool:
+        """Take a chunk that has the next characters alone, as nearly all have; return if it did.
+
+        Its text goes to ``texts``, for ``_join``.
+        """
         choices = chunk.choices
-        if choices is None or len(choices) != 1 or chunk.usage is not None:
+        if (
+            choices is None
+            or len(choices) != 1
+            or chunk.usage is not None
+            or chunk.error is not None
+        ):
             return False
         part = choices[0]
         delta, told = part.delta, part.logprobs
@@ -374,14 +408,7 @@ class CompletionStream:
                 self._ids = part.token_ids
             else:
                 self._ids += part.token_ids
-        text = delta.content
-        if text:
-            self._text.append(text)
-            last = deltas[-1] if deltas else None
-            if last is not None and last.text:
-                last.text += text
-            else:
-                deltas.append(Delta(text))
+        texts.append(delta.content)
         return True
 
     def _check_prompt(self, chunk: _Completion) -> None:
@@ -452,9 +479,9 @@ class ServerFailed(Exception):
         self.is_abort = is_abort
 
 
-def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
+def _decoded(data: bytes) -> _Completion:
     try:
-        completion = _decoder.decode(data)
+        return _decode(data)
     except msgspec.ValidationError as exc:
         raise ValueError(str(exc)) from None
     except msgspec.DecodeError as exc:
@@ -463,6 +490,14 @@ def _decoded(data: bytes, keeps_aborted: bool = False) -> _Completion:
         raise ValueError(str(exc)) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _checked(completion: _Completion, keeps_aborted: bool = False) -> _Completion:
+    """Return a completion, unless its server failed.
+
+    Raises:
+        ServerFailed: it did.
+    """
     if isinstance(completion.error, dict):
         raise ServerFailed(msgspec.json.encode(completion.error)[:2000].decode(errors="replace"))
     for choice in completion.choices or ():
