@@ -441,7 +441,12 @@ class Gateway:
 
     async def _listen(self, host: str, port: int, tls: Mapping[str, Any]) -> str:
         config = uvicorn_config(
-            self.app, EngineOptions(), timeout_keep_alive=_KEEP_ALIVE, lifespan="off", **tls
+            self.app,
+            EngineOptions(),
+            timeout_keep_alive=_KEEP_ALIVE,
+            lifespan="off",
+            proxy_headers=False,  # nothing asks for the address of a client
+            **tls,
         )
         listener = listen(host, port)
         await self._resources.enter_async_context(running(Server(config), listener))

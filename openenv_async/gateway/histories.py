@@ -258,6 +258,8 @@ class Histories:
         """
         best, shared = None, 0
         for path in self._recent:
+            if best is not None and not path.may_share_more(messages, shared):
+                continue
             count = path.shared_with(messages)
             if count > shared:
                 best, shared = path, count
@@ -377,6 +379,12 @@ class _Path:
             self.inexact.append(len(self.nodes))
         self.nodes.append(node)
         self.messages.append(node.last.value)
+
+    def may_share_more(self, messages: Sequence[Message], count: int) -> bool:
+        """Return whether more than ``count`` messages at the beginning may be equal."""
+        if count >= len(self.messages) or count >= len(messages):
+            return False
+        return self.messages[count] == messages[count]
 
     def shared_with(self, messages: Sequence[Message]) -> int:
         """Return how many messages at the beginning are equal."""
