@@ -210,6 +210,7 @@ class Journal:
         self._number = max(paths, default=-1) + 1
         self._file: int | None = None
         self._notes: list[bytes] = []
+        self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -364,7 +365,9 @@ class Journal:
             call.deliveries.append(delivery)
         if len(self._notes) < _MAX_NOTES:
             self._notes.append(_frame(_DELIVERY, session, _PACK((number, delivery))))
-        self._flush()  # at once: after a kill -9 a retry would get the answer again
+        if not self._flushing:  # soon: after a kill -9 a retry would get the answer again
+            self._flushing = True  # but not before the answer's end is sent
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def unread(self, session: str, number: int) -> None:
         """Note that the last delivery of a call, ``whole`` as it seemed, was ``broken``."""
@@ -484,6 +487,7 @@ class Journal:
 
     def _flush(self) -> None:
         """Write the notes that wait."""
+        self._flushing = False
         if not self._notes or self._closed:
             return
         try:
