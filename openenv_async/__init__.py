@@ -13,6 +13,7 @@ from openenv_async import renamed
 from openenv_async.version import __version__
 
 if TYPE_CHECKING:
+    from openenv_async.certification import Certification
     from openenv_async.client.env import EnvClient, GenericEnvClient
     from openenv_async.client.http import HTTPEnvClient
     from openenv_async.client.settings import ClientSettings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoAction",
     "AutoEnv",
+    "Certification",
     "ClientSettings",
     "EngineOptions",
     "EnvClient",
@@ -77,6 +79,7 @@ __all__ = [
 _HOMES = {
     "AutoAction": "targets.auto",
     "AutoEnv": "targets.auto",
+    "Certification": "certification",
     "ClientSettings": "client.settings",
     "EngineOptions": "engine.options",
     "EnvClient": "client.env",

@@ -23,6 +23,7 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol
 
+from openenv_async.certification import Certification
 from openenv_async.errors import InvalidModel, shown
 from openenv_async.types import ActT, ObsT, StateT, Task, Tool, VectorRows
 
@@ -50,7 +51,7 @@ AGENT_ACCESS: Final = ("reward", "info", "state", "seed", "task", "options")
 """Names of what agents that play over MCP may be let see or set; by default none of it."""
 
 _OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
-"""Kinds of class attributes that can be neither tasks nor tools."""
+"""Kinds of class attributes that can be neither tasks, tools nor a certification."""
 _ANYTHING: Final = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 """The parameters of ``*args, **kwargs``."""
 _MANY: Final = frozenset(_ANYTHING)
@@ -108,6 +109,8 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         tools: what agents are offered to call; by default the tools that are made of its actions.
         agent_access: what agents that play over MCP may see and set beside observations and
             actions: any of ``reward``, ``info``, ``state``, ``seed``, ``task`` and ``options``.
+        certification: what ``openenv-async certify`` tests: an oracle, the range of its rewards,
+            what is secret, policies that must fail.
         name, version, description: shown by ``/metadata`` and the CLI; the name defaults to
             the class name, the description to its docstring.
     """
@@ -120,6 +123,7 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
     tasks: ClassVar[Tasks | None] = None
     tools: ClassVar[Sequence[Tool] | None] = None
     agent_access: ClassVar[Collection[str]] = ()
+    certification: ClassVar[Certification | None] = None
     name: ClassVar[str | None] = None
     version: ClassVar[str] = "1.0.0"
     description: ClassVar[str | None] = None
@@ -184,6 +188,16 @@ class Environment(ABC, Generic[ActT, ObsT, StateT]):
         """
         declared = inspect.getattr_static(cls, "tools")
         return None if isinstance(declared, _OWN_NAMES) else cls.tools
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """Return the statements for a certificate by constructor arguments.
+
+        Those of ``certification`` by default. A method that is overridden may import what serving
+        does not need, such as policies.
+        """
+        declared = inspect.getattr_static(cls, "certification")
+        return None if isinstance(declared, _OWN_NAMES) else cls.certification
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ __all__ = [
     "require",
 ]
 
-Kind = Literal["conformance", "folder", "behaviour"]
-"""The subject of a check: a server over one transport, an environment's folder, or its behaviour
-when it is served."""
+Kind = Literal["conformance", "folder", "behaviour", "certificate"]
+"""The subject of a check: a server over one transport, an environment's folder, its behaviour when
+it is served, or its fitness to be trained on."""
 Status = Literal["passed", "failed", "skipped"]
 CallT = TypeVar("CallT", bound=Callable[[Any], Awaitable[None]])
 

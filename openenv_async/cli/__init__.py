@@ -34,6 +34,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("openenv_async.cli.init:init", "Make a new environment from a template."),
     "import": ("openenv_async.cli.import_:import_", "Make a folder of another project's tasks."),
     "validate": ("openenv_async.cli.validate:validate", "Check what an environment promises."),
+    "certify": ("openenv_async.cli.certify:certify", "Test whether it is fit to be trained on."),
     "build": ("openenv_async.cli.build:build", "Build an environment's image."),
     "push": ("openenv_async.cli.push:push", "Push it to a registry or a Hugging Face Space."),
     "list": ("openenv_async.cli.listing:list_everything", "List environments and workers."),

@@ -7,7 +7,14 @@ from typing import Any, Final
 
 __all__ = ["preset"]
 
-_TAKING_PARAMS: Final = ("prepare_process", "isolation_for", "schemas", "tasks_for", "tools_for")
+_TAKING_PARAMS: Final = (
+    "prepare_process",
+    "isolation_for",
+    "schemas",
+    "tasks_for",
+    "tools_for",
+    "certification_for",
+)
 """Class methods of ``Environment`` that get the constructor's arguments."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from openenv_async import EngineOptions, Limits, OpenEnvError, Timeouts, errors
+from openenv_async.checks.certify import CHECKS as LINES
 from openenv_async.checks.validation import CHECKS
 from openenv_async.cli import main as command_line
 from openenv_async.cli.serve import serve
@@ -79,7 +80,7 @@ REMEDIES: Final = {
     "ResponderRateLimited": "lower `max_concurrency`, or ask the provider for more",
     "InvalidCompletion": "give the URL of an OpenAI-compatible API; it often ends in `/v1`",
 }
-"""What the caller does about each error. Every class has one; a test sees to it."""
+"""The caller's remedy for each error. Every class has one; a test sees to it."""
 
 
 def _row(*cells: str) -> str:
@@ -95,7 +96,7 @@ def _code(text: str) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """What a docstring says of each attribute; several may share a line."""
+    """Return the words of a docstring for each attribute; several may share a line."""
     section = (cls.__doc__ or "").partition("Attributes:\n")[2]
     entries = re.split(r"\n(?=\S)", textwrap.dedent(section).strip())
     about: dict[str, str] = {}
@@ -217,10 +218,16 @@ def commands_text() -> str:
 
 
 def checks_table() -> str:
-    """What ``validate`` checks."""
+    """The checks of ``validate``."""
     order = sorted(CHECKS.values(), key=lambda check: check.kind != "folder")
     rows = [(f"`{each.name}`", _code(each.promise), _code(each.remedy)) for each in order]
     return _table(("check", "what is promised", "what to do when it fails"), rows)
+
+
+def lines_table() -> str:
+    """The lines of a certificate."""
+    rows = [(f"`{each.name}`", _code(each.promise), _code(each.remedy)) for each in LINES.values()]
+    return _table(("line", "what is promised", "what to do when it fails"), rows)
 
 
 def upstream_names() -> str:
@@ -242,6 +249,7 @@ def upstream_names() -> str:
 TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("cli.md", "commands"): commands_text,
     ("environments.md", "checks"): checks_table,
+    ("certify.md", "lines"): lines_table,
     ("clients.md", "errors"): errors_table,
     ("serving.md", "timeouts"): timeouts_table,
     ("upstream.md", "upstream names"): upstream_names,
@@ -249,7 +257,7 @@ TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("serving.md", "engine options"): lambda: _dataclass_table(EngineOptions),
     ("serving.md", "limits"): lambda: _dataclass_table(Limits),
 }
-"""By page and name."""
+"""The tables by page and name."""
 
 
 def _marks(name: str) -> tuple[str, str]:

@@ -67,6 +67,7 @@ class Candidate:
         timeout: seconds for one call.
         max_observation_size: bytes.
         sessions: how many at once are tried.
+        reset_options: of each episode that is played.
     """
 
     folder: Path | None = None
@@ -82,6 +83,7 @@ class Candidate:
     timeout: float = 10.0
     max_observation_size: int = 16 * 1024 * 1024
     sessions: int = 16
+    reset_options: dict[str, Any] = field(default_factory=dict)
 
     @contextlib.asynccontextmanager
     async def session(self, **timeouts: float | None) -> AsyncIterator[Session]:
@@ -166,7 +168,8 @@ async def play(
         Skipped: the environment refuses every action.
     """
     rng = random.Random(choices)
-    yield "reset", (result := await answered(env, "reset", seed=seed))
+    options = candidate.reset_options
+    yield "reset", (result := await answered(env, "reset", **{**options, "seed": seed}))
     taken, refused = 0, ""
     for _ in range(max(steps, _TRIES) if steps else 0):
         if result.done or taken == steps:

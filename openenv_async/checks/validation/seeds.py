@@ -9,6 +9,8 @@ from typing import Any, Final
 from openenv_async.checks.registry import CheckFailed, Skipped, check, require
 from openenv_async.checks.validation.candidate import Candidate, Session, Turn, answered, play
 
+__all__ = ["first_difference", "played_alone", "trace"]
+
 _STEPS: Final = 10
 _SEED: Final = 11
 _VARYING = (
@@ -16,21 +18,23 @@ _VARYING = (
 )
 
 
-async def _trace(
+async def trace(
     candidate: Candidate, env: Session, *, seed: int = _SEED, choices: int = 7
 ) -> list[Turn]:
+    """Return the turns of one episode of drawn actions, its reset first."""
     return [
         candidate.turn(result)
         async for _, result in play(candidate, env, seed=seed, steps=_STEPS, choices=choices)
     ]
 
 
-async def _alone(candidate: Candidate) -> list[Turn]:
+async def played_alone(candidate: Candidate) -> list[Turn]:
+    """Return the turns of one episode in a session of its own."""
     async with candidate.session() as env:
-        return await _trace(candidate, env)
+        return await trace(candidate, env)
 
 
-def _first_difference(one: list[Turn], other: list[Turn]) -> str | None:
+def first_difference(one: list[Turn], other: list[Turn]) -> str | None:
     """Return the place where two episodes part; ``None`` when they do not."""
     for step, (left, right) in enumerate(zip_longest(one, other)):
         if left == right:
@@ -66,25 +70,25 @@ def _shown(value: Any) -> str:
 async def equal_seeds_give_equal_episodes(candidate: Candidate) -> None:
     """The same seed and actions give the same episode: in a new session, and in the same one."""
     async with candidate.session() as env:
-        first = await _trace(candidate, env)
-        again = await _trace(candidate, env)
-    other = await _alone(candidate)
+        first = await trace(candidate, env)
+        again = await trace(candidate, env)
+    other = await played_alone(candidate)
     for found, where in ((other, "two sessions"), (again, "two episodes of a session")):
-        difference = _first_difference(first, found)
+        difference = first_difference(first, found)
         require(difference is None, f"in {where} one seed differs: {difference}")
 
 
 @check("behaviour", remedy="a generator for each episode: never random.seed() or np.random.seed()")
 async def sessions_share_no_randomness(candidate: Candidate) -> None:
     """Sessions that run at once with one seed see one episode, whatever others draw."""
-    alone = await _alone(candidate)
-    if _first_difference(alone, await _alone(candidate)) is not None:
+    alone = await played_alone(candidate)
+    if first_difference(alone, await played_alone(candidate)) is not None:
         raise Skipped("one seed gives different episodes already, see the check before")
 
     async def one(seed: int, wanted: bool) -> None:
         async with candidate.session() as env:
-            trace = await _trace(candidate, env, seed=seed)
-        difference = _first_difference(alone, trace) if wanted else None
+            found = await trace(candidate, env, seed=seed)
+        difference = first_difference(alone, found) if wanted else None
         require(difference is None, f"beside other sessions the seed differs: {difference}")
 
     async with asyncio.TaskGroup() as group:
@@ -99,15 +103,15 @@ async def sessions_share_no_randomness(candidate: Candidate) -> None:
 async def sessions_are_isolated(candidate: Candidate) -> None:
     """The calls of one session change neither the state nor the episode of another."""
     async with candidate.session() as env, candidate.session() as other:
-        await answered(env, "reset", seed=_SEED)
+        await answered(env, "reset", **{**candidate.reset_options, "seed": _SEED})
         before = candidate.state(await answered(env, "state"))
         async for _ in play(candidate, other, seed=_SEED + 5, steps=5, choices=3):
             pass
         after = candidate.state(await answered(env, "state"))
         if before != after:
             raise CheckFailed(f"another's steps changed it: {_part(before, after, 'the state')}")
-    alone = await _alone(candidate)
-    if _first_difference(alone, await _alone(candidate)) is not None:
+    alone = await played_alone(candidate)
+    if first_difference(alone, await played_alone(candidate)) is not None:
         return
     async with candidate.session() as env, candidate.session() as other:
         beside: list[Any] = []
@@ -116,5 +120,5 @@ async def sessions_are_isolated(candidate: Candidate) -> None:
             beside.append(candidate.turn(result))
             await anext(disturbing, None)
         await disturbing.aclose()  # type: ignore[attr-defined]  # an async generator
-    difference = _first_difference(alone, beside)
+    difference = first_difference(alone, beside)
     require(difference is None, f"another's steps changed the episode: {difference}")
