@@ -6,7 +6,9 @@ while calls are under way. Each keeps books of its own, and at the end they are 
 journal, which is read from disk:
 
 - each answer that an agent had whole is in the journal once, under its session, with its request;
-- the journal has no other answers: a retry made no second sample;
+- the journal has no other answers: a retry made no second sample. A client whose answer was cut
+  after the last byte, over a connection that just ended, cannot be told from one that had it: it
+  gets another sample, which is recorded as ambiguous;
 - ids, log probabilities and text of each record are those that the engine sampled.
 
     python -m benchmarks.gateway_faults                      # 200 sessions of 20 calls, 5 kills
@@ -24,9 +26,9 @@ import dataclasses
 import json
 import os
 import random
-import re
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -46,13 +48,15 @@ from openenv_async.gateway.journal import read_journal
 _TOKEN: Final = "admin-of-the-fault-run"
 _MIB: Final = 2**20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_JSON: Final = msgspec.json.Encoder().encode
 _RECORDS: Final = msgspec.json.Decoder(CallRecord)
 _IDS_OF_A_SAMPLE: Final = 16
 _ALLOWED_GROWTH: Final = 0.1
-_WORD: Final = re.compile(rb"w(\d+) ")
 _FAULT: Final = "the engine"
 """Words of a gateway that did not start, since a fault met its first request."""
 _STARTS: Final = 10
+_RESET: Final = struct.pack("ii", 1, 0)
+"""The SO_LINGER of a socket that is reset when it is closed."""
 _DEADLINE: Final = 120.0
 """Seconds in which an agent has to get an answer, however often it asks."""
 
@@ -107,7 +111,6 @@ class Sampled:
     prompt_ids: list[int]
     ids: list[int]
     logprobs: list[float]
-    is_whole: bool = False
 
 
 class Engine:
@@ -149,11 +152,6 @@ class Engine:
         self.book.append(Sampled(prompt_ids_of(messages), ids, logprobs))
         return self.book[-1]
 
-    def is_sampling(self, data: bytes) -> bool:
-        """Tell whether a piece of an answer is of a sample that is not at its end."""
-        word = _WORD.search(data)
-        return word is not None and not self.book[int(word[1]) // _IDS_OF_A_SAMPLE].is_whole
-
     async def _sample(self, body: Any, send: Send) -> None:
         sampled = self.draw(body["messages"])
         ids, first = sampled.ids, sampled.ids[0]
@@ -187,7 +185,6 @@ class Engine:
                 await asyncio.sleep(self._gap)
         usage = {"prompt_tokens": len(sampled.prompt_ids), "completion_tokens": len(ids)}
         await _send_event(send, {**known, "choices": [], "usage": usage})
-        sampled.is_whole = True  # before: a proxy may ask at once
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
@@ -227,26 +224,19 @@ class Proxy:
 
     Args:
         target: port behind it.
-        rates: of its cuts.
+        rates: of its cuts: of any piece of an answer, also of the last one, which its sender takes
+            for delivered. Half of them the sender sees as a connection that was reset, and half
+            as one that was closed, as by a client that had all of it.
         seed: of its draws.
-        may_cut: whether it may cut this piece of an answer; any by default, also the last one,
-            which the sender takes for delivered.
     """
 
-    def __init__(
-        self,
-        target: int,
-        rates: Rates,
-        seed: int,
-        may_cut: Callable[[bytes], bool] = lambda data: True,
-    ) -> None:
+    def __init__(self, target: int, rates: Rates, seed: int) -> None:
         self.port = 0
         self.target = target
         self.cuts: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self._rates = rates
         self._random = random.Random(seed)
-        self._may_cut = may_cut
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -269,13 +259,16 @@ class Proxy:
         self.cuts["request"] += 1
         return True
 
-    def cuts_answer(self, data: bytes) -> bool:
-        """Draw whether a piece of an answer is cut."""
-        if not self._may_cut(data) or self._random.random() >= self._rates.cut:
-            return False
-        is_last = b"[DONE]" in data or b"content-length" in data
-        self.cuts["last piece" if is_last else "answer"] += 1
-        return True
+    def cuts_answer(self, data: bytes) -> Literal["reset", "closed"] | None:
+        """Draw whether a piece of an answer is cut, and what its sender sees of that."""
+        draw = self._random.random()
+        if draw >= self._rates.cut:
+            return None
+        way: Literal["reset", "closed"] = "reset" if draw < self._rates.cut / 2 else "closed"
+        is_amid = b"event-stream" in data or b"data: " in data
+        is_last = b"[DONE]" in data or not is_amid
+        self.cuts[f"last piece, {way}" if is_last else f"answer, {way}"] += 1
+        return way
 
 
 class _Carried(asyncio.Protocol):
@@ -323,11 +316,15 @@ class _Carried(asyncio.Protocol):
         """Carry a piece of an answer, or cut it."""
         if self._here is None:
             return
-        if not self._proxy.cuts_answer(data):
+        way = self._proxy.cuts_answer(data)
+        if way is None:
             self._here.write(data)
             return
         self._here.abort()
         if self._there is not None:
+            if way == "reset":
+                there: socket.socket = self._there.get_extra_info("socket")
+                there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._there.abort()
 
     def gone(self) -> None:
@@ -633,13 +630,20 @@ def compared(records: Sequence[CallRecord], wishes: Sequence[Wish], engine: Engi
             audit.places.append(f"two had the same: {_told(found, records)}")
         taken.add(key)
     kinds = {each.session: each.kind for each in wishes}
-    doubted = {(each.session, each.ambiguous) for each in records}
+    doubts = Counter(_request(each) for each in records if each.ambiguous is not None)
     for key, found in by_text.items():
         if key not in taken:
             audit.unwanted += len(found)
-            audit.ambiguous += sum((each.session, each.number) in doubted for each in found)
+            for each in found:
+                audit.ambiguous += doubts[_request(each)] > 0
+                doubts[_request(each)] -= 1
             audit.places.append(f"nobody had it ({kinds.get(key[0])}): {_told(found, records)}")
     return audit
+
+
+def _request(record: CallRecord) -> tuple[str, bytes]:
+    """The session and the messages of a record: one of equal ones is like another."""
+    return record.session, _JSON(record.messages)
 
 
 def _told(found: Sequence[CallRecord], records: Sequence[CallRecord]) -> str:
@@ -687,6 +691,11 @@ class Report:
     failures: Counter[str]
     faults: Counter[str]
 
+    @property
+    def missed(self) -> int:
+        """Answers that left whole and did not arrive, of which the gateway saw no sign."""
+        return self.cuts["agents' side, last piece, closed"]
+
 
 async def run_faults(
     *,
@@ -709,13 +718,8 @@ async def run_faults(
         gateway = GatewayProcess(behind.port, journal, f"--fsync={fsync}")
         await gateway.start()
         stack.push_async_callback(gateway.stop)
-        # Once all was handed over, a cut can be told by a count of retries alone.
-        fronts = {
-            True: Proxy(gateway.port, rates, seed + 2),
-            False: Proxy(gateway.port, rates, seed + 3, engine.is_sampling),
-        }
-        for front in fronts.values():
-            await stack.enter_async_context(front.running())
+        front = Proxy(gateway.port, rates, seed + 2)
+        await stack.enter_async_context(front.running())
         total, done, due = sessions * calls, 0, asyncio.Event()
         marks = {total * (each + 1) // (kills + 1) for each in range(kills)}
 
@@ -738,7 +742,6 @@ async def run_faults(
             for number in range(sessions):
                 opened = json.loads(await gateway.verb(http, "POST", "/sessions"))
                 kind = KINDS[number % len(KINDS)]
-                front = fronts[kind.counts == "yes"]
                 agents.append(
                     Agent(opened["id"], opened["key"], kind, front.port, seed + number, progress)
                 )
@@ -758,8 +761,7 @@ async def run_faults(
     for agent in agents:
         failures += agent.failures
     cuts: Counter[str] = Counter({f"engine side, {name}": n for name, n in behind.cuts.items()})
-    for front in fronts.values():
-        cuts += Counter({f"agents' side, {name}": n for name, n in front.cuts.items()})
+    cuts += Counter({f"agents' side, {name}": n for name, n in front.cuts.items()})
     return Report(
         audit,
         seconds,
@@ -895,6 +897,7 @@ def show(report: Report) -> None:
         f" ({audit.ambiguous} recorded as ambiguous), {audit.mismatched} mismatched,"
         f" {audit.damage} damaged places"
     )
+    print(f"{report.missed} answers were cut after their last byte, and nothing showed that")
     for place in audit.places:
         print(f"  {place}")
 

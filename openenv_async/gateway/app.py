@@ -15,12 +15,13 @@ import msgspec
 
 from openenv_async.errors import (
     CallRefused,
+    JournalFailed,
     OpenEnvError,
     PayloadTooLarge,
     Unauthorized,
 )
-from openenv_async.gateway.calls import Call, Delivery, Dialect
-from openenv_async.gateway.retries import Sample, retry_count_of
+from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect
+from openenv_async.gateway.retries import Sample
 from openenv_async.gateway.sessions import Generation, ModelSession, Reader
 from openenv_async.server.uvicorn_protocols import HTTPConnection, connection_of
 
@@ -66,12 +67,23 @@ class Backend(Protocol):
         """
         ...
 
-    def delivered(self, generation: Generation, delivery: Delivery) -> None:
-        """Note how an answer reached its client."""
+    def leaving(self, generation: Generation) -> int:
+        """Note that the end of an answer leaves now: its client may have it whole from then on.
+
+        Returns:
+            The place of this delivery among those of the sample.
+
+        Raises:
+            JournalFailed: it cannot be noted: the end must not leave.
+        """
         ...
 
-    def unread(self, session: str, number: int) -> None:
-        """Note that the last delivery of a sample, which seemed whole, was not."""
+    def delivered(self, generation: Generation, delivery: Delivery, place: int | None) -> None:
+        """Note how an answer reached its client; ``place`` is there if its end left."""
+        ...
+
+    def unread(self, session: str, sample: Sample, place: int) -> None:
+        """Note that a delivery of a sample, which seemed whole, was not."""
         ...
 
 
@@ -141,7 +153,6 @@ class GatewayApp:
             if body is None:
                 return  # the client has left
             call = dialect.read(body, headers)
-            call.retry_count = retry_count_of(headers)
             generation = self._backend.answer(session, call)
         except OpenEnvError as exc:
             await send_whole(send, *dialect.error(exc))
@@ -155,24 +166,24 @@ class GatewayApp:
         delivery: Delivery = "broken"
         try:
             if call.is_streamed:
-                delivery = await _stream(dialect, call, generation, reader, send, connection)
+                delivery = await self._stream(dialect, call, generation, reader, send, connection)
             else:
-                delivery = await _answer(dialect, call, generation, reader, send)
+                delivery = await self._answer(dialect, call, generation, reader, send, connection)
         finally:
             reader.close()
+            place = reader.place
             if connection is not None:
                 connection.on_lost = None
-                if not connection.is_lost:
+                if place is not None and not connection.is_lost:
                     sample = generation.sample  # the generation itself is let go of
-                    place = connection.received, len(sample.deliveries)
-                    lost = partial(self._lost, connection, session.id, sample, *place)
-                    connection.on_lost = lost
-            self._backend.delivered(generation, delivery)
+                    about = session.id, sample, connection.received, place
+                    connection.on_lost = partial(self._lost, connection, *about)
+            self._backend.delivered(generation, delivery, place)
 
     def _lost(
         self, connection: HTTPConnection, session: str, sample: Sample, received: int, place: int
     ) -> None:
-        """Note that the connection ended over which a sample went out last.
+        """Note that the connection ended over which an answer went out last, whole as it seemed.
 
         Args:
             connection: it.
@@ -182,70 +193,93 @@ class GatewayApp:
                 since had the answer before.
             place: of the delivery among those of the sample.
         """
-        if connection.received != received or len(sample.deliveries) != place + 1:
-            return
-        if sample.disconnected(was_reset=connection.was_reset):
-            self._backend.unread(session, sample.number)
+        if connection.was_reset and connection.received == received:
+            self._backend.unread(session, sample, place)
 
+    async def _answer(
+        self,
+        dialect: Dialect,
+        call: Call,
+        generation: Generation,
+        reader: Reader,
+        send: Send,
+        connection: HTTPConnection | None,
+    ) -> Delivery:
+        """Send an answer at once, when it is whole."""
+        await reader.more()
+        answer = self._leaving(generation, reader, connection)
+        if answer is None:
+            return "broken"
+        if isinstance(answer, OpenEnvError):
+            await send_whole(send, *dialect.error(answer))
+            return "error"
+        record = generation.record
+        body = dialect.whole(call, record.call_id, answer, record.started_at)
+        await send_whole(send, 200, {"x-request-id": record.call_id}, body)
+        return _as_seen(reader, "whole")
 
-async def _answer(
-    dialect: Dialect, call: Call, generation: Generation, reader: Reader, send: Send
-) -> Delivery:
-    """Send an answer at once, when it is whole."""
-    await reader.more()
-    if reader.is_gone:
-        return "broken"
-    if generation.answer is None:
-        assert generation.error is not None
-        await send_whole(send, *dialect.error(generation.error))
-        return "error"
-    record = generation.record
-    body = dialect.whole(call, record.call_id, generation.answer, record.started_at)
-    await send_whole(send, 200, {"x-request-id": record.call_id}, body)
-    return _as_seen(reader, "whole")
-
-
-async def _stream(
-    dialect: Dialect,
-    call: Call,
-    generation: Generation,
-    reader: Reader,
-    send: Send,
-    connection: HTTPConnection | None,
-) -> Delivery:
-    """Send pieces as they come; an error before the first one has a status of its own."""
-    pieces = await reader.more()
-    if reader.is_gone:
-        return "broken"
-    if not pieces and generation.answer is None:
-        assert generation.error is not None
-        await send_whole(send, *dialect.error(generation.error))
-        return "error"
-    record = generation.record
-    headers = [*_EVENT_STREAM, (b"x-request-id", record.call_id.encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    events = dialect.events(call, record.call_id, record.started_at)
-    data = events.begin()
-    while pieces:
-        data += b"".join([events.piece(piece) for piece in pieces])
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _stream(
+        self,
+        dialect: Dialect,
+        call: Call,
+        generation: Generation,
+        reader: Reader,
+        send: Send,
+        connection: HTTPConnection | None,
+    ) -> Delivery:
+        """Send pieces as they come; an error before the first one has a status of its own."""
         pieces = await reader.more()
-        data = b""
-    if generation.answer is not None:
-        data += events.end(generation.answer)
-    elif generation.error is not None:
-        data += events.fail(generation.error)
-    else:
-        return "broken"  # its client has left
-    is_whole = generation.answer is not None
-    # Some clients take a stream that ends for an answer that does: one that failed is cut.
-    is_cut = not is_whole and connection is not None
-    await send({"type": "http.response.body", "body": data, "more_body": is_cut})
-    delivery = _as_seen(reader, "whole" if is_whole else "error")
-    if is_cut and connection is not None:
-        connection.cut()
-    return delivery
+        answer = None if pieces else self._leaving(generation, reader, connection)
+        if answer is None and not pieces:
+            return "broken"
+        if isinstance(answer, OpenEnvError):
+            await send_whole(send, *dialect.error(answer))
+            return "error"
+        record = generation.record
+        headers = [*_EVENT_STREAM, (b"x-request-id", record.call_id.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        events = dialect.events(call, record.call_id, record.started_at)
+        data = events.begin()
+        while pieces:
+            data += b"".join([events.piece(piece) for piece in pieces])
+            if data:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            pieces = await reader.more()
+            data = b""
+        answer = answer or self._leaving(generation, reader, connection)
+        if answer is None:
+            return "broken"
+        is_whole = isinstance(answer, Answer)
+        data += events.end(answer) if isinstance(answer, Answer) else events.fail(answer)
+        # Some clients take a stream that ends for an answer that does: one that failed is cut.
+        is_cut = not is_whole and connection is not None
+        await send({"type": "http.response.body", "body": data, "more_body": is_cut})
+        delivery = _as_seen(reader, "whole" if is_whole else "error")
+        if is_cut and connection is not None:
+            connection.cut()
+        return delivery
+
+    def _leaving(
+        self, generation: Generation, reader: Reader, connection: HTTPConnection | None
+    ) -> Answer | OpenEnvError | None:
+        """Return the answer, whose end leaves now, or the error that stands in its place.
+
+        ``None``: its client has left.
+        """
+        if reader.is_gone:
+            return None
+        if connection is not None and connection.is_closing:
+            connection.cut()
+            return None
+        answer = generation.answer
+        if answer is None:
+            assert generation.error is not None
+            return generation.error
+        try:
+            reader.place = self._backend.leaving(generation)
+        except JournalFailed as exc:
+            return exc
+        return answer
 
 
 def _as_seen(reader: Reader, delivery: Delivery) -> Delivery:

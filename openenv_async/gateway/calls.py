@@ -66,7 +66,6 @@ class Call(msgspec.Struct, kw_only=True):
         thread: the agent's own names for its run and for the conversation in it, by header or
             field, such as ``thread-id``, ``x-claude-code-agent-id``, ``x-parent-session-id``.
             Only names that a retry repeats: no ids or times of the single request.
-        retry_count: of the client (``x-stainless-retry-count``); ``None`` where it sent none.
         form: what the dialect needs to write the answer; nobody else reads it.
     """
 
@@ -79,7 +78,6 @@ class Call(msgspec.Struct, kw_only=True):
     asked_model: str | None = None
     left_out: dict[str, str] = {}
     thread: dict[str, str] = {}
-    retry_count: int | None = None
     form: Any = None
 
 

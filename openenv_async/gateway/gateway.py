@@ -36,6 +36,7 @@ from openenv_async.gateway.dialects.system_messages import put_system_first
 from openenv_async.gateway.engines import Engines, TokenFields
 from openenv_async.gateway.histories import Histories, PackedCall, Shared
 from openenv_async.gateway.journal import Journal, SessionFacts
+from openenv_async.gateway.retries import Sample
 from openenv_async.gateway.sessions import (
     Budget,
     GatewayLimits,
@@ -499,21 +500,49 @@ class Gateway:
             task.add_done_callback(lambda _: self._cancelled(generation))
         return generation
 
-    def delivered(self, generation: Generation, delivery: Delivery) -> None:
-        """Note how an answer reached its client."""
+    def leaving(self, generation: Generation) -> int:
+        """Note that the end of an answer leaves now: its client may have it whole from then on.
+
+        Returns:
+            The place of this delivery among those of the sample.
+
+        Raises:
+            JournalFailed: it cannot be noted: the end must not leave.
+        """
+        sample = generation.sample
+        place = len(sample.deliveries)
+        if self._journal is not None:
+            self._journal.leaving(generation.session.id, sample.number)
+        if len(sample.deliveries) == place:  # the journal has no list of them, or another one
+            sample.deliveries.append("whole")
+        return place
+
+    def delivered(self, generation: Generation, delivery: Delivery, place: int | None) -> None:
+        """Note how an answer reached its client.
+
+        Args:
+            generation: what it was made of.
+            delivery: how it ended.
+            place: of this delivery, if the end of the answer left.
+        """
         session, sample = generation.session, generation.sample
         sample.connected -= 1
         self._counts[delivery] += 1
+        if place is not None:
+            if delivery != "whole":
+                self.unread(session.id, sample, place)
+            return
         before = len(sample.deliveries)
         if self._journal is not None:
             self._journal.delivered(session.id, sample.number, delivery)
         if len(sample.deliveries) == before:
             sample.deliveries.append(delivery)
 
-    def unread(self, session: str, number: int) -> None:
-        """Note that the last delivery of a sample, which seemed whole, was not."""
+    def unread(self, session: str, sample: Sample, place: int) -> None:
+        """Note that a delivery of a sample, which seemed whole, was not."""
+        sample.deliveries[place] = "broken"
         if self._journal is not None:
-            self._journal.unread(session, number)
+            self._journal.unread(session, sample.number, place)
 
     def _cancelled(self, generation: Generation) -> None:
         """Make an end of a sample whose task was cancelled before its first step."""

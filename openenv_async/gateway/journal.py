@@ -5,6 +5,8 @@ Rules:
 - A call is *answered* once ``answered`` returns, and only then the end of its answer leaves. From
   then on neither the end of the process nor ``kill -9`` loses it, whatever the policy of syncing;
   what the end of the machine loses, the policy says (``FSYNC``).
+- The end of an answer leaves once ``leaving`` returns: what its client may have had is known after
+  ``kill -9``. The end of the machine may lose such a note with the last ones of any policy.
 - Files are only appended to, each is of a limited size, and each opening begins a new one. A file
   is understood without the others: it says again what a session is, and its messages, before it
   refers to them. So a file can be dropped as soon as no open session has calls in it.
@@ -355,25 +357,45 @@ class Journal:
         call = kept.histories.pack(record) if packed is None else packed
         await self._written(lambda: self._call_frames(kept, call), record.session, call)
 
+    def leaving(self, session: str, number: int) -> None:
+        """Note that the end of an answer leaves now: its client may have it whole from then on.
+
+        The note is in the file once this returns, so that no end of the process takes it back.
+
+        Raises:
+            JournalFailed: it could not be written. The end must not leave then; try again when
+                there is room.
+        """
+        kept = self._sessions.get(session)
+        if kept is None:
+            return  # ended meanwhile: nobody can ask again
+        self._write_now(lambda: [_frame(_DELIVERY, session, _PACK((number, "whole")))])
+        call = kept.calls.get(number)
+        if call is not None:
+            call.deliveries.append("whole")
+
     def delivered(self, session: str, number: int, delivery: Delivery) -> None:
-        """Note how an answer went out; if there is no room, it is written with what comes next."""
+        """Note how an answer went out whose end did not leave.
+
+        If there is no room, it is written with what comes next.
+        """
         kept = self._sessions.get(session)
         if kept is None:
             return  # ended meanwhile
         call = kept.calls.get(number)
         if call is not None:
             call.deliveries.append(delivery)
-        if len(self._notes) < _MAX_NOTES:
-            self._notes.append(_frame(_DELIVERY, session, _PACK((number, delivery))))
-        if not self._flushing:  # soon: after a kill -9 a retry would get the answer again
-            self._flushing = True  # but not before the answer's end is sent
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._note(_frame(_DELIVERY, session, _PACK((number, delivery))))
 
-    def unread(self, session: str, number: int) -> None:
-        """Note that the last delivery of a call, ``whole`` as it seemed, was ``broken``."""
-        if session in self._sessions and len(self._notes) < _MAX_NOTES:
-            self._notes.append(_frame(_UNREAD, session, _PACK(number)))
-            self._flush()
+    def unread(self, session: str, number: int, place: int) -> None:
+        """Note that the delivery ``place`` of a call, ``whole`` as it seemed, was ``broken``."""
+        kept = self._sessions.get(session)
+        if kept is None:
+            return
+        call = kept.calls.get(number)
+        if call is not None:
+            _break(call, place)
+        self._note(_frame(_UNREAD, session, _PACK((number, place))))
 
     async def ended(self, session: str) -> None:
         """Note that a session was ended; its calls stay on disk as ``retention`` says.
@@ -467,10 +489,7 @@ class Journal:
         call: PackedCall | None = None,
     ) -> None:
         """Write frames now, and return when they are as safe as the policy says."""
-        if self._closed:
-            raise JournalFailed(f"the journal at {self.path} is closed")
-        self._begin_segment()
-        self._write(frames())
+        self._write_now(frames)
         self._has_written(session, call)
         if self.fsync == "answer":
             synced = asyncio.get_running_loop().create_future()
@@ -479,11 +498,26 @@ class Journal:
                 self._syncing = asyncio.create_task(self._sync_waiting())
             await synced
 
+    def _write_now(self, frames: Callable[[], list[bytes]]) -> None:
+        """Write frames, which are made once it is known to which file they go."""
+        if self._closed:
+            raise JournalFailed(f"the journal at {self.path} is closed")
+        self._begin_segment()
+        self._write(frames())
+
     def _has_written(self, session: str, call: PackedCall | None) -> None:
         self._segments[self._number].sessions.add(session)
         if call is not None:
             call.place = self._number
             self._sessions[session].calls[call.number] = call
+
+    def _note(self, frame: bytes) -> None:
+        """Write a note soon: with what is written next, or in the next turn of the loop."""
+        if len(self._notes) < _MAX_NOTES:
+            self._notes.append(frame)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write the notes that wait."""
@@ -491,10 +525,9 @@ class Journal:
         if not self._notes or self._closed:
             return
         try:
-            self._begin_segment()
-            self._write([])
+            self._write_now(list)
         except JournalFailed as exc:
-            log.warning("%s", exc.message)  # they are kept for the next write
+            log.warning("%s", exc.message)
 
     def _write(self, frames: list[bytes]) -> None:
         """Write notes and frames to the file; nothing of them is left there if that fails."""
@@ -800,9 +833,9 @@ class _Reader:
             if number in kept.calls:
                 kept.calls[number].deliveries.append(delivery)
         elif frame.kind == _UNREAD:
-            number = _UNPACK(frame.body)
-            if number in kept.calls and kept.calls[number].deliveries:
-                kept.calls[number].deliveries[-1] = "broken"
+            number, place = _UNPACK(frame.body)
+            if number in kept.calls:
+                _break(kept.calls[number], place)
         elif frame.kind == _ENDED:
             kept.ended = True
 
@@ -856,6 +889,12 @@ class _Reader:
             node.call = call
         kept.calls[number] = call
         return call
+
+
+def _break(call: PackedCall, place: int) -> None:
+    """Correct a delivery that seemed whole."""
+    if place < len(call.deliveries):
+        call.deliveries[place] = "broken"
 
 
 def _frame(kind: int, session: str, body: bytes) -> bytes:

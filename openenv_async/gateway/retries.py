@@ -8,28 +8,27 @@ The rules, the first that holds:
 ==== =========================================================== ==============================
 rule of the samples with equal content and thread                the request is
 ==== =========================================================== ==============================
-1    one has an answer that no client had whole                  a retry: it gets that answer
+1    one has an answer that no client can have had whole         a retry: it gets that answer
 2    one is being sampled, and every client of it has left       a retry: it joins the sampling
 3    one failed, and no client is asking for it again            a retry: it is sampled again
-4    the client counts this request as a retry, and just one     a retry: it gets that answer
-     went out whole over a connection that ended since, with
-     nothing more asked over it
-5    there are some, each had whole or with a client connected   a new sample; it may have been a
-                                                                 retry, which is recorded
-6    there is none                                               a new sample
+4    there are some, each may have been had whole, or has a      a new sample; it may have been a
+     client connected                                            retry, which is recorded
+5    there is none                                               a new sample
 ==== =========================================================== ==============================
 
-Of several under one rule the oldest is taken: nobody had its answer, so that no sample counts
-twice whichever it is, and the next retry takes the next one. A count of retries that is 0 proves
-nothing either: some agents begin at 0 in each round, and one always sends 0. Rule 4 is for
-connections that break after the last bytes were handed over. More than a count is needed for it: of
-two that want a sample each, the request of one may have been lost on its way.
+Of several under one rule the oldest is taken. Two agents that send equal requests cannot be told
+apart, and need not be: one may get what was sampled for the other, but only what the other never
+had, so that no answer goes to two. The other one, if it asks again, gets the next.
 
-An answer of which the journal has no delivery (the gateway was killed) was not had whole, nor one
-whose client reset the connection afterwards, as systems do for bytes that nobody read. A request
-that asks for more tokens than a sample that its client had whole is not a retry of it: agents ask
-so when an answer was cut at the limit. If the gateway was killed, the note of a delivery may be
-lost: others of rules 1 to 3 go before an answer without one.
+A client *may have had* an answer whole from the moment at which its end is handed to the system.
+The journal has a note of that before, so that ``kill -9`` takes none back: an answer without one
+was had by nobody. One thing alone shows later that it was not had either: its client reset the
+connection, as systems do for bytes that nobody read. That a connection ended after the last byte
+shows nothing, and neither does a count of retries (``x-stainless-retry-count``): the request may be
+another agent's, whose earlier ones were lost on their way, or whose sample died with the gateway.
+
+A request that asks for more tokens than a sample that its client had whole is not a retry of it:
+agents ask so when an answer was cut at the limit.
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ __all__ = [
     "content_digest",
     "decide",
     "limit_of",
-    "retry_count_of",
 ]
 
 CHANGING: Final[Mapping[str, str]] = {
@@ -67,7 +65,6 @@ CHANGING: Final[Mapping[str, str]] = {
 and ``client_metadata`` are not part of a call's content."""
 _CHANGING_SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens"})
 _LIMITS: Final = ("max_tokens", "max_completion_tokens")
-_RETRY_COUNT: Final = "x-stainless-retry-count"
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
@@ -82,9 +79,8 @@ class Sample(msgspec.Struct, kw_only=True):
         state: ``running`` until the answer is whole, also while a client waits for a call that
             is asked again; ``answered`` from the journal on; ``failed`` with an error for good.
         connected: clients that are connected and have not been sent all of it.
-        deliveries: how those ended that are no more connected.
-        is_disconnected: the connection of the last delivery ended, with nothing more asked over
-            it.
+        deliveries: how those ended that are no more connected; one is ``whole`` from the moment
+            at which the end of the answer leaves.
         ambiguous: the call that it may have been a retry of.
     """
 
@@ -95,23 +91,7 @@ class Sample(msgspec.Struct, kw_only=True):
     state: Literal["running", "answered", "failed"] = "running"
     connected: int = 1
     deliveries: list[Delivery] = []
-    is_disconnected: bool = False
     ambiguous: int | None = None
-
-    def disconnected(self, was_reset: bool = False) -> bool:
-        """Note that the connection of the last delivery ended.
-
-        Args:
-            was_reset: its client left something unread: it had not all of the answer.
-
-        Returns:
-            Whether the delivery, ``whole`` as it seemed, is ``broken``.
-        """
-        self.is_disconnected = True
-        if was_reset and self.deliveries and self.deliveries[-1] == "whole":
-            self.deliveries[-1] = "broken"
-            return True
-        return False
 
 
 class New(msgspec.Struct, frozen=True):
@@ -166,12 +146,6 @@ def limit_of(call: Call | CallRecord) -> int | None:
     return None
 
 
-def retry_count_of(headers: Mapping[str, str]) -> int | None:
-    """Return how often a client says that it asked before; ``None`` where it does not say."""
-    told = headers.get(_RETRY_COUNT, "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
-
-
 def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
     """Return whether a request is a new sample, or a retry, and of which call.
 
@@ -184,28 +158,18 @@ def decide(call: Call, digest: bytes, samples: Iterable[Sample]) -> Decision:
     equal = [each for each in samples if each.digest == digest and each.thread == call.thread]
     if not equal:
         return New()
-    unheard = [
-        each
-        for each in equal
-        if each.state == "answered" and not each.connected and "whole" not in each.deliveries
-    ]
-    for each in unheard:
-        if each.deliveries:
+    left = [each for each in equal if not each.connected]
+    for each in left:
+        if each.state == "answered" and "whole" not in each.deliveries:
             return Replay(each.number)
-    for each in equal:
-        if each.state == "running" and not each.connected:
+    for each in left:
+        if each.state == "running":
             return Join(each.number)
-    for each in equal:
-        if each.state == "failed" and not each.connected:
+    for each in left:
+        if each.state == "failed":
             return Again(each.number)
-    for each in unheard:
-        return Replay(each.number)
     limit = limit_of(call)
     had = [each for each in equal if not _is_raised(limit, each)]
-    if call.retry_count:
-        missed = [each for each in had if _may_be_missed(each, call.retry_count)]
-        if len(missed) == 1:
-            return Replay(missed[0].number)
     return New(had[-1].number if had else None)
 
 
@@ -214,9 +178,3 @@ def _is_raised(limit: int | None, sample: Sample) -> bool:
     if limit is None or sample.max_tokens is None or sample.connected:
         return False
     return limit > sample.max_tokens
-
-
-def _may_be_missed(sample: Sample, retry_count: int) -> bool:
-    """Tell whether an answer that went out whole may not have arrived with who asked for it."""
-    is_out_less = len(sample.deliveries) <= retry_count
-    return sample.is_disconnected and not sample.connected and is_out_less

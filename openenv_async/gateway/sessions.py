@@ -164,9 +164,10 @@ class Reader:
 
     Attributes:
         is_gone: the client has left.
+        place: of this delivery among those of the sample, once the end of the answer leaves.
     """
 
-    __slots__ = ("_at", "_generation", "_waiter", "is_gone", "wants_pieces")
+    __slots__ = ("_at", "_generation", "_waiter", "is_gone", "place", "wants_pieces")
 
     def __init__(self, generation: Generation, wants_pieces: bool) -> None:
         self._generation = generation
@@ -174,6 +175,7 @@ class Reader:
         self._waiter: asyncio.Future[None] | None = None
         self.wants_pieces = wants_pieces
         self.is_gone = False
+        self.place: int | None = None
         generation.readers.append(self)
 
     def leave(self) -> None:
@@ -554,7 +556,6 @@ class ModelSession:
             self.check_budget()
             return self._begin(call, sample, history, tools)
         sample.connected += 1
-        sample.is_disconnected = False
         if isinstance(decision, Join):
             return self.running[sample.number]
         record = self._histories.unpack(self._calls[sample.number])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from socket import SO_ERROR, SOL_SOCKET
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -154,12 +155,15 @@ class HTTPConnection(Protocol):
 
     Attributes:
         is_lost: it is.
-        was_reset: its client closed it with something left unread, or is gone without a word.
+        is_closing: nothing that is written now arrives; it is lost soon.
+        was_reset: its client closed it with something left unread, or before all was sent, or is
+            gone without a word.
         received: how often data came, whole requests or parts of them.
         on_lost: called when it is lost.
     """
 
     is_lost: bool
+    is_closing: bool
     received: int
     was_reset: bool
     on_lost: Callable[[], None] | None
@@ -191,6 +195,19 @@ def http_protocol(
     """
     timeouts = {"write_timeout": write_timeout, "connect_timeout": connect_timeout}
     return type("DirectHTTP", (_DirectHTTP,), timeouts)
+
+
+def _has_failed(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the system could not send all to a peer whose end was read without an error.
+
+    A peer that closed answers what comes after that with a reset. Reading does not tell: the end of
+    its data came first.
+    """
+    connection = transport.get_extra_info("socket")
+    try:
+        return connection is not None and connection.getsockopt(SOL_SOCKET, SO_ERROR) != 0
+    except OSError:
+        return False  # it is closed already
 
 
 class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is chosen at run time
@@ -274,10 +291,16 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
         super().connection_lost(exc)
         self._forget()
         self.is_lost = True
-        self.was_reset = exc is not None
+        self.was_reset = exc is not None or _has_failed(self.transport)
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
             on_lost()
+
+    @property
+    def is_closing(self) -> bool:
+        """True once the peer's end was read, or this end is closed."""
+        closing: bool = self.transport.is_closing()
+        return closing
 
     def cut(self) -> None:
         """End the connection amid a reply."""

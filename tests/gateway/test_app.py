@@ -10,7 +10,9 @@ import pytest
 
 from openenv_async.errors import PayloadTooLarge, Unauthorized
 from openenv_async.gateway.app import GatewayApp, headers_of, key_of, read_body
+from openenv_async.gateway.calls import Answer
 from openenv_async.gateway.retries import Sample
+from openenv_async.gateway.sessions import Reader
 
 
 def receiving(
@@ -64,28 +66,48 @@ async def test_a_client_may_leave_before_its_request_is_whole(parts: list[bytes]
 class Connection:
     """A connection that ended."""
 
-    is_lost = True
+    is_lost = is_closing = True
     was_reset = True
     received = 2
     on_lost: Callable[[], None] | None = None
 
-    def cut(self) -> None: ...
+    is_cut = False
+
+    def cut(self) -> None:
+        self.is_cut = True
 
 
 @pytest.mark.parametrize(
-    ("received", "deliveries", "is_missed"),
-    [(2, 1, True), (1, 1, False), (2, 2, False)],
-    ids=["at its end", "more was asked over it", "it went out again since"],
+    ("received", "was_reset", "is_unread"),
+    [(2, True, True), (2, False, False), (1, True, False)],
+    ids=["reset at its end", "closed", "more was asked over it"],
 )
 def test_the_end_of_a_connection_tells_of_its_last_answer(
-    received: int, deliveries: int, is_missed: bool
+    received: int, was_reset: bool, is_unread: bool
 ) -> None:
     noted: list[Any] = []
     backend: Any = SimpleNamespace(unread=lambda *what: noted.append(what))
     verb: Any = None
     app = GatewayApp(backend, {}, verb, 100)
-    sample = Sample(number=0, digest=b"", thread={}, deliveries=["whole"] * deliveries)
-    app._lost(Connection(), "s1", sample, received, 0)
-    assert noted == ([("s1", 0)] if is_missed else [])
-    assert sample.is_disconnected == is_missed
-    assert sample.deliveries[-1] == ("broken" if is_missed else "whole")
+    sample = Sample(number=0, digest=b"", thread={}, deliveries=["error", "whole"])
+    connection = Connection()
+    connection.was_reset = was_reset
+    app._lost(connection, "s1", sample, received, 1)
+    assert noted == ([("s1", sample, 1)] if is_unread else [])
+
+
+def test_no_answer_leaves_over_a_connection_that_is_closing() -> None:
+    """A connection seems to take what is written until it is lost."""
+    backend: Any = SimpleNamespace(leaving=lambda generation: 0)
+    verb: Any = None
+    app = GatewayApp(backend, {}, verb, 100)
+    answer = Answer(text="hello")
+    generation: Any = SimpleNamespace(answer=answer, error=None, readers=[])
+    reader = Reader(generation, wants_pieces=False)
+    connection = Connection()
+    assert app._leaving(generation, reader, connection) is None
+    assert connection.is_cut
+    assert reader.place is None
+    connection.is_closing = False
+    assert app._leaving(generation, reader, connection) is answer
+    assert reader.place == 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -17,6 +20,7 @@ import trustme
 from openenv_async.errors import (
     CallRefused,
     GoingAway,
+    JournalFailed,
     OperationUnsupported,
     ResponderUnavailable,
     ServerBusy,
@@ -375,7 +379,7 @@ async def test_unknown_paths_and_methods_are_told() -> None:
 
 
 async def test_an_engine_client_is_asked_to_its_end() -> None:
-    """What it holds for a call, such as a place among the calls under way, is free by then."""
+    """Its place among the calls under way, and all else that it holds, is free by then."""
     ended = asyncio.Event()
 
     async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
@@ -437,23 +441,114 @@ async def test_a_kept_answer_goes_out_again() -> None:
         assert len(engine.calls) == 2
 
 
-async def test_a_counted_retry_of_an_answer_whose_connection_ended_gets_it_again() -> None:
-    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+async def test_an_answer_that_one_agent_had_goes_to_no_other() -> None:
+    """An equal request of another agent, whose earlier ones were lost, looks like a retry.
+
+    It is counted, there was an error before, and then the connection has ended over which the
+    answer went out.
+    """
+    down = True
+
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        if down:
+            yield Piece(text="he")
+            raise ResponderUnavailable("the stream was cut")
+        async for part in hello(call, attempt):
+            yield part
+
+    retry = {"x_stainless_retry_count": "2"}
+    asked = {"say": "hi", "stream": True}
+    async with Gateway(ScriptedEngine(script), routes=ROUTES) as gateway:
         session = await gateway.open()
-        retry = {"x_stainless_retry_count": "1"}
         async with Client(gateway.url, session.key) as client:
-            assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
-            # The connection is there: this request is one whose first attempt never arrived.
-            assert (await client.ask({"say": "hi"}, **retry)).json["id"] == f"{session.id}-1"
+            assert not (await client.ask(asked)).is_whole
+        down = False
         async with Client(gateway.url, session.key) as client:
-            assert (await client.ask({"say": "ho"})).json["id"] == f"{session.id}-2"
-            client.leave()
-        [sample] = list(session._samples.values())[1]
-        await eventually(lambda: sample.is_disconnected)
+            reply = await client.ask(asked, **retry)
+            assert (reply.headers["x-request-id"], reply.is_whole) == (f"{session.id}-0", True)
+            async with Client(gateway.url, session.key) as other:
+                reply = await other.ask(asked, **retry)
+                assert reply.headers["x-request-id"] == f"{session.id}-1"
+        async with Client(gateway.url, session.key) as client:  # both connections have ended
+            reply = await client.ask(asked, **retry)
+            assert reply.headers["x-request-id"] == f"{session.id}-2"
+        await eventually(lambda: session.records[2].deliveries == ["whole"])
+        deliveries = [each.deliveries for each in session.records]
+        assert deliveries == [["error", "whole"], ["whole"], ["whole"]]
+        assert [each.ambiguous for each in session.records] == [None, 0, 1]
+
+
+class CopiedJournal(Journal):
+    """A journal that is copied before and after each note that the end of an answer leaves.
+
+    So a gateway that is opened on a copy begins where ``kill -9`` would have ended this one.
+    """
+
+    is_full = False
+
+    def __init__(self, path: Path, copies: Path) -> None:
+        opened = Journal.open(path)
+        self.__dict__ = opened.__dict__
+        self.copies = copies
+
+    def leaving(self, session: str, number: int) -> None:
+        if self.is_full:
+            raise JournalFailed("there is no room on the disk", retryable=True)
+        shutil.copytree(self.path, self.copies / "before")
+        super().leaving(session, number)
+        shutil.copytree(self.path, self.copies / "after")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_kill_before_the_end_of_an_answer_leaves_keeps_it_and_one_after_takes_it(
+    tmp_path: Path, is_streamed: bool
+) -> None:
+    asked = {"say": "hi", "stream": is_streamed}
+    async with (
+        CopiedJournal(tmp_path / "journal", tmp_path) as journal,
+        Gateway(ScriptedEngine(), routes=ROUTES, journal=journal) as gateway,
+    ):
+        session = await gateway.open()
         async with Client(gateway.url, session.key) as client:
-            assert (await client.ask({"say": "ho"}, **retry)).json["id"] == f"{session.id}-2"
-        await eventually(lambda: session.records[2].deliveries == ["whole", "whole"])
-        assert session.records[1].ambiguous == 0
+            assert (await client.ask(asked)).status == 200
+    # The client had not the end: its retry gets what was sampled.
+    # It had the end: the request is of another agent, whose own sample died with the gateway.
+    for killed, number, ambiguous in (("before", 0, [None]), ("after", 1, [None, 0])):
+        engine = ScriptedEngine()
+        async with Gateway(engine, routes=ROUTES, journal=tmp_path / killed) as gateway:
+            async with Client(gateway.url, session.key) as client:
+                reply = await client.ask(asked)
+                assert f"{session.id}-{number}".encode() in reply.body
+            [kept] = gateway.sessions()
+            assert [each.ambiguous for each in kept.records] == ambiguous
+        assert len(engine.calls) == number
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_an_answer_does_not_end_when_that_cannot_be_noted(
+    tmp_path: Path, is_streamed: bool
+) -> None:
+    asked = {"say": "hi", "stream": is_streamed}
+    engine = ScriptedEngine()
+    async with CopiedJournal(tmp_path / "journal", tmp_path) as journal:
+        journal.is_full = True
+        async with Gateway(engine, routes=ROUTES, journal=journal) as gateway:
+            session = await gateway.open()
+            async with Client(gateway.url, session.key) as client:
+                reply = await client.ask(asked)
+                assert b"journal_failed" in reply.body
+                assert (reply.status, reply.is_whole) == (
+                    (200, False) if is_streamed else (500, True)
+                )
+            async with Client(gateway.url, session.key) as client:
+                reply = await client.ask(asked)  # a kept answer as well
+                assert (reply.status, reply.json["error"]) == (500, "journal_failed")
+                journal.is_full = False
+                reply = await client.ask(asked)
+                assert f"{session.id}-0".encode() in reply.body
+                assert reply.is_whole
+            await eventually(lambda: session.records[0].deliveries == ["error", "error", "whole"])
+    assert len(engine.calls) == 1
 
 
 async def test_an_answer_that_was_left_unread_goes_out_again() -> None:
@@ -467,6 +562,37 @@ async def test_an_answer_that_was_left_unread_goes_out_again() -> None:
         await eventually(lambda: session.records[0].deliveries == ["broken"])
         async with Client(gateway.url, session.key) as client:
             assert (await client.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+
+
+async def test_an_answer_that_left_after_its_client_goes_out_again() -> None:
+    """The client closes its connection, and the end of its answer leaves before that is seen."""
+    has_read = asyncio.Event()
+    client = socket.socket()
+    client.setblocking(False)
+
+    async def script(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        yield Piece(text="he")
+        await has_read.wait()
+        client.close()
+        yield answer()
+
+    engine = ScriptedEngine(script)
+    async with Gateway(engine, routes=ROUTES) as gateway:
+        session = await gateway.open()
+        loop, at = asyncio.get_running_loop(), urlsplit(gateway.url)
+        await loop.sock_connect(client, (at.hostname, at.port))
+        body = b'{"say": "hi", "stream": true}'
+        head = f"host: x\r\nx-api-key: {session.key}\r\ncontent-length: {len(body)}\r\n\r\n"
+        await loop.sock_sendall(client, b"POST /plain HTTP/1.1\r\n" + head.encode() + body)
+        read = b""
+        while b"piece he\n" not in read:
+            read += await loop.sock_recv(client, 1000)
+        has_read.set()
+        await eventually(lambda: gateway.stats()["counts"].get("whole") == 1)  # as it seemed
+        await eventually(lambda: [each.deliveries for each in session.records] == [["broken"]])
+        async with Client(gateway.url, session.key) as again:
+            assert (await again.ask({"say": "hi"})).json["id"] == f"{session.id}-0"
+    assert len(engine.calls) == 1
 
 
 async def test_an_answer_that_was_left_unread_goes_out_again_after_a_restart(

@@ -63,7 +63,7 @@ async def write(folder: Path, sessions: int = 2, calls: int = 3, **settings: Any
         for number in range(calls):
             for name in map(str, range(sessions)):
                 await journal.answered(record(name, number))
-                journal.delivered(name, number, "whole")
+                journal.leaving(name, number)
 
 
 def expected(session: str, calls: int = 3) -> list[CallRecord]:
@@ -108,7 +108,7 @@ async def test_a_later_record_replaces_an_earlier_one_of_its_number(tmp_path: Pa
         again = record("0", 0, deliveries=("error",))
         again.attempts = 2
         await journal.answered(again)
-        journal.delivered("0", 0, "whole")
+        journal.leaving("0", 0)
     (kept,) = read_journal(tmp_path).sessions["0"].records
     assert kept.attempts == 2
     assert kept.error is None
@@ -160,13 +160,34 @@ async def test_calls_of_sessions_that_are_not_there_are_refused(tmp_path: Path) 
         with pytest.raises(JournalFailed, match="session 0 is not in"):
             await journal.answered(record("0", 0))
         await journal.opened(SessionFacts(id="0"))
+        await journal.opened(SessionFacts(id="2"))
         await journal.ended("0")
         await journal.ended("0")
-        journal.delivered("0", 0, "whole")  # its client read on
+        journal.leaving("0", 0)  # its client read on
         with pytest.raises(JournalFailed, match="session 0 is not in"):
             await journal.answered(record("0", 0))
     with pytest.raises(JournalFailed, match="closed"):
         await journal.opened(SessionFacts(id="1"))
+    with pytest.raises(JournalFailed, match="closed"):
+        journal.leaving("2", 0)
+
+
+async def test_a_delivery_is_noted_at_once_and_may_be_corrected(tmp_path: Path) -> None:
+    def noted() -> list[Delivery]:
+        [kept] = read_journal(tmp_path).sessions["0"].records
+        return kept.deliveries
+
+    async with Journal.open(tmp_path, fsync="never") as journal:
+        await journal.opened(SessionFacts(id="0"))
+        await journal.answered(record("0", 0))
+        assert noted() == []
+        for _ in range(2):
+            journal.leaving("0", 0)
+        assert noted() == ["whole", "whole"]
+        journal.unread("0", 0, 0)
+        journal.unread("0", 0, 7)  # of which the note was dropped
+        journal.unread("none", 0, 0)
+    assert noted() == ["broken", "whole"]
 
 
 # -- damage -----------------------------------------------------------------------------------
@@ -253,7 +274,10 @@ async def test_a_full_disk_loses_nothing_that_was_answered(
         limit(journal.size + 100)
         with pytest.raises(JournalFailed, match="make room"):
             await journal.answered(record("0", 3))
-        journal.delivered("0", 2, "whole")
+        journal.delivered("0", 2, "broken")
+        limit(10)
+        with pytest.raises(JournalFailed, match="make room"):
+            journal.leaving("0", 1)
         limit(50)
         for _ in range(3):
             with pytest.raises(JournalFailed, match="cannot be written"):
@@ -266,7 +290,8 @@ async def test_a_full_disk_loses_nothing_that_was_answered(
     assert not contents.cut
     records = contents.sessions["0"].records
     assert [each.number for each in records] == [0, 1, 2, 3, 4]
-    assert records[2] == record("0", 2, deliveries=("whole",))
+    assert records[1] == record("0", 1)
+    assert records[2] == record("0", 2, deliveries=("broken",))
     assert records[3] == record("0", 3)
 
 
@@ -340,7 +365,7 @@ async def test_the_size_is_kept_and_an_open_session_moves(tmp_path: Path) -> Non
     async with Journal.open(tmp_path, segment_size=2000, max_size=max_size) as journal:
         await journal.opened(SessionFacts(id="long"))
         await journal.answered(record("long", 0))
-        journal.delivered("long", 0, "whole")
+        journal.leaving("long", 0)
         for name in map(str, range(60)):
             await journal.opened(SessionFacts(id=name))
             for number in range(4):

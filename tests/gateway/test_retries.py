@@ -19,7 +19,6 @@ from openenv_async.gateway.retries import (
     Sample,
     content_digest,
     decide,
-    retry_count_of,
 )
 
 DIGEST = b"the content"
@@ -37,68 +36,42 @@ def sample(number: int = 0, *deliveries: Delivery, **fields: Any) -> Sample:
 CASES: list[tuple[str, Call, list[Sample], Decision]] = [
     ("the first call", call(), [], New()),
     ("an answer whose connection broke", call(), [sample(0, "broken")], Replay(0)),
-    ("an answer without a note of delivery", call(), [sample(0)], Replay(0)),
     (
-        "one whose note may be lost, and one that failed",
+        "an answer whose end did not leave before the gateway was killed",
+        call(),
+        [sample(0)],
+        Replay(0),
+    ),
+    (
+        "one whose end did not leave, and one that failed",
         call(),
         [sample(0), sample(1, "error", state="failed")],
-        Again(1),
+        Replay(0),
     ),
     ("broken twice", call(), [sample(0, "broken", "broken")], Replay(0)),
     ("an error was answered", call(), [sample(0, "error", state="failed")], Again(0)),
     ("an error, then an answer that broke", call(), [sample(0, "error", "broken")], Replay(0)),
     ("its client left", call(), [sample(0, "broken", state="running")], Join(0)),
     ("twins in flight", call(), [sample(0, state="running", connected=1)], New(0)),
-    (
-        "twins in flight, one counts",
-        call(retry_count=1),
-        [sample(0, state="running", connected=1)],
-        New(0),
-    ),
     ("an answer on its way", call(), [sample(0, connected=1)], New(0)),
-    ("asked twice on purpose", call(retry_count=0), [sample(0, "whole")], New(0)),
+    ("asked twice on purpose", call(), [sample(0, "whole")], New(0)),
     (
-        "whole, but its connection ended, and the client says again",
-        call(retry_count=1),
-        [sample(0, "whole", is_disconnected=True)],
-        Replay(0),
-    ),
-    ("whole, and its client is there", call(retry_count=1), [sample(0, "whole")], New(0)),
-    (
-        "whole, its connection ended, uncounted",
+        "an answer that one client had, and another had not",
         call(),
-        [sample(0, "whole", is_disconnected=True)],
+        [sample(0, "broken", "whole")],
         New(0),
     ),
     (
-        "given out more often than the client asked",
-        call(retry_count=1),
-        [sample(0, "broken", "whole", is_disconnected=True)],
-        New(0),
-    ),
-    (
-        "two whole, one connection ended, one again",
-        call(retry_count=1),
-        [sample(0, "whole"), sample(1, "whole", is_disconnected=True)],
-        Replay(1),
-    ),
-    (
-        "two whole, both connections ended, one again",
-        call(retry_count=1),
-        [sample(0, "whole", is_disconnected=True), sample(1, "whole", is_disconnected=True)],
-        New(1),
+        "the twin's, whose client had none",
+        call(),
+        [sample(0, "whole"), sample(1, "whole"), sample(2, "error", "broken")],
+        Replay(2),
     ),
     ("twins, one broke", call(), [sample(0, state="running", connected=1), sample(1)], Replay(1)),
     (
         "a failed call is asked again already",
         call(),
         [sample(0, "error", state="running", connected=1), sample(1, "error", state="failed")],
-        Again(1),
-    ),
-    (
-        "a counted retry of the twin that failed",
-        call(retry_count=1),
-        [sample(0, state="running", connected=1), sample(1, "error", state="failed")],
         Again(1),
     ),
     ("another thread", call({"thread-id": "b"}), [sample(0, thread={"thread-id": "a"})], New()),
@@ -137,14 +110,6 @@ def test_fields_that_agents_change_are_no_content() -> None:
     assert content_digest(b"m", b"t", "auto", {}) != content_digest(b"n", b"t", "auto", {})
 
 
-@pytest.mark.parametrize(
-    ("told", "count"), [("0", 0), ("12", 12), ("", None), ("-1", None), ("x", None), ("²", None)]
-)
-def test_a_count_of_retries_is_a_number_or_nothing(told: str, count: int | None) -> None:
-    assert retry_count_of({"x-stainless-retry-count": told}) == count
-    assert retry_count_of({}) is None
-
-
 # -- any number of clients --------------------------------------------------------------------
 
 
@@ -159,98 +124,137 @@ class Client:
 
 
 class Clients:
-    """Clients that send the same content, over connections that break, to an engine that fails.
+    """Clients that send the same content to a gateway that is killed now and then.
 
-    As sessions do, it keeps one ``Sample`` for each call.
+    Connections break, and the engine fails. As sessions do, it keeps one ``Sample`` for each call,
+    and what the journal has of it outlives a kill.
     """
 
-    def __init__(self, count: int, *, counts_retries: bool) -> None:
+    def __init__(self, count: int) -> None:
         self.clients = [Client() for _ in range(count)]
-        self.samples: list[Sample] = []
-        self.counts_retries = counts_retries
-        self.new = 0
+        self.samples: dict[int, Sample] = {}
+        self.count = 0
+        self.asked = self.missed = 0
 
     def ask(self, client: Client) -> None:
         if client.is_connected or client.has_answer:
             return
-        count = client.asked if self.counts_retries else None
-        self.new += client.asked == 0
-        match decide(call(retry_count=count), DIGEST, self.samples):
+        self.asked += client.asked == 0
+        match decide(call(), DIGEST, self.samples.values()):
             case New(ambiguous):
-                self.samples.append(
-                    Sample(number=len(self.samples), digest=DIGEST, thread={}, deliveries=[])
+                assert (ambiguous is None) == (not self.samples)
+                client.sample = self.count
+                self.count += 1
+                self.samples[client.sample] = Sample(
+                    number=client.sample, digest=DIGEST, thread={}, ambiguous=ambiguous
                 )
-                client.sample = len(self.samples) - 1
-                assert (ambiguous is None) == (client.sample == 0)
-                # A client that asked before finds none only where a new one took its sample.
-                assert len(self.samples) <= self.new
             case Replay(number):
                 assert self.samples[number].state == "answered"
-                client.sample = number
-                self.samples[number].connected += 1
+                self._join(client, number)
             case Join(number):
                 assert self.samples[number].state == "running"
-                client.sample = number
-                self.samples[number].connected += 1
+                self._join(client, number)
             case Again(number):
                 assert self.samples[number].state == "failed"
-                client.sample = number
                 self.samples[number].state = "running"
-                self.samples[number].connected += 1
+                self._join(client, number)
         client.is_connected = True
         client.asked += 1
+        # A client that asked before finds none only where another has taken its sample, or where
+        # nobody can tell that it had not the answer.
+        assert len(self.samples) <= self.asked + self.missed
 
-    def leave(self, client: Client, delivery: Delivery) -> None:
-        if not client.is_connected:
-            return
+    def _join(self, client: Client, number: int) -> None:
+        client.sample = number
+        self.samples[number].connected += 1
+
+    def sample_of(self, client: Client) -> Sample:
         assert client.sample is not None
-        sample = self.samples[client.sample]
-        if delivery == "whole" and sample.state != "answered":
-            delivery = "broken"
+        return self.samples[client.sample]
+
+    def break_off(self, client: Client) -> None:
+        """The connection ends before the end of the answer leaves."""
+        if client.is_connected:
+            self._leave(client, "broken")
+
+    def _leave(self, client: Client, delivery: Delivery) -> None:
+        sample = self.sample_of(client)
         client.is_connected = False
-        client.has_answer = delivery == "whole"
         sample.connected -= 1
         sample.deliveries.append(delivery)
 
-    def finish(self, number: int, state: Any) -> None:
-        if number >= len(self.samples) or self.samples[number].state != "running":
+    def deliver(self, client: Client, way: str) -> None:
+        """The end of the answer leaves, and arrives, or is lost so that one can see it or not."""
+        if not client.is_connected or self.sample_of(client).state != "answered":
             return
-        self.samples[number].state = state
+        self._leave(client, "whole")
+        if way == "reset":
+            self.sample_of(client).deliveries[-1] = "broken"
+        elif way == "lost":
+            self.missed += 1
+        else:
+            client.has_answer = True
+
+    def finish(self, number: int, state: Any) -> None:
+        sample = self.samples.get(number)
+        if sample is None or sample.state != "running":
+            return
+        sample.state = state
         if state == "failed":
             for client in self.clients:
-                if client.sample == number:
-                    self.leave(client, "error")
+                if client.sample == number and client.is_connected:
+                    self._leave(client, "error")
+
+    def kill(self) -> None:
+        """All connections end, and samples that were running are nowhere."""
+        for client in self.clients:
+            client.is_connected = False
+        for number, sample in list(self.samples.items()):
+            sample.connected = 0
+            if sample.state == "running":
+                del self.samples[number]
 
 
 MOVES = st.lists(
-    st.tuples(st.sampled_from(["ask", "break", "whole", "answer", "fail"]), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(["ask", "break", "whole", "reset", "lost", "answer", "fail", "kill"]),
+        st.integers(0, 3),
+    ),
     max_size=40,
 )
 
 
-@given(moves=MOVES, counts_retries=st.booleans())
-@settings(max_examples=100, deadline=None)
+@given(moves=MOVES)
+@settings(max_examples=200, deadline=None)
 def test_each_client_has_one_sample_of_its_own_however_often_it_asks(
-    moves: list[tuple[str, int]], counts_retries: bool
+    moves: list[tuple[str, int]],
 ) -> None:
-    world = Clients(4, counts_retries=counts_retries)
+    world = Clients(4)
     for move, which in moves:
         client = world.clients[which]
         match move:
             case "ask":
                 world.ask(client)
-            case "break" | "whole":
-                world.leave(client, "broken" if move == "break" else "whole")
+            case "break":
+                world.break_off(client)
+            case "whole" | "reset" | "lost":
+                world.deliver(client, move)
             case "answer":
                 world.finish(which, "answered")
-            case _:
+            case "fail":
                 world.finish(which, "failed")
+            case _:
+                world.kill()
     for client in world.clients:  # each goes on until it has its answer
         while not client.has_answer:
             world.ask(client)
             assert client.sample is not None
             world.finish(client.sample, "answered")
-            world.leave(client, "whole")
+            world.deliver(client, "whole")
     had = [client.sample for client in world.clients]
-    assert sorted(had, key=lambda each: -1 if each is None else each) == list(range(4))
-    assert len(world.samples) == 4
+    assert len(set(had)) == 4
+    answered = [each for each in world.samples.values() if each.state == "answered"]
+    assert len(answered) <= 4 + world.missed
+    assert sum(each.ambiguous is None for each in answered) <= 1 + sum(
+        move == "kill" for move, _ in moves
+    )
