@@ -69,6 +69,11 @@ FAULTS: Final = (
     "no_ids",  # the fields that ask for tokens are passed over
     "wrong_ids",  # ids of another text, with their log probabilities
     "few_logprobs",  # one log probability is missing
+    "odd_ids",  # one of the ids is below 0
+    "odd_logprobs",  # log probabilities are above 0
+    "odd_usage",  # a count of tokens is below 0
+    "two_choices",  # a second choice, which nobody asked for
+    "hangup",  # the connection ends before the first byte of an answer
     "other_model",  # another model's name in the answer
     "error",  # an error amid a stream, or in place of the answer
     "abort",  # half of the answer, with the finish reason abort; the rest can be asked for
@@ -298,6 +303,10 @@ def _said(
         tokens, finish, stopped = tokens[: max(1, len(tokens) // 2)], "abort", None
     if given == "wrong_ids":
         tokens = [each._replace(id=each.id + 1) for each in tokens]
+    if given == "odd_ids":
+        tokens[-1] = tokens[-1]._replace(id=-1)
+    if given == "odd_logprobs":
+        tokens = [each._replace(logprob=-each.logprob) for each in tokens]
     fields = "bare" if given == "no_ids" else asked.shape
     few = given == "few_logprobs"
     choice: dict[str, Any] = {
@@ -316,7 +325,8 @@ def _said(
         told = _told(here, asked, fields, few and is_last)
         ending = {"finish_reason": finish, **stops} if is_last else {"finish_reason": None}
         part = {"index": 0, "delta": delta, **told, **ending}
-        rest.append(b'"choices":[' + msgspec.json.encode(part) + b"]}\n\n")
+        parts = [part, {**part, "index": 1}] if given == "two_choices" else [part]
+        rest.append(b'"choices":' + msgspec.json.encode(parts) + b"}\n\n")
     return _Said(
         ids=[each.id for each in tokens],
         logprobs=[each.logprob for each in tokens],
@@ -612,6 +622,8 @@ class EngineStub:
                 return _json(500, {"error": {"message": "out of memory"}})
             case "schema":
                 return _json(200, {"generated_text": "hello", "status": "ok"})
+            case "hangup":
+                return _Response([b""], cuts=True)
         asked = self._asked_of(body)
         if self.shape == "llama.cpp" and asked.stream and asked.logprobs and body.get("tools"):
             told = {"message": "logprobs is not supported with tools + stream", "code": 400}
@@ -638,7 +650,7 @@ class EngineStub:
         model = "another-model" if call.given == "other_model" else body.get("model", self.model)
         counts = {
             "prompt_tokens": len(prompt),
-            "completion_tokens": len(said.ids),
+            "completion_tokens": -1 if call.given == "odd_usage" else len(said.ids),
             "total_tokens": len(prompt) + len(said.ids),
         }
         tells_ids = asked.ids and self.shape == "vllm" and call.given != "no_ids"
@@ -656,6 +668,8 @@ class EngineStub:
             choice = choice[:-1] + b',"prompt_token_ids":' + msgspec.json.encode(prompt) + b"}"
         if call.given == "error":
             return _json(200, {"error": {"message": "the worker died", "code": 500}})
+        if call.given == "two_choices":
+            choice = choice + b',{"index":1,"message":{"content":"or else"}}'
         data = msgspec.json.encode(top)[:-1] + b',"choices":[' + choice + b'],"usage":' + usage
         response = _head(200, "application/json", len(data) + 1) + data + b"}"
         return (

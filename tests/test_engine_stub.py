@@ -140,6 +140,8 @@ async def test_the_same_requests_meet_the_same_faults_in_any_order() -> None:
     async def outcome(url: str, seed: int) -> str:
         try:
             status, said = await ask(url, seed=seed, **IDS)
+        except aiohttp.ServerDisconnectedError:
+            return "hangup"
         except aiohttp.ClientError:
             return "cut"
         if status != 200:
@@ -151,8 +153,17 @@ async def test_the_same_requests_meet_the_same_faults_in_any_order() -> None:
             return "abort"
         if "token_ids" not in choice:
             return "no_ids"
-        if len(choice["token_ids"]) != len(choice["logprobs"]["content"]):
+        if len(said["choices"]) > 1:
+            return "two_choices"
+        logprobs = [each["logprob"] for each in choice["logprobs"]["content"]]
+        if len(choice["token_ids"]) != len(logprobs):
             return "few_logprobs"
+        if logprobs[0] > 0:
+            return "odd_logprobs"
+        if choice["token_ids"][-1] < 0:
+            return "odd_ids"
+        if said["usage"]["completion_tokens"] < 0:
+            return "odd_usage"
         if said["model"] != "scripted-1":
             return "other_model"
         return "answer" if decode(choice["token_ids"]).startswith("hello") else "wrong_ids"

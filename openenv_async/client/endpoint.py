@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -61,6 +63,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_connected: Final[ContextVar[list[Any] | None]] = ContextVar("openenv_connected", default=None)
+
 MEDIA: Final = "application/msgpack"
 _MAX_DIGITS: Final = 18
 _PAUSES: Final = (0.0, 0.1, 0.5, 1.0)
@@ -98,6 +102,16 @@ class Sockets:
         sockets._users += 1
         return sockets
 
+    @staticmethod
+    def note_new() -> list[Any]:
+        """Return a list that gets the address of each connection made in this context from now on.
+
+        After a request without one it is empty: that went over a connection that was kept open.
+        """
+        connected: list[Any] = []
+        _connected.set(connected)
+        return connected
+
     async def release(self) -> None:
         """One user less; the last one closes. From any loop and thread."""
         if self.loop is asyncio.get_running_loop():
@@ -124,13 +138,21 @@ class Sockets:
 
         try:
             async with aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),  # sessions are named by header
                 trust_env=self._trust_env,
             ) as self.client:
                 yield
         finally:
             self._unlist()
+
+
+def _new_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Return the socket of a new connection, and note it; ``info`` is as of ``getaddrinfo``."""
+    connected = _connected.get()
+    if connected is not None:
+        connected.append(info[4])
+    return socket.socket(*info[:3])
 
 
 # -- replies --------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ Rules:
   and so is a body in a coding that was not asked for.
 - A connection is used again once its response is there to the end. A caller that closes a response
   before ends its connection.
-- A request that an idle connection lost before any byte of its response is sent again, once, on a
-  new connection.
+- A request that an idle connection lost at once, before any byte of its response, is sent again,
+  once, on a new connection: the engine was closing it. Any other that is lost may have been acted on.
 - Each connection has one timer for all of its deadlines. It is set anew only for one that is
   earlier; where it is too early, it looks when the next one is.
 """
@@ -38,6 +38,8 @@ _MAX_WAITING: Final = 131_072
 _State: TypeAlias = Literal["head", "counted", "until close", "chunk size", "chunk end", "trailer"]
 _IDLE: Final = 15.0
 """Seconds that a connection waits for the next request."""
+_RACE: Final = 1.0
+"""Seconds within which a kept connection ends that was being closed as a request was sent."""
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: .*)?", re.DOTALL)
 _BEGINNING: Final = b"HTTP/1."
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -186,11 +188,12 @@ class DirectHTTP:
             request = b"%b%bContent-Length: %d\r\n\r\n%b" % (head, more, len(data), data)
         if self.idle:
             connection, _ = self.idle.popitem()  # the last one that was used
+            sent = time.monotonic()
             response = connection.send(request)
             try:
                 return await response.begun(until)
             except RequestFailed:
-                if connection.has_answered:
+                if connection.has_answered or time.monotonic() - sent > _RACE:
                     raise
         response = (await self._connected(until)).send(request)
         return await response.begun(until)
@@ -623,8 +626,9 @@ class ForeignHTTP:
         import aiohttp
 
         assert self._sockets is not None
-        is_again = False
+        begun, is_again = time.monotonic(), False
         while True:
+            made = self._sockets.note_new()
             try:
                 async with asyncio.timeout(until - time.monotonic()):
                     response = await self._sockets.client.request(
@@ -641,9 +645,11 @@ class ForeignHTTP:
             except aiohttp.ClientConnectorError as exc:
                 raise _is_unreachable(exc) from exc
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-                if is_again:
+                has_begun = not isinstance(getattr(exc, "message", ""), str)
+                is_late = time.monotonic() - begun > _RACE
+                if made or is_again or has_begun or is_late:
                     raise RequestFailed(f"closed the connection ({exc!r})") from exc
-                is_again = True  # an idle connection may have been closed as it was taken
+                is_again = True  # it was closed as it was taken: nobody read the request
             except aiohttp.InvalidURL as exc:
                 raise ValueError(str(exc)) from exc
             except aiohttp.ClientError as exc:

@@ -11,8 +11,9 @@ Rules:
   probabilities come in one piece, and one that lacks some is an error.
 - A session stays with one engine, whose cache has its conversation, until that engine fails. A new
   session goes to the engine with the fewest calls under way, then the fewest sessions.
-- One sample asks one engine once; the caller decides on another attempt. Only a request that an
-  idle connection lost before any answer is sent again at once.
+- One sample asks one engine once; the caller decides on another attempt. Only a request that a
+  kept connection lost at once, before a byte of an answer, is sent again, as clients of HTTP do:
+  the engine was closing it, idle as it was. Any other one that is lost may have been acted on.
 - An answer that an engine aborts, to update its weights for one, goes on from what was sampled if
   that can be had exactly: the prompt of its rest has to have the very ids. Else it has failed.
 - A caller that closes the iterator ends the engine's call: its connection is closed.
@@ -62,6 +63,7 @@ from openenv_async.responders.completions import (
     TOKEN_FIELDS,
     CompletionStream,
     Delta,
+    Impossible,
     ServerFailed,
     Truncated,
     read_completion,
@@ -747,7 +749,7 @@ class _Exchange:
 
         Raises:
             ResponderUnavailable: the answer is cut, or tells of a failure.
-            InvalidCompletion: it is not a chat completion.
+            InvalidCompletion: it is not a chat completion, or tells of what cannot be.
         """
         try:
             return read(*given)
@@ -757,6 +759,10 @@ class _Exchange:
             facts = {"aborted": True} if exc.is_abort else {}
             raise self._engine.unavailable(
                 f"told of an error in place of its answer: {exc}", **facts
+            ) from exc
+        except Impossible as exc:
+            raise InvalidCompletion(
+                f"{self._engine} answered with what no model samples: {exc}"
             ) from exc
         except ValueError as exc:
             raise InvalidCompletion(

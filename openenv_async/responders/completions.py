@@ -28,6 +28,7 @@ __all__ = [
     "CallDelta",
     "CompletionStream",
     "Delta",
+    "Impossible",
     "ServerFailed",
     "Truncated",
     "read_completion",
@@ -51,8 +52,17 @@ _BROKEN_OFF: Final = frozenset({ABORTED, "error"})
 """Finish reasons of a reply that its server did not bring to an end."""
 
 
+_MAX_ID: Final = 2**31 - 1
+_ROUNDING: Final = 1e-3
+"""The most by which rounding takes a log probability above 0."""
+
+
 class Truncated(ValueError):
     """An answer ended before its end."""
+
+
+class Impossible(ValueError):
+    """An answer tells of what cannot have been sampled, or of more than was asked for."""
 
 
 class CallDelta(msgspec.Struct, gc=False):
@@ -111,6 +121,7 @@ class _MetaInfo(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: int | None = 0
     message: _Message | None = None
     delta: _Message | None = None
     text: str | None = None
@@ -167,13 +178,14 @@ def read_completion(data: bytes, model: str) -> Reply:
 
     Raises:
         Truncated: it ends amid the JSON.
+        Impossible: it tells of what cannot be.
         ServerFailed: the server tells of an error instead of answering.
         ValueError: it is not a chat completion.
     """
     completion = _checked(_decoded(data))
     if not completion.choices:
         raise ValueError("it has no choices")
-    choice = completion.choices[0]
+    choice = _only(completion.choices)
     message = choice.message
     if message is None:
         raise ValueError("its choice has no message")
@@ -223,6 +235,7 @@ class CompletionStream:
         """Take the next bytes; return what they add to the message, parts of one kind as one.
 
         Raises:
+            Impossible: it has more than one choice.
             ServerFailed: the server tells of an error instead of going on.
             ValueError: this is not a stream of chat completion chunks.
         """
@@ -298,7 +311,8 @@ class CompletionStream:
 
         Raises:
             Truncated: the stream ended before its end, or has nothing else.
-        ServerFailed: the rest of an aborted answer does not belong to it.
+            Impossible: it tells of what cannot be.
+            ServerFailed: the rest of an aborted answer does not belong to it.
         """
         if not self.complete or not self._begun:
             raise Truncated("the stream ended before the end of the reply")
@@ -310,6 +324,9 @@ class CompletionStream:
             used = self._whole.usage
             used.prompt_tokens = (used.prompt_tokens or 0) - self._before
             used.completion_tokens = (used.completion_tokens or 0) + self._before
+            cached = used.prompt_tokens_details  # of the rest, whose prompt has what was sampled
+            if cached is not None and cached.cached_tokens is not None:
+                cached.cached_tokens = min(cached.cached_tokens, used.prompt_tokens)
             self._before = 0
         choice = self._choice
         message = _Message(
@@ -339,7 +356,7 @@ class CompletionStream:
         if chunk.choices is None and chunk.usage is None:
             raise ValueError("an event of the stream has no choices")
         if chunk.choices:
-            part = chunk.choices[0]
+            part = _only(chunk.choices)
             self._begun = True
             if part.prompt_token_ids is not None and not self._before:
                 choice.prompt_token_ids = choice.prompt_token_ids or part.prompt_token_ids
@@ -385,6 +402,7 @@ class CompletionStream:
             delta is None
             or type(delta.content) is not str
             or part.finish_reason is not None
+            or part.index
             or part.meta_info is not None
             or chunk.metadata is not None
             or chunk.prompt_token_ids is not None
@@ -530,6 +548,13 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
         extra["stop_sequence"] = stopped_at
     ids, logprobs = _sampled(choice)
     prompt = completion.prompt_token_ids
+    if prompt is None:
+        prompt = choice.prompt_token_ids
+    _check_ids("sampled", ids)
+    _check_ids("prompt's", prompt)
+    if logprobs and max(logprobs) > _ROUNDING:
+        raise Impossible(f"it tells of the log probability {max(logprobs)!r}, which is above 0")
+    _check_usage(used)
     meta, metadata = choice.meta_info, completion.metadata
     version = None if metadata is None else metadata.weight_version
     content = message.content
@@ -544,7 +569,7 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
         model=completion.model or model,
         tool_calls=calls,
         content=blocks,
-        prompt_ids=choice.prompt_token_ids if prompt is None else prompt,
+        prompt_ids=prompt,
         completion_ids=ids,
         logprobs=logprobs,
         weight_version=version
@@ -552,6 +577,35 @@ def _reply(completion: _Completion, choice: _Choice, message: _Message, model: s
         else meta.weight_version,
         extra=extra,
     )
+
+
+def _only(choices: Sequence[_Choice]) -> _Choice:
+    """Return the one choice that was asked for."""
+    if len(choices) != 1 or choices[0].index:
+        raise Impossible("it has more choices than the one that was asked for")
+    return choices[0]
+
+
+def _check_ids(whose: str, ids: Sequence[int] | None) -> None:
+    """Refuse ids that no tokenizer has."""
+    if ids and (min(ids) < 0 or max(ids) > _MAX_ID):
+        odd = next(each for each in ids if not 0 <= each <= _MAX_ID)
+        raise Impossible(f"the {whose} ids have {odd}, which is not the id of a token")
+
+
+def _check_usage(used: _Usage | None) -> None:
+    """Refuse counts of tokens that cannot be."""
+    if used is None:
+        return
+    details = used.prompt_tokens_details
+    cached = 0 if details is None else details.cached_tokens or 0
+    prompt = used.prompt_tokens or 0
+    counts = {"prompt": prompt, "completion": used.completion_tokens or 0, "cached": cached}
+    for name, count in counts.items():
+        if count < 0:
+            raise Impossible(f"it counts {count} {name} tokens")
+    if cached > prompt:
+        raise Impossible(f"it counts {cached} cached tokens among the {prompt} of the prompt")
 
 
 def _sampled(choice: _Choice) -> tuple[list[int] | None, list[float] | None]:

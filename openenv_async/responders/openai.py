@@ -50,6 +50,7 @@ from openenv_async.responders.base import Message, Reply
 from openenv_async.responders.completions import (
     TOKEN_FIELDS,
     CompletionStream,
+    Impossible,
     ServerFailed,
     Truncated,
     read_completion,
@@ -381,6 +382,11 @@ class OpenAIResponder:
             except ServerFailed as exc:
                 told = shown(f"it told of an error in place of the answer: {exc}", key)
                 raise _Again(told, ResponderUnavailable) from exc
+            except Impossible as exc:
+                raise InvalidCompletion(
+                    f"{self!r} answered call {call.id} with what no model samples: {exc}",
+                    **call.facts(status),
+                ) from exc
             except ValueError as exc:
                 raise InvalidCompletion(
                     f"{self!r} answered call {call.id} with something other than a chat"
@@ -448,6 +454,7 @@ async def _streamed(response: Any, model: str) -> Reply:
 
     Raises:
         Truncated: it ended before the reply did.
+        Impossible: it tells of what cannot be.
         ServerFailed: the server told of an error.
         ValueError: it is not one.
     """

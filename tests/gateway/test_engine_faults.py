@@ -26,6 +26,11 @@ FAULTS = {
     "no_ids": "invalid_completion",
     "wrong_ids": "invalid_completion",
     "few_logprobs": "invalid_completion",
+    "odd_ids": "invalid_completion",
+    "odd_logprobs": "invalid_completion",
+    "odd_usage": "invalid_completion",
+    "two_choices": "invalid_completion",
+    "hangup": "responder_unavailable",
     "other_model": "invalid_completion",
     "error": "responder_unavailable",
 }

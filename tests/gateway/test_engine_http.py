@@ -321,7 +321,8 @@ async def test_tls_and_proxies_are_left_to_aiohttp(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RequestFailed, match="cannot be reached"):
         await secure.request("https://127.0.0.1:9/v1/models", {}, None, soon())
     await secure.aclose()
-    async with talking([HELLO], [HELLO[:-3], b""], [asyncio.Event()]) as (proxy, _):
+    script = [HELLO], [HELLO[:-3], b""], [asyncio.Event()], [b""]
+    async with talking(*script) as (proxy, _):
         monkeypatch.setenv("http_proxy", proxy.url)
         assert isinstance(await http_to("http://127.0.0.1:9/v1", {}, 5.0), DirectHTTP)
         http = await http_to("http://engine.test/v1", {"X-Mine": "1"}, 5.0)
@@ -332,6 +333,9 @@ async def test_tls_and_proxies_are_left_to_aiohttp(monkeypatch: pytest.MonkeyPat
             await body_of(await http.request(url, {}, b"{}", soon()))
         with pytest.raises(TimeoutError):
             await http.request(url, {}, b"{}", soon(0.2))
+        with pytest.raises(RequestFailed, match="closed the connection"):
+            await http.request(url, {}, b"{}", soon())  # over a connection that was made for it
+        assert [len(each) for each in proxy.requests] == [2, 1, 1]
         await http.aclose()
     [first, *_] = proxy.requests[0]
     assert first.startswith(b"POST http://engine.test/v1/chat/completions HTTP/1.1\r\n")

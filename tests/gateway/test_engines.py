@@ -149,6 +149,55 @@ async def test_what_an_engine_fails_with(
         await engines.aclose()
 
 
+async def asked(engines: Engines, stub: EngineStub) -> int:
+    """Return how often an engine that hangs up was asked for one sample."""
+    before = stub.counts["hangup"]
+    with pytest.raises(ResponderUnavailable, match="closed the connection"):
+        await sampled(engines)
+    return stub.counts["hangup"] - before
+
+
+async def test_a_request_is_sent_again_only_over_a_kept_connection_that_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with EngineStub("hello") as stub:
+        engines = Engines(stub.url)
+        await engines.open()
+        stub.faults = {"hangup": 1.0}
+        assert await asked(engines, stub) == 2, "the second time over a connection of its own"
+        assert await asked(engines, stub) == 1, "over one that was made for it"
+        stub.faults = {}
+        await sampled(engines)
+        stub.faults, stub.delay = {"hangup": 1.0}, 0.05
+        monkeypatch.setattr("openenv_async.gateway.engine_http._RACE", 0.01)
+        assert await asked(engines, stub) == 1, "long after the request"
+        await engines.aclose()
+
+
+async def test_a_request_is_not_sent_again_once_its_answer_has_begun() -> None:
+    requests = 0
+
+    async def half_a_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        for whole in (True, False):
+            head = await reader.readuntil(b"\r\n\r\n")
+            requests += 1
+            size = [each for each in head.split(b"\r\n") if each.startswith(b"Content-Length:")]
+            await reader.readexactly(int(size[0].split(b":")[1]) if size else 0)
+            told = b'{"data": [{"id": "m"}]}'
+            begun = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            writer.write(begun + (b"Content-Length: %d\r\n\r\n" % len(told) + told) * whole)
+        writer.close()
+
+    async with await asyncio.start_server(half_a_head, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        engines = Engines(f"http://127.0.0.1:{port}/v1")
+        with pytest.raises(ResponderUnavailable, match="closed the connection"):
+            await engines.open()
+        assert requests == 2, "the models, and the probe over the same connection"
+        await engines.aclose()
+
+
 async def test_an_engine_that_is_not_there() -> None:
     engines = Engines("http://127.0.0.1:9")
     with pytest.raises(ResponderUnavailable, match=r"127\.0\.0\.1:9/v1 cannot be reached.*start"):
@@ -281,6 +330,10 @@ async def ready(engines: Engines, stub: EngineStub) -> None:
         ("no_ids", InvalidCompletion, "without log probabilities, which the level 'tokens' needs"),
         ("wrong_ids", InvalidCompletion, "ids that do not decode to its text"),
         ("few_logprobs", InvalidCompletion, "without a log probability for each of its"),
+        ("odd_ids", InvalidCompletion, "no model samples: the sampled ids have -1"),
+        ("odd_logprobs", InvalidCompletion, r"log probability \d\.\d+, which is above 0"),
+        ("odd_usage", InvalidCompletion, "it counts -1 completion tokens"),
+        ("two_choices", InvalidCompletion, "more choices than the one that was asked for"),
         ("other_model", InvalidCompletion, "answered with the model 'another-model'"),
         ("error", ResponderUnavailable, "told of an error in place of its answer.*worker died"),
     ],

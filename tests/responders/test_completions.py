@@ -11,12 +11,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from openenv_async.responders.completions import CompletionStream, Truncated, read_completion
+from openenv_async.responders.completions import (
+    CompletionStream,
+    Impossible,
+    Truncated,
+    read_completion,
+)
 
 
 def answered(choice: dict[str, Any], **more: Any) -> Any:
     base: dict[str, Any] = {"message": {"role": "assistant", "content": "hi"}}
     return read_completion(json.dumps({"choices": [base | choice], **more}).encode(), "asked")
+
+
+def read_stream(stream: CompletionStream, events: list[bytes]) -> Any:
+    for event in events:
+        stream.feed(event)
+    return stream.reply("asked")
 
 
 def tokens(*pairs: tuple[str, float | None]) -> dict[str, Any]:
@@ -119,6 +130,39 @@ def test_answers_that_are_none(data: bytes, error: type, why: str) -> None:
     with pytest.raises(error, match=why) as told:
         read_completion(data, "m")
     assert type(told.value) is error
+
+
+@pytest.mark.parametrize(
+    ("choice", "more", "why"),
+    [
+        ({"token_ids": [4, -5]}, {}, "sampled ids have -5"),
+        ({"token_ids": [4, 2**31]}, {}, "sampled ids have 2147483648"),
+        ({"prompt_token_ids": [-1]}, {}, "prompt's ids have -1"),
+        ({"logprobs": {"content": [{"logprob": 0.01}]}}, {}, r"probability 0\.01"),
+        ({"index": 1}, {}, "more choices than the one"),
+        ({}, {"usage": {"prompt_tokens": -1}}, "counts -1 prompt tokens"),
+        (
+            {},
+            {"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}},
+            "4 cached tokens among the 3",
+        ),
+    ],
+)
+def test_what_cannot_have_been_sampled_is_no_answer(
+    choice: dict[str, Any], more: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(Impossible, match=why):
+        answered(choice, **more)
+    stream = CompletionStream()
+    begun = {"choices": [{"delta": {"content": "a"}}]}
+    last = {"choices": [{"delta": {}, "finish_reason": "stop", **choice}], **more}
+    events = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in (begun, last)]
+    with pytest.raises(Impossible, match=why):
+        read_stream(stream, events)
+
+
+def test_rounding_may_take_a_log_probability_above_zero() -> None:
+    assert answered({"logprobs": {"content": [{"logprob": 1e-6}]}}).logprobs == [1e-6]
 
 
 def test_tokens_that_nobody_counted_are_no_count() -> None:
