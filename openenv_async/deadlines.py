@@ -19,12 +19,14 @@ from typing import Any, Final, Protocol
 
 from openenv_async.renamed import renamed_attributes
 
-__all__ = ["Deadlines", "Timer", "Watched", "wait_uncancelled"]
+__all__ = ["Deadlines", "Timer", "Watched", "end_tasks", "wait_uncancelled"]
 
 __getattr__ = renamed_attributes(__name__, {"outlast": "wait_uncancelled"})
 
 _FEW: Final = 64
 """Stale entries that the heap may hold at any size."""
+_AGAIN: Final = 1.0
+"""Seconds after which a task that goes on is cancelled again."""
 
 
 class Watched(Protocol):
@@ -141,6 +143,35 @@ class Deadlines:
                 self._add_stale()
         if heap and heap[0][0] < self._timer_at:
             self._arm(heap[0][0])
+
+
+async def end_tasks(*tasks: asyncio.Task[Any], seconds: float) -> None:
+    """Cancel tasks and wait for their end, however often the caller is cancelled meanwhile.
+
+    Those that run code which does not let cancellation through may not have ended then: see
+    ``Task.done``. They were cancelled again each second.
+
+    Args:
+        tasks: their exceptions stay with them.
+        seconds: to wait at most.
+    """
+    interrupted: asyncio.CancelledError | None = None
+    until = asyncio.get_running_loop().time() + seconds
+    for task in tasks:
+        task.cancel()
+    while waiting := [task for task in tasks if not task.done()]:
+        left = until - asyncio.get_running_loop().time()
+        if left <= 0:
+            break
+        try:
+            _, pending = await asyncio.wait(waiting, timeout=min(left, _AGAIN))
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+        else:
+            for task in pending:
+                task.cancel()
+    if interrupted is not None:
+        raise interrupted
 
 
 async def wait_uncancelled(*tasks: asyncio.Task[Any]) -> None:

@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, Self
 
 from openenv_async.client.env import EnvClient
-from openenv_async.client.sharing import AgentStep, SharedSession
+from openenv_async.client.sharing import AgentStep, Mistakes, SharedSession
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import (
     CallerError,
     ConnectionLost,
+    InvalidAction,
+    InvalidModel,
     OpenEnvError,
     OperationUnsupported,
     SessionClosed,
@@ -122,6 +124,8 @@ class AgentLease(Generic[ObsT, ActT]):
         self.model: ModelAccess | None = None
         self.mcp: ToolAccess | None = None
         self.taken: list[AgentStep[ObsT, ActT]] = []
+        self._own_mistakes = Mistakes()
+        self._earlier_mistakes = Mistakes()
         self.task: Task | None = None
         self.last: StepResult[ObsT] | None = None
         self._is_settled = False
@@ -173,9 +177,11 @@ class AgentLease(Generic[ObsT, ActT]):
         if self._shared is None:
             return  # it has no address: agents of this process play it
         self._shared_session = session
+        self._earlier_mistakes = self._shared.mistakes
         self.mcp = ToolAccess(self._shared.url, self._shared.token)
 
     async def _take_back(self) -> None:
+        self._own_mistakes = self.mistakes
         shared, self._shared, self.mcp = self._shared, None, None
         await self._stop_reading()
         if shared is not None:
@@ -201,6 +207,9 @@ class AgentLease(Generic[ObsT, ActT]):
     def follow(self, result: StepResult[ObsT]) -> None:
         """Note what the client's own ``reset`` gave, and the agent's steps from now on."""
         self.taken, self.last = [], result
+        self._own_mistakes = Mistakes()
+        if self._shared is not None:
+            self._earlier_mistakes = self._shared.mistakes
         self._is_settled = False
         if self._shared is not None and self._reading is None and not result.done:
             self._reading = asyncio.create_task(self._read(self._shared), name="openenv-lease")
@@ -224,6 +233,9 @@ class AgentLease(Generic[ObsT, ActT]):
         """
         try:
             result = await self.env.step(action)
+        except (InvalidAction, InvalidModel):
+            self._own_mistakes += Mistakes(1)
+            raise
         except CallerError:
             raise
         except Exception as exc:  # the environment's, where it is one without a server
@@ -232,6 +244,14 @@ class AgentLease(Generic[ObsT, ActT]):
             raise
         self._add(AgentStep(action, result, time.time()))
         return result
+
+    @property
+    def mistakes(self) -> Mistakes:
+        """The agent's mistakes in this episode as far as known; ``settle`` learns of all."""
+        shared = self._shared
+        if shared is None:
+            return self._own_mistakes
+        return self._own_mistakes + shared.mistakes - self._earlier_mistakes
 
     @property
     def is_over(self) -> bool:

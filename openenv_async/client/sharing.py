@@ -16,7 +16,7 @@ from openenv_async.client.settings import ClientSettings
 from openenv_async.errors import DeadlineExceeded, InvalidModel, OpenEnvError, PayloadTooLarge
 from openenv_async.types import ActT, ObsT, StepResult
 
-__all__ = ["AgentStep", "SharedSession"]
+__all__ = ["AgentStep", "Mistakes", "SharedSession"]
 
 _WAIT: Final = 20.0
 """Seconds that the server waits for a result before it says that there is none."""
@@ -36,7 +36,28 @@ class _Results(msgspec.Struct):
     is_over: bool
     actions: list[msgspec.Raw] = []
     ages: list[float] = []
+    mistakes: int = 0
+    unreadable: int = 0
     failure: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """The number of an agent's mistakes: the environment is where it was before each.
+
+    Attributes:
+        count: actions that the environment refused, or that are none.
+        unreadable: those among them that are none.
+    """
+
+    count: int = 0
+    unreadable: int = 0
+
+    def __add__(self, more: Mistakes) -> Mistakes:
+        return Mistakes(self.count + more.count, self.unreadable + more.unreadable)
+
+    def __sub__(self, less: Mistakes) -> Mistakes:
+        return Mistakes(self.count - less.count, self.unreadable - less.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +82,7 @@ class SharedSession(Generic[ObsT]):
         url: the address of an MCP server, for agents.
         token: what agents show there, if the server asks for a token: it plays this session over
             MCP, and opens nothing else of the server.
+        mistakes: of agents, as far as results were asked for since.
         failure: what the environment, or what carries it, failed with first in a step of an agent,
             as far as results were asked for since; agents are told and may go on.
     """
@@ -75,6 +97,7 @@ class SharedSession(Generic[ObsT]):
         self._next = 0
         self.url = ""
         self.token = ""
+        self.mistakes = Mistakes()
         self.failure: OpenEnvError | None = None
 
     async def open(self) -> Self:
@@ -170,6 +193,7 @@ class SharedSession(Generic[ObsT]):
                 " agents play, or raise Limits.max_retained_size of the server",
                 field="max_retained_size",
             )
+        self.mistakes = Mistakes(page.mistakes, page.unreadable)
         if page.failure is not None and self.failure is None:
             self.failure = page.failure.made()
         now = time.time()

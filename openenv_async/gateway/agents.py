@@ -105,6 +105,16 @@ class Agent(ABC):
         self.grace = grace
         self._ended: OrderedDict[str, Any] = OrderedDict()
 
+    @property
+    def version(self) -> int | None:
+        """The version of its weights, by which streams tell the age of episodes.
+
+        It is what was published last to its gateway, where that is of this process and the version
+        is a number; else ``None``.
+        """
+        version = getattr(self.gateway, "version", None)
+        return version if isinstance(version, int) else None
+
     @abstractmethod
     async def play(self, lease: AgentLease[Any, Any], turn: Turn) -> Mapping[str, Any]:
         """Play an episode to the agent's end, and return facts of it for the record."""

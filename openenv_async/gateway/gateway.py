@@ -373,6 +373,11 @@ class Gateway:
             )
         publish(version)
 
+    @property
+    def version(self) -> str | int | None:
+        """The version of the weights that was published last, where what samples has versions."""
+        return getattr(self.engine, "version", None)
+
     def models(self) -> list[str]:
         """Return the name of the model; agents may ask for it by any other as well."""
         return [getattr(self.engine, "model", None) or "model"]

@@ -88,7 +88,7 @@ class PlayingPool(ABC, Generic[ClientT]):
 
     async def rollout(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         *,
         seed: int | None = None,
         task: Task | Mapping[str, Any] | None = None,
@@ -97,10 +97,11 @@ class PlayingPool(ABC, Generic[ClientT]):
         """Play one episode.
 
         Args:
-            policy: chooses the actions; see ``rollouts.policies``.
+            policy: chooses the actions; see ``rollouts.policies``. ``None`` with an ``agent``.
             task: what it is about: a ``Task``, or a row of columns for ``reset``.
             seed: of the episode; ``None``: the environment draws one.
-            options: of ``rollouts.collect``: ``max_steps``, ``timeout``, ``reset_options``.
+            options: of ``rollouts.collect``: ``agent``, ``max_steps``, ``timeout``,
+                ``reset_options``, …
         """
         seeds = None if seed is None else [seed]
         tasks = None if task is None else [task]
@@ -129,7 +130,7 @@ class PlayingPool(ABC, Generic[ClientT]):
 
     def stream(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         *,
         episodes: int | None = None,
         group_size: int = 1,
@@ -140,7 +141,8 @@ class PlayingPool(ABC, Generic[ClientT]):
         """Play episodes for a trainer: ``async for episode in pool.stream(policy)``.
 
         Args:
-            policy: chooses the actions; a ``VersionedPolicy`` is watched for staleness.
+            policy: chooses the actions; a ``VersionedPolicy`` is watched for staleness. ``None``
+                with an ``agent``.
             episodes, group_size, partial, failures, options: of ``rollouts.stream``.
         """
         return stream(
@@ -155,7 +157,7 @@ class PlayingPool(ABC, Generic[ClientT]):
 
     def stream_groups(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         *,
         group_size: int,
         groups: int | None = None,
@@ -164,7 +166,7 @@ class PlayingPool(ABC, Generic[ClientT]):
         """Play groups of one task and seed each, handed over complete.
 
         Args:
-            policy: chooses the actions.
+            policy: chooses the actions. ``None`` with an ``agent``.
             group_size: episodes of one task and seed.
             groups: how many in all; ``None``: one for each task, without tasks endless.
             options: of ``rollouts.stream_groups``.
@@ -174,7 +176,7 @@ class PlayingPool(ABC, Generic[ClientT]):
     @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
     async def group(
         self: PlayingPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         episodes: int = 16,
         *,
         seed: int | None = None,
@@ -184,7 +186,7 @@ class PlayingPool(ABC, Generic[ClientT]):
         """Play one episode several times at once, as group-relative methods want it.
 
         Args:
-            policy: chooses the actions.
+            policy: chooses the actions. ``None`` with an ``agent``.
             episodes: how many are started.
             seed: of all of them; ``None`` draws one.
             task: of all of them: a ``Task``, or a row of columns for ``reset``.

@@ -217,7 +217,7 @@ class SyncEnvPool(Generic[ClientT]):
 
     def rollout(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         *,
         seed: int | None = None,
         task: Task | Mapping[str, Any] | None = None,
@@ -239,7 +239,7 @@ class SyncEnvPool(Generic[ClientT]):
     @renamed_arguments(n="episodes", done_when="min_episodes", min_count="min_episodes")
     def group(
         self: SyncEnvPool[EnvClient[ActT, ObsT, StateT]],
-        policy: Callable[..., Any],
+        policy: Callable[..., Any] | None = None,
         episodes: int = 16,
         *,
         seed: int | None = None,

@@ -11,6 +11,10 @@ Rules:
 - An agent that leaves the episode open has it finished by ``submit``, an action of the caller's;
   without one the episode is truncated with its return so far. So is that of an agent that spent its
   budget, or took ``max_steps`` steps.
+- Actions of the agent that the environment refuses, or that are none, are mistakes: they are
+  counted as a policy's are, and are not among the steps.
+- An agent that goes on after it was cancelled, because it does not let cancellation through, has
+  failed; it is left to itself, without its key and its address.
 - An agent that fails while the episode is open is a policy that raised: ``policy_error``, unless it
   had spent its budget.
 - Calls of the model stand, in the order in which they came, with the first step that was taken
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +34,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from openenv_async.client.agent_lease import AgentLease, ModelGateway
-from openenv_async.deadlines import wait_uncancelled
-from openenv_async.errors import OpenEnvError
+from openenv_async.deadlines import end_tasks
+from openenv_async.errors import AgentFailed, OpenEnvError
 from openenv_async.rollouts.policies import Turn
 from openenv_async.rollouts.record import Transition, snapshot
 from openenv_async.rollouts.run import Rollout, RolloutEnd, as_float, no_number, status_of
@@ -42,6 +47,10 @@ NO_ACTION: Final = object()
 """Stands for no action in ``EpisodeAgent.submit``: an action may be ``None``."""
 AGENT_FACTS: Final = "agent"
 """Name of an agent's facts among a trajectory's extras."""
+_ENDING: Final = 30.0
+"""Seconds that an agent has to end when it was cancelled."""
+
+log = logging.getLogger("openenv_async.rollouts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +125,23 @@ class AgentRollout(Rollout):
 
     Args:
         agent: plays it.
+        on_decision: is called with the episode's index and the number of its steps before each
+            decision of the agent; an error that it returns ends the episode.
         options: of ``Rollout``.
     """
 
-    def __init__(self, agent: EpisodeAgent, **options: Any) -> None:
+    def __init__(
+        self,
+        agent: EpisodeAgent,
+        *,
+        on_decision: Callable[[int, int], OpenEnvError | None] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(_no_policy, **options)
         self._agent = agent
+        self._on_decision = on_decision
+        self._decisions = 0
+        self._stopped: OpenEnvError | None = None
         self._env: Any = None
         self._known_at = 0.0
         self._taken_at: list[float] = []
@@ -166,7 +186,11 @@ class AgentRollout(Rollout):
     async def _accompany(
         self, lease: AgentLease[Any, Any], turn: Turn, facts: dict[str, Any]
     ) -> BaseException | None:
-        """Record the agent's steps until it has ended; return what it failed with."""
+        """Record the agent's steps until it has ended; return what it failed with.
+
+        Raises:
+            BaseException: it is not an ``Exception``.
+        """
         loop = asyncio.get_running_loop()
         playing = asyncio.create_task(self._agent.play(lease, turn), name="openenv-agent")
         seconds = getattr(self._agent.budget, "seconds", None)
@@ -174,6 +198,10 @@ class AgentRollout(Rollout):
         try:
             while not playing.done():
                 self._record_taken(lease)
+                if not lease.is_over:
+                    self._note_decision(self.steps)
+                if self._stopped is not None:
+                    break
                 if lease.is_over or self.steps == self._max_steps:
                     if not lease.is_over:
                         with contextlib.suppress(OpenEnvError, OSError):  # the lease keeps it
@@ -190,8 +218,14 @@ class AgentRollout(Rollout):
                     break
         finally:
             if not playing.done():
-                playing.cancel()
-                await wait_uncancelled(playing)
+                try:
+                    await end_tasks(playing, seconds=_ENDING)
+                finally:
+                    if not playing.done():
+                        log.error("%s", _stuck(self.index).message)
+        if not playing.done():
+            facts["ended"] = "stuck"
+            return _stuck(self.index)
         if playing.cancelled():
             facts["ended"] = "stopped"
             return None
@@ -214,6 +248,9 @@ class AgentRollout(Rollout):
         except (OpenEnvError, OSError) as exc:
             self._record_taken(lease)
             return status_of(exc), exc
+        if self._stopped is not None:
+            self._record_taken(lease)
+            return status_of(self._stopped), self._stopped
         self._record_taken(lease)
         is_over = lease.is_over and self.steps == len(lease.taken)
         use = agent.used(lease)
@@ -230,6 +267,8 @@ class AgentRollout(Rollout):
         if use.spent is not None:
             facts["ended"] = "spent"
         elif error is not None:
+            if self._strict:
+                raise error
             return OutcomeStatus.POLICY_ERROR, error
         if agent.submit is not NO_ACTION:
             return await self._submitted(lease, facts)
@@ -258,7 +297,9 @@ class AgentRollout(Rollout):
 
     def _record_taken(self, lease: AgentLease[Any, Any]) -> None:
         """Record the steps that are not recorded yet, and what is wrong with their rewards."""
+        self.mistakes, self.unreadable = lease.mistakes.count, lease.mistakes.unreadable
         for taken in lease.taken[self.steps : self._max_steps]:
+            self._note_decision(self.steps)
             result, reward = taken.result, taken.result.reward
             if reward is not None:
                 number = as_float(reward)
@@ -288,6 +329,12 @@ class AgentRollout(Rollout):
             self.steps += 1
             self.acted = True
 
+    def _note_decision(self, step: int) -> None:
+        """Have the agent's decision on a step noted, once."""
+        if self._on_decision is not None and step == self._decisions:
+            self._decisions += 1
+            self._stopped = self._stopped or self._on_decision(self.index, step)
+
     def _record_use(self, use: ModelUse, facts: Mapping[str, Any]) -> None:
         """Put the calls of the model beside the steps, and the agent's facts into the record."""
         self._use = use
@@ -313,6 +360,13 @@ class AgentRollout(Rollout):
             transition.model_calls = calls
             model = math.fsum(call.seconds or 0.0 for call in calls)
             transition.timings = {**(transition.timings or {}), "model": model}
+
+
+def _stuck(index: int) -> AgentFailed:
+    return AgentFailed(
+        f"the agent of episode {index} did not end within {_ENDING:g} s of being cancelled: let"
+        " asyncio.CancelledError through where its code catches all exceptions"
+    )
 
 
 def _no_policy(observation: Any, turn: Turn) -> Any:

@@ -17,6 +17,7 @@ from openenv_async.environment import Environment
 from openenv_async.errors import SessionClosed, WrongTarget, shown
 
 __all__ = [
+    "check_agent",
     "check_call",
     "check_client",
     "check_count",
@@ -96,6 +97,26 @@ def check_reset_options(options: Any) -> Mapping[str, Any]:
         if not isinstance(name, str):
             raise TypeError(f"reset_options must have names for keys, got {name!r}")
     return options
+
+
+def check_agent(agent: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what is not an agent, and what no agent heeds.
+
+    Args:
+        agent: it.
+        given: arguments that only a policy heeds; ``None``: not given.
+
+    Raises:
+        TypeError, ValueError: it is refused.
+    """
+    if not callable(getattr(agent, "play", None)):
+        raise TypeError(
+            f"an agent plays episodes by play(lease, turn), got {agent!r:.100}: see"
+            " FunctionAgent and CommandAgent of openenv_async.gateway"
+        )
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"an agent plays by itself: it takes no {name}")
 
 
 def check_policy(policy: Any) -> None:

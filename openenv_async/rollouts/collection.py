@@ -42,7 +42,13 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, cast, get_ar
 from openenv_async.errors import OpenEnvError
 from openenv_async.renamed import renamed_arguments
 from openenv_async.rollouts.agents import AgentRollout, EpisodeAgent
-from openenv_async.rollouts.checking import check_count, check_policy, check_seconds, check_seed
+from openenv_async.rollouts.checking import (
+    check_agent,
+    check_count,
+    check_policy,
+    check_seconds,
+    check_seed,
+)
 from openenv_async.rollouts.resuming import Run, RunEpisodes, folder_of, leave_folder
 from openenv_async.rollouts.run import MAX_MISTAKES, OnMistake, Rollout, status_of
 from openenv_async.rollouts.run_journal import EpisodeKey
@@ -117,10 +123,11 @@ class EpisodeKeywords(TypedDict, total=False):
 
 
 class BatchKeywords(EpisodeKeywords, total=False):
-    """Those, and the ones whose default depends on the call."""
+    """Those, and the ones that each such call names itself."""
 
     retry: Retry | None
     summary: Summary | None
+    agent: EpisodeAgent | None
 
 
 class CollectKeywords(BatchKeywords, total=False):
@@ -132,7 +139,6 @@ class CollectKeywords(BatchKeywords, total=False):
     seeds: int | Sequence[int] | None
     only: Collection[int] | None
     stop: Stop | None
-    agent: EpisodeAgent | None
 
 
 @overload
@@ -376,6 +382,7 @@ class CollectOptions:
             has missing ones.
         finish: is called with an outcome before the run keeps it.
         only: numbers of the episodes that are played; ``None``: all.
+        on_decision: of ``AgentRollout``.
 
     Raises:
         TypeError, ValueError: one of them makes no sense.
@@ -409,12 +416,14 @@ class CollectOptions:
     only: Collection[int] | None = None
     stop: Stop | None = None
     agent: EpisodeAgent | None = None
+    on_decision: Callable[[int, int], OpenEnvError | None] | None = None
 
     def __post_init__(self) -> None:
         if self.agent is None:
             check_policy(self.policy)
         else:
-            self._check_agent()
+            refused = ("policy", "on_mistake", "policy_timeout")
+            check_agent(self.agent, {name: getattr(self, name) for name in refused})
         for name in ("episodes", "group_size", "concurrency", "min_episodes", "max_ahead"):
             value = getattr(self, name)
             if value is not None:
@@ -441,21 +450,6 @@ class CollectOptions:
             raise TypeError(f"on_progress must be callable, got {self.on_progress!r}")
         seed = None if self.seeds is None else 0
         self.rollout(Planned(0, seed=seed))  # its errors are raised now, not by a worker
-
-    def _check_agent(self) -> None:
-        """Refuse what no agent heeds.
-
-        Raises:
-            TypeError, ValueError: it was given.
-        """
-        if not callable(getattr(self.agent, "play", None)):
-            raise TypeError(
-                f"an agent plays episodes by play(lease, turn), got {self.agent!r:.100}: see"
-                " FunctionAgent and CommandAgent of openenv_async.gateway"
-            )
-        for name in ("policy", "on_mistake", "policy_timeout"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"an agent plays by itself: it takes no {name}")
 
     @property
     def player(self) -> Any:
@@ -523,7 +517,7 @@ class CollectOptions:
             "strict": False,
         }
         if self.agent is not None:
-            return AgentRollout(self.agent, **options)
+            return AgentRollout(self.agent, on_decision=self.on_decision, **options)
         assert self.policy is not None
         return Rollout(
             self.policy,

@@ -24,7 +24,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from openenv_async.client.arguments import reset_arguments
 from openenv_async.client.env import EnvClient
@@ -44,6 +54,7 @@ from openenv_async.errors import (
     UnreadableReply,
 )
 from openenv_async.rollouts.checking import (
+    check_agent,
     check_call,
     check_count,
     check_policy,
@@ -68,6 +79,9 @@ from openenv_async.types import (
     StepResult,
     Task,
 )
+
+if TYPE_CHECKING:
+    from openenv_async.rollouts.agents import EpisodeAgent
 
 __all__ = [
     "OnMistake",
@@ -115,25 +129,26 @@ class RolloutKeywords(TypedDict, total=False):
     latencies: Reservoir | None
     params: Mapping[str, Any] | None
     token: str | None
+    agent: EpisodeAgent | None
 
 
 @overload
 async def rollout(
     env: EnvClient[ActT, ObsT, Any] | TypedSource[ActT, ObsT],
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     **options: Unpack[RolloutKeywords],
 ) -> Outcome[ObsT, ActT]: ...
 
 
 @overload
 async def rollout(
-    env: Any, policy: Callable[..., Any], **options: Unpack[RolloutKeywords]
+    env: Any, policy: Callable[..., Any] | None = None, **options: Unpack[RolloutKeywords]
 ) -> Outcome[PlainValue, PlainValue]: ...
 
 
 async def rollout(
     env: Any,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     seed: int | None = None,
     episode_id: str | None = None,
@@ -149,6 +164,7 @@ async def rollout(
     latencies: Reservoir | None = None,
     params: Mapping[str, Any] | None = None,
     token: str | None = None,
+    agent: EpisodeAgent | None = None,
 ) -> Outcome[Any, Any]:
     """Play one episode.
 
@@ -156,7 +172,7 @@ async def rollout(
         env: an ``EnvClient``, or anything with its ``reset`` and ``step``, which is not closed;
             or any other target, such as a URL, a name, an environment class or a pool: the
             episode is played on a client of its own, and a server that it needs is started.
-        policy: chooses the actions; see ``policies``.
+        policy: chooses the actions; see ``policies``. ``None`` with an ``agent``.
         seed: given to ``reset`` unless ``None``.
         episode_id: given to ``reset`` unless ``None``.
         max_steps: after this many steps the outcome is ``truncated``.
@@ -176,6 +192,7 @@ async def rollout(
         latencies: takes the seconds of every step call.
         params: constructor arguments of the environment, for a name or a class.
         token: access token, for a URL.
+        agent: plays the whole episode by itself, in place of a policy, as for ``collect``.
 
     Returns:
         How it ended. After a failure the session may be unusable: close it.
@@ -186,24 +203,36 @@ async def rollout(
         CallerError: an option does not fit, or an action by ``on_mistake``; ``PayloadTooLarge``
             and a session that was closed under the rollout are outcomes.
         DeadlineExceeded: the policy took longer than ``policy_timeout``.
-        Exception: what the policy raised.
+        Exception: what the policy, or the agent, raised.
     """
-    check_policy(policy)
-    played = Rollout(
-        policy,
-        seed=seed,
-        episode_id=episode_id,
-        max_steps=max_steps,
-        timeout=timeout,
-        reset_options=reset_options,
-        record=record,
-        on_mistake=on_mistake,
-        max_mistakes=max_mistakes,
-        policy_timeout=policy_timeout,
-        task=None if task is None else as_task(task),
-        index=index,
-        latencies=latencies,
-    )
+    options: dict[str, Any] = {
+        "seed": seed,
+        "episode_id": episode_id,
+        "max_steps": max_steps,
+        "timeout": timeout,
+        "reset_options": reset_options,
+        "record": record,
+        "task": None if task is None else as_task(task),
+        "index": index,
+        "latencies": latencies,
+    }
+    played: Rollout
+    if agent is not None:
+        from openenv_async.rollouts.agents import AgentRollout  # a kind of rollout itself
+
+        given = {"policy": policy, "on_mistake": on_mistake, "policy_timeout": policy_timeout}
+        check_agent(agent, given)
+        played = AgentRollout(agent, **options)
+    else:
+        check_policy(policy)
+        assert policy is not None
+        played = Rollout(
+            policy,
+            on_mistake=on_mistake,
+            max_mistakes=max_mistakes,
+            policy_timeout=policy_timeout,
+            **options,
+        )
     async with client_for(env, params, token, "rollout()") as client:
         return await played.play(client)
 

@@ -2,7 +2,8 @@
 
 Rules:
 
-- It is ``collect`` underneath: one session per task, one outcome per episode begun.
+- It is ``collect`` underneath: one session per task, one outcome per episode begun, which a policy
+  or an agent plays.
 - The policy may change while episodes run (``VersionedPolicy.publish``, see ``versions``). An
   episode that falls further behind than ``max_staleness`` is cancelled and left out, and that is
   logged. So that few do, one only begins when it can still be used (``admission``).
@@ -26,7 +27,8 @@ from typing import Any, Final, Generic, Self, Unpack, get_args, overload
 
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.renamed import renamed_arguments
-from openenv_async.rollouts.checking import check_count, check_policy, check_seed
+from openenv_async.rollouts.agents import EpisodeAgent
+from openenv_async.rollouts.checking import check_agent, check_count, check_policy, check_seed
 from openenv_async.rollouts.collection import (
     BatchKeywords,
     CollectOptions,
@@ -315,7 +317,7 @@ class GroupStream(AsyncIterator[EpisodeGroup[ObsT, ActT]], Generic[ObsT, ActT]):
 @overload
 def stream(
     source: TypedSource[ActT, ObsT],
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     group_size: int = 1,
@@ -329,7 +331,7 @@ def stream(
 @overload
 def stream(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     group_size: int = 1,
@@ -345,7 +347,7 @@ def stream(
 @renamed_arguments(min_count="min_episodes")
 def stream(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     episodes: int | None = None,
     tasks: Tasks | None = None,
@@ -361,6 +363,7 @@ def stream(
     params: Mapping[str, Any] | None = None,
     retry: Retry | None = None,
     summary: Summary | None = None,
+    agent: EpisodeAgent | None = None,
     **options: Unpack[EpisodeKeywords],
 ) -> EpisodeStream[Any, Any]:
     """Play episodes for ``async for``, each handed over when it has ended.
@@ -370,7 +373,7 @@ def stream(
     Args:
         source: anything that can be played on, as for ``collect``.
         policy: as for ``collect``; one with an integer ``version`` (``VersionedPolicy``) is
-            watched for staleness.
+            watched for staleness. ``None`` with an ``agent``.
         episodes: how many in all; ``None``: as many as there are tasks, without tasks endless.
         tasks: one for each group, as for ``collect``.
         group_size: episodes of one task and seed that begin one after the other.
@@ -385,20 +388,33 @@ def stream(
         failures: hand over everything that is not usable, too.
         connections, token, params, retry: as for ``collect``.
         summary: is filled as episodes end; bring one to read it afterwards.
+        agent: plays whole episodes by itself, as for ``collect``; one with an integer ``version``
+            is watched for staleness, and an episode that is too old ends with its next step.
         options: as for ``collect``: ``max_steps``, ``timeout`` and ``reset_options`` of each
             episode, ``record``, ``on_progress``; ``max_ahead``, episodes that may wait for the
             reader (those that run when it is reached are finished); ``deadline`` and
             ``min_episodes``, only with ``episodes``.
     """
     group_size = check_count("group_size", group_size)
-    check_policy(policy)
+    if agent is None:
+        check_policy(policy)
+    else:
+        check_agent(agent, {"policy": policy})
+    player = policy if agent is None else agent
     if max_staleness is not None:
         max_staleness = check_count("max_staleness", max_staleness, 0)
-    _check_stream(policy, episodes, tasks, max_staleness, options)
+    _check_stream(player, episodes, tasks, max_staleness, options)
     summary = summary if summary is not None else Summary(episodes)
     if invalid_actions is not None and invalid_actions not in get_args(InvalidActions):
         raise ValueError(f"invalid_actions must be 'keep' or 'mask', got {invalid_actions!r}")
-    watch = PolicyWatch(policy, group_size, max_staleness, invalid_actions, _loop_time)
+    watch = PolicyWatch(
+        player,
+        group_size,
+        max_staleness,
+        invalid_actions,
+        _loop_time,
+        is_agent=agent is not None,
+    )
     admission = None
     if max_staleness is not None:
         admission = Admission(lambda: watch.version, group_size, max_staleness, _loop_time)
@@ -409,7 +425,9 @@ def stream(
     outcomes = outcomes_of(
         sessions,
         CollectOptions(
-            policy=watch,
+            policy=watch if agent is None else None,
+            agent=agent,
+            on_decision=watch.agent_decides,
             episodes=episodes,
             tasks=None if tasks is None else as_source(tasks),
             group_size=group_size,
@@ -426,7 +444,8 @@ def stream(
             receipt=receipt,
             **options,
         ),
-        wrap=lambda client: WatchedClient(client, watch),
+        # The steps of an agent do not go through its session's client.
+        wrap=None if agent is not None else lambda client: WatchedClient(client, watch),
     )
     return EpisodeStream(
         outcomes,
@@ -440,7 +459,7 @@ def stream(
 
 
 def _check_stream(
-    policy: Any,
+    player: Any,
     episodes: int | None,
     tasks: Any,
     max_staleness: int | None,
@@ -457,8 +476,11 @@ def _check_stream(
             f"stream() has no argument {unknown[0]!r}; there are {', '.join(sorted(known))}"
             " besides its own"
         )
-    if max_staleness is not None and not hasattr(policy, "version"):
-        raise ValueError("max_staleness needs a policy with a version: VersionedPolicy")
+    if max_staleness is not None and getattr(player, "version", None) is None:
+        raise ValueError(
+            "max_staleness needs a policy with a version: VersionedPolicy; or an agent with one,"
+            " such as that of its gateway, which publish(0) sets"
+        )
     if options.get("deadline") is not None and episodes is None and tasks is None:
         raise ValueError(
             "deadline= needs a number of episodes, or tasks: an endless stream has no end"
@@ -468,7 +490,7 @@ def _check_stream(
 @overload
 def stream_groups(
     source: TypedSource[ActT, ObsT],
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     group_size: int,
     groups: int | None = None,
@@ -480,7 +502,7 @@ def stream_groups(
 @overload
 def stream_groups(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     group_size: int,
     groups: int | None = None,
@@ -494,7 +516,7 @@ def stream_groups(
 @renamed_arguments(min_count="min_episodes")
 def stream_groups(
     source: Source,
-    policy: Callable[..., Any],
+    policy: Callable[..., Any] | None = None,
     *,
     group_size: int,
     groups: int | None = None,
@@ -509,8 +531,9 @@ def stream_groups(
         source, policy: as for ``stream``.
         group_size: episodes of one task and seed.
         groups: how many in all; ``None``: one for each task, without tasks endless.
-        connections, token, params, options: as for ``stream``: ``tasks``, ``concurrency``,
-            ``seed``, ``max_staleness``, ``max_ahead``, ``deadline``, ``timeout``, ``retry``, …
+        connections, token, params, options: as for ``stream``: ``agent``, ``tasks``,
+            ``concurrency``, ``seed``, ``max_staleness``, ``max_ahead``, ``deadline``,
+            ``timeout``, ``retry``, …
     """
     group_size = check_count("group_size", group_size)
     if groups is not None:

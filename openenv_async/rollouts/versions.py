@@ -98,7 +98,7 @@ class VersionedPolicy:
 
 
 class PolicyWatch:
-    """The policy that a stream's episodes share, and the versions that acted.
+    """The policy, or the agent, that a stream's episodes share, and the versions that acted.
 
     Attributes:
         begun: episodes that have begun.
@@ -107,27 +107,33 @@ class PolicyWatch:
 
     def __init__(
         self,
-        policy: Callable[..., Any],
+        policy: Any,
         size: int,
         max_staleness: int | None,
         invalid_actions: InvalidActions | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_agent: bool = False,
     ) -> None:
         self.begun = 0
         self.begun_at: dict[int, float] = {}
         self._clock = clock
         self._policy = policy
+        self._is_agent = is_agent
         self._invalid_actions = invalid_actions
         self._size = size
         self._max_staleness = max_staleness
-        self._versioned = hasattr(policy, "version")
         self._versions: dict[int, list[int]] = {}
         self.in_groups = False
 
     @property
     def version(self) -> int:
-        """The policy's version now."""
-        return self._policy.version if self._versioned else 0  # type: ignore[attr-defined]  # it has one
+        """The policy's version now; 0 while it has none."""
+        return getattr(self._policy, "version", None) or 0
+
+    @property
+    def _versioned(self) -> bool:
+        return getattr(self._policy, "version", None) is not None
 
     @property
     def corrects_mistakes(self) -> bool:
@@ -140,9 +146,7 @@ class PolicyWatch:
     def for_episode(self, index: int) -> Callable[[Any, Turn], Any]:
         """Return the policy of one episode, with notes of its beginning and its versions."""
         decide = bind(self._policy, index)
-        self.begun += index not in self.begun_at
-        self.begun_at.setdefault(index, self._clock())
-        versions = self._versions[index] = []
+        versions = self._begin(index)
         if not self._versioned:
             return decide
 
@@ -151,6 +155,41 @@ class PolicyWatch:
             return decide(observation, turn)
 
         return act
+
+    def agent_decides(self, index: int, step: int) -> OperationCancelled | None:
+        """Note the version of a decision of an episode's agent; return why it is not to go on.
+
+        Args:
+            index: of the episode.
+            step: how many were taken before.
+        """
+        versions = self._versions[index] if step else self._begin(index)
+        if self._versioned:
+            versions.append(self.version)
+            if self.too_old(versions[0]):
+                return self._cancelled(versions[0])
+        return None
+
+    def check_age(self, version: int) -> None:
+        """Refuse another step of an episode that began with ``version``.
+
+        Raises:
+            OperationCancelled: it is too old.
+        """
+        if self.too_old(version):
+            raise self._cancelled(version)
+
+    def _begin(self, index: int) -> list[int]:
+        """Note the beginning of an episode, and return the list of its versions."""
+        self.begun += index not in self.begun_at
+        self.begun_at.setdefault(index, self._clock())
+        versions = self._versions[index] = []
+        return versions
+
+    def _cancelled(self, version: int) -> OperationCancelled:
+        return OperationCancelled(
+            f"the policy is at version {self.version}, this episode began at {version}", stale=True
+        )
 
     def too_old(self, version: int) -> bool:
         """Tell whether an episode that began with ``version`` is to be cancelled."""
@@ -166,8 +205,12 @@ class PolicyWatch:
         outcome.group, outcome.member = group, member
         if outcome.trajectory is not None:
             outcome.trajectory.group, outcome.trajectory.member = group, member
-            versions = self._versions.get(outcome.index, [])[: outcome.steps + outcome.mistakes]
-            outcome.trajectory.policy_versions = tuple(versions)
+            outcome.trajectory.policy_versions = self._noted(outcome)
+
+    def _noted(self, outcome: Outcome[Any, Any]) -> tuple[int, ...]:
+        """Return the version of each decision that is recorded: not of an agent's mistakes."""
+        decisions = outcome.steps + (0 if self._is_agent else outcome.mistakes)
+        return tuple(self._versions.get(outcome.index, ())[:decisions])
 
     def episode(self, outcome: Outcome[ObsT, ActT]) -> StreamedEpisode[ObsT, ActT]:
         """Return the outcome with its group and versions.
@@ -180,8 +223,7 @@ class PolicyWatch:
             versions = tuple(outcome.trajectory.policy_versions)
             stale = False
         else:
-            noted = self._versions.get(outcome.index, [])
-            versions = tuple(noted[: outcome.steps + outcome.mistakes])
+            versions = self._noted(outcome)
             stale = bool(versions) and self.too_old(versions[0])
         stale = stale or bool(getattr(outcome.error, "detail", {}).get("stale"))
         if outcome.index in self._versions:
@@ -231,12 +273,7 @@ class WatchedClient:
         return await self._client.reset(**arguments)
 
     async def step(self, action: Any) -> Any:
-        watch = self._watch
-        if watch.too_old(self._version):
-            raise OperationCancelled(
-                f"the policy is at version {watch.version}, this episode began at {self._version}",
-                stale=True,
-            )
+        self._watch.check_age(self._version)
         return await self._client.step(action)
 
 

@@ -148,6 +148,8 @@ def _sharing() -> dict[str, Any]:
             "results": results,
             "actions": {"type": "array", "items": _ref("action")},
             "ages": {"type": "array", "items": {"type": "number", "minimum": 0}},
+            "mistakes": count,
+            "unreadable": count,
             "failure": _ANYTHING,
             "is_over": {"type": "boolean"},
         }

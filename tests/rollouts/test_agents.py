@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx
 import pytest
 
-from openenv_async import OutcomeStatus, collect
+from openenv_async import EnvPool, OutcomeStatus, collect, rollout, serve
 from openenv_async.client.agent_lease import AgentLease
-from openenv_async.errors import EnvironmentRaised, ResponderFailed, ResponderUnavailable
-from openenv_async.rollouts import RunFolder, Turn, collect_all
+from openenv_async.errors import (
+    AgentFailed,
+    EnvironmentRaised,
+    InvalidAction,
+    ResponderFailed,
+    ResponderUnavailable,
+)
+from openenv_async.gateway import Budget
+from openenv_async.rollouts import RunFolder, Turn, collect_all, stream, stream_groups
 from openenv_async.rollouts.agents import NO_ACTION, ModelUse, TimedCall
 from openenv_async.types import ModelCall
 from tests.helpers import until
@@ -66,6 +74,13 @@ def steps(*amounts: int) -> Play:
 async def never_ends(lease: AgentLease[Any, Any], turn: Turn) -> None:
     await over_mcp(lease, 3)
     await asyncio.Event().wait()
+
+
+async def stream_of(agent: Scripted) -> AsyncIterator[Any]:
+    async with stream(Counting, agent=agent, episodes=1, failures=True) as episodes:
+        with contextlib.suppress(AgentFailed):  # of all of its episodes, raised after them
+            async for episode in episodes:
+                yield episode.outcome
 
 
 async def outcome_of(agent: Scripted, env: Any = Counting, **options: Any) -> Any:
@@ -234,7 +249,7 @@ async def test_calls_of_the_model_stand_with_their_steps() -> None:
 
 
 async def test_calls_of_the_model_are_kept_without_a_step() -> None:
-    call = ModelCall(reply={"role": "assistant", "content": "I give up"}, completion_ids=[7])
+    call = ModelCall(reply={"role": "assistant", "content": "I do not know"}, completion_ids=[7])
     agent = Scripted(steps(), use=ModelUse(calls=[TimedCall(call, time.time())]))
     outcome = await outcome_of(agent)
     assert (outcome.status, outcome.steps) == ("truncated", 0)
@@ -276,6 +291,174 @@ async def test_groups_tasks_and_run_folders_work_as_with_policies(tmp_path: Any)
     kept = [outcome.trajectory for outcome in RunFolder.view(tmp_path / "run").outcomes()]
     assert len(kept) == 6
     assert all(each is not None and each.extra["agent"]["said"] == "done" for each in kept)
+
+
+async def test_an_agent_plays_one_episode() -> None:
+    outcome = await rollout(Counting, agent=Scripted(steps(1, 2)), seed=5)
+    assert (outcome.status, outcome.episode_return, outcome.steps) == ("completed", 3.0, 2)
+    assert outcome.trajectory is not None
+    assert outcome.trajectory.extra["agent"]["said"] == "done"
+
+    async def fails(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        raise LookupError("lost its way")
+
+    with pytest.raises(LookupError, match="lost its way"):
+        await rollout(Counting, agent=Scripted(fails))
+    with pytest.raises(ValueError, match="it takes no policy"):
+        await rollout(Counting, lambda observation: 1, agent=Scripted(fails))
+
+
+async def test_an_agent_plays_a_stream_and_its_groups() -> None:
+    agent = Scripted(steps(1, 2))
+    async with stream(Counting, agent=agent, episodes=3, seed=7, concurrency=2) as episodes:
+        played = [episode async for episode in episodes]
+    assert sorted(episode.outcome.index for episode in played) == [0, 1, 2]
+    assert all(episode.usable and episode.episode_return == 3.0 for episode in played)
+    async with serve(Counting) as url, EnvPool.of(url) as pool:
+        async with pool.stream_groups(agent=agent, group_size=2, groups=2) as groups:
+            assert [group.returns for group in [each async for each in groups]] == [[3.0, 3.0]] * 2
+        assert (await pool.rollout(agent=agent)).episode_return == 3.0
+        assert len(await pool.group(agent=agent, episodes=2)) == 2
+    assert agent.ended == 10
+    with pytest.raises(ValueError, match="it takes no policy"):
+        stream(Counting, lambda observation: 1, agent=agent)
+    with pytest.raises(ValueError, match="it takes no on_mistake"):
+        stream_groups(Counting, agent=agent, group_size=2, on_mistake="end")
+    with pytest.raises(ValueError, match=r"max_staleness needs .* an agent with one"):
+        stream(Counting, agent=agent, max_staleness=0)
+
+
+@dataclass
+class Versioned(Scripted):
+    """An agent whose weights have versions."""
+
+    version: int = 4
+
+
+async def test_each_step_of_an_agent_notes_the_version_of_its_weights() -> None:
+    async def learns(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        await over_mcp(lease, 1)
+        await lease.changed(0)
+        await until(lambda: len(lease.taken) == 1)
+        agent.version += 1
+        await over_mcp(lease, 1)
+        await until(lambda: len(lease.taken) == 2)
+        await over_mcp(lease, 1)
+
+    agent = Versioned(learns)
+    async with stream(Counting, agent=agent, episodes=1, max_staleness=2) as episodes:
+        [episode] = [episode async for episode in episodes]
+    trajectory = episode.outcome.trajectory
+    assert trajectory is not None
+    assert len(episode.versions) == episode.outcome.steps == 3
+    assert (episode.versions[0], episode.versions[-1]) == (4, 5)
+    assert tuple(trajectory.policy_versions) == episode.versions
+    assert not episode.stale
+
+
+async def test_an_agent_whose_weights_are_too_old_is_stopped() -> None:
+    async def learns(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        agent.version += 2 * (turn.index == 0)
+        await over_mcp(lease, 1)
+        if turn.index:
+            await over_mcp(lease, 2)
+        else:
+            await asyncio.Event().wait()
+
+    agent = Versioned(learns)
+    async with stream(
+        Counting, agent=agent, episodes=2, max_staleness=1, failures=True, concurrency=1
+    ) as episodes:
+        played = [episode async for episode in episodes]
+    assert [episode.outcome.index for episode in played] == [1]
+    assert episodes.stale == 1
+    assert agent.ended == 2
+
+
+@pytest.mark.parametrize("by", ["mcp", "function"])
+async def test_what_the_environment_refuses_of_an_agent_is_a_mistake(by: str) -> None:
+    async def errs(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        if by == "function":
+            with pytest.raises(InvalidAction):
+                await lease.step({"amount": "much"})
+            await lease.step(Move(3))
+            return
+        assert lease.mcp is not None
+        async with httpx.AsyncClient(
+            headers={"authorization": f"Bearer {lease.mcp.token}"}
+        ) as http:
+            agent = Agent(http, STATELESS, lease.mcp.url)
+            for amount in ("much", 3):
+                await agent.send("tools/call", {"name": "step", "arguments": {"amount": amount}})
+
+    for _ in range(2):  # each episode by itself
+        outcome = await outcome_of(Scripted(errs))
+        assert (outcome.status, outcome.steps, outcome.mistakes) == ("completed", 1, 1)
+        assert outcome.trajectory.mistakes == 1
+
+
+async def test_a_mistake_after_the_last_step_is_counted() -> None:
+    async def errs(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        assert lease.mcp is not None
+        async with httpx.AsyncClient(
+            headers={"authorization": f"Bearer {lease.mcp.token}"}
+        ) as http:
+            agent = Agent(http, STATELESS, lease.mcp.url)
+            for amount in (1, "much", [], None):
+                await agent.send("tools/call", {"name": "step", "arguments": {"amount": amount}})
+
+    outcome = await outcome_of(Scripted(errs))
+    assert (outcome.status, outcome.steps, outcome.mistakes) == ("truncated", 1, 3)
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_an_agent_that_lets_no_cancellation_through_is_left_behind(
+    is_over: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("openenv_async.rollouts.agents._ENDING", 0.1)
+    let_go = asyncio.Event()
+
+    async def stubborn(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        await over_mcp(lease, 3 if is_over else 1)
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    agent = Scripted(stubborn, grace=0.05, budget=Budget(seconds=1.0))
+    try:
+        async with asyncio.timeout(20):
+            [outcome] = [each async for each in stream_of(agent)]
+    finally:
+        let_go.set()
+        await until(lambda: agent.ended == 1)
+    assert outcome.trajectory.extra["agent"]["ended"] == "stuck"
+    if is_over:
+        assert (outcome.status, outcome.episode_return) == ("completed", 3.0)
+    else:
+        assert outcome.status == "policy_error"
+        assert isinstance(outcome.error, AgentFailed)
+        assert "let asyncio.CancelledError through" in str(outcome.error)
+    assert "did not end within 0.1 s of being cancelled" in caplog.text
+
+
+async def test_a_rollout_ends_in_time_whose_agent_lets_no_cancellation_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openenv_async.rollouts.agents._ENDING", 0.1)
+    let_go = asyncio.Event()
+
+    async def stubborn(lease: AgentLease[Any, Any], turn: Turn) -> None:
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    agent = Scripted(stubborn)
+    try:
+        async with asyncio.timeout(20):
+            assert (await outcome_of(agent, timeout=0.2)).status == "timeout"
+    finally:
+        let_go.set()
+        await until(lambda: agent.ended == 1)
 
 
 async def test_what_no_agent_heeds_is_refused() -> None:

@@ -30,6 +30,8 @@ from starlette.responses import Response
 from openenv_async.engine import Engine
 from openenv_async.errors import (
     EpisodeNotStarted,
+    InvalidAction,
+    InvalidModel,
     OpenEnvError,
     ProtocolError,
     SessionNotFound,
@@ -461,8 +463,12 @@ class McpEndpoint:
         assert session is not None
         tool = offer.tools.get(name)
         if tool is not None:
-            payload = self._payload(tool.action(arguments))
-            reply = await session.step(payload, call.id)
+            try:
+                payload = self._payload(tool.action(arguments))
+                reply = await session.step(payload, call.id)
+            except (InvalidAction, InvalidModel, UnreadableReply) as exc:
+                session.refused(exc)
+                raise
             session.last = tell(offer, reply, tool)
             return session.last.result()
         if name == offer.state and "state" in self._access:

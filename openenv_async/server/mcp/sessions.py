@@ -41,6 +41,7 @@ from openenv_async.errors import (
     SessionBusy,
     SessionClosed,
     SessionNotFound,
+    UnreadableReply,
 )
 from openenv_async.protocol import frames
 from openenv_async.protocol.codec import encode_map
@@ -113,6 +114,9 @@ class AgentSession(CallReplySink):
             )
         assert isinstance(reply, frames.Begun)
         return reply
+
+    def refused(self, error: OpenEnvError) -> None:
+        """Note that an agent's action was refused, and why."""
 
     async def step(self, payload: bytes, call_id: str | int) -> frames.Observation:
         """Take a step; the payload is the action.
@@ -369,6 +373,8 @@ class LentSession(AgentSession):
         token: opens this session over MCP, and nothing else of the server.
         first: the number of the oldest step that is kept; they count from 0.
         steps: those that agents took, oldest first.
+        mistakes: actions of agents that the environment did not take, or that are none.
+        unreadable: those among them that are none.
         failure: what the environment, or what carries it, failed with first in a step of an agent.
         is_failure_told: its client was told.
     """
@@ -381,6 +387,7 @@ class LentSession(AgentSession):
         self.token: Final = secrets.token_urlsafe(_HANDLE_BYTES)
         self.first = 0
         self.steps: deque[LentStep] = deque()
+        self.mistakes = self.unreadable = 0
         self.failure: OpenEnvError | None = None
         self.is_failure_told = False
         self._lent: Final = session
@@ -460,6 +467,11 @@ class LentSession(AgentSession):
         request.seq = request.ack = 0
         session.visit(request, self)
         return 0, waiting
+
+    def refused(self, error: OpenEnvError) -> None:
+        """Count a mistake of an agent, for the session's client."""
+        self.mistakes += 1
+        self.unreadable += isinstance(error, UnreadableReply)
 
     async def step(self, payload: bytes, call_id: str | int) -> frames.Observation:
         """Take a step, and keep it for the session's client."""

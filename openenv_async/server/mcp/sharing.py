@@ -53,7 +53,8 @@ class Sharing:
         """Tell the steps of agents, from ``?after=`` on, after ``&wait=`` seconds at most.
 
         Beside what each gave stand its action, and the seconds since it was answered; beside all
-        the first failure in a step of an agent, if there was any.
+        the number of actions that were refused or were none, of the latter alone as well, and the
+        first failure in a step of an agent, if there was any.
 
         Raises:
             OperationUnsupported: the session is not lent.
@@ -78,6 +79,8 @@ class Sharing:
             "results": [result_body(self._told(step.reply, format), format) for step in steps],
             "actions": [self._action(step, format) for step in steps],
             "ages": [max(now - step.at, 0.0) for step in steps],
+            "mistakes": lent.mistakes,
+            "unreadable": lent.unreadable,
             "is_over": lent.is_over,
         }
 
