@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ from openenv_async.types import ActT, ObsT, StepResult, Task
 
 __all__ = ["AgentLease", "ModelAccess", "ModelGateway", "ToolAccess"]
 
+log = logging.getLogger("openenv_async.client")
+
+_PAUSES: Final = (0.2, 1.0)
+"""Seconds before the end of a model's side is tried again."""
 _PATIENCE: Final = 10.0
 """Seconds to wait for the last steps of an agent when its lease ends."""
 
@@ -322,10 +327,34 @@ class AgentLease(Generic[ObsT, ActT]):
         self._closing.result()
 
     async def end_model(self) -> None:
-        """End the model's side, with the calls that run; what was sampled can still be read."""
-        if self.model is not None and self._gateway is not None and not self._is_model_ended:
-            self._is_model_ended = True
-            await self._gateway.end(self.model)
+        """End the model's side, with the calls that run; what was sampled can still be read.
+
+        A failure that may pass is tried again, three times in all.
+
+        Raises:
+            OpenEnvError, OSError: it cannot be ended, which is logged: its key stays good. It is
+                not tried again.
+        """
+        model, gateway = self.model, self._gateway
+        if model is None or gateway is None or self._is_model_ended:
+            return
+        for pause in (*_PAUSES, None):
+            try:
+                await gateway.end(model)
+            except (OpenEnvError, OSError) as exc:
+                if pause is None or not getattr(exc, "retryable", True):
+                    self._is_model_ended = True
+                    log.warning(
+                        "session %s of the gateway could not be ended: its key is good until it was"
+                        " unused for the gateway's session_ttl, or until it is ended there: %s",
+                        model.id,
+                        exc,
+                    )
+                    raise
+            else:
+                break
+            await asyncio.sleep(pause)
+        self._is_model_ended = True
 
     async def _close(self) -> None:
         try:

@@ -6,6 +6,7 @@ is parsed that its dialect does not need. Everything that agents may ask is in o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
@@ -148,8 +149,29 @@ class GatewayApp:
         receive: Receive,
         send: Send,
     ) -> None:
+        connection = connection_of(send)
+        if connection is None:
+            await self._answered(session, dialect, headers, receive, send, None)
+            return
+        session.connections.add(connection)
         try:
-            body = await read_body(receive, headers, self._max_body_size)
+            await self._answered(session, dialect, headers, receive, send, connection)
+        finally:
+            session.connections.discard(connection)
+
+    async def _answered(
+        self,
+        session: ModelSession,
+        dialect: Dialect,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+        connection: HTTPConnection | None,
+    ) -> None:
+        limits = session.limits
+        try:
+            async with asyncio.timeout(limits.body_timeout):
+                body = await read_body(receive, headers, self._max_body_size)
             if body is None:
                 return  # the client has left
             call = dialect.read(body, headers)
@@ -157,8 +179,17 @@ class GatewayApp:
         except OpenEnvError as exc:
             await send_whole(send, *dialect.error(exc))
             return
+        except TimeoutError:
+            late = CallRefused(
+                f"the body of the request did not come whole within {limits.body_timeout:g} s"
+                " (GatewayLimits.body_timeout)",
+                status=408,
+            )
+            await send_whole(send, *dialect.error(late))
+            if connection is not None:
+                connection.cut()  # its rest would be taken for another request
+            return
         reader = Reader(generation, call.is_streamed)
-        connection = connection_of(send)
         if connection is not None:
             connection.on_lost = reader.leave
             if connection.is_lost:

@@ -57,6 +57,11 @@ _REFUSALS: Final = frozenset({400, 413, 422})
 """Statuses by which an engine says that it does not take a request."""
 _KEEP_ALIVE: Final = 120
 """Seconds that an idle connection is kept: agents think and run tools between their calls."""
+_ENDING: Final = 10.0
+"""Seconds in which a sample that was cancelled has to end."""
+_CANCEL_AGAIN: Final = 1.0
+_LAST_BYTES: Final = 3.0
+"""Seconds in which clients of a session that has ended have to send and to read the rest."""
 _FIRST_WAIT: Final = 0.25
 _LONGEST_SWEEP: Final = 60.0
 _LONGEST_WAIT: Final = 30.0
@@ -192,6 +197,8 @@ class Gateway:
             if ending is not None:
                 await asyncio.wait([ending])
             await self._cut_all()  # what runs is told, then the sockets close
+            for session in self._sessions.values():
+                _abort_later(session)
         finally:
             await self._resources.aclose()
 
@@ -297,6 +304,17 @@ class Gateway:
         for kept in self._journal.recovered.values():
             self._session(kept.facts, "", kept.histories, kept.calls)
 
+    async def close_session(self, session: ModelSession) -> None:
+        """Let a session take no more calls, and cut those that run. Idempotent.
+
+        It is ended by ``end``, and until then its records are here and in the journal. In a gateway
+        that is started again meanwhile its key is good once more.
+        """
+        self._by_digest.pop(session.digest, None)
+        session.is_open = False
+        await self._cut([session])
+        _abort_later(session)
+
     async def end(self, session: ModelSession | str) -> None:
         """End a session: its key opens nothing more, and calls that run are cut. Idempotent.
 
@@ -307,9 +325,7 @@ class Gateway:
             JournalFailed: its end cannot be written to the journal; end it again.
         """
         found = session if isinstance(session, ModelSession) else self.session(session)
-        self._by_digest.pop(found.digest, None)
-        found.is_open = False
-        await _cut(found)
+        await self.close_session(found)
         if self._journal is not None:
             await self._journal.ended(found.id)
         if self._sessions.pop(found.id, None) is not None:
@@ -334,9 +350,30 @@ class Gateway:
         return list(self._sessions.values())
 
     async def _cut_all(self) -> None:
+        await self._cut(self.sessions())
         for session in self.sessions():
-            await _cut(session)
             session.is_open = False
+
+    async def _cut(self, sessions: Sequence[ModelSession]) -> None:
+        """End the samples of sessions that run; one that does not end is failed without its end."""
+        running = [each for session in sessions for each in session.running.values()]
+        until = asyncio.get_running_loop().time() + _ENDING
+        while waiting := [each.task for each in running if each.task and not each.task.done()]:
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            for each in running:
+                each.cancel()
+            await asyncio.wait(waiting, timeout=min(left, _CANCEL_AGAIN))
+        for each in running:
+            if each.task and not each.task.done() and not each.is_done and not each.is_settling:
+                error = ResponderFailed(
+                    f"{type(self.engine).__name__} did not end call {each.record.call_id} within"
+                    f" {_ENDING:g} s of its being cancelled: its sample() has to let"
+                    " asyncio.CancelledError through"
+                )
+                log.error("%s", error.message)
+                self._fail(each, error)
 
     def _sweep(self) -> None:
         """End the sessions that nobody used for too long, now and again later."""
@@ -572,6 +609,8 @@ class Gateway:
         try:
             async with asyncio.timeout(limit) as timer:
                 answer = generation.sampled or await self._asked(generation)
+            if generation.is_done:
+                return  # it was failed, since it went on although it was cancelled
             record.seconds = time.perf_counter() - begun
             record.answer = answer
             generation.is_settling = True  # it is not cancelled any more: it may be on the disk
@@ -603,6 +642,8 @@ class Gateway:
             session.settle(generation, packed)
             self.running -= 1
             generation.finish(answer)
+            return
+        if generation.is_done:
             return
         record.seconds = time.perf_counter() - begun
         packed = self._fail(generation, error)
@@ -653,6 +694,8 @@ class Gateway:
         async for part in parts:  # to its end, so that it gives back what it holds
             if isinstance(part, Answer):
                 answer = part
+            elif generation.error is not None:
+                raise generation.error
             else:
                 generation.add(part)
         if answer is None:
@@ -670,14 +713,15 @@ def _is_idle(session: ModelSession, oldest: float) -> bool:
     return session.used_at < oldest and not session.running and not session.requests
 
 
-async def _cut(session: ModelSession) -> None:
-    """End the samples of a session that run."""
-    running = list(session.running.values())
-    tasks = [each.task for each in running if each.task is not None]
-    for each in running:
-        each.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+def _abort_later(session: ModelSession) -> None:
+    """Give clients of a session that has ended a little time, then end their connections."""
+
+    def abort() -> None:
+        for connection in tuple(session.connections):
+            connection.abort()
+
+    if session.connections:
+        asyncio.get_running_loop().call_later(_LAST_BYTES, abort)
 
 
 def _closed() -> GoingAway:

@@ -2,12 +2,14 @@
 
 ``async with RemoteGateway("http://127.0.0.1:8100", token) as gateway:``
 
-The calls of a session are read when it ends, and are kept here from then on.
+The calls of a session are read when it ends, and are kept here from then on: first its key is
+closed, so that none comes or ends after they are read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
@@ -16,7 +18,13 @@ import msgspec
 from openenv_async.client.endpoint import Sockets
 from openenv_async.client.refusals import read_failure
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
-from openenv_async.errors import ConnectFailed, OpenEnvError, ProtocolError, Unauthorized
+from openenv_async.errors import (
+    ConnectFailed,
+    OpenEnvError,
+    ProtocolError,
+    SessionNotFound,
+    Unauthorized,
+)
 from openenv_async.gateway.calls import CallRecord
 from openenv_async.gateway.rows import TrainingRow, training_rows
 from openenv_async.gateway.sessions import Budget, Spent
@@ -49,6 +57,7 @@ class RemoteSession:
         records: its calls, once it has ended.
         spent: what it spent, likewise.
         exhausted: what of its budget it used up, in words, likewise; ``None``: nothing.
+        is_read: those three are here.
     """
 
     def __init__(self, opened: _Opened) -> None:
@@ -59,6 +68,7 @@ class RemoteSession:
         self.records: Sequence[CallRecord] = ()
         self.spent = Spent()
         self.exhausted: str | None = None
+        self.is_read = False
 
     def rows(
         self,
@@ -117,16 +127,21 @@ class RemoteGateway:
         return RemoteSession(self._read(await self._ask("POST", "/sessions", asked), _Opened))
 
     async def end(self, session: RemoteSession) -> None:
-        """Read the calls of a session and end it.
+        """Close a session, read its calls and end it; after a failure it can be asked again.
 
         Raises:
+            SessionNotFound: it has ended, and its calls were not read.
             OpenEnvError: the gateway cannot be reached.
         """
         place = f"/sessions/{session.id}"
-        lines = (await self._ask("GET", f"{place}/calls")).splitlines()
-        session.records = [self._read(line, CallRecord) for line in lines]
-        summary = self._read(await self._ask("DELETE", place), _Summary)
-        session.spent, session.exhausted = summary.spent, summary.exhausted
+        if not session.is_read:
+            summary = self._read(await self._ask("POST", f"{place}/close"), _Summary)
+            lines = (await self._ask("GET", f"{place}/calls")).splitlines()
+            session.records = [self._read(line, CallRecord) for line in lines]
+            session.spent, session.exhausted = summary.spent, summary.exhausted
+            session.is_read = True
+        with contextlib.suppress(SessionNotFound):  # the answer to an earlier asking was lost
+            await self._ask("DELETE", place)
 
     def _read(self, body: bytes, kind: type[Any]) -> Any:
         try:

@@ -41,6 +41,7 @@ from openenv_async.gateway.retries import (
     limit_of,
 )
 from openenv_async.gateway.rows import REWARDED, TrainingRow, training_rows
+from openenv_async.server.uvicorn_protocols import HTTPConnection
 
 __all__ = [
     "Budget",
@@ -119,6 +120,7 @@ class GatewayLimits(msgspec.Struct, kw_only=True, frozen=True):
         max_calls_per_minute: of one session; ``None``: any number.
         max_records: calls that one session may make in all.
         session_ttl: seconds after which a session without a call is ended; ``None``: never.
+        body_timeout: seconds in which a request has to come whole.
         call_timeout: seconds that one call may take, all attempts together.
         max_attempts: how often an engine is asked before a call fails.
     """
@@ -129,11 +131,12 @@ class GatewayLimits(msgspec.Struct, kw_only=True, frozen=True):
     max_calls_per_minute: int | None = None
     max_records: int = 100_000
     session_ttl: float | None = 24 * 3600.0
+    body_timeout: float = 120.0
     call_timeout: float = 3600.0
     max_attempts: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("session_ttl", "call_timeout", "max_attempts"):
+        for name in ("session_ttl", "body_timeout", "call_timeout", "max_attempts"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0, got {value!r}")
@@ -339,6 +342,7 @@ class ModelSession:
         used_at: monotonic time in seconds at which its last request began or ended.
         is_open: its key opens it.
         requests: of its key that are being read or answered.
+        connections: those over which they came.
         running: samples by number that have no answer yet.
     """
 
@@ -368,6 +372,7 @@ class ModelSession:
         self.used_at = time.monotonic()
         self.is_open = True
         self.requests = 0
+        self.connections: set[HTTPConnection] = set()
         self.running: dict[int, Generation] = {}
         self._histories = Histories() if histories is None else histories
         self._calls: dict[int, PackedCall] = {} if calls is None else calls

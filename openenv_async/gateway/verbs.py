@@ -67,6 +67,10 @@ class VerbsBackend(Protocol):
         """Open a session."""
         ...
 
+    async def close_session(self, session: ModelSession) -> None:
+        """Let a session take no more calls; its records stay."""
+        ...
+
     async def end(self, session: ModelSession | str) -> None:
         """End a session."""
         ...
@@ -183,6 +187,8 @@ class Verbs:
             session.release()
 
     async def _opened(self, place: list[str], scope: Scope, body: bytes) -> Reply:
+        if place:
+            return await self._closed(place)
         asked = _read(body or b"{}", _Opening)
         session = await self._backend.open(budget=asked.budget, prices=asked.prices)
         return _json(
@@ -193,6 +199,15 @@ class Verbs:
                 "anthropic_base_url": session.anthropic_base_url,
             }
         )
+
+    async def _closed(self, place: list[str]) -> Reply:
+        session = self._backend.session(place[0])
+        if place[1:] != ["close"]:
+            raise CallRefused(
+                f"a session is closed by POST /sessions/{session.id}/close", status=404
+            )
+        await self._backend.close_session(session)
+        return _json(session.summary())
 
     async def _ended(self, place: list[str], scope: Scope, body: bytes) -> Reply:
         session = self._backend.session(place[0])
@@ -243,7 +258,7 @@ _OF_ROWS: Final = ("reward", "group", "member")
 
 _Verb: TypeAlias = Callable[[Verbs, list[str], Scope, bytes], Awaitable[Reply]]
 _VERBS: Final[dict[tuple[str, str], tuple[int, int, _Verb]]] = {
-    ("POST", "sessions"): (1, 1, Verbs._opened),
+    ("POST", "sessions"): (1, 3, Verbs._opened),
     ("GET", "sessions"): (1, 3, Verbs._read),
     ("DELETE", "sessions"): (2, 2, Verbs._ended),
     ("POST", "versions"): (1, 1, Verbs._published),

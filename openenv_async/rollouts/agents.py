@@ -180,7 +180,8 @@ class AgentRollout(Rollout):
             error = await self._accompany(lease, turn, facts)
             return await self._concluded(lease, error, facts)
         finally:
-            await lease.aclose()
+            with contextlib.suppress(OpenEnvError, OSError):  # the lease tells of it
+                await lease.aclose()
             self._record_use(agent.used(lease), facts)
 
     async def _accompany(

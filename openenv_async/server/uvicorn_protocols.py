@@ -172,6 +172,10 @@ class HTTPConnection(Protocol):
         """End the connection amid a reply: what was written is sent, and no end of the reply."""
         ...
 
+    def abort(self) -> None:
+        """End the connection at once, of a client that reads or sends nothing."""
+        ...
+
 
 def connection_of(send: Any) -> HTTPConnection | None:
     """Return the connection that the ``send`` of an application writes to, on uvicorn.
@@ -304,9 +308,17 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
 
     def cut(self) -> None:
         """End the connection amid a reply."""
+        self._expect_no_end()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._expect_no_end()
+        self.transport.abort()
+
+    def _expect_no_end(self) -> None:
         if self.cycle is not None:
             self.cycle.disconnected = True  # or uvicorn logs that a reply has no end
-        self.transport.close()
 
     def _forget(self) -> None:
         """Look after the peer no more, and let go of what would hold this protocol."""

@@ -12,10 +12,13 @@ import pytest
 from openenv_async import EnvClient, EnvPool, connect, serve
 from openenv_async.client.agent_lease import AgentLease
 from openenv_async.errors import (
+    ConnectFailed,
     EnvironmentRaised,
+    OpenEnvError,
     ResponderUnavailable,
     SessionClosed,
     SessionLost,
+    Unauthorized,
 )
 from tests.server.mcp.agent import SECRET, STATELESS, Agent, Maze, Move, Seen, served
 
@@ -39,6 +42,8 @@ class NotingGateway:
     open_sessions: list[Any] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=list)
     is_down: bool = False
+    failures: list[Exception] = field(default_factory=list)
+    ended: int = 0
 
     async def open(self, *, budget: Any = None) -> Access:
         if self.is_down:
@@ -49,6 +54,9 @@ class NotingGateway:
         return session
 
     async def end(self, session: Any) -> None:
+        self.ended += 1
+        if self.failures:
+            raise self.failures.pop(0)
         self.open_sessions.remove(session)
 
 
@@ -87,6 +95,53 @@ async def test_a_pool_leases_both_sides_and_takes_both_back() -> None:
         assert pool.statistics().sessions == 0
         with pytest.raises(SessionClosed):
             await lease.open()
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked", "is_ended"),
+    [
+        ([ConnectFailed("no gateway")] * 2, 3, True),
+        ([ConnectFailed("no gateway")] * 9, 3, False),
+        ([Unauthorized("another token")] * 9, 1, False),
+    ],
+)
+async def test_a_key_that_cannot_be_ended_is_tried_again_and_told(
+    failures: list[Exception],
+    asked: int,
+    is_ended: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("openenv_async.client.agent_lease._PAUSES", (0.0, 0.0))
+    gateway = NotingGateway(failures=[*failures])
+    async with connect(Maze) as env:
+        lease = await leased(env, gateway=gateway, owned=False).open()
+        try:
+            await lease.end_model()
+        except OpenEnvError:
+            assert not is_ended
+        assert gateway.ended == asked
+        assert (gateway.open_sessions == []) is is_ended
+        assert ("its key is good until" in caplog.text) is not is_ended
+        await lease.aclose()
+        assert gateway.ended == asked
+
+
+async def test_a_key_is_ended_whose_end_was_cancelled() -> None:
+    class SlowGateway(NotingGateway):
+        async def end(self, session: Any) -> None:
+            if not self.ended:
+                self.ended += 1
+                await asyncio.Event().wait()
+            await super().end(session)
+
+    gateway = SlowGateway()
+    async with connect(Maze) as env:
+        lease = await leased(env, gateway=gateway, owned=False).open()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lease.end_model(), 0.01)
+        await lease.aclose()
+    assert gateway.open_sessions == []
 
 
 async def test_steps_over_mcp_and_in_this_process_are_one_record() -> None:

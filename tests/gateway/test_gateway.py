@@ -760,6 +760,101 @@ async def test_a_journal_that_fails_is_an_error_and_answers_nothing(
     await journal.aclose()
 
 
+class StubbornEngine(ScriptedEngine):
+    """An engine that goes on when it is cancelled, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+        self.ended = 0
+
+    async def sample(
+        self, call: Call, *, session: str, attempt: int = 0
+    ) -> AsyncIterator[Piece | Answer]:
+        while not self.let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        self.ended += 1
+        yield answer()
+
+
+@pytest.mark.parametrize("by", ["end", "aclose"])
+async def test_a_sampler_that_lets_no_cancellation_through_holds_nobody_up(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("openenv_async.gateway.gateway._ENDING", 0.05)
+    engine = StubbornEngine()
+    try:
+        async with asyncio.timeout(10):
+            async with Gateway(engine, routes=ROUTES, journal=tmp_path) as gateway:
+                session = await gateway.open()
+                async with Client(gateway.url, session.key) as client:
+                    await client.send("/plain", b'{"say": "hi"}')
+                    await eventually(lambda: bool(session.running))
+                    if by == "end":
+                        await gateway.end(session)
+                    else:
+                        await gateway.aclose()
+                    reply = await client.reply()
+                    assert reply.json["error"] == "responder_failed"
+                    assert "StubbornEngine did not end call" in reply.json["why"]
+                assert session.running == {}
+                assert gateway.running == 0
+                assert "let asyncio.CancelledError through" in caplog.text
+    finally:
+        engine.let_go.set()
+    await eventually(lambda: engine.ended == 1)
+    [record] = session.records
+    assert record.error is not None
+    assert record.answer is None
+    assert gateway.running == 0
+
+
+async def test_a_client_that_stalls_amid_its_body_holds_no_session(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = GatewayLimits(body_timeout=0.05, session_ttl=0.3)
+    async with Gateway(ScriptedEngine(), routes=ROUTES, limits=limits) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say":', content_length="13")
+            reply = await client.reply()
+            assert (reply.status, reply.json["error"]) == (408, "call_refused")
+            assert "did not come whole within 0.05 s" in reply.json["why"]
+            assert await client.rest() == b""
+            await eventually(lambda: not session.is_open)
+        assert session.records == []
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("by", ["end", "aclose"])
+@pytest.mark.parametrize("stalls", ["reading", "sending"])
+async def test_the_end_cuts_clients_that_stall(
+    by: str, stalls: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("openenv_async.gateway.gateway._LAST_BYTES", 0.05)
+
+    async def long(call: Call, attempt: int) -> AsyncIterator[Piece | Answer]:
+        for _ in range(64):
+            yield Piece(text="x" * 2**20)
+        yield answer("x" * 2**26)
+
+    async with Gateway(ScriptedEngine(long), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            if stalls == "reading":
+                client.pause()
+                await client.send("/plain", b'{"say": "hi", "stream": true}')
+                await eventually(lambda: bool(session.records))
+            else:
+                await client.send("/plain", b'{"say":', content_length="13")
+                await eventually(lambda: bool(session.requests))
+            async with asyncio.timeout(5):
+                await (gateway.end(session) if by == "end" else gateway.aclose())
+                await eventually(lambda: not session.requests)
+    assert caplog.records == []
+
+
 async def test_idle_sessions_end() -> None:
     limits = GatewayLimits(session_ttl=0.01)
     async with Gateway(ScriptedEngine(), routes=ROUTES, limits=limits) as gateway:

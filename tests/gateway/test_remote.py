@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import aiohttp
 import pytest
 
 from openenv_async import serve
 from openenv_async.errors import ConnectFailed, OpenEnvError, SessionNotFound, Unauthorized
 from openenv_async.gateway.agents import CommandAgent
+from openenv_async.gateway.gateway import Gateway
 from openenv_async.gateway.remote import RemoteGateway
 from openenv_async.gateway.sessions import Budget
 from openenv_async.rollouts import collect_all
+from tests.gateway.scripted import ROUTES, Client, ScriptedEngine, eventually, gated
 from tests.gateway.test_agents import SMALL, gateway_of, saying
 from tests.rollouts.environments import Counting
 
@@ -44,8 +49,57 @@ async def test_a_spent_budget_is_told_by_it() -> None:
         assert session.exhausted is not None
         assert "all its 1 calls" in session.exhausted
         assert (session.spent.calls, len(session.records)) == (1, 1)
+        await gateway.end(session)  # its calls are here
+        session.is_read = False
         with pytest.raises(SessionNotFound):
             await gateway.end(session)
+
+
+async def test_a_call_that_ends_with_its_session_is_read() -> None:
+    async with (
+        Gateway(
+            ScriptedEngine(gated(asyncio.Event())), routes=ROUTES, admin_token="admin"
+        ) as served,
+        RemoteGateway(served.url, "admin") as gateway,
+    ):
+        session = await gateway.open()
+        async with Client(served.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            [kept] = served.sessions()
+            await eventually(lambda: bool(kept.running))
+            await gateway.end(session)
+            assert (await client.reply()).json["error"] == "session_closed"
+        assert [record.error and record.error[0] for record in session.records] == [
+            "session_closed"
+        ]
+        assert session.spent.calls == 0
+
+
+async def test_a_session_whose_calls_cannot_be_read_is_closed_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        Gateway(ScriptedEngine(), routes=ROUTES, admin_token="admin") as served,
+        RemoteGateway(served.url, "admin") as gateway,
+    ):
+        session = await gateway.open()
+        async with Client(served.url, session.key) as client:
+            assert (await client.ask({"say": "hi"})).status == 200
+            asked = gateway._ask
+
+            async def cut(method: str, path: str, body: Any = None) -> bytes:
+                if method == "GET":
+                    raise ConnectFailed("the line is cut")
+                return await asked(method, path, body)
+
+            monkeypatch.setattr(gateway, "_ask", cut)
+            with pytest.raises(ConnectFailed):
+                await gateway.end(session)
+            assert (await client.ask({"say": "more"})).status == 401
+        monkeypatch.setattr(gateway, "_ask", asked)
+        await gateway.end(session)
+        assert len(session.records) == 1
+        assert served.sessions() == []
 
 
 async def test_it_says_why_it_cannot_be_used() -> None:

@@ -67,6 +67,23 @@ async def test_a_session_by_http() -> None:
         assert (await get(client, "/stats")).json["sessions"] == 0
 
 
+async def test_a_session_that_is_closed_by_http_can_be_read() -> None:
+    async with admin() as (gateway, client):
+        opened = (await client.ask({}, "/sessions")).json
+        place = f"/sessions/{opened['id']}"
+        async with Client(gateway.url, opened["key"]) as agent:
+            assert (await agent.ask({"say": "hi"})).status == 200
+            for _ in range(2):
+                closed = await get(client, f"{place}/close", "POST")
+                assert (closed.status, closed.json["open"]) == (200, False)
+            assert (await agent.ask({"say": "hi"})).status == 401
+        assert len((await get(client, f"{place}/calls")).body.splitlines()) == 1
+        other = await get(client, f"{place}/open", "POST")
+        assert other.status == 404
+        assert "/close" in other.json["error"]["message"]
+        assert (await get(client, place, "DELETE")).status == 200
+
+
 async def test_versions_by_http() -> None:
     async with admin() as (gateway, client):
         assert (await client.ask({"version": 7}, "/versions")).json == {"version": 7}
@@ -82,6 +99,7 @@ async def test_versions_by_http() -> None:
         ("GET", "/sessions/x/calls"),
         ("GET", "/sessions/x/rows"),
         ("DELETE", "/sessions/x"),
+        ("POST", "/sessions/x/close"),
         ("POST", "/versions"),
         ("GET", "/stats"),
     ],

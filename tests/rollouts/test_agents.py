@@ -404,7 +404,8 @@ async def test_a_mistake_after_the_last_step_is_counted() -> None:
             headers={"authorization": f"Bearer {lease.mcp.token}"}
         ) as http:
             agent = Agent(http, STATELESS, lease.mcp.url)
-            for amount in (1, "much", [], None):
+            amounts: list[Any] = [1, "much", [], None]
+            for amount in amounts:
                 await agent.send("tools/call", {"name": "step", "arguments": {"amount": amount}})
 
     outcome = await outcome_of(Scripted(errs))
