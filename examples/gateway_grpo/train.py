@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import math
 import random
 import resource
 import sys
@@ -42,15 +43,17 @@ from openenv_async.responders import TransformersResponder
 
 AGENT = Path(__file__).with_name("agent.py")
 ATTEMPTS = 3
+NOTHING = Pick(0)
+"""Action that finishes an episode which the agent left open: the environment rewards it as well."""
 REPLY = 12.0
 """Tokens of a long answer: what sums over tokens are divided by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode: what it was worth, and what was sampled in it."""
+    """One episode: what it was worth, if the environment said, and what was sampled in it."""
 
-    reward: float
+    reward: float | None
     rows: Sequence[TrainingRow]
 
 
@@ -215,15 +218,20 @@ def taught(episodes: Sequence[Episode], group_size: int) -> list[tuple[TrainingR
     """Return the rows that teach something, each with the advantage of its episode.
 
     That is by how many standard deviations its reward is above the mean of its group's. A group
-    whose episodes are all worth the same teaches nothing.
+    whose episodes are all worth the same teaches nothing. Episodes without a reward are left out of
+    their group.
     """
     lesson = []
     for first in range(0, len(episodes), group_size):
-        group = episodes[first : first + group_size]
-        rewards = [episode.reward for episode in group]
-        if spread := pstdev(rewards):
-            for episode in group:
-                advantage = (episode.reward - fmean(rewards)) / spread
+        group = [
+            (episode, episode.reward)
+            for episode in episodes[first : first + group_size]
+            if episode.reward is not None
+        ]
+        rewards = [reward for _, reward in group]
+        if spread := pstdev(rewards) if rewards else 0.0:
+            for episode, reward in group:
+                advantage = (reward - fmean(rewards)) / spread
                 lesson += [(row, advantage) for row in episode.rows if row.reward is not None]
     return lesson
 
@@ -240,14 +248,18 @@ async def play(
             async with pool.lease(gateway=gateway) as lease:
                 begun = await lease.reset(seed=seed)
                 await agents.play(begun.observation, lease)
-                steps = await lease.settle()
+                await lease.settle()
+                if not lease.is_over:
+                    await lease.finish(NOTHING)
+                given = [step.result.reward for step in lease.taken]
         except OpenEnvError as exc:
             if attempt == ATTEMPTS - 1:
                 raise
             print(f"an episode failed and is played again: {exc}", file=sys.stderr)
         else:
             break
-    reward = sum(step.result.reward or 0.0 for step in steps)
+    known = [reward for reward in given if reward is not None]
+    reward = sum(known) if known else None
     assert isinstance(lease.model, ModelSession)
     return Episode(reward, lease.model.rows(reward=reward, group=seed, member=member))
 
@@ -279,7 +291,8 @@ async def train(args: argparse.Namespace, told: Callable[[dict[str, float]], Non
                 *(play(pool, gateway, agents, seed, member) for seed, member in members)
             )
             played = time.perf_counter()
-            means.append(fmean(episode.reward for episode in episodes))
+            rewards = [each.reward for each in episodes if each.reward is not None]
+            means.append(fmean(rewards) if rewards else math.nan)
             lesson = taught(episodes, args.group_size)
             with responder.updating(step + 1):
                 gap = await asyncio.to_thread(learner.learn, lesson) if lesson else 0.0
@@ -287,6 +300,7 @@ async def train(args: argparse.Namespace, told: Callable[[dict[str, float]], Non
                 {
                     "step": step,
                     "reward": means[-1],
+                    "without_reward": len(episodes) - len(rewards),
                     "calls": sum(len(row.spans) for each in episodes for row in each.rows),
                     "rows": sum(len(each.rows) for each in episodes),
                     "taught": len(lesson),

@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
+from openenv_async import EnvPool
+from openenv_async.gateway import Gateway
 from openenv_async.gateway.calls import Answer, Call
 from openenv_async.gateway.engines import Engines
 from openenv_async.gateway.rows import TrainingRow
 from openenv_async.responders import Reply, TransformersResponder
 from openenv_async.responders.transformers import SampledMessage
+from tests.gateway.scripted import ScriptedEngine
 from tests.peers import MODEL_SDKS, ensure_peer
 
 torch: Any = pytest.importorskip("torch")
@@ -287,6 +290,46 @@ def test_a_group_of_equals_teaches_nothing(example: dict[str, ModuleType]) -> No
     lesson = train.taught(episodes, 4)
     assert [each is main for each, _ in lesson] == [True] * 4
     assert [advantage for _, advantage in lesson] == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
+
+
+def test_an_episode_without_a_reward_is_none_of_its_group(example: dict[str, ModuleType]) -> None:
+    train = example["train"]
+    main = row([1], [2], [1], [0.0])
+    episodes = [train.Episode(reward, [main]) for reward in (1.0, None, 0.0, None, None, None)]
+    assert [advantage for _, advantage in train.taught(episodes, 4)] == [1.0, -1.0]
+
+
+class Played:
+    """Agents that take some steps and leave."""
+
+    def __init__(self, *actions: Any) -> None:
+        self.actions = actions
+
+    async def play(self, observation: str, lease: Any) -> None:
+        for action in self.actions:
+            await lease.step(action)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_the_environment_says_what_an_episode_is_worth_that_was_left(
+    example: dict[str, ModuleType], looks: bool
+) -> None:
+    train, shelves = example["train"], example["shelves"]
+
+    class Silent(shelves.Shelves):  # type: ignore[misc,name-defined]  # of the example
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            result.reward = None
+            return result
+
+    agents = Played(shelves.Find("pears")) if looks else Played()
+    for environment, worth in ((shelves.Shelves, 0.0), (Silent, None)):
+        async with (
+            Gateway(ScriptedEngine()) as gateway,
+            EnvPool(environment) as pool,
+        ):
+            episode = await train.play(pool, gateway, agents, 7, 0)
+        assert episode.reward == worth
 
 
 @pytest.fixture(scope="module")
