@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from openenv_async.cli import not_installed
-from openenv_async.cli.options import ENGINE_KEY_VARIABLE, SECONDS, examples, token_option
+from openenv_async.cli.options import (
+    ENGINE_KEY_VARIABLE,
+    SECONDS,
+    address_options,
+    certificate_options,
+    examples,
+    log_options,
+    process_options,
+    token_option,
+)
 from openenv_async.cli.output import echo
 from openenv_async.endpoints.tokens import find_token
 
@@ -113,25 +122,9 @@ def _read_prices(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Drop ended sessions from it for this size.  [default: none]",
 )
 @click.option("--repair-journal", is_flag=True, help="Go on with what a damaged journal has left.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option(
-    "--port",
-    default=8100,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen at; 0 takes a free one.",
-)
+@address_options(8100)
 @token_option
-@click.option(
-    "--ssl-certfile",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Certificate chain in PEM format: serve https.",
-)
-@click.option(
-    "--ssl-keyfile",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Its private key, where the certificate's file does not have it.",
-)
+@certificate_options("https")
 @click.option(
     "--prices",
     metavar="PROMPT,COMPLETION[,CACHED]",
@@ -192,24 +185,8 @@ def _read_prices(ctx: click.Context, param: click.Parameter, value: str | None) 
     metavar="SECONDS",
     help="Time that calls are given to end after a signal.",
 )
-@click.option(
-    "--log-level",
-    default="warning",
-    show_default=True,
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Level of what is logged, on standard error.",
-)
-@click.option(
-    "--log-format",
-    default="text",
-    show_default=True,
-    type=click.Choice(["text", "json"]),
-    help="Lines of text or of JSON.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Announce the address as a line of JSON.")
-@click.option(
-    "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: where it exists]"
-)
+@log_options
+@process_options
 def gateway(
     engines: tuple[str, ...],
     model: str | None,

@@ -18,12 +18,16 @@ from openenv_async.types import MAX_SECONDS, Timeouts
 __all__ = [
     "ENGINE_KEY_VARIABLE",
     "SECONDS",
+    "address_options",
     "agent_token_option",
+    "certificate_options",
     "complete_target",
     "examples",
     "import_from_here",
     "is_url",
+    "log_options",
     "param_option",
+    "process_options",
     "timeout_options",
     "token_option",
 ]
@@ -91,6 +95,82 @@ def agent_token_option(command: Command) -> Command:
         help=f"File with a token for MCP alone; without it ${AGENT_TOKEN_VARIABLE} is taken.",
     )
     return decorate(command)
+
+
+def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def address_options(port: int) -> Callable[[Command], Command]:
+    """Return a decorator that adds ``--host`` and ``--port``, whose default is given."""
+    return _with(
+        click.option(
+            "--host", default="127.0.0.1", show_default=True, help="Address to listen at."
+        ),
+        click.option(
+            "--port",
+            default=port,
+            show_default=True,
+            type=click.IntRange(0, 65535),
+            help="Port to listen at; 0 takes a free one.",
+        ),
+    )
+
+
+def certificate_options(schemes: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds ``--ssl-certfile`` and ``--ssl-keyfile``.
+
+    Args:
+        schemes: of the URLs that are served with them.
+    """
+    return _with(
+        click.option(
+            "--ssl-certfile",
+            type=click.Path(exists=True, dir_okay=False),
+            help=f"Certificate chain in PEM format: serve {schemes}.",
+        ),
+        click.option(
+            "--ssl-keyfile",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Its private key, where the certificate's file does not have it.",
+        ),
+    )
+
+
+log_options = _with(
+    click.option(
+        "--log-level",
+        default="warning",
+        show_default=True,
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        help="Level of what is logged, on standard error.",
+    ),
+    click.option(
+        "--log-format",
+        default="text",
+        show_default=True,
+        type=click.Choice(["text", "json"]),
+        help="Lines of text or of JSON.",
+    ),
+)
+"""Decorator that adds ``--log-level`` and ``--log-format``."""
+
+process_options = _with(
+    click.option("--json", "as_json", is_flag=True, help="Announce the address as a line of JSON."),
+    click.option(
+        "--uvloop/--no-uvloop",
+        default=None,
+        help="Event loop to run on.  [default: where it exists]",
+    ),
+)
+"""Decorator that adds ``--json``, given as ``as_json``, and ``--uvloop``."""
 
 
 def timeout_options(command: Command) -> Command:

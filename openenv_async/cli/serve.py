@@ -13,11 +13,15 @@ import click
 from openenv_async.cli import not_installed
 from openenv_async.cli.options import (
     SECONDS,
+    address_options,
     agent_token_option,
+    certificate_options,
     complete_target,
     examples,
     import_from_here,
+    log_options,
     param_option,
+    process_options,
     timeout_options,
     token_option,
 )
@@ -43,14 +47,7 @@ __all__ = ["serve"]
     )
 )
 @click.argument("target", shell_complete=complete_target)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen at; 0 takes a free one.",
-)
+@address_options(8000)
 @click.option("--max-sessions", type=click.IntRange(1), help="Sessions at once.  [default: 1024]")
 @click.option(
     "--max-waiting", type=click.IntRange(0), help="Sessions that may wait for one.  [default: 0]"
@@ -107,41 +104,16 @@ __all__ = ["serve"]
     help="production: no HTTP routes that play.  [default: simulation]",
 )
 @click.option("--insecure", is_flag=True, help="Let other machines connect without a token.")
-@click.option(
-    "--ssl-certfile",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Certificate chain in PEM format: serve https and wss.",
-)
-@click.option(
-    "--ssl-keyfile",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Its private key, where the certificate's file does not have it.",
-)
+@certificate_options("https and wss")
 @click.option(
     "--min-free-memory",
     type=click.IntRange(0),
     metavar="BYTES",
     help="Memory below which nothing new is opened; 0: never refuse.  [default: 64 MiB]",
 )
-@click.option(
-    "--log-level",
-    default="warning",
-    show_default=True,
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Level of what is logged, on standard error.",
-)
-@click.option(
-    "--log-format",
-    default="text",
-    show_default=True,
-    type=click.Choice(["text", "json"]),
-    help="Lines of text or of JSON.",
-)
+@log_options
 @click.option("--debug", is_flag=True, help="Send tracebacks of the environment to clients.")
-@click.option("--json", "as_json", is_flag=True, help="Announce the address as a line of JSON.")
-@click.option(
-    "--uvloop/--no-uvloop", default=None, help="Event loop to run on.  [default: where it exists]"
-)
+@process_options
 @click.option(
     "--local/--no-local",
     default=True,
