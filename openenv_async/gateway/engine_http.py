@@ -10,7 +10,8 @@ Rules:
 - A connection is used again once its response is there to the end. A caller that closes a response
   before ends its connection.
 - A request that an idle connection lost at once, before any byte of its response, is sent again,
-  once, on a new connection: the engine was closing it. Any other that is lost may have been acted on.
+  once, on a new connection: the engine was closing it. All else that is lost may have been acted
+  on.
 - Each connection has one timer for all of its deadlines. It is set anew only for one that is
   earlier; where it is too early, it looks when the next one is.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ from openenv_async.gateway import Budget, CommandAgent, Gateway
 from openenv_async.rollouts import read_trajectories
 from tests.cli.commands import COUNTING, one_line, run_beside
 from tests.engine_stub import EngineStub, decode
+from tests.gateway.test_agent_container import TALKER, engine_tests, program
 from tests.gateway.test_agents import SMALL, gateway_of, saying
+from tests.providers.engines import ECHO
+from tests.providers.fixtures import engine
+
+__all__ = ["engine"]
 
 AGENT = f"{' '.join(SMALL)} {{prompt}}"
 
@@ -72,6 +78,33 @@ async def test_an_agent_plays_through_a_gateway_that_runs(tmp_path: Path) -> Non
         )
     assert refused.returncode == 1
     assert "token" in one_line(refused.stderr)
+
+
+@engine_tests
+async def test_an_agent_plays_in_the_container_of_its_environment(tmp_path: Path) -> None:
+    out = tmp_path / "episodes.jsonl"
+    async with EngineStub(counts) as stub:
+        result = await run_beside(
+            "rollout", "echo", "--provider", "docker", "--image", ECHO, "--episodes", "1",
+            "--agent", shlex.join(program(TALKER, "{prompt}")), "--agent-place", "container",
+            "--engine", stub.url, "--out", str(out), "--json",
+        )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["outcomes"] == {"truncated": 1}  # echo never ends
+    [trajectory] = read_trajectories(out)
+    assert [t.action["message"] for t in trajectory.transitions] == ["1", "1", "1"]
+    assert trajectory.extra["agent"]["exit_code"] == 0
+    assert trajectory.extra["agent"]["calls"] == 4
+
+
+async def test_an_agent_needs_a_container_to_play_in_one() -> None:
+    async with EngineStub(counts) as stub:
+        result = await run_beside(
+            "rollout", COUNTING, "--agent", AGENT, "--agent-place", "container", "--engine",
+            stub.url, "--episodes", "1",
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert "container" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize(
