@@ -76,6 +76,8 @@ class Connection:
     def cut(self) -> None:
         self.is_cut = True
 
+    def abort(self) -> None: ...
+
 
 @pytest.mark.parametrize(
     ("received", "was_reset", "is_unread"),

@@ -321,7 +321,8 @@ async def test_tls_and_proxies_are_left_to_aiohttp(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RequestFailed, match="cannot be reached"):
         await secure.request("https://127.0.0.1:9/v1/models", {}, None, soon())
     await secure.aclose()
-    script = [HELLO], [HELLO[:-3], b""], [asyncio.Event()], [b""]
+    script: list[list[bytes | asyncio.Event]]
+    script = [[HELLO], [HELLO[:-3], b""], [asyncio.Event()], [b""]]
     async with talking(*script) as (proxy, _):
         monkeypatch.setenv("http_proxy", proxy.url)
         assert isinstance(await http_to("http://127.0.0.1:9/v1", {}, 5.0), DirectHTTP)

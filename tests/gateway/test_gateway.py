@@ -26,8 +26,9 @@ from openenv_async.errors import (
     ServerBusy,
     SessionNotFound,
 )
-from openenv_async.gateway.calls import Answer, Call, Piece
+from openenv_async.gateway.calls import Answer, Call, CallRecord, Piece
 from openenv_async.gateway.gateway import Gateway
+from openenv_async.gateway.histories import PackedCall
 from openenv_async.gateway.journal import Journal
 from openenv_async.gateway.sessions import Budget, GatewayLimits, Prices
 from tests.gateway.scripted import (
@@ -786,11 +787,13 @@ async def test_a_sampler_that_lets_no_cancellation_through_holds_nobody_up(
     engine = StubbornEngine()
     try:
         async with asyncio.timeout(10):
-            async with Gateway(engine, routes=ROUTES, journal=tmp_path) as gateway:
+            kept = tmp_path if by == "aclose" else None
+            async with Gateway(engine, routes=ROUTES, journal=kept) as gateway:
                 session = await gateway.open()
                 async with Client(gateway.url, session.key) as client:
                     await client.send("/plain", b'{"say": "hi"}')
                     await eventually(lambda: bool(session.running))
+                    task = session.running[0].task
                     if by == "end":
                         await gateway.end(session)
                     else:
@@ -803,11 +806,38 @@ async def test_a_sampler_that_lets_no_cancellation_through_holds_nobody_up(
                 assert "let asyncio.CancelledError through" in caplog.text
     finally:
         engine.let_go.set()
-    await eventually(lambda: engine.ended == 1)
+    assert task is not None
+    await eventually(task.done)
+    assert (engine.ended, task.exception()) == (1, None)
     [record] = session.records
     assert record.error is not None
     assert record.answer is None
     assert gateway.running == 0
+
+
+async def test_an_answer_on_its_way_to_the_journal_is_kept_at_the_end(tmp_path: Path) -> None:
+    writing, may_write = asyncio.Event(), asyncio.Event()
+
+    class SlowJournal(FullJournal):
+        async def answered(self, record: CallRecord, packed: PackedCall | None = None) -> None:
+            writing.set()
+            await may_write.wait()
+            await super().answered(record, packed)
+
+    async with (
+        SlowJournal(tmp_path) as journal,
+        Gateway(ScriptedEngine(), routes=ROUTES, journal=journal) as gateway,
+    ):
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            await client.send("/plain", b'{"say": "hi"}')
+            await writing.wait()
+            ending = asyncio.create_task(gateway.end(session))
+            await asyncio.sleep(0)
+            may_write.set()
+            await ending
+            assert (await client.reply()).json["text"] == "hello"
+        assert session.records[0].answer == answer()
 
 
 async def test_a_client_that_stalls_amid_its_body_holds_no_session(

@@ -17,7 +17,7 @@ from typing import Final
 
 __all__ = ["ROOMS", "Copy", "Verdict", "room_of"]
 
-ROOMS: Final = ("engine", "client", "pool", "protocol", "rollouts")
+ROOMS: Final = ("engine", "client", "pool", "protocol", "rollouts", "gateway")
 _HANGS: Final = 40
 """Seconds after which one test counts as hanging."""
 _HUNG: Final = re.compile(r'File ".*/(tests/[^"]+)", line \d+ in (test_\w+)')
