@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
@@ -15,15 +16,17 @@ RANDOM_ACTION: Final = -1
 """An ``action_id`` that asks for a uniformly random legal action, drawn from the episode's seed."""
 
 
-@dataclass(slots=True)
-class OpenSpielAction:
-    """A move of the player whose turn it is.
+class OpenSpielAction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A move of the player whose turn it is: by its number or by its name, one of the two.
 
     Attributes:
         action_id: one of the observation's ``legal_actions``, or ``RANDOM_ACTION`` (-1).
+        move: the name of a legal move as the game writes it, in any case; its number as text
+            will do, and so will both, ``4: x(1,1)``.
     """
 
-    action_id: Annotated[int, Meta(ge=-1)]
+    action_id: Annotated[int, Meta(ge=-1)] | None = None
+    move: str | None = None
 
 
 @dataclass(slots=True)
@@ -42,7 +45,9 @@ class OpenSpielObservation:
         opponent_last_action: the latest move of another player that this one may know: in games
             of perfect information, else ``None``.
         rewards: what each player got since the observation before.
-        text: the information state in words, where the game has no tensor or it was asked for.
+        text: the position and the legal moves in words, where that was asked for or the game has
+            no tensor; at the end how the game ended.
+        legal_moves: the names of ``legal_actions``, in their order, where there is ``text``.
     """
 
     info_state: NDArray[np.float32]
@@ -53,6 +58,7 @@ class OpenSpielObservation:
     opponent_last_action: int | None
     rewards: list[float]
     text: str
+    legal_moves: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ class OpenSpielState:
         info_state_shape: of ``info_state``.
         returns: what each player has got in this episode.
         moves: moves of all players, chance included.
+        played_by: who plays each player; ``self`` is the client.
     """
 
     game_name: str
@@ -79,3 +86,4 @@ class OpenSpielState:
     info_state_shape: list[int]
     returns: list[float]
     moves: int
+    played_by: list[str] = field(default_factory=list)

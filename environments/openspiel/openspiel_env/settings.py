@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
@@ -16,11 +16,24 @@ import pyspiel
 
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidOption
-from openspiel_env import trial
+from openspiel_env.games import LoadedGame, load_game
+from openspiel_env.trial import tried
 
-__all__ = ["VARIABLES", "OpponentName", "OpponentPolicy", "Settings", "declared_isolation"]
+__all__ = [
+    "GAME_ERRORS",
+    "SELF",
+    "SERVED_ONLY",
+    "VARIABLES",
+    "OpponentName",
+    "OpponentPolicy",
+    "Settings",
+    "declared_isolation",
+    "policy_name",
+]
 
-OpponentName = Literal["random", "first", "last", "middle", "mcts", "self"]
+OpponentName = Literal["random", "first", "last", "middle", "mcts", "is_mcts", "cfr", "self"]
+SELF: Final = "self"
+"""The policy of players that the client plays."""
 OpponentPolicy = Callable[[pyspiel.State, int, random.Random], int]
 """A function that chooses a player's move in a state, with the episode's generator."""
 
@@ -29,13 +42,30 @@ VARIABLES: Final[dict[str, str]] = {
     "OPENSPIEL_GAME_PARAMS": "game_params",
     "OPENSPIEL_AGENT_PLAYER": "agent_player",
     "OPENSPIEL_OPPONENT_POLICY": "opponent_policy",
+    "OPENSPIEL_OPPONENTS": "opponents",
     "OPENSPIEL_MCTS_SIMULATIONS": "mcts_simulations",
+    "OPENSPIEL_CFR_ITERATIONS": "cfr_iterations",
+    "OPENSPIEL_CFR_TABLE": "cfr_table",
     "OPENSPIEL_MAX_STEPS": "max_steps",
     "OPENSPIEL_TEXT": "text",
+    "OPENSPIEL_GAMES": "games",
+    "OPENSPIEL_MAX_SIMULATIONS": "max_simulations",
+    "OPENSPIEL_MAX_MOVE_TIME": "max_move_time",
+    "OPENSPIEL_MAX_TENSOR_SIZE": "max_tensor_size",
+    "OPENSPIEL_MAX_ACTIONS": "max_actions",
+    "OPENSPIEL_MAX_GAME_MEMORY": "max_game_memory",
 }
 """Environment variable of every setting; upstream's names where it has them."""
 
-_GAME_ERRORS: Final = (
+SERVED_ONLY: Final = frozenset(
+    {
+        *("cfr_table", "games", "max_simulations", "max_move_time"),
+        *("max_tensor_size", "max_actions", "max_game_memory"),
+    }
+)
+"""Settings that no client changes."""
+
+GAME_ERRORS: Final = (
     pyspiel.SpielError,
     RuntimeError,
     TypeError,
@@ -46,6 +76,22 @@ _GAME_ERRORS: Final = (
     OverflowError,
 )
 """Errors that OpenSpiel raises for parameters that it does not check."""
+
+_FILES: Final = re.compile("file|_root")
+"""Parts of the names of games' parameters that open files."""
+
+_LEAST: Final[dict[str, float]] = {
+    "agent_player": 0,
+    "mcts_simulations": 1,
+    "cfr_iterations": 1,
+    "max_steps": 0,
+    "max_simulations": 1,
+    "max_move_time": 0.001,
+    "max_tensor_size": 0,
+    "max_actions": 1,
+    "max_game_memory": 0,
+}
+"""The least that a setting may be."""
 
 _UNNUMBERED: Final = frozenset({"crossword"})
 """Games whose moves are structures and have no numbers."""
@@ -61,44 +107,70 @@ class Settings:
         agent_player: who the client plays, from 0.
         opponent_policy: who plays the others: ``random``; ``first``, ``last`` or ``middle`` of
             the legal moves; ``mcts`` (OpenSpiel's, for turn-based games of perfect
-            information); ``self``: the client, in turn; or, from the server's side only, a
-            callable or its ``module:name``.
-        mcts_simulations: of one move of ``mcts``.
+            information); ``is_mcts`` (OpenSpiel's, for turn-based games that can draw what is
+            hidden); ``cfr``: a table near an equilibrium, for small turn-based games; ``self``:
+            the client, in turn; or, from the server's side only, a callable or its
+            ``module:name``.
+        opponents: a policy for each player that has its own, by the player's number.
+        mcts_simulations: of one move of ``mcts`` or ``is_mcts``.
+        cfr_iterations: of CFR+, for a table of ``cfr``.
+        cfr_table: a file with the table of ``cfr``, in place of one that is made.
         max_steps: steps after which an episode is truncated; 0: never.
-        text: observations have ``text``.
+        text: observations have ``text`` and ``legal_moves``.
+        games: names of the games that clients may choose; empty: all that are small enough.
+        max_simulations: ``mcts_simulations`` and ``cfr_iterations`` that clients may ask for.
+        max_move_time: seconds of a move; a search that is measured to take longer is refused.
+        max_tensor_size: numbers in the tensor of a game that a client chooses.
+        max_actions: different actions of such a game.
+        max_game_memory: bytes that such a game may take to be loaded and begun.
     """
 
     game_name: str = "catch"
     game_params: dict[str, Any] = field(default_factory=dict)
     agent_player: int = 0
     opponent_policy: str | OpponentPolicy = "random"
+    opponents: dict[str, Any] = field(default_factory=dict)
     mcts_simulations: int = 100
+    cfr_iterations: int = 100
+    cfr_table: str = ""
     max_steps: int = 0
     text: bool = False
+    games: list[str] = field(default_factory=list)
+    max_simulations: int = 1000
+    max_move_time: float = 10.0
+    max_tensor_size: int = 1 << 16
+    max_actions: int = 100_000
+    max_game_memory: int = 256 << 20
 
     def __post_init__(self) -> None:
-        if isinstance(self.opponent_policy, str) and ":" in self.opponent_policy:
-            object.__setattr__(self, "opponent_policy", _load(self.opponent_policy))
-        known = get_args(OpponentName)
-        if not callable(self.opponent_policy) and self.opponent_policy not in known:
-            raise InvalidOption(
-                f"there is no opponent_policy {self.opponent_policy!r}: take one of"
-                f" {', '.join(known)}",
-                option="opponent_policy",
-            )
-        for name, least in (("agent_player", 0), ("mcts_simulations", 1), ("max_steps", 0)):
-            if getattr(self, name) < least:
+        policy = _policy(self.opponent_policy, "opponent_policy")
+        object.__setattr__(self, "opponent_policy", policy)
+        own = {
+            str(player): _policy(each, f"opponents[{player!r}]")
+            for player, each in self.opponents.items()
+        }
+        object.__setattr__(self, "opponents", own)
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
                 raise InvalidOption(f"{name} must be at least {least}", option=name)
+        if own.get(str(self.agent_player), SELF) != SELF:
+            raise InvalidOption(
+                f"opponents names a policy for player {self.agent_player}, whom the client plays:"
+                " give agent_player another number, or leave that player out",
+                option="opponents",
+            )
 
     def changed(self, options: Mapping[str, Any]) -> Self:
-        """A copy with those options that are not ``None``; another game forgets the parameters.
+        """A copy with those options that are not ``None``.
+
+        Another game forgets the parameters, the players' own opponents and the table.
 
         Raises:
             InvalidOption: a value that cannot be.
         """
         changes = {name: value for name, value in options.items() if value is not None}
         if changes.get("game_name", self.game_name) != self.game_name:
-            changes = {"game_params": {}} | changes
+            changes = {"game_params": {}, "opponents": {}, "cfr_table": ""} | changes
         return replace(self, **changes) if changes else self
 
     @classmethod
@@ -108,13 +180,15 @@ class Settings:
         Raises:
             InvalidOption: a variable's value is none; the message names the variable.
         """
-        hints = get_type_hints(cls) | {"opponent_policy": str}
+        hints = get_type_hints(cls) | {"opponent_policy": str, "opponents": dict[str, str]}
         changes: dict[str, Any] = {}
         for variable, name in VARIABLES.items():
             if text := environ.get(variable):
                 try:
-                    if name == "game_params":
-                        changes[name] = msgspec.json.decode(text, type=dict[str, Any])
+                    if name in ("game_params", "opponents"):
+                        changes[name] = msgspec.json.decode(text, type=hints[name])
+                    elif name == "games":
+                        changes[name] = [each.strip() for each in text.split(",")]
                     else:
                         changes[name] = msgspec.convert(text, hints[name], strict=False)
                 except msgspec.DecodeError as exc:
@@ -128,70 +202,109 @@ class Settings:
     @property
     def opponent_name(self) -> str:
         """The opponent in words."""
-        policy = self.opponent_policy
-        return policy if isinstance(policy, str) else getattr(policy, "__name__", repr(policy))
+        return policy_name(self.opponent_policy)
 
-    def load(self, seed: int) -> pyspiel.Game:
+    def played_by(self, players: int) -> list[str | OpponentPolicy]:
+        """Return who plays each player; ``self`` is the client."""
+        policies: list[str | OpponentPolicy] = [self.opponent_policy] * players
+        policies[self.agent_player] = SELF
+        for player, policy in self.opponents.items():
+            policies[int(player)] = policy
+        return policies
+
+    def load(self, seed: int, *, chosen: bool = False) -> LoadedGame:
         """The game; one that draws its chance itself (``rng_seed``) draws it from ``seed``.
 
+        Args:
+            seed: of the episode.
+            chosen: by a client, so that the limits hold.
+
         Raises:
-            InvalidOption: there is no such game, parameter or player.
+            InvalidOption: there is no such game, parameter or player, or it is too large.
         """
-        self._try_out()
-        with self.refusing():
-            if "(" in self.game_name:
-                game = pyspiel.load_game(self.game_name)
-            else:
-                game = pyspiel.load_game(self.game_name, self.game_params)
-            parameters = game.get_parameters()
-            if "rng_seed" in parameters and "rng_seed" not in self.game_params:
-                game = pyspiel.load_game(
-                    game.get_type().short_name, parameters | {"rng_seed": seed % (1 << 31)}
-                )
-        if self.agent_player >= game.num_players():
+        if self.game_name in _UNNUMBERED:
             raise InvalidOption(
-                f"{self.game_name} has {game.num_players()} players: agent_player must be below",
-                option="agent_player",
-            )
-        kind = game.get_type()
-        if kind.short_name in _UNNUMBERED:
-            raise InvalidOption(
-                f"the moves of {kind.short_name} have no numbers: take another game",
+                f"the moves of {self.game_name} have no numbers: take another game",
                 option="game_name",
             )
-        perfect = kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
-        sequential = kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL
-        if self.opponent_policy == "mcts" and not (perfect and sequential):
-            raise InvalidOption(
-                f"opponent_policy mcts plays turn-based games of perfect information, which"
-                f" {kind.short_name} is not: take another",
-                option="opponent_policy",
-            )
-        return game
+        params = self._params()
+        if params or "(" in self.game_name:
+            trial = tried(self.game_name, params or "{}")
+            if trial.failure:
+                raise self.refused(trial.failure)
+            if chosen:
+                self._check_size(trial.size, trial.actions, trial.memory)
+        try:
+            loaded = load_game(self.game_name, params, seed)
+        except GAME_ERRORS as exc:
+            raise self.refused(exc) from None
+        if chosen:
+            self._check_size(loaded.size, loaded.actions)
+        for option, player in (
+            ("agent_player", str(self.agent_player)),
+            *(("opponents", each) for each in self.opponents),
+        ):
+            if not (player.isdecimal() and int(player) < loaded.players):
+                raise InvalidOption(
+                    f"{self.game_name} has {loaded.players} players: {option} must be below,"
+                    f" got {player}",
+                    option=option,
+                )
+        return loaded
 
-    @contextlib.contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Return what OpenSpiel raises in the block is the fault of the game's name or parameters.
+    def check_chosen(self, served: Self) -> None:
+        """Refuse what a client may not choose on a server with other settings.
 
         Raises:
-            InvalidOption: it raised.
+            InvalidOption: a game that reads a file or is not among ``games``, or more simulations
+                than ``max_simulations`` and than the server's own.
         """
-        try:
-            yield
-        except _GAME_ERRORS as exc:
-            raise self._refused(str(exc) or type(exc).__name__) from None
+        own = (self.game_name, self.game_params) == (served.game_name, served.game_params)
+        if not own and _FILES.search(f"{self.game_name} {self.game_params}"):
+            raise InvalidOption(
+                "a game that reads a file is for the server to choose, with --param",
+                option="game_name",
+            )
+        name = self.game_name.partition("(")[0]
+        if self.games and not own and name not in self.games:
+            raise InvalidOption(
+                f"this server plays {', '.join(self.games)}, not {name}: take one of them",
+                option="game_name",
+            )
+        for option in ("mcts_simulations", "cfr_iterations"):
+            most = max(self.max_simulations, getattr(served, option))
+            if getattr(self, option) > most:
+                raise InvalidOption(
+                    f"{option} may be {most} at most on this server, got {getattr(self, option)}",
+                    option=option,
+                )
 
-    def _try_out(self) -> None:
-        if not (self.game_params or "(" in self.game_name):
-            return
+    def _params(self) -> str:
+        """The parameters as JSON, always written alike; empty where there are none."""
+        if not self.game_params:
+            return ""
         try:
-            params = msgspec.json.encode(self.game_params, order="sorted").decode()
-        except TypeError:
-            return  # nor will it be loaded
-        if reason := trial.failure(self.game_name, params):
-            raise self._refused(reason)
+            return msgspec.json.encode(self.game_params, order="deterministic").decode()
+        except TypeError as exc:
+            raise self.refused(exc) from exc
 
-    def _refused(self, reason: str) -> InvalidOption:
+    def _check_size(self, size: int, actions: int, memory: int = 0) -> None:
+        for option, found, what in (
+            ("max_tensor_size", size, "numbers in its tensor"),
+            ("max_actions", actions, "actions"),
+            ("max_game_memory", memory, "bytes of memory"),
+        ):
+            if found > getattr(self, option):
+                raise InvalidOption(
+                    f"{self.game_name} with {self.game_params} has {found:,} {what}, and this"
+                    f" server takes {getattr(self, option):,} of a client's game ({option}): take"
+                    " a smaller one",
+                    option="game_params" if self.game_params else "game_name",
+                )
+
+    def refused(self, cause: Exception | str) -> InvalidOption:
+        """Return the error that blames the game's name or parameters for what OpenSpiel raised."""
+        reason = str(cause) or type(cause).__name__
         name = self.game_name.partition("(")[0]
         option = "game_params" if name in pyspiel.registered_names() else "game_name"
         return InvalidOption(self._why_not(name, " ".join(reason.split())[:300]), option=option)
@@ -210,14 +323,35 @@ class Settings:
         return f"OpenSpiel has no game {name!r}; {hint}"
 
 
-def _load(path: str) -> OpponentPolicy:
+def policy_name(policy: str | OpponentPolicy) -> str:
+    """A policy in words."""
+    return policy if isinstance(policy, str) else getattr(policy, "__name__", repr(policy))
+
+
+def _policy(policy: Any, where: str) -> str | OpponentPolicy:
+    """Return a policy whose name is known, or the function that a path names."""
+    if callable(policy):
+        return policy  # type: ignore[no-any-return]  # a function, of whatever it takes
+    if isinstance(policy, str) and ":" in policy:
+        return _imported(policy, where)
+    known = get_args(OpponentName)
+    if policy not in known:
+        raise InvalidOption(
+            f"there is no {where} {policy!r}: take one of {', '.join(known)}",
+            option=where.partition("[")[0],
+        )
+    return str(policy)
+
+
+def _imported(path: str, where: str) -> OpponentPolicy:
     module, _, name = path.partition(":")
+    option = where.partition("[")[0]
     try:
         policy = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as exc:
-        raise InvalidOption(f"opponent_policy {path!r}: {exc}", option="opponent_policy") from exc
+        raise InvalidOption(f"{where} {path!r}: {exc}", option=option) from exc
     if not callable(policy):
-        raise InvalidOption(f"opponent_policy {path!r} is not callable", option="opponent_policy")
+        raise InvalidOption(f"{where} {path!r} is not callable", option=option)
     return policy  # type: ignore[no-any-return]  # callable, as was checked
 
 

@@ -16,11 +16,13 @@ class Snapshot(msgspec.Struct, array_like=True):
     """The position of an episode.
 
     Attributes:
-        settings: of the episode, but for its opponent.
+        settings: of the episode, but for its opponents.
         opponent: its name.
+        opponents: names of the players' own ones.
+        news: moves in words, each with its player.
         seed: with which the game was loaded.
         log: every move so far, chance included; ``pending`` those of a simultaneous node.
-        random: inner state of the Mersenne twister.
+        random: position of the generator.
         mover: who moved last for the client.
         last_moves: player and move, the latest last.
     """
@@ -30,11 +32,13 @@ class Snapshot(msgspec.Struct, array_like=True):
     seed: int
     log: list[Move]
     pending: list[int]
-    random: tuple[int, ...]
+    random: int
     steps: int
     mover: int
     last_moves: list[tuple[int, int]]
     returns: list[float]
+    opponents: dict[str, str] = {}
+    news: list[tuple[int, str]] = []
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -8,6 +8,7 @@ Rules:
   nothing of each other's moves; the moves are applied together when the last is in.
 - Everything applied is logged. A log replayed on a fresh game gives the same state, for games
   whose own serialisation leaves their random generator out too.
+- The player whose turn it is, is asked for once a move: a call costs more than its answer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import pyspiel
 __all__ = ["TERMINAL", "Move", "Table"]
 
 TERMINAL: Final = int(pyspiel.PlayerId.TERMINAL)
+_CHANCE: Final = int(pyspiel.PlayerId.CHANCE)
+_SIMULTANEOUS: Final = int(pyspiel.PlayerId.SIMULTANEOUS)
+_MEAN_FIELD: Final = int(pyspiel.PlayerId.MEAN_FIELD)
 Move = int | list[int] | None
 """One player's or chance's action, a joint one, or a mean field's update."""
 
@@ -30,7 +34,16 @@ class Table:
     Args:
         game: what is played.
         rng: draws chance.
+
+    Attributes:
+        state: of OpenSpiel.
+        player: who has to move; ``TERMINAL`` at the end and before ``start``.
+        is_simultaneous: the players move at once now.
+        log: everything that was applied.
+        pending: what the first players chose at a simultaneous node.
     """
+
+    __slots__ = ("game", "is_simultaneous", "log", "pending", "player", "rng", "state")
 
     def __init__(self, game: pyspiel.Game, rng: random.Random) -> None:
         self.game = game
@@ -39,6 +52,7 @@ class Table:
         self.log: list[Move] = []
         self.pending: list[int] = []
         self.player = TERMINAL
+        self.is_simultaneous = False
 
     def start(self) -> None:
         """Go on to the first player's move."""
@@ -61,17 +75,18 @@ class Table:
 
     def legal_actions(self) -> list[int]:
         """The moves of the player who has to move, ascending."""
-        if self.over:
+        if self.player == TERMINAL:
             return []
         actions: list[int] = self.state.legal_actions(self.player)
         return actions
 
     def move(self, action: int) -> None:
         """The player who has to move plays ``action``, which is legal."""
-        if self.state.is_simultaneous_node():
+        if self.is_simultaneous:
             self.pending.append(action)
         else:
-            self._apply(action)
+            self.state.apply_action(action)
+            self.log.append(action)
         self._settle()
 
     def _apply(self, move: Move) -> None:
@@ -86,23 +101,29 @@ class Table:
 
     def _settle(self) -> None:
         state = self.state
-        while not state.is_terminal():
-            if state.is_chance_node():
+        while (player := state.current_player()) < 0:
+            if player == _CHANCE:
                 self._apply(self._drawn())
-            elif state.is_mean_field_node():
-                self._apply(None)
-            elif not state.is_simultaneous_node():
-                self.player = state.current_player()
-                return
-            elif len(self.pending) < self.game.num_players():
-                self.player = len(self.pending)
-                if state.legal_actions(self.player):
+            elif player == _SIMULTANEOUS:
+                if self._is_chosen_at():
                     return
-                self.pending.append(0)  # who has no move takes part with any
+            elif player == _MEAN_FIELD:
+                self._apply(None)
             else:
-                joint, self.pending = self.pending, []
-                self._apply(joint)
-        self.player = TERMINAL
+                break
+        self.is_simultaneous = False
+        self.player = TERMINAL if player < 0 or state.is_terminal() else player
+
+    def _is_chosen_at(self) -> bool:
+        """Return whether somebody has yet to choose; else what all chose is applied."""
+        for player in range(len(self.pending), self.game.num_players()):
+            if self.state.legal_actions(player):
+                self.player, self.is_simultaneous = player, True
+                return True
+            self.pending.append(0)  # who has no move takes part with any
+        joint, self.pending = self.pending, []
+        self._apply(joint)
+        return False
 
     def _drawn(self) -> int:
         outcomes = self.state.chance_outcomes()

@@ -1,5 +1,8 @@
 """A game's parameters, tried out in a process of their own before the server takes them.
 
+A trial also measures what the game takes, so that a server can refuse a client's that is too large
+before it loads it.
+
 OpenSpiel checks few of its parameters. Of those it does not, a bad one raises some exception of
 C++ (``IndexError``, ``ValueError``, ``MemoryError``) when the game is loaded, begun or looked at;
 or it ends the process, or never comes back. So parameters are played with once where that harms
@@ -12,14 +15,15 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import random
 import resource
 import signal
 import subprocess
 import sys
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ["failure"]
+__all__ = ["Trial", "tried"]
 
 _CPU: Final = 2  # seconds
 _WALL: Final = 20.0
@@ -27,48 +31,66 @@ _MEMORY: Final = 2 << 30  # bytes of address space
 _MOVES: Final = 20
 
 
-def failure(game: str, params: str) -> str:
-    """Say what is wrong with parameters; empty if nothing was found.
+class Trial(NamedTuple):
+    """The outcome of a trial.
+
+    Attributes:
+        failure: what is wrong with the parameters; empty if nothing was found.
+        size: numbers of the tensor.
+        actions: how many different ones players have.
+        memory: bytes that the process grew by.
+    """
+
+    failure: str
+    size: int = 0
+    actions: int = 0
+    memory: int = 0
+
+
+def tried(game: str, params: str) -> Trial:
+    """Try a game's parameters out.
 
     Args:
         game: name of a game, with parameters in brackets or not.
         params: its parameters as a JSON object.
     """
     try:
-        return _failure(game, params)
+        return _tried(game, params)
     except subprocess.TimeoutExpired:
-        return f"it did not begin within {_WALL:g} s"
+        return Trial(f"it did not begin within {_WALL:g} s")
     except OSError:
-        return ""  # no process to try it in
+        return Trial("")  # no process to try it in
 
 
 @functools.lru_cache(maxsize=1024)
-def _failure(game: str, params: str) -> str:
+def _tried(game: str, params: str) -> Trial:
     """Return what a trial found. One that gave no answer raises, so that it is not kept."""
     command = [sys.executable, "-P", __file__, game, params]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=_WALL, check=False
     )
     if done.returncode == -signal.SIGXCPU:
-        return f"it did not begin within {_CPU} s of CPU time"
+        return Trial(f"it did not begin within {_CPU} s of CPU time")
     if done.returncode < 0:
-        return f"OpenSpiel ends the process with {signal.Signals(-done.returncode).name}"
+        return Trial(f"OpenSpiel ends the process with {signal.Signals(-done.returncode).name}")
+    told = done.stdout.rpartition("\n\n")[2].strip()
     if done.returncode == 2:
-        return done.stdout.rpartition("\n\n")[2].strip()
-    return ""
+        return Trial(told)
+    return Trial("", *json.loads(told)) if done.returncode == 0 else Trial("")
 
 
-def _play(game: Any) -> None:
-    """Do what the environment does with a game, for some moves."""
+def _play(game: Any) -> tuple[int, int]:
+    """Do what the environment does with a game, for some moves; the tensor's size and actions."""
     rng = random.Random(0)
     kind = game.get_type()
-    game.num_distinct_actions()
+    count: int = game.num_distinct_actions()
+    shape: list[int] = [0]
     state = game.new_initial_state()
     if kind.provides_information_state_tensor:
-        game.information_state_tensor_shape()
+        shape = game.information_state_tensor_shape()
         tensor = type(state).information_state_tensor
     elif kind.provides_observation_tensor:
-        game.observation_tensor_shape()
+        shape = game.observation_tensor_shape()
         tensor = type(state).observation_tensor
     else:
         tensor = lambda state, player: str(state)  # noqa: E731
@@ -94,6 +116,16 @@ def _play(game: Any) -> None:
     for player in range(game.num_players()):
         tensor(state, player)
     state.returns()
+    return math.prod(shape), count
+
+
+def _held() -> int:
+    """The most bytes that this program has held; ``ru_maxrss`` would count who started it."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line[:6] == "VmHWM:")
+    except (OSError, StopIteration):
+        return 0
 
 
 def _main(name: str, params: str) -> int:
@@ -103,8 +135,10 @@ def _main(name: str, params: str) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
+        before = _held()
         given = json.loads(params)
-        _play(pyspiel.load_game(name, given) if given else pyspiel.load_game(name))
+        found = _play(pyspiel.load_game(name, given) if given else pyspiel.load_game(name))
+        sys.stdout.write(f"\n\n{json.dumps([*found, max(0, _held() - before)])}")
     except Exception as exc:
         sys.stdout.write(f"\n\n{type(exc).__name__}: {' '.join(str(exc).split())}")
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from openspiel_env import RANDOM_ACTION, OpenSpielAction, OpenSpielObservation, 
 from openspiel_env.environment import OpenSpielEnvironment
 from openspiel_env.policies import catch, tic_tac_toe
 from openspiel_env.settings import VARIABLES, Settings, declared_isolation
+from openspiel_env.words import NotAMove, find_move
 
 from openenv_async import StepResult
 from openenv_async.errors import InvalidAction, InvalidOption
 
 ANY = OpenSpielAction(RANDOM_ACTION)
-Row = tuple[bytes, float | None, bool, list[int], int, list[float]]
+Row = tuple[bytes, float | None, bool, list[int], int, list[float], str]
 
 
 def row(result: StepResult[OpenSpielObservation]) -> Row:
@@ -31,6 +33,7 @@ def row(result: StepResult[OpenSpielObservation]) -> Row:
         seen.legal_actions,
         seen.current_player_id,
         seen.rewards,
+        seen.text,
     )
 
 
@@ -218,8 +221,179 @@ def test_the_episode_may_be_cut_off() -> None:
 
 def test_words_on_request() -> None:
     env = OpenSpielEnvironment(game_name="kuhn_poker")
-    assert env.reset(seed=0).observation.text == ""
-    assert env.reset(seed=0, text=True).observation.text in {"0", "1", "2"}
+    seen = env.reset(seed=0).observation
+    assert (seen.text, seen.legal_moves) == ("", [])
+    seen = env.reset(seed=0, text=True).observation
+    assert seen.legal_moves == ["Pass", "Bet"]
+    lines = seen.text.splitlines()
+    assert lines[0] == "kuhn_poker: you are player 0 of 2."
+    assert lines[2] in {"0", "1", "2"}  # the information state: one's card
+    assert lines[-3:-1] == ["0: Pass", "1: Bet"]
+
+
+def test_words_tell_the_board_and_what_the_other_did() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy="first", text=True)
+    env.reset(seed=0)
+    result = env.step(OpenSpielAction(move="x(1,1)"))
+    assert result.observation.text == (
+        "tic_tac_toe: you are player 0 of 2.\n"
+        "Player 1 played o(0,0).\n\n"
+        "o..\n.x.\n...\n\n"
+        "Legal moves (number: name):\n"
+        "1: x(0,1)\n2: x(0,2)\n3: x(1,0)\n5: x(1,2)\n6: x(2,0)\n7: x(2,1)\n8: x(2,2)\n"
+        "Answer with the name or the number of one of them."
+    )
+    assert result.info["legal_actions"][0] == {"move": "x(0,1)"}
+    for move in ("x(0,2)", "X(2,0)"):
+        result = env.step(OpenSpielAction(move=move))
+    assert result.observation.text.endswith("The game is over. You got 1 (player 1: -1)")
+    assert result.info == {}
+
+
+def test_simultaneous_choices_are_said_to_be_so() -> None:
+    env = OpenSpielEnvironment(game_name="matrix_rps", opponent_policy="self", text=True)
+    first = env.reset().observation
+    assert "All players choose at the same time." in first.text
+    second = env.step(OpenSpielAction(move="rock")).observation
+    assert second.current_player_id == 1
+    assert "Rock" in second.legal_moves
+    assert (
+        second.text.replace("player 1", "player 0").replace("player: 1", "player: 0") == first.text
+    )
+
+
+@pytest.mark.parametrize(
+    "move",
+    ["x(1,1)", " X(1,1) ", "4", "4: x(1,1)", "4 :X(1,1)"],
+)
+def test_a_move_is_found_by_its_name(move: str) -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponent_policy="self")
+    env.reset()
+    assert 4 not in env.step(OpenSpielAction(move=move)).observation.legal_actions
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (OpenSpielAction(move="x(3,3)"), r"move 'x\(3,3\)' is not a legal move for player 0"),
+        (OpenSpielAction(move="4: x(0,0)"), "is not a legal move"),
+        (OpenSpielAction(move="-1"), "is not a legal move"),
+        (OpenSpielAction(move="9" * 5000), "is not a legal move"),
+        (OpenSpielAction(move=""), "is not a legal move"),
+        (OpenSpielAction(0, "x(1,1)"), "are two moves"),
+        (OpenSpielAction(), "without action_id and move"),
+    ],
+)
+def test_what_names_no_move_is_a_mistake(action: OpenSpielAction, message: str) -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", text=True)
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction, match=message) as caught:
+        env.step(action)
+    assert caught.value.message.endswith("x(2,2) (8)")
+    assert caught.value.detail["reward"] == -1.0
+    assert env.state().moves == 0
+
+
+def test_a_name_of_two_moves_is_refused_and_listed_with_its_number() -> None:
+    assert find_move("a", [3, 5], ["a", "b"]) == 3
+    assert find_move("5", [3, 5], ["5", "b"]) == 3  # a name before a number
+    with pytest.raises(NotAMove, match="the name of 2 moves"):
+        find_move("a", [3, 5], ["a", "a"])
+    assert find_move("5: a", [3, 5], ["a", "a"]) == 5
+
+
+def test_each_player_has_its_own_policy() -> None:
+    env = OpenSpielEnvironment(
+        game_name="goofspiel(players=4,num_cards=5,imp_info=False)",
+        agent_player=1,
+        opponent_policy="last",
+        opponents={"0": "first", "3": "self"},
+    )
+    seen = env.reset(seed=0).observation
+    assert env.state().played_by == ["first", "self", "last", "self"]
+    assert seen.current_player_id == 1
+    seen = env.step(OpenSpielAction(2)).observation
+    assert seen.current_player_id == 3
+    seen = env.step(OpenSpielAction(3)).observation
+    assert seen.current_player_id == 1
+    saved = env.snapshot()
+    other = OpenSpielEnvironment()
+    other.restore(saved)
+    assert other.state() == env.state()
+    assert other.state().agent_player == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opponents": {"2": "random"}}, "has 2 players: opponents must be below, got 2"),
+        ({"opponents": {"x": "random"}}, "opponents must be below, got x"),
+        ({"opponents": {"0": "random"}}, "whom the client plays"),
+        ({"opponents": {"1": "clever"}}, r"no opponents\['1'\] 'clever'"),
+        ({"opponent_policy": "is_mcts", "game_name": "dark_hex"}, "can draw what is hidden"),
+        ({"opponent_policy": "cfr", "game_name": "matrix_rps"}, "turn-based games with"),
+        ({"max_move_time": 0.0}, "max_move_time must be at least"),
+    ],
+)
+def test_opponents_that_cannot_be_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        OpenSpielEnvironment(**{"game_name": "tic_tac_toe"} | options)
+
+
+def test_another_game_has_its_own_opponents() -> None:
+    env = OpenSpielEnvironment(game_name="tic_tac_toe", opponents={"1": "last"})
+    env.reset(seed=0, game_name="catch")
+    assert env.state().played_by == ["self"]
+    env.reset(seed=0)
+    assert env.state().played_by == ["self", "last"]
+
+
+def test_information_set_search_beats_chance() -> None:
+    env = OpenSpielEnvironment(
+        game_name="kuhn_poker", opponent_policy="is_mcts", mcts_simulations=200
+    )
+    assert mean_return(env, lambda observation: ANY, 150) < -0.05
+
+
+@pytest.mark.parametrize("options", [("kuhn_poker", "is_mcts"), ("connect_four", "mcts")])
+def test_a_search_that_takes_too_long_is_refused(options: tuple[str, str]) -> None:
+    game, policy = options
+    with pytest.raises(InvalidOption, match=r"with 10000000 simulations, and this server allows"):
+        OpenSpielEnvironment(
+            game_name=game, opponent_policy=policy, mcts_simulations=10**7, max_move_time=0.01
+        )
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "message"),
+    [
+        ({}, {"mcts_simulations": 1001}, "mcts_simulations may be 1000 at most"),
+        ({"mcts_simulations": 2000}, {"mcts_simulations": 2001}, "may be 2000 at most"),
+        ({}, {"cfr_iterations": 1001}, "cfr_iterations may be 1000 at most"),
+        ({"games": ["catch"]}, {"game_name": "hex"}, "plays catch, not hex"),
+        ({"games": ["catch"]}, {"game_name": "hex(board_size=3)"}, "plays catch, not hex"),
+        ({"max_tensor_size": 100}, {"game_name": "hex"}, r"1,089 numbers in its tensor"),
+        (
+            {"max_tensor_size": 200},
+            {"game_params": {"rows": 50}},
+            "250 numbers in its tensor, and this server takes 200",
+        ),
+        ({"max_actions": 4}, {"game_name": "hex"}, "121 actions"),
+        (
+            {"max_game_memory": 0, "max_tensor_size": 1 << 20},
+            {"game_params": {"rows": 2000, "columns": 200}},
+            "bytes of memory",
+        ),
+    ],
+)
+def test_what_is_too_large_of_a_client_is_refused(
+    limits: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    env = OpenSpielEnvironment(**limits)
+    with pytest.raises(InvalidOption, match=message):
+        env.reset(**options)
+    assert env.reset(seed=0).observation.legal_actions == [0, 1, 2]
+    OpenSpielEnvironment(**limits | options)  # the server's own have no limits
 
 
 @pytest.mark.parametrize(
@@ -231,6 +405,8 @@ def test_words_on_request() -> None:
         {"game_name": "connect_four", "opponent_policy": "mcts", "mcts_simulations": 20},
         {"game_name": "mfg_crowd_modelling"},
         {"game_name": "turn_based_simultaneous_game(game=goofspiel(num_cards=5))"},
+        {"game_name": "kuhn_poker", "opponent_policy": "cfr", "cfr_iterations": 3},
+        {"game_name": "tic_tac_toe", "opponents": {"1": "mcts"}, "text": True},
     ],
 )
 def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) -> None:
@@ -380,9 +556,12 @@ def test_every_setting_has_a_variable() -> None:
             "OPENSPIEL_GAME_PARAMS": '{"num_cards": 4}',
             "OPENSPIEL_AGENT_PLAYER": "1",
             "OPENSPIEL_OPPONENT_POLICY": "last",
+            "OPENSPIEL_OPPONENTS": '{"0": "first"}',
+            "OPENSPIEL_GAMES": "catch, hex",
         }
     )
-    assert read == Settings("goofspiel", {"num_cards": 4}, 1, "last")
+    wanted = Settings("goofspiel", {"num_cards": 4}, 1, "last", {"0": "first"})
+    assert read == replace(wanted, games=["catch", "hex"])
     assert read.changed({"game_name": "catch"}).game_params == {}
     with pytest.raises(InvalidOption, match="OPENSPIEL_MAX_STEPS=many"):
         Settings.from_environ({"OPENSPIEL_MAX_STEPS": "many"})
@@ -401,3 +580,9 @@ def test_the_schema_knows_the_game() -> None:
     env = OpenSpielEnvironment(game_name="connect_four")
     assert env.reset().observation.info_state.shape == (3 * 6 * 7,)
     assert np.array_equal(env.reset().observation.legal_actions_mask, np.ones(7, np.uint8))
+
+
+def test_the_schema_of_words_has_the_name_alone() -> None:
+    schemas = OpenSpielEnvironment.schemas(game_name="connect_four", text=True)
+    action = schemas["action"]["$defs"]["OpenSpielAction"]
+    assert list(action["properties"]) == action["required"] == ["move"]
