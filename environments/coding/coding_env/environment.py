@@ -26,7 +26,7 @@ from coding_env.tasks import (
     load_tasks,
     read_row,
 )
-from openenv_async import Environment, StepResult, TaskTable
+from openenv_async import Certification, Environment, StepResult, TaskTable
 from openenv_async.errors import EpisodeNotStarted, InvalidAction, InvalidOption
 
 __all__ = ["CodingEnvironment", "Credit", "Mode"]
@@ -133,6 +133,15 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
             ]
 
         return TaskTable({split: functools.partial(rows, split) for split in ("train", "test")})
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements that ``openenv-async certify`` tests: of the bundled tasks, and of no others."""
+        if params.get("tasks_path") or os.environ.get("CODING_TASKS"):
+            return None
+        from coding_env.policies import CERTIFICATION
+
+        return CERTIFICATION
 
     async def reset(
         self,

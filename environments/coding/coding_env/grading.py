@@ -197,7 +197,7 @@ def prints(text: str, wanted: str) -> bool:
     if lines == wanted_lines:
         return True
     return len(lines) == len(wanted_lines) and all(
-        mine == other or _words_alike(mine.split(), other.split())
+        mine == other or _words_alike(mine.split(" "), other.split(" "))
         for mine, other in zip(lines, wanted_lines, strict=True)
     )
 

@@ -1,4 +1,4 @@
-"""The example policy against a random one: ``python examples/compare.py [--episodes 200]``."""
+"""What skill, chance and cheats are paid: ``python examples/compare.py [--episodes 200]``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import functools
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 from coding_env import CodingEnv
 from coding_env.environment import CodingEnvironment
-from coding_env.policies import SnippetPolicy
+from coding_env.policies import CHEATS, SKILLS, guess, oracle
 
 from openenv_async import serve
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
@@ -20,15 +22,22 @@ async def compare(episodes: int) -> None:
         params = {"mode": "tasks", "split": split}
         async with serve(CodingEnvironment, params=params) as url:
             random_policy = RandomPolicy((await fetch_schema(url))["action"], 0)
-            for name, policy in (("random", random_policy), ("snippets", SnippetPolicy())):
+            policies: dict[str, Callable[..., Any]] = {
+                "valid answers at random": guess,
+                "random actions": random_policy,
+                **{f"cheat: {name}": policy for name, policy in CHEATS.items()},
+                **{f"skill: {name}": policy for name, policy in SKILLS.items()},
+                "oracle": oracle,
+            }
+            for name, policy in policies.items():
                 client = functools.partial(CodingEnv, url)
                 outcomes = await collect_all(
-                    client, policy, episodes=episodes, concurrency=16, seeds=0
+                    client, policy, episodes=episodes, concurrency=8, seeds=0
                 )
                 returns = [o.episode_return for o in outcomes if o.episode_return is not None]
                 assert len(returns) == episodes
                 spread = statistics.stdev(returns) / episodes**0.5
-                print(f"{split} {name}: mean return {statistics.mean(returns):.3f} ± {spread:.3f}")
+                print(f"{split}, {name}: {statistics.mean(returns):.3f} ± {spread:.3f}", flush=True)
 
 
 if __name__ == "__main__":

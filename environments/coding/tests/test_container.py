@@ -1,4 +1,4 @@
-"""The escape tests, once more: in a default container, as a user who is not root."""
+"""The escape tests, once more: in a default container, as the image's user and as root."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def missing() -> str:
     return f"docker image inspect {IMAGE}: {asked.stderr}" if asked.returncode else ""
 
 
-def test_every_escape_is_stopped_in_a_default_container() -> None:
+@pytest.mark.parametrize(
+    ("user", "which"), [("1000:1000", ""), ("0:0", "every_attempt")], ids=["user", "root"]
+)
+def test_every_escape_is_stopped_in_a_default_container(user: str, which: str) -> None:
     if reason := missing():
         if os.environ.get("CI"):
             pytest.fail(reason)
@@ -44,11 +47,11 @@ def test_every_escape_is_stopped_in_a_default_container() -> None:
     mounts = [f"--volume={source}:{target}:ro" for target, source in folders.items()]
     done = subprocess.run(
         [
-            *("docker", "run", "--rm", "--init", "--user=1000:1000", "--network=none", *mounts),
+            *("docker", "run", "--rm", "--init", f"--user={user}", "--network=none", *mounts),
             "--env=PYTHONPATH=/project/core:/project/coding:/packages",
             *("--env=PYTHONDONTWRITEBYTECODE=1", "--env=HOME=/tmp", "--workdir=/project", IMAGE),
             *("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=/project"),
-            "/project/tests/test_escapes.py",
+            *("/project/tests/test_escapes.py", "-k", which),
         ],
         capture_output=True,
         text=True,

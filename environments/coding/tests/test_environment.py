@@ -179,7 +179,7 @@ async def test_partial_and_broken_solutions() -> None:
     ("credit", "reward"), [("corrected", 1 / 3), ("fraction", 0.6), ("all", 0)]
 )
 async def test_credit(credit: str, reward: float) -> None:
-    """Of five tests a constant passes two, and the submission three."""
+    """A constant passes two of five tests, and the submission three."""
     tests = [[[0], 1], [[1], 1], [[2], 4], [[3], 9], [[4], 16]]
     row = {"name": "square", "text": "Square it, or 1.", "entry_point": "square", "tests": tests}
     async with connect(CodingEnvironment, client=CodingEnv, params={"credit": credit}) as env:
