@@ -136,7 +136,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
 
     @classmethod
     def certification_for(cls, **params: Any) -> Certification | None:
-        """The statements that ``openenv-async certify`` tests: of the bundled tasks, and of no others."""
+        """The statements that ``openenv-async certify`` tests: of the bundled tasks only."""
         if params.get("tasks_path") or os.environ.get("CODING_TASKS"):
             return None
         from coding_env.policies import CERTIFICATION

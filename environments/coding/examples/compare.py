@@ -1,4 +1,4 @@
-"""What skill, chance and cheats are paid: ``python examples/compare.py [--episodes 200]``."""
+"""Returns of skill, chance and cheats: ``python examples/compare.py [--episodes 200]``."""
 
 from __future__ import annotations
 

@@ -136,9 +136,12 @@ def assertions(task: Task, cases: list[Case], original: str) -> Checks:
     return Checks("\n".join(lines))
 
 
-@pytest.mark.parametrize("pairs", [24, pytest.param(1000, marks=pytest.mark.heavy)])
-async def test_verdicts_are_those_of_a_plain_run(pairs: int) -> None:
-    rng = random.Random("pairs")
+@pytest.mark.parametrize(
+    ("pairs", "part"),
+    [(24, "some"), *(pytest.param(100, n, marks=pytest.mark.heavy) for n in range(10))],
+)
+async def test_verdicts_are_those_of_a_plain_run(pairs: int, part: object) -> None:
+    rng = random.Random(f"pairs/{part}")
     limits = Limits(cpu_timeout=CPU)
     counts: Counter[str] = Counter()
     differing = []
