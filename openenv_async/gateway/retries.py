@@ -23,9 +23,10 @@ had, so that no answer goes to two. The other one, if it asks again, gets the ne
 A client *may have had* an answer whole from the moment at which its end is handed to the system.
 The journal has a note of that before, so that ``kill -9`` takes none back: an answer without one
 was had by nobody. One thing alone shows later that it was not had either: its client reset the
-connection, as systems do for bytes that nobody read. That a connection ended after the last byte
-shows nothing, and neither does a count of retries (``x-stainless-retry-count``): the request may be
-another agent's, whose earlier ones were lost on their way, or whose sample died with the gateway.
+connection, as systems do for bytes that nobody read or that come after the connection was closed.
+That a connection ended after the last byte shows nothing, and neither does a count of retries
+(``x-stainless-retry-count``): the request may be another agent's, whose earlier ones were lost on
+their way, or whose sample died with the gateway.
 
 A request that asks for more tokens than a sample that its client had whole is not a retry of it:
 agents ask so when an answer was cut at the limit.

@@ -115,18 +115,20 @@ async def test_a_later_record_replaces_an_earlier_one_of_its_number(tmp_path: Pa
     assert kept.deliveries == ["error", "whole"]
 
 
-async def test_a_delivery_is_written_after_what_was_sent_in_the_same_turn(tmp_path: Path) -> None:
+async def test_a_delivery_that_broke_is_written_after_what_is_sent_in_the_same_turn(
+    tmp_path: Path,
+) -> None:
     loop = asyncio.get_running_loop()
     async with Journal.open(tmp_path) as journal:
         await journal.opened(SessionFacts(id="0"))
         await journal.answered(record("0", 0))
         size = journal.size
         sent = loop.create_future()
-        journal.delivered("0", 0, "whole")
+        journal.delivered("0", 0, "broken")
         loop.call_soon(lambda: sent.set_result(journal.size))  # event loops send at a turn's end
         assert journal.size == size
         assert await sent > size
-        assert read_journal(tmp_path).sessions["0"].calls[0].deliveries == ["whole"]
+        assert read_journal(tmp_path).sessions["0"].calls[0].deliveries == ["broken"]
 
 
 async def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ async def test_calls_of_sessions_that_are_not_there_are_refused(tmp_path: Path) 
         journal.leaving("2", 0)
 
 
-async def test_a_delivery_is_noted_at_once_and_may_be_corrected(tmp_path: Path) -> None:
+async def test_what_leaves_is_noted_before_and_may_be_corrected(tmp_path: Path) -> None:
     def noted() -> list[Delivery]:
         [kept] = read_journal(tmp_path).sessions["0"].records
         return kept.deliveries
