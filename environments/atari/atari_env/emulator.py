@@ -13,6 +13,9 @@ Rules:
 - Right after ``reset_game`` the state of a few games (``koolaid``, ``qbert``, ``tetris``,
   ``trondead``) lacks something, so that restoring it gives different games. Each is tried, and
   no-op frames are played until it does not.
+- Where nobody chooses a difficulty the switches stay as ALE leaves them, as in Gymnasium. That is
+  what the game calls its first one in all games but ``backgammon``, which lists 3 alone and is
+  played at 0, to which no console that was once set goes back: it begins on a fresh one.
 - ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the
   one before: the first picture of a game is kept beside its state. A few games do not draw all of
   each frame, so the beginning is drawn once more before a game: what was played before on this
@@ -36,14 +39,14 @@ from numpy.typing import NDArray
 
 from openenv_async.errors import InvalidOption
 
-__all__ = ["RESERVED", "Emulator"]
+__all__ = ["Emulator"]
 
-RESERVED: Final = 20
-"""Consoles at most that a server loads before sessions are opened; each takes 0.8 MB."""
 _KEPT: Final = 32
-"""Consoles at most that are kept for sessions to come."""
+"""Consoles at most that are kept for sessions to come, unless more were reserved."""
 
 _NO_STICKY: Final = 0.0
+_UNTOUCHED: Final = 0
+"""The difficulty of a console that was not set."""
 _SETTLING: Final = 60
 """No-op frames that a game may need until its state is whole."""
 _PROBE: Final = 40
@@ -71,6 +74,7 @@ class Emulator:
     _free: ClassVar[dict[str, list[ALEInterface]]] = {}
     _starts: ClassVar[dict[tuple[str, int, int], _Start]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
+    _most: ClassVar[int] = _KEPT
 
     def __init__(self, game: str) -> None:
         self.game = game
@@ -88,6 +92,8 @@ class Emulator:
         Raises:
             InvalidOption: ALE does not play the game.
         """
+        with cls._lock:
+            cls._most = max(cls._most, count)
         for _ in range(count - len(cls._free.get(game, ()))):
             cls._give(game, _load(game))
 
@@ -102,7 +108,7 @@ class Emulator:
         with cls._lock:
             free = cls._free.pop(game, [])
             cls._free[game] = [*free, ale]
-            if sum(map(len, cls._free.values())) > _KEPT:
+            if sum(map(len, cls._free.values())) > cls._most:
                 longest_ago = next(iter(cls._free))
                 cls._free[longest_ago].pop()
                 if not cls._free[longest_ago]:
@@ -113,6 +119,7 @@ class Emulator:
         """Drop all consoles that are free, and all beginnings."""
         with cls._lock:
             cls._free.clear()
+            cls._most = _KEPT
             cls._starts.clear()
 
     def actions(self, full: bool) -> list[Action]:
@@ -122,7 +129,7 @@ class Emulator:
     def start(
         self, mode: int | None, difficulty: int | None, obs_type: str
     ) -> tuple[int, int, NDArray[np.uint8]]:
-        """Begin a game; ``None`` takes the first that the game has.
+        """Begin a game; ``None`` takes the first mode and leaves the difficulty as ALE does.
 
         Returns:
             The mode, the difficulty and what ``read(obs_type)`` should see.
@@ -131,11 +138,18 @@ class Emulator:
             InvalidOption: the game has no such mode or difficulty.
         """
         mode = self._chosen("mode", mode, self.modes)
-        difficulty = self._chosen("difficulty", difficulty, self.difficulties)
+        untouched = difficulty is None and _UNTOUCHED not in self.difficulties
+        if untouched:
+            difficulty = _UNTOUCHED
+        else:
+            difficulty = self._chosen("difficulty", difficulty, self.difficulties)
         start = self._starts.get((self.game, mode, difficulty))
         if start is None:
+            if untouched:
+                self.ale = _load(self.game)
+            else:
+                self.ale.setDifficulty(difficulty)
             self.ale.setMode(mode)
-            self.ale.setDifficulty(difficulty)
             self.ale.reset_game()
             start = self._starts[self.game, mode, difficulty] = self._settled()
         self.ale.restoreState(start.state)

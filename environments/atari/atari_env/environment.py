@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_env.emulator import RESERVED, Emulator
+from atari_env.emulator import Emulator
 from atari_env.frames import FrameStack, resize
 from atari_env.models import AtariAction, AtariObservation, AtariState
 from atari_env.schemas import schemas
-from atari_env.settings import ObsType, Settings, declared_isolation
+from atari_env.settings import ObsType, Settings, declared_isolation, reserved
 from atari_env.snapshots import Snapshot
 from openenv_async import Environment, StepResult
 from openenv_async.environment import Isolation
@@ -298,7 +298,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
     def prepare_process(cls, sessions: int, **params: Any) -> None:
         """Load consoles of the served game, and find its beginning."""
         settings = Settings.from_environ().changed(params)
-        Emulator.reserve(settings.game_name, min(sessions, RESERVED))
+        Emulator.reserve(settings.game_name, min(sessions, reserved()))
         emulator = Emulator(settings.game_name)
         emulator.start(settings.mode, settings.difficulty, settings.obs_type)
         emulator.release()

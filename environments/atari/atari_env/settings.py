@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, Self, get_type_hints
+from typing import Annotated, Any, Final, Literal, Self, get_type_hints
 
 import msgspec
 from ale_py import roms
@@ -15,7 +15,15 @@ from ale_py import roms
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidOption
 
-__all__ = ["OBS_TYPES", "VARIABLES", "ObsType", "Settings", "declared_isolation", "rom_name"]
+__all__ = [
+    "OBS_TYPES",
+    "VARIABLES",
+    "ObsType",
+    "Settings",
+    "declared_isolation",
+    "reserved",
+    "rom_name",
+]
 
 ObsType = Literal["rgb", "grayscale", "ram", "resized"]
 OBS_TYPES: Final[tuple[ObsType, ...]] = ("rgb", "grayscale", "ram", "resized")
@@ -40,6 +48,9 @@ VARIABLES: Final[dict[str, str]] = {
 """Environment variable of every setting; upstream's names where it has them."""
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=4096)]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of a game.
@@ -48,7 +59,8 @@ class Settings:
         game_name: a ROM of ale-py; ``pong``, ``Pong``, ``ALE/Pong-v5`` are the same.
         obs_type: what ``screen`` holds; ``resized`` is 84 × 84 grayscale.
         full_action_space: all 18 actions rather than those that the game uses.
-        mode, difficulty: the game's switches; ``None`` takes the first that it has.
+        mode, difficulty: the game's switches; ``None`` takes the first mode and leaves the
+            difficulty as ALE does.
         repeat_action_probability: sticky actions: with this probability a frame repeats the
             action of the frame before (Machado et al., 2018).
         frameskip: frames for which an action is held.
@@ -160,6 +172,20 @@ def declared_isolation(environ: Mapping[str, str] = os.environ) -> Isolation:
     except msgspec.ValidationError as exc:
         raise InvalidOption(f"ATARI_ISOLATION={text}: {exc}") from None
     return isolation
+
+
+def reserved(environ: Mapping[str, str] = os.environ) -> int:
+    """``ATARI_CONSOLES``: consoles that a server loads before it takes sessions, 20 by default.
+
+    Raises:
+        InvalidOption: it is not a number from 0 to 4096.
+    """
+    text = environ.get("ATARI_CONSOLES") or "20"
+    try:
+        count: int = msgspec.convert(text, _Count, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidOption(f"ATARI_CONSOLES={text}: {exc}") from None
+    return count
 
 
 def _refused(option: str, value: Any, wanted: str) -> InvalidOption:

@@ -13,6 +13,7 @@ from ale_py import roms
 from atari_env import AtariAction, AtariObservation
 from atari_env.emulator import Emulator
 from atari_env.environment import AtariEnvironment
+from atari_env.settings import reserved
 
 from openenv_async import StepResult
 from openenv_async.errors import InvalidAction, InvalidOption
@@ -58,6 +59,24 @@ def test_it_plays_as_gymnasium_does(obs_type: str) -> None:
     ours = play(AtariEnvironment(game_name="space_invaders"), moves(200, 6), obs_type=obs_type)
     assert [(screen, reward, end, lives) for screen, reward, end, _, lives in ours] == expected
     assert any(reward for _, reward, *_ in ours)
+
+
+def test_a_difficulty_that_nobody_chose_is_that_of_gymnasium() -> None:
+    """Backgammon lists 3 alone, and is played at 0."""
+    theirs = gymnasium.make("ALE/Backgammon-v5", frameskip=4, repeat_action_probability=0.0)
+    env = AtariEnvironment(game_name="backgammon")
+    hard = play(env, moves(60, 3), difficulty=3)
+    for _ in range(2):  # also after games at 3, on whatever console
+        screens = [theirs.reset()[0].tobytes()]
+        screens += [theirs.step(action)[0].tobytes() for action in moves(60, 3)]
+        ours = play(env, moves(60, 3))
+        assert [screen for screen, *_ in ours] == screens
+        assert env.state().difficulty == 0
+        assert ours != hard
+        assert play(env, moves(60, 3), difficulty=3) == hard
+        env.close()
+        env = AtariEnvironment(game_name="backgammon")
+    theirs.close()
 
 
 FOR_TWO = ("combat", "joust", "maze_craze", "warlords")
@@ -435,6 +454,22 @@ def test_consoles_are_loaded_before_sessions_are_opened(monkeypatch: pytest.Monk
     assert loaded == []
     for each in made:
         each.close()
+
+
+def test_a_server_may_load_more_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("atari_env.emulator._load", loaded.append)
+    Emulator.forget()
+    try:
+        Emulator.reserve("pong", 40)
+        assert len(Emulator._free["pong"]) == 40
+    finally:
+        Emulator.forget()
+    assert reserved({"ATARI_CONSOLES": "66"}) == 66
+    assert reserved({}) == 20
+    for wrong in ("many", "-1", "5000"):
+        with pytest.raises(InvalidOption, match=f"ATARI_CONSOLES={wrong}"):
+            reserved({"ATARI_CONSOLES": wrong})
 
 
 def test_a_bounded_number_of_consoles_is_kept() -> None:
