@@ -13,7 +13,7 @@ Rules:
 - Right after ``reset_game`` the state of a few games (``koolaid``, ``qbert``, ``tetris``,
   ``trondead``) lacks something, so that restoring it gives different games. Each is tried, and
   no-op frames are played until it does not.
-- Where nobody chooses a difficulty the switches stay as ALE leaves them, as in Gymnasium. That is
+- Unless a difficulty is chosen, the switches stay as ALE leaves them, as in Gymnasium. That is
   what the game calls its first one in all games but ``backgammon``, which lists 3 alone and is
   played at 0, to which no console that was once set goes back: it begins on a fresh one.
 - ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal
 
 import pyspiel
 
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.models import json_schema
@@ -406,6 +406,15 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         of["info_state"]["x-ndarray"]["shape"] = [loaded.size]
         of["legal_actions_mask"]["x-ndarray"] |= {"shape": [loaded.actions], "low": 0, "high": 1}
         return {"action": action, "observation": observation}
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements about catch, which is served by default; none about other games."""
+        if Settings.from_environ().changed(params).game_name != "catch":
+            return None
+        from openspiel_env.policies import CERTIFICATION
+
+        return CERTIFICATION
 
     @classmethod
     def prepare_process(cls, sessions: int, **params: Any) -> None:

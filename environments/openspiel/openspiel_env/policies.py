@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from openenv_async import Certification
 from openspiel_env.models import OpenSpielAction
 
-__all__ = ["catch", "tic_tac_toe"]
+__all__ = ["CERTIFICATION", "catch", "late_catch", "still", "tic_tac_toe"]
 
 _ROWS, _COLUMNS = 10, 5
 _LINES: Final = (
@@ -33,6 +34,18 @@ def catch(observation: Any) -> OpenSpielAction:
     return OpenSpielAction(1 + (ball > paddle) - (ball < paddle))
 
 
+def still(observation: Any) -> OpenSpielAction:
+    """Catch: never moves."""
+    return OpenSpielAction(1)
+
+
+def late_catch(observation: Any) -> OpenSpielAction:
+    """Catch: moves below the ball once it is in the lower half, which is late for some."""
+    grid = np.asarray(_field(observation, "info_state")).reshape(_ROWS, _COLUMNS)
+    row = int(grid[:-1].any(axis=1).argmax())
+    return still(observation) if row < _ROWS - 2 else catch(observation)
+
+
 def tic_tac_toe(observation: Any) -> OpenSpielAction:
     """Tic-tac-toe as either player: wins, else prevents a loss, else takes the best free cell."""
     empty, noughts, crosses = np.asarray(_field(observation, "info_state")).reshape(3, 9) > 0
@@ -50,3 +63,13 @@ def tic_tac_toe(observation: Any) -> OpenSpielAction:
 def _field(observation: Any, name: str) -> Any:
     """A field of an observation that is typed or, from an untyped client, a dict."""
     return observation[name] if isinstance(observation, dict) else getattr(observation, name)
+
+
+CERTIFICATION: Final = Certification(
+    oracle=catch,
+    return_range=(-1.0, 1.0),
+    skills={"still": still, "late_catch": late_catch, "catch": catch},
+    probes=(),
+    params={"game_name": "catch", "game_params": {}, "text": False},
+)
+"""The statements about the game that is served by default."""
