@@ -241,11 +241,11 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
             legal = state.legal_actions(player)
         self._legal = legal
         mask, moves = loaded.told(legal)
-        if over or not loaded.pays_at_end:
-            before, self._returns = self._returns, state.returns()
-            rewards = [now - then for now, then in zip(self._returns, before, strict=True)]
-        else:
+        before, self._returns = self._returns, state.returns()
+        if self._returns == before:
             rewards = [0.0] * loaded.players
+        else:
+            rewards = [now - then for now, then in zip(self._returns, before, strict=True)]
         observation = OpenSpielObservation(
             self._eyes.tensor(state, player),
             legal,

@@ -54,7 +54,6 @@ class LoadedGame:
         is_open: everybody sees everything.
         is_sequential: players never move at once.
         min_utility: the least that a player may get.
-        pays_at_end: nobody gets anything before the end.
         simulation_times: seconds of a simulation by the search's name; ``None``: it cannot search.
     """
 
@@ -69,7 +68,6 @@ class LoadedGame:
         self.is_sequential = kind.dynamics == pyspiel.GameType.Dynamics.SEQUENTIAL
         self.has_information_state_string: bool = kind.provides_information_state_string
         self.min_utility: float = game.min_utility()
-        self.pays_at_end = kind.reward_model == pyspiel.GameType.RewardModel.TERMINAL
         self.shape, self.tensor_of = _tensor_of(game)
         self.size = math.prod(self.shape)
         self.words = _words_of(kind, self.is_open)

@@ -18,6 +18,8 @@ GAMES = [
 ]
 LIGHT = (
     *("tic_tac_toe", "connect_four", "chess", "backgammon", "kuhn_poker", "leduc_poker"),
+    # says that it pays at the end only, and does before
+    "repeated_leduc_poker",
     *("goofspiel", "hanabi", "2048", "go", "matrix_rps", "blotto", "mfg_crowd_modelling"),
 )
 
