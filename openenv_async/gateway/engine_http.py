@@ -175,6 +175,7 @@ class DirectHTTP:
         self._headers = own | {k: v for k, v in plain.items() if k.lower() not in named}
         self.idle: dict[_Connection, None] = {}
         self.open: set[_Connection] = set()
+        self.is_closed = False
         self._closing: asyncio.Future[None] | None = None
 
     async def request(
@@ -232,6 +233,7 @@ class DirectHTTP:
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent. From any loop and thread."""
+        self.is_closed = True
         if self.loop is asyncio.get_running_loop():
             if self.open:
                 if self._closing is None:
@@ -293,12 +295,18 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._http.open.add(self)
+        if self._http.is_closed:  # while this one was being made
+            self.abort()
 
     def send(self, request: bytes) -> _DirectResponse:
         """Send a request; return its response, of which nothing has come."""
         self.has_answered = False
-        self._response = response = _DirectResponse(self)
-        self._transport.write(request)
+        response = _DirectResponse(self)
+        if self in self._http.open:
+            self._response = response
+            self._transport.write(request)
+        else:  # it was lost as soon as it was made
+            response.lost(None)
         return response
 
     def data_received(self, data: bytes) -> None:

@@ -310,6 +310,17 @@ async def test_closing_ends_every_connection() -> None:
         never.set()
 
 
+async def test_a_connection_that_is_made_as_all_are_closed_is_closed_too() -> None:
+    async with talking([HELLO]) as (scripted, http):
+        asking = asyncio.create_task(asked(http, scripted.url))
+        await asyncio.sleep(0)  # it connects
+        assert not http.open
+        await http.aclose()
+        with pytest.raises(RequestFailed, match="closed the connection"):
+            await asking
+        await until(lambda: not http.open)
+
+
 async def test_tls_and_proxies_are_left_to_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
