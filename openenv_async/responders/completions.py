@@ -16,7 +16,7 @@ Servers tell in these fields which tokens were sampled; nothing is made up where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -158,6 +158,38 @@ class _Completion(msgspec.Struct, gc=False):
     metadata: _Metadata | None = None
 
 
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str
+    tool_calls: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    refusal: None = None
+
+
+class _PlainLogprobs(msgspec.Struct, gc=False):
+    content: list[_Token]
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+    index: Literal[0] | None = 0
+    finish_reason: None = None
+    logprobs: _PlainLogprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: None = None
+    meta_info: None = None
+
+
+class _PlainChunk(msgspec.Struct, gc=False):
+    """A chunk that has the next characters and nothing else: what has more cannot be decoded."""
+
+    choices: tuple[_PlainChoice]
+    error: None = None
+    usage: None = None
+    prompt_token_ids: None = None
+    metadata: None = None
+
+
 class _Model(msgspec.Struct):
     id: str
 
@@ -167,6 +199,7 @@ class _Models(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Completion, strict=True).decode
+_decode_plain: Final = msgspec.json.Decoder(_PlainChunk, strict=True).decode
 
 
 def read_completion(data: bytes, model: str) -> Reply:
@@ -224,6 +257,7 @@ class CompletionStream:
         self._whole = _Completion([])
         self._choice = _Choice()
         self._begun = False
+        self._is_plain = False
         self._ids: list[int] | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -256,15 +290,16 @@ class CompletionStream:
             if len(event) <= _LONGEST_DONE and event.strip() == b"[DONE]":
                 self.complete = self.ended = True
                 continue
+            if self._is_plain and self._take_text(event, texts):
+                continue
+            if texts:
+                self._join(texts, deltas)
+                texts.clear()
             try:
-                chunk = _decode(event)
-            except (msgspec.MsgspecError, RecursionError):
-                chunk = self._unreadable(event.strip())
-            if not (self._begun and self._take_text(chunk, texts)):
-                if texts:
-                    self._join(texts, deltas)
-                    texts.clear()
-                self._take(_checked(chunk, self._keeps_aborted), deltas)
+                chunk = _checked(_decoded(event.strip()), self._keeps_aborted)
+            except Truncated as exc:
+                raise ValueError(f"an event of the stream is not JSON: {exc}") from None
+            self._take(chunk, deltas)
         if texts:
             self._join(texts, deltas)
         return deltas
@@ -278,13 +313,27 @@ class CompletionStream:
             else:
                 deltas.append(Delta(text))
 
-    @staticmethod
-    def _unreadable(event: bytes) -> NoReturn:
+    def _take_text(self, event: bytes, texts: list[str]) -> bool:
+        """Take an event that has the next characters alone, as nearly all have; return if it did.
+
+        Its text goes to ``texts``, for ``_join``.
+        """
         try:
-            _decoded(event)
-        except Truncated as exc:
-            raise ValueError(f"an event of the stream is not JSON: {exc}") from None
-        raise AssertionError("it could not be decoded before")
+            part = _decode_plain(event).choices[0]
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+        texts.append(part.delta.content)
+        if part.logprobs is not None:
+            if self._tokens is None:
+                self._tokens = part.logprobs.content
+            else:
+                self._tokens += part.logprobs.content
+        if part.token_ids is not None:
+            if self._ids is None:
+                self._ids = part.token_ids
+            else:
+                self._ids += part.token_ids
+        return True
 
     @property
     def sampled(self) -> int:
@@ -298,6 +347,7 @@ class CompletionStream:
         """
         self.complete = self.ended = False
         self._rest = []
+        self._is_plain = False
         self._prompt = [*(self._prompt_ids or ()), *(self._ids or ())]
         self._before = self.sampled
         self._whole.usage = None
@@ -375,6 +425,7 @@ class CompletionStream:
                 self._tokens += told
             if part.delta is not None:
                 self._add(part.delta, deltas)
+                self._is_plain = self._prompt is None and _has_only_text(part.delta)
             elif part.text:
                 self._add(_Message(part.text), deltas)
             if part.finish_reason is not None:
@@ -382,52 +433,6 @@ class CompletionStream:
                 choice.stop_reason = part.stop_reason
                 choice.matched_stop = part.matched_stop
                 self.complete = True
-
-    def _take_text(self, chunk: _Completion, texts: list[str]) -> bool:
-        """Take a chunk that has the next characters alone, as nearly all have; return if it did.
-
-        Its text goes to ``texts``, for ``_join``.
-        """
-        choices = chunk.choices
-        if (
-            choices is None
-            or len(choices) != 1
-            or chunk.usage is not None
-            or chunk.error is not None
-        ):
-            return False
-        part = choices[0]
-        delta, told = part.delta, part.logprobs
-        if (
-            delta is None
-            or type(delta.content) is not str
-            or part.finish_reason is not None
-            or part.index
-            or part.meta_info is not None
-            or chunk.metadata is not None
-            or chunk.prompt_token_ids is not None
-            or part.prompt_token_ids is not None
-            or self._prompt is not None
-            or delta.tool_calls
-            or delta.reasoning_content
-            or delta.reasoning
-            or delta.refusal
-        ):
-            return False
-        if told is not None:
-            if told.content is None:
-                return False
-            if self._tokens is None:
-                self._tokens = told.content
-            else:
-                self._tokens += told.content
-        if part.token_ids is not None:
-            if self._ids is None:
-                self._ids = part.token_ids
-            else:
-                self._ids += part.token_ids
-        texts.append(delta.content)
-        return True
 
     def _check_prompt(self, chunk: _Completion) -> None:
         """Refuse the rest of an answer that does not go on where it was aborted."""
@@ -495,6 +500,14 @@ class ServerFailed(Exception):
     def __init__(self, message: str, *, is_abort: bool = False) -> None:
         super().__init__(message)
         self.is_abort = is_abort
+
+
+def _has_only_text(delta: _Message) -> bool:
+    """Return whether the chunk after one with this delta is likely to have text alone."""
+    is_text = isinstance(delta.content, str)
+    return is_text and not (
+        delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal
+    )
 
 
 def _decoded(data: bytes) -> _Completion:
