@@ -14,7 +14,7 @@ from atari_env.models import AtariAction, AtariObservation, AtariState
 from atari_env.schemas import schemas
 from atari_env.settings import ObsType, Settings, declared_isolation, reserved
 from atari_env.snapshots import Snapshot
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction
 
@@ -68,6 +68,13 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._random = random.Random()
         self._goes_on = False  # the next episode goes on with the game of the last one
         self._begin(self._served, None)
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from atari_env.certification import certification
+
+        return certification(**params)
 
     def reset(
         self,

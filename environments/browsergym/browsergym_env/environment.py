@@ -14,7 +14,7 @@ from browsergym_env.models import BrowserGymAction, BrowserGymObservation, Brows
 from browsergym_env.page import Observe, Reading, Score, TaskPage
 from browsergym_env.solved import is_solved
 from browsergym_env.tasks import BENCHMARK, resolve
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import EnvironmentDied, InvalidOption
 from openenv_async.models import json_schema
@@ -80,6 +80,13 @@ class BrowserGymEnvironment(
         self._max_steps = self._default_steps
         self._reason: str | None = None
         self._forget_episode()
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from browsergym_env.certification import certification
+
+        return certification(**params)
 
     async def reset(
         self,

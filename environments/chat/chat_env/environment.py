@@ -16,7 +16,7 @@ from typing import Any, Final
 from chat_env.models import ChatAction, ChatObservation, ChatState, Message
 from chat_env.tasks import SPLITS, Task, builtin_tasks, load_tasks, task_from
 from chat_env.tokenizer import BUNDLED, ChatTokenizer, load_tokenizer
-from openenv_async import Environment, StepResult, TaskTable
+from openenv_async import Certification, Environment, StepResult, TaskTable
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.responders import Responder, load_responder
 
@@ -98,6 +98,13 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             ]
 
         return TaskTable({split: functools.partial(rows, split) for split in SPLITS})
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from chat_env.certification import certification
+
+        return certification(**params)
 
     async def reset(
         self,

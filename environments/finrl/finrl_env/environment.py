@@ -24,7 +24,7 @@ from finrl_env.settings import (
     declared_isolation,
 )
 from finrl_env.snapshots import Snapshot
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction, InvalidOption, OperationUnsupported
 from openenv_async.models import json_schema
@@ -74,6 +74,13 @@ class FinRLEnvironment(Environment[FinRLAction, FinRLObservation, FinRLState]):
         given = {name: value for name, value in locals().items() if name in Settings.names()}
         self._served = Settings.from_environ().changed(given)
         self._begin(self._served, 0)
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from finrl_env.certification import certification
+
+        return certification(**params)
 
     def reset(
         self,
@@ -130,6 +137,10 @@ class FinRLEnvironment(Environment[FinRLAction, FinRLObservation, FinRLState]):
         self._settings = settings
         self._first = self._day = first
         self._last = last
+
+    def next_prices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the prices of today and of tomorrow, which no observation has."""
+        return self._market.prices[self._day], self._market.prices[self._day + 1]
 
     def step(self, action: FinRLAction) -> StepResult[FinRLObservation]:
         wanted = self._checked(action.actions)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 from gymnasium_env.models import GymnasiumAction, GymnasiumObservation, GymnasiumState
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidOption
 from openenv_async.hosts.gymnasium import GymnasiumHost, is_quick, make, schemas_of
@@ -44,6 +44,13 @@ class GymnasiumEnvironment(
     def __init__(self, id: str = "CartPole-v1", **make_kwargs: Any) -> None:
         self._id = id
         super().__init__(make(id, make_kwargs))
+
+    @classmethod
+    def certification_for(cls, id: str = "CartPole-v1", **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from gymnasium_env.certification import certification
+
+        return certification(id, **params)
 
     def step(self, action: GymnasiumAction) -> StepResult[GymnasiumObservation]:
         """Take one action."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from coding_env.sandbox import Execution, Limits, Sandbox
 
-from openenv_async import Environment, StepResult
+from openenv_async import Certification, Environment, StepResult
 from openenv_async.errors import EpisodeNotStarted, OpenEnvError
 from openenv_async.responders import Responder, load_responder
 from repl_env.answers import PRELUDE, is_right, printed_answer
@@ -96,6 +96,13 @@ class REPLEnvironment(Environment[REPLAction, REPLObservation, REPLState]):
         self._iteration = self._limit = self._seed = 0
         self._seconds = 0.0
         self._variables: dict[str, str] = {}
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from repl_env.certification import certification
+
+        return certification(**params)
 
     async def reset(
         self,

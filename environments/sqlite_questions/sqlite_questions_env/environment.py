@@ -10,7 +10,7 @@ import random
 import time
 from typing import Any, ClassVar, Final
 
-from openenv_async import Environment, TaskTable
+from openenv_async import Certification, Environment, TaskTable
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidAction
 from sqlite_questions_env.database import TABLES, Database, database_file, render
@@ -75,6 +75,13 @@ class SqliteQuestions(Environment[SqlAction, SqlObservation, SqlState]):
         database_file()
         for split in SPLITS:
             cls.tasks.count(split)
+
+    @classmethod
+    def certification_for(cls, **params: Any) -> Certification | None:
+        """The statements for a certificate."""
+        from sqlite_questions_env.certification import certification
+
+        return certification()
 
     def reset(
         self,

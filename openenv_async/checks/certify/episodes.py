@@ -174,20 +174,21 @@ async def sessions_leave_nothing_behind(subject: Subject) -> None:
     candidate = subject.candidate
     if candidate.pid is None:
         raise Skipped("only of a server that was started here, of a name or folder")
-    rounds = []
+    made = []
     for first in (0, _SESSIONS):  # others write there too: what is left is left each time
         before = _temporary()
         for seed in range(first, first + _SESSIONS):
             async with candidate.session() as env:
                 await trace(candidate, env, seed=seed)
-        rounds.append(Counter(name[:_PREFIX] for name in _temporary() - before))
-    kind, count = ((rounds[0] & rounds[1]).most_common(1) or [("", 0)])[0]
+        made.append(_temporary() - before)
+    await closing_releases(candidate)  # others' come and go meanwhile
+    one, other = (Counter(name[:_PREFIX] for name in names & _temporary()) for names in made)
+    kind, count = ((one & other).most_common(1) or [("", 0)])[0]
     require(
         count < _SESSIONS,
         f"{_SESSIONS} sessions that were closed left {count} files {kind}… in the folder of"
         " temporary files",
     )
-    await closing_releases(candidate)
 
 
 def _temporary() -> set[str]:

@@ -182,6 +182,7 @@ async def certify(
     if stated is not None and stated.params and found.kind not in ("url", "urls"):
         found = found.with_arguments({**stated.params, **(found.params or {})})
         spec = _spec_of(found)
+        stated = declaration or _stated(spec)
     async with contextlib.AsyncExitStack() as stack:
         [first, *more] = await stack.enter_async_context(servers(found, max_sessions=256))
         across = episodes_lines.seeds_decide_across_processes.__name__

@@ -36,7 +36,7 @@ async def _stays_at_chance(subject: Subject, policies: Mapping[str, Any]) -> str
             scores[name] = await subject.measured(policy, limit)
         except CheckFailed as exc:
             raise CheckFailed(f"{name}: {exc}") from exc
-    paid = {name: score for name, score in scores.items() if score.mean > limit}
+    paid = {name: score for name, score in scores.items() if score.exceeds(limit)}
     worst = sorted(paid, key=lambda name: -paid[name].mean)[:_MANY]
     told = "; ".join(f"{name} is paid {scores[name]}" for name in worst)
     require(not paid, f"{told}, where chance is {chance:.3g} and {limit:.3g} is the most")
@@ -198,6 +198,8 @@ async def difficulty_is_spread(subject: Subject) -> None:
     stated = subject.statements
     if not stated.skills:
         raise Skipped("the environment states no skills to measure difficulty with")
+    if not stated.levels and subject.split is None:
+        raise Skipped("the environment has no tasks and states no levels: it is one task")
     span = subject.span
     if stated.levels:
         told: list[str] = []

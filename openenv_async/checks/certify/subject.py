@@ -37,6 +37,8 @@ _SURE: Final = 2.6
 """Standard errors between a mean and a limit from which no further episodes are needed."""
 _GROWTH: Final = 16
 """The factor by which the first number of episodes may grow until a score is sure."""
+_LEAST: Final = 4
+"""The factor by which it grows at least where chance is measured."""
 _MAX_STEPS: Final = 1000
 _EPISODE_TIMEOUT: Final = 120.0
 _SEED: Final = 1_000
@@ -65,6 +67,11 @@ class Returns:
         """The standard error of the mean."""
         count = len(self.values)
         return statistics.stdev(self.values) / math.sqrt(count) if count > 1 else math.inf
+
+    def exceeds(self, limit: float) -> bool:
+        """Return whether the mean lies above a limit by more than its standard error."""
+        error = self.error if len(self.values) > 1 else 0.0
+        return self.mean - error > limit
 
     def __str__(self) -> str:
         return f"{self.mean:.3g} (of {len(self.values)} episodes)"
@@ -280,11 +287,19 @@ class Subject:
         if stated.chance is not None:
             return float(stated.chance)
         if self._chance is None:
-            returns: list[float] = []
-            for first in range(0, 4 * self.episodes, self.episodes):
-                outcomes = await self.play(self.guess(), self.episodes, first=first)
+            begun, returns = time.monotonic(), list[float]()
+            sure = TOLERANCE * self.span / _SURE
+            while len(returns) < _GROWTH * self.episodes:
+                first = len(returns)
+                outcomes = await self.play(self.guess(), first or self.episodes, first=first)
                 returns += map(score_of, outcomes)
-            self._chance = Returns(returns)
+                self._chance = Returns(returns)
+                is_late = time.monotonic() - begun > self.seconds
+                if len(returns) >= _LEAST * self.episodes and (
+                    is_late or self._chance.error < sure
+                ):
+                    break
+            assert self._chance is not None
         return self._chance.mean
 
     async def limit(self) -> float:
