@@ -10,6 +10,7 @@ import pyspiel
 import pytest
 from openspiel_env import OpenSpielAction
 from openspiel_env.environment import OpenSpielEnvironment
+from openspiel_env.games import LoadedGame
 
 GAMES = [
     kind.short_name
@@ -20,6 +21,7 @@ LIGHT = (
     *("tic_tac_toe", "connect_four", "chess", "backgammon", "kuhn_poker", "leduc_poker"),
     # says that it pays at the end only, and does before
     "repeated_leduc_poker",
+    "negotiation",
     *("goofspiel", "hanabi", "2048", "go", "matrix_rps", "blotto", "mfg_crowd_modelling"),
 )
 
@@ -36,7 +38,11 @@ def play_beside(name: str, seed: int, limit: int) -> int:
     env = OpenSpielEnvironment(game_name=name, opponent_policy="self")
     result = env.reset(seed=seed, text=True)
     kind, players = env._loaded.game.get_type(), env._loaded.players
-    state, applied = env._loaded.game.new_initial_state(), 0
+    game = env._loaded.game
+    if env._loaded.draws:  # anew with each state that it makes, one for the observer of some
+        game = pyspiel.load_game(name, game.get_parameters())
+        LoadedGame(game).eyes()
+    state, applied = game.new_initial_state(), 0
     rng, before = random.Random(seed), np.zeros(env._loaded.players)
     for moves in range(limit):
         log = env._table.log
