@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "not_installed"]
 
 PROGRAM: Final = "openenv-async"
+_ERROR: Final = "error: "
 _LOG_LINES: Final = 20
 
 # Name: where the command is, what it does in a few words.
@@ -153,14 +154,15 @@ def _show_log(error: OpenEnvError) -> None:
     from openenv_async.endpoints.redaction import redacted
 
     lines = redacted(error.log_tail or "").strip().splitlines()[-_LOG_LINES:]
-    if lines:
-        echo("its log ends with:", err=True)
+    if not lines or lines[-1].startswith(_ERROR):  # the command that failed told it, as this does
+        return
+    echo("its log ends with:", err=True)
     for line in lines:
         echo(f"  {line}", err=True)
 
 
 def _say(message: str) -> None:
-    echo(f"error: {' '.join(message.split())}", err=True)
+    echo(_ERROR + " ".join(message.split()), err=True)
 
 
 @click.group(

@@ -237,7 +237,8 @@ class Child:
             if self.kill_reason is not None:
                 self._kill_group()
             await self._loop.create_connection(lambda: self._pipe, sock=ours)
-            self._pipe.send(self._recipe)
+            recipe, self._recipe = self._recipe, b""
+            self._pipe.send(recipe)
             self._flush()
             await self._wait()
             await asyncio.wait([self._output.drained], timeout=_OUTPUT_GRACE)
@@ -395,7 +396,7 @@ class Child:
 
     def _flush(self) -> None:
         self._flushing = False
-        if not self._pipe.connected:
+        if self._recipe or not self._pipe.connected:  # nothing goes before the recipe
             return
         if self._out:
             out, self._out = self._out, []

@@ -135,6 +135,23 @@ async def test_an_exit_is_told_with_its_code_and_the_last_output(program: Any) -
     assert watched.child.kill_reason is None
 
 
+async def test_nothing_goes_before_the_recipe(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what is queued in the turn in which the pipe is connected."""
+    program("say(read()[1] == b'the recipe')\nread()\nsys.exit(3)")
+    made = child_module.Pipe.connection_made
+
+    def connection_made(pipe: Any, transport: Any) -> None:
+        made(pipe, transport)
+        watched.child.send(Close(1, 1, 0))
+
+    monkeypatch.setattr(child_module.Pipe, "connection_made", connection_made)
+    watched = Watched()
+    reason = await watched.ended()
+    assert (reason.log_tail, watched.child.exit_code) == ("True", 3)
+
+
 async def test_a_long_line_is_cut_and_all_output_is_logged(
     program: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

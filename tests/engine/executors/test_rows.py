@@ -203,6 +203,7 @@ class Sleeper(Commanded):
     """Counts by itself: abandoned steps of other tests may still sleep."""
 
     asleep: ClassVar[int] = 0
+    closed: ClassVar[int] = 0
 
     def do_sleep(self, action: dict[str, Any]) -> None:
         type(self).asleep += 1
