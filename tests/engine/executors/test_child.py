@@ -17,6 +17,7 @@ from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.engine.executors import child as child_module
 from openenv_async.engine.executors.child import Child, boot_code
 from openenv_async.engine.executors.offspring import MARK_VARIABLE, Sweeper
+from openenv_async.engine.executors.pipe import Pipe
 from openenv_async.errors import (
     EnvironmentDied,
     OpenEnvError,
@@ -140,13 +141,13 @@ async def test_nothing_goes_before_the_recipe(
 ) -> None:
     """Not even what is queued in the turn in which the pipe is connected."""
     program("say(read()[1] == b'the recipe')\nread()\nsys.exit(3)")
-    made = child_module.Pipe.connection_made
+    made = Pipe.connection_made
 
     def connection_made(pipe: Any, transport: Any) -> None:
         made(pipe, transport)
         watched.child.send(Close(1, 1, 0))
 
-    monkeypatch.setattr(child_module.Pipe, "connection_made", connection_made)
+    monkeypatch.setattr(Pipe, "connection_made", connection_made)
     watched = Watched()
     reason = await watched.ended()
     assert (reason.log_tail, watched.child.exit_code) == ("True", 3)
