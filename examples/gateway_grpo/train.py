@@ -319,7 +319,9 @@ def baselines(seeds: Sequence[int]) -> tuple[float, float]:
 
     def reward(seed: int, shelf: int) -> float:
         env.reset(seed)
-        return env.step(Pick(shelf)).reward or 0.0
+        paid: float | None = env.step(Pick(shelf)).reward
+        assert paid is not None, "each pick is scored"
+        return paid
 
     constant = max(fmean(reward(seed, shelf) for seed in seeds) for shelf in SHELVES)
     return constant, fmean(reward(seed, draw.choice(SHELVES)) for seed in seeds)
