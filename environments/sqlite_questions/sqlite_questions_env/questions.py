@@ -96,8 +96,9 @@ def _weather() -> Iterator[Made]:
                     "weather_days",
                     f"{month}:{weather}",
                     f"On how many days of {when} was the weather in Seattle '{weather}'?",
-                    (
-                        "SELECT COUNT(*) FROM seattle_weather WHERE date LIKE ? AND weather = ?",
+                    (  # no such day, no question: "0" would be right for every tenth question
+                        "SELECT NULLIF(COUNT(*), 0) FROM seattle_weather WHERE date LIKE ?"
+                        " AND weather = ?",
                         f"{month}%",
                         weather,
                     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,13 @@ def test_the_questions_are_the_same_each_time_and_each_has_one_answer() -> None:
     kinds = {row["kind"] for row in questions("train")}
     assert kinds == {row["kind"] for row in questions("test")}
     assert len(kinds) == 12
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_answer_is_right_for_many_questions(split: str) -> None:
+    rows = [*questions(split)]
+    [(answer, count)] = Counter(str(row["answer"]) for row in rows).most_common(1)
+    assert count < 0.04 * len(rows), answer
 
 
 def test_an_observation_says_nothing_of_the_answer_before_it_is_given() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
 from sqlite_questions_env import Answer, Query, SqliteQuestionsEnv
+from sqlite_questions_env.certification import SKILLS
 from sqlite_questions_env.environment import SqliteQuestions
 
 from openenv_async import OutcomeStatus, serve
 from openenv_async.errors import InvalidAction
-from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema
+from openenv_async.rollouts import RandomPolicy, TaskSet, collect_all, fetch_schema
 from openenv_async.rollouts.tools import ActionTools
 from openenv_async.targets.discovery import find_target
 
@@ -65,6 +67,22 @@ async def test_random_play_goes_to_its_end() -> None:
         outcomes = await collect_all(url, policy, episodes=20, seeds=0, on_mistake="tell")
     assert len(outcomes) == 20
     assert any(outcome.steps for outcome in outcomes)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+async def test_more_skill_is_paid_more(split: str) -> None:
+    async with serve(SqliteQuestions) as url:
+        means = [
+            mean(outcome.episode_return or 0.0 for outcome in outcomes)
+            for outcomes in [
+                await collect_all(
+                    url, policy, tasks=TaskSet(split, shuffle=0), episodes=150, seeds=0
+                )
+                for policy in SKILLS.values()
+            ]
+        ]
+    weak, middling, strong = means
+    assert 0.05 < weak < middling - 0.1 < strong - 0.2 < 0.8, means
 
 
 async def test_the_log_of_the_environment_agrees_with_the_records(tmp_path: Path) -> None:
