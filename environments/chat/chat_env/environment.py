@@ -141,7 +141,7 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         self._state = ChatState(
             chosen.id, chosen.kind, chosen.split, 0, turns, 0.0, messages, tokens
         )
-        return self._seen(messages[-1].content, tokens)
+        return self._seen(messages[-1].text, tokens)
 
     async def step(self, action: ChatAction) -> StepResult[ChatObservation]:
         state, task = self._state, self._task
@@ -155,7 +155,8 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         if not (solved or out):
             # Before anything is noted: a responder that fails leaves the episode as it was.
             response = await self._respond(task, [*state.history_messages, _by_agent(text)], turn)
-        following = self._tokenizer.following(said, response)
+        replies = [] if response is None else [Message("user", response)]
+        following = self._tokenizer.following(said, replies)
         reward = max(0.0, score - state.best_score)
         state.turns = turn
         state.best_score = max(state.best_score, score)
@@ -241,7 +242,7 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         return said, tokenizer.clean(tokenizer.decode(said))
 
     async def _respond(self, task: Task, messages: list[Message], turn: int) -> str:
-        text = messages[-1].content
+        text = messages[-1].text
         if self._responder is None:
             response = task.partner(text, turn) if task.partner else "That is not it. Try again."
         else:

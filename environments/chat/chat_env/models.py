@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["ChatAction", "ChatObservation", "ChatState", "Message"]
+import msgspec
+
+__all__ = ["ChatAction", "ChatObservation", "ChatState", "Message", "ToolCall"]
 
 
-@dataclass
-class Message:
+class ToolCall(msgspec.Struct, omit_defaults=True):
+    """A call of a tool.
+
+    Attributes:
+        name: of the tool.
+        arguments: by name.
+        id: which its result refers to; the environment gives one where there is none.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+    id: str = ""
+
+
+class Message(msgspec.Struct, omit_defaults=True):
     """One message of the conversation.
 
     Attributes:
-        role: ``assistant`` is the agent, ``user`` its partner.
-        content: its text, without the template's special tokens.
+        role: ``assistant`` is the agent, ``user`` its partner, ``tool`` the result of a call.
+        content: its text, without the template's special tokens; or content blocks, as OpenAI's
+            API has them: ``{"type": "text", "text": …}``, ``{"type": "image_url", "image_url":
+            {"url": "data:…"}}`` and so on.
+        tool_calls: of an assistant's message.
+        tool_call_id, name: of a tool's message: the call that it answers, and the tool.
     """
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]]
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content's text: that of blocks, a line each."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(each["text"] for each in self.content if each["type"] == "text")
 
 
 @dataclass

@@ -6,6 +6,8 @@ Rules:
   the log probabilities of a trainer belong to just these tokens.
 - The text of a message holds no special token: what looks like one is taken out of it, so that
   nobody ends a turn or begins another's from within a message.
+- A template that knows no tools, no role ``tool`` or no content blocks is given what it knows: the
+  tools' descriptions as text, a user's message, the blocks' text.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import functools
 import gzip
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import tokenizers
 
-from chat_env.models import Message
+from chat_env.models import Message, ToolCall
+from chat_env.templates import ChatTemplate
 from openenv_async.errors import InvalidOption
 
 __all__ = ["BUNDLED", "ChatTokenizer", "bundled_template", "load_tokenizer"]
@@ -29,7 +32,24 @@ __all__ = ["BUNDLED", "ChatTokenizer", "bundled_template", "load_tokenizer"]
 BUNDLED: Final = "smollm2"
 _MARKS: Final = '{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}'
 """Those of the model file, by their ids."""
-Render = Callable[[Sequence[Message], bool], str]
+_MARK_NAMES: Final = tuple(
+    f"{each}_token" for each in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+_SAID: Final = "\u241f"
+"""Stands for the text of an agent's message."""
+_PLAIN: Final = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+"""The template of tokenizers without one: a line for each message."""
+_TOOLS: Final = (
+    "You can call these tools. To call one, write"
+    ' <tool_call>{{"name": …, "arguments": {{…}}}}</tool_call> and wait for its result.\n{tools}'
+)
+_INERT: Final = {"image_url": "image", "input_audio": "audio", "audio_url": "audio"}
+"""Names of templates for blocks whose names in OpenAI's API are others."""
+
+Tools = Sequence[Mapping[str, Any]]
 
 
 class ChatTokenizer:
@@ -37,66 +57,183 @@ class ChatTokenizer:
 
     Args:
         tokenizer: of the ``tokenizers`` library.
-        render: text of messages; the flag asks for the beginning of the agent's next message.
+        template: renders conversations.
         end_of_turn: the text that ends a message in it.
+
+    Attributes:
+        template: as it was given.
+        size: ids are below it.
+        end_of_turn: the token; ``None`` where there is none.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, render: Render, end_of_turn: str) -> None:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, template: ChatTemplate, end_of_turn: str
+    ) -> None:
         self.tokenizer = tokenizer
-        self._render = render
+        self.template = template
         self.size: int = tokenizer.get_vocab_size()
-        """Ids are below it."""
         self.end_of_turn: int | None = tokenizer.token_to_id(end_of_turn)
         added = tokenizer.get_added_tokens_decoder().values()
         special = sorted((token.content for token in added if token.special), key=len)
         self._special = re.compile("|".join(map(re.escape, reversed(special))) or r"(?!)")
+        # The end of turn is what the template writes after the agent's text, which often is not
+        # the tokenizer's end of sequence.
+        first = self.encode(self._between([Message("user", "x")], (), ()))[:1]
+        if first and tokenizer.id_to_token(first[0]) in special:
+            self.end_of_turn = first[0]
 
     def clean(self, text: str) -> str:
-        """``text`` without special tokens."""
+        """Return ``text`` without special tokens."""
         while (cleaned := self._special.sub("", text)) != text:
             text = cleaned  # what was between two halves may have been one
         return text
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text alone."""
+        """Return the tokens of a text alone."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """Return the text of tokens, without special ones."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-    def opening(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a conversation up to where the agent begins to speak."""
-        return self.encode(self._render(messages, True))
+    def opening(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
+        """Return the tokens of a conversation up to where the agent begins to speak.
+
+        Raises:
+            InvalidOption: the template refuses it.
+        """
+        return self.encode(self._render(messages, tools, begin=True))
 
     def until_end(self, tokens: Sequence[int]) -> list[int]:
-        """``tokens`` up to and with the first end of turn."""
+        """Return ``tokens`` up to and with the first end of turn."""
         if self.end_of_turn in tokens:
             return list(tokens[: tokens.index(self.end_of_turn) + 1])
         return list(tokens)
 
-    def following(self, tokens: Sequence[int], response: str | None) -> list[int]:
-        """Return the text after an agent's message, given as tokens, and before its next.
+    def spoken(self, text: str, calls: Sequence[ToolCall], tools: Tools = ()) -> list[int]:
+        """Return the tokens of an agent's message that came as text and calls of tools."""
+        if not calls:
+            return self.encode(text)
+        asked, said = Message("user", "a"), Message("assistant", text, list(calls))
+        before = self._render([asked], tools, begin=True)
+        after = self._render([asked, said], tools)
+        end = "" if self.end_of_turn is None else self.tokenizer.id_to_token(self.end_of_turn)
+        if after.startswith(before) and all(call.name in after[len(before) :] for call in calls):
+            written = after[len(before) :].rstrip("\n")
+            return self.encode(written.removesuffix(end or ""))
+        written = "\n".join((*([text] if text else []), *map(_hermes, calls)))
+        return self.encode(written)
+
+    def following(
+        self,
+        tokens: Sequence[int],
+        replies: Sequence[Message],
+        calls: Sequence[ToolCall] = (),
+        tools: Tools = (),
+    ) -> list[int]:
+        """Return the tokens after an agent's message, given as tokens, and before its next.
 
         Args:
-            response: the partner's message; ``None``: there is none, the conversation ends.
+            tokens: of the agent's message.
+            replies: messages that follow it; none: the conversation ends.
+            calls: of tools in the agent's message, which messages of the role ``tool`` answer.
+            tools: of the conversation.
+
+        Raises:
+            InvalidOption: the template refuses it.
         """
-        ids = self._turn_end() if response is None else self.encode(self._between(response))
+        ids = self.encode(self._between(replies, calls, tools)) if replies else self._turn_end()
         if tokens and ids and tokens[-1] == ids[0] == self.end_of_turn:
             return ids[1:]
         return ids
 
-    def _between(self, response: str) -> str:
-        """The text between two messages of the agent, ``response`` included.
+    def _between(self, replies: Sequence[Message], calls: Sequence[ToolCall], tools: Tools) -> str:
+        """Return the text between two messages of the agent, ``replies`` included.
 
         Templates differ in all they do but this: they render the same turns the same way.
         """
-        said = "\u241f"
-        turns = [Message("user", "a"), Message("assistant", said), Message("user", response)]
-        return self._render(turns, True).partition(said)[2]
+        said = Message("assistant", _SAID, list(calls) or None)
+        turns = [Message("user", "a"), said]
+        after = self._render([*turns, *replies], tools, begin=True)
+        _, found, rest = after.partition(_SAID)
+        if found and not calls:
+            return rest
+        end = None if self.end_of_turn is None else self.tokenizer.id_to_token(self.end_of_turn)
+        if found and end and end in rest:  # what is before it are the calls
+            return rest[rest.index(end) :]
+        shared = _shared(self._render(turns, tools), after)
+        place = after.rfind(end, 0, shared) if end else -1
+        return after[place if place >= 0 else shared :]
+
+    def _render(self, messages: Sequence[Message], tools: Tools, *, begin: bool = False) -> str:
+        template = self.template
+        rows = [self._row(each) for each in messages]
+        if tools and not template.takes_tools:
+            text = _TOOLS.format(tools="\n".join(map(json.dumps, tools)))
+            _prepend(rows[0], text)
+        given = list(tools) if tools and template.takes_tools else None
+        try:
+            return template.render(rows, begin=begin, tools=given)
+        except InvalidOption:
+            if not any(each.role == "tool" or each.tool_calls for each in messages):
+                raise
+        plain = [_without_tools(row) for row in rows]  # the template may know no tools
+        return template.render(plain, begin=begin, tools=given)
+
+    def _row(self, message: Message) -> dict[str, Any]:
+        """Return a message as templates have it."""
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        if not isinstance(message.content, str):
+            row["content"] = (
+                [_block(each) for each in message.content]
+                if self.template.takes_blocks
+                else message.text
+            )
+        if message.tool_calls:
+            row["tool_calls"] = [_call(each) for each in message.tool_calls]
+        if message.tool_call_id is not None:
+            row |= {"tool_call_id": message.tool_call_id, "name": message.name}
+        return row
 
     def _turn_end(self) -> list[int]:
         return [] if self.end_of_turn is None else [self.end_of_turn]
+
+
+def _shared(one: str, other: str) -> int:
+    """Return with how many characters two texts begin alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _block(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block as templates know it; of media only what kind they are of."""
+    kind = block["type"]
+    return dict(block) if kind == "text" else {"type": _INERT.get(kind, kind)}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _hermes(call: ToolCall) -> str:
+    asked = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{asked}\n</tool_call>"
+
+
+def _prepend(row: dict[str, Any], text: str) -> None:
+    """Put a text before the content of a message."""
+    if isinstance(row["content"], str):
+        row["content"] = f"{text}\n\n{row['content']}"
+    else:
+        row["content"] = [{"type": "text", "text": text}, *row["content"]]
+
+
+def _without_tools(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["role"] == "tool":
+        content = f"<tool_response>\n{row['content']}\n</tool_response>"
+        return {"role": "user", "content": content}
+    return {"role": row["role"], "content": row["content"]}
 
 
 def bundled_template() -> str:
@@ -166,49 +303,12 @@ def _templated(tokenizer: tokenizers.Tokenizer, files: dict[str, str]) -> ChatTo
     config: dict[str, Any] = json.loads(files.get("tokenizer_config.json", "{}"))
     marks = {
         key: value["content"] if isinstance(value, dict) else value
-        for key in ("bos_token", "eos_token", "unk_token", "pad_token")
+        for key in _MARK_NAMES
         if (value := config.get(key))
     }
     template = files.get("chat_template.jinja") or config.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {each["name"]: each["template"] for each in template}.get("default")
-    if template is None:
-        end = marks.get("eos_token") or ""
-        return ChatTokenizer(tokenizer, functools.partial(_plain, end=end), end)
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
-    try:
-        compiled = environment.from_string(template)
-    except TemplateError as exc:
-        raise InvalidOption(f"the chat template is broken: {exc}", option="tokenizer") from exc
-
-    def render(messages: Sequence[Message], begin: bool) -> str:
-        rows = [{"role": each.role, "content": each.content} for each in messages]
-        try:
-            return compiled.render(messages=rows, add_generation_prompt=begin, **marks)
-        except TemplateError as exc:
-            raise InvalidOption(f"the chat template fails: {exc}", option="tokenizer") from exc
-
-    made = ChatTokenizer(tokenizer, render, marks.get("eos_token") or "")
-    # The end of turn is what the template writes after the agent's text, which often is not eos.
-    first = made.encode(made._between("x"))[:1]
-    if first and tokenizer.id_to_token(first[0]) in set(_special_of(tokenizer)):
-        made.end_of_turn = first[0]
-    return made
-
-
-def _special_of(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    return [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
-
-
-def _refuse(message: str) -> None:
-    raise InvalidOption(f"the tokenizer's chat template refuses this conversation: {message}")
-
-
-def _plain(messages: Sequence[Message], begin: bool, *, end: str) -> str:
-    """The template of tokenizers without one: a line per message."""
-    text = "".join(f"{each.role}: {each.content}{end}\n" for each in messages)
-    return f"{text}assistant: " if begin else text
+    if not isinstance(template, str):
+        template = _PLAIN
+    return ChatTokenizer(tokenizer, ChatTemplate(template, marks), marks.get("eos_token") or "")

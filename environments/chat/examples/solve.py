@@ -53,7 +53,7 @@ FORMS = (
 
 def solve(observation: ChatObservation) -> ChatAction:
     """Answers by what the first message asks for."""
-    asked = next(m.content for m in observation.messages if m.role == "user")
+    asked = next(m.text for m in observation.messages if m.role == "user")
     if found := re.search(r"(\d+) plus (\d+)", asked):
         return ChatAction(message=str(int(found[1]) + int(found[2])))
     if found := re.search(r": (\w+) or (\w+)\?", asked):
@@ -70,15 +70,15 @@ def halve(observation: ChatObservation) -> int:
     low, high = 1, 15
     said = [m for m in observation.messages if m.role != "system"]
     for mine, answer in zip(said[1::2], said[2::2], strict=True):
-        low = int(mine.content) + 1 if answer.content == "Higher." else low
-        high = int(mine.content) - 1 if answer.content == "Lower." else high
+        low = int(mine.text) + 1 if answer.text == "Higher." else low
+        high = int(mine.text) - 1 if answer.text == "Lower." else high
     return (low + high) // 2
 
 
 def guess(observation: ChatObservation, turn: Turn) -> ChatAction:
     """Random answers of the right kind: words of the conversation and small numbers."""
     rng = random.Random(f"{turn.index}/{turn.t}")
-    words = re.findall(r"\w+", " ".join(m.content for m in observation.messages))
+    words = re.findall(r"\w+", " ".join(m.text for m in observation.messages))
     return ChatAction(message=rng.choice([*words, *map(str, range(1, 25))]))
 
 

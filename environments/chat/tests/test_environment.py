@@ -94,9 +94,9 @@ def searching(observation: ChatObservation) -> ChatAction:
     low, high = 1, 15
     for mine, answer in zip(observation.messages[1::2], observation.messages[2::2], strict=True):
         if answer.content == "Higher.":
-            low = int(mine.content) + 1
+            low = int(mine.text) + 1
         else:
-            high = int(mine.content) - 1
+            high = int(mine.text) - 1
     return ChatAction(message=str((low + high) // 2))
 
 

@@ -109,7 +109,7 @@ def test_turns_put_together_are_the_conversation(tokenizer: ChatTokenizer) -> No
     opening = tokenizer.opening([Message("user", "Hi")])
     said = tokenizer.encode("Hello there.")
     for end in ([], [END]):
-        following = tokenizer.following([*said, *end], "How are you?")
+        following = tokenizer.following([*said, *end], [Message("user", "How are you?")])
         assert [*opening, *said, *end, *following] == tokenizer.opening(
             [
                 Message("user", "Hi"),
@@ -117,7 +117,7 @@ def test_turns_put_together_are_the_conversation(tokenizer: ChatTokenizer) -> No
                 Message("user", "How are you?"),
             ]
         )
-        assert tokenizer.following([*said, *end], None) == ([] if end else [END])
+        assert tokenizer.following([*said, *end], []) == ([] if end else [END])
 
 
 def test_special_tokens_are_taken_out_of_texts(tokenizer: ChatTokenizer) -> None:
@@ -139,7 +139,7 @@ def test_a_folder_with_a_jinja_template(folder: Path) -> None:
     assert made.end_of_turn == END
     said = made.encode("Yes")
     assert (
-        everything(made, made.following([*said, END], "No?"))
+        everything(made, made.following([*said, END], [Message("user", "No?")]))
         == "\n[user]No?<|im_end|>\n[assistant]"
     )
 
@@ -153,7 +153,7 @@ def test_a_template_in_the_config_and_none_at_all(folder: Path) -> None:
     load_tokenizer.cache_clear()
     made = load_tokenizer(str(folder))
     assert everything(made, made.opening([Message("user", "Hi")])) == "user: Hi\nassistant: "
-    assert made.following([5], None) == []
+    assert made.following([5], []) == []
 
 
 def test_templates_run_in_a_sandbox(folder: Path) -> None:
