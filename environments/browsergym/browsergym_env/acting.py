@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from playwright.async_api import Error, Page
+from playwright.async_api import Error, FilePayload, Page, TimeoutError
 
 from browsergym_env.actions import ActionError, Call, Signatures, signatures
+from browsergym_env.folders import Uploads
 
 __all__ = ["ACTIONS", "Actor", "action_failed"]
 
@@ -15,6 +16,7 @@ Modifier = Literal["Alt", "Control", "ControlOrMeta", "Meta", "Shift"]
 
 _DRAG_STEPS: Final = 8
 _LONGEST_WAIT: Final = 60_000.0
+_CHOOSER_TIMEOUT: Final = 1_000.0
 
 
 class Actor:
@@ -26,11 +28,13 @@ class Actor:
     Args:
         page: where to act.
         timeout: milliseconds that one operation of the browser may take.
+        uploads: the files that may be given to a page.
     """
 
-    def __init__(self, page: Page, timeout: float) -> None:
+    def __init__(self, page: Page, timeout: float, uploads: Uploads) -> None:
         self._page = page
         self._timeout = timeout
+        self._uploads = uploads
         self._mouse = (0.0, 0.0)
         self.messages: list[str] = []
 
@@ -75,10 +79,17 @@ class Actor:
         """Move the mouse over an element."""
         await self._move(*await self._locate(bid))
 
-    async def fill(self, bid: str, value: str) -> None:
-        """Replace the text of an input, a textarea or an editable element."""
+    async def fill(self, bid: str, value: str, enable_autocomplete_menu: bool = False) -> None:
+        """Replace the text of an input, a textarea or an editable element.
+
+        With ``enable_autocomplete_menu`` the text is typed, so that pages which offer completions
+        see every key.
+        """
         await self._prepare(bid, "fill")
-        await self._page.fill(_selector(bid), value, timeout=self._timeout)
+        typed = enable_autocomplete_menu
+        await self._page.fill(_selector(bid), "" if typed else value, timeout=self._timeout)
+        if typed:
+            await self._page.keyboard.type(value)
 
     async def clear(self, bid: str) -> None:
         """Remove the text of an element."""
@@ -89,6 +100,23 @@ class Actor:
         wanted = [options] if isinstance(options, str) else options
         await self._prepare(bid, "select", wanted)
         await self._page.select_option(_selector(bid), wanted, timeout=self._timeout)
+
+    async def check(self, bid: str) -> None:
+        """Have a checkbox, radio button or switch checked."""
+        await self._have_checked(bid, True)
+
+    async def uncheck(self, bid: str) -> None:
+        """Have a checkbox or switch unchecked."""
+        await self._have_checked(bid, False)
+
+    async def upload_file(self, bid: str, file: str | list[str]) -> None:
+        """Click an element that asks for files, and give it some of the folder of uploads."""
+        files = self._uploads.read(file)
+        await self._upload(await self._locate(bid), files)
+
+    async def mouse_upload_file(self, x: float, y: float, file: str | list[str]) -> None:
+        """Click a place that asks for files, and give it some of the folder of uploads."""
+        await self._upload((x, y), self._uploads.read(file))
 
     async def focus(self, bid: str) -> None:
         """Give an element the focus."""
@@ -110,6 +138,12 @@ class Actor:
         await self._page.evaluate(
             "([x, y, dx, dy]) => __openenv.scroll(x, y, dx, dy)", [*self._mouse, delta_x, delta_y]
         )
+
+    async def scroll_at(self, x: float, y: float, dx: float, dy: float) -> None:
+        """Move the mouse and turn its wheel."""
+        await self._move(x, y)
+        await self._page.mouse.wheel(dx, dy)
+        await self._page.evaluate("__openenv.settle()")
 
     async def mouse_move(self, x: float, y: float) -> None:
         """Move the mouse."""
@@ -175,6 +209,33 @@ class Actor:
         if refused is not None:
             raise ActionError(refused)
 
+    async def _have_checked(self, bid: str, wanted: bool) -> None:
+        before = await self._checked(bid, wanted)
+        if before == wanted:
+            return
+        await self._click(await self._locate(bid), "left", 1, None)
+        if await self._checked(bid, wanted) != wanted:
+            raise ActionError(f"element {bid} was clicked and stays as it was")
+
+    async def _checked(self, bid: str, wanted: bool) -> bool:
+        found: dict[str, Any] = await self._page.evaluate(
+            "([bid, wanted]) => __openenv.checked(bid, wanted)", [bid, wanted]
+        )
+        if "error" in found:
+            raise ActionError(found["error"])
+        return bool(found["checked"])
+
+    async def _upload(self, place: tuple[float, float], files: list[FilePayload]) -> None:
+        try:
+            async with self._page.expect_file_chooser(timeout=_CHOOSER_TIMEOUT) as opened:
+                await self._click(place, "left", 1, None)
+            chooser = await opened.value
+        except TimeoutError as exc:
+            raise ActionError("what was clicked asks for no file") from exc
+        if len(files) > 1 and not chooser.is_multiple():
+            raise ActionError("what was clicked takes one file")
+        await chooser.set_files(files, timeout=self._timeout)
+
     async def _move(self, x: float, y: float, steps: int = 1) -> None:
         self._mouse = (x, y)
         await self._page.mouse.move(x, y, steps=steps)
@@ -219,16 +280,21 @@ ACTIONS: Final[Signatures] = signatures(
     Actor.fill,
     Actor.clear,
     Actor.select_option,
+    Actor.check,
+    Actor.uncheck,
+    Actor.upload_file,
     Actor.focus,
     Actor.press,
     Actor.drag_and_drop,
     Actor.scroll,
+    Actor.scroll_at,
     Actor.mouse_move,
     Actor.mouse_down,
     Actor.mouse_up,
     Actor.mouse_click,
     Actor.mouse_dblclick,
     Actor.mouse_drag_and_drop,
+    Actor.mouse_upload_file,
     Actor.keyboard_press,
     Actor.keyboard_down,
     Actor.keyboard_up,

@@ -49,6 +49,8 @@ _ARGS: Final = (
     "--force-color-profile=srgb",
     "--font-render-hinting=none",
     "--hide-scrollbars",
+    # The wheel scrolls at once: an animation would go on in the browser's own time.
+    "--disable-smooth-scrolling",
 )
 _CLOSE_TIMEOUT: Final = 10.0
 

@@ -8,15 +8,16 @@ from typing import Any, ClassVar, Final, Literal
 from playwright.async_api import Error
 
 from browsergym_env.acting import ACTIONS, Actor, action_failed
-from browsergym_env.actions import MAX_LENGTH, ActionError, parse
+from browsergym_env.actions import MAX_LENGTH, ActionError, Call, parse
 from browsergym_env.chromium import SharedChromium, shared_chromium
+from browsergym_env.folders import Folder, Uploads
 from browsergym_env.models import BrowserGymAction, BrowserGymObservation, BrowserGymState
 from browsergym_env.page import Observe, Reading, Score, TaskPage
 from browsergym_env.solved import is_solved
 from browsergym_env.tasks import BENCHMARK, resolve
 from openenv_async import Certification, Environment, StepResult
 from openenv_async.environment import Isolation
-from openenv_async.errors import EnvironmentDied, InvalidOption
+from openenv_async.errors import EnvironmentDied, InvalidAction, InvalidOption
 from openenv_async.models import json_schema
 
 __all__ = ["BrowserGymEnvironment", "Reward"]
@@ -41,6 +42,7 @@ class BrowserGymEnvironment(
         max_steps: steps after which an episode is truncated.
         step_time: seconds of the page's own time that every action takes.
         viewport_width, viewport_height: CSS pixels.
+        uploads: the folder of the files that the agent may give to pages.
 
     Raises:
         InvalidOption: there is no such task or benchmark, or a variable makes no sense.
@@ -58,6 +60,7 @@ class BrowserGymEnvironment(
         step_time: float | None = None,
         viewport_width: int | None = None,
         viewport_height: int | None = None,
+        uploads: str | None = None,
     ) -> None:
         benchmark = benchmark or os.environ.get("BROWSERGYM_BENCHMARK", BENCHMARK)
         if benchmark != BENCHMARK:
@@ -71,6 +74,8 @@ class BrowserGymEnvironment(
         self._width = int(_number("VIEWPORT_WIDTH", viewport_width, 332))
         self._height = int(_number("VIEWPORT_HEIGHT", viewport_height, 214))
         self._timeout = _number("TIMEOUT", None, 10_000)
+        uploads = uploads or os.environ.get("BROWSERGYM_UPLOADS")
+        self._uploads = Uploads(Folder(uploads, "uploads") if uploads else None)
         self._chromium: SharedChromium | None = None
         self._page: TaskPage | None = None
         self._actor: Actor | None = None
@@ -124,7 +129,7 @@ class BrowserGymEnvironment(
         self._reward = reward
         self._forget_episode()
         page = await self._live_page()
-        self._actor = Actor(page.page, self._timeout)
+        self._actor = Actor(page.page, self._timeout, self._uploads)
         await page.begin(self._task, seed or 0, limit, mode)
         reading = await page.read(self._observe, self._image)
         self._goal, self._began = reading.goal, reading.elapsed
@@ -132,10 +137,20 @@ class BrowserGymEnvironment(
         return StepResult(self._observation(page, reading, ""), info={"task_name": self._task})
 
     async def step(self, action: BrowserGymAction) -> StepResult[BrowserGymObservation]:
+        """Do the calls of a text.
+
+        Raises:
+            InvalidAction: it has no calls that can be read; the message names the remedy.
+            EnvironmentDied: the page is gone.
+        """
         page, actor = self._page, self._actor
         if page is None or actor is None or not page.alive:
             raise EnvironmentDied("the page of this session is gone: call reset()")
-        error = await self._act(page, actor, action.action_str)
+        try:
+            calls = parse(action.action_str, ACTIONS)
+        except ActionError as exc:
+            raise InvalidAction(str(exc)) from None
+        error = await self._act(page, actor, calls)
         self._steps += 1
         score = await page.advance(self._step_time)
         reading = await page.read(self._observe, self._image)
@@ -221,10 +236,10 @@ class BrowserGymEnvironment(
             ) from exc
         return self._page
 
-    async def _act(self, page: TaskPage, actor: Actor, text: str) -> str:
-        """Do what the text says; why it could not be done, or ``""``."""
+    async def _act(self, page: TaskPage, actor: Actor, calls: list[Call]) -> str:
+        """Do the calls; why one could not be done, or ``""``."""
         try:
-            for number, call in enumerate(parse(text, ACTIONS)):
+            for number, call in enumerate(calls):
                 if number and (await page.advance(1)).done:
                     break
                 try:

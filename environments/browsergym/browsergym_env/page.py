@@ -67,6 +67,9 @@ class TaskPage:
         self._crashed = False
         self.page = page
         page.on("crash", lambda _: self._on_crash())
+        # Dialogs for files are intercepted from the start: one that a click opens is ignored, and
+        # none is missed while the browser still is being asked to tell of it.
+        page.on("filechooser", lambda _: None)
 
     @classmethod
     async def open(cls, browser: Browser, width: int, height: int, timeout: float) -> TaskPage:

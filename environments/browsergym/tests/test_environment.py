@@ -6,6 +6,7 @@ import asyncio
 import re
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -218,8 +219,8 @@ WRONG = [
     ("select_option('6', 'x')", r"element 6 \(input\) has no options"),
     ("press('6', 'NoSuchKey')", "Unknown key"),
     ("noop(-1)", "must not be negative"),
-    ("open('x')", r"there is no action open\(\)"),
-    ("click", "not a call such as"),
+    ("check('6')", r"element 6 \(input\) cannot be checked"),
+    ("upload_file('6', 'a.txt')", "the server has no folder of uploads"),
 ]
 
 
@@ -231,6 +232,38 @@ async def test_errors_are_observed_and_the_episode_goes_on(env: BrowserGymEnviro
         assert re.search(message, result.observation.error), result.observation.error
         assert (result.reward, result.done) == (0.0, False)
         assert (await act(env, "noop(1)"))[0].error == ""
+
+
+async def test_a_text_without_a_call_is_a_mistake_and_nothing_is_done() -> None:
+    async with serve(BrowserGymEnvironment) as url, BrowserGymEnv(url) as env:
+        seen = (await env.reset(seed=1, task_name="click-test")).observation
+        for text, message in [
+            ("I do not know.", "reply with calls alone, one a line"),
+            ("open('x')", r"there is no action open\(\)"),
+            (f"click({bid(seen, 'button')!r})\nclick('it's')", "backslash before a quote"),
+        ]:
+            with pytest.raises(InvalidAction, match=message):
+                await env.step(BrowserGymAction(text))
+        assert (await env.state()).step_count == 0
+        result = await env.step(BrowserGymAction(f"So:\n```\nclick({bid(seen, 'button')!r})\n```"))
+        assert (result.reward, result.terminated) == (1.0, True)
+
+
+async def test_boxes_are_checked_and_unchecked(env: BrowserGymEnvironment) -> None:
+    seen = (await env.reset(seed=3, task_name="click-checkboxes")).observation
+    box = bid(seen, "checkbox")
+    for calls, flag in [
+        (f"check({box!r})\ncheck({box!r})", "checked=true"),
+        (f"uncheck({box!r})\nuncheck({box!r})", "checked=false"),
+    ]:
+        seen, _ = await act(env, calls)
+        assert flag in next(e.flags for e in elements(seen) if e.bid == box)
+    seen = (await env.reset(seed=3, task_name="click-option")).observation
+    radio = bid(seen, "radio")
+    seen, _ = await act(env, f"check({radio!r})")
+    assert "checked=true" in next(e.flags for e in elements(seen) if e.bid == radio)
+    result = await env.step(BrowserGymAction(f"uncheck({radio!r})"))
+    assert "check another one of its group" in result.observation.error
 
 
 async def test_calls_after_a_failed_or_final_one_are_not_done(env: BrowserGymEnvironment) -> None:
@@ -296,6 +329,58 @@ async def test_lists_scrolling_and_dragging(env: BrowserGymEnvironment) -> None:
     assert await page.page.evaluate(offset) == 0
     await act(env, f"hover({bid(seen, 'textbox')!r})\nscroll(0, 30)")
     assert await page.page.evaluate(offset) == 30
+    place = await page.page.locator("#text-area").bounding_box()
+    assert place is not None
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    await act(env, f"scroll_at({x}, {y}, 0, 25)")
+    assert await page.page.evaluate(offset) == 55
+    await act(env, f"scroll_at({x}, {y}, 0, -40)")
+    assert await page.page.evaluate(offset) == 15
+
+
+async def test_files_are_uploaded_from_the_folder_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "a.txt").write_text("first")
+    (folder / "b.txt").write_text("second")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    env = BrowserGymEnvironment(uploads=str(folder))
+    try:
+        await env.reset(seed=1, task_name="click-test")
+        assert env._page is not None
+        page = env._page.page
+        await page.evaluate(
+            """() => {
+                document.body.insertAdjacentHTML('afterbegin', `<input type=file id=one bid=91>
+                    <input type=file id=many multiple hidden>
+                    <button bid=92 onclick="this.previousElementSibling.click()">Many</button>`);
+                window.given = id => Promise.all([...document.getElementById(id).files].map(
+                    async file => [file.name, file.type, await file.text()]));
+            }"""
+        )
+        await act(env, "upload_file('91', 'in/a.txt')")
+        assert await page.evaluate("given('one')") == [["a.txt", "text/plain", "first"]]
+        await act(env, "upload_file('92', ['in/a.txt', 'b.txt'])")
+        assert [f[0] for f in await page.evaluate("given('many')")] == ["a.txt", "b.txt"]
+        place = await page.locator("#one").bounding_box()
+        assert place is not None
+        await act(env, f"mouse_upload_file({place['x'] + 20}, {place['y'] + 9}, 'b.txt')")
+        assert await page.evaluate("given('one')") == [["b.txt", "text/plain", "second"]]
+        for call, message in [
+            ("upload_file('91', '../secret.txt')", r"there are: b.txt, in/a.txt$"),
+            ("upload_file('91', 'link.txt')", "no file 'link.txt'"),
+            (f"upload_file('91', '{tmp_path}/secret.txt')", "no file"),
+            ("upload_file('91', '/proc/self/environ')", "no file"),
+            ("upload_file('91', 'in')", "no file"),
+            ("upload_file('91', ['b.txt', 'in/a.txt'])", "takes one file"),
+            ("mouse_upload_file(300, 200, 'b.txt')", "asks for no file"),
+        ]:
+            result = await env.step(BrowserGymAction(call))
+            assert re.search(message, result.observation.error), result.observation.error
+        assert await page.evaluate("given('one')") == [["b.txt", "text/plain", "second"]]
+    finally:
+        await env.close()
 
 
 async def test_what_the_agent_says_is_kept(env: BrowserGymEnvironment) -> None:

@@ -84,6 +84,27 @@
     return null;
   };
 
+  // Whether a checkbox, radio button or switch is checked; the reason if it is none.
+  own.checked = (bid, wanted) => {
+    const element = find(bid);
+    if (element === null) return { error: `no element has the bid '${bid}'` };
+    const box = element.tagName === 'LABEL' && element.control !== null ? element.control : element;
+    const role = box.getAttribute('role');
+    const native = box.tagName === 'INPUT' && (box.type === 'checkbox' || box.type === 'radio');
+    const roles = ['checkbox', 'menuitemcheckbox', 'menuitemradio', 'option', 'radio', 'switch'];
+    if (!native && !roles.includes(role)) {
+      return { error: `element ${bid} (${box.tagName.toLowerCase()}) cannot be checked` };
+    }
+    if (box.disabled || box.getAttribute('aria-disabled') === 'true') {
+      return { error: `element ${bid} is disabled` };
+    }
+    const checked = native ? box.checked : box.getAttribute('aria-checked') === 'true';
+    if (checked && !wanted && (box.type === 'radio' || role?.endsWith('radio'))) {
+      return { error: `element ${bid} is a radio button: check another one of its group` };
+    }
+    return { checked };
+  };
+
   // Scroll what is under a point, else the first thing that scrolls.
   own.scroll = async (x, y, dx, dy) => {
     const fits = (element) => {
