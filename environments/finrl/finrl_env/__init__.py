@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finrl_env.client import FinRLEnv
+from finrl_env.frames import data_of
 from finrl_env.models import FinRLAction, FinRLMetrics, FinRLObservation, FinRLState
 from openenv_async.targets.discovery import EnvironmentEntry
 
@@ -13,6 +14,7 @@ __all__ = [
     "FinRLMetrics",
     "FinRLObservation",
     "FinRLState",
+    "data_of",
 ]
 
 ENVIRONMENT = EnvironmentEntry(

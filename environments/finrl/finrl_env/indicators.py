@@ -9,7 +9,8 @@ rows up to t only. While a window is not full yet, the rows that there are count
 - ``rsi_30``: 100 × U / (U + D), U and D being Wilder averages over 30 days of the gains and of
   the losses; 50 where there were neither (Wilder, 1978).
 - ``cci_30``: (p - m) / (0.015 × d), m the mean of the last 30 prices and d their mean distance
-  to m; 0 where d is 0 (Lambert; the close stands for the typical price).
+  to m; 0 where d is 0 (Lambert). The price is the typical one, (high + low + close) / 3, where
+  there are highs and lows, else the close.
 - ``close_30_sma``, ``close_60_sma``: means of the last 30 and 60 prices.
 - turbulence: (y - μ) Σ⁻¹ (y - μ)ᵀ for the day's returns y, with mean and covariance of the 252
   days before (Kritzman & Li, 2010); 0 until there are that many.
@@ -38,8 +39,13 @@ INDICATORS: Final = (
 LOOKBACK: Final = 252
 
 
-def indicators(prices: Prices) -> NDArray[np.float64]:
-    """All of them: [days, indicators, tickers]."""
+def indicators(prices: Prices, typical: Prices | None = None) -> NDArray[np.float64]:
+    """All of them: [days, indicators, tickers].
+
+    Args:
+        prices: closing prices.
+        typical: prices that ``cci_30`` is of; ``None``: the closing prices.
+    """
     mean20, deviation20 = _rolling(prices, 20)
     return np.stack(
         [
@@ -47,7 +53,7 @@ def indicators(prices: Prices) -> NDArray[np.float64]:
             mean20 + 2 * deviation20,
             mean20 - 2 * deviation20,
             _rsi(prices, 30),
-            _cci(prices, 30),
+            _cci(prices if typical is None else typical, 30),
             _rolling(prices, 30)[0],
             _rolling(prices, 60)[0],
         ],

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from finrl_env.models import FinRLMetrics
 
-__all__ = ["DifferentialSharpe", "measure"]
+__all__ = ["DifferentialSharpe", "Trading", "measure"]
 
 _YEAR = 252
 
 
-def measure(
-    values: list[float], *, traded: float, cost: float, trades: int, buy_and_hold: float
-) -> FinRLMetrics:
+class Trading(Protocol):
+    """The sums of trading so far; see ``Account``."""
+
+    @property
+    def traded(self) -> float: ...
+    @property
+    def cost(self) -> float: ...
+    @property
+    def slipped(self) -> float: ...
+    @property
+    def fees(self) -> float: ...
+    @property
+    def trades(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+
+
+def measure(values: list[float], trading: Trading, buy_and_hold: float) -> FinRLMetrics:
     """The metrics of an episode.
 
     Args:
         values: of the portfolio, one for each day so far, the first before any trade.
-        traded: value of all trades.
-        cost: paid for them.
-        trades: how many.
+        trading: its sums.
         buy_and_hold: what equal parts bought at the start have returned.
     """
     series = np.array(values)
@@ -35,9 +49,12 @@ def measure(
         total_return=float(series[-1] / series[0] - 1),
         sharpe=math.sqrt(_YEAR) * float(returns.mean()) / deviation if deviation > 1e-12 else 0.0,
         max_drawdown=float((1 - series / peaks).max()),
-        turnover=traded / float(series.mean()) / years,
-        total_cost=cost,
-        trades=trades,
+        turnover=trading.traded / float(series.mean()) / years,
+        total_cost=trading.cost,
+        trades=trading.trades,
+        slippage=trading.slipped,
+        fees=trading.fees,
+        margin_calls=trading.calls,
         buy_and_hold_return=buy_and_hold,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal, Self, get_type_hints
 
 import msgspec
 
+from finrl_env.account import Terms
 from openenv_async.environment import Isolation
 from openenv_async.errors import InvalidOption
 
@@ -18,6 +20,7 @@ __all__ = [
     "VARIABLES",
     "ActionMode",
     "Backend",
+    "Execution",
     "Reward",
     "Settings",
     "Split",
@@ -25,13 +28,18 @@ __all__ = [
 ]
 
 Split = Literal["train", "test", "all"]
-ActionMode = Literal["shares", "weights"]
-Reward = Literal["value", "log_return", "sharpe"]
+ActionMode = Literal["shares", "weights", "allocation"]
+Execution = Literal["close", "next_open"]
+Reward = Literal["value", "log_return", "sharpe", "portfolio_value"]
 Backend = Literal["native", "finrl"]
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_LISTS: Final = {"tickers", "tech_indicators"}
+_MOST_FEATURES: Final = 64
+_KEPT: Final = "above 0 and at most initial_margin"
 
 VARIABLES: Final[dict[str, str]] = {
     "FINRL_TICKERS": "tickers",
+    "FINRL_TECH_INDICATORS": "tech_indicators",
     "FINRL_SPLIT": "split",
     "FINRL_SPLIT_DATE": "split_date",
     "FINRL_START_DATE": "start_date",
@@ -40,8 +48,17 @@ VARIABLES: Final[dict[str, str]] = {
     "FINRL_INITIAL_AMOUNT": "initial_amount",
     "FINRL_HMAX": "hmax",
     "FINRL_ACTION_MODE": "action_mode",
+    "FINRL_EXECUTION": "execution",
     "FINRL_BUY_COST_PCT": "buy_cost_pct",
     "FINRL_SELL_COST_PCT": "sell_cost_pct",
+    "FINRL_SLIPPAGE_PCT": "slippage_pct",
+    "FINRL_IMPACT_PCT": "impact_pct",
+    "FINRL_VOLUME_LIMIT": "volume_limit",
+    "FINRL_SHORT": "short",
+    "FINRL_INITIAL_MARGIN": "initial_margin",
+    "FINRL_MAINTENANCE_MARGIN": "maintenance_margin",
+    "FINRL_BORROW_RATE": "borrow_rate",
+    "FINRL_INTEREST_RATE": "interest_rate",
     "FINRL_REWARD": "reward",
     "FINRL_REWARD_SCALING": "reward_scaling",
     "FINRL_TURBULENCE_THRESHOLD": "turbulence_threshold",
@@ -58,24 +75,38 @@ class Settings:
 
     Attributes:
         tickers: which stocks, in this order; ``None``: all of the data.
+        tech_indicators: features of an observation: columns of the data, or computed; ``None``:
+            the seven of ``indicators``.
         split: ``train`` ends before ``split_date``, ``test`` begins with it.
         start_date, end_date: further bounds, both included.
         episode_days: trading days of an episode, whose first day is drawn from the seed; 0: all
             days of the split.
         initial_amount: cash at the start.
         hmax: stocks that an action of 1 buys (``shares``).
-        action_mode: what the actions mean, see ``FinRLAction``.
+        action_mode: what the actions mean, see ``FinRLAction``; ``allocation`` is FinRL's
+            ``StockPortfolioEnv``, with its observation.
+        execution: ``close``: orders are filled at the closing prices that were seen;
+            ``next_open``: at the next day's opening prices.
         buy_cost_pct, sell_cost_pct: cost of a trade, as a part of its value.
+        slippage_pct: how much worse than the price an order is filled, as a part of it.
+        impact_pct: the same for an order of a whole day's volume; by the square root of its part.
+        volume_limit: largest order, as a part of the day's volume; ``None``: no limit.
+        short: whether stocks are sold that are not held.
+        initial_margin: equity that a new position needs, as a part of the exposure; 1: no debt.
+        maintenance_margin: where the equity is a smaller part, positions are cut.
+        borrow_rate, interest_rate: fees a year of stocks sold short and of borrowed money.
         reward: ``value``: change of the portfolio value; ``log_return``: of its logarithm;
-            ``sharpe``: the differential Sharpe ratio (Moody & Saffell, 1998).
+            ``sharpe``: the differential Sharpe ratio (Moody & Saffell, 1998);
+            ``portfolio_value``: the value itself.
         reward_scaling: factor of the reward; ``None``: 1e-4 for ``value``, as FinRL, else 1.
         turbulence_threshold: when the day's turbulence is not below it everything is sold and
             nothing bought, whatever the action; ``None``: never.
         backend: ``finrl`` runs FinRL's own ``StockTradingEnv`` (extra ``finrl``).
-        data_path: CSV file of prices; ``None``: the bundled one.
+        data_path: file of prices, see ``frames``; ``None``: the bundled one.
     """
 
     tickers: tuple[str, ...] | None = None
+    tech_indicators: tuple[str, ...] | None = None
     split: Split = "train"
     split_date: str = "2017-01-01"
     start_date: str | None = None
@@ -84,8 +115,17 @@ class Settings:
     initial_amount: float = 1_000_000.0
     hmax: int = 100
     action_mode: ActionMode = "shares"
+    execution: Execution = "close"
     buy_cost_pct: float = 0.001
     sell_cost_pct: float = 0.001
+    slippage_pct: float = 0.0
+    impact_pct: float = 0.0
+    volume_limit: float | None = None
+    short: bool = False
+    initial_margin: float = 1.0
+    maintenance_margin: float = 0.25
+    borrow_rate: float = 0.0
+    interest_rate: float = 0.0
     reward: Reward = "value"
     reward_scaling: float | None = None
     turbulence_threshold: float | None = None
@@ -103,6 +143,13 @@ class Settings:
             ("hmax", self.hmax >= 1, "at least 1"),
             ("buy_cost_pct", 0 <= self.buy_cost_pct < 1, "from 0 to below 1"),
             ("sell_cost_pct", 0 <= self.sell_cost_pct < 1, "from 0 to below 1"),
+            ("slippage_pct", 0 <= self.slippage_pct < 1, "from 0 to below 1"),
+            ("impact_pct", 0 <= self.impact_pct < math.inf, "0 or more"),
+            ("volume_limit", _part(self.volume_limit), "above 0 and at most 1"),
+            ("initial_margin", _part(self.initial_margin), "above 0 and at most 1"),
+            ("maintenance_margin", 0 < self.maintenance_margin <= self.initial_margin, _KEPT),
+            ("borrow_rate", 0 <= self.borrow_rate < 10, "from 0 to below 10"),
+            ("interest_rate", 0 <= self.interest_rate < 10, "from 0 to below 10"),
             ("tickers", self.tickers is None or self.tickers, "not empty"),
         ):
             if not good:
@@ -111,11 +158,64 @@ class Settings:
                 )
         if self.tickers is not None and len(set(self.tickers)) < len(self.tickers):
             raise InvalidOption("a ticker is named twice", option="tickers")
-        if self.backend == "finrl" and (self.action_mode, self.reward) != ("shares", "value"):
+        names = self.tech_indicators or ()
+        if len(set(names)) < len(names) or len(names) > _MOST_FEATURES:
             raise InvalidOption(
-                "FinRL's own environment knows action_mode shares and reward value only",
-                option="backend",
+                f"tech_indicators must be at most {_MOST_FEATURES} different names",
+                option="tech_indicators",
             )
+        if self.action_mode == "allocation" and not self.terms.plain:
+            raise InvalidOption(
+                "action_mode allocation divides what there is: short and initial_margin go with"
+                " action_mode weights",
+                option="action_mode",
+            )
+        if self.backend == "finrl":
+            self._check_finrl()
+
+    def _check_finrl(self) -> None:
+        """Refuse what FinRL's own environments have not."""
+        if self.action_mode == "weights":
+            reason = "action_mode shares and allocation"
+        elif self.reward != ("value" if self.action_mode == "shares" else "portfolio_value"):
+            reason = "reward value (of shares) and portfolio_value (of allocation)"
+        elif self.execution != "close" or self.terms != Terms(
+            buy_cost=self.buy_cost_pct, sell_cost=self.sell_cost_pct
+        ):
+            reason = "buy_cost_pct and sell_cost_pct, of what a trade costs and may be,"
+        elif self.action_mode == "allocation" and self.buy_cost_pct + self.sell_cost_pct:
+            reason = "buy_cost_pct=0 and sell_cost_pct=0 in action_mode allocation"
+        else:
+            return
+        raise InvalidOption(f"FinRL's own environment knows {reason} only", option="backend")
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of the account."""
+        return Terms(
+            self.buy_cost_pct,
+            self.sell_cost_pct,
+            self.slippage_pct,
+            self.impact_pct,
+            self.volume_limit,
+            self.short,
+            self.initial_margin,
+            self.maintenance_margin,
+            self.borrow_rate,
+            self.interest_rate,
+        )
+
+    @property
+    def needed(self) -> dict[str, str]:
+        """The columns that the data must have, and the option that needs each."""
+        columns = {}
+        if self.execution == "next_open":
+            columns["open"] = "execution"
+        if self.impact_pct:
+            columns["volume"] = "impact_pct"
+        if self.volume_limit is not None:
+            columns["volume"] = "volume_limit"
+        return columns
 
     @property
     def scale(self) -> float:
@@ -138,8 +238,8 @@ class Settings:
             InvalidOption: a value that cannot be.
         """
         changes = {name: value for name, value in options.items() if value is not None}
-        if "tickers" in changes:
-            changes["tickers"] = tuple(changes["tickers"])
+        for name in _LISTS & changes.keys():
+            changes[name] = tuple(changes[name])
         return replace(self, **changes) if changes else self
 
     @classmethod
@@ -155,7 +255,7 @@ class Settings:
         hints = get_type_hints(cls)
         for variable, name in VARIABLES.items():
             if text := environ.get(variable):
-                value = text.split(",") if name == "tickers" else text
+                value = text.split(",") if name in _LISTS else text
                 changes[name] = _converted(variable, value, hints[name])
         return cls().changed(
             {key: _converted(key, value, hints[key]) for key, value in changes.items()}
@@ -164,6 +264,10 @@ class Settings:
     @classmethod
     def names(cls) -> list[str]:
         return [item.name for item in fields(cls)]
+
+
+def _part(value: float | None) -> bool:
+    return value is None or 0 < value <= 1
 
 
 def _converted(where: str, value: Any, kind: Any) -> Any:

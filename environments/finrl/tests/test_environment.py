@@ -302,6 +302,186 @@ def test_a_snapshot_goes_on_alike_here_and_elsewhere(options: dict[str, Any]) ->
             env.restore(bad)
 
 
+def ohlcv(days: int = 40, seed: int = 0) -> dict[str, Any]:
+    """A wide frame of three tickers, as plain data."""
+    closes = walk(days, 3, seed)
+    rng = np.random.default_rng(seed + 1)
+    opens = closes * rng.uniform(0.98, 1.02, closes.shape)
+    fields = {
+        "open": opens,
+        "high": np.maximum(opens, closes) * 1.01,
+        "low": np.minimum(opens, closes) * 0.99,
+        "close": closes,
+        "volume": rng.integers(10, 400, closes.shape).astype(float),
+    }
+    dates = (np.datetime64("2015-03-01") + np.arange(days)).astype(str).tolist()
+    return {"date": dates} | {
+        name: dict(zip(FEW, values.T.tolist(), strict=True)) for name, values in fields.items()
+    }
+
+
+OWN: dict[str, Any] = {"split": "all", "episode_days": 0}
+
+
+def test_own_prices_are_traded_for_one_episode() -> None:
+    env = FinRLEnvironment(tickers=["AAPL", "KO"], episode_days=5)
+    data = ohlcv()
+    names = ["volume", "macd"]
+    seen = env.reset(seed=0, data=data, tech_indicators=names, **OWN).observation
+    assert seen.date == "2015-03-01"
+    wanted = [1e6, *(data["close"][each][0] for each in FEW[:2]), 0, 0]
+    wanted += [*(data["volume"][each][0] for each in FEW[:2]), 0, 0]
+    assert np.allclose(seen.state, wanted)
+    assert env.state().tech_indicators == names
+    for own in (None, ohlcv(seed=5)):
+        result = env.reset(seed=0, split="all", data=own)
+        assert result.observation.state.size == 1 + 2 * 9
+        assert env.state().start.startswith("2015") is bool(own)
+    env.reset(seed=0)
+    assert env.state().start < "2017"
+    assert env.state().episode_days == 5
+
+
+def test_the_server_can_be_given_a_frame() -> None:
+    env = FinRLEnvironment(data=ohlcv(), **OWN)
+    env.reset()
+    assert (env.state().tickers, env.state().start) == (FEW, "2015-03-01")
+    schema = FinRLEnvironment.schemas(data=ohlcv(), tech_indicators=["high"], **OWN)
+    told = schema["observation"]["$defs"]["FinRLObservation"]["properties"]["state"]
+    assert told["x-ndarray"]["shape"] == [1 + 3 * 3]
+
+
+def test_orders_can_be_filled_at_the_next_open() -> None:
+    data = ohlcv()
+    env = FinRLEnvironment(data=data, execution="next_open", buy_cost_pct=0.01, **OWN)
+    env.reset()
+    result = env.step(FinRLAction([0.1, 0.0, 0.0]))
+    opened, closed = data["open"]["AAPL"][1], data["close"]["AAPL"][1]
+    assert env.state().cash == pytest.approx(1e6 - 10 * opened * 1.01)
+    gain = 10 * (closed - opened) - 10 * opened * 0.01
+    assert result.reward == pytest.approx(gain * 1e-4)
+
+
+def test_orders_are_cut_to_a_part_of_the_days_volume() -> None:
+    data = ohlcv()
+    env = FinRLEnvironment(data=data, volume_limit=0.1, slippage_pct=0.02, **OWN)
+    env.reset()
+    env.step(FinRLAction([1.0, 1.0, 1.0]))
+    volumes = np.array([data["volume"][each][0] for each in FEW])
+    prices = np.array([data["close"][each][0] for each in FEW])
+    state = env.state()
+    assert state.shares == np.minimum(100, volumes // 10).tolist()
+    assert state.metrics.slippage == pytest.approx(0.02 * float(np.array(state.shares) @ prices))
+
+
+def test_stocks_are_sold_short_and_covered_by_force(tmp_path: Path) -> None:
+    prices = np.array([[100.0], [100.0], [140.0], [200.0], [200.0], [200.0]])
+    env = FinRLEnvironment(
+        data_path=write_prices(tmp_path / "rise.csv", prices, ["UP"]),
+        short=True,
+        initial_margin=0.5,
+        maintenance_margin=0.3,
+        initial_amount=10_000.0,
+        sell_cost_pct=0.0,
+        buy_cost_pct=0.0,
+        reward_scaling=1.0,
+        **OWN,
+    )
+    env.reset()
+    first = env.step(FinRLAction([-1.0]))
+    assert env.state().shares == [-100.0]
+    assert env.state().margin == 1.0
+    assert first.reward == 0.0
+    second = env.step(FinRLAction([0.0]))
+    assert second.reward == -4_000.0
+    assert second.info == {}  # 6,000 of 14,000
+    third = env.step(FinRLAction([0.0]))
+    assert third.info["margin_call"] is True
+    assert third.terminated  # nothing is left of 10,000
+    assert env.state().shares == [0.0]
+    assert env.state().margin is None
+    assert third.info["metrics"].margin_calls == 1
+
+
+def test_short_parts_of_the_portfolio() -> None:
+    env = FinRLEnvironment(
+        tickers=FEW,
+        split="test",
+        action_mode="weights",
+        short=True,
+        buy_cost_pct=0,
+        sell_cost_pct=0,
+    )
+    env.reset(seed=0)
+    price = env._market.prices[env._day]
+    env.step(FinRLAction([0.6, -0.4, 0.0]))
+    assert np.allclose(np.array(env.state().shares) * price, [6e5, -4e5, 0])
+    env.reset(seed=0)
+    env.step(FinRLAction([1.0, -1.0, 0.5]))  # 2.5 times what there is
+    assert np.allclose(np.array(env.state().shares) * price, [4e5, -4e5, 2e5])
+
+
+def test_debts_have_a_reward_too(tmp_path: Path) -> None:
+    prices = np.array([[100.0], [100.0], [900.0], [900.0]])
+    path = write_prices(tmp_path / "jump.csv", prices, ["UP"])
+    for reward in ("value", "log_return", "sharpe"):
+        env = FinRLEnvironment(data_path=path, short=True, hmax=10_000, reward=reward, **OWN)
+        env.reset()
+        env.step(FinRLAction([-1.0]))
+        result = env.step(FinRLAction([0.0]))
+        assert result.terminated
+        assert result.observation.portfolio_value < 0
+        assert result.reward is not None
+        assert math.isfinite(result.reward)
+        assert math.isfinite(result.info["metrics"].sharpe)
+
+
+def test_allocation_is_softmax_of_what_there_is() -> None:
+    env = FinRLEnvironment(
+        tickers=FEW,
+        split="test",
+        action_mode="allocation",
+        reward="portfolio_value",
+        buy_cost_pct=0,
+        sell_cost_pct=0,
+    )
+    seen = env.reset(seed=0).observation
+    market, day = env._market, env._day
+    returns = market.prices[day - 251 : day + 1] / market.prices[day - 252 : day] - 1
+    assert seen.state.shape == (3 + len(INDICATORS), 3)
+    assert np.allclose(seen.state[:3], np.cov(returns.T))
+    assert np.allclose(seen.state[3:], market.features[day])
+    result = env.step(FinRLAction([0.0, 0.5, 1.0]))
+    weights = np.exp([0.0, 0.5, 1.0]) / np.exp([0.0, 0.5, 1.0]).sum()
+    grown = float(weights @ (market.prices[day + 1] / market.prices[day]))
+    assert result.reward == pytest.approx(1e6 * grown)
+    with pytest.raises(InvalidAction, match=r"actions\[0\] is -0.5: it must be from 0 to 1"):
+        env.step(FinRLAction([-0.5, 0.0, 0.0]))
+    schema = FinRLEnvironment.schemas(action_mode="allocation")
+    actions = schema["action"]["$defs"]["FinRLAction"]["properties"]["actions"]
+    assert actions["items"]["minimum"] == 0.0
+
+
+def test_a_snapshot_takes_own_prices_along() -> None:
+    env = FinRLEnvironment()
+    data = ohlcv()
+    env.reset(data=data, short=True, borrow_rate=0.1, impact_pct=0.1, **OWN)
+    actions = orders(30)
+    for action in actions[:10]:
+        env.step(action)
+    saved = env.snapshot()
+    expected = [row(env.step(action)) for action in actions[10:]]
+    other = FinRLEnvironment()
+    other.restore(saved)
+    assert [row(other.step(action)) for action in actions[10:]] == expected
+    assert other.state() == env.state()
+    with pytest.raises(InvalidOption, match="of other prices"):
+        other.restore(saved.replace(b"2015-03-05", b"2015-03-0\x00"))
+    served = FinRLEnvironment(data=data, **OWN)
+    assert len(served.snapshot()) > 5 * 3 * 40 * 8  # five fields of three tickers
+    assert len(FinRLEnvironment().snapshot()) < 1_024
+
+
 @pytest.mark.skipif(not available(), reason="FinRL is not installed")
 @pytest.mark.parametrize("threshold", [None, 60.0])
 def test_finrls_own_environment_trades_alike(threshold: float | None) -> None:
@@ -329,7 +509,7 @@ def test_finrls_own_environment_trades_alike(threshold: float | None) -> None:
 def test_a_missing_finrl_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from finrl_env import finrl_backend
 
-    finrl_backend._trading_env.cache_clear()
+    finrl_backend._class_of.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidOption, match="pip install"):
         FinRLEnvironment(backend="finrl")
@@ -348,6 +528,17 @@ def test_a_missing_finrl_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"buy_cost_pct": 1.0}, "from 0 to below 1"),
         ({"backend": "finrl", "action_mode": "weights"}, "knows action_mode shares"),
         ({"data_path": "/no/such/file.csv"}, "cannot be read as prices"),
+        ({"execution": "next_open"}, "execution='next_open' needs the column 'open'"),
+        ({"impact_pct": 0.1}, "impact_pct=0.1 needs the column 'volume'"),
+        ({"volume_limit": 0.1}, "volume_limit=0.1 needs the column 'volume'"),
+        ({"volume_limit": 0.0}, "volume_limit must be above 0 and at most 1"),
+        ({"initial_margin": 1.5}, "initial_margin must be above 0 and at most 1"),
+        ({"initial_margin": 0.2}, "maintenance_margin must be above 0 and at most initial_margin"),
+        ({"slippage_pct": math.nan}, "slippage_pct must be from 0 to below 1"),
+        ({"borrow_rate": -1}, "borrow_rate must be from 0"),
+        ({"tech_indicators": ["macd", "rsi"]}, "no feature 'rsi': take some of"),
+        ({"tech_indicators": ["macd", "macd"]}, "different names"),
+        ({"action_mode": "allocation", "short": True}, "go with action_mode weights"),
     ],
 )
 def test_what_cannot_be_is_told(params: dict[str, Any], message: str) -> None:

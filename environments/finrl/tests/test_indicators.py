@@ -1,16 +1,12 @@
-"""Indicators and turbulence against plain references, and what files are read."""
+"""Indicators and turbulence against plain references."""
 
 from __future__ import annotations
 
-import gzip
-from pathlib import Path
-
 import numpy as np
 import pytest
+from finrl_env.frames import BUNDLED
 from finrl_env.indicators import INDICATORS, indicators, turbulence
-from finrl_env.market import BUNDLED, load_market
-
-from openenv_async.errors import InvalidOption
+from finrl_env.market import load_market
 
 PRICES = 40 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.02, (300, 4)), axis=0))
 
@@ -87,33 +83,11 @@ def test_the_bundled_prices() -> None:
         assert market.turbulence[days].max() > 5 * calm
 
 
-def test_long_and_wide_files_say_the_same(tmp_path: Path) -> None:
-    wide = tmp_path / "wide.csv.gz"
-    wide.write_bytes(gzip.compress(b"date,A,B\n2001-01-01,1,2\n2001-01-02,3,4\n"))
-    long = tmp_path / "long.csv"
-    long.write_text(
-        "date,tic,open,close\n2001-01-02,B,9,4\n2001-01-01,A,9,1\n"
-        "2001-01-01,B,9,2\n2001-01-02,A,9,3\n"
-    )
-    one, other = load_market(str(wide)), load_market(str(long))
-    assert one.tickers == other.tickers == ("A", "B")
-    assert one.dates == other.dates
-    assert one.prices.tolist() == other.prices.tolist() == [[1, 2], [3, 4]]
-    assert load_market(str(long), ("B",)).prices.tolist() == [[2], [4]]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("date,A\n2001-01-02,1\n2001-01-01,1\n", "ascend"),
-        ("date,A\n2001-01-01,1\n2001-01-02,-1\n", "not positive"),
-        ("date,tic,close\n2001-01-01,A,1\n2001-01-02,B,1\n", "is missing"),
-        ("date,A\n2001-01-01,x\n2001-01-02,1\n", "cannot be read"),
-        ("", "cannot be read"),
-    ],
-)
-def test_bad_files_are_told(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "prices.csv"
-    path.write_text(text)
-    with pytest.raises(InvalidOption, match=message):
-        load_market(str(path))
+def test_cci_takes_the_typical_price_where_there_is_one() -> None:
+    typical = PRICES * np.random.default_rng(1).uniform(0.97, 1.03, PRICES.shape)
+    cci = indicators(PRICES, typical)[:, INDICATORS.index("cci_30"), 1]
+    window = typical[171:201, 1]
+    wanted = (window[-1] - window.mean()) / (0.015 * np.abs(window - window.mean()).mean())
+    assert cci[200] == pytest.approx(wanted)
+    others = [at for at, name in enumerate(INDICATORS) if name != "cci_30"]
+    assert np.array_equal(indicators(PRICES, typical)[:, others], indicators(PRICES)[:, others])

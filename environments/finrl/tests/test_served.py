@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finrl_env import ENVIRONMENT, FinRLAction, FinRLEnv, FinRLMetrics, FinRLState
+from finrl_env import ENVIRONMENT, FinRLAction, FinRLEnv, FinRLMetrics, FinRLState, data_of
 from finrl_env.environment import FinRLEnvironment
 from finrl_env.policies import buy_and_hold
 
@@ -66,6 +68,52 @@ async def test_options_state_and_metrics_come_through() -> None:
         assert (state.split, state.tickers, state.day) == ("test", ["KO"], 2)
         with pytest.raises(InvalidOption):  # files are the server's
             await env.reset(data_path="/etc/passwd")
+
+
+def small_frame(tickers: str, days: int = 6) -> dict[str, Any]:
+    dates = (np.datetime64("2020-01-01") + np.arange(days)).astype(str).tolist()
+    rows = [(date, each) for date in dates for each in tickers]
+    closes = [10.0 + at for at in range(len(rows))]
+    return {"date": [d for d, _ in rows], "tic": [t for _, t in rows], "close": closes}
+
+
+@pytest.mark.parametrize("codec", ["openenv.v1.msgpack", "openenv.v1.json"])
+async def test_a_client_sends_its_own_frame(codec: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(small_frame("XY"))
+    frame["date"] = pandas.to_datetime(frame["date"])
+    async with serve(FinRLEnvironment) as url, FinRLEnv(url, subprotocol=codec) as env:
+        sent = data_of(frame)
+        result = await env.reset(data=sent, split="all", episode_days=0, short=True)
+        assert result.observation.state[1:3].tolist() == [10.0, 11.0]
+        await env.step(FinRLAction([0.1, -0.1]))
+        state = await env.state()
+        assert (state.tickers, state.shares) == (["X", "Y"], [10.0, -10.0])
+        for bad, message in (
+            (sent | {"close": [0.0] * 12}, "X on 2020-01-01: close is missing or not positive"),
+            ({"date": ["x"] * 200_001}, "may be sent"),
+            ("/etc/passwd", "data"),
+        ):
+            with pytest.raises(InvalidOption, match=message):
+                await env.reset(data=bad)
+        assert (await env.reset(seed=0)).observation.state.shape == (181,)
+
+
+async def test_rows_of_a_file_bring_frames(tmp_path: Path) -> None:
+    rows = [
+        {"id": name, "data": small_frame(name, days), "split": "all", "episode_days": 0}
+        for name, days in (("AB", 4), ("CDE", 7))
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+    def holds(observation: Any) -> FinRLAction:
+        return FinRLAction([0.0] * ((observation.state.size - 1) // 9))
+
+    async with serve(FinRLEnvironment) as url:
+        outcomes = await collect_all(lambda: FinRLEnv(url), holds, tasks=str(path))
+    assert [outcome.steps for outcome in outcomes] == [3, 6]
+    assert {outcome.status for outcome in outcomes} == {OutcomeStatus.TRUNCATED}
 
 
 async def test_the_example_policy_plays_from_the_client() -> None:
