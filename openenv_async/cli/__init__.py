@@ -47,6 +47,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gc": ("openenv_async.cli.containers:gc", "Remove containers whose owners are gone."),
     "logs": ("openenv_async.cli.containers:logs", "Show the last lines of a container."),
     "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
+    "drain": ("openenv_async.cli.drain:drain", "Let a server's episodes end, and begin none."),
     "gateway": ("openenv_async.cli.gateway:gateway", "Keep the calls of agents' models."),
     "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),
     "why": ("openenv_async.cli.why:why", "Tell why recorded episodes ended as they did."),

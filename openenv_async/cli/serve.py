@@ -121,6 +121,12 @@ __all__ = ["serve"]
     help="Serve clients on this machine over a Unix socket too, on Linux.",
 )
 @click.option(
+    "--drain",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="Let episodes end within so long after a SIGTERM, and begin no other.  [default: 0]",
+)
+@click.option(
     "--owner-lease",
     type=click.FloatRange(0, min_open=True),
     envvar="OPENENV_OWNER_LEASE",
@@ -137,6 +143,7 @@ def serve(
     debug: bool,
     as_json: bool,
     uvloop: bool | None,
+    drain: float | None,
     owner_lease: float | None,
     until_stdin_closes: bool,
     token: str | None,
@@ -178,6 +185,8 @@ def serve(
             on_listening=lambda url: _announce(spec, url, as_json),
             uvloop=uvloop,
             until_stdin_closes=until_stdin_closes,
+            drain=drain or None,
+            **({"drain_seconds": drain} if drain else {}),
             owner_lease=owner_lease,
             insecure=insecure,
             ssl_certfile=ssl_certfile,

@@ -51,7 +51,12 @@ _LONGEST_PAUSE: Final = 0.25
 _LOG_WAIT: Final = 2.0
 
 
-async def launch(provider: Provider, *, timeout: float = START_TIMEOUT) -> Worker:
+async def launch(
+    provider: Provider,
+    *,
+    timeout: float = START_TIMEOUT,
+    on_started: Callable[[], None] | None = None,
+) -> Worker:
     """A worker of ``provider`` whose server answers; the caller owns it.
 
     Cancelled anywhere, or failed, it leaves no worker behind.
@@ -59,6 +64,7 @@ async def launch(provider: Provider, *, timeout: float = START_TIMEOUT) -> Worke
     Args:
         provider: starts the worker.
         timeout: seconds for starting and answering together.
+        on_started: called when the provider has started it, before it answers.
 
     Raises:
         WorkerStartFailed: it ended before it answered, or answers with something else.
@@ -68,9 +74,12 @@ async def launch(provider: Provider, *, timeout: float = START_TIMEOUT) -> Worke
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout
     worker = await provider.start(timeout=timeout)
+    if on_started is not None:
+        on_started()
     try:
         await wait_ready(worker, timeout=until - loop.time())
     except BaseException:
+        worker.is_failing = True
         await worker.aclose()
         raise
     return worker

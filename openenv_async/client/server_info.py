@@ -8,7 +8,7 @@ from openenv_async.client.refusals import reason_of, refusal
 from openenv_async.endpoints.addresses import checked_url, is_here, told_url
 from openenv_async.errors import ConnectFailed, OpenEnvError, ServerError
 
-__all__ = ["fetch_schema", "get_json"]
+__all__ = ["fetch_schema", "get_json", "post_json"]
 
 
 async def get_json(url: str, path: str, *, token: str | None = None, timeout: float = 10.0) -> Any:
@@ -18,8 +18,21 @@ async def get_json(url: str, path: str, *, token: str | None = None, timeout: fl
         ServerError: it does not answer.
         OpenEnvError: it answers with something else; what it says is the reason.
     """
+    return await _told(url, path, token, timeout)
+
+
+async def post_json(
+    url: str, path: str, body: Any, *, token: str | None = None, timeout: float = 10.0
+) -> Any:
+    """Return what a server answers to a body, as JSON, at a path; raises as ``get_json`` does."""
+    return await _told(url, path, token, timeout, body)
+
+
+async def _told(
+    url: str, path: str, token: str | None, timeout: float, body: Any | None = None
+) -> Any:
     try:
-        return await _get(url, checked_url(url).rstrip("/") + path, token, timeout)
+        return await _ask(url, checked_url(url).rstrip("/") + path, token, timeout, body)
     except _Silence as exc:
         raise ServerError(f"{exc.address} does not answer: {exc.reason}") from exc.__cause__
 
@@ -35,7 +48,7 @@ async def fetch_schema(url: str, *, token: str | None = None, timeout: float = 1
     address = checked_url(url).partition("?")[0].rstrip("/").removesuffix("/ws") + "/schema"
     address = address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
     try:
-        return await _get(url, address, token, timeout)
+        return await _ask(url, address, token, timeout)
     except _Silence as exc:
         reason = exc.reason or f"no answer within {timeout:g} s"
         raise ConnectFailed(
@@ -52,7 +65,9 @@ class _Silence(Exception):
         self.reason = reason
 
 
-async def _get(url: str, address: str, token: str | None, timeout: float) -> Any:
+async def _ask(
+    url: str, address: str, token: str | None, timeout: float, body: Any | None = None
+) -> Any:
     import aiohttp
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -60,9 +75,11 @@ async def _get(url: str, address: str, token: str | None, timeout: float) -> Any
     try:
         async with (
             aiohttp.ClientSession(timeout=limit, trust_env=not is_here(address)) as http,
-            http.get(address, headers=headers) as response,
+            http.request(
+                "GET" if body is None else "POST", address, headers=headers, json=body
+            ) as response,
         ):
-            if response.status != 200:
+            if not response.ok:
                 raise refusal(url, response, await response.read())
             return await response.json(content_type=None)
     except OpenEnvError:  # some are ValueErrors as well

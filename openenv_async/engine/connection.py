@@ -570,6 +570,8 @@ class ServerConnection:
         self._look_at = self.seen_at + self._look
         self.engine.deadlines.watch(self, self._look_at)
         self.send(Welcome(PROTOCOL_VERSION, self.engine.epoch, self._welcome()))
+        if self.engine.draining is not None:
+            self.going_away(self.engine.draining, self.engine.seconds_left)
 
     def _welcome(self) -> bytes | None:
         engine = self.engine

@@ -37,6 +37,7 @@ from openenv_async.errors import (
 )
 from openenv_async.models import Format
 from openenv_async.protocol.frames import Open, Opened, Waiting
+from openenv_async.protocol.lifecycle import Phase
 from openenv_async.protocol.replies import Retained
 from openenv_async.spec import EnvironmentSpec
 
@@ -46,6 +47,8 @@ log = logging.getLogger("openenv_async.engine")
 
 _MAX_CLOSED_REASONS: Final = 1024
 """Sessions that ended while their client was away, of which the reason is kept for it."""
+_PATIENCE: Final = 1.0
+"""Seconds that a worker has to tell how many of its sessions are in an episode."""
 _REPLY_OVERHEAD: Final = 512
 """Bytes that a kept reply counts beside its payload, for its message and the request's action."""
 
@@ -92,6 +95,7 @@ class Engine:
         self.clock: Callable[[], float] = time.monotonic
         self.max_sessions = 1 if spec.is_instance else self.options.max_sessions
         self.draining: str | None = None
+        self._ends_at = 0.0
         self._recipe: bytes | None = None
         processes = self.options.workers or spec.contract.isolation == "process"
         self._make_executor = make_executor
@@ -303,7 +307,7 @@ class Engine:
             GoingAway, ResourceLimit, ServerBusy: it cannot even wait.
         """
         if self.draining is not None:
-            raise GoingAway(f"the server is going away: {self.draining}")
+            raise self._going_away()
         self.resources.check_memory()
         if self.active < self.max_sessions and not self._queue:
             return False
@@ -391,13 +395,54 @@ class Engine:
 
     # -- shutting down ----------------------------------------------------------------------
 
+    def drain(self, reason: str, seconds: float) -> None:
+        """Open no further session and begin no further episode; those under way go on.
+
+        Args:
+            reason: told to clients.
+            seconds: after which the server means to end them; asked again, from now.
+        """
+        self._ends_at = self.clock() + seconds
+        if self.draining is not None:
+            return
+        self.draining = self.telling.draining = reason
+        if isinstance(self._executor, ProcessExecutor):
+            self._executor.drain(reason)
+        for session in list(self._queue):
+            session.shut(self._going_away())
+
+    @property
+    def seconds_left(self) -> float:
+        """The time that a draining engine leaves its episodes."""
+        return max(0.0, self._ends_at - self.clock())
+
+    def shut_all(self) -> None:
+        """Close every session, now that the server goes away; their clients are told."""
+        for session in list(self.sessions.values()):
+            session.shut(self._going_away())
+
+    def count_playing(self) -> int:
+        """Return how many sessions of this process are in an episode, or run a request."""
+        return sum(
+            session.runner.phase is Phase.RUNNING or session.current is not None
+            for session in self.sessions.values()
+        )
+
+    async def playing(self) -> int:
+        """Return how many sessions are in an episode, wherever it runs."""
+        if isinstance(self._executor, ProcessExecutor):
+            return await self._executor.count_playing(_PATIENCE)
+        return self.count_playing()
+
+    def _going_away(self) -> GoingAway:
+        return GoingAway(f"the server is going away: {self.draining}")
+
     async def aclose(self, reason: str = "shutdown") -> None:
         """Close every session, each under its close deadline, then what ran them."""
         self.draining = reason
         if self._executor is None or self._loop is None:
             return
-        for session in list(self.sessions.values()):
-            session.shut(GoingAway(f"the server is going away: {reason}"))
+        self.shut_all()
         if self.sessions:
             self._emptied = self._loop.create_future()
             try:

@@ -21,7 +21,8 @@ import inspect
 import secrets
 import typing
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from openenv_async.engine.legal import LegalActionsFailed, LegalReader
 from openenv_async.engine.requests import (
@@ -40,6 +41,7 @@ from openenv_async.errors import (
     EnvironmentStartFailed,
     EpisodeEnded,
     EpisodeNotStarted,
+    GoingAway,
     InvalidAction,
     InvalidModel,
     InvalidObservation,
@@ -108,18 +110,21 @@ or the connection, which is not the environment's to say."""
 _DEFAULT_LIMIT: Final = Limits().max_error_size
 
 
-class Telling(NamedTuple):
+@dataclass(slots=True)
+class Telling:
     """The share of exceptions that an engine's replies tell, one for all its runners.
 
     Attributes:
         debug: put the traceback of an environment's exception into the reply.
         max_error_size: characters of an exception's text and of its traceback.
         in_worker: put it there in any case, for the server to log and take out.
+        draining: why no further episode begins, once that is so.
     """
 
     debug: bool = False
     max_error_size: int = _DEFAULT_LIMIT
     in_worker: bool = False
+    draining: str | None = None
 
 
 class EnvironmentRunner:
@@ -152,7 +157,7 @@ class EnvironmentRunner:
     def __init__(
         self,
         spec: EnvironmentSpec,
-        telling: Telling = Telling(),  # noqa: B008  # it does not change
+        telling: Telling = Telling(),  # noqa: B008  # nobody drains it
     ) -> None:
         self.spec = spec
         self.env: Any = None
@@ -499,6 +504,10 @@ class EnvironmentRunner:
             self._known = self._read.known
 
     def _prepare_reset(self, request: Reset, codecs: Codecs) -> Callable[[], Any]:
+        if self._telling.draining is not None:
+            raise GoingAway(
+                f"the server is going away: {self._telling.draining}; it begins no further episode"
+            )
         options = codecs.decode_any(request.payload) if request.payload is not None else {}
         if not isinstance(options, dict):
             raise InvalidOption("reset options must be a map of names to values")

@@ -109,11 +109,19 @@ class LeasedClient(EnvClient[Any, Any, Any]):
 
     async def reset(self, **arguments: Any) -> Any:
         """Begin an episode, on another worker when this one is leaving."""
-        if self.leaving:
-            lease, self._lease = self._lease, None
-            assert lease is not None
-            await asyncio.shield(self._pool.spawn(self._leave(lease), "openenv-release"))
-        return await super().reset(**arguments)
+        attempts = 0
+        while True:
+            if self.leaving:
+                lease, self._lease = self._lease, None
+                assert lease is not None
+                await asyncio.shield(self._pool.spawn(self._leave(lease), "openenv-release"))
+            attempts += 1
+            try:
+                return await super().reset(**arguments)
+            except GoingAway as exc:  # it began to leave meanwhile: no episode has begun there
+                if self._lease is None or attempts == _ATTEMPTS:
+                    raise
+                self._pool.drain_worker(self._lease, exc)
 
     async def _leave(self, lease: Lease) -> None:
         try:

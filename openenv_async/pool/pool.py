@@ -66,7 +66,7 @@ else:  # the default is for type checkers alone
 
 T = TypeVar("T")
 
-_LOOK: Final = 1.0
+_LOOK: Final = 0.5
 """Seconds between looks at what tells nobody when it changes."""
 _REST: Final = 1.0
 """Seconds for which a worker that lost a session gets the next ones last."""
@@ -754,9 +754,10 @@ class EnvPool(PlayingPool[ClientT]):
     def drain_worker(self, lease: Lease, error: BaseException) -> None:
         """Give the worker of a lease no more sessions: it could not be reached."""
         live = self._workers.live.get(lease.worker_id)
-        if live is not None and not live.worker.exited.done():
-            log.warning("the worker %s gets no more sessions: %s", live.worker.name, error)
-            self._scheduler.drain(live.id)
+        if live is None or live.worker.exited.done() or self._scheduler.leaves(live.id):
+            return
+        log.warning("the worker %s gets no more sessions: %s", live.worker.name, error)
+        self._scheduler.drain(live.id)
 
     def _replan(self) -> None:
         """Carry out the scheduler's plan; called whenever it learned something."""

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from openenv_async.client.connection import ClientConnection
 from openenv_async.client.launch import launch
-from openenv_async.errors import OpenEnvError
+from openenv_async.errors import GoingAway, OpenEnvError
 from openenv_async.pool.leases import LeasedClient
 from openenv_async.pool.scheduler import Scheduler
 from openenv_async.providers.base import Provider, Worker
@@ -69,6 +69,7 @@ class Workers:
     ) -> None:
         self.live: dict[int, LiveWorker] = {}
         self.starting: dict[int, asyncio.Task[None]] = {}
+        self._unplaced: dict[int, int] = {}
         self.error: BaseException | None = None
         self._providers = providers
         self._scheduler = scheduler
@@ -109,6 +110,7 @@ class Workers:
         """Start a worker of the scheduler."""
         task = asyncio.create_task(self._start(id, source), name=f"openenv-pool-start-{id}")
         self.starting[id] = task
+        self._unplaced[id] = source
 
     async def _start(self, id: int, source: int) -> None:
         provider = self._providers[source]
@@ -117,9 +119,14 @@ class Workers:
             live = await self._launched(id, source)
         except BaseException as exc:
             del self.starting[id]
+            self._unplaced.pop(id, None)
             if not isinstance(exc, Exception):
                 self._scheduler.start_abandoned(id, loop.time())
                 raise
+            if isinstance(exc, GoingAway):  # another server may soon be at its address
+                self.error = exc
+                self._scheduler.start_abandoned(id, loop.time())
+                return
             log.info("%s started no worker: %s", provider.name, exc)
             self._scheduler.start_failed(id, loop.time(), _jitter())
             self._failed(exc)
@@ -138,14 +145,23 @@ class Workers:
         timeout = self._start_timeout
         if not provider.owns_workers:
             timeout = min(timeout, _FREE_START)
-        worker = await launch(provider, timeout=timeout)
+        worker = await launch(
+            provider, timeout=timeout, on_started=functools.partial(self._placed, id)
+        )
         try:
             warm_client = self._warm_client(worker)
             connection = await warm_client._acquire()
+            if connection.going_away is not None:
+                await warm_client._give_back(connection)
+                worker.is_failing = True
+                raise GoingAway(f"{worker.name} is going away: {connection.going_away.reason}")
         except BaseException:
             await worker.aclose()
             raise
         return LiveWorker(id, source, worker, warm_client, connection)
+
+    def _placed(self, id: int) -> None:
+        del self._unplaced[id]
 
     def _failed(self, error: BaseException) -> None:
         """Keep the error of a start; tell those who wait if there is nothing to wait for."""
@@ -160,6 +176,8 @@ class Workers:
         self.spawn(self._end(self.live.pop(id)), "openenv-pool-end")
 
     async def _end(self, live: LiveWorker) -> None:
+        connection = live.connection
+        live.worker.is_failing |= connection.going_away is not None or connection.error is not None
         try:
             await live.warm_client._give_back(live.connection)
         finally:
@@ -186,10 +204,13 @@ class Workers:
         """Ask the providers for their room, and let workers go that are leaving."""
         starting = {self._scheduler.workers[id].source for id in self.starting}
         for source, provider in enumerate(self._providers):
-            if source in starting:  # a slot that is being taken would count as room
+            if provider.owns_workers and source in starting:  # what starts may count as room
                 continue
             try:
-                self._scheduler.set_room(source, await provider.room())
+                room = await provider.room()
+                # An address that is about to be taken does not count.
+                taking = sum(each == source for each in self._unplaced.values())
+                self._scheduler.set_room(source, None if room is None else max(0, room - taking))
             except OpenEnvError as exc:
                 self.error = exc
                 log.warning("%s does not say what room it has: %s", provider.name, exc)

@@ -78,12 +78,14 @@ class Worker(ABC):
         token: access token of its server; ``None`` for none.
         container_id: of its container, where it is one.
         started_at: ``time.monotonic()`` of when it was started.
+        is_failing: its server does not answer, or said that it goes away.
         leaving: its owner wants it gone: no new sessions, end it when the last one has ended.
         exited: resolved with a ``WorkerExit`` once it ended without ``aclose``; never cancel it.
     """
 
     container_id: str | None = None
     leaving: bool = False
+    is_failing: bool = False
 
     def __init__(self, name: str, url: str, *, token: str | None = None) -> None:
         self.name = name

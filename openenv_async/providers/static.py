@@ -13,7 +13,7 @@ import itertools
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from openenv_async.endpoints.addresses import Address, checked_addresses
@@ -27,6 +27,8 @@ Finder: TypeAlias = Callable[[], "Iterable[Address] | Awaitable[Iterable[Address
 thread.
 """
 
+_REST: Final = 1.0
+"""Seconds for which an address is not given again whose server failed."""
 _numbers = itertools.count(1)
 
 
@@ -45,6 +47,8 @@ class StaticWorker(Worker):
 class StaticProvider(Provider):
     """A provider of addresses, each to one worker at a time, the longest unused first.
 
+    The address of a server that went away, or did not answer, rests for a second.
+
     Args:
         addresses: URLs, or pairs of URL and token; or one callable that gives them.
         token: access token of the servers that bring none of their own.
@@ -58,7 +62,7 @@ class StaticProvider(Provider):
         self,
         *addresses: Address | Finder,
         token: str | None = None,
-        refresh_interval: float = 5.0,
+        refresh_interval: float = 0.25,
     ) -> None:
         if not addresses:
             raise ValueError("no address: give URLs or a callable that finds them")
@@ -76,7 +80,9 @@ class StaticProvider(Provider):
         self._forget_all()
 
     @classmethod
-    def from_dns(cls, url: str, *, token: str | None = None, refresh_interval: float = 5.0) -> Self:
+    def from_dns(
+        cls, url: str, *, token: str | None = None, refresh_interval: float = 0.25
+    ) -> Self:
         """One worker per address that the host name of ``url`` has, looked up again and again.
 
         Raises:
@@ -90,6 +96,7 @@ class StaticProvider(Provider):
         self._known: dict[str, str | None] = {}
         self._used: dict[str, StaticWorker] = {}
         self._given_at: dict[str, int] = {}
+        self._resting: dict[str, float] = {}
         self._turns = itertools.count(1)
         self._fresh_until = float("-inf")
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
@@ -136,11 +143,17 @@ class StaticProvider(Provider):
         return worker
 
     def _free(self) -> list[str]:
-        return [url for url in self._known if url not in self._used]
+        now = time.monotonic()
+        rested = [url for url, until in self._resting.items() if until <= now]
+        for url in rested:
+            del self._resting[url]
+        return [url for url in self._known if url not in self._used and url not in self._resting]
 
     def _give_back(self, worker: StaticWorker) -> None:
         if self._used.get(worker.url) is worker:
             del self._used[worker.url]
+            if worker.is_failing:
+                self._resting[worker.url] = time.monotonic() + _REST
 
     async def _refresh(self) -> None:
         """Have the addresses as they are now; concurrent callers wait for one look-up."""

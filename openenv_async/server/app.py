@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +15,12 @@ from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from openenv_async.endpoints.local import LOCAL_FOLDER_VARIABLE
 from openenv_async.engine import Engine, EngineOptions
+from openenv_async.engine.connection import ServerConnection
 from openenv_async.errors import OpenEnvError, Unauthorized
 from openenv_async.protocol.codec import SUBPROTOCOLS
 from openenv_async.protocol.local import LOCAL_HEADER
 from openenv_async.server.auth import Guard
+from openenv_async.server.drain import DRAIN_SECONDS, Drain
 from openenv_async.server.home import HomeLoop, is_test_client
 from openenv_async.server.http import http_routes
 from openenv_async.server.http_headers import MEDIA, encode_body, error_body
@@ -43,7 +45,7 @@ PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state
 _KEYWORDS: Final = (
     *("action", "observation", "state", "params", "options", "name", "token", "allowed_origins"),
     *("allowed_hosts", "local", "agent_access", "agent_token", "agent_idle_timeout"),
-    *("stateless_http", "mode"),
+    *("drain_seconds", "stateless_http", "mode"),
 )
 """Keyword arguments of a server, for messages."""
 _MODES: Final = ("simulation", "production")
@@ -79,6 +81,8 @@ class HTTPEnvServer:
         agent_token: what agents may show in place of the token, good for MCP at ``/mcp`` alone.
         agent_idle_timeout: seconds after which a session ends that agents play over MCP, if nobody
             uses it, nor holds a stream of events of it; ``None`` for no such limit.
+        drain_seconds: that episodes have to end when the server is asked to drain, and by a request
+            that does not say.
         upstream: ``action_cls``, ``observation_cls``, ``state_cls``, ``env_name`` and
             ``max_concurrent_envs``, OpenEnv's names for some of these.
 
@@ -106,6 +110,7 @@ class HTTPEnvServer:
         agent_access: Collection[str] = (),
         agent_token: str | None = None,
         agent_idle_timeout: float | None = IDLE_TIMEOUT,
+        drain_seconds: float = DRAIN_SECONDS,
         stateless_http: bool | None = None,
         mode: str | None = None,
         **upstream: Any,
@@ -133,6 +138,7 @@ class HTTPEnvServer:
         hosts = [*allowed_hosts, *([space] if space else [])]
         self.guard = Guard(token, allowed_origins, hosts, agent_token)
         self.watch = LoopWatch(self.engine)
+        self.drain = Drain(self.engine, self._connections, drain_seconds)
         self._sockets: set[NativeSocket] = set()
         self._local: LocalListener | None = None
         if local:
@@ -182,7 +188,7 @@ class HTTPEnvServer:
             stateless = os.environ.get(_STATELESS, "").lower() in ("1", "true", "yes")
         sharing = Sharing(self.engine, self.mcp.sessions)
         routes = http_routes(
-            self.engine, self.guard, self.watch, self._elsewhere, sharing, stateless
+            self.engine, self.guard, self.watch, self.drain, self._elsewhere, sharing, stateless
         )
         return routes_in(mode or os.environ.get(_MODE) or _MODES[0], routes)
 
@@ -306,6 +312,9 @@ class HTTPEnvServer:
         finally:
             self._sockets.discard(socket)
 
+    def _connections(self) -> Iterator[ServerConnection]:
+        return (socket.connection for socket in self._sockets)
+
     async def aclose(self, reason: str = "shutdown") -> None:
         """Tell the clients and close every session."""
         if self._home is not None:
@@ -315,10 +324,11 @@ class HTTPEnvServer:
 
     async def _aclose(self, reason: str) -> None:
         self.watch.stop()
+        await self.drain.aclose()
         if self._local is not None:
             self._local.close()
-        for socket in self._sockets:
-            socket.connection.going_away(reason, self.engine.options.close_grace)
+        for connection in self._connections():
+            connection.going_away(reason, self.engine.options.close_grace)
         await self.mcp.aclose()
         await self.engine.aclose(reason)
 
@@ -420,6 +430,7 @@ def create_app(
     agent_access: Collection[str] = (),
     agent_token: str | None = None,
     agent_idle_timeout: float | None = IDLE_TIMEOUT,
+    drain_seconds: float = DRAIN_SECONDS,
     stateless_http: bool | None = None,
     mode: str | None = None,
     **upstream: Any,
@@ -443,6 +454,7 @@ def create_app(
         agent_access=agent_access,
         agent_token=agent_token,
         agent_idle_timeout=agent_idle_timeout,
+        drain_seconds=drain_seconds,
         stateless_http=stateless_http,
         mode=mode,
         **upstream,

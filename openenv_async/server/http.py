@@ -46,6 +46,7 @@ from openenv_async.protocol.upstream import (
 )
 from openenv_async.schemas.refs import resolved
 from openenv_async.server.auth import Guard
+from openenv_async.server.drain import Drain
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
     COOKIE,
@@ -83,6 +84,7 @@ def http_routes(
     engine: Engine,
     guard: Guard,
     watch: LoopWatch,
+    drain: Drain,
     home: Callable[[Scope], HomeLoop | None],
     sharing: Sharing,
     stateless: bool = False,
@@ -93,6 +95,7 @@ def http_routes(
         engine: what answers.
         guard: who may ask.
         watch: of the loop.
+        drain: of the server.
         home: the loop that a request must be carried to, if it is not the running one.
         sharing: lends sessions to agents.
         stateless: a call that names no session has an environment of its own.
@@ -114,6 +117,9 @@ def http_routes(
         ("GET", "/tasks", tasks.splits),
         ("GET", "/tasks/{split:path}", tasks.page),
         ("GET", "/health", about.health),
+        ("GET", "/ready", drain.ready),
+        ("GET", "/drain", drain.get),
+        ("POST", "/drain", drain.post),
         ("GET", "/stats", about.stats),
         ("GET", "/metrics.json", about.stats),
         ("GET", "/metrics", about.metrics),

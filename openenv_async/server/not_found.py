@@ -47,6 +47,8 @@ _ABOUT: Final[dict[str, str]] = {
     "/{env}/task": "the same: one task",
     "/{env}/task_range": "the same: some tasks",
     "/health": "whether the server runs",
+    "/ready": "whether new sessions may come",
+    "/drain": "let episodes end, and begin none",
     "/stats": "counters, as JSON",
     "/metrics.json": "the same",
     "/metrics": "counters, in Prometheus' format",

@@ -104,12 +104,18 @@ def _posts() -> dict[str, Any]:
         "properties": {"options": {"type": "object"}, "resume": {"type": "boolean"}},
         "additionalProperties": False,
     }
+    drain = {
+        "type": "object",
+        "properties": {"seconds": {"type": "number", "minimum": 0}},
+        "additionalProperties": False,
+    }
     result = _ref("result")
     table: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
         ("/open", "Open a session without beginning an episode", options, _ANYTHING),
         ("/reset", "Begin an episode; opens a session if none is named", _ref("reset"), result),
         ("/step", "Take one action", step, result),
         ("/close", "Close the session and its environment", {"type": "object"}, _ANYTHING),
+        ("/drain", "Let episodes end within a time, and begin none", drain, _ANYTHING),
     )
     paths: dict[str, Any] = {}
     for path, summary, body, answer in table:
@@ -127,6 +133,8 @@ def _gets() -> dict[str, Any]:
         ("/schema", "JSON Schemas of the models", _ANYTHING),
         ("/metadata", "The environment's name and version", _ANYTHING),
         ("/health", "The server's health", _ANYTHING),
+        ("/ready", "Tell whether new sessions may come: 200, or 503 with the reason", _ANYTHING),
+        ("/drain", "Tell whether the server drains, and how far", _ANYTHING),
         ("/stats", "Counters of the server", _ANYTHING),
         ("/metrics.json", "The same", _ANYTHING),
         ("/metrics", "The same, in Prometheus' text format", {"type": "string"}),

@@ -14,6 +14,7 @@ import errno
 import gc
 import inspect
 import ipaddress
+import itertools
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from openenv_async.engine.resources import raise_descriptors
 from openenv_async.errors import shown
 from openenv_async.event_loop import loop_factory
 from openenv_async.server import create_app
+from openenv_async.server.drain import checked_seconds
 from openenv_async.server.owner_lease import OwnerLease
 from openenv_async.server.uvicorn_protocols import DirectWebSocket, http_protocol
 from openenv_async.types import MAX_SECONDS
@@ -174,6 +176,7 @@ def run_server(
     on_listening: Callable[[str], None] | None = None,
     uvloop: bool | None = None,
     until_stdin_closes: bool = False,
+    drain: float | None = None,
     owner_lease: float | None = None,
     insecure: bool = False,
     ssl_certfile: str | None = None,
@@ -181,7 +184,7 @@ def run_server(
     uvicorn_settings: Mapping[str, Any] | None = None,
     **server: Any,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then shut down cleanly; a second signal hurries.
+    """Serve until SIGTERM or SIGINT, then shut down cleanly; another signal hurries.
 
     A process that was started with SIGINT ignored, as shells do in the background, goes on
     ignoring it.
@@ -195,6 +198,8 @@ def run_server(
         uvloop: whether to run on uvloop; ``None``: where it is installed, as it is by default.
         until_stdin_closes: also stop when standard input ends, as it does when the process
             that holds its other end is gone, however it went.
+        drain: seconds that the episodes under way have to end after a SIGTERM, while no other
+            begins; ``None``: none, they end with the server.
         owner_lease: seconds without an open connection or an authenticated request after which
             to stop as well; ``None``: never.
         insecure: listen without a token where other machines can connect.
@@ -215,14 +220,26 @@ def run_server(
         raise ValueError(f"an owner's lease is a positive number of seconds, got {owner_lease!r}")
     if owner_lease is not None and env_server is None:
         raise ValueError("an owner's lease needs an application made with create_app")
+    if drain is not None and env_server is None:
+        raise ValueError("draining needs an application made with create_app")
+    if drain is not None:
+        checked_seconds(drain)
     settings = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     settings |= uvicorn_settings or {}
     raise_descriptors()
 
     async def main() -> None:
         runner, listener = _made(app, options, host, port, insecure, settings)
+        signals = itertools.count()
+
+        def terminate() -> None:
+            if env_server is None or drain is None or next(signals):
+                runner.stop()
+            else:
+                env_server.drain.begin(drain, runner.stop)
+
         loop = asyncio.get_running_loop()
-        on_signals(loop, runner.stop)
+        on_signals(loop, runner.stop, terminate)
         async with running(runner, listener) as task:
             # Imported modules stay: collections need not walk it while sessions come and go.
             gc.collect()
@@ -389,15 +406,25 @@ async def _listening(runner: Server, task: asyncio.Task[None]) -> None:
         raise RuntimeError("the server ended while starting: see its log") from error
 
 
-def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Call ``stop`` on SIGTERM and SIGINT; the latter not where it is ignored already."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def on_signals(
+    loop: asyncio.AbstractEventLoop,
+    stop: Callable[[], None],
+    terminate: Callable[[], None] | None = None,
+) -> None:
+    """Call ``stop`` on SIGTERM and SIGINT; the latter not where it is ignored already.
+
+    Args:
+        loop: that runs.
+        stop: to be called.
+        terminate: called in its place on SIGTERM.
+    """
+    for number, call in ((signal.SIGINT, stop), (signal.SIGTERM, terminate or stop)):
         if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
             continue  # started in the background of a shell: an interrupt is not for this process
         try:
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, call)
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+            signal.signal(number, lambda *_, call=call: loop.call_soon_threadsafe(call))
 
 
 def _on_stdin_closed(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

@@ -276,6 +276,43 @@ class Sleeper(Environment[Dict, Dict, Dict]):
         return {"slept": True, "data": "x" * action.get("size", 0)}
 
 
+class Counted(Environment[Dict, Dict, Dict]):
+    """Ends after so many steps, each of which takes ``seconds``."""
+
+    isolation: ClassVar[Isolation | None] = "thread"
+
+    def __init__(self, steps: int = 5, seconds: float = 0.05) -> None:
+        self.steps, self.seconds, self.left = steps, seconds, 0
+
+    def reset(self) -> Dict:
+        self.left = self.steps
+        return {"left": self.left}
+
+    def step(self, action: Dict) -> Dict:
+        time.sleep(self.seconds)
+        self.left -= 1
+        return {"left": self.left, "done": self.left == 0, "reward": 1.0}
+
+    def state(self) -> Dict:
+        return {"left": self.left}
+
+
+class CountedInline(Counted):
+    isolation: ClassVar[Isolation | None] = "inline"
+
+
+class CountedAsync(Counted):
+    isolation: ClassVar[Isolation | None] = None
+
+    async def reset(self) -> Dict:  # type: ignore[override]  # an async environment
+        return super().reset()
+
+    async def step(self, action: Dict) -> Dict:  # type: ignore[override]
+        await asyncio.sleep(self.seconds)
+        self.left -= 1
+        return {"left": self.left, "done": self.left == 0, "reward": 1.0}
+
+
 class Blob(Environment[Dict, Dict, Dict]):
     """Observations of any size, at once."""
 

@@ -118,5 +118,5 @@ async def test_the_address_of_the_schema(
     async def asked(*given: Any) -> Any:
         return given
 
-    monkeypatch.setattr("openenv_async.client.server_info._get", asked)
+    monkeypatch.setattr("openenv_async.client.server_info._ask", asked)
     assert await fetch_schema(url, token="t", timeout=3.0) == (url, address, "t", 3.0)

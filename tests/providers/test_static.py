@@ -137,3 +137,13 @@ def test_no_message_has_a_token_in_the_wrong_place(given: Any) -> None:
     with pytest.raises(InvalidOption, match="of the addresses is not a valid server address") as it:
         StaticProvider(*given, token="t")
     assert "secret" not in str(it.value)
+
+
+async def test_an_address_whose_server_failed_rests() -> None:
+    async with StaticProvider("http://a:1", "http://b:1") as provider:
+        worker = await provider.start()
+        worker.is_failing = True
+        await worker.aclose()
+        assert await provider.room() == 1
+        assert (await provider.start()).url == "http://b:1"
+        assert await provider.room() == 0

@@ -204,6 +204,7 @@ class Child:
         self._flushing = False
         self._is_up = False
         self._beat: asyncio.TimerHandle | None = None
+        self._counts: asyncio.Future[int] | None = None
         self._pipe = Pipe(self._receive, self._lost, self._noted)
         self._codec = PipeCodec("client", MAX_PIPE_MESSAGE, self._unsendable)
         self._output = _Output(number)
@@ -250,6 +251,8 @@ class Child:
             self._kill_group()
             if self._beat is not None:
                 self._beat.cancel()
+            if self._counts is not None and not self._counts.done():
+                self._counts.set_result(0)
             self._on_gone(self)
             if self._process is not None:
                 self._process.close()
@@ -296,6 +299,17 @@ class Child:
         if self._beat is None:
             self._ask()
 
+    def drain(self, reason: str) -> None:
+        """Have its sessions begin no further episode."""
+        self._note("drain", reason)
+
+    def count_playing(self) -> asyncio.Future[int]:
+        """Ask how many of its sessions are in an episode; asked already, it is the same answer."""
+        if self._counts is None:
+            self._counts = self._loop.create_future()
+            self._note("playing")
+        return self._counts
+
     def _note(self, *note: Any) -> None:
         self._notes.append(msgspec.msgpack.encode(note))
         self._flush_soon()
@@ -321,12 +335,21 @@ class Child:
             )
 
     def _noted(self, note: bytes) -> None:
-        """Take a sign of life: the number of abandoned calls that still run in it."""
-        try:
-            self.stuck = msgspec.msgpack.decode(note, type=int)
-        except msgspec.MsgspecError:
-            self.kill(ServerError("it wrote garbage on its pipe"))
-            return
+        """Take a count of sessions that was asked for, or a sign of life.
+
+        That is the number of abandoned calls that still run in it.
+        """
+        match _read_note(note):
+            case ["playing", int(count)]:
+                counts, self._counts = self._counts, None
+                if counts is not None and not counts.done():
+                    counts.set_result(count)
+                return
+            case int(stuck):
+                self.stuck = stuck
+            case _:
+                self.kill(ServerError("it wrote garbage on its pipe"))
+                return
         if self._beat is not None:
             self._beat.cancel()
             self._beat = self._loop.call_later(_BEAT, self._ask) if self.stuck else None
@@ -446,6 +469,13 @@ class Child:
             self._on_rows(self, frame)
         except OpenEnvError as exc:
             self.kill(ServerError(f"it wrote garbage on its pipe: {exc}"))
+
+
+def _read_note(note: bytes) -> Any:
+    try:
+        return msgspec.msgpack.decode(note)
+    except msgspec.MsgspecError:
+        return None
 
 
 def boot_code(channel: int, lifeline: int) -> str:

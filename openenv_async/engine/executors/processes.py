@@ -199,6 +199,25 @@ class ProcessExecutor:
         self._numbers = 0
         self._sweeper = Sweeper()
 
+    # -- draining -----------------------------------------------------------------------------
+
+    def drain(self, reason: str) -> None:
+        """Have the sessions of every worker begin no further episode."""
+        for worker in self._workers:
+            worker.drain(reason)
+
+    async def count_playing(self, patience: float) -> int:
+        """Return how many sessions are in an episode.
+
+        Args:
+            patience: seconds after which all sessions of a worker count that did not answer.
+        """
+        asked = {worker.count_playing(): worker for worker in self._workers}
+        if not asked:
+            return 0
+        done, late = await asyncio.wait(asked, timeout=patience)
+        return sum(each.result() for each in done) + sum(len(asked[each].sessions) for each in late)
+
     # -- requests -----------------------------------------------------------------------------
 
     def start(self, call: Call, request: RunnerRequest) -> None:

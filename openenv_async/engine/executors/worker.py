@@ -224,6 +224,10 @@ async def _serve(
         match msgspec.msgpack.decode(note):
             case ["beat"]:
                 executor.beat(alive)
+            case ["drain", reason]:
+                engine.telling.draining = reason
+            case ["playing"]:
+                pipe.note(msgspec.msgpack.encode(["playing", engine.count_playing()]))
             case ["drop", name]:
                 session = engine.sessions.get(name)
                 if session is None:
