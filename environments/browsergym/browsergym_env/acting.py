@@ -8,6 +8,7 @@ from playwright.async_api import Error, FilePayload, Page, TimeoutError
 
 from browsergym_env.actions import ActionError, Call, Signatures, signatures
 from browsergym_env.folders import Uploads
+from browsergym_env.page import TaskPage
 
 __all__ = ["ACTIONS", "Actor", "action_failed"]
 
@@ -26,17 +27,22 @@ class Actor:
     gone is an error at once, since nothing changes while the page's time stands still.
 
     Args:
-        page: where to act.
+        tabs: where to act: on the active page of the session.
         timeout: milliseconds that one operation of the browser may take.
         uploads: the files that may be given to a page.
     """
 
-    def __init__(self, page: Page, timeout: float, uploads: Uploads) -> None:
-        self._page = page
+    def __init__(self, tabs: TaskPage, timeout: float, uploads: Uploads) -> None:
+        self._tabs = tabs
         self._timeout = timeout
         self._uploads = uploads
         self._mouse = (0.0, 0.0)
         self.messages: list[str] = []
+        self.answer: str | None = None
+
+    @property
+    def _page(self) -> Page:
+        return self._tabs.page
 
     async def do(self, call: Call) -> None:
         """Do one call.
@@ -53,15 +59,15 @@ class Actor:
         """Let the page's time go on."""
         if wait_ms < 0:
             raise ActionError("wait_ms must not be negative")
-        await self._page.evaluate("ms => __openenv.advance(ms)", min(wait_ms, _LONGEST_WAIT))
+        await self._tabs.advance(min(wait_ms, _LONGEST_WAIT))
 
     async def send_msg_to_user(self, text: str) -> None:
-        """Say something; it is kept in the state."""
-        self.messages.append(text)
+        """Say something: on sites the answer, which ends the episode."""
+        self._say(text, text)
 
     async def report_infeasible(self, reason: str) -> None:
-        """Say that the task cannot be done; it is kept in the state."""
-        self.messages.append(reason)
+        """Say that the task cannot be done: on sites the answer ``N/A``."""
+        self._say(reason, "N/A")
 
     async def click(
         self, bid: str, button: Button = "left", modifiers: list[Modifier] | None = None
@@ -117,6 +123,30 @@ class Actor:
     async def mouse_upload_file(self, x: float, y: float, file: str | list[str]) -> None:
         """Click a place that asks for files, and give it some of the folder of uploads."""
         await self._upload((x, y), self._uploads.read(file))
+
+    async def goto(self, url: str) -> None:
+        """Go to an address of an allowed site."""
+        await self._tabs.goto(url)
+
+    async def go_back(self) -> None:
+        """Go to the page before this one in the tab's history."""
+        await self._tabs.go(-1)
+
+    async def go_forward(self) -> None:
+        """Go to the page after this one in the tab's history."""
+        await self._tabs.go(1)
+
+    async def new_tab(self) -> None:
+        """Open an empty tab, which becomes the active one."""
+        await self._tabs.new_tab()
+
+    async def tab_close(self) -> None:
+        """Close the active tab; the last one becomes active, an empty one if there is none."""
+        await self._tabs.close_tab()
+
+    async def tab_focus(self, index: int) -> None:
+        """Have the tab at a place, from 0, be the active one."""
+        await self._tabs.focus_tab(index)
 
     async def focus(self, bid: str) -> None:
         """Give an element the focus."""
@@ -194,6 +224,10 @@ class Actor:
         await self._page.keyboard.insert_text(text)
 
     # -- helpers -------------------------------------------------------------------------------
+
+    def _say(self, text: str, answer: str) -> None:
+        self.messages.append(text)
+        self.answer = answer
 
     async def _locate(self, bid: str) -> tuple[float, float]:
         found: dict[str, Any] = await self._page.evaluate("bid => __openenv.locate(bid)", bid)
@@ -300,6 +334,12 @@ ACTIONS: Final[Signatures] = signatures(
     Actor.keyboard_up,
     Actor.keyboard_type,
     Actor.keyboard_insert_text,
+    Actor.goto,
+    Actor.go_back,
+    Actor.go_forward,
+    Actor.new_tab,
+    Actor.tab_close,
+    Actor.tab_focus,
     Actor.send_msg_to_user,
     Actor.report_infeasible,
 )

@@ -287,4 +287,4 @@ def _fits(value: Any, annotation: Any) -> bool:
         # Coordinates and durations: finite, and of a size that the browser takes.
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and abs(value) <= 1e6
-    return isinstance(value, annotation)
+    return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))

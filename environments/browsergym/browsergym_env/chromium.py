@@ -1,4 +1,4 @@
-"""One Chromium for all sessions of an event loop.
+"""One Chromium for all sessions of an event loop that may reach the same.
 
 Rules:
 
@@ -6,7 +6,8 @@ Rules:
 - Each session has a browser context of its own: its own cookies, storage and renderer process.
 - A Chromium that died is replaced by the next session that asks; those that used it learn of it
   from their own pages.
-- Nothing reaches the network: names do not resolve, proxies are off, and contexts are offline.
+- There is one for each set of sites that sessions may reach (``sites``), as a rule one alone: for
+  MiniWoB and own pages, which reach nothing. Names do not resolve, and proxies are off.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 from playwright.async_api import Browser, Error, Playwright, async_playwright
 
+from browsergym_env.sites import NO_NETWORK
 from openenv_async.deadlines import wait_uncancelled
 from openenv_async.errors import EnvironmentStartFailed
 
@@ -27,8 +29,7 @@ __all__ = ["SharedChromium", "find_chromium", "shared_chromium"]
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 _ARGS: Final = (
-    # No network: no name resolves, no proxy of the machine is asked.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # No proxy of the machine is asked.
     "--no-proxy-server",
     # No calls home: updates, reports, hints, sync, pings. Playwright adds more of the kind.
     "--disable-background-networking",
@@ -74,8 +75,9 @@ class _Launched:
 class SharedChromium:
     """The Chromium of one event loop; see ``shared_chromium``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, rules: str) -> None:
         self._loop = loop
+        self._rules = rules
         self._users: set[object] = set()
         self._launch: asyncio.Task[_Launched] | None = None
 
@@ -95,7 +97,7 @@ class SharedChromium:
         self._users.add(user)
         task = self._launch
         if task is None or (task.done() and not _alive(task)):
-            self._launch = task = self._loop.create_task(_launch(task))
+            self._launch = task = self._loop.create_task(_launch(task, self._rules))
         return (await asyncio.shield(task)).browser
 
     async def leave(self, user: object) -> None:
@@ -104,20 +106,20 @@ class SharedChromium:
         if self._users:
             return
         task, self._launch = self._launch, None
-        _shared.pop(self._loop, None)
+        _shared.pop((self._loop, self._rules), None)
         if task is not None:
             stopping = self._loop.create_task(_stop(task))
             await wait_uncancelled(stopping)
             stopping.result()
 
 
-_shared: dict[asyncio.AbstractEventLoop, SharedChromium] = {}
+_shared: dict[tuple[asyncio.AbstractEventLoop, str], SharedChromium] = {}
 
 
-def shared_chromium() -> SharedChromium:
-    """The Chromium of the running loop."""
+def shared_chromium(rules: str = NO_NETWORK) -> SharedChromium:
+    """The Chromium of the running loop that resolves names by these rules."""
     loop = asyncio.get_running_loop()
-    return _shared.setdefault(loop, SharedChromium(loop))
+    return _shared.setdefault((loop, rules), SharedChromium(loop, rules))
 
 
 def find_chromium() -> str:
@@ -153,7 +155,7 @@ async def _stop(task: asyncio.Task[_Launched]) -> None:
     await task.result().stop()
 
 
-async def _launch(former: asyncio.Task[_Launched] | None) -> _Launched:
+async def _launch(former: asyncio.Task[_Launched] | None, rules: str) -> _Launched:
     if former is not None:
         await _stop(former)
     executable = find_chromium()
@@ -167,9 +169,9 @@ async def _launch(former: asyncio.Task[_Launched] | None) -> _Launched:
         browser = await playwright.chromium.launch(
             executable_path=executable,
             headless=os.environ.get("BROWSERGYM_HEADLESS", "true").lower() not in ("0", "false"),
-            # The pages are MiniWoB's own; the sandbox needs rights that containers lack.
+            # The sandbox needs rights that containers lack; the README says when it is wanted.
             chromium_sandbox=os.environ.get("BROWSERGYM_SANDBOX", "0") == "1",
-            args=list(_ARGS),
+            args=[f"--host-resolver-rules={rules}", *_ARGS],
             env=_environment(),
             handle_sigint=False,
             handle_sigterm=False,

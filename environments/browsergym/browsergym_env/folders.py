@@ -36,7 +36,7 @@ class Folder:
     Args:
         path: of the folder.
         option: that gave it, for messages.
-        hidden: files in it that are as if they did not exist.
+        hidden: files and folders in it that are as if they did not exist.
 
     Raises:
         InvalidOption: it is not a folder.
@@ -55,7 +55,8 @@ class Folder:
             return None
         try:
             file = (self.path / name.lstrip("/")).resolve()
-            if not file.is_relative_to(self.path) or file in self._hidden:
+            hidden = any(file.is_relative_to(each) for each in self._hidden)
+            if hidden or not file.is_relative_to(self.path):
                 return None
             with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
                 if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):

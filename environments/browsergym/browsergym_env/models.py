@@ -13,7 +13,8 @@ class BrowserGymAction:
 
     Attributes:
         action_str: one or more calls of the action set, one a line, such as ``click('12')`` or
-            ``fill('7', 'hello')``. Arguments are literals. ``""`` does nothing.
+            ``fill('7', 'hello')``, alone or in a model's text. Arguments are literals. ``""`` does
+            nothing.
     """
 
     action_str: str
@@ -29,10 +30,13 @@ class BrowserGymObservation:
         text: the visible text.
         axtree_txt: the accessibility tree, one node a line, with the bids of its elements.
         pruned_html: the visible document with bids, without scripts and styles.
-        screenshot: an image file (PNG or JPEG) of the viewport, or ``None``.
+        screenshot: an image file (PNG or JPEG) of the viewport, with marks or without, or ``None``.
         focused_element_bid: the element that has the focus.
         error: why the last action failed, ``""`` when it did not.
         last_action_error: whether it failed.
+        open_pages_urls: the addresses of the tabs, in their order.
+        open_pages_titles: their titles.
+        active_page_index: the place in them of the tab that the rest is of.
     """
 
     goal: str
@@ -44,6 +48,9 @@ class BrowserGymObservation:
     focused_element_bid: str | None = None
     error: str = ""
     last_action_error: bool = False
+    open_pages_urls: list[str] = field(default_factory=list)
+    open_pages_titles: list[str] = field(default_factory=list)
+    active_page_index: int = 0
 
 
 @dataclass
@@ -51,8 +58,8 @@ class BrowserGymState:
     """The position of the episode.
 
     Attributes:
-        benchmark: ``miniwob``.
-        task_name: such as ``click-test``.
+        benchmark: ``miniwob`` or ``sites``.
+        task_name: such as ``click-test``, or the id of a task on sites.
         task_id: the benchmark and the name, ``miniwob.click-test``.
         goal: the task in words.
         current_url: the page's address.
@@ -60,7 +67,7 @@ class BrowserGymState:
         cum_reward: sum of the rewards so far.
         step_count: steps since the reset.
         elapsed_time: seconds of the page's own clock since the reset.
-        reason: why MiniWoB ended the episode, where it says so.
+        reason: why the episode ended, where there is something to say.
         messages: what the agent said with ``send_msg_to_user`` and ``report_infeasible``.
     """
 

@@ -47,7 +47,7 @@ def test_variables_are_read_and_checked(monkeypatch: pytest.MonkeyPatch) -> None
         BrowserGymEnvironment()
     BrowserGymEnvironment(viewport_width=400)
     monkeypatch.setenv("BROWSERGYM_BENCHMARK", "webarena")
-    with pytest.raises(InvalidOption, match="only miniwob"):
+    with pytest.raises(InvalidOption, match="choose miniwob, or sites"):
         BrowserGymEnvironment(viewport_width=400)
 
 

@@ -1,8 +1,12 @@
 // What the environment asks of a page: marks, texts, places. Extends clock.js.
 (() => {
   const own = window.__openenv;
+  delete window.RTCPeerConnection; // the one way around the browser's rules for names
   const HIDDEN = new Set(['reward-display', 'sync-task-cover', 'click-canvas']);
   const SKIPPED = new Set(['SCRIPT', 'STYLE', 'LINK', 'META', 'NOSCRIPT', 'TITLE', 'TEMPLATE']);
+  const INTERACTIVE = 'input, textarea, select, button, a, iframe, video, li, td, option';
+  const BUTTONS = 'button, a, input[type="button"], div[role="button"]';
+  const LEAST_AREA = 20; // square pixels of what is marked in a picture
   const STYLE = [...HIDDEN].map((id) => `#${id}`).join(',') + '{display:none !important}' +
     '*{scroll-behavior:auto !important}';
   let marks = 0;
@@ -10,11 +14,15 @@
 
   const kept = (element) => !HIDDEN.has(element.id) && !SKIPPED.has(element.tagName);
 
-  // Give every element a bid, in document order; one that has a bid keeps it.
-  function mark(element) {
+  // Give every element a bid, in document order; one that has a bid of its own keeps it, and a
+  // copy of it gets another.
+  function mark(element, seen = new Set()) {
     if (!kept(element)) return;
-    if (!element.hasAttribute('bid')) element.setAttribute('bid', String(marks++));
-    for (const child of element.children) mark(child);
+    if (!element.hasAttribute('bid') || seen.has(element.getAttribute('bid'))) {
+      element.setAttribute('bid', String(marks++));
+    }
+    seen.add(element.getAttribute('bid'));
+    for (const child of element.children) mark(child, seen);
   }
 
   function find(bid) {
@@ -46,7 +54,7 @@
     }
     let blocked = blocker(element, point);
     if (blocked !== null) {
-      element.scrollIntoView({ block: 'center', inline: 'nearest' });
+      element.scrollIntoView({ block: 'center', inline: 'nearest', behavior: 'instant' });
       await own.settle();
       point = centre(element);
       blocked = point === null ? 'outside' : blocker(element, point);
@@ -117,7 +125,7 @@
     let target = document.elementFromPoint(x, y);
     while (target !== null && !fits(target)) target = target.parentElement;
     target ??= [...document.querySelectorAll('body *')].find((e) => kept(e) && fits(e)) ?? null;
-    (target ?? document.scrollingElement).scrollBy(dx, dy);
+    (target ?? document.scrollingElement).scrollBy({ left: dx, top: dy, behavior: 'instant' });
     await own.settle();
   };
 
@@ -163,6 +171,64 @@
     }
   }
 
+  // The elements that pictures mark, with their boxes: those that take a click at their middle and
+  // are made for it, by tag, handler or pointer; the innermost ones, but nothing within a button.
+  own.marks = () => {
+    const marked = new Set();
+    const buttons = [];
+    for (const element of document.querySelectorAll('[bid]')) {
+      const box = element.getBoundingClientRect();
+      if (box.width * box.height < LEAST_AREA) continue;
+      const hit = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+      if (hit === null || !element.contains(hit)) continue;
+      const made = element.matches(INTERACTIVE) || (element.onclick ?? null) !== null ||
+        getComputedStyle(element).cursor === 'pointer';
+      if (!made || buttons.some((button) => button.contains(element))) continue;
+      const parent = element.parentElement;
+      if (parent?.matches('span[role]') && parent.children.length === 1 && marked.has(parent)) continue;
+      marked.add(element);
+      if (element.matches(BUTTONS)) buttons.push(element);
+      for (let above = parent; above !== null; above = above.parentElement) marked.delete(above);
+    }
+    return [...marked].map((element) => {
+      const { left, top, width, height } = element.getBoundingClientRect();
+      return { bid: element.getAttribute('bid'), left, top, width, height };
+    });
+  };
+
+  // A picture (base64) with a box around each of these marks, and its bid at the box's corner. It
+  // is drawn beside the document, which does not change.
+  own.paint = async (encoded, type, marks) => {
+    const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+    const picture = await createImageBitmap(new Blob([bytes]));
+    const canvas = new OffscreenCanvas(picture.width, picture.height);
+    const pen = canvas.getContext('2d');
+    pen.drawImage(picture, 0, 0);
+    pen.font = 'bold 10px sans-serif';
+    pen.textBaseline = 'top';
+    pen.lineWidth = 1;
+    for (const { left, top, width, height } of marks) {
+      pen.strokeStyle = 'red';
+      pen.strokeRect(Math.round(left) + 0.5, Math.round(top) + 0.5, Math.round(width) - 1, Math.round(height) - 1);
+    }
+    for (const { bid, left, top } of marks) {
+      const wide = Math.ceil(pen.measureText(bid).width) + 4;
+      const x = Math.max(0, Math.min(Math.round(left), canvas.width - wide));
+      const y = Math.max(0, Math.min(Math.round(top) - 6, canvas.height - 12));
+      pen.fillStyle = 'black';
+      pen.fillRect(x, y, wide, 12);
+      pen.fillStyle = 'white';
+      pen.fillText(bid, x + 2, y + 1);
+    }
+    const blob = await canvas.convertToBlob({ type: `image/${type}` });
+    const drawn = new Uint8Array(await blob.arrayBuffer());
+    let letters = '';
+    for (let at = 0; at < drawn.length; at += 8192) {
+      letters += String.fromCharCode(...drawn.subarray(at, at + 8192));
+    }
+    return btoa(letters);
+  };
+
   // Begin the episode. `core` and the WOB names are MiniWoB's.
   own.begin = async ({ seed, limit, mode }) => {
     if (!document.getElementById('openenv-style')) {
@@ -191,9 +257,10 @@
   });
 
   own.read = ({ text, html, centres }) => {
-    mark(document.body);
+    const top = document.body ?? document.documentElement; // a picture or XML has no body
+    mark(top);
     const lines = [];
-    if (html) pruned(document.body, 0, centres, lines);
+    if (html) pruned(top, 0, centres, lines);
     const places = {};
     if (centres) {
       for (const element of document.querySelectorAll('[bid]')) {
@@ -207,11 +274,10 @@
     return {
       ...own.score(),
       goal: String(goal),
-      text: text ? document.body.innerText.trim() : '',
+      text: text ? (top.innerText ?? top.textContent).trim() : '',
       html: lines.join('\n'),
       places,
       focused: focused === document.body ? null : focused?.getAttribute('bid') ?? null,
-      elapsed: own.elapsed(),
     };
   };
 })();
