@@ -21,6 +21,7 @@ the action's, expressions and attributes are refused. Rules for a model's text, 
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import itertools
 import re
@@ -113,9 +114,12 @@ def _counting(text: str, known: Signatures) -> str:
 
 def _plain(text: str) -> list[ast.Call] | None:
     """The calls of a text that has nothing else, or ``None``."""
-    try:
-        body = ast.parse("\n".join(line.strip() for line in text.splitlines())).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    body: list[ast.stmt] | None = None
+    for source in (text.strip(), "\n".join(line.strip() for line in text.splitlines())):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            body = ast.parse(source).body
+            break
+    if body is None:
         return None
     calls = [
         part.value

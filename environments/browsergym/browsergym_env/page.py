@@ -478,7 +478,10 @@ class SitePage(TaskPage):
         return page
 
     async def _quiet(self) -> None:
-        """Wait until the active page is loaded and asks for nothing; at most one timeout long."""
+        """Wait until the active page is loaded, and an own page asks for nothing.
+
+        It takes one timeout at most. Pages of sites may ask for something all the time.
+        """
         try:
             async with asyncio.timeout(self._timeout / 1000):
                 asked = -1
@@ -492,6 +495,9 @@ class SitePage(TaskPage):
                         if not self.alive:
                             raise self.died(exc) from exc
                         asked = -1
+                        continue
+                    if self._sites.real_time:
+                        return
         except TimeoutError:
             return  # it loads or asks for ever
 

@@ -32,6 +32,8 @@ from hypothesis import strategies as st
         ("click(\u201cit\u2019s\u201d)", [Call("click", {"bid": "it\u2019s"})]),
         ("click(\u201813\u2019)", [Call("click", {"bid": "13"})]),
         ("fill('7', \u201csay \"a\"\u201d)", [Call("fill", {"bid": "7", "value": 'say "a"'})]),
+        ("fill('7', '''a\n  b''')", [Call("fill", {"bid": "7", "value": "a\n  b"})]),
+        ("  noop()\n    noop()", [Call("noop", {}), Call("noop", {})]),
         ("fill('7', 'a\nb')", [Call("fill", {"bid": "7", "value": "a\nb"})]),
     ],
 )  # fmt: skip

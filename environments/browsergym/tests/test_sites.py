@@ -7,6 +7,7 @@ import base64
 import importlib
 import json
 import platform
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -336,6 +337,8 @@ class Site:
         status, more = "200 OK", ""
         if path == "/away":
             status, more = "302 Found", f"Location: {self.other}/redirected\r\n"
+        if path == "/polls":
+            body += "<script>setInterval(() => fetch('/poll'), 30)</script>"
         if path == "/broken":
             status = "500 Oops"
         if path == "/frames":
@@ -402,6 +405,10 @@ async def test_a_site_is_reached_with_its_login_and_no_other_is(tmp_path: Path) 
             await act(env, f"goto('{shop.address}/away')", "ERR_NAME_NOT_RESOLVED")
             seen = await act(env, f"goto('{shop.address}/frames')")
             await act(env, f"click({bid(seen, 'Link')!r})")
+            began = time.monotonic()
+            await act(env, f"goto('{shop.address}/polls')")
+            assert time.monotonic() - began < 9  # the timeout is 10 s: it asks all the time
+            assert "/poll" in shop.asked
             seen = await act(env, f"goto('{shop.address}/end')")
             assert seen.text.startswith("/end user=emma")
             assert other.asked == []
