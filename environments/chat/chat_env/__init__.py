@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from chat_env.client import ChatEnv
-from chat_env.models import ChatAction, ChatObservation, ChatState, Message
+from chat_env.models import ChatAction, ChatObservation, ChatState, Message, ToolCall
 from openenv_async.targets.discovery import EnvironmentEntry
 
-__all__ = ["ENVIRONMENT", "ChatAction", "ChatEnv", "ChatObservation", "ChatState", "Message"]
+__all__ = [
+    "ENVIRONMENT",
+    "ChatAction",
+    "ChatEnv",
+    "ChatObservation",
+    "ChatState",
+    "Message",
+    "ToolCall",
+]
 
 ENVIRONMENT = EnvironmentEntry(
     environment="chat_env.environment:ChatEnvironment",

@@ -1,30 +1,48 @@
 """The environment: a task, a conversation about it, a score for every message.
 
-The reward of a step is by how much its message beats the best one before it in the episode, so
-that the return is the best score, 0 to 1, and nothing is gained by talking on. It comes from the
-task's scorer alone. Solved (a score of 1): terminated. Out of turns: truncated.
+Rules:
+
+- The reward of a step is by how much its message beats the best one before it in the episode, so
+  that the return is the best score, 0 to 1, and nothing is gained by talking on. It comes from the
+  task's scorer alone. Solved (a score of 1): terminated. Out of turns: truncated.
+- A message that calls tools is not scored: their results come next, in the role ``tool``. It is a
+  turn as any other.
+- A step changes the episode when all that it asks (scorer, judge, tools, responder) has answered:
+  one that failed can be taken again.
+- A judge's question may hold the answer: its calls are told when the episode has ended.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from chat_env.models import ChatAction, ChatObservation, ChatState, Message
-from chat_env.tasks import SPLITS, Task, builtin_tasks, load_tasks, task_from
+import msgspec
+
+from chat_env.bundled import builtin_tasks
+from chat_env.judge import JudgeCalls
+from chat_env.models import ChatAction, ChatObservation, ChatState, Message, ToolCall
+from chat_env.tasks import SPLITS, Task, load_tasks, task_from
 from chat_env.tokenizer import BUNDLED, ChatTokenizer, load_tokenizer
 from openenv_async import Certification, Environment, StepResult, TaskTable
 from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.responders import Responder, load_responder
+from openenv_async.rubrics import PARTS
 
 __all__ = ["ChatEnvironment"]
 
 _MAX_TOKENS: Final = 8_192
 _MAX_CHARS: Final = 32_768
+_MAX_CALLS: Final = 16
+"""Calls of tools in one message."""
 _SCRIPT: Final = "task"
+_HISTORIES: Final = ("full", "new")
+_MARKED_CALL: Final = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _ROLE: Final = (
     "You are talking to an assistant that has a task. Its task is:\n{prompt}\n"
     "Answer its messages in one or two short sentences. Help it along; do not solve it."
@@ -44,8 +62,13 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         system_prompt: the system message; empty for none (``CHAT_SYSTEM_PROMPT``,
             ``SYSTEM_PROMPT``; none).
         max_turns: messages the agent may send, unless the task says (``CHAT_MAX_TURNS``; 3).
-        tasks: a JSON Lines file (``CHAT_TASKS``; the bundled ones).
-        max_reply_tokens: of a responder's message (``CHAT_MAX_REPLY_TOKENS``; 64).
+        tasks: themselves, or see ``load_tasks``: a JSON Lines file, a folder of them or
+            ``module:name`` (``CHAT_TASKS``; the bundled ones).
+        max_reply_tokens: of a responder's or judge's message (``CHAT_MAX_REPLY_TOKENS``; 64).
+        judge: who grades tasks whose scorer asks a judge, as ``load_responder`` reads
+            (``CHAT_JUDGE``; nobody).
+        history: what an observation has of the conversation: ``full``, or only what is ``new``
+            since the last one (``CHAT_HISTORY``; full).
         trust_clients: take regular expressions from reset options (``CHAT_TRUST_CLIENTS``; no).
 
     Raises:
@@ -61,9 +84,11 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         responder: str | Responder | None = None,
         system_prompt: str | None = None,
         max_turns: int | None = None,
-        tasks: str | None = None,
+        tasks: str | Sequence[Task] | None = None,
         max_reply_tokens: int | None = None,
         trust_clients: bool | None = None,
+        judge: str | Responder | None = None,
+        history: str | None = None,
     ) -> None:
         self._tokenizer = _tokenizer(tokenizer)
         if system_prompt is None:
@@ -75,26 +100,36 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             trust_clients = _variable("CHAT_TRUST_CLIENTS") in ("1", "true", "yes")
         self._trust_clients = trust_clients
         path = tasks or _variable("CHAT_TASKS")
-        self._tasks = load_tasks(path) if path else builtin_tasks()
+        self._tasks = _tasks(path)
         if responder is None:
             responder = _variable("CHAT_RESPONDER") or _SCRIPT
         self._responder: Responder | None = None
         if responder != _SCRIPT:
             self._responder = load_responder(responder) if isinstance(responder, str) else responder
+        judge = judge or _variable("CHAT_JUDGE")
+        self._judge = load_responder(judge) if isinstance(judge, str) else judge
+        self._history = _one_of(
+            "history", history or _variable("CHAT_HISTORY") or "full", _HISTORIES
+        )
+        self._sends_all = True
+        self._opened = 0  # messages with which the episode began
+        self._judged: JudgeCalls | None = None
+        self._tools: list[dict[str, Any]] = []
         self._task: Task | None = None
         self._state = ChatState()
         self._rng = random.Random()
 
     @classmethod
     def tasks_for(cls, **params: Any) -> TaskTable:
-        """The tasks that a reset may name, without what scores them."""
+        """Return the tasks that a reset may name, without what scores them."""
+        path = params.get("tasks") or _variable("CHAT_TASKS")
+        tasks = _tasks(path)
 
         def rows(split: str) -> list[dict[str, Any]]:
-            path = params.get("tasks") or _variable("CHAT_TASKS")
             return [
-                {"id": task.id, "task": task.id, "prompt": task.prompt}
-                for task in (load_tasks(path) if path else builtin_tasks())
-                if task.split == split
+                {"id": t.id, "task": t.id, "kind": t.kind, "prompt": t.prompt}
+                for t in tasks
+                if t.split == split
             ]
 
         return TaskTable({split: functools.partial(rows, split) for split in SPLITS})
@@ -102,7 +137,7 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
     @classmethod
     def certification_for(cls, **params: Any) -> Certification | None:
         """The statements for a certificate."""
-        from chat_env.certification import certification
+        from chat_env.policies import certification
 
         return certification(**params)
 
@@ -112,8 +147,10 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         split: str = "train",
         kind: str | None = None,
         task: str | dict[str, Any] | None = None,
+        row: dict[str, Any] | None = None,
         system_prompt: str | None = None,
         max_turns: int | None = None,
+        history: str | None = None,
     ) -> ChatObservation:
         """Begin a conversation.
 
@@ -121,59 +158,85 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             seed: which of the tasks it is, and what the responder draws from.
             split: ``train`` or ``test``; of the tasks to draw from.
             kind: only tasks of this kind.
-            task: this task: an id, or a whole one as data (see ``tasks.task_from``).
-            system_prompt, max_turns: for this episode.
+            task: this task: an id, or a whole one as data.
+            row: the task as the row of a data set (see ``tasks.task_from``).
+            system_prompt, max_turns, history: for this episode.
+
+        Raises:
+            InvalidOption: there is no such task, or nobody to judge it.
         """
+        sends = self._history if history is None else _one_of("history", history, _HISTORIES)
+        if row is not None:
+            if task is not None:
+                raise InvalidOption("give a task or a row, not both", option="row")
+            task = row
         self._rng = random.Random(seed)
         chosen = self._chosen(split, kind, task)
         turns = chosen.max_turns or self._max_turns
         if max_turns is not None:
             turns = _at_least_one("max_turns", max_turns)
-        clean = self._tokenizer.clean
-        messages = [Message("user", clean(chosen.prompt))]
-        for system in (system_prompt, chosen.system, self._system_prompt):
-            if system is not None:
-                if system:
-                    messages.insert(0, Message("system", clean(system)))
-                break
-        tokens = self._tokenizer.opening(messages)
-        self._task = chosen
+        if chosen.is_judged and self._judge is None:
+            raise InvalidOption(
+                "the task is scored by a judge, and there is none: set judge= or CHAT_JUDGE",
+                option="judge",
+            )
+        messages = [self._cleaned(each) for each in (*chosen.before, chosen.question)]
+        if messages[0].role != "system":
+            for system in (system_prompt, chosen.system, self._system_prompt):
+                if system is not None:
+                    if system:
+                        messages.insert(0, Message("system", self._tokenizer.clean(system)))
+                    break
+        tools = [tool.schema for tool in chosen.tools]
+        tokens = self._tokenizer.opening(messages, tools)
+        self._task, self._tools, self._sends_all = chosen, tools, sends == "full"
+        self._opened = len(messages)
+        self._judged = None
+        if self._judge is not None:
+            self._judged = JudgeCalls(self._judge, max_tokens=self._max_reply)
         self._state = ChatState(
             chosen.id, chosen.kind, chosen.split, 0, turns, 0.0, messages, tokens
         )
-        return self._seen(messages[-1].text, tokens)
+        return self._seen(messages, tokens, tokens, tools=tools)
 
     async def step(self, action: ChatAction) -> StepResult[ChatObservation]:
         state, task = self._state, self._task
         assert task is not None  # the engine refuses a step before a reset
-        said, text = self._read(action)
-        score = task.scorer(text)
+        said, message, problem = self._read(action)
+        calls = message.tool_calls or []
         turn = state.turns + 1
+        history = [*state.history_messages, message]
+        is_tool_turn = bool(calls) or problem is not None
+        score, parts = (0.0, {}) if is_tool_turn else await self._score(task, history, turn)
         solved = score >= 1.0
         out = not solved and turn >= state.max_turns
-        response: str | None = None
+        replies: list[Message] = []
         if not (solved or out):
-            # Before anything is noted: a responder that fails leaves the episode as it was.
-            response = await self._respond(task, [*state.history_messages, _by_agent(text)], turn)
-        replies = [] if response is None else [Message("user", response)]
-        following = self._tokenizer.following(said, replies)
+            # Before anything is noted: what fails leaves the episode as it was.
+            replies = await self._replies(task, history, turn, problem)
+        following = self._tokenizer.following(said, replies, calls, self._tools)
         reward = max(0.0, score - state.best_score)
         state.turns = turn
         state.best_score = max(state.best_score, score)
-        state.history_messages = [*state.history_messages, _by_agent(text)]
-        if response is not None:
-            state.history_messages.append(Message("user", response))
+        state.history_messages = [*history, *replies]
         state.history_tokens = [*state.history_tokens, *said, *following]
-        observation = self._seen(response or "", following, score, solved)
-        info = {"task_id": task.id, "best_score": state.best_score}
+        state.judge_calls = len(self._judged.calls) if self._judged is not None else 0
+        observation = self._seen(
+            [message, *replies], [*said, *following], following, score=score, solved=solved
+        )
+        info: dict[str, Any] = {"task_id": task.id, "best_score": state.best_score}
+        info[PARTS] = {"reward": reward, **parts}
+        if (solved or out) and self._judged is not None and self._judged.calls:
+            info["judge_calls"] = self._judged.calls
         return StepResult(observation, reward, solved, out, info)
 
     async def state(self) -> ChatState:
         return self._state
 
     async def close(self) -> None:
-        if self._responder is not None:
-            await self._responder.aclose()
+        for responder in (self._responder, self._judge):
+            if responder is not None:
+                await responder.aclose()
 
     @classmethod
     def schemas(cls, tokenizer: str | None = None, **params: Any) -> dict[str, Any]:
@@ -193,8 +256,26 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
                         "maxLength": _MAX_CHARS,
                         "description": "The text instead.",
                     },
+                    "tool_calls": {
+                        "type": "array",
+                        "maxItems": _MAX_CALLS,
+                        "description": "Calls of the task's tools, beside a text or alone.",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "name": {"type": "string"},
+                                "arguments": {"type": "object"},
+                                "id": {"type": "string"},
+                            },
+                            "required": ["name"],
+                        },
+                    },
                 },
-                "oneOf": [{"required": ["tokens"]}, {"required": ["message"]}],
+                "anyOf": [
+                    {"required": ["tokens"]},
+                    {"required": ["message"]},
+                    {"required": ["tool_calls"]},
+                ],
                 "x-sample": {**few, "properties": {"tokens": {**tokens, "maxItems": 8}}},
             }
         }
@@ -220,17 +301,40 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             )
         return self._rng.choice(fitting)
 
-    def _read(self, action: ChatAction) -> tuple[list[int], str]:
-        """An action as tokens and as text."""
+    def _cleaned(self, message: Message) -> Message:
+        clean, content = self._tokenizer.clean, message.content
+        if isinstance(content, str):
+            return Message(message.role, clean(content))
+        return Message(
+            message.role,
+            [{**b, "text": clean(b["text"])} if b["type"] == "text" else b for b in content],
+        )
+
+    def _read(self, action: ChatAction) -> tuple[list[int], Message, str | None]:
+        """Return an action as tokens, as a message, and what is wrong with its calls of tools."""
         tokenizer = self._tokenizer
-        if (action.tokens is None) == (action.message is None):
-            raise InvalidAction("a chat action has either tokens or a message: give one of them")
-        if action.message is not None:
-            if len(action.message) > _MAX_CHARS:
+        if action.tokens is None:
+            text, calls = action.message, list(action.tool_calls or [])
+            if text is None and not calls:
+                raise InvalidAction(
+                    "a chat action has tokens, a message or calls of tools: give one of them"
+                )
+            text = text or ""
+            if len(text) > _MAX_CHARS:
                 raise InvalidAction(f"a message has at most {_MAX_CHARS} characters")
-            text = tokenizer.clean(action.message)
-            return tokenizer.encode(text), text
-        tokens = action.tokens or []
+            text = tokenizer.clean(text)
+            if calls:
+                calls = self._numbered(calls)
+                said = tokenizer.spoken(text, calls, self._tools)
+                if len(said) > _MAX_TOKENS:
+                    raise InvalidAction(f"calls of tools have at most {_MAX_TOKENS} tokens")
+                return said, Message("assistant", text, calls), None
+            return tokenizer.encode(text), *self._heard(text)
+        if action.message is not None or action.tool_calls is not None:
+            raise InvalidAction(
+                "a chat action has tokens, or a message and calls of tools: give one of them"
+            )
+        tokens = action.tokens
         if not 1 <= len(tokens) <= _MAX_TOKENS:
             raise InvalidAction(f"a chat action has 1 to {_MAX_TOKENS} tokens, got {len(tokens)}")
         if min(tokens) < 0 or max(tokens) >= tokenizer.size:
@@ -239,7 +343,71 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
                 f" got {min(tokens)} to {max(tokens)}: use its tokenizer"
             )
         said = tokenizer.until_end(tokens)
-        return said, tokenizer.clean(tokenizer.decode(said))
+        return said, *self._heard(tokenizer.clean(tokenizer.decode(said)))
+
+    def _heard(self, text: str) -> tuple[Message, str | None]:
+        """Return a text as a message: calls that are written in it are calls."""
+        written = _MARKED_CALL.findall(text) if self._tools else []
+        if not written and self._tools and _names_tool(text):
+            written = [text]
+        if not written:
+            return Message("assistant", text), None
+        try:
+            calls = self._numbered([_call(each) for each in written])
+        except (ValueError, InvalidAction) as exc:
+            return Message("assistant", text), f"Error: this is not a call of a tool: {exc}"
+        rest = "" if written == [text] else _MARKED_CALL.sub("", text).strip()
+        return Message("assistant", rest, calls), None
+
+    def _numbered(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
+        """Return calls with an id each."""
+        if not self._tools:
+            raise InvalidAction("this task has no tools: answer with a message")
+        if len(calls) > _MAX_CALLS:
+            raise InvalidAction(f"a message calls at most {_MAX_CALLS} tools")
+        before = sum(len(each.tool_calls or ()) for each in self._state.history_messages)
+        return [
+            ToolCall(call.name, call.arguments, call.id or f"call{number:05}")
+            for number, call in enumerate(calls, before + 1)
+        ]
+
+    async def _score(
+        self, task: Task, history: Sequence[Message], turn: int
+    ) -> tuple[float, dict[str, float | None]]:
+        """Return the score of the last message, 0 to 1, and what it is made of."""
+        rubric = task.scorer
+        seed = self._rng.getrandbits(31) if task.is_judged else 0
+        scored = await rubric.score_async(
+            text=history[-1].text,
+            messages=msgspec.to_builtins(history),
+            calls=sum(len(each.tool_calls or ()) for each in history),
+            turn=turn,
+            last=turn >= self._state.max_turns,
+            ask=self._judged.asking(seed) if self._judged is not None else None,
+        )
+        score = min(1.0, max(0.0, scored.value))
+        below = {f"score.{name}": value for name, value in [*scored.parts.items()][1:]}
+        return score, {"score": score, **below}
+
+    async def _replies(
+        self, task: Task, history: list[Message], turn: int, problem: str | None
+    ) -> list[Message]:
+        """Return what follows the agent's last message."""
+        if problem is not None:
+            return [Message("user", self._tokenizer.clean(problem))]
+        if calls := history[-1].tool_calls:
+            by_name = {tool.name: tool for tool in task.tools}
+            replies = []
+            for call in calls:
+                tool = by_name.get(call.name)
+                if tool is None:
+                    result = f"Error: there is no tool {call.name!r:.80}: {', '.join(by_name)}."
+                else:
+                    result = await tool.result(call)
+                result = self._tokenizer.clean(result)
+                replies.append(Message("tool", result, None, call.id, call.name))
+            return replies
+        return [Message("user", await self._respond(task, history, turn))]
 
     async def _respond(self, task: Task, messages: list[Message], turn: int) -> str:
         text = messages[-1].text
@@ -248,10 +416,10 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         else:
             swapped = {"user": "assistant", "assistant": "user"}
             # The task itself is told to the responder; the conversation begins with the agent.
-            spoken = [each for each in messages if each.role != "system"][1:]
+            spoken = [each for each in messages[self._opened :] if each.role in swapped]
             reply = await self._responder.respond(
                 [
-                    {"role": "system", "content": _ROLE.format(prompt=task.prompt)},
+                    {"role": "system", "content": _ROLE.format(prompt=task.question.text)},
                     *({"role": swapped[m.role], "content": m.content} for m in spoken),
                 ],
                 max_tokens=self._max_reply,
@@ -261,26 +429,81 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
         return self._tokenizer.clean(response).strip()
 
     def _seen(
-        self, response: str, following: list[int], score: float = 0.0, solved: bool = False
+        self,
+        messages: Sequence[Message],
+        tokens: Sequence[int],
+        following: list[int],
+        *,
+        score: float = 0.0,
+        solved: bool = False,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> ChatObservation:
+        """Return an observation of the state.
+
+        Args:
+            messages, tokens: those that are new.
+            following: the new tokens that are not the agent's.
+        """
         state = self._state
+        heard = [each.text for each in messages if each.role in ("user", "tool")]
+        if state.turns == 0:
+            heard = heard[-1:]
         return ChatObservation(
-            state.history_messages,
-            state.history_tokens,
-            response,
+            state.history_messages if self._sends_all else list(messages),
+            state.history_tokens if self._sends_all else list(tokens),
+            "\n".join(heard),
             following,
             score,
             solved,
             0 if solved else state.max_turns - state.turns,
+            list(tools),
         )
+
+
+def _tasks(source: str | Sequence[Task] | None) -> Sequence[Task]:
+    if isinstance(source, str):
+        return load_tasks(source)
+    return source or builtin_tasks()
 
 
 def _tokenizer(name: str | None) -> ChatTokenizer:
     return load_tokenizer(name or _variable("CHAT_TOKENIZER", "TOKENIZER_NAME") or BUNDLED)
 
 
-def _by_agent(text: str) -> Message:
-    return Message("assistant", text)
+def _names_tool(text: str) -> bool:
+    """Return whether a text is nothing but a call as JSON, as Llama's models write it."""
+    text = text.strip()
+    if not (text.startswith("{") and text.endswith("}") and '"name"' in text):
+        return False
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and isinstance(row.get("arguments", row.get("parameters")), dict)
+
+
+def _call(text: str) -> ToolCall:
+    """Return the call that is written as JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"it is not JSON ({exc})") from None
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+        raise ValueError('it is an object with "name" and "arguments"')
+    arguments = row.get("arguments", row.get("parameters", {}))
+    if not isinstance(arguments, dict):
+        raise ValueError("its arguments are an object")
+    return ToolCall(row["name"], arguments)
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InvalidOption(f"{name} is {' or '.join(known)}, got {value!r:.80}", option=name)
+    return value
 
 
 def _variable(*names: str) -> str | None:

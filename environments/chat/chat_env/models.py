@@ -10,7 +10,7 @@ import msgspec
 __all__ = ["ChatAction", "ChatObservation", "ChatState", "Message", "ToolCall"]
 
 
-class ToolCall(msgspec.Struct, omit_defaults=True):
+class ToolCall(msgspec.Struct):
     """A call of a tool.
 
     Attributes:
@@ -52,16 +52,20 @@ class Message(msgspec.Struct, omit_defaults=True):
 
 @dataclass
 class ChatAction:
-    """The agent's next message; give exactly one of the two.
+    """The agent's next message: tokens, or a text and calls of tools.
 
     Attributes:
         tokens: int [length], 1 to 8,192 ids of the server's tokenizer. Text after the template's
-            end of turn is dropped; a missing end of turn is added.
-        message: the text instead.
+            end of turn is dropped; a missing end of turn is added. If the task has tools, calls
+            are written in it: ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``, or as such
+            an object alone.
+        message: the text instead; calls may be written in it as well.
+        tool_calls: calls of tools, beside a message or alone.
     """
 
     tokens: list[int] | None = None
     message: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 @dataclass
@@ -69,16 +73,18 @@ class ChatObservation:
     """The agent's view of the conversation.
 
     Attributes:
-        messages: the conversation so far, the system message included.
-        tokens: int [length], that conversation as the model is to see it, up to and with the
-            beginning of its next message.
-        response: the partner's last message, the task after a reset; empty at the end.
-        response_tokens: int [length], what comes after the action's own tokens in ``tokens``:
-            the end of turn if it was missing, the partner's message, the beginning of the next.
-            The whole of ``tokens`` after a reset.
+        messages: the conversation so far, the system message included; with ``history=new`` those
+            since the last observation.
+        tokens: int [length], the same as the model is to see it, up to and with the beginning of
+            its next message.
+        response: what is new and not the agent's: the partner's message, or the results of tools;
+            the task after a reset; empty at the end.
+        response_tokens: int [length], what comes after the action's own tokens: the end of turn if
+            it was missing, the new messages, the beginning of the next. After a reset all tokens.
         score: of the agent's last message, 0 to 1; 0 after a reset.
         solved: whether the task is.
         turns_left: messages that the agent may still send.
+        tools: after a reset those of the task, as OpenAI's API has them; later empty.
     """
 
     messages: list[Message]
@@ -88,6 +94,7 @@ class ChatObservation:
     score: float = 0.0
     solved: bool = False
     turns_left: int = 0
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -99,7 +106,8 @@ class ChatState:
         turns: messages that the agent has sent.
         max_turns: how many it may.
         best_score: of them, 0 to 1.
-        history_messages, history_tokens: as in the observation.
+        history_messages, history_tokens: the whole conversation.
+        judge_calls: how often a judge was asked.
     """
 
     task_id: str = ""
@@ -110,3 +118,4 @@ class ChatState:
     best_score: float = 0.0
     history_messages: list[Message] = field(default_factory=list)
     history_tokens: list[int] = field(default_factory=list)
+    judge_calls: int = 0

@@ -1,31 +1,82 @@
-"""Subjects of conversations: a small set of tasks, and tasks from files or reset options.
+"""Subjects of conversations: what a task is, as data and in Python.
 
-Kinds: ``sum`` (add two numbers), ``choice`` (pick one of two words), ``format`` (answer in a
-given form), ``repeat`` (say a word back) and ``guess`` (find a number by questions, the one that
-takes several turns). Every fifth task of a kind is in the split ``test``, the rest in ``train``.
+A row of a data set is taken in its own form (``task_from``), or in one of these:
 
-No answer that ignores the question earns anything to speak of: a message gets credit for its form
-only where its content is right, and no right answer is that of many tasks. A constant one scores
-at chance, 1 / the number of different answers.
+- GSM8K: ``question`` and ``answer``, whose last line is ``#### N``: the last number counts.
+- MMLU: ``question``, ``choices`` and ``answer``, a position or a letter.
+- ARC, OpenBookQA: ``question``, ``choices`` with ``text`` and ``label``, and ``answerKey``.
+- Conversations: ``messages``, whose last is the assistant's, the reference.
 """
 
 from __future__ import annotations
 
-import functools
+import inspect
+import itertools
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from chat_env.scorers import Scorer, scorer_from
-from openenv_async.errors import InvalidOption
+import msgspec
 
-__all__ = ["SPLITS", "Task", "builtin_tasks", "load_tasks", "task_from"]
+from chat_env.models import Message, ToolCall
+from chat_env.scorers import needs_judge, scorer_from
+from openenv_async.errors import InvalidOption
+from openenv_async.rubrics import Rubric
+from openenv_async.targets.discovery import import_object
+
+__all__ = ["SPLITS", "Task", "Tool", "load_tasks", "task_from"]
 
 SPLITS: Final = ("train", "test")
-_FIELDS: Final = ("id", "kind", "split", "prompt", "scorer", "replies", "system", "max_turns")
+_FIELDS: Final = (
+    *("id", "kind", "split", "prompt", "messages", "scorer", "replies", "system", "max_turns"),
+    *("tools", "answer"),
+)
+_KEPT: Final = ("id", "kind", "split", "system", "max_turns")
+"""Columns that rows of other data sets may have as well."""
+_TOOL_FIELDS: Final = ("name", "description", "parameters", "results", "otherwise")
+_MAX_BLOCKS_SIZE: Final = 4 << 20
+"""Bytes of a task's content blocks as JSON."""
+
+Partner = Callable[[str, int], str]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that the agent may call.
+
+    Attributes:
+        name, description: as the agent sees them.
+        parameters: a JSON Schema of its arguments.
+        function: is called with the arguments by name; returns the result, a text or what JSON
+            can write; may be async.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    function: Callable[..., Any] = field(repr=False)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool as OpenAI's API has it."""
+        about = {"name": self.name, "description": self.description}
+        return {"type": "function", "function": {**about, "parameters": dict(self.parameters)}}
+
+    async def result(self, call: ToolCall) -> str:
+        """Return the result of a call; where the arguments do not fit, a text that says so."""
+        properties = self.parameters.get("properties") or {}
+        for name in self.parameters.get("required") or ():
+            if name not in call.arguments:
+                return f"Error: {self.name} needs the argument {name!r}."
+        for name in call.arguments:
+            if name not in properties:
+                return f"Error: {self.name} has no argument {name!r:.80}."
+        made = self.function(**call.arguments)
+        if inspect.isawaitable(made):
+            made = await made
+        return made if isinstance(made, str) else json.dumps(made, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -34,301 +85,262 @@ class Task:
 
     Attributes:
         id, kind, split: which one.
-        prompt: the partner's first message.
-        scorer: of each message of the agent; at 1 the task is solved.
-        partner: what the partner says to a message that does not solve it.
+        prompt: the partner's first message: a text, or content blocks as OpenAI's API has them.
+        scorer: of each message of the agent that calls no tool; at 1 the task is solved.
+        partner: what the partner says to a message, and how many there were, that does not solve
+            it.
         system: its own system message.
         max_turns: its own limit.
+        tools: that the agent may call.
+        before: messages of the conversation before the prompt.
+        is_judged: whether the scorer asks a judge.
+        answer: a right answer, where one is known; no client sees it.
     """
 
     id: str
     kind: str
     split: str
-    prompt: str
-    scorer: Scorer = field(repr=False)
-    partner: Callable[[str, int], str] | None = field(default=None, repr=False)
+    prompt: str | list[dict[str, Any]]
+    scorer: Rubric = field(repr=False)
+    partner: Partner | None = field(default=None, repr=False)
     system: str | None = None
     max_turns: int | None = None
+    tools: tuple[Tool, ...] = ()
+    before: tuple[Message, ...] = ()
+    is_judged: bool = False
+    answer: str | None = field(default=None, repr=False)
+
+    @property
+    def question(self) -> Message:
+        """The partner's first message."""
+        return Message("user", self.prompt)
 
 
-def task_from(spec: Mapping[str, Any], *, trusted: bool = True) -> Task:
-    """The task that plain data describes.
+def task_from(row: Mapping[str, Any], *, trusted: bool = True) -> Task:
+    """Return the task that a row of a data set describes.
 
-    ``prompt`` and ``scorer`` are needed; ``id``, ``kind``, ``split``, ``system``, ``max_turns``
-    and ``replies`` (what the partner says, a list in order of turns) are not.
+    Of its own form ``scorer`` and either ``prompt`` (a text or content blocks) or ``messages`` (a
+    conversation, a user's message last) are needed; ``id``, ``kind``, ``split``, ``system``,
+    ``max_turns``, ``answer``, ``replies`` (what the partner says, a list in order of turns) and
+    ``tools`` are not. A tool has ``name``, ``description``, ``parameters`` (a JSON Schema) and
+    ``results``, a text by the value of its argument, or by all of them as JSON with sorted keys;
+    ``otherwise`` is the result of others.
+
+    Args:
+        row: the columns.
+        trusted: whether regular expressions are taken: a bad one can run for ever.
 
     Raises:
         InvalidOption: it describes none.
     """
-    if unknown := sorted(set(spec) - set(_FIELDS)):
-        raise InvalidOption(
-            f"a task has no {unknown[0]!r}; known: {', '.join(_FIELDS)}", option="task"
-        )
-    texts = {
-        name: spec.get(name, default)
-        for name, default in (("prompt", None), ("id", "custom"), ("kind", "custom"))
-    }
-    if not all(isinstance(text, str) and text for text in texts.values()):
-        raise InvalidOption("a task needs a prompt, a text", option="task")
-    split, turns, system = spec.get("split", "train"), spec.get("max_turns"), spec.get("system")
+    if not isinstance(row, Mapping):
+        raise _wrong(f"a task is a dict of columns, not {row!r:.80}")
+    row = _own_form(row)
+    if unknown := sorted(set(row) - set(_FIELDS)):
+        raise _wrong(f"a task has no {unknown[0]!r}; known: {', '.join(_FIELDS)}")
+    names = {name: row.get(name, "custom") for name in ("id", "kind")}
+    if not all(isinstance(text, str) and text for text in names.values()):
+        raise _wrong("id and kind of a task are texts")
+    before, prompt = _opening(row)
+    split, turns, system = row.get("split", "train"), row.get("max_turns"), row.get("system")
     if split not in SPLITS:
-        raise InvalidOption(f"there is no split {split!r}: train or test", option="task")
-    if turns is not None and (not isinstance(turns, int) or turns < 1):
-        raise InvalidOption("max_turns of a task must be at least 1", option="task")
+        raise _wrong(f"there is no split {split!r}: train or test")
+    if turns is not None and (isinstance(turns, bool) or not isinstance(turns, int) or turns < 1):
+        raise _wrong("max_turns of a task must be at least 1")
     if system is not None and not isinstance(system, str):
-        raise InvalidOption("system of a task must be a text", option="task")
-    replies = spec.get("replies")
-    partner = None
-    if replies is not None:
-        if not (isinstance(replies, list) and replies and all(isinstance(r, str) for r in replies)):
-            raise InvalidOption("replies of a task must be a list of texts", option="task")
-        partner = _in_order(replies)
-    scorer = scorer_from(spec.get("scorer"), trusted=trusted)
-    return Task(texts["id"], texts["kind"], split, texts["prompt"], scorer, partner, system, turns)
+        raise _wrong("system of a task must be a text")
+    replies, answer = row.get("replies"), row.get("answer")
+    if replies is not None and not (
+        isinstance(replies, list) and replies and all(isinstance(r, str) for r in replies)
+    ):
+        raise _wrong("replies of a task must be a list of texts")
+    if answer is not None and not isinstance(answer, str):
+        raise _wrong("answer of a task must be a text")
+    return Task(
+        names["id"],
+        names["kind"],
+        split,
+        prompt,
+        scorer_from(row.get("scorer"), trusted=trusted),
+        None if replies is None else _in_order(replies),
+        system,
+        turns,
+        _tools(row.get("tools") or ()),
+        before,
+        needs_judge(row.get("scorer")),
+        answer,
+    )
 
 
-def _in_order(replies: Sequence[str]) -> Callable[[str, int], str]:
-    return lambda text, turn: replies[min(turn, len(replies)) - 1]
+def load_tasks(source: str) -> tuple[Task, ...]:
+    """Return the tasks of a source.
 
-
-def load_tasks(path: str) -> tuple[Task, ...]:
-    """The tasks of a JSON Lines file, one a line.
+    Args:
+        source: a JSON Lines file, one task a line; a folder of such files, whose names are splits
+            (``train.jsonl``, ``test.jsonl``); or ``module:name``, a function that makes tasks, or
+            a list of them.
 
     Raises:
-        InvalidOption: a line is none, or there is no such file.
+        InvalidOption: a line is none, or there is no such source.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        raise InvalidOption(f"cannot read the tasks: {exc}", option="tasks") from exc
-    tasks = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                tasks.append(task_from(json.loads(line)))
-            except (ValueError, TypeError) as exc:  # InvalidOption is a ValueError
-                raise InvalidOption(f"line {number} of {path}: {exc}", option="tasks") from exc
+    path = Path(source)
+    if not path.exists() and ":" in source and not source.endswith(".jsonl"):
+        found = import_object(source)
+        made = found() if callable(found) else found
+        tasks = [each if isinstance(each, Task) else task_from(each) for each in made]
+    elif path.is_dir():
+        files = [(path / f"{split}.jsonl", split) for split in SPLITS]
+        tasks = [t for file, split in files if file.exists() for t in _lines(file, split)]
+    else:
+        tasks = _lines(path, "train")
     if not tasks:
-        raise InvalidOption(f"there is no task in {path}", option="tasks")
+        raise InvalidOption(f"there is no task in {source}", option="tasks")
     return tuple(tasks)
 
 
-@functools.cache
-def builtin_tasks() -> tuple[Task, ...]:
-    """The tasks that come with the package."""
-    kinds = (_sums(), _choices(), _formats(), _repeats(), _guesses())
-    return tuple(task for kind in kinds for task in kind)
+def _lines(path: Path, split: str) -> list[Task]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise InvalidOption(f"cannot read the tasks: {exc}", option="tasks") from exc
+    tasks, seen = [], set[str]()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict):
+                row = {"id": f"{path.stem}-{number}", "split": split, **row}
+            task = task_from(row)
+            if task.id in seen:
+                raise ValueError(f"the id {task.id!r} is there twice")
+        except (ValueError, TypeError) as exc:  # InvalidOption is a ValueError
+            raise InvalidOption(f"line {number} of {path}: {exc}", option="tasks") from exc
+        seen.add(task.id)
+        tasks.append(task)
+    return tasks
 
 
-def _split(number: int) -> str:
-    return "test" if number % 5 == 4 else "train"
+# -- columns -----------------------------------------------------------------------------------
 
 
-def _sums() -> Iterator[Task]:
-    """Two numbers from 2 to 12: two tasks for each sum, one for the least and the greatest."""
-    pairs = []
-    for total in range(4, 25):
-        low, high = max(2, total - 12), min(12, total - 2)
-        first = low if high - low < 2 else low + max(1, (high - low) // 3)
-        pairs += [(a, total - a) for a in dict.fromkeys((first, high))]
-    for number, (a, b) in enumerate(pairs):
-        # The last number of the message counts, so that a row of them does not pass.
-        right = {"regex": rf"(?<![\d.,-]){a + b}(?![.,]?\d)\D*$"}
-        yield Task(
-            f"sum-{a}-{b}",
-            "sum",
-            _split(number),
-            f"What is {a} plus {b}? Answer with the number alone.",
-            scorer_from(_half_for_form(right, {"format": "number"})),
-            _again("That is not it. Answer with the number alone."),
-        )
+def _own_form(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row as ``task_from`` has it, whatever data set it is of."""
+    if "scorer" in row:
+        return row
+    kept = {name: row[name] for name in _KEPT if name in row}
+    match row:
+        case {"question": str(question), "choices": {"text": list(texts), "label": list(labels)}}:
+            answer = labels.index(row["answerKey"]) if row.get("answerKey") in labels else None
+            return _lettered(kept, question, texts, answer)
+        case {"question": str(question), "choices": list(texts), "answer": int() | str() as answer}:
+            return _lettered(kept, question, texts, answer)
+        case {"question": str(question), "answer": str(text)} if "####" in text:
+            number = text.rpartition("####")[2].strip()
+            prompt = f"{question}\nEnd your answer with the number."
+            return {**kept, "prompt": prompt, "scorer": {"number": number}, "answer": number}
+        case {"messages": [*before, {"role": "assistant", "content": str(answer)}]} if before:
+            return {**kept, "messages": before, "scorer": {"exact": answer}, "answer": answer}
+        case _:
+            return row
 
 
-def _half_for_form(right: Any, form: Any) -> Any:
-    """Half of the score for the content, the other half for the content in the form."""
-    return {"sum": [[1, right], [1, {"gate": [right, form]}]]}
+def _lettered(
+    kept: Mapping[str, Any], question: str, texts: list[Any], answer: int | str | None
+) -> dict[str, Any]:
+    if answer is None:
+        raise _wrong("the answerKey of a row must be one of its labels")
+    options = list(map(str, texts))
+    lines = [f"{chr(65 + at)}. {text}" for at, text in enumerate(options)]
+    prompt = "\n".join((question, *lines, "Answer with the letter."))
+    letter = chr(65 + answer) if isinstance(answer, int) else answer
+    scorer = {"choice": answer, "options": options}
+    return {"prompt": prompt, "scorer": scorer, "answer": letter, "max_turns": 1, **kept}
 
 
-_PAIRS: Final = (
-    ("larger", "whale", "mouse"),
-    ("warmer", "fire", "snow"),
-    ("faster", "rocket", "snail"),
-    ("heavier", "anvil", "feather"),
-    ("older", "grandmother", "baby"),
-    ("sweeter", "honey", "lemon"),
-    ("louder", "thunder", "whisper"),
-    ("darker", "midnight", "noon"),
-    ("softer", "pillow", "brick"),
-    ("taller", "tower", "bench"),
-    ("wetter", "ocean", "desert"),
-    ("sharper", "razor", "spoon"),
-    ("longer", "century", "minute"),
-    ("deeper", "canyon", "puddle"),
-    ("brighter", "sun", "candle"),
-    ("colder", "glacier", "oven"),
-    ("slower", "tortoise", "cheetah"),
-    ("lighter", "balloon", "hammer"),
-    ("younger", "kitten", "grandfather"),
-    ("quieter", "library", "concert"),
-    ("drier", "sand", "swamp"),
-    ("harder", "diamond", "butter"),
-    ("smaller", "ant", "elephant"),
-    ("shorter", "minute", "year"),
-    ("rounder", "ball", "box"),
-    ("saltier", "seawater", "milk"),
-    ("higher", "mountain", "valley"),
-    ("stickier", "glue", "oil"),
-    ("thicker", "dictionary", "leaflet"),
-    ("bluer", "sky", "grass"),
-)
+def _opening(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | list[dict[str, Any]]]:
+    """Return the messages before the prompt, and the prompt."""
+    given = row.get("messages")
+    if given is None:
+        return (), _content(row.get("prompt"), "a task needs a prompt, a text or content blocks")
+    if "prompt" in row or "system" in row:
+        raise _wrong("a task has messages, or a prompt and a system: give one of them")
+    try:
+        messages = msgspec.convert(given, list[Message])
+    except msgspec.ValidationError as exc:
+        raise _wrong(f"messages of a task: {exc}") from None
+    if not messages or messages[-1].role != "user":
+        raise _wrong("messages of a task end with one of the user's")
+    if any(each.role == "tool" or each.tool_calls for each in messages):
+        raise _wrong("messages of a task before its beginning have no calls of tools")
+    for each in messages:
+        _content(each.content, "a message of a task needs content, a text or blocks")
+    return tuple(messages[:-1]), messages[-1].content
 
 
-def _choices() -> Iterator[Task]:
-    for number, (quality, yes, no) in enumerate(_PAIRS):
-        first, second = (yes, no) if number % 2 else (no, yes)
-        yield Task(
-            f"choice-{yes}",
-            "choice",
-            _split(number),
-            f"Which one is {quality}: {first} or {second}? Answer with one word.",
-            scorer_from({"exact": yes}),
-            _again(f"One word, please: {first} or {second}?"),
-        )
+def _content(content: Any, why: str) -> str | list[dict[str, Any]]:
+    if isinstance(content, str) and content:
+        return content
+    if not isinstance(content, list) or not content:
+        raise _wrong(why)
+    for block in content:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not isinstance(kind, str) or (kind == "text" and not isinstance(block.get("text"), str)):
+            raise _wrong('a content block has a "type", and a "text" if it is one')
+    if len(msgspec.json.encode(content)) > _MAX_BLOCKS_SIZE:
+        raise _wrong(f"content blocks of a task have at most {_MAX_BLOCKS_SIZE >> 20} MiB")
+    return content
 
 
-_FRUITS: Final = """
-apple apricot avocado banana blackberry blackcurrant blueberry cherry clementine coconut cranberry
-date dragonfruit elderberry fig gooseberry grape grapefruit guava kiwi lemon lime lychee mandarin
-mango melon nectarine olive orange papaya passionfruit peach pear persimmon pineapple plum
-pomegranate raspberry redcurrant strawberry tangerine watermelon
-"""
-_VEGETABLES: Final = """
-artichoke asparagus aubergine beet beetroot broccoli cabbage carrot cauliflower celery chard
-courgette cucumber eggplant fennel garlic kale leek lettuce okra onion parsnip pea potato pumpkin
-radish spinach squash turnip yam zucchini
-"""
-_ANIMALS: Final = """
-ant antelope ape badger bat bear beaver bee bird bison buffalo butterfly camel cat cheetah chicken
-cow crocodile crow deer dog dolphin donkey duck eagle elephant elk fish fox frog giraffe goat goose
-gorilla hamster hare hawk hedgehog hen hippo hippopotamus horse hyena jaguar kangaroo koala lamb
-leopard lion lizard llama lynx mole monkey moose mouse octopus ostrich otter owl ox panda panther
-parrot penguin pig pigeon pony rabbit raccoon rat raven reindeer rhino rhinoceros seal shark sheep
-snake sparrow spider squirrel swan tiger tortoise turkey turtle walrus whale wolf wombat zebra
-"""
-_COLOURS: Final = """
-amber aqua beige black blue brown crimson cyan gold gray green grey indigo ivory khaki magenta
-maroon mauve navy ochre olive orange pink purple red rose scarlet silver teal turquoise violet white
-yellow
-"""
-_METALS: Final = """
-aluminium aluminum brass bronze chromium cobalt copper gold iron lead lithium magnesium mercury
-nickel platinum silver steel tin titanium tungsten uranium zinc
-"""
-_PLANETS: Final = "mercury venus earth mars jupiter saturn uranus neptune"
-_HELLO: Final = r"\b(HELLO|HI|HEY|GREETINGS|WELCOME|GOOD (MORNING|DAY|AFTERNOON|EVENING))\b"
-_BYE: Final = r"(?i)\b(good\W?bye|good bye|bye|farewell|see you|so long|take care|good night)\b"
+def _tools(rows: Iterable[Any]) -> tuple[Tool, ...]:
+    tools = tuple(map(_tool, rows))
+    names = [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise _wrong("tools of a task have names of their own")
+    return tools
 
 
-def _some(words: str, count: int) -> dict[str, Any]:
-    """A list of so many of the words, in the singular or the plural."""
-    given = words.split()
-    return {"items": [*given, *(_plural(word) for word in given)], "count": count}
+def _tool(row: Any) -> Tool:
+    """Return a tool that is a table."""
+    if isinstance(row, Tool):
+        return row
+    if not isinstance(row, Mapping) or set(row) - set(_TOOL_FIELDS):
+        raise _wrong(f"a tool has {', '.join(_TOOL_FIELDS)}; got {row!r:.200}")
+    name, about = row.get("name"), row.get("description", "")
+    parameters, results = row.get("parameters"), row.get("results")
+    if not isinstance(name, str) or not name.isidentifier() or not isinstance(about, str):
+        raise _wrong(f"a tool needs a name, an identifier; got {name!r:.80}")
+    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("properties"), Mapping):
+        raise _wrong(f"the tool {name} needs parameters, a JSON Schema with properties")
+    if not isinstance(results, Mapping) or not all(
+        isinstance(text, str) for text in itertools.chain.from_iterable(results.items())
+    ):
+        raise _wrong(f"the tool {name} needs results, a dict of texts")
+    otherwise = row.get("otherwise", "There is no such entry.")
+    if not isinstance(otherwise, str):
+        raise _wrong(f"otherwise of the tool {name} must be a text")
+    return Tool(name, about, dict(parameters), _Table(results, otherwise))
 
 
-def _plural(word: str) -> str:
-    if word.endswith(("s", "x", "sh", "ch", "o")):
-        return f"{word}es"
-    return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
+class _Table:
+    """Results by the argument, or by all of them as JSON; case does not matter."""
+
+    def __init__(self, results: Mapping[str, str], otherwise: str) -> None:
+        self._results = {key.strip().casefold(): text for key, text in results.items()}
+        self._otherwise = otherwise
+
+    def __call__(self, **arguments: Any) -> str:
+        keys = [json.dumps(arguments, sort_keys=True)]
+        if len(arguments) == 1:
+            (value,) = arguments.values()
+            keys.append(value if isinstance(value, str) else json.dumps(value))
+        found = (self._results.get(key.strip().casefold()) for key in keys)
+        return next((text for text in found if text is not None), self._otherwise)
 
 
-def _formats() -> Iterator[Task]:
-    short = {"length": {"max_words": 8}}
-    wanted: tuple[tuple[str, Any], ...] = (
-        ("Name three fruits, separated by commas.", _some(_FRUITS, 3)),
-        ("Name four animals, separated by commas.", _some(_ANIMALS, 4)),
-        ('Write a JSON object with the keys "name" and "age" for Ada, who is 36.',
-         {"format": "json", "value": {"name": "Ada", "age": 36}}),
-        ("Describe rain in one sentence of at most ten words.",
-         {"gate": [{"format": "sentence"}, {"length": {"max_words": 10}},
-                   {"regex": r"(?i)\b(rain|raindrops?|drops|water|clouds?|wet)\b"}]}),
-        ('Write a JSON object with the keys "city" and "country" for Lima in Peru.',
-         {"format": "json", "value": {"city": "Lima", "country": "Peru"}}),
-        ("Shout a greeting: capital letters only.",
-         {"gate": [{"format": "upper"}, {"length": {"max_words": 6}}, {"regex": _HELLO}]}),
-        ("Name one planet in lower case, as a single word.",
-         {"exact": _PLANETS.split(), "strict": True}),
-        ("Answer with a whole number: how many legs do two dogs have?",
-         _half_for_form({"regex": r"(?<![\d.,-])8(?![.,]?\d)\D*$"}, {"format": "number"})),
-        ("Say goodbye in exactly two words.",
-         {"gate": [{"length": {"min_words": 2, "max_words": 2}}, {"regex": _BYE}]}),
-        ("Name two colours, separated by a comma.", _some(_COLOURS, 2)),
-        ("Name three vegetables, separated by commas.", _some(_VEGETABLES, 3)),
-        ("Write a JSON list of the numbers 1, 2 and 3.", {"format": "json", "value": [1, 2, 3]}),
-        ("Name one season in capital letters, as a single word.",
-         {"exact": ["SPRING", "SUMMER", "AUTUMN", "FALL", "WINTER"], "strict": True}),
-        ("Spell the word cat with hyphens between its letters.", {"exact": "c-a-t"}),
-        ("Name three metals, separated by commas.", _some(_METALS, 3)),
-        ("Write the fifth of March 2024 as YYYY-MM-DD.", {"exact": "2024-03-05"}),
-        ("Write the word yes three times, separated by commas.", {"exact": "yes, yes, yes"}),
-        ("Ask how old somebody is: one question of at most eight words.",
-         {"gate": [{"regex": r"[A-Z][^.!?\n]*\b(old|age)\b[^.!?\n]*\?", "full": True}, short]}),
-        ('Write a JSON object with the key "ready" and the value true.',
-         {"format": "json", "value": {"ready": True}}),
-        ("Write one half as a decimal number.", {"exact": ["0.5", ".5", "0.50"], "strict": True}),
-    )  # fmt: skip
-    for number, (prompt, spec) in enumerate(wanted):
-        yield Task(
-            f"format-{number}",
-            "format",
-            _split(number),
-            prompt,
-            scorer_from(spec),
-            _again("Please keep to the form that was asked for."),
-        )
+def _in_order(replies: Sequence[str]) -> Partner:
+    return lambda text, turn: replies[min(turn, len(replies)) - 1]
 
 
-_WORDS: Final = (
-    *("lantern", "harbour", "velvet", "pepper", "meadow", "anchor", "ribbon", "copper"),
-    *("window", "garden", "marble", "basket", "thistle", "saddle", "orchid"),
-    *("candle", "bridge", "feather", "lemon", "pebble", "rocket", "silver", "timber"),
-    *("valley", "walnut", "zephyr", "acorn", "button", "cinder", "dolphin"),
-)
-
-
-def _repeats() -> Iterator[Task]:
-    for number, word in enumerate(_WORDS):
-        yield Task(
-            f"repeat-{word}",
-            "repeat",
-            _split(number),
-            f"Say this word and nothing else: {word}",
-            scorer_from({"exact": word}),
-            _again(f"Only the word: {word}"),
-        )
-
-
-def _guesses() -> Iterator[Task]:
-    for secret in range(1, 16):
-        yield Task(
-            f"guess-{secret}",
-            "guess",
-            _split(secret - 1),
-            "I think of a whole number from 1 to 15. Guess it; I say higher or lower.",
-            scorer_from({"exact": str(secret)}),
-            functools.partial(_higher_or_lower, secret),
-            max_turns=5,
-        )
-
-
-def _higher_or_lower(secret: int, text: str, turn: int) -> str:
-    found = re.search(r"\d{1,9}", text)
-    if found is None:
-        return "Say a number."
-    guess = int(found[0])
-    if guess == secret:
-        return "Say the number alone."
-    return "Higher." if guess < secret else "Lower."
-
-
-def _again(text: str) -> Callable[[str, int], str]:
-    return lambda said, turn: text
+def _wrong(why: str) -> InvalidOption:
+    return InvalidOption(why, option="task")
