@@ -30,6 +30,7 @@ from openenv_async.types import ActT, ObsT, StateT, Task, Tool, VectorRows
 __all__ = [
     "AGENT_ACCESS",
     "AUTORESET_MODES",
+    "RENDER_KEY",
     "AutoresetMode",
     "Contract",
     "Environment",
@@ -47,8 +48,12 @@ AutoresetMode = Literal["next_step", "same_step", "disabled"]
 AUTORESET_MODES: Final[tuple[AutoresetMode, ...]] = ("next_step", "same_step", "disabled")
 """The ways in which a vector begins the episodes after those that ended."""
 
-AGENT_ACCESS: Final = ("reward", "info", "state", "seed", "task", "options")
+AGENT_ACCESS: Final = ("reward", "info", "state", "render", "seed", "task", "options")
 """Names of what agents that play over MCP may be let see or set; by default none of it."""
+
+RENDER_KEY: Final = "x-render"
+"""The key of a state's schema that says how the environment renders: its ``modes`` and ``fps``. A
+session with the option ``render_mode`` then has the ``frame`` in its state."""
 
 _OWN_NAMES: Final = (FunctionType, property, cached_property, classmethod, staticmethod)
 """Kinds of class attributes that can be neither tasks, tools nor a certification."""

@@ -27,7 +27,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from openenv_async.environment import Environment
+from openenv_async.environment import RENDER_KEY, Environment
 from openenv_async.errors import (
     EnvironmentStartFailed,
     InvalidAction,
@@ -41,7 +41,6 @@ from openenv_async.schemas.legal import ACTION_MASK, ADVISED, LEGAL_ACTIONS, LEG
 from openenv_async.types import StepResult
 
 __all__ = [
-    "RENDER_KEY",
     "GymnasiumHost",
     "HostState",
     "class_body",
@@ -57,8 +56,6 @@ __all__ = [
     "wrong_step",
 ]
 
-RENDER_KEY: Final = "x-render"
-"""The key of a state's schema that says how the environment renders."""
 _ATTRIBUTES: Final = ("isolation", "thread_safe", "owns_thread", "version", "description")
 _OPTION: Final = "render_mode"
 _QUICK: Final = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")

@@ -29,11 +29,13 @@ from typing import Any, ClassVar, Final
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import GraphInstance
 from gymnasium.vector import AutoresetMode as GymnasiumMode
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from openenv_async.environment import (
+    RENDER_KEY,
     AutoresetMode,
     Isolation,
     VectorEnvironment,
@@ -47,7 +49,6 @@ from openenv_async.errors import (
 )
 from openenv_async.hosts import spaces
 from openenv_async.hosts.gymnasium import (
-    RENDER_KEY,
     class_body,
     find,
     sample_of,
@@ -397,6 +398,8 @@ def _owned(batch: Any) -> Any:
         return batch.copy()
     if isinstance(batch, dict):
         return {key: _owned(part) for key, part in batch.items()}
+    if isinstance(batch, GraphInstance):
+        return GraphInstance(*map(_owned, batch))
     if isinstance(batch, tuple):
         return tuple(_owned(part) for part in batch)
     return batch

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from openenv_async.models.encoding import to_builtins
 
-__all__ = ["Picture", "content_of", "png", "without_pictures"]
+__all__ = ["Picture", "content_of", "is_image", "png", "without_pictures"]
 
 _PICTURES: Final = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _RESULT: Final = ("reward", "done", "terminated", "truncated")
@@ -79,6 +79,14 @@ def png(picture: Any) -> bytes:
     )
 
 
+def is_image(value: Any) -> bool:
+    """Tell whether a value is an array that ``png`` takes."""
+    if not hasattr(value, "dtype") or str(value.dtype) != "uint8" or 0 in value.shape:
+        return False
+    shape: tuple[int, ...] = value.shape
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in _COLOURS)
+
+
 def _of_result(name: Any, value: Any) -> bool:
     """Return whether a field says how the step ended, as in OpenEnv's observations."""
     return name in _RESULT and isinstance(value, bool | int | float | None)
@@ -120,7 +128,4 @@ def _picture(kind: str, data: bytes, pictures: list[Picture]) -> str:
 
 def _is_picture(value: Any) -> bool:
     """Tell whether an array looks like a picture: small ones are boards and states."""
-    shape: tuple[int, ...] = value.shape
-    if str(value.dtype) != "uint8" or len(shape) not in (2, 3) or min(shape[:2]) < 16:
-        return False
-    return len(shape) == 2 or shape[2] in _COLOURS
+    return is_image(value) and min(value.shape[:2]) >= 16

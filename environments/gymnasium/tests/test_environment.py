@@ -18,7 +18,12 @@ from gymnasium_env import (
 from gymnasium_env.environment import GymnasiumEnvironment, InlineGymnasiumEnvironment
 
 from openenv_async import OutcomeStatus, StepResult, serve
-from openenv_async.errors import EnvironmentRaised, InvalidAction, InvalidOption
+from openenv_async.errors import (
+    EnvironmentRaised,
+    InvalidAction,
+    InvalidOption,
+    OperationUnsupported,
+)
 from openenv_async.rollouts import RandomPolicy, collect_all, fetch_schema, rollout
 from openenv_async.targets.discovery import find_target
 from openenv_async.testing import served_application
@@ -160,6 +165,91 @@ async def test_observations_info_options_and_state_come_through() -> None:
         assert result.reward == 0.5
         assert result.info == {"mean": 1.5}
         assert await env.state() == GymnasiumState("Awkward-v0", 1, 9)
+
+
+class Network(gymnasium.Env[Any, Any]):
+    """Graphs to see, one of two kinds of action, and pictures."""
+
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 5}  # noqa: RUF012  # as theirs
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = gymnasium.spaces.Graph(
+            gymnasium.spaces.Box(0, 9, (2,), np.float32), gymnasium.spaces.Discrete(3)
+        )
+        self.action_space = gymnasium.spaces.OneOf(
+            (gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,), np.float32))
+        )
+        self.render_mode = render_mode
+
+    def _seen(self) -> Any:
+        self.observation_space.seed(int(self.np_random.integers(1 << 30)))
+        return self.observation_space.sample()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.taken: list[Any] = []
+        return self._seen(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.taken.append(action)
+        return self._seen(), float(action[0]), len(self.taken) > 4, False, {}
+
+    def render(self) -> Any:
+        if self.render_mode == "ansi":
+            return f"{len(self.taken)} taken"
+        picture = np.zeros((20, 30, 3), np.uint8)
+        picture[len(self.taken)] = 255
+        return picture
+
+
+gymnasium.register("Network-v0", entry_point=Network)  # type: ignore[arg-type]  # a class makes one
+
+
+@pytest.mark.parametrize("codec", ["openenv.v1.msgpack", "openenv.v1.json", "upstream"])
+async def test_graphs_and_alternatives_travel_as_dicts_and_pairs(codec: str) -> None:
+    here = Network()
+    params = {"id": "Network-v0"}
+    async with (
+        serve(GymnasiumEnvironment, params=params) as url,
+        GymnasiumEnv(url, subprotocol=codec) as env,
+    ):
+        seen = (await env.reset(seed=3)).observation.value
+        wanted, _ = here.reset(seed=3)
+        actions = here.action_space
+        actions.seed(0)
+        for _ in range(5):
+            for name, value in wanted._asdict().items():
+                assert np.array_equal(seen[name], value), name
+            action = actions.sample()
+            plain = [int(action[0]), action[1]]
+            result = await env.step(GymnasiumAction(plain))
+            seen, (wanted, reward, ended, *_) = result.observation.value, here.step(action)
+            assert (result.reward, result.terminated) == (reward, ended)
+    async with serve(GymnasiumEnvironment, params=params) as url, GymnasiumEnv(url) as env:
+        await env.reset()
+        with pytest.raises(InvalidAction, match=r"action\[1\] must be an integer from 0 to 2"):
+            await env.step(GymnasiumAction([0, 7]))
+
+
+async def test_frames_travel() -> None:
+    params = {"id": "Network-v0"}
+    async with serve(GymnasiumEnvironment, params=params) as url:
+        for mode in ("rgb_array", "ansi"):
+            here = Network(mode)
+            async with GymnasiumEnv(url, options={"render_mode": mode}) as env:
+                with pytest.raises(OperationUnsupported, match="call reset"):
+                    await env.render()
+                await env.reset()
+                here.reset()
+                assert np.array_equal(await env.render(), here.render())
+                await env.step(GymnasiumAction([0, 1]))
+                here.step((0, 1))
+                assert np.array_equal(await env.render(), here.render())
+        async with GymnasiumEnv(url) as env:
+            await env.reset()
+            with pytest.raises(OperationUnsupported, match="open the session with"):
+                await env.render()
 
 
 async def test_a_bad_action_is_refused_and_the_episode_goes_on() -> None:

@@ -32,7 +32,15 @@ SPACES: list[spaces.Space[Any]] = [
     spaces.Tuple((spaces.Discrete(2), spaces.Box(0.0, 1.0, (1,)))),
     spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Dict({"c": spaces.MultiBinary(2)})}),
     spaces.Sequence(spaces.Discrete(3)),
+    spaces.Graph(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3)),
+    spaces.Graph(spaces.Discrete(4), None),
+    spaces.OneOf((spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,)), spaces.MultiBinary(2))),
+    spaces.Dict({"g": spaces.Graph(spaces.Box(0.0, 1.0, (1,)), spaces.Box(0.0, 1.0, (2,)))}),
 ]
+
+
+GRAPH = spaces.Graph(spaces.Box(0.0, 1.0, (1,)), spaces.Discrete(3))
+ONE_OF = spaces.OneOf((spaces.Discrete(2), spaces.Box(0.0, 1.0, (2,))))
 
 
 def same(left: Any, right: Any) -> bool:
@@ -41,6 +49,8 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, list | tuple):
+        if isinstance(left, spaces.GraphInstance) is not isinstance(right, spaces.GraphInstance):
+            return False
         return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
     return bool(left == right)
 
@@ -119,6 +129,17 @@ def test_what_says_the_same_is_taken(space: spaces.Space[Any], given: Any, wante
         (spaces.Dict({"a": spaces.Discrete(2)}), {"a": 5}, "action['a'] must be"),
         (spaces.Sequence(spaces.Discrete(2)), 1, "a list"),
         (spaces.Box(-1.0, 1.0, (99,)), list(range(99)), "..."),
+        (ONE_OF, [2, 0], "a pair of a number from 0 to 1 and an element of that space"),
+        (ONE_OF, [1, 3], "action[1] must be an array"),
+        (ONE_OF, 1, "a pair of a number"),
+        (GRAPH, {"nodes": [[0.5]]}, "an object with the keys ['nodes', 'edges', 'edge_links']"),
+        (
+            GRAPH,
+            {"nodes": [[0.5]], "edges": [1], "edge_links": [[0, 1]]},
+            "action.edge_links must be indices from 0 to 0",
+        ),
+        (GRAPH, {"nodes": [[0.5]], "edges": [1], "edge_links": None}, "one pair for each"),
+        (GRAPH, {"nodes": [[2.0]], "edges": None, "edge_links": None}, "within"),
     ],
 )
 def test_what_is_no_element_is_refused(space: spaces.Space[Any], value: Any, message: str) -> None:

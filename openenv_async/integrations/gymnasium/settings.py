@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from gymnasium import spaces
 
+from openenv_async.environment import RENDER_KEY
 from openenv_async.errors import InvalidOption, OperationUnsupported, shown
-from openenv_async.hosts.gymnasium import RENDER_KEY
 from openenv_async.hosts.spaces import opener
 from openenv_async.integrations.gymnasium.masks import ActionMasks
 from openenv_async.integrations.gymnasium.spaces import SpaceCodec, codec_of

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.models.observed import Picture, without_pictures
+from openenv_async.models.observed import Picture, is_image, png, without_pictures
 from openenv_async.protocol.codec import json_reward
 from openenv_async.protocol.frames import Begun, Observation, StateIs
 from openenv_async.server.mcp.offer import OF_RESULT, TOLD_ALWAYS, Offer
 from openenv_async.types import Tool
 
-__all__ = ["Told", "failure_result", "state_result", "tell"]
+__all__ = ["Told", "failure_result", "frame_result", "state_result", "tell"]
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -35,10 +35,7 @@ class Told:
     def result(self) -> dict[str, Any]:
         """The result of the call."""
         text = {"type": "text", "text": _encode(self.structured).decode()}
-        images = [
-            {"type": "image", "data": each.base64, "mimeType": each.media_type}
-            for each in self.pictures
-        ]
+        images = map(_image, self.pictures)
         return {"content": [text, *images], "structuredContent": self.structured, "isError": False}
 
     def resource(self, uri: str) -> dict[str, Any]:
@@ -109,9 +106,28 @@ def state_result(offer: Offer, reply: StateIs) -> dict[str, Any]:
     return Told(told, []).result()
 
 
+def frame_result(offer: Offer, reply: StateIs) -> dict[str, Any]:
+    """Return the result that has what the environment renders: a picture, or a text."""
+    state = offer.spec.codec("any", "msgpack").decode(reply.payload)
+    frame = state.get("frame") if isinstance(state, Mapping) else None
+    if frame is None:
+        return failure_result("there is no picture: the session was opened without a render_mode")
+    if isinstance(frame, str):
+        return {"content": [{"type": "text", "text": frame}], "isError": False}
+    if is_image(frame):
+        return {"content": [_image(Picture("image/png", png(frame)))], "isError": False}
+    value, pictures = without_pictures(frame)
+    text = {"type": "text", "text": _encode(_finite(value)).decode()}
+    return {"content": [text, *map(_image, pictures)], "isError": False}
+
+
 def failure_result(message: str) -> dict[str, Any]:
     """Return the result of a call that went wrong, for the model to read."""
     return {"content": [{"type": "text", "text": message}], "isError": True}
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    return {"type": "image", "data": picture.base64, "mimeType": picture.media_type}
 
 
 def _is_of_result(name: str, value: Any) -> bool:

@@ -61,7 +61,7 @@ from openenv_async.server.auth import Grant, Guard, refused_to
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import SESSION_HEADER, error_response, read_body
 from openenv_async.server.http_sessions import disconnected
-from openenv_async.server.mcp.content import failure_result, state_result, tell
+from openenv_async.server.mcp.content import failure_result, frame_result, state_result, tell
 from openenv_async.server.mcp.offer import Naming, Offer
 from openenv_async.server.mcp.sessions import (
     IDLE_TIMEOUT,
@@ -473,6 +473,8 @@ class McpEndpoint:
             return session.last.result()
         if name == offer.state and "state" in self._access:
             return state_result(offer, await session.state(call.id))
+        if name == offer.render and offer.render_mode is not None:
+            return frame_result(offer, await session.state(call.id))
         if name == offer.close and naming is Naming.BY_HANDLE:
             session.close()
             return {"content": [{"type": "text", "text": "The session is closed."}]}
@@ -506,6 +508,7 @@ class McpEndpoint:
         seed = arguments.pop("seed", None)
         if self._needs_task(arguments):
             arguments |= await self.sessions.drawn_task()
+        self.sessions.options = offer.session_options
         is_new = session is None
         if session is None:
             session = self.sessions.new()

@@ -7,6 +7,8 @@ Rules:
   keeps it.
 - The reward, ``info``, the state, the seed, the choice of a task and reset options are not an
   agent's to see or set, unless the author or the operator says so. Legal actions are always told.
+- Pictures that an environment renders are an agent's to see where that is said and the environment
+  renders; sessions that agents open then have a render mode.
 - If nothing else names the session, ``reset`` gives a handle, and every other tool takes it.
 - Results fit the schema that is declared for them: arrays are lists, pictures the texts
   that stand for them, and numbers that JSON has not are texts.
@@ -21,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openenv_async.environment import AGENT_ACCESS
+from openenv_async.environment import AGENT_ACCESS, RENDER_KEY
 from openenv_async.schemas.legal import ACTION_MASK, LEGAL_ACTIONS
 from openenv_async.schemas.refs import resolved
 from openenv_async.schemas.tools import object_fields, with_definitions
@@ -37,6 +39,9 @@ OF_RESULT: Final = ("done", "terminated", "truncated")
 _HANDLE: Final = "session"
 """The argument, and the field of a reset's result, that names a session; see ``Offer.handle``."""
 
+_RENDER_MODE: Final = "render_mode"
+_MODES: Final = ("rgb_array", "ansi")
+"""Render modes whose frames an agent can be told, the better one first."""
 _REWARDS: Final = frozenset({"reward", "rewards"})
 _OBSERVATION: Final = "observation"
 _DEFS: Final = "$defs"
@@ -80,7 +85,8 @@ class Offer:
 
     Attributes:
         tools: the environment's own, by name.
-        reset, state, close, observe: the names of ours.
+        reset, state, render, close, observe: the names of ours.
+        render_mode: of the sessions that agents open; ``None``: they do not render.
         handle: the argument that names a session; it is another one where the environment has an
             argument of this name.
     """
@@ -91,6 +97,8 @@ class Offer:
         self.tools: dict[str, Tool] = {tool.name: tool for tool in spec.tools("step")}
         self.reset = self._free("reset")
         self.state = self._free("state")
+        self.render = self._free("render")
+        self.render_mode = self._mode() if "render" in access else None
         self.close = self._free("close")
         self.observe = self._free("observe")
         self.handle = _HANDLE if _HANDLE not in self._arguments() else f"openenv_{_HANDLE}"
@@ -99,6 +107,25 @@ class Offer:
 
     def _free(self, name: str) -> str:
         return name if name not in self.tools else f"openenv_{name}"
+
+    def _mode(self) -> str | None:
+        """Return the mode in which a session renders for agents, if there is one."""
+        about = self.spec.schema.get("state", {}).get(RENDER_KEY, {})
+        modes = [mode for mode in _MODES if mode in about.get("modes", ())]
+        if not modes or self.spec.is_vector:
+            return None
+        given = self.spec.params.get(_RENDER_MODE)
+        if given is not None:
+            return given if given in modes else None
+        opened: frozenset[str] = getattr(self.spec.cls, "session_options", frozenset())
+        return modes[0] if _RENDER_MODE in opened else None
+
+    @property
+    def session_options(self) -> dict[str, Any]:
+        """The options of sessions that agents open."""
+        if self.render_mode is None or _RENDER_MODE in self.spec.params:
+            return {}
+        return {_RENDER_MODE: self.render_mode}
 
     def _arguments(self) -> set[str]:
         """The names of everything that a tool or a reset takes."""
@@ -156,6 +183,15 @@ class Offer:
                 {
                     "name": self.state,
                     "description": "The environment's account of the episode.",
+                    "inputSchema": self._with_handle(_NOTHING, naming),
+                    "annotations": {"readOnlyHint": True},
+                }
+            )
+        if self.render_mode is not None:
+            tools.append(
+                {
+                    "name": self.render,
+                    "description": "A picture of the episode as it stands.",
                     "inputSchema": self._with_handle(_NOTHING, naming),
                     "annotations": {"readOnlyHint": True},
                 }

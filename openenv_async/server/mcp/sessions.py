@@ -173,7 +173,9 @@ class AgentSession(CallReplySink):
         if session is not None:
             return session
         waiting = self.expect(OPENING)
-        asked = frames.Open(0, secrets.token_hex(16), secrets.token_hex(16))
+        options = self._sessions.options
+        payload = encode_map(options, "msgpack") if options else None
+        asked = frames.Open(0, secrets.token_hex(16), secrets.token_hex(16), payload=payload)
         session = self._engine.open(asked, self)
         try:
             reply = await waiting
@@ -526,10 +528,14 @@ class AgentSessions:
         engine: what opens them.
         idle_timeout: seconds after which one ends that nobody uses, nor holds a stream of; ``None``
             for no such limit.
+
+    Attributes:
+        options: constructor options with which the engine's sessions are opened.
     """
 
     def __init__(self, engine: Engine, idle_timeout: float | None = IDLE_TIMEOUT) -> None:
         self.engine: Final = engine
+        self.options: dict[str, Any] = {}
         self.idle_timeout: Final = idle_timeout or inf
         self._by_handle: dict[str, AgentSession] = {}
         self._lent: dict[str, LentSession] = {}

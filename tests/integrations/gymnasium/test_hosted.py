@@ -6,7 +6,7 @@ import contextlib
 import functools
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +30,7 @@ from openenv_async.errors import (
 from openenv_async.hosts.vectors import make_vector
 from openenv_async.integrations.gymnasium import GymVectorEnv
 from openenv_async.integrations.gymnasium.hosted import HostedVectors
+from tests.integrations.networks import Network
 from tests.integrations.serving import served
 
 # EnvPool's bounds are float64, and its spaces float32.
@@ -78,7 +79,7 @@ def same(one: Any, other: Any) -> None:
         for key in one:
             same(one[key], other[key])
     elif isinstance(one, tuple):
-        assert isinstance(other, tuple)
+        assert type(other) is type(one)
         for mine, theirs in zip(one, other, strict=True):
             same(mine, theirs)
     elif isinstance(one, np.ndarray) and one.dtype == object:
@@ -91,7 +92,7 @@ def same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def play(there: Any, here: Any, steps: int, most: int = 2) -> None:
+def play(there: Any, here: Any, steps: int, drawn: Callable[[], Any] | None = None) -> None:
     rng = np.random.default_rng(0)
     assert there.single_observation_space == here.single_observation_space
     assert there.single_action_space == here.single_action_space
@@ -104,7 +105,7 @@ def play(there: Any, here: Any, steps: int, most: int = 2) -> None:
                 here.reset(options={"reset_mask": ended.copy()}),
                 there.reset(options={"reset_mask": ended.copy()}),
             )
-        actions = rng.integers(0, most, here.num_envs)
+        actions = rng.integers(0, 2, here.num_envs) if drawn is None else drawn()
         mine, theirs = here.step(actions), there.step(actions)
         same(mine, theirs)
         ended = mine[2] | mine[3]
@@ -137,6 +138,19 @@ def vectors(mode: AutoresetMode, each: int) -> Iterator[str]:
 
     with served(make) as url:
         yield url
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("sees", ["graph", "one_of", "dict"])
+def test_graphs_and_alternatives_are_the_local_ones(mode: AutoresetMode, sees: str) -> None:
+    """Two sessions of three: batches of these are tuples of elements, not arrays."""
+    networks = functools.partial(Network, sees)
+    made = functools.partial(SyncVectorEnv, [networks] * 3, autoreset_mode=mode)
+    with served(made) as url:
+        there, here = GymVectorEnv(url, 6), SyncVectorEnv([networks] * 6, autoreset_mode=mode)
+        here.action_space.seed(0)
+        play(there, here, 12, lambda: here.action_space.sample())
+        there.close()
 
 
 def test_several_servers_are_one_vector() -> None:

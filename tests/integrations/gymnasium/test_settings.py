@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from openenv_async.environment import RENDER_KEY
 from openenv_async.errors import InvalidObservation, InvalidOption, OperationUnsupported
-from openenv_async.hosts.gymnasium import RENDER_KEY
 from openenv_async.integrations.gymnasium.settings import (
     Translation,
     frame_of,

@@ -21,6 +21,7 @@ from openenv_async.errors import (
     SessionBusy,
 )
 from openenv_async.integrations.gymnasium import GymVectorEnv
+from tests.integrations.networks import Network
 from tests.integrations.serving import served
 from tests.rollouts.environments import Counting
 
@@ -44,11 +45,39 @@ def test_other_spaces_are_the_local_ones_too(id: str, mode: AutoresetMode) -> No
         here.close()
 
 
+@pytest.mark.parametrize("sees", ["graph", "one_of", "dict"])
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_graphs_and_alternatives_are_the_local_ones(sees: str, mode: AutoresetMode) -> None:
+    with served(Network, params={"sees": sees}) as url:
+        there = GymVectorEnv(url, 3, autoreset_mode=mode, render_mode="rgb_array")
+        here: SyncVectorEnv = SyncVectorEnv(
+            [lambda: Network(sees, "rgb_array")] * 3, autoreset_mode=mode
+        )
+        assert there.single_observation_space == here.single_observation_space
+        assert there.observation_space == here.observation_space
+        assert there.action_space == here.action_space
+        here.action_space.seed(0)
+        left: Any = there.reset(seed=1)
+        right: Any = here.reset(seed=1)
+        for _ in range(20):
+            for a, b in zip(flat(left), flat(right), strict=True):
+                np.testing.assert_array_equal(a, b)
+            actions = here.action_space.sample()
+            left, right = there.step(actions), here.step(actions)
+            for a, b in zip(flat(there.render()), flat(here.render()), strict=True):
+                np.testing.assert_array_equal(a, b)
+        there.send(actions, [2, 1, 0])
+        assert len(there.recv()[1]) == 3
+        there.close()
+        here.close()
+
+
 def flat(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         for key in sorted(value):
             yield from flat(value[key])
     elif isinstance(value, tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        yield np.asarray(type(value).__name__)
         for item in value:
             yield from flat(item)
     else:

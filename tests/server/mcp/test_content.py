@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from openenv_async import Environment, Tool
+from openenv_async.models.observed import png
 from openenv_async.protocol.frames import Begun, Observation, StateIs
-from openenv_async.server.mcp.content import failure_result, state_result, tell
+from openenv_async.server.mcp.content import failure_result, frame_result, state_result, tell
 from openenv_async.server.mcp.offer import Offer
 from openenv_async.spec import EnvironmentSpec
 
@@ -122,3 +123,23 @@ def test_a_state_and_a_failure() -> None:
     told = state_result(offer("state"), StateIs(0, 1, packed([1, math.nan]), "e", 2, 3))
     assert told["structuredContent"] == {"state": [1, "NaN"]}
     assert failure_result("no") == {"content": [{"type": "text", "text": "no"}], "isError": True}
+
+
+def test_frames_are_pictures_or_texts() -> None:
+    def shown(state: Any) -> Any:
+        return frame_result(offer("render"), StateIs(0, 1, packed(state), "e", 2, 3))
+
+    small = np.zeros((2, 3, 3), np.uint8)  # a board in an observation, but a picture here
+    [image] = shown({"frame": small})["content"]
+    assert (image["type"], image["mimeType"]) == ("image", "image/png")
+    assert base64.b64decode(image["data"]) == png(small)
+    assert shown({"frame": "S.\n.G"})["content"] == [{"type": "text", "text": "S.\n.G"}]
+    listed, first, second = shown({"frame": [np.zeros((20, 20, 3), np.uint8)] * 2})["content"]
+    assert json.loads(listed["text"]) == ["<picture 1>", "<picture 2>"]
+    assert first["type"] == second["type"] == "image"
+    odd = shown({"frame": np.array([1.5, math.inf])})["content"]
+    assert json.loads(odd[0]["text"]) == [1.5, "Infinity"]
+    for nothing in ({"frame": None}, {}, [1]):
+        told = shown(nothing)
+        assert told["isError"]
+        assert "without a render_mode" in told["content"][0]["text"]

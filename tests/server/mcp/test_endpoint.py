@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from openenv_async import EngineOptions, Environment, Limits, TaskTable, Timeouts, create_app
+from openenv_async.models.observed import png
 from tests.helpers import until
+from tests.integrations.networks import Network
 from tests.server.mcp.agent import (
     SECRET,
     STATELESS,
@@ -155,6 +159,38 @@ async def test_the_author_or_the_operator_may_say_otherwise(revision: str) -> No
     with pytest.raises(ValueError, match="must be one of reward"):
         async with served(Open, agent_access=["rewards"]):
             pass
+
+
+@GENERATIONS
+async def test_an_agent_may_be_let_see_what_is_rendered(revision: str) -> None:
+    for access, params, wanted in (
+        (["render"], {}, "image"),
+        (["render"], {"render_mode": "ansi"}, "text"),
+        ([], {}, None),
+    ):
+        async with playing(revision, Network, params=params, agent_access=access) as (agent, _):
+            tools = [tool["name"] for tool in (await agent.ask("tools/list"))["tools"]]
+            assert ("render" in tools) is (wanted is not None)
+            assert "state" not in tools
+            await agent.call("reset")
+            if wanted is None:
+                arguments = {"session": agent.handle} if agent.handle else {}
+                sent = {"name": "render", "arguments": arguments}
+                refused = (await agent.send("tools/call", sent)).json()
+                assert refused["error"]["code"] == -32602
+                continue
+            for taken in range(2):
+                [seen] = (await agent.call("render"))["content"]
+                if wanted == "text":
+                    assert seen == {"type": "text", "text": f"step {taken}"}
+                else:
+                    data = base64.b64decode(seen["data"])
+                    assert data == png(np.full((4, 6, 3), taken, np.uint8))
+                if taken == 0:
+                    stepped = await agent.call("step", action=[0, 1])
+                    assert not stepped["isError"], stepped
+    async with playing(revision, Maze, agent_access=["render"]) as (agent, _):  # which renders not
+        assert "render" not in [t["name"] for t in (await agent.ask("tools/list"))["tools"]]
 
 
 class Quiz(Environment[Move, Seen, dict[str, Any]]):
