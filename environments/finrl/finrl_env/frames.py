@@ -37,6 +37,8 @@ BUNDLED: Final = Path(__file__).with_name("data") / "prices.csv.gz"
 PRICES: Final = ("open", "high", "low", "close")
 MAX_SENT_CELLS: Final = 200_000
 """Numbers in the frame of one reset: it is read on the loop that serves others too."""
+_MAX_SENT_WORK: Final = 4_000_000
+"""Days × tickers² of such a frame: what its turbulence takes, some tenths of a second."""
 _KNOWN: Final = (*PRICES, "volume")
 _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]00:?00)?)?")
 _ROUNDING: Final = 1e-6
@@ -116,7 +118,8 @@ def sent_frame(data: Any) -> Frame:
             a pandas data frame.
 
     Raises:
-        InvalidOption: it breaks a rule, or has more than ``MAX_SENT_CELLS`` numbers.
+        InvalidOption: it breaks a rule, has more than ``MAX_SENT_CELLS`` numbers, or so many
+            tickers that others would wait for its turbulence.
     """
     reader = _Reader("data", "data")
     if not isinstance(data, Mapping | list | tuple):
@@ -140,7 +143,14 @@ def sent_frame(data: Any) -> Frame:
             f"it has {cells:,} values, and {MAX_SENT_CELLS:,} may be sent: give the server the"
             " file with data_path"
         )
-    return reader.frame(raw if isinstance(data, Mapping) else _columns(data, reader))
+    frame = reader.frame(raw if isinstance(data, Mapping) else _columns(data, reader))
+    count, days = len(frame.tickers), len(frame.dates)
+    if days * count**2 > _MAX_SENT_WORK:
+        reader.refuse(
+            f"{count} tickers over {days} days are more than a reset may bring (days × tickers² up"
+            f" to {_MAX_SENT_WORK:,}): give the server the file with data_path"
+        )
+    return frame
 
 
 def data_of(frame: Any) -> dict[Any, Any]:

@@ -212,6 +212,14 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
             read_frame(str(path))
 
 
+def test_a_frame_whose_turbulence_takes_long_is_refused() -> None:
+    days = (np.datetime64("2001-01-01") + np.arange(600)).astype(str).tolist()
+    wide = {"date": days} | {f"T{at}": [1.0] * 600 for at in range(100)}
+    with pytest.raises(InvalidOption, match="100 tickers over 600 days are more than"):
+        sent_frame(wide)
+    assert len(sent_frame({name: wide[name] for name in list(wide)[:80]}).tickers) == 79
+
+
 def test_equal_frames_are_one_market() -> None:
     assert hash(sent_frame(LONG)) == hash(sent_frame(LONG))
     changed = sent_frame(LONG | {"vix": [7.5, 7, 7, 7.4]})
