@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from openenv_async.targets.discovery import EnvironmentEntry
 from repl_env.client import REPLEnv
-from repl_env.models import CodeBlockResult, REPLAction, REPLObservation, REPLState
+from repl_env.models import CodeBlockResult, ModelCall, REPLAction, REPLObservation, REPLState
 
 __all__ = [
     "ENVIRONMENT",
     "CodeBlockResult",
+    "ModelCall",
     "REPLAction",
     "REPLEnv",
     "REPLObservation",

@@ -1,56 +1,52 @@
-"""The end of an episode: finding the final answer, and its worth."""
+"""The end of an episode: finding the final answer in what was printed."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from decimal import Decimal
 from typing import Final
 
-__all__ = ["PRELUDE", "is_right", "printed_answer"]
+__all__ = ["printed_answer"]
 
-PRELUDE: Final = '''
-def FINAL(value):
-    """End the episode with this answer."""
-    _final_answer(str(value))
-    return f"FINAL({value})"
-
-def FINAL_VAR(name):
-    """End the episode with the value of the variable of this name."""
-    return FINAL(globals()[name] if isinstance(name, str) else name)
-
-rlm_query, rlm_query_batched = llm_query, llm_query_batched
-'''
-"""Run in every new interpreter; ``_final_answer`` is answered by the server."""
-
-_NUMBER: Final = re.compile(
-    r"[+-]?(?:(?:0|[1-9]\d{0,40})(?:\.\d{1,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,3})?", re.ASCII
-)
-_PRINTED: Final = re.compile(r"^[ \t]*FINAL(_VAR)?\((.*)\)[ \t]*$", re.MULTILINE)
+_BEGIN: Final = re.compile(r"^[ \t]*FINAL(_VAR)?\(", re.MULTILINE)
+_MOST: Final = 100
+"""Beginnings that are looked at: a text may have one in every line."""
+_MOST_LINES: Final = 2_000
+"""Lines of an answer."""
 
 
-def printed_answer(stdout: str) -> tuple[str, str]:
-    """The answer in the first line that is nothing but ``FINAL(…)`` or ``FINAL_VAR(…)``.
+def printed_answer(text: str) -> tuple[str, str]:
+    """The first ``FINAL(…)`` or ``FINAL_VAR(…)`` that has its lines to itself.
 
-    Such text within a line does not count: the context may hold it.
+    It begins a line and ends one: at the first parenthesis with which all are closed, which may be
+    lines below; or, where they do not pair off, with the one that ends the line it began.
+    Within a line it does not count: the context may hold such text.
 
     Returns:
         The answer and the name of a variable; one of them is empty, or both.
     """
-    found = _PRINTED.search(stdout)
-    if found is None:
-        return "", ""
-    text = found[2].strip()
-    return ("", text.strip("'\"")) if found[1] else (text, "")
+    for found, _ in zip(_BEGIN.finditer(text), range(_MOST), strict=False):
+        end = _closed(text, found.end())
+        if end is None:
+            continue
+        inside = text[found.end() : end].strip()
+        return ("", inside.strip("'\"")) if found[1] else (inside, "")
+    return "", ""
 
 
-def is_right(answer: str, expected: str) -> bool:
-    """Exact match, but for the form of letters (NFC), blanks at either end and that of numbers.
-
-    ``2.0`` is right where ``2`` is expected: code that works a number out prints either.
-    """
-    said, wanted = (unicodedata.normalize("NFC", text).strip() for text in (answer, expected))
-    if said == wanted:
-        return True
-    numbers = _NUMBER.fullmatch(said) and _NUMBER.fullmatch(wanted)
-    return numbers is not None and Decimal(said) == Decimal(wanted)
+def _closed(text: str, start: int) -> int | None:
+    """The place of the parenthesis that closes the one before ``start``, and ends its line."""
+    depth, begin = 1, start
+    first: int | None = None
+    for _ in range(_MOST_LINES):
+        end = text.find("\n", begin)
+        line = text[begin : end if end >= 0 else len(text)].rstrip()
+        depth += line.count("(") - line.count(")")
+        place = begin + len(line) - 1 if line.endswith(")") else None
+        if begin == start:
+            first = place
+        if depth <= 0:
+            return place
+        if end < 0:
+            return first
+        begin = end + 1
+    return first

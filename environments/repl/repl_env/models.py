@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-__all__ = ["CodeBlockResult", "REPLAction", "REPLObservation", "REPLState"]
+__all__ = ["CodeBlockResult", "ModelCall", "REPLAction", "REPLObservation", "REPLState"]
 
 
 @dataclass
@@ -76,6 +76,37 @@ class REPLObservation:
 
 
 @dataclass
+class ModelCall:
+    """A question to a language model, or a child that was opened.
+
+    Attributes:
+        path: ``3.1``: the second question of the child that the episode's fourth question opened.
+        kind: ``llm``: a question of the code. ``turn``: of a child's conversation. ``rlm``: a
+            child, from its question to its answer.
+        depth: of the REPL that asked; 0 is the episode's own.
+        model: its name; empty: the one that answers where none is named.
+        prompt: the start of the last message.
+        reply: the start of the answer.
+        prompt_tokens, completion_tokens: ``None`` where the responder does not tell.
+        iterations: turns of a child.
+        error: why there is no answer; empty if there is one.
+        seconds: that it took, the wait for its turn included; in the state, not in the info.
+    """
+
+    path: str
+    kind: str
+    depth: int
+    model: str
+    prompt: str
+    reply: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    iterations: int = 0
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
 class REPLState:
     """The position of the episode.
 
@@ -84,9 +115,13 @@ class REPLState:
         namespace_keys: names of the variables.
         total_execution_time: seconds that steps have taken; the one thing here that a seed does
             not fix.
-        llm_calls: questions to the model so far.
+        llm_calls: questions to models so far, those of children included.
         task: name of the bundled task, if it is one.
         seed: of the episode, drawn if none was given.
+        split: of the bundled task.
+        llm_tokens: of prompts and replies so far, children included.
+        children: that ``rlm_query`` has opened so far.
+        llm_trace: all those questions and children, by their paths.
     """
 
     context: Any
@@ -99,3 +134,7 @@ class REPLState:
     llm_calls: int
     task: str
     seed: int
+    split: str = ""
+    llm_tokens: int = 0
+    children: int = 0
+    llm_trace: list[ModelCall] = field(default_factory=list)

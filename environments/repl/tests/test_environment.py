@@ -145,7 +145,7 @@ async def test_code_asks_the_model() -> None:
         await env.reset(**ASKED, seed=1)
         result = await env.execute("print(llm_query('hello'))")
         assert result.observation.result.stdout == "HELLO\n"
-        result = await env.execute("print(llm_query_batched(['a', 'b', 'c']), rlm_query('d'))")
+        result = await env.execute("print(llm_query_batched(['a', 'b', 'c']), llm_query('d'))")
         assert result.observation.result.stdout == "['A', 'B', 'C'] D\n"
         assert shouting.most == 3
         assert (await env.state()).llm_calls == 5
