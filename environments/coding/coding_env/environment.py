@@ -12,19 +12,17 @@ from typing import Any, Final, Literal, get_args
 from coding_env.grading import Graded, Submission, grade
 from coding_env.models import CodeAction, CodeObservation, CodingState
 from coding_env.runner import Runner, make_runner
-from coding_env.sandbox import Execution, Limits
-from coding_env.tasks import (
-    BUNDLED,
+from coding_env.sandbox import Execution, Limits, Sandbox
+from coding_env.sandbox.shell import not_confined
+from coding_env.tasks import BUNDLED, choose, load_tasks, read_row
+from coding_env.tasks.model import (
     Checks,
     Difficulty,
     Split,
     Suite,
     Task,
     Tests,
-    choose,
     constant_share,
-    load_tasks,
-    read_row,
 )
 from openenv_async import Certification, Environment, StepResult, TaskTable
 from openenv_async.errors import EpisodeNotStarted, InvalidAction, InvalidOption
@@ -36,6 +34,8 @@ Credit = Literal["corrected", "fraction", "all"]
 _MIB = 1 << 20
 _MAX_FILES: Final = 100
 _MAX_FILES_SIZE: Final = 4 * _MIB
+_MAX_COMMAND_SIZE: Final = 64 * 1024
+"""Bytes of a shell command, as UTF-8: less than the kernel takes."""
 
 
 class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
@@ -61,9 +61,11 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         packages: names of installed packages that code may import, with what they need; default
             ``CODING_PACKAGES``, separated by commas. A task may name others.
         memory_mib, cpu_timeout, max_output_size, threads: see ``sandbox.Limits``.
+        shell: take shell commands, in the environment's container alone; default
+            ``CODING_SHELL`` (1), else no.
 
     Raises:
-        InvalidOption: an argument is wrong.
+        InvalidOption: an argument is wrong, or ``shell`` was asked for outside a container.
     """
 
     name = "coding"
@@ -90,6 +92,7 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         cpu_timeout: float = 30.0,
         max_output_size: int = 64 * 1024,
         threads: bool = False,
+        shell: bool | None = None,
     ) -> None:
         path = tasks_path or os.environ.get("CODING_TASKS")
         self._tasks = load_tasks(path) if path else BUNDLED
@@ -112,6 +115,12 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         if packages is None:
             packages = os.environ.get("CODING_PACKAGES", "").replace(",", " ").split()
         self._packages = self._offered = tuple(packages)
+        self._takes_commands = os.environ.get("CODING_SHELL") == "1" if shell is None else shell
+        if self._takes_commands:
+            if self._interpreter != "cpython":
+                raise InvalidOption("shell=true needs interpreter='cpython'", option="shell")
+            if why := not_confined():
+                raise InvalidOption(f"shell=true is refused: {why}", option="shell")
         self._runner: Runner = make_runner(self._interpreter, self._limits, self._packages)
         self._seed = 0
         self._steps = 0
@@ -196,15 +205,19 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
         await self._runner.start(self._seed)
 
     async def step(self, action: CodeAction) -> StepResult[CodeObservation]:
-        """Run code, or hand it in.
+        """Run code or a shell command, or hand code in.
 
         Raises:
+            InvalidAction: a path leads out of the folder, files are too many or too large, or a
+                command is not taken here.
             EpisodeNotStarted: the last step was cancelled, and its interpreter killed.
             EnvironmentDied: the interpreter was lost, through no fault of the code.
         """
         if not self._runner.usable:
             raise EpisodeNotStarted("the interpreter is gone with the step before: call reset()")
         _check_files(action.files, action.read)
+        if action.shell is not None:
+            self._check_command(action)
         task = self._task
         graded: Graded | None = None
         read: Mapping[str, str] = {}
@@ -228,12 +241,32 @@ class CodingEnvironment(Environment[CodeAction, CodeObservation, CodingState]):
             written = await self._runner.write(action.files, action.timeout)
             if written.exit_code:
                 return written, {}
-        execution = await self._runner.execute(action.code, action.timeout, stdin=action.stdin)
+        if action.shell is not None:
+            assert isinstance(self._runner, Sandbox)  # the constructor has seen to it
+            execution = await self._runner.command(action.shell, action.timeout, stdin=action.stdin)
+        else:
+            execution = await self._runner.execute(action.code, action.timeout, stdin=action.stdin)
         if not action.read:
             return execution, {}
         found = await self._runner.read(action.read)
         stderr = execution.stderr + found.stderr
         return replace(execution, stderr=stderr), found.reply.files if found.reply else {}
+
+    def _check_command(self, action: CodeAction) -> None:
+        command = action.shell or ""
+        if not self._takes_commands:
+            raise InvalidAction(
+                "this server takes no shell commands: run its image with --env=CODING_SHELL=1"
+            )
+        if action.submit or action.code:
+            raise InvalidAction("an action has code or a shell command, and submits code alone")
+        size = len(command.encode("utf-8", "surrogatepass"))
+        if not command.strip() or size > _MAX_COMMAND_SIZE:
+            raise InvalidAction(
+                f"a shell command has 1 to {_MAX_COMMAND_SIZE} bytes, this one has {size}"
+            )
+        if "\0" in command or any("\ud800" <= letter <= "\udfff" for letter in command):
+            raise InvalidAction("a shell command is text without NUL and without surrogates")
 
     async def _graded(self, task: Task, action: CodeAction) -> Graded:
         code = action.code or action.files.get("solution.py", "")

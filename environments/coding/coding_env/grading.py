@@ -16,7 +16,7 @@ from typing import Final
 from coding_env.examiner import Submission, examine
 from coding_env.runner import Runner
 from coding_env.sandbox import Execution, Limits, Sandbox
-from coding_env.tasks import Case, Checks, Program, Suite, Tests
+from coding_env.tasks.model import Case, Checks, Program, Suite, Tests
 
 __all__ = ["Graded", "Submission", "grade", "prints"]
 

@@ -14,12 +14,15 @@ Files: TypeAlias = Annotated[
     dict[str, str], msgspec.Meta(extra_json_schema={"x-sample": {"const": {}}})
 ]
 """Text by relative path; ``data:;base64,…`` stands for bytes that are not UTF-8."""
+Command: TypeAlias = Annotated[
+    str | None, msgspec.Meta(extra_json_schema={"x-sample": {"const": None}})
+]
 Paths: TypeAlias = Annotated[list[str], msgspec.Meta(extra_json_schema={"x-sample": {"const": []}})]
 
 
 @dataclass
 class CodeAction:
-    """Python code to run.
+    """Python code to run, or a command of the shell.
 
     Attributes:
         code: a module's text. Variables, functions and files stay for the next step. It may
@@ -32,6 +35,8 @@ class CodeAction:
         files: files to write first, by path relative to the code's folder. Of a submission, its
             further modules; without ``code``, ``solution.py`` is the module.
         read: paths of files to bring back afterwards, half a mebibyte in all.
+        shell: a command for ``sh -c`` in the code's folder, in place of ``code``; refused unless
+            the environment runs in its container, with ``shell=true``.
     """
 
     code: str = ""
@@ -40,6 +45,7 @@ class CodeAction:
     stdin: str | None = None
     files: Files = field(default_factory=dict)
     read: Paths = field(default_factory=list)
+    shell: Command = None
 
 
 @dataclass
@@ -53,7 +59,8 @@ class CodeObservation:
         done: the episode is over.
         error_type: the exception's class, or the limit that was met: ``Timeout``,
             ``CPULimitExceeded``, ``OutputLimitExceeded``, ``DiskLimitExceeded``,
-            ``InterpreterExited``, ``InterpreterCrashed``, ``ProtocolBreach``. Empty if none.
+            ``InterpreterExited``, ``InterpreterCrashed``, ``ProtocolBreach``, of a command
+            ``ProcessLimitExceeded``. Empty if none.
         restarted: the interpreter was replaced: variables and files are gone.
         prompt: the task, after a reset; empty in free mode and in steps.
         tests_passed: hidden tests passed, after a submission.

@@ -52,17 +52,34 @@ def _cumulative_max(a):
 def _flat(a): return [x for row in a for x in row]
 def _digits(a, b):
     s = 0
-    while a: a, d = divmod(a, b); s += d
+    while a > 0 and b > 1: a, d = divmod(a, b); s += d
     return s
 def _distance(a, b): return sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))
+def _first_repeat(a): return next((x for i, x in enumerate(a) if x in a[:i]), None)
+def _spiral(a):
+    found = []
+    while a: found += a[0]; a = [list(row) for row in zip(*a[1:])][::-1]
+    return found
+def _stretch(a):
+    return max((j - i for i in range(len(a)) for j in range(i, len(a) + 1)
+                if len({*a[i:j]}) == j - i), default=0)
+def _reversed_words(a): return "-".join(a.split()[::-1])
+def _run_names(a):
+    import itertools
+    return [f"{k}{len(list(g))}" for k, g in itertools.groupby(a)]
+def _merged(a, b):
+    import itertools
+    pairs = itertools.zip_longest(a, b, fillvalue=None)
+    return [x for pair in pairs for x in pair if x is not None]
 def _quotient(a, b): return a // b
 def _product(a, b): return a * b
-"""
-_PARAMETRIC: Final = """
 def _multiples(a, k): return [x // k for x in a if x % k == 0]
 def _moved(c, k): return chr((ord(c) - 97 + k) % 26 + 97) if "a" <= c <= "z" else c
 def _shift(a, k): return "".join(_moved(c, k) for c in a)
 def _each(a, k): return a[k - 1 :: k] + a[-1:]
+def _long_runs(a, k): return [x for x in _run_names(a) if int(x[1:]) >= k]
+"""
+_PARAMETRIC: Final = """
 def _powers(a, k): return sum(int(c) ** k for c in str(abs(a)))
 def _apart(a, k): return [y - x for x, y in zip(a, a[k:])]
 def _stretched(a, k): return "".join(c * (i % k + 1) for i, c in enumerate(a))
@@ -71,9 +88,21 @@ def _groups(a, k): return [sum(a[i : i + k]) for i in range(0, len(a), k)]
 def _windows(a, k): return [max(a[i : i + k]) - min(a[i : i + k]) for i in range(len(a) - k + 1)]
 def _based(a, k):
     text, n = "", abs(a)
-    while n: n, d = divmod(n, k); text = "0123456789abcdef"[d] + text
+    while n and k > 1: n, d = divmod(n, k); text = "0123456789abcdef"[d] + text
     return text or "0"
 def _remainders(a, k): return sorted(a, key=lambda x: (x % k, x))
+def _ring(a, k):
+    ring, out, place = [*range(1, min(a, 999) + 1)], [], 0
+    while ring: place = (place + k - 1) % len(ring); out.append(ring.pop(place))
+    return out[-3:]
+def _long_words(a, k): return "-".join(x for x in a.split()[::-1] if len(x) >= k)
+def _below(a, k): return [min(x, k) for x in a if x]
+def _clamped(a, k): return [max(-k, min(x, k)) for x in a if x]
+def _automaton(a, b, k):
+    for _ in range(b):
+        ring = a[-1:] + a + a[:1]
+        a = "".join(str(k >> int(ring[i : i + 3], 2) & 1) for i in range(len(a)))
+    return a
 def _dealt(a, b, k):
     return [x for i in range(0, max(len(a), len(b)), k) for side in (a, b) for x in side[i : i + k]]
 """
@@ -104,7 +133,10 @@ print(max(functions, key=lambda n: score(functions[n])))
 
 
 class SnippetPolicy:
-    """Looks for the function that fits the examples best, in the sandbox; then submits it."""
+    """Looks for the function that fits the examples best, in the sandbox; then submits it.
+
+    Functions that take a number are tried with those of the text.
+    """
 
     library: str = _LIBRARY
 
@@ -120,7 +152,7 @@ class SnippetPolicy:
 
 
 class SearchPolicy(SnippetPolicy):
-    """Knows more functions, and tries those that take a number with the numbers of the text."""
+    """Knows more functions."""
 
     library = _LIBRARY + _PARAMETRIC
 

@@ -1,4 +1,4 @@
-"""The escape tests, once more: in a default container, as the image's user and as root."""
+"""Tests of the sandbox, once more: in a default container, as the image's user and as root."""
 
 from __future__ import annotations
 
@@ -30,9 +30,15 @@ def missing() -> str:
 
 
 @pytest.mark.parametrize(
-    ("user", "which"), [("1000:1000", ""), ("0:0", "every_attempt")], ids=["user", "root"]
+    ("user", "tests", "which"),
+    [
+        ("1000:1000", "test_escapes.py", ""),
+        ("0:0", "test_escapes.py", "every_attempt"),
+        ("10001:10001", "test_shell.py", ""),
+    ],
+    ids=["user", "root", "shell"],
 )
-def test_every_escape_is_stopped_in_a_default_container(user: str, which: str) -> None:
+def test_every_escape_is_stopped_in_a_default_container(user: str, tests: str, which: str) -> None:
     if reason := missing():
         if os.environ.get("CI"):
             pytest.fail(reason)
@@ -51,7 +57,7 @@ def test_every_escape_is_stopped_in_a_default_container(user: str, which: str) -
             "--env=PYTHONPATH=/project/core:/project/coding:/packages",
             *("--env=PYTHONDONTWRITEBYTECODE=1", "--env=HOME=/tmp", "--workdir=/project", IMAGE),
             *("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=/project"),
-            *("/project/tests/test_escapes.py", "-k", which),
+            *(f"/project/tests/{tests}", "-k", which),
         ],
         capture_output=True,
         text=True,

@@ -14,8 +14,9 @@ from coding_env import ENVIRONMENT, CodeAction, CodeObservation, CodingEnv
 from coding_env.app import app
 from coding_env.environment import CodingEnvironment
 from coding_env.policies import SnippetPolicy
-from coding_env.tasks import BUNDLED, Task
+from coding_env.tasks import BUNDLED
 from coding_env.tasks.generated import GENERATED
+from coding_env.tasks.model import Task
 
 from openenv_async import EnvClient, Timeouts, connect, serve
 from openenv_async.errors import (

@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 from coding_env.grading import Submission, grade, prints
 from coding_env.sandbox import Limits, Sandbox
-from coding_env.tasks import BUNDLED, Case, Checks, Task
+from coding_env.tasks import BUNDLED
+from coding_env.tasks.model import Case, Checks, Task
 
 TESTS: Final = 6
 CPU: Final = 0.2

@@ -26,7 +26,7 @@ async def mean(url: str, policy: Callable[..., Any], episodes: int) -> float:
 @pytest.mark.parametrize(
     ("episodes", "cheats"),
     [
-        (4, ["zero", "patch the grader", "forge the reply", "submit the prompt"]),
+        (4, ["zero", "patch the grader", "submit the prompt"]),
         pytest.param(100, [*CHEATS], marks=pytest.mark.heavy),
     ],
     ids=["some", "all"],
@@ -42,3 +42,9 @@ async def test_skill_pays_and_cheats_do_not(episodes: int, cheats: list[str]) ->
         assert chance < 0.05
         for name in cheats:
             assert abs(await mean(url, CHEATS[name], episodes) - chance) <= 0.05, name
+
+
+async def test_a_forged_reply_is_not_paid() -> None:
+    params = {"mode": "tasks", "tests": 2}  # each costs a worker that is ended for it
+    async with serve(CodingEnvironment, params=params) as url:
+        assert await mean(url, CHEATS["forge the reply"], 1) == 0.0

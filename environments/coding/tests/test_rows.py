@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from coding_env import CodeAction, CodingEnv
 from coding_env.environment import CodingEnvironment
-from coding_env.tasks import Checks, load_tasks
+from coding_env.tasks import load_tasks
+from coding_env.tasks.model import Checks
 from coding_env.tasks.rows import task_of
 
 from openenv_async import connect, serve

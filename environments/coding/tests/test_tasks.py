@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from coding_env.environment import CodingEnvironment
 from coding_env.sandbox.inside.canonical import canonical
-from coding_env.tasks import BUNDLED, Case, FunctionTask, Task, choose, load_tasks
+from coding_env.tasks import BUNDLED, choose, load_tasks
 from coding_env.tasks.generated import GENERATED
+from coding_env.tasks.model import Case, FunctionTask, Task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

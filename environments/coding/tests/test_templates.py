@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from coding_env.sandbox.inside.canonical import canonical
-from coding_env.tasks import constant_share
 from coding_env.tasks.generated import GENERATED, source_of
+from coding_env.tasks.model import constant_share
 from coding_env.tasks.templates import TEMPLATES, Template, Variant
 
 

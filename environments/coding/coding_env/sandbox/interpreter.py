@@ -112,7 +112,7 @@ class Interpreter:
         self._why = ""
         self._interrupted = 0.0
         self._began = self._disk_seen = 0.0
-        self._closed = False
+        self._closed = self._lost = False
         for fd, read in (
             (self._control, self._read),
             (spawned.stdout, lambda: self._read_output(self.stdout)),
@@ -146,6 +146,8 @@ class Interpreter:
 
         Cancelled, it leaves the worker busy: close it.
         """
+        if self._lost:  # it said between two requests what it must not, or ended
+            return None, self._why
         self._id = secrets.token_hex(8)
         self._reply = self._loop.create_future()
         self._why, self._interrupted = "", 0.0
@@ -318,6 +320,7 @@ class Interpreter:
 
     def _settle(self, reply: Reply | None) -> None:
         if reply is None and not self._closed:
+            self._lost = True
             self._loop.remove_reader(self._control)
         if not self._reply.done():
             self._reply.set_result(reply)

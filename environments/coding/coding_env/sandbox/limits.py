@@ -11,7 +11,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one interpreter. Sizes are bytes, durations seconds.
+    """Limits of one interpreter, and of a shell command. Sizes are bytes, durations seconds.
 
     Attributes:
         memory_size: address space beyond what an idle interpreter has; MemoryError past it.
@@ -22,7 +22,8 @@ class Limits:
         max_file_size: of each file.
         max_files: files and folders in the private folder; and folders in one another: 100.
         max_open_files: descriptors.
-        cpu_timeout: CPU time per call.
+        max_processes: of a shell command, at once.
+        cpu_timeout: CPU time per call; of each process of a shell command.
         total_cpu_timeout: CPU time per interpreter.
         threads: whether threads may be started. Their number is limited by memory alone: run
             the server with a limit of processes (``docker run --pids-limit``).
@@ -35,6 +36,7 @@ class Limits:
     max_file_size: int = 16 * _MIB
     max_files: int = 500
     max_open_files: int = 64
+    max_processes: int = 64
     cpu_timeout: float = 30.0
     total_cpu_timeout: float = 3600.0
     threads: bool = False

@@ -10,6 +10,7 @@ from coding_env.sandbox import zygotes
 from coding_env.sandbox.disk import make_folder, remove_folder
 from coding_env.sandbox.interpreter import Function, Interpreter, Reply
 from coding_env.sandbox.limits import Limits
+from coding_env.sandbox.shell import run_command
 
 __all__ = ["Execution", "Sandbox"]
 
@@ -24,7 +25,8 @@ class Execution:
             of time. Negative: its process was ended by that signal.
         error_type: the exception's class, or one of ``Timeout``, ``CPULimitExceeded``,
             ``OutputLimitExceeded``, ``DiskLimitExceeded``, ``InterpreterExited``,
-            ``InterpreterCrashed``, ``ProtocolBreach``; empty if it went well.
+            ``InterpreterCrashed``, ``ProtocolBreach``, of a command ``ProcessLimitExceeded``; empty
+            if it went well.
         restarted: the interpreter had to be replaced: variables and files are gone.
         result: of ``call``: the value's canonical text.
         value: of ``execute``: the repr of its last expression, empty for None.
@@ -129,6 +131,26 @@ class Sandbox:
             timeout: seconds.
         """
         return await self._ask("call", timeout, function=function, args=repr(list(args)))
+
+    async def command(
+        self, command: str, timeout: float = 30.0, *, stdin: str | None = None
+    ) -> Execution:
+        """Run a command of the shell in the folder; see ``shell.run_command``.
+
+        Its processes may start others, which the interpreter may not: run it where the server is
+        in a container (``shell.not_confined``).
+
+        Raises:
+            EnvironmentStartFailed: this machine cannot confine it.
+            EnvironmentDied: its supervisor was lost.
+        """
+        if self._interpreter is None or not self.usable:
+            raise RuntimeError("the sandbox is not started: call start() first")
+        end = await run_command(command, self._folder, self.limits, timeout, stdin)
+        is_full = end.why == "DiskLimitExceeded"
+        if is_full:
+            await self.start(self._seed)
+        return Execution(end.stdout, end.stderr, end.exit_code, end.why, restarted=is_full)
 
     async def set(self, values: Mapping[str, Any]) -> None:
         """Put variables into the namespace: what JSON can say."""

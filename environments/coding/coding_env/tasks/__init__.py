@@ -10,39 +10,11 @@ from typing import Any, get_args
 
 from coding_env.tasks import easy, hard, medium
 from coding_env.tasks.generated import GENERATED
-from coding_env.tasks.model import (
-    Case,
-    Checks,
-    Difficulty,
-    FunctionTask,
-    Program,
-    Split,
-    Suite,
-    Task,
-    Tests,
-    WrittenTask,
-    constant_share,
-)
+from coding_env.tasks.model import Difficulty, Split, Task
 from coding_env.tasks.rows import task_of
 from openenv_async.errors import InvalidOption
 
-__all__ = [
-    "BUNDLED",
-    "Case",
-    "Checks",
-    "Difficulty",
-    "FunctionTask",
-    "Program",
-    "Split",
-    "Suite",
-    "Task",
-    "Tests",
-    "WrittenTask",
-    "choose",
-    "constant_share",
-    "load_tasks",
-    "read_row",
-]
+__all__ = ["BUNDLED", "choose", "load_tasks", "read_row"]
 
 BUNDLED: tuple[Task, ...] = (*easy.TASKS, *medium.TASKS, *hard.TASKS, *GENERATED)
 

@@ -10,6 +10,8 @@ Rules that need more than a name:
 - ``fcntl`` cannot choose who gets a file's signals (F_SETOWN, F_SETSIG): that is ``kill`` by
   another name.
 - ``prlimit64`` reads limits and sets none. Sockets come in pairs and have no addresses.
+- A command's processes may start others, in no namespace of their own, and signal what they like:
+  Landlock keeps signals among them.
 - O_TRUNC without the right to write fails: Landlock sees it only from ABI 3 on.
 """
 
@@ -22,7 +24,7 @@ import os
 import struct
 from typing import Final
 
-from .syscalls import ALLOWED, AUDIT_ARCH, IGNORED, MISSING, UNSUPPORTED, numbers
+from .syscalls import ALLOWED, AUDIT_ARCH, COMMANDS, IGNORED, MISSING, UNSUPPORTED, numbers
 
 __all__ = ["build", "install"]
 
@@ -54,13 +56,13 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def build(pid: int, threads: bool) -> bytes:
+def build(pid: int, threads: bool, commands: bool = False) -> bytes:
     """The filter for the process ``pid`` as ``struct sock_filter`` after another."""
-    return _template(threads).replace(struct.pack("=I", _ANY_PID), struct.pack("=I", pid))
+    return _template(threads, commands).replace(struct.pack("=I", _ANY_PID), struct.pack("=I", pid))
 
 
 @functools.cache
-def _template(threads: bool) -> bytes:
+def _template(threads: bool, commands: bool) -> bytes:
     """The filter for the process ``_ANY_PID``; made once, since making it takes a millisecond.
 
     Every rule ends in a return, so that none has to jump over another.
@@ -86,10 +88,14 @@ def _template(threads: bool) -> bytes:
 
     for name in ALLOWED:
         rule(name, allow)
+    for name in COMMANDS if commands else ():
+        rule(name, allow)
     for name, flags in (("openat", 2), ("open", 1)):
         test = (_AND, 0, 0, _O_TRUNC | _O_ACCMODE)
         rule(name, _argument(flags), test, (_JEQ, 0, 1, _O_TRUNC), deny, allow)
-    if threads:
+    if commands:
+        rule("clone", _argument(0), (_JSET, 0, 1, _CLONE_NEW), deny, allow)
+    elif threads:
         new, thread = (_JSET, 1, 0, _CLONE_NEW), (_JSET, 1, 0, _CLONE_THREAD)
         rule("clone", _argument(0), new, thread, deny, allow)
     for name, signal in (("kill", 1), ("tgkill", 2)):

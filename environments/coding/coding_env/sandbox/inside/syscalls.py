@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from typing import Final
 
-__all__ = ["ALLOWED", "AUDIT_ARCH", "IGNORED", "MISSING", "UNSUPPORTED", "numbers"]
+__all__ = ["ALLOWED", "AUDIT_ARCH", "COMMANDS", "IGNORED", "MISSING", "UNSUPPORTED", "numbers"]
 
 _ALLOWED = """
 read write readv writev pread64 pwrite64 preadv pwritev close close_range fstat newfstatat statx
@@ -28,6 +28,13 @@ access pipe select poll epoll_create epoll_wait eventfd dup2 rename mkdir rmdir 
 unlink symlink readlink getdents pause arch_prctl time getpgrp getrlimit
 """
 ALLOWED: Final = _ALLOWED.split()
+_COMMANDS = """
+execve fork vfork wait4 waitid kill tkill tgkill setpgid setsid alarm setitimer timer_create
+timer_settime timer_gettime timer_delete truncate fchmod fchmodat fchmodat2 chmod utimensat utime
+utimes futimesat
+"""
+COMMANDS: Final = _COMMANDS.split()
+"""Calls that are allowed to commands beyond these."""
 _IGNORED = """
 fchmod fchmodat fchmodat2 chmod fchown fchownat chown lchown utimensat utime utimes futimesat
 """
@@ -218,6 +225,21 @@ _X86_64: Final = {
     "prlimit64": 302,
     "socketpair": 53,
     "sendto": 44,
+    "execve": 59,
+    "fork": 57,
+    "vfork": 58,
+    "wait4": 61,
+    "waitid": 247,
+    "tkill": 200,
+    "setpgid": 109,
+    "setsid": 112,
+    "alarm": 37,
+    "setitimer": 38,
+    "timer_create": 222,
+    "timer_settime": 223,
+    "timer_gettime": 224,
+    "timer_delete": 226,
+    "truncate": 76,
 }
 _AARCH64: Final = {
     "read": 63,
@@ -360,6 +382,18 @@ _AARCH64: Final = {
     "prlimit64": 261,
     "socketpair": 199,
     "sendto": 206,
+    "execve": 221,
+    "wait4": 260,
+    "waitid": 95,
+    "tkill": 130,
+    "setpgid": 154,
+    "setsid": 157,
+    "setitimer": 103,
+    "timer_create": 107,
+    "timer_settime": 110,
+    "timer_gettime": 108,
+    "timer_delete": 111,
+    "truncate": 45,
 }
 
 AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
