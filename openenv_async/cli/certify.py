@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from openenv_async.cli.findings import Findings, names_option, quiet_option
 from openenv_async.cli.options import (
     SECONDS,
     examples,
@@ -15,22 +16,20 @@ from openenv_async.cli.options import (
     param_option,
     token_option,
 )
-from openenv_async.cli.output import clear_status, echo, status
+from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
     from openenv_async.certification import Certification
     from openenv_async.checks.certify import Certificate
-    from openenv_async.checks.registry import Result
 
 __all__ = ["certify"]
 
-_MARKS = {
-    "passed": ("pass", "green"),
-    "failed": ("FAIL", "red"),
-    "skipped": ("not shown", "yellow"),
-}
-_WIDTH = max(len(word) for word, _ in _MARKS.values())
+
+def _lines() -> Mapping[str, Any]:
+    from openenv_async.checks.certify import CHECKS
+
+    return CHECKS
 
 
 @click.command(
@@ -48,7 +47,7 @@ _WIDTH = max(len(word) for word, _ in _MARKS.values())
     metavar="MODULE:NAME",
     help="The Certification of the environment, in place of its own.",
 )
-@click.option("--line", "names", multiple=True, help="Only this line. Repeatable.")
+@names_option("line", _lines)
 @click.option(
     "--episodes",
     default=32,
@@ -85,11 +84,11 @@ _WIDTH = max(len(word) for word, _ in _MARKS.values())
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write it as a page to this file.",
 )
-@click.option("--quiet", is_flag=True, help="Show only what failed.")
+@quiet_option
 def certify(
     target: str | list[str],
     declaration: str | None,
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
     token: str | None,
     params: dict[str, Any],
     as_json: bool,
@@ -110,24 +109,18 @@ def certify(
     Exit codes: 0 passed; 1 a line failed, the environment is not shown to be solved, or no server
     answers; 2 a wrong value.
     """
-    from openenv_async.checks.certify import CHECKS
     from openenv_async.checks.certify import certify as test_all
     from openenv_async.checks.certify.report import as_html
     from openenv_async.checks.certify.report import as_json as text_of
     from openenv_async.cli.playing import run
 
-    for name in names:
-        if name not in CHECKS:
-            known = ", ".join(CHECKS)
-            message = f"there is no line {name!r}; there are {known}"
-            raise click.BadParameter(message, param_hint="--line")
-    shown = None if as_json else (lambda result: _show(result, quiet))
+    findings = Findings("not shown", quiet)
     certificate: Certificate = run(
         test_all(
             resolved(target, params, token, "certify"),
             declaration=None if declaration is None else _declared(declaration),
-            names=names or None,
-            on_result=shown,
+            names=names,
+            on_result=None if as_json else findings.show,
             **options,
         )
     )
@@ -138,7 +131,7 @@ def certify(
     if as_json:
         echo(text_of(certificate), nl=False)
     else:
-        _clear()
+        findings.clear()
         counts = certificate.plain()["counts"]
         told = ", ".join(f"{number} {word}" for word, number in counts.items())
         echo(f"{certificate.verdict}: {told}; {certificate.digest_of} {certificate.digest[:16]}")
@@ -161,23 +154,3 @@ def _declared(text: str) -> Certification:
             f"{text} is a {type(found).__name__}, not a Certification", param_hint="--declaration"
         )
     return found
-
-
-def _show(result: Result, quiet: bool) -> None:
-    if quiet and result.status != "failed":
-        if sys.stderr.isatty():
-            status(result.name)
-        return
-    _clear()
-    word, color = _MARKS[result.status]
-    echo(f"  {result.name}", mark=click.style(word.ljust(_WIDTH), fg=color))
-    indent = " " * (_WIDTH + 2)
-    if result.reason:
-        echo(f"{indent}{result.reason}")
-    if result.remedy:
-        echo(f"{indent}do: {result.remedy}")
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        clear_status()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from openenv_async.cli.findings import Findings, names_option, quiet_option
 from openenv_async.cli.options import (
     SECONDS,
     examples,
     param_option,
     token_option,
 )
-from openenv_async.cli.output import clear_status, echo, status
+from openenv_async.cli.output import echo
 from openenv_async.cli.targets import resolved, target_argument
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["validate"]
 
-_MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("skip", "yellow")}
+_WORDS = {"passed": "pass", "failed": "fail", "skipped": "skip"}
+
+
+def _checks() -> Mapping[str, Any]:
+    from openenv_async.checks.validation import CHECKS
+
+    return CHECKS
 
 
 @click.command(
@@ -36,7 +42,7 @@ _MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("s
     )
 )
 @target_argument(default=".")
-@click.option("--check", "names", multiple=True, help="Only this check. Repeatable.")
+@names_option("check", _checks)
 @click.option(
     "--timeout", default=10.0, show_default=True, type=SECONDS, help="Seconds for one call."
 )
@@ -63,10 +69,10 @@ _MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "red"), "skipped": ("s
 @token_option
 @param_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option("--quiet", is_flag=True, help="Show only what failed.")
+@quiet_option
 def validate(
     target: str | list[str],
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
     token: str | None,
     params: dict[str, Any],
     as_json: bool,
@@ -82,22 +88,16 @@ def validate(
 
     Exit codes: 0 nothing failed; 1 a check failed, or no server answers; 2 a wrong value.
     """
-    from openenv_async.checks.validation import CHECKS
     from openenv_async.checks.validation import validate as check_all
     from openenv_async.cli.playing import run
 
-    for name in names:
-        if name not in CHECKS:
-            known = ", ".join(CHECKS)
-            message = f"there is no check {name!r}; there are {known}"
-            raise click.BadParameter(message, param_hint="--check")
-    shown = None if as_json else (lambda result: _show(result, quiet))
+    findings = Findings("skip", quiet)
     results = run(
         check_all(
             resolved(target, params, token, "validate"),
-            names=names or None,
+            names=names,
             timeout=timeout or 10.0,
-            on_result=shown,
+            on_result=None if as_json else findings.show,
             **options,
         )
     )
@@ -105,7 +105,7 @@ def validate(
     if as_json:
         echo(json.dumps([_plain(result) for result in results], indent=2))
     else:
-        _clear()
+        findings.clear()
         skipped = sum(result.status == "skipped" for result in results)
         passed = len(results) - failed - skipped
         echo(f"{passed} passed, {failed} failed, {skipped} skipped")
@@ -114,26 +114,9 @@ def validate(
 
 
 def _plain(result: Result) -> dict[str, Any]:
-    given = dataclasses.asdict(result)
-    return {"name": given["name"], "result": _MARKS[given["status"]][0].lower()} | {
-        key: given[key] for key in ("reason", "remedy")
+    return {
+        "name": result.name,
+        "result": _WORDS[result.status],
+        "reason": result.reason,
+        "remedy": result.remedy,
     }
-
-
-def _show(result: Result, quiet: bool) -> None:
-    if quiet and result.status != "failed":
-        if sys.stderr.isatty():
-            status(result.name)
-        return
-    _clear()
-    word, color = _MARKS[result.status]
-    echo(f"  {result.name}", mark=click.style(word, fg=color))
-    if result.reason:
-        echo(f"      {result.reason}")
-    if result.remedy:
-        echo(f"      do: {result.remedy}")
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        clear_status()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -17,13 +18,10 @@ from openenv_async.certification import Certification
 from openenv_async.checks.certify import episodes as episodes_lines
 from openenv_async.checks.certify import leaks, scores
 from openenv_async.checks.certify.subject import Subject, read_book
-from openenv_async.checks.conformance.suite import describe
 from openenv_async.checks.registry import Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
 from openenv_async.checks.servers import servers
 from openenv_async.checks.validation.candidate import Candidate
-from openenv_async.client.settings import ClientSettings
-from openenv_async.client.websocket import dial
 from openenv_async.errors import (
     InvalidModel,
     OpenEnvError,
@@ -165,7 +163,8 @@ async def certify(
         seconds: that one policy may be played beyond these.
         timeout: seconds that one call may take, where calls are looked at one by one.
         concurrency: episodes at once.
-        on_result: called with each result as it comes.
+        on_result: called with each result as it comes; the reason of one that passed is what was
+            measured.
 
     Raises:
         WrongTarget: it is nothing that has a server; a ``TypeError``.
@@ -203,7 +202,13 @@ async def certify(
             concurrency=concurrency,
         )
         await _look(subject)
-        runner = Runner(_PATIENCE, on_result)
+
+        def tell(result: Result) -> None:
+            if on_result is not None:
+                figure = subject.figures.get(result.name, "") if result.status == "passed" else ""
+                on_result(dataclasses.replace(result, reason=result.reason or figure))
+
+        runner = Runner(_PATIENCE, tell)
         for each in wanted:
             await runner.run(each, subject, "server")
     about = subject.about[0] if subject.about and isinstance(subject.about[0], str) else "{}"
@@ -253,13 +258,7 @@ def _stated(spec: EnvironmentSpec | None) -> Certification | None:
 async def _look(subject: Subject) -> None:
     """Find out what the server is, and which tasks are played."""
     candidate = subject.candidate
-    _, schema = await describe(candidate.url, candidate.token)
-    candidate.schema = schema or {}
-    connection = await dial(candidate.url, ClientSettings(token=candidate.token))
-    try:
-        candidate.is_upstream = connection.server.get("dialect") == "upstream"
-    finally:
-        await connection.aclose()
+    await candidate.look()
     subject.about = await leaks.described(subject)
     if subject.book is not None:
         await read_book(subject.book)

@@ -111,6 +111,7 @@ class Subject:
     listing: list[Task] = field(default_factory=list)
     about: list[Any] = field(default_factory=list)
     _chance: Returns | None = None
+    _hung: str = ""
 
     def note(self, check: Callable[..., Any], text: str) -> None:
         """Keep what a check measured, for the report."""
@@ -170,8 +171,11 @@ class Subject:
             max_steps: of each episode, where that is fewer than usual.
 
         Raises:
-            CheckFailed: an episode failed.
+            CheckFailed: an episode failed, or all of an earlier line took too long: nothing is
+                played after them.
         """
+        if self._hung:
+            raise CheckFailed(self._hung)
         stated = self.stated or Certification()
         total = first + count
         arguments: dict[str, Any] = {"episodes": total, "seeds": _SEED}
@@ -201,6 +205,11 @@ class Subject:
         if failed:
             error = failed[0].error
             why = "" if error is None else f": {type(error).__name__}: {error_text(error)}"
+            if {outcome.status for outcome in outcomes} == {OutcomeStatus.TIMEOUT}:
+                self._hung = (
+                    f"not played: {len(outcomes)} episodes before took more than"
+                    f" {_EPISODE_TIMEOUT:g} s each"
+                )
             raise CheckFailed(
                 f"{len(failed)} of {len(outcomes)} episodes ended with {failed[0].status}{why}"
             )

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from openenv_async.checks.conformance.episodes import comparable, without
+from openenv_async.checks.conformance.suite import describe
 from openenv_async.checks.registry import CheckFailed, Skipped
 from openenv_async.client.env import EnvClient
+from openenv_async.client.settings import ClientSettings
+from openenv_async.client.websocket import dial
 from openenv_async.errors import (
     DeadlineExceeded,
     EnvironmentFailure,
@@ -110,6 +113,20 @@ class Candidate:
             yield client
         finally:
             await client.close()
+
+    async def look(self) -> None:
+        """Find out what the server at the address is: its schemas, and its dialect.
+
+        Raises:
+            ConnectFailed: nothing answers there.
+        """
+        _, schema = await describe(self.url, self.token)
+        self.schema = schema or {}
+        connection = await dial(self.url, ClientSettings(token=self.token))
+        try:
+            self.is_upstream = connection.server.get("dialect") == "upstream"
+        finally:
+            await connection.aclose()
 
     def action(self, rng: random.Random, info: Mapping[str, Any] | None = None) -> Any:
         """Return an action that fits, a legal one where the info before it tells them.

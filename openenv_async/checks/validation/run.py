@@ -11,14 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from openenv_async.checks.conformance.suite import describe
 from openenv_async.checks.registry import Check, Result, chosen, of_kind
 from openenv_async.checks.runner import OnResult, Runner
 from openenv_async.checks.servers import servers
 from openenv_async.checks.validation import episodes, folder, legal, seeds, tasks, timing
 from openenv_async.checks.validation.candidate import Candidate
-from openenv_async.client.settings import ClientSettings
-from openenv_async.client.websocket import dial
 from openenv_async.endpoints.tokens import TOKEN_VARIABLES
 from openenv_async.errors import (
     DeadlineExceeded,
@@ -174,13 +171,7 @@ class _Run(Runner):
         if not self._behaviour:
             return
         candidate = self.candidate
-        _, schema = await describe(candidate.url, candidate.token)
-        candidate.schema = schema or {}
-        connection = await dial(candidate.url, ClientSettings(token=candidate.token))
-        try:
-            candidate.is_upstream = connection.server.get("dialect") == "upstream"
-        finally:
-            await connection.aclose()
+        await candidate.look()
         self.add(Result(STARTS, name, "passed"))
         for each in self._behaviour:
             await self.run(each, candidate, name)

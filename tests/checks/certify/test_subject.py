@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -83,6 +84,31 @@ async def test_an_episode_that_fails_is_no_score() -> None:
     async with serve(Breaks) as url:
         with pytest.raises(CheckFailed, match=r"4 of 4 episodes ended with env_error: .*order"):
             await subject(url).play(broken.multiplies, 4)
+
+
+async def test_after_episodes_that_hang_nothing_more_is_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hangs(broken.Good):
+        isolation = "thread"
+        calls = 0
+
+        def step(self, action: broken.Answer) -> broken.Seen:
+            Hangs.calls += 1
+            forever.wait(1)
+            return broken.Seen("", done=True)
+
+    forever = threading.Event()
+    monkeypatch.setattr("openenv_async.checks.certify.subject._EPISODE_TIMEOUT", 0.3)
+    async with serve(Hangs) as url:
+        hanging = subject(url)
+        with pytest.raises(CheckFailed, match="4 of 4 episodes ended with timeout"):
+            await hanging.play(broken.multiplies, 4)
+        calls = Hangs.calls
+        with pytest.raises(CheckFailed, match=r"not played: 4 episodes before took"):
+            await hanging.play(broken.multiplies, 4)
+        assert Hangs.calls == calls
+        forever.set()
 
 
 def test_returns() -> None:
