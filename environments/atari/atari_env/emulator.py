@@ -18,11 +18,15 @@ Rules:
   played at 0, to which no console that was once set goes back: it begins on a fresh one.
 - ALE's states do not hold the picture. Until the next frame is emulated, ``read`` would give the
   one before: the first picture of a game is kept beside its state. A few games do not draw all of
-  each frame, so the beginning is drawn once more before a game: what was played before on this
-  console does not show.
+  each frame, and ALE draws into two buffers in turns. So two frames are drawn whenever a console
+  takes a state up: what was played before on it does not show.
 - Loading a ROM takes ALE 95 ms of computing (a table of blended colours that nothing here uses),
   during which it holds the interpreter. So consoles are loaded before sessions are opened, those
   of closed sessions are used again, and beginnings are shared by all consoles of a process.
+- Where a server runs its sessions on one thread, they share the consoles that are loaded: a
+  session that steps and has none takes that of another, drawn at random, whose state is kept
+  until it steps again. Both go on as if each had its own, in all games but ``_UNSHARED``. Taking
+  costs a third of a millisecond, so that after ``_PAID`` times another console is loaded.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from __future__ import annotations
 import atexit
 import random
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -44,6 +49,11 @@ __all__ = ["Emulator"]
 _KEPT: Final = 32
 """Consoles at most that are kept for sessions to come, unless more were reserved."""
 
+_UNSHARED: Final = frozenset({"tic_tac_toe_3d", "video_checkers"})
+"""Games that think for longer than a frame: ALE's states lack something of that, so that what was
+played in between shows in their memory."""
+_PAID: Final = 500
+"""Times that a console is taken from another session until one more is loaded."""
 _NO_STICKY: Final = 0.0
 _UNTOUCHED: Final = 0
 """The difficulty of a console that was not set."""
@@ -59,13 +69,27 @@ class _Start:
 
     state: ALEState
     pictures: dict[str, NDArray[np.uint8]]
+    lives: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Facts about a game that are the same on all consoles."""
+
+    modes: list[int]
+    difficulties: list[int]
+    minimal: list[Action]
+    full: list[Action]
 
 
 class Emulator:
-    """A console with one ROM.
+    """One session's game on a console.
 
     Args:
         game: a ROM's id.
+
+    Attributes:
+        modes, difficulties: those that the game has.
 
     Raises:
         InvalidOption: ALE does not play it: ``combat``, ``joust``, ``maze_craze``, ``warlords``.
@@ -73,17 +97,31 @@ class Emulator:
 
     _free: ClassVar[dict[str, list[ALEInterface]]] = {}
     _starts: ClassVar[dict[tuple[str, int, int], _Start]] = {}
+    _facts: ClassVar[dict[str, _Facts]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _most: ClassVar[int] = _KEPT
+    _shares: ClassVar[bool] = False
+    _seated: ClassVar[dict[str, list[Emulator]]] = {}
+    """Those that have a console which another may take."""
+    _taken: ClassVar[Counter[str]] = Counter()
+    """How often one was taken since the last was loaded."""
+    _draw: ClassVar[random.Random] = random.Random(0)
+    """Draws who gives way; nothing that a game shows depends on it."""
 
     def __init__(self, game: str) -> None:
         self.game = game
-        with self._lock:
-            free = self._free.get(game)
-            ale = free.pop() if free else None
-        self.ale: ALEInterface = _load(game) if ale is None else ale
-        self.modes: list[int] = [int(mode) for mode in self.ale.getAvailableModes()]
-        self.difficulties: list[int] = [int(d) for d in self.ale.getAvailableDifficulties()]
+        self._console: ALEInterface | None = None
+        self._state: ALEState | None = None  # what its console has to take up first
+        facts = self._facts.get(game)
+        if facts is None:
+            facts = self._facts[game] = _facts_of(self._take_console())
+        self._of_game = facts
+        self.modes, self.difficulties = facts.modes, facts.difficulties
+
+    @classmethod
+    def share(cls) -> None:
+        """Have sessions take each other's consoles from now on; all run on one thread."""
+        cls._shares = True
 
     @classmethod
     def reserve(cls, game: str, count: int) -> None:
@@ -97,11 +135,57 @@ class Emulator:
         for _ in range(count - len(cls._free.get(game, ()))):
             cls._give(game, _load(game))
 
+    @property
+    def ale(self) -> ALEInterface:
+        """The console, with this session's game on it; for use at once, as it may be taken."""
+        console = self._console
+        if console is None:
+            console = self._take_console()
+        if self._state is not None:
+            state, self._state = self._state, None
+            console.restoreState(state)
+            console.act(Action.NOOP)
+            console.act(Action.NOOP)
+            console.restoreState(state)
+        return console
+
+    def _take_console(self) -> ALEInterface:
+        """Take a free console, else another session's, else load one."""
+        game = self.game
+        with self._lock:
+            free = self._free.get(game)
+            console = free.pop() if free else None
+            shared = self._shares and game not in _UNSHARED
+            seated = self._seated.setdefault(game, []) if shared else []
+            if console is None and seated:
+                if self._taken[game] < _PAID or len(seated) >= self._most:
+                    self._taken[game] += 1
+                    console = seated.pop(self._draw.randrange(len(seated)))._give_way()
+                else:
+                    del self._taken[game]
+        if console is None:
+            console = _load(game)
+        self._console = console
+        if shared:
+            seated.append(self)
+        return console
+
+    def _give_way(self) -> ALEInterface:
+        console, self._console = self._console, None
+        assert console is not None, "it was seated"
+        if self._state is None:
+            self._state = console.cloneState()
+        return console
+
     def release(self) -> None:
         """Give the console back for the next session of this game; it is not used here any more."""
-        ale = self.ale
-        del self.ale
-        self._give(self.game, ale)
+        console, self._console = self._console, None
+        with self._lock:
+            seated = self._seated.get(self.game, [])
+            if self in seated:
+                seated.remove(self)
+        if console is not None:
+            self._give(self.game, console)
 
     @classmethod
     def _give(cls, game: str, ale: ALEInterface) -> None:
@@ -116,23 +200,26 @@ class Emulator:
 
     @classmethod
     def forget(cls) -> None:
-        """Drop all consoles that are free, and all beginnings."""
+        """Drop all consoles that are free, and all beginnings; share no more."""
         with cls._lock:
             cls._free.clear()
             cls._most = _KEPT
             cls._starts.clear()
+            cls._seated.clear()
+            cls._taken.clear()
+            cls._shares = False
 
     def actions(self, full: bool) -> list[Action]:
         """The action set: all, or those that the game uses."""
-        return list(self.ale.getLegalActionSet() if full else self.ale.getMinimalActionSet())
+        return self._of_game.full if full else self._of_game.minimal
 
     def start(
         self, mode: int | None, difficulty: int | None, obs_type: str
-    ) -> tuple[int, int, NDArray[np.uint8]]:
+    ) -> tuple[int, int, int, NDArray[np.uint8]]:
         """Begin a game; ``None`` takes the first mode and leaves the difficulty as ALE does.
 
         Returns:
-            The mode, the difficulty and what ``read(obs_type)`` should see.
+            The mode, the difficulty, the lives and what ``read(obs_type)`` should see.
 
         Raises:
             InvalidOption: the game has no such mode or difficulty.
@@ -146,22 +233,22 @@ class Emulator:
         start = self._starts.get((self.game, mode, difficulty))
         if start is None:
             if untouched:
-                self.ale = _load(self.game)
+                self.ale  # noqa: B018  # one that another may take
+                self._console = _load(self.game)
             else:
                 self.ale.setDifficulty(difficulty)
             self.ale.setMode(mode)
             self.ale.reset_game()
             start = self._starts[self.game, mode, difficulty] = self._settled()
-        self.ale.restoreState(start.state)
-        self.ale.act(Action.NOOP)
-        self.ale.restoreState(start.state)
+        self._state = start.state
         picture = start.pictures["grayscale" if obs_type == "resized" else obs_type]
-        return mode, difficulty, picture.copy()
+        return mode, difficulty, start.lives, picture.copy()
 
     def _settled(self) -> _Start:
         """A beginning that can be gone back to, as it is now or some no-op frames later."""
         for _ in range(_SETTLING):
             pictures = {each: self.read(each) for each in ("rgb", "grayscale", "ram")}
+            lives = self.ale.lives()
             state = self.ale.cloneState()
             traces = []
             for other in (1, 2):  # what was played before must not matter
@@ -172,7 +259,7 @@ class Emulator:
                 break
             self.ale.restoreState(state)
             self.ale.act(Action.NOOP)
-        return _Start(state, pictures)
+        return _Start(state, pictures, lives)
 
     def _probe(self, seed: int) -> list[bytes]:
         rng, actions = random.Random(seed), self.actions(full=False)
@@ -208,10 +295,19 @@ class Emulator:
 
     def load(self, state: bytes) -> None:
         """Go back to what ``save`` gave."""
-        self.ale.restoreState(ALEState(state))
+        self._state = ALEState(state)
 
 
 atexit.register(Emulator.forget)  # nanobind complains of what is left at the end
+
+
+def _facts_of(ale: ALEInterface) -> _Facts:
+    return _Facts(
+        modes=[int(mode) for mode in ale.getAvailableModes()],
+        difficulties=[int(difficulty) for difficulty in ale.getAvailableDifficulties()],
+        minimal=list(ale.getMinimalActionSet()),
+        full=list(ale.getLegalActionSet()),
+    )
 
 
 def _load(game: str) -> ALEInterface:

@@ -122,13 +122,13 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         emulator = self._emulators.get(game)
         if emulator is None:
             emulator = self._emulators[game] = Emulator(game)
-            if len(self._emulators) > 4:  # each holds 0.8 MB; the oldest goes
-                del self._emulators[next(iter(self._emulators))]
+            if len(self._emulators) > 4:  # each may hold 0.8 MB; the oldest goes
+                self._emulators.pop(next(iter(self._emulators))).release()
         return emulator
 
     def _begin(self, settings: Settings, seed: int | None) -> None:
         emulator = self._console(settings.game_name)
-        mode, difficulty, picture = emulator.start(
+        mode, difficulty, lives, picture = emulator.start(
             settings.mode, settings.difficulty, settings.obs_type
         )
         self._play(emulator, settings, mode, difficulty)
@@ -136,7 +136,7 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         self._last_action = 0
         self._score = 0.0
         self._episode_frame_number = 0
-        self._lives = emulator.ale.lives()
+        self._lives = lives
         frame = resize(picture) if settings.obs_type == "resized" else picture
         if settings.noop_max:
             for _ in range(self._random.randint(1, settings.noop_max)):
@@ -194,6 +194,9 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
         reward, last = 0, settings.frameskip - 1
         before: NDArray[np.uint8] | None = None
         limit = settings.max_num_frames_per_episode
+        if ale.game_over(with_truncation=False):  # nothing moves or is drawn any more
+            self._stack.push(self._stack.frames()[-1])
+            return 0, True, bool(limit) and self._episode_frame_number >= limit, False
         over = truncated = False
         for index in range(settings.frameskip):
             if index == last and index and settings.max_pool:
@@ -303,7 +306,12 @@ class AtariEnvironment(Environment[AtariAction, AtariObservation, AtariState]):
 
     @classmethod
     def prepare_process(cls, sessions: int, **params: Any) -> None:
-        """Load consoles of the served game, and find its beginning."""
+        """Load consoles of the served game, and find its beginning.
+
+        Inline sessions share the consoles of their process.
+        """
+        if cls.isolation == "inline":
+            Emulator.share()
         settings = Settings.from_environ().changed(params)
         Emulator.reserve(settings.game_name, min(sessions, reserved()))
         emulator = Emulator(settings.game_name)

@@ -16,7 +16,7 @@ __all__ = ["schemas"]
 def schemas(settings: Settings) -> dict[str, Any]:
     """Action and observation schema for a game played with ``settings``."""
     emulator = Emulator(settings.game_name)
-    _, _, picture = emulator.start(settings.mode, settings.difficulty, settings.obs_type)
+    _, _, _, picture = emulator.start(settings.mode, settings.difficulty, settings.obs_type)
     stack = FrameStack(settings.frame_stack or 1)
     stack.fill(resize(picture) if settings.obs_type == "resized" else picture)
     actions = emulator.actions(settings.full_action_space)

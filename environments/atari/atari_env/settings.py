@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -145,7 +146,7 @@ class Settings:
         Raises:
             InvalidOption: a variable's value is none; the message names the variable.
         """
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         changes: dict[str, Any] = {}
         for variable, name in VARIABLES.items():
             if text := environ.get(variable):
@@ -156,8 +157,17 @@ class Settings:
         return cls(**changes)
 
     @classmethod
-    def names(cls) -> list[str]:
-        return [item.name for item in fields(cls)]
+    def names(cls) -> frozenset[str]:
+        """Names of the settings."""
+        return _NAMES
+
+
+_NAMES: Final = frozenset(item.name for item in fields(Settings))
+
+
+@functools.cache
+def _hints(cls: type[Settings]) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def declared_isolation(environ: Mapping[str, str] = os.environ) -> Isolation:
@@ -196,13 +206,18 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+@functools.cache
+def _known_roms() -> dict[str, str]:
+    return {_letters(rom): rom for rom in roms.get_all_rom_ids()}
+
+
 def rom_name(name: str) -> str:
     """The ROM's id for any of the ways in which a game is written.
 
     Raises:
         InvalidOption: ale-py has no such ROM.
     """
-    known = {_letters(rom): rom for rom in roms.get_all_rom_ids()}
+    known = _known_roms()
     core = re.sub(r"-v\d+$", "", name.strip().rpartition("/")[2])
     core = re.sub(r"(NoFrameskip|Deterministic)$", "", core)
     found = known.get(_letters(core))

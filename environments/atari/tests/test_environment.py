@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import ale_py
@@ -470,6 +471,107 @@ def test_a_server_may_load_more_consoles(monkeypatch: pytest.MonkeyPatch) -> Non
     for wrong in ("many", "-1", "5000"):
         with pytest.raises(InvalidOption, match=f"ATARI_CONSOLES={wrong}"):
             reserved({"ATARI_CONSOLES": wrong})
+
+
+@pytest.fixture
+def sharing() -> Iterator[None]:
+    """One console, as a server has them: for all sessions."""
+    Emulator.forget()
+    Emulator.share()
+    yield
+    Emulator.forget()
+
+
+def check_shared(game: str, steps: int) -> None:
+    """Sessions of one console play as each would on its own; they meet ends and begin again."""
+    loaded = []
+    traces: list[Trace] = []
+    for shared in (False, True):
+        Emulator.forget()
+        if shared:
+            Emulator.share()
+        envs = [AtariEnvironment(game_name=game) for _ in range(3)]
+        rng = random.Random(steps)
+        trace = [row(env.reset(seed=0)) for env in envs]
+        for _ in range(steps):
+            env = rng.choice(envs)
+            result = env.step(AtariAction(rng.choice(env._legal)))
+            trace.append(row(result))
+            if result.done:
+                trace.append(row(env.reset()))
+        traces.append(trace)
+        loaded.append(len({id(env._emulator._console) for env in envs} - {id(None)}))
+        for env in envs:
+            env.close()
+    assert traces[1] == traces[0]
+    assert loaded == [3, 1]
+
+
+@pytest.mark.parametrize("game", ["breakout", "qbert", "tetris"])
+def test_sessions_share_a_console(game: str, sharing: None) -> None:
+    check_shared(game, 60)
+
+
+APART = ("tic_tac_toe_3d", "video_checkers")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "game", [rom for rom in roms.get_all_rom_ids() if rom not in FOR_TWO + APART]
+)
+def test_sessions_of_every_rom_share_a_console(game: str, sharing: None) -> None:
+    check_shared(game, 900)
+
+
+def test_games_whose_states_lack_something_are_not_shared(sharing: None) -> None:
+    envs = [AtariEnvironment(game_name="tic_tac_toe_3d") for _ in range(2)]
+    for env in envs:
+        env.step(AtariAction(0))
+    assert None not in {env._emulator._console for env in envs}
+
+
+def test_an_opening_loads_nothing_after_the_first(
+    sharing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = AtariEnvironment(game_name="breakout")
+    first.step(AtariAction(1))
+    loaded: list[str] = []
+    monkeypatch.setattr("atari_env.emulator._load", loaded.append)
+    others = [AtariEnvironment(game_name="breakout", fire_reset=True) for _ in range(30)]
+    for env in [*others, first]:
+        env.reset(seed=1)
+        env.step(AtariAction(2))
+    assert loaded == []
+    for env in [*others, first]:
+        env.close()
+    assert len(Emulator._free["breakout"]) == 1
+    assert Emulator._seated["breakout"] == []
+
+
+def test_a_console_that_is_taken_often_gets_company(
+    sharing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_env.emulator._PAID", 20)
+    envs = [AtariEnvironment(game_name="breakout", frameskip=1, obs_type="ram") for _ in range(3)]
+    consoles = []
+    for rounds in (5, 15):
+        for _ in range(rounds):
+            for env in envs:
+                env.step(AtariAction(0))
+        consoles.append(len(Emulator._seated["breakout"]))
+    assert consoles[0] == 1 < consoles[1]
+
+
+def test_a_game_that_is_over_keeps_its_picture(sharing: None) -> None:
+    env, other = (AtariEnvironment(game_name="breakout") for _ in range(2))
+    env.reset()
+    while not (last := env.step(AtariAction(1))).done:
+        pass
+    for _ in range(10):
+        other.step(AtariAction(1))
+    after = env.step(AtariAction(1))
+    assert np.array_equal(after.observation.screen, last.observation.screen)
+    assert (after.terminated, after.reward) == (True, 0.0)
 
 
 def test_a_bounded_number_of_consoles_is_kept() -> None:
