@@ -23,7 +23,7 @@ Rules:
 - Loading a ROM takes ALE 95 ms of computing (a table of blended colours that nothing here uses),
   during which it holds the interpreter. So consoles are loaded before sessions are opened, those
   of closed sessions are used again, and beginnings are shared by all consoles of a process.
-- Where a server runs its sessions on one thread, they share the consoles that are loaded: a
+- Sessions that a server runs on one thread share the consoles that are loaded: a
   session that steps and has none takes that of another, drawn at random, whose state is kept
   until it steps again. Both go on as if each had its own, in all games but ``_UNSHARED``. Taking
   costs a third of a millisecond, so that after ``_PAID`` times another console is loaded.
@@ -104,7 +104,7 @@ class Emulator:
     _seated: ClassVar[dict[str, list[Emulator]]] = {}
     """Those that have a console which another may take."""
     _taken: ClassVar[Counter[str]] = Counter()
-    """How often one was taken since the last was loaded."""
+    """Counts of consoles taken since the last was loaded, by game."""
     _draw: ClassVar[random.Random] = random.Random(0)
     """Draws who gives way; nothing that a game shows depends on it."""
 

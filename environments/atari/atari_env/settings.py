@@ -146,7 +146,7 @@ class Settings:
         Raises:
             InvalidOption: a variable's value is none; the message names the variable.
         """
-        hints = _hints(cls)
+        hints = _hints()
         changes: dict[str, Any] = {}
         for variable, name in VARIABLES.items():
             if text := environ.get(variable):
@@ -166,8 +166,8 @@ _NAMES: Final = frozenset(item.name for item in fields(Settings))
 
 
 @functools.cache
-def _hints(cls: type[Settings]) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
 
 
 def declared_isolation(environ: Mapping[str, str] = os.environ) -> Isolation:

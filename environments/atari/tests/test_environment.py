@@ -504,7 +504,7 @@ def check_shared(game: str, steps: int) -> None:
         for env in envs:
             env.close()
     assert traces[1] == traces[0]
-    assert loaded == [3, 1]
+    assert loaded[0] == 3 > loaded[1]
 
 
 @pytest.mark.parametrize("game", ["breakout", "qbert", "tetris"])
@@ -520,7 +520,7 @@ APART = ("tic_tac_toe_3d", "video_checkers")
     "game", [rom for rom in roms.get_all_rom_ids() if rom not in FOR_TWO + APART]
 )
 def test_sessions_of_every_rom_share_a_console(game: str, sharing: None) -> None:
-    check_shared(game, 900)
+    check_shared(game, 300)
 
 
 def test_games_whose_states_lack_something_are_not_shared(sharing: None) -> None:

@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,11 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CfrTable", "load"]
 
+log = logging.getLogger("openspiel_env.cfr")
+
 _CPU: Final = 20  # seconds
 _WALL: Final = 60.0
 _MEMORY: Final = 2 << 30  # bytes of address space
 _KEPT: Final = 8
 """Tables that a process keeps."""
+_solving: Final = threading.Lock()
+"""One game is solved at a time: others may ask for the same one."""
 
 
 class CfrTable:
@@ -78,7 +85,8 @@ def load(path: str, loaded: LoadedGame, iterations: int) -> CfrTable:
     game = str(loaded.game)
     if path:
         return _of_file(path, game)
-    table, reason = _solved(game, iterations)
+    with _solving:
+        table, reason = _solved(game, iterations)
     if table is None:
         raise InvalidOption(
             f"opponent_policy cfr cannot solve {game}: {reason}; take another opponent, or give a"
@@ -113,6 +121,8 @@ def _of_file(path: str, game: str) -> CfrTable:
 def _solved(game: str, iterations: int) -> tuple[CfrTable | None, str]:
     """Return the table of a game, or why there is none."""
     command = [sys.executable, "-P", __file__, game, "--iterations", str(iterations), "--bounded"]
+    log.info("solving %s: %d iterations of CFR+, at most %d s of CPU time", game, iterations, _CPU)
+    begun = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, timeout=_WALL, check=False)
     except subprocess.TimeoutExpired:
@@ -122,7 +132,9 @@ def _solved(game: str, iterations: int) -> tuple[CfrTable | None, str]:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no memory"]
         return None, f"the solver ended with {done.returncode}: {lines[-1][:200]}"
-    return CfrTable(json.loads(done.stdout)["rows"]), ""
+    table = CfrTable(json.loads(done.stdout)["rows"])
+    log.info("solved %s: %d states in %.1f s", game, len(table), time.monotonic() - begun)
+    return table, ""
 
 
 def _main() -> int:

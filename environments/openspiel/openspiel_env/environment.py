@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter, deque
 from typing import Any, ClassVar, Final, Literal
@@ -14,6 +15,7 @@ from openenv_async.errors import InvalidAction, InvalidOption
 from openenv_async.models import json_schema
 from openspiel_env import words
 from openspiel_env.chance import EpisodeRandom
+from openspiel_env.games import LoadedGame
 from openspiel_env.models import (
     RANDOM_ACTION,
     OpenSpielAction,
@@ -38,6 +40,7 @@ __all__ = ["OpenSpielEnvironment"]
 _NEWS: Final = 64
 """Moves that are told in words, the latest."""
 Phase = Literal["initial", "playing", "terminal"]
+Found = tuple[Settings, LoadedGame, list[OpponentPolicy | None]]
 
 
 class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, OpenSpielState]):
@@ -60,6 +63,8 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
     # OpenSpiel holds the GIL and most moves take microseconds. For ``mcts`` opponents and many
     # sessions: ``--workers N``.
     isolation: ClassVar[Isolation | None] = declared_isolation()
+    _on_loop: ClassVar[bool] = False
+    """A server of this process calls it on its loop."""
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         given = {name: value for name, value in locals().items() if name in Settings.names()}
         self._served = Settings.from_environ().changed(given)
         self._random = EpisodeRandom()
-        self._take(self._served, 0)
+        self._take(*self._found(self._served, 0))
         try:
             self._begin(0)
         except GAME_ERRORS as exc:
@@ -103,7 +108,12 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         max_steps: int | None = None,
         text: bool | None = None,
     ) -> StepResult[OpenSpielObservation]:
-        """Begin a game; the options change the server's settings for this episode."""
+        """Begin a game; the options change the server's settings for this episode.
+
+        A client's choice of game or opponents is looked up in a thread where a server calls this
+        on its loop, and what is returned then is to be awaited: solving a game takes seconds, and
+        the other sessions go on.
+        """
         given = {
             "game_name": game_name,
             "game_params": game_params,
@@ -119,7 +129,21 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         if settings is not self._served:
             settings.check_chosen(self._served)
         if self._loaded.draws or (settings is not self._settings and settings != self._settings):
-            self._take(settings, seed or 0)
+            if self._must_not_wait(settings):
+                return self._reset_later(settings, seed or 0)  # type: ignore[return-value]  # see above
+            self._take(*self._found(settings, seed or 0))
+        return self._first(seed)
+
+    def _must_not_wait(self, settings: Settings) -> bool:
+        """Return whether finding out takes time and this is the loop of a server."""
+        chosen = settings.sought() != self._served.sought()
+        return chosen and self._on_loop and asyncio._get_running_loop() is not None
+
+    async def _reset_later(self, settings: Settings, seed: int) -> StepResult[OpenSpielObservation]:
+        self._take(*await asyncio.to_thread(self._found, settings, seed))
+        return self._first(seed)
+
+    def _first(self, seed: int | None) -> StepResult[OpenSpielObservation]:
         try:
             self._begin(seed or 0)
             self._table.start()
@@ -128,12 +152,17 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
         self._opponents_move()
         return self._result("initial", None)
 
-    def _take(self, settings: Settings, seed: int) -> None:
-        """Load a game, and find who plays it."""
+    def _found(self, settings: Settings, seed: int) -> Found:
+        """Load a game, and find who plays it; nothing of the session changes."""
         served = self._served
         own = (settings.game_name, settings.game_params) == (served.game_name, served.game_params)
         loaded = settings.load(seed, chosen=not own)
-        opponents = choose_opponents(settings, loaded)
+        return settings, loaded, choose_opponents(settings, loaded)
+
+    def _take(
+        self, settings: Settings, loaded: LoadedGame, opponents: list[OpponentPolicy | None]
+    ) -> None:
+        """Play that game from now on."""
         self._settings, self._loaded, self._opponents = settings, loaded, opponents
         self._eyes = loaded.eyes()
         clients = [player for player, policy in enumerate(opponents) if policy is None]
@@ -367,7 +396,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
             )
             if settings.game_name == served.game_name:
                 settings = settings.changed({"cfr_table": served.cfr_table})
-            self._take(settings, saved.seed)
+            self._take(*self._found(settings, saved.seed))
             self._begin(saved.seed)
             self._table.replay(saved.log, saved.pending)
             self._random.setstate((saved.random, None))
@@ -420,6 +449,7 @@ class OpenSpielEnvironment(Environment[OpenSpielAction, OpenSpielObservation, Op
     def prepare_process(cls, sessions: int, **params: Any) -> None:
         """Load the game and make the tables of its opponents, so that no session waits for it."""
         cls(**params)
+        OpenSpielEnvironment._on_loop = cls.isolation == "inline"
 
 
 def _model(schema: dict[str, Any]) -> dict[str, Any]:

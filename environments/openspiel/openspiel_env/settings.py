@@ -204,6 +204,11 @@ class Settings:
         """The opponent in words."""
         return policy_name(self.opponent_policy)
 
+    def sought(self) -> tuple[Any, ...]:
+        """Return what a game and its opponents are found by: the settings that may take time."""
+        search = (self.mcts_simulations, self.cfr_iterations)
+        return (self.game_name, self.game_params, self.opponent_policy, self.opponents, search)
+
     def played_by(self, players: int) -> list[str | OpponentPolicy]:
         """Return who plays each player; ``self`` is the client."""
         policies: list[str | OpponentPolicy] = [self.opponent_policy] * players

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
-from openspiel_env import ENVIRONMENT, OpenSpielAction, OpenSpielEnv, OpenSpielState
+from openspiel_env import ENVIRONMENT, OpenSpielAction, OpenSpielEnv, OpenSpielState, cfr
 from openspiel_env.environment import OpenSpielEnvironment
 from openspiel_env.policies import catch
 
@@ -120,3 +121,33 @@ def test_the_application_and_its_isolation_are_set_from_outside() -> None:
         OPENSPIEL_ISOLATION="process",
     )
     assert told == ["hex", "process"]
+
+
+async def test_sessions_go_on_while_a_game_is_solved() -> None:
+    """A reset waits for the table of an opponent, and for nobody else does a step."""
+    cfr._solved.cache_clear()
+    options: dict[str, Any] = {
+        "game_name": "leduc_poker",
+        "opponent_policy": "cfr",
+        "cfr_iterations": 40,
+    }
+    async with (
+        serve(OpenSpielEnvironment) as url,
+        OpenSpielEnv(url) as solved,
+        OpenSpielEnv(url, share=False) as other,
+    ):
+        await other.reset(seed=0)
+        waiting = asyncio.create_task(solved.reset(seed=0, **options))
+        steps = 0
+        while not waiting.done():
+            if (await other.step(OpenSpielAction(1))).done:
+                await other.reset(seed=steps)
+            steps += 1
+        seen = (await waiting).observation
+        assert steps > 20
+        while seen.game_phase != "terminal":
+            seen = (await solved.step(OpenSpielAction(seen.legal_actions[0]))).observation
+        assert (await solved.state()).played_by == ["self", "cfr"]
+        with pytest.raises(InvalidOption, match="has no game"):
+            await solved.reset(game_name="chesss")
+        assert (await solved.reset(seed=1)).observation.game_phase == "initial"
