@@ -30,6 +30,15 @@ __all__ = ["BrowserGymEnvironment", "Reward"]
 Reward = Literal["raw", "binary", "timed"]
 
 _DEFAULT_OBSERVE: Final[tuple[Observe, ...]] = ("text", "axtree", "html")
+_SAMPLES: Final = [
+    "noop()",
+    "scroll(0, 50)",
+    "keyboard_press('Tab')",
+    "keyboard_press('Enter')",
+    "keyboard_type('a')",
+    *(f"mouse_click({x}, {y})" for x in range(20, 160, 20) for y in range(60, 200, 20)),
+]
+"""Actions for random policies: nearly every other text has no call that can be read."""
 _NO_LIMIT: Final = 1e12  # milliseconds; MiniWoB knows no episode without a limit
 
 
@@ -234,6 +243,7 @@ class BrowserGymEnvironment(
                 "type": "string",
                 "maxLength": MAX_LENGTH,
                 "description": f"Calls with literal arguments, one a line, of: {calls}.",
+                "x-sample": {"enum": _SAMPLES},
             }
         }
         return {"action": schema}

@@ -8,6 +8,7 @@ import time
 import pytest
 from browsergym_env.acting import ACTIONS
 from browsergym_env.actions import MAX_CALLS, MAX_LENGTH, ActionError, Call, parse
+from browsergym_env.environment import BrowserGymEnvironment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,3 +139,9 @@ def test_no_text_takes_long(text: str) -> None:
     with contextlib.suppress(ActionError):
         parse(text, ACTIONS)
     assert time.process_time() - began < 1.0
+
+
+def test_random_policies_draw_calls_that_are_read() -> None:
+    drawn = BrowserGymEnvironment.schemas()["action"]["properties"]["action_str"]["x-sample"]
+    assert len(drawn["enum"]) > 40
+    assert all(len(parse(text, ACTIONS)) == 1 for text in drawn["enum"])
