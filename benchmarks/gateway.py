@@ -4,8 +4,11 @@
 answers at once for calls a second, and after 200 ms for what a gateway adds to a call's time. All
 gateways run at the same time and are measured in turn, round after round. Each connection has a
 session of its own, and asks for its next answer when it has the one before, with a message that it
-did not send before.
+did not send before. Where times are measured, the connections begin one after the other over the
+engine's 200 ms, as agents that know nothing of each other do, and, in rows of their own, all at
+once: such a call waits for the work on those before it, whatever stands between.
 
+- the floor forwards bytes and looks at none (``benchmarks.gateway_floor``): two more hops;
 - ours keeps each call in its journal, synced every second, with ids and log probabilities;
 - ``rllm-model-gateway`` keeps them in SQLite, as it comes;
 - ``litellm``'s proxy keeps nothing, and asks the engine for no ids.
@@ -20,6 +23,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import secrets
 import signal
@@ -131,6 +135,7 @@ class _Connection(asyncio.Protocol):
         self._until = 0.0
         self._sent = 0.0
         self._data = b""
+        self._lost: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -138,7 +143,10 @@ class _Connection(asyncio.Protocol):
     def begin(self, until: float) -> None:
         """Make calls until a time of the loop's clock."""
         self.seconds, self._until = [], until
-        self._send()
+        if self._lost is None:
+            self._send()
+        else:
+            self._fail(self._lost)
 
     def _send(self) -> None:
         self._number += 1
@@ -171,7 +179,13 @@ class _Connection(asyncio.Protocol):
         return self._data.endswith(b"\r\n0\r\n\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(exc or ConnectionError("the server closed the connection"))
+        self._lost = exc or ConnectionError("the server closed the connection")
+        self._fail(self._lost)
+
+    def close(self) -> None:
+        """Make no more calls, also where they have not begun."""
+        self._lost = self._lost or ConnectionError("the measurement has ended")
+        self.transport.abort()
 
     def _fail(self, exc: Exception) -> None:
         if not self.done.done():
@@ -212,7 +226,7 @@ async def _calls(
         return [second for each in connections for second in each.seconds], cpu, passed
     finally:
         for each in connections:
-            each.transport.abort()
+            each.close()
         await asyncio.gather(*(each.done for each in connections), return_exceptions=True)
 
 
@@ -296,6 +310,15 @@ def engine(folder: Path, delay: float) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def floor(folder: Path, engine: str) -> Iterator[Side]:
+    """A proxy that forwards bytes."""
+    host, _, port = engine.removeprefix("http://").partition(":")
+    command = [sys.executable, "-m", "benchmarks.gateway_floor", host, port]
+    with _process(command, folder / "floor.log") as process:
+        yield Side("floor", str(read_json_line(process, _START)["url"]), process.pid)
+
+
+@contextlib.contextmanager
 def ours(folder: Path, engine: str) -> Iterator[Side]:
     """This project's gateway with its journal."""
     token = secrets.token_hex(16)
@@ -342,7 +365,7 @@ def litellm(folder: Path, engine: str) -> Iterator[Side]:
         yield side
 
 
-_GATEWAYS: Final = {"ours": ours, "rllm": rllm, "litellm": litellm}
+_GATEWAYS: Final = {"floor": floor, "ours": ours, "rllm": rllm, "litellm": litellm}
 
 
 def _free_port() -> int:
@@ -408,29 +431,39 @@ def throughput(args: argparse.Namespace) -> None:
 
 def latency(args: argparse.Namespace) -> None:
     """Print what a gateway adds to the time of a call that takes its engine 200 ms."""
-    workloads = [(count, streamed) for count in (8, 64) for streamed in (False, True)]
+    workloads = [
+        (count, streamed, spread)
+        for count in args.at
+        for spread in ((_DELAY, 0.0) if count > 1 else (0.0,))
+        for streamed in (False, True)
+    ]
     names = ["none", *(name for name in args.sides if name != "none")]
     figures = {(name, each): Figures() for name in names for each in workloads}
     with sides(names, _DELAY) as running:
         for _ in range(args.rounds):
-            for count, streamed in workloads:
+            for count, streamed, spread in workloads:
                 for side in running:
-                    into = figures[side.name, (count, streamed)]
-                    measured(side, count, streamed, args.seconds, into, _DELAY)
-    print("| connections | answers | gateway | p50 ms | added p50 | p99 ms | added p99 |")
-    print("|---|---|---|---|---|---|---|")
-    for count, streamed in workloads:
-        bare = figures["none", (count, streamed)]
+                    into = figures[side.name, (count, streamed, spread)]
+                    measured(side, count, streamed, args.seconds, into, spread)
+    print("Added times are medians of the differences of each round, with their 95 % intervals.\n")
+    print(
+        "| connections | begin | answers | gateway | p50 ms | added p50 | p99 ms | added p99"
+        " | gateway CPU µs/call |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for count, streamed, spread in workloads:
+        bare = figures["none", (count, streamed, spread)]
+        begin = "alone" if count == 1 else "spread" if spread else "at once"
         for name in names:
-            each = figures[name, (count, streamed)]
-            added = [
-                _median(a - b for a, b in zip(mine, without, strict=True))
+            each = figures[name, (count, streamed, spread)]
+            p50, p99 = (
+                _interval([a - b for a, b in zip(mine, without, strict=True)])
                 for mine, without in ((each.p50_ms, bare.p50_ms), (each.p99_ms, bare.p99_ms))
-            ]
+            )
             kind = "streamed" if streamed else "whole"
             print(
-                f"| {count} | {kind} | {name} | {_median(each.p50_ms):.2f} | {added[0]:.2f}"
-                f" | {_median(each.p99_ms):.2f} | {added[1]:.2f} |"
+                f"| {count} | {begin} | {kind} | {name} | {_median(each.p50_ms):.2f} | {p50}"
+                f" | {_median(each.p99_ms):.2f} | {p99} | {_median(each.cpu_us):.0f} |"
             )
 
 
@@ -452,6 +485,19 @@ def _median(values: Any) -> float:
     return float(statistics.median(list(values)))
 
 
+def _interval(values: Sequence[float]) -> str:
+    """Return the median, and the values between which that of all rounds lies.
+
+    In 95 of 100 measurements, by how many of independent rounds are below a median; the lowest and
+    the highest where there are too few for that.
+    """
+    ordered, count = sorted(values), len(values)
+    below, outside = 0, 0.5**count
+    while (more := outside + math.comb(count, below + 1) * 0.5**count) <= 0.025:
+        below, outside = below + 1, more
+    return f"{_median(values):.2f} ({ordered[below]:.2f} to {ordered[-1 - below]:.2f})"
+
+
 def _spread(values: Sequence[float], digits: int) -> str:
     middle = f"{statistics.median(values):,.{digits}f}"
     return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
@@ -466,7 +512,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=[*_PARTS])
     names = ["none", *_GATEWAYS]
     parser.add_argument("--sides", nargs="+", choices=names, default=names)
-    parser.add_argument("--connections", type=int, nargs="+", default=[64, 512])
+    parser.add_argument(
+        "--connections", type=int, nargs="+", default=[64, 512], help="of calls a second"
+    )
+    parser.add_argument(
+        "--at",
+        type=int,
+        nargs="+",
+        default=[1, 8, 64],
+        help="connections, where times are measured",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, of each")
     args = parser.parse_args()
