@@ -46,6 +46,10 @@ TOKEN_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
 _TOKEN_ID: Final = "token_id:"
 _LONGEST_DONE: Final = 16
 """Bytes of the event that says that nothing follows, white space around it included."""
+_RUN: Final = 4
+"""Events that are decoded in one go, at least."""
+_ENDING: Final = 3
+"""Events at the end of a stream that have more than text: the last choice, usage, the end."""
 ABORTED: Final = "abort"
 """The finish reason of a reply that was broken off, for an update of the weights for one."""
 _BROKEN_OFF: Final = frozenset({ABORTED, "error"})
@@ -200,6 +204,7 @@ class _Models(msgspec.Struct):
 
 _decode: Final = msgspec.json.Decoder(_Completion, strict=True).decode
 _decode_plain: Final = msgspec.json.Decoder(_PlainChunk, strict=True).decode
+_decode_run: Final = msgspec.json.Decoder(list[_PlainChunk], strict=True).decode
 
 
 def read_completion(data: bytes, model: str) -> Reply:
@@ -283,14 +288,22 @@ class CompletionStream:
         self._rest = [rest] if rest else []
         deltas: list[Delta] = []
         texts: list[str] = []
-        for line in lines:
-            if line[:5] != b"data:":
-                continue
-            event = line[5:]
+        events = [line[5:] for line in lines if line[:5] == b"data:"]
+        taken, count = 0, len(events)
+        run_to = count - _ENDING
+        while taken < count:
+            event = events[taken]
+            if self._is_plain:
+                if run_to - taken >= _RUN and self._take_run(events[taken:run_to], texts):
+                    taken = run_to
+                    continue
+                run_to = 0  # one attempt for all that came at once
+                if self._take_text(event, texts):
+                    taken += 1
+                    continue
+            taken += 1
             if len(event) <= _LONGEST_DONE and event.strip() == b"[DONE]":
                 self.complete = self.ended = True
-                continue
-            if self._is_plain and self._take_text(event, texts):
                 continue
             if texts:
                 self._join(texts, deltas)
@@ -319,9 +332,25 @@ class CompletionStream:
         Its text goes to ``texts``, for ``_join``.
         """
         try:
-            part = _decode_plain(event).choices[0]
+            chunk = _decode_plain(event)
         except (msgspec.MsgspecError, RecursionError):
             return False
+        self._take_plain(chunk.choices[0], texts)
+        return True
+
+    def _take_run(self, events: list[bytes], texts: list[str]) -> bool:
+        """Take events that came at once, as ``_take_text`` does, if all are of that kind."""
+        try:
+            chunks = _decode_run(b"[%b]" % b",".join(events))
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+        if len(chunks) != len(events):
+            return False
+        for chunk in chunks:
+            self._take_plain(chunk.choices[0], texts)
+        return True
+
+    def _take_plain(self, part: _PlainChoice, texts: list[str]) -> None:
         texts.append(part.delta.content)
         if part.logprobs is not None:
             if self._tokens is None:
@@ -333,7 +362,6 @@ class CompletionStream:
                 self._ids = part.token_ids
             else:
                 self._ids += part.token_ids
-        return True
 
     @property
     def sampled(self) -> int:

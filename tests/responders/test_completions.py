@@ -245,22 +245,40 @@ def test_a_stream_that_stops_is_truncated() -> None:
 def test_chunks_of_text_alone_are_taken_as_others_are(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Most chunks have nothing but the next characters: there is a short way for them."""
+    """Most chunks have nothing but the next characters: there are short ways for them."""
     draw = random.Random(seed)
     told = draw.random() < 0.7
     events = [chunk(draw, told) for _ in range(draw.randrange(1, 12))]
+    plain = chunk(draw, told) | {"choices": [{"delta": {"content": "p"}}]}
+    events[seed % len(events) : 0] = [plain] * draw.choice([0, 0, 12])
     events.append({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {}})
     data = b"".join(b"data: " + msgspec.json.encode(each) + b"\n\n" for each in events)
     cuts = sorted(draw.choices(range(len(data)), k=3))
     parts = [data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)])]
     found = []
-    for short in (True, False):
-        if not short:
-            monkeypatch.setattr(CompletionStream, "_take_text", lambda *given: False)
+    for without in (None, "_take_run", "_take_text"):
+        if without is not None:
+            monkeypatch.setattr(CompletionStream, without, lambda *given: False)
         stream = CompletionStream()
         deltas = [stream.feed(part) for part in parts]
         found.append((deltas, stream.reply("m"), stream.sampled))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
+
+
+def test_chunks_that_come_at_once_are_each_whole() -> None:
+    """Events are decoded together where many come at once: each has to be JSON by itself."""
+    whole = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+    ending = (
+        b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n' + b"data: [DONE]\n\n"
+    )
+    stream = CompletionStream()
+    stream.feed(9 * whole + ending)
+    assert stream.reply("m").text == 9 * "a"
+    cut = b'data: {"choices": [{"delta": {"content": "a"}}]\n\ndata: "id": "x"}\n\n'
+    two = b'data: {"choices": [{"delta": {"content": "a"}}]}, {"choices": []}\n\n'
+    for odd in (cut, two):
+        with pytest.raises(ValueError, match=r"JSON|trailing"):
+            CompletionStream().feed(3 * whole + odd + 6 * whole + ending)
 
 
 def chunk(draw: random.Random, told: bool) -> dict[str, Any]:
