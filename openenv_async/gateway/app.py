@@ -21,7 +21,7 @@ from openenv_async.errors import (
     PayloadTooLarge,
     Unauthorized,
 )
-from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect
+from openenv_async.gateway.calls import Answer, Call, Delivery, Dialect, Piece
 from openenv_async.gateway.retries import Sample
 from openenv_async.gateway.sessions import Generation, ModelSession, Reader
 from openenv_async.server.uvicorn_protocols import HTTPConnection, connection_of
@@ -39,6 +39,10 @@ _EVENT_STREAM: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 )
+
+
+_SENT_WITH_END: Final = 65_536
+"""Bytes of pieces that may wait for the end, once it is there: what the system takes at once."""
 
 
 class Backend(Protocol):
@@ -170,8 +174,11 @@ class GatewayApp:
     ) -> None:
         limits = session.limits
         try:
-            async with asyncio.timeout(limits.body_timeout):
+            if connection is not None and connection.has_whole_request:
                 body = await read_body(receive, headers, self._max_body_size)
+            else:
+                async with asyncio.timeout(limits.body_timeout):
+                    body = await read_body(receive, headers, self._max_body_size)
             if body is None:
                 return  # the client has left
             call = dialect.read(body, headers)
@@ -196,10 +203,7 @@ class GatewayApp:
                 reader.leave()
         delivery: Delivery = "broken"
         try:
-            if call.is_streamed:
-                delivery = await self._stream(dialect, call, generation, reader, send, connection)
-            else:
-                delivery = await self._answer(dialect, call, generation, reader, send, connection)
+            delivery = await self._written(dialect, call, generation, reader, send, connection)
         finally:
             reader.close()
             place = reader.place
@@ -227,7 +231,7 @@ class GatewayApp:
         if connection.was_reset and connection.received == received:
             self._backend.unread(session, sample, place)
 
-    async def _answer(
+    async def _written(
         self,
         dialect: Dialect,
         call: Call,
@@ -236,18 +240,28 @@ class GatewayApp:
         send: Send,
         connection: HTTPConnection | None,
     ) -> Delivery:
-        """Send an answer at once, when it is whole."""
-        await reader.more()
-        answer = self._leaving(generation, reader, connection)
-        if answer is None:
+        """Send an answer whole, or its pieces as they come; an error before has its own status."""
+        pieces = await reader.more()  # none of an answer that is not streamed
+        answer = None if pieces else self._leaving(generation, reader, connection)
+        if answer is None and not pieces:
             return "broken"
         if isinstance(answer, OpenEnvError):
             await send_whole(send, *dialect.error(answer))
             return "error"
-        record = generation.record
-        body = dialect.whole(call, record.call_id, answer, record.started_at)
-        await send_whole(send, 200, {"x-request-id": record.call_id}, body)
-        return _as_seen(reader, "whole")
+        if connection is not None:
+            connection.hold()  # the head goes out with what follows it
+        try:
+            if answer is None or call.is_streamed:
+                return await self._stream(
+                    dialect, call, generation, reader, send, connection, pieces, answer
+                )
+            record = generation.record
+            body = dialect.whole(call, record.call_id, answer, record.started_at)
+            await send_whole(send, 200, {"x-request-id": record.call_id}, body)
+            return _as_seen(reader, "whole")
+        finally:
+            if connection is not None:
+                connection.flush()
 
     async def _stream(
         self,
@@ -257,15 +271,10 @@ class GatewayApp:
         reader: Reader,
         send: Send,
         connection: HTTPConnection | None,
+        pieces: list[Piece],
+        answer: Answer | OpenEnvError | None,
     ) -> Delivery:
-        """Send pieces as they come; an error before the first one has a status of its own."""
-        pieces = await reader.more()
-        answer = None if pieces else self._leaving(generation, reader, connection)
-        if answer is None and not pieces:
-            return "broken"
-        if isinstance(answer, OpenEnvError):
-            await send_whole(send, *dialect.error(answer))
-            return "error"
+        """Send pieces, those that come later, and the end, which ``answer`` is if it has come."""
         record = generation.record
         headers = [*_EVENT_STREAM, (b"x-request-id", record.call_id.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -273,10 +282,12 @@ class GatewayApp:
         data = events.begin()
         while pieces:
             data += b"".join([events.piece(piece) for piece in pieces])
-            if data:
+            if data and not (generation.is_done and len(data) < _SENT_WITH_END):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                if connection is not None:
+                    connection.flush()
+                data = b""
             pieces = await reader.more()
-            data = b""
         answer = answer or self._leaving(generation, reader, connection)
         if answer is None:
             return "broken"

@@ -156,6 +156,7 @@ class HTTPConnection(Protocol):
     Attributes:
         is_lost: it is.
         is_closing: nothing that is written now arrives; it is lost soon.
+        has_whole_request: what is asked has come to its end.
         was_reset: its client closed it with something left unread, or before all was sent, or is
             gone without a word.
         received: how often data came, whole requests or parts of them.
@@ -164,9 +165,18 @@ class HTTPConnection(Protocol):
 
     is_lost: bool
     is_closing: bool
+    has_whole_request: bool
     received: int
     was_reset: bool
     on_lost: Callable[[], None] | None
+
+    def hold(self) -> None:
+        """Keep what is written of the reply, so that ``flush`` sends it in one piece."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was kept, and keep nothing more. Idempotent."""
+        ...
 
     def cut(self) -> None:
         """End the connection amid a reply: what was written is sent, and no end of the reply."""
@@ -214,12 +224,39 @@ def _has_failed(transport: asyncio.BaseTransport) -> bool:
         return False  # it is closed already
 
 
+class _HeldWrites:
+    """The transport of a reply whose parts are sent together; each send wakes both ends."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._transport.get_protocol()
+
+    def flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
+
+
 class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is chosen at run time
     write_timeout: float | None = None
     connect_timeout: float | None = None
     received = 0
     _cutting: asyncio.TimerHandle | None = None
     _expecting: asyncio.TimerHandle | None = None
+    _held: _HeldWrites | None = None
     is_lost = False
     was_reset = False
     on_lost: Callable[[], None] | None = None
@@ -306,8 +343,27 @@ class _DirectHTTP(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # it is c
         closing: bool = self.transport.is_closing()
         return closing
 
+    @property
+    def has_whole_request(self) -> bool:
+        """True once nothing more of the request comes."""
+        return self.cycle is not None and not self.cycle.more_body
+
+    def hold(self) -> None:
+        """Keep what is written of the reply."""
+        if self.cycle is not None and self._held is None:
+            self._held = self.cycle.transport = _HeldWrites(self.transport)
+
+    def flush(self) -> None:
+        """Send what was kept."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.flush()
+            if self.cycle is not None:
+                self.cycle.transport = self.transport
+
     def cut(self) -> None:
         """End the connection amid a reply."""
+        self.flush()
         self._expect_no_end()
         self.transport.close()
 

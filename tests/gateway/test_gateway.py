@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import trustme
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from openenv_async.errors import (
     CallRefused,
@@ -855,6 +856,44 @@ async def test_a_client_that_stalls_amid_its_body_holds_no_session(
             await eventually(lambda: not session.is_open)
         assert session.records == []
     assert caplog.records == []
+
+
+class CountedWrites:
+    """A transport that notes what it is given to send."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_there_leaves_in_one_piece(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each send is a call of the system, and wakes the client."""
+    made: list[CountedWrites] = []
+    begin: Any = HttpToolsProtocol.connection_made
+
+    def connection_made(self: Any, transport: Any) -> None:
+        made.append(CountedWrites(transport))
+        begin(self, made[-1])
+
+    monkeypatch.setattr(HttpToolsProtocol, "connection_made", connection_made)
+    async with Gateway(ScriptedEngine(), routes=ROUTES) as gateway:
+        session = await gateway.open()
+        async with Client(gateway.url, session.key) as client:
+            for _ in range(2):
+                reply = await client.ask({"say": "hi", "stream": stream})
+                assert reply.status == 200
+    [connection] = made
+    assert len(connection.sent) == 2
 
 
 @pytest.mark.parametrize("by", ["end", "aclose"])
