@@ -49,6 +49,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("openenv_async.cli.serve:serve", "Serve an environment."),
     "drain": ("openenv_async.cli.drain:drain", "Let a server's episodes end, and begin none."),
     "gateway": ("openenv_async.cli.gateway:gateway", "Keep the calls of agents' models."),
+    "rows": ("openenv_async.cli.rows:rows", "Print training rows of a gateway's sessions."),
     "rollout": ("openenv_async.cli.rollout:rollout", "Play episodes and report on them."),
     "why": ("openenv_async.cli.why:why", "Tell why recorded episodes ended as they did."),
     "replay": ("openenv_async.cli.replay:replay", "Play recorded episodes again and compare."),

@@ -21,7 +21,7 @@ from openenv_async.endpoints.tokens import find_token
 if TYPE_CHECKING:
     from openenv_async.gateway.agents import CommandAgent
 
-__all__ = ["AgentSetup", "agent_options", "read_agent"]
+__all__ = ["GATEWAY_TOKEN_VARIABLE", "AgentSetup", "agent_options", "read_agent", "read_token"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -194,7 +194,9 @@ def _gateway(given: dict[str, Any]) -> Callable[[], Any] | None:
     if given["gateway"]:
         from openenv_async.gateway.remote import RemoteGateway
 
-        token = _token(given["gateway_token_file"], GATEWAY_TOKEN_VARIABLE, "--gateway-token-file")
+        token = read_token(
+            given["gateway_token_file"], GATEWAY_TOKEN_VARIABLE, "--gateway-token-file"
+        )
         try:
             RemoteGateway(given["gateway"], token)
         except InvalidOption as exc:
@@ -206,7 +208,7 @@ def _gateway(given: dict[str, Any]) -> Callable[[], Any] | None:
 
     settings: dict[str, Any] = {
         "model": given["engine_model"],
-        "api_key": _token(given["engine_key_file"], ENGINE_KEY_VARIABLE, "--engine-key-file"),
+        "api_key": read_token(given["engine_key_file"], ENGINE_KEY_VARIABLE, "--engine-key-file"),
         "level": given["level"] or "tokens",
         "journal": given["journal"],
     }
@@ -217,7 +219,12 @@ def _gateway(given: dict[str, Any]) -> Callable[[], Any] | None:
     return lambda: Gateway(list(given["engines"]), **settings)
 
 
-def _token(path: str | None, variable: str, option: str) -> str | None:
+def read_token(path: str | None, variable: str, option: str) -> str | None:
+    """Return the token of a file, or of a variable; ``None`` without either.
+
+    Raises:
+        click.BadParameter: the file has none; names the option.
+    """
     try:
         return find_token(path, os.environ, variable)
     except (OSError, ValueError) as exc:

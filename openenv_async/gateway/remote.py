@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any, Final, Self
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -45,6 +46,10 @@ class _Opened(msgspec.Struct):
 class _Summary(msgspec.Struct):
     spent: Spent
     exhausted: str | None = None
+
+
+class _Sessions(msgspec.Struct):
+    sessions: list[msgspec.Raw]
 
 
 class RemoteSession:
@@ -142,6 +147,41 @@ class RemoteGateway:
             session.is_read = True
         with contextlib.suppress(SessionNotFound):  # the answer to an earlier asking was lost
             await self._ask("DELETE", place)
+
+    async def sessions(self) -> list[str]:
+        """Return the open sessions, whoever opened them, each as a line of JSON.
+
+        Raises:
+            OpenEnvError: the gateway cannot be reached.
+        """
+        known = self._read(await self._ask("GET", "/sessions"), _Sessions)
+        return [bytes(each).decode() for each in known.sessions]
+
+    async def calls(self, session: str) -> list[str]:
+        """Return the calls of a session that is not ended, each as a line of JSON.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            OpenEnvError: the gateway cannot be reached.
+        """
+        return await self._lines(session, "calls")
+
+    async def rows(self, session: str, **asked: str | float) -> list[str]:
+        """Return the training rows of a session that is not ended, each as a line of JSON.
+
+        Args:
+            session: its id.
+            asked: ``reward``, ``group`` and ``member``, as for ``ModelSession.rows``.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            OpenEnvError: the gateway cannot be reached.
+        """
+        return await self._lines(session, f"rows?{urlencode(asked)}")
+
+    async def _lines(self, session: str, what: str) -> list[str]:
+        place = f"/sessions/{quote(session, safe='')}/{what}"
+        return (await self._ask("GET", place)).decode().splitlines()
 
     def _read(self, body: bytes, kind: type[Any]) -> Any:
         try:
