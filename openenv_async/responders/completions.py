@@ -290,12 +290,12 @@ class CompletionStream:
         texts: list[str] = []
         events = [line[5:] for line in lines if line[:5] == b"data:"]
         taken, count = 0, len(events)
-        run_to = count - _ENDING
+        run_to, is_ending = count - _ENDING, False
         while taken < count:
             event = events[taken]
-            if self._is_plain:
+            if self._is_plain and not is_ending:
                 if run_to - taken >= _RUN and self._take_run(events[taken:run_to], texts):
-                    taken = run_to
+                    taken, is_ending = run_to, True
                     continue
                 run_to = 0  # one attempt for all that came at once
                 if self._take_text(event, texts):
