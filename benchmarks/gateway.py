@@ -4,7 +4,7 @@
 answers at once for calls a second, and after 200 ms for what a gateway adds to a call's time. All
 gateways run at the same time and are measured in turn, round after round. Each connection has a
 session of its own, and asks for its next answer when it has the one before, with a message that it
-did not send before. Where times are measured, the connections begin one after the other over the
+did not send before. To measure times, the connections begin one after the other over the
 engine's 200 ms, as agents that know nothing of each other do, and, in rows of their own, all at
 once: such a call waits for the work on those before it, whatever stands between.
 

@@ -149,7 +149,7 @@ class RemoteGateway:
             await self._ask("DELETE", place)
 
     async def sessions(self) -> list[str]:
-        """Return the open sessions, whoever opened them, each as a line of JSON.
+        """Return all open sessions, also those of others, each as a line of JSON.
 
         Raises:
             OpenEnvError: the gateway cannot be reached.
