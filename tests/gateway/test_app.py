@@ -66,7 +66,7 @@ async def test_a_client_may_leave_before_its_request_is_whole(parts: list[bytes]
 class Connection:
     """A connection that ended."""
 
-    is_lost = is_closing = True
+    is_lost = is_closing = has_whole_request = True
     was_reset = True
     received = 2
     on_lost: Callable[[], None] | None = None
@@ -77,6 +77,10 @@ class Connection:
         self.is_cut = True
 
     def abort(self) -> None: ...
+
+    def hold(self) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 @pytest.mark.parametrize(
