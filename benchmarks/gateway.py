@@ -469,7 +469,7 @@ def latency(args: argparse.Namespace) -> None:
 
 def memory(args: argparse.Namespace) -> None:
     """Print the memory of our gateway without sessions and with many open."""
-    with sides(["ours"], 0.0) as [side]:
+    with sides(["ours"], 0.0) as [_, side]:
         assert side.pid is not None
         side.paths(16)
         before = rss_kib(side.pid)
