@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+_NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*=")
+
 
 @click.command(
     epilog=examples(
@@ -44,9 +48,17 @@ __all__ = ["serve"]
         "serve ./my_env --max-sessions 256 --step-timeout 5",
         "serve 'mcp:mcp-server-filesystem {folder}' --param max_steps=30",
         "serve echo --host 0.0.0.0 --token-file token.txt --ssl-certfile cert.pem",
+        "serve echo coding mine=./my_env",
+        "serve --config environments.yaml",
     )
 )
-@click.argument("target", shell_complete=complete_target)
+@click.argument("targets", nargs=-1, metavar="TARGET...", shell_complete=complete_target)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="YAML file of environments, each with its own settings.",
+)
 @address_options(8000)
 @click.option("--max-sessions", type=click.IntRange(1), help="Sessions at once.  [default: 1024]")
 @click.option(
@@ -135,7 +147,8 @@ __all__ = ["serve"]
 )
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 def serve(
-    target: str,
+    targets: tuple[str, ...],
+    config: str | None,
     host: str,
     port: int,
     vector: int | None,
@@ -162,7 +175,9 @@ def serve(
     log_format: Literal["text", "json"],
     **settings: Any,
 ) -> None:
-    """Serve the environment TARGET until SIGTERM or Ctrl-C.
+    """Serve the environments TARGET until SIGTERM or Ctrl-C.
+
+    Several are served at http://HOST:PORT/NAME each: their own names, or NAME=TARGET.
 
     TARGET is the name of an installed environment, module:Class, the id of a registered
     Gymnasium environment such as CartPole-v1, a folder with an openenv.yaml, or of a scheme,
@@ -174,34 +189,84 @@ def serve(
 
     import_from_here()
     configure_logging(log_level, log_format)
-    spec = _spec(target, params, vector)
-    options = _options(settings, debug, spec.max_sessions)
+    served = {
+        **({"drain_seconds": drain} if drain else {}),
+        "token": token,
+        "allowed_origins": allowed_origins,
+        "allowed_hosts": allowed_hosts,
+        "agent_access": agent_access,
+        "agent_token": agent_token,
+        "agent_idle_timeout": agent_idle_timeout or None,
+        "stateless_http": stateless_http,
+        "mode": mode,
+        "local": local,
+    }
     with _told(host, port):
+        env: Any
+        if len(targets) == 1 and config is None:
+            env = _spec(targets[0], params, vector)
+            options = _options(settings, debug, env.max_sessions)
+            names = None
+        else:
+            if params or vector is not None:
+                raise click.UsageError("--param and --vector are for one: write them into --config")
+            usual = functools.partial(_options, settings, debug)
+            options = usual(None)
+            env = _several(targets, config, usual, served)
+            names = [*env.state.openenv.servers]
+            served = {}
         run_server(
-            spec,
+            env,
             host=host,
             port=port,
             options=options,
-            on_listening=lambda url: _announce(spec, url, as_json),
+            on_listening=lambda url: _announce(env, names, url, as_json),
             uvloop=uvloop,
             until_stdin_closes=until_stdin_closes,
             drain=drain or None,
-            **({"drain_seconds": drain} if drain else {}),
             owner_lease=owner_lease,
             insecure=insecure,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,
             uvicorn_settings={"log_level": log_level, "log_config": None},
-            token=token,
-            allowed_origins=allowed_origins,
-            allowed_hosts=allowed_hosts,
-            agent_access=agent_access,
-            agent_token=agent_token,
-            agent_idle_timeout=agent_idle_timeout or None,
-            stateless_http=stateless_http,
-            mode=mode,
-            local=local,
+            **served,
         )
+
+
+def _several(
+    targets: Sequence[str],
+    config: str | None,
+    usual: Callable[[int | None], EngineOptions],
+    served: Mapping[str, Any],
+) -> Any:
+    """Return an application of several environments.
+
+    Args:
+        targets: of the command line, each perhaps with a name of its own.
+        config: path of a file of more.
+        usual: makes the options of one, apart from its own, of the sessions that it asks for.
+        served: what all have in common.
+    """
+    from openenv_async.server.several import create_app_of_several
+    from openenv_async.targets.config import ServedEnvironment, from_file
+
+    found = {} if config is None else from_file(config)
+    for target in targets:
+        name, _, rest = target.partition("=") if _NAMED.match(target) else ("", "", target)
+        each = ServedEnvironment(target=rest)
+        name = name or each.spec.name
+        if name in found:
+            raise click.UsageError(
+                f"two environments are served as {name}: give one of them a name, NAME={rest}"
+            )
+        found[name] = each
+    if not found:
+        raise click.UsageError("nothing to serve: name a TARGET, or a file of them (--config)")
+    return create_app_of_several(
+        {name: each.spec for name, each in found.items()},
+        {name: each.options(usual(each.spec.max_sessions)) for name, each in found.items()},
+        **served,
+    )
 
 
 def _options(settings: Mapping[str, Any], debug: bool, max_sessions: int | None) -> EngineOptions:
@@ -249,17 +314,18 @@ def _vectorized(spec: EnvironmentSpec, count: int, params: dict[str, Any]) -> En
         raise click.BadParameter(exc.message, param_hint="--vector") from exc
 
 
-def _announce(spec: EnvironmentSpec, url: str, as_json: bool) -> None:
+def _announce(env: Any, names: list[str] | None, url: str, as_json: bool) -> None:
     if as_json:
-        about = {
-            "url": url,
-            "pid": os.getpid(),
-            "environment": spec.name,
-            "version": spec.version,
-        }
+        about: dict[str, Any] = {"url": url, "pid": os.getpid()}
+        if names is None:
+            about |= {"environment": env.name, "version": env.version}
+        else:
+            about["environments"] = {name: f"{url}/{name}" for name in names}
         echo(json.dumps(about))
+    elif names is None:
+        echo(f"{env.name} {env.version} at {url}")
     else:
-        echo(f"{spec.name} {spec.version} at {url}")
+        echo("\n".join(f"{name} at {url}/{name}" for name in names))
 
 
 @contextlib.contextmanager

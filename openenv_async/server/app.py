@@ -29,8 +29,8 @@ from openenv_async.server.keywords import read_keywords
 from openenv_async.server.local import LOCAL_EXTENSION, LocalListener
 from openenv_async.server.mcp import IDLE_TIMEOUT, McpEndpoint, checked_access
 from openenv_async.server.mcp.sharing import Sharing
-from openenv_async.server.metrics import LoopWatch
-from openenv_async.server.not_found import Elsewhere, no_such_path, route_path
+from openenv_async.server.metrics import LoopWatch, read_stats
+from openenv_async.server.not_found import Elsewhere, front_page, no_such_path, route_path
 from openenv_async.server.transport import Receive, Scope, Send
 from openenv_async.server.upstream import RpcSocket, UpstreamSocket
 from openenv_async.server.upstream_rpc import UpstreamRpc
@@ -38,7 +38,7 @@ from openenv_async.server.websocket import NativeSocket
 from openenv_async.spec import EnvironmentSpec
 from openenv_async.types import MAX_SECONDS
 
-__all__ = ["HTTPEnvServer", "create_app", "routes_in"]
+__all__ = ["HTTPEnvServer", "UnknownPath", "create_app", "routes_in"]
 
 PLAYING_ROUTES: Final = frozenset({"/open", "/reset", "/step", "/close", "/state"})
 """Routes that a server in production mode does not have."""
@@ -152,6 +152,7 @@ class HTTPEnvServer:
             )
         self._home: HomeLoop | None = None
         self._is_alive = False
+        self._admitted = 0
         own_access: Collection[str] = getattr(self.spec.cls, "agent_access", ())
         access = checked_access(own_access) | checked_access(agent_access)
         self._rpc = UpstreamRpc(self.engine, HttpSessions(self.engine))
@@ -236,10 +237,12 @@ class HTTPEnvServer:
             for route in self.routes
             if isinstance(route, Route)
         }
-        elsewhere = Elsewhere(self.engine, self.guard, {"/ws": "GET", **methods})
+        known = {"/ws": "GET", **methods}
+        front = functools.partial(front_page, self.spec, known)
+        elsewhere = Elsewhere(front, self.guard, known)
         return [
             Route("/{path:path}", elsewhere, include_in_schema=False),
-            WebSocketRoute("/{path:path}", _UnknownPath(self.guard, ["/ws", *methods])),
+            WebSocketRoute("/{path:path}", UnknownPath(self.guard, list(known))),
         ]
 
     def _elsewhere(self, scope: Scope) -> HomeLoop | None:
@@ -312,6 +315,22 @@ class HTTPEnvServer:
         finally:
             self._sockets.discard(socket)
 
+    @property
+    def sessions(self) -> int:
+        """The number of sessions that live."""
+        return len(self.engine.sessions)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """A reading of what the server knows about itself."""
+        self.watch.start()
+        return read_stats(self.engine, self.watch)
+
+    def is_visited(self) -> bool:
+        """Return whether a client is connected, or has asked since this was last called."""
+        admitted, self._admitted = self._admitted, self.guard.admitted
+        return bool(self.engine.stats.connections) or admitted != self._admitted
+
     def _connections(self) -> Iterator[ServerConnection]:
         return (socket.connection for socket in self._sockets)
 
@@ -361,8 +380,8 @@ class _WebSocketEndpoint:
         await self._server.websocket(scope, receive, send, self._only)
 
 
-class _UnknownPath:
-    """The WebSocket endpoint of every path but the one: refuses, with the paths there are."""
+class UnknownPath:
+    """The WebSocket endpoint of every path without one: refuses, with the paths there are."""
 
     def __init__(self, guard: Guard, known: Collection[str]) -> None:
         self._guard = guard

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,20 +30,21 @@ from openenv_async.protocol.upstream import read_fields, scalar
 from openenv_async.server.http_headers import body_response, read_body, refuse_extra, sent_format
 from openenv_async.types import MAX_SECONDS
 
-__all__ = ["DRAIN_SECONDS", "Drain", "checked_seconds"]
+__all__ = ["DRAIN_SECONDS", "Drain", "DrainRoutes", "Drainable", "checked_seconds"]
 
 log = logging.getLogger("openenv_async.server")
 
 DRAIN_SECONDS: Final = 30.0
 """Seconds that episodes have where nobody says how many; those that Kubernetes gives a pod."""
-_REASON: Final = "it is being drained"
+REASON: Final = "it is being drained"
+"""The reason told to clients."""
 _LOOK: Final = 0.05
 _CLOSING_TIME: Final = 1.0
 """Seconds that sessions whose episodes have ended have to be closed by their clients."""
 
 
 class Drain:
-    """The draining of one server, over HTTP and by its owner.
+    """The draining of one server.
 
     Args:
         engine: its sessions.
@@ -76,9 +77,9 @@ class Drain:
             InvalidOption: ``seconds`` is not a time.
         """
         seconds = self._seconds if seconds is None else checked_seconds(seconds)
-        self._engine.drain(_REASON, seconds)
+        self._engine.drain(REASON, seconds)
         for connection in self._connections():
-            connection.going_away(_REASON, seconds)
+            connection.going_away(REASON, seconds)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="openenv-drain")
         if finished is not None:
@@ -109,29 +110,8 @@ class Drain:
         else:
             log.info("drained: every episode ended")
 
-    # -- HTTP ---------------------------------------------------------------------------------
-
-    async def post(self, request: Request, format: Format) -> Response:
-        """Begin; the body may say ``seconds``. Asked again, the new time counts."""
-        sent = sent_format(request)
-        limits = self._engine.options.limits
-        fields = read_fields(await read_body(request, limits.max_message_size), sent)
-        seconds = scalar(fields, "seconds", sent)
-        refuse_extra(fields)
-        self.begin(seconds)
-        return body_response(await self._told(), format, status=202)
-
-    async def get(self, request: Request, format: Format) -> Any:
-        """Tell whether it drains, how long it has and how many episodes are under way."""
-        return await self._told()
-
-    async def ready(self, request: Request, format: Format) -> Response:
-        """Tell whether new sessions may come: 200, or 503 with the reason."""
-        draining = self._engine.draining
-        body = {"ready": draining is None, "reason": draining}
-        return body_response(body, format, status=200 if draining is None else 503)
-
-    async def _told(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
+        """Return whether it drains, how long it has and how many episodes are under way."""
         drains = self._engine.draining is not None
         return {
             "draining": drains,
@@ -141,6 +121,48 @@ class Drain:
             "playing": await self._engine.playing(),
             "sessions": len(self._engine.sessions),
         }
+
+
+class Drainable(Protocol):
+    """A server, or several as one, that can be drained."""
+
+    def begin(
+        self, seconds: float | None = None, finished: Callable[[], None] | None = None
+    ) -> None: ...
+
+    async def status(self) -> dict[str, Any]: ...
+
+
+class DrainRoutes:
+    """The handlers of ``/drain`` and ``/ready``. Each gives a body for the accepted format.
+
+    Args:
+        drain: what they ask.
+        max_size: bytes of a body.
+    """
+
+    def __init__(self, drain: Drainable, max_size: int) -> None:
+        self._drain = drain
+        self._max_size = max_size
+
+    async def post(self, request: Request, format: Format) -> Response:
+        """Begin; the body may say ``seconds``. Asked again, the new time counts."""
+        sent = sent_format(request)
+        fields = read_fields(await read_body(request, self._max_size), sent)
+        seconds = scalar(fields, "seconds", sent)
+        refuse_extra(fields)
+        self._drain.begin(seconds)
+        return body_response(await self._drain.status(), format, status=202)
+
+    async def get(self, request: Request, format: Format) -> Any:
+        """Tell whether it drains, how long it has and how many episodes are under way."""
+        return await self._drain.status()
+
+    async def ready(self, request: Request, format: Format) -> Response:
+        """Tell whether new sessions may come: 200, or 503 with the reason."""
+        draining = (await self._drain.status())["draining"]
+        body = {"ready": not draining, "reason": REASON if draining else None}
+        return body_response(body, format, status=503 if draining else 200)
 
 
 def checked_seconds(seconds: Any) -> float:

@@ -46,7 +46,7 @@ from openenv_async.protocol.upstream import (
 )
 from openenv_async.schemas.refs import resolved
 from openenv_async.server.auth import Guard
-from openenv_async.server.drain import Drain
+from openenv_async.server.drain import Drain, DrainRoutes
 from openenv_async.server.home import HomeLoop
 from openenv_async.server.http_headers import (
     COOKIE,
@@ -102,6 +102,7 @@ def http_routes(
     """
     calls = _SessionRoutes(engine, stateless)
     about = _DescriptionRoutes(engine, watch)
+    draining = DrainRoutes(drain, engine.options.limits.max_message_size)
     tasks = TaskRoutes(engine, calls.fields)
     table: tuple[tuple[str, str, Callable[[Request, Format], Awaitable[Any]]], ...] = (
         ("POST", "/open", calls.open),
@@ -117,9 +118,9 @@ def http_routes(
         ("GET", "/tasks", tasks.splits),
         ("GET", "/tasks/{split:path}", tasks.page),
         ("GET", "/health", about.health),
-        ("GET", "/ready", drain.ready),
-        ("GET", "/drain", drain.get),
-        ("POST", "/drain", drain.post),
+        ("GET", "/ready", draining.ready),
+        ("GET", "/drain", draining.get),
+        ("POST", "/drain", draining.post),
         ("GET", "/stats", about.stats),
         ("GET", "/metrics.json", about.stats),
         ("GET", "/metrics", about.metrics),
@@ -389,7 +390,7 @@ class _DescriptionRoutes:
         return self._stats()
 
     async def metrics(self, request: Request, format: Format) -> Response:
-        text, media = prometheus_text(self._stats())
+        text, media = prometheus_text({None: self._stats()})
         return Response(text, media_type=media)
 
     def _stats(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ _SAMPLES: Final = 32
 _SLOW_LOOP: Final = 0.25
 _STUCK_LOOP: Final = 5.0
 _LONG_WAIT: Final = 30.0
+_ENVIRONMENT: Final = "environment"
 
 
 class LoopWatch:
@@ -305,10 +306,14 @@ METRICS: Final[tuple[Metric, ...]] = (
 
 
 class _Collector:
-    """A collector that gives one reading to a registry."""
+    """A collector that gives one reading of each environment to a registry.
 
-    def __init__(self, stats: Mapping[str, Any]) -> None:
-        self._stats = stats
+    Args:
+        readings: by the name of the environment, which is a label where there are several.
+    """
+
+    def __init__(self, readings: Mapping[str | None, Mapping[str, Any]]) -> None:
+        self._readings = readings
 
     def collect(self) -> Iterator[Family]:
         from prometheus_client.core import (
@@ -317,34 +322,39 @@ class _Collector:
             HistogramMetricFamily,
         )
 
+        several = None not in self._readings
         for metric in METRICS:
-            value = metric.read(self._stats)
-            labels = None if metric.label is None else [metric.label]
-            found = {None: value} if labels is None else value
-            if metric.kind == "histogram":
-                histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
-                for name, each in found.items():
-                    histogram.add_metric(
-                        [] if name is None else [name],
-                        buckets=list(each["buckets"].items()),
-                        sum_value=each["sum"],
-                    )
-                yield histogram
-                continue
-            kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
-            family = kind(metric.name, metric.help, labels=labels)
-            for name, each in found.items():
-                family.add_metric([] if name is None else [name], -1 if each is None else each)
+            if several and metric.label == _ENVIRONMENT:
+                continue  # every other metric has it then
+            labels = [_ENVIRONMENT] if several else []
+            if metric.label is not None:
+                labels.append(metric.label)
+            kinds = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+            kind = kinds.get(metric.kind, HistogramMetricFamily)
+            family: Any = kind(metric.name, metric.help, labels=labels)
+            for environment, stats in self._readings.items():
+                value = metric.read(stats)
+                for label, each in ({None: value} if metric.label is None else value).items():
+                    values = [name for name in (environment, label) if name is not None]
+                    if metric.kind == "histogram":
+                        buckets = list(each["buckets"].items())
+                        family.add_metric(values, buckets=buckets, sum_value=each["sum"])
+                    else:
+                        family.add_metric(values, -1 if each is None else each)
             yield family
 
 
-def prometheus_text(stats: Mapping[str, Any]) -> tuple[bytes, str]:
-    """A reading in Prometheus' text format, and its media type."""
+def prometheus_text(readings: Mapping[str | None, Mapping[str, Any]]) -> tuple[bytes, str]:
+    """Readings in Prometheus' text format, and its media type.
+
+    Args:
+        readings: by the name of the environment; one without a name gets no label of it.
+    """
     # Imported at the first scrape: it takes a while, and most servers are never scraped.
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(stats))
+    registry.register(_Collector(readings))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from openenv_async.engine import Engine
 from openenv_async.errors import CallerError, OpenEnvError, TargetNotFound
 from openenv_async.server.auth import Guard
 from openenv_async.server.http_headers import (
@@ -19,9 +18,10 @@ from openenv_async.server.http_headers import (
     error_response,
 )
 from openenv_async.server.transport import Receive, Scope, Send
+from openenv_async.spec import EnvironmentSpec
 from openenv_async.version import __version__
 
-__all__ = ["Elsewhere", "no_such_path", "route_path"]
+__all__ = ["Elsewhere", "front_page", "html_page", "no_such_path", "route_path", "wants_page"]
 
 _METHOD_NOT_ALLOWED: Final = 405
 _UPGRADE_REQUIRED: Final = 426
@@ -80,13 +80,15 @@ class Elsewhere:
     """The application for every path without a route of its own.
 
     Args:
-        engine: what is served.
+        front: makes the answer to ``GET /``.
         guard: who may ask.
         known: the method of each path, the WebSocket's ``GET`` included.
     """
 
-    def __init__(self, engine: Engine, guard: Guard, known: Mapping[str, str]) -> None:
-        self._engine = engine
+    def __init__(
+        self, front: Callable[[Request], Response], guard: Guard, known: Mapping[str, str]
+    ) -> None:
+        self._front = front
         self._guard = guard
         self._known = known
 
@@ -105,7 +107,7 @@ class Elsewhere:
         known, method = self._known, request.method
         if path in ("", "/"):
             if method in ("GET", "HEAD"):
-                return self._front_page(request)
+                return self._front(request)
             return self._wrong(
                 request, _METHOD_NOT_ALLOWED, f"/ takes GET, not {method}", Allow="GET"
             )
@@ -137,38 +139,50 @@ class Elsewhere:
         response.headers.update(headers)
         return response
 
-    def _front_page(self, request: Request) -> Response:
-        """Return what is served here: a page for browsers, JSON for everything else."""
-        spec = self._engine.spec
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_page(spec.name, spec.version, spec.description, self._known))
-        about: dict[str, Any] = {
-            "environment": spec.name,
-            "version": spec.version,
-            "server": f"openenv_async/{__version__}",
-            "routes": {
-                path: f"{method} {_ABOUT.get(path, '')}".rstrip()
-                for path, method in self._known.items()
-            },
-        }
-        return body_response(about, accepted_format(request))
+
+def front_page(spec: EnvironmentSpec, known: Mapping[str, str], request: Request) -> Response:
+    """Return what is served at an address: a page for browsers, JSON for everything else."""
+    if wants_page(request):
+        about = f"<p>{html.escape(spec.description)}</p>" if spec.description else ""
+        about += f"<p>An environment, served by openenv_async {__version__}.</p>"
+        rows = [_route_row(path, method) for path, method in known.items()]
+        return html_page(f"{spec.name} {spec.version}", about, rows)
+    told: dict[str, Any] = {
+        "environment": spec.name,
+        "version": spec.version,
+        "server": f"openenv_async/{__version__}",
+        "routes": {
+            path: f"{method} {_ABOUT.get(path, '')}".rstrip() for path, method in known.items()
+        },
+    }
+    return body_response(told, accepted_format(request))
 
 
-def _page(name: str, version: str, description: str | None, known: Mapping[str, str]) -> str:
-    rows = []
-    for path, method in known.items():
-        text = html.escape(_ABOUT.get(path, ""))
-        is_link = method == "GET" and path not in _NO_LINK and "{" not in path
-        link = f'<a href=".{path}">{path}</a>' if is_link else path
-        rows.append(f"<tr><td>{method}</td><td>{link}</td><td>{text}</td></tr>")
-    title = html.escape(f"{name} {version}")
-    about = f"<p>{html.escape(description)}</p>" if description else ""
-    return (
+def wants_page(request: Request) -> bool:
+    """Return whether a browser asks."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def html_page(title: str, about: str, rows: Iterable[Sequence[str]]) -> HTMLResponse:
+    """Return a page with a table.
+
+    Args:
+        title: as text.
+        about: HTML above the table.
+        rows: of HTML.
+    """
+    title = html.escape(title)
+    table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<h1>{title}</h1>{about}"
-        f"<p>An environment, served by openenv_async {__version__}.</p>"
-        f"<table>{''.join(rows)}</table></html>"
+        f"<h1>{title}</h1>{about}<table>{table}</table></html>"
     )
+
+
+def _route_row(path: str, method: str) -> tuple[str, str, str]:
+    is_link = method == "GET" and path not in _NO_LINK and "{" not in path
+    link = f'<a href=".{path}">{path}</a>' if is_link else path
+    return method, link, html.escape(_ABOUT.get(path, ""))
 
 
 _NO_LINK: Final = ("/ws", "/state")

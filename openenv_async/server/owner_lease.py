@@ -25,7 +25,7 @@ class OwnerLease:
     """The watch over one server's owner.
 
     Args:
-        server: the ``HTTPEnvServer`` whose guard and connections count.
+        server: an ``HTTPEnvServer``, or several as one.
         seconds: without a sign of the owner, after which the server has to end.
         expired: called once, then.
     """
@@ -45,13 +45,14 @@ class OwnerLease:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        guard, stats = self._server.guard, self._server.engine.stats
-        heard, unheard = guard.admitted, 0.0
+        server = self._server
+        server.is_visited()  # what was before does not count
+        unheard = 0.0
         while unheard < self._seconds:
             since = loop.time()
             await asyncio.sleep(_TICK)
-            if stats.connections or guard.admitted != heard:
-                heard, unheard = guard.admitted, 0.0
+            if server.is_visited():
+                unheard = 0.0
             else:
                 unheard += min(loop.time() - since, 2 * _TICK)
         log.warning("nobody renewed the owner's lease for %g s: shutting down", self._seconds)

@@ -246,8 +246,7 @@ def run_server(
             gc.freeze()
             if until_stdin_closes:
                 _on_stdin_closed(loop, runner.stop)
-            engine = None if env_server is None else env_server.engine
-            with paced_collector(lambda: 0 if engine is None else len(engine.sessions)):
+            with paced_collector(lambda: 0 if env_server is None else env_server.sessions):
                 async with _leased(env_server, owner_lease, runner.stop):
                     if on_listening is not None:
                         on_listening(address(host, listener, runner.config.is_ssl))

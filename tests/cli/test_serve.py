@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
@@ -142,3 +143,45 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
         result = run("serve", COUNTING, "--port", url.rpartition(":")[2])
     assert result.returncode == 1
     assert "cannot listen" in one_line(result.stderr)
+
+
+async def test_several_environments_each_at_a_path_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "environments.yaml"
+    config.write_text(
+        f"environments: {{five: {{target: '{COUNTING}', params: {{goal: 5}}, max_sessions: 3}}}}"
+    )
+    with started(
+        "serve", "--config", str(config), f"b={HANGING}", "--port", "0", "--json"
+    ) as process:
+        assert process.stdout is not None
+        about = json.loads(process.stdout.readline())
+        urls = about["environments"]
+        assert urls == {name: f"{about['url']}/{name}" for name in ("five", "b")}
+        async with GenericEnvClient(urls["five"]) as env:
+            await env.reset()
+            assert (await env.step({"amount": 5})).done
+            assert env.connection is not None
+            assert env.connection.server["max_sessions"] == 3
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "nothing to serve"),
+        (
+            [COUNTING, COUNTING],
+            f"served as Counting: give one of them a name, NAME={COUNTING}",
+        ),
+        ([COUNTING, HANGING, "--param", "goal=5"], "write them into --config"),
+        ([f"health={COUNTING}", HANGING], "cannot be served as 'health'"),
+        (["no-such-thing", HANGING], "no-such-thing"),
+    ],
+)
+def test_several_that_cannot_be_served(arguments: list[str], part: str) -> None:
+    result = invoke("serve", *arguments)
+    assert result.exit_code == 2
+    assert part in one_line(result.stderr)

@@ -76,7 +76,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
 
 
 def counted(engine: Engine, name: str) -> dict[str, float]:
-    text = prometheus_text(read_stats(engine, LoopWatch(engine)))[0].decode()
+    text = prometheus_text({None: read_stats(engine, LoopWatch(engine))})[0].decode()
     found = re.findall(rf'^{name}(?:{{code="(\w+)"}})? (\S+)$', text, re.M)
     return {code: float(value) for code, value in found}
 

@@ -214,7 +214,7 @@ async def test_health_follows_the_loop(late: float, health: str) -> None:
     stats = read_stats(engine, watch)
     assert stats["health"] == health
     assert bool(stats["health_reasons"]) is (health != "ok")
-    assert f'openenv_health{{state="{health}"}} 1.0' in prometheus_text(stats)[0].decode()
+    assert f'openenv_health{{state="{health}"}} 1.0' in prometheus_text({None: stats})[0].decode()
 
 
 async def test_the_lag_is_measured() -> None:

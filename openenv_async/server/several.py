@@ -1,0 +1,253 @@
+"""Several environments behind one address, each below a path of its own name.
+
+Rules:
+
+- Below ``/NAME`` is all that a server of that environment alone has: sessions, schemas, MCP,
+  counters. Nothing is shared but the process, its loop and the token.
+- At the root are a list of the environments, the server's health, and what concerns all of them:
+  draining, readiness, and their metrics with the environment as a label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import html
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+
+from openenv_async.engine import EngineOptions
+from openenv_async.errors import InvalidOption, OpenEnvError
+from openenv_async.models import Format
+from openenv_async.server.app import HTTPEnvServer, UnknownPath
+from openenv_async.server.auth import Guard
+from openenv_async.server.drain import DrainRoutes, checked_seconds
+from openenv_async.server.http_headers import accepted_format, body_response, error_response
+from openenv_async.server.metrics import prometheus_text
+from openenv_async.server.not_found import Elsewhere, html_page, wants_page
+from openenv_async.spec import EnvironmentSpec
+from openenv_async.types import Limits
+from openenv_async.version import __version__
+
+__all__ = ["SeveralServers", "create_app_of_several"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_OWN: Final = frozenset({"health", "ready", "drain", "metrics", "metrics.json", "stats"})
+_HEALTH: Final = ("wedged", "degraded", "ok")
+"""Healths, the worst first."""
+Handler = Callable[[Request, Format], Awaitable[Any]]
+
+
+class SeveralServers:
+    """Servers as one: what runs and stops them takes this for a single one.
+
+    Args:
+        servers: by the name that is in their paths.
+        guard: of the root.
+
+    Raises:
+        InvalidOption: a name cannot be part of a path, or is one that the root has.
+    """
+
+    def __init__(self, servers: Mapping[str, HTTPEnvServer], guard: Guard) -> None:
+        for name in servers:
+            if not _NAME.fullmatch(name) or name in _OWN:
+                raise InvalidOption(
+                    f"an environment cannot be served as {name!r:.80}: a name has letters, digits,"
+                    f" '_', '-' and '.', and is none of {', '.join(sorted(_OWN))}",
+                    option="name",
+                )
+        self.servers = dict(servers)
+        self.guard = guard
+        self.drain = _SeveralDrains(self.servers)
+        self._admitted = 0
+
+    @property
+    def sessions(self) -> int:
+        """The number of sessions that live in all of them."""
+        return sum(server.sessions for server in self.servers.values())
+
+    def is_visited(self) -> bool:
+        """Return whether a client is connected, or has asked since this was last called."""
+        visits = [server.is_visited() for server in self.servers.values()]
+        admitted, self._admitted = self._admitted, self.guard.admitted
+        return any(visits) or admitted != self._admitted
+
+    async def aclose(self, reason: str = "shutdown") -> None:
+        """Tell the clients and close every session of each."""
+        await asyncio.gather(*(server.aclose(reason) for server in self.servers.values()))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """Prepare each, and close them when the application stops."""
+        async with contextlib.AsyncExitStack() as stack:
+            for server in self.servers.values():
+                await stack.enter_async_context(server.lifespan(app))
+            yield
+
+    def stats(self) -> dict[str, Any]:
+        """Return the reading of each by its name, and the worst of their healths."""
+        readings = {name: server.stats for name, server in self.servers.items()}
+        worst = min((_HEALTH.index(each["health"]) for each in readings.values()), default=-1)
+        return {"health": _HEALTH[worst], "environments": readings}
+
+
+class _SeveralDrains:
+    """The draining of several servers as one."""
+
+    def __init__(self, servers: Mapping[str, HTTPEnvServer]) -> None:
+        self._servers = servers
+
+    def begin(
+        self, seconds: float | None = None, finished: Callable[[], None] | None = None
+    ) -> None:
+        if seconds is not None:
+            seconds = checked_seconds(seconds)  # before the first of them begins
+        left = set(self._servers)
+
+        def ended(name: str) -> None:
+            left.discard(name)
+            if not left and finished is not None:
+                finished()
+
+        for name, server in self._servers.items():
+            server.drain.begin(seconds, functools.partial(ended, name))
+
+    async def status(self) -> dict[str, Any]:
+        found = [await server.drain.status() for server in self._servers.values()]
+        return {
+            "draining": all(each["draining"] for each in found),
+            "finished": all(each["finished"] for each in found),
+            "seconds": max((each["seconds"] or 0.0 for each in found), default=0.0),
+            **{key: sum(each[key] for each in found) for key in ("lost", "playing", "sessions")},
+        }
+
+
+def create_app_of_several(
+    envs: Mapping[str, EnvironmentSpec],
+    options: Mapping[str, EngineOptions] | None = None,
+    *,
+    token: str | None = None,
+    allowed_origins: Collection[str] = (),
+    allowed_hosts: Collection[str] = (),
+    **server: Any,
+) -> Starlette:
+    """Return an ASGI application with several environments, each at ``/NAME``.
+
+    Args:
+        envs: by the name that is in their paths.
+        options: of those that are not served with the usual ones.
+        token: as of ``HTTPEnvServer``, for the root as well.
+        allowed_origins, allowed_hosts: likewise.
+        server: more of its keyword arguments, the same for each.
+
+    Raises:
+        InvalidOption: a name cannot be part of a path.
+    """
+    server |= {"token": token, "allowed_origins": allowed_origins, "allowed_hosts": allowed_hosts}
+    servers = {
+        name: HTTPEnvServer(env, options=(options or {}).get(name), **server)
+        for name, env in envs.items()
+    }
+    guard = Guard(token, allowed_origins, allowed_hosts)
+    several = SeveralServers(servers, guard)
+    max_size = Limits().max_message_size
+    drain = DrainRoutes(several.drain, max_size)
+
+    async def health(request: Request, format: Format) -> Any:
+        return {"status": "healthy"}
+
+    async def stats(request: Request, format: Format) -> Any:
+        return several.stats()
+
+    async def metrics(request: Request, format: Format) -> Response:
+        readings: dict[str | None, Any] = {**several.stats()["environments"]}
+        text, media = prometheus_text(readings)
+        return Response(text, media_type=media)
+
+    table: tuple[tuple[str, str, Handler], ...] = (
+        ("GET", "/health", health),
+        ("GET", "/ready", drain.ready),
+        ("GET", "/drain", drain.get),
+        ("POST", "/drain", drain.post),
+        ("GET", "/stats", stats),
+        ("GET", "/metrics.json", stats),
+        ("GET", "/metrics", metrics),
+    )
+    known = {path: method for method, path, _ in table}
+    elsewhere = Elsewhere(functools.partial(_index, several.servers), guard, known)
+    paths = [*known, *(f"/{name}/ws" for name in several.servers)]
+    app = Starlette(
+        routes=[
+            *(
+                Mount(f"/{name}", routes=[*server.routes, *server.other_routes()])
+                for name, server in several.servers.items()
+            ),
+            *(
+                Route(f"/{name}", functools.partial(_below, name), include_in_schema=False)
+                for name in several.servers
+            ),
+            *(
+                Route(path, functools.partial(_answer, handler, guard), methods=[method])
+                for method, path, handler in table
+            ),
+            Route("/{path:path}", elsewhere, include_in_schema=False),
+            WebSocketRoute("/{path:path}", UnknownPath(guard, paths)),
+        ],
+        lifespan=several.lifespan,
+    )
+    app.state.openenv = several
+    return app
+
+
+async def _answer(handler: Handler, guard: Guard, request: Request) -> Response:
+    """Return a handler's body or error as a response."""
+    format = accepted_format(request)
+    try:
+        guard.check(request.scope)
+        result = await handler(request, format)
+    except OpenEnvError as exc:
+        return error_response(request, exc, format)
+    return result if isinstance(result, Response) else body_response(result, format)
+
+
+async def _below(name: str, request: Request) -> Response:
+    """Send a browser on to the front page of an environment."""
+    return RedirectResponse(f"./{name}/")
+
+
+def _index(servers: Mapping[str, HTTPEnvServer], request: Request) -> Response:
+    """Return which environments are served: a page for browsers, JSON for everything else."""
+    if wants_page(request):
+        rows = [
+            (
+                f'<a href="./{name}/">{name}</a>',
+                html.escape(server.spec.version),
+                html.escape(server.spec.description or ""),
+                f"{server.sessions} sessions",
+            )
+            for name, server in servers.items()
+        ]
+        about = f"<p>Served by openenv_async {__version__}.</p>"
+        return html_page(f"{len(servers)} environments", about, rows)
+    told = {
+        "server": f"openenv_async/{__version__}",
+        "environments": {
+            name: {
+                "path": f"/{name}",
+                "version": server.spec.version,
+                "description": server.spec.description,
+                "sessions": server.sessions,
+                "max_sessions": server.engine.max_sessions,
+            }
+            for name, server in servers.items()
+        },
+    }
+    return body_response(told, accepted_format(request))
