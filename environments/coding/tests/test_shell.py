@@ -26,7 +26,7 @@ from openenv_async.errors import InvalidAction, InvalidOption
 
 PACKAGE = os.path.dirname(coding_env.__file__)
 IN_ITS_FORM = not shell.not_confined()
-"""Whether this runs in a container, as a user without rights."""
+"""True in a container, as a user without rights."""
 
 
 @contextlib.asynccontextmanager
