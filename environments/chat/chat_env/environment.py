@@ -42,7 +42,7 @@ _MAX_CALLS: Final = 16
 """Calls of tools in one message."""
 _SCRIPT: Final = "task"
 _HISTORIES: Final = ("full", "new")
-_MARKED_CALL: Final = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_MARKED_CALL: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _ROLE: Final = (
     "You are talking to an assistant that has a task. Its task is:\n{prompt}\n"
     "Answer its messages in one or two short sentences. Help it along; do not solve it."
@@ -127,7 +127,7 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
 
         def rows(split: str) -> list[dict[str, Any]]:
             return [
-                {"id": t.id, "task": t.id, "kind": t.kind, "prompt": t.prompt}
+                {"id": t.id, "task": t.id, "kind": t.kind, "prompt": t.question.text}
                 for t in tasks
                 if t.split == split
             ]
@@ -187,7 +187,7 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
                     if system:
                         messages.insert(0, Message("system", self._tokenizer.clean(system)))
                     break
-        tools = [tool.schema for tool in chosen.tools]
+        tools = self._cleaned_data([tool.schema for tool in chosen.tools])
         tokens = self._tokenizer.opening(messages, tools)
         self._task, self._tools, self._sends_all = chosen, tools, sends == "full"
         self._opened = len(messages)
@@ -310,6 +310,18 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             [{**b, "text": clean(b["text"])} if b["type"] == "text" else b for b in content],
         )
 
+    def _cleaned_data(self, value: Any) -> Any:
+        """Return JSON data without special tokens in its texts."""
+        match value:
+            case str():
+                return self._tokenizer.clean(value)
+            case dict():
+                return {self._tokenizer.clean(k): self._cleaned_data(v) for k, v in value.items()}
+            case list():
+                return [self._cleaned_data(each) for each in value]
+            case _:
+                return value
+
     def _read(self, action: ChatAction) -> tuple[list[int], Message, str | None]:
         """Return an action as tokens, as a message, and what is wrong with its calls of tools."""
         tokenizer = self._tokenizer
@@ -367,7 +379,11 @@ class ChatEnvironment(Environment[ChatAction, ChatObservation, ChatState]):
             raise InvalidAction(f"a message calls at most {_MAX_CALLS} tools")
         before = sum(len(each.tool_calls or ()) for each in self._state.history_messages)
         return [
-            ToolCall(call.name, call.arguments, call.id or f"call{number:05}")
+            ToolCall(
+                self._tokenizer.clean(call.name),
+                self._cleaned_data(call.arguments),
+                self._tokenizer.clean(call.id) or f"call{number:05}",
+            )
             for number, call in enumerate(calls, before + 1)
         ]
 

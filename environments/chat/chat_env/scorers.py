@@ -331,9 +331,17 @@ def scorer_from(spec: Any, *, trusted: bool = True) -> Rubric:
 
 def needs_judge(spec: Any) -> bool:
     """Return whether a scorer that is written as data asks a judge."""
-    if isinstance(spec, Mapping):
-        return "judge" in spec or any(map(needs_judge, spec.values()))
-    return isinstance(spec, list | tuple) and any(map(needs_judge, spec))
+    match spec:
+        case {"judge": _}:
+            return True
+        case {"sum": parts}:
+            return any(needs_judge(each) for _, each in parts)
+        case {"gate": scorers}:
+            return any(map(needs_judge, scorers))
+        case {"every": inner} | {"some": inner}:
+            return needs_judge(inner)
+        case _:
+            return False
 
 
 def score_text(scorer: Rubric, text: str) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -292,7 +292,9 @@ def _content(content: Any, why: str) -> str | list[dict[str, Any]]:
     return content
 
 
-def _tools(rows: Iterable[Any]) -> tuple[Tool, ...]:
+def _tools(rows: Any) -> tuple[Tool, ...]:
+    if not isinstance(rows, list | tuple):
+        raise _wrong("tools of a task are a list")
     tools = tuple(map(_tool, rows))
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
@@ -312,6 +314,9 @@ def _tool(row: Any) -> Tool:
         raise _wrong(f"a tool needs a name, an identifier; got {name!r:.80}")
     if not isinstance(parameters, Mapping) or not isinstance(parameters.get("properties"), Mapping):
         raise _wrong(f"the tool {name} needs parameters, a JSON Schema with properties")
+    required = parameters.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
+        raise _wrong(f"required of the tool {name} is a list of names")
     if not isinstance(results, Mapping) or not all(
         isinstance(text, str) for text in itertools.chain.from_iterable(results.items())
     ):

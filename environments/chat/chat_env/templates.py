@@ -64,6 +64,8 @@ class ChatTemplate:
         takes_tools: whether it tells the model which tools there are.
         takes_blocks: whether it renders content that is a list of blocks; other templates are to be
             given its text.
+        takes_text: whether it renders content that is a text; other templates are to be given a
+            block of it.
 
     Raises:
         InvalidOption: it is broken.
@@ -82,7 +84,8 @@ class ChatTemplate:
         except jinja2.TemplateError as exc:
             raise InvalidOption(f"the chat template is broken: {exc}", option="tokenizer") from exc
         self.takes_tools: bool = "tools" in variables
-        self.takes_blocks: bool = self._renders_blocks()
+        self.takes_blocks: bool = self._renders([{"type": "text", "text": _PROBE}])
+        self.takes_text: bool = not self.takes_blocks or self._renders(_PROBE)
 
     def render(
         self,
@@ -154,11 +157,10 @@ class ChatTemplate:
                 option="tokenizer",
             ) from exc
 
-    def _renders_blocks(self) -> bool:
-        """Return whether the text of a block comes out, and nothing of how data is written."""
-        user = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+    def _renders(self, content: Any) -> bool:
+        """Return whether the text of a content comes out, and nothing of how data is written."""
         try:
-            text = self.render([user])
+            text = self.render([{"role": "user", "content": content}])
         except InvalidOption:
             return False
         return _PROBE in text and not re.search(r"""['"]type['"]""", text)

@@ -152,18 +152,23 @@ class ChatTokenizer:
 
         Templates differ in all they do but this: they render the same turns the same way.
         """
-        said = Message("assistant", _SAID, list(calls) or None)
-        turns = [Message("user", "a"), said]
-        after = self._render([*turns, *replies], tools, begin=True)
+        asked = Message("user", "a")
+        said = Message("assistant", "" if calls else _SAID, list(calls) or None)
+        after = self._render([asked, said, *replies], tools, begin=True)
         _, found, rest = after.partition(_SAID)
-        if found and not calls:
+        if found:
             return rest
+        # The agent's turn with and without what follows: it ends where the two part, or before.
+        begun = _shared(self._render([asked], tools, begin=True), after)
+        alone = self._render([asked, said], tools)
+        place = _shared(alone, after)
         end = None if self.end_of_turn is None else self.tokenizer.id_to_token(self.end_of_turn)
-        if found and end and end in rest:  # what is before it are the calls
-            return rest[rest.index(end) :]
-        shared = _shared(self._render(turns, tools), after)
-        place = after.rfind(end, 0, shared) if end else -1
-        return after[place if place >= 0 else shared :]
+        at = -1
+        if end:
+            at = after.rfind(end, begun, place)
+            if at < 0 and end in alone[place:]:  # the turn reads otherwise when it is the last
+                at = after.find(end, place)
+        return after[at if at >= 0 else max(place, begun) :]
 
     def _render(self, messages: Sequence[Message], tools: Tools, *, begin: bool = False) -> str:
         template = self.template
@@ -172,23 +177,29 @@ class ChatTokenizer:
             text = _TOOLS.format(tools="\n".join(map(json.dumps, tools)))
             _prepend(rows[0], text)
         given = list(tools) if tools and template.takes_tools else None
+        has_calls = any(each.role == "tool" or each.tool_calls for each in messages)
+        if has_calls and not self._knows_results:
+            rows = [_without_tools(row) for row in rows]
+        return template.render(rows, begin=begin, tools=given)
+
+    @functools.cached_property
+    def _knows_results(self) -> bool:
+        """True if the template renders results of calls: some refuse the role, or drop it."""
+        call = ToolCall("f", {}, "call00001")
+        asked = [Message("user", "a"), Message("assistant", "", [call])]
+        rows = list(map(self._row, (*asked, Message("tool", _SAID, None, call.id, call.name))))
         try:
-            return template.render(rows, begin=begin, tools=given)
+            return _SAID in self.template.render(rows, begin=True)
         except InvalidOption:
-            if not any(each.role == "tool" or each.tool_calls for each in messages):
-                raise
-        plain = [_without_tools(row) for row in rows]  # the template may know no tools
-        return template.render(plain, begin=begin, tools=given)
+            return False
 
     def _row(self, message: Message) -> dict[str, Any]:
         """Return a message as templates have it."""
-        row: dict[str, Any] = {"role": message.role, "content": message.content}
-        if not isinstance(message.content, str):
-            row["content"] = (
-                [_block(each) for each in message.content]
-                if self.template.takes_blocks
-                else message.text
-            )
+        row: dict[str, Any] = {"role": message.role, "content": message.text}
+        if not isinstance(message.content, str) and self.template.takes_blocks:
+            row["content"] = [_block(each) for each in message.content]
+        elif not self.template.takes_text:
+            row["content"] = [{"type": "text", "text": message.text}]
         if message.tool_calls:
             row["tool_calls"] = [_call(each) for each in message.tool_calls]
         if message.tool_call_id is not None:
@@ -231,8 +242,11 @@ def _prepend(row: dict[str, Any], text: str) -> None:
 
 def _without_tools(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["role"] == "tool":
-        content = f"<tool_response>\n{row['content']}\n</tool_response>"
-        return {"role": "user", "content": content}
+        content = row["content"]
+        text = content if isinstance(content, str) else content[0]["text"]
+        text = f"<tool_response>\n{text}\n</tool_response>"
+        blocks = [{"type": "text", "text": text}]
+        return {"role": "user", "content": text if isinstance(content, str) else blocks}
     return {"role": row["role"], "content": row["content"]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chat_env.scorers import ExactMatch, score_text, scorer_from
+from chat_env.scorers import ExactMatch, needs_judge, score_text, scorer_from
 
 from openenv_async.errors import InvalidOption
 from openenv_async.rubrics import part, weighted
@@ -180,6 +180,20 @@ def test_scores_of_whole_conversations(
 def test_what_is_no_scorer(spec: Any) -> None:
     with pytest.raises(InvalidOption, match="not a valid scorer"):
         scorer_from(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "needs"),
+    [
+        ({"judge": "Polite?"}, True),
+        ({"sum": [[1, {"exact": "a"}], [1, {"gate": [{"exact": "a"}, {"judge": "?"}]}]]}, True),
+        ({"every": {"judge": "?"}}, True),
+        ({"format": "json", "value": {"judge": "Ada"}}, False),
+        ({"exact": ["judge"]}, False),
+    ],
+)
+def test_who_needs_a_judge(spec: Any, needs: bool) -> None:
+    assert needs_judge(spec) is needs
 
 
 def test_nesting_has_an_end() -> None:

@@ -61,6 +61,8 @@ def test_tasks_from_a_file(tmp_path: Path) -> None:
         {"tools": [{"name": "f", "parameters": {}, "results": {}}]},
         {"tools": [{"name": "f", "parameters": {"properties": {}}, "results": {}}] * 2},
         {"tools": ["f"]},
+        {"tools": 5},
+        {"tools": [{"name": "f", "parameters": {"properties": {}, "required": 5}, "results": {}}]},
     ],
 )
 def test_what_is_no_task(change: dict[str, Any]) -> None:

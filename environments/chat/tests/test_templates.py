@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from chat_env.models import Message, ToolCall
 from chat_env.templates import ChatTemplate, Rendered
 from chat_env.tokenizer import ChatTokenizer, load_tokenizer
@@ -179,6 +181,36 @@ def test_a_template_that_refuses_the_role_hears_of_it_from_the_user() -> None:
         tokenizer.opening([Message("system", "x"), Message("user", "y")])
 
 
+ONLY_BLOCKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}:{% for b in m.content %}"
+    "{% if b.type == 'text' %}{{ b.text }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+)
+REREAD = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}:"
+    "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool {{ c.function.name }}>{% endfor %}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}{{ tools and '' }}"
+)
+
+
+def test_a_template_that_knows_blocks_alone_is_given_blocks() -> None:
+    tokenizer = made(ONLY_BLOCKS)
+    assert shown(tokenizer, tokenizer.opening([Message("user", "Hi")])) == (
+        "<|im_start|>user:Hi<|im_end|><|im_start|>assistant:"
+    )
+    assert shown(tokenizer, tokenizer.following([5], [Message("user", "No")])) == (
+        "<|im_end|><|im_start|>user:No<|im_end|><|im_start|>assistant:"
+    )
+
+
+def test_a_call_that_reads_otherwise_when_it_is_the_last_is_not_repeated() -> None:
+    tokenizer = made(REREAD)
+    assert shown(tokenizer, tokenizer.following([5], [RESULT], [CALL], [PRICE])) == (
+        "<|im_end|><|im_start|>tool:3<|im_end|><|im_start|>assistant:"
+    )
+
+
 def test_content_blocks_are_text_where_a_template_knows_none() -> None:
     tokenizer = load_tokenizer()
     blocks: list[dict[str, Any]] = [
@@ -239,18 +271,54 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+def templates_of_trl() -> list[Path]:
+    trl = pytest.importorskip("trl")
+    files = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    assert len(files) >= 72
+    return files
+
+
+def of_template(source: str) -> ChatTokenizer:
+    """A tokenizer that has the special tokens that a template writes."""
+    tokenizer = tokenizers.Tokenizer.from_str(load_tokenizer().tokenizer.to_str())
+    tokenizer.add_special_tokens(sorted(set(SPECIAL.findall(source))))
+    return ChatTokenizer(tokenizer, ChatTemplate(source, MARKS), END)
+
+
+SPECIAL = re.compile(r"<\|[^|<>{}]+\|>|<｜[^｜]+｜>|<\w+_of_\w+>|<\w+\|>|</s>")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("calls", [(), (CALL,)], ids=["a message", "a call"])
+def test_what_follows_a_message_is_what_each_template_of_trl_renders(
+    calls: tuple[ToolCall, ...],
+) -> None:
+    """Nothing of the agent's own is in it, all that is new is, and the whole ends with it."""
+    reply = RESULT if calls else Message("user", "3")
+    tools = [PRICE] if calls else []
+    for file in templates_of_trl():
+        tokenizer = of_template(file.read_text(encoding="utf-8"))
+        given = [Message("user", "Hi"), Message("assistant", "plum", list(calls) or None)]
+        whole = shown(tokenizer, tokenizer.opening([*given, reply], tools))
+        new = shown(tokenizer, tokenizer.following([5], [reply], calls, tools))
+        assert "3" in new, file.name
+        assert "plum" not in new, file.name
+        assert "\u241f" not in new, file.name
+        if not (calls and "gemma" in file.name):  # Gemma 4 writes the message after the result
+            assert whole.endswith(new), file.name
+            assert "plum" in whole.removesuffix(new), file.name
+
+
 @pytest.mark.heavy
 def test_all_templates_of_trl_are_rendered_as_transformers_renders_them() -> None:
     """Text and spans, of each template and case; where transformers refuses, we refuse."""
-    trl = pytest.importorskip("trl")
+    files = templates_of_trl()
     transformers = pytest.importorskip("transformers")
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=load_tokenizer().tokenizer, **MARKS
     )
-    files = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
-    assert len(files) >= 72
     equal = refused = 0
     for file in files:
         source = file.read_text(encoding="utf-8")
