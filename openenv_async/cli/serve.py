@@ -52,7 +52,7 @@ _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*=")
         "serve --config environments.yaml",
     )
 )
-@click.argument("targets", nargs=-1, metavar="TARGET...", shell_complete=complete_target)
+@click.argument("target", nargs=-1, metavar="TARGET...", shell_complete=complete_target)
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False),
@@ -147,7 +147,7 @@ _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*=")
 )
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 def serve(
-    targets: tuple[str, ...],
+    target: tuple[str, ...],
     config: str | None,
     host: str,
     port: int,
@@ -201,20 +201,20 @@ def serve(
         "mode": mode,
         "local": local,
     }
+    env: Any
+    if len(target) == 1 and config is None:
+        env = _spec(target[0], params, vector)
+        options = _options(settings, debug, env.max_sessions)
+        names = None
+    else:
+        if params or vector is not None:
+            raise click.UsageError("--param and --vector are for one: write them into --config")
+        usual = functools.partial(_options, settings, debug)
+        options = usual(None)
+        env = _several(target, config, usual, served)
+        names = [*env.state.openenv.servers]
+        served = {}
     with _told(host, port):
-        env: Any
-        if len(targets) == 1 and config is None:
-            env = _spec(targets[0], params, vector)
-            options = _options(settings, debug, env.max_sessions)
-            names = None
-        else:
-            if params or vector is not None:
-                raise click.UsageError("--param and --vector are for one: write them into --config")
-            usual = functools.partial(_options, settings, debug)
-            options = usual(None)
-            env = _several(targets, config, usual, served)
-            names = [*env.state.openenv.servers]
-            served = {}
         run_server(
             env,
             host=host,
@@ -247,6 +247,7 @@ def _several(
         usual: makes the options of one, apart from its own, of the sessions that it asks for.
         served: what all have in common.
     """
+    from openenv_async.errors import InvalidOption
     from openenv_async.server.several import create_app_of_several
     from openenv_async.targets.config import ServedEnvironment, from_file
 
@@ -261,12 +262,13 @@ def _several(
             )
         found[name] = each
     if not found:
-        raise click.UsageError("nothing to serve: name a TARGET, or a file of them (--config)")
-    return create_app_of_several(
-        {name: each.spec for name, each in found.items()},
-        {name: each.options(usual(each.spec.max_sessions)) for name, each in found.items()},
-        **served,
-    )
+        raise click.UsageError("Missing argument 'TARGET': name one, or a file of them (--config)")
+    specs = {name: each.spec for name, each in found.items()}
+    options = {name: each.options(usual(each.spec.max_sessions)) for name, each in found.items()}
+    try:
+        return create_app_of_several(specs, options, **served)
+    except InvalidOption as exc:
+        raise click.BadParameter(exc.message, param_hint="TARGET") from exc
 
 
 def _options(settings: Mapping[str, Any], debug: bool, max_sessions: int | None) -> EngineOptions:

@@ -171,14 +171,13 @@ async def test_several_environments_each_at_a_path_of_its_own(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "nothing to serve"),
+        ([], "Missing argument 'TARGET'"),
         (
             [COUNTING, COUNTING],
             f"served as Counting: give one of them a name, NAME={COUNTING}",
         ),
         ([COUNTING, HANGING, "--param", "goal=5"], "write them into --config"),
         ([f"health={COUNTING}", HANGING], "cannot be served as 'health'"),
-        (["no-such-thing", HANGING], "no-such-thing"),
     ],
 )
 def test_several_that_cannot_be_served(arguments: list[str], part: str) -> None:
