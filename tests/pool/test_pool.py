@@ -639,15 +639,15 @@ def virtual_pool(provider: MemoryProvider, **settings: Any) -> EnvPool[Any]:
 
 
 @in_virtual_time
-def test_an_open_pool_looks_at_its_providers_every_second() -> None:
+def test_an_open_pool_looks_at_its_providers_twice_a_second() -> None:
     async def scenario() -> None:
         provider = Looked()
         async with virtual_pool(provider):
             await asyncio.sleep(3.5)
-            assert len(provider.looks) == 4  # once before it starts anything
+            assert len(provider.looks) == 7  # once before it starts anything
             opened = provider.looks[0] + provider.start_seconds
             waits = [look - opened for look in provider.looks[1:]]
-            assert waits == pytest.approx([1.0, 2.0, 3.0], abs=0.1)
+            assert waits == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0], abs=0.1)
         looks = len(provider.looks)
         await asyncio.sleep(5.0)
         assert len(provider.looks) == looks
