@@ -92,8 +92,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "the sessions are not told that the server stops",
         "openenv_async/engine/engine.py",
-        '            session.shut(GoingAway(f"the server is going away: {reason}"))',
-        "            pass",
+        "        self.shut_all()\n        if self.sessions:",
+        "        if self.sessions:",
         first=("tests/engine/test_races.py",),
     ),
     Mutation(
