@@ -21,7 +21,10 @@ _OF_A_SESSION: Final = ("/reset", "/step", "/close", "/open", "/state")
 
 def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     """An OpenAPI 3.1 document of exactly the routes that ``http_routes`` makes."""
-    paths = {**_posts(), **_gets(), **_tasks(), "/share": _sharing()}
+    paths: dict[str, Any] = {"/share": _sharing()}
+    for part in (_posts(), _gets(), _tasks()):
+        for path, operations in part.items():
+            paths[path] = {**paths.get(path, {}), **operations}
     for path in _OF_A_SESSION:
         (operation,) = paths[path].values()
         operation["parameters"] = _parameters()
