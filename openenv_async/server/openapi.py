@@ -24,7 +24,10 @@ def describe(spec: EnvironmentSpec) -> dict[str, Any]:
     paths: dict[str, Any] = {"/share": _sharing()}
     for part in (_posts(), _gets(), _tasks()):
         for path, operations in part.items():
-            paths[path] = {**paths.get(path, {}), **operations}
+            for method, operation in operations.items():
+                if path in paths:  # with another method
+                    operation["operationId"] += f"_{method}"
+                paths.setdefault(path, {})[method] = operation
     for path in _OF_A_SESSION:
         (operation,) = paths[path].values()
         operation["parameters"] = _parameters()

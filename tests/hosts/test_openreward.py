@@ -39,6 +39,8 @@ from openenv_async.types import Task, Timeouts
 from tests.docs.pages import DOCS, read_page
 from tests.peers import OPENREWARD, ensure_peer
 
+pytestmark = pytest.mark.xdist_group("openreward")  # what they share is made once
+
 PEER = Path(__file__).with_name("openreward_peer.py")
 EPISODES = int(os.environ.get("HOSTED_EPISODES", "16"))
 """Played twice: by this runtime, and by the package's own client."""

@@ -39,6 +39,7 @@ from tests.docs.pages import DOCS, read_page
 from tests.hosts.verifiers_episodes import OURS, differences
 from tests.peers import VERIFIERS, ensure_peer
 
+pytestmark = pytest.mark.xdist_group("verifiers")  # what they share is made once
 TASKSETS = Path(__file__).parent / "tasksets"
 EPISODES = 8
 """Played twice; the script ``verifiers_episodes`` plays more."""

@@ -18,6 +18,7 @@ import pytest
 from tests.integrations.serving import served
 from tests.integrations.trl_worlds import Talk
 
+pytestmark = pytest.mark.xdist_group("trl")  # what they share is made once
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
